@@ -1,0 +1,59 @@
+//! Who a client is and which topics it may have.
+
+mod tokens;
+
+use std::sync::Arc;
+
+use crate::name::TopicName;
+
+pub use tokens::{TokenError, Tokens};
+
+/// What a valid token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// `sub`.
+    pub user: String,
+    /// `exp`, Unix s.
+    pub expires_s: Option<u64>,
+    /// What may be subscribed to.
+    pub topics: TopicRules,
+}
+
+/// Topics by exact name, or by prefix where a rule ends in `*`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TopicRules(Arc<[String]>);
+
+impl TopicRules {
+    /// From the rules' texts.
+    pub fn new(rules: impl IntoIterator<Item = String>) -> Self {
+        Self(rules.into_iter().collect())
+    }
+
+    /// Whether one of them fits.
+    pub fn allow(&self, topic: &TopicName) -> bool {
+        self.0.iter().any(|rule| match rule.strip_suffix('*') {
+            Some(prefix) => topic.as_str().starts_with(prefix),
+            None => rule == topic.as_str(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_exact_or_prefixes() {
+        let rules = TopicRules::new(["quotes:*".to_owned(), "signals:mine".to_owned()]);
+        for (topic, allowed) in [
+            ("quotes:A", true),
+            ("quotes:", true),
+            ("quote:A", false),
+            ("signals:mine", true),
+            ("signals:mine2", false),
+        ] {
+            assert_eq!(rules.allow(&TopicName::new(topic).unwrap()), allowed, "{topic}");
+        }
+        assert!(!TopicRules::default().allow(&TopicName::new("a").unwrap()));
+    }
+}

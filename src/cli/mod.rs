@@ -1,0 +1,124 @@
+//! The command line.
+
+mod publish;
+mod replay;
+mod target;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, LogFormat, Overrides, load};
+
+/// Push market data to tens of thousands of WebSockets.
+///
+/// Clients subscribe to topics over one socket; deltas arrive on a Redis stream or the publish API; each is encoded
+/// once and the same bytes go to everybody.
+#[derive(Debug, Parser)]
+#[command(name = "nexus-push", version, max_term_width = 100, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  nexus-push serve                                   simulated instruments on http://127.0.0.1:8000
+  nexus-push serve --redis redis://127.0.0.1:6379    deltas of the stream nexus:deltas
+  nexus-push serve --config /etc/nexus-push.toml
+  nexus-push publish quotes:BTCUSDT '{\"p\":\"61800.2\"}'
+  redis-cli XADD nexus:deltas '*' topic quotes:BTCUSDT data '{\"p\":\"61800.2\"}'";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server; without a configuration, with simulated instruments on loopback
+    Serve(ServeArgs),
+    /// Check a configuration file and print what it comes to
+    CheckConfig {
+        /// The file
+        file: PathBuf,
+    },
+    /// Replay recorded exchange traffic into Redis or a server
+    Replay(replay::ReplayArgs),
+    /// Publish deltas: one from the arguments, or one a line from standard input
+    Publish(publish::PublishArgs),
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// Configuration file (TOML); NEXUS_SECTION__KEY variables override it
+    #[arg(short, long, value_name = "FILE", env = "NEXUS_CONFIG")]
+    config: Option<PathBuf>,
+    /// Address to listen on [default: 127.0.0.1:8000]
+    #[arg(short, long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Read deltas from Redis at this URL
+    #[arg(long, value_name = "URL")]
+    redis: Option<String>,
+    /// Shard threads [default: one a core]
+    #[arg(long, value_name = "N")]
+    shards: Option<usize>,
+    /// Anonymous clients, any Origin, publishing without a key. For development
+    #[arg(long)]
+    insecure: bool,
+}
+
+/// Runs the command line of this process.
+pub fn run() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Serve(args) => serve(args),
+        Command::CheckConfig { file } => check_config(&file),
+        Command::Replay(args) => in_background(replay::run(args)),
+        Command::Publish(args) => in_background(publish::run(args)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("nexus-push: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    let overrides = Overrides { listen: args.listen, redis: args.redis, shards: args.shards, insecure: args.insecure };
+    let config = load(args.config.as_deref(), environment(), &overrides)?;
+    log_to_stdout(config.server.log_format);
+    if args.insecure {
+        tracing::warn!("INSECURE by --insecure: anonymous clients, any Origin, publishing without a key");
+    }
+    crate::server::run(config)
+}
+
+/// `NEXUS_…` variables that are configuration; `NEXUS_CONFIG`, `NEXUS_LOG` and `NEXUS_API_KEY` are not.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars().filter(|(name, _)| name.contains("__"))
+}
+
+fn check_config(file: &std::path::Path) -> anyhow::Result<()> {
+    let config: Config = load(Some(file), environment(), &Overrides::default())?;
+    println!("{} is good. With defaults filled in (secrets left out):\n", file.display());
+    println!("{}", toml::to_string_pretty(&config)?);
+    Ok(())
+}
+
+fn log_to_stdout(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("NEXUS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+fn in_background(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        tokio::select! {
+            outcome = task => outcome,
+            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+        }
+    })
+}

@@ -1,0 +1,102 @@
+//! `nexus-push replay`
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::target::{Outgoing, Target, TargetArgs};
+use crate::source::replay::Pace;
+
+/// Deltas that are sent together when the pace asks for it.
+const TOGETHER: usize = 500;
+
+#[derive(Debug, Args)]
+pub(super) struct ReplayArgs {
+    /// Recordings, plain or gzip; their names tell the venue (binance-spot-…, binance-usdm-…, bybit-linear-…)
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// Multiple of the recorded pace
+    #[arg(long, default_value_t = 1.0, value_parser = speed)]
+    speed: f64,
+    /// Start over at the end
+    #[arg(long = "loop")]
+    repeat: bool,
+    /// No progress bar
+    #[arg(long)]
+    quiet: bool,
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    let speed: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
+    if (0.01..=1_000.0).contains(&speed) { Ok(speed) } else { Err(format!("{speed} is outside 0.01 to 1000")) }
+}
+
+pub(super) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
+    let mut target = Target::connect(&args.target).await?;
+    let bar = if args.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+    bar.set_style(ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}")?);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let mut refused = 0;
+    loop {
+        let mut pace = Pace::open(&args.files, args.speed)?;
+        let mut waiting: Vec<Outgoing> = Vec::new();
+        let mut sent = 0usize;
+        loop {
+            // Whatever is due by now goes together.
+            let next = if waiting.is_empty() {
+                pace.next().await?
+            } else {
+                match tokio::time::timeout(Duration::ZERO, pace.next()).await {
+                    Ok(next) => next?,
+                    Err(_) => None,
+                }
+            };
+            let at = next.as_ref().map(|moment| moment.at);
+            let ended = next.is_none() && waiting.is_empty();
+            let idle = next.is_none();
+            if let Some(moment) = next {
+                waiting.extend(moment.deltas.into_iter().map(|delta| Outgoing {
+                    topic: delta.topic,
+                    kind: delta.kind,
+                    ts: delta.ts,
+                    data: delta.data.to_string(),
+                }));
+            }
+            if waiting.len() >= TOGETHER || (idle && !waiting.is_empty()) {
+                let faults = target.send(&waiting).await?;
+                sent += waiting.len();
+                refused += faults.len();
+                waiting.clear();
+            }
+            if let Some(at) = at {
+                bar.set_message(format!(
+                    "{sent} deltas, {:.1} s into the recording at {}×",
+                    at.as_secs_f64(),
+                    args.speed
+                ));
+            }
+            if ended {
+                break;
+            }
+        }
+        let counts = pace.counts();
+        bar.println(format!(
+            "{} lines: {} deltas, {} unchanged, {} outdated, {} of unknown kind, {} malformed, {} gaps in the recording; {refused} refused",
+            counts.lines, counts.deltas, counts.unchanged, counts.outdated, counts.unknown, counts.malformed, counts.gaps
+        ));
+        if let Some(fault) = &counts.first_fault {
+            bar.println(format!("first malformed: {fault}"));
+        }
+        if args.quiet {
+            println!("{}", serde_json::to_string(&counts)?);
+        }
+        if !args.repeat {
+            bar.finish_and_clear();
+            return Ok(());
+        }
+    }
+}

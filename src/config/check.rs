@@ -1,0 +1,164 @@
+//! What a well-formed configuration may still get wrong.
+
+use super::{Class, Config, Namespace, TokenAlgorithm};
+use crate::limits;
+
+/// One fault: the dotted key it is about, and what to do.
+pub(super) struct Fault {
+    pub(super) key: String,
+    pub(super) reason: String,
+}
+
+/// All faults of `config`.
+pub(super) fn faults(config: &Config) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut fault = |key: &str, reason: String| faults.push(Fault { key: key.to_owned(), reason });
+
+    let l = &config.limits;
+    let at_least = [
+        ("limits.message_bytes", l.message_bytes, 1_024),
+        ("limits.backlog_bytes", l.backlog_bytes, 64 * 1024),
+        ("limits.delta_bytes", l.delta_bytes, 1_024),
+        ("limits.subscriptions", l.subscriptions, 1),
+        ("limits.topics", l.topics, 1),
+        ("limits.commands_per_second", l.commands_per_second as usize, 1),
+        ("limits.commands_burst", l.commands_burst as usize, 1),
+        ("limits.fd_reserve", l.fd_reserve, 64),
+    ];
+    for (key, value, least) in at_least {
+        if value < least {
+            fault(key, format!("{value} is too small, the least is {least}"));
+        }
+    }
+    let largest_message = limits::READ_BUFFER_BYTES - 14;
+    if l.message_bytes > largest_message {
+        fault("limits.message_bytes", format!("{} is too large, the most is {largest_message}", l.message_bytes));
+    }
+    if l.delta_bytes > 16 * 1024 * 1024 {
+        fault("limits.delta_bytes", format!("{} is too large, the most is 16 MiB", l.delta_bytes));
+    }
+    let durations = [
+        ("limits.handshake_timeout", l.handshake_timeout),
+        ("limits.first_command_timeout", l.first_command_timeout),
+        ("limits.ping_interval", l.ping_interval),
+        ("limits.pong_timeout", l.pong_timeout),
+        ("limits.stall_timeout", l.stall_timeout),
+    ];
+    for (key, value) in durations {
+        if value.as_millis() < 100 || value.as_secs() > 86_400 {
+            fault(key, format!("{value:?} is outside 100ms to 1day"));
+        }
+    }
+    if config.server.shards > 64 {
+        fault("server.shards", format!("{} is too many, the most is 64", config.server.shards));
+    }
+    if config.server.drain_window.as_secs() > 3_600 {
+        fault("server.drain_window", format!("{:?} is too long, the most is 1h", config.server.drain_window));
+    }
+
+    namespace(&config.default, "default", &mut fault);
+    for (name, options) in &config.namespace {
+        if name.contains(':') || name.is_empty() {
+            fault(
+                &format!("namespace.{name}"),
+                "a namespace's name is what stands before the first `:`, and not empty".into(),
+            );
+        }
+        namespace(options, &format!("namespace.{name}"), &mut fault);
+    }
+
+    for (i, key) in config.access.keys.iter().enumerate() {
+        let at = format!("access.keys[{i}]");
+        match key.algorithm {
+            TokenAlgorithm::HS256 => match (&key.secret, &key.secret_file) {
+                (Some(_), Some(_)) => fault(&at, "give `secret` or `secret_file`, not both".into()),
+                (None, None) => fault(&at, "HS256 needs `secret` or `secret_file`".into()),
+                (Some(secret), None) if secret.len() < 32 => {
+                    fault(&format!("{at}.secret"), format!("is {} bytes, the least is 32", secret.len()));
+                }
+                _ => {}
+            },
+            _ if key.public_key_file.is_none() => fault(&at, format!("{:?} needs `public_key_file`", key.algorithm)),
+            _ => {}
+        }
+    }
+    for (i, key) in config.publish.keys.iter().enumerate() {
+        if key.len() < 16 {
+            fault(&format!("publish.keys[{i}]"), format!("is {} bytes, the least is 16", key.len()));
+        }
+    }
+    for (i, origin) in config.access.origins.iter().enumerate() {
+        let good = origin == "*"
+            || origin.split_once("://").is_some_and(|(scheme, host)| {
+                (scheme == "http" || scheme == "https") && !host.is_empty() && !host.contains('/')
+            });
+        if !good {
+            fault(
+                &format!("access.origins[{i}]"),
+                format!("`{origin}` is not an origin; write `https://host[:port]` without a path, or `*`"),
+            );
+        }
+    }
+    for (i, rule) in config.access.default_topics.iter().enumerate() {
+        if rule.is_empty() {
+            fault(
+                &format!("access.default_topics[{i}]"),
+                "is empty; write a topic, or a prefix that ends in `*`".into(),
+            );
+        }
+    }
+
+    if let Some(redis) = &config.source.redis {
+        if !["redis://", "rediss://", "unix://", "redis+unix://"].iter().any(|s| redis.url.starts_with(s)) {
+            fault("source.redis.url", "must start with redis:// (or unix://)".into());
+        }
+        if redis.streams.is_empty() || redis.streams.iter().any(String::is_empty) {
+            fault("source.redis.streams", "needs at least one key, and none may be empty".into());
+        }
+        let mut unique = redis.streams.clone();
+        unique.sort();
+        unique.dedup();
+        if unique.len() != redis.streams.len() {
+            fault("source.redis.streams", "names a stream twice".into());
+        }
+        if redis.max_len == 0 {
+            fault("source.redis.max_len", "0 would keep nothing".into());
+        }
+    }
+    if let Some(simulator) = &config.source.simulator {
+        if !(1..=10_000).contains(&simulator.instruments) {
+            fault("source.simulator.instruments", format!("{} is outside 1 to 10000", simulator.instruments));
+        }
+        if !(0.1..=1_000_000.0).contains(&simulator.rate) {
+            fault("source.simulator.rate", format!("{} is outside 0.1 to 1000000 a second", simulator.rate));
+        }
+    }
+    if let Some(replay) = &config.source.replay {
+        if replay.files.is_empty() {
+            fault("source.replay.files", "names no file".into());
+        }
+        if !(0.01..=1_000.0).contains(&replay.speed) {
+            fault("source.replay.speed", format!("{} is outside 0.01 to 1000", replay.speed));
+        }
+    }
+    faults
+}
+
+fn namespace(options: &Namespace, at: &str, fault: &mut impl FnMut(&str, String)) {
+    if let Some(rate) = options.max_rate {
+        if options.class == Class::Stream {
+            fault(
+                &format!("{at}.max_rate"),
+                "a `stream` is never conflated; use class `latest` or `merge`, or leave it out".into(),
+            );
+        } else if !(0.1..=200.0).contains(&rate) {
+            fault(&format!("{at}.max_rate"), format!("{rate} is outside 0.1 to 200 a second"));
+        }
+    }
+    if options.stale_after.is_some_and(|after| after.as_secs() < 1) {
+        fault(&format!("{at}.stale_after"), "the least is 1s".into());
+    }
+    if options.history_size > 65_536 {
+        fault(&format!("{at}.history_size"), format!("{} is too many, the most is 65536", options.history_size));
+    }
+}

@@ -1,0 +1,403 @@
+//! The configuration: types and defaults here, reading in [`load`], checking in [`check`].
+
+mod check;
+mod load;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use load::{ConfigError, Overrides, load};
+
+use crate::limits;
+
+/// The whole configuration file. Every section and key may be left out.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where and how the process serves.
+    pub server: Server,
+    /// Who may connect, and with which tokens.
+    pub access: Access,
+    /// Who may publish.
+    pub publish: Publish,
+    /// Bounds, see `docs/limits.md`.
+    pub limits: Limits,
+    /// Where deltas come from.
+    pub source: Sources,
+    /// Options of topics whose namespace is not configured.
+    pub default: Namespace,
+    /// Options by namespace.
+    pub namespace: BTreeMap<String, Namespace>,
+}
+
+/// `[server]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    /// Address of the one port.
+    pub listen: SocketAddr,
+    /// Shard threads; 0 means one a core.
+    pub shards: usize,
+    /// Threads of the control plane; 0 means one a core, at most 4.
+    pub control_threads: usize,
+    /// Sessions held at most; 0 means the descriptor limit less the reserve.
+    pub max_sessions: usize,
+    /// Window over which a drain closes its sessions.
+    #[serde(with = "humantime_serde")]
+    pub drain_window: Duration,
+    /// Log as lines for people or as JSON.
+    pub log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            shards: 0,
+            control_threads: 0,
+            max_sessions: 0,
+            drain_window: Duration::from_secs(5),
+            log_format: LogFormat::Text,
+        }
+    }
+}
+
+/// `[access]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Access {
+    /// Let clients in without a token.
+    pub anonymous: bool,
+    /// Origins that may open a socket: `"https://app.example.com"`, or `"*"` for any. Requests without an
+    /// `Origin` header (not browsers) are always let through to the token check.
+    pub origins: Vec<String>,
+    /// Topics a token gives when it carries no `topics` claim: exact names, or prefixes that end in `*`.
+    pub default_topics: Vec<String>,
+    /// Required `aud` of tokens, if any.
+    pub audience: Option<String>,
+    /// Required `iss` of tokens, if any.
+    pub issuer: Option<String>,
+    /// Keys that tokens are verified with.
+    pub keys: Vec<TokenKey>,
+}
+
+/// `[[access.keys]]`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenKey {
+    /// Matches the token's `kid`; a key without one serves tokens without one.
+    #[serde(default)]
+    pub kid: Option<String>,
+    /// The one algorithm this key is for.
+    pub algorithm: TokenAlgorithm,
+    /// HS256: the secret itself, at least 32 bytes.
+    #[serde(default, skip_serializing)]
+    pub secret: Option<String>,
+    /// HS256: file that holds the secret.
+    #[serde(default)]
+    pub secret_file: Option<PathBuf>,
+    /// RS256, ES256, EdDSA: PEM file of the public key.
+    #[serde(default)]
+    pub public_key_file: Option<PathBuf>,
+}
+
+impl std::fmt::Debug for TokenKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenKey").field("kid", &self.kid).field("algorithm", &self.algorithm).finish_non_exhaustive()
+    }
+}
+
+/// Signature algorithms of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TokenAlgorithm {
+    /// HMAC with SHA-256.
+    HS256,
+    /// RSA PKCS#1 v1.5 with SHA-256.
+    RS256,
+    /// ECDSA on P-256 with SHA-256.
+    ES256,
+    /// Ed25519.
+    EdDSA,
+}
+
+/// `[publish]`
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Publish {
+    /// Keys accepted in `X-API-Key`. With none, and `open` false, the publish API is off.
+    #[serde(skip_serializing)]
+    pub keys: Vec<String>,
+    /// Files that hold one key each.
+    pub key_files: Vec<PathBuf>,
+    /// Accept publishes without a key. For development on loopback.
+    pub open: bool,
+}
+
+impl std::fmt::Debug for Publish {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publish").field("keys", &self.keys.len()).field("open", &self.open).finish_non_exhaustive()
+    }
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "each field is the constant of the same name in `limits`, documented there")]
+pub struct Limits {
+    pub fd_reserve: usize,
+    /// Sessions one client address may hold; 0 is no limit.
+    pub sessions_per_address: usize,
+    /// New sessions one client address may open each second; 0 is no limit.
+    pub new_sessions_per_address: u32,
+    #[serde(with = "humantime_serde")]
+    pub handshake_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub first_command_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub ping_interval: Duration,
+    #[serde(with = "humantime_serde")]
+    pub pong_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub stall_timeout: Duration,
+    pub message_bytes: usize,
+    pub commands_per_second: u32,
+    pub commands_burst: u32,
+    pub subscriptions: usize,
+    pub backlog_bytes: usize,
+    pub delta_bytes: usize,
+    pub topics: usize,
+    /// Time after which a topic with neither subscribers nor deltas is forgotten.
+    #[serde(with = "humantime_serde")]
+    pub topic_idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            fd_reserve: limits::FD_RESERVE,
+            sessions_per_address: 0,
+            new_sessions_per_address: 0,
+            handshake_timeout: limits::HANDSHAKE_TIMEOUT,
+            first_command_timeout: limits::FIRST_COMMAND_TIMEOUT,
+            ping_interval: limits::PING_INTERVAL,
+            pong_timeout: limits::PONG_TIMEOUT,
+            stall_timeout: limits::STALL_TIMEOUT,
+            message_bytes: limits::MESSAGE_BYTES_MAX,
+            commands_per_second: limits::COMMANDS_PER_SECOND,
+            commands_burst: limits::COMMANDS_BURST,
+            subscriptions: limits::SUBSCRIPTIONS_MAX,
+            backlog_bytes: limits::BACKLOG_BYTES_MAX,
+            delta_bytes: limits::DELTA_BYTES_MAX,
+            topics: limits::TOPICS_MAX,
+            topic_idle: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+/// What a subscriber who falls behind, or is throttled, gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// Every delta in order.
+    Stream,
+    /// The newest value only.
+    Latest,
+    /// One merge patch in place of many, or the whole object.
+    Merge,
+}
+
+impl Class {
+    /// Whether deltas of this class may be replaced by newer state.
+    pub fn conflatable(self) -> bool {
+        self != Self::Stream
+    }
+}
+
+/// `[namespace.NAME]` and `[default]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Namespace {
+    /// Delivery class.
+    pub class: Class,
+    /// Deliveries a second and subscriber at most; the first change goes at once. Not for `stream`.
+    pub max_rate: Option<f64>,
+    /// Subscribers are told when a topic has had no delta for this long.
+    #[serde(with = "humantime_serde")]
+    pub stale_after: Option<Duration>,
+    /// Deltas kept for recovery.
+    pub history_size: usize,
+    /// Age past which a kept delta goes.
+    #[serde(with = "humantime_serde")]
+    pub history_ttl: Duration,
+    /// Bytes of payload kept for recovery.
+    pub history_bytes: usize,
+    /// Whether clients without a token may subscribe (where `access.anonymous` lets them in at all).
+    pub anonymous: bool,
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self {
+            class: Class::Stream,
+            max_rate: None,
+            stale_after: None,
+            history_size: limits::HISTORY_DELTAS,
+            history_ttl: limits::HISTORY_TTL,
+            history_bytes: limits::HISTORY_BYTES,
+            anonymous: true,
+        }
+    }
+}
+
+/// `[source]`: any of them, or none (then deltas come by the publish API alone).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sources {
+    /// Redis streams.
+    pub redis: Option<Redis>,
+    /// The embedded simulation.
+    pub simulator: Option<Simulator>,
+    /// A recording.
+    pub replay: Option<Replay>,
+}
+
+/// `[source.redis]`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Redis {
+    /// `redis://[user:password@]host:port[/db]`
+    #[serde(skip_serializing)]
+    pub url: String,
+    /// Stream keys; more than one are partitions that are read in parallel.
+    pub streams: Vec<String>,
+    /// Entry field that holds the topic's name.
+    pub topic_field: String,
+    /// Entry field that holds the delta.
+    pub data_field: String,
+    /// Entry field that holds the kind (`delta` or `snapshot`).
+    pub kind_field: String,
+    /// Entry field that holds the source's time in ms.
+    pub ts_field: String,
+    /// `MAXLEN ~` of what the publish API appends.
+    pub max_len: u64,
+    /// How often one of the nodes saves topic snapshots to Redis, so that a starting node need not read the
+    /// whole stream; `"0s"` is never.
+    #[serde(with = "humantime_serde")]
+    pub snapshot_every: Duration,
+    /// Not ready while what was read last is older than this and more is waiting.
+    #[serde(with = "humantime_serde")]
+    pub max_lag: Duration,
+}
+
+impl Default for Redis {
+    fn default() -> Self {
+        Self {
+            url: "redis://127.0.0.1:6379".into(),
+            streams: vec!["nexus:deltas".into()],
+            topic_field: "topic".into(),
+            data_field: "data".into(),
+            kind_field: "kind".into(),
+            ts_field: "ts".into(),
+            max_len: 1_000_000,
+            snapshot_every: Duration::from_secs(30),
+            max_lag: Duration::from_secs(5),
+        }
+    }
+}
+
+impl std::fmt::Debug for Redis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Redis")
+            .field("url", &redacted(&self.url))
+            .field("streams", &self.streams)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The URL without its password, for people and logs.
+pub fn redacted(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => {
+            format!("{}***{}", url.get(..scheme + 3).unwrap_or(""), url.get(at..).unwrap_or(""))
+        }
+        _ => url.to_owned(),
+    }
+}
+
+/// `[source.simulator]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Simulator {
+    /// Instruments that move.
+    pub instruments: usize,
+    /// Deltas a second over all of them.
+    pub rate: f64,
+    /// Same seed, same prices.
+    pub seed: u64,
+}
+
+impl Default for Simulator {
+    fn default() -> Self {
+        Self { instruments: 300, rate: 600.0, seed: 20_240_808 }
+    }
+}
+
+/// `[source.replay]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replay {
+    /// Recordings, plain or gzip, merged by their times.
+    pub files: Vec<PathBuf>,
+    /// Multiple of the recorded pace.
+    #[serde(default = "one")]
+    pub speed: f64,
+    /// Start over at the end.
+    #[serde(default, rename = "loop")]
+    pub repeat: bool,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl Config {
+    /// What `nexus-push serve` runs with no configuration file: the simulator, loopback only, anonymous
+    /// clients from any Origin, publishing without a key.
+    pub fn embedded() -> Self {
+        let namespace = BTreeMap::from([
+            (
+                "quotes".to_owned(),
+                Namespace { class: Class::Merge, stale_after: Some(Duration::from_secs(30)), ..Namespace::default() },
+            ),
+            ("book".to_owned(), Namespace { class: Class::Merge, max_rate: Some(20.0), ..Namespace::default() }),
+            ("trades".to_owned(), Namespace::default()),
+            ("signals".to_owned(), Namespace { history_ttl: Duration::from_secs(3600), ..Namespace::default() }),
+        ]);
+        Self {
+            access: Access { anonymous: true, origins: vec!["*".into()], ..Access::default() },
+            publish: Publish { open: true, ..Publish::default() },
+            source: Sources { simulator: Some(Simulator::default()), ..Sources::default() },
+            namespace,
+            ..Self::default()
+        }
+    }
+
+    /// Options for the topics of `namespace` (the part before the first `:`, if there is one).
+    pub fn namespace(&self, namespace: Option<&str>) -> &Namespace {
+        namespace.and_then(|name| self.namespace.get(name)).unwrap_or(&self.default)
+    }
+}

@@ -1,0 +1,127 @@
+//! Limits by client address: sessions held, and new sessions a second.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use dashmap::DashMap;
+
+use crate::config::Limits;
+use crate::hub::Permit;
+
+/// Entries kept at most before those without sessions are let go of.
+const SWEEP_AT: usize = 65_536;
+
+/// Counts sessions by address.
+#[derive(Debug)]
+pub struct Addresses {
+    by_address: DashMap<IpAddr, Usage>,
+    sessions_max: usize,
+    per_second_max: u32,
+    started: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Usage {
+    sessions: usize,
+    /// Theoretical arrival time (GCRA), µs since the start.
+    tat_us: u64,
+}
+
+/// Why an address may not open another session now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// It holds too many.
+    TooMany,
+    /// It opens them too fast.
+    TooFast,
+}
+
+impl Addresses {
+    /// With the limits of the configuration.
+    pub fn new(limits: &Limits) -> Arc<Self> {
+        Arc::new(Self {
+            by_address: DashMap::new(),
+            sessions_max: limits.sessions_per_address,
+            per_second_max: limits.new_sessions_per_address,
+            started: Instant::now(),
+        })
+    }
+
+    /// A permit for one more session of `address`; `None` where no limit is set, so that nothing need be counted.
+    ///
+    /// # Errors
+    /// Which limit it is over.
+    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Option<Box<dyn Permit>>, Refused> {
+        if self.sessions_max == 0 && self.per_second_max == 0 {
+            return Ok(None);
+        }
+        if self.by_address.len() > SWEEP_AT {
+            let now_us = self.now_us();
+            self.by_address.retain(|_, usage| usage.sessions > 0 || usage.tat_us > now_us);
+        }
+        let now_us = self.now_us();
+        let mut usage = self.by_address.entry(address).or_default();
+        if self.sessions_max > 0 && usage.sessions >= self.sessions_max {
+            return Err(Refused::TooMany);
+        }
+        if self.per_second_max > 0 {
+            // One second's worth may come at once.
+            let tat = usage.tat_us.max(now_us);
+            let cost_us = 1_000_000 / u64::from(self.per_second_max);
+            if tat - now_us > 1_000_000 - cost_us {
+                return Err(Refused::TooFast);
+            }
+            usage.tat_us = tat + cost_us;
+        }
+        usage.sessions += 1;
+        Ok(Some(Box::new(Held { addresses: self.clone(), address })))
+    }
+
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+struct Held {
+    addresses: Arc<Addresses>,
+    address: IpAddr,
+}
+
+impl Permit for Held {}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(mut usage) = self.addresses.by_address.get_mut(&self.address) {
+            usage.sessions = usage.sessions.saturating_sub(1);
+        }
+        let now_us = self.addresses.now_us();
+        self.addresses.by_address.remove_if(&self.address, |_, usage| usage.sessions == 0 && usage.tat_us <= now_us);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_are_counted_and_given_back() {
+        let limits = Limits { sessions_per_address: 2, ..Limits::default() };
+        let addresses = Addresses::new(&limits);
+        let (a, b) = ([127, 0, 0, 1].into(), [127, 0, 0, 2].into());
+        let first = addresses.admit(a).unwrap();
+        let _second = addresses.admit(a).unwrap();
+        assert_eq!(addresses.admit(a).err(), Some(Refused::TooMany));
+        assert!(addresses.admit(b).is_ok());
+        drop(first);
+        assert!(addresses.admit(a).is_ok());
+    }
+
+    #[test]
+    fn bursts_are_bounded() {
+        let limits = Limits { new_sessions_per_address: 5, ..Limits::default() };
+        let addresses = Addresses::new(&limits);
+        let admitted = (0..50).filter(|_| addresses.admit([127, 0, 0, 1].into()).is_ok()).count();
+        assert!((5..=7).contains(&admitted), "{admitted}");
+    }
+}

@@ -1,0 +1,102 @@
+//! The front door: one port. HTTP, the upgrade, and everything that is not a socket. An upgraded socket goes to a
+//! shard and is forgotten here.
+
+mod addresses;
+mod listener;
+mod origin;
+mod pages;
+mod publish;
+mod rest;
+mod upgrade;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use prometheus_client::registry::Registry;
+use serde_json::json;
+
+use crate::auth::Tokens;
+use crate::config::Config;
+use crate::hub::Hub;
+use crate::metrics::Metrics;
+use crate::source::SourceStatus;
+use crate::source::publish::Publisher;
+use crate::topic::Topics;
+
+pub use addresses::Addresses;
+pub use listener::{Listener, bind};
+
+/// What every handler may use.
+pub struct State {
+    /// As loaded.
+    pub config: Arc<Config>,
+    /// All topics.
+    pub topics: Arc<Topics>,
+    /// All shards.
+    pub hub: Arc<Hub>,
+    /// What the publish API does.
+    pub publisher: Publisher,
+    /// Keys that may publish.
+    pub publish_keys: Vec<String>,
+    /// Verifies tokens.
+    pub tokens: Arc<Tokens>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// What `/metrics` shows.
+    pub registry: Registry,
+    /// All sources.
+    pub sources: Vec<Arc<SourceStatus>>,
+    /// Clients by address.
+    pub addresses: Arc<Addresses>,
+    /// Set when the server is on its way out.
+    pub draining: AtomicBool,
+    /// Publish requests under way.
+    pub publishing: AtomicUsize,
+    /// When the process began.
+    pub started: std::time::Instant,
+    /// `VmRSS` before there were sessions, in bytes.
+    pub base_rss_bytes: u64,
+}
+
+impl State {
+    /// Whether the server is on its way out.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Why the server is not ready; empty if it is.
+    pub fn not_ready(&self) -> Vec<String> {
+        let draining = self.is_draining().then(|| "draining".to_owned());
+        draining.into_iter().chain(self.sources.iter().filter_map(|s| s.not_ready())).collect()
+    }
+}
+
+type Shared = axum::extract::State<Arc<State>>;
+
+/// All routes.
+pub fn router(state: Arc<State>) -> Router {
+    Router::new()
+        .route("/", get(pages::index))
+        .route("/ws", get(upgrade::plain))
+        .route("/healthz", get(rest::health))
+        .route("/readyz", get(rest::ready))
+        .route("/status", get(rest::status))
+        .route("/metrics", get(rest::metrics))
+        .route("/api/topics", get(rest::topics))
+        .route("/api/topics/{*topic}", get(rest::topic))
+        .route("/api/publish", post(publish::publish))
+        .route("/api/broadcast", post(publish::broadcast))
+        .route("/api/batch", post(publish::batch))
+        .fallback(|| async { failure(StatusCode::NOT_FOUND, "there is nothing at this path; see docs/protocol.md") })
+        .layer(axum::extract::DefaultBodyLimit::max(crate::limits::PUBLISH_BODY_BYTES_MAX))
+        .with_state(state)
+}
+
+/// An error as JSON.
+fn failure(status: StatusCode, reason: impl Into<String>) -> Response {
+    (status, axum::Json(json!({"error": {"code": status.as_u16(), "message": reason.into()}}))).into_response()
+}

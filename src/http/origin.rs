@@ -1,0 +1,37 @@
+//! Which pages may open a socket. Browsers send `Origin` (RFC 6454) and do not let a page change it; others need not
+//! send it, and are held by tokens instead.
+
+/// Whether a request with this `Origin` may be upgraded.
+pub(super) fn allowed(origin: Option<&str>, host: Option<&str>, origins: &[String]) -> bool {
+    let Some(origin) = origin else { return true };
+    if origins.iter().any(|o| o == "*" || o.eq_ignore_ascii_case(origin)) {
+        return true;
+    }
+    // A page that this very server gave.
+    let own = origin.split_once("://").map(|(_, rest)| rest);
+    matches!((own, host), (Some(own), Some(host)) if own.eq_ignore_ascii_case(host))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::allowed;
+
+    #[test]
+    fn origins() {
+        let list = ["https://app.example.com".to_owned()];
+        let any = ["*".to_owned()];
+        for (origin, host, origins, expected) in [
+            (None, None, &list[..], true),
+            (Some("https://app.example.com"), None, &list, true),
+            (Some("https://APP.example.com"), None, &list, true),
+            (Some("https://evil.example.com"), None, &list, false),
+            (Some("https://app.example.com.evil.com"), None, &list, false),
+            (Some("null"), None, &list, false),
+            (Some("https://evil.example.com"), None, &any, true),
+            (Some("http://127.0.0.1:8000"), Some("127.0.0.1:8000"), &list, true),
+            (Some("http://127.0.0.1:8001"), Some("127.0.0.1:8000"), &list, false),
+        ] {
+            assert_eq!(allowed(origin, host, origins), expected, "{origin:?} {host:?}");
+        }
+    }
+}

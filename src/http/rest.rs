@@ -1,0 +1,162 @@
+//! Everything that is read over plain HTTP: health, readiness, status, metrics, topics.
+
+use axum::extract::{Path, Query};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::{Shared, failure};
+use crate::name::TopicName;
+
+/// A shard that has shown no sign of life for this long is stuck.
+const HEARTBEAT_MAX_MS: u64 = 15_000;
+
+/// Topics in one answer.
+const LIST_MAX: usize = 10_000;
+
+/// `GET /healthz`: whether the process works. Never looks at Redis: its failure is no reason to restart this.
+pub(super) async fn health(state: Shared) -> Response {
+    let age_ms = state.hub.heartbeat_age_ms();
+    if age_ms > HEARTBEAT_MAX_MS && !state.is_draining() {
+        return failure(StatusCode::SERVICE_UNAVAILABLE, format!("a shard has not turned for {age_ms} ms"));
+    }
+    "ok\n".into_response()
+}
+
+/// `GET /readyz`: whether clients should be sent here.
+pub(super) async fn ready(state: Shared) -> Response {
+    let reasons = state.not_ready();
+    if reasons.is_empty() {
+        return "ready\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, axum::Json(json!({"ready": false, "reasons": reasons}))).into_response()
+}
+
+/// `GET /metrics`
+pub(super) async fn metrics(state: Shared) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], crate::metrics::text(&state.registry)).into_response()
+}
+
+/// `GET /status`
+pub(super) async fn status(state: Shared) -> Response {
+    let stats = state.hub.stats();
+    let sum = |read: fn(&crate::metrics::ShardStats) -> u64| stats.iter().map(|s| read(s)).sum::<u64>();
+    let sources: Vec<_> = state
+        .sources
+        .iter()
+        .map(|s| {
+            json!({
+                "name": s.name, "connected": s.connected(), "deltas": s.deltas(), "skipped": s.skipped(),
+                "lag_ms": s.lag_ms(), "note": s.last_note(),
+            })
+        })
+        .collect();
+    let sessions = state.hub.sessions();
+    let rss = crate::server::rss_bytes();
+    let reasons = state.not_ready();
+    axum::Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_s": state.started.elapsed().as_secs(),
+        "ready": reasons.is_empty(),
+        "reasons": reasons,
+        "sessions": {"now": sessions, "max": state.hub.sessions_max(), "by_shard": state.hub.sessions_by_shard(), "slow": sum(|s| s.slow_sessions.get())},
+        "subscriptions": sum(|s| s.subscriptions.get()),
+        "topics": state.topics.len(),
+        "deltas": state.metrics.deltas.get(),
+        "deliveries": sum(|s| s.deliveries.get()),
+        "conflated": sum(|s| s.conflated.get()),
+        "visits": sum(|s| s.visits.get()),
+        "sent_bytes": sum(|s| s.bytes.get()),
+        "backlog_bytes": sum(|s| s.backlog_bytes.get()),
+        "queue_depth": state.hub.queue_depth(),
+        "memory": {"rss_bytes": rss, "rss_at_start_bytes": state.base_rss_bytes},
+        "sources": sources,
+    }))
+    .into_response()
+}
+
+#[derive(Deserialize)]
+pub(super) struct ListQuery {
+    #[serde(default)]
+    prefix: String,
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+/// Whether REST may show a topic: as much as a client without a token may subscribe to, or as the token says.
+fn may_read(state: &super::State, headers: &HeaderMap, topic: &TopicName) -> Result<(), (StatusCode, String)> {
+    if state.config.access.anonymous && state.config.namespace(topic.namespace()).anonymous {
+        return Ok(());
+    }
+    let bearer =
+        headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "));
+    let Some(token) = bearer else {
+        return Err((StatusCode::UNAUTHORIZED, "a token is needed: Authorization: Bearer …".into()));
+    };
+    let identity = state.tokens.verify(token).map_err(|e| {
+        state.metrics.tokens_refused.inc();
+        (StatusCode::UNAUTHORIZED, e.to_string())
+    })?;
+    if identity.topics.allow(topic) { Ok(()) } else { Err((StatusCode::FORBIDDEN, "topic not allowed".into())) }
+}
+
+/// `GET /api/topics?prefix=…&after=…&limit=…`
+pub(super) async fn topics(state: Shared, headers: HeaderMap, Query(query): Query<ListQuery>) -> Response {
+    let limit = query.limit.unwrap_or(1_000).clamp(1, LIST_MAX);
+    let names = state.topics.list(&query.prefix, query.after.as_deref(), limit);
+    let next = (names.len() == limit).then(|| names.last().map(|n| n.as_str().to_owned())).flatten();
+    let mut refusal = None;
+    let mut visible = Vec::with_capacity(names.len());
+    for name in &names {
+        match may_read(&state, &headers, name) {
+            Ok(()) => visible.push(name.as_str()),
+            Err(why) => refusal = Some(why),
+        }
+    }
+    match refusal {
+        Some((status, reason)) if visible.is_empty() => failure(status, reason),
+        _ => axum::Json(json!({"topics": visible, "next": next})).into_response(),
+    }
+}
+
+/// `GET /api/topics/{topic}`: the snapshot, with an `ETag` that is its position.
+pub(super) async fn topic(state: Shared, headers: HeaderMap, Path(name): Path<String>) -> Response {
+    let name = match TopicName::new(&name) {
+        Ok(name) => name,
+        Err(error) => return failure(StatusCode::BAD_REQUEST, error.to_string()),
+    };
+    if let Err((status, reason)) = may_read(&state, &headers, &name) {
+        return failure(status, reason);
+    }
+    let Some(view) = state.topics.view(name.as_str()) else {
+        return failure(StatusCode::NOT_FOUND, format!("nothing was published on {name} yet"));
+    };
+    let snapshot = &view.snapshot;
+    let etag = format!("\"{}-{}{}\"", snapshot.epoch, snapshot.offset, if view.stale { "-stale" } else { "" });
+    let same = headers
+        .get(header::IF_NONE_MATCH)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|v| v.split(',').map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag));
+    let etag = HeaderValue::from_str(&etag).unwrap_or(HeaderValue::from_static("\"\""));
+    let caching = [(header::ETAG, etag), (header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))];
+    if same {
+        return (StatusCode::NOT_MODIFIED, caching).into_response();
+    }
+    let Ok(data) = serde_json::from_slice::<&RawValue>(&snapshot.data) else {
+        return failure(StatusCode::INTERNAL_SERVER_ERROR, "the topic's state is no JSON");
+    };
+    let body = json!({
+        "topic": snapshot.topic.as_str(), "offset": snapshot.offset, "epoch": snapshot.epoch, "ts": snapshot.ts,
+        "stale_since": view.stale.then_some(view.active_ms),
+    });
+    // The data goes in as it is, so that numbers keep their digits.
+    let mut text = body.to_string();
+    text.pop();
+    text.push_str(",\"data\":");
+    text.push_str(data.get());
+    text.push('}');
+    (caching, [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response()
+}

@@ -1,0 +1,100 @@
+//! From an HTTP request to a session: the opening handshake (RFC 6455 §4.2), and the hand-over to a shard.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::server::create_response;
+
+use super::addresses::Refused;
+use super::{Shared, State, failure, origin};
+use crate::auth::Identity;
+use crate::hub::NewSession;
+use crate::protocol::Dialect;
+
+/// What a client that came too early, or too often, should wait, in seconds; spread so that not all come back at once.
+fn retry_after() -> HeaderValue {
+    HeaderValue::from(rand::random_range(1..=5_u16))
+}
+
+/// `GET /ws`
+pub(super) async fn plain(state: Shared, request: Request) -> Response {
+    upgrade(state.0, request, Dialect::Plain)
+}
+
+fn upgrade(state: Arc<State>, mut request: Request, dialect: Dialect) -> Response {
+    let refuse = |reason: &'static str, status: StatusCode, message: &str| {
+        state.metrics.refused_upgrade(reason);
+        let mut response = failure(status, message);
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            response.headers_mut().insert(header::RETRY_AFTER, retry_after());
+        }
+        response
+    };
+    if state.is_draining() {
+        return refuse("draining", StatusCode::SERVICE_UNAVAILABLE, "this server is shutting down");
+    }
+    let headers = request.headers();
+    let text = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
+    if !origin::allowed(text(header::ORIGIN), text(header::HOST), &state.config.access.origins) {
+        return refuse("origin", StatusCode::FORBIDDEN, "this Origin is not allowed (access.origins)");
+    }
+    let bearer = text(header::AUTHORIZATION).and_then(|v| v.strip_prefix("Bearer ")).map(str::to_owned);
+    // Checks version, key and upgrade headers, and derives the answer's `Sec-WebSocket-Accept`.
+    let (parts, body) = request.into_parts();
+    let handshake = axum::http::Request::from_parts(parts, ());
+    let response = match create_response(&handshake) {
+        Ok(response) => response,
+        Err(error) => {
+            let message = format!("not a WebSocket handshake: {error}");
+            let mut response = refuse("handshake", StatusCode::UPGRADE_REQUIRED, &message);
+            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            return response;
+        }
+    };
+    request = Request::from_parts(handshake.into_parts().0, body);
+    let identity: Option<Identity> = match bearer.map(|token| state.tokens.verify(&token)) {
+        None => None,
+        Some(Ok(identity)) => Some(identity),
+        Some(Err(error)) => {
+            state.metrics.tokens_refused.inc();
+            return refuse("token", StatusCode::UNAUTHORIZED, &error.to_string());
+        }
+    };
+    if state.hub.sessions() >= state.hub.sessions_max() {
+        return refuse("full", StatusCode::SERVICE_UNAVAILABLE, "this server holds as many sessions as it can");
+    }
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
+    let permit = match peer.map(|peer| state.addresses.admit(peer.ip())) {
+        None => None,
+        Some(Ok(permit)) => permit,
+        Some(Err(Refused::TooMany)) => {
+            return refuse("address_sessions", StatusCode::TOO_MANY_REQUESTS, "too many sessions from this address");
+        }
+        Some(Err(Refused::TooFast)) => {
+            return refuse("address_rate", StatusCode::TOO_MANY_REQUESTS, "too many new sessions from this address");
+        }
+    };
+    let upgraded = hyper::upgrade::on(&mut request);
+    let state = state.clone();
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgraded.await else { return };
+        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
+        let Ok(socket) = parts.io.into_inner().into_std() else { return };
+        let session = NewSession { socket, dialect, early: parts.read_buf, identity, permit };
+        match state.hub.place(Box::new(session)) {
+            Ok(()) => {
+                state.metrics.upgrades.inc();
+            }
+            // Filled up between the check and now: the socket closes.
+            Err(_) => state.metrics.refused_upgrade("full"),
+        }
+    });
+    response.map(|()| Body::empty())
+}

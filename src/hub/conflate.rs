@@ -1,0 +1,92 @@
+//! One delivery in place of many: what brings somebody from one cursor of a topic to another.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use super::subscribers::{Cursor, TopicSlot};
+use crate::config::Class;
+use crate::position::Offset;
+use crate::protocol::{Delivery, Dialect};
+use crate::topic::{Delta, Kind, Slot, merge};
+
+/// What does it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Conflated {
+    /// There is nothing between the two.
+    Nothing,
+    /// This frame, which stands for so many deltas.
+    Frame(Bytes, u64),
+    /// The whole state: no patch can say it, or the deltas are gone, or the state is shorter.
+    Snapshot,
+}
+
+/// What was worked out in this tick, so that all who stand at one place share one frame.
+#[derive(Default)]
+pub(super) struct Conflations(HashMap<(Slot, Dialect, Offset, Offset), Conflated>);
+
+impl Conflations {
+    /// What brings a `dialect` subscriber of `topic` from `from` to `to`.
+    pub(super) fn between(
+        &mut self,
+        slot: Slot,
+        topic: &TopicSlot,
+        dialect: Dialect,
+        from: Cursor,
+        to: Cursor,
+    ) -> Conflated {
+        if from.seq >= to.seq {
+            return Conflated::Nothing;
+        }
+        let made = self.0.entry((slot, dialect, from.offset, to.offset));
+        made.or_insert_with(|| conflate(topic, dialect, from, to)).clone()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+        self.0.shrink_to(1_024);
+    }
+}
+
+fn conflate(topic: &TopicSlot, dialect: Dialect, from: Cursor, to: Cursor) -> Conflated {
+    let count = to.seq - from.seq;
+    let begin = topic.ring.partition_point(|d| d.offset <= from.offset);
+    let end = topic.ring.partition_point(|d| d.offset <= to.offset);
+    let missed = topic.ring.range(begin..end.max(begin));
+    let Some(last) = missed.clone().last().filter(|last| last.offset == to.offset) else { return Conflated::Snapshot };
+    if count == 1 {
+        return Conflated::Frame(last.frame(dialect), 1);
+    }
+    let frame = |data: &[u8]| {
+        let delivery = Delivery { topic: &topic.name, offset: to.offset, prev: from.offset, count, ts: last.ts, data };
+        Conflated::Frame(dialect.delivery(&delivery), count)
+    };
+    match topic.class {
+        // Never asked for: nothing of a stream is replaced.
+        Class::Stream => Conflated::Snapshot,
+        Class::Latest => frame(last.payload.bytes()),
+        Class::Merge => {
+            if missed.len() as u64 != count {
+                return Conflated::Snapshot;
+            }
+            match composed(missed.map(|d| &**d)) {
+                Some(patch) if patch.len() <= last.state_bytes => frame(&patch),
+                _ => Conflated::Snapshot,
+            }
+        }
+    }
+}
+
+/// The one patch that does what all of them do, if there is one.
+fn composed<'a>(mut deltas: impl Iterator<Item = &'a Delta>) -> Option<Vec<u8>> {
+    let patch = |d: &Delta| (d.kind == Kind::Delta).then(|| merge::parse_object(d.payload.as_str()).ok()).flatten();
+    let mut whole = patch(deltas.next()?)?;
+    for delta in deltas {
+        if !merge::compose(&mut whole, &patch(delta)?) {
+            return None;
+        }
+    }
+    let mut out = Vec::new();
+    merge::write_members(&whole, &mut out);
+    Some(out)
+}

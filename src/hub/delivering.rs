@@ -1,0 +1,331 @@
+//! From deltas to pieces: each lane's frames of a tick are put together once and linked to all who get them.
+
+use std::cmp::Reverse;
+
+use bytes::Bytes;
+
+use super::attaching::Waiter;
+use super::conflate::Conflated;
+use super::event::SessionKey;
+use super::outbox::{Cut, Piece};
+use super::shard::Shard;
+use super::subscribers::{Cursor, NONE};
+use crate::limits::{ATTACH_WINDOW, CONFLATE_WINDOW};
+use crate::protocol::Notice;
+use crate::topic::{Delta, Slot, Snapshot};
+use std::sync::Arc;
+
+/// Frames of a lane in a tick from which on, under overload, one that stands for all of them goes out instead.
+const OVERLOAD_FRAMES: usize = 4;
+
+/// Deltas of one lane in this tick, in order.
+pub(super) struct Run {
+    lane: u32,
+    /// Where the lane stood before.
+    start: Cursor,
+    first: RunFrame,
+    more: Vec<RunFrame>,
+}
+
+struct RunFrame {
+    bytes: Bytes,
+    cursor: Cursor,
+    /// When its source, or else this server, saw it, Unix ms.
+    seen_ms: u64,
+}
+
+impl Run {
+    fn len(&self) -> usize {
+        1 + self.more.len()
+    }
+
+    fn frames(&self) -> impl Iterator<Item = &RunFrame> {
+        std::iter::once(&self.first).chain(&self.more)
+    }
+
+    fn end(&self) -> Cursor {
+        self.more.last().unwrap_or(&self.first).cursor
+    }
+
+    /// All frames as one run of bytes.
+    fn piece(&self, lane: u32) -> Piece {
+        let deliveries = u32::try_from(self.len()).unwrap_or(u32::MAX);
+        if self.more.is_empty() {
+            return Piece { bytes: self.first.bytes.clone(), lane, start: self.start, cuts: Vec::new(), deliveries };
+        }
+        let mut joined = Vec::with_capacity(self.frames().map(|f| f.bytes.len()).sum());
+        let mut cuts = Vec::with_capacity(self.len());
+        for frame in self.frames() {
+            joined.extend_from_slice(&frame.bytes);
+            cuts.push(Cut { end: joined.len(), cursor: frame.cursor });
+        }
+        Piece { bytes: Bytes::from(joined), lane, start: self.start, cuts, deliveries }
+    }
+}
+
+impl Shard {
+    /// A delta came out of the queue.
+    pub(super) fn delta(&mut self, slot: Slot, delta: Arc<Delta>) {
+        let Some((topic, lanes)) = self.subscribers.topic_and_lanes(slot) else { return };
+        let start = topic.last;
+        let cursor = Cursor { offset: delta.offset, seq: start.seq + 1 };
+        topic.last = cursor;
+        if topic.class.conflatable() || topic.waiting > 0 {
+            if topic.ring.is_empty() {
+                self.ringed.push(slot);
+            }
+            topic.ring.push_back(delta.clone());
+            let window = if topic.waiting > 0 { ATTACH_WINDOW } else { CONFLATE_WINDOW };
+            while topic.ring.len() > window {
+                topic.ring.pop_front();
+            }
+        }
+        for lane_id in &topic.lanes {
+            let Some(lane) = lanes.get_mut(*lane_id as usize) else { continue };
+            if lane.interval_ms > 0 {
+                if !lane.pending {
+                    lane.pending = true;
+                    topic.behind += 1;
+                    self.touched.push(*lane_id);
+                }
+                continue;
+            }
+            let frame =
+                RunFrame { bytes: delta.frame(lane.dialect), cursor, seen_ms: delta.ts.unwrap_or(delta.taken_ms) };
+            match self.runs.get_mut(lane.run as usize).filter(|_| lane.run != NONE) {
+                Some(run) => run.more.push(frame),
+                None => {
+                    lane.run = u32::try_from(self.runs.len()).unwrap_or(NONE);
+                    self.runs.push(Run { lane: *lane_id, start, first: frame, more: Vec::new() });
+                }
+            }
+        }
+    }
+
+    /// Links what the lanes of a topic have so far to those who are in them now. To be done before anybody joins,
+    /// or stops being held, in the middle of a tick.
+    pub(super) fn seal_topic(&mut self, slot: Slot) {
+        let runs: Vec<u32> = self.subscribers.topic(slot).map_or_else(Vec::new, |topic| {
+            topic
+                .lanes
+                .iter()
+                .filter_map(|l| self.subscribers.lane(*l))
+                .map(|l| l.run)
+                .filter(|run| *run != NONE)
+                .collect()
+        });
+        for run in runs {
+            self.seal(run);
+        }
+    }
+
+    fn seal(&mut self, run_id: u32) {
+        let Some(run) = self.runs.get(run_id as usize) else { return };
+        let Some((lane, topic)) = self.subscribers.lane_and_topic(run.lane) else { return };
+        if lane.run != run_id {
+            return;
+        }
+        lane.run = NONE;
+        let conflatable = topic.class.conflatable();
+        let mut piece = None;
+        if self.overloaded && conflatable && run.len() >= OVERLOAD_FRAMES {
+            let made = self.conflations.between(lane.slot, topic, lane.dialect, run.start, run.end());
+            if let Conflated::Frame(bytes, count) = made {
+                self.stats.conflated.add((count - 1) * lane.len() as u64);
+                piece = Some(Piece { bytes, lane: run.lane, start: run.start, cuts: Vec::new(), deliveries: 1 });
+            }
+        }
+        let piece = piece.unwrap_or_else(|| run.piece(if conflatable { run.lane } else { NONE }));
+        let piece = self.outbox.piece(piece);
+        let mut receivers = 0;
+        for index in lane.receivers() {
+            if let Some(session) = self.sessions.get_mut(index as usize) {
+                self.outbox.link(index, &mut session.chain, piece);
+                receivers += 1;
+            }
+        }
+        for frame in run.frames() {
+            self.stats.age(self.unix_ms.saturating_sub(frame.seen_ms), receivers);
+        }
+    }
+
+    /// Once the queue is empty: what the lanes have goes to their members.
+    pub(super) fn deliver(&mut self) {
+        for run in 0..self.runs.len() {
+            self.seal(u32::try_from(run).unwrap_or(NONE));
+        }
+        for lane_id in std::mem::take(&mut self.touched) {
+            let Some(lane) = self.subscribers.lane(lane_id) else { continue };
+            if lane.due_ms <= self.now_ms {
+                self.emit(lane_id);
+            } else {
+                self.dues.push(Reverse((lane.due_ms, lane_id)));
+            }
+        }
+        while let Some(Reverse((due_ms, lane_id))) = self.dues.peek().copied()
+            && due_ms <= self.now_ms
+        {
+            self.dues.pop();
+            if self.subscribers.lane(lane_id).is_some_and(|l| l.due_ms <= self.now_ms) {
+                self.emit(lane_id);
+            }
+        }
+    }
+
+    /// A throttled lane delivers what is pending.
+    fn emit(&mut self, lane_id: u32) {
+        let Some((lane, topic)) = self.subscribers.lane_and_topic(lane_id) else { return };
+        if !lane.pending || lane.awaiting {
+            return;
+        }
+        match self.conflations.between(lane.slot, topic, lane.dialect, lane.sent, topic.last) {
+            Conflated::Snapshot => {
+                lane.awaiting = true;
+                let name = topic.name.clone();
+                self.ask_snapshot(name, Waiter::Lane { lane: lane_id });
+            }
+            Conflated::Nothing => self.lane_delivered(lane_id),
+            Conflated::Frame(bytes, count) => self.send_to_lane(lane_id, bytes, count),
+        }
+    }
+
+    /// Sends one frame to a throttled lane, after which it is where its topic is.
+    fn send_to_lane(&mut self, lane_id: u32, bytes: Bytes, count: u64) {
+        let Some((lane, topic)) = self.subscribers.lane_and_topic(lane_id) else { return };
+        self.stats.conflated.add((count - 1) * lane.len() as u64);
+        let piece =
+            self.outbox.piece(Piece { bytes, lane: lane_id, start: lane.sent, cuts: Vec::new(), deliveries: 1 });
+        let mut receivers = 0;
+        for index in lane.receivers() {
+            if let Some(session) = self.sessions.get_mut(index as usize) {
+                self.outbox.link(index, &mut session.chain, piece);
+                receivers += 1;
+            }
+        }
+        if let Some(newest) = topic.ring.back() {
+            self.stats.age(self.unix_ms.saturating_sub(newest.ts.unwrap_or(newest.taken_ms)), receivers);
+        }
+        lane.due_ms = self.now_ms + lane.interval_ms;
+        self.lane_delivered(lane_id);
+    }
+
+    fn lane_delivered(&mut self, lane_id: u32) {
+        let Some((lane, topic)) = self.subscribers.lane_and_topic(lane_id) else { return };
+        lane.sent = topic.last;
+        lane.awaiting = false;
+        if std::mem::take(&mut lane.pending) {
+            topic.behind = topic.behind.saturating_sub(1);
+        }
+        let joiners = std::mem::take(&mut lane.joiners);
+        self.ringed.push(lane.slot);
+        for key in joiners {
+            self.bring_along(key, lane_id);
+        }
+    }
+
+    /// Somebody who stood ahead of the lane is brought to where it is now.
+    fn bring_along(&mut self, key: SessionKey, lane_id: u32) {
+        let Some(session) = self.keyed(key).filter(|s| s.backlog.is_none()) else { return };
+        if let Some(at) = session.holds.iter().position(|h| h.subscription.lane == lane_id) {
+            self.release(key.index, at);
+        }
+    }
+
+    /// Brings a held subscription to where its lane is, and lets it go on with the lane. Returns the bytes that this
+    /// takes; 0 also where it must wait.
+    pub(super) fn release(&mut self, index: u32, at: usize) -> usize {
+        let Some(session) = self.sessions.get_mut(index as usize) else { return 0 };
+        let key = session.key(index);
+        let Some(hold) = session.holds.get_mut(at).filter(|h| !h.awaiting) else { return 0 };
+        let lane_id = hold.subscription.lane;
+        let Some((lane, topic)) = self.subscribers.lane_and_topic(lane_id) else { return 0 };
+        let target = if lane.interval_ms == 0 { topic.last } else { lane.sent };
+        if hold.cursor.seq > target.seq {
+            if !lane.joiners.contains(&key) {
+                lane.joiners.push(key);
+            }
+            return 0;
+        }
+        let Hold { subscription, cursor, .. } = *hold;
+        match self.conflations.between(lane.slot, topic, lane.dialect, cursor, target) {
+            Conflated::Snapshot => {
+                hold.awaiting = true;
+                let name = topic.name.clone();
+                self.ask_snapshot(name, Waiter::Hold { session: key, lane: lane_id });
+                0
+            }
+            conflated => {
+                session.holds.swap_remove(at);
+                self.ringed.push(lane.slot);
+                self.subscribers.hold(subscription, false);
+                let Conflated::Frame(bytes, count) = conflated else { return 0 };
+                self.stats.conflated.add(count - 1);
+                let len = bytes.len();
+                self.send_piece(index, Piece { bytes, lane: lane_id, start: cursor, cuts: Vec::new(), deliveries: 1 });
+                len
+            }
+        }
+    }
+
+    /// The snapshot that a lane waited for.
+    pub(super) fn snapshot_for_lane(&mut self, lane_id: u32, snapshot: &Snapshot) {
+        let Some((lane, topic)) = self.subscribers.lane_and_topic(lane_id) else { return };
+        if !lane.awaiting || topic.last.offset != snapshot.offset {
+            return;
+        }
+        let count = topic.last.seq.saturating_sub(lane.sent.seq).max(1);
+        let bytes = snapshot.frame(lane.dialect);
+        self.stats.snapshots.add(lane.len() as u64);
+        self.send_to_lane(lane_id, bytes, count);
+    }
+
+    /// The topic's epoch changed: everybody gets its state now, and what they had no longer counts.
+    pub(super) fn reset(&mut self, slot: Slot, snapshot: &Snapshot) {
+        self.seal_topic(slot);
+        let Some(topic) = self.subscribers.topic_mut(slot) else { return };
+        let start = topic.last;
+        topic.ring.clear();
+        topic.last = Cursor { offset: snapshot.offset, seq: start.seq + 1 };
+        let conflatable = topic.class.conflatable();
+        for lane_id in topic.lanes.clone() {
+            let Some((lane, _)) = self.subscribers.lane_and_topic(lane_id) else { continue };
+            let before = if lane.interval_ms > 0 { lane.sent } else { start };
+            let piece = Piece {
+                bytes: snapshot.frame(lane.dialect),
+                lane: if conflatable { lane_id } else { NONE },
+                start: before,
+                cuts: Vec::new(),
+                deliveries: 1,
+            };
+            self.stats.snapshots.add(lane.len() as u64);
+            let piece = self.outbox.piece(piece);
+            for index in lane.receivers() {
+                if let Some(session) = self.sessions.get_mut(index as usize) {
+                    self.outbox.link(index, &mut session.chain, piece);
+                }
+            }
+            self.lane_delivered(lane_id);
+        }
+    }
+
+    /// The topic went quiet, or is back.
+    pub(super) fn stale(&mut self, slot: Slot, since_ms: Option<u64>) {
+        self.seal_topic(slot);
+        let Some((topic, lanes)) = self.subscribers.topic_and_lanes(slot) else { return };
+        for lane_id in &topic.lanes {
+            let Some(lane) = lanes.get(*lane_id as usize) else { continue };
+            let notice = match since_ms {
+                Some(since_ms) => Notice::Stale { topic: &topic.name, since_ms },
+                None => Notice::Fresh { topic: &topic.name },
+            };
+            let piece = self.outbox.piece(Piece::control(lane.dialect.notice(notice)));
+            for index in lane.members() {
+                if let Some(session) = self.sessions.get_mut(index as usize) {
+                    self.outbox.link(index, &mut session.chain, piece);
+                }
+            }
+        }
+    }
+}
+
+use super::session::Hold;

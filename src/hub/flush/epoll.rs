@@ -1,0 +1,28 @@
+//! One `send` a visit, on sockets that `mio` watches edge-triggered.
+
+use std::io::{ErrorKind, Write};
+
+use mio::net::TcpStream;
+
+use super::{Flush, Sent};
+
+/// The backend that is always there.
+#[derive(Debug, Default)]
+pub(in crate::hub) struct Epoll;
+
+impl Flush for Epoll {
+    fn send(&mut self, socket: &mut TcpStream, bytes: &[u8]) -> Sent {
+        let mut done = 0;
+        // After a short write the kernel is asked again: only its refusal arms the edge for "writable".
+        while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+            match socket.write(rest) {
+                Ok(0) => return Sent::Gone,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Sent::Full(done),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return Sent::Gone,
+            }
+        }
+        Sent::All
+    }
+}

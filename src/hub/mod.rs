@@ -1,0 +1,219 @@
+//! The hub: all shards, and the way into them. Knows no HTTP and no Redis.
+//!
+//! A shard is one thread that owns a share of the sessions and touches them alone: no async, no locks. What it
+//! needs of the control plane it asks for by message, and the answer comes back through its queue in order with
+//! the deltas; that order is what makes a subscribe atomic.
+
+mod attaching;
+mod backlog;
+mod conflate;
+mod delivering;
+mod desk;
+mod event;
+mod flush;
+mod flushing;
+mod outbox;
+mod queue;
+mod reading;
+mod session;
+mod shard;
+mod subscribers;
+mod sweeping;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+pub use desk::Desk;
+pub use event::{NewSession, Permit};
+
+use crate::config::Config;
+use crate::limits::SHARD_REQUESTS_MAX;
+use crate::metrics::{Metrics, ShardStats};
+use crate::name::TopicName;
+use crate::topic::{Delta, Outlet, ShardId, Slot, Snapshot};
+use event::{Event, Request};
+use queue::{QueueReceiver, QueueSender};
+use shard::Shard;
+
+/// Batches of requests that may wait for the desk; a shard keeps gathering while it is full.
+const REQUEST_BATCHES_MAX: usize = 1_024;
+
+/// The control plane's handle on the shards.
+pub struct Hub {
+    shards: Vec<ShardHandle>,
+    sessions_max: usize,
+}
+
+struct ShardHandle {
+    queue: QueueSender,
+    sessions: Arc<AtomicUsize>,
+    stats: Arc<ShardStats>,
+    heartbeat_ms: Arc<AtomicU64>,
+}
+
+/// Shards that are set up but do not run yet.
+pub struct Parked {
+    parts: Vec<Part>,
+    requests: flume::Sender<Vec<Request>>,
+    config: Arc<Config>,
+}
+
+struct Part {
+    id: ShardId,
+    poll: mio::Poll,
+    queue: QueueReceiver,
+    sessions: Arc<AtomicUsize>,
+    stats: Arc<ShardStats>,
+    heartbeat_ms: Arc<AtomicU64>,
+}
+
+impl Hub {
+    /// Sets up `shards` shards. Their requests go to the returned desk; nothing runs until [`Parked::start`].
+    ///
+    /// # Errors
+    /// If the kernel gives no epoll or eventfd.
+    pub fn new(
+        shards: usize,
+        sessions_max: usize,
+        config: Arc<Config>,
+        metrics: &Arc<Metrics>,
+    ) -> std::io::Result<(Arc<Self>, Parked, Desk)> {
+        let (sender, receiver) = flume::bounded(REQUEST_BATCHES_MAX);
+        let mut handles = Vec::new();
+        let mut parts = Vec::new();
+        for id in 0..u16::try_from(shards.max(1)).unwrap_or(u16::MAX) {
+            let poll = mio::Poll::new()?;
+            let waker = mio::Waker::new(poll.registry(), shard::WAKER)?;
+            let (queue, receiver) = queue::queue(waker, metrics.clone());
+            let sessions = Arc::new(AtomicUsize::new(0));
+            let stats = Arc::new(ShardStats::default());
+            let heartbeat_ms = Arc::new(AtomicU64::new(0));
+            handles.push(ShardHandle {
+                queue: queue.clone(),
+                sessions: sessions.clone(),
+                stats: stats.clone(),
+                heartbeat_ms: heartbeat_ms.clone(),
+            });
+            parts.push(Part { id: ShardId(id), poll, queue: receiver, sessions, stats, heartbeat_ms });
+        }
+        let queues = handles.iter().map(|h| h.queue.clone()).collect();
+        let hub = Arc::new(Self { shards: handles, sessions_max });
+        Ok((hub, Parked { parts, requests: sender, config }, Desk::new(receiver, queues)))
+    }
+
+    /// Hands a session to the shard that has the fewest; gives it back if there are too many already.
+    ///
+    /// # Errors
+    /// The session, if the server holds as many as it can.
+    pub fn place(&self, session: Box<NewSession>) -> Result<(), Box<NewSession>> {
+        let counts = || self.shards.iter().map(|s| s.sessions.load(Ordering::Relaxed));
+        if counts().sum::<usize>() >= self.sessions_max {
+            return Err(session);
+        }
+        let Some(shard) = self.shards.iter().min_by_key(|s| s.sessions.load(Ordering::Relaxed)) else {
+            return Err(session);
+        };
+        shard.sessions.fetch_add(1, Ordering::Relaxed);
+        shard.queue.send(Event::Open(session));
+        Ok(())
+    }
+
+    /// Sessions held now.
+    pub fn sessions(&self) -> usize {
+        self.shards.iter().map(|s| s.sessions.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Sessions held at most.
+    pub fn sessions_max(&self) -> usize {
+        self.sessions_max
+    }
+
+    /// Sessions of each shard.
+    pub fn sessions_by_shard(&self) -> Vec<usize> {
+        self.shards.iter().map(|s| s.sessions.load(Ordering::Relaxed)).collect()
+    }
+
+    /// What the shards count.
+    pub fn stats(&self) -> Vec<Arc<ShardStats>> {
+        self.shards.iter().map(|s| s.stats.clone()).collect()
+    }
+
+    /// Events waiting in the longest queue.
+    pub fn queue_depth(&self) -> usize {
+        self.shards.iter().map(|s| s.queue.depth()).max().unwrap_or(0)
+    }
+
+    /// Whether sources may hand over more.
+    pub fn has_room(&self) -> bool {
+        self.shards.iter().all(|s| s.queue.has_room())
+    }
+
+    /// Returns once sources may hand over more.
+    pub async fn room(&self) {
+        while !self.has_room() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Age of the oldest sign of life of a shard; shards that sleep wake up for it once a second.
+    pub fn heartbeat_age_ms(&self) -> u64 {
+        let now = crate::clock::unix_ms();
+        let beats = self.shards.iter().map(|s| s.heartbeat_ms.load(Ordering::Relaxed)).filter(|beat| *beat != 0);
+        beats.map(|beat| now.saturating_sub(beat)).max().unwrap_or(0)
+    }
+
+    /// Closes all sessions in waves over `window`; each shard ends when its last one is gone.
+    pub fn drain(&self, window: Duration) {
+        for shard in &self.shards {
+            shard.queue.send(Event::Drain { window });
+        }
+    }
+
+    /// Ends a drain at once.
+    pub fn hurry(&self) {
+        for shard in &self.shards {
+            shard.queue.send(Event::Hurry);
+        }
+    }
+}
+
+impl Outlet for Hub {
+    fn delta(&self, shard: ShardId, slot: Slot, delta: &Arc<Delta>) {
+        if let Some(shard) = self.shards.get(usize::from(shard.0)) {
+            shard.queue.send(Event::Delta { slot, delta: delta.clone() });
+        }
+    }
+
+    fn reset(&self, shard: ShardId, slot: Slot, snapshot: &Arc<Snapshot>) {
+        if let Some(shard) = self.shards.get(usize::from(shard.0)) {
+            shard.queue.send(Event::Reset { slot, snapshot: snapshot.clone() });
+        }
+    }
+
+    fn stale(&self, shard: ShardId, slot: Slot, _topic: &TopicName, since_ms: Option<u64>) {
+        if let Some(shard) = self.shards.get(usize::from(shard.0)) {
+            shard.queue.send(Event::Stale { slot, since_ms });
+        }
+    }
+}
+
+impl Parked {
+    /// Starts one thread a shard.
+    ///
+    /// # Errors
+    /// If a thread cannot be started.
+    pub fn start(self) -> std::io::Result<Vec<JoinHandle<()>>> {
+        let Self { parts, requests, config } = self;
+        parts
+            .into_iter()
+            .map(|part| {
+                let shard = Shard::new(part, requests.clone(), config.clone());
+                std::thread::Builder::new().name(format!("shard-{}", shard.id().0)).spawn(move || shard.run())
+            })
+            .collect()
+    }
+}
+
+const _: () = assert!(SHARD_REQUESTS_MAX >= crate::limits::SUBSCRIPTIONS_MAX);

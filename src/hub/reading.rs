@@ -1,0 +1,319 @@
+//! From a socket to commands, and what each command does.
+
+use std::io::{ErrorKind, Read};
+
+use super::attaching::Wanted;
+use super::event::{Request, SessionKey};
+use super::session::{Deferred, Stage};
+use super::shard::Shard;
+use crate::auth::Identity;
+use crate::limits;
+use crate::name::TopicName;
+use crate::protocol::{Command, CommandId, Op, Refusal};
+use crate::wire::close::CloseReason;
+use crate::wire::frame::{self, Opcode};
+use crate::wire::inbox::{self, Flow, Incoming};
+
+/// Full buffers that one session may fill in one tick before the others have their turn.
+const READS_PER_TICK: usize = 4;
+
+impl Shard {
+    /// Reads what a socket has, into the buffer that all sessions share.
+    pub(super) fn read(&mut self, index: u32) {
+        let mut buffer = std::mem::take(&mut self.read_buffer);
+        let mut reads = 0;
+        while let Some(session) = self.session(index).filter(|s| s.stage != Stage::Done) {
+            match session.socket.read(&mut buffer) {
+                Ok(0) => {
+                    self.drop_session(index);
+                    break;
+                }
+                Ok(n) => {
+                    let generation = session.generation;
+                    if let Some(bytes) = buffer.get_mut(..n) {
+                        self.received(index, bytes);
+                    }
+                    let same = self.session(index).is_some_and(|s| s.generation == generation);
+                    if !same || n < buffer.len() {
+                        break;
+                    }
+                    reads += 1;
+                    if reads == READS_PER_TICK {
+                        self.readable.push(index);
+                        break;
+                    }
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(_) => {
+                    self.drop_session(index);
+                    break;
+                }
+            }
+        }
+        self.read_buffer = buffer;
+    }
+
+    /// Handles bytes of a client.
+    pub(super) fn received(&mut self, index: u32, bytes: &mut [u8]) {
+        let now_ms = self.now_ms;
+        let message_max = self.config.limits.message_bytes;
+        let Some(session) = self.session(index) else { return };
+        session.heard_ms = now_ms;
+        session.pinged = false;
+        let mut inbox = session.inbox.take();
+        let outcome = inbox::feed(&mut inbox, bytes, message_max, now_ms, |message| self.message(index, message));
+        match outcome {
+            Ok(()) => {
+                if let Some(session) = self.session(index) {
+                    session.inbox = inbox;
+                }
+            }
+            Err(reason) => self.close(index, reason),
+        }
+    }
+
+    fn message(&mut self, index: u32, message: Incoming<'_>) -> Flow {
+        let Some(session) = self.session(index) else { return Flow::Stop };
+        if let Stage::Closing { .. } = session.stage {
+            // The peer's answer to our close frame ends the session; anything else it sends is too late.
+            if matches!(message, Incoming::Close(_)) {
+                session.stage = Stage::Done;
+                self.send_nothing(index);
+                return Flow::Stop;
+            }
+            return Flow::Continue;
+        }
+        match message {
+            Incoming::Close(payload) => {
+                // RFC 6455 §5.5.1: answered with the code that came.
+                let echo = frame::frame(Opcode::Close, payload.get(..2).unwrap_or_default());
+                session.stage = Stage::Done;
+                self.stats.disconnects.add(1);
+                self.leave_all(index);
+                self.send(index, echo);
+                return Flow::Stop;
+            }
+            Incoming::Binary(_) => {
+                self.close(index, CloseReason::UnsupportedData);
+                return Flow::Stop;
+            }
+            Incoming::Pong => {}
+            Incoming::Ping(payload) => {
+                if !self.spend(index) {
+                    return Flow::Stop;
+                }
+                let pong = frame::frame(Opcode::Pong, payload);
+                self.send(index, pong);
+            }
+            Incoming::Text(text) => {
+                if !self.spend(index) {
+                    return Flow::Stop;
+                }
+                if std::str::from_utf8(text).is_err() {
+                    self.close(index, CloseReason::InvalidUtf8);
+                    return Flow::Stop;
+                }
+                self.text(index, text);
+            }
+        }
+        if self.session(index).is_some_and(|s| s.is_live()) { Flow::Continue } else { Flow::Stop }
+    }
+
+    /// Makes sure that the flush looks at a session that has nothing to be sent.
+    fn send_nothing(&mut self, index: u32) {
+        self.send(index, bytes::Bytes::new());
+    }
+
+    /// Takes one command out of the session's allowance (GCRA). `false` if there was none left: it is closed.
+    fn spend(&mut self, index: u32) -> bool {
+        let (per_second, burst) = (self.config.limits.commands_per_second, self.config.limits.commands_burst);
+        let now_us = self.now_ms * 1_000;
+        let cost_us = 1_000_000 / u64::from(per_second.max(1));
+        let Some(session) = self.session(index) else { return false };
+        let tat = session.command_tat_us.max(now_us);
+        if tat - now_us > cost_us * u64::from(burst.saturating_sub(1)) {
+            self.close(index, CloseReason::TooManyRequests);
+            return false;
+        }
+        session.command_tat_us = tat + cost_us;
+        self.stats.commands.add(1);
+        true
+    }
+
+    /// One command, or a place in the line of those that wait for an earlier one's answer.
+    fn text(&mut self, index: u32, text: &[u8]) {
+        let bytes_max = self.config.limits.message_bytes;
+        let Some(session) = self.session(index) else { return };
+        let dialect = session.dialect;
+        if let Some(deferred) = &mut session.deferred {
+            deferred.bytes += text.len();
+            if deferred.bytes > bytes_max {
+                self.close(index, CloseReason::TooManyRequests);
+                return;
+            }
+            deferred.messages.push_back(text.to_vec());
+            return;
+        }
+        match dialect.command(text) {
+            Ok(command) => self.command(index, command, text),
+            Err(bad) => self.refuse(index, &bad.id, bad.op, &bad.refusal),
+        }
+    }
+
+    pub(super) fn refuse(&mut self, index: u32, id: &CommandId, op: Op, refusal: &Refusal) {
+        self.stats.commands_refused.add(1);
+        if let Some(session) = self.session(index).filter(|s| s.is_live()) {
+            let reply = session.dialect.refusal(id, op, refusal);
+            self.send(index, reply);
+        }
+    }
+
+    fn command(&mut self, index: u32, command: Command, text: &[u8]) {
+        let Some(session) = self.session(index) else { return };
+        let dialect = session.dialect;
+        match command {
+            Command::Ping { id } => {
+                self.valid(index);
+                self.send(index, dialect.done(&id, Op::Ping));
+            }
+            Command::Auth { id, token } => {
+                let session = self.session(index);
+                let Some(session) = session else { return };
+                let key = session.key(index);
+                session.deferred = Some(Box::new(Deferred { authenticating: true, ..Deferred::default() }));
+                self.wanted.push(Request::Authenticate { shard: self.id, session: key, id, token });
+            }
+            Command::Subscribe { id, items, refused, max_rate, history } => {
+                for refusal in &refused {
+                    self.refuse(index, &id, Op::Subscribe, refusal);
+                }
+                let mut wanted = Vec::with_capacity(items.len());
+                for item in items {
+                    if let Some(refusal) = self.not_allowed(index, &item.topic) {
+                        self.refuse(index, &id, Op::Subscribe, &refusal);
+                    } else if !wanted.iter().any(|w: &Wanted| w.topic == item.topic) {
+                        wanted.push(Wanted { topic: item.topic, since: item.since });
+                    }
+                }
+                if !wanted.is_empty() {
+                    self.valid(index);
+                    self.subscribe(index, id, wanted, max_rate, history);
+                }
+            }
+            Command::Unsubscribe { id, topics, refused } => {
+                if session.attaching > 0 {
+                    // It may be about a subscribe that is under way: it takes its turn after that.
+                    let message = text.to_vec();
+                    let bytes = message.len();
+                    session.deferred =
+                        Some(Box::new(Deferred { messages: [message].into(), bytes, authenticating: false }));
+                    return;
+                }
+                self.valid(index);
+                for refusal in &refused {
+                    self.refuse(index, &id, Op::Unsubscribe, refusal);
+                }
+                for topic in &topics {
+                    self.unsubscribe(index, topic);
+                }
+                self.send(index, dialect.done(&id, Op::Unsubscribe));
+            }
+            Command::Snapshot { id, topics, refused } => {
+                for refusal in &refused {
+                    self.refuse(index, &id, Op::Snapshot, refusal);
+                }
+                let mut wanted = Vec::with_capacity(topics.len());
+                for topic in topics {
+                    match self.not_allowed(index, &topic) {
+                        Some(refusal) => self.refuse(index, &id, Op::Snapshot, &refusal),
+                        None => wanted.push(Wanted { topic, since: None }),
+                    }
+                }
+                if !wanted.is_empty() {
+                    self.valid(index);
+                    self.snapshots(index, id, wanted);
+                }
+            }
+        }
+    }
+
+    /// The client has shown that it speaks our language.
+    fn valid(&mut self, index: u32) {
+        if let Some(session) = self.session(index)
+            && session.stage == Stage::New
+        {
+            session.stage = Stage::Open;
+        }
+    }
+
+    /// Why a session may not have a topic.
+    fn not_allowed(&mut self, index: u32, topic: &TopicName) -> Option<Refusal> {
+        let anonymous = self.config.access.anonymous && self.config.namespace(topic.namespace()).anonymous;
+        let session = self.session(index)?;
+        let refusal = match &session.identity {
+            _ if anonymous => return None,
+            Some(identity) if identity.topics.allow(topic) => return None,
+            Some(_) => Refusal::new(403, "topic not allowed"),
+            None => Refusal::new(401, "a token is needed: send {\"op\":\"auth\",\"token\":…} first"),
+        };
+        Some(refusal.about(topic.as_str()))
+    }
+
+    /// A token was checked.
+    pub(super) fn authenticated(&mut self, key: SessionKey, id: &CommandId, result: Result<Box<Identity>, String>) {
+        let Some(session) = self.keyed(key).filter(|s| s.is_live()) else { return };
+        let dialect = session.dialect;
+        let deferred = session.deferred.take();
+        match result {
+            Ok(identity) => {
+                session.identity = Some(std::sync::Arc::new(*identity));
+                self.valid(key.index);
+                self.send(key.index, dialect.done(id, Op::Auth));
+            }
+            Err(reason) => {
+                self.refuse(key.index, id, Op::Auth, &Refusal::new(401, reason));
+                self.close(key.index, CloseReason::InvalidToken);
+                return;
+            }
+        }
+        self.replay(key, deferred);
+    }
+
+    /// Carries out what waited for an answer that has come.
+    pub(super) fn replay(&mut self, key: SessionKey, deferred: Option<Box<Deferred>>) {
+        let Some(mut deferred) = deferred else { return };
+        while let Some(message) = deferred.messages.pop_front() {
+            let Some(session) = self.keyed(key).filter(|s| s.is_live()) else { return };
+            if let Some(again) = &mut session.deferred {
+                // One of them waits itself: the rest stay behind it.
+                again.bytes += message.len() + deferred.messages.iter().map(Vec::len).sum::<usize>();
+                again.messages.push_back(message);
+                again.messages.append(&mut deferred.messages);
+                return;
+            }
+            self.text(key.index, &message);
+        }
+    }
+
+    fn unsubscribe(&mut self, index: u32, topic: &TopicName) {
+        let Some(slot) = self.subscribers.find(topic) else { return };
+        self.end_subscription(index, slot);
+    }
+
+    /// Ends a session's subscription of a topic, if it has one.
+    pub(super) fn end_subscription(&mut self, index: u32, slot: crate::topic::Slot) {
+        let Some(session) = self.sessions.get_mut(index as usize) else { return };
+        let at =
+            session.subscriptions.iter().position(|s| self.subscribers.lane(s.lane).is_some_and(|l| l.slot == slot));
+        let Some(at) = at else { return };
+        let subscription = session.subscriptions.swap_remove(at);
+        session.holds.retain(|h| h.subscription != subscription);
+        self.leave(subscription);
+    }
+
+    /// Whether the requests waiting for the control plane leave room for `more`.
+    pub(super) fn desk_has_room(&self, more: usize) -> bool {
+        self.wanted.len() + more <= limits::SHARD_REQUESTS_MAX
+    }
+}

@@ -1,0 +1,100 @@
+//! One connected client, as its shard knows it: a slab entry. What few sessions need is boxed.
+
+use std::sync::Arc;
+
+use mio::net::TcpStream;
+
+use super::backlog::Backlog;
+use super::event::{Permit, SessionKey};
+use super::outbox::Chain;
+use super::subscribers::{Cursor, Subscription};
+use crate::auth::Identity;
+use crate::protocol::Dialect;
+use crate::wire::inbox::Inbox;
+
+/// A session. Times are in ms of the shard's clock.
+pub(super) struct Session {
+    pub(super) socket: TcpStream,
+    pub(super) dialect: Dialect,
+    pub(super) stage: Stage,
+    /// A ping was sent since the client was last heard.
+    pub(super) pinged: bool,
+    pub(super) generation: u32,
+    /// Subscribes under way.
+    pub(super) attaching: u16,
+    /// This tick's pieces.
+    pub(super) chain: Chain,
+    pub(super) opened_ms: u64,
+    /// When the client was last heard.
+    pub(super) heard_ms: u64,
+    /// Theoretical arrival time of the command limiter (GCRA), in µs of the shard's clock.
+    pub(super) command_tat_us: u64,
+    pub(super) subscriptions: Vec<Subscription>,
+    /// A message under way.
+    pub(super) inbox: Option<Box<Inbox>>,
+    /// Set while the socket is full.
+    pub(super) backlog: Option<Box<Backlog>>,
+    /// Subscriptions that stand elsewhere than their lane.
+    pub(super) holds: Vec<Hold>,
+    /// Messages that wait for an earlier command's answer.
+    pub(super) deferred: Option<Box<Deferred>>,
+    pub(super) identity: Option<Arc<Identity>>,
+    pub(super) _permit: Option<Box<dyn Permit>>,
+}
+
+/// Where a session is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// No valid command yet.
+    New,
+    Open,
+    /// A close frame is on its way or sent; the peer's is awaited until this time.
+    Closing {
+        until_ms: u64,
+    },
+    /// Nothing more to say: dropped once what is due has been written.
+    Done,
+}
+
+/// A subscription whose owner must be brought to where its lane is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hold {
+    pub(super) subscription: Subscription,
+    pub(super) cursor: Cursor,
+    /// A snapshot was asked for and will do it.
+    pub(super) awaiting: bool,
+}
+
+/// Messages in the order they came.
+#[derive(Debug, Default)]
+pub(super) struct Deferred {
+    pub(super) messages: std::collections::VecDeque<Vec<u8>>,
+    pub(super) bytes: usize,
+    /// A token is being checked.
+    pub(super) authenticating: bool,
+}
+
+impl Session {
+    pub(super) fn key(&self, index: u32) -> SessionKey {
+        SessionKey { index, generation: self.generation }
+    }
+
+    /// Whether deliveries and replies still make sense.
+    pub(super) fn is_live(&self) -> bool {
+        matches!(self.stage, Stage::New | Stage::Open)
+    }
+
+    /// The hold of a subscription.
+    pub(super) fn hold_of(&self, subscription: Subscription) -> Option<usize> {
+        self.holds.iter().position(|h| h.subscription == subscription)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_session_is_small() {
+        let bytes = std::mem::size_of::<super::Session>();
+        assert!(bytes <= 192, "{bytes} B; every byte is paid ten thousand times");
+    }
+}

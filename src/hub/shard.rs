@@ -1,0 +1,406 @@
+//! A shard: its loop, and what it owns. The other files of the hub that say `impl Shard` hold its verbs: reading,
+//! attaching, delivering, flushing, sweeping.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use mio::{Events, Interest, Poll, Token};
+use slab::Slab;
+
+use super::Part;
+use super::attaching::{Ask, AskKey, Group};
+use super::conflate::Conflations;
+use super::delivering::Run;
+use super::event::{Event, NewSession, Request, SessionKey};
+use super::flush::Epoll;
+use super::outbox::{Chain, Outbox, Piece};
+use super::queue::QueueReceiver;
+use super::session::{Session, Stage};
+use super::subscribers::{Subscribers, Subscription};
+use super::sweeping::Drain;
+use crate::clock::unix_ms;
+use crate::config::{Class, Config};
+use crate::limits;
+use crate::metrics::ShardStats;
+use crate::topic::{ShardId, Slot};
+use crate::wire::close::CloseReason;
+use crate::wire::frame;
+
+/// The token of the queue's waker; sessions have their slab index.
+pub(super) const WAKER: Token = Token(usize::MAX);
+
+/// Sockets that one poll reports at most.
+const POLL_EVENTS: usize = 4_096;
+
+/// Time between two slices of the sweep.
+pub(super) const SWEEP_EVERY: Duration = Duration::from_millis(50);
+
+/// One thread's share of the sessions.
+pub(super) struct Shard {
+    pub(super) id: ShardId,
+    pub(super) config: Arc<Config>,
+    pub(super) stats: Arc<ShardStats>,
+    pub(super) poll: Poll,
+    queue: QueueReceiver,
+    pub(super) requests: flume::Sender<Vec<Request>>,
+    /// Requests of this tick, and of earlier ones while the desk was full.
+    pub(super) wanted: Vec<Request>,
+    placed: Arc<AtomicUsize>,
+    heartbeat_ms: Arc<AtomicU64>,
+    pub(super) sessions: Slab<Session>,
+    pub(super) generation: u32,
+    pub(super) subscribers: Subscribers,
+    pub(super) outbox: Outbox,
+    pub(super) runs: Vec<Run>,
+    /// Lanes that may deliver something this tick.
+    pub(super) touched: Vec<u32>,
+    /// When throttled lanes may deliver again.
+    pub(super) dues: BinaryHeap<Reverse<(u64, u32)>>,
+    /// Topics whose ring may be let go of at the end of the tick.
+    pub(super) ringed: Vec<Slot>,
+    pub(super) conflations: Conflations,
+    pub(super) asks: Slab<Ask>,
+    pub(super) tick_asks: HashMap<AskKey, u32>,
+    pub(super) groups: Slab<Group>,
+    /// Sockets that became writable.
+    pub(super) writable: Vec<u32>,
+    /// Sockets that had more to read than their turn allows.
+    pub(super) readable: Vec<u32>,
+    pub(super) read_buffer: Vec<u8>,
+    pub(super) scratch: Vec<u8>,
+    pub(super) backend: Epoll,
+    started: Instant,
+    pub(super) now_ms: u64,
+    /// Wall clock of this tick.
+    pub(super) unix_ms: u64,
+    pub(super) next_sweep_ms: u64,
+    pub(super) sweep_at: usize,
+    pub(super) drain: Option<Drain>,
+    /// Whether the queue was found long this tick.
+    pub(super) overloaded: bool,
+}
+
+impl Shard {
+    pub(super) fn new(part: Part, requests: flume::Sender<Vec<Request>>, config: Arc<Config>) -> Self {
+        Self {
+            id: part.id,
+            config,
+            stats: part.stats,
+            poll: part.poll,
+            queue: part.queue,
+            requests,
+            wanted: Vec::new(),
+            placed: part.sessions,
+            heartbeat_ms: part.heartbeat_ms,
+            sessions: Slab::new(),
+            generation: 0,
+            subscribers: Subscribers::default(),
+            outbox: Outbox::default(),
+            runs: Vec::new(),
+            touched: Vec::new(),
+            dues: BinaryHeap::new(),
+            ringed: Vec::new(),
+            conflations: Conflations::default(),
+            asks: Slab::new(),
+            tick_asks: HashMap::new(),
+            groups: Slab::new(),
+            writable: Vec::new(),
+            readable: Vec::new(),
+            read_buffer: vec![0; limits::READ_BUFFER_BYTES],
+            scratch: Vec::with_capacity(limits::DRAIN_CHUNK_BYTES),
+            backend: Epoll,
+            started: Instant::now(),
+            now_ms: 0,
+            unix_ms: unix_ms(),
+            next_sweep_ms: 0,
+            sweep_at: 0,
+            drain: None,
+            overloaded: false,
+        }
+    }
+
+    pub(super) fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// Turns until it is drained.
+    pub(super) fn run(mut self) {
+        let mut events = Events::with_capacity(POLL_EVENTS);
+        loop {
+            let timeout = self.sleep_time();
+            let timeout = if timeout.is_zero() || self.queue.sleep() { timeout } else { Duration::ZERO };
+            if let Err(error) = self.poll.poll(&mut events, Some(timeout))
+                && error.kind() != std::io::ErrorKind::Interrupted
+            {
+                tracing::error!(shard = self.id.0, %error, "poll failed");
+            }
+            self.queue.awake();
+            let began = Instant::now();
+            self.tick(&events);
+            let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.stats.ticks.add(1);
+            self.stats.busy_us.add(took);
+            self.stats.tick_us_max.raise(took);
+            if self.drain.is_some() && self.sessions.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// One turn: take all that has arrived, fan it out, flush.
+    fn tick(&mut self, events: &Events) {
+        self.now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.unix_ms = unix_ms();
+        self.heartbeat_ms.store(self.unix_ms, Ordering::Relaxed);
+
+        let again = std::mem::take(&mut self.readable);
+        for event in events {
+            let token = event.token();
+            if token == WAKER {
+                continue;
+            }
+            let index = u32::try_from(token.0).unwrap_or(u32::MAX);
+            if event.is_writable() {
+                self.writable.push(index);
+            }
+            if event.is_readable() || event.is_read_closed() || event.is_error() {
+                self.read(index);
+            }
+        }
+        for index in again {
+            self.read(index);
+        }
+
+        self.overloaded = self.queue.depth() > limits::QUEUE_HIGH_WATER / 16;
+        let mut taken = 0;
+        while taken < limits::TICK_EVENTS_MAX
+            && let Some(event) = self.queue.take()
+        {
+            taken += 1;
+            self.handle(event);
+        }
+        self.stats.events.add(taken as u64);
+
+        self.deliver();
+        self.sweep();
+        self.flush();
+        self.send_requests();
+        self.end_tick();
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Open(session) => self.open(*session),
+            Event::Delta { slot, delta } => self.delta(slot, delta),
+            Event::Reset { slot, snapshot } => self.reset(slot, &snapshot),
+            Event::Stale { slot, since_ms } => self.stale(slot, since_ms),
+            Event::Attached { ask, result } => self.attached(ask, result),
+            Event::Snapshot { ask, snapshot } => self.snapshot_came(ask, &snapshot),
+            Event::Detached { slot } => self.subscribers.free(slot),
+            Event::Authenticated { session, id, result } => self.authenticated(session, &id, result),
+            Event::Drain { window } => self.begin_drain(window),
+            Event::Hurry => self.hurry(),
+        }
+    }
+
+    fn end_tick(&mut self) {
+        self.outbox.clear();
+        self.runs.clear();
+        self.tick_asks.clear();
+        self.conflations.clear();
+        for slot in self.ringed.drain(..) {
+            if let Some(topic) = self.subscribers.topic_mut(slot)
+                && topic.behind == 0
+                && topic.waiting == 0
+            {
+                topic.ring.clear();
+                topic.ring.shrink_to(8);
+            }
+        }
+        if self.read_buffer.len() < limits::READ_BUFFER_BYTES {
+            self.read_buffer.resize(limits::READ_BUFFER_BYTES, 0);
+        }
+        self.scratch.shrink_to(4 * limits::DRAIN_CHUNK_BYTES);
+        self.stats.topics.set(self.subscribers.topics() as u64);
+    }
+
+    fn sleep_time(&self) -> Duration {
+        if !self.readable.is_empty() || !self.wanted.is_empty() {
+            // A full desk is asked again soon, without spinning.
+            return if self.wanted.is_empty() { Duration::ZERO } else { Duration::from_millis(1) };
+        }
+        let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        // With nobody here, once a second is enough to show that the shard lives.
+        let idle = self.sessions.is_empty();
+        let sweep_ms = if idle && self.drain.is_none() { now_ms + 1_000 } else { self.next_sweep_ms };
+        let due_ms = self.dues.peek().map_or(u64::MAX, |Reverse((due, _))| *due);
+        Duration::from_millis(sweep_ms.min(due_ms).saturating_sub(now_ms))
+    }
+
+    fn send_requests(&mut self) {
+        if self.wanted.is_empty() {
+            return;
+        }
+        match self.requests.try_send(std::mem::take(&mut self.wanted)) {
+            Ok(()) | Err(flume::TrySendError::Disconnected(_)) => {}
+            Err(flume::TrySendError::Full(wanted)) => self.wanted = wanted,
+        }
+    }
+
+    fn open(&mut self, new: NewSession) {
+        let mut socket = mio::net::TcpStream::from_std(new.socket);
+        let entry = self.sessions.vacant_entry();
+        let index = entry.key();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self.poll.registry().register(&mut socket, Token(index), interest) {
+            tracing::warn!(shard = self.id.0, %error, "a socket could not be watched");
+            self.placed.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        self.generation = self.generation.wrapping_add(1);
+        entry.insert(Session {
+            socket,
+            dialect: new.dialect,
+            stage: Stage::New,
+            pinged: false,
+            generation: self.generation,
+            attaching: 0,
+            chain: Chain::default(),
+            opened_ms: self.now_ms,
+            heard_ms: self.now_ms,
+            command_tat_us: 0,
+            subscriptions: Vec::new(),
+            inbox: None,
+            backlog: None,
+            holds: Vec::new(),
+            deferred: None,
+            identity: new.identity.map(Arc::new),
+            _permit: new.permit,
+        });
+        let index = u32::try_from(index).unwrap_or(u32::MAX);
+        if self.drain.is_some() {
+            self.close(index, CloseReason::ServiceRestart);
+        } else if !new.early.is_empty() {
+            let mut early = new.early.to_vec();
+            self.received(index, &mut early);
+        }
+    }
+
+    pub(super) fn session(&mut self, index: u32) -> Option<&mut Session> {
+        self.sessions.get_mut(index as usize)
+    }
+
+    /// The session, if it is still the one that the key was made for.
+    pub(super) fn keyed(&mut self, key: SessionKey) -> Option<&mut Session> {
+        self.session(key.index).filter(|s| s.generation == key.generation)
+    }
+
+    /// Sends one frame to one session, as it is.
+    pub(super) fn send(&mut self, index: u32, bytes: bytes::Bytes) {
+        self.send_piece(index, Piece::control(bytes));
+    }
+
+    pub(super) fn send_piece(&mut self, index: u32, piece: Piece) {
+        if let Some(session) = self.sessions.get_mut(index as usize) {
+            let piece = self.outbox.piece(piece);
+            self.outbox.link(index, &mut session.chain, piece);
+        }
+    }
+
+    /// Begins the closing handshake.
+    pub(super) fn close(&mut self, index: u32, reason: CloseReason) {
+        let until_ms = self.now_ms + u64::try_from(limits::CLOSE_TIMEOUT.as_millis()).unwrap_or(0);
+        let Some(session) = self.session(index).filter(|s| s.is_live()) else { return };
+        session.stage = Stage::Closing { until_ms };
+        let backlog = session.backlog.as_mut().map(|b| {
+            let before = b.len();
+            b.cut_short();
+            before - b.len()
+        });
+        if let Some(freed) = backlog {
+            self.stats.backlog_bytes.sub(freed as u64);
+        }
+        self.stats.close(reason);
+        self.leave_all(index);
+        self.send(index, frame::close(reason));
+    }
+
+    /// Takes a session out of all its topics.
+    pub(super) fn leave_all(&mut self, index: u32) {
+        let Some(session) = self.session(index) else { return };
+        session.deferred = None;
+        session.holds = Vec::new();
+        while let Some(subscription) = self.session(index).and_then(|s| s.subscriptions.pop()) {
+            self.leave(subscription);
+        }
+        if let Some(session) = self.session(index) {
+            session.subscriptions = Vec::new();
+        }
+    }
+
+    /// Ends a subscription that was taken out of its session already.
+    pub(super) fn leave(&mut self, subscription: Subscription) {
+        let (moved, unwanted) = self.subscribers.leave(subscription);
+        self.stats.subscriptions.sub(1);
+        if let Some(moved) = moved
+            && let Some(session) = self.session(moved.session)
+        {
+            for place in session.subscriptions.iter_mut().filter(|s| **s == moved.from) {
+                *place = moved.to;
+            }
+            for hold in session.holds.iter_mut().filter(|h| h.subscription == moved.from) {
+                hold.subscription = moved.to;
+            }
+        }
+        if let Some(slot) = unwanted {
+            self.detach(slot);
+        }
+    }
+
+    /// Tells the control plane that nobody here wants this topic.
+    pub(super) fn detach(&mut self, slot: Slot) {
+        if let Some(topic) = self.subscribers.topic(slot) {
+            self.wanted.push(Request::Detach { shard: self.id, slot, topic: topic.name.clone() });
+        }
+    }
+
+    /// Forgets a session; its socket closes.
+    pub(super) fn drop_session(&mut self, index: u32) {
+        self.leave_all(index);
+        let Some(mut session) = self.sessions.try_remove(index as usize) else { return };
+        if let Some(backlog) = &session.backlog {
+            self.stats.slow_sessions.sub(1);
+            self.stats.backlog_bytes.sub(backlog.len() as u64);
+        }
+        if session.is_live() {
+            self.stats.disconnects.add(1);
+        }
+        // Fails only where the socket was not registered, and then there is nothing to undo.
+        let _ = self.poll.registry().deregister(&mut session.socket);
+        self.placed.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Class and least interval of a topic for a subscriber who asks for `max_rate`.
+    pub(super) fn terms(&self, topic: &crate::name::TopicName, max_rate: Option<f64>) -> (Class, u64) {
+        let options = self.config.namespace(topic.namespace());
+        if options.class == Class::Stream {
+            return (Class::Stream, 0);
+        }
+        let asked = max_rate.map(|rate| {
+            let steps = limits::RATE_STEPS.iter().rev().copied();
+            steps.into_iter().find(|step| *step <= rate).unwrap_or(limits::RATE_STEPS[0])
+        });
+        let rate = match (options.max_rate, asked) {
+            (Some(a), Some(b)) => a.min(b),
+            (Some(a), None) => a,
+            // Faster than the fastest step is as good as unlimited.
+            (None, Some(b)) if max_rate.is_some_and(|r| r > 200.0) && b >= 200.0 => return (options.class, 0),
+            (None, Some(b)) => b,
+            (None, None) => return (options.class, 0),
+        };
+        (options.class, Duration::from_secs_f64(1.0 / rate).as_millis().try_into().unwrap_or(1_000))
+    }
+}

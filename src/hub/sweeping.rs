@@ -1,0 +1,159 @@
+//! Time: pings, time-outs and the drain. A coarse sweep looks at a slice of the sessions at a time and at all of
+//! them about once a second; no session has a timer.
+
+use super::event::SessionKey;
+use super::session::Stage;
+use super::shard::{SWEEP_EVERY, Shard};
+use crate::protocol::Notice;
+use crate::wire::close::CloseReason;
+use crate::wire::frame::{self, Opcode};
+
+/// Slices in which a whole sweep is done.
+const SLICES: usize = 20;
+
+/// Time that a hurried drain leaves for close frames to be answered.
+const HURRY_MS: u64 = 200;
+
+/// Sessions on their way out.
+pub(super) struct Drain {
+    began_ms: u64,
+    window_ms: u64,
+    /// Who is still to be closed, the first at the end.
+    waiting: Vec<SessionKey>,
+    total: usize,
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Shard {
+    /// Does the next slice, if it is time.
+    pub(super) fn sweep(&mut self) {
+        if self.now_ms < self.next_sweep_ms {
+            return;
+        }
+        self.next_sweep_ms = self.now_ms + millis(SWEEP_EVERY);
+        let capacity = self.sessions.capacity();
+        let slice = capacity.div_ceil(SLICES).max(1);
+        for _ in 0..slice.min(capacity) {
+            if self.sweep_at >= capacity {
+                self.sweep_at = 0;
+            }
+            let index = u32::try_from(self.sweep_at).unwrap_or(u32::MAX);
+            self.sweep_at += 1;
+            self.check(index);
+        }
+        if self.drain.is_some() {
+            self.drain_wave();
+        }
+    }
+
+    /// Looks at one session's time-outs.
+    fn check(&mut self, index: u32) {
+        let limits = &self.config.limits;
+        let (first_command_ms, stall_ms) = (millis(limits.first_command_timeout), millis(limits.stall_timeout));
+        let (ping_ms, pong_ms) = (millis(limits.ping_interval), millis(limits.pong_timeout));
+        let (now_ms, now_s) = (self.now_ms, self.unix_ms / 1_000);
+        let Some(session) = self.session(index) else { return };
+        let age = |since: u64| now_ms.saturating_sub(since);
+        let reason = match session.stage {
+            Stage::Closing { until_ms } if now_ms >= until_ms => {
+                self.drop_session(index);
+                return;
+            }
+            Stage::Closing { .. } | Stage::Done => return,
+            Stage::New if age(session.opened_ms) > first_command_ms => Some(CloseReason::NoCommand),
+            _ if session.inbox.as_ref().is_some_and(|i| age(i.since_ms) > first_command_ms) => {
+                Some(CloseReason::NoCommand)
+            }
+            _ if session.backlog.as_ref().is_some_and(|b| age(b.moved_ms) > stall_ms) => Some(CloseReason::Slow),
+            _ if session.identity.as_ref().and_then(|i| i.expires_s).is_some_and(|exp| now_s > exp) => {
+                Some(CloseReason::Expired)
+            }
+            // A client that still takes bytes is alive, though its pong may be behind them.
+            _ if session.backlog.is_none() && age(session.heard_ms) > ping_ms + pong_ms => Some(CloseReason::NoPong),
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            self.close(index, reason);
+            return;
+        }
+        // Spread by index, so that clients that came together are not pinged together for ever.
+        let spread = ping_ms / 4 * u64::from(index % 16) / 16;
+        if !session.pinged && session.backlog.is_none() && age(session.heard_ms) > ping_ms - spread {
+            session.pinged = true;
+            self.stats.pings.add(1);
+            self.send(index, frame::frame(Opcode::Ping, b""));
+        }
+    }
+
+    /// Tells everybody, and begins to close sessions in waves.
+    pub(super) fn begin_drain(&mut self, window: std::time::Duration) {
+        if self.drain.is_some() {
+            return;
+        }
+        let window_ms = millis(window);
+        let waiting: Vec<SessionKey> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.is_live())
+            .map(|(index, session)| session.key(u32::try_from(index).unwrap_or(u32::MAX)))
+            .collect();
+        for key in &waiting {
+            let retry_after_ms = rand::random_range(0..=window_ms.max(1_000));
+            if let Some(session) = self.keyed(*key) {
+                let notice = session.dialect.notice(Notice::Closing { retry_after_ms });
+                self.send(key.index, notice);
+            }
+        }
+        let total = waiting.len();
+        self.drain = Some(Drain { began_ms: self.now_ms, window_ms, waiting, total });
+        self.next_sweep_ms = self.now_ms;
+    }
+
+    fn drain_wave(&mut self) {
+        let now_ms = self.now_ms;
+        let Some(drain) = &mut self.drain else { return };
+        let elapsed_ms = now_ms.saturating_sub(drain.began_ms);
+        let due = match drain.window_ms {
+            window_ms if elapsed_ms >= window_ms => drain.total,
+            window_ms => {
+                drain.total * usize::try_from(elapsed_ms).unwrap_or(0) / usize::try_from(window_ms).unwrap_or(1).max(1)
+            }
+        };
+        let keep = drain.total - due;
+        let wave = drain.waiting.split_off(keep.min(drain.waiting.len()));
+        for key in wave {
+            if self.keyed(key).is_some() {
+                self.close(key.index, CloseReason::ServiceRestart);
+            }
+        }
+        // Also those whose turn in the ordinary sweep is up to a second away.
+        let late: Vec<u32> = self
+            .sessions
+            .iter()
+            .filter(|(_, s)| matches!(s.stage, Stage::Closing { until_ms } if now_ms >= until_ms))
+            .map(|(index, _)| u32::try_from(index).unwrap_or(u32::MAX))
+            .collect();
+        for index in late {
+            self.drop_session(index);
+        }
+    }
+
+    /// Ends the drain now.
+    pub(super) fn hurry(&mut self) {
+        self.begin_drain(std::time::Duration::ZERO);
+        if let Some(drain) = &mut self.drain {
+            drain.window_ms = 0;
+        }
+        self.drain_wave();
+        let until_ms = self.now_ms + HURRY_MS;
+        for (_, session) in &mut self.sessions {
+            if let Stage::Closing { until_ms: until } = &mut session.stage {
+                *until = until_ms.min(*until);
+            }
+        }
+        self.next_sweep_ms = self.now_ms;
+    }
+}

@@ -1,0 +1,119 @@
+//! Every bound of the server in one place: its default, its unit and what happens past it.
+//!
+//! The configuration can change those under `[limits]`; the others are fixed because a protocol or a
+//! data structure fixes them. `docs/limits.md` is the same page for operators.
+
+use std::time::Duration;
+
+/// Largest offset: JavaScript clients read offsets as doubles, which are exact up to here.
+pub const OFFSET_MAX: u64 = (1 << 53) - 1;
+
+/// Longest topic name, in bytes. Past it: the subscribe or publish is refused.
+pub const TOPIC_NAME_BYTES_MAX: usize = 255;
+
+/// Largest delta, in bytes of JSON. Past it: refused at the source with a reason, and counted.
+pub const DELTA_BYTES_MAX: usize = 256 * 1024;
+
+/// Deepest nesting of a delta. Past it: refused at the source. Keeps every client's parser safe too.
+pub const JSON_DEPTH_MAX: usize = 64;
+
+/// Largest message from a client, in bytes, all fragments together. Past it: close 1009.
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// Subscriptions a session may hold. Past it: that subscribe is refused.
+pub const SUBSCRIPTIONS_MAX: usize = 512;
+
+/// Commands a session may send each second, sustained. Past the burst: close 3013.
+pub const COMMANDS_PER_SECOND: u32 = 50;
+
+/// Commands a session may send at once before the sustained rate applies.
+pub const COMMANDS_BURST: u32 = 200;
+
+/// Bytes that may wait in user space for one session. Past it: close 3008 (slow; reconnect and recover).
+pub const BACKLOG_BYTES_MAX: usize = 1024 * 1024;
+
+/// Topics one server holds. Past it: new ones are refused, and counted.
+pub const TOPICS_MAX: usize = 1_000_000;
+
+/// Deltas kept for recovery, each topic.
+pub const HISTORY_DELTAS: usize = 128;
+
+/// Age past which a kept delta goes.
+pub const HISTORY_TTL: Duration = Duration::from_secs(300);
+
+/// Bytes of payload kept for recovery, each topic; the newest delta is always kept.
+pub const HISTORY_BYTES: usize = 1024 * 1024;
+
+/// Time for the HTTP request head, from accept or from the previous response.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time from upgrade to a first valid command. Past it: close 3502. Also the longest that one message may
+/// take from its first byte to its last.
+pub const FIRST_COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Silence after which the server sends a ping.
+pub const PING_INTERVAL: Duration = Duration::from_secs(25);
+
+/// Time that a client has to show a sign of life after a ping. Past it: close 3012.
+pub const PONG_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time that a full socket may stay without taking one byte. Past it: close 3008.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Time that a peer has to answer our close frame before the socket is dropped.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Descriptors kept back from sessions for Redis, files, listeners and plain HTTP requests.
+pub const FD_RESERVE: usize = 512;
+
+/// Plain HTTP connections (not yet, or never, upgraded) open at once. Past it: accept waits.
+pub const HTTP_CONNECTIONS_MAX: usize = 384;
+
+/// Largest body of a publish request.
+pub const PUBLISH_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Commands in one `/api/batch`.
+pub const BATCH_COMMANDS_MAX: usize = 10_000;
+
+/// Events that may wait in one shard's queue. Publishing waits at [`QUEUE_HIGH_WATER`], so the queue itself
+/// is never full in practice; if it is, the publisher blocks until the shard has taken some.
+pub const QUEUE_EVENTS_MAX: usize = 65_536;
+
+/// Queue length at which sources and publishers wait for the shard.
+pub const QUEUE_HIGH_WATER: usize = 16_384;
+
+/// Events one tick takes at most, so that a tick's length stays bounded.
+pub const TICK_EVENTS_MAX: usize = 8_192;
+
+/// Deltas of one conflatable topic that a shard keeps while somebody is behind on it. Who is further behind
+/// gets the snapshot.
+pub const CONFLATE_WINDOW: usize = 128;
+
+/// Deltas of one topic that a shard keeps while a subscribe of it is under way. Past it: the subscriber is
+/// disconnected with "reconnect".
+pub const ATTACH_WINDOW: usize = 16_384;
+
+/// Requests of one shard that may wait for the control plane. Past it: subscribes are refused with 503.
+pub const SHARD_REQUESTS_MAX: usize = 131_072;
+
+/// Bytes of the read buffer that all sessions of a shard share.
+pub const READ_BUFFER_BYTES: usize = 128 * 1024;
+
+/// `TCP_NOTSENT_LOWAT`: unsent bytes the kernel holds for one socket before we are told that it is full.
+pub const NOTSENT_LOWAT_BYTES: u32 = 64 * 1024;
+
+/// Bytes gathered for one write while a backlog drains.
+pub const DRAIN_CHUNK_BYTES: usize = 64 * 1024;
+
+/// Rates a subscriber may ask for, a second; a request is rounded down to one of them so that the number of
+/// lanes of a topic stays bounded.
+pub const RATE_STEPS: [f64; 12] = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 25.0, 50.0, 100.0, 200.0];
+
+const _: () = assert!(QUEUE_HIGH_WATER * 2 <= QUEUE_EVENTS_MAX);
+const _: () = assert!(MESSAGE_BYTES_MAX + 14 <= READ_BUFFER_BYTES);
+const _: () = assert!(BACKLOG_BYTES_MAX > DELTA_BYTES_MAX, "one delta must fit a backlog");
+const _: () = assert!(HISTORY_BYTES >= DELTA_BYTES_MAX, "one delta must fit a history");
+const _: () = assert!(CONFLATE_WINDOW <= ATTACH_WINDOW);
+
+/// Bytes of one `merge` topic's state. Past it: the delta is refused at the source.
+pub const STATE_BYTES_MAX: usize = 4 * 1024 * 1024;

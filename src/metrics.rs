@@ -1,0 +1,341 @@
+//! Every metric, its unit and its help, in one place.
+//!
+//! The control plane counts in [`Metrics`]. Each shard counts in a [`ShardStats`] of its own that it alone writes,
+//! so that counting costs the data plane a plain store and no shared cache line.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::wire::close::CloseReason;
+
+/// One label: why.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Reason {
+    reason: &'static str,
+}
+
+/// One label: which source.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SourceLabel {
+    /// Its name.
+    pub source: String,
+}
+
+/// Upper bounds of the age histogram, in ms.
+pub const AGE_BUCKETS_MS: [u64; 13] = [1, 2, 5, 10, 20, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000];
+
+/// A number that one thread writes and others read.
+#[derive(Debug, Default)]
+pub struct Stat(AtomicU64);
+
+impl Stat {
+    /// Adds, by the one writer.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Subtracts, by the one writer.
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).saturating_sub(n), Ordering::Relaxed);
+    }
+
+    /// Sets, by the one writer.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// Raises to `n` if that is more, by the one writer.
+    pub fn raise(&self, n: u64) {
+        if n > self.get() {
+            self.set(n);
+        }
+    }
+
+    /// Reads.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What one shard counts.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+#[allow(missing_docs, reason = "the help texts in `SHARD_METRICS` say it")]
+pub struct ShardStats {
+    pub subscriptions: Stat,
+    pub topics: Stat,
+    pub ticks: Stat,
+    pub tick_us_max: Stat,
+    pub busy_us: Stat,
+    pub events: Stat,
+    pub visits: Stat,
+    pub visits_partial: Stat,
+    pub deliveries: Stat,
+    pub bytes: Stat,
+    pub coalesced: Stat,
+    pub conflated: Stat,
+    pub snapshots: Stat,
+    pub slow_sessions: Stat,
+    pub backlog_bytes: Stat,
+    pub commands: Stat,
+    pub commands_refused: Stat,
+    pub pings: Stat,
+    pub subscriptions_refused: Stat,
+    pub closes: [Stat; CloseReason::ALL.len()],
+    pub disconnects: Stat,
+    pub age_counts: [Stat; AGE_BUCKETS_MS.len() + 1],
+    pub age_sum_ms: Stat,
+}
+
+impl ShardStats {
+    /// Counts a close that the server began.
+    pub fn close(&self, reason: CloseReason) {
+        if let Some(at) = CloseReason::ALL.iter().position(|r| *r == reason)
+            && let Some(stat) = self.closes.get(at)
+        {
+            stat.add(1);
+        }
+    }
+
+    /// Counts `n` deliveries of this age.
+    pub fn age(&self, age_ms: u64, n: u64) {
+        let at = AGE_BUCKETS_MS.partition_point(|bound| *bound < age_ms);
+        if let Some(stat) = self.age_counts.get(at) {
+            stat.add(n);
+        }
+        self.age_sum_ms.add(age_ms.saturating_mul(n));
+    }
+}
+
+type ShardMetric = (&'static str, &'static str, MetricType, fn(&ShardStats) -> u64);
+
+const SHARD_METRICS: &[ShardMetric] = &[
+    ("subscriptions", "Subscriptions held now", MetricType::Gauge, |s| s.subscriptions.get()),
+    ("shard_topics", "Topics that a shard has subscribers of, summed over shards", MetricType::Gauge, |s| {
+        s.topics.get()
+    }),
+    ("ticks", "Turns of the shards' loops", MetricType::Counter, |s| s.ticks.get()),
+    ("tick_events", "Events taken from the shards' queues", MetricType::Counter, |s| s.events.get()),
+    ("busy_microseconds", "Time that shards spent inside ticks", MetricType::Counter, |s| s.busy_us.get()),
+    ("visits", "Writes to sockets", MetricType::Counter, |s| s.visits.get()),
+    ("visits_partial", "Writes that a full socket cut short", MetricType::Counter, |s| s.visits_partial.get()),
+    ("deliveries", "Deltas delivered to sessions", MetricType::Counter, |s| s.deliveries.get()),
+    ("sent_bytes", "Bytes written to sockets", MetricType::Counter, |s| s.bytes.get()),
+    ("coalesced", "Deliveries that shared a visit with an earlier one", MetricType::Counter, |s| s.coalesced.get()),
+    ("conflated", "Deltas that were not delivered because a newer state was", MetricType::Counter, |s| {
+        s.conflated.get()
+    }),
+    ("snapshots", "Snapshots delivered to sessions", MetricType::Counter, |s| s.snapshots.get()),
+    ("slow_sessions", "Sessions with a full socket now", MetricType::Gauge, |s| s.slow_sessions.get()),
+    ("backlog_bytes", "Bytes owed to sessions with a full socket", MetricType::Gauge, |s| s.backlog_bytes.get()),
+    ("commands", "Commands of clients", MetricType::Counter, |s| s.commands.get()),
+    ("commands_refused", "Commands answered with an error", MetricType::Counter, |s| s.commands_refused.get()),
+    (
+        "subscriptions_refused",
+        "Subscribes refused because a limit was reached (limits.subscriptions, requests waiting)",
+        MetricType::Counter,
+        |s| s.subscriptions_refused.get(),
+    ),
+    ("pings", "Pings sent to quiet sessions", MetricType::Counter, |s| s.pings.get()),
+    ("disconnects", "Sessions that ended without a close of ours", MetricType::Counter, |s| s.disconnects.get()),
+];
+
+/// What the control plane counts.
+#[derive(Debug, Default)]
+#[allow(missing_docs, reason = "the help texts in `register` say it")]
+pub struct Metrics {
+    pub deltas: Counter,
+    pub deltas_duplicate: Counter,
+    pub deltas_refused: Family<Reason, Counter>,
+    pub topics_refused: Counter,
+    pub topics_expired: Counter,
+    pub upgrades: Counter,
+    pub upgrades_refused: Family<Reason, Counter>,
+    pub publish_requests: Counter,
+    pub publish_refused: Family<Reason, Counter>,
+    pub handshake_timeouts: Counter,
+    pub queue_full: Counter,
+    pub tokens_refused: Counter,
+    pub source_errors: Family<SourceLabel, Counter>,
+    pub source_skipped: Family<SourceLabel, Counter>,
+    pub epoch_changes: Family<SourceLabel, Counter>,
+    pub offset_carries: Counter,
+    gauges: OnceLock<Vec<Box<dyn GaugeSource>>>,
+}
+
+/// Something that is read when metrics are.
+pub trait GaugeSource: std::fmt::Debug + Send + Sync {
+    /// Calls `put` with a name, a help text and a value, as often as it likes.
+    fn gauges(&self, put: &mut dyn FnMut(&'static str, &'static str, Vec<(&'static str, String)>, i64));
+}
+
+impl Metrics {
+    /// Counts a refused delta.
+    pub fn refused_delta(&self, reason: &'static str) {
+        self.deltas_refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts a refused upgrade.
+    pub fn refused_upgrade(&self, reason: &'static str) {
+        self.upgrades_refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts a refused publish request.
+    pub fn refused_publish(&self, reason: &'static str) {
+        self.publish_refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Names what is to be asked for gauges; once.
+    pub fn set_gauges(&self, gauges: Vec<Box<dyn GaugeSource>>) {
+        let _ = self.gauges.set(gauges);
+    }
+
+    /// A registry of everything.
+    pub fn register(self: &Arc<Self>, shards: Vec<Arc<ShardStats>>) -> Registry {
+        let mut r = Registry::with_prefix("nexus_push");
+        r.register("deltas", "Deltas taken in", self.deltas.clone());
+        r.register("deltas_duplicate", "Deltas already known, ignored", self.deltas_duplicate.clone());
+        r.register("deltas_refused", "Deltas refused, by reason", self.deltas_refused.clone());
+        r.register("topics_refused", "Topics refused because limits.topics was reached", self.topics_refused.clone());
+        r.register("topics_expired", "Idle topics forgotten", self.topics_expired.clone());
+        r.register("upgrades", "Sockets handed to shards", self.upgrades.clone());
+        r.register("upgrades_refused", "Upgrades refused, by reason", self.upgrades_refused.clone());
+        r.register("publish_requests", "Requests to the publish API", self.publish_requests.clone());
+        r.register("publish_refused", "Publish requests refused, by reason", self.publish_refused.clone());
+        r.register(
+            "handshake_timeouts",
+            "Connections closed before their request was whole",
+            self.handshake_timeouts.clone(),
+        );
+        r.register(
+            "queue_full",
+            "Times that a publisher found a shard's queue full and waited",
+            self.queue_full.clone(),
+        );
+        r.register("tokens_refused", "Tokens refused", self.tokens_refused.clone());
+        r.register("source_errors", "Failures of a source, each followed by a retry", self.source_errors.clone());
+        r.register(
+            "source_skipped",
+            "Entries of a source that could not be read as deltas",
+            self.source_skipped.clone(),
+        );
+        r.register(
+            "epoch_changes",
+            "Times that offsets of a source stopped being comparable",
+            self.epoch_changes.clone(),
+        );
+        r.register(
+            "offset_carries",
+            "Offsets raised because the source's IDs did not grow when packed",
+            self.offset_carries.clone(),
+        );
+        r.register_collector(Box::new(ShardCollector { shards, metrics: self.clone() }));
+        r
+    }
+}
+
+#[derive(Debug)]
+struct ShardCollector {
+    shards: Vec<Arc<ShardStats>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Collector for ShardCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for (name, help, kind, read) in SHARD_METRICS {
+            let sum: u64 = self.shards.iter().map(|s| read(s)).sum();
+            put(&mut encoder, name, help, *kind, sum)?;
+        }
+        let longest = self.shards.iter().map(|s| s.tick_us_max.get()).max().unwrap_or(0);
+        put(
+            &mut encoder,
+            "tick_microseconds_max",
+            "Longest turn of a shard's loop so far",
+            MetricType::Gauge,
+            longest,
+        )?;
+
+        let mut closes = encoder.encode_descriptor(
+            "closes",
+            "Sessions closed by the server, by reason",
+            None,
+            MetricType::Counter,
+        )?;
+        for (i, reason) in CloseReason::ALL.iter().enumerate() {
+            let sum: u64 = self.shards.iter().filter_map(|s| s.closes.get(i)).map(Stat::get).sum();
+            ConstCounter::new(sum).encode(closes.encode_family(&[("reason", reason.reason())])?)?;
+        }
+        let mut ages = encoder.encode_descriptor(
+            "delivery_age",
+            "Age of a delta when it was written to a socket, from the source's own time where it gives one",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        let counts = |i: usize| self.shards.iter().filter_map(|s| s.age_counts.get(i)).map(Stat::get).sum::<u64>();
+        let bounds = AGE_BUCKETS_MS.iter().map(|ms| *ms as f64 / 1_000.0).chain([f64::MAX]);
+        let buckets: Vec<(f64, u64)> = bounds.enumerate().map(|(i, bound)| (bound, counts(i))).collect();
+        let total = buckets.iter().map(|(_, n)| n).sum();
+        let sum = self.shards.iter().map(|s| s.age_sum_ms.get()).sum::<u64>() as f64 / 1_000.0;
+        ages.encode_histogram::<[(&str, &str); 0]>(sum, total, &buckets, None)?;
+
+        let mut result = Ok(());
+        for source in self.metrics.gauges.get().into_iter().flatten() {
+            let mut groups = Gauges::new();
+            source.gauges(&mut |name, help, labels, value| {
+                groups.entry(name).or_insert((help, Vec::new())).1.push((labels, value))
+            });
+            for (name, (help, values)) in groups {
+                result = result.and_then(|()| {
+                    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+                    for (labels, value) in values {
+                        if labels.is_empty() {
+                            return ConstGauge::new(value).encode(family);
+                        }
+                        let labels: Vec<(&str, &str)> = labels.iter().map(|(k, v)| (*k, v.as_str())).collect();
+                        ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+                    }
+                    Ok(())
+                });
+            }
+        }
+        result
+    }
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+/// Help text and values of each name.
+type Gauges = BTreeMap<&'static str, (&'static str, Vec<(Labels, i64)>)>;
+
+fn put(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    kind: MetricType,
+    value: u64,
+) -> Result<(), std::fmt::Error> {
+    let metric = encoder.encode_descriptor(name, help, None, kind)?;
+    match kind {
+        MetricType::Counter => ConstCounter::new(value).encode(metric),
+        _ => ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric),
+    }
+}
+
+/// The text that `GET /metrics` answers.
+pub fn text(registry: &Registry) -> String {
+    let mut out = String::new();
+    if encode(&mut out, registry).is_err() {
+        out.push_str("# encoding failed\n");
+    }
+    out
+}

@@ -1,0 +1,335 @@
+//! Wiring: who is built from what, and the order in which they stop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::Tokens;
+use crate::config::{Config, redacted};
+use crate::http::{Addresses, Listener, State, bind, router};
+use crate::hub::Hub;
+use crate::metrics::{GaugeSource, Metrics};
+use crate::source::publish::Publisher;
+use crate::source::redis::{Appender, RedisSource};
+use crate::source::replay::ReplaySource;
+use crate::source::simulator::Simulator;
+use crate::source::{Feed, Source, SourceStatus};
+use crate::topic::Topics;
+
+/// Time that publishes under way have to end once a drain begins.
+const PUBLISH_GRACE: Duration = Duration::from_secs(2);
+
+/// Time beyond the drain window after which a shard that has not ended is given up.
+const DRAIN_GRACE: Duration = Duration::from_secs(5);
+
+/// Time between two sweeps over the topics.
+const TOPIC_SWEEP: Duration = Duration::from_secs(1);
+
+/// How many sessions can be held, and why.
+struct Capacity {
+    sessions: usize,
+    why: String,
+}
+
+/// Raises the descriptor limit as far as allowed and says what it leaves for sessions.
+fn capacity(config: &Config) -> anyhow::Result<Capacity> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // Not allowed where a supervisor forbids it: then the limit stays as it was.
+    let limit = if setrlimit(Resource::Nofile, raised).is_ok() { raised } else { limit };
+    let descriptors = usize::try_from(limit.current.unwrap_or(1 << 20)).unwrap_or(1 << 20);
+    let reserve = config.limits.fd_reserve;
+    if descriptors <= reserve {
+        bail!(
+            "the descriptor limit is {descriptors}, which leaves none beside the reserve of {reserve} (limits.fd_reserve); raise `ulimit -n`"
+        );
+    }
+    let room = descriptors - reserve;
+    let configured = config.server.max_sessions;
+    Ok(if configured > 0 && configured <= room {
+        Capacity { sessions: configured, why: "server.max_sessions".into() }
+    } else {
+        Capacity { sessions: room, why: format!("descriptor limit {descriptors} less a reserve of {reserve}") }
+    })
+}
+
+/// Resident memory of this process, in bytes; 0 where the kernel does not tell.
+pub fn rss_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|l| l.split_whitespace().next()).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Serves until it is told to stop. Returns once every session is closed.
+///
+/// # Errors
+/// What could not be set up.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let threads = match config.server.control_threads {
+        0 => cores().min(4),
+        n => n,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("the control plane's threads cannot be started")?;
+    let outcome = runtime.block_on(serve(config));
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    outcome
+}
+
+#[derive(Debug)]
+struct Gauges {
+    hub: std::sync::Weak<Hub>,
+    topics: std::sync::Weak<Topics>,
+    sources: Vec<Arc<SourceStatus>>,
+    ready: std::sync::Weak<State>,
+}
+
+impl GaugeSource for Gauges {
+    fn gauges(&self, put: &mut dyn FnMut(&'static str, &'static str, Vec<(&'static str, String)>, i64)) {
+        let int = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        if let Some(hub) = self.hub.upgrade() {
+            put("sessions", "Sessions held now", Vec::new(), int(hub.sessions()));
+            put("sessions_max", "Sessions that can be held", Vec::new(), int(hub.sessions_max()));
+            put("queue_depth", "Events waiting in the longest shard queue", Vec::new(), int(hub.queue_depth()));
+        }
+        if let Some(topics) = self.topics.upgrade() {
+            put("topics", "Topics held now", Vec::new(), int(topics.len()));
+        }
+        if let Some(state) = self.ready.upgrade() {
+            put("ready", "Whether clients should be sent here", Vec::new(), i64::from(state.not_ready().is_empty()));
+        }
+        put("resident_memory_bytes", "Resident memory", Vec::new(), i64::try_from(rss_bytes()).unwrap_or(i64::MAX));
+        for source in &self.sources {
+            let label = || vec![("source", source.name.clone())];
+            put("source_connected", "Whether the source can be read", label(), i64::from(source.connected()));
+            put(
+                "source_lag_milliseconds",
+                "How far behind the source is read",
+                label(),
+                i64::try_from(source.lag_ms()).unwrap_or(i64::MAX),
+            );
+            put(
+                "source_deltas",
+                "Deltas read from the source",
+                label(),
+                i64::try_from(source.deltas()).unwrap_or(i64::MAX),
+            );
+        }
+    }
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let config = Arc::new(config);
+    let capacity = capacity(&config)?;
+    let tokens = Arc::new(Tokens::load(&config.access)?);
+    let publish_keys = publish_keys(&config)?;
+    let metrics = Arc::new(Metrics::default());
+    let shards = match config.server.shards {
+        0 => cores(),
+        n => n,
+    };
+    let (hub, parked, desk) =
+        Hub::new(shards, capacity.sessions, config.clone(), &metrics).context("the shards cannot be set up")?;
+    let partitions = config.source.redis.as_ref().map_or(1, |redis| redis.streams.len());
+    let topics = Arc::new(Topics::new(config.clone(), partitions, hub.clone(), metrics.clone()));
+    let feed = Feed::new(topics.clone(), hub.clone());
+
+    let listener = bind(config.server.listen).with_context(|| format!("cannot listen on {}", config.server.listen))?;
+    let address = listener.local_addr()?;
+
+    let sources = sources(&config, &metrics)?;
+    let statuses: Vec<Arc<SourceStatus>> = sources.iter().map(|s| s.status()).collect();
+    let appender = match &config.source.redis {
+        Some(redis) => Some(Appender::new(redis.clone(), topics.clone()).context("source.redis.url")?),
+        None => None,
+    };
+    let state = Arc::new_cyclic(|weak| {
+        metrics.set_gauges(vec![Box::new(Gauges {
+            hub: Arc::downgrade(&hub),
+            topics: Arc::downgrade(&topics),
+            sources: statuses.clone(),
+            ready: weak.clone(),
+        })]);
+        State {
+            registry: metrics.register(hub.stats()),
+            topics: topics.clone(),
+            hub: hub.clone(),
+            publisher: Publisher::new(feed.clone(), appender),
+            publish_keys,
+            tokens: tokens.clone(),
+            metrics: metrics.clone(),
+            sources: statuses,
+            addresses: Addresses::new(&config.limits),
+            draining: AtomicBool::new(false),
+            publishing: AtomicUsize::new(0),
+            started,
+            base_rss_bytes: rss_bytes(),
+            config: config.clone(),
+        }
+    });
+
+    let threads = parked.start().context("the shards' threads cannot be started")?;
+    tokio::spawn(desk.run(topics.clone(), tokens, metrics.clone()));
+    let stop_sources = CancellationToken::new();
+    for source in sources {
+        tokio::spawn(source.run(feed.clone(), stop_sources.clone()));
+    }
+    let stop = CancellationToken::new();
+    tokio::spawn(sweep(topics.clone(), stop.clone()));
+    tokio::spawn(Listener { socket: listener, router: router(state.clone()), state: state.clone() }.run(stop.clone()));
+    announce(&config, address, shards, &capacity, &state);
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    let window = config.server.drain_window;
+    tracing::info!(
+        sessions = hub.sessions(),
+        ?window,
+        "stopping: not ready any more, closing sessions; a second signal hurries"
+    );
+    state.draining.store(true, Ordering::SeqCst);
+    let grace = Instant::now() + PUBLISH_GRACE;
+    while state.publishing.load(Ordering::SeqCst) > 0 && Instant::now() < grace {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    hub.drain(window);
+    let joined = tokio::task::spawn_blocking(move || join(threads));
+    let limit = tokio::time::sleep(window + DRAIN_GRACE);
+    tokio::pin!(joined, limit);
+    let mut hurried = false;
+    loop {
+        tokio::select! {
+            _ = &mut joined => break,
+            () = &mut limit => {
+                tracing::error!("shards did not end in time");
+                break;
+            }
+            _ = terminate.recv(), if !hurried => hurried = true,
+            _ = interrupt.recv(), if !hurried => hurried = true,
+        }
+        if hurried {
+            tracing::info!("hurrying");
+            hub.hurry();
+        }
+    }
+    stop_sources.cancel();
+    stop.cancel();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        if thread.join().is_err() {
+            tracing::error!("a shard ended by a panic");
+        }
+    }
+}
+
+async fn sweep(topics: Arc<Topics>, stop: CancellationToken) {
+    let mut clock = tokio::time::interval(TOPIC_SWEEP);
+    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = clock.tick() => topics.sweep(),
+        }
+    }
+}
+
+fn sources(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Vec<Box<dyn Source>>> {
+    let mut sources: Vec<Box<dyn Source>> = Vec::new();
+    if let Some(redis) = &config.source.redis {
+        for partition in 0..redis.streams.len() {
+            let partition = u16::try_from(partition).context("source.redis.streams: too many")?;
+            let source = RedisSource::new(config, redis, partition, metrics.clone()).context("source.redis.url")?;
+            sources.push(Box::new(source));
+        }
+    }
+    if let Some(simulator) = &config.source.simulator {
+        sources.push(Box::new(Simulator::new(simulator.clone())));
+    }
+    if let Some(replay) = &config.source.replay {
+        sources.push(Box::new(ReplaySource::new(replay.clone())));
+    }
+    Ok(sources)
+}
+
+fn publish_keys(config: &Config) -> anyhow::Result<Vec<String>> {
+    let mut keys = config.publish.keys.clone();
+    for path in &config.publish.key_files {
+        let text = std::fs::read_to_string(path).with_context(|| format!("publish.key_files: {}", path.display()))?;
+        let key = text.trim();
+        if key.len() < 16 {
+            bail!("publish.key_files: {}: the key has {} bytes, the least is 16", path.display(), key.len());
+        }
+        keys.push(key.to_owned());
+    }
+    Ok(keys)
+}
+
+/// Says in a few lines what runs here.
+fn announce(config: &Config, address: std::net::SocketAddr, shards: usize, capacity: &Capacity, state: &State) {
+    let mut from: Vec<String> = Vec::new();
+    if let Some(redis) = &config.source.redis {
+        from.push(format!("Redis {} ({})", redacted(&redis.url), redis.streams.join(", ")));
+    }
+    if let Some(simulator) = &config.source.simulator {
+        from.push(format!(
+            "a SIMULATION of {} instruments, {} deltas/s (not a market)",
+            simulator.instruments, simulator.rate
+        ));
+    }
+    if let Some(replay) = &config.source.replay {
+        from.push(format!("a replay of {} files at {}×", replay.files.len(), replay.speed));
+    }
+    if from.is_empty() {
+        from.push("the publish API alone".into());
+    }
+    let mut open: Vec<String> = Vec::new();
+    open.push(match (config.access.anonymous, config.access.keys.is_empty()) {
+        (true, _) => "anyone may subscribe, no token needed".into(),
+        (false, false) => "subscribing needs a token".into(),
+        (false, true) => "NOBODY may subscribe: access.anonymous is off and access.keys is empty".into(),
+    });
+    open.push(match config.access.origins.as_slice() {
+        list if list.iter().any(|o| o == "*") => "pages of any Origin".into(),
+        [] => "pages of this server only".into(),
+        list => format!("pages of {}", list.join(", ")),
+    });
+    open.push(match (config.publish.open, state.publish_keys.len()) {
+        (true, _) => "anyone may PUBLISH, no key needed".into(),
+        (false, 0) => "publish API off (no key)".into(),
+        (false, n) => format!("publishing needs one of {n} keys"),
+    });
+    let reach = if address.ip().is_loopback() { "this machine only" } else { "the network" };
+    tracing::info!(
+        "nexus-push {} listens on http://{address} ({reach}); clients: ws://{address}/ws",
+        env!("CARGO_PKG_VERSION")
+    );
+    tracing::info!("holds up to {} sessions ({}) in {shards} shards", capacity.sessions, capacity.why);
+    tracing::info!("deltas from {}", from.join(" and "));
+    tracing::info!("open: {}", open.join("; "));
+    if config.publish.open && !address.ip().is_loopback() {
+        tracing::warn!("INSECURE: anyone who reaches {address} may publish");
+    }
+}

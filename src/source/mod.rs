@@ -1,0 +1,160 @@
+//! Where deltas come from. Knows no sessions: what it hands over goes into topics.
+
+pub mod normalize;
+pub mod publish;
+pub mod redis;
+pub mod replay;
+pub mod simulator;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::unix_ms;
+use crate::hub::Hub;
+use crate::topic::{Incoming, PublishError, Published, Topics};
+
+/// A source has one job: hand over deltas until it is stopped, and keep its status true.
+pub trait Source: Send {
+    /// What is known of it.
+    fn status(&self) -> Arc<SourceStatus>;
+
+    /// Hands over deltas until `stop`. Recovers from what can be recovered from by itself.
+    fn run(self: Box<Self>, feed: Feed, stop: CancellationToken) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}
+
+/// Where sources hand deltas in. Cheap to clone.
+#[derive(Clone)]
+pub struct Feed {
+    /// All topics.
+    pub topics: Arc<Topics>,
+    hub: Arc<Hub>,
+}
+
+impl Feed {
+    /// Into these topics, no faster than this hub can take.
+    pub fn new(topics: Arc<Topics>, hub: Arc<Hub>) -> Self {
+        Self { topics, hub }
+    }
+
+    /// Hands one delta in, waiting while the shards are behind.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub async fn publish(&self, incoming: Incoming<'_>) -> Result<Published, PublishError> {
+        if !self.hub.has_room() {
+            self.hub.room().await;
+        }
+        self.topics.publish(incoming)
+    }
+}
+
+/// What is known of a source: for readiness, `/status` and `/metrics`.
+#[derive(Debug)]
+pub struct SourceStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether lag and connection count for readiness.
+    pub live: bool,
+    /// Not ready with more lag than this; 0 is no limit.
+    pub lag_max_ms: u64,
+    connected: AtomicBool,
+    loaded: AtomicBool,
+    deltas: AtomicU64,
+    skipped: AtomicU64,
+    read_ms: AtomicU64,
+    lag_ms: AtomicU64,
+    note: Mutex<String>,
+}
+
+impl SourceStatus {
+    /// Of a source that has not begun.
+    pub fn new(name: impl Into<String>, live: bool, lag_max_ms: u64) -> Arc<Self> {
+        Arc::new(Self {
+            name: name.into(),
+            live,
+            lag_max_ms,
+            connected: AtomicBool::new(false),
+            loaded: AtomicBool::new(false),
+            deltas: AtomicU64::new(0),
+            skipped: AtomicU64::new(0),
+            read_ms: AtomicU64::new(0),
+            lag_ms: AtomicU64::new(0),
+            note: Mutex::new(String::new()),
+        })
+    }
+
+    /// It can be read now.
+    pub fn set_connected(&self, connected: bool) {
+        self.connected.store(connected, Ordering::Relaxed);
+    }
+
+    /// What it held at the start has been read.
+    pub fn set_loaded(&self, loaded: bool) {
+        self.loaded.store(loaded, Ordering::Relaxed);
+    }
+
+    /// `deltas` were read now, the last of them `lag_ms` after it was written, or nothing was waiting (0).
+    pub fn read(&self, deltas: u64, lag_ms: u64) {
+        self.deltas.fetch_add(deltas, Ordering::Relaxed);
+        self.read_ms.store(unix_ms(), Ordering::Relaxed);
+        self.lag_ms.store(lag_ms, Ordering::Relaxed);
+    }
+
+    /// Something could not be read as a delta.
+    pub fn skip(&self) {
+        self.skipped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A word on where it is or what ails it.
+    pub fn note(&self, note: impl Into<String>) {
+        *self.note.lock().unwrap_or_else(PoisonError::into_inner) = note.into();
+    }
+
+    /// That word.
+    pub fn last_note(&self) -> String {
+        self.note.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether it can be read now.
+    pub fn connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// Deltas handed over.
+    pub fn deltas(&self) -> u64 {
+        self.deltas.load(Ordering::Relaxed)
+    }
+
+    /// What could not be read as a delta.
+    pub fn skipped(&self) -> u64 {
+        self.skipped.load(Ordering::Relaxed)
+    }
+
+    /// How far behind it is, in ms: the age of what was read last while more is waiting; without a connection, the
+    /// time since the last read.
+    pub fn lag_ms(&self) -> u64 {
+        let read_ms = self.read_ms.load(Ordering::Relaxed);
+        let since_read = if read_ms == 0 { 0 } else { unix_ms().saturating_sub(read_ms) };
+        let lag = self.lag_ms.load(Ordering::Relaxed);
+        if self.connected() { lag } else { lag.max(since_read) }
+    }
+
+    /// Why the server is not ready because of this source, if it is not.
+    pub fn not_ready(&self) -> Option<String> {
+        if !self.loaded.load(Ordering::Relaxed) {
+            return Some(format!("{}: not loaded yet", self.name));
+        }
+        if !self.live {
+            return None;
+        }
+        if !self.connected() {
+            return Some(format!("{}: not connected", self.name));
+        }
+        let lag_ms = self.lag_ms();
+        (self.lag_max_ms > 0 && lag_ms > self.lag_max_ms).then(|| format!("{}: {lag_ms} ms behind", self.name))
+    }
+}

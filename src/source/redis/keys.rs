@@ -1,0 +1,43 @@
+//! Names of the keys beside a stream. They carry the stream's hash tag, so that in Redis Cluster all of a
+//! partition's keys lie in one slot.
+
+/// Keys of one partition.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    /// The stream.
+    pub(super) stream: String,
+    /// Its epoch.
+    pub(super) epoch: String,
+    /// Hash of saved topic states.
+    pub(super) snapshots: String,
+    /// The entry up to which saved states are complete.
+    pub(super) position: String,
+    /// Held by the node that saves.
+    pub(super) saver: String,
+}
+
+impl Keys {
+    pub(super) fn new(stream: &str) -> Self {
+        let tagged = stream
+            .find('{')
+            .is_some_and(|open| stream.get(open + 1..).is_some_and(|rest| rest.find('}').is_some_and(|n| n > 0)));
+        let base = if tagged { stream.to_owned() } else { format!("{{{stream}}}") };
+        Self {
+            stream: stream.to_owned(),
+            epoch: format!("{base}:epoch"),
+            snapshots: format!("{base}:snapshots"),
+            position: format!("{base}:position"),
+            saver: format!("{base}:saver"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn keys_share_the_streams_hash_tag() {
+        assert_eq!(super::Keys::new("nexus:deltas").epoch, "{nexus:deltas}:epoch");
+        assert_eq!(super::Keys::new("nexus:deltas:{3}").epoch, "nexus:deltas:{3}:epoch");
+        assert_eq!(super::Keys::new("a{}b").epoch, "{a{}b}:epoch");
+    }
+}

@@ -1,0 +1,163 @@
+//! Saved topic states: written by one node at a time, read by a starting one, so that it need not read the stream
+//! from its beginning and so that states outlive the trimming of the deltas that made them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{RedisResult, cmd, pipe};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio_util::sync::CancellationToken;
+
+use super::id::EntryId;
+use super::keys::Keys;
+use super::reader::Progress;
+use crate::position::{Epoch, Offset};
+use crate::source::Feed;
+use crate::topic::{Incoming, Kind, Payload, SourceId};
+
+/// States in one write.
+const CHUNK: usize = 500;
+
+#[derive(Serialize, Deserialize)]
+struct Saved<'a> {
+    offset: Offset,
+    #[serde(default)]
+    ts: Option<u64>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+/// Saves a partition's states now and then, if no other node just did.
+pub(super) struct Saver {
+    client: ::redis::Client,
+    keys: Keys,
+    source: SourceId,
+    every: Duration,
+    progress: Arc<Mutex<Progress>>,
+    /// This node, in the lease.
+    node: Epoch,
+}
+
+impl Saver {
+    pub(super) fn new(
+        client: ::redis::Client,
+        keys: Keys,
+        source: SourceId,
+        every: Duration,
+        progress: Arc<Mutex<Progress>>,
+    ) -> Self {
+        Self { client, keys, source, every, progress, node: Epoch::random() }
+    }
+
+    pub(super) async fn run(self, feed: Feed, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(self.every) => {}
+            }
+            if let Err(error) = self.save(&feed).await {
+                tracing::warn!(stream = self.keys.stream, %error, "topic states could not be saved");
+            }
+        }
+    }
+
+    async fn save(&self, feed: &Feed) -> RedisResult<()> {
+        let progress = *self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        if !progress.loaded || progress.last.is_zero() {
+            return Ok(());
+        }
+        let mut connection = super::connect(&self.client).await?;
+        let lease_ms = u64::try_from(self.every.as_millis()).unwrap_or(u64::MAX).saturating_mul(9) / 10;
+        let taken: Option<String> = cmd("SET")
+            .arg(&self.keys.saver)
+            .arg(self.node.as_str())
+            .arg("NX")
+            .arg("PX")
+            .arg(lease_ms.max(1))
+            .query_async(&mut connection)
+            .await?;
+        if taken.is_none() {
+            return Ok(());
+        }
+        // Everything up to here is in the states that are taken now, or was saved before.
+        let states = feed.topics.take_unsaved(self.source);
+        let outcome = self.write(&mut connection, &states, progress.last).await;
+        if outcome.is_err() {
+            feed.topics.mark_unsaved(states.iter().map(|state| &state.topic));
+        }
+        outcome
+    }
+
+    async fn write(
+        &self,
+        connection: &mut MultiplexedConnection,
+        states: &[Arc<crate::topic::Snapshot>],
+        last: EntryId,
+    ) -> RedisResult<()> {
+        for chunk in states.chunks(CHUNK) {
+            let mut write = pipe();
+            for state in chunk {
+                let Ok(data) = serde_json::from_slice::<&RawValue>(&state.data) else { continue };
+                let saved = Saved { offset: state.offset, ts: state.ts, data };
+                let text = serde_json::to_string(&saved).unwrap_or_default();
+                write.cmd("HSET").arg(&self.keys.snapshots).arg(state.topic.as_str()).arg(text).ignore();
+            }
+            write.query_async::<()>(connection).await?;
+        }
+        cmd("SET").arg(&self.keys.position).arg(last.to_string()).query_async::<()>(connection).await?;
+        tracing::debug!(stream = self.keys.stream, states = states.len(), upto = %last, "topic states saved");
+        Ok(())
+    }
+}
+
+/// The entry up to which saved states are complete, if any were saved.
+pub(super) async fn position(connection: &mut MultiplexedConnection, keys: &Keys) -> RedisResult<Option<EntryId>> {
+    let text: Option<String> = cmd("GET").arg(&keys.position).query_async(connection).await?;
+    Ok(text.and_then(|text| text.parse().ok()))
+}
+
+/// Puts saved states back. Those that are past the stream's newest entry hold deltas that a failover lost: they are
+/// left out. Returns how many were put back.
+pub(super) async fn restore(
+    connection: &mut MultiplexedConnection,
+    keys: &Keys,
+    source: SourceId,
+    newest: EntryId,
+    bytes_max: usize,
+    feed: &Feed,
+) -> RedisResult<usize> {
+    let newest = newest.offset().unwrap_or_default();
+    let mut cursor = 0u64;
+    let mut restored = 0;
+    loop {
+        let (next, pairs): (u64, Vec<(String, String)>) =
+            cmd("HSCAN").arg(&keys.snapshots).arg(cursor).arg("COUNT").arg(CHUNK).query_async(connection).await?;
+        for (topic, text) in pairs {
+            let Ok(saved) = serde_json::from_str::<Saved<'_>>(&text) else { continue };
+            let data = Bytes::copy_from_slice(saved.data.get().as_bytes());
+            let Ok(payload) = Payload::new(data, bytes_max.max(crate::limits::STATE_BYTES_MAX)) else { continue };
+            if saved.offset > newest {
+                continue;
+            }
+            let incoming = Incoming {
+                topic: &topic,
+                kind: Kind::Snapshot,
+                ts: saved.ts,
+                payload,
+                offset: Some(saved.offset),
+                source,
+            };
+            match feed.topics.restore(incoming) {
+                Ok(()) => restored += 1,
+                Err(error) => tracing::warn!(topic, %error, "a saved state was left out"),
+            }
+        }
+        cursor = next;
+        if cursor == 0 {
+            return Ok(restored);
+        }
+    }
+}

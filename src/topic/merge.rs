@@ -1,0 +1,426 @@
+//! JSON Merge Patch (RFC 7396): objects, applying a patch, and composing patches.
+//!
+//! Only what a merge patch can reach into is taken apart: objects. Everything else (numbers, strings, arrays) is
+//! a leaf and keeps the very text that the source sent, so that `61800.20` never becomes `61800.2` and no
+//! number loses digits.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use compact_str::CompactString;
+use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::limits::JSON_DEPTH_MAX;
+
+/// A JSON value as merge patches see it. Members are kept in the order of their names, so that equal objects
+/// have equal texts on every node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Node {
+    /// JSON text of anything but an object.
+    Leaf(CompactString),
+    /// An object.
+    Object(Members),
+}
+
+/// Members of an object.
+pub type Members = BTreeMap<CompactString, Node>;
+
+/// Why a text could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// Not JSON.
+    #[error("not JSON: {0}")]
+    NotJson(String),
+    /// Nested too deep.
+    #[error("nested deeper than {JSON_DEPTH_MAX}")]
+    TooDeep,
+    /// A merge patch on a `merge` topic is an object.
+    #[error("not a JSON object")]
+    NotObject,
+}
+
+const NULL: &str = "null";
+
+impl Node {
+    /// Reads a JSON text.
+    ///
+    /// # Errors
+    /// If it is not JSON, or nested too deep.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        parse(text, 0)
+    }
+
+    fn is_null(&self) -> bool {
+        matches!(self, Self::Leaf(text) if text == NULL)
+    }
+
+    /// Appends its JSON text.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Leaf(text) => out.extend_from_slice(text.as_bytes()),
+            Self::Object(members) => write_members(members, out),
+        }
+    }
+
+    /// Bytes of its JSON text.
+    pub fn text_bytes(&self) -> usize {
+        match self {
+            Self::Leaf(text) => text.len(),
+            Self::Object(members) => members_bytes(members),
+        }
+    }
+}
+
+/// Appends an object's JSON text.
+pub fn write_members(members: &Members, out: &mut Vec<u8>) {
+    out.push(b'{');
+    for (i, (key, value)) in members.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        let _ = serde_json::to_writer(&mut *out, key.as_str());
+        out.push(b':');
+        value.write(out);
+    }
+    out.push(b'}');
+}
+
+/// Bytes of an object's JSON text.
+pub fn members_bytes(members: &Members) -> usize {
+    let inner: usize = members.iter().map(|(key, value)| member_bytes(key, value)).sum();
+    2 + inner + members.len().saturating_sub(1)
+}
+
+/// `"key":value`, without a comma.
+fn member_bytes(key: &str, value: &Node) -> usize {
+    key_bytes(key) + 1 + value.text_bytes()
+}
+
+fn key_bytes(key: &str) -> usize {
+    let escapes: usize = key
+        .bytes()
+        .map(|b| match b {
+            b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 1,
+            0..0x20 => 5,
+            _ => 0,
+        })
+        .sum();
+    key.len() + 2 + escapes
+}
+
+/// Reads an object.
+///
+/// # Errors
+/// If the text is not an object, or nested too deep.
+pub fn parse_object(text: &str) -> Result<Members, ParseError> {
+    match Node::parse(text)? {
+        Node::Object(members) => Ok(members),
+        Node::Leaf(_) => Err(ParseError::NotObject),
+    }
+}
+
+/// Members of one object, their values unread.
+struct Shallow<'a>(Vec<(CompactString, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Shallow<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Shallow<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry::<CompactString, &'de RawValue>()? {
+                    members.push(member);
+                }
+                Ok(Shallow(members))
+            }
+        }
+        deserializer.deserialize_map(Reader)
+    }
+}
+
+fn parse(text: &str, depth: usize) -> Result<Node, ParseError> {
+    if depth > JSON_DEPTH_MAX {
+        return Err(ParseError::TooDeep);
+    }
+    let text = text.trim_matches([' ', '\t', '\n', '\r']);
+    if !text.starts_with('{') {
+        if depth == 0 {
+            serde_json::from_str::<&RawValue>(text).map_err(|e| ParseError::NotJson(e.to_string()))?;
+        }
+        return Ok(Node::Leaf(CompactString::from(text)));
+    }
+    let shallow: Shallow<'_> = serde_json::from_str(text).map_err(|e| ParseError::NotJson(e.to_string()))?;
+    let mut members = Members::new();
+    for (key, raw) in shallow.0 {
+        // Of members with one name the last counts, as in every JavaScript engine.
+        members.insert(key, parse(raw.get(), depth + 1)?);
+    }
+    Ok(Node::Object(members))
+}
+
+/// RFC 7396 §2: applies `patch` to `target`. Returns by how many bytes the target's JSON text grew, so that the
+/// size of a state is known without writing it.
+pub fn apply(target: &mut Members, patch: &Members) -> isize {
+    let mut growth: isize = 0;
+    for (key, value) in patch {
+        let commas_before = target.len().saturating_sub(1);
+        if value.is_null() {
+            if let Some(old) = target.remove(key) {
+                growth -= member_bytes(key, &old).cast_signed();
+            }
+        } else {
+            match (target.get_mut(key), value) {
+                (Some(Node::Object(inner)), Node::Object(inner_patch)) => growth += apply(inner, inner_patch),
+                (Some(old), value) => {
+                    let new = fresh(value);
+                    growth += new.text_bytes().cast_signed() - old.text_bytes().cast_signed();
+                    *old = new;
+                }
+                (None, value) => {
+                    let new = fresh(value);
+                    growth += member_bytes(key, &new).cast_signed();
+                    target.insert(key.clone(), new);
+                }
+            }
+        }
+        growth += target.len().saturating_sub(1).cast_signed() - commas_before.cast_signed();
+    }
+    growth
+}
+
+/// What a patch's value becomes where there was no object: its nulls fall away (RFC 7396 §2).
+fn fresh(value: &Node) -> Node {
+    match value {
+        Node::Leaf(text) => Node::Leaf(text.clone()),
+        Node::Object(members) => {
+            let kept = members.iter().filter(|(_, v)| !v.is_null());
+            Node::Object(kept.map(|(k, v)| (k.clone(), fresh(v))).collect())
+        }
+    }
+}
+
+/// The one patch that does what `first` and then `second` do, put into `first`. `false` if no patch can say it,
+/// and then `first` is spoilt.
+///
+/// It fails in one case: `first` makes a member something other than an object (or removes it) and `second`
+/// makes it an object again. A patch that gives the object would merge it into whatever object stood there
+/// before; RFC 7396 has no way to replace one.
+#[must_use]
+pub fn compose(first: &mut Members, second: &Members) -> bool {
+    for (key, value) in second {
+        match (first.get_mut(key), value) {
+            (Some(Node::Object(inner)), Node::Object(inner_second)) => {
+                if !compose(inner, inner_second) {
+                    return false;
+                }
+            }
+            (Some(Node::Leaf(_)), Node::Object(_)) => return false,
+            (Some(old), Node::Leaf(text)) => *old = Node::Leaf(text.clone()),
+            (None, value) => {
+                first.insert(key.clone(), value.clone());
+            }
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn text(node: &Node) -> String {
+        let mut out = Vec::new();
+        node.write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    /// RFC 7396's `MergePatch` on any value, through the functions under test.
+    fn merge_patch(target: &str, patch: &str) -> String {
+        match (Node::parse(target).unwrap(), Node::parse(patch).unwrap()) {
+            (Node::Object(mut target), Node::Object(patch)) => {
+                let before = members_bytes(&target).cast_signed();
+                let growth = apply(&mut target, &patch);
+                assert_eq!(before + growth, members_bytes(&target).cast_signed(), "size is kept right");
+                text(&Node::Object(target))
+            }
+            (Node::Leaf(_), patch @ Node::Object(_)) => text(&fresh(&patch)),
+            (_, patch) => text(&patch),
+        }
+    }
+
+    #[test]
+    fn rfc_7396_appendix_a() {
+        let table = [
+            (r#"{"a":"b"}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#),
+            (r#"{"a":"b"}"#, r#"{"b":"c"}"#, r#"{"a":"b","b":"c"}"#),
+            (r#"{"a":"b"}"#, r#"{"a":null}"#, r"{}"),
+            (r#"{"a":"b","b":"c"}"#, r#"{"a":null}"#, r#"{"b":"c"}"#),
+            (r#"{"a":["b"]}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#),
+            (r#"{"a":"c"}"#, r#"{"a":["b"]}"#, r#"{"a":["b"]}"#),
+            (r#"{"a":{"b":"c"}}"#, r#"{"a":{"b":"d","c":null}}"#, r#"{"a":{"b":"d"}}"#),
+            (r#"{"a":[{"b":"c"}]}"#, r#"{"a":[1]}"#, r#"{"a":[1]}"#),
+            (r#"["a","b"]"#, r#"["c","d"]"#, r#"["c","d"]"#),
+            (r#"{"a":"b"}"#, r#"["c"]"#, r#"["c"]"#),
+            (r#"{"a":"foo"}"#, "null", "null"),
+            (r#"{"a":"foo"}"#, r#""bar""#, r#""bar""#),
+            (r#"{"e":null}"#, r#"{"a":1}"#, r#"{"a":1,"e":null}"#),
+            ("[1,2]", r#"{"a":"b","c":null}"#, r#"{"a":"b"}"#),
+            ("{}", r#"{"a":{"bb":{"ccc":null}}}"#, r#"{"a":{"bb":{}}}"#),
+        ];
+        for (target, patch, result) in table {
+            assert_eq!(merge_patch(target, patch), result, "{target} + {patch}");
+        }
+    }
+
+    #[test]
+    fn numbers_keep_their_text() {
+        assert_eq!(
+            merge_patch(r#"{"p":61800.20,"n":12345678901234567890123}"#, r#"{"q":1E+2}"#),
+            r#"{"n":12345678901234567890123,"p":61800.20,"q":1E+2}"#
+        );
+    }
+
+    #[test]
+    fn composition_that_cannot_be_said_is_recognised() {
+        let compose_text = |first: &str, second: &str| {
+            let mut first = parse_object(first).unwrap();
+            compose(&mut first, &parse_object(second).unwrap()).then(|| text(&Node::Object(first)))
+        };
+        assert_eq!(compose_text(r#"{"a":null}"#, r#"{"a":{"b":1}}"#), None);
+        assert_eq!(compose_text(r#"{"a":[1]}"#, r#"{"a":{}}"#), None);
+        assert_eq!(compose_text(r#"{"x":{"a":1}}"#, r#"{"x":{"a":{"b":1}}}"#), None);
+        assert_eq!(compose_text(r#"{"a":1,"b":2}"#, r#"{"b":null,"c":3}"#).unwrap(), r#"{"a":1,"b":null,"c":3}"#);
+        assert_eq!(
+            compose_text(r#"{"b":{"1":"x","2":null}}"#, r#"{"b":{"2":"y","1":null}}"#).unwrap(),
+            r#"{"b":{"1":null,"2":"y"}}"#
+        );
+    }
+
+    fn json(depth: u32) -> BoxedStrategy<serde_json::Value> {
+        let leaf = prop_oneof![
+            2 => Just(serde_json::Value::Null),
+            3 => any::<i8>().prop_map(serde_json::Value::from),
+            2 => "[a-c\"\\\\\u{1}é\n]{0,3}".prop_map(serde_json::Value::from),
+            1 => prop::collection::vec(any::<u8>().prop_map(serde_json::Value::from), 0..3).prop_map(serde_json::Value::from),
+        ];
+        leaf.prop_recursive(depth, 40, 4, |inner| {
+            prop::collection::btree_map("[a-d\"\n]", inner, 0..4)
+                .prop_map(|m| serde_json::Value::Object(m.into_iter().collect()))
+        })
+        .boxed()
+    }
+
+    fn object(depth: u32) -> impl Strategy<Value = serde_json::Value> {
+        prop::collection::btree_map("[a-d\"\n]", json(depth), 0..4)
+            .prop_map(|m| serde_json::Value::Object(m.into_iter().collect()))
+    }
+
+    fn without_nulls(value: serde_json::Value) -> serde_json::Value {
+        let mut target = serde_json::json!({});
+        json_patch::merge(&mut target, &value);
+        target
+    }
+
+    fn value_of(members: &Members) -> serde_json::Value {
+        serde_json::from_str(&text(&Node::Object(members.clone()))).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn applying_agrees_with_an_independent_implementation(target in object(3), patch in object(3)) {
+            let mut mine = parse_object(&target.to_string()).unwrap();
+            let before = members_bytes(&mine).cast_signed();
+            let growth = apply(&mut mine, &parse_object(&patch.to_string()).unwrap());
+            prop_assert_eq!(before + growth, members_bytes(&mine).cast_signed());
+            let mut theirs = target;
+            json_patch::merge(&mut theirs, &patch);
+            prop_assert_eq!(value_of(&mine), theirs);
+        }
+
+        #[test]
+        fn a_composed_patch_does_what_each_in_turn_did(
+            state in object(3).prop_map(without_nulls),
+            patches in prop::collection::vec(object(3), 1..5),
+        ) {
+            let patches: Vec<Members> = patches.iter().map(|p| parse_object(&p.to_string()).unwrap()).collect();
+            let mut each = parse_object(&state.to_string()).unwrap();
+            let mut at_once = each.clone();
+            let mut composed = Members::new();
+            let mut possible = true;
+            for patch in &patches {
+                apply(&mut each, patch);
+                possible = possible && compose(&mut composed, patch);
+            }
+            if possible {
+                apply(&mut at_once, &composed);
+                prop_assert_eq!(&at_once, &each);
+                // Somebody who saw a part of them already ends up in the same state.
+                let mut ahead = parse_object(&state.to_string()).unwrap();
+                apply(&mut ahead, &patches[0]);
+                apply(&mut ahead, &composed);
+                prop_assert_eq!(&ahead, &each);
+            }
+        }
+
+        #[test]
+        fn composition_gives_up_only_where_no_patch_can_say_it(first in object(2), second in object(2)) {
+            let (first, second) = (parse_object(&first.to_string()).unwrap(), parse_object(&second.to_string()).unwrap());
+            let mut composed = first.clone();
+            if !compose(&mut composed, &second) {
+                // Two states that the pair of patches makes equal, but that no single patch can: one holds an
+                // object with a member of its own wherever the first patch wrote a leaf.
+                let mut plain = Members::new();
+                let mut rich = rich(&first);
+                for state in [&mut plain, &mut rich] {
+                    apply(state, &first);
+                    apply(state, &second);
+                }
+                prop_assert_eq!(plain_without(&plain), plain_without(&rich));
+            }
+        }
+
+        #[test]
+        fn written_and_read_back(value in json(3)) {
+            let node = Node::parse(&value.to_string()).unwrap();
+            let written = text(&node);
+            prop_assert_eq!(written.len(), node.text_bytes());
+            prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&written).unwrap(), value);
+        }
+    }
+
+    fn rich(patch: &Members) -> Members {
+        patch
+            .iter()
+            .map(|(key, value)| {
+                let inner = match value {
+                    Node::Object(inner) => rich(inner),
+                    Node::Leaf(_) => Members::from([("zz".into(), Node::Leaf("1".into()))]),
+                };
+                (key.clone(), Node::Object(inner))
+            })
+            .collect()
+    }
+
+    /// Empty objects that a patch leaves behind differ by what stood there; values do not.
+    fn plain_without(members: &Members) -> Vec<String> {
+        fn walk(prefix: &str, members: &Members, out: &mut Vec<String>) {
+            for (key, value) in members {
+                match value {
+                    Node::Leaf(text) if key != "zz" => out.push(format!("{prefix}/{key}={text}")),
+                    Node::Leaf(_) => {}
+                    Node::Object(inner) => walk(&format!("{prefix}/{key}"), inner, out),
+                }
+            }
+        }
+        let mut out = Vec::new();
+        walk("", members, &mut out);
+        out
+    }
+}

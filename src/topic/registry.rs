@@ -1,0 +1,479 @@
+//! All topics: a concurrent map from name to state. Written by sources alone; read by subscribes and REST.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+
+use super::delta::{Delta, Kind, Snapshot};
+use super::merge::ParseError;
+use super::payload::{Payload, PayloadError};
+use super::state::Topic;
+use crate::clock::unix_ms;
+use crate::config::{Class, Config, Namespace};
+use crate::metrics::Metrics;
+use crate::name::{NameError, TopicName};
+use crate::position::{Epoch, Offset, Position};
+use crate::protocol::Dialect;
+
+/// A shard of the hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ShardId(pub u16);
+
+/// A shard's own index of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slot(pub u32);
+
+/// Who gives a topic its offsets: one partition of Redis, or this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SourceId(pub u16);
+
+/// Where what subscribers must see is handed to. Called with the topic locked, so that what a shard is sent about
+/// a topic arrives in the order in which it happened.
+pub trait Outlet: Send + Sync {
+    /// A delta of a topic the shard is interested in.
+    fn delta(&self, shard: ShardId, slot: Slot, delta: &Arc<Delta>);
+    /// The topic's past no longer counts: its epoch changed. This is its state now.
+    fn reset(&self, shard: ShardId, slot: Slot, snapshot: &Arc<Snapshot>);
+    /// The topic went quiet at this time (Unix ms), or is back (`None`).
+    fn stale(&self, shard: ShardId, slot: Slot, topic: &TopicName, since_ms: Option<u64>);
+}
+
+/// A delta as a source hands it in.
+#[derive(Debug)]
+pub struct Incoming<'a> {
+    /// Topic, not yet checked.
+    pub topic: &'a str,
+    /// Delta or snapshot.
+    pub kind: Kind,
+    /// Time at its source, Unix ms.
+    pub ts: Option<u64>,
+    /// JSON.
+    pub payload: Payload,
+    /// Its position, where the source gives one; otherwise the next.
+    pub offset: Option<Offset>,
+    /// Who hands it in.
+    pub source: SourceId,
+}
+
+/// What became of a delta.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// Its position.
+    pub offset: Offset,
+    /// Epoch of that.
+    pub epoch: Epoch,
+    /// False where the topic was already past this offset: nothing happened.
+    pub new: bool,
+}
+
+/// Why a delta was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum PublishError {
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
+    #[error("a merge topic takes JSON objects: {0}")]
+    Patch(#[from] ParseError),
+    #[error("a stream topic has no state to replace; publish without kind=snapshot")]
+    StreamSnapshot,
+    #[error("the topic's state would reach {bytes} bytes, the most is {}", crate::limits::STATE_BYTES_MAX)]
+    StateTooLarge { bytes: usize },
+    #[error("there are {max} topics already (limits.topics)")]
+    TooManyTopics { max: usize },
+}
+
+impl PublishError {
+    /// Short name for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Name(_) => "name",
+            Self::Payload(PayloadError::TooLarge { .. }) => "too_large",
+            Self::Payload(_) => "payload",
+            Self::Patch(_) => "not_an_object",
+            Self::StreamSnapshot => "stream_snapshot",
+            Self::StateTooLarge { .. } => "state_too_large",
+            Self::TooManyTopics { .. } => "too_many_topics",
+        }
+    }
+}
+
+/// What a new subscriber gets, and where the topic stood.
+#[derive(Debug, Clone)]
+pub struct Attachment {
+    /// Newest delta.
+    pub offset: Offset,
+    /// Epoch of that.
+    pub epoch: Epoch,
+    /// Whether nothing is missing since the position that the client named.
+    pub recovered: bool,
+    /// Whole frames, in order.
+    pub frames: Vec<Bytes>,
+    /// Set while the topic is stale.
+    pub stale_since_ms: Option<u64>,
+}
+
+/// A topic as REST shows it.
+#[derive(Debug, Clone)]
+pub struct TopicView {
+    /// Its whole state.
+    pub snapshot: Arc<Snapshot>,
+    /// Time of its last delta at this server, Unix ms.
+    pub active_ms: u64,
+    /// Whether it is overdue.
+    pub stale: bool,
+}
+
+struct SourceState {
+    epoch: Mutex<Epoch>,
+    /// Offsets up to here may have been given to deltas that are not known here.
+    floor: AtomicU64,
+    /// While true, deltas change topics but nobody is told: a reset follows.
+    loading: AtomicBool,
+}
+
+/// All topics.
+pub struct Topics {
+    map: DashMap<TopicName, Topic>,
+    count: AtomicUsize,
+    config: Arc<Config>,
+    namespaces: std::collections::HashMap<String, Arc<Namespace>>,
+    default: Arc<Namespace>,
+    sources: Vec<SourceState>,
+    outlet: Arc<dyn Outlet>,
+    metrics: Arc<Metrics>,
+}
+
+impl Topics {
+    /// No topics yet, fed by `sources` (at least one) that give offsets.
+    pub fn new(config: Arc<Config>, sources: usize, outlet: Arc<dyn Outlet>, metrics: Arc<Metrics>) -> Self {
+        let namespaces = config.namespace.iter().map(|(k, v)| (k.clone(), Arc::new(v.clone()))).collect();
+        let source = || SourceState {
+            epoch: Mutex::new(Epoch::random()),
+            floor: AtomicU64::new(0),
+            loading: AtomicBool::new(false),
+        };
+        Self {
+            map: DashMap::new(),
+            count: AtomicUsize::new(0),
+            namespaces,
+            default: Arc::new(config.default.clone()),
+            config,
+            sources: std::iter::repeat_with(source).take(sources.max(1)).collect(),
+            outlet,
+            metrics,
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The source that a topic nobody has published on yet is expected from. Publishers that spread topics over
+    /// partitions do best to use the same rule: FNV-1a (64 bit) of the name, modulo the number of streams.
+    pub fn home(&self, topic: &str) -> SourceId {
+        let hash =
+            topic.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        SourceId(u16::try_from(hash % self.sources.len() as u64).unwrap_or(0))
+    }
+
+    fn source(&self, id: SourceId) -> Option<&SourceState> {
+        self.sources.get(usize::from(id.0)).or_else(|| self.sources.first())
+    }
+
+    /// The epoch in which `source` gives offsets now.
+    pub fn epoch(&self, source: SourceId) -> Epoch {
+        let state = self.source(source);
+        state.map_or_else(Epoch::random, |s| s.epoch.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    fn create(&self, name: TopicName, source: SourceId, now_ms: u64) -> Topic {
+        let options = name.namespace().and_then(|n| self.namespaces.get(n)).unwrap_or(&self.default).clone();
+        let floor = self.source(source).map_or(0, |s| s.floor.load(Ordering::Acquire));
+        self.count.fetch_add(1, Ordering::Relaxed);
+        Topic::new(name, options, source, self.epoch(source), Offset::new(floor).unwrap_or_default(), now_ms)
+    }
+
+    /// Runs `f` on the topic, making it first if need be.
+    fn with_topic<R>(
+        &self,
+        name: &str,
+        source: SourceId,
+        now_ms: u64,
+        f: impl FnOnce(&mut Topic) -> R,
+    ) -> Result<R, PublishError> {
+        if let Some(mut topic) = self.map.get_mut(name) {
+            return Ok(f(&mut topic));
+        }
+        let name = TopicName::new(name)?;
+        match self.map.entry(name.clone()) {
+            Entry::Occupied(mut topic) => Ok(f(topic.get_mut())),
+            Entry::Vacant(entry) => {
+                if self.len() >= self.config.limits.topics {
+                    self.metrics.topics_refused.inc();
+                    return Err(PublishError::TooManyTopics { max: self.config.limits.topics });
+                }
+                let mut topic = entry.insert(self.create(name, source, now_ms));
+                Ok(f(&mut topic))
+            }
+        }
+    }
+
+    /// Takes a delta in: state, history, and on to every shard with a subscriber.
+    ///
+    /// # Errors
+    /// Why it was refused; the topic is as it was.
+    pub fn publish(&self, incoming: Incoming<'_>) -> Result<Published, PublishError> {
+        let result = self.take_in(incoming);
+        match &result {
+            Ok(published) if published.new => {
+                self.metrics.deltas.inc();
+            }
+            Ok(_) => {
+                self.metrics.deltas_duplicate.inc();
+            }
+            Err(error) => self.metrics.refused_delta(error.label()),
+        }
+        result
+    }
+
+    fn take_in(&self, incoming: Incoming<'_>) -> Result<Published, PublishError> {
+        let now_ms = unix_ms();
+        let Incoming { topic, kind, ts, payload, offset, source } = incoming;
+        let silent = self.source(source).is_some_and(|s| s.loading.load(Ordering::Acquire));
+        self.with_topic(topic, source, now_ms, |topic| {
+            if topic.source != source {
+                // The topic has moved to another partition: offsets of the two cannot be compared.
+                topic.reset(
+                    source,
+                    self.epoch(source),
+                    offset.map_or(Offset::ZERO, |o| Offset::new(o.get().saturating_sub(1)).unwrap_or_default()),
+                );
+                let snapshot = topic.snapshot();
+                self.each_interest(topic, |shard, slot| self.outlet.reset(shard, slot, &snapshot));
+            }
+            if offset.is_some_and(|offset| offset <= topic.offset) {
+                return Ok(Published { offset: topic.offset, epoch: topic.epoch.clone(), new: false });
+            }
+            let offset = offset.unwrap_or_else(|| topic.offset.next());
+            let delta = topic.publish(kind, ts, payload, offset, now_ms)?;
+            let back = std::mem::take(&mut topic.stale);
+            if !silent {
+                for interest in &topic.interest {
+                    for dialect in Dialect::ALL.into_iter().filter(|d| interest.dialects & d.bit() != 0) {
+                        delta.frame(dialect);
+                    }
+                    if back {
+                        self.outlet.stale(interest.shard, interest.slot, &topic.name, None);
+                    }
+                    self.outlet.delta(interest.shard, interest.slot, &delta);
+                }
+            }
+            Ok(Published { offset, epoch: topic.epoch.clone(), new: true })
+        })?
+    }
+
+    fn each_interest(&self, topic: &Topic, mut f: impl FnMut(ShardId, Slot)) {
+        for interest in &topic.interest {
+            f(interest.shard, interest.slot);
+        }
+    }
+
+    /// Registers a shard's interest and hands what the subscriber gets to `answer`, both before any further delta
+    /// of the topic can be handed to the shard.
+    ///
+    /// # Errors
+    /// If the topic would be one too many.
+    #[allow(clippy::too_many_arguments, reason = "one call site, each named there")]
+    pub fn attach(
+        &self,
+        name: &TopicName,
+        shard: ShardId,
+        slot: Slot,
+        dialect: Dialect,
+        since: Option<&Position>,
+        history: u32,
+        answer: impl FnOnce(Attachment),
+    ) -> Result<(), PublishError> {
+        self.with_topic(name.as_str(), self.home(name.as_str()), unix_ms(), |topic| {
+            topic.add_interest(shard, slot, dialect);
+            answer(topic.attach(dialect, since, history));
+        })
+    }
+
+    /// Ends a shard's interest in a topic. `done` runs before anything else can be sent about it.
+    pub fn detach(&self, name: &TopicName, shard: ShardId, slot: Slot, done: impl FnOnce()) {
+        let mut unused = false;
+        if let Some(mut topic) = self.map.get_mut(name.as_str()) {
+            topic.remove_interest(shard, slot);
+            unused = topic.interest.is_empty() && !topic.known;
+            done();
+        } else {
+            done();
+        }
+        if unused {
+            self.remove_if(name, |topic| topic.interest.is_empty() && !topic.known);
+        }
+    }
+
+    fn remove_if(&self, name: &TopicName, condition: impl FnOnce(&Topic) -> bool) {
+        if let Some((_, topic)) = self.map.remove_if(name, |_, topic| condition(topic)) {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            if let Some(source) = self.source(topic.source) {
+                source.floor.fetch_max(topic.offset.get(), Ordering::AcqRel);
+            }
+        }
+    }
+
+    /// The topic's state, handed to `answer` in order with its deltas. An unknown topic has `null` for a state.
+    pub fn snapshot_for(&self, name: &TopicName, answer: impl FnOnce(Arc<Snapshot>)) {
+        match self.map.get_mut(name.as_str()) {
+            Some(mut topic) => answer(topic.snapshot()),
+            None => {
+                let source = self.home(name.as_str());
+                let topic = Topic::new(name.clone(), self.default.clone(), source, self.epoch(source), Offset::ZERO, 0);
+                let mut topic = topic;
+                answer(topic.snapshot());
+            }
+        }
+    }
+
+    /// The topic as REST shows it; `None` where nothing was ever published.
+    pub fn view(&self, name: &str) -> Option<TopicView> {
+        let mut topic = self.map.get_mut(name).filter(|topic| topic.known)?;
+        Some(TopicView { snapshot: topic.snapshot(), active_ms: topic.active_ms, stale: topic.stale })
+    }
+
+    /// Names of topics that start with `prefix` and are above `after`, in order, at most `limit`.
+    pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<TopicName> {
+        let mut names: Vec<TopicName> = self
+            .map
+            .iter()
+            .filter(|t| t.known && t.key().as_str().starts_with(prefix) && after.is_none_or(|a| t.key().as_str() > a))
+            .map(|t| t.key().clone())
+            .collect();
+        names.sort_unstable();
+        names.truncate(limit);
+        names
+    }
+
+    /// Marks topics that went quiet, lets go of old history, forgets topics that nobody needs. To be called about
+    /// once a second.
+    pub fn sweep(&self) {
+        let now_ms = unix_ms();
+        let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        let idle_ms = millis(self.config.limits.topic_idle);
+        let mut forgotten = Vec::new();
+        for mut topic in self.map.iter_mut() {
+            let quiet_ms = now_ms.saturating_sub(topic.active_ms);
+            topic.expire_history(now_ms);
+            if topic.known && !topic.stale && topic.options.stale_after.is_some_and(|after| quiet_ms > millis(after)) {
+                topic.stale = true;
+                let since_ms = topic.active_ms;
+                let topic = topic.value();
+                self.each_interest(topic, |shard, slot| self.outlet.stale(shard, slot, &topic.name, Some(since_ms)));
+            }
+            if topic.interest.is_empty() && quiet_ms > idle_ms {
+                forgotten.push(topic.name.clone());
+            }
+        }
+        for name in forgotten {
+            self.remove_if(&name, |topic| {
+                topic.interest.is_empty() && now_ms.saturating_sub(topic.active_ms) > idle_ms
+            });
+            self.metrics.topics_expired.inc();
+        }
+    }
+
+    /// `source` begins anew in `epoch`, knowing nothing up to `floor`: its topics are emptied and deltas taken in
+    /// silence until [`Topics::loaded`].
+    pub fn load(&self, source: SourceId, epoch: &Epoch, floor: Offset) {
+        let Some(state) = self.source(source) else { return };
+        state.loading.store(true, Ordering::Release);
+        state.floor.store(floor.get(), Ordering::Release);
+        state.epoch.lock().unwrap_or_else(PoisonError::into_inner).clone_from(epoch);
+        for mut topic in self.map.iter_mut().filter(|topic| topic.source == source) {
+            topic.reset(source, epoch.clone(), floor);
+        }
+    }
+
+    /// Puts back a topic's saved state during a load. What is not newer than the topic is ignored.
+    ///
+    /// # Errors
+    /// If the state is not one that the topic can have.
+    pub fn restore(&self, incoming: Incoming<'_>) -> Result<(), PublishError> {
+        let now_ms = unix_ms();
+        let Incoming { topic, ts, payload, offset, source, .. } = incoming;
+        let Some(offset) = offset else { return Ok(()) };
+        self.with_topic(topic, source, now_ms, |topic| {
+            if topic.source == source && offset > topic.offset {
+                topic.restore(offset, ts, payload, now_ms)
+            } else {
+                Ok(())
+            }
+        })?
+    }
+
+    /// The load of `source` is complete: subscribers are given the state of its topics.
+    pub fn loaded(&self, source: SourceId) {
+        let Some(state) = self.source(source) else { return };
+        state.loading.store(false, Ordering::Release);
+        for mut topic in self.map.iter_mut().filter(|topic| topic.source == source && !topic.interest.is_empty()) {
+            let snapshot = topic.snapshot();
+            self.each_interest(topic.value(), |shard, slot| self.outlet.reset(shard, slot, &snapshot));
+        }
+    }
+
+    /// States of `source`'s topics that changed since they were last taken, for saving elsewhere. `stream` topics
+    /// have none: their past is in the stream itself.
+    pub fn take_unsaved(&self, source: SourceId) -> Vec<Arc<Snapshot>> {
+        let changed = self
+            .map
+            .iter_mut()
+            .filter(|topic| topic.source == source && topic.unsaved && topic.options.class.conflatable());
+        changed
+            .map(|mut topic| {
+                topic.unsaved = false;
+                topic.snapshot()
+            })
+            .collect()
+    }
+
+    /// What was taken could not be saved: it is to be taken again.
+    pub fn mark_unsaved<'a>(&self, names: impl Iterator<Item = &'a TopicName>) {
+        for name in names {
+            if let Some(mut topic) = self.map.get_mut(name.as_str()) {
+                topic.unsaved = true;
+            }
+        }
+    }
+
+    /// Whether a delta would be taken in, as far as can be told without the topic's state.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self, topic: &str, kind: Kind, payload: &Payload) -> Result<(), PublishError> {
+        let result = TopicName::new(topic).map_err(PublishError::from).and_then(|name| {
+            match self.config.namespace(name.namespace()).class {
+                Class::Stream if kind == Kind::Snapshot => Err(PublishError::StreamSnapshot),
+                Class::Merge if !payload.is_object() => Err(PublishError::Patch(ParseError::NotObject)),
+                _ => Ok(()),
+            }
+        });
+        if let Err(error) = &result {
+            self.metrics.refused_delta(error.label());
+        }
+        result
+    }
+}

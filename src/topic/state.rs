@@ -1,0 +1,383 @@
+//! One topic: its state, history, offset and who is interested.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::delta::{Delta, Kind, Snapshot};
+use super::history::History;
+use super::merge::{self, Members};
+use super::payload::Payload;
+use super::registry::{Attachment, PublishError, ShardId, Slot, SourceId};
+use crate::config::{Class, Namespace};
+use crate::limits::STATE_BYTES_MAX;
+use crate::name::TopicName;
+use crate::position::{Epoch, Offset, Position};
+use crate::protocol::Dialect;
+
+/// A shard with subscribers of the topic.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Interest {
+    pub(super) shard: ShardId,
+    /// The shard's own index of the topic, so that the data plane never hashes a name.
+    pub(super) slot: Slot,
+    /// Dialects in use there, one bit each.
+    pub(super) dialects: u8,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The history is the state.
+    Stream,
+    Latest(Option<Arc<Delta>>),
+    Merge {
+        members: Members,
+        /// Bytes of its JSON text.
+        bytes: usize,
+    },
+}
+
+impl State {
+    fn empty(class: Class) -> Self {
+        match class {
+            Class::Stream => Self::Stream,
+            Class::Latest => Self::Latest(None),
+            Class::Merge => Self::Merge { members: Members::new(), bytes: 2 },
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Topic {
+    pub(super) name: TopicName,
+    pub(super) options: Arc<Namespace>,
+    pub(super) source: SourceId,
+    pub(super) epoch: Epoch,
+    pub(super) offset: Offset,
+    /// Whether any delta has come in this epoch.
+    pub(super) known: bool,
+    ts: Option<u64>,
+    /// Time of the last delta or, before one, of creation, Unix ms.
+    pub(super) active_ms: u64,
+    pub(super) stale: bool,
+    /// Changed since it was last saved outside.
+    pub(super) unsaved: bool,
+    state: State,
+    history: History,
+    pub(super) interest: Vec<Interest>,
+    /// Of the current offset, once somebody asked.
+    snapshot: Option<Arc<Snapshot>>,
+}
+
+impl Topic {
+    pub(super) fn new(
+        name: TopicName,
+        options: Arc<Namespace>,
+        source: SourceId,
+        epoch: Epoch,
+        floor: Offset,
+        now_ms: u64,
+    ) -> Self {
+        Self {
+            state: State::empty(options.class),
+            history: History::from_floor(floor),
+            name,
+            options,
+            source,
+            epoch,
+            offset: floor,
+            known: false,
+            ts: None,
+            active_ms: now_ms,
+            stale: false,
+            unsaved: false,
+            interest: Vec::new(),
+            snapshot: None,
+        }
+    }
+
+    /// Forgets everything but who is interested.
+    pub(super) fn reset(&mut self, source: SourceId, epoch: Epoch, floor: Offset) {
+        self.state = State::empty(self.options.class);
+        self.history = History::from_floor(floor);
+        self.source = source;
+        self.epoch = epoch;
+        self.offset = floor;
+        self.known = false;
+        self.ts = None;
+        self.stale = false;
+        self.snapshot = None;
+    }
+
+    /// Takes a delta in and returns it as it is to be delivered.
+    pub(super) fn publish(
+        &mut self,
+        kind: Kind,
+        ts: Option<u64>,
+        payload: Payload,
+        offset: Offset,
+        now_ms: u64,
+    ) -> Result<Arc<Delta>, PublishError> {
+        let mut state_bytes = 0;
+        match (&mut self.state, kind) {
+            (State::Stream, Kind::Snapshot) => return Err(PublishError::StreamSnapshot),
+            (State::Merge { members, bytes }, kind) => {
+                if *bytes + payload.bytes().len() > STATE_BYTES_MAX {
+                    return Err(PublishError::StateTooLarge { bytes: *bytes + payload.bytes().len() });
+                }
+                let patch = merge::parse_object(payload.as_str())?;
+                match kind {
+                    Kind::Delta => *bytes = bytes.saturating_add_signed(merge::apply(members, &patch)),
+                    Kind::Snapshot => {
+                        *bytes = merge::members_bytes(&patch);
+                        *members = patch;
+                    }
+                }
+                state_bytes = *bytes;
+            }
+            _ => {}
+        }
+        let delta = Arc::new(Delta::new(
+            self.name.clone(),
+            offset,
+            self.offset,
+            self.epoch.clone(),
+            kind,
+            ts,
+            now_ms,
+            payload,
+            state_bytes,
+        ));
+        if let State::Latest(last) = &mut self.state {
+            *last = Some(delta.clone());
+        }
+        self.history.push(delta.clone(), &self.options);
+        self.offset = offset;
+        self.known = true;
+        self.unsaved = true;
+        self.ts = ts;
+        self.active_ms = now_ms;
+        self.snapshot = None;
+        Ok(delta)
+    }
+
+    /// Puts back a state that was saved outside.
+    pub(super) fn restore(
+        &mut self,
+        offset: Offset,
+        ts: Option<u64>,
+        payload: Payload,
+        now_ms: u64,
+    ) -> Result<(), PublishError> {
+        let kind = if self.options.class == Class::Merge { Kind::Snapshot } else { Kind::Delta };
+        if self.options.class == Class::Stream {
+            self.known = true;
+        } else {
+            self.publish(kind, ts, payload, offset, now_ms)?;
+        }
+        self.offset = offset;
+        self.history = History::from_floor(offset);
+        self.unsaved = false;
+        Ok(())
+    }
+
+    /// The whole state now; made once for each offset.
+    pub(super) fn snapshot(&mut self) -> Arc<Snapshot> {
+        if let Some(made) = &self.snapshot {
+            return made.clone();
+        }
+        let data = match &self.state {
+            _ if !self.known => Bytes::from_static(b"null"),
+            State::Latest(last) => last.as_ref().map_or(Bytes::from_static(b"null"), |d| d.payload.bytes().clone()),
+            State::Merge { members, bytes } => {
+                let mut out = Vec::with_capacity(*bytes);
+                merge::write_members(members, &mut out);
+                Bytes::from(out)
+            }
+            State::Stream => {
+                let mut out = vec![b'['];
+                for (i, delta) in self.history.last(usize::MAX).enumerate() {
+                    if i > 0 {
+                        out.push(b',');
+                    }
+                    let _ = write!(out, "{{\"offset\":{}", delta.offset);
+                    if let Some(ts) = delta.ts {
+                        let _ = write!(out, ",\"ts\":{ts}");
+                    }
+                    out.extend_from_slice(b",\"data\":");
+                    out.extend_from_slice(delta.payload.bytes());
+                    out.push(b'}');
+                }
+                out.push(b']');
+                Bytes::from(out)
+            }
+        };
+        let made = Arc::new(Snapshot::new(self.name.clone(), self.offset, self.epoch.clone(), self.ts, data));
+        self.snapshot = Some(made.clone());
+        made
+    }
+
+    /// What a new subscriber gets: what it missed since the position it names, or the state (DESIGN section 4).
+    pub(super) fn attach(&mut self, dialect: Dialect, since: Option<&Position>, history: u32) -> Attachment {
+        let comparable = since.filter(|p| p.epoch == self.epoch && p.offset <= self.offset);
+        if let Some(frames) = comparable.and_then(|p| self.missed(dialect, p.offset)) {
+            return self.attachment(true, frames);
+        }
+        if self.options.class == Class::Stream {
+            let wanted = if since.is_some() { 0 } else { history as usize };
+            let frames = self.history.last(wanted.min(self.history.len())).map(|d| d.frame(dialect)).collect();
+            return self.attachment(false, frames);
+        }
+        let frames = if self.known || since.is_some() { vec![self.snapshot().frame(dialect)] } else { Vec::new() };
+        self.attachment(since.is_some(), frames)
+    }
+
+    fn attachment(&self, recovered: bool, frames: Vec<Bytes>) -> Attachment {
+        let stale_since_ms = self.stale.then_some(self.active_ms);
+        Attachment { offset: self.offset, epoch: self.epoch.clone(), recovered, frames, stale_since_ms }
+    }
+
+    /// Frames of what came after `offset`, if that is the shortest way to say it.
+    fn missed(&mut self, dialect: Dialect, offset: Offset) -> Option<Vec<Bytes>> {
+        let missed: Vec<Arc<Delta>> = self.history.since(offset)?.cloned().collect();
+        let shorter = match (&self.state, missed.as_slice()) {
+            (_, []) | (State::Stream, _) => true,
+            // One value is as good as many.
+            (State::Latest(_), many) => many.len() == 1,
+            (State::Merge { bytes, .. }, many) => {
+                let patches: usize = many.iter().map(|d| d.payload.bytes().len()).sum();
+                patches <= *bytes
+            }
+        };
+        shorter.then(|| missed.iter().map(|d| d.frame(dialect)).collect())
+    }
+
+    /// Adds a dialect of a shard to those that get deltas.
+    pub(super) fn add_interest(&mut self, shard: ShardId, slot: Slot, dialect: Dialect) {
+        match self.interest.iter_mut().find(|i| i.shard == shard && i.slot == slot) {
+            Some(interest) => interest.dialects |= dialect.bit(),
+            None => self.interest.push(Interest { shard, slot, dialects: dialect.bit() }),
+        }
+    }
+
+    /// Ends a shard's interest.
+    pub(super) fn remove_interest(&mut self, shard: ShardId, slot: Slot) {
+        self.interest.retain(|i| !(i.shard == shard && i.slot == slot));
+        self.interest.shrink_to_fit();
+    }
+
+    /// Lets go of history that is too old.
+    pub(super) fn expire_history(&mut self, now_ms: u64) {
+        let before = self.history.len();
+        self.history.expire(now_ms, &self.options);
+        if self.history.len() != before && self.options.class == Class::Stream {
+            self.snapshot = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic(class: Class) -> Topic {
+        let options = Namespace { class, history_size: 3, ..Namespace::default() };
+        let name = TopicName::new("t:x").unwrap();
+        Topic::new(name, Arc::new(options), SourceId(0), Epoch::from_text("e"), Offset::ZERO, 0)
+    }
+
+    fn publish(topic: &mut Topic, json: &str) -> Arc<Delta> {
+        let payload = Payload::new(Bytes::copy_from_slice(json.as_bytes()), 1000).unwrap();
+        topic.publish(Kind::Delta, None, payload, topic.offset.next(), 0).unwrap()
+    }
+
+    fn since(offset: u64, epoch: &str) -> Option<Position> {
+        Some(Position { offset: Offset::new(offset).unwrap(), epoch: Epoch::from_text(epoch) })
+    }
+
+    fn seen(attachment: &Attachment) -> (bool, Vec<String>) {
+        let text = |b: &Bytes| {
+            let text = String::from_utf8_lossy(&b[2..]).into_owned();
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            format!("{}@{}", value["type"].as_str().unwrap().chars().next().unwrap(), value["offset"])
+        };
+        (attachment.recovered, attachment.frames.iter().map(text).collect())
+    }
+
+    /// (class, what the client names, recovered, frames): five deltas were published, the last three are kept.
+    #[test]
+    fn recovery() {
+        use Class::{Latest, Merge, Stream};
+        let table: &[(Class, Option<Position>, bool, &[&str])] = &[
+            (Stream, None, false, &[]),
+            (Stream, since(5, "e"), true, &[]),
+            (Stream, since(3, "e"), true, &["d@4", "d@5"]),
+            (Stream, since(2, "e"), true, &["d@3", "d@4", "d@5"]),
+            (Stream, since(1, "e"), false, &[]),
+            (Stream, since(3, "other"), false, &[]),
+            (Stream, since(9, "e"), false, &[]),
+            (Latest, None, false, &["s@5"]),
+            (Latest, since(5, "e"), true, &[]),
+            (Latest, since(4, "e"), true, &["d@5"]),
+            (Latest, since(3, "e"), true, &["s@5"]),
+            (Latest, since(1, "e"), true, &["s@5"]),
+            (Latest, since(5, "other"), true, &["s@5"]),
+            (Merge, None, false, &["s@5"]),
+            (Merge, since(4, "e"), true, &["d@5"]),
+            (Merge, since(1, "e"), true, &["s@5"]),
+            (Merge, since(9, "e"), true, &["s@5"]),
+        ];
+        for (class, position, recovered, frames) in table {
+            let mut topic = topic(*class);
+            for n in 1..=5 {
+                publish(&mut topic, &format!("{{\"n{}\":{n}}}", n % 4));
+            }
+            let attachment = topic.attach(Dialect::Plain, position.as_ref(), 0);
+            let expected = (*recovered, frames.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>());
+            assert_eq!(seen(&attachment), expected, "{class:?} since {position:?}");
+            assert_eq!(attachment.offset.get(), 5);
+        }
+    }
+
+    #[test]
+    fn a_stream_gives_history_when_asked() {
+        let mut topic = topic(Class::Stream);
+        for n in 1..=5 {
+            publish(&mut topic, &n.to_string());
+        }
+        assert_eq!(seen(&topic.attach(Dialect::Plain, None, 2)).1, ["d@4", "d@5"]);
+        assert_eq!(seen(&topic.attach(Dialect::Plain, None, 99)).1.len(), 3);
+        assert_eq!(topic.snapshot().data, r#"[{"offset":3,"data":3},{"offset":4,"data":4},{"offset":5,"data":5}]"#);
+    }
+
+    #[test]
+    fn history_is_bounded_by_bytes_and_age() {
+        let options = Namespace { history_bytes: 10, ..Namespace::default() };
+        let mut history = History::from_floor(Offset::ZERO);
+        let mut topic = topic(Class::Stream);
+        for _ in 0..4 {
+            history.push(publish(&mut topic, "12345"), &options);
+        }
+        assert_eq!(history.len(), 2);
+        assert!(history.since(Offset::new(1).unwrap()).is_none());
+        assert_eq!(history.since(Offset::new(2).unwrap()).unwrap().count(), 2);
+        history.expire(301_000, &options);
+        assert_eq!(history.len(), 0);
+        assert!(history.since(Offset::new(3).unwrap()).is_none());
+        assert_eq!(history.since(Offset::new(4).unwrap()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_merge_topic_takes_objects_alone_and_a_stream_no_snapshot() {
+        let json = |text: &'static str| Payload::new(Bytes::from_static(text.as_bytes()), 100).unwrap();
+        let one = Offset::new(1).unwrap();
+        let mut merge = topic(Class::Merge);
+        assert!(merge.publish(Kind::Delta, None, json("[1]"), one, 0).is_err());
+        assert_eq!(merge.offset, Offset::ZERO, "a refused delta leaves no trace");
+        merge.publish(Kind::Delta, None, json(r#"{"a":1,"b":2}"#), one, 0).unwrap();
+        merge.publish(Kind::Snapshot, None, json(r#"{"c":3}"#), one.next(), 0).unwrap();
+        assert_eq!(merge.snapshot().data, r#"{"c":3}"#);
+        assert!(topic(Class::Stream).publish(Kind::Snapshot, None, json("1"), one, 0).is_err());
+    }
+}

@@ -1,0 +1,82 @@
+//! Close codes. 1000–1015 are RFC 6455 §7.4.1; 3000–3499 ask the client to reconnect and 3500–3999 tell it not
+//! to, with the meanings that Centrifuge clients know.
+
+/// Why the server closes a session: the code on the wire and a word for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "`code` and `reason` say it")]
+pub enum CloseReason {
+    Normal,
+    ProtocolError,
+    UnsupportedData,
+    InvalidUtf8,
+    MessageTooBig,
+    ServiceRestart,
+    Expired,
+    Slow,
+    InsufficientState,
+    NoPong,
+    TooManyRequests,
+    InvalidToken,
+    NoCommand,
+    TooManyErrors,
+}
+
+impl CloseReason {
+    /// All of them, for metrics.
+    pub const ALL: [Self; 14] = [
+        Self::Normal,
+        Self::ProtocolError,
+        Self::UnsupportedData,
+        Self::InvalidUtf8,
+        Self::MessageTooBig,
+        Self::ServiceRestart,
+        Self::Expired,
+        Self::Slow,
+        Self::InsufficientState,
+        Self::NoPong,
+        Self::TooManyRequests,
+        Self::InvalidToken,
+        Self::NoCommand,
+        Self::TooManyErrors,
+    ];
+
+    /// The status code of the close frame.
+    pub fn code(self) -> u16 {
+        match self {
+            Self::Normal => 1000,
+            Self::ProtocolError => 1002,
+            Self::UnsupportedData => 1003,
+            Self::InvalidUtf8 => 1007,
+            Self::MessageTooBig => 1009,
+            Self::ServiceRestart => 1012,
+            Self::Expired => 3005,
+            Self::Slow => 3008,
+            Self::InsufficientState => 3010,
+            Self::NoPong => 3012,
+            Self::TooManyRequests => 3013,
+            Self::InvalidToken => 3500,
+            Self::NoCommand => 3502,
+            Self::TooManyErrors => 3509,
+        }
+    }
+
+    /// The reason of the close frame; also the metric's label.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::ProtocolError => "protocol error",
+            Self::UnsupportedData => "text only",
+            Self::InvalidUtf8 => "invalid UTF-8",
+            Self::MessageTooBig => "message too big",
+            Self::ServiceRestart => "service restart",
+            Self::Expired => "token expired",
+            Self::Slow => "slow: reconnect and recover",
+            Self::InsufficientState => "insufficient state: reconnect and recover",
+            Self::NoPong => "no pong",
+            Self::TooManyRequests => "too many commands",
+            Self::InvalidToken => "invalid token",
+            Self::NoCommand => "no valid command in time",
+            Self::TooManyErrors => "too many errors",
+        }
+    }
+}

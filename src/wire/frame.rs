@@ -1,0 +1,113 @@
+//! Server frames (RFC 6455 §5.2). They carry no mask, so one run of bytes serves every session.
+
+use bytes::Bytes;
+
+use super::close::CloseReason;
+
+/// Longest header of a server frame: two bytes and a 64-bit length.
+pub const HEADER_BYTES_MAX: usize = 10;
+
+const FIN: u8 = 0x80;
+
+/// Opcodes (RFC 6455 §11.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+#[allow(missing_docs, reason = "the names are the RFC's")]
+pub enum Opcode {
+    Continuation = 0,
+    Text = 1,
+    Binary = 2,
+    Close = 8,
+    Ping = 9,
+    Pong = 10,
+}
+
+impl Opcode {
+    /// The opcode of a first header byte, if it is one that the RFC defines.
+    pub fn from_bits(bits: u8) -> Option<Self> {
+        Some(match bits & 0x0f {
+            0 => Self::Continuation,
+            1 => Self::Text,
+            2 => Self::Binary,
+            8 => Self::Close,
+            9 => Self::Ping,
+            10 => Self::Pong,
+            _ => return None,
+        })
+    }
+
+    /// Whether this is a control frame (RFC 6455 §5.5).
+    pub fn is_control(self) -> bool {
+        self as u8 >= 8
+    }
+}
+
+/// Appends the header of an unfragmented server frame of `len` payload bytes.
+pub fn put_header(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
+    out.push(FIN | opcode as u8);
+    if let (Ok(short), true) = (u8::try_from(len), len < 126) {
+        out.push(short);
+    } else if let Ok(medium) = u16::try_from(len) {
+        out.push(126);
+        out.extend_from_slice(&medium.to_be_bytes());
+    } else {
+        out.push(127);
+        out.extend_from_slice(&(len as u64).to_be_bytes());
+    }
+}
+
+/// A whole frame of `opcode` around `payload`.
+pub fn frame(opcode: Opcode, payload: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(HEADER_BYTES_MAX + payload.len());
+    put_header(&mut out, opcode, payload.len());
+    out.extend_from_slice(payload);
+    Bytes::from(out)
+}
+
+/// A whole text frame whose payload `write` appends. The payload is written once, in place: room for the
+/// longest header is left in front and what was not needed of it is cut off again without a copy.
+pub fn text(capacity: usize, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let mut out = Vec::with_capacity(HEADER_BYTES_MAX + capacity);
+    out.resize(HEADER_BYTES_MAX, 0);
+    write(&mut out);
+    let len = out.len() - HEADER_BYTES_MAX;
+    let mut header = Vec::with_capacity(HEADER_BYTES_MAX);
+    put_header(&mut header, Opcode::Text, len);
+    let start = HEADER_BYTES_MAX - header.len();
+    if let Some(room) = out.get_mut(start..HEADER_BYTES_MAX) {
+        room.copy_from_slice(&header);
+    }
+    Bytes::from(out).slice(start..)
+}
+
+/// A close frame with its code and reason.
+pub fn close(reason: CloseReason) -> Bytes {
+    let mut payload = reason.code().to_be_bytes().to_vec();
+    payload.extend_from_slice(reason.reason().as_bytes());
+    frame(Opcode::Close, &payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_take_the_shortest_form() {
+        for (len, header) in [(0usize, 2usize), (125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
+            let whole = text(len, |out| out.resize(out.len() + len, b'x'));
+            assert_eq!(whole.len(), header + len, "{len}");
+            assert_eq!(whole, frame(Opcode::Text, &vec![b'x'; len]));
+        }
+    }
+
+    #[test]
+    fn close_reasons_fit_a_control_frame_and_codes_are_distinct() {
+        let mut codes: Vec<u16> = CloseReason::ALL.iter().map(|r| r.code()).collect();
+        for reason in CloseReason::ALL {
+            assert!(close(reason).len() <= 2 + 125, "{reason:?}");
+        }
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), CloseReason::ALL.len());
+    }
+}

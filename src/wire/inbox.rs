@@ -1,0 +1,230 @@
+//! From bytes as they arrive to whole messages. A session that is not in the middle of a message keeps nothing.
+
+use super::close::CloseReason;
+use super::frame::Opcode;
+use super::reader::{ClientFrame, Front, front};
+
+/// What a session keeps while a message is under way: boxed, because nearly no session is.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    /// Bytes of a frame that is not whole yet.
+    held: Vec<u8>,
+    /// Payload of the fragments so far (RFC 6455 §5.4).
+    message: Vec<u8>,
+    /// Opcode of the fragmented message; `None` outside one.
+    opcode: Option<Opcode>,
+    /// When this message began, by the caller's clock.
+    pub since_ms: u64,
+}
+
+/// Something whole that a client sent.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Incoming<'a> {
+    /// A text message; not yet checked to be UTF-8.
+    Text(&'a mut [u8]),
+    /// A binary message.
+    Binary(&'a mut [u8]),
+    /// To be answered with the same payload.
+    Ping(&'a [u8]),
+    /// A sign of life.
+    Pong,
+    /// The client closes, with this payload.
+    Close(&'a [u8]),
+}
+
+/// Whether to go on reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// Next message.
+    Continue,
+    /// The session is over; what follows does not matter.
+    Stop,
+}
+
+/// Hands every whole message in `bytes` (and what `inbox` holds from before) to `handle`; keeps the rest.
+///
+/// # Errors
+/// The close reason of the first violation; the session must be closed with it.
+pub fn feed(
+    inbox: &mut Option<Box<Inbox>>,
+    bytes: &mut [u8],
+    message_max: usize,
+    now_ms: u64,
+    mut handle: impl FnMut(Incoming<'_>) -> Flow,
+) -> Result<(), CloseReason> {
+    if let Some(open) = inbox
+        && !open.held.is_empty()
+    {
+        let mut held = std::mem::take(&mut open.held);
+        held.extend_from_slice(bytes);
+        return consume(inbox, &mut held, message_max, now_ms, &mut handle);
+    }
+    consume(inbox, bytes, message_max, now_ms, &mut handle)
+}
+
+fn consume(
+    inbox: &mut Option<Box<Inbox>>,
+    mut bytes: &mut [u8],
+    message_max: usize,
+    now_ms: u64,
+    handle: &mut impl FnMut(Incoming<'_>) -> Flow,
+) -> Result<(), CloseReason> {
+    loop {
+        // A fragment may only fill what the message has left.
+        let room = message_max - inbox.as_ref().map_or(0, |i| i.message.len().min(message_max));
+        let used = match front(bytes, room)? {
+            Front::Incomplete => break,
+            Front::Frame(frame, used) => {
+                if accept(inbox, frame, now_ms, handle)? == Flow::Stop {
+                    *inbox = None;
+                    return Ok(());
+                }
+                used
+            }
+        };
+        bytes = bytes.get_mut(used..).unwrap_or_default();
+    }
+    if !bytes.is_empty() {
+        let open = inbox.get_or_insert_with(|| Box::new(Inbox { since_ms: now_ms, ..Inbox::default() }));
+        open.held = bytes.to_vec();
+    } else if inbox.as_ref().is_some_and(|i| i.opcode.is_none()) {
+        *inbox = None;
+    }
+    Ok(())
+}
+
+fn accept(
+    inbox: &mut Option<Box<Inbox>>,
+    frame: ClientFrame<'_>,
+    now_ms: u64,
+    handle: &mut impl FnMut(Incoming<'_>) -> Flow,
+) -> Result<Flow, CloseReason> {
+    let message =
+        |opcode, payload| if opcode == Opcode::Text { Incoming::Text(payload) } else { Incoming::Binary(payload) };
+    match frame.opcode {
+        Opcode::Ping => Ok(handle(Incoming::Ping(frame.payload))),
+        Opcode::Pong => Ok(handle(Incoming::Pong)),
+        Opcode::Close => {
+            check_close(frame.payload)?;
+            Ok(handle(Incoming::Close(frame.payload)))
+        }
+        Opcode::Continuation => {
+            let Some(open) = inbox.as_mut() else { return Err(CloseReason::ProtocolError) };
+            let Some(opcode) = open.opcode else { return Err(CloseReason::ProtocolError) };
+            open.message.extend_from_slice(frame.payload);
+            if !frame.fin {
+                return Ok(Flow::Continue);
+            }
+            open.opcode = None;
+            let mut whole = std::mem::take(&mut open.message);
+            Ok(handle(message(opcode, &mut whole)))
+        }
+        opcode @ (Opcode::Text | Opcode::Binary) => {
+            if inbox.as_ref().is_some_and(|i| i.opcode.is_some()) {
+                return Err(CloseReason::ProtocolError);
+            }
+            if frame.fin {
+                return Ok(handle(message(opcode, frame.payload)));
+            }
+            let open = inbox.get_or_insert_with(|| Box::new(Inbox { since_ms: now_ms, ..Inbox::default() }));
+            open.opcode = Some(opcode);
+            open.message = frame.payload.to_vec();
+            Ok(Flow::Continue)
+        }
+    }
+}
+
+/// RFC 6455 §5.5.1 and §7.4: no payload, or a valid code and a UTF-8 reason.
+fn check_close(payload: &[u8]) -> Result<(), CloseReason> {
+    match payload {
+        [] => Ok(()),
+        [a, b, reason @ ..] => {
+            let code = u16::from_be_bytes([*a, *b]);
+            if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+                return Err(CloseReason::ProtocolError);
+            }
+            std::str::from_utf8(reason).map(|_| ()).map_err(|_| CloseReason::InvalidUtf8)
+        }
+        _ => Err(CloseReason::ProtocolError),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reader::tests::client_frame;
+    use super::*;
+    use proptest::prelude::*;
+
+    const MASK: [u8; 4] = [7, 1, 200, 99];
+
+    fn run(chunks: &[&[u8]], max: usize) -> (Vec<String>, Result<(), CloseReason>, bool) {
+        let mut inbox = None;
+        let mut seen = Vec::new();
+        for chunk in chunks {
+            let result = feed(&mut inbox, &mut chunk.to_vec(), max, 0, |m| {
+                seen.push(match m {
+                    Incoming::Text(t) => format!("text {}", String::from_utf8_lossy(t)),
+                    Incoming::Binary(b) => format!("binary {}", b.len()),
+                    Incoming::Ping(p) => format!("ping {}", String::from_utf8_lossy(p)),
+                    Incoming::Pong => "pong".into(),
+                    Incoming::Close(_) => "close".into(),
+                });
+                Flow::Continue
+            });
+            if result.is_err() {
+                return (seen, result, inbox.is_some());
+            }
+        }
+        (seen, Ok(()), inbox.is_some())
+    }
+
+    #[test]
+    fn fragments_join_and_control_frames_pass_between_them() {
+        let bytes = [
+            client_frame(false, 1, b"he", MASK),
+            client_frame(true, 9, b"!", MASK),
+            client_frame(false, 0, b"ll", MASK),
+            client_frame(true, 0, b"o", MASK),
+        ]
+        .concat();
+        assert_eq!(run(&[&bytes], 100), (vec!["ping !".into(), "text hello".into()], Ok(()), false));
+    }
+
+    #[test]
+    fn order_of_fragments_is_enforced_and_their_sum_is_bounded() {
+        let lone = client_frame(true, 0, b"x", MASK);
+        assert_eq!(run(&[&lone], 100).1, Err(CloseReason::ProtocolError));
+        let twice = [client_frame(false, 1, b"x", MASK), client_frame(true, 1, b"y", MASK)].concat();
+        assert_eq!(run(&[&twice], 100).1, Err(CloseReason::ProtocolError));
+        let long = [client_frame(false, 1, &[b'x'; 60], MASK), client_frame(true, 0, &[b'y'; 60], MASK)].concat();
+        assert_eq!(run(&[&long], 100).1, Err(CloseReason::MessageTooBig));
+    }
+
+    #[test]
+    fn close_payloads() {
+        let close = |p: &[u8]| run(&[&client_frame(true, 8, p, MASK)], 100).1;
+        assert_eq!(close(&[]), Ok(()));
+        assert_eq!(close(&1000u16.to_be_bytes()), Ok(()));
+        assert_eq!(close(&[3]), Err(CloseReason::ProtocolError));
+        assert_eq!(close(&1005u16.to_be_bytes()), Err(CloseReason::ProtocolError));
+        assert_eq!(close(&[0x03, 0xe8, 0xff]), Err(CloseReason::InvalidUtf8));
+    }
+
+    proptest! {
+        #[test]
+        fn however_the_bytes_are_cut_the_messages_are_the_same(
+            messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..6),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+        ) {
+            let bytes: Vec<u8> = messages.iter().flat_map(|m| client_frame(true, 2, m, MASK)).collect();
+            let mut at: Vec<usize> = cuts.iter().map(|c| c.index(bytes.len())).collect();
+            at.extend([0, bytes.len()]);
+            at.sort_unstable();
+            let chunks: Vec<&[u8]> = at.windows(2).map(|w| &bytes[w[0]..w[1]]).collect();
+            let (seen, result, open) = run(&chunks, 1024);
+            prop_assert_eq!(result, Ok(()));
+            prop_assert_eq!(seen, messages.iter().map(|m| format!("binary {}", m.len())).collect::<Vec<_>>());
+            prop_assert!(!open, "nothing is kept once all is read");
+        }
+    }
+}
