@@ -282,7 +282,7 @@ impl Collector for ShardCollector {
             MetricType::Histogram,
         )?;
         let counts = |i: usize| self.shards.iter().filter_map(|s| s.age_counts.get(i)).map(Stat::get).sum::<u64>();
-        let bounds = AGE_BUCKETS_MS.iter().map(|ms| *ms as f64 / 1_000.0).chain([f64::MAX]);
+        let bounds = AGE_BUCKETS_MS.iter().map(|ms| *ms as f64 / 1_000.0).chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.enumerate().map(|(i, bound)| (bound, counts(i))).collect();
         let total = buckets.iter().map(|(_, n)| n).sum();
         let sum = self.shards.iter().map(|s| s.age_sum_ms.get()).sum::<u64>() as f64 / 1_000.0;

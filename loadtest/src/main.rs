@@ -1,1 +1,67 @@
-fn main() {}
+//! Load harness for nexus-push: workloads by name, open-loop publishing, checks on everything that arrived.
+
+mod check;
+mod decode;
+mod ladder;
+mod process;
+mod publisher;
+mod recording;
+mod report;
+mod run;
+mod session;
+mod slo;
+mod worker;
+mod workload;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Loads a nexus-push server and checks what arrives.
+///
+/// Starts a server of its own unless --url names one. Everything runs on this machine: server, load and publisher
+/// share its cores, and the figures say what that machine does.
+#[derive(Debug, Parser)]
+#[command(name = "nexus-loadtest", version, max_term_width = 100, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  nexus-loadtest run w1                              10,000 sessions on one topic
+  nexus-loadtest run w2 --sessions 1000 --seconds 5 --slo p99=50ms,errors=0.1%
+  nexus-loadtest run w8 --speed 20 --data ../shared/data
+  nexus-loadtest ladder w2                           100 to 10,000 sessions, a row each";
+
+#[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "one value, made once")]
+enum Command {
+    /// Run one workload and report
+    Run(workload::RunArgs),
+    /// Repeat one workload at 100, 500, 1,000, 2,000, 5,000 and 10,000 sessions
+    Ladder(workload::RunArgs),
+    /// Hold sessions for a run (started by `run`)
+    #[command(hide = true)]
+    Worker,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Ladder(args) => ladder::run(&args),
+        Command::Worker => worker::run().map(|()| true),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(2),
+        Err(error) => {
+            eprintln!("nexus-loadtest: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -5,7 +5,6 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "`code` and `reason` say it")]
 pub enum CloseReason {
-    Normal,
     ProtocolError,
     UnsupportedData,
     InvalidUtf8,
@@ -18,13 +17,11 @@ pub enum CloseReason {
     TooManyRequests,
     InvalidToken,
     NoCommand,
-    TooManyErrors,
 }
 
 impl CloseReason {
     /// All of them, for metrics.
-    pub const ALL: [Self; 14] = [
-        Self::Normal,
+    pub const ALL: [Self; 12] = [
         Self::ProtocolError,
         Self::UnsupportedData,
         Self::InvalidUtf8,
@@ -37,13 +34,11 @@ impl CloseReason {
         Self::TooManyRequests,
         Self::InvalidToken,
         Self::NoCommand,
-        Self::TooManyErrors,
     ];
 
     /// The status code of the close frame.
     pub fn code(self) -> u16 {
         match self {
-            Self::Normal => 1000,
             Self::ProtocolError => 1002,
             Self::UnsupportedData => 1003,
             Self::InvalidUtf8 => 1007,
@@ -56,14 +51,12 @@ impl CloseReason {
             Self::TooManyRequests => 3013,
             Self::InvalidToken => 3500,
             Self::NoCommand => 3502,
-            Self::TooManyErrors => 3509,
         }
     }
 
     /// The reason of the close frame; also the metric's label.
     pub fn reason(self) -> &'static str {
         match self {
-            Self::Normal => "normal",
             Self::ProtocolError => "protocol error",
             Self::UnsupportedData => "text only",
             Self::InvalidUtf8 => "invalid UTF-8",
@@ -76,7 +69,6 @@ impl CloseReason {
             Self::TooManyRequests => "too many commands",
             Self::InvalidToken => "invalid token",
             Self::NoCommand => "no valid command in time",
-            Self::TooManyErrors => "too many errors",
         }
     }
 }

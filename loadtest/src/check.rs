@@ -1,0 +1,167 @@
+//! What every session must have seen: offsets that rise, no holes, and in the end exactly the state of the source.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+
+use imbl::OrdMap;
+use serde_json::Value;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::decode::Delivery;
+
+/// A JSON object that shares what two versions of it have in common.
+#[derive(Debug, Clone, PartialEq)]
+enum Document {
+    Leaf(Rc<Value>),
+    Object(OrdMap<Rc<str>, Document>),
+}
+
+impl Document {
+    fn of(value: Value) -> Self {
+        match value {
+            Value::Object(members) => {
+                Self::Object(members.into_iter().map(|(k, v)| (Rc::from(k), Self::of(v))).collect())
+            }
+            leaf => Self::Leaf(Rc::new(leaf)),
+        }
+    }
+
+    fn value(&self) -> Value {
+        match self {
+            Self::Leaf(value) => (**value).clone(),
+            Self::Object(members) => Value::Object(members.iter().map(|(k, v)| (k.to_string(), v.value())).collect()),
+        }
+    }
+
+    /// RFC 7396 §2.
+    fn patched(&self, patch: Value) -> Self {
+        let Value::Object(patch) = patch else { return Self::of(patch) };
+        let mut members = match self {
+            Self::Object(members) => members.clone(),
+            Self::Leaf(_) => OrdMap::new(),
+        };
+        for (key, value) in patch {
+            if value.is_null() {
+                members.remove(key.as_str());
+            } else {
+                let old = members.get(key.as_str()).cloned().unwrap_or(Self::Object(OrdMap::new()));
+                members.insert(Rc::from(key), old.patched(value));
+            }
+        }
+        Self::Object(members)
+    }
+}
+
+/// One state of a topic. All sessions that were in it and got the same frame share the next one too, so that a
+/// thousand sessions cost one application of each patch.
+#[derive(Debug)]
+pub(crate) struct State {
+    document: Document,
+    next: RefCell<HashMap<u64, Weak<State>>>,
+}
+
+impl State {
+    fn new(document: Document) -> Rc<Self> {
+        Rc::new(Self { document, next: RefCell::default() })
+    }
+
+    fn after(self: &Rc<Self>, delivery: &Delivery) -> anyhow::Result<Rc<Self>> {
+        if let Some(known) = self.next.borrow().get(&delivery.data_hash).and_then(Weak::upgrade) {
+            return Ok(known);
+        }
+        let made = Self::new(self.document.patched(serde_json::from_str(&delivery.data)?));
+        let mut next = self.next.borrow_mut();
+        next.retain(|_, state| state.strong_count() > 0);
+        next.insert(delivery.data_hash, Rc::downgrade(&made));
+        Ok(made)
+    }
+}
+
+/// Snapshots by their content, so that sessions that start from equal ones share all that follows.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshots(HashMap<(u32, u64), Weak<State>>);
+
+impl Snapshots {
+    fn state(&mut self, delivery: &Delivery) -> anyhow::Result<Rc<State>> {
+        let key = (delivery.topic, delivery.data_hash);
+        if let Some(known) = self.0.get(&key).and_then(Weak::upgrade) {
+            return Ok(known);
+        }
+        if self.0.len() > 10_000 {
+            self.0.retain(|_, state| state.strong_count() > 0);
+        }
+        let made = State::new(Document::of(serde_json::from_str(&delivery.data)?));
+        self.0.insert(key, Rc::downgrade(&made));
+        Ok(made)
+    }
+}
+
+/// What one session knows of one topic.
+#[derive(Debug, Clone)]
+pub(crate) struct Track {
+    pub(crate) topic: u32,
+    pub(crate) offset: u64,
+    pub(crate) epoch: String,
+    /// `stream`: digest of all payloads in order.
+    digest: u64,
+    state: Option<Rc<State>>,
+}
+
+/// Digest of a stream's payloads so far and one more.
+pub(crate) fn digest(before: u64, data: &[u8]) -> u64 {
+    xxh3_64_with_seed(data, before)
+}
+
+/// Digest of a state, the same for equal JSON values.
+pub(crate) fn state_digest(value: &Value) -> u64 {
+    xxh3_64_with_seed(value.to_string().as_bytes(), 7)
+}
+
+impl Track {
+    pub(crate) fn new(topic: u32) -> Self {
+        Self { topic, offset: 0, epoch: String::new(), digest: 0, state: None }
+    }
+
+    /// Takes a delivery in. `stream` says of which class the topic is.
+    pub(crate) fn take(&mut self, delivery: &Delivery, stream: bool, snapshots: &mut Snapshots) -> Result<(), String> {
+        if delivery.snapshot {
+            self.offset = delivery.offset;
+            if !stream {
+                self.state = Some(snapshots.state(delivery).map_err(|e| e.to_string())?);
+            }
+            return Ok(());
+        }
+        if delivery.offset <= self.offset {
+            return Err(format!("offset {} after {}: repeated", delivery.offset, self.offset));
+        }
+        if delivery.prev > self.offset {
+            return Err(format!(
+                "offset {} follows {}, but {} was the last: a hole",
+                delivery.offset, delivery.prev, self.offset
+            ));
+        }
+        if stream && delivery.count != 1 {
+            return Err(format!("{} deltas of a stream in one", delivery.count));
+        }
+        self.offset = delivery.offset;
+        if stream {
+            self.digest = digest(self.digest, delivery.data.as_bytes());
+        } else {
+            let state = self.state.take().unwrap_or_else(|| State::new(Document::Object(OrdMap::new())));
+            self.state = Some(state.after(delivery).map_err(|e| e.to_string())?);
+        }
+        Ok(())
+    }
+
+    /// What this session ended with.
+    pub(crate) fn final_digest(&self, stream: bool, digests: &mut HashMap<*const State, u64>) -> u64 {
+        if stream {
+            return self.digest;
+        }
+        match &self.state {
+            None => 0,
+            Some(state) => *digests.entry(Rc::as_ptr(state)).or_insert_with(|| state_digest(&state.document.value())),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What a frame says. Thousands of sessions get the same bytes, so each distinct frame is read once and remembered.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use anyhow::Context as _;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Distinct frames remembered; past it, all are forgotten at once.
+const REMEMBERED: usize = 100_000;
+
+#[derive(Deserialize)]
+struct Message<'a> {
+    op: Option<&'a str>,
+    topic: Option<&'a str>,
+    #[serde(rename = "type")]
+    kind: Option<&'a str>,
+    #[serde(default)]
+    offset: u64,
+    prev: Option<u64>,
+    conflated: Option<u64>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    topics: Option<HashMap<String, Standing>>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+}
+
+/// Where a topic stood, in a reply.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Standing {
+    pub(crate) offset: u64,
+    pub(crate) epoch: String,
+    #[serde(default)]
+    pub(crate) recovered: bool,
+}
+
+#[derive(Debug)]
+pub(crate) enum Frame {
+    Delivery(Rc<Delivery>),
+    Subscribed(HashMap<String, Standing>),
+    Error(String),
+    /// Notices and replies that need no attention.
+    Other,
+}
+
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) topic: u32,
+    pub(crate) snapshot: bool,
+    pub(crate) offset: u64,
+    pub(crate) prev: u64,
+    /// Deltas it stands for.
+    pub(crate) count: u64,
+    /// When it was to be published, ns of the monotonic clock.
+    pub(crate) intended_ns: Option<u64>,
+    pub(crate) data: String,
+    pub(crate) data_hash: u64,
+}
+
+/// Reads frames and remembers them.
+pub(crate) struct Decoder {
+    topics: HashMap<String, u32>,
+    deliveries: HashMap<u64, Rc<Delivery>>,
+}
+
+impl Decoder {
+    pub(crate) fn new(topics: &[String]) -> Self {
+        let topics = topics.iter().zip(0..).map(|(name, i)| (name.clone(), i)).collect();
+        Self { topics, deliveries: HashMap::new() }
+    }
+
+    pub(crate) fn decode(&mut self, bytes: &[u8]) -> anyhow::Result<Frame> {
+        let key = xxh3_64(bytes);
+        if let Some(known) = self.deliveries.get(&key) {
+            return Ok(Frame::Delivery(known.clone()));
+        }
+        let message: Message<'_> = serde_json::from_slice(bytes).context("a frame that is no JSON")?;
+        if let Some(error) = message.error {
+            return Ok(Frame::Error(error.get().to_owned()));
+        }
+        if let (Some("subscribe"), Some(topics)) = (message.op, message.topics) {
+            return Ok(Frame::Subscribed(topics));
+        }
+        let (Some(topic), Some(kind), Some(data)) = (message.topic, message.kind, message.data) else {
+            return Ok(Frame::Other);
+        };
+        let topic =
+            *self.topics.get(topic).with_context(|| format!("a delivery on {topic}, which nobody asked for"))?;
+        let data = data.get();
+        let delivery = Rc::new(Delivery {
+            topic,
+            snapshot: kind == "snapshot",
+            offset: message.offset,
+            prev: message.prev.unwrap_or(0),
+            count: message.conflated.unwrap_or(1),
+            intended_ns: intended_ns(data),
+            data_hash: xxh3_64(data.as_bytes()),
+            data: data.to_owned(),
+        });
+        if self.deliveries.len() >= REMEMBERED {
+            self.deliveries.clear();
+        }
+        self.deliveries.insert(key, delivery.clone());
+        Ok(Frame::Delivery(delivery))
+    }
+}
+
+/// The member `"t"` that our own payloads carry; patches that the server composed have it among others.
+fn intended_ns(data: &str) -> Option<u64> {
+    let at = data.find("\"t\":")? + 4;
+    let digits = data.get(at..)?;
+    let end = digits.find(|c: char| !c.is_ascii_digit())?;
+    digits.get(..end)?.parse().ok()
+}

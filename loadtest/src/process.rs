@@ -1,0 +1,176 @@
+//! Processes that a run starts, and what the kernel tells of them.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+
+use crate::worker::{Message, Order, Spec};
+use crate::workload::{RunArgs, Workload};
+
+/// Ends with its owner.
+pub(crate) struct Process(Child);
+
+impl Process {
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// `redis-server` of our own, in memory.
+pub(crate) fn start_redis(directory: &Path) -> anyhow::Result<(Process, String)> {
+    let port = free_port()?;
+    let child = Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
+        .arg(directory)
+        .stdout(Stdio::null())
+        .spawn()
+        .context("redis-server cannot be started; install it, or name one by --redis")?;
+    let process = Process(child);
+    until(Duration::from_secs(10), || TcpStream::connect(("127.0.0.1", port)).is_ok())
+        .context("redis-server does not answer")?;
+    Ok((process, format!("redis://127.0.0.1:{port}")))
+}
+
+/// A server of our own, configured for the workload.
+pub(crate) fn start_server(
+    args: &RunArgs,
+    workload: &Workload,
+    redis: Option<&str>,
+    directory: &Path,
+) -> anyhow::Result<(Process, SocketAddr)> {
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+    let source = redis.map_or(String::new(), |url| format!("[source.redis]\nurl = \"{url}\"\nmax_len = 5000000\n"));
+    let config = format!(
+        "[server]\nlisten = \"{address}\"\nshards = {}\ndrain_window = \"0s\"\n\
+         [access]\nanonymous = true\norigins = [\"*\"]\n[publish]\nopen = true\n[limits]\nfd_reserve = 400\n{source}\
+         [namespace.stream]\nclass = \"stream\"\nhistory_size = 8192\nhistory_bytes = 16777216\n\
+         [namespace.latest]\nclass = \"latest\"\n[namespace.merge]\nclass = \"merge\"\n\
+         [namespace.quotes]\nclass = \"merge\"\n[namespace.book]\nclass = \"merge\"\n\
+         [namespace.trades]\nclass = \"stream\"\nhistory_size = 8192\nhistory_bytes = 16777216\n",
+        args.shards.unwrap_or(0),
+    );
+    let _ = workload;
+    let path = directory.join("server.toml");
+    std::fs::write(&path, config)?;
+    let program = match &args.server {
+        Some(program) => program.clone(),
+        None => beside("nexus-push")?,
+    };
+    let log = std::fs::File::create(directory.join("server.log"))?;
+    let child = Command::new(&program)
+        .args(["serve", "--config"])
+        .arg(&path)
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .with_context(|| format!("{} cannot be started; build it first: cargo build --release", program.display()))?;
+    let process = Process(child);
+    if until(Duration::from_secs(20), || ready(address)).is_err() {
+        let log = std::fs::read_to_string(directory.join("server.log")).unwrap_or_default();
+        bail!("the server is not ready:\n{log}");
+    }
+    Ok((process, address))
+}
+
+fn beside(name: &str) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    Ok(own.parent().context("no folder")?.join(name))
+}
+
+fn ready(address: SocketAddr) -> bool {
+    let get = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    get().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+}
+
+/// Asks again and again until it is so.
+pub(crate) fn until(limit: Duration, mut so: impl FnMut() -> bool) -> anyhow::Result<()> {
+    let deadline = Instant::now() + limit;
+    while !so() {
+        if Instant::now() > deadline {
+            bail!("not within {limit:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// CPU time of a process, user and kernel.
+pub(crate) fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("the server is gone")?;
+    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let mut fields = rest.split_whitespace().skip(11).map(|f| f.parse::<u64>().unwrap_or(0));
+    let ticks = fields.next().unwrap_or(0) + fields.next().unwrap_or(0);
+    Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+}
+
+/// Resident memory of a process, in bytes.
+pub(crate) fn rss_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    line.and_then(|l| l.split_whitespace().next()).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// A worker process and the line to it.
+pub(crate) struct Worker {
+    _process: Process,
+    stdin: ChildStdin,
+    pub(crate) messages: mpsc::Receiver<Message>,
+}
+
+impl Worker {
+    pub(crate) fn start(spec: &Spec) -> anyhow::Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg("worker")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("a worker cannot be started")?;
+        let mut stdin = child.stdin.take().context("no standard input")?;
+        let stdout = child.stdout.take().context("no standard output")?;
+        let (sender, messages) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                match serde_json::from_str(&line) {
+                    Ok(message) => {
+                        if sender.send(message).is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) => eprintln!("worker: {error}: {line}"),
+                }
+            }
+        });
+        serde_json::to_writer(&mut stdin, spec)?;
+        stdin.write_all(b"\n")?;
+        stdin.flush()?;
+        Ok(Self { _process: Process(child), stdin, messages })
+    }
+
+    pub(crate) fn order(&mut self, order: &Order) -> anyhow::Result<()> {
+        serde_json::to_writer(&mut self.stdin, order)?;
+        self.stdin.write_all(b"\n")?;
+        self.stdin.flush().context("a worker is gone")
+    }
+}

@@ -1,0 +1,302 @@
+//! One session of a worker: connect, subscribe, read, check; and back again if the server closes it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocket, WebSocketError};
+use hdrhistogram::Histogram;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::check::{Snapshots, Track};
+use crate::decode::{self, Decoder};
+
+/// Longest latency that is told apart, in µs.
+pub(crate) const LATENCY_US_MAX: u64 = 600_000_000;
+
+/// Time to connect, upgrade and subscribe.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Faults whose text is kept.
+const FAULTS_KEPT: usize = 5;
+
+/// From what latency is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clock {
+    /// The time inside our own payloads, ns of the monotonic clock.
+    Payload,
+    /// There is none.
+    None,
+}
+
+/// What all sessions of a worker share.
+pub(crate) struct Shared {
+    pub(crate) server: SocketAddr,
+    pub(crate) topics: Vec<String>,
+    pub(crate) streams: Vec<bool>,
+    pub(crate) max_rate: Option<f64>,
+    pub(crate) clock: Clock,
+    pub(crate) sources: Vec<IpAddr>,
+    pub(crate) decoder: RefCell<Decoder>,
+    pub(crate) snapshots: RefCell<Snapshots>,
+    pub(crate) latency_us: RefCell<Histogram<u64>>,
+    pub(crate) counts: Counts,
+    pub(crate) faults: RefCell<Vec<String>>,
+    pub(crate) closes: RefCell<BTreeMap<String, u64>>,
+    /// No more reconnecting.
+    pub(crate) ending: Cell<bool>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) connected: Cell<u64>,
+    pub(crate) subscribed: Cell<u64>,
+    pub(crate) connect_failures: Cell<u64>,
+    pub(crate) deliveries: Cell<u64>,
+    pub(crate) represented: Cell<u64>,
+    pub(crate) snapshots: Cell<u64>,
+    pub(crate) bytes: Cell<u64>,
+    pub(crate) faults: Cell<u64>,
+    pub(crate) recovered: Cell<u64>,
+    pub(crate) not_recovered: Cell<u64>,
+}
+
+pub(crate) fn add(cell: &Cell<u64>, n: u64) {
+    cell.set(cell.get().wrapping_add(n));
+}
+
+/// Nanoseconds of the clock that all processes of this machine share.
+pub(crate) fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+impl Shared {
+    fn fault(&self, text: String) {
+        add(&self.counts.faults, 1);
+        let mut faults = self.faults.borrow_mut();
+        if faults.len() < FAULTS_KEPT {
+            faults.push(text);
+        }
+    }
+}
+
+/// A session, over all its connections.
+pub(crate) struct Session {
+    pub(crate) number: usize,
+    pub(crate) tracks: RefCell<Vec<Track>>,
+    /// Whether it was subscribed before, and so recovers.
+    known: Cell<bool>,
+    /// Its place among those that are opening a connection.
+    pub(crate) opening: RefCell<Option<OwnedSemaphorePermit>>,
+}
+
+impl Session {
+    pub(crate) fn new(number: usize, topics: &[u32]) -> Rc<Self> {
+        let mut tracks: Vec<Track> = topics.iter().map(|t| Track::new(*t)).collect();
+        tracks.sort_by_key(|t| t.topic);
+        Rc::new(Self { number, tracks: RefCell::new(tracks), known: Cell::new(false), opening: RefCell::default() })
+    }
+
+    /// Lives until it is aborted or the run ends.
+    pub(crate) async fn run(self: Rc<Self>, shared: Rc<Shared>) {
+        let mut failures = 0;
+        loop {
+            let opened = tokio::time::timeout(CONNECT_TIMEOUT, self.open(&shared)).await;
+            let outcome = match opened {
+                Ok(Ok(mut socket)) => {
+                    failures = 0;
+                    let _guard = Connected::new(&shared);
+                    self.read(&shared, &mut socket).await
+                }
+                Ok(Err(error)) => {
+                    add(&shared.counts.connect_failures, 1);
+                    failures += 1;
+                    Err(error)
+                }
+                Err(_) => {
+                    add(&shared.counts.connect_failures, 1);
+                    failures += 1;
+                    Err(anyhow::anyhow!("no connection within {CONNECT_TIMEOUT:?}"))
+                }
+            };
+            if shared.ending.get() {
+                return;
+            }
+            if let Err(error) = outcome {
+                *shared.closes.borrow_mut().entry(error.to_string()).or_default() += 1;
+            }
+            if failures > 20 {
+                shared.fault(format!("session {} gave up after {failures} attempts", self.number));
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20 * (1 + failures) + (self.number % 100) as u64)).await;
+        }
+    }
+
+    async fn open(&self, shared: &Shared) -> anyhow::Result<WebSocket<TcpStream>> {
+        let socket = if shared.server.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Some(source) = shared.sources.get(self.number % shared.sources.len().max(1)) {
+            socket.bind(SocketAddr::new(*source, 0))?;
+        }
+        let mut stream = socket.connect(shared.server).await.context("connect")?;
+        stream.set_nodelay(true)?;
+        // Thousands of ends at once would hold their ports for a minute otherwise.
+        stream.set_zero_linger()?;
+        let request = format!(
+            "GET /ws HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+            shared.server
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut head = Vec::with_capacity(256);
+        let mut chunk = [0u8; 512];
+        while !head.ends_with(b"\r\n\r\n") {
+            let n = stream.read(&mut chunk).await.context("upgrade")?;
+            if n == 0 {
+                bail!("closed during the upgrade");
+            }
+            head.extend_from_slice(chunk.get(..n).unwrap_or_default());
+        }
+        if !head.starts_with(b"HTTP/1.1 101") {
+            let line = String::from_utf8_lossy(&head);
+            bail!("upgrade refused: {}", line.lines().next().unwrap_or(""));
+        }
+        let mut socket = WebSocket::after_handshake(stream, Role::Client);
+        socket.set_max_message_size(64 << 20);
+        socket.set_writev(false);
+        let mut command = json!({"op": "subscribe", "id": 1, "args": self.args(shared)});
+        if let Some(members) = command.as_object_mut() {
+            if self.known.get() {
+                members.insert("since".into(), self.since(shared));
+            }
+            if let Some(rate) = shared.max_rate {
+                members.insert("max_rate".into(), rate.into());
+            }
+        }
+        let command = command.to_string().into_bytes();
+        socket.write_frame(Frame::text(Payload::Owned(command))).await?;
+        Ok(socket)
+    }
+
+    fn args(&self, shared: &Shared) -> Vec<String> {
+        self.tracks.borrow().iter().filter_map(|t| shared.topics.get(t.topic as usize).cloned()).collect()
+    }
+
+    fn since(&self, shared: &Shared) -> serde_json::Value {
+        let tracks = self.tracks.borrow();
+        let members = tracks.iter().filter_map(|t| {
+            let name = shared.topics.get(t.topic as usize)?.clone();
+            Some((name, json!({"offset": t.offset, "epoch": t.epoch})))
+        });
+        serde_json::Value::Object(members.collect())
+    }
+
+    async fn read(&self, shared: &Shared, socket: &mut WebSocket<TcpStream>) -> anyhow::Result<()> {
+        loop {
+            let frame = match socket.read_frame().await {
+                Ok(frame) => frame,
+                Err(WebSocketError::ConnectionClosed | WebSocketError::UnexpectedEOF) => bail!("connection closed"),
+                Err(error) => bail!("{error}"),
+            };
+            match frame.opcode {
+                OpCode::Text => {
+                    let header = match frame.payload.len() {
+                        0..126 => 2,
+                        126..65_536 => 4,
+                        _ => 10,
+                    };
+                    add(&shared.counts.bytes, (frame.payload.len() + header) as u64);
+                    self.frame(shared, &frame.payload);
+                }
+                OpCode::Close => {
+                    let code = match *frame.payload {
+                        [a, b, ..] => u16::from_be_bytes([a, b]),
+                        _ => 1005,
+                    };
+                    bail!("close {code}");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn frame(&self, shared: &Shared, payload: &[u8]) {
+        let frame = shared.decoder.borrow_mut().decode(payload);
+        match frame {
+            Ok(decode::Frame::Delivery(delivery)) => {
+                let counts = &shared.counts;
+                add(&counts.deliveries, 1);
+                if delivery.snapshot {
+                    add(&counts.snapshots, 1);
+                } else {
+                    add(&counts.represented, delivery.count);
+                    if let (Some(intended), Clock::Payload) = (delivery.intended_ns, shared.clock) {
+                        let us = monotonic_ns().saturating_sub(intended) / 1_000;
+                        let mut latency = shared.latency_us.borrow_mut();
+                        latency.saturating_record(us.min(LATENCY_US_MAX));
+                    }
+                }
+                let mut tracks = self.tracks.borrow_mut();
+                let Ok(at) = tracks.binary_search_by_key(&delivery.topic, |t| t.topic) else {
+                    shared.fault(format!("session {}: a delivery on a topic it did not ask for", self.number));
+                    return;
+                };
+                let stream = shared.streams.get(delivery.topic as usize).copied().unwrap_or(false);
+                if let Some(track) = tracks.get_mut(at)
+                    && let Err(fault) = track.take(&delivery, stream, &mut shared.snapshots.borrow_mut())
+                {
+                    let name = shared.topics.get(delivery.topic as usize).map_or("?", String::as_str);
+                    shared.fault(format!("session {}, {name}: {fault}", self.number));
+                }
+            }
+            Ok(decode::Frame::Subscribed(standings)) => {
+                add(&shared.counts.subscribed, 1);
+                self.opening.borrow_mut().take();
+                let first = !self.known.replace(true);
+                for track in self.tracks.borrow_mut().iter_mut() {
+                    let name = shared.topics.get(track.topic as usize).map_or("", String::as_str);
+                    let Some(standing) = standings.get(name) else {
+                        shared.fault(format!("session {}: no standing of {name}", self.number));
+                        continue;
+                    };
+                    track.epoch.clone_from(&standing.epoch);
+                    if first {
+                        track.offset = standing.offset;
+                    } else {
+                        add(
+                            if standing.recovered { &shared.counts.recovered } else { &shared.counts.not_recovered },
+                            1,
+                        );
+                    }
+                }
+            }
+            Ok(decode::Frame::Error(error)) => shared.fault(format!("session {}: {error}", self.number)),
+            Ok(decode::Frame::Other) => {}
+            Err(error) => shared.fault(format!("session {}: {error:#}", self.number)),
+        }
+    }
+}
+
+/// Counts a connection as long as it lasts, however it ends.
+struct Connected<'a>(&'a Shared);
+
+impl<'a> Connected<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        add(&shared.counts.connected, 1);
+        Self(shared)
+    }
+}
+
+impl Drop for Connected<'_> {
+    fn drop(&mut self) {
+        let connected = &self.0.counts.connected;
+        connected.set(connected.get().saturating_sub(1));
+    }
+}

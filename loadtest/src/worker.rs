@@ -1,0 +1,238 @@
+//! A worker process: holds its share of the sessions. Spoken to by lines of JSON on standard input, and answers so on
+//! standard output.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Serializer as _, V2Serializer};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, LocalSet};
+
+use crate::check::{Snapshots, State};
+use crate::decode::Decoder;
+use crate::session::{Clock, Counts, LATENCY_US_MAX, Session, Shared};
+
+/// Connections that a worker opens at once.
+const OPENING_MAX: usize = 384;
+
+/// What a worker is told first.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Spec {
+    pub(crate) server: SocketAddr,
+    pub(crate) topics: Vec<String>,
+    /// Which topics are streams.
+    pub(crate) streams: Vec<bool>,
+    pub(crate) max_rate: Option<f64>,
+    pub(crate) payload_clock: bool,
+    /// Topics of each session.
+    pub(crate) sessions: Vec<Vec<u32>>,
+    /// Number of the first session.
+    pub(crate) first: usize,
+}
+
+/// What a worker is told then.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "cmd", rename_all = "lowercase")]
+pub(crate) enum Order {
+    /// Open all sessions, so many a second.
+    Connect { rate: f64 },
+    /// Latency counts from now on.
+    Mark,
+    /// Cut all sessions off, without a word to the server.
+    Drop,
+    /// Wait until every session has these offsets, or so long; then report.
+    Finish { offsets: Vec<u64>, timeout_s: f64 },
+}
+
+/// Sent a few times a second.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    pub(crate) connected: u64,
+    pub(crate) subscribed: u64,
+    pub(crate) deliveries: u64,
+    pub(crate) connect_failures: u64,
+}
+
+/// What a worker reports at the end.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    pub(crate) deliveries: u64,
+    pub(crate) represented: u64,
+    pub(crate) snapshots: u64,
+    pub(crate) bytes: u64,
+    pub(crate) connect_failures: u64,
+    pub(crate) recovered: u64,
+    pub(crate) not_recovered: u64,
+    pub(crate) faults: u64,
+    pub(crate) fault_texts: Vec<String>,
+    pub(crate) closes: BTreeMap<String, u64>,
+    /// Sessions that did not get to the end of a topic, each counted once.
+    pub(crate) incomplete: u64,
+    /// By topic: digest of what sessions ended with, and how many ended so.
+    pub(crate) finals: Vec<Vec<(u64, u64)>>,
+    /// Latency histogram (V2), hex.
+    pub(crate) latency: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Message {
+    Progress(Progress),
+    Outcome(Box<Outcome>),
+}
+
+fn say(message: &Message) {
+    let mut out = std::io::stdout().lock();
+    let _ = serde_json::to_writer(&mut out, message);
+    let _ = out.write_all(b"\n");
+    let _ = out.flush();
+}
+
+pub(crate) fn run() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, work())
+}
+
+/// Addresses to connect from: each has some 28,000 ports of its own. Only where the server is on loopback.
+fn sources(server: SocketAddr) -> Vec<IpAddr> {
+    if !server.ip().is_loopback() || !server.is_ipv4() {
+        return Vec::new();
+    }
+    let [_, a, b, _] = std::process::id().to_be_bytes();
+    (1..=4).map(|n| IpAddr::V4(Ipv4Addr::new(127, a, b.max(1), n))).collect()
+}
+
+async fn work() -> anyhow::Result<()> {
+    let mut lines = BufReader::with_capacity(1 << 20, tokio::io::stdin()).lines();
+    let spec = lines.next_line().await?.context("no specification")?;
+    let spec: Spec = serde_json::from_str(&spec)?;
+    let shared = Rc::new(Shared {
+        server: spec.server,
+        decoder: RefCell::new(Decoder::new(&spec.topics)),
+        topics: spec.topics,
+        streams: spec.streams,
+        max_rate: spec.max_rate,
+        clock: if spec.payload_clock { Clock::Payload } else { Clock::None },
+        sources: sources(spec.server),
+        snapshots: RefCell::new(Snapshots::default()),
+        latency_us: RefCell::new(Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)?),
+        counts: Counts::default(),
+        faults: RefCell::default(),
+        closes: RefCell::default(),
+        ending: Cell::new(false),
+    });
+    let sessions: Vec<Rc<Session>> =
+        spec.sessions.iter().enumerate().map(|(i, topics)| Session::new(spec.first + i, topics)).collect();
+    let tasks: Rc<RefCell<Vec<JoinHandle<()>>>> = Rc::default();
+
+    let ticker = shared.clone();
+    tokio::task::spawn_local(async move {
+        loop {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            say(&Message::Progress(progress(&ticker)));
+        }
+    });
+    while let Some(line) = lines.next_line().await? {
+        match serde_json::from_str(&line)? {
+            Order::Connect { rate } => {
+                tokio::task::spawn_local(open_all(sessions.clone(), shared.clone(), tasks.clone(), rate));
+            }
+            Order::Mark => shared.latency_us.borrow_mut().clear(),
+            Order::Drop => {
+                for task in tasks.borrow_mut().drain(..) {
+                    task.abort();
+                }
+                shared.counts.subscribed.set(0);
+            }
+            Order::Finish { offsets, timeout_s } => {
+                let incomplete = wait_for(&sessions, &offsets, Duration::from_secs_f64(timeout_s)).await;
+                shared.ending.set(true);
+                say(&Message::Outcome(Box::new(outcome(&shared, &sessions, incomplete)?)));
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn open_all(sessions: Vec<Rc<Session>>, shared: Rc<Shared>, tasks: Rc<RefCell<Vec<JoinHandle<()>>>>, rate: f64) {
+    let opening = Arc::new(Semaphore::new(OPENING_MAX));
+    let began = Instant::now();
+    for (i, session) in sessions.into_iter().enumerate() {
+        if rate.is_finite() && rate > 0.0 {
+            let due = began + Duration::from_secs_f64(i as f64 / rate);
+            if due > Instant::now() {
+                tokio::time::sleep_until(due.into()).await;
+            }
+        }
+        // The place in the line is given up once the session stands.
+        *session.opening.borrow_mut() = opening.clone().acquire_owned().await.ok();
+        tasks.borrow_mut().push(tokio::task::spawn_local(session.run(shared.clone())));
+    }
+}
+
+fn progress(shared: &Shared) -> Progress {
+    let counts = &shared.counts;
+    Progress {
+        connected: counts.connected.get(),
+        subscribed: counts.subscribed.get(),
+        deliveries: counts.deliveries.get(),
+        connect_failures: counts.connect_failures.get(),
+    }
+}
+
+/// Sessions that are not at the end yet when the time is over.
+async fn wait_for(sessions: &[Rc<Session>], offsets: &[u64], timeout: Duration) -> u64 {
+    let deadline = Instant::now() + timeout;
+    let mut open: Vec<&Rc<Session>> = sessions.iter().collect();
+    loop {
+        open.retain(|s| {
+            s.tracks.borrow().iter().any(|t| t.offset < offsets.get(t.topic as usize).copied().unwrap_or(0))
+        });
+        if open.is_empty() || Instant::now() >= deadline {
+            return open.len() as u64;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn outcome(shared: &Shared, sessions: &[Rc<Session>], incomplete: u64) -> anyhow::Result<Outcome> {
+    let counts = &shared.counts;
+    let mut digests: HashMap<*const State, u64> = HashMap::new();
+    let mut finals: Vec<BTreeMap<u64, u64>> = vec![BTreeMap::new(); shared.topics.len()];
+    for session in sessions {
+        for track in session.tracks.borrow().iter() {
+            let stream = shared.streams.get(track.topic as usize).copied().unwrap_or(false);
+            let digest = track.final_digest(stream, &mut digests);
+            if let Some(by_digest) = finals.get_mut(track.topic as usize) {
+                *by_digest.entry(digest).or_default() += 1;
+            }
+        }
+    }
+    let mut latency = Vec::new();
+    V2Serializer::new().serialize(&shared.latency_us.borrow(), &mut latency)?;
+    Ok(Outcome {
+        deliveries: counts.deliveries.get(),
+        represented: counts.represented.get(),
+        snapshots: counts.snapshots.get(),
+        bytes: counts.bytes.get(),
+        connect_failures: counts.connect_failures.get(),
+        recovered: counts.recovered.get(),
+        not_recovered: counts.not_recovered.get(),
+        faults: counts.faults.get(),
+        fault_texts: shared.faults.borrow().clone(),
+        closes: shared.closes.borrow().clone(),
+        incomplete,
+        finals: finals.into_iter().map(|m| m.into_iter().collect()).collect(),
+        latency: latency.iter().map(|b| format!("{b:02x}")).collect(),
+    })
+}
