@@ -102,6 +102,10 @@ pub const READ_BUFFER_BYTES: usize = 128 * 1024;
 /// `TCP_NOTSENT_LOWAT`: unsent bytes the kernel holds for one socket before we are told that it is full.
 pub const NOTSENT_LOWAT_BYTES: u32 = 64 * 1024;
 
+/// Bytes of snapshots and missed deltas that a subscribe sends at once. What is more follows as the socket takes it,
+/// so that no history, however long, is too much for a client that reads.
+pub const RECOVERY_BYTES: usize = 256 * 1024;
+
 /// Bytes gathered for one write while a backlog drains.
 pub const DRAIN_CHUNK_BYTES: usize = 64 * 1024;
 
@@ -114,6 +118,7 @@ const _: () = assert!(MESSAGE_BYTES_MAX + 14 <= READ_BUFFER_BYTES);
 const _: () = assert!(BACKLOG_BYTES_MAX > DELTA_BYTES_MAX, "one delta must fit a backlog");
 const _: () = assert!(HISTORY_BYTES >= DELTA_BYTES_MAX, "one delta must fit a history");
 const _: () = assert!(CONFLATE_WINDOW <= ATTACH_WINDOW);
+const _: () = assert!(RECOVERY_BYTES < BACKLOG_BYTES_MAX, "recovering must not look like being slow");
 
 /// Bytes of one `merge` topic's state. Past it: the delta is refused at the source.
 pub const STATE_BYTES_MAX: usize = 4 * 1024 * 1024;

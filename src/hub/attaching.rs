@@ -4,15 +4,18 @@
 //! its topic are kept; when the last answer of the command is there, the client gets the reply, then for each topic
 //! its state at the answer's offset, then the deltas kept since: no gap, no repeat, whatever was in flight.
 
+use bytes::Bytes;
+
 use super::event::{Request, SessionKey};
 use super::outbox::Piece;
 use super::session::Hold;
 use super::shard::Shard;
-use super::subscribers::Cursor;
+use super::subscribers::{Cursor, NONE, Subscription};
+use crate::limits::RECOVERY_BYTES;
 use crate::name::TopicName;
-use crate::position::Position;
+use crate::position::{Offset, Position};
 use crate::protocol::{CommandId, Dialect, Notice, Op, Refusal, Standing};
-use crate::topic::{Attachment, Slot, Snapshot};
+use crate::topic::{Attachment, Replay, Slot, Snapshot};
 use crate::wire::close::CloseReason;
 
 /// A topic that a command is about.
@@ -26,6 +29,7 @@ pub(super) struct Wanted {
 pub(super) enum AskKey {
     Attach(Slot, Dialect, Option<Position>, u32),
     Snapshot(TopicName),
+    Replay(Slot, Dialect, Offset),
 }
 
 /// A request that waits for its answer.
@@ -217,10 +221,11 @@ impl Shard {
                 self.send(key.index, dialect.standings(&id, Op::Subscribe, &standings));
             }
         }
+        let mut room = RECOVERY_BYTES;
         for item in items {
             if let Some((Ok(attachment), seq)) = &item.answer
                 && self.keyed(key).is_some_and(|s| s.is_live())
-                && !self.begin(key, &item, attachment, *seq)
+                && !self.begin(key, &item, attachment, *seq, &mut room)
             {
                 self.close(key.index, CloseReason::InsufficientState);
             }
@@ -233,38 +238,110 @@ impl Shard {
         self.replay(key, deferred);
     }
 
-    /// Begins deliveries of one topic. `false` if what came meanwhile was more than is kept.
-    fn begin(&mut self, key: SessionKey, item: &Item, attachment: &Attachment, seq: u64) -> bool {
+    /// Begins deliveries of one topic. `room` is what the subscribe may still send at once: what does not fit is owed,
+    /// and follows as the socket takes it. `false` if what came meanwhile was more than is kept.
+    fn begin(&mut self, key: SessionKey, item: &Item, attachment: &Attachment, seq: u64, room: &mut usize) -> bool {
         let Item { slot, interval_ms, .. } = *item;
         self.end_subscription(key.index, slot);
         self.seal_topic(slot);
         let Some(topic) = self.subscribers.topic(slot) else { return false };
-        let dialect = match self.sessions.get(key.index as usize) {
-            Some(session) => session.dialect,
-            None => return false,
-        };
+        let Some(session) = self.sessions.get(key.index as usize) else { return false };
+        let (dialect, full) = (session.dialect, session.backlog.is_some());
         let from = topic.ring.partition_point(|d| d.offset <= attachment.offset);
-        let since: Vec<_> = topic.ring.range(from..).map(|d| d.frame(dialect)).collect();
+        let since: Vec<_> = topic.ring.range(from..).cloned().collect();
         if since.len() as u64 != topic.last.seq - seq {
             return false;
         }
-        let (last, name) = (topic.last, topic.name.clone());
-        if topic.class.conflatable() && !attachment.frames.is_empty() {
-            self.stats.snapshots.add(1);
-        }
-        for bytes in attachment.frames.iter().cloned().chain(since) {
-            self.send_piece(key.index, Piece { deliveries: 1, ..Piece::control(bytes) });
-        }
-        if let Some(since_ms) = attachment.stale_since_ms {
-            self.send(key.index, dialect.notice(Notice::Stale { topic: &name, since_ms }));
-        }
+        let (last, conflatable) = (topic.last, topic.class.conflatable());
         let Some(subscription) = self.subscribers.join(key.index, slot, dialect, interval_ms) else { return false };
         self.stats.subscriptions.add(1);
         if let Some(session) = self.session(key.index) {
             session.subscriptions.push(subscription);
         }
+        let stale = attachment.stale_since_ms.map(|since_ms| Notice::Stale { topic: &item.topic, since_ms });
+        let missed = &attachment.missed;
+        let bytes: usize = missed.frames.iter().map(Bytes::len).sum();
+        if bytes > 0 && (full || bytes > *room) {
+            // A stream's is replayed from where the client is, any other's is its state by then.
+            let cursor = if conflatable { Cursor::NOWHERE } else { Cursor { offset: missed.after, seq } };
+            self.owe_from(key, subscription, cursor);
+            if let Some(stale) = stale {
+                self.send(key.index, dialect.notice(stale));
+            }
+            return true;
+        }
+        *room = room.saturating_sub(bytes);
+        let lane = if conflatable { subscription.lane } else { NONE };
+        if conflatable && bytes > 0 {
+            self.stats.snapshots.add(1);
+        }
+        let piece = |bytes: Bytes, start: Cursor| Piece { bytes, lane, start, cuts: Vec::new(), deliveries: 1 };
+        for bytes in missed.frames.iter().cloned() {
+            self.send_piece(key.index, piece(bytes, Cursor::NOWHERE));
+        }
+        if let Some(stale) = stale {
+            self.send(key.index, dialect.notice(stale));
+        }
+        if !missed.complete {
+            self.owe_from(key, subscription, Cursor { offset: missed.upto, seq });
+            return true;
+        }
+        for (delta, seq) in since.iter().zip(seq..) {
+            self.send_piece(key.index, piece(delta.frame(dialect), Cursor { offset: delta.prev, seq }));
+        }
         self.stand_at(key, subscription.lane, last);
         true
+    }
+
+    /// Notes that a session stands at `cursor` of a topic and is to be brought on.
+    fn owe_from(&mut self, key: SessionKey, subscription: Subscription, cursor: Cursor) {
+        if let Some(session) = self.session(key.index) {
+            session.holds.push(Hold { subscription, cursor, awaiting: false });
+        }
+        self.subscribers.hold(subscription, true);
+        self.owed.push(key.index);
+    }
+
+    /// Asks for the next deltas of a stream after `after`.
+    pub(super) fn ask_replay(&mut self, slot: Slot, topic: TopicName, dialect: Dialect, after: Offset, waiter: Waiter) {
+        let shard = self.id;
+        let request = |ask| Request::Replay { shard, ask, topic, dialect, after };
+        self.ask(AskKey::Replay(slot, dialect, after), Some(slot), waiter, request);
+    }
+
+    /// The next deltas of a stream, for those who stand at their beginning.
+    pub(super) fn replayed(&mut self, ask: u32, replay: Option<Box<Replay>>) {
+        let Some(Ask { waiters, slot: Some(slot) }) = self.asks.try_remove(ask as usize) else { return };
+        self.seal_topic(slot);
+        for waiter in waiters {
+            let Waiter::Hold { session: key, lane } = waiter else { continue };
+            let Some(session) = self.keyed(key).filter(|s| s.is_live()) else { continue };
+            let full = session.backlog.is_some();
+            let Some(at) = session.holds.iter().position(|h| h.subscription.lane == lane && h.awaiting) else {
+                continue;
+            };
+            let Some(hold) = session.holds.get_mut(at) else { continue };
+            hold.awaiting = false;
+            if full {
+                // Asked again when there is room.
+                continue;
+            }
+            let Some(replay) = &replay else {
+                self.close(key.index, CloseReason::InsufficientState);
+                continue;
+            };
+            hold.cursor.offset = replay.upto;
+            if replay.complete {
+                let subscription = hold.subscription;
+                session.holds.swap_remove(at);
+                self.subscribers.hold(subscription, false);
+            } else {
+                self.owed.push(key.index);
+            }
+            for bytes in replay.frames.iter().cloned() {
+                self.send_piece(key.index, Piece { deliveries: 1, ..Piece::control(bytes) });
+            }
+        }
     }
 
     /// Notes that a session has everything of a topic up to `cursor`, whatever its lane has delivered.
@@ -360,8 +437,12 @@ impl Shard {
         let Some(at) = session.holds.iter().position(|h| h.subscription.lane == lane_id && h.awaiting) else { return };
         let Some(hold) = session.holds.get_mut(at) else { return };
         hold.awaiting = false;
-        if session.backlog.is_some() || last.offset != snapshot.offset {
+        if session.backlog.is_some() {
             // Full again: when there is room, what is right then will be worked out anew.
+            return;
+        }
+        self.owed.push(key.index);
+        if last.offset != snapshot.offset {
             return;
         }
         let start = std::mem::replace(&mut hold.cursor, last);
@@ -374,7 +455,9 @@ impl Shard {
             lane.joiners.push(key);
         }
         self.stats.snapshots.add(1);
-        self.stats.conflated.add(last.seq.saturating_sub(start.seq));
+        if start != Cursor::NOWHERE {
+            self.stats.conflated.add(last.seq.saturating_sub(start.seq));
+        }
         self.send_piece(key.index, Piece { bytes, lane: lane_id, start, cuts: Vec::new(), deliveries: 1 });
     }
 }

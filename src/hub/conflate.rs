@@ -35,6 +35,9 @@ impl Conflations {
         from: Cursor,
         to: Cursor,
     ) -> Conflated {
+        if from == Cursor::NOWHERE {
+            return Conflated::Snapshot;
+        }
         if from.seq >= to.seq {
             return Conflated::Nothing;
         }

@@ -1,6 +1,7 @@
 //! From deltas to pieces: each lane's frames of a tick are put together once and linked to all who get them.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -8,12 +9,13 @@ use super::attaching::Waiter;
 use super::conflate::Conflated;
 use super::event::SessionKey;
 use super::outbox::{Cut, Piece};
+use super::session::Hold;
 use super::shard::Shard;
 use super::subscribers::{Cursor, NONE};
 use crate::limits::{ATTACH_WINDOW, CONFLATE_WINDOW};
 use crate::protocol::Notice;
 use crate::topic::{Delta, Slot, Snapshot};
-use std::sync::Arc;
+use crate::wire::close::CloseReason;
 
 /// Frames of a lane in a tick from which on, under overload, one that stands for all of them goes out instead.
 const OVERLOAD_FRAMES: usize = 4;
@@ -239,8 +241,14 @@ impl Shard {
         let Some(hold) = session.holds.get_mut(at).filter(|h| !h.awaiting) else { return 0 };
         let lane_id = hold.subscription.lane;
         let Some((lane, topic)) = self.subscribers.lane_and_topic(lane_id) else { return 0 };
+        if !topic.class.conflatable() {
+            hold.awaiting = true;
+            let (slot, dialect, after, name) = (lane.slot, lane.dialect, hold.cursor.offset, topic.name.clone());
+            self.ask_replay(slot, name, dialect, after, Waiter::Hold { session: key, lane: lane_id });
+            return 0;
+        }
         let target = if lane.interval_ms == 0 { topic.last } else { lane.sent };
-        if hold.cursor.seq > target.seq {
+        if hold.cursor.seq > target.seq && hold.cursor != Cursor::NOWHERE {
             if !lane.joiners.contains(&key) {
                 lane.joiners.push(key);
             }
@@ -270,7 +278,13 @@ impl Shard {
     /// The snapshot that a lane waited for.
     pub(super) fn snapshot_for_lane(&mut self, lane_id: u32, snapshot: &Snapshot) {
         let Some((lane, topic)) = self.subscribers.lane_and_topic(lane_id) else { return };
-        if !lane.awaiting || topic.last.offset != snapshot.offset {
+        if !lane.awaiting {
+            return;
+        }
+        if topic.last.offset != snapshot.offset {
+            // Of another epoch than what is pending: worked out anew.
+            lane.awaiting = false;
+            self.touched.push(lane_id);
             return;
         }
         let count = topic.last.seq.saturating_sub(lane.sent.seq).max(1);
@@ -287,7 +301,17 @@ impl Shard {
         topic.ring.clear();
         topic.last = Cursor { offset: snapshot.offset, seq: start.seq + 1 };
         let conflatable = topic.class.conflatable();
-        for lane_id in topic.lanes.clone() {
+        if !conflatable {
+            // Who is still being brought on by a replay of the old epoch cannot be.
+            let lanes: Vec<u32> = topic.lanes.clone();
+            let lanes = lanes.iter().filter_map(|l| self.subscribers.lane(*l));
+            let held: Vec<u32> = lanes.flat_map(|lane| lane.held().collect::<Vec<_>>()).collect();
+            for index in held {
+                self.close(index, CloseReason::InsufficientState);
+            }
+        }
+        let lanes = self.subscribers.topic(slot).map_or_else(Vec::new, |topic| topic.lanes.clone());
+        for lane_id in lanes {
             let Some((lane, _)) = self.subscribers.lane_and_topic(lane_id) else { continue };
             let before = if lane.interval_ms > 0 { lane.sent } else { start };
             let piece = Piece {
@@ -327,5 +351,3 @@ impl Shard {
         }
     }
 }
-
-use super::session::Hold;

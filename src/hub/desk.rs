@@ -52,6 +52,12 @@ impl Desk {
                 let Some(queue) = self.queue(shard) else { return };
                 topics.snapshot_for(&topic, |snapshot| queue.send(Event::Snapshot { ask, snapshot }));
             }
+            Request::Replay { shard, ask, topic, dialect, after } => {
+                let Some(queue) = self.queue(shard) else { return };
+                topics.replay_for(&topic, dialect, after, |replay| {
+                    queue.send(Event::Replayed { ask, replay: replay.map(Box::new) });
+                });
+            }
             Request::Detach { shard, slot, topic } => {
                 let Some(queue) = self.queue(shard) else { return };
                 topics.detach(&topic, shard, slot, || queue.send(Event::Detached { slot }));

@@ -8,9 +8,9 @@ use bytes::Bytes;
 
 use crate::auth::Identity;
 use crate::name::TopicName;
-use crate::position::Position;
+use crate::position::{Offset, Position};
 use crate::protocol::{CommandId, Dialect, Refusal};
-use crate::topic::{Attachment, Delta, ShardId, Slot, Snapshot};
+use crate::topic::{Attachment, Delta, Replay, ShardId, Slot, Snapshot};
 
 /// A session of one shard. The generation tells a session from a later one in the same slab entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,6 +44,7 @@ pub(super) enum Event {
     Stale { slot: Slot, since_ms: Option<u64> },
     Attached { ask: u32, result: Result<Box<Attachment>, Refusal> },
     Snapshot { ask: u32, snapshot: Arc<Snapshot> },
+    Replayed { ask: u32, replay: Option<Box<Replay>> },
     Detached { slot: Slot },
     Authenticated { session: SessionKey, id: CommandId, result: Result<Box<Identity>, String> },
     Drain { window: Duration },
@@ -66,6 +67,13 @@ pub(super) enum Request {
         shard: ShardId,
         ask: u32,
         topic: TopicName,
+    },
+    Replay {
+        shard: ShardId,
+        ask: u32,
+        topic: TopicName,
+        dialect: Dialect,
+        after: Offset,
     },
     Detach {
         shard: ShardId,

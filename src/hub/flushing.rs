@@ -24,6 +24,11 @@ impl Shard {
             at += 1;
             self.visit(index);
         }
+        for index in std::mem::take(&mut self.owed) {
+            if self.sessions.get(index as usize).is_some_and(|s| s.backlog.is_none()) {
+                self.pay(index);
+            }
+        }
         self.outbox.dirty.clear();
     }
 

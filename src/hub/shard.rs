@@ -65,6 +65,8 @@ pub(super) struct Shard {
     pub(super) asks: Slab<Ask>,
     pub(super) tick_asks: HashMap<AskKey, u32>,
     pub(super) groups: Slab<Group>,
+    /// Sessions that are owed something and whose socket is not known to be full.
+    pub(super) owed: Vec<u32>,
     /// Sockets that became writable.
     pub(super) writable: Vec<u32>,
     /// Sockets that had more to read than their turn allows.
@@ -107,6 +109,7 @@ impl Shard {
             asks: Slab::new(),
             tick_asks: HashMap::new(),
             groups: Slab::new(),
+            owed: Vec::new(),
             writable: Vec::new(),
             readable: Vec::new(),
             read_buffer: vec![0; limits::READ_BUFFER_BYTES],
@@ -199,6 +202,7 @@ impl Shard {
             Event::Stale { slot, since_ms } => self.stale(slot, since_ms),
             Event::Attached { ask, result } => self.attached(ask, result),
             Event::Snapshot { ask, snapshot } => self.snapshot_came(ask, &snapshot),
+            Event::Replayed { ask, replay } => self.replayed(ask, replay),
             Event::Detached { slot } => self.subscribers.free(slot),
             Event::Authenticated { session, id, result } => self.authenticated(session, &id, result),
             Event::Drain { window } => self.begin_drain(window),

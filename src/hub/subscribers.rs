@@ -32,6 +32,11 @@ pub(super) struct Cursor {
     pub(super) seq: u64,
 }
 
+impl Cursor {
+    /// Nowhere: only the whole state helps.
+    pub(super) const NOWHERE: Self = Self { offset: Offset::ZERO, seq: u64::MAX };
+}
+
 /// A topic in this shard.
 pub(super) struct TopicSlot {
     pub(super) name: TopicName,
@@ -262,6 +267,11 @@ impl Lane {
     /// Members that the lane's frames go to.
     pub(super) fn receivers(&self) -> impl Iterator<Item = u32> {
         self.members.iter().copied().filter(|m| m & HELD == 0)
+    }
+
+    /// Members that the lane's frames pass by.
+    pub(super) fn held(&self) -> impl Iterator<Item = u32> {
+        self.members.iter().filter(|m| **m & HELD != 0).map(|m| m & !HELD)
     }
 
     /// All members.

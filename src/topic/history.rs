@@ -55,6 +55,16 @@ impl History {
         (offset >= self.floor).then(|| self.deltas.range(from..))
     }
 
+    /// The position before the last `count` deltas; `None` for none.
+    pub(super) fn before_last(&self, count: usize) -> Option<Offset> {
+        let first = self.deltas.len().saturating_sub(count.min(self.deltas.len()));
+        match (count, first.checked_sub(1)) {
+            (0, _) => None,
+            (_, None) => Some(self.floor),
+            (_, Some(before)) => self.deltas.get(before).map(|d| d.offset),
+        }
+    }
+
     /// The last `count` deltas.
     pub(super) fn last(&self, count: usize) -> impl Iterator<Item = &Arc<Delta>> {
         self.deltas.range(self.deltas.len().saturating_sub(count)..)

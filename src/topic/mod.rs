@@ -10,4 +10,6 @@ mod state;
 
 pub use delta::{Delta, Kind, Snapshot};
 pub use payload::{Payload, PayloadError};
-pub use registry::{Attachment, Incoming, Outlet, PublishError, Published, ShardId, Slot, SourceId, TopicView, Topics};
+pub use registry::{
+    Attachment, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView, Topics,
+};

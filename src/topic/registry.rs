@@ -112,10 +112,30 @@ pub struct Attachment {
     pub epoch: Epoch,
     /// Whether nothing is missing since the position that the client named.
     pub recovered: bool,
-    /// Whole frames, in order.
-    pub frames: Vec<Bytes>,
+    /// The state, or what was missed.
+    pub missed: Replay,
     /// Set while the topic is stale.
     pub stale_since_ms: Option<u64>,
+}
+
+/// Whole frames, in order.
+#[derive(Debug, Clone)]
+pub struct Replay {
+    /// The position before them.
+    pub after: Offset,
+    /// The position after them.
+    pub upto: Offset,
+    /// The frames.
+    pub frames: Vec<Bytes>,
+    /// Whether nothing more follows up to now.
+    pub complete: bool,
+}
+
+impl Replay {
+    /// No frames, at this position.
+    pub fn nothing(at: Offset) -> Self {
+        Self { after: at, upto: at, frames: Vec::new(), complete: true }
+    }
 }
 
 /// A topic as REST shows it.
@@ -346,6 +366,15 @@ impl Topics {
                 let mut topic = topic;
                 answer(topic.snapshot());
             }
+        }
+    }
+
+    /// The next deltas after `after`, handed to `answer` in order with those that are published; `None` if some of them
+    /// are gone.
+    pub fn replay_for(&self, name: &TopicName, dialect: Dialect, after: Offset, answer: impl FnOnce(Option<Replay>)) {
+        match self.map.get_mut(name.as_str()) {
+            Some(topic) => answer(topic.replay(dialect, after)),
+            None => answer(None),
         }
     }
 

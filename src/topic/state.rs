@@ -9,9 +9,9 @@ use super::delta::{Delta, Kind, Snapshot};
 use super::history::History;
 use super::merge::{self, Members};
 use super::payload::Payload;
-use super::registry::{Attachment, PublishError, ShardId, Slot, SourceId};
+use super::registry::{Attachment, PublishError, Replay, ShardId, Slot, SourceId};
 use crate::config::{Class, Namespace};
-use crate::limits::STATE_BYTES_MAX;
+use crate::limits::{RECOVERY_BYTES, STATE_BYTES_MAX};
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset, Position};
 use crate::protocol::Dialect;
@@ -221,34 +221,58 @@ impl Topic {
     /// What a new subscriber gets: what it missed since the position it names, or the state (DESIGN section 4).
     pub(super) fn attach(&mut self, dialect: Dialect, since: Option<&Position>, history: u32) -> Attachment {
         let comparable = since.filter(|p| p.epoch == self.epoch && p.offset <= self.offset);
-        if let Some(frames) = comparable.and_then(|p| self.missed(dialect, p.offset)) {
-            return self.attachment(true, frames);
-        }
         if self.options.class == Class::Stream {
+            let recovered = comparable.and_then(|p| self.replay(dialect, p.offset));
             let wanted = if since.is_some() { 0 } else { history as usize };
-            let frames = self.history.last(wanted.min(self.history.len())).map(|d| d.frame(dialect)).collect();
-            return self.attachment(false, frames);
+            let missed = match &recovered {
+                Some(_) => recovered.clone(),
+                None => self.history.before_last(wanted).and_then(|from| self.replay(dialect, from)),
+            };
+            return self.attachment(recovered.is_some(), missed.unwrap_or(Replay::nothing(self.offset)));
+        }
+        if let Some(frames) = comparable.and_then(|p| self.missed(dialect, p.offset)) {
+            return self.attachment(true, Replay { frames, ..Replay::nothing(self.offset) });
         }
         let frames = if self.known || since.is_some() { vec![self.snapshot().frame(dialect)] } else { Vec::new() };
-        self.attachment(since.is_some(), frames)
+        self.attachment(since.is_some(), Replay { frames, ..Replay::nothing(self.offset) })
     }
 
-    fn attachment(&self, recovered: bool, frames: Vec<Bytes>) -> Attachment {
+    fn attachment(&self, recovered: bool, missed: Replay) -> Attachment {
         let stale_since_ms = self.stale.then_some(self.active_ms);
-        Attachment { offset: self.offset, epoch: self.epoch.clone(), recovered, frames, stale_since_ms }
+        Attachment { offset: self.offset, epoch: self.epoch.clone(), recovered, missed, stale_since_ms }
+    }
+
+    /// The next deltas after `after`, as many as are sent at once; `None` if some are gone.
+    pub(super) fn replay(&self, dialect: Dialect, after: Offset) -> Option<Replay> {
+        let mut replay = Replay { after, upto: after, ..Replay::nothing(after) };
+        let mut bytes = 0;
+        for delta in self.history.since(after)? {
+            if bytes >= RECOVERY_BYTES {
+                replay.complete = false;
+                return Some(replay);
+            }
+            let frame = delta.frame(dialect);
+            bytes += frame.len();
+            replay.upto = delta.offset;
+            replay.frames.push(frame);
+        }
+        // Positions between the last delta and one that is only the topic's floor are the same place.
+        replay.upto = self.offset;
+        Some(replay)
     }
 
     /// Frames of what came after `offset`, if that is the shortest way to say it.
     fn missed(&mut self, dialect: Dialect, offset: Offset) -> Option<Vec<Bytes>> {
         let missed: Vec<Arc<Delta>> = self.history.since(offset)?.cloned().collect();
         let shorter = match (&self.state, missed.as_slice()) {
-            (_, []) | (State::Stream, _) => true,
+            (_, []) => true,
             // One value is as good as many.
             (State::Latest(_), many) => many.len() == 1,
             (State::Merge { bytes, .. }, many) => {
                 let patches: usize = many.iter().map(|d| d.payload.bytes().len()).sum();
                 patches <= *bytes
             }
+            (State::Stream, _) => false,
         };
         shorter.then(|| missed.iter().map(|d| d.frame(dialect)).collect())
     }
@@ -302,7 +326,7 @@ mod tests {
             let value: serde_json::Value = serde_json::from_str(&text).unwrap();
             format!("{}@{}", value["type"].as_str().unwrap().chars().next().unwrap(), value["offset"])
         };
-        (attachment.recovered, attachment.frames.iter().map(text).collect())
+        (attachment.recovered, attachment.missed.frames.iter().map(text).collect())
     }
 
     /// (class, what the client names, recovered, frames): five deltas were published, the last three are kept.

@@ -1,0 +1,185 @@
+//! The program as an operator types it.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::support::{PROGRAM, Redis, Server};
+
+fn run(args: &[&str]) -> Output {
+    Command::new(PROGRAM).args(args).env_remove("NEXUS_CONFIG").output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn the_configurations_that_ship_are_good() {
+    for name in ["default", "development", "production"] {
+        let path = format!("{}/config/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+        let output = run(&["check-config", &path]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(text(&output.stdout).contains("is good"));
+    }
+}
+
+/// The commented default file tells the truth: uncommented, it is the default.
+#[test]
+fn the_default_file_shows_the_defaults() {
+    let path = format!("{}/config/default.toml", env!("CARGO_MANIFEST_DIR"));
+    let shipped = std::fs::read_to_string(path).unwrap();
+    let mut section = String::new();
+    let mut uncommented = String::new();
+    for line in shipped.lines() {
+        let line = line.trim_start_matches("# ");
+        if line.starts_with('[') {
+            section = line.to_owned();
+        }
+        let is_key =
+            line.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+        let optional =
+            ["audience", "issuer", "max_rate", "stale_after"].iter().any(|k| line.starts_with(&format!("{k} =")));
+        let skipped =
+            ["[[access.keys]]", "[source.replay]", "[namespace.quotes]"].iter().any(|s| section.starts_with(s));
+        if (line.starts_with('[') || (is_key && !optional)) && !skipped {
+            uncommented.push_str(line);
+            uncommented.push('\n');
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (full, empty) = (dir.path().join("full.toml"), dir.path().join("empty.toml"));
+    std::fs::write(&full, &uncommented).unwrap();
+    std::fs::write(&empty, "[source.redis]\n[source.simulator]\n").unwrap();
+    let shown = |path: &std::path::Path| {
+        let output = run(&["check-config", path.to_str().unwrap()]);
+        assert!(output.status.success(), "{}\n{uncommented}", text(&output.stderr));
+        text(&output.stdout).lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&full), shown(&empty));
+    assert!(uncommented.lines().count() > 45, "{uncommented}");
+}
+
+#[test]
+fn a_bad_configuration_is_refused_with_file_line_key_and_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bad.toml");
+    std::fs::write(&path, "[server]\nlisten = \"127.0.0.1:0\"\n\n[limits]\nbacklog_bytes = 7\n").unwrap();
+    for command in ["check-config", "serve"] {
+        let args = if command == "serve" {
+            vec!["serve", "--config", path.to_str().unwrap()]
+        } else {
+            vec![command, path.to_str().unwrap()]
+        };
+        let output = run(&args);
+        assert!(!output.status.success());
+        let error = text(&output.stderr);
+        for needle in ["bad.toml:5", "limits.backlog_bytes", "7 is too small"] {
+            assert!(error.contains(needle), "{error}");
+        }
+    }
+    assert!(!run(&["check-config", "/nonexistent.toml"]).status.success());
+}
+
+#[test]
+fn help_is_worth_reading() {
+    let help = text(&run(&["--help"]).stdout);
+    for needle in ["serve", "check-config", "replay", "publish", "Examples:", "XADD"] {
+        assert!(help.contains(needle), "{help}");
+    }
+    let serve = text(&run(&["serve", "--help"]).stdout);
+    for flag in ["--config", "--listen", "--redis", "--shards", "--insecure"] {
+        assert!(serve.contains(flag), "{serve}");
+    }
+}
+
+#[tokio::test]
+async fn publish_from_arguments_and_from_lines() {
+    let server = Server::open();
+    let url = format!("http://{}", server.address);
+    let mut client = server.client().await;
+    client.subscribe(&["stream:a", "merge:m"]).await;
+    let output = run(&["publish", "--to", &url, "stream:a", r#"{"x":1}"#]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(client.next().await["data"], json!({"x": 1}));
+    let mut child = Command::new(PROGRAM)
+        .args(["publish", "--to", &url])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = "stream:a 2\nmerge:m {\"a\": 1.50}\nnonsense\nmerge:m [1]\nstream:a {broken\nstream:a 3\n";
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let report = text(&output.stderr);
+    assert!(!output.status.success() && report.contains("3 published, 3 refused"), "{report}");
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        seen.push(client.next().await["data"].to_string());
+    }
+    seen.sort();
+    assert_eq!(seen, ["2", "3", "{\"a\":1.5}"]);
+    let output = run(&["publish", "--to", &url, "merge:m", "[1]"]);
+    assert!(!output.status.success() && text(&output.stderr).contains("object"));
+    let output = run(&["publish", "--to", &url, "merge:m", "--snapshot", r#"{"only":1}"#]);
+    assert!(output.status.success());
+    assert_eq!(client.next().await["data"], json!({"only": 1}));
+}
+
+#[tokio::test]
+async fn publish_to_redis() {
+    let redis = Redis::start();
+    let server = redis.server("").await;
+    let mut client = server.client().await;
+    client.subscribe(&["stream:a"]).await;
+    let output = run(&["publish", "--to", &redis.url(), "stream:a", "1"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(client.next().await["data"], 1);
+}
+
+#[tokio::test]
+async fn replay_into_a_server_and_into_redis() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = crate::recordings::made_up(dir.path(), 400);
+    let redis = Redis::start();
+    let direct = Server::open_with(crate::recordings::NAMESPACES);
+    let through = redis.server(crate::recordings::NAMESPACES).await;
+    for to in [format!("http://{}", direct.address), redis.url()] {
+        let mut args = vec!["replay", "--quiet", "--speed", "50", "--to", &to];
+        args.extend(files.iter().map(|f| f.to_str().unwrap()));
+        let output = run(&args);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let counts: Value = serde_json::from_slice(output.stdout.trim_ascii()).unwrap();
+        assert_eq!(counts["malformed"], 1, "{counts}");
+    }
+    let names = |s: &Server| serde_json::from_str::<Value>(&s.get("/api/topics").1).unwrap()["topics"].clone();
+    through.until("all topics are there", |s| names(s) == names(&direct)).await;
+    for topic in names(&direct).as_array().unwrap() {
+        let topic = topic.as_str().unwrap();
+        let data = |s: &Server| {
+            serde_json::from_str::<Value>(&s.get(&format!("/api/topics/{topic}")).1).unwrap()["data"].clone()
+        };
+        if !topic.starts_with("trades:") {
+            through.until("the same state", |s| data(s) == data(&direct)).await;
+        }
+    }
+}
+
+/// Everything on the start-up screen: where, how many and why, from where, and what is open.
+#[tokio::test]
+async fn startup_says_what_runs() {
+    let server = Server::start("[access]\nanonymous = true\n[source.simulator]\n");
+    server.until("all lines", |s| s.log().contains("open: ")).await;
+    let log = server.log();
+    for needle in [
+        "listens on http://127.0.0.1:",
+        "this machine only",
+        "sessions (descriptor limit",
+        "SIMULATION",
+        "anyone may subscribe",
+        "publish API off",
+    ] {
+        assert!(log.contains(needle), "{needle} missing in\n{log}");
+    }
+}

@@ -1,0 +1,272 @@
+//! Clients that misbehave, each beside a healthy one that must notice nothing.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::{Client, PATIENCE, Server};
+
+/// A socket after the upgrade, to send whatever bytes.
+fn raw(server: &Server) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+        .write_all(
+            b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        )
+        .unwrap();
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101"));
+    stream
+}
+
+/// A client frame, masked with zeros.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut out = vec![first];
+    match payload.len() {
+        n @ 0..126 => out.push(0x80 | u8::try_from(n).unwrap()),
+        n => {
+            out.push(0x80 | 126);
+            out.extend(u16::try_from(n).unwrap().to_be_bytes());
+        }
+    }
+    out.extend([0; 4]);
+    out.extend(payload);
+    out
+}
+
+/// The code of the close frame that ends what is left to read.
+fn close_code(stream: &mut TcpStream) -> u16 {
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    let mut at = 0;
+    while at + 4 <= rest.len() {
+        let (len, header) = match rest[at + 1] {
+            126 => (usize::from(u16::from_be_bytes([rest[at + 2], rest[at + 3]])), 4),
+            127 => panic!("unexpected"),
+            n => (usize::from(n), 2),
+        };
+        if rest[at] == 0x88 {
+            return u16::from_be_bytes([rest[at + header], rest[at + header + 1]]);
+        }
+        at += header + len;
+    }
+    panic!("no close frame in {} bytes", rest.len());
+}
+
+/// A healthy session; deltas that are published must come, whatever happens meanwhile.
+struct Healthy {
+    client: Client,
+    sent: u64,
+}
+
+impl Healthy {
+    async fn beside(server: &Server) -> Self {
+        let mut client = server.client().await;
+        client.subscribe(&["stream:healthy"]).await;
+        Self { client, sent: 0 }
+    }
+
+    async fn is_well(&mut self, server: &Server) {
+        for _ in 0..5 {
+            self.sent += 1;
+            server.publish("stream:healthy", &json!(self.sent));
+            assert_eq!(self.client.next().await["data"], self.sent);
+        }
+    }
+}
+
+#[tokio::test]
+async fn garbage_is_closed_with_the_right_code() {
+    let server = Server::open();
+    let mut healthy = Healthy::beside(&server).await;
+    let table: &[(&str, Vec<u8>, u16)] = &[
+        ("no frame at all", b"GET / HTTP/1.1\r\n\r\n\xff\xff\xff".to_vec(), 1002),
+        ("a frame without a mask", vec![0x81, 0x02, b'h', b'i'], 1002),
+        ("reserved bits", frame(0xf1, b"x"), 1002),
+        ("reserved opcode", frame(0x83, b"x"), 1002),
+        ("a continuation of nothing", frame(0x80, b"x"), 1002),
+        ("a fragmented ping", frame(0x09, b"x"), 1002),
+        ("a long ping", frame(0x89, &[0; 126]), 1002),
+        ("binary", frame(0x82, b"x"), 1003),
+        ("text that is not UTF-8", frame(0x81, &[0xff, 0xfe]), 1007),
+        ("a header of 1 GiB", vec![0x81, 0xff, 0, 0, 0, 0, 0x40, 0, 0, 0, 0, 0, 0, 0], 1009),
+        ("a length of 2^63", vec![0x81, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 1002),
+    ];
+    for (what, bytes, code) in table {
+        let mut stream = raw(&server);
+        stream.write_all(bytes).unwrap();
+        assert_eq!(close_code(&mut stream), *code, "{what}");
+        healthy.is_well(&server).await;
+    }
+    server.until("all gone", |s| s.metric("sessions") == 1.0).await;
+}
+
+#[tokio::test]
+async fn text_that_is_no_command_gets_an_error_and_no_more() {
+    let server = Server::open();
+    let mut client = server.client().await;
+    for text in ["", "null", "[]", "{}", "{\"op\":7}", "\u{0}", "{\"op\":\"subscribe\",\"args\":{}}"] {
+        client.send_text(text).await;
+        assert_eq!(client.next().await["ok"], false, "{text}");
+    }
+    client.send_text(&"[".repeat(60_000)).await;
+    assert_eq!(client.next().await["ok"], false);
+    client.nothing_more().await;
+    client.send_binary(b"x").await;
+    assert_eq!(client.close_code().await, 1003);
+}
+
+#[tokio::test]
+async fn a_byte_at_a_time_is_read_and_too_slow_is_closed() {
+    let server = Server::open_with("[limits]\nfirst_command_timeout = \"1s\"");
+    let mut healthy = Healthy::beside(&server).await;
+    // Slow, but it gets there: a valid command in single bytes.
+    let mut patient = raw(&server);
+    for byte in frame(0x81, br#"{"op":"ping","id":1}"#) {
+        patient.write_all(&[byte]).unwrap();
+    }
+    let mut answer = [0; 22];
+    patient.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer[2..], br#"{"id":1,"op":"pong"}"#);
+    // And then a message that never ends.
+    let mut endless = patient;
+    endless.write_all(&frame(0x81, b"{\"op\":\"ping\"}")[..5]).unwrap();
+    healthy.is_well(&server).await;
+    assert_eq!(close_code(&mut endless), 3502);
+    healthy.is_well(&server).await;
+}
+
+#[tokio::test]
+async fn ten_thousand_topics_meet_the_limit() {
+    let server = Server::open();
+    let mut healthy = Healthy::beside(&server).await;
+    let mut greedy = server.client().await;
+    let mut accepted = 0;
+    let mut refused = 0;
+    for chunk in (0..10_000).collect::<Vec<u32>>().chunks(100) {
+        let topics: Vec<String> = chunk.iter().map(|n| format!("latest:{n}")).collect();
+        greedy.send(json!({"op": "subscribe", "args": topics})).await;
+        let mut answers = 0;
+        while answers < 100 {
+            let reply = greedy.next().await;
+            if reply["ok"] == true {
+                accepted += reply["topics"].as_object().unwrap().len();
+                answers += reply["topics"].as_object().unwrap().len();
+            } else {
+                assert_eq!(reply["error"]["code"], 429);
+                refused += 1;
+                answers += 1;
+            }
+        }
+        healthy.is_well(&server).await;
+    }
+    assert_eq!((accepted, refused), (512, 10_000 - 512));
+    drop(greedy);
+    server.until("its topics are gone", |s| s.metric("topics") == 1.0 && s.metric("subscriptions") == 1.0).await;
+}
+
+/// It never reads, on a stream: closed once its backlog is full, and nobody else waits for it.
+#[tokio::test]
+async fn a_socket_that_never_reads_is_closed_at_its_limit() {
+    let server = Server::open_with("[limits]\nbacklog_bytes = 100000");
+    let mut healthy = Healthy::beside(&server).await;
+    let mut deaf = raw(&server);
+    deaf.write_all(&frame(0x81, br#"{"op":"subscribe","args":["stream:loud"]}"#)).unwrap();
+    server.until("it is subscribed", |s| s.metric("subscriptions") == 2.0).await;
+    let loud = json!("x".repeat(10_000));
+    let slow = "closes_total{reason=\"slow: reconnect and recover\"}";
+    let mut published = 0;
+    while server.metric(slow) == 0.0 {
+        let batch: Vec<(String, Value)> = (0..100).map(|_| ("stream:loud".to_owned(), loud.clone())).collect();
+        server.publish_all(&batch);
+        published += 1;
+        assert!(published < 200, "never closed");
+        assert!(server.metric("backlog_bytes") <= 110_000.0 + 10_000.0);
+        healthy.is_well(&server).await;
+    }
+    server.until("it is gone", |s| s.metric("sessions") == 1.0 && s.metric("backlog_bytes") == 0.0).await;
+}
+
+/// The same on a conflatable topic: it costs next to nothing, and the stall ends it.
+#[tokio::test]
+async fn a_socket_that_takes_nothing_for_long_is_closed() {
+    let server = Server::open_with("[limits]\nstall_timeout = \"1s\"\nping_interval = \"60s\"");
+    let mut healthy = Healthy::beside(&server).await;
+    let mut deaf = raw(&server);
+    deaf.write_all(&frame(0x81, br#"{"op":"subscribe","args":["latest:loud"]}"#)).unwrap();
+    server.until("it is subscribed", |s| s.metric("subscriptions") == 2.0).await;
+    let loud = json!("x".repeat(50_000));
+    while server.metric("slow_sessions") == 0.0 {
+        let batch: Vec<(String, Value)> = (0..50).map(|_| ("latest:loud".to_owned(), loud.clone())).collect();
+        server.publish_all(&batch);
+    }
+    assert!(server.metric("backlog_bytes") < 64.0 * 1024.0);
+    healthy.is_well(&server).await;
+    server
+        .until("the stall ended it", |s| s.metric("closes_total{reason=\"slow: reconnect and recover\"}") == 1.0)
+        .await;
+    server.until("it is gone", |s| s.metric("sessions") == 1.0).await;
+    healthy.is_well(&server).await;
+}
+
+/// Gone without FIN, as when a cable is cut: the ping finds it out.
+#[tokio::test]
+async fn a_client_that_vanished_is_noticed() {
+    let server = Server::open_with("[limits]\nping_interval = \"500ms\"\npong_timeout = \"500ms\"");
+    let gone = raw(&server);
+    server.until("it is here", |s| s.metric("sessions") == 1.0).await;
+    let mut gone = gone;
+    gone.write_all(&frame(0x81, br#"{"op":"ping"}"#)).unwrap();
+    // It stays open in the kernel but nothing will ever be sent on it again.
+    server.until("it is gone", |s| s.metric("sessions") == 0.0).await;
+    assert_eq!(server.metric("closes_total{reason=\"no pong\"}"), 1.0);
+    drop(gone);
+}
+
+#[tokio::test]
+async fn floods_of_pings_and_of_subscribes_are_limited() {
+    let server = Server::open();
+    let mut healthy = Healthy::beside(&server).await;
+    let mut pings = raw(&server);
+    let flood: Vec<u8> = (0..5_000).flat_map(|_| frame(0x89, b"x")).collect();
+    pings.write_all(&flood).unwrap();
+    assert_eq!(close_code(&mut pings), 3013);
+    healthy.is_well(&server).await;
+    let mut churn = raw(&server);
+    let both = [
+        frame(0x81, br#"{"op":"subscribe","args":["latest:c"]}"#),
+        frame(0x81, br#"{"op":"unsubscribe","args":["latest:c"]}"#),
+    ];
+    let flood: Vec<u8> = (0..2_000).flat_map(|_| both.concat()).collect();
+    // The server may close before all is written.
+    let _ = churn.write_all(&flood);
+    server.until("it was closed", |s| s.metric("closes_total{reason=\"too many commands\"}") == 2.0).await;
+    healthy.is_well(&server).await;
+    server
+        .until("nothing is left of it", |s| s.metric("subscriptions") == 1.0 && s.metric("shard_topics") == 1.0)
+        .await;
+}
+
+/// Half a handshake, many times: others get in.
+#[tokio::test]
+async fn slow_handshakes_do_not_keep_others_out() {
+    let server = Server::open_with("[limits]\nhandshake_timeout = \"1s\"");
+    let slow: Vec<TcpStream> = (0..100)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.address).unwrap();
+            stream.write_all(b"GET /ws HTTP/1.1\r\nHo").unwrap();
+            stream
+        })
+        .collect();
+    tokio::time::timeout(Duration::from_secs(5), async { server.client().await.nothing_more().await }).await.unwrap();
+    drop(slow);
+}

@@ -1,0 +1,251 @@
+//! Each limit: its refusal and its metric. `docs/limits.md` is the list.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use serde_json::{Value, json};
+
+use crate::support::{Client, Server};
+
+#[tokio::test]
+async fn sessions() {
+    let server = Server::start(&crate::support::OPEN.replace("shards = 2", "shards = 2\nmax_sessions = 3"));
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(server.client().await);
+    }
+    server.until("three", |s| s.metric("sessions") == 3.0).await;
+    let (status, head, _) = upgrade_by_hand(&server);
+    assert_eq!(status, 503);
+    assert!(head.contains("retry-after: "), "{head}");
+    assert_eq!(server.metric("upgrades_refused_total{reason=\"full\"}"), 1.0);
+    held.pop();
+    server.until("two", |s| s.metric("sessions") == 2.0).await;
+    server.client().await.nothing_more().await;
+    assert_eq!(server.status()["sessions"]["max"], 3);
+}
+
+fn upgrade_by_hand(server: &Server) -> (u16, String, String) {
+    let headers =
+        [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")];
+    // `Connection: close` of the helper is replaced by what an upgrade needs.
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    let mut request = "GET /ws HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\n".to_owned();
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    stream.write_all(format!("{request}\r\n").as_bytes()).unwrap();
+    stream.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
+    let mut answer = Vec::new();
+    let mut chunk = [0; 1024];
+    while !answer.windows(4).any(|w| w == b"\r\n\r\n") {
+        let n = stream.read(&mut chunk).unwrap();
+        answer.extend_from_slice(&chunk[..n]);
+    }
+    let text = String::from_utf8_lossy(&answer).to_ascii_lowercase();
+    (text.split_whitespace().nth(1).unwrap().parse().unwrap(), text, String::new())
+}
+
+#[tokio::test]
+async fn sessions_of_one_address() {
+    let server = Server::open_with("[limits]\nsessions_per_address = 2");
+    let first = server.client().await;
+    let _second = server.client().await;
+    assert_eq!(Client::connect_with(server.address, &[]).await.err(), Some(429));
+    assert_eq!(server.metric("upgrades_refused_total{reason=\"address_sessions\"}"), 1.0);
+    drop(first);
+    server.until("one left", |s| s.metric("sessions") == 1.0).await;
+    server.client().await.nothing_more().await;
+}
+
+#[tokio::test]
+async fn new_sessions_of_one_address() {
+    let server = Server::open_with("[limits]\nnew_sessions_per_address = 5");
+    let mut refused = 0;
+    for _ in 0..20 {
+        refused += u32::from(Client::connect_with(server.address, &[]).await.is_err());
+    }
+    assert!(refused >= 5, "{refused} of 20 at once were refused");
+    assert_eq!(server.metric("upgrades_refused_total{reason=\"address_rate\"}"), f64::from(refused));
+}
+
+#[tokio::test]
+async fn handshake_time() {
+    let server = Server::open_with("[limits]\nhandshake_timeout = \"300ms\"");
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
+    stream.write_all(b"GET /ws HTTP/1.1\r\nHost: te").unwrap();
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    server.until("counted", |s| s.metric("handshake_timeouts_total") >= 1.0).await;
+}
+
+#[tokio::test]
+async fn time_to_a_first_valid_command() {
+    let server = Server::open_with("[limits]\nfirst_command_timeout = \"300ms\"");
+    let mut silent = server.client().await;
+    let mut invalid = server.client().await;
+    invalid.send_text("{}").await;
+    let mut valid = server.client().await;
+    valid.nothing_more().await;
+    assert_eq!(silent.close_code().await, 3502);
+    assert_eq!(invalid.close_code().await, 3502);
+    valid.nothing_more().await;
+    assert_eq!(server.metric("closes_total{reason=\"no valid command in time\"}"), 2.0);
+}
+
+#[tokio::test]
+async fn message_size() {
+    let server = Server::open();
+    let mut client = server.client().await;
+    let ping = |bytes: usize| {
+        let empty = json!({"op": "ping", "id": ""}).to_string();
+        format!("{empty}{}", " ".repeat(bytes - empty.len()))
+    };
+    client.send_text(&ping(65_536)).await;
+    assert_eq!(client.next().await["op"], "pong");
+    client.send_text(&ping(65_537)).await;
+    assert_eq!(client.close_code().await, 1009);
+    assert_eq!(server.metric("closes_total{reason=\"message too big\"}"), 1.0);
+}
+
+#[tokio::test]
+async fn commands_per_second() {
+    let server = Server::open_with("[limits]\ncommands_per_second = 5\ncommands_burst = 20");
+    let mut client = server.client().await;
+    for id in 0..20 {
+        client.send(json!({"op": "ping", "id": id})).await;
+    }
+    for id in 0..20 {
+        assert_eq!(client.next().await["id"], id);
+    }
+    for _ in 0..20 {
+        client.send(json!({"op": "ping"})).await;
+    }
+    assert_eq!(client.close_code().await, 3013);
+    assert_eq!(server.metric("closes_total{reason=\"too many commands\"}"), 1.0);
+}
+
+#[tokio::test]
+async fn subscriptions() {
+    let server = Server::open_with("[limits]\nsubscriptions = 3");
+    let mut client = server.client().await;
+    client.send(json!({"op": "subscribe", "id": 1, "args": ["latest:a", "latest:b", "latest:c", "latest:d"]})).await;
+    let refused = client.next().await;
+    assert_eq!((&refused["error"]["code"], &refused["error"]["topic"]), (&json!(429), &json!("latest:d")));
+    assert_eq!(client.next().await["topics"].as_object().unwrap().len(), 3);
+    assert_eq!(server.metric("subscriptions_refused_total"), 1.0);
+    client.send(json!({"op": "unsubscribe", "args": ["latest:a"]})).await;
+    client.next().await;
+    assert_eq!(client.subscribe(&["latest:d"]).await["ok"], true);
+    assert_eq!(server.metric("subscriptions"), 3.0);
+}
+
+#[tokio::test]
+async fn topic_names() {
+    let server = Server::open();
+    let mut client = server.client().await;
+    for bad in [String::new(), "a b".into(), "a\u{1}".into(), "x".repeat(256)] {
+        client.send(json!({"op": "subscribe", "id": 1, "args": [bad]})).await;
+        assert_eq!(client.next().await["error"]["code"], 400, "{bad:?}");
+        let (status, _) = server.post("/api/publish", &json!({"channel": bad, "data": 1}));
+        assert_eq!(status, 400, "{bad:?}");
+    }
+    assert_eq!(client.subscribe(&[&"x".repeat(255)]).await["ok"], true);
+    assert_eq!(server.metric("deltas_refused_total{reason=\"name\"}"), 4.0);
+    assert_eq!(server.metric("commands_refused_total"), 4.0);
+}
+
+#[tokio::test]
+async fn deltas() {
+    let server = Server::open_with("[limits]\ndelta_bytes = 1024");
+    let (status, reply) = server.post("/api/publish", &json!({"channel": "stream:a", "data": "x".repeat(2_000)}));
+    assert_eq!(status, 413);
+    assert!(reply["error"]["message"].as_str().unwrap().contains("2002 bytes, the most is 1024"), "{reply}");
+    let mut deep = Value::Null;
+    for _ in 0..70 {
+        deep = json!([deep]);
+    }
+    assert_eq!(server.post("/api/publish", &json!({"channel": "stream:a", "data": deep})).0, 400);
+    assert_eq!(server.metric("deltas_refused_total{reason=\"too_large\"}"), 1.0);
+    assert_eq!(server.metric("deltas_refused_total{reason=\"payload\"}"), 1.0);
+}
+
+#[tokio::test]
+async fn topics() {
+    let server = Server::open_with("[limits]\ntopics = 3\ntopic_idle = \"1s\"");
+    for n in 0..3 {
+        server.publish(&format!("latest:{n}"), &json!(n));
+    }
+    let (status, reply) = server.post("/api/publish", &json!({"channel": "latest:3", "data": 1}));
+    assert_eq!(status, 400);
+    assert!(reply["error"]["message"].as_str().unwrap().contains("limits.topics"), "{reply}");
+    let mut client = server.client().await;
+    client.send(json!({"op": "subscribe", "id": 1, "args": ["latest:4", "latest:0"]})).await;
+    assert_eq!(client.next().await["error"]["code"], 503);
+    assert_eq!(client.next().await["topics"]["latest:0"]["offset"], 1);
+    assert_eq!(client.next().await["type"], "snapshot");
+    assert_eq!(server.metric("topics_refused_total"), 2.0);
+    // Those that nobody uses go; the one with a subscriber stays.
+    server.until("idle topics are forgotten", |s| s.metric("topics") == 1.0).await;
+    assert_eq!(server.metric("topics_expired_total"), 2.0);
+    // A position from before is worth nothing on a topic that was forgotten, and is not mistaken for one.
+    let epoch = client.subscribe(&["latest:0"]).await["topics"]["latest:0"]["epoch"].clone();
+    client.next().await;
+    assert!(server.publish("latest:1", &json!("again")) > 1, "offsets never begin again within an epoch");
+    client
+        .send(json!({"op": "subscribe", "args": ["latest:1"], "since": {"latest:1": {"offset": 1, "epoch": epoch}}}))
+        .await;
+    client.next().await;
+    assert_eq!(client.next().await["data"], "again");
+}
+
+#[tokio::test]
+async fn merge_state() {
+    let server = Server::open();
+    let filler = "x".repeat(250_000);
+    let mut refused = None;
+    for n in 0..20 {
+        let (status, reply) =
+            server.post("/api/publish", &json!({"channel": "merge:big", "data": {(format!("k{n}")): filler}}));
+        if status != 200 {
+            refused = Some((n, reply));
+            break;
+        }
+    }
+    let (n, reply) = refused.expect("a state grows without bound");
+    assert_eq!(n, 16);
+    assert!(reply["error"]["message"].as_str().unwrap().contains("4194304"), "{reply}");
+    assert_eq!(server.metric("deltas_refused_total{reason=\"state_too_large\"}"), 1.0);
+}
+
+#[tokio::test]
+async fn batches() {
+    let server = Server::open();
+    let command = json!({"publish": {"channel": "stream:a", "data": 1}});
+    let commands: Vec<Value> = vec![command; 10_001];
+    assert_eq!(server.post("/api/batch", &json!({"commands": commands})).0, 413);
+    assert_eq!(server.metric("publish_refused_total{reason=\"batch_too_long\"}"), 1.0);
+    let body = " ".repeat(8 * 1024 * 1024 + 1);
+    assert_eq!(server.http("POST", "/api/publish", &[("Content-Type", "application/json")], &body).0, 413);
+}
+
+#[tokio::test]
+async fn silence() {
+    let server = Server::open_with("[limits]\nping_interval = \"500ms\"\npong_timeout = \"500ms\"");
+    let mut answers = server.client().await;
+    answers.subscribe(&["latest:a"]).await;
+    // Reads nothing and so answers no ping, though its kernel takes every byte.
+    let mut mute = server.client().await;
+    mute.subscribe(&["latest:a"]).await;
+    let watching = tokio::spawn(async move {
+        let got = answers.next().await;
+        (answers, got)
+    });
+    server.until("the mute one is closed", |s| s.metric("closes_total{reason=\"no pong\"}") == 1.0).await;
+    assert_eq!(mute.close_code().await, 3012);
+    server.publish("latest:a", &json!(1));
+    let (_answers, got) = watching.await.unwrap();
+    assert_eq!(got["data"], 1);
+    assert!(server.metric("pings_total") >= 2.0);
+}

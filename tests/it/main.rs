@@ -1,0 +1,20 @@
+//! The server as its users meet it: the real program on a real port, real sockets, a real Redis.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+
+mod support;
+
+mod access;
+mod command_line;
+mod conflation;
+mod delivery;
+mod hostile_clients;
+mod http;
+mod layering;
+mod limits;
+mod recordings;
+mod recovery;
+mod redis;
+mod redis_faults;
+mod shutdown;
+mod two_nodes;

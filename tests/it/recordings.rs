@@ -1,0 +1,173 @@
+//! Recorded traffic, through Redis, to every subscriber's final state. On data made up here; and, where it is there, on
+//! the real recordings.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::support::{Follower, PROGRAM, Redis, Server};
+
+pub(crate) const NAMESPACES: &str = "[namespace.quotes]\nclass = \"merge\"\n[namespace.book]\nclass = \"merge\"\n[namespace.trades]\nclass = \"stream\"\nhistory_size = 5000\nhistory_bytes = 16000000";
+
+/// Two recordings in the exchanges' forms, with one line of garbage.
+pub(crate) fn made_up(directory: &Path, lines: u64) -> Vec<PathBuf> {
+    let start = 1_723_161_253_000_000_000u64;
+    let mut spot = String::new();
+    let mut linear = String::new();
+    let mut update = 100;
+    for n in 0..lines {
+        let at = start + n * 5_000_000;
+        let price = 61_800 + (n * 7919) % 50;
+        match n % 4 {
+            0 => spot.push_str(&format!("{at} {{\"stream\":\"btcusdt@bookTicker\",\"data\":{{\"u\":{n},\"s\":\"BTCUSDT\",\"b\":\"{price}.1\",\"B\":\"1.0\",\"a\":\"{price}.2\",\"A\":\"{}.0\"}}}}\n", n % 3)),
+            1 => spot.push_str(&format!("{at} {{\"stream\":\"btcusdt@trade\",\"data\":{{\"e\":\"trade\",\"E\":{n},\"s\":\"BTCUSDT\",\"t\":{n},\"p\":\"{price}.1\",\"q\":\"0.5\",\"T\":{n},\"m\":{}}}}}\n", n % 8 == 1)),
+            2 => {
+                let size = if n % 3 == 0 { "0.000".to_owned() } else { format!("{n}.5") };
+                spot.push_str(&format!("{at} {{\"stream\":\"btcusdt@depth@100ms\",\"data\":{{\"e\":\"depthUpdate\",\"E\":{n},\"s\":\"BTCUSDT\",\"U\":{},\"u\":{},\"b\":[[\"{}.0\",\"{size}\"]],\"a\":[]}}}}\n", update, update + 1, 61_700 + n % 20));
+                update += 2;
+            }
+            _ => {
+                let kind = if n == 3 { "snapshot" } else { "delta" };
+                let u = n / 4 + 1;
+                linear.push_str(&format!("{{\"topic\":\"orderbook.50.XRPUSDT\",\"type\":\"{kind}\",\"ts\":{},\"data\":{{\"s\":\"XRPUSDT\",\"b\":[[\"1.{}\",\"{}\"]],\"a\":[],\"u\":{},\"seq\":{n}}}}}\n", at / 1_000_000, n % 30, n % 5, u + 1));
+            }
+        }
+    }
+    spot.push_str(&format!("{} garbage\n", start + lines * 5_000_000));
+    let files = [("binance-spot-btcusdt-20240808", spot), ("bybit-linear-xrpusdt-20240808", linear)];
+    files
+        .into_iter()
+        .map(|(name, text)| {
+            let path = directory.join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        })
+        .collect()
+}
+
+/// Replays `files` through a real Redis to `clients` sessions on all topics and compares what each ended with.
+async fn replay_to_everybody(files: &[PathBuf], speed: &str, topics: &[String], clients: usize) {
+    let redis = Redis::start();
+    let server: Server = redis.server(NAMESPACES).await;
+    let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+    let mut sessions = Vec::new();
+    for _ in 0..clients {
+        let mut client = server.client().await;
+        client.subscribe(&names).await;
+        sessions.push(client);
+    }
+    let mut args: Vec<String> =
+        ["replay", "--quiet", "--speed", speed, "--to", &redis.url()].iter().map(ToString::to_string).collect();
+    args.extend(files.iter().map(|f| f.to_str().unwrap().to_owned()));
+    let replay = tokio::task::spawn_blocking(move || Command::new(PROGRAM).args(args).output().unwrap());
+    // The end of the source, by an implementation of merge patch that is not ours.
+    let done = server.address;
+    let watching = sessions.into_iter().map(|mut client| {
+        let topics = topics.to_vec();
+        async move {
+            let mut followers: HashMap<String, Follower> =
+                topics.iter().map(|t| (t.clone(), Follower { state: json!({}), ..Follower::default() })).collect();
+            let mut trades: HashMap<String, u64> = HashMap::new();
+            loop {
+                let message = client.next().await;
+                if message["topic"] == "stream:end" {
+                    return (followers, trades);
+                }
+                let topic = message["topic"].as_str().unwrap().to_owned();
+                if topic.starts_with("trades:") {
+                    *trades.entry(topic.clone()).or_default() += 1;
+                }
+                followers.get_mut(&topic).unwrap().take(&message);
+            }
+        }
+    });
+    let ending = async {
+        let output = replay.await.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        redis.add("stream:end", &json!(1));
+        output
+    };
+    let (ends, _) = tokio::join!(futures_util::future::join_all(watching), ending);
+    assert_eq!(done, server.address);
+    for topic in topics.iter().filter(|t| !t.starts_with("stream:")) {
+        let view: Value = serde_json::from_str(&server.get(&format!("/api/topics/{topic}")).1).unwrap();
+        for (followers, trades) in &ends {
+            let follower = &followers[topic];
+            assert_eq!(json!(follower.offset), view["offset"], "{topic}");
+            if topic.starts_with("trades:") {
+                assert_eq!(trades.get(topic), ends[0].1.get(topic), "{topic}");
+            } else {
+                assert_eq!(follower.state, view["data"], "{topic}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn made_up_traffic_reaches_everybody() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = made_up(dir.path(), 4_000);
+    let topics = [
+        "quotes:binance-spot.BTCUSDT",
+        "book:binance-spot.BTCUSDT",
+        "trades:binance-spot.BTCUSDT",
+        "book:bybit-linear.XRPUSDT",
+        "stream:end",
+    ];
+    replay_to_everybody(&files, "20", &topics.map(str::to_owned), 20).await;
+}
+
+#[tokio::test]
+async fn real_traffic_reaches_everybody() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
+    if !folder.is_dir() {
+        println!("LEFT OUT: {} is not there; the same was tested on made-up traffic", folder.display());
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    // The first seconds of all four instruments, and all of the fifth.
+    let mut files = Vec::new();
+    let mut topics = vec!["stream:end".to_owned()];
+    for (name, venue, symbol) in [
+        ("binance-usdm-btcusdt-20240808", "binance-usdm", "BTCUSDT"),
+        ("binance-usdm-ethusdt-20240808", "binance-usdm", "ETHUSDT"),
+        ("binance-spot-btcusdt-20240808", "binance-spot", "BTCUSDT"),
+        ("binance-spot-ethusdt-20240808", "binance-spot", "ETHUSDT"),
+        ("bybit-linear-xrpusdt-ob500-20241201", "bybit-linear", "XRPUSDT"),
+    ] {
+        let mut text = String::new();
+        let gz = flate2::read::GzDecoder::new(std::fs::File::open(folder.join(format!("{name}.gz"))).unwrap());
+        for line in std::io::BufRead::lines(std::io::BufReader::new(gz)).take(2_500) {
+            text.push_str(&line.unwrap());
+            text.push('\n');
+        }
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        files.push(path);
+        let kinds: &[&str] = if venue.starts_with("bybit") { &["book"] } else { &["quotes", "book", "trades"] };
+        topics.extend(kinds.iter().map(|kind| format!("{kind}:{venue}.{symbol}")));
+    }
+    replay_to_everybody(&files, "20", &topics, 20).await;
+}
+
+/// Every line of the real recordings is understood.
+#[test]
+fn real_recordings_have_no_line_that_is_not_understood() {
+    use nexus_push::source::replay::Recordings;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
+    if !folder.is_dir() {
+        println!("LEFT OUT: {} is not there", folder.display());
+        return;
+    }
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
+    files.retain(|f| !f.to_str().unwrap().ends_with("README.md"));
+    assert_eq!(files.len(), 10);
+    let mut recordings = Recordings::open(&files).unwrap();
+    while recordings.next_moment().unwrap().is_some() {}
+    let counts = &recordings.normalizer.counts;
+    assert_eq!(counts.malformed, 0, "{:?}", counts.first_fault);
+    // The kline sample, and nothing else, makes no topic.
+    assert_eq!(counts.unknown, 1, "{counts:?}");
+}

@@ -1,0 +1,168 @@
+//! Coming back: what was missed is replayed, or the state is sent, or the client is told.
+
+use serde_json::{Value, json};
+
+use crate::support::{Follower, OPEN, Server};
+
+async fn subscribe_since(server: &Server, topic: &str, offset: u64, epoch: &Value) -> (crate::support::Client, Value) {
+    let mut client = server.client().await;
+    client
+        .send(
+            json!({"op": "subscribe", "id": 1, "args": [topic], "since": {topic: {"offset": offset, "epoch": epoch}}}),
+        )
+        .await;
+    let reply = client.next().await;
+    assert_eq!(reply["ok"], true, "{reply}");
+    (client, reply["topics"][topic].clone())
+}
+
+#[tokio::test]
+async fn a_stream_recovers_exactly_what_was_missed() {
+    let server = Server::open();
+    let mut first = server.client().await;
+    let reply = first.subscribe(&["stream:a"]).await;
+    let epoch = reply["topics"]["stream:a"]["epoch"].clone();
+    for n in 1..=3 {
+        server.publish("stream:a", &json!(n));
+    }
+    for n in 1..=3 {
+        assert_eq!(first.next().await["data"], n);
+    }
+    drop(first);
+    for n in 4..=10 {
+        server.publish("stream:a", &json!(n));
+    }
+    let (mut back, standing) = subscribe_since(&server, "stream:a", 3, &epoch).await;
+    assert_eq!((&standing["recovered"], &standing["offset"]), (&json!(true), &json!(10)));
+    server.publish("stream:a", &json!(11));
+    for n in 4..=11 {
+        let delta = back.next().await;
+        assert_eq!((&delta["data"], &delta["prev"]), (&json!(n), &json!(n - 1)));
+    }
+    back.nothing_more().await;
+}
+
+#[tokio::test]
+async fn past_the_history_a_stream_says_so_and_the_others_send_their_state() {
+    let small = "[namespace.s]\nhistory_size = 2\n[namespace.m]\nclass = \"merge\"\nhistory_size = 2\n[namespace.l]\nclass = \"latest\"\nhistory_size = 2";
+    let server = Server::open_with(small);
+    let mut epoch = Value::Null;
+    for topic in ["s:a", "m:a", "l:a"] {
+        for n in 1..=9 {
+            let (_, reply) = server.post("/api/publish", &json!({"channel": topic, "data": {(format!("k{n}")): n}}));
+            epoch = reply["result"]["epoch"].clone();
+        }
+    }
+    let (mut stream, standing) = subscribe_since(&server, "s:a", 3, &epoch).await;
+    assert_eq!(standing["recovered"], false);
+    stream.nothing_more().await;
+    for topic in ["m:a", "l:a"] {
+        let (mut client, standing) = subscribe_since(&server, topic, 3, &epoch).await;
+        assert_eq!(standing["recovered"], true);
+        let snapshot = client.next().await;
+        assert_eq!((&snapshot["type"], &snapshot["offset"]), (&json!("snapshot"), &json!(9)));
+        client.nothing_more().await;
+    }
+    let (mut other_epoch, standing) = subscribe_since(&server, "s:a", 9, &json!("other")).await;
+    assert_eq!(standing["recovered"], false);
+    other_epoch.nothing_more().await;
+}
+
+#[tokio::test]
+async fn an_old_history_is_let_go_of() {
+    let server = Server::open_with("[namespace.s]\nhistory_ttl = \"1s\"");
+    let (_, reply) = server.post("/api/publish", &json!({"channel": "s:a", "data": 1}));
+    let epoch = reply["result"]["epoch"].clone();
+    server.publish("s:a", &json!(2));
+    let (_, standing) = subscribe_since(&server, "s:a", 1, &epoch).await;
+    assert_eq!(standing["recovered"], true);
+    let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+    loop {
+        let (_, standing) = subscribe_since(&server, "s:a", 1, &epoch).await;
+        if standing["recovered"] == false {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline);
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let (_, standing) = subscribe_since(&server, "s:a", 2, &epoch).await;
+    assert_eq!(standing["recovered"], true, "who has everything has missed nothing");
+}
+
+#[tokio::test]
+async fn a_new_subscriber_may_ask_for_history() {
+    let server = Server::open();
+    for n in 1..=5 {
+        server.publish("stream:a", &json!(n));
+    }
+    let mut client = server.client().await;
+    client.send(json!({"op": "subscribe", "args": ["stream:a"], "history": 2})).await;
+    assert_eq!(client.next().await["topics"]["stream:a"]["recovered"], false);
+    assert_eq!(client.next().await["data"], 4);
+    assert_eq!(client.next().await["data"], 5);
+    client.nothing_more().await;
+}
+
+/// Clients that come and go while deltas pour in miss nothing and get nothing twice.
+#[tokio::test]
+async fn reconnecting_under_load_loses_nothing() {
+    let server = Server::start(&format!("{OPEN}\n[namespace.r]\nhistory_size = 60000\nhistory_bytes = 10000000"));
+    const DELTAS: u64 = 12_000;
+    let publishing = async {
+        let deltas: Vec<(String, Value)> = (1..=DELTAS).map(|n| ("r:a".to_owned(), json!(n))).collect();
+        for chunk in deltas.chunks(100) {
+            server.publish_all(chunk);
+            tokio::task::yield_now().await;
+        }
+    };
+    let restless = (0..5u64).map(|i| {
+        let server = &server;
+        async move {
+            let mut client = server.client().await;
+            let reply = client.subscribe(&["r:a"]).await;
+            let epoch = reply["topics"]["r:a"]["epoch"].clone();
+            let mut seen = reply["topics"]["r:a"]["offset"].as_u64().unwrap();
+            let mut connections = 0;
+            while seen < DELTAS {
+                let stay = 50 + i * 37;
+                for _ in 0..stay {
+                    if seen == DELTAS {
+                        break;
+                    }
+                    let delta = client.next().await;
+                    assert_eq!((delta["data"].as_u64(), delta["prev"].as_u64()), (Some(seen + 1), Some(seen)));
+                    seen += 1;
+                }
+                let (back, standing) = subscribe_since(server, "r:a", seen, &epoch).await;
+                assert_eq!(standing["recovered"], true);
+                client = back;
+                connections += 1;
+            }
+            connections
+        }
+    });
+    let (connections, ()) = tokio::join!(futures_util::future::join_all(restless), publishing);
+    assert!(connections.iter().all(|c| *c > 20));
+}
+
+#[tokio::test]
+async fn recovered_merge_patches_lead_to_the_same_state() {
+    let server = Server::open();
+    server.publish(
+        "merge:a",
+        &json!({"x": {"a": 1, "b": 2}, "filler": "long enough that patches are the shorter way to say it"}),
+    );
+    let mut client = server.client().await;
+    let reply = client.subscribe(&["merge:a"]).await;
+    let mut follower = Follower::default();
+    follower.follow(&mut client, 1).await;
+    drop(client);
+    server.publish("merge:a", &json!({"x": {"a": null}}));
+    server.publish("merge:a", &json!({"x": {"c": 3}}));
+    let (mut client, standing) = subscribe_since(&server, "merge:a", 1, &reply["topics"]["merge:a"]["epoch"]).await;
+    assert_eq!(standing["recovered"], true);
+    let before = follower.snapshots;
+    follower.follow(&mut client, 3).await;
+    assert_eq!(follower.state["x"], json!({"b": 2, "c": 3}));
+    assert_eq!(follower.snapshots, before, "the patches were sent, not the object");
+}

@@ -1,0 +1,104 @@
+//! Two servers on one Redis: a client that moves recovers as if it had stayed.
+
+use serde_json::{Value, json};
+
+use crate::support::{Client, Follower, Redis, Server};
+
+async fn since(server: &Server, topic: &str, offset: u64, epoch: &str) -> (Client, Value) {
+    let mut client = server.client().await;
+    client
+        .send(json!({"op": "subscribe", "args": [topic], "since": {topic: {"offset": offset, "epoch": epoch}}}))
+        .await;
+    let reply = client.next().await;
+    (client, reply["topics"][topic].clone())
+}
+
+#[tokio::test]
+async fn a_client_that_moves_misses_nothing_and_gets_nothing_twice() {
+    let redis = Redis::start();
+    let first = redis.server("").await;
+    // The second starts when there is a past already: it gives it the same offsets.
+    for n in 1..=20u64 {
+        redis.add("stream:s", &json!(n));
+    }
+    let second = redis.server("").await;
+    let nodes = [&first, &second];
+    let mut client = first.client().await;
+    client.send(json!({"op": "subscribe", "args": ["stream:s"], "history": 128})).await;
+    let reply = client.next().await;
+    let epoch = reply["topics"]["stream:s"]["epoch"].as_str().unwrap().to_owned();
+    let (mut have, mut offset, mut published) = (0u64, 0u64, 20u64);
+    for step in 0..20 {
+        for _ in 0..10 {
+            published += 1;
+            redis.add("stream:s", &json!(published));
+        }
+        // Some are seen, the rest are missed.
+        while have + 5 < published {
+            let delta = client.next().await;
+            assert_eq!(delta["data"], have + 1);
+            have += 1;
+            offset = delta["offset"].as_u64().unwrap();
+        }
+        drop(client);
+        let node = nodes[(step + 1) % 2];
+        // Wherever it goes, that node has read as far as the client had.
+        node.until("it has read as far", |s| {
+            serde_json::from_str::<Value>(&s.get("/api/topics/stream:s").1)
+                .is_ok_and(|t| t["offset"].as_u64() >= Some(offset))
+        })
+        .await;
+        let (back, standing) = since(node, "stream:s", offset, &epoch).await;
+        assert_eq!((&standing["recovered"], &standing["epoch"]), (&json!(true), &json!(epoch)));
+        client = back;
+    }
+    while have < published {
+        assert_eq!(client.next().await["data"], have + 1);
+        have += 1;
+    }
+    client.nothing_more().await;
+}
+
+#[tokio::test]
+async fn both_nodes_give_the_same_offsets_snapshots_and_etags() {
+    let redis = Redis::start();
+    let first = redis.server("").await;
+    for n in 0..50 {
+        redis.add("merge:m", &json!({(format!("k{}", (n * 7) % 11)): n}));
+    }
+    let second = redis.server("").await;
+    redis.add("merge:m", &json!({"last": true}));
+    let view = |s: &Server| s.http("GET", "/api/topics/merge:m", &[], "");
+    let has_last = |s: &Server| view(s).2.contains("\"last\"");
+    first.until("the first has it", has_last).await;
+    second.until("the second has it", has_last).await;
+    let ((_, head_a, body_a), (_, head_b, body_b)) = (view(&first), view(&second));
+    assert_eq!(body_a, body_b);
+    let etag = |head: &str| head.lines().find(|l| l.starts_with("etag")).unwrap().to_owned();
+    assert_eq!(etag(&head_a), etag(&head_b));
+}
+
+/// What is published on one node reaches the clients of the other; after a wipe both agree on the new epoch.
+#[tokio::test]
+async fn nodes_share_publishes_and_epochs() {
+    let redis = Redis::start();
+    let (first, second) = (redis.server("").await, redis.server("").await);
+    let (mut a, mut b) = (first.client().await, second.client().await);
+    a.subscribe(&["merge:m"]).await;
+    b.subscribe(&["merge:m"]).await;
+    first.publish("merge:m", &json!({"x": 1}));
+    let (from_a, from_b) = (a.next().await, b.next().await);
+    assert_eq!((&from_a["offset"], &from_a["data"]), (&from_b["offset"], &from_b["data"]));
+    redis.command(&["FLUSHALL"]);
+    redis.add("merge:m", &json!({"y": 2}));
+    let mut ends = Vec::new();
+    for client in [&mut a, &mut b] {
+        let mut follower =
+            Follower { offset: from_a["offset"].as_u64().unwrap(), state: json!({}), ..Follower::default() };
+        while follower.epoch.is_empty() || follower.state != json!({"y": 2}) {
+            follower.take(&client.next().await);
+        }
+        ends.push((follower.epoch, follower.offset));
+    }
+    assert_eq!(ends[0], ends[1]);
+}
