@@ -78,22 +78,44 @@ impl State {
     }
 }
 
-/// Snapshots by their content, so that sessions that start from equal ones share all that follows.
+/// States that sessions are in.
 #[derive(Debug, Default)]
-pub(crate) struct Snapshots(HashMap<(u32, u64), Weak<State>>);
+pub(crate) struct States {
+    /// Snapshots by their content, so that sessions that start from equal ones share all that follows.
+    snapshots: HashMap<(u32, u64), Weak<State>>,
+    /// By topic, epoch and offset: whichever way sessions got to an offset, they must be in one state there.
+    by_offset: HashMap<(u32, u64), Weak<State>>,
+}
 
-impl Snapshots {
-    fn state(&mut self, delivery: &Delivery) -> anyhow::Result<Rc<State>> {
+impl States {
+    fn snapshot(&mut self, delivery: &Delivery) -> anyhow::Result<Rc<State>> {
         let key = (delivery.topic, delivery.data_hash);
-        if let Some(known) = self.0.get(&key).and_then(Weak::upgrade) {
+        if let Some(known) = self.snapshots.get(&key).and_then(Weak::upgrade) {
             return Ok(known);
         }
-        if self.0.len() > 10_000 {
-            self.0.retain(|_, state| state.strong_count() > 0);
-        }
+        forget_unused(&mut self.snapshots);
         let made = State::new(Document::of(serde_json::from_str(&delivery.data)?));
-        self.0.insert(key, Rc::downgrade(&made));
+        self.snapshots.insert(key, Rc::downgrade(&made));
         Ok(made)
+    }
+
+    /// The one state of a topic at an offset, if `reached` is it.
+    fn the_one(&mut self, topic: u32, offset: u64, reached: Rc<State>) -> Result<Rc<State>, String> {
+        match self.by_offset.get(&(topic, offset)).and_then(Weak::upgrade) {
+            Some(known) if Rc::ptr_eq(&known, &reached) || known.document == reached.document => Ok(known),
+            Some(_) => Err(format!("offset {offset}: not the state that another session has there")),
+            None => {
+                forget_unused(&mut self.by_offset);
+                self.by_offset.insert((topic, offset), Rc::downgrade(&reached));
+                Ok(reached)
+            }
+        }
+    }
+}
+
+fn forget_unused(states: &mut HashMap<(u32, u64), Weak<State>>) {
+    if states.len() == states.capacity() {
+        states.retain(|_, state| state.strong_count() > 0);
     }
 }
 
@@ -109,8 +131,8 @@ pub(crate) struct Track {
 }
 
 /// Digest of a stream's payloads so far and one more.
-pub(crate) fn digest(before: u64, data: &[u8]) -> u64 {
-    xxh3_64_with_seed(data, before)
+pub(crate) fn digest(before: u64, payload_hash: u64) -> u64 {
+    xxh3_64_with_seed(&payload_hash.to_le_bytes(), before)
 }
 
 /// Digest of a state, the same for equal JSON values.
@@ -124,11 +146,12 @@ impl Track {
     }
 
     /// Takes a delivery in. `stream` says of which class the topic is.
-    pub(crate) fn take(&mut self, delivery: &Delivery, stream: bool, snapshots: &mut Snapshots) -> Result<(), String> {
+    pub(crate) fn take(&mut self, delivery: &Delivery, stream: bool, states: &mut States) -> Result<(), String> {
         if delivery.snapshot {
             self.offset = delivery.offset;
             if !stream {
-                self.state = Some(snapshots.state(delivery).map_err(|e| e.to_string())?);
+                let state = states.snapshot(delivery).map_err(|e| e.to_string())?;
+                self.state = Some(states.the_one(self.topic, self.offset, state)?);
             }
             return Ok(());
         }
@@ -146,10 +169,11 @@ impl Track {
         }
         self.offset = delivery.offset;
         if stream {
-            self.digest = digest(self.digest, delivery.data.as_bytes());
+            self.digest = digest(self.digest, delivery.data_hash);
         } else {
             let state = self.state.take().unwrap_or_else(|| State::new(Document::Object(OrdMap::new())));
-            self.state = Some(state.after(delivery).map_err(|e| e.to_string())?);
+            let state = state.after(delivery).map_err(|e| e.to_string())?;
+            self.state = Some(states.the_one(self.topic, self.offset, state)?);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What a frame says. Thousands of sessions get the same bytes, so each distinct frame is read once and remembered.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
 use anyhow::Context as _;
@@ -10,6 +11,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// Distinct frames remembered; past it, all are forgotten at once.
 const REMEMBERED: usize = 100_000;
+
+/// Bytes of them.
+const REMEMBERED_BYTES: usize = 256 << 20;
 
 #[derive(Deserialize)]
 struct Message<'a> {
@@ -60,16 +64,35 @@ pub(crate) struct Delivery {
     pub(crate) data_hash: u64,
 }
 
+/// Keys that are hashes already.
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64(bytes);
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+}
+
 /// Reads frames and remembers them.
 pub(crate) struct Decoder {
     topics: HashMap<String, u32>,
-    deliveries: HashMap<u64, Rc<Delivery>>,
+    deliveries: HashMap<u64, Rc<Delivery>, BuildHasherDefault<AsItIs>>,
+    bytes: usize,
 }
 
 impl Decoder {
     pub(crate) fn new(topics: &[String]) -> Self {
         let topics = topics.iter().zip(0..).map(|(name, i)| (name.clone(), i)).collect();
-        Self { topics, deliveries: HashMap::new() }
+        Self { topics, deliveries: HashMap::default(), bytes: 0 }
     }
 
     pub(crate) fn decode(&mut self, bytes: &[u8]) -> anyhow::Result<Frame> {
@@ -100,8 +123,10 @@ impl Decoder {
             data_hash: xxh3_64(data.as_bytes()),
             data: data.to_owned(),
         });
-        if self.deliveries.len() >= REMEMBERED {
+        self.bytes += bytes.len();
+        if self.deliveries.len() >= REMEMBERED || self.bytes >= REMEMBERED_BYTES {
             self.deliveries.clear();
+            self.bytes = 0;
         }
         self.deliveries.insert(key, delivery.clone());
         Ok(Frame::Delivery(delivery))

@@ -59,10 +59,10 @@ pub(crate) fn start_server(
     let config = format!(
         "[server]\nlisten = \"{address}\"\nshards = {}\ndrain_window = \"0s\"\n\
          [access]\nanonymous = true\norigins = [\"*\"]\n[publish]\nopen = true\n[limits]\nfd_reserve = 400\n{source}\
-         [namespace.stream]\nclass = \"stream\"\nhistory_size = 8192\nhistory_bytes = 16777216\n\
+         [namespace.stream]\nclass = \"stream\"\nhistory_size = 65536\nhistory_bytes = 33554432\n\
          [namespace.latest]\nclass = \"latest\"\n[namespace.merge]\nclass = \"merge\"\n\
          [namespace.quotes]\nclass = \"merge\"\n[namespace.book]\nclass = \"merge\"\n\
-         [namespace.trades]\nclass = \"stream\"\nhistory_size = 8192\nhistory_bytes = 16777216\n",
+         [namespace.trades]\nclass = \"stream\"\nhistory_size = 65536\nhistory_bytes = 33554432\n",
         args.shards.unwrap_or(0),
     );
     let _ = workload;

@@ -14,6 +14,7 @@ use nexus_push::source::redis::EntryId;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::Value;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::check::{digest, state_digest};
 use crate::session::monotonic_ns;
@@ -36,7 +37,7 @@ impl Expected {
     pub(crate) fn take(&mut self, class: Class, snapshot: bool, data: &str) -> anyhow::Result<()> {
         self.deltas += 1;
         match class {
-            Class::Stream => self.digest = digest(self.digest, data.as_bytes()),
+            Class::Stream => self.digest = digest(self.digest, xxh3_64(data.as_bytes())),
             Class::Latest => self.state = Some(serde_json::from_str(data)?),
             Class::Merge if snapshot => self.state = Some(serde_json::from_str(data)?),
             Class::Merge => {

@@ -7,14 +7,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocket, WebSocketError};
+use fastwebsockets::{Frame, OpCode, Payload};
 use hdrhistogram::Histogram;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::check::{Snapshots, Track};
+use crate::check::{States, Track};
 use crate::decode::{self, Decoder};
 
 /// Longest latency that is told apart, in µs.
@@ -22,6 +22,9 @@ pub(crate) const LATENCY_US_MAX: u64 = 600_000_000;
 
 /// Time to connect, upgrade and subscribe.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes of a read.
+pub(crate) const BUFFER_BYTES: usize = 512 * 1024;
 
 /// Faults whose text is kept.
 const FAULTS_KEPT: usize = 5;
@@ -44,11 +47,15 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) sources: Vec<IpAddr>,
     pub(crate) decoder: RefCell<Decoder>,
-    pub(crate) snapshots: RefCell<Snapshots>,
+    pub(crate) states: RefCell<States>,
     pub(crate) latency_us: RefCell<Histogram<u64>>,
     pub(crate) counts: Counts,
     pub(crate) faults: RefCell<Vec<String>>,
     pub(crate) closes: RefCell<BTreeMap<String, u64>>,
+    /// What sockets are read into.
+    pub(crate) buffer: RefCell<Vec<u8>>,
+    /// When the last read returned.
+    pub(crate) now_ns: Cell<u64>,
     /// No more reconnecting.
     pub(crate) ending: Cell<bool>,
 }
@@ -85,6 +92,35 @@ impl Shared {
             faults.push(text);
         }
     }
+}
+
+const TEXT: u8 = 1;
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+
+/// Opcode, length of the header and of the payload of the server frame at the front, if its header is all there.
+fn head(bytes: &[u8]) -> anyhow::Result<Option<(u8, usize, usize)>> {
+    let (first, header, len) = match *bytes {
+        [first, n @ 0..126, ..] => (first, 2, usize::from(n)),
+        [first, 126, a, b, ..] => (first, 4, usize::from(u16::from_be_bytes([a, b]))),
+        [first, 127, a, b, c, d, e, f, g, h, ..] => {
+            (first, 10, usize::try_from(u64::from_be_bytes([a, b, c, d, e, f, g, h]))?)
+        }
+        [_, second, ..] if second & 0x80 != 0 => bail!("a masked frame from a server"),
+        _ => return Ok(None),
+    };
+    if first & 0xf0 != 0x80 {
+        bail!("a frame that begins with {first:#x}");
+    }
+    Ok(Some((first & 0x0f, header, len)))
+}
+
+/// Appends a client frame.
+fn masked(opcode: OpCode, payload: &[u8], out: &mut Vec<u8>) {
+    let mut frame = Frame::new(true, opcode, None, Payload::Owned(payload.to_vec()));
+    frame.mask();
+    let mut bytes = Vec::new();
+    out.extend_from_slice(frame.write(&mut bytes));
 }
 
 /// A session, over all its connections.
@@ -140,7 +176,7 @@ impl Session {
         }
     }
 
-    async fn open(&self, shared: &Shared) -> anyhow::Result<WebSocket<TcpStream>> {
+    async fn open(&self, shared: &Shared) -> anyhow::Result<TcpStream> {
         let socket = if shared.server.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if let Some(source) = shared.sources.get(self.number % shared.sources.len().max(1)) {
             socket.bind(SocketAddr::new(*source, 0))?;
@@ -168,9 +204,6 @@ impl Session {
             let line = String::from_utf8_lossy(&head);
             bail!("upgrade refused: {}", line.lines().next().unwrap_or(""));
         }
-        let mut socket = WebSocket::after_handshake(stream, Role::Client);
-        socket.set_max_message_size(64 << 20);
-        socket.set_writev(false);
         let mut command = json!({"op": "subscribe", "id": 1, "args": self.args(shared)});
         if let Some(members) = command.as_object_mut() {
             if self.known.get() {
@@ -180,9 +213,10 @@ impl Session {
                 members.insert("max_rate".into(), rate.into());
             }
         }
-        let command = command.to_string().into_bytes();
-        socket.write_frame(Frame::text(Payload::Owned(command))).await?;
-        Ok(socket)
+        let mut bytes = Vec::new();
+        masked(OpCode::Text, command.to_string().as_bytes(), &mut bytes);
+        stream.write_all(&bytes).await?;
+        Ok(stream)
     }
 
     fn args(&self, shared: &Shared) -> Vec<String> {
@@ -198,33 +232,61 @@ impl Session {
         serde_json::Value::Object(members.collect())
     }
 
-    async fn read(&self, shared: &Shared, socket: &mut WebSocket<TcpStream>) -> anyhow::Result<()> {
+    /// Reads until the connection ends. All sessions share one buffer: what is not whole yet is kept aside.
+    async fn read(&self, shared: &Shared, socket: &mut TcpStream) -> anyhow::Result<()> {
+        let mut kept: Vec<u8> = Vec::new();
         loop {
-            let frame = match socket.read_frame().await {
-                Ok(frame) => frame,
-                Err(WebSocketError::ConnectionClosed | WebSocketError::UnexpectedEOF) => bail!("connection closed"),
-                Err(error) => bail!("{error}"),
+            socket.readable().await?;
+            let answer = {
+                let mut buffer = shared.buffer.borrow_mut();
+                let n = match socket.try_read(&mut buffer) {
+                    Ok(0) => bail!("connection closed"),
+                    Ok(n) => n,
+                    Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => continue,
+                    Err(e) => bail!("{e}"),
+                };
+                let bytes = buffer.get(..n).unwrap_or_default();
+                shared.now_ns.set(monotonic_ns());
+                if kept.is_empty() {
+                    let (used, answer) = self.frames(shared, bytes)?;
+                    kept.extend_from_slice(bytes.get(used..).unwrap_or_default());
+                    answer
+                } else {
+                    kept.extend_from_slice(bytes);
+                    let (used, answer) = self.frames(shared, &kept)?;
+                    kept.drain(..used);
+                    if kept.is_empty() {
+                        kept = Vec::new();
+                    }
+                    answer
+                }
             };
-            match frame.opcode {
-                OpCode::Text => {
-                    let header = match frame.payload.len() {
-                        0..126 => 2,
-                        126..65_536 => 4,
-                        _ => 10,
-                    };
-                    add(&shared.counts.bytes, (frame.payload.len() + header) as u64);
-                    self.frame(shared, &frame.payload);
-                }
-                OpCode::Close => {
-                    let code = match *frame.payload {
-                        [a, b, ..] => u16::from_be_bytes([a, b]),
-                        _ => 1005,
-                    };
-                    bail!("close {code}");
-                }
-                _ => {}
+            if !answer.is_empty() {
+                socket.write_all(&answer).await?;
             }
         }
+    }
+
+    /// Takes in every whole frame. Returns how many bytes they took, and what must be answered.
+    fn frames(&self, shared: &Shared, bytes: &[u8]) -> anyhow::Result<(usize, Vec<u8>)> {
+        let (mut at, mut answer) = (0, Vec::new());
+        while let Some((opcode, header, len)) = head(bytes.get(at..).unwrap_or_default())? {
+            let Some(payload) = bytes.get(at + header..at + header + len) else { break };
+            at += header + len;
+            match opcode {
+                TEXT => {
+                    add(&shared.counts.bytes, (header + len) as u64);
+                    self.frame(shared, payload);
+                }
+                PING => masked(OpCode::Pong, payload, &mut answer),
+                CLOSE => match *payload {
+                    [a, b, ..] => bail!("close {}", u16::from_be_bytes([a, b])),
+                    _ => bail!("close"),
+                },
+                other => bail!("a frame with opcode {other}"),
+            }
+        }
+        Ok((at, answer))
     }
 
     fn frame(&self, shared: &Shared, payload: &[u8]) {
@@ -238,7 +300,7 @@ impl Session {
                 } else {
                     add(&counts.represented, delivery.count);
                     if let (Some(intended), Clock::Payload) = (delivery.intended_ns, shared.clock) {
-                        let us = monotonic_ns().saturating_sub(intended) / 1_000;
+                        let us = shared.now_ns.get().saturating_sub(intended) / 1_000;
                         let mut latency = shared.latency_us.borrow_mut();
                         latency.saturating_record(us.min(LATENCY_US_MAX));
                     }
@@ -250,7 +312,7 @@ impl Session {
                 };
                 let stream = shared.streams.get(delivery.topic as usize).copied().unwrap_or(false);
                 if let Some(track) = tracks.get_mut(at)
-                    && let Err(fault) = track.take(&delivery, stream, &mut shared.snapshots.borrow_mut())
+                    && let Err(fault) = track.take(&delivery, stream, &mut shared.states.borrow_mut())
                 {
                     let name = shared.topics.get(delivery.topic as usize).map_or("?", String::as_str);
                     shared.fault(format!("session {}, {name}: {fault}", self.number));

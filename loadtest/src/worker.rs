@@ -17,9 +17,9 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, LocalSet};
 
-use crate::check::{Snapshots, State};
+use crate::check::{State, States};
 use crate::decode::Decoder;
-use crate::session::{Clock, Counts, LATENCY_US_MAX, Session, Shared};
+use crate::session::{BUFFER_BYTES, Clock, Counts, LATENCY_US_MAX, Session, Shared};
 
 /// Connections that a worker opens at once.
 const OPENING_MAX: usize = 384;
@@ -123,11 +123,13 @@ async fn work() -> anyhow::Result<()> {
         max_rate: spec.max_rate,
         clock: if spec.payload_clock { Clock::Payload } else { Clock::None },
         sources: sources(spec.server),
-        snapshots: RefCell::new(Snapshots::default()),
+        states: RefCell::new(States::default()),
         latency_us: RefCell::new(Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)?),
         counts: Counts::default(),
         faults: RefCell::default(),
         closes: RefCell::default(),
+        buffer: RefCell::new(vec![0; BUFFER_BYTES]),
+        now_ns: Cell::new(0),
         ending: Cell::new(false),
     });
     let sessions: Vec<Rc<Session>> =

@@ -446,7 +446,7 @@ impl Topics {
         let Incoming { topic, ts, payload, offset, source, .. } = incoming;
         let Some(offset) = offset else { return Ok(()) };
         self.with_topic(topic, source, now_ms, |topic| {
-            if topic.source == source && offset > topic.offset {
+            if topic.source == source && (!topic.known || offset > topic.offset) {
                 topic.restore(offset, ts, payload, now_ms)
             } else {
                 Ok(())

@@ -170,14 +170,16 @@ impl Topic {
         payload: Payload,
         now_ms: u64,
     ) -> Result<(), PublishError> {
-        let kind = if self.options.class == Class::Merge { Kind::Snapshot } else { Kind::Delta };
-        if self.options.class == Class::Stream {
-            self.known = true;
-        } else {
-            self.publish(kind, ts, payload, offset, now_ms)?;
-        }
-        self.offset = offset;
-        self.history = History::from_floor(offset);
+        let kind = match self.options.class {
+            // Its past is in its source.
+            Class::Stream => return Ok(()),
+            Class::Latest => Kind::Delta,
+            Class::Merge => Kind::Snapshot,
+        };
+        // What lies between the saved state and what the source still holds is not known here.
+        let floor = self.offset.max(offset);
+        self.publish(kind, ts, payload, offset, now_ms)?;
+        self.history = History::from_floor(floor);
         self.unsaved = false;
         Ok(())
     }

@@ -158,7 +158,12 @@ impl Server {
     pub(crate) fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").1;
         let line = text.lines().find_map(|l| l.strip_prefix(&format!("nexus_push_{name} ")));
-        line.unwrap_or_else(|| panic!("no metric {name} in\n{text}")).parse().unwrap()
+        match line {
+            Some(value) => value.parse().unwrap(),
+            // A label that has not been counted yet.
+            None if name.contains('{') => 0.0,
+            None => panic!("no metric {name}"),
+        }
     }
 
     /// Waits until it is so.
