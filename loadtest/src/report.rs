@@ -157,7 +157,15 @@ impl Report {
             format!("{} faults {faults}", self.faults),
         );
         let closed: u64 = self.closes.values().sum();
-        self.checked("no session was closed", closed == 0, format!("{closed} closed: {:?}", self.closes));
+        let closes = format!("{closed} closed: {:?}", self.closes);
+        if workload.is_replay() && workload.speed > 1.0 {
+            // Past what this machine can take, a stream's slow subscribers are closed by design: what counts is that
+            // they come back and miss nothing.
+            let detail = format!("{closes}; {} subscriptions recovered, {} not", self.recovered, self.not_recovered);
+            self.checked("sessions that were closed as slow recovered", self.not_recovered == 0, detail);
+        } else {
+            self.checked("no session was closed", closed == 0, closes);
+        }
         self.checked(
             "every session got to the end of every topic",
             self.incomplete == 0,

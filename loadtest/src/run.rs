@@ -238,7 +238,7 @@ async fn measure(args: &RunArgs) -> anyhow::Result<Report> {
     crew.order(&Order::Mark)?;
     let deliveries_before = crew.listen().deliveries;
     let cpu_before = cpu_time(ground.pid)?;
-    let running = bar(args.quiet, workload.seconds.ceil() as u64, "running")?;
+    let running = bar(args.quiet, Duration::from_secs_f64(workload.seconds).as_secs() + 1, "running")?;
     let clock = Instant::now();
     let expected: Vec<Expected> = if workload.is_replay() {
         let url = ground.redis.clone().context("W8 needs Redis")?;
