@@ -37,6 +37,9 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     if l.delta_bytes > 16 * 1024 * 1024 {
         fault("limits.delta_bytes", format!("{} is too large, the most is 16 MiB", l.delta_bytes));
     }
+    if l.subscriptions > 16_384 {
+        fault("limits.subscriptions", format!("{} is too many, the most is 16384", l.subscriptions));
+    }
     let durations = [
         ("limits.handshake_timeout", l.handshake_timeout),
         ("limits.first_command_timeout", l.first_command_timeout),

@@ -315,6 +315,9 @@ impl Shard {
         self.seal_topic(slot);
         for waiter in waiters {
             let Waiter::Hold { session: key, lane } = waiter else { continue };
+            if self.subscribers.lane(lane).is_none_or(|lane| lane.slot != slot) {
+                continue;
+            }
             let Some(session) = self.keyed(key).filter(|s| s.is_live()) else { continue };
             let full = session.backlog.is_some();
             let Some(at) = session.holds.iter().position(|h| h.subscription.lane == lane && h.awaiting) else {
@@ -335,9 +338,8 @@ impl Shard {
                 let subscription = hold.subscription;
                 session.holds.swap_remove(at);
                 self.subscribers.hold(subscription, false);
-            } else {
-                self.owed.push(key.index);
             }
+            self.owed.push(key.index);
             for bytes in replay.frames.iter().cloned() {
                 self.send_piece(key.index, Piece { deliveries: 1, ..Piece::control(bytes) });
             }
@@ -430,6 +432,10 @@ impl Shard {
 
     fn snapshot_for_hold(&mut self, key: SessionKey, lane_id: u32, snapshot: &Snapshot) {
         let Some((lane, topic)) = self.subscribers.lane_and_topic(lane_id) else { return };
+        // The lane may be another topic's by now.
+        if topic.name != snapshot.topic {
+            return;
+        }
         let (last, lane_there) = (topic.last, lane.interval_ms == 0 || lane.sent.seq == topic.last.seq);
         let Some(session) = self.sessions.get_mut(key.index as usize).filter(|s| s.generation == key.generation) else {
             return;

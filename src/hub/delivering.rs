@@ -238,10 +238,15 @@ impl Shard {
     pub(super) fn release(&mut self, index: u32, at: usize) -> usize {
         let Some(session) = self.sessions.get_mut(index as usize) else { return 0 };
         let key = session.key(index);
+        // One replay at a time: more at once could be more than a backlog may hold.
+        let replaying = session.holds.iter().any(|h| h.awaiting);
         let Some(hold) = session.holds.get_mut(at).filter(|h| !h.awaiting) else { return 0 };
         let lane_id = hold.subscription.lane;
         let Some((lane, topic)) = self.subscribers.lane_and_topic(lane_id) else { return 0 };
         if !topic.class.conflatable() {
+            if replaying {
+                return 0;
+            }
             hold.awaiting = true;
             let (slot, dialect, after, name) = (lane.slot, lane.dialect, hold.cursor.offset, topic.name.clone());
             self.ask_replay(slot, name, dialect, after, Waiter::Hold { session: key, lane: lane_id });
@@ -278,7 +283,8 @@ impl Shard {
     /// The snapshot that a lane waited for.
     pub(super) fn snapshot_for_lane(&mut self, lane_id: u32, snapshot: &Snapshot) {
         let Some((lane, topic)) = self.subscribers.lane_and_topic(lane_id) else { return };
-        if !lane.awaiting {
+        // The lane may be another's by now.
+        if !lane.awaiting || topic.name != snapshot.topic {
             return;
         }
         if topic.last.offset != snapshot.offset {

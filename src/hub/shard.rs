@@ -324,6 +324,10 @@ impl Shard {
             b.cut_short();
             before - b.len()
         });
+        if backlog.is_some() {
+            // What this tick holds for it comes after what was just dropped: it would look like a hole.
+            session.chain = Chain::default();
+        }
         if let Some(freed) = backlog {
             self.stats.backlog_bytes.sub(freed as u64);
         }

@@ -270,3 +270,38 @@ async fn slow_handshakes_do_not_keep_others_out() {
     tokio::time::timeout(Duration::from_secs(5), async { server.client().await.nothing_more().await }).await.unwrap();
     drop(slow);
 }
+
+/// Closed while its socket is full and more is on its way: what it gets before the close has no hole.
+#[tokio::test]
+async fn a_close_of_a_full_socket_leaves_no_hole() {
+    let server = Server::open_with("[limits]\nbacklog_bytes = 10000000\nstall_timeout = \"1s\"");
+    let mut client = server.client().await;
+    client.subscribe(&["stream:a"]).await;
+    let filler = "x".repeat(2_000);
+    let mut n = 0u64;
+    let slow = "closes_total{reason=\"slow: reconnect and recover\"}";
+    while server.metric(slow) == 0.0 {
+        let batch: Vec<(String, Value)> = (0..20)
+            .map(|_| {
+                n += 1;
+                ("stream:a".to_owned(), json!({"n": n, "pad": if n < 4_000 { filler.as_str() } else { "" }}))
+            })
+            .collect();
+        server.publish_all(&batch);
+    }
+    let mut seen = 0;
+    loop {
+        match client.got().await {
+            crate::support::Got::Json(delta) => {
+                assert_eq!(delta["data"]["n"], seen + 1);
+                seen += 1;
+            }
+            crate::support::Got::Close(code, _) => {
+                assert_eq!(code, 3008);
+                break;
+            }
+            crate::support::Got::End => panic!("no close frame"),
+        }
+    }
+    assert!(seen < n);
+}

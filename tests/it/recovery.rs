@@ -166,3 +166,44 @@ async fn recovered_merge_patches_lead_to_the_same_state() {
     assert_eq!(follower.state["x"], json!({"b": 2, "c": 3}));
     assert_eq!(follower.snapshots, before, "the patches were sent, not the object");
 }
+
+/// More than a backlog holds was missed, on several topics: it comes in pieces as the socket takes it, and the client is
+/// not mistaken for a slow one.
+#[tokio::test]
+async fn a_long_absence_is_recovered_in_pieces() {
+    let server = Server::open_with(
+        "[limits]\nbacklog_bytes = 300000\n[namespace.s]\nhistory_size = 60000\nhistory_bytes = 100000000",
+    );
+    let topics = ["s:a", "s:b", "s:c"];
+    let mut first = server.client().await;
+    let reply = first.subscribe(&topics).await;
+    drop(first);
+    const EACH: u64 = 6_000;
+    let filler = "x".repeat(1_000);
+    for topic in topics {
+        let deltas: Vec<(String, Value)> =
+            (1..=EACH).map(|n| (topic.to_owned(), json!({"n": n, "pad": filler}))).collect();
+        server.publish_all(&deltas);
+    }
+    let since: serde_json::Map<String, Value> =
+        topics.iter().map(|t| ((*t).to_owned(), json!({"offset": 0, "epoch": reply["topics"][t]["epoch"]}))).collect();
+    let mut back = server.client().await;
+    back.send(json!({"op": "subscribe", "args": topics, "since": since})).await;
+    let standing = back.next().await;
+    assert!(topics.iter().all(|t| standing["topics"][t]["recovered"] == true), "{standing}");
+    // Sleeps until the socket is full, while more comes.
+    server.until("it is full", |s| s.metric("slow_sessions") == 1.0).await;
+    for topic in topics {
+        server.publish(topic, &json!({"n": EACH + 1}));
+    }
+    let mut have = std::collections::HashMap::new();
+    while topics.iter().any(|t| have.get(*t) != Some(&(EACH + 1))) {
+        let delta = back.next().await;
+        let seen = have.entry(delta["topic"].as_str().unwrap().to_owned()).or_insert(0u64);
+        assert_eq!(delta["data"]["n"], *seen + 1, "{}", delta["topic"]);
+        *seen += 1;
+    }
+    server.publish("s:a", &json!("after"));
+    assert_eq!(back.next().await["data"], "after");
+    back.nothing_more().await;
+}
