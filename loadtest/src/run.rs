@@ -213,6 +213,7 @@ async fn measure(args: &RunArgs) -> anyhow::Result<Report> {
             streams: classes.iter().map(|c| *c == Class::Stream).collect(),
             max_rate: workload.max_rate,
             payload_clock: !workload.is_replay(),
+            receive_buffer: args.receive_buffer,
             sessions: chunk.to_vec(),
             first: i * args.per_worker,
         })

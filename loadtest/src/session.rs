@@ -44,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) topics: Vec<String>,
     pub(crate) streams: Vec<bool>,
     pub(crate) max_rate: Option<f64>,
+    pub(crate) receive_buffer: u32,
     pub(crate) clock: Clock,
     pub(crate) sources: Vec<IpAddr>,
     pub(crate) decoder: RefCell<Decoder>,
@@ -178,6 +179,7 @@ impl Session {
 
     async fn open(&self, shared: &Shared) -> anyhow::Result<TcpStream> {
         let socket = if shared.server.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_recv_buffer_size(shared.receive_buffer)?;
         if let Some(source) = shared.sources.get(self.number % shared.sources.len().max(1)) {
             socket.bind(SocketAddr::new(*source, 0))?;
         }

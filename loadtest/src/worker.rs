@@ -33,6 +33,7 @@ pub(crate) struct Spec {
     pub(crate) streams: Vec<bool>,
     pub(crate) max_rate: Option<f64>,
     pub(crate) payload_clock: bool,
+    pub(crate) receive_buffer: u32,
     /// Topics of each session.
     pub(crate) sessions: Vec<Vec<u32>>,
     /// Number of the first session.
@@ -121,6 +122,7 @@ async fn work() -> anyhow::Result<()> {
         topics: spec.topics,
         streams: spec.streams,
         max_rate: spec.max_rate,
+        receive_buffer: spec.receive_buffer,
         clock: if spec.payload_clock { Clock::Payload } else { Clock::None },
         sources: sources(spec.server),
         states: RefCell::new(States::default()),

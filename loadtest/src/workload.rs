@@ -115,6 +115,10 @@ pub(crate) struct RunArgs {
     /// Program of the server that is started [default: nexus-push beside this program]
     #[arg(long)]
     pub(crate) server: Option<PathBuf>,
+    /// Receive buffer of each session's socket, in bytes: what a client has not read waits there, and past it in the
+    /// server, where it can be conflated
+    #[arg(long, default_value_t = 131_072)]
+    pub(crate) receive_buffer: u32,
     /// Sessions of one worker process at most
     #[arg(long, default_value_t = 15_000)]
     pub(crate) per_worker: usize,
