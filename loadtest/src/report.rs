@@ -158,8 +158,9 @@ impl Report {
         );
         let closed: u64 = self.closes.values().sum();
         let closes = format!("{closed} closed: {:?}", self.closes);
-        if workload.is_replay() && workload.speed > 1.0 {
-            // Past what this machine can take, a stream's slow subscribers are closed by design: what counts is that
+        if workload.is_replay() {
+            // A thousand sessions on everything an exchange says is more than this harness can read at busy moments:
+            // its slow sessions are closed by design. What counts is that
             // they come back and miss nothing.
             let detail = format!("{closes}; {} subscriptions recovered, {} not", self.recovered, self.not_recovered);
             self.checked("sessions that were closed as slow recovered", self.not_recovered == 0, detail);
