@@ -71,14 +71,7 @@ pub(crate) async fn play(
     let mut waiting = Vec::new();
     let mut sent = 0;
     loop {
-        let next = if waiting.is_empty() {
-            pace.next().await?
-        } else {
-            match tokio::time::timeout(Duration::ZERO, pace.next()).await {
-                Ok(next) => next?,
-                Err(_) => None,
-            }
-        };
+        let next = if waiting.is_empty() { pace.next().await? } else { pace.due().await? };
         let idle = next.is_none();
         let over = next.as_ref().is_some_and(|m| until.is_some_and(|until| m.at.as_secs_f64() > until));
         if idle && waiting.is_empty() || over && waiting.is_empty() {

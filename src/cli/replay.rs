@@ -47,14 +47,7 @@ pub(super) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
         let mut sent = 0usize;
         loop {
             // Whatever is due by now goes together.
-            let next = if waiting.is_empty() {
-                pace.next().await?
-            } else {
-                match tokio::time::timeout(Duration::ZERO, pace.next()).await {
-                    Ok(next) => next?,
-                    Err(_) => None,
-                }
-            };
+            let next = if waiting.is_empty() { pace.next().await? } else { pace.due().await? };
             let at = next.as_ref().map(|moment| moment.at);
             let ended = next.is_none() && waiting.is_empty();
             let idle = next.is_none();

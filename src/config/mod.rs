@@ -1,4 +1,4 @@
-//! The configuration: types and defaults here, reading in [`load`], checking in [`check`].
+//! The configuration: types and defaults here, reading in `load`, checking in `check`.
 
 mod check;
 mod load;

@@ -244,6 +244,14 @@ impl Pace {
         Ok(self.next.take())
     }
 
+    /// The next moment if its time has come; else `None`, at once.
+    ///
+    /// # Errors
+    /// If a file cannot be read on.
+    pub async fn due(&mut self) -> Result<Option<Moment>, ReplayError> {
+        tokio::time::timeout(Duration::ZERO, self.next()).await.unwrap_or(Ok(None))
+    }
+
     /// What the lines have come to so far.
     pub fn counts(&self) -> Counts {
         self.counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
