@@ -9,6 +9,7 @@ use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::decode::Delivery;
+use crate::workload::Class;
 
 /// A JSON object that shares what two versions of it have in common.
 #[derive(Debug, Clone, PartialEq)]
@@ -145,11 +146,11 @@ impl Track {
         Self { topic, offset: 0, epoch: String::new(), digest: 0, state: None }
     }
 
-    /// Takes a delivery in. `stream` says of which class the topic is.
-    pub(crate) fn take(&mut self, delivery: &Delivery, stream: bool, states: &mut States) -> Result<(), String> {
+    /// Takes a delivery in, as the topic's class says.
+    pub(crate) fn take(&mut self, delivery: &Delivery, class: Class, states: &mut States) -> Result<(), String> {
         if delivery.snapshot {
             self.offset = delivery.offset;
-            if !stream {
+            if class != Class::Stream {
                 let state = states.snapshot(delivery).map_err(|e| e.to_string())?;
                 self.state = Some(states.the_one(self.topic, self.offset, state)?);
             }
@@ -164,23 +165,29 @@ impl Track {
                 delivery.offset, delivery.prev, self.offset
             ));
         }
-        if stream && delivery.count != 1 {
+        if class == Class::Stream && delivery.count != 1 {
             return Err(format!("{} deltas of a stream in one", delivery.count));
         }
         self.offset = delivery.offset;
-        if stream {
-            self.digest = digest(self.digest, delivery.data_hash);
-        } else {
-            let state = self.state.take().unwrap_or_else(|| State::new(Document::Object(OrdMap::new())));
-            let state = state.after(delivery).map_err(|e| e.to_string())?;
-            self.state = Some(states.the_one(self.topic, self.offset, state)?);
-        }
+        let state = match class {
+            Class::Stream => {
+                self.digest = digest(self.digest, delivery.data_hash);
+                return Ok(());
+            }
+            // The value is the state.
+            Class::Latest => states.snapshot(delivery),
+            Class::Merge => {
+                let state = self.state.take().unwrap_or_else(|| State::new(Document::Object(OrdMap::new())));
+                state.after(delivery)
+            }
+        };
+        self.state = Some(states.the_one(self.topic, self.offset, state.map_err(|e| e.to_string())?)?);
         Ok(())
     }
 
     /// What this session ended with.
-    pub(crate) fn final_digest(&self, stream: bool, digests: &mut HashMap<*const State, u64>) -> u64 {
-        if stream {
+    pub(crate) fn final_digest(&self, class: Class, digests: &mut HashMap<*const State, u64>) -> u64 {
+        if class == Class::Stream {
             return self.digest;
         }
         match &self.state {

@@ -210,7 +210,7 @@ async fn measure(args: &RunArgs) -> anyhow::Result<Report> {
         .map(|(i, chunk)| Spec {
             server: ground.server,
             topics: names.clone(),
-            streams: classes.iter().map(|c| *c == Class::Stream).collect(),
+            classes: classes.clone(),
             max_rate: workload.max_rate,
             payload_clock: !workload.is_replay(),
             receive_buffer: args.receive_buffer,

@@ -16,6 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::check::{States, Track};
 use crate::decode::{self, Decoder};
+use crate::workload::Class;
 
 /// Longest latency that is told apart, in µs.
 pub(crate) const LATENCY_US_MAX: u64 = 600_000_000;
@@ -42,7 +43,7 @@ pub(crate) enum Clock {
 pub(crate) struct Shared {
     pub(crate) server: SocketAddr,
     pub(crate) topics: Vec<String>,
-    pub(crate) streams: Vec<bool>,
+    pub(crate) classes: Vec<Class>,
     pub(crate) max_rate: Option<f64>,
     pub(crate) receive_buffer: u32,
     pub(crate) clock: Clock,
@@ -312,9 +313,9 @@ impl Session {
                     shared.fault(format!("session {}: a delivery on a topic it did not ask for", self.number));
                     return;
                 };
-                let stream = shared.streams.get(delivery.topic as usize).copied().unwrap_or(false);
+                let class = shared.classes.get(delivery.topic as usize).copied().unwrap_or(Class::Merge);
                 if let Some(track) = tracks.get_mut(at)
-                    && let Err(fault) = track.take(&delivery, stream, &mut shared.states.borrow_mut())
+                    && let Err(fault) = track.take(&delivery, class, &mut shared.states.borrow_mut())
                 {
                     let name = shared.topics.get(delivery.topic as usize).map_or("?", String::as_str);
                     shared.fault(format!("session {}, {name}: {fault}", self.number));

@@ -20,6 +20,7 @@ use tokio::task::{JoinHandle, LocalSet};
 use crate::check::{State, States};
 use crate::decode::Decoder;
 use crate::session::{BUFFER_BYTES, Clock, Counts, LATENCY_US_MAX, Session, Shared};
+use crate::workload::Class;
 
 /// Connections that a worker opens at once.
 const OPENING_MAX: usize = 384;
@@ -29,8 +30,8 @@ const OPENING_MAX: usize = 384;
 pub(crate) struct Spec {
     pub(crate) server: SocketAddr,
     pub(crate) topics: Vec<String>,
-    /// Which topics are streams.
-    pub(crate) streams: Vec<bool>,
+    /// Their classes.
+    pub(crate) classes: Vec<Class>,
     pub(crate) max_rate: Option<f64>,
     pub(crate) payload_clock: bool,
     pub(crate) receive_buffer: u32,
@@ -120,7 +121,7 @@ async fn work() -> anyhow::Result<()> {
         server: spec.server,
         decoder: RefCell::new(Decoder::new(&spec.topics)),
         topics: spec.topics,
-        streams: spec.streams,
+        classes: spec.classes,
         max_rate: spec.max_rate,
         receive_buffer: spec.receive_buffer,
         clock: if spec.payload_clock { Clock::Payload } else { Clock::None },
@@ -215,8 +216,8 @@ fn outcome(shared: &Shared, sessions: &[Rc<Session>], incomplete: u64) -> anyhow
     let mut finals: Vec<BTreeMap<u64, u64>> = vec![BTreeMap::new(); shared.topics.len()];
     for session in sessions {
         for track in session.tracks.borrow().iter() {
-            let stream = shared.streams.get(track.topic as usize).copied().unwrap_or(false);
-            let digest = track.final_digest(stream, &mut digests);
+            let class = shared.classes.get(track.topic as usize).copied().unwrap_or(Class::Merge);
+            let digest = track.final_digest(class, &mut digests);
             if let Some(by_digest) = finals.get_mut(track.topic as usize) {
                 *by_digest.entry(digest).or_default() += 1;
             }
