@@ -7,7 +7,7 @@ use bytes::Bytes;
 use divan::{Bencher, black_box};
 use nexus_push::name::TopicName;
 use nexus_push::position::Offset;
-use nexus_push::protocol::{Delivery, Dialect};
+use nexus_push::protocol::{Delivery, Dialect, Encoding};
 use nexus_push::topic::{Payload, merge};
 use nexus_push::wire::reader::front;
 
@@ -36,7 +36,7 @@ fn encode(bencher: Bencher) {
         ts: Some(1_723_161_256_313),
         data: QUOTE.as_bytes(),
     };
-    bencher.bench(|| Dialect::Plain.delivery(black_box(&delivery)));
+    bencher.bench(|| Encoding::Plain.delivery(black_box(&delivery), None));
 }
 
 /// Checking a quote at the source.

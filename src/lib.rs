@@ -16,8 +16,11 @@
 //! `ARCHITECTURE.md` tells it at length.
 
 pub mod auth;
+pub mod backend;
 pub mod cli;
+pub mod client;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod http;
 pub mod hub;

@@ -20,6 +20,10 @@ pub const JSON_DEPTH_MAX: usize = 64;
 /// Largest message from a client, in bytes, all fragments together. Past it: close 1009.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
+/// Bytes of message for each subscription that a Centrifuge session may hold: its message may have as many times so
+/// many, if that is more than a message of `plain`.
+pub const CENTRIFUGE_SUBSCRIBE_BYTES: usize = 256;
+
 /// Subscriptions a session may hold. Past it: that subscribe is refused.
 pub const SUBSCRIPTIONS_MAX: usize = 512;
 
@@ -112,6 +116,36 @@ pub const DRAIN_CHUNK_BYTES: usize = 64 * 1024;
 /// Rates a subscriber may ask for, a second; a request is rounded down to one of them so that the number of
 /// lanes of a topic stays bounded.
 pub const RATE_STEPS: [f64; 12] = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 25.0, 50.0, 100.0, 200.0];
+
+/// Time that a Centrifuge session goes on after its token has ended. Past it: close 3005.
+pub const EXPIRED_CLOSE_DELAY: Duration = Duration::from_secs(25);
+
+/// Age at which a fetched key set is fetched again.
+pub const JWKS_MAX_AGE: Duration = Duration::from_secs(600);
+
+/// Least time between two fetches of a key set.
+pub const JWKS_MIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Time that a fetch of a key set may take.
+pub const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Largest key set, in bytes.
+pub const JWKS_BYTES_MAX: usize = 256 * 1024;
+
+/// Time that the endpoint of calls has to answer. Past it: the client is told to try again.
+pub const RPC_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Largest answer to a call, in bytes.
+pub const RPC_BYTES_MAX: usize = 256 * 1024;
+
+/// Publishes, history, presence and calls of one session that may be under way. Past it: the next is refused.
+pub const PENDING_COMMANDS_MAX: u16 = 64;
+
+/// Members of a topic that one presence answer names. Past it: the command is refused; the statistics have no bound.
+pub const PRESENCE_MEMBERS_MAX: usize = 2_000;
+
+/// Topics that a token may subscribe its session to.
+pub const SERVER_SUBSCRIPTIONS_MAX: usize = 128;
 
 const _: () = assert!(QUEUE_HIGH_WATER * 2 <= QUEUE_EVENTS_MAX);
 const _: () = assert!(MESSAGE_BYTES_MAX + 14 <= READ_BUFFER_BYTES);

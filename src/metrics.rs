@@ -170,6 +170,8 @@ pub struct Metrics {
     pub source_skipped: Family<SourceLabel, Counter>,
     pub epoch_changes: Family<SourceLabel, Counter>,
     pub offset_carries: Counter,
+    pub client_publishes: Counter,
+    pub cluster_dropped: Counter,
     gauges: OnceLock<Vec<Box<dyn GaugeSource>>>,
 }
 
@@ -238,6 +240,12 @@ impl Metrics {
             "offset_carries",
             "Offsets raised because the source's IDs did not grow when packed",
             self.offset_carries.clone(),
+        );
+        r.register("client_publishes", "Deltas that clients published over sockets", self.client_publishes.clone());
+        r.register(
+            "cluster_dropped",
+            "Things that were not said to other nodes because too many waited",
+            self.cluster_dropped.clone(),
         );
         r.register_collector(Box::new(ShardCollector { shards, metrics: self.clone() }));
         r

@@ -52,6 +52,19 @@ impl TopicName {
     }
 }
 
+impl serde::Serialize for TopicName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for TopicName {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        Self::new(&text).map_err(serde::de::Error::custom)
+    }
+}
+
 impl fmt::Display for TopicName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -62,6 +75,23 @@ impl std::borrow::Borrow<str> for TopicName {
     fn borrow(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether `name` fits a pattern in which `*` stands for any number of characters.
+pub fn fits(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(first) = parts.next() else { return true };
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let mut last = None;
+    for part in parts {
+        last = Some(part);
+        match rest.find(part) {
+            Some(at) => rest = rest.get(at + part.len()..).unwrap_or_default(),
+            None => return false,
+        }
+    }
+    // The last piece must be the end; where it was found first does not matter.
+    last.map_or(rest.is_empty(), |last| last.is_empty() || name.ends_with(last))
 }
 
 #[cfg(test)]
@@ -78,5 +108,23 @@ mod tests {
         assert_eq!(TopicName::new("a\u{7}"), Err(NameError::NotPrintable('\u{7}')));
         assert!(TopicName::new(&"x".repeat(255)).is_ok());
         assert_eq!(TopicName::new(&"x".repeat(256)), Err(NameError::TooLong(256)));
+    }
+
+    #[test]
+    fn patterns() {
+        for (pattern, name, fit) in [
+            ("*", "a:b", true),
+            ("a:*", "a:b", true),
+            ("a:*", "b:a:", false),
+            ("a:b", "a:b", true),
+            ("a:b", "a:bc", false),
+            ("*:b", "a:b", true),
+            ("a*b*c", "a1b2c", true),
+            ("a*b*c", "a1c2b", false),
+            ("a*b", "abab", true),
+            ("a*a", "a", false),
+        ] {
+            assert_eq!(fits(pattern, name), fit, "{pattern} {name}");
+        }
     }
 }

@@ -11,6 +11,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Tokens;
+use crate::backend::Backstage;
+use crate::clock::unix_ms;
+use crate::cluster::{Cluster, NodeReport, Reporter, SourceReport};
 use crate::config::{Config, redacted};
 use crate::http::{Addresses, Listener, State, bind, router};
 use crate::hub::Hub;
@@ -20,7 +23,7 @@ use crate::source::redis::{Appender, RedisSource};
 use crate::source::replay::ReplaySource;
 use crate::source::simulator::Simulator;
 use crate::source::{Feed, Source, SourceStatus};
-use crate::topic::Topics;
+use crate::topic::{Incoming, Kind, Payload, Topics};
 
 /// Time that publishes under way have to end once a drain begins.
 const PUBLISH_GRACE: Duration = Duration::from_secs(2);
@@ -30,6 +33,9 @@ const DRAIN_GRACE: Duration = Duration::from_secs(5);
 
 /// Time between two sweeps over the topics.
 const TOPIC_SWEEP: Duration = Duration::from_secs(1);
+
+/// The topic of how nodes fare.
+const OPS_TOPIC: &str = "ops:nodes";
 
 /// How many sessions can be held, and why.
 struct Capacity {
@@ -143,8 +149,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         0 => cores(),
         n => n,
     };
-    let (hub, parked, desk) =
-        Hub::new(shards, capacity.sessions, config.clone(), &metrics).context("the shards cannot be set up")?;
+    let node = Arc::<str>::from(crate::position::Epoch::random().as_str());
+    let (hub, parked, desk) = Hub::new(shards, capacity.sessions, node.clone(), config.clone(), &metrics)
+        .context("the shards cannot be set up")?;
     let partitions = config.source.redis.as_ref().map_or(1, |redis| redis.streams.len());
     let topics = Arc::new(Topics::new(config.clone(), partitions, hub.clone(), metrics.clone()));
     let feed = Feed::new(topics.clone(), hub.clone());
@@ -158,6 +165,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         Some(redis) => Some(Appender::new(redis.clone(), topics.clone()).context("source.redis.url")?),
         None => None,
     };
+    let publisher = Arc::new(Publisher::new(feed.clone(), appender));
+    let redis = config.source.redis.as_ref();
+    let cluster =
+        Cluster::new(node, redis, topics.clone(), hub.clone(), metrics.clone()).context("source.redis.url")?;
+    let backend = Backstage::new(publisher.clone(), cluster.clone(), &config.rpc, metrics.clone())?;
     let state = Arc::new_cyclic(|weak| {
         metrics.set_gauges(vec![Box::new(Gauges {
             hub: Arc::downgrade(&hub),
@@ -169,7 +181,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             registry: metrics.register(hub.stats()),
             topics: topics.clone(),
             hub: hub.clone(),
-            publisher: Publisher::new(feed.clone(), appender),
+            publisher,
+            cluster: cluster.clone(),
             publish_keys,
             tokens: tokens.clone(),
             metrics: metrics.clone(),
@@ -184,13 +197,17 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     });
 
     let threads = parked.start().context("the shards' threads cannot be started")?;
-    tokio::spawn(desk.run(topics.clone(), tokens, metrics.clone()));
+    let fetched = tokens.clone();
+    tokio::spawn(async move { fetched.fetch().await });
+    tokio::spawn(desk.run(topics.clone(), tokens, Arc::new(backend), metrics.clone()));
     let stop_sources = CancellationToken::new();
     for source in sources {
         tokio::spawn(source.run(feed.clone(), stop_sources.clone()));
     }
     let stop = CancellationToken::new();
     tokio::spawn(sweep(topics.clone(), stop.clone()));
+    tokio::spawn(cluster.clone().run(stop.clone()));
+    tokio::spawn(report(state.clone(), feed, stop.clone()));
     tokio::spawn(Listener { socket: listener, router: router(state.clone()), state: state.clone() }.run(stop.clone()));
     announce(&config, address, shards, &capacity, &state);
 
@@ -232,6 +249,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         }
     }
     stop_sources.cancel();
+    cluster.bye();
     stop.cancel();
     tracing::info!("stopped");
     Ok(())
@@ -252,6 +270,63 @@ async fn sweep(topics: Arc<Topics>, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = clock.tick() => topics.sweep(),
+        }
+    }
+}
+
+/// Says once in a while how this node fares: to the other nodes, and on its own topic how all of them do.
+async fn report(state: Arc<State>, feed: Feed, stop: CancellationToken) {
+    let every = state.config.ops.interval;
+    if every.is_zero() {
+        return;
+    }
+    let name = state.config.server.name.clone().unwrap_or_else(|| {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        format!("{host}-{}", std::process::id())
+    });
+    let started_at = unix_ms();
+    let mut reporter = Reporter::new();
+    let mut clock = tokio::time::interval(every);
+    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = clock.tick() => {}
+        }
+        let reasons = state.not_ready();
+        let source = |s: &Arc<SourceStatus>| SourceReport {
+            name: s.name.clone(),
+            connected: s.connected(),
+            lag_ms: s.lag_ms(),
+            deltas: s.deltas(),
+            note: Some(s.last_note()).filter(|note| !note.is_empty()),
+        };
+        let mut report = NodeReport {
+            name: name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            at: unix_ms(),
+            started_at,
+            ready: reasons.is_empty(),
+            reasons,
+            draining: state.is_draining(),
+            sessions: state.hub.sessions(),
+            sessions_max: state.hub.sessions_max(),
+            sessions_by_shard: state.hub.sessions_by_shard(),
+            topics: state.topics.len(),
+            queue_depth: state.hub.queue_depth(),
+            deltas: state.metrics.deltas.get(),
+            rss_bytes: rss_bytes(),
+            sources: state.sources.iter().map(source).collect(),
+            ..NodeReport::default()
+        };
+        reporter.fill(&mut report, &state.hub.stats());
+        state.cluster.report(report);
+        let patch = state.cluster.nodes.patch().to_string();
+        let Ok(payload) = Payload::new(patch.into(), state.config.limits.delta_bytes) else { continue };
+        let (kind, ts, source) = (Kind::Delta, Some(unix_ms()), state.topics.local());
+        let incoming = Incoming { topic: OPS_TOPIC, kind, ts, payload, offset: None, source };
+        if let Err(error) = feed.publish(incoming).await {
+            tracing::debug!(%error, "the report was not taken");
         }
     }
 }
@@ -306,10 +381,10 @@ fn announce(config: &Config, address: std::net::SocketAddr, shards: usize, capac
         from.push("the publish API alone".into());
     }
     let mut open: Vec<String> = Vec::new();
-    open.push(match (config.access.anonymous, config.access.keys.is_empty()) {
+    open.push(match (config.access.anonymous, config.access.keys.is_empty() && config.access.jwks.is_none()) {
         (true, _) => "anyone may subscribe, no token needed".into(),
         (false, false) => "subscribing needs a token".into(),
-        (false, true) => "NOBODY may subscribe: access.anonymous is off and access.keys is empty".into(),
+        (false, true) => "NOBODY may subscribe: access.anonymous is off and there is neither access.keys nor access.jwks".into(),
     });
     open.push(match config.access.origins.as_slice() {
         list if list.iter().any(|o| o == "*") => "pages of any Origin".into(),
@@ -323,7 +398,7 @@ fn announce(config: &Config, address: std::net::SocketAddr, shards: usize, capac
     });
     let reach = if address.ip().is_loopback() { "this machine only" } else { "the network" };
     tracing::info!(
-        "nexus-push {} listens on http://{address} ({reach}); clients: ws://{address}/ws",
+        "nexus-push {} listens on http://{address} ({reach}); clients: ws://{address}/ws (plain), ws://{address}/connection/websocket (Centrifuge)",
         env!("CARGO_PKG_VERSION")
     );
     tracing::info!("holds up to {} sessions ({}) in {shards} shards", capacity.sessions, capacity.why);

@@ -1,12 +1,17 @@
 //! Who a client is and which topics it may have.
 
+mod claims;
+mod jwks;
+mod keys;
 mod tokens;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::name::TopicName;
 
-pub use tokens::{TokenError, Tokens};
+pub use tokens::{TokenError, Tokens, Verdict};
 
 /// What a valid token says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +22,19 @@ pub struct Identity {
     pub expires_s: Option<u64>,
     /// What may be subscribed to.
     pub topics: TopicRules,
+    /// JSON shown to others in presence, join and leave; empty without.
+    pub info: Bytes,
+    /// What the server subscribes its Centrifuge session to.
+    pub subscribed: Vec<TopicName>,
+}
+
+/// What a valid subscription token says: its bearer may have the one topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// `exp`, Unix s.
+    pub expires_s: Option<u64>,
+    /// JSON shown to others in presence, join and leave; empty without.
+    pub info: Bytes,
 }
 
 /// Topics by exact name, or by prefix where a rule ends in `*`.

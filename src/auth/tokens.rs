@@ -1,33 +1,54 @@
 //! JWT verification (RFC 7519). Each key serves one algorithm; `none` does not exist here.
 
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
-use serde::Deserialize;
+use std::sync::Arc;
 
-use super::{Identity, TopicRules};
-use crate::config::{Access, TokenAlgorithm, TokenKey};
+use jsonwebtoken::{Validation, decode, decode_header};
+
+use super::claims::Claims;
+use super::jwks::Jwks;
+use super::keys::Key;
+use super::{Grant, Identity, TopicRules};
+use crate::config::Access;
+use crate::name::TopicName;
 
 /// Clock difference that is forgiven, in seconds.
 const LEEWAY_S: u64 = 5;
 
-/// Verifies tokens with the configured keys.
+/// Verifies tokens with the configured keys, and with those of a key set.
 pub struct Tokens {
     keys: Vec<Key>,
+    jwks: Option<Arc<Jwks>>,
     audience: Option<String>,
     issuer: Option<String>,
     default_topics: TopicRules,
 }
 
-struct Key {
-    kid: Option<String>,
-    algorithm: Algorithm,
-    key: DecodingKey,
+/// What can be said of a token without waiting.
+pub enum Verdict<T> {
+    /// This.
+    Known(Result<T, TokenError>),
+    /// It may be signed with a key that has to be fetched first: [`Tokens::fetch`], then ask again.
+    KeyNeeded(TokenError),
+}
+
+impl<T> Verdict<T> {
+    /// The verdict, if no key is to be had.
+    ///
+    /// # Errors
+    /// Why it was not accepted.
+    pub fn without_fetch(self) -> Result<T, TokenError> {
+        match self {
+            Self::Known(result) => result,
+            Self::KeyNeeded(error) => Err(error),
+        }
+    }
 }
 
 /// Why a token, or a key, was not accepted. Never holds either.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// The server has no keys.
-    #[error("this server accepts no tokens (access.keys is empty)")]
+    #[error("this server accepts no tokens (access.keys is empty and there is no access.jwks)")]
     NoKeys,
     /// Past `exp`.
     #[error("token has expired")]
@@ -35,6 +56,9 @@ pub enum TokenError {
     /// Anything else.
     #[error("token is not valid: {0}")]
     Invalid(String),
+    /// The key set cannot be fetched, ever.
+    #[error("access.jwks: {0}")]
+    KeySet(String),
     /// A key could not be loaded.
     #[error("access.keys[{index}]: {reason}")]
     Key {
@@ -43,16 +67,6 @@ pub enum TokenError {
         /// Why.
         reason: String,
     },
-}
-
-#[derive(Deserialize)]
-struct Claims {
-    #[serde(default)]
-    sub: String,
-    #[serde(default)]
-    exp: Option<u64>,
-    #[serde(default)]
-    topics: Option<Vec<String>>,
 }
 
 impl Tokens {
@@ -65,86 +79,123 @@ impl Tokens {
             .keys
             .iter()
             .enumerate()
-            .map(|(index, key)| load_key(key).map_err(|reason| TokenError::Key { index, reason }))
+            .map(|(index, key)| Key::load(key).map_err(|reason| TokenError::Key { index, reason }))
             .collect::<Result<_, _>>()?;
+        let jwks = match &access.jwks {
+            Some(jwks) => Some(Arc::new(Jwks::new(jwks).map_err(TokenError::KeySet)?)),
+            None => None,
+        };
         Ok(Self {
             keys,
+            jwks,
             audience: access.audience.clone(),
             issuer: access.issuer.clone(),
             default_topics: TopicRules::new(access.default_topics.iter().cloned()),
         })
     }
 
-    /// Verifies `token`.
+    /// Verifies a connection token, fetching keys if need be.
     ///
     /// # Errors
     /// Why it was not accepted.
-    pub fn verify(&self, token: &str) -> Result<Identity, TokenError> {
-        if self.keys.is_empty() {
-            return Err(TokenError::NoKeys);
+    pub async fn verify(&self, token: &str) -> Result<Identity, TokenError> {
+        match self.identity(token) {
+            Verdict::Known(result) => result,
+            Verdict::KeyNeeded(_) => {
+                self.fetch().await;
+                self.identity(token).without_fetch()
+            }
         }
-        let invalid = |e: jsonwebtoken::errors::Error| match e.kind() {
-            jsonwebtoken::errors::ErrorKind::ExpiredSignature => TokenError::Expired,
-            _ => TokenError::Invalid(e.to_string()),
+    }
+
+    /// Verifies a connection token with the keys that are here.
+    pub fn identity(&self, token: &str) -> Verdict<Identity> {
+        self.check(token, |claims| claims.identity(&self.default_topics))
+    }
+
+    /// Verifies a subscription token of `user` for `topic` with the keys that are here.
+    pub fn grant(&self, token: &str, user: &str, topic: &TopicName) -> Verdict<Grant> {
+        self.check(token, |claims| claims.grant(user, topic))
+    }
+
+    /// Fetches the key set, unless that was just done.
+    pub async fn fetch(&self) {
+        if let Some(jwks) = &self.jwks {
+            jwks.refresh().await;
+        }
+    }
+
+    fn check<T>(&self, token: &str, read: impl FnOnce(Claims) -> Result<T, TokenError>) -> Verdict<T> {
+        if self.keys.is_empty() && self.jwks.is_none() {
+            return Verdict::Known(Err(TokenError::NoKeys));
+        }
+        let header = match decode_header(token) {
+            Ok(header) => header,
+            Err(error) => return Verdict::Known(Err(error.into())),
         };
-        let header = decode_header(token).map_err(invalid)?;
-        let fitting =
-            self.keys.iter().filter(|k| k.algorithm == header.alg && (k.kid.is_none() || k.kid == header.kid));
-        let mut last = TokenError::Invalid(format!("no key for algorithm {:?} and kid {:?}", header.alg, header.kid));
+        let kid = header.kid.as_deref();
+        let unknown = || TokenError::Invalid(format!("no key for algorithm {:?} and kid {kid:?}", header.alg));
+        let set = self.jwks.as_ref().filter(|jwks| jwks.accepts(header.alg)).map(|jwks| jwks.set());
+        let fetched = set.iter().flat_map(|set| &set.keys);
+        let mut fitting = self.keys.iter().chain(fetched).filter(|key| key.fits(header.alg, kid)).peekable();
+        if fitting.peek().is_none() {
+            return if set.is_some() { Verdict::KeyNeeded(unknown()) } else { Verdict::Known(Err(unknown())) };
+        }
+        self.refresh_if_old();
+        let mut last = unknown();
         for key in fitting {
-            let mut validation = Validation::new(key.algorithm);
-            validation.leeway = LEEWAY_S;
-            validation.validate_nbf = true;
-            validation.set_required_spec_claims(&["exp"]);
-            match &self.audience {
-                Some(audience) => validation.set_audience(&[audience]),
-                None => validation.validate_aud = false,
-            }
-            if let Some(issuer) = &self.issuer {
-                validation.set_issuer(&[issuer]);
-            }
-            match decode::<Claims>(token, &key.key, &validation) {
-                Ok(data) => {
-                    let topics = data.claims.topics.map_or_else(|| self.default_topics.clone(), TopicRules::new);
-                    return Ok(Identity { user: data.claims.sub, expires_s: data.claims.exp, topics });
-                }
-                Err(e) => last = invalid(e),
+            match decode::<Claims>(token, &key.key, &self.validation(key)) {
+                Ok(data) => return Verdict::Known(read(data.claims)),
+                Err(error) => last = error.into(),
             }
         }
-        Err(last)
+        Verdict::Known(Err(last))
+    }
+
+    fn validation(&self, key: &Key) -> Validation {
+        let mut validation = Validation::new(key.algorithm);
+        validation.leeway = LEEWAY_S;
+        validation.validate_nbf = true;
+        validation.set_required_spec_claims(&["exp"]);
+        match &self.audience {
+            Some(audience) => validation.set_audience(&[audience]),
+            None => validation.validate_aud = false,
+        }
+        if let Some(issuer) = &self.issuer {
+            validation.set_issuer(&[issuer]);
+            // Asked for is asked for: a token that does not say is not accepted.
+            validation.required_spec_claims.insert("iss".into());
+        }
+        if self.audience.is_some() {
+            validation.required_spec_claims.insert("aud".into());
+        }
+        validation
+    }
+
+    /// An old set is used while a new one is fetched.
+    fn refresh_if_old(&self) {
+        let Some(jwks) = self.jwks.as_ref().filter(|jwks| jwks.is_old()) else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let jwks = jwks.clone();
+            runtime.spawn(async move { jwks.refresh().await });
+        }
     }
 }
 
-fn load_key(key: &TokenKey) -> Result<Key, String> {
-    let read = |path: &std::path::Path| std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()));
-    let pem = || match &key.public_key_file {
-        Some(path) => read(path),
-        None => Err("`public_key_file` is missing".to_owned()),
-    };
-    let text = |e: jsonwebtoken::errors::Error| e.to_string();
-    let (algorithm, decoding) = match key.algorithm {
-        TokenAlgorithm::HS256 => {
-            let secret = match (&key.secret, &key.secret_file) {
-                (Some(secret), _) => secret.clone().into_bytes(),
-                (None, Some(path)) => read(path)?.trim_ascii().to_vec(),
-                (None, None) => return Err("`secret` is missing".into()),
-            };
-            if secret.len() < 32 {
-                return Err(format!("secret has {} bytes, the least is 32", secret.len()));
-            }
-            (Algorithm::HS256, DecodingKey::from_secret(&secret))
+impl From<jsonwebtoken::errors::Error> for TokenError {
+    fn from(error: jsonwebtoken::errors::Error) -> Self {
+        match error.kind() {
+            jsonwebtoken::errors::ErrorKind::ExpiredSignature => Self::Expired,
+            _ => Self::Invalid(error.to_string()),
         }
-        TokenAlgorithm::RS256 => (Algorithm::RS256, DecodingKey::from_rsa_pem(&pem()?).map_err(text)?),
-        TokenAlgorithm::ES256 => (Algorithm::ES256, DecodingKey::from_ec_pem(&pem()?).map_err(text)?),
-        TokenAlgorithm::EdDSA => (Algorithm::EdDSA, DecodingKey::from_ed_pem(&pem()?).map_err(text)?),
-    };
-    Ok(Key { kid: key.kid.clone(), algorithm, key: decoding })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jsonwebtoken::{EncodingKey, Header, encode};
+    use crate::config::{TokenAlgorithm, TokenKey};
+    use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
     use serde_json::json;
 
     const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -176,13 +227,14 @@ mod tests {
     #[test]
     fn what_is_accepted_and_what_is_not() {
         let t = tokens();
-        let good = t.verify(&sign(Algorithm::HS256, SECRET, |_| {})).unwrap();
+        let verify = |token: &str| t.identity(token).without_fetch();
+        let good = verify(&sign(Algorithm::HS256, SECRET, |_| {})).unwrap();
         assert_eq!(good.user, "u1");
         assert!(good.topics.allow(&crate::name::TopicName::new("public:a").unwrap()));
-        let own = t.verify(&sign(Algorithm::HS256, SECRET, |c| c["topics"] = json!(["x:*"]))).unwrap();
+        let own = verify(&sign(Algorithm::HS256, SECRET, |c| c["topics"] = json!(["x:*"]))).unwrap();
         assert!(!own.topics.allow(&crate::name::TopicName::new("public:a").unwrap()));
 
-        assert_eq!(t.verify(&sign(Algorithm::HS256, SECRET, |c| c["exp"] = json!(1))), Err(TokenError::Expired));
+        assert_eq!(verify(&sign(Algorithm::HS256, SECRET, |c| c["exp"] = json!(1))), Err(TokenError::Expired));
         let refused = [
             ("wrong key", sign(Algorithm::HS256, "fedcba9876543210fedcba9876543210", |_| {})),
             ("wrong algorithm", sign(Algorithm::HS384, SECRET, |_| {})),
@@ -206,7 +258,7 @@ mod tests {
             ("empty", String::new()),
         ];
         for (what, token) in refused {
-            assert!(matches!(t.verify(&token), Err(TokenError::Invalid(_))), "{what}");
+            assert!(matches!(verify(&token), Err(TokenError::Invalid(_))), "{what}");
         }
     }
 }

@@ -85,6 +85,32 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
             _ => {}
         }
     }
+    if let Some(jwks) = &config.access.jwks {
+        if !jwks.url.starts_with("https://") && !jwks.url.starts_with("http://") {
+            fault("access.jwks.url", "must start with https:// (or http://, on a network that is trusted)".into());
+        }
+        if jwks.algorithms.contains(&TokenAlgorithm::HS256) {
+            fault("access.jwks.algorithms", "HS256 has no public key; put its secret into access.keys".into());
+        }
+        if jwks.algorithms.is_empty() {
+            fault("access.jwks.algorithms", "names none".into());
+        }
+        if jwks.min_interval.as_millis() < 100 {
+            fault("access.jwks.min_interval", format!("{:?} is too short, the least is 100ms", jwks.min_interval));
+        }
+    }
+    if let Some(endpoint) = &config.rpc.endpoint
+        && !endpoint.starts_with("https://")
+        && !endpoint.starts_with("http://")
+    {
+        fault("rpc.endpoint", "must start with https:// or http://".into());
+    }
+    if config.rpc.timeout.as_millis() < 10 || config.rpc.timeout.as_secs() > 60 {
+        fault("rpc.timeout", format!("{:?} is outside 10ms to 1m", config.rpc.timeout));
+    }
+    if !config.ops.interval.is_zero() && config.ops.interval.as_millis() < 100 {
+        fault("ops.interval", format!("{:?} is too short, the least is 100ms (or 0s for never)", config.ops.interval));
+    }
     for (i, key) in config.publish.keys.iter().enumerate() {
         if key.len() < 16 {
             fault(&format!("publish.keys[{i}]"), format!("is {} bytes, the least is 16", key.len()));
@@ -160,6 +186,17 @@ fn namespace(options: &Namespace, at: &str, fault: &mut impl FnMut(&str, String)
     }
     if options.stale_after.is_some_and(|after| after.as_secs() < 1) {
         fault(&format!("{at}.stale_after"), "the least is 1s".into());
+    }
+    if options.force_push_join_leave && !options.join_leave {
+        fault(&format!("{at}.force_push_join_leave"), "pushes what `join_leave` makes; set that too".into());
+    }
+    if !options.presence
+        && (options.allow_presence_for_subscriber
+            || options.allow_presence_for_client
+            || options.allow_presence_for_anonymous)
+        && !options.join_leave
+    {
+        fault(&format!("{at}.presence"), "is off, but somebody is allowed to read it; set `presence = true`".into());
     }
     if options.history_size > 65_536 {
         fault(&format!("{at}.history_size"), format!("{} is too many, the most is 65536", options.history_size));

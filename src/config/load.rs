@@ -79,6 +79,7 @@ pub fn load(
         config = outcome?;
     }
     overrides.apply(&mut config, file.is_some());
+    config.add_ops(overrides.insecure);
     let faults = check::faults(&config);
     if faults.is_empty() {
         return Ok(config);

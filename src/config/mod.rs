@@ -28,6 +28,10 @@ pub struct Config {
     pub limits: Limits,
     /// Where deltas come from.
     pub source: Sources,
+    /// What the server tells of itself.
+    pub ops: Ops,
+    /// Calls of Centrifuge clients.
+    pub rpc: Rpc,
     /// Options of topics whose namespace is not configured.
     pub default: Namespace,
     /// Options by namespace.
@@ -38,6 +42,8 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Server {
+    /// This node's name, for operators and other nodes; without one the host's name and the process id.
+    pub name: Option<String>,
     /// Address of the one port.
     pub listen: SocketAddr,
     /// Shard threads; 0 means one a core.
@@ -66,6 +72,7 @@ pub enum LogFormat {
 impl Default for Server {
     fn default() -> Self {
         Self {
+            name: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
             shards: 0,
             control_threads: 0,
@@ -77,7 +84,7 @@ impl Default for Server {
 }
 
 /// `[access]`
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Access {
     /// Let clients in without a token.
@@ -93,6 +100,89 @@ pub struct Access {
     pub issuer: Option<String>,
     /// Keys that tokens are verified with.
     pub keys: Vec<TokenKey>,
+    /// Keys that are fetched.
+    pub jwks: Option<Jwks>,
+    /// Time that a Centrifuge session goes on after its token, or a subscription's, has ended: its client asks for a new
+    /// one when the old one ends, not before.
+    #[serde(with = "humantime_serde")]
+    pub expired_close_delay: Duration,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self {
+            anonymous: false,
+            origins: Vec::new(),
+            default_topics: Vec::new(),
+            audience: None,
+            issuer: None,
+            keys: Vec::new(),
+            jwks: None,
+            expired_close_delay: limits::EXPIRED_CLOSE_DELAY,
+        }
+    }
+}
+
+/// `[access.jwks]`: a JSON Web Key Set (RFC 7517) by URL.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jwks {
+    /// `https://…`, or `http://` on a network that is trusted.
+    pub url: String,
+    /// Algorithms accepted from it. HS256 is never: a secret has no place in a public document.
+    #[serde(default = "jwks_algorithms")]
+    pub algorithms: Vec<TokenAlgorithm>,
+    /// Age at which the set is fetched again.
+    #[serde(default = "jwks_max_age", with = "humantime_serde")]
+    pub max_age: Duration,
+    /// Least time between two fetches, however many tokens name a key that is not known.
+    #[serde(default = "jwks_min_interval", with = "humantime_serde")]
+    pub min_interval: Duration,
+}
+
+fn jwks_algorithms() -> Vec<TokenAlgorithm> {
+    vec![TokenAlgorithm::RS256, TokenAlgorithm::ES256, TokenAlgorithm::EdDSA]
+}
+
+fn jwks_max_age() -> Duration {
+    limits::JWKS_MAX_AGE
+}
+
+fn jwks_min_interval() -> Duration {
+    limits::JWKS_MIN_INTERVAL
+}
+
+/// `[ops]`: this server's own topic, `ops:nodes`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ops {
+    /// Time between two reports; `"0s"` is never.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+}
+
+impl Default for Ops {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(1) }
+    }
+}
+
+/// `[rpc]`: where calls of Centrifuge clients go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rpc {
+    /// `http(s)://…`, sent `{"client","user","method","data"}` by POST; answers `{"result":{"data":…}}` or
+    /// `{"error":{"code":1000,"message":"…"}}`. Without one, calls are answered "not available".
+    pub endpoint: Option<String>,
+    /// Time that it has to answer.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+impl Default for Rpc {
+    fn default() -> Self {
+        Self { endpoint: None, timeout: limits::RPC_TIMEOUT }
+    }
 }
 
 /// `[[access.keys]]`
@@ -221,6 +311,15 @@ pub enum Class {
 }
 
 impl Class {
+    /// As in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::Latest => "latest",
+            Self::Merge => "merge",
+        }
+    }
+
     /// Whether deltas of this class may be replaced by newer state.
     pub fn conflatable(self) -> bool {
         self != Self::Stream
@@ -246,7 +345,107 @@ pub struct Namespace {
     /// Bytes of payload kept for recovery.
     pub history_bytes: usize,
     /// Whether clients without a token may subscribe (where `access.anonymous` lets them in at all).
-    pub anonymous: bool,
+    #[serde(alias = "anonymous")]
+    pub allow_subscribe_for_anonymous: bool,
+    /// Whether any client with a token may subscribe, whatever topics its token names.
+    pub allow_subscribe_for_client: bool,
+    /// Who may publish over a socket.
+    pub allow_publish_for_subscriber: bool,
+    /// Any client with a token.
+    pub allow_publish_for_client: bool,
+    /// Any client at all.
+    pub allow_publish_for_anonymous: bool,
+    /// Who may read history over a socket.
+    pub allow_history_for_subscriber: bool,
+    /// Any client with a token.
+    pub allow_history_for_client: bool,
+    /// Any client at all.
+    pub allow_history_for_anonymous: bool,
+    /// Keep account of who is subscribed.
+    pub presence: bool,
+    /// Who may read that.
+    pub allow_presence_for_subscriber: bool,
+    /// Any client with a token.
+    pub allow_presence_for_client: bool,
+    /// Any client at all.
+    pub allow_presence_for_anonymous: bool,
+    /// Announce who comes and goes, to those who ask for it and may read presence.
+    pub join_leave: bool,
+    /// Announce it to every Centrifuge subscriber.
+    pub force_push_join_leave: bool,
+    /// Every Centrifuge subscriber can recover; without it, only who asks for it.
+    pub force_recovery: bool,
+    /// Every Centrifuge subscriber is told that its position is watched over; without it, only who asks for it.
+    pub force_positioning: bool,
+    /// Kinds of delta compression that subscribers may ask for.
+    pub allowed_delta_types: Vec<DeltaType>,
+}
+
+/// The namespace of the server's own topics.
+pub const OPS: &str = "ops";
+
+impl Namespace {
+    fn ops(open: bool) -> Self {
+        Self {
+            class: Class::Merge,
+            history_size: 2,
+            allow_subscribe_for_anonymous: open,
+            ..Self::default()
+        }
+    }
+}
+
+/// A kind of delta compression.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeltaType {
+    /// Fossil SCM's format.
+    Fossil,
+}
+
+/// Something that a client does with a topic, beside subscribing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Hand in a delta.
+    Publish,
+    /// Read its past.
+    History,
+    /// Read who is subscribed.
+    Presence,
+}
+
+impl Namespace {
+    /// Whether subscribers may ask for Fossil deltas.
+    pub fn has_fossil(&self) -> bool {
+        self.allowed_delta_types.contains(&DeltaType::Fossil)
+    }
+
+    /// Whether it has to be known who is subscribed.
+    pub fn counts_members(&self) -> bool {
+        self.presence || self.join_leave
+    }
+
+    /// Whether a client may do something: one with a token or without, subscribed to the topic or not.
+    pub fn allows(&self, action: Action, with_token: bool, subscribed: bool) -> bool {
+        let (subscriber, client, anonymous) = match action {
+            Action::Publish => (
+                self.allow_publish_for_subscriber,
+                self.allow_publish_for_client,
+                self.allow_publish_for_anonymous,
+            ),
+            Action::History => (
+                self.allow_history_for_subscriber,
+                self.allow_history_for_client,
+                self.allow_history_for_anonymous,
+            ),
+            Action::Presence => (
+                self.allow_presence_for_subscriber,
+                self.allow_presence_for_client,
+                self.allow_presence_for_anonymous,
+            ),
+        };
+        (subscriber && subscribed) || (client && with_token) || anonymous
+    }
 }
 
 impl Default for Namespace {
@@ -258,7 +457,23 @@ impl Default for Namespace {
             history_size: limits::HISTORY_DELTAS,
             history_ttl: limits::HISTORY_TTL,
             history_bytes: limits::HISTORY_BYTES,
-            anonymous: true,
+            allow_subscribe_for_anonymous: true,
+            allow_subscribe_for_client: false,
+            allow_publish_for_subscriber: false,
+            allow_publish_for_client: false,
+            allow_publish_for_anonymous: false,
+            allow_history_for_subscriber: true,
+            allow_history_for_client: false,
+            allow_history_for_anonymous: false,
+            presence: false,
+            allow_presence_for_subscriber: false,
+            allow_presence_for_client: false,
+            allow_presence_for_anonymous: false,
+            join_leave: false,
+            force_push_join_leave: false,
+            force_recovery: true,
+            force_positioning: true,
+            allowed_delta_types: Vec::new(),
         }
     }
 }
@@ -386,6 +601,7 @@ impl Config {
             ("book".to_owned(), Namespace { class: Class::Merge, max_rate: Some(20.0), ..Namespace::default() }),
             ("trades".to_owned(), Namespace::default()),
             ("signals".to_owned(), Namespace { history_ttl: Duration::from_secs(3600), ..Namespace::default() }),
+            (OPS.to_owned(), Namespace::ops(true)),
         ]);
         Self {
             access: Access { anonymous: true, origins: vec!["*".into()], ..Access::default() },
@@ -394,6 +610,12 @@ impl Config {
             namespace,
             ..Self::default()
         }
+    }
+
+    /// Adds the namespace of the server's own topics, unless it is configured. Only who has a token that names it may
+    /// subscribe there, except where everything is open.
+    pub fn add_ops(&mut self, open: bool) {
+        self.namespace.entry(OPS.to_owned()).or_insert_with(|| Namespace::ops(open));
     }
 
     /// Options for the topics of `namespace` (the part before the first `:`, if there is one).

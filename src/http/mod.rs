@@ -3,6 +3,7 @@
 
 mod addresses;
 mod listener;
+mod operate;
 mod origin;
 mod pages;
 mod publish;
@@ -20,6 +21,7 @@ use prometheus_client::registry::Registry;
 use serde_json::json;
 
 use crate::auth::Tokens;
+use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
@@ -39,7 +41,9 @@ pub struct State {
     /// All shards.
     pub hub: Arc<Hub>,
     /// What the publish API does.
-    pub publisher: Publisher,
+    pub publisher: Arc<Publisher>,
+    /// The other nodes.
+    pub cluster: Arc<Cluster>,
     /// Keys that may publish.
     pub publish_keys: Vec<String>,
     /// Verifies tokens.
@@ -82,6 +86,7 @@ pub fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/", get(pages::index))
         .route("/ws", get(upgrade::plain))
+        .route("/connection/websocket", get(upgrade::centrifuge))
         .route("/healthz", get(rest::health))
         .route("/readyz", get(rest::ready))
         .route("/status", get(rest::status))
@@ -91,6 +96,13 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/api/publish", post(publish::publish))
         .route("/api/broadcast", post(publish::broadcast))
         .route("/api/batch", post(publish::batch))
+        .route("/api/history", post(operate::history))
+        .route("/api/presence", post(operate::presence))
+        .route("/api/presence_stats", post(operate::presence_stats))
+        .route("/api/channels", post(operate::channels))
+        .route("/api/disconnect", post(operate::disconnect))
+        .route("/api/unsubscribe", post(operate::unsubscribe))
+        .route("/api/info", post(operate::info))
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "there is nothing at this path; see docs/protocol.md") })
         .layer(axum::extract::DefaultBodyLimit::max(crate::limits::PUBLISH_BODY_BYTES_MAX))
         .with_state(state)

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
+use super::operate::{self, Outcome};
 use super::{Shared, State, failure};
 use crate::limits::BATCH_COMMANDS_MAX;
 use crate::source::publish::Failure;
@@ -59,6 +60,13 @@ enum Command<'a> {
     Publish(Publish<'a>),
     #[serde(borrow)]
     Broadcast(Broadcast<'a>),
+    History(operate::History),
+    Presence(operate::Channel),
+    PresenceStats(operate::Channel),
+    Channels(operate::Channels),
+    Disconnect(operate::Disconnect),
+    Unsubscribe(operate::Unsubscribe),
+    Info(operate::Info),
 }
 
 #[derive(Deserialize, Clone, Copy)]
@@ -130,14 +138,29 @@ pub(super) async fn batch(state: Shared, headers: HeaderMap, body: Body) -> Resp
                 let mut reply = all(&state, command).await;
                 json!({"broadcast": reply.get_mut("result").map(Value::take)})
             }
+            Command::History(command) => reply("history", command.run(&state)),
+            Command::Presence(command) => reply("presence", command.presence(&state).await),
+            Command::PresenceStats(command) => reply("presence_stats", command.stats(&state).await),
+            Command::Channels(command) => reply("channels", command.run(&state).await),
+            Command::Disconnect(command) => reply("disconnect", command.run(&state)),
+            Command::Unsubscribe(command) => reply("unsubscribe", command.run(&state)),
+            Command::Info(command) => reply("info", command.run(&state)),
         });
     }
     (StatusCode::OK, axum::Json(json!({"replies": replies}))).into_response()
 }
 
+/// One reply of a batch.
+fn reply(command: &'static str, outcome: Outcome) -> Value {
+    match outcome {
+        Ok(result) => json!({ command: result }),
+        Err(refusal) => operate::refused(&refusal).1,
+    }
+}
+
 /// Whether the request may publish at all.
 #[allow(clippy::result_large_err, reason = "the error is the response itself, made once a refused request")]
-fn admit<'a>(state: &'a State, headers: &HeaderMap) -> Result<UnderWay<'a>, Response> {
+pub(super) fn admit<'a>(state: &'a State, headers: &HeaderMap) -> Result<UnderWay<'a>, Response> {
     state.metrics.publish_requests.inc();
     // Counted before the look at `draining`: a drain waits for those that were counted, and refuses the others.
     let under_way = UnderWay::new(state);
@@ -170,7 +193,7 @@ fn admit<'a>(state: &'a State, headers: &HeaderMap) -> Result<UnderWay<'a>, Resp
 }
 
 /// A publish request that a clean stop waits for.
-struct UnderWay<'a>(&'a State);
+pub(super) struct UnderWay<'a>(&'a State);
 
 impl<'a> UnderWay<'a> {
     fn new(state: &'a State) -> Self {
@@ -185,7 +208,7 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-fn malformed(state: &State, error: &serde_json::Error) -> Response {
+pub(super) fn malformed(state: &State, error: &serde_json::Error) -> Response {
     state.metrics.refused_publish("malformed");
     failure(StatusCode::BAD_REQUEST, format!("malformed request: {error}"))
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::{Shared, failure};
+use crate::auth::Identity;
 use crate::name::TopicName;
 
 /// A shard that has shown no sign of life for this long is stuck.
@@ -86,32 +87,49 @@ pub(super) struct ListQuery {
     limit: Option<usize>,
 }
 
-/// Whether REST may show a topic: as much as a client without a token may subscribe to, or as the token says.
-fn may_read(state: &super::State, headers: &HeaderMap, topic: &TopicName) -> Result<(), (StatusCode, String)> {
-    if state.config.access.anonymous && state.config.namespace(topic.namespace()).anonymous {
-        return Ok(());
-    }
+/// Who asks.
+async fn reader(state: &super::State, headers: &HeaderMap) -> Result<Option<Identity>, (StatusCode, String)> {
     let bearer =
         headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "));
-    let Some(token) = bearer else {
-        return Err((StatusCode::UNAUTHORIZED, "a token is needed: Authorization: Bearer …".into()));
-    };
-    let identity = state.tokens.verify(token).map_err(|e| {
+    let Some(token) = bearer else { return Ok(None) };
+    let identity = state.tokens.verify(token).await.map_err(|e| {
         state.metrics.tokens_refused.inc();
         (StatusCode::UNAUTHORIZED, e.to_string())
-    })?;
-    if identity.topics.allow(topic) { Ok(()) } else { Err((StatusCode::FORBIDDEN, "topic not allowed".into())) }
+    });
+    // Where no token is needed, a bad one does no harm.
+    if state.config.access.anonymous { Ok(identity.ok()) } else { identity.map(Some) }
+}
+
+/// Whether REST may show a topic: as much as a client without a token may subscribe to, or as the token says.
+fn may_read(
+    state: &super::State,
+    reader: Option<&Identity>,
+    topic: &TopicName,
+) -> Result<(), (StatusCode, String)> {
+    if state.config.access.anonymous && state.config.namespace(topic.namespace()).allow_subscribe_for_anonymous {
+        return Ok(());
+    }
+    match reader {
+        None => Err((StatusCode::UNAUTHORIZED, "a token is needed: Authorization: Bearer …".into())),
+        Some(identity) if identity.topics.allow(topic) => Ok(()),
+        Some(_) if state.config.namespace(topic.namespace()).allow_subscribe_for_client => Ok(()),
+        Some(_) => Err((StatusCode::FORBIDDEN, "topic not allowed".into())),
+    }
 }
 
 /// `GET /api/topics?prefix=…&after=…&limit=…`
 pub(super) async fn topics(state: Shared, headers: HeaderMap, Query(query): Query<ListQuery>) -> Response {
     let limit = query.limit.unwrap_or(1_000).clamp(1, LIST_MAX);
+    let reader = match reader(&state, &headers).await {
+        Ok(reader) => reader,
+        Err((status, reason)) => return failure(status, reason),
+    };
     let names = state.topics.list(&query.prefix, query.after.as_deref(), limit);
     let next = (names.len() == limit).then(|| names.last().map(|n| n.as_str().to_owned())).flatten();
     let mut refusal = None;
     let mut visible = Vec::with_capacity(names.len());
     for name in &names {
-        match may_read(&state, &headers, name) {
+        match may_read(&state, reader.as_ref(), name) {
             Ok(()) => visible.push(name.as_str()),
             Err(why) => refusal = Some(why),
         }
@@ -128,7 +146,11 @@ pub(super) async fn topic(state: Shared, headers: HeaderMap, Path(name): Path<St
         Ok(name) => name,
         Err(error) => return failure(StatusCode::BAD_REQUEST, error.to_string()),
     };
-    if let Err((status, reason)) = may_read(&state, &headers, &name) {
+    let allowed = match reader(&state, &headers).await {
+        Ok(reader) => may_read(&state, reader.as_ref(), &name),
+        Err(refused) => Err(refused),
+    };
+    if let Err((status, reason)) = allowed {
         return failure(status, reason);
     }
     let Some(view) = state.topics.view(name.as_str()) else {

@@ -24,10 +24,32 @@ fn retry_after() -> HeaderValue {
 
 /// `GET /ws`
 pub(super) async fn plain(state: Shared, request: Request) -> Response {
-    upgrade(state.0, request, Dialect::Plain)
+    upgrade(state.0, request, Dialect::Plain, None).await
 }
 
-fn upgrade(state: Arc<State>, mut request: Request, dialect: Dialect) -> Response {
+/// The subprotocol that asks for Protobuf.
+const PROTOBUF: &str = "centrifuge-protobuf";
+
+/// `GET /connection/websocket`; `?cf_protocol=protobuf` where a subprotocol cannot be asked for.
+pub(super) async fn centrifuge(state: Shared, request: Request) -> Response {
+    let asked = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+    let mut asked = asked.filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',').map(str::trim));
+    let subprotocol = asked.any(|name| name == PROTOBUF).then_some(PROTOBUF);
+    let query = request.uri().query().unwrap_or_default();
+    let by_query = query.split('&').any(|pair| matches!(pair, "cf_protocol=protobuf" | "format=protobuf"));
+    let dialect = match subprotocol.is_some() || by_query {
+        true => Dialect::CentrifugeProtobuf,
+        false => Dialect::CentrifugeJson,
+    };
+    upgrade(state.0, request, dialect, subprotocol).await
+}
+
+async fn upgrade(
+    state: Arc<State>,
+    mut request: Request,
+    dialect: Dialect,
+    subprotocol: Option<&'static str>,
+) -> Response {
     let refuse = |reason: &'static str, status: StatusCode, message: &str| {
         state.metrics.refused_upgrade(reason);
         let mut response = failure(status, message);
@@ -49,7 +71,12 @@ fn upgrade(state: Arc<State>, mut request: Request, dialect: Dialect) -> Respons
     let (parts, body) = request.into_parts();
     let handshake = axum::http::Request::from_parts(parts, ());
     let response = match create_response(&handshake) {
-        Ok(response) => response,
+        Ok(mut response) => {
+            if let Some(name) = subprotocol {
+                response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(name));
+            }
+            response
+        }
         Err(error) => {
             let message = format!("not a WebSocket handshake: {error}");
             let mut response = refuse("handshake", StatusCode::UPGRADE_REQUIRED, &message);
@@ -59,13 +86,15 @@ fn upgrade(state: Arc<State>, mut request: Request, dialect: Dialect) -> Respons
         }
     };
     request = Request::from_parts(handshake.into_parts().0, body);
-    let identity: Option<Identity> = match bearer.map(|token| state.tokens.verify(&token)) {
+    let identity: Option<Identity> = match bearer {
         None => None,
-        Some(Ok(identity)) => Some(identity),
-        Some(Err(error)) => {
-            state.metrics.tokens_refused.inc();
-            return refuse("token", StatusCode::UNAUTHORIZED, &error.to_string());
-        }
+        Some(token) => match state.tokens.verify(&token).await {
+            Ok(identity) => Some(identity),
+            Err(error) => {
+                state.metrics.tokens_refused.inc();
+                return refuse("token", StatusCode::UNAUTHORIZED, &error.to_string());
+            }
+        },
     };
     if state.hub.sessions() >= state.hub.sessions_max() {
         return refuse("full", StatusCode::SERVICE_UNAVAILABLE, "this server holds as many sessions as it can");

@@ -6,30 +6,34 @@
 
 use bytes::Bytes;
 
-use super::event::{Request, SessionKey};
+use super::event::{Attached, Request, SessionKey, Shown};
 use super::outbox::Piece;
 use super::session::Hold;
 use super::shard::Shard;
-use super::subscribers::{Cursor, NONE, Subscription};
+use super::subscribers::{Cursor, Subscription};
+use crate::auth::Grant;
 use crate::limits::RECOVERY_BYTES;
 use crate::name::TopicName;
 use crate::position::{Offset, Position};
-use crate::protocol::{CommandId, Dialect, Notice, Op, Refusal, Standing};
-use crate::topic::{Attachment, Replay, Slot, Snapshot};
+use crate::protocol::{
+    CommandId, Encoding, Notice, Op, Refusal, Standing, SubscribeOptions, SubscribeTerms, Subscribed,
+};
+use crate::topic::{Attachment, Delta, Replay, Slot, Snapshot};
 use crate::wire::close::CloseReason;
 
 /// A topic that a command is about.
 pub(super) struct Wanted {
     pub(super) topic: TopicName,
     pub(super) since: Option<Position>,
+    pub(super) options: Option<Box<SubscribeOptions>>,
 }
 
 /// Requests of one tick that are alike are asked once.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum AskKey {
-    Attach(Slot, Dialect, Option<Position>, u32),
+    Attach(Slot, Encoding, Option<Position>, u32),
     Snapshot(TopicName),
-    Replay(Slot, Dialect, Offset),
+    Replay(Slot, Encoding, Offset),
 }
 
 /// A request that waits for its answer.
@@ -61,31 +65,86 @@ pub(super) struct Group {
     standings: Vec<Standing>,
 }
 
-struct Item {
+/// A topic of a subscribe.
+pub(super) struct Item {
+    pub(super) slot: Slot,
+    pub(super) topic: TopicName,
+    encoding: Encoding,
+    interval_ms: u64,
+    was_recovering: bool,
+    pub(super) options: Option<Box<SubscribeOptions>>,
+    /// The answer, and the topic's sequence when it came.
+    answer: Option<Result<Answered, Refusal>>,
+}
+
+#[derive(Clone)]
+struct Answered {
+    attachment: Attachment,
+    grant: Option<Grant>,
+    seq: u64,
+}
+
+/// A subscription that has begun, and what is to be sent for it.
+pub(super) struct Begun {
+    subscription: Subscription,
     slot: Slot,
     topic: TopicName,
-    interval_ms: u64,
-    /// The answer, and the topic's sequence when it came.
-    answer: Option<(Result<Attachment, Refusal>, u64)>,
+    class: &'static str,
+    /// Told to Centrifuge clients: what the frames follow on, or where the topic stood.
+    offset: Offset,
+    attachment: Attachment,
+    recoverable: bool,
+    positioned: bool,
+    was_recovering: bool,
+    encoding: Encoding,
+    ttl_s: Option<u64>,
+    /// Sent at once: the state, or what was missed.
+    frames: Vec<Bytes>,
+    /// Where it stands, if it is to be brought on as its socket takes it.
+    owed: Option<Cursor>,
+    /// What came since, and the sequence before.
+    since: Vec<std::sync::Arc<Delta>>,
+    seq: u64,
+    conflatable: bool,
+    last: Cursor,
+}
+
+impl Begun {
+    fn subscribed(&self) -> Subscribed<'_> {
+        Subscribed {
+            topic: &self.topic,
+            class: self.class,
+            offset: self.offset,
+            epoch: &self.attachment.epoch,
+            recoverable: self.recoverable,
+            positioned: self.positioned,
+            was_recovering: self.was_recovering,
+            recovered: self.was_recovering && self.attachment.recovered,
+            fossil: self.encoding.is_fossil(),
+            ttl_s: self.ttl_s,
+            frames: &self.frames,
+        }
+    }
 }
 
 impl Shard {
-    /// Begins a subscribe; topics past the limit are refused one by one.
+    /// Begins a subscribe; topics past the limit are refused one by one. `false` if nothing is left to wait for.
     pub(super) fn subscribe(
         &mut self,
         index: u32,
         id: CommandId,
+        op: Op,
         wanted: Vec<Wanted>,
-        max_rate: Option<f64>,
-        history: u32,
-    ) {
+        terms: SubscribeTerms,
+    ) -> bool {
         let limit = self.config.limits.subscriptions;
-        let Some(session) = self.session(index) else { return };
+        let Some(session) = self.session(index) else { return false };
         let (key, dialect) = (session.key(index), session.dialect);
+        let user = session.identity.as_ref().map(|i| i.user.clone()).unwrap_or_default();
         let group = u32::try_from(self.groups.vacant_key()).unwrap_or(u32::MAX);
         let mut items = Vec::with_capacity(wanted.len());
-        for Wanted { topic, since } in wanted {
-            let Some(session) = self.session(index) else { return };
+        for Wanted { topic, since, options } in wanted {
+            let Some(session) = self.session(index) else { return false };
             let refusal = if session.subscriptions.len() + usize::from(session.attaching) >= limit {
                 Some(Refusal::new(
                     429,
@@ -101,7 +160,10 @@ impl Shard {
                 self.refuse(index, &id, Op::Subscribe, &refusal.about(topic.as_str()));
                 continue;
             }
-            let (class, interval_ms) = self.terms(&topic, max_rate);
+            let (class, interval_ms) = self.terms(&topic, terms.max_rate);
+            let fossil = options.as_ref().is_some_and(|o| o.fossil);
+            let fossil = fossil && self.config.namespace(topic.namespace()).has_fossil();
+            let encoding = dialect.encoding(fossil);
             let slot = self.subscribers.slot(&topic, || class);
             if let Some(state) = self.subscribers.topic_mut(slot) {
                 state.waiting += 1;
@@ -110,23 +172,31 @@ impl Shard {
                 session.attaching += 1;
             }
             let waiter = Waiter::Subscribe { group, item: items.len() };
-            let ask = AskKey::Attach(slot, dialect, since.clone(), history);
-            let (shard, name) = (self.id, topic.clone());
-            self.ask(ask, Some(slot), waiter, |ask| Request::Attach {
+            let was_recovering = since.is_some();
+            let token = options.as_ref().and_then(|o| o.token.clone());
+            let shown = token.map(|token| Box::new(Shown { token, user: user.clone() }));
+            // A token is this session's own: its request is not shared.
+            let kind = shown.is_none().then(|| AskKey::Attach(slot, encoding, since.clone(), terms.history));
+            let (shard, name, history) = (self.id, topic.clone(), terms.history);
+            self.ask(kind, Some(slot), waiter, |ask| Request::Attach {
                 shard,
                 ask,
                 slot,
                 topic: name,
-                dialect,
+                encoding,
                 since,
                 history,
+                shown,
             });
-            items.push(Item { slot, topic, interval_ms, answer: None });
+            let answer = None;
+            items.push(Item { slot, topic, encoding, interval_ms, was_recovering, options, answer });
         }
-        if !items.is_empty() {
+        let any = !items.is_empty();
+        if any {
             let remaining = items.len();
-            self.groups.insert(Group { session: key, id, op: Op::Subscribe, remaining, items, standings: Vec::new() });
+            self.groups.insert(Group { session: key, id, op, remaining, items, standings: Vec::new() });
         }
+        any
     }
 
     /// Begins a snapshot command.
@@ -155,34 +225,46 @@ impl Shard {
     /// Asks for a topic's state.
     pub(super) fn ask_snapshot(&mut self, topic: TopicName, waiter: Waiter) {
         let (shard, slot) = (self.id, self.subscribers.find(&topic));
-        self.ask(AskKey::Snapshot(topic.clone()), slot, waiter, |ask| Request::Snapshot { shard, ask, topic });
+        let key = AskKey::Snapshot(topic.clone());
+        self.ask(Some(key), slot, waiter, |ask| Request::Snapshot { shard, ask, topic });
     }
 
-    fn ask(&mut self, key: AskKey, slot: Option<Slot>, waiter: Waiter, request: impl FnOnce(u32) -> Request) {
-        if let Some(ask) = self.tick_asks.get(&key).and_then(|ask| self.asks.get_mut(*ask as usize)) {
+    /// Asks, or waits for the answer of a request of this tick with the same key.
+    fn ask(
+        &mut self,
+        key: Option<AskKey>,
+        slot: Option<Slot>,
+        waiter: Waiter,
+        request: impl FnOnce(u32) -> Request,
+    ) {
+        let same = key.as_ref().and_then(|key| self.tick_asks.get(key));
+        if let Some(ask) = same.and_then(|ask| self.asks.get_mut(*ask as usize)) {
             ask.waiters.push(waiter);
             return;
         }
         let ask = u32::try_from(self.asks.insert(Ask { waiters: vec![waiter], slot })).unwrap_or(u32::MAX);
-        self.tick_asks.insert(key, ask);
+        if let Some(key) = key {
+            self.tick_asks.insert(key, ask);
+        }
         self.wanted.push(request(ask));
     }
 
     /// The answer to a subscribe of one topic.
-    pub(super) fn attached(&mut self, ask: u32, result: Result<Box<Attachment>, Refusal>) {
+    pub(super) fn attached(&mut self, ask: u32, result: Result<Box<Attached>, Refusal>) {
         let Some(Ask { waiters, slot }) = self.asks.try_remove(ask as usize) else { return };
         let topic = slot.and_then(|slot| self.subscribers.topic_mut(slot));
         let Some(topic) = topic else { return };
-        if let Ok(attachment) = &result {
+        if let Ok(attached) = &result {
             // All deltas up to this offset are behind us in the queue, all others ahead.
-            topic.last.offset = attachment.offset;
+            topic.last.offset = attached.attachment.offset;
         }
         let seq = topic.last.seq;
+        let answer = result.map(|a| Answered { attachment: a.attachment, grant: a.grant, seq });
         for waiter in waiters {
             let Waiter::Subscribe { group, item } = waiter else { continue };
             let Some(waiting) = self.groups.get_mut(group as usize) else { continue };
             if let Some(item) = waiting.items.get_mut(item) {
-                item.answer = Some((result.clone().map(|a| *a), seq));
+                item.answer = Some(answer.clone());
             }
             waiting.remaining = waiting.remaining.saturating_sub(1);
             if waiting.remaining == 0 {
@@ -194,7 +276,7 @@ impl Shard {
 
     /// All answers of a subscribe are there.
     fn complete(&mut self, group: Group) {
-        let Group { session: key, id, items, .. } = group;
+        let Group { session: key, id, op, items, .. } = group;
         let Some(session) = self.keyed(key) else {
             for item in items {
                 self.end_waiting(item.slot);
@@ -203,94 +285,147 @@ impl Shard {
         };
         session.attaching = session.attaching.saturating_sub(u16::try_from(items.len()).unwrap_or(u16::MAX));
         let (live, dialect) = (session.is_live(), session.dialect);
-        if live {
-            let mut standings = Vec::with_capacity(items.len());
-            for item in &items {
-                match &item.answer {
-                    Some((Ok(a), _)) => standings.push(Standing {
-                        topic: item.topic.clone(),
-                        offset: a.offset,
-                        epoch: a.epoch.clone(),
-                        recovered: a.recovered,
-                    }),
-                    Some((Err(refusal), _)) => self.refuse(key.index, &id, Op::Subscribe, refusal),
-                    None => {}
-                }
+        let slots: Vec<Slot> = items.iter().map(|item| item.slot).collect();
+        let mut room = RECOVERY_BYTES;
+        let mut begun = Vec::with_capacity(items.len());
+        for item in items {
+            if !self.keyed(key).is_some_and(|s| s.is_live()) {
+                break;
             }
-            if !standings.is_empty() {
+            match &item.answer {
+                Some(Ok(_)) => match self.begin(key, item, &mut room) {
+                    Some(one) => begun.push(one),
+                    None => self.close(key.index, CloseReason::InsufficientState),
+                },
+                // What the server itself wanted is passed over.
+                Some(Err(refusal)) if op == Op::Subscribe => self.refuse(key.index, &id, op, refusal),
+                _ => {}
+            }
+        }
+        if live && self.keyed(key).is_some_and(|s| s.is_live()) {
+            if op == Op::Connect {
+                let subs: Vec<Subscribed<'_>> = begun.iter().map(Begun::subscribed).collect();
+                self.say_connected(key.index, &id, &subs);
+                begun.iter_mut().for_each(|b| b.frames.clear());
+            } else if dialect.is_centrifuge() {
+                for one in &mut begun {
+                    self.send(key.index, dialect.subscribed(&id, &one.subscribed()));
+                    one.frames.clear();
+                }
+            } else if !begun.is_empty() {
+                let standing = |b: &Begun| Standing {
+                    topic: b.topic.clone(),
+                    offset: b.attachment.offset,
+                    epoch: b.attachment.epoch.clone(),
+                    recovered: b.attachment.recovered,
+                };
+                let standings: Vec<Standing> = begun.iter().map(standing).collect();
                 self.send(key.index, dialect.standings(&id, Op::Subscribe, &standings));
             }
         }
-        let mut room = RECOVERY_BYTES;
-        for item in items {
-            if let Some((Ok(attachment), seq)) = &item.answer
-                && self.keyed(key).is_some_and(|s| s.is_live())
-                && !self.begin(key, &item, attachment, *seq, &mut room)
-            {
-                self.close(key.index, CloseReason::InsufficientState);
+        for one in begun {
+            if self.keyed(key).is_some_and(|s| s.is_live()) {
+                self.follow(key, one);
             }
-            self.end_waiting(item.slot);
+        }
+        for slot in slots {
+            self.end_waiting(slot);
         }
         let deferred = self.keyed(key).filter(|s| s.attaching == 0 && s.is_live()).and_then(|s| match &s.deferred {
-            Some(deferred) if !deferred.authenticating => s.deferred.take(),
+            Some(deferred) if !deferred.authenticating || op == Op::Connect => s.deferred.take(),
             _ => None,
         });
         self.replay(key, deferred);
     }
 
-    /// Begins deliveries of one topic. `room` is what the subscribe may still send at once: what does not fit is owed,
-    /// and follows as the socket takes it. `false` if what came meanwhile was more than is kept.
-    fn begin(&mut self, key: SessionKey, item: &Item, attachment: &Attachment, seq: u64, room: &mut usize) -> bool {
-        let Item { slot, interval_ms, .. } = *item;
+    /// Puts the session among the subscribers of one topic. `room` is what the subscribe may still send at once: what
+    /// does not fit is owed, and follows as the socket takes it. `None` if what came meanwhile was more than is kept.
+    fn begin(&mut self, key: SessionKey, item: Item, room: &mut usize) -> Option<Begun> {
+        let slot = item.slot;
+        let Some(Ok(Answered { attachment, grant, seq })) = item.answer.clone() else { return None };
         self.end_subscription(key.index, slot);
         self.seal_topic(slot);
-        let Some(topic) = self.subscribers.topic(slot) else { return false };
-        let Some(session) = self.sessions.get(key.index as usize) else { return false };
-        let (dialect, full) = (session.dialect, session.backlog.is_some());
+        let topic = self.subscribers.topic(slot)?;
+        let session = self.sessions.get(key.index as usize)?;
+        let full = session.backlog.is_some();
         let from = topic.ring.partition_point(|d| d.offset <= attachment.offset);
         let since: Vec<_> = topic.ring.range(from..).cloned().collect();
         if since.len() as u64 != topic.last.seq - seq {
-            return false;
+            return None;
         }
         let (last, conflatable) = (topic.last, topic.class.conflatable());
-        let Some(subscription) = self.subscribers.join(key.index, slot, dialect, interval_ms) else { return false };
+        let subscription = self.subscribers.join(key.index, slot, item.encoding, item.interval_ms)?;
         self.stats.subscriptions.add(1);
         if let Some(session) = self.session(key.index) {
             session.subscriptions.push(subscription);
         }
-        let stale = attachment.stale_since_ms.map(|since_ms| Notice::Stale { topic: &item.topic, since_ms });
+        let expires_s = grant.as_ref().and_then(|g| g.expires_s);
+        let ttl_s = expires_s.map(|at| at.saturating_sub(self.unix_ms / 1_000));
+        self.note_special(key.index, &item, grant);
+        let mut frames = attachment.missed.frames.clone();
+        let bytes: usize = frames.iter().map(Bytes::len).sum();
         let missed = &attachment.missed;
-        let bytes: usize = missed.frames.iter().map(Bytes::len).sum();
+        let mut owed = (!missed.complete).then_some(Cursor { offset: missed.upto, seq });
+        let mut offset = if conflatable { attachment.offset } else { missed.after };
         if bytes > 0 && (full || bytes > *room) {
             // A stream's is replayed from where the client is, any other's is its state by then.
-            let cursor = if conflatable { Cursor::NOWHERE } else { Cursor { offset: missed.after, seq } };
-            self.owe_from(key, subscription, cursor);
-            if let Some(stale) = stale {
-                self.send(key.index, dialect.notice(stale));
+            owed = Some(if conflatable { Cursor::NOWHERE } else { Cursor { offset: missed.after, seq } });
+            frames = Vec::new();
+            // Until it has the state, a client has nothing to recover from.
+            offset = if conflatable { Offset::ZERO } else { missed.after };
+        } else {
+            *room = room.saturating_sub(bytes);
+            if conflatable && bytes > 0 {
+                self.stats.snapshots.add(1);
             }
-            return true;
         }
-        *room = room.saturating_sub(bytes);
-        let lane = if conflatable { subscription.lane } else { NONE };
-        if conflatable && bytes > 0 {
-            self.stats.snapshots.add(1);
+        let options = self.config.namespace(item.topic.namespace());
+        let asked = item.options.as_deref();
+        Some(Begun {
+            subscription,
+            slot,
+            class: options.class.name(),
+            recoverable: options.force_recovery || asked.is_some_and(|o| o.recoverable),
+            positioned: options.force_positioning || asked.is_some_and(|o| o.positioned),
+            topic: item.topic,
+            offset,
+            attachment,
+            was_recovering: item.was_recovering,
+            encoding: item.encoding,
+            ttl_s,
+            frames,
+            owed,
+            since,
+            seq,
+            conflatable,
+            last,
+        })
+    }
+
+    /// Sends what comes after the reply: the state or what was missed, and what came since.
+    fn follow(&mut self, key: SessionKey, begun: Begun) {
+        let Begun { subscription, slot, topic, attachment, encoding, frames, owed, since, seq, .. } = begun;
+        let replaceable = begun.conflatable.then_some(slot);
+        for bytes in frames {
+            let (topic, start) = (replaceable, Cursor::NOWHERE);
+            self.send_piece(key.index, Piece { bytes, topic, start, cuts: Vec::new(), deliveries: 1 });
         }
-        let piece = |bytes: Bytes, start: Cursor| Piece { bytes, lane, start, cuts: Vec::new(), deliveries: 1 };
-        for bytes in missed.frames.iter().cloned() {
-            self.send_piece(key.index, piece(bytes, Cursor::NOWHERE));
+        if let Some(since_ms) = attachment.stale_since_ms {
+            let notice = Notice::Stale { topic: &topic, since_ms };
+            self.send(key.index, encoding.dialect().notice(notice));
         }
-        if let Some(stale) = stale {
-            self.send(key.index, dialect.notice(stale));
+        if let Some(cursor) = owed {
+            self.owe_from(key, subscription, cursor);
+            return;
         }
-        if !missed.complete {
-            self.owe_from(key, subscription, Cursor { offset: missed.upto, seq });
-            return true;
+        // The first goes to somebody who may not hold the one before it.
+        let encodings = std::iter::once(encoding.whole()).chain(std::iter::repeat(encoding));
+        for ((delta, encoding), seq) in since.iter().zip(encodings).zip(seq..) {
+            let (bytes, topic) = (delta.frame(encoding), replaceable);
+            let start = Cursor { offset: delta.prev, seq };
+            self.send_piece(key.index, Piece { bytes, topic, start, cuts: Vec::new(), deliveries: 1 });
         }
-        for (delta, seq) in since.iter().zip(seq..) {
-            self.send_piece(key.index, piece(delta.frame(dialect), Cursor { offset: delta.prev, seq }));
-        }
-        self.stand_at(key, subscription.lane, last);
-        true
+        self.stand_at(key, subscription.lane, begun.last);
     }
 
     /// Notes that a session stands at `cursor` of a topic and is to be brought on.
@@ -303,10 +438,17 @@ impl Shard {
     }
 
     /// Asks for the next deltas of a stream after `after`.
-    pub(super) fn ask_replay(&mut self, slot: Slot, topic: TopicName, dialect: Dialect, after: Offset, waiter: Waiter) {
+    pub(super) fn ask_replay(
+        &mut self,
+        slot: Slot,
+        topic: TopicName,
+        encoding: Encoding,
+        after: Offset,
+        waiter: Waiter,
+    ) {
         let shard = self.id;
-        let request = |ask| Request::Replay { shard, ask, topic, dialect, after };
-        self.ask(AskKey::Replay(slot, dialect, after), Some(slot), waiter, request);
+        let request = |ask| Request::Replay { shard, ask, topic, encoding, after };
+        self.ask(Some(AskKey::Replay(slot, encoding, after)), Some(slot), waiter, request);
     }
 
     /// The next deltas of a stream, for those who stand at their beginning.
@@ -337,7 +479,7 @@ impl Shard {
             if replay.complete {
                 let subscription = hold.subscription;
                 session.holds.swap_remove(at);
-                self.subscribers.hold(subscription, false);
+                self.let_go(key.index, subscription);
             }
             self.owed.push(key.index);
             for bytes in replay.frames.iter().cloned() {
@@ -404,7 +546,7 @@ impl Shard {
         waiting.remaining = waiting.remaining.saturating_sub(1);
         let (key, done) = (waiting.session, waiting.remaining == 0);
         if let Some(session) = self.keyed(key).filter(|s| s.is_live()) {
-            let bytes = snapshot.frame(session.dialect);
+            let bytes = snapshot.frame(session.dialect.encoding(false));
             self.stats.snapshots.add(1);
             self.send_piece(key.index, Piece { deliveries: 1, ..Piece::control(bytes) });
             let subscribed = slot.and_then(|slot| self.subscribers.topic(slot).map(|topic| (slot, topic.last)));
@@ -453,17 +595,19 @@ impl Shard {
         }
         let start = std::mem::replace(&mut hold.cursor, last);
         let subscription = hold.subscription;
-        let bytes = snapshot.frame(session.dialect);
+        let (bytes, slot) = (snapshot.frame(lane.encoding), lane.slot);
         if lane_there {
             session.holds.swap_remove(at);
-            self.subscribers.hold(subscription, false);
+            self.let_go(key.index, subscription);
         } else {
+            lane.base = None;
             lane.joiners.push(key);
         }
         self.stats.snapshots.add(1);
         if start != Cursor::NOWHERE {
             self.stats.conflated.add(last.seq.saturating_sub(start.seq));
         }
-        self.send_piece(key.index, Piece { bytes, lane: lane_id, start, cuts: Vec::new(), deliveries: 1 });
+        let topic = Some(slot);
+        self.send_piece(key.index, Piece { bytes, topic, start, cuts: Vec::new(), deliveries: 1 });
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::subscribers::{Cursor, TopicSlot};
 use crate::config::Class;
 use crate::position::Offset;
-use crate::protocol::{Delivery, Dialect};
+use crate::protocol::{Delivery, Encoding};
 use crate::topic::{Delta, Kind, Slot, merge};
 
 /// What does it.
@@ -23,15 +23,15 @@ pub(super) enum Conflated {
 
 /// What was worked out in this tick, so that all who stand at one place share one frame.
 #[derive(Default)]
-pub(super) struct Conflations(HashMap<(Slot, Dialect, Offset, Offset), Conflated>);
+pub(super) struct Conflations(HashMap<(Slot, Encoding, Offset, Offset), Conflated>);
 
 impl Conflations {
-    /// What brings a `dialect` subscriber of `topic` from `from` to `to`.
+    /// What brings a subscriber of `topic` from `from` to `to`, whatever it holds.
     pub(super) fn between(
         &mut self,
         slot: Slot,
         topic: &TopicSlot,
-        dialect: Dialect,
+        encoding: Encoding,
         from: Cursor,
         to: Cursor,
     ) -> Conflated {
@@ -41,8 +41,9 @@ impl Conflations {
         if from.seq >= to.seq {
             return Conflated::Nothing;
         }
-        let made = self.0.entry((slot, dialect, from.offset, to.offset));
-        made.or_insert_with(|| conflate(topic, dialect, from, to)).clone()
+        let encoding = encoding.whole();
+        let made = self.0.entry((slot, encoding, from.offset, to.offset));
+        made.or_insert_with(|| conflate(topic, encoding, from, to)).clone()
     }
 
     pub(super) fn clear(&mut self) {
@@ -51,18 +52,18 @@ impl Conflations {
     }
 }
 
-fn conflate(topic: &TopicSlot, dialect: Dialect, from: Cursor, to: Cursor) -> Conflated {
+fn conflate(topic: &TopicSlot, encoding: Encoding, from: Cursor, to: Cursor) -> Conflated {
     let count = to.seq - from.seq;
     let begin = topic.ring.partition_point(|d| d.offset <= from.offset);
     let end = topic.ring.partition_point(|d| d.offset <= to.offset);
     let missed = topic.ring.range(begin..end.max(begin));
     let Some(last) = missed.clone().last().filter(|last| last.offset == to.offset) else { return Conflated::Snapshot };
     if count == 1 {
-        return Conflated::Frame(last.frame(dialect), 1);
+        return Conflated::Frame(last.frame(encoding), 1);
     }
     let frame = |data: &[u8]| {
         let delivery = Delivery { topic: &topic.name, offset: to.offset, prev: from.offset, count, ts: last.ts, data };
-        Conflated::Frame(dialect.delivery(&delivery), count)
+        Conflated::Frame(encoding.delivery(&delivery, None), count)
     };
     match topic.class {
         // Never asked for: nothing of a stream is replaced.

@@ -11,9 +11,10 @@ use super::event::SessionKey;
 use super::outbox::{Cut, Piece};
 use super::session::Hold;
 use super::shard::Shard;
-use super::subscribers::{Cursor, NONE};
+use super::subscribers::{Cursor, NONE, Subscription};
+use crate::config::Class;
 use crate::limits::{ATTACH_WINDOW, CONFLATE_WINDOW};
-use crate::protocol::Notice;
+use crate::protocol::{Delivery, MembershipChange, Notice};
 use crate::topic::{Delta, Slot, Snapshot};
 use crate::wire::close::CloseReason;
 
@@ -50,10 +51,10 @@ impl Run {
     }
 
     /// All frames as one run of bytes.
-    fn piece(&self, lane: u32) -> Piece {
+    fn piece(&self, topic: Option<Slot>) -> Piece {
         let deliveries = u32::try_from(self.len()).unwrap_or(u32::MAX);
         if self.more.is_empty() {
-            return Piece { bytes: self.first.bytes.clone(), lane, start: self.start, cuts: Vec::new(), deliveries };
+            return Piece { bytes: self.first.bytes.clone(), topic, start: self.start, cuts: Vec::new(), deliveries };
         }
         let mut joined = Vec::with_capacity(self.frames().map(|f| f.bytes.len()).sum());
         let mut cuts = Vec::with_capacity(self.len());
@@ -61,7 +62,7 @@ impl Run {
             joined.extend_from_slice(&frame.bytes);
             cuts.push(Cut { end: joined.len(), cursor: frame.cursor });
         }
-        Piece { bytes: Bytes::from(joined), lane, start: self.start, cuts, deliveries }
+        Piece { bytes: Bytes::from(joined), topic, start: self.start, cuts, deliveries }
     }
 }
 
@@ -92,8 +93,9 @@ impl Shard {
                 }
                 continue;
             }
+            let encoding = if lane.fresh && lane.run == NONE { lane.encoding.whole() } else { lane.encoding };
             let frame =
-                RunFrame { bytes: delta.frame(lane.dialect), cursor, seen_ms: delta.ts.unwrap_or(delta.taken_ms) };
+                RunFrame { bytes: delta.frame(encoding), cursor, seen_ms: delta.ts.unwrap_or(delta.taken_ms) };
             match self.runs.get_mut(lane.run as usize).filter(|_| lane.run != NONE) {
                 Some(run) => run.more.push(frame),
                 None => {
@@ -119,6 +121,20 @@ impl Shard {
         for run in runs {
             self.seal(run);
         }
+        self.graduate();
+    }
+
+    /// Who has got a whole delta takes deltas from now on. Only once all runs of its topic are sealed: it would get this
+    /// tick's twice.
+    fn graduate(&mut self) {
+        for lane in std::mem::take(&mut self.graduating) {
+            let sessions = &mut self.sessions;
+            self.subscribers.graduate(lane, |session, from, to| {
+                if let Some(session) = sessions.get_mut(session as usize) {
+                    session.moved(from, to);
+                }
+            });
+        }
     }
 
     fn seal(&mut self, run_id: u32) {
@@ -128,16 +144,22 @@ impl Shard {
             return;
         }
         lane.run = NONE;
-        let conflatable = topic.class.conflatable();
+        if lane.fresh {
+            self.graduating.push(run.lane);
+        }
+        let replaceable = topic.class.conflatable().then_some(lane.slot);
+        // The next delta is said by the one before: nothing else may take that one's place.
+        let bound = lane.encoding.is_fossil() && topic.class != Class::Latest;
         let mut piece = None;
-        if self.overloaded && conflatable && run.len() >= OVERLOAD_FRAMES {
-            let made = self.conflations.between(lane.slot, topic, lane.dialect, run.start, run.end());
+        if self.overloaded && replaceable.is_some() && !bound && run.len() >= OVERLOAD_FRAMES {
+            let made = self.conflations.between(lane.slot, topic, lane.encoding, run.start, run.end());
             if let Conflated::Frame(bytes, count) = made {
                 self.stats.conflated.add((count - 1) * lane.len() as u64);
-                piece = Some(Piece { bytes, lane: run.lane, start: run.start, cuts: Vec::new(), deliveries: 1 });
+                let (topic, start) = (replaceable, run.start);
+                piece = Some(Piece { bytes, topic, start, cuts: Vec::new(), deliveries: 1 });
             }
         }
-        let piece = piece.unwrap_or_else(|| run.piece(if conflatable { run.lane } else { NONE }));
+        let piece = piece.unwrap_or_else(|| run.piece(replaceable));
         let piece = self.outbox.piece(piece);
         let mut receivers = 0;
         for index in lane.receivers() {
@@ -156,6 +178,7 @@ impl Shard {
         for run in 0..self.runs.len() {
             self.seal(u32::try_from(run).unwrap_or(NONE));
         }
+        self.graduate();
         for lane_id in std::mem::take(&mut self.touched) {
             let Some(lane) = self.subscribers.lane(lane_id) else { continue };
             if lane.due_ms <= self.now_ms {
@@ -180,23 +203,40 @@ impl Shard {
         if !lane.pending || lane.awaiting {
             return;
         }
-        match self.conflations.between(lane.slot, topic, lane.dialect, lane.sent, topic.last) {
+        match self.conflations.between(lane.slot, topic, lane.encoding, lane.sent, topic.last) {
             Conflated::Snapshot => {
                 lane.awaiting = true;
                 let name = topic.name.clone();
                 self.ask_snapshot(name, Waiter::Lane { lane: lane_id });
             }
             Conflated::Nothing => self.lane_delivered(lane_id),
-            Conflated::Frame(bytes, count) => self.send_to_lane(lane_id, bytes, count),
+            Conflated::Frame(bytes, count) => {
+                let bytes = self.compressed(lane_id, count).unwrap_or(bytes);
+                self.send_to_lane(lane_id, bytes, count);
+            }
         }
+    }
+
+    /// The newest value, said by the one that all members of a throttled lane hold. Patches are short already.
+    fn compressed(&mut self, lane_id: u32, count: u64) -> Option<Bytes> {
+        let (lane, topic) = self.subscribers.lane_and_topic(lane_id)?;
+        if !lane.encoding.is_fossil() || topic.class != Class::Latest {
+            return None;
+        }
+        let newest = topic.ring.back()?;
+        let data = newest.payload.bytes().clone();
+        let before = lane.base.replace(data.clone())?;
+        let (offset, prev, ts) = (newest.offset, lane.sent.offset, newest.ts);
+        let delivery = Delivery { topic: &topic.name, offset, prev, count, ts, data: &data };
+        Some(lane.encoding.delivery(&delivery, Some(&before)))
     }
 
     /// Sends one frame to a throttled lane, after which it is where its topic is.
     fn send_to_lane(&mut self, lane_id: u32, bytes: Bytes, count: u64) {
         let Some((lane, topic)) = self.subscribers.lane_and_topic(lane_id) else { return };
         self.stats.conflated.add((count - 1) * lane.len() as u64);
-        let piece =
-            self.outbox.piece(Piece { bytes, lane: lane_id, start: lane.sent, cuts: Vec::new(), deliveries: 1 });
+        let (replaced, start) = (Some(lane.slot), lane.sent);
+        let piece = self.outbox.piece(Piece { bytes, topic: replaced, start, cuts: Vec::new(), deliveries: 1 });
         let mut receivers = 0;
         for index in lane.receivers() {
             if let Some(session) = self.sessions.get_mut(index as usize) {
@@ -248,8 +288,8 @@ impl Shard {
                 return 0;
             }
             hold.awaiting = true;
-            let (slot, dialect, after, name) = (lane.slot, lane.dialect, hold.cursor.offset, topic.name.clone());
-            self.ask_replay(slot, name, dialect, after, Waiter::Hold { session: key, lane: lane_id });
+            let (slot, encoding, after, name) = (lane.slot, lane.encoding, hold.cursor.offset, topic.name.clone());
+            self.ask_replay(slot, name, encoding, after, Waiter::Hold { session: key, lane: lane_id });
             return 0;
         }
         let target = if lane.interval_ms == 0 { topic.last } else { lane.sent };
@@ -260,7 +300,8 @@ impl Shard {
             return 0;
         }
         let Hold { subscription, cursor, .. } = *hold;
-        match self.conflations.between(lane.slot, topic, lane.dialect, cursor, target) {
+        let slot = lane.slot;
+        match self.conflations.between(slot, topic, lane.encoding, cursor, target) {
             Conflated::Snapshot => {
                 hold.awaiting = true;
                 let name = topic.name.clone();
@@ -269,14 +310,29 @@ impl Shard {
             }
             conflated => {
                 session.holds.swap_remove(at);
-                self.ringed.push(lane.slot);
-                self.subscribers.hold(subscription, false);
+                self.ringed.push(slot);
+                self.let_go(index, subscription);
                 let Conflated::Frame(bytes, count) = conflated else { return 0 };
                 self.stats.conflated.add(count - 1);
                 let len = bytes.len();
-                self.send_piece(index, Piece { bytes, lane: lane_id, start: cursor, cuts: Vec::new(), deliveries: 1 });
+                let topic = Some(slot);
+                self.send_piece(index, Piece { bytes, topic, start: cursor, cuts: Vec::new(), deliveries: 1 });
                 len
             }
+        }
+    }
+
+    /// The lane's frames go to this member again. It was brought on by something else than they.
+    pub(super) fn let_go(&mut self, index: u32, subscription: Subscription) {
+        self.subscribers.hold(subscription, false);
+        let (to, swapped) = self.subscribers.refresh(subscription);
+        if let Some(session) = self.session(index) {
+            session.moved(subscription, to);
+        }
+        if let Some(swapped) = swapped
+            && let Some(session) = self.session(swapped.session)
+        {
+            session.moved(swapped.from, swapped.to);
         }
     }
 
@@ -294,7 +350,8 @@ impl Shard {
             return;
         }
         let count = topic.last.seq.saturating_sub(lane.sent.seq).max(1);
-        let bytes = snapshot.frame(lane.dialect);
+        let bytes = snapshot.frame(lane.encoding);
+        lane.base = None;
         self.stats.snapshots.add(lane.len() as u64);
         self.send_to_lane(lane_id, bytes, count);
     }
@@ -320,9 +377,10 @@ impl Shard {
         for lane_id in lanes {
             let Some((lane, _)) = self.subscribers.lane_and_topic(lane_id) else { continue };
             let before = if lane.interval_ms > 0 { lane.sent } else { start };
+            lane.base = None;
             let piece = Piece {
-                bytes: snapshot.frame(lane.dialect),
-                lane: if conflatable { lane_id } else { NONE },
+                bytes: snapshot.frame(lane.encoding),
+                topic: conflatable.then_some(slot),
                 start: before,
                 cuts: Vec::new(),
                 deliveries: 1,
@@ -348,9 +406,30 @@ impl Shard {
                 Some(since_ms) => Notice::Stale { topic: &topic.name, since_ms },
                 None => Notice::Fresh { topic: &topic.name },
             };
-            let piece = self.outbox.piece(Piece::control(lane.dialect.notice(notice)));
+            let piece = self.outbox.piece(Piece::control(lane.encoding.dialect().notice(notice)));
             for index in lane.members() {
                 if let Some(session) = self.sessions.get_mut(index as usize) {
+                    self.outbox.link(index, &mut session.chain, piece);
+                }
+            }
+        }
+    }
+
+    /// Somebody came or went: those who want to know are told.
+    pub(super) fn membership(&mut self, slot: Slot, change: &MembershipChange) {
+        let Some(topic) = self.subscribers.topic(slot) else { return };
+        let name = topic.name.clone();
+        let force = self.config.namespace(name.namespace()).force_push_join_leave;
+        let lanes: Vec<u32> = topic.lanes.clone();
+        for lane_id in lanes {
+            let Some(lane) = self.subscribers.lane(lane_id) else { continue };
+            let Some(frame) = lane.encoding.dialect().membership(&name, change) else { continue };
+            let members: Vec<u32> = lane.members().collect();
+            let piece = self.outbox.piece(Piece::control(frame));
+            for index in members {
+                let Some(session) = self.sessions.get_mut(index as usize) else { continue };
+                let wants = session.client.as_ref().and_then(|c| c.special(slot)).is_some_and(|s| s.join_leave);
+                if force || wants {
                     self.outbox.link(index, &mut session.chain, piece);
                 }
             }

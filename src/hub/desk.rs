@@ -1,75 +1,233 @@
 //! Where shards' requests are answered, on the control plane: it may look up topics and check signatures, which a
-//! shard must not wait for. One task, in the order of the requests.
+//! shard must not wait for. One task, in the order of the requests; what has to wait itself goes on beside it.
 
 use std::sync::Arc;
 
-use super::event::{Event, Request};
+use bytes::Bytes;
+
+use super::backend::{Answer, Backend};
+use super::event::{Ask, Attached, Event, Request, SessionKey};
 use super::queue::QueueSender;
-use crate::auth::Tokens;
+use crate::auth::{TokenError, Tokens, Verdict};
 use crate::metrics::Metrics;
-use crate::protocol::Refusal;
+use crate::protocol::{CommandId, Dialect, Op, Refusal};
 use crate::topic::{ShardId, Topics};
 
 /// The requests of all shards.
 pub struct Desk {
     requests: flume::Receiver<Vec<Request>>,
-    queues: Vec<QueueSender>,
+    queues: Arc<[QueueSender]>,
+}
+
+/// What requests are answered with.
+struct Clerk {
+    queues: Arc<[QueueSender]>,
+    topics: Arc<Topics>,
+    tokens: Arc<Tokens>,
+    backend: Arc<dyn Backend>,
+    metrics: Arc<Metrics>,
+}
+
+/// Whether a key that is not here may be fetched first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fetch {
+    Allowed,
+    Done,
 }
 
 impl Desk {
-    pub(super) fn new(requests: flume::Receiver<Vec<Request>>, queues: Vec<QueueSender>) -> Self {
+    pub(super) fn new(requests: flume::Receiver<Vec<Request>>, queues: Arc<[QueueSender]>) -> Self {
         Self { requests, queues }
     }
 
     /// Answers until the last shard has ended.
-    pub async fn run(self, topics: Arc<Topics>, tokens: Arc<Tokens>, metrics: Arc<Metrics>) {
+    pub async fn run(
+        self,
+        topics: Arc<Topics>,
+        tokens: Arc<Tokens>,
+        backend: Arc<dyn Backend>,
+        metrics: Arc<Metrics>,
+    ) {
+        let clerk = Arc::new(Clerk { queues: self.queues, topics, tokens, backend, metrics });
         while let Ok(batch) = self.requests.recv_async().await {
             for request in batch {
-                self.answer(request, &topics, &tokens, &metrics);
+                clerk.answer(request, Fetch::Allowed);
             }
             // A storm's batches are long; others on this thread get their turn.
             tokio::task::yield_now().await;
         }
     }
+}
 
-    fn queue(&self, shard: ShardId) -> Option<&QueueSender> {
-        self.queues.get(usize::from(shard.0))
+/// As a client is told.
+fn token_refusal(error: &TokenError) -> Refusal {
+    match error {
+        TokenError::Expired => Refusal::new(Refusal::TOKEN_EXPIRED, error.to_string()),
+        _ => Refusal::new(403, error.to_string()),
+    }
+}
+
+impl Clerk {
+    fn send(&self, shard: ShardId, event: Event) {
+        if let Some(queue) = self.queues.get(usize::from(shard.0)) {
+            queue.send(event);
+        }
     }
 
-    fn answer(&self, request: Request, topics: &Topics, tokens: &Tokens, metrics: &Metrics) {
-        match request {
-            Request::Attach { shard, ask, slot, topic, dialect, since, history } => {
-                let Some(queue) = self.queue(shard) else { return };
-                let outcome = topics.attach(&topic, shard, slot, dialect, since.as_ref(), history, |attachment| {
-                    queue.send(Event::Attached { ask, result: Ok(Box::new(attachment)) });
+    /// A verdict that can be acted upon, or `None`: then the request is answered again once keys were fetched.
+    fn settled<T>(
+        self: &Arc<Self>,
+        verdict: Verdict<T>,
+        fetch: Fetch,
+        again: impl FnOnce() -> Request,
+    ) -> Option<Result<T, TokenError>> {
+        let result = match verdict {
+            Verdict::Known(result) => result,
+            Verdict::KeyNeeded(_) if fetch == Fetch::Allowed => {
+                let (clerk, request) = (self.clone(), again());
+                tokio::spawn(async move {
+                    clerk.tokens.fetch().await;
+                    clerk.answer(request, Fetch::Done);
                 });
+                return None;
+            }
+            Verdict::KeyNeeded(error) => Err(error),
+        };
+        if result.is_err() {
+            self.metrics.tokens_refused.inc();
+        }
+        Some(result)
+    }
+
+    fn answer(self: &Arc<Self>, request: Request, fetch: Fetch) {
+        match request {
+            Request::Attach { shard, ask, slot, topic, encoding, since, history, shown } => {
+                let grant = match shown {
+                    None => None,
+                    Some(shown) => {
+                        let verdict = self.tokens.grant(&shown.token, &shown.user, &topic);
+                        let name = topic.clone();
+                        let position = since.clone();
+                        let again = || Request::Attach {
+                            shard,
+                            ask,
+                            slot,
+                            topic: name,
+                            encoding,
+                            since: position,
+                            history,
+                            shown: Some(shown),
+                        };
+                        match self.settled(verdict, fetch, again) {
+                            None => return,
+                            Some(Ok(grant)) => Some(grant),
+                            Some(Err(error)) => {
+                                let refusal = token_refusal(&error).about(topic.as_str());
+                                self.send(shard, Event::Attached { ask, result: Err(refusal) });
+                                return;
+                            }
+                        }
+                    }
+                };
+                let outcome =
+                    self.topics.attach(&topic, shard, slot, encoding, since.as_ref(), history, |attachment| {
+                        let attached = Box::new(Attached { attachment, grant });
+                        self.send(shard, Event::Attached { ask, result: Ok(attached) });
+                    });
                 if let Err(error) = outcome {
                     let refusal = Refusal::new(503, error.to_string()).about(topic.as_str());
-                    queue.send(Event::Attached { ask, result: Err(refusal) });
+                    self.send(shard, Event::Attached { ask, result: Err(refusal) });
                 }
             }
             Request::Snapshot { shard, ask, topic } => {
-                let Some(queue) = self.queue(shard) else { return };
-                topics.snapshot_for(&topic, |snapshot| queue.send(Event::Snapshot { ask, snapshot }));
+                self.topics.snapshot_for(&topic, |snapshot| self.send(shard, Event::Snapshot { ask, snapshot }));
             }
-            Request::Replay { shard, ask, topic, dialect, after } => {
-                let Some(queue) = self.queue(shard) else { return };
-                topics.replay_for(&topic, dialect, after, |replay| {
-                    queue.send(Event::Replayed { ask, replay: replay.map(Box::new) });
+            Request::Replay { shard, ask, topic, encoding, after } => {
+                self.topics.replay_for(&topic, encoding, after, |replay| {
+                    self.send(shard, Event::Replayed { ask, replay: replay.map(Box::new) });
                 });
             }
             Request::Detach { shard, slot, topic } => {
-                let Some(queue) = self.queue(shard) else { return };
-                topics.detach(&topic, shard, slot, || queue.send(Event::Detached { slot }));
+                self.topics.detach(&topic, shard, slot, || self.send(shard, Event::Detached { slot }));
             }
-            Request::Authenticate { shard, session, id, token } => {
-                let Some(queue) = self.queue(shard) else { return };
-                let result = tokens.verify(&token).map(Box::new).map_err(|e| {
-                    metrics.tokens_refused.inc();
-                    e.to_string()
-                });
-                queue.send(Event::Authenticated { session, id, result });
+            Request::Authenticate { shard, session, id, purpose, token } => {
+                let verdict = self.tokens.identity(&token);
+                let mut kept = Some((id, purpose));
+                let mut take = || kept.take().unwrap_or((CommandId::default(), super::event::Purpose::Auth));
+                let again = || {
+                    let (id, purpose) = take();
+                    Request::Authenticate { shard, session, id, purpose, token }
+                };
+                let Some(result) = self.settled(verdict, fetch, again) else { return };
+                let (id, purpose) = take();
+                self.send(shard, Event::Authenticated { session, id, purpose, result: result.map(Box::new) });
             }
+            Request::SubRefresh { shard, session, id, slot, topic, shown } => {
+                let verdict = self.tokens.grant(&shown.token, &shown.user, &topic);
+                let echo = id.clone();
+                let again = || Request::SubRefresh { shard, session, id: echo, slot, topic, shown };
+                let Some(result) = self.settled(verdict, fetch, again) else { return };
+                self.send(shard, Event::SubRefreshed { session, id, slot, result });
+            }
+            Request::Topic { shard, session, dialect, id, topic, ask } => {
+                let to = To { shard, session, dialect, id };
+                match ask {
+                    Ask::History(query) => {
+                        let reply = self.topics.history(&topic, &query).map(|page| dialect.history(&to.id, &page));
+                        self.reply(to, Op::History, reply);
+                    }
+                    Ask::Presence => {
+                        let reply = move |id: &CommandId, members: Vec<_>| dialect.presence(id, &members);
+                        self.later(to, Op::Presence, self.backend.presence(topic), reply);
+                    }
+                    Ask::PresenceStats => {
+                        let reply = move |id: &CommandId, count: super::backend::MemberCount| {
+                            dialect.presence_stats(id, count.clients, count.users)
+                        };
+                        self.later(to, Op::PresenceStats, self.backend.presence_stats(topic), reply);
+                    }
+                    Ask::Publish(payload) => {
+                        let reply = move |id: &CommandId, ()| dialect.done(id, Op::Publish);
+                        self.later(to, Op::Publish, self.backend.publish(topic, payload), reply);
+                    }
+                }
+            }
+            Request::Call { shard, session, dialect, id, client, user, method, data } => {
+                let to = To { shard, session, dialect, id };
+                let reply = move |id: &CommandId, data: Bytes| dialect.rpc(id, &data);
+                self.later(to, Op::Rpc, self.backend.call(client, user, method, data), reply);
+            }
+            Request::Joined { topic, member } => self.backend.joined(&topic, &member),
+            Request::Left { topic, member } => self.backend.left(&topic, &member),
         }
     }
+
+    fn reply(&self, to: To, op: Op, reply: Result<Bytes, Refusal>) {
+        let To { shard, session, dialect, id } = to;
+        let reply = reply.unwrap_or_else(|refusal| dialect.refusal(&id, op, &refusal));
+        self.send(shard, Event::Answered { session, reply });
+    }
+
+    /// Answers when the answer is there.
+    fn later<T: Send + 'static>(
+        self: &Arc<Self>,
+        to: To,
+        op: Op,
+        answer: Answer<T>,
+        reply: impl FnOnce(&CommandId, T) -> Bytes + Send + 'static,
+    ) {
+        let clerk = self.clone();
+        tokio::spawn(async move {
+            let result = answer.await.map(|value| reply(&to.id, value));
+            clerk.reply(to, op, result);
+        });
+    }
+}
+
+/// Whom an answer goes to.
+struct To {
+    shard: ShardId,
+    session: SessionKey,
+    dialect: Dialect,
+    id: CommandId,
 }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
-use crate::auth::Identity;
+use super::backend::Member;
+use crate::auth::{Grant, Identity, TokenError};
 use crate::name::TopicName;
 use crate::position::{Offset, Position};
-use crate::protocol::{CommandId, Dialect, Refusal};
-use crate::topic::{Attachment, Delta, Replay, ShardId, Slot, Snapshot};
+use crate::protocol::{CommandId, Dialect, Encoding, HistoryQuery, MembershipChange, Refusal, SubscribeItem};
+use crate::topic::{Attachment, Delta, Payload, Replay, ShardId, Slot, Snapshot};
 
 /// A session of one shard. The generation tells a session from a later one in the same slab entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,19 +38,88 @@ pub struct NewSession {
     pub permit: Option<Box<dyn Permit>>,
 }
 
+/// Which sessions an operator means.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Who {
+    /// `sub` of their tokens.
+    pub user: String,
+    /// Only this session of the user.
+    pub client: Option<String>,
+    /// Not these.
+    pub except: Vec<String>,
+}
+
+/// What an operator orders.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Close the sessions.
+    Disconnect {
+        /// Of the close frame: below 3500 (or from 4000 below 4500) clients come back.
+        code: u16,
+        /// Of the close frame.
+        reason: String,
+    },
+    /// End their subscription of a topic.
+    Unsubscribe {
+        /// Topic.
+        topic: TopicName,
+    },
+}
+
+/// Why a token was checked.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    /// `auth` of `plain`.
+    Auth,
+    /// The session's beginning.
+    Connect { items: Vec<SubscribeItem> },
+    /// Its continuation.
+    Refresh,
+}
+
+/// What a subscribe got: the topic, and what its token says.
+pub(super) struct Attached {
+    pub(super) attachment: Attachment,
+    pub(super) grant: Option<Grant>,
+}
+
 /// To a shard.
 pub(super) enum Event {
     Open(Box<NewSession>),
     Delta { slot: Slot, delta: Arc<Delta> },
     Reset { slot: Slot, snapshot: Arc<Snapshot> },
     Stale { slot: Slot, since_ms: Option<u64> },
-    Attached { ask: u32, result: Result<Box<Attachment>, Refusal> },
+    Membership { slot: Slot, change: Arc<MembershipChange> },
+    Attached { ask: u32, result: Result<Box<Attached>, Refusal> },
     Snapshot { ask: u32, snapshot: Arc<Snapshot> },
     Replayed { ask: u32, replay: Option<Box<Replay>> },
     Detached { slot: Slot },
-    Authenticated { session: SessionKey, id: CommandId, result: Result<Box<Identity>, String> },
+    Authenticated { session: SessionKey, id: CommandId, purpose: Purpose, result: Result<Box<Identity>, TokenError> },
+    SubRefreshed { session: SessionKey, id: CommandId, slot: Slot, result: Result<Grant, TokenError> },
+    /// The reply to a command that was answered beyond the hub.
+    Answered { session: SessionKey, reply: Bytes },
+    Order { who: Who, order: Order },
+    /// How many are subscribed to what, of the topics that fit?
+    Census { fits: Arc<dyn Fn(&str) -> bool + Send + Sync>, max: usize, counts: flume::Sender<Vec<(TopicName, u64)>> },
     Drain { window: Duration },
     Hurry,
+}
+
+/// A token and who shows it.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) token: String,
+    pub(super) user: String,
+}
+
+/// Something that a session asks for beyond topics.
+#[derive(Debug)]
+pub(super) enum Ask {
+    History(HistoryQuery),
+    Presence,
+    PresenceStats,
+    Publish(Payload),
 }
 
 /// From a shard to the control plane.
@@ -59,9 +130,11 @@ pub(super) enum Request {
         ask: u32,
         slot: Slot,
         topic: TopicName,
-        dialect: Dialect,
+        encoding: Encoding,
         since: Option<Position>,
         history: u32,
+        /// To be good, or there is no subscription.
+        shown: Option<Box<Shown>>,
     },
     Snapshot {
         shard: ShardId,
@@ -72,7 +145,7 @@ pub(super) enum Request {
         shard: ShardId,
         ask: u32,
         topic: TopicName,
-        dialect: Dialect,
+        encoding: Encoding,
         after: Offset,
     },
     Detach {
@@ -84,6 +157,41 @@ pub(super) enum Request {
         shard: ShardId,
         session: SessionKey,
         id: CommandId,
+        purpose: Purpose,
         token: String,
+    },
+    SubRefresh {
+        shard: ShardId,
+        session: SessionKey,
+        id: CommandId,
+        slot: Slot,
+        topic: TopicName,
+        shown: Shown,
+    },
+    Topic {
+        shard: ShardId,
+        session: SessionKey,
+        dialect: Dialect,
+        id: CommandId,
+        topic: TopicName,
+        ask: Ask,
+    },
+    Call {
+        shard: ShardId,
+        session: SessionKey,
+        dialect: Dialect,
+        id: CommandId,
+        client: String,
+        user: String,
+        method: String,
+        data: Bytes,
+    },
+    Joined {
+        topic: TopicName,
+        member: Box<Member>,
+    },
+    Left {
+        topic: TopicName,
+        member: Box<Member>,
     },
 }

@@ -7,7 +7,8 @@ use super::flush::{Flush, Sent};
 use super::outbox::Chain;
 use super::session::{Hold, Session, Stage};
 use super::shard::Shard;
-use super::subscribers::{Cursor, NONE, Subscribers};
+use super::subscribers::{Cursor, Subscribers, Subscription};
+use crate::topic::Slot;
 use crate::limits::DRAIN_CHUNK_BYTES;
 use crate::metrics::ShardStats;
 use crate::wire::close::CloseReason;
@@ -108,11 +109,11 @@ impl Shard {
                 if frame_end > sent {
                     if frame_start < sent {
                         backlog.push_rest(frame.get(sent - frame_start..).unwrap_or_default());
-                    } else if piece.lane == NONE {
-                        backlog.push(frame);
-                    } else {
-                        owe(session, &mut self.subscribers, piece.lane, cursor);
+                    } else if let Some(topic) = piece.topic {
+                        owe(session, &mut self.subscribers, topic, cursor);
                         break;
+                    } else {
+                        backlog.push(frame);
                     }
                 }
                 if let Some(cut) = cut {
@@ -191,12 +192,18 @@ impl Shard {
     }
 }
 
-/// Notes where a session stands in a lane whose frames it cannot take now.
-fn owe(session: &mut Session, subscribers: &mut Subscribers, lane: u32, cursor: Cursor) {
-    let Some(subscription) = session.subscriptions.iter().copied().find(|s| s.lane == lane) else { return };
-    if session.hold_of(subscription).is_none() {
-        session.holds.push(Hold { subscription, cursor, awaiting: false });
-        subscribers.hold(subscription, true);
+/// Notes where a session stands in a topic whose frames it cannot take now.
+fn owe(session: &mut Session, subscribers: &mut Subscribers, topic: Slot, cursor: Cursor) {
+    let here = |s: &Subscription| subscribers.lane(s.lane).is_some_and(|lane| lane.slot == topic);
+    let Some(subscription) = session.subscriptions.iter().copied().find(here) else { return };
+    match session.hold_of(subscription).and_then(|at| session.holds.get_mut(at)) {
+        None => {
+            session.holds.push(Hold { subscription, cursor, awaiting: false });
+            subscribers.hold(subscription, true);
+        }
+        // It was to begin anew: what it had before does not count.
+        Some(hold) if cursor == Cursor::NOWHERE => hold.cursor = cursor,
+        Some(_) => {}
     }
 }
 

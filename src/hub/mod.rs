@@ -5,8 +5,11 @@
 //! the deltas; that order is what makes a subscribe atomic.
 
 mod attaching;
+mod backend;
 mod backlog;
+mod client;
 mod conflate;
+mod connecting;
 mod delivering;
 mod desk;
 mod event;
@@ -26,12 +29,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub use desk::Desk;
-pub use event::{NewSession, Permit};
+pub use backend::{Answer, Backend, Member, MemberCount};
+pub use event::{NewSession, Order, Permit, Who};
 
 use crate::config::Config;
 use crate::limits::SHARD_REQUESTS_MAX;
 use crate::metrics::{Metrics, ShardStats};
 use crate::name::TopicName;
+use crate::protocol::MembershipChange;
 use crate::topic::{Delta, Outlet, ShardId, Slot, Snapshot};
 use event::{Event, Request};
 use queue::{QueueReceiver, QueueSender};
@@ -39,6 +44,9 @@ use shard::Shard;
 
 /// Batches of requests that may wait for the desk; a shard keeps gathering while it is full.
 const REQUEST_BATCHES_MAX: usize = 1_024;
+
+/// Time that the shards have to count.
+const CENSUS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The control plane's handle on the shards.
 pub struct Hub {
@@ -57,6 +65,7 @@ struct ShardHandle {
 pub struct Parked {
     parts: Vec<Part>,
     requests: flume::Sender<Vec<Request>>,
+    node: Arc<str>,
     config: Arc<Config>,
 }
 
@@ -77,6 +86,7 @@ impl Hub {
     pub fn new(
         shards: usize,
         sessions_max: usize,
+        node: Arc<str>,
         config: Arc<Config>,
         metrics: &Arc<Metrics>,
     ) -> std::io::Result<(Arc<Self>, Parked, Desk)> {
@@ -98,9 +108,9 @@ impl Hub {
             });
             parts.push(Part { id: ShardId(id), poll, queue: receiver, sessions, stats, heartbeat_ms });
         }
-        let queues = handles.iter().map(|h| h.queue.clone()).collect();
+        let queues: Arc<[QueueSender]> = handles.iter().map(|h| h.queue.clone()).collect();
         let hub = Arc::new(Self { shards: handles, sessions_max });
-        Ok((hub, Parked { parts, requests: sender, config }, Desk::new(receiver, queues)))
+        Ok((hub, Parked { parts, requests: sender, node, config }, Desk::new(receiver, queues)))
     }
 
     /// Hands a session to the shard that has the fewest; gives it back if there are too many already.
@@ -171,6 +181,33 @@ impl Hub {
         }
     }
 
+    /// Carries out an operator's order on all sessions that it is about.
+    pub fn order(&self, who: &Who, order: &Order) {
+        for shard in &self.shards {
+            shard.queue.send(Event::Order { who: who.clone(), order: order.clone() });
+        }
+    }
+
+    /// Topics of all shards that fit a pattern (`*` is any number of characters), and how many are subscribed to each; at
+    /// most `max` of each shard.
+    pub async fn census(&self, pattern: Option<String>, max: usize) -> Vec<(TopicName, u64)> {
+        let (counts, counted) = flume::bounded(self.shards.len().max(1));
+        let fits: Arc<dyn Fn(&str) -> bool + Send + Sync> = match pattern {
+            Some(pattern) => Arc::new(move |name| crate::name::fits(&pattern, name)),
+            None => Arc::new(|_| true),
+        };
+        for shard in &self.shards {
+            shard.queue.send(Event::Census { fits: fits.clone(), max, counts: counts.clone() });
+        }
+        drop(counts);
+        let mut all = Vec::new();
+        let until = tokio::time::Instant::now() + CENSUS_TIMEOUT;
+        while let Ok(Ok(counts)) = tokio::time::timeout_at(until, counted.recv_async()).await {
+            all.extend(counts);
+        }
+        all
+    }
+
     /// Ends a drain at once.
     pub fn hurry(&self) {
         for shard in &self.shards {
@@ -197,6 +234,12 @@ impl Outlet for Hub {
             shard.queue.send(Event::Stale { slot, since_ms });
         }
     }
+
+    fn membership(&self, shard: ShardId, slot: Slot, change: &Arc<MembershipChange>) {
+        if let Some(shard) = self.shards.get(usize::from(shard.0)) {
+            shard.queue.send(Event::Membership { slot, change: change.clone() });
+        }
+    }
 }
 
 impl Parked {
@@ -205,11 +248,11 @@ impl Parked {
     /// # Errors
     /// If a thread cannot be started.
     pub fn start(self) -> std::io::Result<Vec<JoinHandle<()>>> {
-        let Self { parts, requests, config } = self;
+        let Self { parts, requests, node, config } = self;
         parts
             .into_iter()
             .map(|part| {
-                let shard = Shard::new(part, requests.clone(), config.clone());
+                let shard = Shard::new(part, requests.clone(), node.clone(), config.clone());
                 std::thread::Builder::new().name(format!("shard-{}", shard.id().0)).spawn(move || shard.run())
             })
             .collect()

@@ -4,12 +4,13 @@
 use bytes::Bytes;
 
 use super::subscribers::{Cursor, NONE};
+use crate::topic::Slot;
 
 /// Bytes for one or more sessions: one frame or several, whole.
 pub(super) struct Piece {
     pub(super) bytes: Bytes,
-    /// The lane it was made for if its frames may be replaced by newer state, else [`NONE`].
-    pub(super) lane: u32,
+    /// The topic, if its frames may be replaced by newer state.
+    pub(super) topic: Option<Slot>,
     /// Where a receiver stands before it.
     pub(super) start: Cursor,
     /// Ends of its frames and where a receiver stands after each; empty for a single frame.
@@ -28,7 +29,7 @@ pub(super) struct Cut {
 impl Piece {
     /// A frame that must go out as it is.
     pub(super) fn control(bytes: Bytes) -> Self {
-        Self { bytes, lane: NONE, start: Cursor::default(), cuts: Vec::new(), deliveries: 0 }
+        Self { bytes, topic: None, start: Cursor::default(), cuts: Vec::new(), deliveries: 0 }
     }
 }
 

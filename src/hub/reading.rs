@@ -3,13 +3,13 @@
 use std::io::{ErrorKind, Read};
 
 use super::attaching::Wanted;
-use super::event::{Request, SessionKey};
+use super::event::{Ask, Purpose, Request, SessionKey};
 use super::session::{Deferred, Stage};
 use super::shard::Shard;
-use crate::auth::Identity;
-use crate::limits;
+use crate::config::Action;
+use crate::limits::{self, CENTRIFUGE_SUBSCRIBE_BYTES};
 use crate::name::TopicName;
-use crate::protocol::{Command, CommandId, Op, Refusal};
+use crate::protocol::{Command, CommandId, Op, Refusal, SubscribeItem};
 use crate::wire::close::CloseReason;
 use crate::wire::frame::{self, Opcode};
 use crate::wire::inbox::{self, Flow, Incoming};
@@ -57,7 +57,8 @@ impl Shard {
     /// Handles bytes of a client.
     pub(super) fn received(&mut self, index: u32, bytes: &mut [u8]) {
         let now_ms = self.now_ms;
-        let message_max = self.config.limits.message_bytes;
+        let centrifuge = self.session(index).is_some_and(|s| s.dialect.is_centrifuge());
+        let message_max = self.message_max(centrifuge);
         let Some(session) = self.session(index) else { return };
         session.heard_ms = now_ms;
         session.pinged = false;
@@ -84,6 +85,7 @@ impl Shard {
             }
             return Flow::Continue;
         }
+        let opcode = session.dialect.opcode();
         match message {
             Incoming::Close(payload) => {
                 // RFC 6455 §5.5.1: answered with the code that came.
@@ -94,28 +96,23 @@ impl Shard {
                 self.send(index, echo);
                 return Flow::Stop;
             }
-            Incoming::Binary(_) => {
-                self.close(index, CloseReason::UnsupportedData);
-                return Flow::Stop;
-            }
             Incoming::Pong => {}
             Incoming::Ping(payload) => {
-                if !self.spend(index) {
+                if !self.spend(index, 1) {
                     return Flow::Stop;
                 }
                 let pong = frame::frame(Opcode::Pong, payload);
                 self.send(index, pong);
             }
-            Incoming::Text(text) => {
-                if !self.spend(index) {
-                    return Flow::Stop;
-                }
+            Incoming::Text(text) if opcode == Opcode::Text => {
                 if std::str::from_utf8(text).is_err() {
                     self.close(index, CloseReason::InvalidUtf8);
                     return Flow::Stop;
                 }
-                self.text(index, text);
+                self.commands(index, text);
             }
+            Incoming::Binary(bytes) if opcode == Opcode::Binary => self.commands(index, bytes),
+            Incoming::Text(_) | Incoming::Binary(_) => self.close(index, CloseReason::UnsupportedData),
         }
         if self.session(index).is_some_and(|s| s.is_live()) { Flow::Continue } else { Flow::Stop }
     }
@@ -125,8 +122,9 @@ impl Shard {
         self.send(index, bytes::Bytes::new());
     }
 
-    /// Takes one command out of the session's allowance (GCRA). `false` if there was none left: it is closed.
-    fn spend(&mut self, index: u32) -> bool {
+    /// Takes one command out of the session's allowance (GCRA), or such a part of one. `false` if there was none left: it
+    /// is closed.
+    fn spend(&mut self, index: u32, part: u64) -> bool {
         let (per_second, burst) = (self.config.limits.commands_per_second, self.config.limits.commands_burst);
         let now_us = self.now_ms * 1_000;
         let cost_us = 1_000_000 / u64::from(per_second.max(1));
@@ -136,16 +134,42 @@ impl Shard {
             self.close(index, CloseReason::TooManyRequests);
             return false;
         }
-        session.command_tat_us = tat + cost_us;
+        session.command_tat_us = tat + cost_us / part;
         self.stats.commands.add(1);
         true
     }
 
+    /// The largest message of a session, in bytes. A Centrifuge client subscribes topic by topic, and to all of them in
+    /// one message when it comes back.
+    fn message_max(&self, centrifuge: bool) -> usize {
+        let limits = &self.config.limits;
+        let all = if centrifuge { limits.subscriptions.saturating_mul(CENTRIFUGE_SUBSCRIBE_BYTES) } else { 0 };
+        limits.message_bytes.max(all)
+    }
+
+    /// The commands of one message.
+    fn commands(&mut self, index: u32, message: &[u8]) {
+        let Some(session) = self.session(index) else { return };
+        let (dialect, generation) = (session.dialect, session.generation);
+        if !dialect.is_centrifuge() {
+            self.text(index, message);
+            return;
+        }
+        let mut rest = message;
+        while let Some(one) = dialect.split(&mut rest) {
+            if !self.session(index).is_some_and(|s| s.generation == generation && s.is_live()) {
+                return;
+            }
+            self.text(index, one);
+        }
+    }
+
     /// One command, or a place in the line of those that wait for an earlier one's answer.
     fn text(&mut self, index: u32, text: &[u8]) {
-        let bytes_max = self.config.limits.message_bytes;
         let Some(session) = self.session(index) else { return };
         let dialect = session.dialect;
+        let bytes_max = self.message_max(dialect.is_centrifuge());
+        let Some(session) = self.session(index) else { return };
         if let Some(deferred) = &mut session.deferred {
             deferred.bytes += text.len();
             if deferred.bytes > bytes_max {
@@ -155,8 +179,22 @@ impl Shard {
             deferred.messages.push_back(text.to_vec());
             return;
         }
-        match dialect.command(text) {
+        let command = dialect.command(text);
+        let part = match &command {
+            // One a topic, where `plain` has one for all of them.
+            Ok(Command::Subscribe { .. } | Command::Unsubscribe { .. }) if dialect.is_centrifuge() => 8,
+            _ => 1,
+        };
+        if !self.spend(index, part) {
+            return;
+        }
+        match command {
             Ok(command) => self.command(index, command, text),
+            Err(bad) if bad.fatal => {
+                self.stats.commands_refused.add(1);
+                tracing::debug!(reason = bad.refusal.reason, "a command that cannot be read");
+                self.close(index, CloseReason::BadRequest);
+            }
             Err(bad) => self.refuse(index, &bad.id, bad.op, &bad.refusal),
         }
     }
@@ -170,9 +208,27 @@ impl Shard {
     }
 
     fn command(&mut self, index: u32, command: Command, text: &[u8]) {
+        if self.is_unconnected(index) && !matches!(command, Command::Connect { .. } | Command::Pong) {
+            self.close(index, CloseReason::BadRequest);
+            return;
+        }
         let Some(session) = self.session(index) else { return };
         let dialect = session.dialect;
         match command {
+            Command::Connect { id, token, items } => self.connect(index, id, token, items),
+            Command::Pong | Command::Send => {}
+            Command::Publish { id, topic, data } => self.publish(index, id, topic, data),
+            Command::History { id, topic, query } => {
+                self.ask_about(index, id, Op::History, topic, Action::History, Ask::History(query));
+            }
+            Command::Presence { id, topic, stats } => {
+                let (op, ask) =
+                    if stats { (Op::PresenceStats, Ask::PresenceStats) } else { (Op::Presence, Ask::Presence) };
+                self.ask_about(index, id, op, topic, Action::Presence, ask);
+            }
+            Command::Refresh { id, token } => self.refresh(index, id, token),
+            Command::SubRefresh { id, topic, token } => self.sub_refresh(index, id, topic, token),
+            Command::Rpc { id, method, data } => self.call(index, id, method, data),
             Command::Ping { id } => {
                 self.valid(index);
                 self.send(index, dialect.done(&id, Op::Ping));
@@ -182,23 +238,28 @@ impl Shard {
                 let Some(session) = session else { return };
                 let key = session.key(index);
                 session.deferred = Some(Box::new(Deferred { authenticating: true, ..Deferred::default() }));
-                self.wanted.push(Request::Authenticate { shard: self.id, session: key, id, token });
+                let purpose = Purpose::Auth;
+                self.wanted.push(Request::Authenticate { shard: self.id, session: key, id, purpose, token });
             }
-            Command::Subscribe { id, items, refused, max_rate, history } => {
+            Command::Subscribe { id, items, refused, terms } => {
                 for refusal in &refused {
                     self.refuse(index, &id, Op::Subscribe, refusal);
                 }
                 let mut wanted = Vec::with_capacity(items.len());
                 for item in items {
-                    if let Some(refusal) = self.not_allowed(index, &item.topic) {
+                    // A subscription token says by itself what its bearer may have.
+                    let has_token = item.options.as_ref().is_some_and(|o| o.token.is_some());
+                    let refusal = if has_token { None } else { self.not_allowed(index, &item.topic) };
+                    if let Some(refusal) = refusal.or_else(|| self.already(index, &item.topic)) {
                         self.refuse(index, &id, Op::Subscribe, &refusal);
                     } else if !wanted.iter().any(|w: &Wanted| w.topic == item.topic) {
-                        wanted.push(Wanted { topic: item.topic, since: item.since });
+                        let SubscribeItem { topic, since, options } = item;
+                        wanted.push(Wanted { topic, since, options });
                     }
                 }
                 if !wanted.is_empty() {
                     self.valid(index);
-                    self.subscribe(index, id, wanted, max_rate, history);
+                    self.subscribe(index, id, Op::Subscribe, wanted, terms);
                 }
             }
             Command::Unsubscribe { id, topics, refused } => {
@@ -227,7 +288,7 @@ impl Shard {
                 for topic in topics {
                     match self.not_allowed(index, &topic) {
                         Some(refusal) => self.refuse(index, &id, Op::Snapshot, &refusal),
-                        None => wanted.push(Wanted { topic, since: None }),
+                        None => wanted.push(Wanted { topic, since: None, options: None }),
                     }
                 }
                 if !wanted.is_empty() {
@@ -239,7 +300,7 @@ impl Shard {
     }
 
     /// The client has shown that it speaks our language.
-    fn valid(&mut self, index: u32) {
+    pub(super) fn valid(&mut self, index: u32) {
         if let Some(session) = self.session(index)
             && session.stage == Stage::New
         {
@@ -249,35 +310,23 @@ impl Shard {
 
     /// Why a session may not have a topic.
     fn not_allowed(&mut self, index: u32, topic: &TopicName) -> Option<Refusal> {
-        let anonymous = self.config.access.anonymous && self.config.namespace(topic.namespace()).anonymous;
+        let for_client = self.config.namespace(topic.namespace()).allow_subscribe_for_client;
+        let anonymous = self.config.access.anonymous && self.config.namespace(topic.namespace()).allow_subscribe_for_anonymous;
         let session = self.session(index)?;
         let refusal = match &session.identity {
             _ if anonymous => return None,
-            Some(identity) if identity.topics.allow(topic) => return None,
+            Some(identity) if for_client || identity.topics.allow(topic) => return None,
             Some(_) => Refusal::new(403, "topic not allowed"),
             None => Refusal::new(401, "a token is needed: send {\"op\":\"auth\",\"token\":…} first"),
         };
         Some(refusal.about(topic.as_str()))
     }
 
-    /// A token was checked.
-    pub(super) fn authenticated(&mut self, key: SessionKey, id: &CommandId, result: Result<Box<Identity>, String>) {
-        let Some(session) = self.keyed(key).filter(|s| s.is_live()) else { return };
-        let dialect = session.dialect;
-        let deferred = session.deferred.take();
-        match result {
-            Ok(identity) => {
-                session.identity = Some(std::sync::Arc::new(*identity));
-                self.valid(key.index);
-                self.send(key.index, dialect.done(id, Op::Auth));
-            }
-            Err(reason) => {
-                self.refuse(key.index, id, Op::Auth, &Refusal::new(401, reason));
-                self.close(key.index, CloseReason::InvalidToken);
-                return;
-            }
-        }
-        self.replay(key, deferred);
+    /// Why a Centrifuge session may not subscribe: it has the topic. In `plain` this begins it anew.
+    fn already(&mut self, index: u32, topic: &TopicName) -> Option<Refusal> {
+        let centrifuge = self.session(index).is_some_and(|s| s.dialect.is_centrifuge());
+        let slot = self.subscribers.find(topic).filter(|_| centrifuge)?;
+        self.is_subscribed(index, slot).then(|| Refusal::new(409, "").about(topic.as_str()))
     }
 
     /// Carries out what waited for an answer that has come.
@@ -309,6 +358,9 @@ impl Shard {
         let Some(at) = at else { return };
         let subscription = session.subscriptions.swap_remove(at);
         session.holds.retain(|h| h.subscription != subscription);
+        if let Some(special) = session.client.as_mut().and_then(|c| c.take_special(slot)) {
+            self.depart(special);
+        }
         self.leave(subscription);
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use mio::net::TcpStream;
 
 use super::backlog::Backlog;
+use super::client::Client;
 use super::event::{Permit, SessionKey};
 use super::outbox::Chain;
 use super::subscribers::{Cursor, Subscription};
@@ -39,6 +40,8 @@ pub(super) struct Session {
     /// Messages that wait for an earlier command's answer.
     pub(super) deferred: Option<Box<Deferred>>,
     pub(super) identity: Option<Arc<Identity>>,
+    /// What not every session needs.
+    pub(super) client: Option<Box<Client>>,
     pub(super) _permit: Option<Box<dyn Permit>>,
 }
 
@@ -70,7 +73,7 @@ pub(super) struct Hold {
 pub(super) struct Deferred {
     pub(super) messages: std::collections::VecDeque<Vec<u8>>,
     pub(super) bytes: usize,
-    /// A token is being checked.
+    /// A token is being checked, or the session is being set up.
     pub(super) authenticating: bool,
 }
 
@@ -82,6 +85,16 @@ impl Session {
     /// Whether deliveries and replies still make sense.
     pub(super) fn is_live(&self) -> bool {
         matches!(self.stage, Stage::New | Stage::Open)
+    }
+
+    /// A subscription is at another place now.
+    pub(super) fn moved(&mut self, from: Subscription, to: Subscription) {
+        for place in self.subscriptions.iter_mut().filter(|s| **s == from) {
+            *place = to;
+        }
+        for hold in self.holds.iter_mut().filter(|h| h.subscription == from) {
+            hold.subscription = to;
+        }
     }
 
     /// The hold of a subscription.

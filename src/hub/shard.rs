@@ -41,6 +41,8 @@ pub(super) const SWEEP_EVERY: Duration = Duration::from_millis(50);
 /// One thread's share of the sessions.
 pub(super) struct Shard {
     pub(super) id: ShardId,
+    /// This server's name, as clients are told.
+    pub(super) node: Arc<str>,
     pub(super) config: Arc<Config>,
     pub(super) stats: Arc<ShardStats>,
     pub(super) poll: Poll,
@@ -57,6 +59,8 @@ pub(super) struct Shard {
     pub(super) runs: Vec<Run>,
     /// Lanes that may deliver something this tick.
     pub(super) touched: Vec<u32>,
+    /// Fresh lanes whose members have just got a whole delta.
+    pub(super) graduating: Vec<u32>,
     /// When throttled lanes may deliver again.
     pub(super) dues: BinaryHeap<Reverse<(u64, u32)>>,
     /// Topics whose ring may be let go of at the end of the tick.
@@ -86,9 +90,15 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    pub(super) fn new(part: Part, requests: flume::Sender<Vec<Request>>, config: Arc<Config>) -> Self {
+    pub(super) fn new(
+        part: Part,
+        requests: flume::Sender<Vec<Request>>,
+        node: Arc<str>,
+        config: Arc<Config>,
+    ) -> Self {
         Self {
             id: part.id,
+            node,
             config,
             stats: part.stats,
             poll: part.poll,
@@ -103,6 +113,7 @@ impl Shard {
             outbox: Outbox::default(),
             runs: Vec::new(),
             touched: Vec::new(),
+            graduating: Vec::new(),
             dues: BinaryHeap::new(),
             ringed: Vec::new(),
             conflations: Conflations::default(),
@@ -204,7 +215,17 @@ impl Shard {
             Event::Snapshot { ask, snapshot } => self.snapshot_came(ask, &snapshot),
             Event::Replayed { ask, replay } => self.replayed(ask, replay),
             Event::Detached { slot } => self.subscribers.free(slot),
-            Event::Authenticated { session, id, result } => self.authenticated(session, &id, result),
+            Event::Membership { slot, change } => self.membership(slot, &change),
+            Event::Authenticated { session, id, purpose, result } => {
+                self.authenticated(session, id, purpose, result);
+            }
+            Event::SubRefreshed { session, id, slot, result } => self.sub_refreshed(session, &id, slot, result),
+            Event::Answered { session, reply } => self.answered(session, reply),
+            Event::Order { who, order } => self.obey(&who, &order),
+            Event::Census { fits, max, counts } => {
+                // Nobody may wait for it any more.
+                let _ = counts.try_send(self.subscribers.census(&*fits, max));
+            }
             Event::Drain { window } => self.begin_drain(window),
             Event::Hurry => self.hurry(),
         }
@@ -282,6 +303,7 @@ impl Shard {
             holds: Vec::new(),
             deferred: None,
             identity: new.identity.map(Arc::new),
+            client: None,
             _permit: new.permit,
         });
         let index = u32::try_from(index).unwrap_or(u32::MAX);
@@ -316,6 +338,13 @@ impl Shard {
 
     /// Begins the closing handshake.
     pub(super) fn close(&mut self, index: u32, reason: CloseReason) {
+        let centrifuge = self.session(index).is_some_and(|s| s.dialect.is_centrifuge());
+        let code = if centrifuge { reason.centrifuge_code() } else { reason.code() };
+        self.close_with(index, reason, code, reason.reason());
+    }
+
+    /// The same with another code and reason than the usual.
+    pub(super) fn close_with(&mut self, index: u32, reason: CloseReason, code: u16, text: &str) {
         let until_ms = self.now_ms + u64::try_from(limits::CLOSE_TIMEOUT.as_millis()).unwrap_or(0);
         let Some(session) = self.session(index).filter(|s| s.is_live()) else { return };
         session.stage = Stage::Closing { until_ms };
@@ -333,7 +362,7 @@ impl Shard {
         }
         self.stats.close(reason);
         self.leave_all(index);
-        self.send(index, frame::close(reason));
+        self.send(index, frame::close_with(code, text));
     }
 
     /// Takes a session out of all its topics.
@@ -341,6 +370,10 @@ impl Shard {
         let Some(session) = self.session(index) else { return };
         session.deferred = None;
         session.holds = Vec::new();
+        let specials = session.client.as_mut().map(|c| std::mem::take(&mut c.specials)).unwrap_or_default();
+        for special in specials {
+            self.depart(special);
+        }
         while let Some(subscription) = self.session(index).and_then(|s| s.subscriptions.pop()) {
             self.leave(subscription);
         }
@@ -356,12 +389,7 @@ impl Shard {
         if let Some(moved) = moved
             && let Some(session) = self.session(moved.session)
         {
-            for place in session.subscriptions.iter_mut().filter(|s| **s == moved.from) {
-                *place = moved.to;
-            }
-            for hold in session.holds.iter_mut().filter(|h| h.subscription == moved.from) {
-                hold.subscription = moved.to;
-            }
+            session.moved(moved.from, moved.to);
         }
         if let Some(slot) = unwanted {
             self.detach(slot);

@@ -1,18 +1,19 @@
 //! Who in this shard wants what: topics in slots, and in each topic lanes of subscribers that are served alike.
 //!
-//! A lane is the subscribers of one topic with one dialect and one rate: what one of them gets, all get, so that it
+//! A lane is the subscribers of one topic with one encoding and one rate: what one of them gets, all get, so that it
 //! is framed, conflated and gathered once for all. Knows no sockets.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use slab::Slab;
 
 use super::event::SessionKey;
 use crate::config::Class;
 use crate::name::TopicName;
 use crate::position::Offset;
-use crate::protocol::Dialect;
+use crate::protocol::Encoding;
 use crate::topic::{Delta, Slot};
 
 /// No index.
@@ -57,7 +58,13 @@ pub(super) struct TopicSlot {
 /// Subscribers of one topic that are served alike.
 pub(super) struct Lane {
     pub(super) slot: Slot,
-    pub(super) dialect: Dialect,
+    pub(super) encoding: Encoding,
+    /// Whether its members do not hold the delta before the next one. Of the lanes with delta compression and no rate
+    /// there are two: who comes, or was brought on by something else than the deltas themselves, is in the fresh one
+    /// until it has got a whole delta.
+    pub(super) fresh: bool,
+    /// Delta compression with a rate: the data that all members hold.
+    pub(super) base: Option<Bytes>,
     /// Least time between two deliveries; 0 is none.
     pub(super) interval_ms: u64,
     members: Vec<u32>,
@@ -148,27 +155,91 @@ impl Subscribers {
         Some((self.slots.get_mut(index(slot))?, &mut self.lanes))
     }
 
+    /// Topics that fit, and how many are subscribed to each.
+    pub(super) fn census(&self, fits: &dyn Fn(&str) -> bool, max: usize) -> Vec<(TopicName, u64)> {
+        let wanted = self.slots.iter().map(|(_, topic)| topic);
+        let wanted = wanted.filter(|topic| !topic.lanes.is_empty() && fits(topic.name.as_str()));
+        let count = |topic: &TopicSlot| {
+            let lanes = topic.lanes.iter().filter_map(|l| self.lanes.get(*l as usize));
+            lanes.map(|lane| lane.len() as u64).sum()
+        };
+        wanted.take(max).map(|topic| (topic.name.clone(), count(topic))).collect()
+    }
+
     pub(super) fn topics(&self) -> usize {
         self.slots.len()
     }
 
-    /// Puts a session into the lane of this topic, dialect and interval.
+    /// Puts a session into the lane of this topic, encoding and interval.
     pub(super) fn join(
         &mut self,
         session: u32,
         slot: Slot,
-        dialect: Dialect,
+        encoding: Encoding,
         interval_ms: u64,
     ) -> Option<Subscription> {
+        self.enter(session, slot, encoding, interval_ms, encoding.is_fossil() && interval_ms == 0)
+    }
+
+    /// Members of a fresh lane that have just got a whole delta go on in the other; returns who, from where to where.
+    /// Those that are held stay.
+    pub(super) fn graduate(&mut self, lane_id: u32, mut moved: impl FnMut(u32, Subscription, Subscription)) {
+        let Some(lane) = self.lanes.get(lane_id as usize).filter(|lane| lane.fresh) else { return };
+        let (slot, encoding) = (lane.slot, lane.encoding);
+        let mut pos = lane.members.len();
+        // From the back: who leaves is replaced by the last, which was looked at already.
+        while pos > 0 {
+            pos -= 1;
+            let Some(member) = self.lanes.get(lane_id as usize).and_then(|l| l.members.get(pos)).copied() else {
+                return;
+            };
+            if member & HELD != 0 {
+                continue;
+            }
+            let Some(to) = self.enter(member, slot, encoding, 0, false) else { return };
+            let from = Subscription { lane: lane_id, pos: u32::try_from(pos).unwrap_or(NONE) };
+            let (swapped, _) = self.leave(from);
+            moved(member, from, to);
+            if let Some(swapped) = swapped {
+                moved(swapped.session, swapped.from, swapped.to);
+            }
+        }
+    }
+
+    /// Moves a member that holds something else than its lane's last delta to the fresh lane of its kind. Returns where
+    /// it is then, and who took its place.
+    pub(super) fn refresh(&mut self, subscription: Subscription) -> (Subscription, Option<Moved>) {
+        let Some(lane) = self.lanes.get_mut(subscription.lane as usize) else { return (subscription, None) };
+        lane.base = None;
+        if !lane.encoding.is_fossil() || lane.interval_ms > 0 || lane.fresh {
+            return (subscription, None);
+        }
+        let (slot, encoding) = (lane.slot, lane.encoding);
+        let Some(member) = lane.members.get(subscription.pos as usize).copied() else { return (subscription, None) };
+        let Some(to) = self.enter(member, slot, encoding, 0, true) else { return (subscription, None) };
+        (to, self.leave(subscription).0)
+    }
+
+    fn enter(
+        &mut self,
+        session: u32,
+        slot: Slot,
+        encoding: Encoding,
+        interval_ms: u64,
+        fresh: bool,
+    ) -> Option<Subscription> {
         let topic = self.slots.get_mut(index(slot))?;
-        let same = |lane: &Lane| lane.dialect == dialect && lane.interval_ms == interval_ms;
+        let same =
+            |lane: &Lane| lane.encoding == encoding && lane.interval_ms == interval_ms && lane.fresh == fresh;
         let found = topic.lanes.iter().copied().find(|l| self.lanes.get(*l as usize).is_some_and(same));
         let lane_id = match found {
             Some(id) => id,
             None => {
                 let id = self.lanes.insert(Lane {
                     slot,
-                    dialect,
+                    encoding,
+                    fresh,
+                    base: None,
                     interval_ms,
                     members: Vec::new(),
                     sent: topic.last,
@@ -184,6 +255,7 @@ impl Subscribers {
             }
         };
         let lane = self.lanes.get_mut(lane_id as usize)?;
+        lane.base = None;
         let pos = u32::try_from(lane.members.len()).unwrap_or(NONE);
         lane.members.push(session);
         Some(Subscription { lane: lane_id, pos })
@@ -313,7 +385,7 @@ mod tests {
                 match op {
                     0 if !held_subs.iter().any(|(t, ..)| *t == topic) => {
                         let slot = subscribers.slot(&name(topic), || Class::Latest);
-                        let subscription = subscribers.join(session, slot, Dialect::Plain, rate * 100).unwrap();
+                        let subscription = subscribers.join(session, slot, Encoding::Plain, rate * 100).unwrap();
                         sessions.get_mut(&session).unwrap().push((topic, subscription, false));
                     }
                     1 => {

@@ -6,7 +6,6 @@ use super::session::Stage;
 use super::shard::{SWEEP_EVERY, Shard};
 use crate::protocol::Notice;
 use crate::wire::close::CloseReason;
-use crate::wire::frame::{self, Opcode};
 
 /// Slices in which a whole sweep is done.
 const SLICES: usize = 20;
@@ -54,6 +53,7 @@ impl Shard {
         let limits = &self.config.limits;
         let (first_command_ms, stall_ms) = (millis(limits.first_command_timeout), millis(limits.stall_timeout));
         let (ping_ms, pong_ms) = (millis(limits.ping_interval), millis(limits.pong_timeout));
+        let expired_delay_s = self.config.access.expired_close_delay.as_secs();
         let (now_ms, now_s) = (self.now_ms, self.unix_ms / 1_000);
         let Some(session) = self.session(index) else { return };
         let age = |since: u64| now_ms.saturating_sub(since);
@@ -68,7 +68,10 @@ impl Shard {
                 Some(CloseReason::NoCommand)
             }
             _ if session.backlog.as_ref().is_some_and(|b| age(b.moved_ms) > stall_ms) => Some(CloseReason::Slow),
-            _ if session.identity.as_ref().and_then(|i| i.expires_s).is_some_and(|exp| now_s > exp) => {
+            _ if session.identity.as_ref().and_then(|i| i.expires_s).is_some_and(|exp| {
+                now_s > exp + if session.dialect.is_centrifuge() { expired_delay_s } else { 0 }
+            }) =>
+            {
                 Some(CloseReason::Expired)
             }
             // A client that still takes bytes is alive, though its pong may be behind them.
@@ -81,10 +84,26 @@ impl Shard {
         }
         // Spread by index, so that clients that came together are not pinged together for ever.
         let spread = ping_ms / 4 * u64::from(index % 16) / 16;
+        self.expire_subscriptions(index, now_s.saturating_sub(expired_delay_s));
+        let Some(session) = self.session(index) else { return };
+        if session.dialect.is_centrifuge() {
+            // Its client counts on pings, whatever else comes.
+            if session.stage == Stage::Open
+                && let Some(client) = &mut session.client
+                && age(client.pinged_ms) > ping_ms - spread
+            {
+                client.pinged_ms = now_ms;
+                let ping = session.dialect.ping();
+                self.send(index, ping);
+                self.stats.pings.add(1);
+            }
+            return;
+        }
         if !session.pinged && session.backlog.is_none() && age(session.heard_ms) > ping_ms - spread {
             session.pinged = true;
+            let ping = session.dialect.ping();
+            self.send(index, ping);
             self.stats.pings.add(1);
-            self.send(index, frame::frame(Opcode::Ping, b""));
         }
     }
 

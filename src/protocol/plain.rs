@@ -8,7 +8,9 @@ use bytes::Bytes;
 use compact_str::CompactString;
 use serde::Deserialize;
 
-use super::{BadCommand, Command, CommandId, Delivery, Notice, Op, Refusal, SnapshotDelivery, Standing, SubscribeItem};
+use super::{
+    BadCommand, Command, CommandId, Delivery, Notice, Op, Refusal, SnapshotDelivery, Standing, SubscribeItem, SubscribeTerms,
+};
 use crate::name::TopicName;
 use crate::position::Position;
 use crate::wire::frame;
@@ -74,7 +76,8 @@ impl Op {
             Self::Snapshot => "snapshot",
             Self::Auth => "auth",
             Self::Ping => "ping",
-            Self::Unknown => "unknown",
+            // The others are of another dialect.
+            _ => "unknown",
         }
     }
 
@@ -91,7 +94,7 @@ impl Op {
 }
 
 pub(super) fn command(message: &[u8]) -> Result<Command, BadCommand> {
-    let bad = |id: CommandId, op: Op, refusal: Refusal| BadCommand { id, op, refusal };
+    let bad = |id: CommandId, op: Op, refusal: Refusal| BadCommand { id, op, refusal, fatal: false };
     let parsed: Message<'_> = match serde_json::from_slice(message) {
         Ok(parsed) => parsed,
         Err(error) => {
@@ -118,21 +121,17 @@ pub(super) fn command(message: &[u8]) -> Result<Command, BadCommand> {
     };
     match op {
         Op::Subscribe => {
-            if let Some(rate) = parsed.max_rate
-                && !(rate.is_finite() && rate > 0.0)
-            {
-                return Err(refuse(format!("max_rate is {rate}, it must be above 0")));
-            }
+            let terms = SubscribeTerms::new(parsed.max_rate, parsed.history.unwrap_or(0))
+                .map_err(|refusal| bad(id.clone(), op, refusal))?;
             let mut since = parsed.since;
             let items = names(parsed.args)?
                 .into_iter()
-                .map(|topic| SubscribeItem { since: since.remove(topic.as_str()), topic })
+                .map(|topic| SubscribeItem { since: since.remove(topic.as_str()), topic, options: None })
                 .collect();
             if let Some(stray) = since.keys().next() {
                 return Err(refuse(format!("`since` names {stray:?}, which is not in `args`")));
             }
-            let history = parsed.history.unwrap_or(0);
-            Ok(Command::Subscribe { id, items, refused, max_rate: parsed.max_rate, history })
+            Ok(Command::Subscribe { id, items, refused, terms })
         }
         Op::Unsubscribe => Ok(Command::Unsubscribe { topics: names(parsed.args)?, id, refused }),
         Op::Snapshot => Ok(Command::Snapshot { topics: names(parsed.args)?, id, refused }),
@@ -141,7 +140,7 @@ pub(super) fn command(message: &[u8]) -> Result<Command, BadCommand> {
             None => Err(refuse("`token` is missing".into())),
         },
         Op::Ping => Ok(Command::Ping { id }),
-        Op::Unknown => Err(refuse(format!(
+        _ => Err(refuse(format!(
             "unknown op {:?}; there are subscribe, unsubscribe, snapshot, auth and ping",
             parsed.op.chars().take(40).collect::<String>()
         ))),
@@ -206,6 +205,16 @@ pub(super) fn notice(notice: Notice<'_>) -> Bytes {
     })
 }
 
+pub(super) fn unsubscribed(topic: &TopicName, code: u16, reason: &str) -> Bytes {
+    frame::text(128, |out| {
+        out.extend_from_slice(b"{\"op\":\"unsubscribed\",\"topic\":");
+        put_str(out, topic.as_str());
+        let _ = write!(out, ",\"code\":{code},\"reason\":");
+        put_str(out, reason);
+        out.push(b'}');
+    })
+}
+
 fn put_reply_head(out: &mut Vec<u8>, id: &CommandId, op: Op) {
     out.push(b'{');
     if let Some(id) = &id.0 {
@@ -245,7 +254,8 @@ pub(super) fn done(id: &CommandId, op: Op) -> Bytes {
 pub(super) fn refusal(id: &CommandId, op: Op, refusal: &Refusal) -> Bytes {
     frame::text(192, |out| {
         put_reply_head(out, id, op);
-        let _ = write!(out, ",\"ok\":false,\"error\":{{\"code\":{},\"reason\":", refusal.code);
+        let code = if refusal.code == Refusal::TOKEN_EXPIRED { 401 } else { refusal.code };
+        let _ = write!(out, ",\"ok\":false,\"error\":{{\"code\":{code},\"reason\":");
         put_str(out, &refusal.reason);
         if let Some(topic) = &refusal.topic {
             out.extend_from_slice(b",\"topic\":");

@@ -1,13 +1,26 @@
-//! One delta and one snapshot, with their frames: made at most once for each dialect, shared by all who get them.
+//! One delta and one snapshot, with their frames: made at most once for each encoding, shared by all who get them.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
 use super::payload::Payload;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
-use crate::protocol::{Delivery, Dialect, SnapshotDelivery};
+use crate::protocol::{Delivery, Encoding, SnapshotDelivery};
+
+/// Frames, once made. Boxed, because most deltas that are kept were made for nobody, or for one encoding.
+#[derive(Debug, Default)]
+struct Frames(OnceLock<Box<[OnceLock<Bytes>; Encoding::COUNT]>>);
+
+impl Frames {
+    fn get(&self, encoding: Encoding, make: impl FnOnce() -> Bytes) -> Bytes {
+        match self.0.get_or_init(Box::default).get(encoding.index()) {
+            Some(slot) => slot.get_or_init(make).clone(),
+            None => make(),
+        }
+    }
+}
 
 /// What a delta does to the state of its topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,49 +52,54 @@ pub struct Delta {
     pub payload: Payload,
     /// Bytes of the topic's whole state after it (`merge`), to judge whether a snapshot is shorter than a patch.
     pub state_bytes: usize,
-    frames: [OnceLock<Bytes>; Dialect::COUNT],
+    /// Data of the delta before it, where the namespace has delta compression and there is one.
+    pub(super) before: Option<Bytes>,
+    frames: Frames,
+}
+
+/// What is known of a delta beside what it says.
+pub(super) struct Place {
+    pub(super) topic: TopicName,
+    pub(super) offset: Offset,
+    pub(super) prev: Offset,
+    pub(super) epoch: Epoch,
+    pub(super) taken_ms: u64,
+    pub(super) state_bytes: usize,
+    pub(super) before: Option<Bytes>,
 }
 
 impl Delta {
     /// A delta whose frames are not made yet.
-    #[allow(clippy::too_many_arguments, reason = "each is one field, named at its only caller")]
-    pub(super) fn new(
-        topic: TopicName,
-        offset: Offset,
-        prev: Offset,
-        epoch: Epoch,
-        kind: Kind,
-        ts: Option<u64>,
-        taken_ms: u64,
-        payload: Payload,
-        state_bytes: usize,
-    ) -> Self {
-        Self { topic, offset, prev, epoch, kind, ts, taken_ms, payload, state_bytes, frames: Default::default() }
+    pub(super) fn new(kind: Kind, ts: Option<u64>, payload: Payload, place: Place) -> Arc<Self> {
+        let Place { topic, offset, prev, epoch, taken_ms, state_bytes, before } = place;
+        let frames = Frames::default();
+        Arc::new(Self { topic, offset, prev, epoch, kind, ts, taken_ms, payload, state_bytes, before, frames })
     }
 
-    /// Its frame in `dialect`.
-    pub fn frame(&self, dialect: Dialect) -> Bytes {
-        let make = || match self.kind {
-            Kind::Delta => dialect.delivery(&Delivery {
-                topic: &self.topic,
-                offset: self.offset,
-                prev: self.prev,
-                count: 1,
-                ts: self.ts,
-                data: self.payload.bytes(),
-            }),
-            Kind::Snapshot => dialect.snapshot(&SnapshotDelivery {
+    /// Its frame in `encoding`.
+    pub fn frame(&self, encoding: Encoding) -> Bytes {
+        // Without the delta before it, what changed since is everything: one frame does for both.
+        let encoding = if self.before.is_some() { encoding } else { encoding.whole() };
+        self.frames.get(encoding, || match self.kind {
+            Kind::Delta => encoding.delivery(
+                &Delivery {
+                    topic: &self.topic,
+                    offset: self.offset,
+                    prev: self.prev,
+                    count: 1,
+                    ts: self.ts,
+                    data: self.payload.bytes(),
+                },
+                self.before.as_deref(),
+            ),
+            Kind::Snapshot => encoding.snapshot(&SnapshotDelivery {
                 topic: &self.topic,
                 offset: self.offset,
                 epoch: &self.epoch,
                 ts: self.ts,
                 data: self.payload.bytes(),
             }),
-        };
-        match self.frames.get(dialect.index()) {
-            Some(slot) => slot.get_or_init(make).clone(),
-            None => make(),
-        }
+        })
     }
 }
 
@@ -98,28 +116,25 @@ pub struct Snapshot {
     pub ts: Option<u64>,
     /// JSON: the value, the object, or (`stream`) the list of kept deltas. `null` where nothing is known.
     pub data: Bytes,
-    frames: [OnceLock<Bytes>; Dialect::COUNT],
+    frames: Frames,
 }
 
 impl Snapshot {
     pub(super) fn new(topic: TopicName, offset: Offset, epoch: Epoch, ts: Option<u64>, data: Bytes) -> Self {
-        Self { topic, offset, epoch, ts, data, frames: Default::default() }
+        Self { topic, offset, epoch, ts, data, frames: Frames::default() }
     }
 
-    /// Its frame in `dialect`.
-    pub fn frame(&self, dialect: Dialect) -> Bytes {
-        let make = || {
-            dialect.snapshot(&SnapshotDelivery {
+    /// Its frame in `encoding`.
+    pub fn frame(&self, encoding: Encoding) -> Bytes {
+        let encoding = encoding.whole();
+        self.frames.get(encoding, || {
+            encoding.snapshot(&SnapshotDelivery {
                 topic: &self.topic,
                 offset: self.offset,
                 epoch: &self.epoch,
                 ts: self.ts,
                 data: &self.data,
             })
-        };
-        match self.frames.get(dialect.index()) {
-            Some(slot) => slot.get_or_init(make).clone(),
-            None => make(),
-        }
+        })
     }
 }

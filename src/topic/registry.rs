@@ -13,11 +13,11 @@ use super::merge::ParseError;
 use super::payload::{Payload, PayloadError};
 use super::state::Topic;
 use crate::clock::unix_ms;
-use crate::config::{Class, Config, Namespace};
+use crate::config::{Class, Config, Namespace, OPS};
 use crate::metrics::Metrics;
 use crate::name::{NameError, TopicName};
 use crate::position::{Epoch, Offset, Position};
-use crate::protocol::Dialect;
+use crate::protocol::{Encoding, HistoryPage, HistoryQuery, MembershipChange, Refusal};
 
 /// A shard of the hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,6 +40,8 @@ pub trait Outlet: Send + Sync {
     fn reset(&self, shard: ShardId, slot: Slot, snapshot: &Arc<Snapshot>);
     /// The topic went quiet at this time (Unix ms), or is back (`None`).
     fn stale(&self, shard: ShardId, slot: Slot, topic: &TopicName, since_ms: Option<u64>);
+    /// Somebody subscribed to a topic of a shard, here or on another node, or left it.
+    fn membership(&self, shard: ShardId, slot: Slot, change: &Arc<MembershipChange>);
 }
 
 /// A delta as a source hands it in.
@@ -84,6 +86,8 @@ pub enum PublishError {
     StreamSnapshot,
     #[error("the topic's state would reach {bytes} bytes, the most is {}", crate::limits::STATE_BYTES_MAX)]
     StateTooLarge { bytes: usize },
+    #[error("the namespace `{OPS}` is the server's own")]
+    Reserved,
     #[error("there are {max} topics already (limits.topics)")]
     TooManyTopics { max: usize },
 }
@@ -98,6 +102,7 @@ impl PublishError {
             Self::Patch(_) => "not_an_object",
             Self::StreamSnapshot => "stream_snapshot",
             Self::StateTooLarge { .. } => "state_too_large",
+            Self::Reserved => "reserved",
             Self::TooManyTopics { .. } => "too_many_topics",
         }
     }
@@ -157,6 +162,11 @@ struct SourceState {
     loading: AtomicBool,
 }
 
+/// Whether a topic is one that this process writes itself. It does not count.
+fn is_own(name: &TopicName) -> bool {
+    name.namespace() == Some(OPS)
+}
+
 /// All topics.
 pub struct Topics {
     map: DashMap<TopicName, Topic>,
@@ -164,6 +174,7 @@ pub struct Topics {
     config: Arc<Config>,
     namespaces: std::collections::HashMap<String, Arc<Namespace>>,
     default: Arc<Namespace>,
+    /// Those that were asked for, and at the end this process itself.
     sources: Vec<SourceState>,
     outlet: Arc<dyn Outlet>,
     metrics: Arc<Metrics>,
@@ -184,13 +195,13 @@ impl Topics {
             namespaces,
             default: Arc::new(config.default.clone()),
             config,
-            sources: std::iter::repeat_with(source).take(sources.max(1)).collect(),
+            sources: std::iter::repeat_with(source).take(sources.max(1) + 1).collect(),
             outlet,
             metrics,
         }
     }
 
-    /// How many there are.
+    /// How many there are, the server's own apart.
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
@@ -205,7 +216,13 @@ impl Topics {
     pub fn home(&self, topic: &str) -> SourceId {
         let hash =
             topic.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-        SourceId(u16::try_from(hash % self.sources.len() as u64).unwrap_or(0))
+        let shared = self.sources.len() as u64 - 1;
+        SourceId(u16::try_from(hash % shared.max(1)).unwrap_or(0))
+    }
+
+    /// What this process says of itself: its offsets mean nothing elsewhere.
+    pub fn local(&self) -> SourceId {
+        SourceId(u16::try_from(self.sources.len() - 1).unwrap_or(0))
     }
 
     fn source(&self, id: SourceId) -> Option<&SourceState> {
@@ -220,8 +237,12 @@ impl Topics {
 
     fn create(&self, name: TopicName, source: SourceId, now_ms: u64) -> Topic {
         let options = name.namespace().and_then(|n| self.namespaces.get(n)).unwrap_or(&self.default).clone();
+        let own = is_own(&name);
+        let source = if own { self.local() } else { source };
         let floor = self.source(source).map_or(0, |s| s.floor.load(Ordering::Acquire));
-        self.count.fetch_add(1, Ordering::Relaxed);
+        if !own {
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
         Topic::new(name, options, source, self.epoch(source), Offset::new(floor).unwrap_or_default(), now_ms)
     }
 
@@ -240,7 +261,7 @@ impl Topics {
         match self.map.entry(name.clone()) {
             Entry::Occupied(mut topic) => Ok(f(topic.get_mut())),
             Entry::Vacant(entry) => {
-                if self.len() >= self.config.limits.topics {
+                if self.len() >= self.config.limits.topics && !is_own(entry.key()) {
                     self.metrics.topics_refused.inc();
                     return Err(PublishError::TooManyTopics { max: self.config.limits.topics });
                 }
@@ -271,6 +292,9 @@ impl Topics {
     fn take_in(&self, incoming: Incoming<'_>) -> Result<Published, PublishError> {
         let now_ms = unix_ms();
         let Incoming { topic, kind, ts, payload, offset, source } = incoming;
+        if source != self.local() && topic.strip_prefix(OPS).is_some_and(|rest| rest.starts_with(':')) {
+            return Err(PublishError::Reserved);
+        }
         let silent = self.source(source).is_some_and(|s| s.loading.load(Ordering::Acquire));
         self.with_topic(topic, source, now_ms, |topic| {
             if topic.source != source {
@@ -291,8 +315,8 @@ impl Topics {
             let back = std::mem::take(&mut topic.stale);
             if !silent {
                 for interest in &topic.interest {
-                    for dialect in Dialect::ALL.into_iter().filter(|d| interest.dialects & d.bit() != 0) {
-                        delta.frame(dialect);
+                    for encoding in Encoding::ALL.into_iter().filter(|e| interest.encodings & e.bit() != 0) {
+                        delta.frame(encoding);
                     }
                     if back {
                         self.outlet.stale(interest.shard, interest.slot, &topic.name, None);
@@ -321,14 +345,14 @@ impl Topics {
         name: &TopicName,
         shard: ShardId,
         slot: Slot,
-        dialect: Dialect,
+        encoding: Encoding,
         since: Option<&Position>,
         history: u32,
         answer: impl FnOnce(Attachment),
     ) -> Result<(), PublishError> {
         self.with_topic(name.as_str(), self.home(name.as_str()), unix_ms(), |topic| {
-            topic.add_interest(shard, slot, dialect);
-            answer(topic.attach(dialect, since, history));
+            topic.add_interest(shard, slot, encoding);
+            answer(topic.attach(encoding, since, history));
         })
     }
 
@@ -349,7 +373,9 @@ impl Topics {
 
     fn remove_if(&self, name: &TopicName, condition: impl FnOnce(&Topic) -> bool) {
         if let Some((_, topic)) = self.map.remove_if(name, |_, topic| condition(topic)) {
-            self.count.fetch_sub(1, Ordering::Relaxed);
+            if !is_own(name) {
+                self.count.fetch_sub(1, Ordering::Relaxed);
+            }
             if let Some(source) = self.source(topic.source) {
                 source.floor.fetch_max(topic.offset.get(), Ordering::AcqRel);
             }
@@ -371,11 +397,40 @@ impl Topics {
 
     /// The next deltas after `after`, handed to `answer` in order with those that are published; `None` if some of them
     /// are gone.
-    pub fn replay_for(&self, name: &TopicName, dialect: Dialect, after: Offset, answer: impl FnOnce(Option<Replay>)) {
+    pub fn replay_for(&self, name: &TopicName, encoding: Encoding, after: Offset, answer: impl FnOnce(Option<Replay>)) {
         match self.map.get_mut(name.as_str()) {
-            Some(topic) => answer(topic.replay(dialect, after)),
+            Some(topic) => answer(topic.replay(encoding, after)),
             None => answer(None),
         }
+    }
+
+    /// Some of the topic's past; an unknown topic has none.
+    ///
+    /// # Errors
+    /// If the position asked from is not in the history.
+    pub fn history(&self, name: &TopicName, query: &HistoryQuery) -> Result<HistoryPage, Refusal> {
+        match self.map.get(name.as_str()) {
+            Some(topic) => topic.history(query),
+            None => {
+                let epoch = self.epoch(self.home(name.as_str()));
+                Ok(HistoryPage { offset: Offset::ZERO, epoch, publications: Vec::new() })
+            }
+        }
+    }
+
+    /// Tells subscribers that somebody came or went.
+    pub fn announce(&self, name: &TopicName, change: &Arc<MembershipChange>) {
+        if let Some(topic) = self.map.get(name.as_str()) {
+            self.each_interest(&topic, |shard, slot| self.outlet.membership(shard, slot, change));
+        }
+    }
+
+    /// Names and interested shards of topics that somebody here subscribes to.
+    pub fn subscribed(&self) -> Vec<(TopicName, Vec<(ShardId, Slot)>)> {
+        let wanted = self.map.iter().filter(|topic| !topic.interest.is_empty());
+        wanted
+            .map(|topic| (topic.name.clone(), topic.interest.iter().map(|i| (i.shard, i.slot)).collect()))
+            .collect()
     }
 
     /// The topic as REST shows it; `None` where nothing was ever published.
@@ -459,6 +514,7 @@ impl Topics {
         let Some(state) = self.source(source) else { return };
         state.loading.store(false, Ordering::Release);
         for mut topic in self.map.iter_mut().filter(|topic| topic.source == source && !topic.interest.is_empty()) {
+            topic.break_chain();
             let snapshot = topic.snapshot();
             self.each_interest(topic.value(), |shard, slot| self.outlet.reset(shard, slot, &snapshot));
         }
@@ -495,6 +551,7 @@ impl Topics {
     pub fn check(&self, topic: &str, kind: Kind, payload: &Payload) -> Result<(), PublishError> {
         let result = TopicName::new(topic).map_err(PublishError::from).and_then(|name| {
             match self.config.namespace(name.namespace()).class {
+                _ if is_own(&name) => Err(PublishError::Reserved),
                 Class::Stream if kind == Kind::Snapshot => Err(PublishError::StreamSnapshot),
                 Class::Merge if !payload.is_object() => Err(PublishError::Patch(ParseError::NotObject)),
                 _ => Ok(()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::delta::{Delta, Kind, Snapshot};
+use super::delta::{Delta, Kind, Place, Snapshot};
 use super::history::History;
 use super::merge::{self, Members};
 use super::payload::Payload;
@@ -14,7 +14,7 @@ use crate::config::{Class, Namespace};
 use crate::limits::{RECOVERY_BYTES, STATE_BYTES_MAX};
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset, Position};
-use crate::protocol::Dialect;
+use crate::protocol::{Encoding, HistoryDelta, HistoryPage, HistoryQuery, Refusal};
 
 /// A shard with subscribers of the topic.
 #[derive(Debug, Clone, Copy)]
@@ -22,8 +22,8 @@ pub(super) struct Interest {
     pub(super) shard: ShardId,
     /// The shard's own index of the topic, so that the data plane never hashes a name.
     pub(super) slot: Slot,
-    /// Dialects in use there, one bit each.
-    pub(super) dialects: u8,
+    /// Encodings in use there, one bit each.
+    pub(super) encodings: u8,
 }
 
 #[derive(Debug)]
@@ -65,6 +65,8 @@ pub(super) struct Topic {
     pub(super) unsaved: bool,
     state: State,
     history: History,
+    /// Data of the last delta as subscribers hold it, where the namespace has delta compression.
+    before: Option<Bytes>,
     pub(super) interest: Vec<Interest>,
     /// Of the current offset, once somebody asked.
     snapshot: Option<Arc<Snapshot>>,
@@ -92,6 +94,7 @@ impl Topic {
             active_ms: now_ms,
             stale: false,
             unsaved: false,
+            before: None,
             interest: Vec::new(),
             snapshot: None,
         }
@@ -107,7 +110,13 @@ impl Topic {
         self.known = false;
         self.ts = None;
         self.stale = false;
+        self.before = None;
         self.snapshot = None;
+    }
+
+    /// Subscribers will be sent the state: the next delta is not to be said by the one before.
+    pub(super) fn break_chain(&mut self) {
+        self.before = None;
     }
 
     /// Takes a delta in and returns it as it is to be delivered.
@@ -138,17 +147,20 @@ impl Topic {
             }
             _ => {}
         }
-        let delta = Arc::new(Delta::new(
-            self.name.clone(),
+        let before = match self.options.has_fossil() {
+            true => self.before.replace(payload.bytes().clone()),
+            false => None,
+        };
+        let place = Place {
+            topic: self.name.clone(),
             offset,
-            self.offset,
-            self.epoch.clone(),
-            kind,
-            ts,
-            now_ms,
-            payload,
+            prev: self.offset,
+            epoch: self.epoch.clone(),
+            taken_ms: now_ms,
             state_bytes,
-        ));
+            before,
+        };
+        let delta = Delta::new(kind, ts, payload, place);
         if let State::Latest(last) = &mut self.state {
             *last = Some(delta.clone());
         }
@@ -180,6 +192,7 @@ impl Topic {
         let floor = self.offset.max(offset);
         self.publish(kind, ts, payload, offset, now_ms)?;
         self.history = History::from_floor(floor);
+        self.before = None;
         self.unsaved = false;
         Ok(())
     }
@@ -221,21 +234,23 @@ impl Topic {
     }
 
     /// What a new subscriber gets: what it missed since the position it names, or the state (DESIGN section 4).
-    pub(super) fn attach(&mut self, dialect: Dialect, since: Option<&Position>, history: u32) -> Attachment {
-        let comparable = since.filter(|p| p.epoch == self.epoch && p.offset <= self.offset);
+    pub(super) fn attach(&mut self, encoding: Encoding, since: Option<&Position>, history: u32) -> Attachment {
+        // Who has nothing yet may not know the epoch.
+        let same = |p: &Position| p.epoch == self.epoch || (p.epoch.as_str().is_empty() && p.offset == Offset::ZERO);
+        let comparable = since.filter(|p| same(p) && p.offset <= self.offset);
         if self.options.class == Class::Stream {
-            let recovered = comparable.and_then(|p| self.replay(dialect, p.offset));
+            let recovered = comparable.and_then(|p| self.replay(encoding, p.offset));
             let wanted = if since.is_some() { 0 } else { history as usize };
             let missed = match &recovered {
                 Some(_) => recovered.clone(),
-                None => self.history.before_last(wanted).and_then(|from| self.replay(dialect, from)),
+                None => self.history.before_last(wanted).and_then(|from| self.replay(encoding, from)),
             };
             return self.attachment(recovered.is_some(), missed.unwrap_or(Replay::nothing(self.offset)));
         }
-        if let Some(frames) = comparable.and_then(|p| self.missed(dialect, p.offset)) {
+        if let Some(frames) = comparable.and_then(|p| self.missed(encoding, p.offset)) {
             return self.attachment(true, Replay { frames, ..Replay::nothing(self.offset) });
         }
-        let frames = if self.known || since.is_some() { vec![self.snapshot().frame(dialect)] } else { Vec::new() };
+        let frames = if self.known || since.is_some() { vec![self.snapshot().frame(encoding)] } else { Vec::new() };
         self.attachment(since.is_some(), Replay { frames, ..Replay::nothing(self.offset) })
     }
 
@@ -245,7 +260,7 @@ impl Topic {
     }
 
     /// The next deltas after `after`, as many as are sent at once; `None` if some are gone.
-    pub(super) fn replay(&self, dialect: Dialect, after: Offset) -> Option<Replay> {
+    pub(super) fn replay(&self, encoding: Encoding, after: Offset) -> Option<Replay> {
         let mut replay = Replay { after, upto: after, ..Replay::nothing(after) };
         let mut bytes = 0;
         for delta in self.history.since(after)? {
@@ -253,7 +268,8 @@ impl Topic {
                 replay.complete = false;
                 return Some(replay);
             }
-            let frame = delta.frame(dialect);
+            // The first goes to somebody who does not hold the one before it.
+            let frame = delta.frame(if replay.frames.is_empty() { encoding.whole() } else { encoding });
             bytes += frame.len();
             replay.upto = delta.offset;
             replay.frames.push(frame);
@@ -264,7 +280,7 @@ impl Topic {
     }
 
     /// Frames of what came after `offset`, if that is the shortest way to say it.
-    fn missed(&mut self, dialect: Dialect, offset: Offset) -> Option<Vec<Bytes>> {
+    fn missed(&mut self, encoding: Encoding, offset: Offset) -> Option<Vec<Bytes>> {
         let missed: Vec<Arc<Delta>> = self.history.since(offset)?.cloned().collect();
         let shorter = match (&self.state, missed.as_slice()) {
             (_, []) => true,
@@ -276,14 +292,48 @@ impl Topic {
             }
             (State::Stream, _) => false,
         };
-        shorter.then(|| missed.iter().map(|d| d.frame(dialect)).collect())
+        let encodings = std::iter::once(encoding.whole()).chain(std::iter::repeat(encoding));
+        shorter.then(|| missed.iter().zip(encodings).map(|(d, encoding)| d.frame(encoding)).collect())
     }
 
-    /// Adds a dialect of a shard to those that get deltas.
-    pub(super) fn add_interest(&mut self, shard: ShardId, slot: Slot, dialect: Dialect) {
+    /// Some of the kept deltas. An answer is bounded in bytes too: what does not fit is asked for again, from there on.
+    pub(super) fn history(&self, query: &HistoryQuery) -> Result<HistoryPage, Refusal> {
+        let mut publications = Vec::new();
+        if query.limit > 0 {
+            let since = query.since.as_ref();
+            let gone = || Refusal::new(416, "the history does not reach back there, or the epoch is another");
+            if since.is_some_and(|p| !p.epoch.as_str().is_empty() && p.epoch != self.epoch) {
+                return Err(gone());
+            }
+            let deltas: Vec<&Arc<Delta>> = match (since, query.reverse) {
+                (None, _) => self.history.last(usize::MAX).collect(),
+                (Some(p), false) => self.history.since(p.offset).ok_or_else(gone)?.collect(),
+                (Some(p), true) => self.history.last(usize::MAX).filter(|d| d.offset < p.offset).collect(),
+            };
+            let ordered: &mut dyn Iterator<Item = &Arc<Delta>> =
+                if query.reverse { &mut deltas.into_iter().rev() } else { &mut deltas.into_iter() };
+            let mut bytes = 0;
+            for delta in ordered.take(query.limit) {
+                if bytes > RECOVERY_BYTES {
+                    break;
+                }
+                bytes += delta.payload.bytes().len();
+                publications.push(HistoryDelta {
+                    offset: delta.offset,
+                    ts: delta.ts,
+                    data: delta.payload.bytes().clone(),
+                    snapshot: delta.kind == Kind::Snapshot,
+                });
+            }
+        }
+        Ok(HistoryPage { offset: self.offset, epoch: self.epoch.clone(), publications })
+    }
+
+    /// Adds an encoding of a shard to those that get deltas.
+    pub(super) fn add_interest(&mut self, shard: ShardId, slot: Slot, encoding: Encoding) {
         match self.interest.iter_mut().find(|i| i.shard == shard && i.slot == slot) {
-            Some(interest) => interest.dialects |= dialect.bit(),
-            None => self.interest.push(Interest { shard, slot, dialects: dialect.bit() }),
+            Some(interest) => interest.encodings |= encoding.bit(),
+            None => self.interest.push(Interest { shard, slot, encodings: encoding.bit() }),
         }
     }
 
@@ -359,7 +409,7 @@ mod tests {
             for n in 1..=5 {
                 publish(&mut topic, &format!("{{\"n{}\":{n}}}", n % 4));
             }
-            let attachment = topic.attach(Dialect::Plain, position.as_ref(), 0);
+            let attachment = topic.attach(Encoding::Plain, position.as_ref(), 0);
             let expected = (*recovered, frames.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>());
             assert_eq!(seen(&attachment), expected, "{class:?} since {position:?}");
             assert_eq!(attachment.offset.get(), 5);
@@ -372,8 +422,8 @@ mod tests {
         for n in 1..=5 {
             publish(&mut topic, &n.to_string());
         }
-        assert_eq!(seen(&topic.attach(Dialect::Plain, None, 2)).1, ["d@4", "d@5"]);
-        assert_eq!(seen(&topic.attach(Dialect::Plain, None, 99)).1.len(), 3);
+        assert_eq!(seen(&topic.attach(Encoding::Plain, None, 2)).1, ["d@4", "d@5"]);
+        assert_eq!(seen(&topic.attach(Encoding::Plain, None, 99)).1.len(), 3);
         assert_eq!(topic.snapshot().data, r#"[{"offset":3,"data":3},{"offset":4,"data":4},{"offset":5,"data":5}]"#);
     }
 

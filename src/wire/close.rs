@@ -16,12 +16,14 @@ pub enum CloseReason {
     NoPong,
     TooManyRequests,
     InvalidToken,
+    BadRequest,
     NoCommand,
+    Forced,
 }
 
 impl CloseReason {
     /// All of them, for metrics.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::ProtocolError,
         Self::UnsupportedData,
         Self::InvalidUtf8,
@@ -33,7 +35,9 @@ impl CloseReason {
         Self::NoPong,
         Self::TooManyRequests,
         Self::InvalidToken,
+        Self::BadRequest,
         Self::NoCommand,
+        Self::Forced,
     ];
 
     /// The status code of the close frame.
@@ -50,7 +54,18 @@ impl CloseReason {
             Self::NoPong => 3012,
             Self::TooManyRequests => 3013,
             Self::InvalidToken => 3500,
+            Self::BadRequest => 3501,
             Self::NoCommand => 3502,
+            Self::Forced => 3503,
+        }
+    }
+
+    /// The same for Centrifuge clients, where they have a code of their own for it.
+    pub fn centrifuge_code(self) -> u16 {
+        match self {
+            // "Shutdown": they come back, each after a time of its own.
+            Self::ServiceRestart => 3001,
+            _ => self.code(),
         }
     }
 
@@ -58,7 +73,7 @@ impl CloseReason {
     pub fn reason(self) -> &'static str {
         match self {
             Self::ProtocolError => "protocol error",
-            Self::UnsupportedData => "text only",
+            Self::UnsupportedData => "text where binary is, or the other way round",
             Self::InvalidUtf8 => "invalid UTF-8",
             Self::MessageTooBig => "message too big",
             Self::ServiceRestart => "service restart",
@@ -68,7 +83,9 @@ impl CloseReason {
             Self::NoPong => "no pong",
             Self::TooManyRequests => "too many commands",
             Self::InvalidToken => "invalid token",
+            Self::BadRequest => "bad request",
             Self::NoCommand => "no valid command in time",
+            Self::Forced => "force disconnect",
         }
     }
 }

@@ -67,12 +67,21 @@ pub fn frame(opcode: Opcode, payload: &[u8]) -> Bytes {
 /// A whole text frame whose payload `write` appends. The payload is written once, in place: room for the
 /// longest header is left in front and what was not needed of it is cut off again without a copy.
 pub fn text(capacity: usize, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    written(Opcode::Text, capacity, write)
+}
+
+/// The same as a binary frame.
+pub fn binary(capacity: usize, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    written(Opcode::Binary, capacity, write)
+}
+
+fn written(opcode: Opcode, capacity: usize, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut out = Vec::with_capacity(HEADER_BYTES_MAX + capacity);
     out.resize(HEADER_BYTES_MAX, 0);
     write(&mut out);
     let len = out.len() - HEADER_BYTES_MAX;
     let mut header = Vec::with_capacity(HEADER_BYTES_MAX);
-    put_header(&mut header, Opcode::Text, len);
+    put_header(&mut header, opcode, len);
     let start = HEADER_BYTES_MAX - header.len();
     if let Some(room) = out.get_mut(start..HEADER_BYTES_MAX) {
         room.copy_from_slice(&header);
@@ -80,11 +89,30 @@ pub fn text(capacity: usize, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     Bytes::from(out).slice(start..)
 }
 
+/// Bytes of the header of a whole server frame.
+pub fn header_bytes(frame: &[u8]) -> usize {
+    match frame.get(1) {
+        Some(126) => 4,
+        Some(127) => 10,
+        _ => 2,
+    }
+    .min(frame.len())
+}
+
+/// A close frame with any code and reason; a reason that is too long for a control frame (RFC 6455 §5.5) is cut.
+pub fn close_with(code: u16, reason: &str) -> Bytes {
+    let mut payload = code.to_be_bytes().to_vec();
+    let mut end = reason.len().min(123);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    payload.extend_from_slice(reason.get(..end).unwrap_or_default().as_bytes());
+    frame(Opcode::Close, &payload)
+}
+
 /// A close frame with its code and reason.
 pub fn close(reason: CloseReason) -> Bytes {
-    let mut payload = reason.code().to_be_bytes().to_vec();
-    payload.extend_from_slice(reason.reason().as_bytes());
-    frame(Opcode::Close, &payload)
+    close_with(reason.code(), reason.reason())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 /// Each module and what it may use, ground floor first.
 const LAYERS: &[(&str, &[&str])] = &[
     ("limits", &[]),
+    ("client", &[]),
     ("clock", &[]),
     ("name", &["limits"]),
     ("position", &["limits"]),
@@ -13,17 +14,22 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("metrics", &["wire"]),
     ("protocol", &["limits", "name", "position", "wire"]),
     ("topic", &["clock", "config", "limits", "metrics", "name", "position", "protocol"]),
-    ("auth", &["clock", "config", "limits", "name"]),
+    ("auth", &["client", "clock", "config", "limits", "name"]),
     ("hub", &["auth", "clock", "config", "limits", "metrics", "name", "position", "protocol", "topic", "wire"]),
     ("source", &["clock", "config", "hub", "limits", "metrics", "name", "position", "topic"]),
+    ("cluster", &["clock", "config", "hub", "metrics", "name", "protocol", "source", "topic"]),
+    (
+        "backend",
+        &["client", "clock", "cluster", "config", "hub", "limits", "metrics", "name", "protocol", "source", "topic"],
+    ),
     (
         "http",
         &[
-            "auth", "clock", "config", "hub", "limits", "metrics", "name", "position", "protocol", "server", "source",
-            "topic",
+            "auth", "clock", "cluster", "config", "hub", "limits", "metrics", "name", "position", "protocol", "server", "source",
+            "topic", "wire",
         ],
     ),
-    ("server", &["auth", "clock", "config", "http", "hub", "limits", "metrics", "source", "topic"]),
+    ("server", &["auth", "backend", "clock", "cluster", "config", "http", "hub", "limits", "metrics", "position", "source", "topic"]),
     ("cli", &["config", "server", "source", "topic"]),
 ];
 

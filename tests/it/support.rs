@@ -47,11 +47,16 @@ class = "merge"
 impl Server {
     /// With this configuration, on a port of its own.
     pub(crate) fn start(config: &str) -> Self {
+        Self::start_at(config, 0)
+    }
+
+    /// With this configuration, on this port.
+    pub(crate) fn start_at(config: &str, port: u16) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("nexus-push.toml");
         std::fs::write(&path, config).unwrap();
         let mut child = Command::new(PROGRAM)
-            .args(["serve", "--listen", "127.0.0.1:0", "--config"])
+            .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--config"])
             .arg(&path)
             .env("NEXUS_LOG", "debug")
             .stdout(Stdio::piped())
@@ -320,6 +325,11 @@ impl Redis {
     }
 
     /// A server that reads it, everything open.
+    /// A server's configuration of this as its source.
+    pub(crate) fn source_config(&self) -> String {
+        format!("[source.redis]\nurl = \"{}\"\n", self.url())
+    }
+
     pub(crate) async fn server(&self, more: &str) -> Server {
         let server = Server::start(&format!("{OPEN}\n[source.redis]\nurl = \"{}\"\n{more}", self.url()));
         server.until("ready", |s| s.get("/readyz").0 == 200).await;

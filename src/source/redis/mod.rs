@@ -21,7 +21,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time for any answer; above what a blocking read waits.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-async fn connect(client: &::redis::Client) -> ::redis::RedisResult<MultiplexedConnection> {
+/// A connection whose every answer has a time-out.
+///
+/// # Errors
+/// If there is none to be had.
+pub async fn connect(client: &::redis::Client) -> ::redis::RedisResult<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(Some(RESPONSE_TIMEOUT));

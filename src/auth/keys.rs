@@ -1,0 +1,85 @@
+//! Keys: each serves one algorithm; `none` does not exist here.
+
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey};
+
+use crate::config::{TokenAlgorithm, TokenKey};
+
+/// A key and the one algorithm that it is for.
+pub(super) struct Key {
+    pub(super) kid: Option<String>,
+    pub(super) algorithm: Algorithm,
+    pub(super) key: DecodingKey,
+}
+
+impl Key {
+    /// Loads a key that the configuration names.
+    pub(super) fn load(key: &TokenKey) -> Result<Self, String> {
+        let read = |path: &std::path::Path| std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()));
+        let pem = || match &key.public_key_file {
+            Some(path) => read(path),
+            None => Err("`public_key_file` is missing".to_owned()),
+        };
+        let text = |e: jsonwebtoken::errors::Error| e.to_string();
+        let decoding = match key.algorithm {
+            TokenAlgorithm::HS256 => {
+                let secret = match (&key.secret, &key.secret_file) {
+                    (Some(secret), _) => secret.clone().into_bytes(),
+                    (None, Some(path)) => read(path)?.trim_ascii().to_vec(),
+                    (None, None) => return Err("`secret` is missing".into()),
+                };
+                if secret.len() < 32 {
+                    return Err(format!("secret has {} bytes, the least is 32", secret.len()));
+                }
+                DecodingKey::from_secret(&secret)
+            }
+            TokenAlgorithm::RS256 => DecodingKey::from_rsa_pem(&pem()?).map_err(text)?,
+            TokenAlgorithm::ES256 => DecodingKey::from_ec_pem(&pem()?).map_err(text)?,
+            TokenAlgorithm::EdDSA => DecodingKey::from_ed_pem(&pem()?).map_err(text)?,
+        };
+        Ok(Self { kid: key.kid.clone(), algorithm: algorithm(key.algorithm), key: decoding })
+    }
+
+    /// Whether it may be what a token was signed with.
+    pub(super) fn fits(&self, algorithm: Algorithm, kid: Option<&str>) -> bool {
+        self.algorithm == algorithm && (self.kid.is_none() || self.kid.as_deref() == kid)
+    }
+}
+
+pub(super) fn algorithm(name: TokenAlgorithm) -> Algorithm {
+    match name {
+        TokenAlgorithm::HS256 => Algorithm::HS256,
+        TokenAlgorithm::RS256 => Algorithm::RS256,
+        TokenAlgorithm::ES256 => Algorithm::ES256,
+        TokenAlgorithm::EdDSA => Algorithm::EdDSA,
+    }
+}
+
+/// Keys of a set (RFC 7517) that are for signatures and for one of `allowed`. Each is pinned to the algorithm that it
+/// names or, if it names none, to the one that its type leaves.
+pub(super) fn of_set(set: &JwkSet, allowed: &[Algorithm]) -> Vec<Key> {
+    let key = |jwk: &Jwk| {
+        if jwk.common.public_key_use.as_ref().is_some_and(|u| *u != PublicKeyUse::Signature) {
+            return None;
+        }
+        let natural = match &jwk.algorithm {
+            AlgorithmParameters::RSA(_) => Algorithm::RS256,
+            AlgorithmParameters::EllipticCurve(p) if p.curve == EllipticCurve::P256 => Algorithm::ES256,
+            AlgorithmParameters::OctetKeyPair(p) if p.curve == EllipticCurve::Ed25519 => Algorithm::EdDSA,
+            _ => return None,
+        };
+        let named = match jwk.common.key_algorithm {
+            None => natural,
+            Some(KeyAlgorithm::RS256) => Algorithm::RS256,
+            Some(KeyAlgorithm::ES256) => Algorithm::ES256,
+            Some(KeyAlgorithm::EdDSA) => Algorithm::EdDSA,
+            Some(_) => return None,
+        };
+        if named != natural || !allowed.contains(&named) {
+            return None;
+        }
+        let decoding = DecodingKey::from_jwk(jwk).ok()?;
+        Some(Key { kid: jwk.common.key_id.clone(), algorithm: named, key: decoding })
+    };
+    set.keys.iter().filter_map(key).collect()
+}

@@ -1,0 +1,152 @@
+//! What sessions may ask for beyond topics, put together: publishing, presence, calls.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use crate::cluster::Cluster;
+use crate::config;
+use crate::hub::{Answer, Backend, Member, MemberCount};
+use crate::limits::{PRESENCE_MEMBERS_MAX, RPC_BYTES_MAX};
+use crate::metrics::Metrics;
+use crate::name::TopicName;
+use crate::protocol::{MemberInfo, Refusal};
+use crate::source::publish::{Failure, Publisher};
+use crate::topic::{Kind, Payload};
+
+/// The hub's backend.
+pub struct Backstage {
+    publisher: Arc<Publisher>,
+    cluster: Arc<Cluster>,
+    calls: Option<Calls>,
+    metrics: Arc<Metrics>,
+}
+
+/// Where calls go.
+struct Calls {
+    client: reqwest::Client,
+    endpoint: String,
+}
+
+#[derive(Deserialize)]
+struct CallReply {
+    result: Option<CallResult>,
+    error: Option<CallError>,
+}
+
+#[derive(Deserialize)]
+struct CallResult {
+    data: Option<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct CallError {
+    code: u16,
+    message: String,
+}
+
+impl Backstage {
+    /// As configured.
+    ///
+    /// # Errors
+    /// If there is no HTTP client to be had for calls.
+    pub fn new(
+        publisher: Arc<Publisher>,
+        cluster: Arc<Cluster>,
+        rpc: &config::Rpc,
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<Self> {
+        let calls = match &rpc.endpoint {
+            Some(endpoint) => {
+                Some(Calls { client: crate::client::http(rpc.timeout)?, endpoint: endpoint.clone() })
+            }
+            None => None,
+        };
+        Ok(Self { publisher, cluster, calls, metrics })
+    }
+}
+
+impl Calls {
+    async fn call(self, request: String) -> Result<Bytes, Refusal> {
+        let request =
+            self.client.post(&self.endpoint).header("content-type", "application/json").body(request);
+        let again = |reason: String| {
+            tracing::warn!(reason, "rpc.endpoint did not answer a call");
+            Refusal::new(503, "the call was not answered, try again")
+        };
+        let body = crate::client::body(request, RPC_BYTES_MAX).await.map_err(again)?;
+        let reply: CallReply = serde_json::from_slice(&body).map_err(|e| again(format!("not an answer: {e}")))?;
+        match reply {
+            CallReply { error: Some(error), .. } if (1_000..2_000).contains(&error.code) => {
+                Err(Refusal::new(error.code, error.message))
+            }
+            CallReply { error: Some(error), .. } => {
+                Err(again(format!("its error code {} is not one of 1000 to 1999", error.code)))
+            }
+            CallReply { result, .. } => {
+                let data = result.and_then(|r| r.data).map(|d| String::from(Box::<str>::from(d)));
+                Ok(Bytes::from(data.unwrap_or_else(|| "null".into())))
+            }
+        }
+    }
+}
+
+impl Backend for Backstage {
+    fn publish(&self, topic: TopicName, payload: Payload) -> Answer<()> {
+        let (publisher, metrics) = (self.publisher.clone(), self.metrics.clone());
+        Box::pin(async move {
+            match publisher.publish(topic.as_str(), Kind::Delta, Some(crate::clock::unix_ms()), payload).await {
+                Ok(_) => {
+                    metrics.client_publishes.inc();
+                    Ok(())
+                }
+                Err(Failure::Refused(error)) => Err(Refusal::new(400, error.to_string()).about(topic.as_str())),
+                Err(Failure::Unavailable(error)) => {
+                    tracing::warn!(%error, "a client's publish was not taken");
+                    Err(Refusal::new(503, "the publish was not taken, try again").about(topic.as_str()))
+                }
+            }
+        })
+    }
+
+    fn joined(&self, topic: &TopicName, member: &Member) {
+        self.cluster.joined(topic, member);
+    }
+
+    fn left(&self, topic: &TopicName, member: &Member) {
+        self.cluster.left(topic, member);
+    }
+
+    fn presence(&self, topic: TopicName) -> Answer<Vec<Arc<MemberInfo>>> {
+        let cluster = self.cluster.clone();
+        Box::pin(async move {
+            let members = cluster.presence(&topic).await?;
+            if members.len() > PRESENCE_MEMBERS_MAX {
+                let reason = format!(
+                    "{} members, the most in one answer is {PRESENCE_MEMBERS_MAX}; ask for presence_stats",
+                    members.len()
+                );
+                return Err(Refusal::new(429, reason).about(topic.as_str()));
+            }
+            Ok(members.into_values().collect())
+        })
+    }
+
+    fn presence_stats(&self, topic: TopicName) -> Answer<MemberCount> {
+        let cluster = self.cluster.clone();
+        Box::pin(async move { cluster.presence_stats(&topic).await })
+    }
+
+    fn call(&self, client: String, user: String, method: String, data: Bytes) -> Answer<Bytes> {
+        let Some(Calls { client: http, endpoint }) = &self.calls else {
+            return Box::pin(async { Err(Refusal::new(501, "no calls are configured (rpc.endpoint)")) });
+        };
+        let calls = Calls { client: http.clone(), endpoint: endpoint.clone() };
+        let data: serde_json::Value = serde_json::from_slice(&data).unwrap_or_default();
+        let request = json!({"client": client, "user": user, "method": method, "data": data}).to_string();
+        Box::pin(calls.call(request))
+    }
+}

@@ -1,0 +1,161 @@
+//! How nodes fare: each says so about once a second; all of it is the topic `ops:nodes`.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::clock::unix_ms;
+use crate::metrics::ShardStats;
+
+/// A node that has said nothing for this long is gone.
+const SILENT_MS: u64 = 60_000;
+
+/// How one node fares. Counters count from its start.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "named as in /status and /metrics")]
+pub struct NodeReport {
+    pub name: String,
+    pub version: String,
+    /// Unix ms of this report.
+    pub at: u64,
+    /// Unix ms.
+    pub started_at: u64,
+    pub ready: bool,
+    pub reasons: Vec<String>,
+    pub draining: bool,
+    pub sessions: usize,
+    pub sessions_max: usize,
+    pub sessions_by_shard: Vec<usize>,
+    pub subscriptions: u64,
+    pub topics: usize,
+    pub slow_sessions: u64,
+    pub backlog_bytes: u64,
+    pub queue_depth: usize,
+    pub deltas: u64,
+    pub deliveries: u64,
+    pub conflated: u64,
+    pub visits: u64,
+    pub sent_bytes: u64,
+    pub closes: u64,
+    pub rss_bytes: u64,
+    /// A second, since the report before.
+    pub rates: BTreeMap<String, f64>,
+    pub sources: Vec<SourceReport>,
+}
+
+/// How one source of a node fares.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "named as in /status")]
+pub struct SourceReport {
+    pub name: String,
+    pub connected: bool,
+    pub lag_ms: u64,
+    pub deltas: u64,
+    pub note: Option<String>,
+}
+
+/// Makes reports: remembers the one before.
+pub struct Reporter {
+    last: Option<(Instant, [u64; 5])>,
+}
+
+impl Reporter {
+    /// Nothing reported yet.
+    pub fn new() -> Self {
+        Self { last: None }
+    }
+
+    /// Fills in what the shards count and what it comes to a second.
+    pub fn fill(&mut self, report: &mut NodeReport, shards: &[Arc<ShardStats>]) {
+        let sum = |read: fn(&ShardStats) -> u64| shards.iter().map(|s| read(s)).sum::<u64>();
+        report.subscriptions = sum(|s| s.subscriptions.get());
+        report.slow_sessions = sum(|s| s.slow_sessions.get());
+        report.backlog_bytes = sum(|s| s.backlog_bytes.get());
+        report.deliveries = sum(|s| s.deliveries.get());
+        report.conflated = sum(|s| s.conflated.get());
+        report.visits = sum(|s| s.visits.get());
+        report.sent_bytes = sum(|s| s.bytes.get());
+        report.closes = sum(|s| s.closes.iter().map(crate::metrics::Stat::get).sum());
+        let names = ["deltas", "deliveries", "conflated", "visits", "sent_bytes"];
+        let counts = [report.deltas, report.deliveries, report.conflated, report.visits, report.sent_bytes];
+        let now = Instant::now();
+        if let Some((then, before)) = self.last {
+            let seconds = now.duration_since(then).as_secs_f64().max(0.001);
+            let rates = counts.iter().zip(before).map(|(now, before)| {
+                #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
+                let rate = now.saturating_sub(before) as f64 / seconds;
+                (rate * 10.0).round() / 10.0
+            });
+            report.rates = names.iter().map(|name| (*name).to_owned()).zip(rates).collect();
+        }
+        self.last = Some((now, counts));
+    }
+}
+
+impl Default for Reporter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// All nodes that are known.
+pub struct Nodes {
+    own: Arc<str>,
+    reports: Mutex<BTreeMap<String, (u64, Option<NodeReport>)>>,
+}
+
+impl Nodes {
+    pub(super) fn new(own: Arc<str>) -> Self {
+        Self { own, reports: Mutex::default() }
+    }
+
+    fn put(&self, node: &str, report: Option<NodeReport>) {
+        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.insert(node.to_owned(), (unix_ms(), report));
+    }
+
+    pub(super) fn heard(&self, node: &str, report: NodeReport) {
+        self.put(node, Some(report));
+    }
+
+    pub(super) fn own(&self, report: NodeReport) {
+        self.put(&self.own, Some(report));
+    }
+
+    pub(super) fn gone(&self, node: &str) {
+        self.put(node, None);
+    }
+
+    /// How many other nodes there are.
+    pub(super) fn others(&self) -> usize {
+        let now_ms = unix_ms();
+        let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        let alive = |(name, (heard, report)): (&String, &(u64, Option<NodeReport>))| {
+            **name != *self.own && report.is_some() && now_ms.saturating_sub(*heard) < 5_000
+        };
+        reports.iter().filter(|entry| alive(*entry)).count()
+    }
+
+    /// All reports, the newest of each node.
+    pub fn reports(&self) -> Vec<(String, NodeReport)> {
+        let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.iter().filter_map(|(name, (_, report))| Some((name.clone(), report.clone()?))).collect()
+    }
+
+    /// What changed, as a merge patch on an object of all nodes. Those long silent go.
+    pub fn patch(&self) -> Value {
+        let now_ms = unix_ms();
+        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        for (heard, report) in reports.values_mut() {
+            if now_ms.saturating_sub(*heard) > SILENT_MS {
+                *report = None;
+            }
+        }
+        let patch = reports.iter().map(|(name, (_, report))| (name.clone(), json!(report))).collect();
+        reports.retain(|_, (_, report)| report.is_some());
+        Value::Object(patch)
+    }
+}

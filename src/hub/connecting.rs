@@ -1,0 +1,365 @@
+//! The life of a Centrifuge session beside its deliveries: connect, refresh, tokens of subscriptions, who can see it;
+//! and what operators order.
+
+use bytes::Bytes;
+
+use super::attaching::{Item, Wanted};
+use super::backend::Member;
+use super::client::{Client, Special};
+use super::event::{Ask, Order, Purpose, Request, SessionKey, Shown, Who};
+use super::session::{Deferred, Stage};
+use super::shard::Shard;
+use crate::auth::{Grant, Identity, TokenError};
+use crate::config::Action;
+use crate::limits::PENDING_COMMANDS_MAX;
+use crate::name::TopicName;
+use crate::protocol::{
+    CommandId, Connected, MemberInfo, Op, Refusal, SUBSCRIPTION_EXPIRED, SubscribeItem, SubscribeTerms, Subscribed,
+    UNSUBSCRIBED_BY_SERVER,
+};
+use crate::topic::{Payload, Slot};
+use crate::wire::close::CloseReason;
+
+impl Shard {
+    /// The first command of a Centrifuge session.
+    pub(super) fn connect(&mut self, index: u32, id: CommandId, token: Option<String>, items: Vec<SubscribeItem>) {
+        let (now_ms, shard, anonymous) = (self.now_ms, self.id, self.config.access.anonymous);
+        let Some(session) = self.session(index) else { return };
+        if session.client.is_some() {
+            self.close(index, CloseReason::BadRequest);
+            return;
+        }
+        session.client = Some(Client::new(now_ms));
+        // What comes behind it waits until it has been answered.
+        session.deferred = Some(Box::new(Deferred { authenticating: true, ..Deferred::default() }));
+        let (key, known) = (session.key(index), session.identity.is_some());
+        match token {
+            Some(token) => {
+                let purpose = Purpose::Connect { items };
+                self.wanted.push(Request::Authenticate { shard, session: key, id, purpose, token });
+            }
+            None if known || anonymous => self.begin_session(index, id, items),
+            None => self.close(index, CloseReason::InvalidToken),
+        }
+    }
+
+    /// It is known who it is: what the server subscribes it to comes first, and with the reply.
+    fn begin_session(&mut self, index: u32, id: CommandId, items: Vec<SubscribeItem>) {
+        self.valid(index);
+        let Some(session) = self.session(index) else { return };
+        let key = session.key(index);
+        let topics = session.identity.as_ref().map(|i| i.subscribed.clone()).unwrap_or_default();
+        let mut items = items;
+        let wanted: Vec<Wanted> = topics
+            .into_iter()
+            .map(|topic| {
+                let at = items.iter().position(|item| item.topic == topic);
+                let known = at.map(|at| items.swap_remove(at));
+                let since = known.as_ref().and_then(|item| item.since.clone());
+                let options = known.and_then(|item| item.options).map(|mut options| {
+                    options.token = None;
+                    options
+                });
+                Wanted { topic, since, options }
+            })
+            .collect();
+        if !self.subscribe(index, id.clone(), Op::Connect, wanted, SubscribeTerms::default()) {
+            self.say_connected(index, &id, &[]);
+            let deferred = self.session(index).and_then(|s| s.deferred.take());
+            self.replay(key, deferred);
+        }
+    }
+
+    /// The reply to a connect.
+    pub(super) fn say_connected(&mut self, index: u32, id: &CommandId, subs: &[Subscribed<'_>]) {
+        let (time_ms, node) = (self.unix_ms, self.node.clone());
+        let ping_s = u32::try_from(self.config.limits.ping_interval.as_secs().max(1)).unwrap_or(u32::MAX);
+        let Some(session) = self.session(index) else { return };
+        let (dialect, ttl_s) = (session.dialect, ttl_s(session.identity.as_deref(), time_ms));
+        let Some(client) = &session.client else { return };
+        let client = client.id.to_string();
+        let connected = Connected { client: &client, node: &node, ping_s, ttl_s, time_ms, subs };
+        self.send(index, dialect.connected(id, &connected));
+    }
+
+    /// A token was checked.
+    pub(super) fn authenticated(
+        &mut self,
+        key: SessionKey,
+        id: CommandId,
+        purpose: Purpose,
+        result: Result<Box<Identity>, TokenError>,
+    ) {
+        let now_ms = self.unix_ms;
+        let Some(session) = self.keyed(key).filter(|s| s.is_live()) else { return };
+        let (dialect, index) = (session.dialect, key.index);
+        let same_user = match (&session.identity, &result) {
+            (Some(old), Ok(new)) => old.user == new.user,
+            _ => true,
+        };
+        match (purpose, result) {
+            (Purpose::Auth, Ok(identity)) => {
+                let deferred = session.deferred.take();
+                session.identity = Some(std::sync::Arc::new(*identity));
+                self.valid(index);
+                self.send(index, dialect.done(&id, Op::Auth));
+                self.replay(key, deferred);
+            }
+            (Purpose::Auth, Err(error)) => {
+                session.deferred = None;
+                self.refuse(index, &id, Op::Auth, &Refusal::new(401, error.to_string()));
+                self.close(index, CloseReason::InvalidToken);
+            }
+            (Purpose::Connect { items }, Ok(identity)) => {
+                session.identity = Some(std::sync::Arc::new(*identity));
+                self.begin_session(index, id, items);
+            }
+            // Its client gets a new token and comes again, on this socket or another.
+            (Purpose::Connect { .. }, Err(error @ TokenError::Expired)) => {
+                session.deferred = None;
+                session.client = None;
+                let refusal = Refusal::new(Refusal::TOKEN_EXPIRED, error.to_string());
+                self.refuse(index, &id, Op::Connect, &refusal);
+            }
+            (Purpose::Refresh, Ok(identity)) if same_user => {
+                session.identity = Some(std::sync::Arc::new(*identity));
+                let ttl_s = ttl_s(session.identity.as_deref(), now_ms);
+                let client = session.client.as_ref().map(|c| c.id.to_string()).unwrap_or_default();
+                self.send(index, dialect.refreshed(&id, &client, ttl_s));
+            }
+            (Purpose::Refresh, Err(error @ TokenError::Expired)) => {
+                let refusal = Refusal::new(Refusal::TOKEN_EXPIRED, error.to_string());
+                self.refuse(index, &id, Op::Refresh, &refusal);
+            }
+            // Not accepted, or somebody else's.
+            (Purpose::Connect { .. } | Purpose::Refresh, _) => self.close(index, CloseReason::InvalidToken),
+        }
+    }
+
+    /// Prolongs a session.
+    pub(super) fn refresh(&mut self, index: u32, id: CommandId, token: String) {
+        let shard = self.id;
+        let Some(session) = self.session(index) else { return };
+        let key = session.key(index);
+        self.wanted.push(Request::Authenticate { shard, session: key, id, purpose: Purpose::Refresh, token });
+    }
+
+    /// Prolongs a subscription.
+    pub(super) fn sub_refresh(&mut self, index: u32, id: CommandId, topic: TopicName, token: String) {
+        let shard = self.id;
+        let slot = self.subscribers.find(&topic).filter(|slot| self.is_subscribed(index, *slot));
+        let Some(session) = self.session(index) else { return };
+        let key = session.key(index);
+        let user = session.identity.as_ref().map(|i| i.user.clone()).unwrap_or_default();
+        match slot {
+            Some(slot) => {
+                let shown = Shown { token, user };
+                self.wanted.push(Request::SubRefresh { shard, session: key, id, slot, topic, shown });
+            }
+            None => self.refuse(index, &id, Op::SubRefresh, &Refusal::new(403, "not subscribed").about(topic.as_str())),
+        }
+    }
+
+    /// A subscription's new token was checked.
+    pub(super) fn sub_refreshed(
+        &mut self,
+        key: SessionKey,
+        id: &CommandId,
+        slot: Slot,
+        result: Result<Grant, TokenError>,
+    ) {
+        let now_s = self.unix_ms / 1_000;
+        let Some(session) = self.keyed(key).filter(|s| s.is_live()) else { return };
+        let dialect = session.dialect;
+        match result {
+            Ok(grant) => {
+                let special = session.client.as_mut().and_then(|c| c.specials.iter_mut().find(|s| s.slot == slot));
+                if let Some(special) = special {
+                    special.expires_s = grant.expires_s;
+                }
+                let ttl_s = grant.expires_s.map(|at| at.saturating_sub(now_s));
+                self.send(key.index, dialect.sub_refreshed(id, ttl_s));
+            }
+            Err(error) => {
+                let code = if error == TokenError::Expired { Refusal::TOKEN_EXPIRED } else { 403 };
+                self.refuse(key.index, id, Op::SubRefresh, &Refusal::new(code, error.to_string()));
+            }
+        }
+    }
+
+    /// Whether a session has a topic.
+    pub(super) fn is_subscribed(&self, index: u32, slot: Slot) -> bool {
+        let Some(session) = self.sessions.get(index as usize) else { return false };
+        session.subscriptions.iter().any(|s| self.subscribers.lane(s.lane).is_some_and(|l| l.slot == slot))
+    }
+
+    /// Keeps what is special about a subscription that begins, and lets it be seen.
+    pub(super) fn note_special(&mut self, index: u32, item: &Item, grant: Option<Grant>) {
+        let with_token = self.session(index).is_some_and(|s| s.identity.is_some());
+        let options = self.config.namespace(item.topic.namespace());
+        let (presence, announce) = (options.presence, options.join_leave);
+        let may_see = options.force_push_join_leave || options.allows(Action::Presence, with_token, true);
+        let wants = item.options.as_ref().is_some_and(|o| o.join_leave) && announce && may_see;
+        let expires_s = grant.as_ref().and_then(|g| g.expires_s);
+        if !presence && !announce && expires_s.is_none() {
+            return;
+        }
+        let now_ms = self.now_ms;
+        let Some(session) = self.session(index) else { return };
+        let client = session.client.get_or_insert_with(|| Client::new(now_ms));
+        let member = (presence || announce).then(|| {
+            let identity = session.identity.as_deref();
+            let info = MemberInfo {
+                user: identity.map(|i| i.user.clone()).unwrap_or_default(),
+                client: client.id.to_string(),
+                conn_info: identity.map(|i| i.info.clone()).unwrap_or_default(),
+                chan_info: grant.map(|g| g.info).unwrap_or_default(),
+            };
+            Box::new(Member { info: std::sync::Arc::new(info), presence, announce })
+        });
+        let special = Special { slot: item.slot, expires_s, member: member.clone(), join_leave: wants };
+        client.specials.push(special);
+        if let Some(member) = member {
+            self.wanted.push(Request::Joined { topic: item.topic.clone(), member });
+        }
+    }
+
+    /// A subscription that was special has ended.
+    pub(super) fn depart(&mut self, special: Special) {
+        let Some(member) = special.member else { return };
+        let Some(topic) = self.subscribers.topic(special.slot).map(|topic| topic.name.clone()) else { return };
+        self.wanted.push(Request::Left { topic, member });
+    }
+
+    /// Subscriptions whose tokens have ended are over; their clients subscribe again with new ones.
+    pub(super) fn expire_subscriptions(&mut self, index: u32, until_s: u64) {
+        let Some(client) = self.session(index).and_then(|s| s.client.as_ref()) else { return };
+        let over = |s: &&Special| s.expires_s.is_some_and(|at| at < until_s);
+        let over: Vec<Slot> = client.specials.iter().filter(over).map(|s| s.slot).collect();
+        for slot in over {
+            self.revoke(index, slot, SUBSCRIPTION_EXPIRED, "subscription expired");
+        }
+    }
+
+    /// The server ends a subscription.
+    fn revoke(&mut self, index: u32, slot: Slot, code: u16, reason: &str) {
+        if !self.is_subscribed(index, slot) {
+            return;
+        }
+        let Some(topic) = self.subscribers.topic(slot).map(|t| t.name.clone()) else { return };
+        self.seal_topic(slot);
+        self.end_subscription(index, slot);
+        if let Some(session) = self.session(index).filter(|s| s.is_live()) {
+            let frame = session.dialect.unsubscribed(&topic, code, reason);
+            self.send(index, frame);
+        }
+    }
+
+    /// Asks for something about a topic beyond deliveries, if the session may have it.
+    pub(super) fn ask_about(&mut self, index: u32, id: CommandId, op: Op, topic: TopicName, action: Action, ask: Ask) {
+        let subscribed = self.subscribers.find(&topic).is_some_and(|slot| self.is_subscribed(index, slot));
+        let shard = self.id;
+        let (options, open) = (self.config.namespace(topic.namespace()), self.config.access.anonymous);
+        let (presence, fits) = (options.presence, options.clone());
+        let Some(session) = self.session(index) else { return };
+        let with_token = session.identity.is_some();
+        let refusal = if !fits.allows(action, with_token, subscribed) || !(with_token || open) {
+            Some(Refusal::new(403, "the namespace does not allow it"))
+        } else if action == Action::Presence && !presence {
+            Some(Refusal::new(501, "the namespace has no presence"))
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            self.refuse(index, &id, op, &refusal.about(topic.as_str()));
+            return;
+        }
+        if !self.take_turn(index) {
+            self.refuse(index, &id, op, &Refusal::new(429, "too many commands are waiting for answers"));
+            return;
+        }
+        let Some(session) = self.session(index) else { return };
+        let (session, dialect) = (session.key(index), session.dialect);
+        self.wanted.push(Request::Topic { shard, session, dialect, id, topic, ask });
+    }
+
+    /// A client hands in a delta.
+    pub(super) fn publish(&mut self, index: u32, id: CommandId, topic: TopicName, data: Bytes) {
+        match Payload::new(data, self.config.limits.delta_bytes) {
+            Ok(payload) => self.ask_about(index, id, Op::Publish, topic, Action::Publish, Ask::Publish(payload)),
+            Err(error) => {
+                let refusal = Refusal::new(400, error.to_string()).about(topic.as_str());
+                self.refuse(index, &id, Op::Publish, &refusal);
+            }
+        }
+    }
+
+    /// A client calls something behind this server.
+    pub(super) fn call(&mut self, index: u32, id: CommandId, method: String, data: Bytes) {
+        if self.config.rpc.endpoint.is_none() {
+            self.refuse(index, &id, Op::Rpc, &Refusal::new(501, "no calls are configured (rpc.endpoint)"));
+            return;
+        }
+        if !self.take_turn(index) {
+            self.refuse(index, &id, Op::Rpc, &Refusal::new(429, "too many commands are waiting for answers"));
+            return;
+        }
+        let shard = self.id;
+        let Some(session) = self.session(index) else { return };
+        let client = session.client.as_ref().map(|c| c.id.to_string()).unwrap_or_default();
+        let user = session.identity.as_ref().map(|i| i.user.clone()).unwrap_or_default();
+        let (session, dialect) = (session.key(index), session.dialect);
+        self.wanted.push(Request::Call { shard, session, dialect, id, client, user, method, data });
+    }
+
+    fn take_turn(&mut self, index: u32) -> bool {
+        let has_room = self.desk_has_room(1);
+        let Some(client) = self.session(index).and_then(|s| s.client.as_mut()) else { return false };
+        let free = has_room && client.pending < PENDING_COMMANDS_MAX;
+        client.pending += u16::from(free);
+        free
+    }
+
+    /// The answer of something beyond the hub.
+    pub(super) fn answered(&mut self, key: SessionKey, reply: Bytes) {
+        let Some(session) = self.keyed(key) else { return };
+        if let Some(client) = &mut session.client {
+            client.pending = client.pending.saturating_sub(1);
+        }
+        if session.is_live() {
+            self.send(key.index, reply);
+        }
+    }
+
+    /// Carries out what an operator orders.
+    pub(super) fn obey(&mut self, who: &Who, order: &Order) {
+        let meant = |session: &super::session::Session| {
+            let id = session.client.as_ref().map(|c| c.id.to_string());
+            session.is_live()
+                && session.identity.as_ref().map_or("", |i| i.user.as_str()) == who.user
+                && who.client.as_ref().is_none_or(|client| id.as_ref() == Some(client))
+                && !id.as_ref().is_some_and(|id| who.except.contains(id))
+        };
+        let meant = self.sessions.iter().filter(|(_, s)| meant(s));
+        let meant: Vec<u32> = meant.map(|(index, _)| u32::try_from(index).unwrap_or(u32::MAX)).collect();
+        for index in meant {
+            match order {
+                Order::Disconnect { code, reason } => self.close_with(index, CloseReason::Forced, *code, reason),
+                Order::Unsubscribe { topic } => {
+                    if let Some(slot) = self.subscribers.find(topic) {
+                        self.revoke(index, slot, UNSUBSCRIBED_BY_SERVER, "server unsubscribe");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether a Centrifuge session has not been connected yet.
+    pub(super) fn is_unconnected(&self, index: u32) -> bool {
+        self.sessions.get(index as usize).is_some_and(|s| s.dialect.is_centrifuge() && s.stage == Stage::New)
+    }
+}
+
+fn ttl_s(identity: Option<&Identity>, now_ms: u64) -> Option<u64> {
+    identity.and_then(|i| i.expires_s).map(|at| at.saturating_sub(now_ms / 1_000))
+}

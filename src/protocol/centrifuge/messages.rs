@@ -1,0 +1,452 @@
+//! The messages of the Centrifuge client protocol, version 2, as its `client.proto` defines them: one set of types for
+//! JSON and Protobuf. What this server never reads or sends is left out; readers of either format pass over it.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use prost::Message;
+use serde::{Deserialize, Serialize};
+
+/// A `bytes` field, which in JSON is the JSON value itself.
+mod json {
+    use super::Bytes;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
+    use serde_json::value::RawValue;
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+        let raw: &RawValue = serde_json::from_slice(bytes).map_err(ser::Error::custom)?;
+        raw.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        let raw = Option::<Box<RawValue>>::deserialize(deserializer)?;
+        Ok(raw.map_or_else(Bytes::new, |raw| Bytes::from(String::from(Box::<str>::from(raw)))))
+    }
+}
+
+fn unset<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// A nullable member of a command: `null` counts as absent.
+fn nullable<'de, T: Deserialize<'de> + Default, D: serde::Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// What a client sends: an id and one of the others. With none of them it is a pong.
+#[derive(Clone, PartialEq, Message, Deserialize)]
+#[serde(default)]
+pub(super) struct Command {
+    #[prost(uint32, tag = "1")]
+    pub(super) id: u32,
+    #[prost(message, optional, tag = "4")]
+    pub(super) connect: Option<ConnectRequest>,
+    #[prost(message, optional, tag = "5")]
+    pub(super) subscribe: Option<SubscribeRequest>,
+    #[prost(message, optional, tag = "6")]
+    pub(super) unsubscribe: Option<ChannelRequest>,
+    #[prost(message, optional, tag = "7")]
+    pub(super) publish: Option<PublishRequest>,
+    #[prost(message, optional, tag = "8")]
+    pub(super) presence: Option<ChannelRequest>,
+    #[prost(message, optional, tag = "9")]
+    pub(super) presence_stats: Option<ChannelRequest>,
+    #[prost(message, optional, tag = "10")]
+    pub(super) history: Option<HistoryRequest>,
+    #[prost(message, optional, tag = "11")]
+    pub(super) ping: Option<Nothing>,
+    #[prost(message, optional, tag = "12")]
+    pub(super) send: Option<SendRequest>,
+    #[prost(message, optional, tag = "13")]
+    pub(super) rpc: Option<RpcRequest>,
+    #[prost(message, optional, tag = "14")]
+    pub(super) refresh: Option<RefreshRequest>,
+    #[prost(message, optional, tag = "15")]
+    pub(super) sub_refresh: Option<SubRefreshRequest>,
+}
+
+#[derive(Clone, PartialEq, Message, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Nothing {}
+
+#[derive(Clone, PartialEq, Message, Deserialize)]
+#[serde(default)]
+pub(super) struct ConnectRequest {
+    #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "nullable")]
+    pub(super) token: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    #[serde(with = "json")]
+    pub(super) data: Bytes,
+    #[prost(map = "string, message", tag = "3")]
+    #[serde(deserialize_with = "nullable")]
+    pub(super) subs: HashMap<String, SubscribeRequest>,
+    #[prost(string, tag = "4")]
+    pub(super) name: String,
+    #[prost(string, tag = "5")]
+    pub(super) version: String,
+}
+
+#[derive(Clone, PartialEq, Message, Deserialize)]
+#[serde(default)]
+pub(super) struct SubscribeRequest {
+    #[prost(string, tag = "1")]
+    pub(super) channel: String,
+    #[prost(string, tag = "2")]
+    #[serde(deserialize_with = "nullable")]
+    pub(super) token: String,
+    #[prost(bool, tag = "3")]
+    pub(super) recover: bool,
+    #[prost(string, tag = "6")]
+    pub(super) epoch: String,
+    #[prost(uint64, tag = "7")]
+    pub(super) offset: u64,
+    #[prost(bytes = "bytes", tag = "8")]
+    #[serde(with = "json")]
+    pub(super) data: Bytes,
+    #[prost(bool, tag = "9")]
+    pub(super) positioned: bool,
+    #[prost(bool, tag = "10")]
+    pub(super) recoverable: bool,
+    #[prost(bool, tag = "11")]
+    pub(super) join_leave: bool,
+    #[prost(string, tag = "12")]
+    pub(super) delta: String,
+    /// A filter by tags; deltas here have no tags of their own.
+    #[prost(message, optional, tag = "13")]
+    pub(super) tf: Option<Nothing>,
+    /// Kind of subscription; this server has the first (0) alone.
+    #[prost(int32, tag = "15")]
+    #[serde(rename = "type")]
+    pub(super) kind: i32,
+}
+
+#[derive(Clone, PartialEq, Message, Deserialize)]
+#[serde(default)]
+pub(super) struct ChannelRequest {
+    #[prost(string, tag = "1")]
+    pub(super) channel: String,
+}
+
+#[derive(Clone, PartialEq, Message, Deserialize)]
+#[serde(default)]
+pub(super) struct PublishRequest {
+    #[prost(string, tag = "1")]
+    pub(super) channel: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    #[serde(with = "json")]
+    pub(super) data: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message, Deserialize)]
+#[serde(default)]
+pub(super) struct HistoryRequest {
+    #[prost(string, tag = "1")]
+    pub(super) channel: String,
+    /// 0 is the position alone, below 0 is all.
+    #[prost(int32, tag = "7")]
+    pub(super) limit: i32,
+    #[prost(message, optional, tag = "8")]
+    pub(super) since: Option<StreamPosition>,
+    #[prost(bool, tag = "9")]
+    pub(super) reverse: bool,
+}
+
+#[derive(Clone, PartialEq, Message, Deserialize)]
+#[serde(default)]
+pub(super) struct StreamPosition {
+    #[prost(uint64, tag = "1")]
+    pub(super) offset: u64,
+    #[prost(string, tag = "2")]
+    pub(super) epoch: String,
+}
+
+#[derive(Clone, PartialEq, Message, Deserialize)]
+#[serde(default)]
+pub(super) struct SendRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    #[serde(with = "json")]
+    pub(super) data: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message, Deserialize)]
+#[serde(default)]
+pub(super) struct RpcRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    #[serde(with = "json")]
+    pub(super) data: Bytes,
+    #[prost(string, tag = "2")]
+    pub(super) method: String,
+}
+
+#[derive(Clone, PartialEq, Message, Deserialize)]
+#[serde(default)]
+pub(super) struct RefreshRequest {
+    #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "nullable")]
+    pub(super) token: String,
+}
+
+#[derive(Clone, PartialEq, Message, Deserialize)]
+#[serde(default)]
+pub(super) struct SubRefreshRequest {
+    #[prost(string, tag = "1")]
+    pub(super) channel: String,
+    #[prost(string, tag = "2")]
+    #[serde(deserialize_with = "nullable")]
+    pub(super) token: String,
+}
+
+/// What the server sends: an answer with the command's id, or a push. With nothing in it, it is a ping.
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub(super) struct Reply {
+    #[prost(uint32, tag = "1")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) id: u32,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) error: Option<Error>,
+    #[prost(message, optional, tag = "4")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) push: Option<Push>,
+    #[prost(message, optional, tag = "5")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) connect: Option<ConnectResult>,
+    #[prost(message, optional, tag = "6")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) subscribe: Option<SubscribeResult>,
+    #[prost(message, optional, tag = "7")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) unsubscribe: Option<Nothing>,
+    #[prost(message, optional, tag = "8")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) publish: Option<Nothing>,
+    #[prost(message, optional, tag = "9")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) presence: Option<PresenceResult>,
+    #[prost(message, optional, tag = "10")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) presence_stats: Option<PresenceStatsResult>,
+    #[prost(message, optional, tag = "11")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) history: Option<HistoryResult>,
+    #[prost(message, optional, tag = "12")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ping: Option<Nothing>,
+    #[prost(message, optional, tag = "13")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rpc: Option<Data>,
+    #[prost(message, optional, tag = "14")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) refresh: Option<RefreshResult>,
+    #[prost(message, optional, tag = "15")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) sub_refresh: Option<SubRefreshResult>,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub(super) struct Error {
+    #[prost(uint32, tag = "1")]
+    pub(super) code: u32,
+    #[prost(string, tag = "2")]
+    pub(super) message: String,
+    #[prost(bool, tag = "3")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) temporary: bool,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub(super) struct Push {
+    #[prost(string, tag = "2")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) channel: String,
+    #[prost(message, optional, tag = "4")]
+    #[serde(rename = "pub", skip_serializing_if = "Option::is_none")]
+    pub(super) publication: Option<Publication>,
+    #[prost(message, optional, tag = "5")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) join: Option<Membership>,
+    #[prost(message, optional, tag = "6")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) leave: Option<Membership>,
+    #[prost(message, optional, tag = "7")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) unsubscribe: Option<Unsubscribe>,
+    #[prost(message, optional, tag = "8")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) message: Option<Data>,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub(super) struct Data {
+    #[prost(bytes = "bytes", tag = "1")]
+    #[serde(with = "json", skip_serializing_if = "unset")]
+    pub(super) data: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub(super) struct Publication {
+    #[prost(bytes = "bytes", tag = "4")]
+    #[serde(with = "json")]
+    pub(super) data: Bytes,
+    #[prost(uint64, tag = "6")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) offset: u64,
+    #[prost(btree_map = "string, string", tag = "7")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) tags: std::collections::BTreeMap<String, String>,
+    #[prost(bool, tag = "8")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) delta: bool,
+    /// Unix ms.
+    #[prost(int64, tag = "9")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) time: i64,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub(super) struct Membership {
+    #[prost(message, optional, tag = "1")]
+    pub(super) info: Option<ClientInfo>,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub(super) struct ClientInfo {
+    #[prost(string, tag = "1")]
+    pub(super) user: String,
+    #[prost(string, tag = "2")]
+    pub(super) client: String,
+    #[prost(bytes = "bytes", tag = "3")]
+    #[serde(with = "json", skip_serializing_if = "unset")]
+    pub(super) conn_info: Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    #[serde(with = "json", skip_serializing_if = "unset")]
+    pub(super) chan_info: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub(super) struct Unsubscribe {
+    #[prost(uint32, tag = "2")]
+    pub(super) code: u32,
+    #[prost(string, tag = "3")]
+    pub(super) reason: String,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub(super) struct ConnectResult {
+    #[prost(string, tag = "1")]
+    pub(super) client: String,
+    #[prost(string, tag = "2")]
+    pub(super) version: String,
+    #[prost(bool, tag = "3")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) expires: bool,
+    /// Seconds.
+    #[prost(uint32, tag = "4")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) ttl: u32,
+    #[prost(bytes = "bytes", tag = "5")]
+    #[serde(with = "json", skip_serializing_if = "unset")]
+    pub(super) data: Bytes,
+    #[prost(map = "string, message", tag = "6")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) subs: HashMap<String, SubscribeResult>,
+    /// Seconds between two pings.
+    #[prost(uint32, tag = "7")]
+    pub(super) ping: u32,
+    #[prost(bool, tag = "8")]
+    pub(super) pong: bool,
+    #[prost(string, tag = "10")]
+    pub(super) node: String,
+    /// Unix ms.
+    #[prost(int64, tag = "11")]
+    pub(super) time: i64,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub(super) struct SubscribeResult {
+    #[prost(bool, tag = "1")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) expires: bool,
+    /// Seconds.
+    #[prost(uint32, tag = "2")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) ttl: u32,
+    #[prost(bool, tag = "3")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) recoverable: bool,
+    #[prost(string, tag = "6")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) epoch: String,
+    #[prost(message, repeated, tag = "7")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) publications: Vec<Publication>,
+    #[prost(bool, tag = "8")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) recovered: bool,
+    #[prost(uint64, tag = "9")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) offset: u64,
+    #[prost(bool, tag = "10")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) positioned: bool,
+    #[prost(bytes = "bytes", tag = "11")]
+    #[serde(with = "json", skip_serializing_if = "unset")]
+    pub(super) data: Bytes,
+    #[prost(bool, tag = "12")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) was_recovering: bool,
+    #[prost(bool, tag = "13")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) delta: bool,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub(super) struct PresenceResult {
+    #[prost(map = "string, message", tag = "1")]
+    pub(super) presence: HashMap<String, ClientInfo>,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub(super) struct PresenceStatsResult {
+    #[prost(uint32, tag = "1")]
+    pub(super) num_clients: u32,
+    #[prost(uint32, tag = "2")]
+    pub(super) num_users: u32,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub(super) struct HistoryResult {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) publications: Vec<Publication>,
+    #[prost(string, tag = "2")]
+    pub(super) epoch: String,
+    #[prost(uint64, tag = "3")]
+    pub(super) offset: u64,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub(super) struct RefreshResult {
+    #[prost(string, tag = "1")]
+    pub(super) client: String,
+    #[prost(string, tag = "2")]
+    pub(super) version: String,
+    #[prost(bool, tag = "3")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) expires: bool,
+    /// Seconds.
+    #[prost(uint32, tag = "4")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) ttl: u32,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub(super) struct SubRefreshResult {
+    #[prost(bool, tag = "1")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) expires: bool,
+    /// Seconds.
+    #[prost(uint32, tag = "2")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) ttl: u32,
+}

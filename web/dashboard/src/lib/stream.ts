@@ -1,0 +1,184 @@
+// Follows a stream topic without losing or repeating an event: what the server has kept (REST), then what comes live.
+//
+// The REST answer also has what the live delivery has not: the time at the source, and the epoch. So after every
+// interruption it is asked again, and events that come in the meantime wait for it.
+import type { Publication, TopicStatus } from 'nexus-push-react';
+import type { TopicAnswer } from './api';
+import { FrameScheduler } from './frame';
+
+/** An event with its position. */
+export interface StreamItem<P> {
+  offset: number;
+  /** Unix ms at the source where it is known, else of arrival. */
+  time: number;
+  data: P;
+}
+
+/** Events that belong together, oldest first, none of them delivered before. */
+export interface StreamBatch<P> {
+  items: readonly StreamItem<P>[];
+  /** Events may be missing before these. */
+  gap: boolean;
+  /** The stream has a new epoch: offsets start over. */
+  restarted: boolean;
+}
+
+/** How far a stream has been followed. Pass the same object again to go on from there. */
+export interface StreamPosition {
+  offset: number;
+  epoch: string | undefined;
+}
+
+/** What is used of `PushClient`; small, so that tests can do without a server. */
+export interface StreamClient {
+  onPublication(
+    topic: string,
+    fn: (publication: Publication) => void,
+    options?: { keep?: number },
+  ): () => void;
+  subscribe(topic: string, listener: () => void): () => void;
+  getTopicState(topic: string): { status: TopicStatus; gap: boolean };
+}
+
+/** Options of `followStream`. */
+export interface FollowOptions<P> {
+  client: StreamClient;
+  topic: string;
+  position: StreamPosition;
+  /** Asks for the kept events. */
+  read: (topic: string, signal: AbortSignal) => Promise<TopicAnswer>;
+  /** Called at most once per frame. */
+  deliver: (batch: StreamBatch<P>) => void;
+}
+
+/** Longest wait for the kept events before the live ones are shown without them. */
+const READ_TIMEOUT_MS = 4000;
+
+/** Follows a topic until the returned function is called. */
+export function followStream<P>(options: FollowOptions<P>): () => void {
+  const { client, topic, position, read, deliver } = options;
+  let pending: StreamItem<P>[] = [];
+  // Until the kept events are there, live ones wait.
+  let holding = true;
+  let wasLive = false;
+  let abort: AbortController | undefined;
+
+  function flush(): void {
+    if (holding || pending.length === 0) return;
+    const items = pending;
+    pending = [];
+    deliver({ items, gap: false, restarted: false });
+  }
+  const frame = new FrameScheduler(flush);
+
+  function hold(): void {
+    flush();
+    holding = true;
+  }
+
+  async function catchUp(): Promise<void> {
+    abort?.abort();
+    const mine = new AbortController();
+    abort = mine;
+    const timeout = setTimeout(() => mine.abort(), READ_TIMEOUT_MS);
+    let answer: TopicAnswer | undefined;
+    try {
+      answer = await read(topic, mine.signal);
+    } catch {
+      // Without it the live events have to do.
+    } finally {
+      clearTimeout(timeout);
+    }
+    if (abort !== mine) return;
+    abort = undefined;
+
+    const restarted =
+      answer?.epoch !== undefined && position.epoch !== undefined && answer.epoch !== position.epoch;
+    if (restarted) position.offset = -1;
+    if (answer?.epoch !== undefined) position.epoch = answer.epoch;
+
+    const kept = keptItems<P>(answer);
+    const gap = missing(kept);
+    const byOffset = new Map<number, StreamItem<P>>();
+    for (const item of pending) byOffset.set(item.offset, item);
+    // Second, because these have the time at the source.
+    for (const item of kept) byOffset.set(item.offset, item);
+    const items = [...byOffset.values()]
+      .filter((item) => item.offset > position.offset)
+      .sort((a, b) => a.offset - b.offset);
+    pending = [];
+    holding = false;
+    const newest = items[items.length - 1];
+    if (newest === undefined) return;
+    position.offset = newest.offset;
+    deliver({ items, gap, restarted });
+  }
+
+  /** The server could not recover, and what it has kept does not reach back to where this page was. */
+  function missing(kept: readonly StreamItem<P>[]): boolean {
+    if (position.offset < 0 || !client.getTopicState(topic).gap) return false;
+    const oldest = kept[0];
+    return oldest === undefined || oldest.offset > position.offset + 1;
+  }
+
+  const stopListening = client.subscribe(topic, () => {
+    const live = client.getTopicState(topic).status === 'live';
+    if (live && !wasLive) void catchUp();
+    // From here on anything may have been missed, until it was asked for.
+    if (!live && wasLive) hold();
+    wasLive = live;
+  });
+
+  const stopPublications = client.onPublication(
+    topic,
+    (publication) => {
+      // The kept events of a new epoch: ask for them in the one form that is understood here.
+      if (publication.snapshot) {
+        hold();
+        void catchUp();
+        return;
+      }
+      const { offset, time, data } = publication;
+      if (offset === undefined) return;
+      if (!holding) {
+        if (offset <= position.offset) return;
+        position.offset = offset;
+      }
+      pending.push({ offset, time, data: data as P });
+      frame.schedule();
+    },
+    // Nothing is kept by the package for this user: the events go straight through.
+    { keep: 0 },
+  );
+
+  // The topic may be live already, because another part of the page follows it.
+  if (client.getTopicState(topic).status === 'live') {
+    wasLive = true;
+    void catchUp();
+  }
+
+  return () => {
+    abort?.abort();
+    abort = undefined;
+    frame.cancel();
+    stopPublications();
+    stopListening();
+    // What arrived but was not shown is asked for again the next time.
+    const first = pending[0];
+    if (!holding && first !== undefined) position.offset = Math.min(position.offset, first.offset - 1);
+  };
+}
+
+function keptItems<P>(answer: TopicAnswer | undefined): StreamItem<P>[] {
+  if (!Array.isArray(answer?.data)) return [];
+  const items: StreamItem<P>[] = [];
+  for (const event of answer.data as { offset?: unknown; ts?: unknown; data?: unknown }[]) {
+    if (typeof event?.offset !== 'number') continue;
+    items.push({
+      offset: event.offset,
+      time: typeof event.ts === 'number' ? event.ts : Date.now(),
+      data: event.data as P,
+    });
+  }
+  return items;
+}

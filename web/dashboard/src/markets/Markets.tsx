@@ -1,0 +1,91 @@
+import { useCallback, useState } from 'react';
+import { TokenForm } from '../app/TokenForm';
+import { PHONE, useMedia } from '../lib/media';
+import { BookPanel } from './book/BookPanel';
+import { ChartPanel } from './chart/ChartPanel';
+import { SignalsPanel } from './signals/SignalsPanel';
+import { useSignals } from './signals/useSignals';
+import { Tabs, type View } from './Tabs';
+import { Tape } from './trades/Tape';
+import type { TradeLog } from './trades/trade-log';
+import { useTradeLog } from './trades/useTradeLog';
+import { type Instruments, useInstruments } from './useInstruments';
+import { useSelected } from './useSelected';
+import { Watchlist } from './watchlist/Watchlist';
+
+/** Deliveries a second of each quote, where the address says nothing. */
+const QUOTE_RATE = 10;
+const QUOTE_RATE_PHONE = 5;
+/** Of the book. */
+const BOOK_RATE = 20;
+const BOOK_RATE_PHONE = 5;
+
+/** The traders' page. */
+export function Markets({ maxRate }: { maxRate: number | undefined }) {
+  const phone = useMedia(PHONE);
+  const instruments = useInstruments();
+  const [selected, select] = useSelected(instruments.symbols);
+  // Followed here, so that it goes on while another tab of the phone layout is open.
+  const signals = useSignals();
+  const [view, setView] = useState<View>('watchlist');
+
+  const pick = useCallback(
+    (symbol: string) => {
+      select(symbol);
+      setView('chart');
+    },
+    [select],
+  );
+
+  if (instruments.error?.unauthorized === true && instruments.symbols === undefined) {
+    return <TokenForm title="The server wants a token" />;
+  }
+
+  const shows = (one: View) => !phone || view === one;
+  return (
+    <div className="markets" data-view={view}>
+      {shows('watchlist') && (
+        <Watchlist
+          instruments={instruments}
+          selected={selected}
+          onSelect={pick}
+          maxRate={maxRate ?? (phone ? QUOTE_RATE_PHONE : QUOTE_RATE)}
+        />
+      )}
+      {selected === undefined
+        ? !phone && <div className="panel chart" />
+        : (shows('chart') || shows('book')) && (
+            <Instrument
+              symbol={selected}
+              instruments={instruments}
+              chart={shows('chart')}
+              book={shows('book')}
+              bookRate={phone ? BOOK_RATE_PHONE : BOOK_RATE}
+            />
+          )}
+      {shows('signals') && <SignalsPanel entries={signals} onSelect={pick} />}
+      {phone && <Tabs view={view} onView={setView} />}
+    </div>
+  );
+}
+
+interface InstrumentProps {
+  symbol: string;
+  instruments: Instruments;
+  chart: boolean;
+  book: boolean;
+  bookRate: number;
+}
+
+/** What is shown of the selected instrument. */
+function Instrument({ symbol, instruments, chart, book, bookRate }: InstrumentProps) {
+  const log: TradeLog = useTradeLog(symbol);
+  const has = instruments.symbols === undefined ? undefined : instruments.books.has(symbol);
+  return (
+    <>
+      {chart && <ChartPanel symbol={symbol} log={log} />}
+      {book && <BookPanel symbol={symbol} has={has} maxRate={bookRate} />}
+      {chart && <Tape log={log} />}
+    </>
+  );
+}

@@ -1,0 +1,52 @@
+import { type TopicState, useTopic } from 'nexus-push-react';
+import { memo } from 'react';
+import type { Signal } from '../../lib/payloads';
+import { type SignalEntry, signalKey } from '../../lib/signals';
+import { useReportSimulated } from '../../lib/simulated';
+import { Announcer } from './Announcer';
+import { SignalRow } from './SignalRow';
+
+interface Props {
+  entries: readonly SignalEntry[];
+  onSelect: (symbol: string) => void;
+}
+
+/** Why the server does not give the topic. Selected, because the panel is not to be drawn for anything else of it. */
+function refusal({ status, error }: TopicState<Signal>): string | undefined {
+  return status === 'error' ? (error?.message ?? 'no reason given') : undefined;
+}
+
+/** Signals, newest on top. */
+export const SignalsPanel = memo(function SignalsPanel({ entries, onSelect }: Props) {
+  const refused = useTopic('signals:all', { keep: 0, select: refusal });
+  useReportSimulated('signals:all', entries[0]?.data.sim === true);
+  return (
+    <section className="panel signals" aria-label="Signals">
+      <div className="panel-head">
+        <h2>Signals</h2>
+        <span className="dim num">{entries.length > 0 && entries.length}</span>
+      </div>
+      <div className="signals-head" aria-hidden="true">
+        <span>Time</span>
+        <span>Signal</span>
+        <span>Symbol</span>
+        <span>Confidence</span>
+        <span>Price</span>
+        <span>Target</span>
+        <span>Stop</span>
+        <span>Source</span>
+      </div>
+      {entries.length === 0 ? (
+        <p className="note">{refused === undefined ? 'No signals yet.' : `Refused: ${refused}.`}</p>
+      ) : (
+        // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard
+        <ol className="signals-list num" tabIndex={0} aria-label="Signals, newest first" reversed>
+          {entries.map((entry) => (
+            <SignalRow key={signalKey(entry)} entry={entry} onSelect={onSelect} />
+          ))}
+        </ol>
+      )}
+      <Announcer entries={entries} />
+    </section>
+  );
+});

@@ -1,0 +1,75 @@
+// The trades of one instrument, as chart and tape need them. One log feeds both, and outlives them: going back to an
+// instrument shows what this page has seen of it before.
+import { Candles } from '../../lib/candles';
+import { decimalsOf, toNumber } from '../../lib/format';
+import type { Trade } from '../../lib/payloads';
+import type { StreamBatch, StreamPosition } from '../../lib/stream';
+
+/** What the chart can show. */
+export type ChartMode = 'line' | '5s' | '1m';
+
+/** A trade on the tape. */
+export interface TapeTrade {
+  offset: number;
+  time: number;
+  price: string;
+  size: string;
+  side: 'buy' | 'sell' | undefined;
+}
+
+/** Trades kept for the tape. */
+const TAPE_MAX = 60;
+
+/** Candles of all intervals and the last trades. */
+export class TradeLog {
+  /** How far the stream was followed. */
+  readonly position: StreamPosition = { offset: -1, epoch: undefined };
+  /** Candles by mode; the line is drawn from the closes of one second each. */
+  readonly candles: Record<ChartMode, Candles> = {
+    line: new Candles(1, 3600),
+    '5s': new Candles(5),
+    '1m': new Candles(60),
+  };
+  /** The last trades, newest first; a new array after every batch. */
+  tape: readonly TapeTrade[] = [];
+  /** Decimals of the prices. */
+  decimals = 2;
+  readonly #listeners = new Set<() => void>();
+
+  /** Tells `listener` of every batch until the returned function is called. */
+  subscribe = (listener: () => void): (() => void) => {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  };
+
+  /** Adds what arrived. */
+  add(batch: StreamBatch<Trade>): void {
+    const tape: TapeTrade[] = [];
+    for (const { offset, time, data } of batch.items) {
+      const price = toNumber(data.p);
+      if (price === undefined) continue;
+      const tick = { time, price, size: toNumber(data.q) ?? 0 };
+      for (const mode in this.candles) this.candles[mode as ChartMode].add(tick);
+      this.decimals = decimalsOf(data.p);
+      tape.push({ offset, time, price: data.p, size: data.q, side: data.side });
+    }
+    if (tape.length === 0) return;
+    this.tape = [...tape.reverse(), ...this.tape].slice(0, TAPE_MAX);
+    for (const listener of [...this.#listeners]) listener();
+  }
+}
+
+/** Instruments whose trades are kept at most. */
+const LOGS_MAX = 16;
+const logs = new Map<string, TradeLog>();
+
+/** The log of a symbol; the longest unused one makes room. */
+export function tradeLog(symbol: string): TradeLog {
+  const log = logs.get(symbol) ?? new TradeLog();
+  // A map keeps the order of insertion: this one is the newest now.
+  logs.delete(symbol);
+  logs.set(symbol, log);
+  const oldest = logs.keys().next().value;
+  if (logs.size > LOGS_MAX && oldest !== undefined) logs.delete(oldest);
+  return log;
+}

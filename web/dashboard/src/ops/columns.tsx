@@ -1,0 +1,63 @@
+import type { ReactNode } from 'react';
+import { formatBytes, formatCount, formatDuration, formatRate } from '../lib/format';
+import { nodeState } from '../lib/ops';
+import type { NodeReport } from '../lib/payloads';
+import { SessionsBar } from './SessionsBar';
+import { StateBadge } from './StateBadge';
+
+/** A node, its id, and the clock to judge it by. */
+export interface NodeProps {
+  id: string;
+  node: NodeReport;
+  now: number;
+  least: number;
+}
+
+/** One thing that is said of a node; a column of the table, a line of a card. */
+export interface Column {
+  name: string;
+  title?: string;
+  /** Text is to the left, numbers to the right. */
+  text?: boolean;
+  show: (props: NodeProps) => ReactNode;
+}
+
+/** All but the name. */
+export const COLUMNS: readonly Column[] = [
+  {
+    name: 'State',
+    text: true,
+    show: ({ node, now, least }) => <StateBadge state={nodeState(node, now, least)} />,
+  },
+  { name: 'Sessions', text: true, show: ({ node }) => <SessionsBar node={node} /> },
+  { name: 'Subs', title: 'Subscriptions', show: ({ node }) => formatCount(node.subscriptions) },
+  { name: 'Deliveries/s', show: ({ node }) => formatRate(node.rates.deliveries) },
+  { name: 'Deltas/s', title: 'From the sources', show: ({ node }) => formatRate(node.rates.deltas) },
+  {
+    name: 'Conflated/s',
+    title: 'Deltas that others stood for',
+    show: ({ node }) => formatRate(node.rates.conflated),
+  },
+  { name: 'Sent/s', show: ({ node }) => formatBytes(node.rates.sent_bytes) },
+  {
+    name: 'Backlog',
+    title: 'Bytes that wait for slow sessions',
+    show: ({ node }) => formatBytes(node.backlog_bytes),
+  },
+  {
+    name: 'Slow',
+    title: 'Sessions that cannot keep up',
+    show: ({ node: { slow_sessions: slow } }) => (
+      <span className="number" data-warn={slow > 0 || undefined}>
+        {formatCount(slow)}
+      </span>
+    ),
+  },
+  {
+    name: 'Queue',
+    title: 'Deltas between sources and shards',
+    show: ({ node }) => formatCount(node.queue_depth),
+  },
+  { name: 'Memory', show: ({ node }) => formatBytes(node.rss_bytes) },
+  { name: 'Uptime', show: ({ node }) => formatDuration(node.at - node.started_at) },
+];

@@ -1,0 +1,48 @@
+import { type TopicState, useTopic } from 'nexus-push-react';
+import { useEffect, useState } from 'react';
+import { useNow } from '../lib/clock';
+import { addSample, leastAge, type Sample, type Totals, totalsOf } from '../lib/ops';
+import type { Nodes } from '../lib/payloads';
+
+/** What the page shows. */
+export interface NodesView {
+  topic: TopicState<Nodes>;
+  nodes: Nodes;
+  totals: Totals;
+  history: readonly Sample[];
+  now: number;
+  /** How far the browser's clock is ahead, see `leastAge`. */
+  least: number;
+}
+
+const NONE: Nodes = {};
+
+interface Memory {
+  history: readonly Sample[];
+  least: number;
+}
+
+// Outlives the page's component: who looks at the markets for a minute finds the history again.
+let memory: Memory = { history: [], least: Number.POSITIVE_INFINITY };
+
+/** The reports of the nodes and what was seen of them before. */
+export function useNodes(): NodesView {
+  const topic = useTopic('ops:nodes');
+  const nodes = topic.data ?? NONE;
+  const now = useNow();
+  const [{ history, least }, setMemory] = useState(memory);
+
+  useEffect(() => {
+    if (topic.data === undefined) return;
+    const at = Date.now();
+    const nextLeast = leastAge(memory.least, topic.data, at);
+    const { deliveries, sessions, lagMs } = totalsOf(topic.data, at, nextLeast);
+    memory = {
+      history: addSample(memory.history, { at, deliveries, sessions, lagMs }),
+      least: nextLeast,
+    };
+    setMemory(memory);
+  }, [topic.data]);
+
+  return { topic, nodes, totals: totalsOf(nodes, now, least), history, now, least };
+}
