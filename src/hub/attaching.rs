@@ -122,7 +122,15 @@ impl Begun {
             recovered: self.was_recovering && self.attachment.recovered,
             fossil: self.encoding.is_fossil(),
             ttl_s: self.ttl_s,
-            frames: &self.frames,
+            frames: if self.was_recovering { &self.frames } else { &[] },
+        }
+    }
+
+    /// What was recovered went with the reply. The state of one who is new follows it: not every client looks for it
+    /// there.
+    fn replied(&mut self) {
+        if self.was_recovering {
+            self.frames.clear();
         }
     }
 }
@@ -306,11 +314,11 @@ impl Shard {
             if op == Op::Connect {
                 let subs: Vec<Subscribed<'_>> = begun.iter().map(Begun::subscribed).collect();
                 self.say_connected(key.index, &id, &subs);
-                begun.iter_mut().for_each(|b| b.frames.clear());
+                begun.iter_mut().for_each(Begun::replied);
             } else if dialect.is_centrifuge() {
                 for one in &mut begun {
                     self.send(key.index, dialect.subscribed(&id, &one.subscribed()));
-                    one.frames.clear();
+                    one.replied();
                 }
             } else if !begun.is_empty() {
                 let standing = |b: &Begun| Standing {
@@ -366,12 +374,16 @@ impl Shard {
         let bytes: usize = frames.iter().map(Bytes::len).sum();
         let missed = &attachment.missed;
         let mut owed = (!missed.complete).then_some(Cursor { offset: missed.upto, seq });
-        let mut offset = if conflatable { attachment.offset } else { missed.after };
+        let mut offset = match conflatable {
+            // Until it has the state, a client has nothing to recover from.
+            true if bytes > 0 && !item.was_recovering => Offset::ZERO,
+            true => attachment.offset,
+            false => missed.after,
+        };
         if bytes > 0 && (full || bytes > *room) {
             // A stream's is replayed from where the client is, any other's is its state by then.
             owed = Some(if conflatable { Cursor::NOWHERE } else { Cursor { offset: missed.after, seq } });
             frames = Vec::new();
-            // Until it has the state, a client has nothing to recover from.
             offset = if conflatable { Offset::ZERO } else { missed.after };
         } else {
             *room = room.saturating_sub(bytes);

@@ -120,6 +120,36 @@ describe('followStream', () => {
     expect(seen()).toEqual([50, 1, 2]);
   });
 
+  it('starts over where the server does not know the topic any more', async () => {
+    const { set, push, batches, seen } = setup([kept('e', 50), { unknown: true }, kept('f', 1, 2)]);
+    set({ status: 'live' });
+    await settle();
+    set({ status: 'subscribing' });
+    set({ status: 'live', gap: true });
+    await settle();
+    push(1);
+    await settle();
+    expect(seen()).toEqual([50, 1]);
+    set({ status: 'subscribing' });
+    set({ status: 'live' });
+    push(2);
+    await settle();
+    expect(seen()).toEqual([50, 1, 2]);
+    expect(batches.filter((batch) => batch.restarted)).toHaveLength(1);
+  });
+
+  it('finds out about a new epoch later, if it could not at once', async () => {
+    const { set, push, seen } = setup([kept('e', 50), new Error('503'), kept('f', 1)]);
+    set({ status: 'live' });
+    await settle();
+    set({ status: 'subscribing' });
+    set({ status: 'live', gap: true });
+    await settle();
+    push(1, 2);
+    await settle();
+    expect(seen()).toEqual([50, 1, 2]);
+  });
+
   it('asks again for what it had not shown when it was stopped', async () => {
     const { set, push, stop, position } = setup([kept('e', 1)]);
     set({ status: 'live' });

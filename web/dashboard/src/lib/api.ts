@@ -18,7 +18,9 @@ export interface TopicAnswer {
   epoch?: string;
   ts?: number;
   stale_since?: number | null;
-  data: unknown;
+  data?: unknown;
+  /** The server does not know the topic: nothing was published on it, or not since the server lost its state. */
+  unknown?: boolean;
 }
 
 async function get<T>(path: string, token: string | undefined, signal: AbortSignal | undefined): Promise<T> {
@@ -50,7 +52,7 @@ export async function listTopics(
   return topics;
 }
 
-/** State, or kept events, of one topic. A topic on which nothing was published yet is one without data. */
+/** State, or kept events, of one topic. */
 export async function readTopic(
   topic: string,
   token: string | undefined,
@@ -59,7 +61,7 @@ export async function readTopic(
   try {
     return await get<TopicAnswer>(`/api/topics/${encodeURIComponent(topic)}`, token, signal);
   } catch (error) {
-    if (error instanceof ApiError && error.status === 404) return { data: undefined };
+    if (error instanceof ApiError && error.status === 404) return { unknown: true };
     throw error;
   }
 }

@@ -61,13 +61,25 @@ export function followStream<P>(options: FollowOptions<P>): () => void {
   // Until the kept events are there, live ones wait.
   let holding = true;
   let wasLive = false;
+  // The kept events could not be had, so the epoch may be another.
+  let unsure = false;
+  // What the next batch has to say.
+  let gap = false;
+  let restarted = false;
   let abort: AbortController | undefined;
+
+  function hand(items: readonly StreamItem<P>[]): void {
+    const batch = { items, gap, restarted };
+    gap = false;
+    restarted = false;
+    deliver(batch);
+  }
 
   function flush(): void {
     if (holding || pending.length === 0) return;
     const items = pending;
     pending = [];
-    deliver({ items, gap: false, restarted: false });
+    hand(items);
   }
   const frame = new FrameScheduler(flush);
 
@@ -92,13 +104,16 @@ export function followStream<P>(options: FollowOptions<P>): () => void {
     if (abort !== mine) return;
     abort = undefined;
 
-    const restarted =
-      answer?.epoch !== undefined && position.epoch !== undefined && answer.epoch !== position.epoch;
-    if (restarted) position.offset = -1;
-    if (answer?.epoch !== undefined) position.epoch = answer.epoch;
-
+    unsure = answer === undefined;
     const kept = keptItems<P>(answer);
-    const gap = missing(kept);
+    if (position.offset >= 0 && startedOver(answer)) {
+      restarted = true;
+      position.offset = -1;
+    } else if (missing(kept)) {
+      gap = true;
+    }
+    if (answer !== undefined) position.epoch = answer.epoch;
+
     const byOffset = new Map<number, StreamItem<P>>();
     for (const item of pending) byOffset.set(item.offset, item);
     // Second, because these have the time at the source.
@@ -111,7 +126,13 @@ export function followStream<P>(options: FollowOptions<P>): () => void {
     const newest = items[items.length - 1];
     if (newest === undefined) return;
     position.offset = newest.offset;
-    deliver({ items, gap, restarted });
+    hand(items);
+  }
+
+  /** The offsets of the answer cannot be compared with the position. */
+  function startedOver(answer: TopicAnswer | undefined): boolean {
+    if (answer?.unknown === true) return true;
+    return answer?.epoch !== undefined && position.epoch !== undefined && answer.epoch !== position.epoch;
   }
 
   /** The server could not recover, and what it has kept does not reach back to where this page was. */
@@ -140,10 +161,13 @@ export function followStream<P>(options: FollowOptions<P>): () => void {
       }
       const { offset, time, data } = publication;
       if (offset === undefined) return;
-      if (!holding) {
-        if (offset <= position.offset) return;
-        position.offset = offset;
+      if (!holding && offset <= position.offset) {
+        // Seen before, unless this is another epoch.
+        if (!unsure) return;
+        hold();
+        void catchUp();
       }
+      if (!holding) position.offset = offset;
       pending.push({ offset, time, data: data as P });
       frame.schedule();
     },
