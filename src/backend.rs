@@ -60,9 +60,7 @@ impl Backstage {
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
         let calls = match &rpc.endpoint {
-            Some(endpoint) => {
-                Some(Calls { client: crate::client::http(rpc.timeout)?, endpoint: endpoint.clone() })
-            }
+            Some(endpoint) => Some(Calls { client: crate::client::http(rpc.timeout)?, endpoint: endpoint.clone() }),
             None => None,
         };
         Ok(Self { publisher, cluster, calls, metrics })
@@ -71,8 +69,7 @@ impl Backstage {
 
 impl Calls {
     async fn call(self, request: String) -> Result<Bytes, Refusal> {
-        let request =
-            self.client.post(&self.endpoint).header("content-type", "application/json").body(request);
+        let request = self.client.post(&self.endpoint).header("content-type", "application/json").body(request);
         let again = |reason: String| {
             tracing::warn!(reason, "rpc.endpoint did not answer a call");
             Refusal::new(503, "the call was not answered, try again")

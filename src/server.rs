@@ -31,6 +31,9 @@ const PUBLISH_GRACE: Duration = Duration::from_secs(2);
 /// Time beyond the drain window after which a shard that has not ended is given up.
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
 
+/// Time that requests of the shards have to be answered once the last of them has ended.
+const DESK_GRACE: Duration = Duration::from_secs(1);
+
 /// Time between two sweeps over the topics.
 const TOPIC_SWEEP: Duration = Duration::from_secs(1);
 
@@ -199,7 +202,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let threads = parked.start().context("the shards' threads cannot be started")?;
     let fetched = tokens.clone();
     tokio::spawn(async move { fetched.fetch().await });
-    tokio::spawn(desk.run(topics.clone(), tokens, Arc::new(backend), metrics.clone()));
+    let desk = tokio::spawn(desk.run(topics.clone(), tokens, Arc::new(backend), metrics.clone()));
     let stop_sources = CancellationToken::new();
     for source in sources {
         tokio::spawn(source.run(feed.clone(), stop_sources.clone()));
@@ -209,10 +212,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tokio::spawn(cluster.clone().run(stop.clone()));
     tokio::spawn(report(state.clone(), feed, stop.clone()));
     tokio::spawn(Listener { socket: listener, router: router(state.clone()), state: state.clone() }.run(stop.clone()));
-    announce(&config, address, shards, &capacity, &state);
-
+    // Heard from before it is said that the server is there.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    announce(&config, address, shards, &capacity, &state);
+
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -249,7 +253,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         }
     }
     stop_sources.cancel();
-    cluster.bye();
+    // Who was subscribed here no longer is: that has to be written before this node is gone.
+    let _ = tokio::time::timeout(DESK_GRACE, desk).await;
+    cluster.bye().await;
     stop.cancel();
     tracing::info!("stopped");
     Ok(())
@@ -384,7 +390,9 @@ fn announce(config: &Config, address: std::net::SocketAddr, shards: usize, capac
     open.push(match (config.access.anonymous, config.access.keys.is_empty() && config.access.jwks.is_none()) {
         (true, _) => "anyone may subscribe, no token needed".into(),
         (false, false) => "subscribing needs a token".into(),
-        (false, true) => "NOBODY may subscribe: access.anonymous is off and there is neither access.keys nor access.jwks".into(),
+        (false, true) => {
+            "NOBODY may subscribe: access.anonymous is off and there is neither access.keys nor access.jwks".into()
+        }
     });
     open.push(match config.access.origins.as_slice() {
         list if list.iter().any(|o| o == "*") => "pages of any Origin".into(),

@@ -43,9 +43,9 @@ impl Members {
     }
 
     pub(super) fn of(&self, topic: &TopicName) -> Vec<Arc<MemberInfo>> {
-        self.topics.get(topic.as_str()).map_or_else(Vec::new, |members| {
-            members.values().map(|member| member.info.clone()).collect()
-        })
+        self.topics
+            .get(topic.as_str())
+            .map_or_else(Vec::new, |members| members.values().map(|member| member.info.clone()).collect())
     }
 
     /// All of them, to be written again.

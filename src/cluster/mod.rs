@@ -198,8 +198,11 @@ impl Cluster {
         self.nodes.own(report);
     }
 
-    /// This node is about to stop.
-    pub fn bye(&self) {
+    /// This node is about to stop: the others are told, if they can be in time.
+    pub async fn bye(&self) {
         self.say(Said::Bye);
+        if let Some(shared) = &self.shared {
+            let _ = tokio::time::timeout(SURVEY_TIMEOUT, shared.flush()).await;
+        }
     }
 }

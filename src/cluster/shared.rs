@@ -48,8 +48,16 @@ type Counts = Vec<(String, u64)>;
 /// Something on its way to Redis.
 enum Out {
     Say(String),
-    Present { topic: TopicName, info: Arc<MemberInfo> },
-    Absent { topic: TopicName, client: String },
+    Present {
+        topic: TopicName,
+        info: Arc<MemberInfo>,
+    },
+    Absent {
+        topic: TopicName,
+        client: String,
+    },
+    /// Everything before this has been written.
+    Mark(flume::Sender<()>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -288,14 +296,15 @@ impl Shared {
         Ok(())
     }
 
-    async fn send(
-        &self,
-        out: impl Iterator<Item = Out>,
-        connection: &mut MultiplexedConnection,
-    ) -> RedisResult<()> {
+    async fn send(&self, out: impl Iterator<Item = Out>, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         let mut pipe = pipe();
+        let mut marks = Vec::new();
         for out in out {
             match out {
+                Out::Mark(mark) => {
+                    marks.push(mark);
+                    continue;
+                }
                 Out::Say(text) => pipe.cmd("PUBLISH").arg(&self.channel).arg(text).ignore(),
                 Out::Present { topic, info } => {
                     let present = Present { info: (*info).clone(), until: unix_ms() + PRESENCE_TTL_MS };
@@ -307,6 +316,19 @@ impl Shared {
                 Out::Absent { topic, client } => pipe.cmd("HDEL").arg(self.key(&topic)).arg(client).ignore(),
             };
         }
-        pipe.query_async::<()>(connection).await
+        if !pipe.is_empty() {
+            pipe.query_async::<()>(connection).await?;
+        }
+        for mark in marks {
+            let _ = mark.try_send(());
+        }
+        Ok(())
+    }
+
+    /// Returns once everything so far has been written.
+    pub(super) async fn flush(&self) {
+        let (mark, marked) = flume::bounded(1);
+        self.put(Out::Mark(mark));
+        let _ = marked.recv_async().await;
     }
 }

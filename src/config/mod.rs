@@ -386,12 +386,7 @@ pub const OPS: &str = "ops";
 
 impl Namespace {
     fn ops(open: bool) -> Self {
-        Self {
-            class: Class::Merge,
-            history_size: 2,
-            allow_subscribe_for_anonymous: open,
-            ..Self::default()
-        }
+        Self { class: Class::Merge, history_size: 2, allow_subscribe_for_anonymous: open, ..Self::default() }
     }
 }
 
@@ -428,21 +423,15 @@ impl Namespace {
     /// Whether a client may do something: one with a token or without, subscribed to the topic or not.
     pub fn allows(&self, action: Action, with_token: bool, subscribed: bool) -> bool {
         let (subscriber, client, anonymous) = match action {
-            Action::Publish => (
-                self.allow_publish_for_subscriber,
-                self.allow_publish_for_client,
-                self.allow_publish_for_anonymous,
-            ),
-            Action::History => (
-                self.allow_history_for_subscriber,
-                self.allow_history_for_client,
-                self.allow_history_for_anonymous,
-            ),
-            Action::Presence => (
-                self.allow_presence_for_subscriber,
-                self.allow_presence_for_client,
-                self.allow_presence_for_anonymous,
-            ),
+            Action::Publish => {
+                (self.allow_publish_for_subscriber, self.allow_publish_for_client, self.allow_publish_for_anonymous)
+            }
+            Action::History => {
+                (self.allow_history_for_subscriber, self.allow_history_for_client, self.allow_history_for_anonymous)
+            }
+            Action::Presence => {
+                (self.allow_presence_for_subscriber, self.allow_presence_for_client, self.allow_presence_for_anonymous)
+            }
         };
         (subscriber && subscribed) || (client && with_token) || anonymous
     }

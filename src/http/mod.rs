@@ -85,6 +85,8 @@ type Shared = axum::extract::State<Arc<State>>;
 pub fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/", get(pages::index))
+        .route("/ops", get(pages::index))
+        .route("/assets/{*name}", get(pages::asset))
         .route("/ws", get(upgrade::plain))
         .route("/connection/websocket", get(upgrade::centrifuge))
         .route("/healthz", get(rest::health))

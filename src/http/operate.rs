@@ -178,10 +178,9 @@ impl Channels {
 
 impl Disconnect {
     pub(super) fn run(self, state: &State) -> Outcome {
-        let Code { code, reason } = self.disconnect.unwrap_or(Code {
-            code: CloseReason::Forced.code(),
-            reason: CloseReason::Forced.reason().into(),
-        });
+        let Code { code, reason } = self
+            .disconnect
+            .unwrap_or(Code { code: CloseReason::Forced.code(), reason: CloseReason::Forced.reason().into() });
         if !(3_000..5_000).contains(&code) {
             return Err(Refusal::new(400, format!("close code {code} is not one of 3000 to 4999")));
         }

@@ -1,19 +1,94 @@
-//! The page at `/`, embedded in the binary.
+//! The dashboard, embedded in the binary: `/`, `/ops` and `/assets/…`. It is built from `web/dashboard`; its files are
+//! part of the repository, so that a machine without Node has it too.
 
-use axum::http::header;
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::sync::OnceLock;
+
+use axum::extract::Path;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use rust_embed::RustEmbed;
 
-const INDEX: &str = include_str!("../../web/embedded/index.html");
+use super::failure;
 
-/// `GET /`
-pub(super) async fn index() -> Response {
-    let policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; \
-                  base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-    let headers = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, policy),
-        (header::CACHE_CONTROL, "no-cache"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+#[derive(RustEmbed)]
+#[folder = "web/embedded"]
+struct Files;
+
+/// No script, style or picture but our own; sockets to this server, and from pages served elsewhere to others.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+                      connect-src 'self' ws: wss:; img-src 'self' data:; font-src 'self'; base-uri 'none'; \
+                      form-action 'none'; frame-ancestors 'none'";
+
+/// A file as it is sent.
+struct File {
+    plain: Bytes,
+    gzip: Option<Bytes>,
+    kind: &'static str,
+    etag: String,
+}
+
+/// All files; compressed once, when the first is asked for.
+fn files() -> &'static HashMap<String, File> {
+    static FILES: OnceLock<HashMap<String, File>> = OnceLock::new();
+    FILES.get_or_init(|| Files::iter().filter_map(|name| Some((name.to_string(), load(&name)?))).collect())
+}
+
+fn load(name: &str) -> Option<File> {
+    let file = Files::get(name)?;
+    let plain = Bytes::from(file.data.into_owned());
+    let kind = match name.rsplit('.').next() {
+        Some("html") => "text/html; charset=utf-8",
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        Some("svg") => "image/svg+xml",
+        Some("json") => "application/json",
+        _ => "application/octet-stream",
+    };
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    let compressed = encoder.write_all(&plain).and_then(|()| encoder.finish()).ok();
+    let gzip = compressed.filter(|gz| gz.len() < plain.len()).map(Bytes::from);
+    let hash = file.metadata.sha256_hash();
+    let etag = hash.iter().take(8).fold(String::from("\""), |text, byte| text + &format!("{byte:02x}")) + "\"";
+    Some(File { plain, gzip, kind, etag })
+}
+
+/// `GET /` and `GET /ops`: one page, which looks at its path.
+pub(super) async fn index(headers: HeaderMap) -> Response {
+    respond("index.html", &headers, "no-cache")
+}
+
+/// `GET /assets/…`: names change with their content.
+pub(super) async fn asset(headers: HeaderMap, Path(name): Path<String>) -> Response {
+    respond(&format!("assets/{name}"), &headers, "public, max-age=31536000, immutable")
+}
+
+fn respond(name: &str, headers: &HeaderMap, caching: &'static str) -> Response {
+    let Some(file) = files().get(name) else {
+        return failure(StatusCode::NOT_FOUND, "there is no such file");
+    };
+    let given = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok()).unwrap_or_default();
+    let etag = HeaderValue::from_str(&file.etag).unwrap_or(HeaderValue::from_static("\"\""));
+    let common = [
+        (header::ETAG, etag),
+        (header::CACHE_CONTROL, HeaderValue::from_static(caching)),
+        (header::VARY, HeaderValue::from_static("accept-encoding")),
+        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
     ];
-    (headers, INDEX).into_response()
+    if given(header::IF_NONE_MATCH).split(',').any(|tag| tag.trim().trim_start_matches("W/") == file.etag) {
+        return (StatusCode::NOT_MODIFIED, common).into_response();
+    }
+    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static(file.kind))];
+    let accepts = given(header::ACCEPT_ENCODING).split(',').any(|e| e.trim().split(';').next() == Some("gzip"));
+    match &file.gzip {
+        Some(gzip) if accepts => {
+            let encoding = [(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"))];
+            (common, kind, encoding, gzip.clone()).into_response()
+        }
+        _ => (common, kind, file.plain.clone()).into_response(),
+    }
 }

@@ -101,11 +101,7 @@ async fn reader(state: &super::State, headers: &HeaderMap) -> Result<Option<Iden
 }
 
 /// Whether REST may show a topic: as much as a client without a token may subscribe to, or as the token says.
-fn may_read(
-    state: &super::State,
-    reader: Option<&Identity>,
-    topic: &TopicName,
-) -> Result<(), (StatusCode, String)> {
+fn may_read(state: &super::State, reader: Option<&Identity>, topic: &TopicName) -> Result<(), (StatusCode, String)> {
     if state.config.access.anonymous && state.config.namespace(topic.namespace()).allow_subscribe_for_anonymous {
         return Ok(());
     }

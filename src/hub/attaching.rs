@@ -238,13 +238,7 @@ impl Shard {
     }
 
     /// Asks, or waits for the answer of a request of this tick with the same key.
-    fn ask(
-        &mut self,
-        key: Option<AskKey>,
-        slot: Option<Slot>,
-        waiter: Waiter,
-        request: impl FnOnce(u32) -> Request,
-    ) {
+    fn ask(&mut self, key: Option<AskKey>, slot: Option<Slot>, waiter: Waiter, request: impl FnOnce(u32) -> Request) {
         let same = key.as_ref().and_then(|key| self.tick_asks.get(key));
         if let Some(ask) = same.and_then(|ask| self.asks.get_mut(*ask as usize)) {
             ask.waiters.push(waiter);

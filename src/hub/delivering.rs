@@ -94,8 +94,7 @@ impl Shard {
                 continue;
             }
             let encoding = if lane.fresh && lane.run == NONE { lane.encoding.whole() } else { lane.encoding };
-            let frame =
-                RunFrame { bytes: delta.frame(encoding), cursor, seen_ms: delta.ts.unwrap_or(delta.taken_ms) };
+            let frame = RunFrame { bytes: delta.frame(encoding), cursor, seen_ms: delta.ts.unwrap_or(delta.taken_ms) };
             match self.runs.get_mut(lane.run as usize).filter(|_| lane.run != NONE) {
                 Some(run) => run.more.push(frame),
                 None => {

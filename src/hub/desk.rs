@@ -41,13 +41,7 @@ impl Desk {
     }
 
     /// Answers until the last shard has ended.
-    pub async fn run(
-        self,
-        topics: Arc<Topics>,
-        tokens: Arc<Tokens>,
-        backend: Arc<dyn Backend>,
-        metrics: Arc<Metrics>,
-    ) {
+    pub async fn run(self, topics: Arc<Topics>, tokens: Arc<Tokens>, backend: Arc<dyn Backend>, metrics: Arc<Metrics>) {
         let clerk = Arc::new(Clerk { queues: self.queues, topics, tokens, backend, metrics });
         while let Ok(batch) = self.requests.recv_async().await {
             for request in batch {

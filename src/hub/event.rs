@@ -87,22 +87,67 @@ pub(super) struct Attached {
 /// To a shard.
 pub(super) enum Event {
     Open(Box<NewSession>),
-    Delta { slot: Slot, delta: Arc<Delta> },
-    Reset { slot: Slot, snapshot: Arc<Snapshot> },
-    Stale { slot: Slot, since_ms: Option<u64> },
-    Membership { slot: Slot, change: Arc<MembershipChange> },
-    Attached { ask: u32, result: Result<Box<Attached>, Refusal> },
-    Snapshot { ask: u32, snapshot: Arc<Snapshot> },
-    Replayed { ask: u32, replay: Option<Box<Replay>> },
-    Detached { slot: Slot },
-    Authenticated { session: SessionKey, id: CommandId, purpose: Purpose, result: Result<Box<Identity>, TokenError> },
-    SubRefreshed { session: SessionKey, id: CommandId, slot: Slot, result: Result<Grant, TokenError> },
+    Delta {
+        slot: Slot,
+        delta: Arc<Delta>,
+    },
+    Reset {
+        slot: Slot,
+        snapshot: Arc<Snapshot>,
+    },
+    Stale {
+        slot: Slot,
+        since_ms: Option<u64>,
+    },
+    Membership {
+        slot: Slot,
+        change: Arc<MembershipChange>,
+    },
+    Attached {
+        ask: u32,
+        result: Result<Box<Attached>, Refusal>,
+    },
+    Snapshot {
+        ask: u32,
+        snapshot: Arc<Snapshot>,
+    },
+    Replayed {
+        ask: u32,
+        replay: Option<Box<Replay>>,
+    },
+    Detached {
+        slot: Slot,
+    },
+    Authenticated {
+        session: SessionKey,
+        id: CommandId,
+        purpose: Purpose,
+        result: Result<Box<Identity>, TokenError>,
+    },
+    SubRefreshed {
+        session: SessionKey,
+        id: CommandId,
+        slot: Slot,
+        result: Result<Grant, TokenError>,
+    },
     /// The reply to a command that was answered beyond the hub.
-    Answered { session: SessionKey, reply: Bytes },
-    Order { who: Who, order: Order },
+    Answered {
+        session: SessionKey,
+        reply: Bytes,
+    },
+    Order {
+        who: Who,
+        order: Order,
+    },
     /// How many are subscribed to what, of the topics that fit?
-    Census { fits: Arc<dyn Fn(&str) -> bool + Send + Sync>, max: usize, counts: flume::Sender<Vec<(TopicName, u64)>> },
-    Drain { window: Duration },
+    Census {
+        fits: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+        max: usize,
+        counts: flume::Sender<Vec<(TopicName, u64)>>,
+    },
+    Drain {
+        window: Duration,
+    },
     Hurry,
 }
 

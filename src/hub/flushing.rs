@@ -8,9 +8,9 @@ use super::outbox::Chain;
 use super::session::{Hold, Session, Stage};
 use super::shard::Shard;
 use super::subscribers::{Cursor, Subscribers, Subscription};
-use crate::topic::Slot;
 use crate::limits::DRAIN_CHUNK_BYTES;
 use crate::metrics::ShardStats;
+use crate::topic::Slot;
 use crate::wire::close::CloseReason;
 
 impl Shard {

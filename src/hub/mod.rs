@@ -28,8 +28,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub use desk::Desk;
 pub use backend::{Answer, Backend, Member, MemberCount};
+pub use desk::Desk;
 pub use event::{NewSession, Order, Permit, Who};
 
 use crate::config::Config;

@@ -311,7 +311,8 @@ impl Shard {
     /// Why a session may not have a topic.
     fn not_allowed(&mut self, index: u32, topic: &TopicName) -> Option<Refusal> {
         let for_client = self.config.namespace(topic.namespace()).allow_subscribe_for_client;
-        let anonymous = self.config.access.anonymous && self.config.namespace(topic.namespace()).allow_subscribe_for_anonymous;
+        let anonymous =
+            self.config.access.anonymous && self.config.namespace(topic.namespace()).allow_subscribe_for_anonymous;
         let session = self.session(index)?;
         let refusal = match &session.identity {
             _ if anonymous => return None,

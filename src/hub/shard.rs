@@ -90,12 +90,7 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    pub(super) fn new(
-        part: Part,
-        requests: flume::Sender<Vec<Request>>,
-        node: Arc<str>,
-        config: Arc<Config>,
-    ) -> Self {
+    pub(super) fn new(part: Part, requests: flume::Sender<Vec<Request>>, node: Arc<str>, config: Arc<Config>) -> Self {
         Self {
             id: part.id,
             node,

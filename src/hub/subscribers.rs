@@ -229,8 +229,7 @@ impl Subscribers {
         fresh: bool,
     ) -> Option<Subscription> {
         let topic = self.slots.get_mut(index(slot))?;
-        let same =
-            |lane: &Lane| lane.encoding == encoding && lane.interval_ms == interval_ms && lane.fresh == fresh;
+        let same = |lane: &Lane| lane.encoding == encoding && lane.interval_ms == interval_ms && lane.fresh == fresh;
         let found = topic.lanes.iter().copied().find(|l| self.lanes.get(*l as usize).is_some_and(same));
         let lane_id = match found {
             Some(id) => id,

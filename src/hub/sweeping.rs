@@ -68,9 +68,11 @@ impl Shard {
                 Some(CloseReason::NoCommand)
             }
             _ if session.backlog.as_ref().is_some_and(|b| age(b.moved_ms) > stall_ms) => Some(CloseReason::Slow),
-            _ if session.identity.as_ref().and_then(|i| i.expires_s).is_some_and(|exp| {
-                now_s > exp + if session.dialect.is_centrifuge() { expired_delay_s } else { 0 }
-            }) =>
+            _ if session
+                .identity
+                .as_ref()
+                .and_then(|i| i.expires_s)
+                .is_some_and(|exp| now_s > exp + if session.dialect.is_centrifuge() { expired_delay_s } else { 0 }) =>
             {
                 Some(CloseReason::Expired)
             }

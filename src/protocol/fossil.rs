@@ -94,10 +94,8 @@ pub(super) fn delta(source: &[u8], target: &[u8]) -> Option<Vec<u8>> {
         {
             for from in places {
                 let forward = common_prefix(source.get(*from..).unwrap_or_default(), rest);
-                let back = common_suffix(
-                    source.get(..*from).unwrap_or_default(),
-                    target.get(pending..at).unwrap_or_default(),
-                );
+                let back =
+                    common_suffix(source.get(..*from).unwrap_or_default(), target.get(pending..at).unwrap_or_default());
                 if forward + back > best.0 + best.1 {
                     best = (forward, back, *from);
                 }

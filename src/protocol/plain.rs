@@ -9,7 +9,8 @@ use compact_str::CompactString;
 use serde::Deserialize;
 
 use super::{
-    BadCommand, Command, CommandId, Delivery, Notice, Op, Refusal, SnapshotDelivery, Standing, SubscribeItem, SubscribeTerms,
+    BadCommand, Command, CommandId, Delivery, Notice, Op, Refusal, SnapshotDelivery, Standing, SubscribeItem,
+    SubscribeTerms,
 };
 use crate::name::TopicName;
 use crate::position::Position;

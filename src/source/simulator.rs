@@ -242,16 +242,23 @@ impl Simulation {
     fn signal(&mut self, i: usize) -> SimulatedDelta {
         self.trade_id += 1;
         let (id, buy, confidence) = (self.trade_id, self.rng.random_bool(0.5), self.rng.random_range(50..99));
+        let (up, down) = (self.rng.random_range(20..200), self.rng.random_range(10..100));
+        let hold = confidence < 55;
         let instrument = self.at(i);
-        SimulatedDelta {
-            topic: "signals:all".into(),
-            kind: Kind::Delta,
-            data: json!({
-                "sim": true, "id": id, "symbol": instrument.name, "signal": if buy { "BUY" } else { "SELL" },
-                "confidence": confidence, "price": instrument.price(instrument.ticks), "source": "simulator",
-                "time": unix_ms(),
-            }),
+        let toward = if buy { 1 } else { -1 };
+        // The shape of docs/signals.md.
+        let mut data = json!({
+            "sim": true, "id": format!("sim-{id}"), "source": "simulator", "time": unix_ms(), "symbol": instrument.name,
+            "signal": if hold { "HOLD" } else if buy { "BUY" } else { "SELL" }, "confidence": confidence,
+            "price": instrument.price(instrument.ticks),
+        });
+        if let Some(members) = data.as_object_mut().filter(|_| !hold) {
+            members.insert("target".into(), json!(instrument.price(instrument.ticks + toward * up)));
+            members.insert("stop_loss".into(), json!(instrument.price(instrument.ticks - toward * down)));
+            members
+                .insert("reason".into(), json!(if buy { "simulated momentum up" } else { "simulated momentum down" }));
         }
+        SimulatedDelta { topic: "signals:all".into(), kind: Kind::Delta, data }
     }
 
     fn at(&mut self, i: usize) -> &mut Instrument {

@@ -428,9 +428,7 @@ impl Topics {
     /// Names and interested shards of topics that somebody here subscribes to.
     pub fn subscribed(&self) -> Vec<(TopicName, Vec<(ShardId, Slot)>)> {
         let wanted = self.map.iter().filter(|topic| !topic.interest.is_empty());
-        wanted
-            .map(|topic| (topic.name.clone(), topic.interest.iter().map(|i| (i.shard, i.slot)).collect()))
-            .collect()
+        wanted.map(|topic| (topic.name.clone(), topic.interest.iter().map(|i| (i.shard, i.slot)).collect())).collect()
     }
 
     /// The topic as REST shows it; `None` where nothing was ever published.

@@ -25,11 +25,17 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "http",
         &[
-            "auth", "clock", "cluster", "config", "hub", "limits", "metrics", "name", "position", "protocol", "server", "source",
-            "topic", "wire",
+            "auth", "clock", "cluster", "config", "hub", "limits", "metrics", "name", "position", "protocol", "server",
+            "source", "topic", "wire",
         ],
     ),
-    ("server", &["auth", "backend", "clock", "cluster", "config", "http", "hub", "limits", "metrics", "position", "source", "topic"]),
+    (
+        "server",
+        &[
+            "auth", "backend", "clock", "cluster", "config", "http", "hub", "limits", "metrics", "position", "source",
+            "topic",
+        ],
+    ),
     ("cli", &["config", "server", "source", "topic"]),
 ];
 

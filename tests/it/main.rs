@@ -5,14 +5,16 @@
 mod support;
 
 mod access;
+mod centrifuge;
 mod command_line;
 mod conflation;
 mod delivery;
 mod hostile_clients;
-mod http_backend;
 mod http;
+mod http_backend;
 mod layering;
 mod limits;
+mod operate;
 mod recordings;
 mod recovery;
 mod redis;
@@ -20,5 +22,6 @@ mod redis_faults;
 mod sdk;
 mod sdks;
 mod shutdown;
+mod supabase;
 mod tokens;
 mod two_nodes;

@@ -23,8 +23,7 @@ pub(crate) enum Sdk {
 }
 
 impl Sdk {
-    pub(crate) const ALL: [Self; 4] =
-        [Self::JavaScript, Self::JavaScriptProtobuf, Self::Python, Self::PythonProtobuf];
+    pub(crate) const ALL: [Self; 4] = [Self::JavaScript, Self::JavaScriptProtobuf, Self::Python, Self::PythonProtobuf];
 
     fn protocol(self) -> &'static str {
         match self {

@@ -275,7 +275,8 @@ async fn history_publish_and_calls() {
         let since = json!({"offset": 4, "epoch": epoch});
         let page = client.call(json!({"do": "history", "topic": topic, "limit": 2, "since": since})).await;
         assert_eq!(offsets(&page), [5, 6]);
-        let page = client.call(json!({"do": "history", "topic": topic, "limit": 9, "since": since, "reverse": true})).await;
+        let page =
+            client.call(json!({"do": "history", "topic": topic, "limit": 9, "since": since, "reverse": true})).await;
         assert_eq!(offsets(&page), [3]);
         let gone = json!({"offset": 1, "epoch": epoch});
         let page = client.call(json!({"do": "history", "topic": topic, "limit": 9, "since": gone})).await;
@@ -296,7 +297,8 @@ async fn subscriptions_that_the_token_names() {
     let config = config(&redis.source_config());
     let mut server = Server::start_at(&config, port);
     server.until("ready", |s| s.get("/readyz").0 == 200).await;
-    let token = hs256(&claims("u1", 60, json!({"topics": [], "channels": ["stream:mine"], "subs": {"stream:too": {}}})));
+    let token =
+        hs256(&claims("u1", 60, json!({"topics": [], "channels": ["stream:mine"], "subs": {"stream:too": {}}})));
     for sdk in Sdk::ALL {
         let mut client = Driver::connect(sdk, &server, json!({"token": token})).await;
         let mut subscribed = Vec::new();

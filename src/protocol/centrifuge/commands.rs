@@ -257,7 +257,10 @@ mod tests {
             "{\"id\":1,\"subscribe\":{\"channel\":\"a\",\"recover\":true,\"offset\":9007199254740993}}",
             "{\"id\":1,\"subscribe\":{\"channel\":\"a\",\"data\":{\"max_rate\":-1}}}",
         ] {
-            assert!(commands(message.as_bytes())[0].as_ref().is_err_and(|bad| !bad.fatal && bad.id.0.is_some()), "{message}");
+            assert!(
+                commands(message.as_bytes())[0].as_ref().is_err_and(|bad| !bad.fatal && bad.id.0.is_some()),
+                "{message}"
+            );
         }
     }
 

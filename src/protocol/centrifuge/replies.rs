@@ -127,10 +127,7 @@ fn publication_frame(
                 delta: matches!(form, Form::Fossil(_)),
                 time: ts.and_then(|ts| i64::try_from(ts).ok()).unwrap_or(0),
             };
-            push(
-                format,
-                Push { channel: topic.as_str().to_owned(), publication: Some(publication), ..Push::default() },
-            )
+            push(format, Push { channel: topic.as_str().to_owned(), publication: Some(publication), ..Push::default() })
         }
     }
 }
@@ -370,8 +367,7 @@ pub(in crate::protocol) fn presence(format: Format, id: &CommandId, members: &[s
 pub(in crate::protocol) fn presence_stats(format: Format, id: &CommandId, clients: usize, users: usize) -> Bytes {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     reply(format, id, |reply| {
-        reply.presence_stats =
-            Some(PresenceStatsResult { num_clients: count(clients), num_users: count(users) });
+        reply.presence_stats = Some(PresenceStatsResult { num_clients: count(clients), num_users: count(users) });
     })
 }
 

@@ -1,3 +1,4 @@
+import { useConnection } from 'nexus-push-react';
 import { useCallback, useState } from 'react';
 import { TokenForm } from '../app/TokenForm';
 import { PHONE, useMedia } from '../lib/media';
@@ -28,6 +29,8 @@ export function Markets({ maxRate }: { maxRate: number | undefined }) {
   // Followed here, so that it goes on while another tab of the phone layout is open.
   const signals = useSignals();
   const [view, setView] = useState<View>('watchlist');
+  const live = useConnection().status === 'connected';
+  const quoteRate = maxRate ?? (phone ? QUOTE_RATE_PHONE : QUOTE_RATE);
 
   const pick = useCallback(
     (symbol: string) => {
@@ -43,14 +46,9 @@ export function Markets({ maxRate }: { maxRate: number | undefined }) {
 
   const shows = (one: View) => !phone || view === one;
   return (
-    <div className="markets" data-view={view}>
+    <div className="markets" data-view={view} data-live={live}>
       {shows('watchlist') && (
-        <Watchlist
-          instruments={instruments}
-          selected={selected}
-          onSelect={pick}
-          maxRate={maxRate ?? (phone ? QUOTE_RATE_PHONE : QUOTE_RATE)}
-        />
+        <Watchlist instruments={instruments} selected={selected} onSelect={pick} maxRate={quoteRate} />
       )}
       {selected === undefined
         ? !phone && <div className="panel chart" />
@@ -60,6 +58,7 @@ export function Markets({ maxRate }: { maxRate: number | undefined }) {
               instruments={instruments}
               chart={shows('chart')}
               book={shows('book')}
+              quoteRate={quoteRate}
               bookRate={phone ? BOOK_RATE_PHONE : BOOK_RATE}
             />
           )}
@@ -74,16 +73,17 @@ interface InstrumentProps {
   instruments: Instruments;
   chart: boolean;
   book: boolean;
+  quoteRate: number;
   bookRate: number;
 }
 
 /** What is shown of the selected instrument. */
-function Instrument({ symbol, instruments, chart, book, bookRate }: InstrumentProps) {
+function Instrument({ symbol, instruments, chart, book, quoteRate, bookRate }: InstrumentProps) {
   const log: TradeLog = useTradeLog(symbol);
   const has = instruments.symbols === undefined ? undefined : instruments.books.has(symbol);
   return (
     <>
-      {chart && <ChartPanel symbol={symbol} log={log} />}
+      {chart && <ChartPanel symbol={symbol} log={log} maxRate={quoteRate} />}
       {book && <BookPanel symbol={symbol} has={has} maxRate={bookRate} />}
       {chart && <Tape log={log} />}
     </>

@@ -1,4 +1,5 @@
 import { TokenForm } from '../app/TokenForm';
+import { useTitle } from '../app/useTitle';
 import { PHONE, useMedia } from '../lib/media';
 import { NodeCards, NodeTable } from './NodeTable';
 import { SourceTable } from './SourceTable';
@@ -10,6 +11,7 @@ import './ops.css';
 export default function Ops() {
   const { topic, nodes, totals, history, now, least } = useNodes();
   const phone = useMedia(PHONE);
+  useTitle('Operations');
 
   if (topic.status === 'error') {
     return <TokenForm title="This page needs a token that gives ops:nodes" reason={topic.error?.message} />;

@@ -12,12 +12,19 @@ const MODES: readonly { mode: ChartMode; name: string }[] = [
   { mode: 'line', name: 'Line' },
 ];
 
+interface Props {
+  symbol: string;
+  log: TradeLog;
+  /** Of the quote. */
+  maxRate: number;
+}
+
 /** The selected instrument: its quote and its chart. */
-export const ChartPanel = memo(function ChartPanel({ symbol, log }: { symbol: string; log: TradeLog }) {
+export const ChartPanel = memo(function ChartPanel({ symbol, log, maxRate }: Props) {
   const [mode, setMode] = useState<ChartMode>('5s');
   return (
     <section className="panel chart" aria-label={`Chart of ${symbol}`}>
-      <InstrumentHeader symbol={symbol} />
+      <InstrumentHeader symbol={symbol} maxRate={maxRate} />
       <div className="chart-body">
         <fieldset className="modes" aria-label="Chart">
           {MODES.map((one) => (

@@ -1,12 +1,13 @@
 import { useTopic } from 'nexus-push-react';
+import { PageTitle } from '../../app/PageTitle';
 import { changePercent, formatPercent, formatSize, formatSpread, NONE, spreadBps } from '../../lib/format';
 import { useReportSimulated } from '../../lib/simulated';
 
 /** Name and quote of the selected instrument. */
-export function InstrumentHeader({ symbol }: { symbol: string }) {
+export function InstrumentHeader({ symbol, maxRate }: { symbol: string; maxRate: number }) {
   const topic = `quotes:${symbol}` as const;
-  // Ten a second is as fast as anyone reads.
-  const { data, status, stale, error } = useTopic(topic, { maxRate: 10 });
+  // The rate of the watchlist: they share the subscription, and of two rates the higher would win.
+  const { data, status, stale, error } = useTopic(topic, { maxRate });
   useReportSimulated(topic, data?.sim === true);
   const change = changePercent(data?.open, data?.last);
   const sign = change === undefined || Math.abs(change) < 0.005 ? undefined : change > 0 ? 'up' : 'down';
@@ -14,6 +15,7 @@ export function InstrumentHeader({ symbol }: { symbol: string }) {
 
   return (
     <div className="instrument" data-stale={stale || undefined}>
+      <PageTitle symbol={symbol} />
       <h2>{symbol}</h2>
       <div className="instrument-price num">
         <strong data-sign={sign}>{data?.last ?? NONE}</strong>

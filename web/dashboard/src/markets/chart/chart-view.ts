@@ -68,7 +68,7 @@ export class ChartView {
         timeVisible: true,
         secondsVisible: mode !== '1m',
         rightOffset: 4,
-        barSpacing: mode === 'line' ? 4 : 9,
+        barSpacing: mode === 'line' ? 6 : 13,
         tickMarkFormatter: (time: Time, type: TickMarkType) =>
           type < TickMarkType.Time ? dayLabel(time) : clockLabel(time, type === TickMarkType.TimeWithSeconds),
       },

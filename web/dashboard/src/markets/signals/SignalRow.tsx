@@ -1,19 +1,26 @@
 import { type CSSProperties, memo } from 'react';
 import { formatTime, NONE } from '../../lib/format';
-import type { SignalEntry } from '../../lib/signals';
+import { type SignalEntry, signalKey } from '../../lib/signals';
 
 interface Props {
   entry: SignalEntry;
+  /** Of the present epoch of the stream; offsets of older ones may be the same. */
+  current: boolean;
   onSelect: (symbol: string) => void;
 }
 
 /** One signal, and below it the marker of a gap if there is one. */
-export const SignalRow = memo(function SignalRow({ entry, onSelect }: Props) {
+export const SignalRow = memo(function SignalRow({ entry, current, onSelect }: Props) {
   const { offset, time, data, gapBefore } = entry;
   const confidence = data.confidence === undefined ? undefined : Math.min(100, Math.max(0, data.confidence));
   return (
     <>
-      <li className="signal" data-testid={`signal-${offset}`} data-offset={offset} title={data.reason}>
+      <li
+        className="signal"
+        data-testid={current ? `signal-${offset}` : `old-signal-${signalKey(entry)}`}
+        data-offset={offset}
+        title={data.reason}
+      >
         <time className="dim" dateTime={new Date(data.time ?? time).toISOString()}>
           {formatTime(data.time ?? time)}
         </time>

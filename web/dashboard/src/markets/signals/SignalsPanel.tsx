@@ -42,7 +42,12 @@ export const SignalsPanel = memo(function SignalsPanel({ entries, onSelect }: Pr
         // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard
         <ol className="signals-list num" tabIndex={0} aria-label="Signals, newest first" reversed>
           {entries.map((entry) => (
-            <SignalRow key={signalKey(entry)} entry={entry} onSelect={onSelect} />
+            <SignalRow
+              key={signalKey(entry)}
+              entry={entry}
+              current={entry.generation === entries[0]?.generation}
+              onSelect={onSelect}
+            />
           ))}
         </ol>
       )}

@@ -54,7 +54,9 @@ export class TradeLog {
       tape.push({ offset, time, price: data.p, size: data.q, side: data.side });
     }
     if (tape.length === 0) return;
-    this.tape = [...tape.reverse(), ...this.tape].slice(0, TAPE_MAX);
+    // Offsets name the rows; those of another epoch would be named twice.
+    const before = batch.restarted ? [] : this.tape;
+    this.tape = [...tape.reverse(), ...before].slice(0, TAPE_MAX);
     for (const listener of [...this.#listeners]) listener();
   }
 }

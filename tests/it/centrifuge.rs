@@ -1,0 +1,195 @@
+//! The Centrifuge protocol on the wire, where no SDK goes: several commands a message, wrong order, pings, limits.
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+
+use crate::support::{PATIENCE, Server};
+
+struct Raw(tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>);
+
+impl Raw {
+    async fn open(server: &Server) -> Self {
+        let url = format!("ws://{}/connection/websocket", server.address);
+        Self(tokio_tungstenite::connect_async(url).await.unwrap().0)
+    }
+
+    async fn connected(server: &Server) -> Self {
+        let mut raw = Self::open(server).await;
+        raw.send("{\"id\":1,\"connect\":{}}").await;
+        assert_eq!(raw.next().await["id"], 1);
+        raw
+    }
+
+    async fn send(&mut self, text: &str) {
+        self.0.send(Message::text(text)).await.unwrap();
+    }
+
+    async fn message(&mut self) -> Message {
+        tokio::time::timeout(PATIENCE, self.0.next()).await.expect("nothing came").unwrap().unwrap()
+    }
+
+    async fn next(&mut self) -> Value {
+        serde_json::from_str(self.message().await.to_text().unwrap()).unwrap()
+    }
+
+    async fn close_code(&mut self) -> u16 {
+        loop {
+            if let Message::Close(frame) = self.message().await {
+                return frame.unwrap().code.into();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn several_commands_a_message_are_answered_in_order() {
+    let server = Server::open();
+    server.publish("merge:a", &json!({"x": 1}));
+    let mut raw = Raw::open(&server).await;
+    raw.send(
+        "{\"id\":1,\"connect\":{\"name\":\"js\"}}\n{\"id\":2,\"subscribe\":{\"channel\":\"merge:a\"}}\n\
+         {\"id\":3,\"subscribe\":{\"channel\":\"merge:a\"}}\n{\"id\":4,\"unsubscribe\":{\"channel\":\"merge:a\"}}\n{\"id\":5,\"ping\":{}}",
+    )
+    .await;
+    let connected = raw.next().await;
+    assert_eq!(
+        (&connected["id"], &connected["connect"]["ping"], &connected["connect"]["pong"]),
+        (&json!(1), &json!(25), &json!(true))
+    );
+    assert!(connected["connect"]["node"].as_str().unwrap().len() > 3);
+    let (mut replies, mut pushes) = (Vec::new(), Vec::new());
+    while replies.len() < 4 {
+        let next = raw.next().await;
+        if next["push"].is_null() { replies.push(next) } else { pushes.push(next) }
+    }
+    let of = |id: u64| replies.iter().find(|r| r["id"] == id).unwrap();
+    assert_eq!(of(2)["subscribe"]["data"], json!({"class": "merge"}));
+    assert_eq!(of(4)["unsubscribe"], json!({}));
+    assert_eq!(of(5)["ping"], json!({}));
+    assert_eq!(pushes[0]["push"]["pub"]["tags"]["kind"], "snapshot");
+}
+
+/// (what is sent, close code): each ends that session alone.
+#[tokio::test]
+async fn what_no_client_sends_ends_the_session() {
+    let server = Server::open();
+    let mut healthy = Raw::connected(&server).await;
+    for (first, code) in [
+        ("{\"id\":1,\"subscribe\":{\"channel\":\"a\"}}", 3501),
+        ("{\"id\":1,\"connect\":{}}\n{\"id\":2,\"connect\":{}}", 3501),
+        ("not json", 3501),
+        ("{\"connect\":{}}", 3501),
+        ("{\"id\":1,\"connect\":{\"token\":\"a.b.c\"}}", 3500),
+    ] {
+        let mut raw = Raw::open(&server).await;
+        raw.send(first).await;
+        assert_eq!(raw.close_code().await, code, "{first}");
+    }
+    let mut raw = Raw::open(&server).await;
+    raw.0.send(Message::binary(vec![0])).await.unwrap();
+    assert_eq!(raw.close_code().await, 1003, "binary where JSON was agreed");
+    healthy.send("{\"id\":9,\"subscribe\":{\"channel\":\"stream:a\"}}").await;
+    assert_eq!(healthy.next().await["id"], 9);
+}
+
+/// (command, error code): the session goes on.
+#[tokio::test]
+async fn what_is_refused_is_answered() {
+    let server = Server::open_with("[namespace.closed]\nallow_subscribe_for_anonymous = false\n");
+    let mut raw = Raw::connected(&server).await;
+    raw.send("{\"id\":2,\"subscribe\":{\"channel\":\"stream:a\"}}").await;
+    assert!(raw.next().await["subscribe"].is_object());
+    for (command, code) in [
+        ("\"subscribe\":{\"channel\":\"stream:a\"}", 105),
+        ("\"subscribe\":{\"channel\":\"a b\"}", 107),
+        ("\"subscribe\":{\"channel\":\"closed:a\"}", 103),
+        ("\"subscribe\":{\"channel\":\"closed:a\",\"token\":\"x\"}", 103),
+        ("\"subscribe\":{\"channel\":\"stream:b\",\"type\":4}", 107),
+        ("\"publish\":{\"channel\":\"stream:a\",\"data\":{}}", 103),
+        ("\"presence\":{\"channel\":\"stream:a\"}", 103),
+        ("\"rpc\":{\"method\":\"x\",\"data\":{}}", 108),
+        ("\"sub_refresh\":{\"channel\":\"stream:z\",\"token\":\"x\"}", 103),
+        ("\"dance\":{}", 104),
+    ] {
+        raw.send(&format!("{{\"id\":7,{command}}}")).await;
+        let reply = raw.next().await;
+        assert_eq!((&reply["id"], &reply["error"]["code"]), (&json!(7), &json!(code)), "{command}: {reply}");
+    }
+}
+
+#[tokio::test]
+async fn pings_come_whatever_the_client_says_and_must_be_answered() {
+    let server = Server::open_with("[limits]\nping_interval = \"1s\"\npong_timeout = \"1s\"\n");
+    let mut raw = Raw::connected(&server).await;
+    for _ in 0..3 {
+        assert_eq!(raw.next().await, json!({}));
+        raw.send("{}").await;
+        raw.send("{\"id\":5,\"ping\":{}}").await;
+        assert_eq!(raw.next().await["id"], 5);
+    }
+    assert_eq!(raw.close_code().await, 3012);
+}
+
+#[tokio::test]
+async fn five_hundred_subscriptions_come_back_in_one_message() {
+    let server = Server::open();
+    let mut raw = Raw::connected(&server).await;
+    let commands: Vec<String> = (0..512)
+        .map(|n| {
+            let epoch = "abcdefgh";
+            format!("{{\"id\":{},\"subscribe\":{{\"channel\":\"merge:a-name-of-some-length-{n}\",\"recover\":true,\"offset\":123456789012,\"epoch\":\"{epoch}\",\"flag\":1,\"positioned\":true}}}}", n + 2)
+        })
+        .collect();
+    let message = commands.join("\n");
+    assert!(message.len() > 64 * 1024, "more than a message of `plain` may have");
+    raw.send(&message).await;
+    let mut replies = 0;
+    while replies < 512 {
+        let reply = raw.next().await;
+        replies += usize::from(reply["subscribe"]["recovered"] == true);
+        assert!(reply["error"].is_null(), "{reply}");
+    }
+    raw.send("{\"id\":1000,\"subscribe\":{\"channel\":\"merge:one-too-many\"}}").await;
+    let reply = loop {
+        let reply = raw.next().await;
+        if reply["id"] == 1000 {
+            break reply;
+        }
+    };
+    assert_eq!(reply["error"]["code"], 106);
+}
+
+#[tokio::test]
+async fn stale_topics_and_the_end_are_told() {
+    let mut server = Server::open_with("[namespace.quiet]\nclass = \"merge\"\nstale_after = \"1s\"\n");
+    server.publish("quiet:a", &json!({"x": 1}));
+    let mut raw = Raw::connected(&server).await;
+    raw.send("{\"id\":2,\"subscribe\":{\"channel\":\"quiet:a\"}}").await;
+    raw.next().await;
+    raw.next().await;
+    let stale = raw.next().await["push"]["message"]["data"].clone();
+    assert_eq!((&stale["kind"], &stale["topic"]), (&json!("stale"), &json!("quiet:a")));
+    server.publish("quiet:a", &json!({"x": 2}));
+    assert_eq!(raw.next().await["push"]["message"]["data"]["kind"], "fresh");
+    assert_eq!(raw.next().await["push"]["pub"]["data"], json!({"x": 2}));
+    server.signal("TERM");
+    assert_eq!(raw.next().await["push"]["message"]["data"]["kind"], "closing");
+    assert_eq!(raw.close_code().await, 3001);
+    server.wait();
+}
+
+#[tokio::test]
+async fn protobuf_is_agreed_by_subprotocol() {
+    let server = Server::open();
+    let url = format!("ws://{}/connection/websocket", server.address);
+    let mut request = url.into_client_request().unwrap();
+    request.headers_mut().insert("Sec-WebSocket-Protocol", "centrifuge-protobuf".parse().unwrap());
+    let (mut socket, response) = tokio_tungstenite::connect_async(request).await.unwrap();
+    assert_eq!(response.headers()["sec-websocket-protocol"], "centrifuge-protobuf");
+    // Command { id: 1, connect: {} } behind its length.
+    socket.send(Message::binary(vec![4, 0x08, 1, 0x22, 0])).await.unwrap();
+    let reply = socket.next().await.unwrap().unwrap().into_data();
+    assert_eq!(reply[1..3], [0x08, 1], "{reply:?}");
+}

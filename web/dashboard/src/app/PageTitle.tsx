@@ -1,0 +1,13 @@
+import { usePushClient } from 'nexus-push-react';
+import { useNow } from '../lib/clock';
+import { useTitle } from './useTitle';
+
+/** Writes the last price into the title of the tab, once a second. Subscribes to nothing itself. */
+export function PageTitle({ symbol }: { symbol: string }) {
+  const client = usePushClient();
+  // Renders once a second.
+  useNow();
+  const last = client.getTopicState(`quotes:${symbol}`).data?.last;
+  useTitle(last === undefined ? symbol : `${last} ${symbol}`);
+  return null;
+}
