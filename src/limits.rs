@@ -113,6 +113,10 @@ pub const RECOVERY_BYTES: usize = 256 * 1024;
 /// Bytes gathered for one write while a backlog drains.
 pub const DRAIN_CHUNK_BYTES: usize = 64 * 1024;
 
+/// Largest message that several replies to a Centrifuge client are put into. What is more goes out one by one: a full
+/// socket is then owed state again, not bytes.
+pub const JOINED_BYTES_MAX: usize = 16 * 1024;
+
 /// Rates a subscriber may ask for, a second; a request is rounded down to one of them so that the number of
 /// lanes of a topic stays bounded.
 pub const RATE_STEPS: [f64; 12] = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 25.0, 50.0, 100.0, 200.0];

@@ -8,13 +8,14 @@ use bytes::Bytes;
 use super::attaching::Waiter;
 use super::conflate::Conflated;
 use super::event::SessionKey;
+use super::flushing::join;
 use super::outbox::{Cut, Piece};
 use super::session::Hold;
 use super::shard::Shard;
 use super::subscribers::{Cursor, NONE, Subscription};
 use crate::config::Class;
-use crate::limits::{ATTACH_WINDOW, CONFLATE_WINDOW};
-use crate::protocol::{Delivery, MembershipChange, Notice};
+use crate::limits::{ATTACH_WINDOW, CONFLATE_WINDOW, JOINED_BYTES_MAX};
+use crate::protocol::{Delivery, Dialect, MembershipChange, Notice};
 use crate::topic::{Delta, Slot, Snapshot};
 use crate::wire::close::CloseReason;
 
@@ -50,8 +51,8 @@ impl Run {
         self.more.last().unwrap_or(&self.first).cursor
     }
 
-    /// All frames as one run of bytes.
-    fn piece(&self, topic: Option<Slot>) -> Piece {
+    /// All frames as one run of bytes; of a Centrifuge lane as one message, if that is not too large.
+    fn piece(&self, topic: Option<Slot>, dialect: Dialect) -> Piece {
         let deliveries = u32::try_from(self.len()).unwrap_or(u32::MAX);
         if self.more.is_empty() {
             return Piece { bytes: self.first.bytes.clone(), topic, start: self.start, cuts: Vec::new(), deliveries };
@@ -61,6 +62,12 @@ impl Run {
         for frame in self.frames() {
             joined.extend_from_slice(&frame.bytes);
             cuts.push(Cut { end: joined.len(), cursor: frame.cursor });
+        }
+        if dialect.is_centrifuge() && joined.len() <= JOINED_BYTES_MAX {
+            let mut one = Vec::with_capacity(joined.len());
+            if join(&joined, dialect, &mut one) {
+                return Piece { bytes: Bytes::from(one), topic, start: self.start, cuts: Vec::new(), deliveries };
+            }
         }
         Piece { bytes: Bytes::from(joined), topic, start: self.start, cuts, deliveries }
     }
@@ -158,7 +165,7 @@ impl Shard {
                 piece = Some(Piece { bytes, topic, start, cuts: Vec::new(), deliveries: 1 });
             }
         }
-        let piece = piece.unwrap_or_else(|| run.piece(replaceable));
+        let piece = piece.unwrap_or_else(|| run.piece(replaceable, lane.encoding.dialect()));
         let piece = self.outbox.piece(piece);
         let mut receivers = 0;
         for index in lane.receivers() {

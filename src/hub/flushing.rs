@@ -8,10 +8,12 @@ use super::outbox::Chain;
 use super::session::{Hold, Session, Stage};
 use super::shard::Shard;
 use super::subscribers::{Cursor, Subscribers, Subscription};
-use crate::limits::DRAIN_CHUNK_BYTES;
+use crate::limits::{DRAIN_CHUNK_BYTES, JOINED_BYTES_MAX};
 use crate::metrics::ShardStats;
+use crate::protocol::Dialect;
 use crate::topic::Slot;
 use crate::wire::close::CloseReason;
+use crate::wire::frame::{self, HEADER_BYTES_MAX, Opcode};
 
 impl Shard {
     /// Visits every session that has something to get, and every full socket that became writable.
@@ -55,7 +57,13 @@ impl Shard {
                 self.scratch.extend_from_slice(&piece.bytes);
             }
         }
-        let bytes: &[u8] = one.as_deref().unwrap_or(&self.scratch);
+        // A Centrifuge client takes many replies in one message: one event for a browser in place of many.
+        let joined = one.is_none()
+            && session.dialect.is_centrifuge()
+            && self.scratch.len() <= JOINED_BYTES_MAX
+            && join(&self.scratch, session.dialect, &mut self.joined);
+        let gathered = if joined { &self.joined } else { &self.scratch };
+        let bytes: &[u8] = one.as_deref().unwrap_or(gathered);
         match self.backend.send(&mut session.socket, bytes) {
             Sent::All => {
                 self.stats.visits.add(u64::from(!bytes.is_empty()));
@@ -70,10 +78,28 @@ impl Shard {
                 self.stats.visits.add(1);
                 self.stats.visits_partial.add(1);
                 self.stats.bytes.add(n as u64);
-                self.keep(index, chain, n);
+                if joined && n > 0 {
+                    let rest = Bytes::copy_from_slice(bytes.get(n..).unwrap_or_default());
+                    self.keep_rest(index, &rest);
+                } else {
+                    self.keep(index, chain, n);
+                }
             }
             Sent::Gone => self.drop_session(index),
         }
+    }
+
+    /// The socket is full in the middle of a message: the rest of it must follow as it is.
+    fn keep_rest(&mut self, index: u32, rest: &[u8]) {
+        let Some(session) = self.sessions.get_mut(index as usize) else { return };
+        if session.stage == Stage::Done {
+            self.drop_session(index);
+            return;
+        }
+        let mut backlog = Box::new(Backlog::new(self.now_ms));
+        backlog.push_rest(rest);
+        session.backlog = Some(backlog);
+        note_backlog(&self.stats, false, 0, rest.len());
     }
 
     /// The socket is full: of `chain`, `sent` bytes have gone. What must go out as it is, is kept; what may be
@@ -190,6 +216,33 @@ impl Shard {
             }
         }
     }
+}
+
+/// Puts data frames into one: in JSON a line each, in Protobuf one behind the other, as they carry their lengths.
+/// `false` if one of them is no data frame.
+pub(super) fn join(frames: &[u8], dialect: Dialect, out: &mut Vec<u8>) -> bool {
+    let (opcode, lines) = (dialect.opcode(), dialect.opcode() == Opcode::Text);
+    out.clear();
+    out.resize(HEADER_BYTES_MAX, 0);
+    let mut rest = frames;
+    while !rest.is_empty() {
+        let (whole, next) = rest.split_at(frame_bytes(rest).min(rest.len()));
+        if whole.first().copied().and_then(Opcode::from_bits) != Some(opcode) {
+            return false;
+        }
+        if lines && out.len() > HEADER_BYTES_MAX {
+            out.push(b'\n');
+        }
+        out.extend_from_slice(whole.get(frame::header_bytes(whole)..).unwrap_or_default());
+        rest = next;
+    }
+    let mut header = Vec::with_capacity(HEADER_BYTES_MAX);
+    frame::put_header(&mut header, opcode, out.len() - HEADER_BYTES_MAX);
+    out.drain(..HEADER_BYTES_MAX - header.len());
+    if let Some(room) = out.get_mut(..header.len()) {
+        room.copy_from_slice(&header);
+    }
+    true
 }
 
 /// Notes where a session stands in a topic whose frames it cannot take now.

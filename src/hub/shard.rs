@@ -77,6 +77,8 @@ pub(super) struct Shard {
     pub(super) readable: Vec<u32>,
     pub(super) read_buffer: Vec<u8>,
     pub(super) scratch: Vec<u8>,
+    /// Several messages made one.
+    pub(super) joined: Vec<u8>,
     pub(super) backend: Epoll,
     started: Instant,
     pub(super) now_ms: u64,
@@ -120,6 +122,7 @@ impl Shard {
             readable: Vec::new(),
             read_buffer: vec![0; limits::READ_BUFFER_BYTES],
             scratch: Vec::with_capacity(limits::DRAIN_CHUNK_BYTES),
+            joined: Vec::new(),
             backend: Epoll,
             started: Instant::now(),
             now_ms: 0,

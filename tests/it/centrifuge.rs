@@ -7,12 +7,15 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::support::{PATIENCE, Server};
 
-struct Raw(tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>);
+/// Messages that have been read but for some of their lines.
+struct Raw(Socket, std::collections::VecDeque<Value>);
+
+type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
 
 impl Raw {
     async fn open(server: &Server) -> Self {
         let url = format!("ws://{}/connection/websocket", server.address);
-        Self(tokio_tungstenite::connect_async(url).await.unwrap().0)
+        Self(tokio_tungstenite::connect_async(url).await.unwrap().0, std::collections::VecDeque::new())
     }
 
     async fn connected(server: &Server) -> Self {
@@ -31,7 +34,13 @@ impl Raw {
     }
 
     async fn next(&mut self) -> Value {
-        serde_json::from_str(self.message().await.to_text().unwrap()).unwrap()
+        loop {
+            if let Some(reply) = self.1.pop_front() {
+                return reply;
+            }
+            let message = self.message().await;
+            self.1.extend(message.to_text().unwrap().lines().map(|line| serde_json::from_str::<Value>(line).unwrap()));
+        }
     }
 
     async fn close_code(&mut self) -> u16 {
@@ -69,6 +78,25 @@ async fn several_commands_a_message_are_answered_in_order() {
     assert_eq!(of(4)["unsubscribe"], json!({}));
     assert_eq!(of(5)["ping"], json!({}));
     assert_eq!(pushes[0]["push"]["pub"]["tags"]["kind"], "snapshot");
+}
+
+#[tokio::test]
+async fn several_replies_a_message() {
+    let server = Server::open();
+    let mut raw = Raw::connected(&server).await;
+    raw.send("{\"id\":2,\"subscribe\":{\"channel\":\"stream:a\"}}").await;
+    raw.next().await;
+    let deltas: Vec<_> = (0..2_000).map(|n| ("stream:a".to_owned(), json!(n))).collect();
+    server.publish_all(&deltas);
+    let (mut messages, mut seen) = (0, Vec::new());
+    while seen.len() < deltas.len() {
+        let message = raw.message().await;
+        messages += 1;
+        let lines = message.to_text().unwrap().lines();
+        seen.extend(lines.map(|l| serde_json::from_str::<Value>(l).unwrap()["push"]["pub"]["data"].clone()));
+    }
+    assert!(seen.iter().zip(0..).all(|(data, n)| *data == n), "all of them, in order");
+    assert!(messages < deltas.len(), "{messages} messages");
 }
 
 /// (what is sent, close code): each ends that session alone.

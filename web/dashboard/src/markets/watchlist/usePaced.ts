@@ -3,7 +3,7 @@ import { Pace } from '../../lib/pace';
 
 // The server allows 50 commands a second after a burst of 200. A row costs two (subscribe and unsubscribe), and chart,
 // book and signals need some too.
-const pace = new Pace(80, 20);
+const pace = new Pace(70, 18);
 
 /** A row that is gone sooner than this was only scrolled past. */
 const SETTLE_MS = 100;
