@@ -4,18 +4,39 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help run test lint fmt fmt-check bench tools load
+.PHONY: help run test lint fmt fmt-check bench tools load web web-check browser-test
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-run: ## Server with simulated instruments and its page, on http://127.0.0.1:8000
+run: ## Server with simulated instruments and its dashboard, on http://127.0.0.1:8000
 	cargo run --release --locked --package nexus-push -- serve
 
-test: tools fmt-check lint ## Install what tests need, check formatting and lints, run every test
+test: tools fmt-check lint web-check ## Install what tests need, check formatting and lints, run every test
 	cargo build --locked --workspace --bins
 	cargo nextest run --locked --workspace --no-fail-fast
 	cargo test --locked --workspace --doc --quiet
+	$(MAKE) --no-print-directory browser-test
+
+web: web/node_modules/.installed ## Build the dashboard into web/embedded, which the server embeds
+	cd web && npm run --silent build -w nexus-push-react && npm run --silent build -w dashboard
+
+# Lint, types, unit tests, the size of the first load, and whether web/embedded is what the sources give.
+web-check: web/node_modules/.installed
+	cd web && npx biome check .
+	cd web && npm run --silent build -w nexus-push-react
+	cd web && npm run --silent typecheck && npm test --silent
+	cd web && npm run --silent build -w dashboard -- --outDir "$(CURDIR)/target/web-embedded" --emptyOutDir
+	diff -r web/embedded target/web-embedded || { echo "web/embedded is not what web/dashboard gives: run make web"; exit 1; }
+	cd web && npm run --silent budget -w dashboard
+
+# The dashboard in Chromium, against the server in target/debug.
+browser-test:
+	cd web && npm run --silent browser -w browser-tests
+
+# Not `npm ci`: it wants packages of other platforms in the lock file, which not every registry has.
+web/node_modules/.installed: web/package-lock.json
+	cd web && npm install --no-save --loglevel=error && touch node_modules/.installed
 
 lint: ## Clippy and rustdoc, warnings are errors
 	cargo clippy --locked --workspace --all-targets -- -D warnings
@@ -41,5 +62,13 @@ load: ## All workloads at full size; W8 where the recordings are
 # What tests need beside Rust. Each is looked for first, so that a second run installs nothing.
 tools:
 	@command -v redis-server >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq redis-server; }
+	@command -v chromium >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; }
+	@command -v npm >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq nodejs npm; }
+	@node -e 'const [a, b] = process.versions.node.split("."); if (a < 20 || (a == 20 && b < 19)) { \
+	  console.error("node " + process.version + " is too old for the web tests: 20.19 or newer, see nodejs.org"); process.exit(1); }'
+	@[ -x target/sdk-venv/bin/python ] || { python3 -m venv target/sdk-venv 2>/dev/null || { apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv && python3 -m venv target/sdk-venv; }; }
+	@target/sdk-venv/bin/python -c 'import centrifuge' 2>/dev/null || target/sdk-venv/bin/pip install -q centrifuge-python==0.7.0
+	@$(MAKE) --no-print-directory web/node_modules/.installed
 	@cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
 	@rustup component list --installed 2>/dev/null | grep -q clippy || rustup component add clippy rustfmt

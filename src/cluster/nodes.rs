@@ -82,15 +82,15 @@ impl Reporter {
         let names = ["deltas", "deliveries", "conflated", "visits", "sent_bytes"];
         let counts = [report.deltas, report.deliveries, report.conflated, report.visits, report.sent_bytes];
         let now = Instant::now();
-        if let Some((then, before)) = self.last {
-            let seconds = now.duration_since(then).as_secs_f64().max(0.001);
-            let rates = counts.iter().zip(before).map(|(now, before)| {
-                #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
-                let rate = now.saturating_sub(before) as f64 / seconds;
-                (rate * 10.0).round() / 10.0
-            });
-            report.rates = names.iter().map(|name| (*name).to_owned()).zip(rates).collect();
-        }
+        // Of the first report nothing can be said yet but that nothing is known: 0.
+        let (then, before) = self.last.unwrap_or((now, counts));
+        let seconds = now.duration_since(then).as_secs_f64().max(0.001);
+        let rates = counts.iter().zip(before).map(|(now, before)| {
+            #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
+            let rate = now.saturating_sub(before) as f64 / seconds;
+            (rate * 10.0).round() / 10.0
+        });
+        report.rates = names.iter().map(|name| (*name).to_owned()).zip(rates).collect();
         self.last = Some((now, counts));
     }
 }

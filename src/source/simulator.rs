@@ -156,7 +156,9 @@ impl Simulation {
     }
 
     fn quote(&mut self, i: usize) -> SimulatedDelta {
-        let move_by = self.rng.random_range(-3..=3);
+        // Those with a book move so little that the book keeps up.
+        let reach = if i < BOOKS { 1 } else { 3 };
+        let move_by = self.rng.random_range(-reach..=reach);
         let (bid_size, ask_size) = (size(&mut self.rng), size(&mut self.rng));
         let instrument = self.at(i);
         instrument.ticks = (instrument.ticks + move_by).max(10);
@@ -196,7 +198,7 @@ impl Simulation {
             return SimulatedDelta { topic: "book:none".into(), kind: Kind::Delta, data: json!({"sim": true}) };
         };
         let mut sides = [Map::new(), Map::new()];
-        for _ in 0..rng.random_range(1..5) {
+        for _ in 0..rng.random_range(2..8) {
             let away = rng.random_range(0..LEVELS);
             let [bids, asks] = &mut sides;
             let (ticks, side, levels) = if rng.random_bool(0.5) {

@@ -17,7 +17,7 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn the_configurations_that_ship_are_good() {
-    for name in ["default", "development", "production"] {
+    for name in ["default", "development", "production", "supabase"] {
         let path = format!("{}/config/{name}.toml", env!("CARGO_MANIFEST_DIR"));
         let output = run(&["check-config", &path]);
         assert!(output.status.success(), "{}", text(&output.stderr));
@@ -39,8 +39,9 @@ fn the_default_file_shows_the_defaults() {
         }
         let is_key =
             line.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
-        let optional =
-            ["audience", "issuer", "max_rate", "stale_after"].iter().any(|k| line.starts_with(&format!("{k} =")));
+        let optional = ["name", "audience", "issuer", "max_rate", "stale_after", "endpoint"]
+            .iter()
+            .any(|k| line.starts_with(&format!("{k} =")));
         let skipped =
             ["[[access.keys]]", "[source.replay]", "[namespace.quotes]"].iter().any(|s| section.starts_with(s));
         if (line.starts_with('[') || (is_key && !optional)) && !skipped {
@@ -51,7 +52,11 @@ fn the_default_file_shows_the_defaults() {
     let dir = tempfile::tempdir().unwrap();
     let (full, empty) = (dir.path().join("full.toml"), dir.path().join("empty.toml"));
     std::fs::write(&full, &uncommented).unwrap();
-    std::fs::write(&empty, "[source.redis]\n[source.simulator]\n").unwrap();
+    std::fs::write(
+        &empty,
+        "[access.jwks]\nurl = \"https://auth.example.com/.well-known/jwks.json\"\n[source.redis]\n[source.simulator]\n",
+    )
+    .unwrap();
     let shown = |path: &std::path::Path| {
         let output = run(&["check-config", path.to_str().unwrap()]);
         assert!(output.status.success(), "{}\n{uncommented}", text(&output.stderr));

@@ -15,8 +15,17 @@ const waitingForToken = [];
 /** Payloads are bytes in Protobuf, JSON in both. */
 const read = (data) => (data instanceof Uint8Array ? JSON.parse(new TextDecoder().decode(data)) : data);
 const write = (value) => (protobuf ? new TextEncoder().encode(JSON.stringify(value)) : value);
-const publication = (topic, ctx) => ({ topic, data: read(ctx.data), offset: ctx.offset, tags: ctx.tags ?? {} });
-const member = (info) => ({ user: info.user, client: info.client, conn_info: info.connInfo && read(info.connInfo) });
+const publication = (topic, ctx) => ({
+  topic,
+  data: read(ctx.data),
+  offset: ctx.offset,
+  tags: ctx.tags ?? {},
+});
+const member = (info) => ({
+  user: info.user,
+  client: info.client,
+  conn_info: info.connInfo && read(info.connInfo),
+});
 
 function askForToken(topic) {
   say({ event: 'token wanted', topic });
@@ -34,7 +43,9 @@ function connect({ url, token, tokens, protocol }) {
   client.on('disconnected', (ctx) => say({ event: 'disconnected', code: ctx.code, reason: ctx.reason }));
   client.on('error', (ctx) => say({ event: 'error', error: failure(ctx.error) }));
   client.on('message', (ctx) => say({ event: 'message', data: read(ctx.data) }));
-  client.on('subscribed', (ctx) => say({ event: 'server subscribed', topic: ctx.channel, recovered: ctx.recovered }));
+  client.on('subscribed', (ctx) =>
+    say({ event: 'server subscribed', topic: ctx.channel, recovered: ctx.recovered }),
+  );
   client.on('publication', (ctx) => say({ event: 'server publication', ...publication(ctx.channel, ctx) }));
   client.connect();
 }
@@ -60,7 +71,9 @@ function subscribe({ topic, token, tokens, since, fossil, join_leave, data }) {
   subscription.on('leave', (ctx) => say({ event: 'leave', topic, info: member(ctx.info) }));
   subscription.on('error', (ctx) => say({ event: 'subscription error', topic, error: failure(ctx.error) }));
   subscription.on('subscribing', (ctx) => say({ event: 'subscribing', topic, code: ctx.code }));
-  subscription.on('unsubscribed', (ctx) => say({ event: 'unsubscribed', topic, code: ctx.code, reason: ctx.reason }));
+  subscription.on('unsubscribed', (ctx) =>
+    say({ event: 'unsubscribed', topic, code: ctx.code, reason: ctx.reason }),
+  );
   subscription.subscribe();
 }
 
@@ -86,21 +99,24 @@ const commands = {
     subscription.unsubscribe();
     client.removeSubscription(subscription);
   },
-  delta_stats: ({ topic }) => say({ event: 'delta_stats', result: client.getSubscription(topic).deltaStats() }),
+  delta_stats: ({ topic }) =>
+    say({ event: 'delta_stats', result: client.getSubscription(topic).deltaStats() }),
   token: ({ token }) => waitingForToken.shift()(token),
   disconnect: () => client.disconnect(),
 };
 
-createInterface({ input: process.stdin }).on('line', async (line) => {
-  const command = JSON.parse(line);
-  if (commands[command.do]) {
-    commands[command.do](command);
-    return;
-  }
-  try {
-    say({ event: command.do, result: (await calls[command.do](command)) ?? {} });
-  } catch (error) {
-    say({ event: command.do, error: failure(error) });
-  }
-}).on('close', () => process.exit(0));
+createInterface({ input: process.stdin })
+  .on('line', async (line) => {
+    const command = JSON.parse(line);
+    if (commands[command.do]) {
+      commands[command.do](command);
+      return;
+    }
+    try {
+      say({ event: command.do, result: (await calls[command.do](command)) ?? {} });
+    } catch (error) {
+      say({ event: command.do, error: failure(error) });
+    }
+  })
+  .on('close', () => process.exit(0));
 say({ event: 'ready' });
