@@ -6,9 +6,9 @@
 
 use bytes::Bytes;
 
+use super::asking::{Ask, AskKey, Waiter};
 use super::event::{Attached, Request, SessionKey, Shown};
 use super::outbox::Piece;
-use super::session::Hold;
 use super::shard::Shard;
 use super::subscribers::{Cursor, Subscription};
 use crate::auth::Grant;
@@ -18,7 +18,7 @@ use crate::position::{Offset, Position};
 use crate::protocol::{
     CommandId, Encoding, Notice, Op, Refusal, Standing, SubscribeOptions, SubscribeTerms, Subscribed,
 };
-use crate::topic::{Attachment, Delta, Replay, Slot, Snapshot};
+use crate::topic::{Attachment, Delta, Slot};
 use crate::wire::close::CloseReason;
 
 /// A topic that a command is about.
@@ -28,41 +28,15 @@ pub(super) struct Wanted {
     pub(super) options: Option<Box<SubscribeOptions>>,
 }
 
-/// Requests of one tick that are alike are asked once.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum AskKey {
-    Attach(Slot, Encoding, Option<Position>, u32),
-    Snapshot(TopicName),
-    Replay(Slot, Encoding, Offset),
-}
-
-/// A request that waits for its answer.
-pub(super) struct Ask {
-    waiters: Vec<Waiter>,
-    slot: Option<Slot>,
-}
-
-/// Who waits.
-pub(super) enum Waiter {
-    /// A topic of a subscribe.
-    Subscribe { group: u32, item: usize },
-    /// A topic of a snapshot command.
-    Snapshot { group: u32 },
-    /// A session that no patch can bring to where its lane is.
-    Hold { session: SessionKey, lane: u32 },
-    /// A lane with something pending that no patch can say.
-    Lane { lane: u32 },
-}
-
 /// A command about topics, until all answers are there.
 pub(super) struct Group {
-    session: SessionKey,
-    id: CommandId,
-    op: Op,
-    remaining: usize,
-    items: Vec<Item>,
+    pub(super) session: SessionKey,
+    pub(super) id: CommandId,
+    pub(super) op: Op,
+    pub(super) remaining: usize,
+    pub(super) items: Vec<Item>,
     /// For snapshot commands.
-    standings: Vec<Standing>,
+    pub(super) standings: Vec<Standing>,
 }
 
 /// A topic of a subscribe.
@@ -205,50 +179,6 @@ impl Shard {
             self.groups.insert(Group { session: key, id, op, remaining, items, standings: Vec::new() });
         }
         any
-    }
-
-    /// Begins a snapshot command.
-    pub(super) fn snapshots(&mut self, index: u32, id: CommandId, wanted: Vec<Wanted>) {
-        if !self.desk_has_room(wanted.len()) {
-            self.stats.subscriptions_refused.add(1);
-            self.refuse(index, &id, Op::Snapshot, &Refusal::new(503, "too many requests are waiting, try again"));
-            return;
-        }
-        let Some(session) = self.session(index) else { return };
-        let key = session.key(index);
-        let group = Group {
-            session: key,
-            id,
-            op: Op::Snapshot,
-            remaining: wanted.len(),
-            items: Vec::new(),
-            standings: Vec::new(),
-        };
-        let group = u32::try_from(self.groups.insert(group)).unwrap_or(u32::MAX);
-        for Wanted { topic, .. } in wanted {
-            self.ask_snapshot(topic, Waiter::Snapshot { group });
-        }
-    }
-
-    /// Asks for a topic's state.
-    pub(super) fn ask_snapshot(&mut self, topic: TopicName, waiter: Waiter) {
-        let (shard, slot) = (self.id, self.subscribers.find(&topic));
-        let key = AskKey::Snapshot(topic.clone());
-        self.ask(Some(key), slot, waiter, |ask| Request::Snapshot { shard, ask, topic });
-    }
-
-    /// Asks, or waits for the answer of a request of this tick with the same key.
-    fn ask(&mut self, key: Option<AskKey>, slot: Option<Slot>, waiter: Waiter, request: impl FnOnce(u32) -> Request) {
-        let same = key.as_ref().and_then(|key| self.tick_asks.get(key));
-        if let Some(ask) = same.and_then(|ask| self.asks.get_mut(*ask as usize)) {
-            ask.waiters.push(waiter);
-            return;
-        }
-        let ask = u32::try_from(self.asks.insert(Ask { waiters: vec![waiter], slot })).unwrap_or(u32::MAX);
-        if let Some(key) = key {
-            self.tick_asks.insert(key, ask);
-        }
-        self.wanted.push(request(ask));
     }
 
     /// The answer to a subscribe of one topic.
@@ -434,87 +364,6 @@ impl Shard {
         self.stand_at(key, subscription.lane, begun.last);
     }
 
-    /// Notes that a session stands at `cursor` of a topic and is to be brought on.
-    fn owe_from(&mut self, key: SessionKey, subscription: Subscription, cursor: Cursor) {
-        if let Some(session) = self.session(key.index) {
-            session.holds.push(Hold { subscription, cursor, awaiting: false });
-        }
-        self.subscribers.hold(subscription, true);
-        self.owed.push(key.index);
-    }
-
-    /// Asks for the next deltas of a stream after `after`.
-    pub(super) fn ask_replay(
-        &mut self,
-        slot: Slot,
-        topic: TopicName,
-        encoding: Encoding,
-        after: Offset,
-        waiter: Waiter,
-    ) {
-        let shard = self.id;
-        let request = |ask| Request::Replay { shard, ask, topic, encoding, after };
-        self.ask(Some(AskKey::Replay(slot, encoding, after)), Some(slot), waiter, request);
-    }
-
-    /// The next deltas of a stream, for those who stand at their beginning.
-    pub(super) fn replayed(&mut self, ask: u32, replay: Option<Box<Replay>>) {
-        let Some(Ask { waiters, slot: Some(slot) }) = self.asks.try_remove(ask as usize) else { return };
-        self.seal_topic(slot);
-        for waiter in waiters {
-            let Waiter::Hold { session: key, lane } = waiter else { continue };
-            if self.subscribers.lane(lane).is_none_or(|lane| lane.slot != slot) {
-                continue;
-            }
-            let Some(session) = self.keyed(key).filter(|s| s.is_live()) else { continue };
-            let full = session.backlog.is_some();
-            let Some(at) = session.holds.iter().position(|h| h.subscription.lane == lane && h.awaiting) else {
-                continue;
-            };
-            let Some(hold) = session.holds.get_mut(at) else { continue };
-            hold.awaiting = false;
-            if full {
-                // Asked again when there is room.
-                continue;
-            }
-            let Some(replay) = &replay else {
-                self.close(key.index, CloseReason::InsufficientState);
-                continue;
-            };
-            hold.cursor.offset = replay.upto;
-            if replay.complete {
-                let subscription = hold.subscription;
-                session.holds.swap_remove(at);
-                self.let_go(key.index, subscription);
-            }
-            self.owed.push(key.index);
-            for bytes in replay.frames.iter().cloned() {
-                self.send_piece(key.index, Piece { deliveries: 1, ..Piece::control(bytes) });
-            }
-        }
-    }
-
-    /// Notes that a session has everything of a topic up to `cursor`, whatever its lane has delivered.
-    fn stand_at(&mut self, key: SessionKey, lane_id: u32, cursor: Cursor) {
-        let Some(session) = self.sessions.get_mut(key.index as usize) else { return };
-        let Some(subscription) = session.subscriptions.iter().copied().find(|s| s.lane == lane_id) else { return };
-        if let Some(hold) = session.hold_of(subscription).and_then(|at| session.holds.get_mut(at)) {
-            hold.cursor = cursor;
-            return;
-        }
-        let Some(lane) = self.subscribers.lane_mut(lane_id) else { return };
-        if lane.interval_ms > 0 && lane.sent.seq != cursor.seq {
-            if lane.len() == 1 && !lane.pending {
-                // Nobody else is here: the lane is where its only member is.
-                lane.sent = cursor;
-                return;
-            }
-            lane.joiners.push(key);
-            session.holds.push(Hold { subscription, cursor, awaiting: false });
-            self.subscribers.hold(subscription, true);
-        }
-    }
-
     fn end_waiting(&mut self, slot: Slot) {
         if let Some(topic) = self.subscribers.topic_mut(slot) {
             topic.waiting = topic.waiting.saturating_sub(1);
@@ -523,97 +372,5 @@ impl Shard {
         if let Some(slot) = self.subscribers.unwanted(slot) {
             self.detach(slot);
         }
-    }
-
-    /// A topic's state, in order with its deltas.
-    pub(super) fn snapshot_came(&mut self, ask: u32, snapshot: &Snapshot) {
-        let Some(Ask { waiters, slot }) = self.asks.try_remove(ask as usize) else { return };
-        if let Some(slot) = slot {
-            self.seal_topic(slot);
-        }
-        for waiter in waiters {
-            match waiter {
-                Waiter::Snapshot { group } => self.snapshot_for_command(group, slot, snapshot),
-                Waiter::Lane { lane } => self.snapshot_for_lane(lane, snapshot),
-                Waiter::Hold { session, lane } => self.snapshot_for_hold(session, lane, snapshot),
-                Waiter::Subscribe { .. } => {}
-            }
-        }
-    }
-
-    fn snapshot_for_command(&mut self, group: u32, slot: Option<Slot>, snapshot: &Snapshot) {
-        let Some(waiting) = self.groups.get_mut(group as usize) else { return };
-        waiting.standings.push(Standing {
-            topic: snapshot.topic.clone(),
-            offset: snapshot.offset,
-            epoch: snapshot.epoch.clone(),
-            recovered: false,
-        });
-        waiting.remaining = waiting.remaining.saturating_sub(1);
-        let (key, done) = (waiting.session, waiting.remaining == 0);
-        if let Some(session) = self.keyed(key).filter(|s| s.is_live()) {
-            let bytes = snapshot.frame(session.dialect.encoding(false));
-            self.stats.snapshots.add(1);
-            self.send_piece(key.index, Piece { deliveries: 1, ..Piece::control(bytes) });
-            let subscribed = slot.and_then(|slot| self.subscribers.topic(slot).map(|topic| (slot, topic.last)));
-            if let Some((slot, last)) = subscribed
-                && let Some(lane) = self.lane_of(key.index, slot)
-                && last.offset == snapshot.offset
-            {
-                self.stand_at(key, lane, last);
-            }
-        }
-        if done {
-            let group = self.groups.remove(group as usize);
-            if let Some(session) = self.keyed(key).filter(|s| s.is_live()) {
-                let reply = session.dialect.standings(&group.id, group.op, &group.standings);
-                self.send(key.index, reply);
-            }
-        }
-    }
-
-    fn lane_of(&self, index: u32, slot: Slot) -> Option<u32> {
-        let session = self.sessions.get(index as usize)?;
-        let lanes = session.subscriptions.iter().map(|s| s.lane);
-        lanes.into_iter().find(|lane| self.subscribers.lane(*lane).is_some_and(|l| l.slot == slot))
-    }
-
-    fn snapshot_for_hold(&mut self, key: SessionKey, lane_id: u32, snapshot: &Snapshot) {
-        let Some((lane, topic)) = self.subscribers.lane_and_topic(lane_id) else { return };
-        // The lane may be another topic's by now.
-        if topic.name != snapshot.topic {
-            return;
-        }
-        let (last, lane_there) = (topic.last, lane.interval_ms == 0 || lane.sent.seq == topic.last.seq);
-        let Some(session) = self.sessions.get_mut(key.index as usize).filter(|s| s.generation == key.generation) else {
-            return;
-        };
-        let Some(at) = session.holds.iter().position(|h| h.subscription.lane == lane_id && h.awaiting) else { return };
-        let Some(hold) = session.holds.get_mut(at) else { return };
-        hold.awaiting = false;
-        if session.backlog.is_some() {
-            // Full again: when there is room, what is right then will be worked out anew.
-            return;
-        }
-        self.owed.push(key.index);
-        if last.offset != snapshot.offset {
-            return;
-        }
-        let start = std::mem::replace(&mut hold.cursor, last);
-        let subscription = hold.subscription;
-        let (bytes, slot) = (snapshot.frame(lane.encoding), lane.slot);
-        if lane_there {
-            session.holds.swap_remove(at);
-            self.let_go(key.index, subscription);
-        } else {
-            lane.base = None;
-            lane.joiners.push(key);
-        }
-        self.stats.snapshots.add(1);
-        if start != Cursor::NOWHERE {
-            self.stats.conflated.add(last.seq.saturating_sub(start.seq));
-        }
-        let topic = Some(slot);
-        self.send_piece(key.index, Piece { bytes, topic, start, cuts: Vec::new(), deliveries: 1 });
     }
 }

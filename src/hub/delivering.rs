@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::attaching::Waiter;
+use super::asking::Waiter;
 use super::conflate::Conflated;
 use super::event::SessionKey;
 use super::flushing::join;

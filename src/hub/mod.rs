@@ -4,9 +4,11 @@
 //! needs of the control plane it asks for by message, and the answer comes back through its queue in order with
 //! the deltas; that order is what makes a subscribe atomic.
 
+mod asking;
 mod attaching;
 mod backend;
 mod backlog;
+mod bringing;
 mod client;
 mod conflate;
 mod connecting;

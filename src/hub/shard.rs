@@ -1,5 +1,5 @@
 //! A shard: its loop, and what it owns. The other files of the hub that say `impl Shard` hold its verbs: reading,
-//! attaching, delivering, flushing, sweeping.
+//! connecting, asking, attaching, bringing, delivering, flushing, sweeping.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -11,7 +11,8 @@ use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
 use super::Part;
-use super::attaching::{Ask, AskKey, Group};
+use super::asking::{Ask, AskKey};
+use super::attaching::Group;
 use super::conflate::Conflations;
 use super::delivering::Run;
 use super::event::{Event, NewSession, Request, SessionKey};

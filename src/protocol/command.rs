@@ -1,0 +1,168 @@
+//! What clients ask for, and why it may be refused.
+
+use bytes::Bytes;
+
+use crate::name::TopicName;
+use crate::position::Position;
+
+/// The client's name for a command, echoed in its reply: a number or a short string, kept as JSON.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CommandId(pub(super) Option<compact_str::CompactString>);
+
+/// One topic of a subscribe.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SubscribeItem {
+    /// Topic.
+    pub topic: TopicName,
+    /// Where the last connection ended. An empty epoch is any.
+    pub since: Option<Position>,
+    /// What only `centrifuge` has.
+    pub options: Option<Box<SubscribeOptions>>,
+}
+
+/// What a Centrifuge client may ask for with a subscribe.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SubscribeOptions {
+    /// A subscription token (JWT).
+    pub token: Option<String>,
+    /// It wants to recover later.
+    pub recoverable: bool,
+    /// It wants to be told if its position is lost.
+    pub positioned: bool,
+    /// It wants to know who comes and goes.
+    pub join_leave: bool,
+    /// It can apply Fossil deltas.
+    pub fossil: bool,
+}
+
+/// What any subscriber may ask for beside topics.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct SubscribeTerms {
+    /// Deliveries a second at most, each topic.
+    pub max_rate: Option<f64>,
+    /// Deltas of history wanted first (`stream` topics).
+    pub history: u32,
+}
+
+impl SubscribeTerms {
+    /// Checks what was asked for.
+    ///
+    /// # Errors
+    /// If the rate is none.
+    pub fn new(max_rate: Option<f64>, history: u32) -> Result<Self, Refusal> {
+        match max_rate {
+            Some(rate) if !(rate.is_finite() && rate > 0.0) => {
+                Err(Refusal::new(400, format!("max_rate is {rate}, it must be above 0")))
+            }
+            _ => Ok(Self { max_rate, history }),
+        }
+    }
+}
+
+/// Which part of a topic's history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryQuery {
+    /// Deltas at most; 0 asks for the position alone.
+    pub limit: usize,
+    /// Only those after this (or before it, in reverse).
+    pub since: Option<Position>,
+    /// Newest first.
+    pub reverse: bool,
+}
+
+/// What a client asks for.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs, reason = "`id` is echoed, `topic` is the topic, and the rest is named as in the protocols")]
+pub enum Command {
+    /// Start deliveries. `items` have valid names; each of the others is answered by itself.
+    Subscribe { id: CommandId, items: Vec<SubscribeItem>, refused: Vec<Refusal>, terms: SubscribeTerms },
+    /// End deliveries.
+    Unsubscribe { id: CommandId, topics: Vec<TopicName>, refused: Vec<Refusal> },
+    /// Send the state now.
+    Snapshot { id: CommandId, topics: Vec<TopicName>, refused: Vec<Refusal> },
+    /// Prove who the client is, or prolong it.
+    Auth { id: CommandId, token: String },
+    /// Round trip.
+    Ping { id: CommandId },
+    /// The first of a Centrifuge session: who the client is, and what it recovers of what the server subscribed it to.
+    Connect { id: CommandId, token: Option<String>, items: Vec<SubscribeItem> },
+    /// Hand in a delta.
+    Publish { id: CommandId, topic: TopicName, data: Bytes },
+    /// Some of a topic's past.
+    History { id: CommandId, topic: TopicName, query: HistoryQuery },
+    /// Who is subscribed, or only how many.
+    Presence { id: CommandId, topic: TopicName, stats: bool },
+    /// Prolong the session.
+    Refresh { id: CommandId, token: String },
+    /// Prolong a subscription.
+    SubRefresh { id: CommandId, topic: TopicName, token: String },
+    /// Call something behind this server.
+    Rpc { id: CommandId, method: String, data: Bytes },
+    /// A message that wants no answer.
+    Send,
+    /// The answer to a ping of the server.
+    Pong,
+}
+
+/// Why something was refused; with the topic where it is about one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// In the manner of HTTP: 400 malformed, 401 no token, 403 not allowed, 404 unknown command, 409 already subscribed,
+    /// 416 position gone, 429 over a limit, [`Refusal::TOKEN_EXPIRED`], 501 not available, 503 try again; from 1000 on
+    /// a backend's own.
+    pub code: u16,
+    /// For people.
+    pub reason: String,
+    /// The topic, as sent.
+    pub topic: Option<String>,
+}
+
+impl Refusal {
+    /// A token that was good: `plain` clients are told 401, the others to get a new one.
+    pub const TOKEN_EXPIRED: u16 = 498;
+
+    /// A refusal that is about no topic.
+    pub fn new(code: u16, reason: impl Into<String>) -> Self {
+        Self { code, reason: reason.into(), topic: None }
+    }
+
+    /// The same, about `topic`.
+    #[must_use]
+    pub fn about(mut self, topic: impl Into<String>) -> Self {
+        self.topic = Some(topic.into());
+        self
+    }
+}
+
+/// Names of commands, for replies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "as in `Command`")]
+pub enum Op {
+    Subscribe,
+    Unsubscribe,
+    Snapshot,
+    Auth,
+    Ping,
+    Connect,
+    Publish,
+    History,
+    Presence,
+    PresenceStats,
+    Refresh,
+    SubRefresh,
+    Rpc,
+    Unknown,
+}
+
+/// A command that could not be understood.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BadCommand {
+    /// Echoed if it could be read.
+    pub id: CommandId,
+    /// Which command it was, if that could be read.
+    pub op: Op,
+    /// What was wrong.
+    pub refusal: Refusal,
+    /// There is nothing to answer: the session must be closed.
+    pub fatal: bool,
+}
