@@ -604,7 +604,9 @@ impl Config {
     /// Adds the namespace of the server's own topics, unless it is configured. Only who has a token that names it may
     /// subscribe there, except where everything is open.
     pub fn add_ops(&mut self, open: bool) {
-        self.namespace.entry(OPS.to_owned()).or_insert_with(|| Namespace::ops(open));
+        let ops = self.namespace.entry(OPS.to_owned()).or_insert_with(|| Namespace::ops(open));
+        // What is published there are patches.
+        ops.class = Class::Merge;
     }
 
     /// Options for the topics of `namespace` (the part before the first `:`, if there is one).

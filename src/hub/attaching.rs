@@ -139,7 +139,10 @@ impl Shard {
             };
             if let Some(refusal) = refusal {
                 self.stats.subscriptions_refused.add(1);
-                self.refuse(index, &id, Op::Subscribe, &refusal.about(topic.as_str()));
+                // An error in reply to a connect would say that there is no session.
+                if op == Op::Subscribe {
+                    self.refuse(index, &id, op, &refusal.about(topic.as_str()));
+                }
                 continue;
             }
             let (class, interval_ms) = self.terms(&topic, terms.max_rate);

@@ -144,17 +144,11 @@ impl Clerk {
             Request::Detach { shard, slot, topic } => {
                 self.topics.detach(&topic, shard, slot, || self.send(shard, Event::Detached { slot }));
             }
-            Request::Authenticate { shard, session, id, purpose, token } => {
-                let verdict = self.tokens.identity(&token);
-                let mut kept = Some((id, purpose));
-                let mut take = || kept.take().unwrap_or((CommandId::default(), super::event::Purpose::Auth));
-                let again = || {
-                    let (id, purpose) = take();
-                    Request::Authenticate { shard, session, id, purpose, token }
-                };
-                let Some(result) = self.settled(verdict, fetch, again) else { return };
-                let (id, purpose) = take();
-                self.send(shard, Event::Authenticated { session, id, purpose, result: result.map(Box::new) });
+            // A signature takes its time to check, and a storm brings thousands: beside the others, on all threads.
+            // What the session sent after it waits for the answer, so no order is lost.
+            Request::Authenticate { .. } => {
+                let clerk = self.clone();
+                tokio::spawn(async move { clerk.authenticate(request, fetch) });
             }
             Request::SubRefresh { shard, session, id, slot, topic, shown } => {
                 let verdict = self.tokens.grant(&shown.token, &shown.user, &topic);
@@ -194,6 +188,27 @@ impl Clerk {
             Request::Joined { topic, member } => self.backend.joined(&topic, &member),
             Request::Left { topic, member } => self.backend.left(&topic, &member),
         }
+    }
+
+    fn authenticate(self: &Arc<Self>, request: Request, fetch: Fetch) {
+        let Request::Authenticate { shard, session, id, purpose, token } = request else { return };
+        let result = match self.tokens.identity(&token) {
+            Verdict::Known(result) => result,
+            Verdict::KeyNeeded(_) if fetch == Fetch::Allowed => {
+                let clerk = self.clone();
+                tokio::spawn(async move {
+                    clerk.tokens.fetch().await;
+                    let again = Request::Authenticate { shard, session, id, purpose, token };
+                    clerk.authenticate(again, Fetch::Done);
+                });
+                return;
+            }
+            Verdict::KeyNeeded(error) => Err(error),
+        };
+        if result.is_err() {
+            self.metrics.tokens_refused.inc();
+        }
+        self.send(shard, Event::Authenticated { session, id, purpose, result: result.map(Box::new) });
     }
 
     fn reply(&self, to: To, op: Op, reply: Result<Bytes, Refusal>) {

@@ -371,8 +371,10 @@ impl Topics {
         }
     }
 
-    fn remove_if(&self, name: &TopicName, condition: impl FnOnce(&Topic) -> bool) {
-        if let Some((_, topic)) = self.map.remove_if(name, |_, topic| condition(topic)) {
+    /// `true` if it was removed.
+    fn remove_if(&self, name: &TopicName, condition: impl FnOnce(&Topic) -> bool) -> bool {
+        let removed = self.map.remove_if(name, |_, topic| condition(topic));
+        if let Some((_, topic)) = &removed {
             if !is_own(name) {
                 self.count.fetch_sub(1, Ordering::Relaxed);
             }
@@ -380,6 +382,7 @@ impl Topics {
                 source.floor.fetch_max(topic.offset.get(), Ordering::AcqRel);
             }
         }
+        removed.is_some()
     }
 
     /// The topic's state, handed to `answer` in order with its deltas. An unknown topic has `null` for a state.
@@ -466,15 +469,15 @@ impl Topics {
                 let topic = topic.value();
                 self.each_interest(topic, |shard, slot| self.outlet.stale(shard, slot, &topic.name, Some(since_ms)));
             }
-            if topic.interest.is_empty() && quiet_ms > idle_ms {
+            if topic.interest.is_empty() && quiet_ms > idle_ms && !is_own(&topic.name) {
                 forgotten.push(topic.name.clone());
             }
         }
         for name in forgotten {
-            self.remove_if(&name, |topic| {
-                topic.interest.is_empty() && now_ms.saturating_sub(topic.active_ms) > idle_ms
-            });
-            self.metrics.topics_expired.inc();
+            let unused = |topic: &Topic| topic.interest.is_empty() && now_ms.saturating_sub(topic.active_ms) > idle_ms;
+            if self.remove_if(&name, unused) {
+                self.metrics.topics_expired.inc();
+            }
         }
     }
 
