@@ -5,6 +5,7 @@
 mod support;
 
 mod access;
+mod algorithms;
 mod centrifuge;
 mod command_line;
 mod conflation;
