@@ -191,6 +191,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             metrics: metrics.clone(),
             sources: statuses,
             addresses: Addresses::new(&config.limits),
+            loaded: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             publishing: AtomicUsize::new(0),
             started,

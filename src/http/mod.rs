@@ -56,6 +56,8 @@ pub struct State {
     pub sources: Vec<Arc<SourceStatus>>,
     /// Clients by address.
     pub addresses: Arc<Addresses>,
+    /// Set once every source has read what it held at the start.
+    pub loaded: AtomicBool,
     /// Set when the server is on its way out.
     pub draining: AtomicBool,
     /// Publish requests under way.
@@ -70,6 +72,19 @@ impl State {
     /// Whether the server is on its way out.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// Whether there is something to recover from: a client that came before would be told that it lost what is only not
+    /// read yet.
+    pub fn is_loaded(&self) -> bool {
+        if self.loaded.load(Ordering::Acquire) {
+            return true;
+        }
+        let loaded = self.sources.iter().all(|source| source.is_loaded());
+        if loaded {
+            self.loaded.store(true, Ordering::Release);
+        }
+        loaded
     }
 
     /// Why the server is not ready; empty if it is.

@@ -61,6 +61,13 @@ async fn upgrade(
     if state.is_draining() {
         return refuse("draining", StatusCode::SERVICE_UNAVAILABLE, "this server is shutting down");
     }
+    if !state.is_loaded() {
+        return refuse(
+            "starting",
+            StatusCode::SERVICE_UNAVAILABLE,
+            "this server is still reading what its sources hold",
+        );
+    }
     let headers = request.headers();
     let text = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
     if !origin::allowed(text(header::ORIGIN), text(header::HOST), &state.config.access.origins) {

@@ -242,7 +242,7 @@ impl Shard {
     }
 
     /// The server ends a subscription.
-    fn revoke(&mut self, index: u32, slot: Slot, code: u16, reason: &str) {
+    pub(super) fn revoke(&mut self, index: u32, slot: Slot, code: u16, reason: &str) {
         if !self.is_subscribed(index, slot) {
             return;
         }

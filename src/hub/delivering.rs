@@ -15,7 +15,7 @@ use super::shard::Shard;
 use super::subscribers::{Cursor, NONE, Subscription};
 use crate::config::Class;
 use crate::limits::{ATTACH_WINDOW, CONFLATE_WINDOW, JOINED_BYTES_MAX};
-use crate::protocol::{Delivery, Dialect, MembershipChange, Notice};
+use crate::protocol::{Delivery, Dialect, INSUFFICIENT_STATE, MembershipChange, Notice};
 use crate::topic::{Delta, Slot, Snapshot};
 use crate::wire::close::CloseReason;
 
@@ -365,6 +365,9 @@ impl Shard {
     /// The topic's epoch changed: everybody gets its state now, and what they had no longer counts.
     pub(super) fn reset(&mut self, slot: Slot, snapshot: &Snapshot) {
         self.seal_topic(slot);
+        if self.subscribers.topic(slot).is_some_and(|topic| !topic.class.conflatable()) {
+            self.end_centrifuge_streams(slot);
+        }
         let Some(topic) = self.subscribers.topic_mut(slot) else { return };
         let start = topic.last;
         topic.ring.clear();
@@ -399,6 +402,18 @@ impl Shard {
                 }
             }
             self.lane_delivered(lane_id);
+        }
+    }
+
+    /// The Centrifuge subscribers of a stream whose past no longer counts: they subscribe again, and learn that they could
+    /// not recover. The list of kept events, which `plain` clients get, would look like an event to them.
+    fn end_centrifuge_streams(&mut self, slot: Slot) {
+        let lanes = self.subscribers.topic(slot).map_or_else(Vec::new, |topic| topic.lanes.clone());
+        let lanes = lanes.iter().filter_map(|l| self.subscribers.lane(*l));
+        let centrifuge = lanes.filter(|lane| lane.encoding.dialect().is_centrifuge());
+        let members: Vec<u32> = centrifuge.flat_map(|lane| lane.members().collect::<Vec<_>>()).collect();
+        for index in members {
+            self.revoke(index, slot, INSUFFICIENT_STATE, "insufficient state");
         }
     }
 

@@ -15,6 +15,6 @@ pub use command::{
 pub use delivery::{Delivery, Encoding, SnapshotDelivery};
 pub use dialect::Dialect;
 pub use reply::{
-    Connected, HistoryDelta, HistoryPage, MemberInfo, MembershipChange, Notice, SUBSCRIPTION_EXPIRED, Standing,
-    Subscribed, UNSUBSCRIBED_BY_SERVER,
+    Connected, HistoryDelta, HistoryPage, INSUFFICIENT_STATE, MemberInfo, MembershipChange, Notice,
+    SUBSCRIPTION_EXPIRED, Standing, Subscribed, UNSUBSCRIBED_BY_SERVER,
 };

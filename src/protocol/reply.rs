@@ -151,5 +151,8 @@ pub enum Notice<'a> {
 /// Code of an unsubscribe by the server, for good.
 pub const UNSUBSCRIBED_BY_SERVER: u16 = 2_000;
 
+/// Code of an unsubscribe because a stream's past no longer counts: the client subscribes again, without recovery.
+pub const INSUFFICIENT_STATE: u16 = 2_500;
+
 /// Code of an unsubscribe whose token ended: the client subscribes again with a new one.
 pub const SUBSCRIPTION_EXPIRED: u16 = 2_501;

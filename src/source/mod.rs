@@ -104,6 +104,11 @@ impl SourceStatus {
         self.lag_ms.store(lag_ms, Ordering::Relaxed);
     }
 
+    /// Whether what it held at the start has been read.
+    pub fn is_loaded(&self) -> bool {
+        self.loaded.load(Ordering::Relaxed)
+    }
+
     /// Something could not be read as a delta.
     pub fn skip(&self) {
         self.skipped.fetch_add(1, Ordering::Relaxed);

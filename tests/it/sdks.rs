@@ -290,6 +290,40 @@ async fn history_publish_and_calls() {
     }
 }
 
+/// What was there is wiped: a stream's subscribers begin anew and are told that something may be missing; a state is
+/// replaced by the new one.
+#[tokio::test]
+async fn a_new_epoch_is_told_as_the_sdks_understand() {
+    for sdk in Sdk::ALL {
+        let redis = Redis::start();
+        let server = redis.server("").await;
+        let mut client = Driver::connect(sdk, &server, json!({})).await;
+        client.until("connected").await;
+        client.subscribe("stream:s", json!({})).await;
+        redis.add("stream:s", &json!(1));
+        assert_eq!(client.publications(1).await, [1]);
+        client.subscribe("merge:m", json!({})).await;
+        redis.add("merge:m", &json!({"x": 1}));
+        assert_eq!(client.publications(1).await, [json!({"x": 1})]);
+        redis.command(&["FLUSHALL"]);
+        redis.add("merge:m", &json!({"y": 2}));
+        let (mut stream, mut state) = (None, None);
+        while stream.is_none() || state.is_none() {
+            let event = client.next().await;
+            match event["event"].as_str().unwrap() {
+                "subscribed" if event["topic"] == "stream:s" => stream = Some(event),
+                "publication" if event["tags"]["kind"] == "snapshot" && event["data"]["y"] == 2 => state = Some(event),
+                _ => {}
+            }
+        }
+        let stream = stream.unwrap();
+        assert_eq!((&stream["was_recovering"], &stream["recovered"]), (&json!(true), &json!(false)), "{sdk:?}");
+        assert_eq!(state.unwrap()["data"], json!({"y": 2}), "{sdk:?}");
+        redis.add("stream:s", &json!(2));
+        assert_eq!(client.publications(1).await, [2], "{sdk:?}");
+    }
+}
+
 #[tokio::test]
 async fn subscriptions_that_the_token_names() {
     let redis = Redis::start();
