@@ -80,6 +80,8 @@ impl Shard {
                 self.stats.bytes.add(n as u64);
                 if joined && n > 0 {
                     let rest = Bytes::copy_from_slice(bytes.get(n..).unwrap_or_default());
+                    // The message counts for one more when its rest has gone.
+                    self.stats.deliveries.add(deliveries.saturating_sub(1));
                     self.keep_rest(index, &rest);
                 } else {
                     self.keep(index, chain, n);

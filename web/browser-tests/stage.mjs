@@ -79,7 +79,10 @@ export class Stage {
     );
     this.#undo.push(() => child.kill('SIGKILL'));
     const cli = (...args) =>
-      execFileSync('redis-cli', ['-p', port, ...args.map(String)], { encoding: 'utf8' }).trim();
+      execFileSync('redis-cli', ['-p', port, ...args.map(String)], {
+        encoding: 'utf8',
+        stdio: ['ignore', 'pipe', 'ignore'],
+      }).trim();
     await until('Redis answers', () => cli('PING') === 'PONG');
     const add = (topic, data, kind) =>
       cli(
