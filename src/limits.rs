@@ -117,6 +117,12 @@ pub const DRAIN_CHUNK_BYTES: usize = 64 * 1024;
 /// socket is then owed state again, not bytes.
 pub const JOINED_BYTES_MAX: usize = 16 * 1024;
 
+/// Longest flush interval.
+pub const FLUSH_INTERVAL_MAX: Duration = Duration::from_secs(5);
+
+/// Lowest ceiling on its bytes/s that a session may ask for: a snapshot must get through before it is old.
+pub const BYTES_PER_SECOND_MIN: u32 = 1_024;
+
 /// Rates a subscriber may ask for, a second; a request is rounded down to one of them so that the number of
 /// lanes of a topic stays bounded.
 pub const RATE_STEPS: [f64; 12] = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 25.0, 50.0, 100.0, 200.0];

@@ -86,6 +86,7 @@ pub struct ShardStats {
     pub conflated: Stat,
     pub snapshots: Stat,
     pub slow_sessions: Stat,
+    pub io_uring: Stat,
     pub backlog_bytes: Stat,
     pub commands: Stat,
     pub commands_refused: Stat,
@@ -136,7 +137,12 @@ const SHARD_METRICS: &[ShardMetric] = &[
         s.conflated.get()
     }),
     ("snapshots", "Snapshots delivered to sessions", MetricType::Counter, |s| s.snapshots.get()),
-    ("slow_sessions", "Sessions with a full socket now", MetricType::Gauge, |s| s.slow_sessions.get()),
+    ("shards_io_uring", "Shards that flush through io_uring; the others use epoll", MetricType::Gauge, |s| {
+        s.io_uring.get()
+    }),
+    ("slow_sessions", "Sessions with a full socket, or at their ceiling of bytes/s, now", MetricType::Gauge, |s| {
+        s.slow_sessions.get()
+    }),
     ("backlog_bytes", "Bytes owed to sessions with a full socket", MetricType::Gauge, |s| s.backlog_bytes.get()),
     ("commands", "Commands of clients", MetricType::Counter, |s| s.commands.get()),
     ("commands_refused", "Commands answered with an error", MetricType::Counter, |s| s.commands_refused.get()),

@@ -184,6 +184,10 @@ fn namespace(options: &Namespace, at: &str, fault: &mut impl FnMut(&str, String)
             fault(&format!("{at}.max_rate"), format!("{rate} is outside 0.1 to 200 a second"));
         }
     }
+    if options.flush_interval > limits::FLUSH_INTERVAL_MAX {
+        let (is, max) = (options.flush_interval, limits::FLUSH_INTERVAL_MAX);
+        fault(&format!("{at}.flush_interval"), format!("{is:?} is too long, the most is {max:?}"));
+    }
     if options.stale_after.is_some_and(|after| after.as_secs() < 1) {
         fault(&format!("{at}.stale_after"), "the least is 1s".into());
     }

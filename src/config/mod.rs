@@ -57,6 +57,8 @@ pub struct Server {
     pub drain_window: Duration,
     /// Log as lines for people or as JSON.
     pub log_format: LogFormat,
+    /// How shards write to sockets.
+    pub flush: FlushBackend,
 }
 
 /// How log lines look.
@@ -69,6 +71,18 @@ pub enum LogFormat {
     Json,
 }
 
+/// How shards write to sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FlushBackend {
+    /// What was measured to be best of what the kernel has.
+    Auto,
+    /// One `send` a visit.
+    Epoll,
+    /// A batch of visits a system call; epoll where the kernel lacks or forbids it.
+    IoUring,
+}
+
 impl Default for Server {
     fn default() -> Self {
         Self {
@@ -79,6 +93,7 @@ impl Default for Server {
             max_sessions: 0,
             drain_window: Duration::from_secs(5),
             log_format: LogFormat::Text,
+            flush: FlushBackend::Auto,
         }
     }
 }
@@ -334,6 +349,10 @@ pub struct Namespace {
     pub class: Class,
     /// Deliveries a second and subscriber at most; the first change goes at once. Not for `stream`.
     pub max_rate: Option<f64>,
+    /// A session that was visited less than this ago waits for its deltas, so that one visit carries more of them; one that
+    /// was not gets them at once.
+    #[serde(with = "humantime_serde")]
+    pub flush_interval: Duration,
     /// Subscribers are told when a topic has had no delta for this long.
     #[serde(with = "humantime_serde")]
     pub stale_after: Option<Duration>,
@@ -442,6 +461,7 @@ impl Default for Namespace {
         Self {
             class: Class::Stream,
             max_rate: None,
+            flush_interval: Duration::ZERO,
             stale_after: None,
             history_size: limits::HISTORY_DELTAS,
             history_ttl: limits::HISTORY_TTL,

@@ -145,11 +145,11 @@ impl Shard {
                 }
                 continue;
             }
-            let (class, interval_ms) = self.terms(&topic, terms.max_rate);
+            let (traits, interval_ms) = self.terms(&topic, terms.max_rate);
             let fossil = options.as_ref().is_some_and(|o| o.fossil);
             let fossil = fossil && self.config.namespace(topic.namespace()).has_fossil();
             let encoding = dialect.encoding(fossil);
-            let slot = self.subscribers.slot(&topic, || class);
+            let slot = self.subscribers.slot(&topic, || traits);
             if let Some(state) = self.subscribers.topic_mut(slot) {
                 state.waiting += 1;
             }
@@ -347,7 +347,7 @@ impl Shard {
         let replaceable = begun.conflatable.then_some(slot);
         for bytes in frames {
             let (topic, start) = (replaceable, Cursor::NOWHERE);
-            self.send_piece(key.index, Piece { bytes, topic, start, cuts: Vec::new(), deliveries: 1 });
+            self.send_piece(key.index, Piece::delivery(bytes, topic, start));
         }
         if let Some(since_ms) = attachment.stale_since_ms {
             let notice = Notice::Stale { topic: &topic, since_ms };
@@ -362,7 +362,7 @@ impl Shard {
         for ((delta, encoding), seq) in since.iter().zip(encodings).zip(seq..) {
             let (bytes, topic) = (delta.frame(encoding), replaceable);
             let start = Cursor { offset: delta.prev, seq };
-            self.send_piece(key.index, Piece { bytes, topic, start, cuts: Vec::new(), deliveries: 1 });
+            self.send_piece(key.index, Piece::delivery(bytes, topic, start));
         }
         self.stand_at(key, subscription.lane, begun.last);
     }

@@ -99,7 +99,7 @@ impl Shard {
             }
             self.owed.push(key.index);
             for bytes in replay.frames.iter().cloned() {
-                self.send_piece(key.index, Piece { deliveries: 1, ..Piece::control(bytes) });
+                self.send_piece(key.index, Piece::delivery(bytes, None, Cursor::default()));
             }
         }
     }
@@ -154,7 +154,7 @@ impl Shard {
         if let Some(session) = self.keyed(key).filter(|s| s.is_live()) {
             let bytes = snapshot.frame(session.dialect.encoding(false));
             self.stats.snapshots.add(1);
-            self.send_piece(key.index, Piece { deliveries: 1, ..Piece::control(bytes) });
+            self.send_piece(key.index, Piece::delivery(bytes, None, Cursor::default()));
             let subscribed = slot.and_then(|slot| self.subscribers.topic(slot).map(|topic| (slot, topic.last)));
             if let Some((slot, last)) = subscribed
                 && let Some(lane) = self.lane_of(key.index, slot)
@@ -214,6 +214,6 @@ impl Shard {
             self.stats.conflated.add(last.seq.saturating_sub(start.seq));
         }
         let topic = Some(slot);
-        self.send_piece(key.index, Piece { bytes, topic, start, cuts: Vec::new(), deliveries: 1 });
+        self.send_piece(key.index, Piece::delivery(bytes, topic, start));
     }
 }

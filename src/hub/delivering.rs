@@ -55,7 +55,7 @@ impl Run {
     fn piece(&self, topic: Option<Slot>, dialect: Dialect) -> Piece {
         let deliveries = u32::try_from(self.len()).unwrap_or(u32::MAX);
         if self.more.is_empty() {
-            return Piece { bytes: self.first.bytes.clone(), topic, start: self.start, cuts: Vec::new(), deliveries };
+            return Piece { deliveries, ..Piece::delivery(self.first.bytes.clone(), topic, self.start) };
         }
         let mut joined = Vec::with_capacity(self.frames().map(|f| f.bytes.len()).sum());
         let mut cuts = Vec::with_capacity(self.len());
@@ -66,10 +66,10 @@ impl Run {
         if dialect.is_centrifuge() && joined.len() <= JOINED_BYTES_MAX {
             let mut one = Vec::with_capacity(joined.len());
             if join(&joined, dialect, &mut one) {
-                return Piece { bytes: Bytes::from(one), topic, start: self.start, cuts: Vec::new(), deliveries };
+                return Piece { deliveries, ..Piece::delivery(Bytes::from(one), topic, self.start) };
             }
         }
-        Piece { bytes: Bytes::from(joined), topic, start: self.start, cuts, deliveries }
+        Piece { deliveries, cuts, ..Piece::delivery(Bytes::from(joined), topic, self.start) }
     }
 }
 
@@ -162,20 +162,17 @@ impl Shard {
             if let Conflated::Frame(bytes, count) = made {
                 self.stats.conflated.add((count - 1) * lane.len() as u64);
                 let (topic, start) = (replaceable, run.start);
-                piece = Some(Piece { bytes, topic, start, cuts: Vec::new(), deliveries: 1 });
+                piece = Some(Piece::delivery(bytes, topic, start));
             }
         }
-        let piece = piece.unwrap_or_else(|| run.piece(replaceable, lane.encoding.dialect()));
+        let mut piece = piece.unwrap_or_else(|| run.piece(replaceable, lane.encoding.dialect()));
+        piece.wait_ms = topic.flush_ms;
+        piece.seen_ms = run.first.seen_ms;
         let piece = self.outbox.piece(piece);
-        let mut receivers = 0;
         for index in lane.receivers() {
             if let Some(session) = self.sessions.get_mut(index as usize) {
                 self.outbox.link(index, &mut session.chain, piece);
-                receivers += 1;
             }
-        }
-        for frame in run.frames() {
-            self.stats.age(self.unix_ms.saturating_sub(frame.seen_ms), receivers);
         }
     }
 
@@ -242,16 +239,13 @@ impl Shard {
         let Some((lane, topic)) = self.subscribers.lane_and_topic(lane_id) else { return };
         self.stats.conflated.add((count - 1) * lane.len() as u64);
         let (replaced, start) = (Some(lane.slot), lane.sent);
-        let piece = self.outbox.piece(Piece { bytes, topic: replaced, start, cuts: Vec::new(), deliveries: 1 });
-        let mut receivers = 0;
+        let seen_ms = topic.ring.back().map_or(0, |newest| newest.ts.unwrap_or(newest.taken_ms));
+        let piece = Piece { wait_ms: topic.flush_ms, seen_ms, ..Piece::delivery(bytes, replaced, start) };
+        let piece = self.outbox.piece(piece);
         for index in lane.receivers() {
             if let Some(session) = self.sessions.get_mut(index as usize) {
                 self.outbox.link(index, &mut session.chain, piece);
-                receivers += 1;
             }
-        }
-        if let Some(newest) = topic.ring.back() {
-            self.stats.age(self.unix_ms.saturating_sub(newest.ts.unwrap_or(newest.taken_ms)), receivers);
         }
         lane.due_ms = self.now_ms + lane.interval_ms;
         self.lane_delivered(lane_id);
@@ -322,7 +316,7 @@ impl Shard {
                 self.stats.conflated.add(count - 1);
                 let len = bytes.len();
                 let topic = Some(slot);
-                self.send_piece(index, Piece { bytes, topic, start: cursor, cuts: Vec::new(), deliveries: 1 });
+                self.send_piece(index, Piece::delivery(bytes, topic, cursor));
                 len
             }
         }
@@ -387,13 +381,7 @@ impl Shard {
             let Some((lane, _)) = self.subscribers.lane_and_topic(lane_id) else { continue };
             let before = if lane.interval_ms > 0 { lane.sent } else { start };
             lane.base = None;
-            let piece = Piece {
-                bytes: snapshot.frame(lane.encoding),
-                topic: conflatable.then_some(slot),
-                start: before,
-                cuts: Vec::new(),
-                deliveries: 1,
-            };
+            let piece = Piece::delivery(snapshot.frame(lane.encoding), conflatable.then_some(slot), before);
             self.stats.snapshots.add(lane.len() as u64);
             let piece = self.outbox.piece(piece);
             for index in lane.receivers() {

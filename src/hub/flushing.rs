@@ -1,10 +1,13 @@
 //! From pieces to sockets: one visit a dirty session, and what happens when a socket takes no more.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use super::backlog::{Backlog, frame_bytes};
-use super::flush::{Flush, Sent};
+use super::flush::{Outgoing, Sent};
 use super::outbox::Chain;
+use super::pacing::clock32;
 use super::session::{Hold, Session, Stage};
 use super::shard::Shard;
 use super::subscribers::{Cursor, Subscribers, Subscription};
@@ -15,59 +18,187 @@ use crate::topic::Slot;
 use crate::wire::close::CloseReason;
 use crate::wire::frame::{self, HEADER_BYTES_MAX, Opcode};
 
+/// Gathered bytes from which on a batch of visits is made, however few they are.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// A visit that is about to be made.
+pub(super) struct Visit {
+    index: u32,
+    chain: Chain,
+    deliveries: u64,
+    load: Load,
+    /// Several frames were made one: it cannot be cut between them.
+    joined: bool,
+    sent: Sent,
+}
+
+/// What it brings.
+enum Load {
+    /// One piece, from where it lies.
+    Shared(Bytes),
+    /// Several, in the scratch buffer.
+    Gathered(Range<usize>),
+}
+
+impl Load {
+    fn bytes<'a>(&'a self, scratch: &'a [u8]) -> &'a [u8] {
+        match self {
+            Self::Shared(bytes) => bytes,
+            Self::Gathered(range) => scratch.get(range.clone()).unwrap_or_default(),
+        }
+    }
+}
+
 impl Shard {
     /// Visits every session that has something to get, and every full socket that became writable.
     pub(super) fn flush(&mut self) {
+        self.wake_timers();
         for index in std::mem::take(&mut self.writable) {
             self.writable_again(index);
         }
+        let batch = self.backend.batch();
         // A visit may close a session and so make it dirty again, behind the others.
         let mut at = 0;
-        while let Some(index) = self.outbox.dirty.get(at).copied() {
-            at += 1;
-            self.visit(index);
+        loop {
+            while self.visits.len() < batch
+                && self.scratch.len() < BATCH_BYTES
+                && let Some(index) = self.outbox.dirty.get(at).copied()
+            {
+                at += 1;
+                self.prepare(index, false);
+            }
+            if self.visits.is_empty() {
+                break;
+            }
+            self.make_visits();
         }
+        self.outbox.dirty.clear();
         for index in std::mem::take(&mut self.owed) {
             if self.sessions.get(index as usize).is_some_and(|s| s.backlog.is_none()) {
                 self.pay(index);
             }
         }
-        self.outbox.dirty.clear();
+        // Who was closed meanwhile is told in the next tick, which comes at once.
+        let sessions = &self.sessions;
+        let waits = |index: &u32| sessions.get(*index as usize).is_some_and(|s| !s.chain.is_empty() && !s.chain.parked);
+        self.outbox.dirty.retain(waits);
+        self.again = !self.outbox.dirty.is_empty();
     }
 
-    /// Writes a session's chain.
-    fn visit(&mut self, index: u32) {
+    /// Puts together what a session gets, unless it may wait (and is not hurried) or its socket is full.
+    fn prepare(&mut self, index: u32, hurry: bool) {
+        let now_ms = self.now_ms;
         let Some(session) = self.sessions.get_mut(index as usize) else { return };
-        let chain = std::mem::take(&mut session.chain);
-        if chain.is_empty() {
+        if session.chain.is_empty() {
             return;
         }
-        if session.backlog.is_some() {
+        let wait_ms = u32::from(session.chain.wait_ms());
+        let since_ms = clock32(now_ms).wrapping_sub(session.visited_ms);
+        if !hurry && since_ms < wait_ms && session.backlog.is_none() {
+            session.chain.parked = true;
+            self.set_timer(index, now_ms + u64::from(wait_ms - since_ms));
+            return;
+        }
+        let chain = session.chain.take();
+        if session.backlog.is_some() || !self.may_send(index) {
             self.keep(index, chain, 0);
+            self.outbox.release(chain);
             return;
         }
-        let one: Option<Bytes> = self.outbox.only(chain).map(|piece| piece.bytes.clone());
+        let Some(session) = self.sessions.get_mut(index as usize) else { return };
         let mut deliveries = 0;
-        if one.is_none() {
-            self.scratch.clear();
-        }
+        let begin = self.scratch.len();
+        let one: Option<Bytes> = self.outbox.only(chain).map(|piece| piece.bytes.clone());
         for piece in self.outbox.chain(chain) {
             deliveries += u64::from(piece.deliveries);
+            if piece.seen_ms > 0 {
+                self.stats.age(self.unix_ms.saturating_sub(piece.seen_ms), u64::from(piece.deliveries));
+            }
             if one.is_none() {
                 self.scratch.extend_from_slice(&piece.bytes);
             }
         }
-        // A Centrifuge client takes many replies in one message: one event for a browser in place of many.
-        let joined = one.is_none()
-            && session.dialect.is_centrifuge()
-            && self.scratch.len() <= JOINED_BYTES_MAX
-            && join(&self.scratch, session.dialect, &mut self.joined);
-        let gathered = if joined { &self.joined } else { &self.scratch };
-        let bytes: &[u8] = one.as_deref().unwrap_or(gathered);
-        match self.backend.send(&mut session.socket, bytes) {
+        let mut joined = false;
+        let load = match one {
+            Some(bytes) => Load::Shared(bytes),
+            None => {
+                // One event for a browser in place of many.
+                let (list, gathered) = (session.batch, self.scratch.get(begin..).unwrap_or_default());
+                joined = match session.dialect.is_centrifuge() {
+                    true => gathered.len() <= JOINED_BYTES_MAX && join(gathered, session.dialect, &mut self.joined),
+                    false => {
+                        list && gathered.len() <= DRAIN_CHUNK_BYTES && join(gathered, session.dialect, &mut self.joined)
+                    }
+                };
+                if joined {
+                    self.scratch.truncate(begin);
+                    self.scratch.extend_from_slice(&self.joined);
+                }
+                Load::Gathered(begin..self.scratch.len())
+            }
+        };
+        self.visits.push(Visit { index, chain, deliveries, load, joined, sent: Sent::Gone });
+    }
+
+    /// Makes the visits that were prepared.
+    fn make_visits(&mut self) {
+        let mut visits = std::mem::take(&mut self.visits);
+        match visits.as_mut_slice() {
+            // The one visit of a backend without batches needs no list.
+            [visit] => {
+                if let Some(session) = self.sessions.get(visit.index as usize) {
+                    let bytes = visit.load.bytes(&self.scratch);
+                    let mut outgoing = [Outgoing { socket: &session.socket, bytes, sent: Sent::Gone }];
+                    self.backend.send(&mut outgoing);
+                    let [outgoing] = outgoing;
+                    visit.sent = outgoing.sent;
+                }
+            }
+            visits => {
+                let there = |v: &&mut Visit| self.sessions.contains(v.index as usize);
+                let (mut outgoing, mut outcomes) = (Vec::with_capacity(visits.len()), Vec::with_capacity(visits.len()));
+                for visit in visits.iter_mut().filter(there) {
+                    let Visit { index, load, sent, .. } = visit;
+                    if let Some(session) = self.sessions.get(*index as usize) {
+                        let bytes = load.bytes(&self.scratch);
+                        outgoing.push(Outgoing { socket: &session.socket, bytes, sent: Sent::Gone });
+                        outcomes.push(sent);
+                    }
+                }
+                self.backend.send(&mut outgoing);
+                for (outgoing, sent) in outgoing.into_iter().zip(outcomes) {
+                    *sent = outgoing.sent;
+                }
+            }
+        }
+        for visit in &visits {
+            self.visited(visit);
+            self.outbox.release(visit.chain);
+        }
+        visits.clear();
+        self.visits = visits;
+        self.scratch.clear();
+    }
+
+    /// What a visit came to.
+    fn visited(&mut self, visit: &Visit) {
+        let now_ms = self.now_ms;
+        let Visit { index, chain, deliveries, joined, .. } = *visit;
+        let Some(session) = self.sessions.get_mut(index as usize) else { return };
+        session.visited_ms = clock32(now_ms);
+        let bytes = visit.load.bytes(&self.scratch);
+        let len = match visit.sent {
+            Sent::All => bytes.len(),
+            Sent::Full(n) => n,
+            Sent::Gone => 0,
+        };
+        if let Some(pace) = &mut session.pace {
+            pace.spend(len, now_ms);
+        }
+        match visit.sent {
             Sent::All => {
                 self.stats.visits.add(u64::from(!bytes.is_empty()));
-                self.stats.bytes.add(bytes.len() as u64);
+                self.stats.bytes.add(len as u64);
                 self.stats.deliveries.add(deliveries);
                 self.stats.coalesced.add(deliveries.saturating_sub(1));
                 if session.stage == Stage::Done {
@@ -88,6 +219,14 @@ impl Shard {
                 }
             }
             Sent::Gone => self.drop_session(index),
+        }
+    }
+
+    /// Visits one session now.
+    fn visit(&mut self, index: u32) {
+        self.prepare(index, true);
+        if !self.visits.is_empty() {
+            self.make_visits();
         }
     }
 
@@ -161,11 +300,19 @@ impl Shard {
     /// The socket takes bytes again: first what was kept, then what is owed, as it is now.
     fn writable_again(&mut self, index: u32) {
         let now_ms = self.now_ms;
+        if !self.may_send(index) {
+            return;
+        }
         let Some(session) = self.sessions.get_mut(index as usize) else { return };
         let Some(backlog) = session.backlog.as_mut() else { return };
         let before = backlog.len();
-        let outcome = self.backend.send(&mut session.socket, backlog.waiting());
-        self.stats.visits.add(1);
+        let mut outgoing = [Outgoing { socket: &session.socket, bytes: backlog.waiting(), sent: Sent::Gone }];
+        self.backend.send(&mut outgoing);
+        let [Outgoing { sent: outcome, .. }] = outgoing;
+        self.stats.visits.add(u64::from(before > 0));
+        if let (Some(pace), Sent::All | Sent::Full(_)) = (&mut session.pace, outcome) {
+            pace.spend(if let Sent::Full(n) = outcome { n } else { before }, now_ms);
+        }
         match outcome {
             Sent::Gone => self.drop_session(index),
             Sent::Full(n) => {
@@ -193,10 +340,11 @@ impl Shard {
 
     /// Sends what a session is owed, topic by topic, until all is paid or the socket is full again.
     fn pay(&mut self, index: u32) {
-        loop {
+        while self.may_send(index) {
             let mut bytes = 0;
             let mut at = 0;
-            while bytes < DRAIN_CHUNK_BYTES {
+            let chunk = self.drain_chunk(index);
+            while bytes < chunk {
                 let Some(session) = self.sessions.get(index as usize) else { return };
                 let holds = session.holds.len();
                 if at >= holds {
@@ -220,24 +368,31 @@ impl Shard {
     }
 }
 
-/// Puts data frames into one: in JSON a line each, in Protobuf one behind the other, as they carry their lengths.
-/// `false` if one of them is no data frame.
+/// Puts data frames into one: in `plain` a list, in Centrifuge's JSON a line each, in Protobuf one behind the other, as they
+/// carry their lengths. `false` if one of them is no data frame.
 pub(super) fn join(frames: &[u8], dialect: Dialect, out: &mut Vec<u8>) -> bool {
-    let (opcode, lines) = (dialect.opcode(), dialect.opcode() == Opcode::Text);
+    let opcode = dialect.opcode();
+    let (open, between, close): (&[u8], &[u8], &[u8]) = match dialect {
+        Dialect::Plain => (b"[", b",", b"]"),
+        Dialect::CentrifugeJson => (b"", b"\n", b""),
+        Dialect::CentrifugeProtobuf => (b"", b"", b""),
+    };
     out.clear();
     out.resize(HEADER_BYTES_MAX, 0);
+    out.extend_from_slice(open);
     let mut rest = frames;
     while !rest.is_empty() {
         let (whole, next) = rest.split_at(frame_bytes(rest).min(rest.len()));
         if whole.first().copied().and_then(Opcode::from_bits) != Some(opcode) {
             return false;
         }
-        if lines && out.len() > HEADER_BYTES_MAX {
-            out.push(b'\n');
+        if out.len() > HEADER_BYTES_MAX + open.len() {
+            out.extend_from_slice(between);
         }
         out.extend_from_slice(whole.get(frame::header_bytes(whole)..).unwrap_or_default());
         rest = next;
     }
+    out.extend_from_slice(close);
     let mut header = Vec::with_capacity(HEADER_BYTES_MAX);
     frame::put_header(&mut header, opcode, out.len() - HEADER_BYTES_MAX);
     out.drain(..HEADER_BYTES_MAX - header.len());

@@ -18,8 +18,10 @@ mod event;
 mod flush;
 mod flushing;
 mod outbox;
+mod pacing;
 mod queue;
 mod reading;
+mod retuning;
 mod session;
 mod shard;
 mod subscribers;
@@ -254,8 +256,9 @@ impl Parked {
         parts
             .into_iter()
             .map(|part| {
-                let shard = Shard::new(part, requests.clone(), node.clone(), config.clone());
-                std::thread::Builder::new().name(format!("shard-{}", shard.id().0)).spawn(move || shard.run())
+                let (requests, node, config) = (requests.clone(), node.clone(), config.clone());
+                let name = format!("shard-{}", part.id.0);
+                std::thread::Builder::new().name(name).spawn(move || Shard::new(part, requests, node, config).run())
             })
             .collect()
     }

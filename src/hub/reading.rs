@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read};
 
 use super::attaching::Wanted;
 use super::event::{Ask, Purpose, Request, SessionKey};
+use super::pacing::clock32;
 use super::session::{Deferred, Stage};
 use super::shard::Shard;
 use crate::config::Action;
@@ -60,7 +61,7 @@ impl Shard {
         let centrifuge = self.session(index).is_some_and(|s| s.dialect.is_centrifuge());
         let message_max = self.message_max(centrifuge);
         let Some(session) = self.session(index) else { return };
-        session.heard_ms = now_ms;
+        session.heard_ms = clock32(now_ms);
         session.pinged = false;
         let mut inbox = session.inbox.take();
         let outcome = inbox::feed(&mut inbox, bytes, message_max, now_ms, |message| self.message(index, message));
@@ -264,11 +265,7 @@ impl Shard {
             }
             Command::Unsubscribe { id, topics, refused } => {
                 if session.attaching > 0 {
-                    // It may be about a subscribe that is under way: it takes its turn after that.
-                    let message = text.to_vec();
-                    let bytes = message.len();
-                    session.deferred =
-                        Some(Box::new(Deferred { messages: [message].into(), bytes, authenticating: false }));
+                    self.defer(index, text);
                     return;
                 }
                 self.valid(index);
@@ -279,6 +276,19 @@ impl Shard {
                     self.unsubscribe(index, topic);
                 }
                 self.send(index, dialect.done(&id, Op::Unsubscribe));
+            }
+            Command::Rate { id, topics, refused, max_rate } => {
+                if session.attaching > 0 {
+                    self.defer(index, text);
+                    return;
+                }
+                self.valid(index);
+                self.change_rates(index, &id, &topics, &refused, max_rate);
+            }
+            Command::Session { id, wishes } => {
+                self.valid(index);
+                self.tune(index, wishes);
+                self.send(index, dialect.done(&id, Op::Session));
             }
             Command::Snapshot { id, topics, refused } => {
                 for refusal in &refused {
@@ -297,6 +307,14 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// A command that may be about a subscribe that is under way takes its turn after that.
+    fn defer(&mut self, index: u32, text: &[u8]) {
+        let Some(session) = self.session(index) else { return };
+        let message = text.to_vec();
+        let bytes = message.len();
+        session.deferred = Some(Box::new(Deferred { messages: [message].into(), bytes, authenticating: false }));
     }
 
     /// The client has shown that it speaks our language.

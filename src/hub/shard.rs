@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
+use smallvec::SmallVec;
+use thin_vec::ThinVec;
 
 use super::Part;
 use super::asking::{Ask, AskKey};
@@ -16,11 +18,13 @@ use super::attaching::Group;
 use super::conflate::Conflations;
 use super::delivering::Run;
 use super::event::{Event, NewSession, Request, SessionKey};
-use super::flush::Epoll;
+use super::flush::{self, Flush};
+use super::flushing::Visit;
 use super::outbox::{Chain, Outbox, Piece};
+use super::pacing::{Timers, clock32};
 use super::queue::QueueReceiver;
 use super::session::{Session, Stage};
-use super::subscribers::{Subscribers, Subscription};
+use super::subscribers::{Subscribers, Subscription, Traits};
 use super::sweeping::Drain;
 use crate::clock::unix_ms;
 use crate::config::{Class, Config};
@@ -80,7 +84,12 @@ pub(super) struct Shard {
     pub(super) scratch: Vec<u8>,
     /// Several messages made one.
     pub(super) joined: Vec<u8>,
-    pub(super) backend: Epoll,
+    /// Visits of the batch that is being put together.
+    pub(super) visits: Vec<Visit>,
+    pub(super) backend: Box<dyn Flush>,
+    pub(super) timers: Timers,
+    /// There is more to do: no sleep before the next tick.
+    pub(super) again: bool,
     started: Instant,
     pub(super) now_ms: u64,
     /// Wall clock of this tick.
@@ -93,7 +102,11 @@ pub(super) struct Shard {
 }
 
 impl Shard {
+    /// To be called on the thread that will run it.
     pub(super) fn new(part: Part, requests: flume::Sender<Vec<Request>>, node: Arc<str>, config: Arc<Config>) -> Self {
+        let backend = flush::backend(config.server.flush);
+        tracing::debug!(shard = part.id.0, backend = backend.name(), "shard starts");
+        part.stats.io_uring.set(u64::from(backend.name() == "io_uring"));
         Self {
             id: part.id,
             node,
@@ -124,7 +137,10 @@ impl Shard {
             read_buffer: vec![0; limits::READ_BUFFER_BYTES],
             scratch: Vec::with_capacity(limits::DRAIN_CHUNK_BYTES),
             joined: Vec::new(),
-            backend: Epoll,
+            visits: Vec::new(),
+            backend,
+            timers: Timers::default(),
+            again: false,
             started: Instant::now(),
             now_ms: 0,
             unix_ms: unix_ms(),
@@ -133,10 +149,6 @@ impl Shard {
             drain: None,
             overloaded: false,
         }
-    }
-
-    pub(super) fn id(&self) -> ShardId {
-        self.id
     }
 
     /// Turns until it is drained.
@@ -231,7 +243,7 @@ impl Shard {
     }
 
     fn end_tick(&mut self) {
-        self.outbox.clear();
+        self.outbox.end_tick();
         self.runs.clear();
         self.tick_asks.clear();
         self.conflations.clear();
@@ -252,6 +264,9 @@ impl Shard {
     }
 
     fn sleep_time(&self) -> Duration {
+        if self.again {
+            return Duration::ZERO;
+        }
         if !self.readable.is_empty() || !self.wanted.is_empty() {
             // A full desk is asked again soon, without spinning.
             return if self.wanted.is_empty() { Duration::ZERO } else { Duration::from_millis(1) };
@@ -261,7 +276,8 @@ impl Shard {
         let idle = self.sessions.is_empty();
         let sweep_ms = if idle && self.drain.is_none() { now_ms + 1_000 } else { self.next_sweep_ms };
         let due_ms = self.dues.peek().map_or(u64::MAX, |Reverse((due, _))| *due);
-        Duration::from_millis(sweep_ms.min(due_ms).saturating_sub(now_ms))
+        let timer_ms = self.timers.next_ms().unwrap_or(u64::MAX);
+        Duration::from_millis(sweep_ms.min(due_ms).min(timer_ms).saturating_sub(now_ms))
     }
 
     fn send_requests(&mut self) {
@@ -293,13 +309,18 @@ impl Shard {
             generation: self.generation,
             attaching: 0,
             chain: Chain::default(),
-            opened_ms: self.now_ms,
-            heard_ms: self.now_ms,
+            batch: false,
+            // Long enough ago for the first delivery to go at once.
+            visited_ms: clock32(self.now_ms).wrapping_sub(1 << 30),
+            timer_ms: 0,
+            pace: None,
+            opened_ms: clock32(self.now_ms),
+            heard_ms: clock32(self.now_ms),
             command_tat_us: 0,
-            subscriptions: Vec::new(),
+            subscriptions: SmallVec::new(),
             inbox: None,
             backlog: None,
-            holds: Vec::new(),
+            holds: ThinVec::new(),
             deferred: None,
             identity: new.identity.map(Arc::new),
             client: None,
@@ -344,7 +365,7 @@ impl Shard {
 
     /// The same with another code and reason than the usual.
     pub(super) fn close_with(&mut self, index: u32, reason: CloseReason, code: u16, text: &str) {
-        let until_ms = self.now_ms + u64::try_from(limits::CLOSE_TIMEOUT.as_millis()).unwrap_or(0);
+        let until_ms = clock32(self.now_ms + u64::try_from(limits::CLOSE_TIMEOUT.as_millis()).unwrap_or(0));
         let Some(session) = self.session(index).filter(|s| s.is_live()) else { return };
         session.stage = Stage::Closing { until_ms };
         let backlog = session.backlog.as_mut().map(|b| {
@@ -354,7 +375,8 @@ impl Shard {
         });
         if backlog.is_some() {
             // What this tick holds for it comes after what was just dropped: it would look like a hole.
-            session.chain = Chain::default();
+            let chain = session.chain.take();
+            self.outbox.release(chain);
         }
         if let Some(freed) = backlog {
             self.stats.backlog_bytes.sub(freed as u64);
@@ -368,7 +390,7 @@ impl Shard {
     pub(super) fn leave_all(&mut self, index: u32) {
         let Some(session) = self.session(index) else { return };
         session.deferred = None;
-        session.holds = Vec::new();
+        session.holds = ThinVec::new();
         let specials = session.client.as_mut().map(|c| std::mem::take(&mut c.specials)).unwrap_or_default();
         for special in specials {
             self.depart(special);
@@ -377,7 +399,7 @@ impl Shard {
             self.leave(subscription);
         }
         if let Some(session) = self.session(index) {
-            session.subscriptions = Vec::new();
+            session.subscriptions = SmallVec::new();
         }
     }
 
@@ -406,6 +428,7 @@ impl Shard {
     pub(super) fn drop_session(&mut self, index: u32) {
         self.leave_all(index);
         let Some(mut session) = self.sessions.try_remove(index as usize) else { return };
+        self.outbox.release(session.chain.take());
         if let Some(backlog) = &session.backlog {
             self.stats.slow_sessions.sub(1);
             self.stats.backlog_bytes.sub(backlog.len() as u64);
@@ -418,11 +441,13 @@ impl Shard {
         self.placed.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Class and least interval of a topic for a subscriber who asks for `max_rate`.
-    pub(super) fn terms(&self, topic: &crate::name::TopicName, max_rate: Option<f64>) -> (Class, u64) {
+    /// What a topic is, and its least interval for a subscriber who asks for `max_rate`.
+    pub(super) fn terms(&self, topic: &crate::name::TopicName, max_rate: Option<f64>) -> (Traits, u64) {
         let options = self.config.namespace(topic.namespace());
+        let flush_ms = u16::try_from(options.flush_interval.as_millis()).unwrap_or(u16::MAX);
+        let traits = Traits { class: options.class, flush_ms };
         if options.class == Class::Stream {
-            return (Class::Stream, 0);
+            return (traits, 0);
         }
         let asked = max_rate.map(|rate| {
             let steps = limits::RATE_STEPS.iter().rev().copied();
@@ -432,10 +457,10 @@ impl Shard {
             (Some(a), Some(b)) => a.min(b),
             (Some(a), None) => a,
             // Faster than the fastest step is as good as unlimited.
-            (None, Some(b)) if max_rate.is_some_and(|r| r > 200.0) && b >= 200.0 => return (options.class, 0),
+            (None, Some(b)) if max_rate.is_some_and(|r| r > 200.0) && b >= 200.0 => return (traits, 0),
             (None, Some(b)) => b,
-            (None, None) => return (options.class, 0),
+            (None, None) => return (traits, 0),
         };
-        (options.class, Duration::from_secs_f64(1.0 / rate).as_millis().try_into().unwrap_or(1_000))
+        (traits, Duration::from_secs_f64(1.0 / rate).as_millis().try_into().unwrap_or(1_000))
     }
 }

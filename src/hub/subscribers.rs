@@ -38,10 +38,19 @@ impl Cursor {
     pub(super) const NOWHERE: Self = Self { offset: Offset::ZERO, seq: u64::MAX };
 }
 
+/// What its namespace says of a topic.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Traits {
+    pub(super) class: Class,
+    pub(super) flush_ms: u16,
+}
+
 /// A topic in this shard.
 pub(super) struct TopicSlot {
     pub(super) name: TopicName,
     pub(super) class: Class,
+    /// How long after a session's last visit its deltas may wait for others.
+    pub(super) flush_ms: u16,
     pub(super) lanes: Vec<u32>,
     /// The newest delta that has come out of the queue.
     pub(super) last: Cursor,
@@ -103,13 +112,15 @@ fn index(slot: Slot) -> usize {
 
 impl Subscribers {
     /// The slot of a topic, made if need be.
-    pub(super) fn slot(&mut self, name: &TopicName, class: impl FnOnce() -> Class) -> Slot {
+    pub(super) fn slot(&mut self, name: &TopicName, traits: impl FnOnce() -> Traits) -> Slot {
         if let Some(slot) = self.by_name.get(name.as_str()) {
             return *slot;
         }
+        let Traits { class, flush_ms } = traits();
         let at = self.slots.insert(TopicSlot {
             name: name.clone(),
-            class: class(),
+            class,
+            flush_ms,
             lanes: Vec::new(),
             last: Cursor::default(),
             ring: VecDeque::new(),
@@ -383,7 +394,7 @@ mod tests {
                 let held_subs = sessions.entry(session).or_default();
                 match op {
                     0 if !held_subs.iter().any(|(t, ..)| *t == topic) => {
-                        let slot = subscribers.slot(&name(topic), || Class::Latest);
+                        let slot = subscribers.slot(&name(topic), || Traits { class: Class::Latest, flush_ms: 0 });
                         let subscription = subscribers.join(session, slot, Encoding::Plain, rate * 100).unwrap();
                         sessions.get_mut(&session).unwrap().push((topic, subscription, false));
                     }

@@ -2,6 +2,7 @@
 //! them about once a second; no session has a timer.
 
 use super::event::SessionKey;
+use super::pacing::clock32;
 use super::session::Stage;
 use super::shard::{SWEEP_EVERY, Shard};
 use crate::protocol::Notice;
@@ -20,6 +21,11 @@ pub(super) struct Drain {
     /// Who is still to be closed, the first at the end.
     waiting: Vec<SessionKey>,
     total: usize,
+}
+
+/// Whether `at`, of the low half of the clock, is not ahead.
+fn is_past(at: u32, now_ms: u64) -> bool {
+    clock32(now_ms).wrapping_sub(at) < 1 << 31
 }
 
 fn millis(duration: std::time::Duration) -> u64 {
@@ -56,18 +62,20 @@ impl Shard {
         let expired_delay_s = self.config.access.expired_close_delay.as_secs();
         let (now_ms, now_s) = (self.now_ms, self.unix_ms / 1_000);
         let Some(session) = self.session(index) else { return };
-        let age = |since: u64| now_ms.saturating_sub(since);
+        let age = |since: u32| u64::from(clock32(now_ms).wrapping_sub(since));
         let reason = match session.stage {
-            Stage::Closing { until_ms } if now_ms >= until_ms => {
+            Stage::Closing { until_ms } if is_past(until_ms, now_ms) => {
                 self.drop_session(index);
                 return;
             }
             Stage::Closing { .. } | Stage::Done => return,
             Stage::New if age(session.opened_ms) > first_command_ms => Some(CloseReason::NoCommand),
-            _ if session.inbox.as_ref().is_some_and(|i| age(i.since_ms) > first_command_ms) => {
+            _ if session.inbox.as_ref().is_some_and(|i| now_ms.saturating_sub(i.since_ms) > first_command_ms) => {
                 Some(CloseReason::NoCommand)
             }
-            _ if session.backlog.as_ref().is_some_and(|b| age(b.moved_ms) > stall_ms) => Some(CloseReason::Slow),
+            _ if session.backlog.as_ref().is_some_and(|b| now_ms.saturating_sub(b.moved_ms) > stall_ms) => {
+                Some(CloseReason::Slow)
+            }
             _ if session
                 .identity
                 .as_ref()
@@ -92,7 +100,7 @@ impl Shard {
             // Its client counts on pings, whatever else comes.
             if session.stage == Stage::Open
                 && let Some(client) = &mut session.client
-                && age(client.pinged_ms) > ping_ms - spread
+                && now_ms.saturating_sub(client.pinged_ms) > ping_ms - spread
             {
                 client.pinged_ms = now_ms;
                 let ping = session.dialect.ping();
@@ -154,7 +162,7 @@ impl Shard {
         let late: Vec<u32> = self
             .sessions
             .iter()
-            .filter(|(_, s)| matches!(s.stage, Stage::Closing { until_ms } if now_ms >= until_ms))
+            .filter(|(_, s)| matches!(s.stage, Stage::Closing { until_ms } if is_past(until_ms, now_ms)))
             .map(|(index, _)| u32::try_from(index).unwrap_or(u32::MAX))
             .collect();
         for index in late {
@@ -169,10 +177,12 @@ impl Shard {
             drain.window_ms = 0;
         }
         self.drain_wave();
-        let until_ms = self.now_ms + HURRY_MS;
+        let until_ms = clock32(self.now_ms + HURRY_MS);
         for (_, session) in &mut self.sessions {
-            if let Stage::Closing { until_ms: until } = &mut session.stage {
-                *until = until_ms.min(*until);
+            if let Stage::Closing { until_ms: until } = &mut session.stage
+                && is_past(until_ms, u64::from(*until))
+            {
+                *until = until_ms;
             }
         }
         self.next_sweep_ms = self.now_ms;

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::limits::{BYTES_PER_SECOND_MIN, FLUSH_INTERVAL_MAX};
 use crate::name::TopicName;
 use crate::position::Position;
 
@@ -59,6 +60,37 @@ impl SubscribeTerms {
     }
 }
 
+/// How a client wants its session to be served. What is `None` stays as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(default)]
+pub struct SessionWishes {
+    /// Deliveries may wait so long after the last visit for others to come with them, ms; 0 is as the namespaces say.
+    pub flush_interval_ms: Option<u16>,
+    /// Ceiling on what is sent, bytes/s; 0 is none.
+    pub bytes_per_second: Option<u32>,
+    /// Several deliveries in one message: in `plain` a list. Centrifuge always has it.
+    pub batch: Option<bool>,
+}
+
+impl SessionWishes {
+    /// Checks what was asked for.
+    ///
+    /// # Errors
+    /// If a value is out of bounds.
+    pub fn check(self) -> Result<Self, Refusal> {
+        let longest = FLUSH_INTERVAL_MAX.as_millis();
+        if let Some(ms) = self.flush_interval_ms.filter(|ms| u128::from(*ms) > longest) {
+            return Err(Refusal::new(400, format!("flush_interval_ms is {ms}, the most is {longest}")));
+        }
+        if let Some(rate) = self.bytes_per_second.filter(|rate| (1..BYTES_PER_SECOND_MIN).contains(rate)) {
+            let reason =
+                format!("bytes_per_second is {rate}, the least is {BYTES_PER_SECOND_MIN} (or 0 for no ceiling)");
+            return Err(Refusal::new(400, reason));
+        }
+        Ok(self)
+    }
+}
+
 /// Which part of a topic's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryQuery {
@@ -78,6 +110,10 @@ pub enum Command {
     Subscribe { id: CommandId, items: Vec<SubscribeItem>, refused: Vec<Refusal>, terms: SubscribeTerms },
     /// End deliveries.
     Unsubscribe { id: CommandId, topics: Vec<TopicName>, refused: Vec<Refusal> },
+    /// Change the rate of subscriptions that are live; without one, to what the namespace says.
+    Rate { id: CommandId, topics: Vec<TopicName>, refused: Vec<Refusal>, max_rate: Option<f64> },
+    /// Change how the session is served.
+    Session { id: CommandId, wishes: SessionWishes },
     /// Send the state now.
     Snapshot { id: CommandId, topics: Vec<TopicName>, refused: Vec<Refusal> },
     /// Prove who the client is, or prolong it.
@@ -140,6 +176,8 @@ impl Refusal {
 pub enum Op {
     Subscribe,
     Unsubscribe,
+    Rate,
+    Session,
     Snapshot,
     Auth,
     Ping,

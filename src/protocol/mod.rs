@@ -10,7 +10,8 @@ mod plain;
 mod reply;
 
 pub use command::{
-    BadCommand, Command, CommandId, HistoryQuery, Op, Refusal, SubscribeItem, SubscribeOptions, SubscribeTerms,
+    BadCommand, Command, CommandId, HistoryQuery, Op, Refusal, SessionWishes, SubscribeItem, SubscribeOptions,
+    SubscribeTerms,
 };
 pub use delivery::{Delivery, Encoding, SnapshotDelivery};
 pub use dialect::Dialect;

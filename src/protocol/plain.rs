@@ -9,8 +9,8 @@ use compact_str::CompactString;
 use serde::Deserialize;
 
 use super::{
-    BadCommand, Command, CommandId, Delivery, Notice, Op, Refusal, SnapshotDelivery, Standing, SubscribeItem,
-    SubscribeTerms,
+    BadCommand, Command, CommandId, Delivery, Notice, Op, Refusal, SessionWishes, SnapshotDelivery, Standing,
+    SubscribeItem, SubscribeTerms,
 };
 use crate::name::TopicName;
 use crate::position::Position;
@@ -36,6 +36,12 @@ struct Message<'a> {
     history: Option<u32>,
     #[serde(default)]
     token: Option<String>,
+    #[serde(default)]
+    flush_interval_ms: Option<u16>,
+    #[serde(default)]
+    bytes_per_second: Option<u32>,
+    #[serde(default)]
+    batch: Option<bool>,
 }
 
 /// Read before, and apart from, the rest, so that an error can name the command it answers.
@@ -74,6 +80,8 @@ impl Op {
         match self {
             Self::Subscribe => "subscribe",
             Self::Unsubscribe => "unsubscribe",
+            Self::Rate => "rate",
+            Self::Session => "session",
             Self::Snapshot => "snapshot",
             Self::Auth => "auth",
             Self::Ping => "ping",
@@ -86,6 +94,8 @@ impl Op {
         match name {
             "subscribe" => Self::Subscribe,
             "unsubscribe" => Self::Unsubscribe,
+            "rate" => Self::Rate,
+            "session" => Self::Session,
             "snapshot" => Self::Snapshot,
             "auth" => Self::Auth,
             "ping" => Self::Ping,
@@ -135,6 +145,16 @@ pub(super) fn command(message: &[u8]) -> Result<Command, BadCommand> {
             Ok(Command::Subscribe { id, items, refused, terms })
         }
         Op::Unsubscribe => Ok(Command::Unsubscribe { topics: names(parsed.args)?, id, refused }),
+        Op::Rate => {
+            let terms = SubscribeTerms::new(parsed.max_rate, 0).map_err(|refusal| bad(id.clone(), op, refusal))?;
+            Ok(Command::Rate { topics: names(parsed.args)?, id, refused, max_rate: terms.max_rate })
+        }
+        Op::Session => {
+            let Message { flush_interval_ms, bytes_per_second, batch, .. } = parsed;
+            let wishes = SessionWishes { flush_interval_ms, bytes_per_second, batch };
+            let wishes = wishes.check().map_err(|refusal| bad(id.clone(), op, refusal))?;
+            Ok(Command::Session { id, wishes })
+        }
         Op::Snapshot => Ok(Command::Snapshot { topics: names(parsed.args)?, id, refused }),
         Op::Auth => match parsed.token {
             Some(token) => Ok(Command::Auth { id, token }),
@@ -142,7 +162,7 @@ pub(super) fn command(message: &[u8]) -> Result<Command, BadCommand> {
         },
         Op::Ping => Ok(Command::Ping { id }),
         _ => Err(refuse(format!(
-            "unknown op {:?}; there are subscribe, unsubscribe, snapshot, auth and ping",
+            "unknown op {:?}; there are subscribe, unsubscribe, rate, session, snapshot, auth and ping",
             parsed.op.chars().take(40).collect::<String>()
         ))),
     }

@@ -4,25 +4,39 @@ use std::io::{ErrorKind, Write};
 
 use mio::net::TcpStream;
 
-use super::{Flush, Sent};
+use super::{Flush, Outgoing, Sent};
 
 /// The backend that is always there.
 #[derive(Debug, Default)]
 pub(in crate::hub) struct Epoll;
 
 impl Flush for Epoll {
-    fn send(&mut self, socket: &mut TcpStream, bytes: &[u8]) -> Sent {
-        let mut done = 0;
-        // After a short write the kernel is asked again: only its refusal arms the edge for "writable".
-        while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
-            match socket.write(rest) {
-                Ok(0) => return Sent::Gone,
-                Ok(n) => done += n,
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return Sent::Full(done),
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Sent::Gone,
-            }
-        }
-        Sent::All
+    fn batch(&self) -> usize {
+        1
     }
+
+    fn send(&mut self, visits: &mut [Outgoing<'_>]) {
+        for visit in visits {
+            visit.sent = write(visit.socket, visit.bytes, 0);
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "epoll"
+    }
+}
+
+/// Writes what is left of `bytes` after `done` of them, as much as the socket takes.
+pub(super) fn write(mut socket: &TcpStream, bytes: &[u8], mut done: usize) -> Sent {
+    // After a short write the kernel is asked again: only its refusal arms the edge for "writable".
+    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+        match socket.write(rest) {
+            Ok(0) => return Sent::Gone,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Sent::Full(done),
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return Sent::Gone,
+        }
+    }
+    Sent::All
 }

@@ -8,7 +8,8 @@ use super::messages;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset, Position};
 use crate::protocol::{
-    BadCommand, Command, CommandId, HistoryQuery, Op, Refusal, SubscribeItem, SubscribeOptions, SubscribeTerms,
+    BadCommand, Command, CommandId, HistoryQuery, Op, Refusal, SessionWishes, SubscribeItem, SubscribeOptions,
+    SubscribeTerms,
 };
 
 /// Takes the first command off a message; `None` at its end. A length that is not true takes the whole rest, which is
@@ -129,6 +130,9 @@ pub(in crate::protocol) fn command(format: Format, bytes: &[u8]) -> Result<Comma
         return Ok(Command::Ping { id });
     }
     if let Some(request) = rpc {
+        if let Some(method) = request.method.strip_prefix(OWN_METHODS) {
+            return own(&id, method, &request.data).map_err(|refusal| bad(Op::Rpc, refusal));
+        }
         return Ok(Command::Rpc { id, method: request.method, data: request.data });
     }
     if let Some(request) = refresh {
@@ -141,6 +145,36 @@ pub(in crate::protocol) fn command(format: Format, bytes: &[u8]) -> Result<Comma
         return Ok(Command::Send);
     }
     Err(bad(Op::Unknown, Refusal::new(404, "no command that this server knows")))
+}
+
+/// Calls that this server answers itself begin so.
+const OWN_METHODS: &str = "nexus.";
+
+/// What the protocol has no command for.
+fn own(id: &CommandId, method: &str, data: &[u8]) -> Result<Command, Refusal> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Rate {
+        channels: Vec<String>,
+        #[serde(default)]
+        max_rate: Option<f64>,
+    }
+    let malformed = |error: serde_json::Error| Refusal::new(400, format!("{OWN_METHODS}{method}: {error}"));
+    match method {
+        "rate" => {
+            let Rate { channels, max_rate } = serde_json::from_slice(data).map_err(malformed)?;
+            let max_rate = SubscribeTerms::new(max_rate, 0)?.max_rate;
+            let name =
+                |channel: String| TopicName::new(&channel).map_err(|e| Refusal::new(400, e.to_string()).about(channel));
+            let topics = channels.into_iter().map(name).collect::<Result<_, _>>()?;
+            Ok(Command::Rate { id: id.clone(), topics, refused: Vec::new(), max_rate })
+        }
+        "session" => {
+            let wishes: SessionWishes = serde_json::from_slice(data).map_err(malformed)?;
+            Ok(Command::Session { id: id.clone(), wishes: wishes.check()? })
+        }
+        _ => Err(Refusal::new(404, format!("there is no {OWN_METHODS}{method}; there are rate and session"))),
+    }
 }
 
 fn position(offset: u64, epoch: &str) -> Result<Position, Refusal> {

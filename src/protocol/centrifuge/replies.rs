@@ -351,6 +351,7 @@ pub(in crate::protocol) fn done(format: Format, id: &CommandId, op: Op) -> Bytes
     reply(format, id, |reply| match op {
         Op::Unsubscribe => reply.unsubscribe = Some(Nothing {}),
         Op::Publish => reply.publish = Some(Nothing {}),
+        Op::Rate | Op::Session => reply.rpc = Some(messages::Data { data: Bytes::from_static(b"{}") }),
         _ => reply.ping = Some(Nothing {}),
     })
 }

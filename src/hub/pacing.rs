@@ -1,0 +1,151 @@
+//! Who may be visited when: flush intervals, and ceilings on a session's bytes a second. Both only ever delay a visit;
+//! what there is to bring by then is decided as for a full socket.
+
+use std::collections::BTreeMap;
+
+use super::backlog::Backlog;
+use super::shard::Shard;
+use crate::limits::{BYTES_PER_SECOND_MIN, DRAIN_CHUNK_BYTES};
+
+/// The low half of the shard's clock. Of two times of it the difference is right, as long as it is below seven weeks.
+#[allow(clippy::cast_possible_truncation, reason = "that is what it does")]
+pub(super) fn clock32(ms: u64) -> u32 {
+    ms as u32
+}
+
+/// A ceiling on a session's bytes a second: after each write it is silent until the bytes are paid for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    bytes_per_second: u32,
+    /// When all that was written is paid for, in µs of the shard's clock.
+    free_us: u64,
+}
+
+impl Pace {
+    pub(super) fn new(bytes_per_second: u32) -> Self {
+        Self { bytes_per_second: bytes_per_second.max(BYTES_PER_SECOND_MIN), free_us: 0 }
+    }
+
+    /// `bytes` were written.
+    pub(super) fn spend(&mut self, bytes: usize, now_ms: u64) {
+        let cost_us = (bytes as u64).saturating_mul(1_000_000) / u64::from(self.bytes_per_second);
+        self.free_us = self.free_us.max(now_ms * 1_000) + cost_us;
+    }
+
+    /// When the next may be written, in ms of the shard's clock; `None` is now.
+    pub(super) fn wait_until(&self, now_ms: u64) -> Option<u64> {
+        (self.free_us > now_ms * 1_000).then(|| self.free_us.div_ceil(1_000))
+    }
+}
+
+/// Sessions to look at, by time in ms of the shard's clock.
+#[derive(Debug, Default)]
+pub(super) struct Timers(BTreeMap<u64, Vec<u32>>);
+
+impl Timers {
+    /// The earliest.
+    pub(super) fn next_ms(&self) -> Option<u64> {
+        self.0.first_key_value().map(|(at, _)| *at)
+    }
+
+    fn set(&mut self, at_ms: u64, session: u32) {
+        self.0.entry(at_ms).or_default().push(session);
+    }
+
+    fn due(&mut self, now_ms: u64) -> Option<(u64, Vec<u32>)> {
+        self.0.first_entry().filter(|entry| *entry.key() <= now_ms).map(|entry| entry.remove_entry())
+    }
+}
+
+impl Shard {
+    /// Sees to it that a session is looked at by `at_ms`.
+    pub(super) fn set_timer(&mut self, index: u32, at_ms: u64) {
+        let at_ms = at_ms.max(1);
+        let Some(session) = self.sessions.get_mut(index as usize) else { return };
+        let ahead = |ms: u64| clock32(ms).wrapping_sub(clock32(self.now_ms));
+        if session.timer_ms != 0 && session.timer_ms.wrapping_sub(clock32(self.now_ms)) <= ahead(at_ms) {
+            return;
+        }
+        session.timer_ms = clock32(at_ms).max(1);
+        self.timers.set(at_ms, index);
+    }
+
+    /// Those whose time has come are looked at in this tick. A timer may be an earlier session's, or too early by now: whoever
+    /// still has to wait sets another.
+    pub(super) fn wake_timers(&mut self) {
+        while let Some((at_ms, due)) = self.timers.due(self.now_ms) {
+            for index in due {
+                let Some(session) = self.sessions.get_mut(index as usize) else { continue };
+                if session.timer_ms == clock32(at_ms).max(1) {
+                    session.timer_ms = 0;
+                }
+                if session.backlog.is_some() {
+                    self.writable.push(index);
+                } else if std::mem::take(&mut session.chain.parked) {
+                    self.outbox.dirty.push(index);
+                }
+            }
+        }
+    }
+
+    /// Whether a session's ceiling lets it be written to. If not, it is as one whose socket is full, until its time comes.
+    pub(super) fn may_send(&mut self, index: u32) -> bool {
+        let now_ms = self.now_ms;
+        let Some(session) = self.sessions.get_mut(index as usize) else { return false };
+        let Some(until_ms) = session.pace.as_ref().and_then(|pace| pace.wait_until(now_ms)) else { return true };
+        if session.backlog.is_none() {
+            session.backlog = Some(Box::new(Backlog::new(now_ms)));
+            self.stats.slow_sessions.add(1);
+        } else if let Some(backlog) = &mut session.backlog {
+            // It is not the socket that stands still.
+            backlog.moved_ms = now_ms;
+        }
+        self.set_timer(index, until_ms);
+        false
+    }
+
+    /// Bytes gathered for one write to a session that is being paid what it is owed.
+    pub(super) fn drain_chunk(&self, index: u32) -> usize {
+        let pace = self.sessions.get(index as usize).and_then(|session| session.pace.as_ref());
+        pace.map_or(DRAIN_CHUNK_BYTES, |pace| (pace.bytes_per_second as usize / 8).clamp(1, DRAIN_CHUNK_BYTES))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ceiling_is_kept_over_time() {
+        let mut pace = Pace::new(10_000);
+        let (mut now_ms, mut bytes) = (0u64, 0u64);
+        while now_ms < 10_000 {
+            match pace.wait_until(now_ms) {
+                Some(until) => now_ms = until,
+                None => {
+                    pace.spend(700, now_ms);
+                    bytes += 700;
+                }
+            }
+        }
+        assert!((99_000..=101_400).contains(&bytes), "{bytes} B in 10 s");
+        // A quiet time is not saved up.
+        let mut pace = Pace::new(10_000);
+        pace.spend(1_000, 50_000);
+        assert_eq!(pace.wait_until(50_000), Some(50_100));
+        assert_eq!(pace.wait_until(50_100), None);
+    }
+
+    #[test]
+    fn timers_come_due_in_order() {
+        let mut timers = Timers::default();
+        for (at, session) in [(30, 1), (10, 2), (20, 3), (10, 4)] {
+            timers.set(at, session);
+        }
+        assert_eq!(timers.next_ms(), Some(10));
+        assert_eq!(timers.due(9), None);
+        assert_eq!(timers.due(25), Some((10, vec![2, 4])));
+        assert_eq!(timers.due(25), Some((20, vec![3])));
+        assert_eq!(timers.due(25), None);
+    }
+}
