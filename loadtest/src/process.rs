@@ -56,14 +56,16 @@ pub(crate) fn start_server(
 ) -> anyhow::Result<(Process, SocketAddr)> {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
     let source = redis.map_or(String::new(), |url| format!("[source.redis]\nurl = \"{url}\"\nmax_len = 5000000\n"));
+    let interval = format!("flush_interval = \"{}\"\n", args.flush_interval);
     let config = format!(
-        "[server]\nlisten = \"{address}\"\nshards = {}\ndrain_window = \"0s\"\n\
+        "[server]\nlisten = \"{address}\"\nshards = {}\nflush = \"{}\"\ndrain_window = \"0s\"\n\
          [access]\nanonymous = true\norigins = [\"*\"]\n[publish]\nopen = true\n[limits]\nfd_reserve = 400\n{source}\
-         [namespace.stream]\nclass = \"stream\"\nhistory_size = 65536\nhistory_bytes = 33554432\n\
-         [namespace.latest]\nclass = \"latest\"\n[namespace.merge]\nclass = \"merge\"\n\
-         [namespace.quotes]\nclass = \"merge\"\n[namespace.book]\nclass = \"merge\"\n\
-         [namespace.trades]\nclass = \"stream\"\nhistory_size = 65536\nhistory_bytes = 33554432\n",
+         [namespace.stream]\nclass = \"stream\"\n{interval}history_size = 65536\nhistory_bytes = 33554432\n\
+         [namespace.latest]\nclass = \"latest\"\n{interval}[namespace.merge]\nclass = \"merge\"\n{interval}\
+         [namespace.quotes]\nclass = \"merge\"\n{interval}[namespace.book]\nclass = \"merge\"\n{interval}\
+         [namespace.trades]\nclass = \"stream\"\n{interval}history_size = 65536\nhistory_bytes = 33554432\n",
         args.shards.unwrap_or(0),
+        args.flush,
     );
     let _ = workload;
     let path = directory.join("server.toml");

@@ -112,6 +112,12 @@ pub(crate) struct RunArgs {
     /// Shards of the server that is started
     #[arg(long)]
     pub(crate) shards: Option<usize>,
+    /// How the server that is started writes to sockets: auto, epoll or io_uring
+    #[arg(long, default_value = "auto", value_parser = ["auto", "epoll", "io_uring"])]
+    pub(crate) flush: String,
+    /// Flush interval of its namespaces, such as 100ms
+    #[arg(long, default_value = "0s")]
+    pub(crate) flush_interval: String,
     /// Program of the server that is started [default: nexus-push beside this program]
     #[arg(long)]
     pub(crate) server: Option<PathBuf>,

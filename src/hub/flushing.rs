@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::backlog::{Backlog, frame_bytes};
 use super::flush::{Outgoing, Sent};
 use super::outbox::Chain;
-use super::pacing::clock32;
+use super::pacing::{clock32, in_step};
 use super::session::{Hold, Session, Stage};
 use super::shard::Shard;
 use super::subscribers::{Cursor, Subscribers, Subscription};
@@ -96,7 +96,7 @@ impl Shard {
         let since_ms = clock32(now_ms).wrapping_sub(session.visited_ms);
         if !hurry && since_ms < wait_ms && session.backlog.is_none() {
             session.chain.parked = true;
-            self.set_timer(index, now_ms + u64::from(wait_ms - since_ms));
+            self.set_timer(index, in_step(now_ms + u64::from(wait_ms - since_ms), wait_ms));
             return;
         }
         let chain = session.chain.take();
