@@ -108,7 +108,9 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(index as usize) else { return };
         let mut deliveries = 0;
         let begin = self.scratch.len();
-        let one: Option<Bytes> = self.outbox.only(chain).map(|piece| piece.bytes.clone());
+        let list = session.batch && !session.dialect.is_centrifuge();
+        let only = self.outbox.only(chain).filter(|piece| !(list && piece.deliveries > 1));
+        let one: Option<Bytes> = only.map(|piece| piece.bytes.clone());
         for piece in self.outbox.chain(chain) {
             deliveries += u64::from(piece.deliveries);
             if piece.seen_ms > 0 {
@@ -123,13 +125,11 @@ impl Shard {
             Some(bytes) => Load::Shared(bytes),
             None => {
                 // One event for a browser in place of many.
-                let (list, gathered) = (session.batch, self.scratch.get(begin..).unwrap_or_default());
-                joined = match session.dialect.is_centrifuge() {
-                    true => gathered.len() <= JOINED_BYTES_MAX && join(gathered, session.dialect, &mut self.joined),
-                    false => {
-                        list && gathered.len() <= DRAIN_CHUNK_BYTES && join(gathered, session.dialect, &mut self.joined)
-                    }
-                };
+                let gathered = self.scratch.get(begin..).unwrap_or_default();
+                let most = if list { DRAIN_CHUNK_BYTES } else { JOINED_BYTES_MAX };
+                joined = (list || session.dialect.is_centrifuge())
+                    && gathered.len() <= most
+                    && join(gathered, session.dialect, &mut self.joined);
                 if joined {
                     self.scratch.truncate(begin);
                     self.scratch.extend_from_slice(&self.joined);

@@ -16,6 +16,7 @@ mod http_backend;
 mod layering;
 mod limits;
 mod operate;
+mod pacing;
 mod recordings;
 mod recovery;
 mod redis;
