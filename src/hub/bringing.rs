@@ -94,7 +94,7 @@ impl Shard {
             hold.cursor.offset = replay.upto;
             if replay.complete {
                 let subscription = hold.subscription;
-                session.holds.swap_remove(at);
+                session.holds.remove(at);
                 self.let_go(key.index, subscription);
             }
             self.owed.push(key.index);
@@ -203,7 +203,7 @@ impl Shard {
         let subscription = hold.subscription;
         let (bytes, slot) = (snapshot.frame(lane.encoding), lane.slot);
         if lane_there {
-            session.holds.swap_remove(at);
+            session.holds.remove(at);
             self.let_go(key.index, subscription);
         } else {
             lane.base = None;

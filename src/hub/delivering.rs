@@ -309,7 +309,7 @@ impl Shard {
                 0
             }
             conflated => {
-                session.holds.swap_remove(at);
+                session.holds.remove(at);
                 self.ringed.push(slot);
                 self.let_go(index, subscription);
                 let Conflated::Frame(bytes, count) = conflated else { return 0 };

@@ -351,6 +351,11 @@ impl Shard {
                     break;
                 }
                 bytes += self.release(index, at);
+                // Snapshots come all at once when they are asked for so: under a ceiling, one after the other.
+                let waits = |s: &Session| s.pace.is_some() && s.holds.get(at).is_some_and(|hold| hold.awaiting);
+                if self.sessions.get(index as usize).is_some_and(waits) {
+                    break;
+                }
                 // Released holds leave the list; those that must wait are passed over.
                 if self.sessions.get(index as usize).is_some_and(|s| s.holds.len() == holds) {
                     at += 1;
