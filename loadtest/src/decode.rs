@@ -32,6 +32,48 @@ struct Message<'a> {
     error: Option<&'a RawValue>,
 }
 
+/// The same in the Centrifuge protocol.
+#[derive(Deserialize)]
+struct Line<'a> {
+    #[serde(default)]
+    id: u32,
+    #[serde(borrow)]
+    push: Option<Push<'a>>,
+    #[serde(borrow)]
+    subscribe: Option<Subscribe<'a>>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Push<'a> {
+    channel: &'a str,
+    #[serde(borrow, rename = "pub")]
+    publication: Option<Publication<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Publication<'a> {
+    #[serde(borrow)]
+    data: &'a RawValue,
+    #[serde(default)]
+    offset: u64,
+    #[serde(default)]
+    tags: HashMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct Subscribe<'a> {
+    #[serde(default)]
+    offset: u64,
+    #[serde(default)]
+    epoch: String,
+    #[serde(default)]
+    recovered: bool,
+    #[serde(borrow, default)]
+    publications: Vec<Publication<'a>>,
+}
+
 /// Where a topic stood, in a reply.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Standing {
@@ -45,6 +87,8 @@ pub(crate) struct Standing {
 pub(crate) enum Frame {
     Delivery(Rc<Delivery>),
     Subscribed(HashMap<String, Standing>),
+    /// Centrifuge: the reply to the command of this number, and what was missed.
+    Begun(u32, Standing, Vec<Rc<Delivery>>),
     Error(String),
     /// Notices and replies that need no attention.
     Other,
@@ -123,13 +167,53 @@ impl Decoder {
             data_hash: xxh3_64(data.as_bytes()),
             data: data.to_owned(),
         });
+        Ok(self.remember(key, bytes, delivery))
+    }
+
+    /// One line of a Centrifuge message.
+    pub(crate) fn line(&mut self, bytes: &[u8]) -> anyhow::Result<Frame> {
+        let key = xxh3_64(bytes);
+        if let Some(known) = self.deliveries.get(&key) {
+            return Ok(Frame::Delivery(known.clone()));
+        }
+        let line: Line<'_> = serde_json::from_slice(bytes).context("a line that is no JSON")?;
+        if let Some(error) = line.error {
+            return Ok(Frame::Error(error.get().to_owned()));
+        }
+        if let Some(Subscribe { offset, epoch, recovered, publications }) = line.subscribe {
+            let missed = publications.into_iter().map(|p| Rc::new(p.delivery(u32::MAX))).collect();
+            return Ok(Frame::Begun(line.id, Standing { offset, epoch, recovered }, missed));
+        }
+        let Some(Push { channel, publication: Some(publication) }) = line.push else { return Ok(Frame::Other) };
+        let topic = *self.topics.get(channel).with_context(|| format!("a delivery on {channel}"))?;
+        Ok(self.remember(key, bytes, Rc::new(publication.delivery(topic))))
+    }
+
+    fn remember(&mut self, key: u64, bytes: &[u8], delivery: Rc<Delivery>) -> Frame {
         self.bytes += bytes.len();
         if self.deliveries.len() >= REMEMBERED || self.bytes >= REMEMBERED_BYTES {
             self.deliveries.clear();
             self.bytes = 0;
         }
         self.deliveries.insert(key, delivery.clone());
-        Ok(Frame::Delivery(delivery))
+        Frame::Delivery(delivery)
+    }
+}
+
+impl Publication<'_> {
+    fn delivery(&self, topic: u32) -> Delivery {
+        let data = self.data.get();
+        Delivery {
+            topic,
+            snapshot: self.tags.get("kind").is_some_and(|kind| kind == "snapshot"),
+            offset: self.offset,
+            // The protocol does not chain deliveries.
+            prev: 0,
+            count: self.tags.get("conflated").and_then(|n| n.parse().ok()).unwrap_or(1),
+            intended_ns: intended_ns(data),
+            data_hash: xxh3_64(data.as_bytes()),
+            data: data.to_owned(),
+        }
     }
 }
 

@@ -3,13 +3,16 @@
 mod check;
 mod decode;
 mod ladder;
+mod peer;
 mod process;
 mod publisher;
+mod raw;
 mod recording;
 mod report;
 mod run;
 mod session;
 mod slo;
+mod tongue;
 mod worker;
 mod workload;
 

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 
 use crate::worker::{Message, Order, Spec};
-use crate::workload::{RunArgs, Workload};
+use crate::workload::RunArgs;
 
 /// Ends with its owner.
-pub(crate) struct Process(Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
     pub(crate) fn id(&self) -> u32 {
@@ -23,12 +23,18 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // A master's workers would live on.
+        for pid in family(self.id()).into_iter().skip(1) {
+            if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-fn free_port() -> anyhow::Result<u16> {
+pub(crate) fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
@@ -50,7 +56,6 @@ pub(crate) fn start_redis(directory: &Path) -> anyhow::Result<(Process, String)>
 /// A server of our own, configured for the workload.
 pub(crate) fn start_server(
     args: &RunArgs,
-    workload: &Workload,
     redis: Option<&str>,
     directory: &Path,
 ) -> anyhow::Result<(Process, SocketAddr)> {
@@ -67,7 +72,6 @@ pub(crate) fn start_server(
         args.shards.unwrap_or(0),
         args.flush,
     );
-    let _ = workload;
     let path = directory.join("server.toml");
     std::fs::write(&path, config)?;
     let program = match &args.server {
@@ -118,20 +122,37 @@ pub(crate) fn until(limit: Duration, mut so: impl FnMut() -> bool) -> anyhow::Re
     Ok(())
 }
 
-/// CPU time of a process, user and kernel.
+/// A process and those that it started.
+fn family(pid: u32) -> Vec<u32> {
+    let mut all = vec![pid];
+    let mut at = 0;
+    while let Some(parent) = all.get(at).copied() {
+        at += 1;
+        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+        all.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+    }
+    all
+}
+
+/// CPU time of a process and those that it started, user and kernel.
 pub(crate) fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("the server is gone")?;
-    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let mut fields = rest.split_whitespace().skip(11).map(|f| f.parse::<u64>().unwrap_or(0));
-    let ticks = fields.next().unwrap_or(0) + fields.next().unwrap_or(0);
+    let mut ticks = 0;
+    for pid in family(pid) {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("the server is gone")?;
+        let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        ticks += rest.split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum::<u64>();
+    }
     Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
 }
 
-/// Resident memory of a process, in bytes.
+/// Resident memory of a process and those that it started, in bytes.
 pub(crate) fn rss_bytes(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
-    line.and_then(|l| l.split_whitespace().next()).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) * 1024
+    let one = |pid: u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+        line.and_then(|l| l.split_whitespace().next()).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) * 1024
+    };
+    family(pid).into_iter().map(one).sum()
 }
 
 /// A worker process and the line to it.

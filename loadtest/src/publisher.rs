@@ -17,7 +17,9 @@ use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::check::{digest, state_digest};
+use crate::raw::RawPublisher;
 use crate::session::monotonic_ns;
+use crate::tongue::Tongue;
 use crate::workload::{Class, Workload};
 
 /// Deltas that go out together at most.
@@ -61,6 +63,7 @@ impl Expected {
 enum Way {
     Api { sender: SendRequest<Full<Bytes>>, host: String, key: Option<String> },
     Redis { connection: redis::aio::MultiplexedConnection },
+    Raw(RawPublisher),
 }
 
 pub(crate) struct Publisher {
@@ -80,7 +83,9 @@ impl Publisher {
         key: Option<String>,
         redis: Option<&str>,
     ) -> anyhow::Result<Self> {
+        let raw = workload.peer.filter(|peer| peer.tongue() != Tongue::Plain);
         let way = match redis {
+            _ if let Some(peer) = raw => Way::Raw(RawPublisher::connect(peer, server).await?),
             Some(url) => Way::Redis { connection: redis::Client::open(url)?.get_multiplexed_async_connection().await? },
             None => {
                 let stream = tokio::net::TcpStream::connect(server).await?;
@@ -178,6 +183,11 @@ impl Publisher {
                         .with_context(|| format!("a delta was refused: {reply}"))
                 };
                 replies.iter().map(offset).collect::<anyhow::Result<_>>()?
+            }
+            Way::Raw(raw) => {
+                let batch: Vec<(String, &str)> =
+                    batch.iter().map(|(topic, data)| (self.workload.topic(*topic), data.as_str())).collect();
+                raw.publish(&batch).await?
             }
             Way::Redis { connection } => {
                 let mut pipe = redis::pipe();

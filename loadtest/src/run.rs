@@ -130,6 +130,8 @@ pub(crate) fn once(args: &RunArgs) -> anyhow::Result<Report> {
 
 struct Ground {
     server: SocketAddr,
+    /// Where deltas are handed in.
+    publish: SocketAddr,
     pid: u32,
     redis: Option<String>,
     // Ended in this order when the run is over.
@@ -149,7 +151,7 @@ fn ground(args: &RunArgs, workload: &Workload) -> anyhow::Result<Ground> {
         (None, Via::Redis) => bail!("with --url, name the Redis that the server reads: --redis"),
         (None, Via::Api) => (None, None),
     };
-    let (process, server, pid) = match (&args.url, args.pid) {
+    let (process, server, publish, pid) = match (&args.url, args.pid) {
         (Some(url), Some(pid)) => {
             let host = url.strip_prefix("http://").context("--url: write http://HOST:PORT")?.trim_end_matches('/');
             let address = host
@@ -157,15 +159,21 @@ fn ground(args: &RunArgs, workload: &Workload) -> anyhow::Result<Ground> {
                 .with_context(|| format!("--url {url}"))?
                 .next()
                 .context("--url has no address")?;
-            (None, address, pid)
+            (None, address, address, pid)
         }
         _ => {
-            let (process, address) = process::start_server(args, workload, redis.as_deref(), directory.path())?;
+            let (process, address, publish) = match args.peer {
+                Some(peer) => peer.start(directory.path())?,
+                None => {
+                    let (process, address) = process::start_server(args, redis.as_deref(), directory.path())?;
+                    (process, address, address)
+                }
+            };
             let pid = process.id();
-            (Some(process), address, pid)
+            (Some(process), address, publish, pid)
         }
     };
-    Ok(Ground { server, pid, redis, _server: process, _redis: redis_process, _directory: directory })
+    Ok(Ground { server, publish, pid, redis, _server: process, _redis: redis_process, _directory: directory })
 }
 
 /// Which topics each session subscribes to.
@@ -211,7 +219,9 @@ async fn measure(args: &RunArgs) -> anyhow::Result<Report> {
             server: ground.server,
             topics: names.clone(),
             classes: classes.clone(),
+            tongue: workload.tongue,
             max_rate: workload.max_rate,
+            slow_every: workload.slow_every,
             payload_clock: !workload.is_replay(),
             receive_buffer: args.receive_buffer,
             sessions: chunk.to_vec(),
@@ -255,7 +265,7 @@ async fn measure(args: &RunArgs) -> anyhow::Result<Report> {
         names.iter().map(|name| by_name.remove(name).map(|(_, e)| e).unwrap_or_default()).collect()
     } else {
         let redis = ground.redis.as_deref().filter(|_| workload.via == Via::Redis);
-        let mut publisher = Publisher::connect(&workload, ground.server, args.key.clone(), redis).await?;
+        let mut publisher = Publisher::connect(&workload, ground.publish, args.key.clone(), redis).await?;
         let duration = Duration::from_secs_f64(workload.seconds);
         let ticking = async {
             loop {

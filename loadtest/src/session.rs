@@ -9,13 +9,13 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use fastwebsockets::{Frame, OpCode, Payload};
 use hdrhistogram::Histogram;
-use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::check::{States, Track};
 use crate::decode::{self, Decoder};
+use crate::tongue::{Heard, Since, Tongue};
 use crate::workload::Class;
 
 /// Longest latency that is told apart, in µs.
@@ -26,6 +26,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Bytes of a read.
 pub(crate) const BUFFER_BYTES: usize = 512 * 1024;
+
+/// Receive buffer of a session that never reads.
+const SLOW_BUFFER_BYTES: u32 = 4_096;
 
 /// Faults whose text is kept.
 const FAULTS_KEPT: usize = 5;
@@ -44,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) server: SocketAddr,
     pub(crate) topics: Vec<String>,
     pub(crate) classes: Vec<Class>,
+    pub(crate) tongue: Tongue,
     pub(crate) max_rate: Option<f64>,
     pub(crate) receive_buffer: u32,
     pub(crate) clock: Clock,
@@ -97,6 +101,7 @@ impl Shared {
 }
 
 const TEXT: u8 = 1;
+const BINARY: u8 = 2;
 const CLOSE: u8 = 8;
 const PING: u8 = 9;
 
@@ -131,15 +136,37 @@ pub(crate) struct Session {
     pub(crate) tracks: RefCell<Vec<Track>>,
     /// Whether it was subscribed before, and so recovers.
     known: Cell<bool>,
+    /// Replies that are missing until all subscriptions are confirmed.
+    replies_due: Cell<u32>,
+    /// Bytes that came behind the upgrade's answer.
+    early: RefCell<Vec<u8>>,
+    /// Bytes of an operation that messages cut (NATS).
+    partial: RefCell<Vec<u8>>,
+    /// It never reads once it is subscribed.
+    slow: bool,
     /// Its place among those that are opening a connection.
     pub(crate) opening: RefCell<Option<OwnedSemaphorePermit>>,
 }
 
 impl Session {
-    pub(crate) fn new(number: usize, topics: &[u32]) -> Rc<Self> {
+    pub(crate) fn new(number: usize, topics: &[u32], slow: bool) -> Rc<Self> {
         let mut tracks: Vec<Track> = topics.iter().map(|t| Track::new(*t)).collect();
         tracks.sort_by_key(|t| t.topic);
-        Rc::new(Self { number, tracks: RefCell::new(tracks), known: Cell::new(false), opening: RefCell::default() })
+        Rc::new(Self {
+            number,
+            tracks: RefCell::new(tracks),
+            known: Cell::new(false),
+            replies_due: Cell::new(0),
+            early: RefCell::default(),
+            partial: RefCell::default(),
+            slow,
+            opening: RefCell::default(),
+        })
+    }
+
+    /// Whether it never reads, and so gets nowhere.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.slow
     }
 
     /// Lives until it is aborted or the run ends.
@@ -180,7 +207,7 @@ impl Session {
 
     async fn open(&self, shared: &Shared) -> anyhow::Result<TcpStream> {
         let socket = if shared.server.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_recv_buffer_size(shared.receive_buffer)?;
+        socket.set_recv_buffer_size(if self.slow { SLOW_BUFFER_BYTES } else { shared.receive_buffer })?;
         if let Some(source) = shared.sources.get(self.number % shared.sources.len().max(1)) {
             socket.bind(SocketAddr::new(*source, 0))?;
         }
@@ -188,37 +215,44 @@ impl Session {
         stream.set_nodelay(true)?;
         // Thousands of ends at once would hold their ports for a minute otherwise.
         stream.set_zero_linger()?;
+        let topics = self.args(shared);
         let request = format!(
-            "GET /ws HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+            "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+            shared.tongue.path(&topics),
             shared.server
         );
         stream.write_all(request.as_bytes()).await?;
         let mut head = Vec::with_capacity(256);
         let mut chunk = [0u8; 512];
-        while !head.ends_with(b"\r\n\r\n") {
+        let end = loop {
+            if let Some(end) = head.windows(4).position(|w| w == b"\r\n\r\n") {
+                break end + 4;
+            }
             let n = stream.read(&mut chunk).await.context("upgrade")?;
             if n == 0 {
                 bail!("closed during the upgrade");
             }
             head.extend_from_slice(chunk.get(..n).unwrap_or_default());
-        }
+        };
         if !head.starts_with(b"HTTP/1.1 101") {
             let line = String::from_utf8_lossy(&head);
             bail!("upgrade refused: {}", line.lines().next().unwrap_or(""));
         }
-        let mut command = json!({"op": "subscribe", "id": 1, "args": self.args(shared)});
-        if let Some(members) = command.as_object_mut() {
-            if self.known.get() {
-                members.insert("since".into(), self.since(shared));
-            }
-            if let Some(rate) = shared.max_rate {
-                members.insert("max_rate".into(), rate.into());
-            }
-        }
+        let since = self.known.get().then(|| self.since());
+        let (messages, replies) = shared.tongue.subscribe(&topics, since, shared.max_rate);
+        self.replies_due.set(replies);
+        self.partial.borrow_mut().clear();
         let mut bytes = Vec::new();
-        masked(OpCode::Text, command.to_string().as_bytes(), &mut bytes);
+        for (opcode, message) in messages {
+            masked(opcode, &message, &mut bytes);
+        }
         stream.write_all(&bytes).await?;
+        // Some speak first.
+        *self.early.borrow_mut() = head.split_off(end);
+        if replies == 0 {
+            self.stands(shared);
+        }
         Ok(stream)
     }
 
@@ -226,19 +260,25 @@ impl Session {
         self.tracks.borrow().iter().filter_map(|t| shared.topics.get(t.topic as usize).cloned()).collect()
     }
 
-    fn since(&self, shared: &Shared) -> serde_json::Value {
-        let tracks = self.tracks.borrow();
-        let members = tracks.iter().filter_map(|t| {
-            let name = shared.topics.get(t.topic as usize)?.clone();
-            Some((name, json!({"offset": t.offset, "epoch": t.epoch})))
-        });
-        serde_json::Value::Object(members.collect())
+    fn since(&self) -> Vec<Since> {
+        self.tracks.borrow().iter().map(|t| Since { offset: t.offset, epoch: t.epoch.clone() }).collect()
+    }
+
+    /// All subscriptions are confirmed.
+    fn stands(&self, shared: &Shared) {
+        add(&shared.counts.subscribed, 1);
+        self.opening.borrow_mut().take();
+        self.known.set(true);
     }
 
     /// Reads until the connection ends. All sessions share one buffer: what is not whole yet is kept aside.
     async fn read(&self, shared: &Shared, socket: &mut TcpStream) -> anyhow::Result<()> {
-        let mut kept: Vec<u8> = Vec::new();
+        let mut kept: Vec<u8> = std::mem::take(&mut self.early.borrow_mut());
         loop {
+            if self.slow && self.replies_due.get() == 0 {
+                // The socket stays open, and full.
+                std::future::pending::<()>().await;
+            }
             socket.readable().await?;
             let answer = {
                 let mut buffer = shared.buffer.borrow_mut();
@@ -277,9 +317,9 @@ impl Session {
             let Some(payload) = bytes.get(at + header..at + header + len) else { break };
             at += header + len;
             match opcode {
-                TEXT => {
+                TEXT | BINARY => {
                     add(&shared.counts.bytes, (header + len) as u64);
-                    self.frame(shared, payload);
+                    self.message(shared, payload, &mut answer)?;
                 }
                 PING => masked(OpCode::Pong, payload, &mut answer),
                 CLOSE => match *payload {
@@ -292,59 +332,105 @@ impl Session {
         Ok((at, answer))
     }
 
-    fn frame(&self, shared: &Shared, payload: &[u8]) {
-        let frame = shared.decoder.borrow_mut().decode(payload);
-        match frame {
-            Ok(decode::Frame::Delivery(delivery)) => {
-                let counts = &shared.counts;
-                add(&counts.deliveries, 1);
-                if delivery.snapshot {
-                    add(&counts.snapshots, 1);
-                } else {
-                    add(&counts.represented, delivery.count);
-                    if let (Some(intended), Clock::Payload) = (delivery.intended_ns, shared.clock) {
-                        let us = shared.now_ns.get().saturating_sub(intended) / 1_000;
-                        let mut latency = shared.latency_us.borrow_mut();
-                        latency.saturating_record(us.min(LATENCY_US_MAX));
-                    }
-                }
-                let mut tracks = self.tracks.borrow_mut();
-                let Ok(at) = tracks.binary_search_by_key(&delivery.topic, |t| t.topic) else {
-                    shared.fault(format!("session {}: a delivery on a topic it did not ask for", self.number));
-                    return;
-                };
-                let class = shared.classes.get(delivery.topic as usize).copied().unwrap_or(Class::Merge);
-                if let Some(track) = tracks.get_mut(at)
-                    && let Err(fault) = track.take(&delivery, class, &mut shared.states.borrow_mut())
-                {
-                    let name = shared.topics.get(delivery.topic as usize).map_or("?", String::as_str);
-                    shared.fault(format!("session {}, {name}: {fault}", self.number));
-                }
+    fn message(&self, shared: &Shared, payload: &[u8], answer: &mut Vec<u8>) -> anyhow::Result<()> {
+        let mut partial = self.partial.borrow_mut();
+        shared.tongue.hear(payload, &mut partial, &mut |what| {
+            match what {
+                Heard::Envelope(bytes) => self.envelope(shared, bytes),
+                Heard::Answer(opcode, bytes) => masked(opcode, bytes, answer),
+                Heard::Subscribed(n) => self.replied(shared, n),
             }
+            Ok(())
+        })
+    }
+
+    /// So many of the replies that were waited for have come.
+    fn replied(&self, shared: &Shared, replies: u32) {
+        let due = self.replies_due.get();
+        self.replies_due.set(due.saturating_sub(replies));
+        if due > 0 && due <= replies {
+            self.stands(shared);
+        }
+    }
+
+    fn envelope(&self, shared: &Shared, payload: &[u8]) {
+        let frame = match shared.tongue {
+            Tongue::Centrifuge => shared.decoder.borrow_mut().line(payload),
+            _ => shared.decoder.borrow_mut().decode(payload),
+        };
+        match frame {
+            Ok(decode::Frame::Delivery(delivery)) => self.delivery(shared, &delivery, delivery.topic),
             Ok(decode::Frame::Subscribed(standings)) => {
-                add(&shared.counts.subscribed, 1);
-                self.opening.borrow_mut().take();
-                let first = !self.known.replace(true);
                 for track in self.tracks.borrow_mut().iter_mut() {
                     let name = shared.topics.get(track.topic as usize).map_or("", String::as_str);
-                    let Some(standing) = standings.get(name) else {
-                        shared.fault(format!("session {}: no standing of {name}", self.number));
-                        continue;
-                    };
-                    track.epoch.clone_from(&standing.epoch);
-                    if first {
-                        track.offset = standing.offset;
-                    } else {
-                        add(
-                            if standing.recovered { &shared.counts.recovered } else { &shared.counts.not_recovered },
-                            1,
-                        );
+                    match standings.get(name) {
+                        Some(standing) => self.standing(shared, track, standing),
+                        None => shared.fault(format!("session {}: no standing of {name}", self.number)),
                     }
                 }
+                self.replied(shared, 1);
+            }
+            Ok(decode::Frame::Begun(command, standing, missed)) => {
+                let at = command.saturating_sub(2) as usize;
+                let topic = match self.tracks.borrow_mut().get_mut(at) {
+                    Some(track) => {
+                        let before = track.offset;
+                        self.standing(shared, track, &standing);
+                        if standing.recovered {
+                            track.offset = before;
+                        }
+                        track.topic
+                    }
+                    None => return shared.fault(format!("session {}: a reply to nothing", self.number)),
+                };
+                for delivery in missed {
+                    self.delivery(shared, &delivery, topic);
+                }
+                self.replied(shared, 1);
             }
             Ok(decode::Frame::Error(error)) => shared.fault(format!("session {}: {error}", self.number)),
             Ok(decode::Frame::Other) => {}
             Err(error) => shared.fault(format!("session {}: {error:#}", self.number)),
+        }
+    }
+
+    fn standing(&self, shared: &Shared, track: &mut Track, standing: &decode::Standing) {
+        track.epoch.clone_from(&standing.epoch);
+        if !self.known.get() {
+            track.offset = standing.offset;
+        } else if standing.recovered {
+            add(&shared.counts.recovered, 1);
+        } else {
+            add(&shared.counts.not_recovered, 1);
+            // What lies between is lost, and counted so; from here on it must be whole again.
+            track.offset = standing.offset;
+        }
+    }
+
+    fn delivery(&self, shared: &Shared, delivery: &decode::Delivery, topic: u32) {
+        let counts = &shared.counts;
+        add(&counts.deliveries, 1);
+        if delivery.snapshot {
+            add(&counts.snapshots, 1);
+        } else {
+            add(&counts.represented, delivery.count);
+            if let (Some(intended), Clock::Payload) = (delivery.intended_ns, shared.clock) {
+                let us = shared.now_ns.get().saturating_sub(intended) / 1_000;
+                let mut latency = shared.latency_us.borrow_mut();
+                latency.saturating_record(us.min(LATENCY_US_MAX));
+            }
+        }
+        let mut tracks = self.tracks.borrow_mut();
+        let Ok(at) = tracks.binary_search_by_key(&topic, |t| t.topic) else {
+            shared.fault(format!("session {}: a delivery on a topic it did not ask for", self.number));
+            return;
+        };
+        let class = shared.classes.get(topic as usize).copied().unwrap_or(Class::Merge);
+        if let Some(track) = tracks.get_mut(at)
+            && let Err(fault) = track.take(delivery, class, &mut shared.states.borrow_mut())
+        {
+            let name = shared.topics.get(topic as usize).map_or("?", String::as_str);
+            shared.fault(format!("session {}, {name}: {fault}", self.number));
         }
     }
 }

@@ -20,6 +20,7 @@ use tokio::task::{JoinHandle, LocalSet};
 use crate::check::{State, States};
 use crate::decode::Decoder;
 use crate::session::{BUFFER_BYTES, Clock, Counts, LATENCY_US_MAX, Session, Shared};
+use crate::tongue::Tongue;
 use crate::workload::Class;
 
 /// Connections that a worker opens at once.
@@ -32,7 +33,10 @@ pub(crate) struct Spec {
     pub(crate) topics: Vec<String>,
     /// Their classes.
     pub(crate) classes: Vec<Class>,
+    pub(crate) tongue: Tongue,
     pub(crate) max_rate: Option<f64>,
+    /// One session in so many never reads; 0 is none.
+    pub(crate) slow_every: usize,
     pub(crate) payload_clock: bool,
     pub(crate) receive_buffer: u32,
     /// Topics of each session.
@@ -122,6 +126,7 @@ async fn work() -> anyhow::Result<()> {
         decoder: RefCell::new(Decoder::new(&spec.topics)),
         topics: spec.topics,
         classes: spec.classes,
+        tongue: spec.tongue,
         max_rate: spec.max_rate,
         receive_buffer: spec.receive_buffer,
         clock: if spec.payload_clock { Clock::Payload } else { Clock::None },
@@ -135,8 +140,15 @@ async fn work() -> anyhow::Result<()> {
         now_ns: Cell::new(0),
         ending: Cell::new(false),
     });
-    let sessions: Vec<Rc<Session>> =
-        spec.sessions.iter().enumerate().map(|(i, topics)| Session::new(spec.first + i, topics)).collect();
+    let sessions: Vec<Rc<Session>> = spec
+        .sessions
+        .iter()
+        .enumerate()
+        .map(|(i, topics)| {
+            let slow = spec.slow_every > 0 && (spec.first + i) % spec.slow_every == 0;
+            Session::new(spec.first + i, topics, slow)
+        })
+        .collect();
     let tasks: Rc<RefCell<Vec<JoinHandle<()>>>> = Rc::default();
 
     let ticker = shared.clone();
@@ -198,7 +210,7 @@ fn progress(shared: &Shared) -> Progress {
 /// Sessions that are not at the end yet when the time is over.
 async fn wait_for(sessions: &[Rc<Session>], offsets: &[u64], timeout: Duration) -> u64 {
     let deadline = Instant::now() + timeout;
-    let mut open: Vec<&Rc<Session>> = sessions.iter().collect();
+    let mut open: Vec<&Rc<Session>> = sessions.iter().filter(|s| !s.is_slow()).collect();
     loop {
         open.retain(|s| {
             s.tracks.borrow().iter().any(|t| t.offset < offsets.get(t.topic as usize).copied().unwrap_or(0))
@@ -214,7 +226,7 @@ fn outcome(shared: &Shared, sessions: &[Rc<Session>], incomplete: u64) -> anyhow
     let counts = &shared.counts;
     let mut digests: HashMap<*const State, u64> = HashMap::new();
     let mut finals: Vec<BTreeMap<u64, u64>> = vec![BTreeMap::new(); shared.topics.len()];
-    for session in sessions {
+    for session in sessions.iter().filter(|s| !s.is_slow()) {
         for track in session.tracks.borrow().iter() {
             let class = shared.classes.get(track.topic as usize).copied().unwrap_or(Class::Merge);
             let digest = track.final_digest(class, &mut digests);

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::peer::Peer;
+use crate::tongue::Tongue;
+
 /// Delivery class of the topics that are published on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -40,6 +43,10 @@ pub(crate) enum Name {
     W4,
     /// Storm: 10,000 sessions drop and come back at once, each with recovery
     W5,
+    /// Slow: W2 with 1 % of the sockets never reading
+    W6,
+    /// Overload: W3, class merge, at three times what this machine was found to deliver
+    W7,
     /// Replay: recorded market data through Redis to 1,000 sessions on all topics
     W8,
 }
@@ -88,6 +95,15 @@ pub(crate) struct RunArgs {
     /// How deltas reach the server
     #[arg(long)]
     pub(crate) via: Option<Via>,
+    /// How sessions speak
+    #[arg(long, default_value = "plain")]
+    pub(crate) dialect: Tongue,
+    /// Another server in place of ours, by name; see `make bench-peers`
+    #[arg(long, conflicts_with_all = ["url", "via", "dialect"])]
+    pub(crate) peer: Option<Peer>,
+    /// One session in so many never reads [default: 100 in W6, else none]
+    #[arg(long)]
+    pub(crate) slow_every: Option<usize>,
     /// W8: multiple of the recorded pace
     #[arg(long, default_value_t = 1.0)]
     pub(crate) speed: f64,
@@ -157,6 +173,9 @@ pub(crate) struct Workload {
     pub(crate) max_rate: Option<f64>,
     pub(crate) speed: f64,
     pub(crate) seed: u64,
+    pub(crate) tongue: Tongue,
+    pub(crate) peer: Option<Peer>,
+    pub(crate) slow_every: usize,
 }
 
 impl RunArgs {
@@ -167,6 +186,8 @@ impl RunArgs {
             Name::W3 => (500, 1, 1, 1_000.0, Class::Stream, Via::Api),
             Name::W4 => (15_000, 500, 1, 0.0, Class::Merge, Via::Api),
             Name::W5 => (10_000, 50, 1, 50.0, Class::Stream, Via::Api),
+            Name::W6 => (5_000, 500, 20, 500.0, Class::Merge, Via::Api),
+            Name::W7 => (500, 1, 1, 0.0, Class::Merge, Via::Api),
             Name::W8 => (1_000, 0, 0, 0.0, Class::Merge, Via::Redis),
         };
         let topics = self.topics.unwrap_or(topics);
@@ -183,6 +204,9 @@ impl RunArgs {
             max_rate: self.max_rate,
             speed: self.speed,
             seed: self.seed,
+            tongue: self.peer.map_or(self.dialect, Peer::tongue),
+            peer: self.peer,
+            slow_every: self.slow_every.unwrap_or(if self.workload == Name::W6 { 100 } else { 0 }),
         }
     }
 }
