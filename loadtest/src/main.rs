@@ -1,7 +1,12 @@
 //! Load harness for nexus-push: workloads by name, open-loop publishing, checks on everything that arrived.
 
+mod bench;
+mod benchmarks;
+mod capacity;
+mod chart;
 mod check;
 mod decode;
+mod ingest;
 mod ladder;
 mod peer;
 mod process;
@@ -48,6 +53,10 @@ enum Command {
     Run(workload::RunArgs),
     /// Repeat one workload at 100, 500, 1,000, 2,000, 5,000 and 10,000 sessions
     Ladder(workload::RunArgs),
+    /// Deltas from Redis into topics that nobody is subscribed to
+    Ingest(ingest::IngestArgs),
+    /// All workloads on our server and on others, interleaved; writes docs/benchmarks.md
+    Peers(bench::BenchArgs),
     /// Hold sessions for a run (started by `run`)
     #[command(hide = true)]
     Worker,
@@ -57,6 +66,8 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Ladder(args) => ladder::run(&args),
+        Command::Ingest(args) => ingest::run(&args),
+        Command::Peers(args) => bench::run(&args),
         Command::Worker => worker::run().map(|()| true),
     };
     match outcome {

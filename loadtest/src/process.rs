@@ -23,13 +23,14 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // A master's workers would live on.
-        for pid in family(self.id()).into_iter().skip(1) {
+        // A master's workers would live on; while it lives, it starts others in their place.
+        let family = family(self.id());
+        let _ = self.0.kill();
+        for pid in family.into_iter().skip(1) {
             if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         }
-        let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
@@ -99,15 +100,23 @@ fn beside(name: &str) -> anyhow::Result<PathBuf> {
     Ok(own.parent().context("no folder")?.join(name))
 }
 
+fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
 fn ready(address: SocketAddr) -> bool {
-    let get = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(address)?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    get().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    get(address, "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+}
+
+/// What our server says of itself.
+pub(crate) fn status(address: SocketAddr) -> anyhow::Result<serde_json::Value> {
+    let answer = get(address, "/status").context("/status")?;
+    let (_, body) = answer.split_once("\r\n\r\n").context("/status has no body")?;
+    serde_json::from_str(body).context("/status is no JSON")
 }
 
 /// Asks again and again until it is so.

@@ -136,7 +136,7 @@ mod tests {
         assert!(answered(&mut refused, Peer::Nchan, 1).await.is_err());
     }
 
-    fn tokio_test_reader(parts: &[&[u8]]) -> impl tokio::io::AsyncRead + Unpin {
+    fn tokio_test_reader(parts: &[&[u8]]) -> tokio::io::DuplexStream {
         let (mut writer, reader) = tokio::io::duplex(1_024);
         let parts: Vec<Vec<u8>> = parts.iter().map(|p| p.to_vec()).collect();
         tokio::spawn(async move {

@@ -240,6 +240,11 @@ impl Report {
         }
     }
 
+    /// Sessions that were closed, and what else was wrong.
+    pub(crate) fn losses(&self) -> (u64, u64) {
+        (self.closes.values().sum(), self.faults + self.incomplete)
+    }
+
     pub(crate) fn passed(&self) -> bool {
         self.checks.iter().all(|c| c.passed)
     }
@@ -333,5 +338,40 @@ impl Report {
         for check in &self.checks {
             println!("  {} {} ({})", if check.passed { "ok  " } else { "FAIL" }, check.name, check.detail);
         }
+    }
+}
+
+impl Report {
+    /// What a comparison needs, by name.
+    pub(crate) fn values(&self) -> BTreeMap<String, f64> {
+        let w = &self.workload;
+        let (closed, faults) = self.losses();
+        let due = w.sessions as f64 * w.subscriptions as f64 * self.published as f64 / w.topics.max(1) as f64;
+        let mut values = vec![
+            ("memory_b", self.memory_per_session()),
+            ("connects_per_s", w.sessions as f64 / self.connect_s.max(0.001)),
+            ("closed", closed as f64),
+            ("faults", faults as f64),
+        ];
+        if self.published > 0 {
+            values.extend([
+                ("cpu_us", self.cpu_per_delivery_us()),
+                ("deliveries_per_s", self.deliveries as f64 / self.total_s.max(0.001)),
+                ("bytes_per_delivery", self.bytes as f64 / self.deliveries.max(1) as f64),
+                ("p50_ms", self.latency.p50_ms),
+                ("p99_ms", self.latency.p99_ms),
+                ("max_ms", self.latency.max_ms),
+                ("conflated_share", 1.0 - (self.deliveries as f64 / due.max(1.0)).min(1.0)),
+                ("growth_mb", (self.rss_after as f64 - self.rss_connected as f64) / 1e6),
+            ]);
+        }
+        if w.slow_every > 0 {
+            let slow = w.sessions.div_ceil(w.slow_every).max(1) as f64;
+            values.push(("slow_b", (self.rss_after as f64 - self.rss_connected as f64).max(0.0) / slow));
+        }
+        if let Some(storm) = &self.storm {
+            values.extend([("storm_per_s", storm.connects_per_s), ("whole_s", storm.whole_s)]);
+        }
+        values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }

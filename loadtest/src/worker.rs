@@ -145,7 +145,7 @@ async fn work() -> anyhow::Result<()> {
         .iter()
         .enumerate()
         .map(|(i, topics)| {
-            let slow = spec.slow_every > 0 && (spec.first + i) % spec.slow_every == 0;
+            let slow = spec.slow_every > 0 && (spec.first + i).is_multiple_of(spec.slow_every);
             Session::new(spec.first + i, topics, slow)
         })
         .collect();

@@ -30,7 +30,7 @@ impl Class {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Name {
     /// Broadcast: 10,000 sessions, 1 topic, 150 B, 5/s
@@ -178,7 +178,19 @@ pub(crate) struct Workload {
     pub(crate) slow_every: usize,
 }
 
+#[derive(Debug, clap::Parser)]
+struct Defaults {
+    #[command(flatten)]
+    run: RunArgs,
+}
+
 impl RunArgs {
+    /// A workload with everything as it is unless told otherwise.
+    pub(crate) fn of(workload: Name) -> Self {
+        let name = workload.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        <Defaults as clap::Parser>::parse_from(["defaults", &name]).run
+    }
+
     pub(crate) fn workload(&self) -> Workload {
         let (sessions, topics, subscriptions, rate, class, via) = match self.workload {
             Name::W1 => (10_000, 1, 1, 5.0, Class::Stream, Via::Api),
