@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -16,6 +16,7 @@ use super::{Shared, State, failure, origin};
 use crate::auth::Identity;
 use crate::hub::NewSession;
 use crate::protocol::Dialect;
+use crate::wire::negotiate::negotiate;
 
 /// What a client that came too early, or too often, should wait, in seconds; spread so that not all come back at once.
 fn retry_after() -> HeaderValue {
@@ -42,6 +43,13 @@ pub(super) async fn centrifuge(state: Shared, request: Request) -> Response {
         false => Dialect::CentrifugeJson,
     };
     upgrade(state.0, request, dialect, subprotocol).await
+}
+
+/// The answer to what the client offers of permessage-deflate.
+pub(super) fn negotiated(headers: &HeaderMap) -> Option<&'static str> {
+    let offers = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter();
+    // A value that is not ASCII is malformed, wherever it stands.
+    negotiate(offers.map(|value| value.to_str().unwrap_or_default()))
 }
 
 async fn upgrade(
@@ -73,12 +81,19 @@ async fn upgrade(
     if !origin::allowed(text(header::ORIGIN), text(header::HOST), &state.config.access.origins) {
         return refuse("origin", StatusCode::FORBIDDEN, "this Origin is not allowed (access.origins)");
     }
+    let deflate = match state.config.server.compression {
+        true => negotiated(headers),
+        false => None,
+    };
     let bearer = text(header::AUTHORIZATION).and_then(|v| v.strip_prefix("Bearer ")).map(str::to_owned);
     // Checks version, key and upgrade headers, and derives the answer's `Sec-WebSocket-Accept`.
     let (parts, body) = request.into_parts();
     let handshake = axum::http::Request::from_parts(parts, ());
     let response = match create_response(&handshake) {
         Ok(mut response) => {
+            if let Some(answer) = deflate {
+                response.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(answer));
+            }
             if let Some(name) = subprotocol {
                 response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(name));
             }
@@ -123,7 +138,8 @@ async fn upgrade(
         let Ok(upgraded) = upgraded.await else { return };
         let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
         let Ok(socket) = parts.io.into_inner().into_std() else { return };
-        let session = NewSession { socket, dialect, early: parts.read_buf, identity, permit };
+        let deflate = deflate.is_some();
+        let session = NewSession { socket, dialect, deflate, early: parts.read_buf, identity, permit };
         match state.hub.place(Box::new(session)) {
             Ok(()) => {
                 state.metrics.upgrades.inc();

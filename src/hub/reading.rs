@@ -7,12 +7,13 @@ use super::event::{Ask, Purpose, Request, SessionKey};
 use super::session::{Deferred, Stage};
 use super::shard::Shard;
 use crate::config::Action;
-use crate::limits::{self, CENTRIFUGE_SUBSCRIBE_BYTES};
+use crate::limits::{self, CENTRIFUGE_SUBSCRIBE_BYTES, INFLATED_BYTES_MAX};
 use crate::name::TopicName;
 use crate::protocol::{Command, CommandId, Op, Refusal, SubscribeItem};
 use crate::wire::close::CloseReason;
 use crate::wire::frame::{self, Opcode};
 use crate::wire::inbox::{self, Flow, Incoming};
+use crate::wire::inflate::Inflater;
 
 /// Full buffers that one session may fill in one tick before the others have their turn.
 const READS_PER_TICK: usize = 4;
@@ -63,7 +64,14 @@ impl Shard {
         session.heard_ms = now_ms;
         session.pinged = false;
         let mut inbox = session.inbox.take();
-        let outcome = inbox::feed(&mut inbox, bytes, message_max, now_ms, |message| self.message(index, message));
+        let mut inflater = match session.deflate {
+            true => Some(self.inflater.take().unwrap_or_else(|| Box::new(Inflater::new(INFLATED_BYTES_MAX)))),
+            false => None,
+        };
+        let outcome = inbox::feed(&mut inbox, bytes, message_max, inflater.as_deref_mut(), now_ms, |message| {
+            self.message(index, message)
+        });
+        self.inflater = inflater.or(self.inflater.take());
         match outcome {
             Ok(()) => {
                 if let Some(session) = self.session(index) {
