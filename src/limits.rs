@@ -155,6 +155,15 @@ pub const PRESENCE_MEMBERS_MAX: usize = 2_000;
 /// Topics that a token may subscribe its session to.
 pub const SERVER_SUBSCRIPTIONS_MAX: usize = 128;
 
+/// `debug.echo`: largest message, in bytes, as it came and inflated. Past it: close 1009.
+pub const ECHO_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// `debug.echo`: sessions at once. Past it: upgrade answered 503.
+pub const ECHO_SESSIONS_MAX: usize = 64;
+
+/// `debug.echo`: time in which a session neither sends nor takes anything. Past it: closed.
+pub const ECHO_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
 const _: () = assert!(QUEUE_HIGH_WATER * 2 <= QUEUE_EVENTS_MAX);
 const _: () = assert!(MESSAGE_BYTES_MAX + 14 <= READ_BUFFER_BYTES);
 const _: () = assert!(MESSAGE_BYTES_MAX <= INFLATED_BYTES_MAX, "compressing must not forbid what is allowed without");

@@ -52,12 +52,28 @@ pub(super) fn negotiated(headers: &HeaderMap) -> Option<&'static str> {
     negotiate(offers.map(|value| value.to_str().unwrap_or_default()))
 }
 
-async fn upgrade(
-    state: Arc<State>,
-    mut request: Request,
-    dialect: Dialect,
+/// The answer to an opening handshake: checks version, key and upgrade headers, and derives `Sec-WebSocket-Accept`.
+pub(super) fn accept(
+    request: Request,
+    deflate: Option<&'static str>,
     subprotocol: Option<&'static str>,
-) -> Response {
+) -> Result<(Request, axum::http::Response<()>), Box<Response>> {
+    let (parts, body) = request.into_parts();
+    let handshake = axum::http::Request::from_parts(parts, ());
+    let mut response = create_response(&handshake).map_err(|error| {
+        let mut response = failure(StatusCode::UPGRADE_REQUIRED, format!("not a WebSocket handshake: {error}"));
+        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        Box::new(response)
+    })?;
+    let chosen = [(header::SEC_WEBSOCKET_EXTENSIONS, deflate), (header::SEC_WEBSOCKET_PROTOCOL, subprotocol)];
+    for (name, value) in chosen.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    Ok((Request::from_parts(handshake.into_parts().0, body), response))
+}
+
+async fn upgrade(state: Arc<State>, request: Request, dialect: Dialect, subprotocol: Option<&'static str>) -> Response {
     let refuse = |reason: &'static str, status: StatusCode, message: &str| {
         state.metrics.refused_upgrade(reason);
         let mut response = failure(status, message);
@@ -86,28 +102,13 @@ async fn upgrade(
         false => None,
     };
     let bearer = text(header::AUTHORIZATION).and_then(|v| v.strip_prefix("Bearer ")).map(str::to_owned);
-    // Checks version, key and upgrade headers, and derives the answer's `Sec-WebSocket-Accept`.
-    let (parts, body) = request.into_parts();
-    let handshake = axum::http::Request::from_parts(parts, ());
-    let response = match create_response(&handshake) {
-        Ok(mut response) => {
-            if let Some(answer) = deflate {
-                response.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(answer));
-            }
-            if let Some(name) = subprotocol {
-                response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(name));
-            }
-            response
-        }
-        Err(error) => {
-            let message = format!("not a WebSocket handshake: {error}");
-            let mut response = refuse("handshake", StatusCode::UPGRADE_REQUIRED, &message);
-            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-            response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-            return response;
+    let (mut request, response) = match accept(request, deflate, subprotocol) {
+        Ok(accepted) => accepted,
+        Err(refused) => {
+            state.metrics.refused_upgrade("handshake");
+            return *refused;
         }
     };
-    request = Request::from_parts(handshake.into_parts().0, body);
     let identity: Option<Identity> = match bearer {
         None => None,
         Some(token) => match state.tokens.verify(&token).await {
