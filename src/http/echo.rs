@@ -18,7 +18,7 @@ use crate::limits::{CLOSE_TIMEOUT, ECHO_IDLE_TIMEOUT, ECHO_MESSAGE_BYTES_MAX, EC
 use crate::wire::close::CloseReason;
 use crate::wire::deflate::{Deflater, Part, join};
 use crate::wire::frame::{self, Opcode};
-use crate::wire::inbox::{self, Flow, Inbox, Incoming};
+use crate::wire::inbox::{self, Compressed, Flow, Inbox, Incoming};
 use crate::wire::inflate::Inflater;
 
 static ROOM: Semaphore = Semaphore::const_new(ECHO_SESSIONS_MAX);
@@ -95,7 +95,8 @@ impl Echo {
     fn received(&mut self, bytes: &mut [u8]) -> Flow {
         let Self { inbox, inflater, deflater, out } = self;
         let mut flow = Flow::Continue;
-        let outcome = inbox::feed(inbox, bytes, ECHO_MESSAGE_BYTES_MAX, inflater.as_mut(), 0, |message| {
+        let compressed = inflater.as_mut().map_or(Compressed::Refused, Compressed::Inflated);
+        let outcome = inbox::feed(inbox, bytes, ECHO_MESSAGE_BYTES_MAX, compressed, 0, |message| {
             let (answer, next) = answer(message, deflater.as_mut());
             out.extend_from_slice(&answer);
             flow = next;

@@ -12,7 +12,7 @@ use crate::name::TopicName;
 use crate::protocol::{Command, CommandId, Op, Refusal, SubscribeItem};
 use crate::wire::close::CloseReason;
 use crate::wire::frame::{self, Opcode};
-use crate::wire::inbox::{self, Flow, Incoming};
+use crate::wire::inbox::{self, Compressed, Flow, Incoming};
 use crate::wire::inflate::Inflater;
 
 /// Full buffers that one session may fill in one tick before the others have their turn.
@@ -64,14 +64,18 @@ impl Shard {
         session.heard_ms = now_ms;
         session.pinged = false;
         let mut inbox = session.inbox.take();
-        let mut inflater = match session.deflate {
-            true => Some(self.inflater.take().unwrap_or_else(|| Box::new(Inflater::new(INFLATED_BYTES_MAX)))),
-            false => None,
+        let (deflate, live) = (session.deflate, session.is_live());
+        let mut inflater = self.inflater.take();
+        let compressed = match (deflate, live) {
+            (false, _) => Compressed::Refused,
+            (true, false) => Compressed::Skipped,
+            (true, true) => {
+                Compressed::Inflated(inflater.get_or_insert_with(|| Box::new(Inflater::new(INFLATED_BYTES_MAX))))
+            }
         };
-        let outcome = inbox::feed(&mut inbox, bytes, message_max, inflater.as_deref_mut(), now_ms, |message| {
-            self.message(index, message)
-        });
-        self.inflater = inflater.or(self.inflater.take());
+        let outcome =
+            inbox::feed(&mut inbox, bytes, message_max, compressed, now_ms, |message| self.message(index, message));
+        self.inflater = inflater;
         match outcome {
             Ok(()) => {
                 if let Some(session) = self.session(index) {

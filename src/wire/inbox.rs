@@ -35,6 +35,17 @@ pub enum Incoming<'a> {
     Close(&'a [u8]),
 }
 
+/// What becomes of compressed messages (RFC 7692).
+#[derive(Debug)]
+pub enum Compressed<'a> {
+    /// It was not negotiated: they are a protocol error.
+    Refused,
+    /// They are passed over: the session is closing, nobody wants to know what is in them, and inflating takes time.
+    Skipped,
+    /// They are inflated.
+    Inflated(&'a mut Inflater),
+}
+
 /// Whether to go on reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
@@ -44,8 +55,7 @@ pub enum Flow {
     Stop,
 }
 
-/// Hands every whole message in `bytes` (and what `inbox` holds from before) to `handle`; keeps the rest. With an
-/// `inflater`, permessage-deflate was negotiated.
+/// Hands every whole message in `bytes` (and what `inbox` holds from before) to `handle`; keeps the rest.
 ///
 /// No message may have more than `message_max` bytes, neither as it came nor inflated.
 ///
@@ -55,11 +65,11 @@ pub fn feed(
     inbox: &mut Option<Box<Inbox>>,
     bytes: &mut [u8],
     message_max: usize,
-    inflater: Option<&mut Inflater>,
+    compressed: Compressed<'_>,
     now_ms: u64,
     mut handle: impl FnMut(Incoming<'_>) -> Flow,
 ) -> Result<(), CloseReason> {
-    let mut reading = Reading { message_max, inflater, now_ms, handle: &mut handle };
+    let mut reading = Reading { message_max, compressed, now_ms, handle: &mut handle };
     let held = match inbox {
         Some(open) if !open.held.is_empty() => {
             let mut held = std::mem::take(&mut open.held);
@@ -86,7 +96,7 @@ pub fn feed(
 /// One turn of [`feed`].
 struct Reading<'a, H> {
     message_max: usize,
-    inflater: Option<&'a mut Inflater>,
+    compressed: Compressed<'a>,
     now_ms: u64,
     handle: &'a mut H,
 }
@@ -103,7 +113,7 @@ impl<H: FnMut(Incoming<'_>) -> Flow> Reading<'_, H> {
             // A fragment may only fill what the message has left.
             let room = self.message_max - inbox.as_ref().map_or(0, |i| i.message.len().min(self.message_max));
             let rest = bytes.get_mut(at..).unwrap_or_default();
-            match front(rest, room, self.inflater.is_some())? {
+            match front(rest, room, !matches!(self.compressed, Compressed::Refused))? {
                 Front::Incomplete => return Ok(Some(at)),
                 Front::Frame(frame, used) => {
                     if self.accept(inbox, frame)? == Flow::Stop {
@@ -158,9 +168,10 @@ impl<H: FnMut(Incoming<'_>) -> Flow> Reading<'_, H> {
 
     /// A message of which all fragments are there.
     fn whole(&mut self, opcode: Opcode, payload: &mut [u8], compressed: bool) -> Result<Flow, CloseReason> {
-        let payload = match (compressed, &mut self.inflater) {
-            (true, Some(inflater)) => inflater.message(payload, self.message_max)?,
-            _ => payload,
+        let payload = match (compressed, &mut self.compressed) {
+            (false, _) => payload,
+            (true, Compressed::Inflated(inflater)) => inflater.message(payload, self.message_max)?,
+            (true, Compressed::Skipped | Compressed::Refused) => return Ok(Flow::Continue),
         };
         Ok((self.handle)(match opcode {
             Opcode::Text => Incoming::Text(payload),
@@ -204,7 +215,8 @@ mod tests {
         let mut inbox = None;
         let mut seen = Vec::new();
         for chunk in chunks {
-            let result = feed(&mut inbox, &mut chunk.to_vec(), max, inflater.as_deref_mut(), 0, |m| {
+            let compressed = inflater.as_deref_mut().map_or(Compressed::Refused, Compressed::Inflated);
+            let result = feed(&mut inbox, &mut chunk.to_vec(), max, compressed, 0, |m| {
                 seen.push(match m {
                     Incoming::Text(t) => format!("text {}", String::from_utf8_lossy(t)),
                     Incoming::Binary(b) => format!("binary {}", b.len()),
@@ -278,6 +290,24 @@ mod tests {
         assert_eq!(run(&[&bytes], 100).1, Err(CloseReason::ProtocolError), "it was not negotiated");
         let bad = client_frame(true, 0x41, b"\xff\xff", MASK);
         assert_eq!(run_with(Some(&mut inflater), &[&bad], 100).1, Err(CloseReason::InvalidDeflate));
+    }
+
+    #[test]
+    fn a_session_that_closes_does_not_inflate_what_still_comes() {
+        let mut bytes = [
+            client_frame(true, 0x41, b"\xff\xff", MASK),
+            client_frame(false, 0x42, b"\xff\xff", MASK),
+            client_frame(true, 0, b"\xff", MASK),
+            client_frame(true, 8, &[], MASK),
+        ]
+        .concat();
+        let mut seen = 0;
+        let outcome = feed(&mut None, &mut bytes, 100, Compressed::Skipped, 0, |message| {
+            assert_eq!(message, Incoming::Close(&[]));
+            seen += 1;
+            Flow::Stop
+        });
+        assert_eq!((outcome, seen), (Ok(()), 1));
     }
 
     #[test]
