@@ -21,7 +21,7 @@ const STORED_BYTES_MAX: usize = u16::MAX as usize;
 /// headers alone have 52.
 pub const COMPRESS_BYTES_MIN: usize = 128;
 
-/// Payloads from here on, in bytes, are compressed at [`DENSE`], shorter ones at [`QUICK`].
+/// Payloads from here on, in bytes, are compressed at `DENSE`, shorter ones at `QUICK`.
 ///
 /// `cargo bench --bench deflate`, quotes in JSON (µs, and what is left of the bytes):
 ///
@@ -63,7 +63,8 @@ impl Default for Deflater {
 pub enum Part<'a> {
     /// What [`Deflater::part`] made.
     Deflated(&'a [u8]),
-    /// Bytes as they are: what stands between the others. They cost no more than themselves.
+    /// Bytes as they are: what stands between the others, or is too little to compress. Behind a deflated part they cost
+    /// no more than themselves, elsewhere five bytes.
     Plain(&'a [u8]),
 }
 
@@ -141,8 +142,8 @@ fn step(compress: &mut Compress, bytes: &[u8], out: &mut Vec<u8>, flush: FlushCo
 pub fn join<'a>(opcode: Opcode, parts: impl IntoIterator<Item = Part<'a>>) -> Bytes {
     let parts = parts.into_iter();
     let mut message = Vec::with_capacity(parts.size_hint().0 * 64);
-    // Behind each step stands the first byte of a stored block without its lengths. Nobody needs the first one if a
-    // deflated part follows, nor any that was put here in place of one that plain bytes took.
+    // At the end of `message` there is always the first byte of a stored block, and its lengths come next: those of plain
+    // bytes, or `TAIL` if there are none. A spare one was put there by us, and goes again if it is not used.
     message.push(STORED);
     let mut spare = true;
     for part in parts {

@@ -30,7 +30,7 @@ impl Inflater {
     }
 
     /// The message whose compressed payload is `payload`: at most `message_max` bytes, nor more than this inflater is
-    /// for. However much it would inflate to, no more memory is taken than that and [`KEPT_BYTES`], and it is stopped as
+    /// for. However much it would inflate to, no more memory is taken than that and 64 KiB, and it is stopped as
     /// soon as it is over.
     ///
     /// # Errors
