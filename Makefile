@@ -4,10 +4,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help run test lint fmt fmt-check bench tools load web web-check browser-test
+.PHONY: help run test conformance lint fmt fmt-check bench tools load web web-check browser-test
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 run: ## Server with simulated instruments and its dashboard, on http://127.0.0.1:8000
 	cargo run --release --locked --package nexus-push -- serve
@@ -17,6 +17,10 @@ test: tools fmt-check lint web-check ## Install what tests need, check formattin
 	cargo nextest run --locked --workspace --no-fail-fast
 	cargo test --locked --workspace --doc --quiet
 	$(MAKE) --no-print-directory browser-test
+
+conformance: tools ## All Autobahn cases against the release server (minutes)
+	cargo build --release --locked --package nexus-push
+	tests/conformance.sh
 
 web: web/node_modules/.installed ## Build the dashboard into web/embedded, which the server embeds
 	cd web && npm run --silent build -w nexus-push-react && npm run --silent build -w dashboard
@@ -69,6 +73,7 @@ tools:
 	@[ -x target/sdk-venv/bin/python ] || { python3 -m venv target/sdk-venv 2>/dev/null || { apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv && python3 -m venv target/sdk-venv; }; }
 	@target/sdk-venv/bin/python -c 'import centrifuge' 2>/dev/null || target/sdk-venv/bin/pip install -q centrifuge-python==0.7.0
+	@target/sdk-venv/bin/python -c 'import kosoku' 2>/dev/null || target/sdk-venv/bin/pip install -q kosoku==0.1.0
 	@$(MAKE) --no-print-directory web/node_modules/.installed
 	@cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
 	@rustup component list --installed 2>/dev/null | grep -q clippy || rustup component add clippy rustfmt

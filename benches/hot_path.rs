@@ -102,7 +102,9 @@ fn read_command(bencher: Bencher) {
     let mut frame = vec![0x81, 0x80 | u8::try_from(command.len()).unwrap(), 1, 2, 3, 4];
     frame.extend(command.iter().zip([1u8, 2, 3, 4].iter().cycle()).map(|(b, k)| b ^ k));
     bencher.with_inputs(|| frame.clone()).bench_values(|mut frame| {
-        let nexus_push::wire::reader::Front::Frame(frame, _) = front(&mut frame, 65_536).unwrap() else { return false };
+        let nexus_push::wire::reader::Front::Frame(frame, _) = front(&mut frame, 65_536, false).unwrap() else {
+            return false;
+        };
         Dialect::Plain.command(frame.payload).is_ok()
     });
 }

@@ -20,6 +20,10 @@ pub const JSON_DEPTH_MAX: usize = 64;
 /// Largest message from a client, in bytes, all fragments together. Past it: close 1009.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
+/// Largest compressed message from a client once it is inflated, in bytes, where messages may be larger than this; a
+/// message is held to the same limit whether it was compressed or not. Past it: close 1009, as soon as it is over.
+pub const INFLATED_BYTES_MAX: usize = 1024 * 1024;
+
 /// Bytes of message for each subscription that a Centrifuge session may hold: its message may have as many times so
 /// many, if that is more than a message of `plain`.
 pub const CENTRIFUGE_SUBSCRIBE_BYTES: usize = 256;
@@ -157,8 +161,18 @@ pub const PRESENCE_MEMBERS_MAX: usize = 2_000;
 /// Topics that a token may subscribe its session to.
 pub const SERVER_SUBSCRIPTIONS_MAX: usize = 128;
 
+/// `debug.echo`: largest message, in bytes, as it came and inflated. Past it: close 1009.
+pub const ECHO_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// `debug.echo`: sessions at once. Past it: upgrade answered 503.
+pub const ECHO_SESSIONS_MAX: usize = 64;
+
+/// `debug.echo`: time in which a session neither sends nor takes anything. Past it: closed.
+pub const ECHO_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
 const _: () = assert!(QUEUE_HIGH_WATER * 2 <= QUEUE_EVENTS_MAX);
 const _: () = assert!(MESSAGE_BYTES_MAX + 14 <= READ_BUFFER_BYTES);
+const _: () = assert!(MESSAGE_BYTES_MAX <= INFLATED_BYTES_MAX, "compressing must not forbid what is allowed without");
 const _: () = assert!(BACKLOG_BYTES_MAX > DELTA_BYTES_MAX, "one delta must fit a backlog");
 const _: () = assert!(HISTORY_BYTES >= DELTA_BYTES_MAX, "one delta must fit a history");
 const _: () = assert!(CONFLATE_WINDOW <= ATTACH_WINDOW);

@@ -413,6 +413,9 @@ fn announce(config: &Config, address: std::net::SocketAddr, shards: usize, capac
     tracing::info!("holds up to {} sessions ({}) in {shards} shards", capacity.sessions, capacity.why);
     tracing::info!("deltas from {}", from.join(" and "));
     tracing::info!("open: {}", open.join("; "));
+    if config.debug.echo {
+        tracing::warn!("debug.echo is on: /debug/echo, and upgrades of /, send back whatever anyone sends");
+    }
     if config.publish.open && !address.ip().is_loopback() {
         tracing::warn!("INSECURE: anyone who reaches {address} may publish");
     }

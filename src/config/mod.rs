@@ -32,6 +32,8 @@ pub struct Config {
     pub ops: Ops,
     /// Calls of Centrifuge clients.
     pub rpc: Rpc,
+    /// What only tests need.
+    pub debug: Debug,
     /// Options of topics whose namespace is not configured.
     pub default: Namespace,
     /// Options by namespace.
@@ -52,6 +54,8 @@ pub struct Server {
     pub control_threads: usize,
     /// Sessions held at most; 0 means the descriptor limit less the reserve.
     pub max_sessions: usize,
+    /// Let clients negotiate permessage-deflate (RFC 7692).
+    pub compression: bool,
     /// Window over which a drain closes its sessions.
     #[serde(with = "humantime_serde")]
     pub drain_window: Duration,
@@ -91,6 +95,7 @@ impl Default for Server {
             shards: 0,
             control_threads: 0,
             max_sessions: 0,
+            compression: true,
             drain_window: Duration::from_secs(5),
             log_format: LogFormat::Text,
             flush: FlushBackend::Auto,
@@ -198,6 +203,15 @@ impl Default for Rpc {
     fn default() -> Self {
         Self { endpoint: None, timeout: limits::RPC_TIMEOUT }
     }
+}
+
+/// `[debug]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Debug {
+    /// Send every message back, for suites that test WebSocket servers: at `/debug/echo`, and at `/` to who asks for an
+    /// upgrade there. Open to all, with limits of its own.
+    pub echo: bool,
 }
 
 /// `[[access.keys]]`

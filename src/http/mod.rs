@@ -2,6 +2,7 @@
 //! shard and is forgotten here.
 
 mod addresses;
+mod echo;
 mod listener;
 mod operate;
 mod origin;
@@ -98,8 +99,11 @@ type Shared = axum::extract::State<Arc<State>>;
 
 /// All routes.
 pub fn router(state: Arc<State>) -> Router {
-    Router::new()
-        .route("/", get(pages::index))
+    let router = match state.config.debug.echo {
+        true => Router::new().route("/", get(echo::or_index)).route("/debug/echo", get(echo::echo)),
+        false => Router::new().route("/", get(pages::index)),
+    };
+    router
         .route("/ops", get(pages::index))
         .route("/assets/{*name}", get(pages::asset))
         .route("/ws", get(upgrade::plain))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -16,6 +16,7 @@ use super::{Shared, State, failure, origin};
 use crate::auth::Identity;
 use crate::hub::NewSession;
 use crate::protocol::Dialect;
+use crate::wire::negotiate::negotiate;
 
 /// What a client that came too early, or too often, should wait, in seconds; spread so that not all come back at once.
 fn retry_after() -> HeaderValue {
@@ -44,12 +45,35 @@ pub(super) async fn centrifuge(state: Shared, request: Request) -> Response {
     upgrade(state.0, request, dialect, subprotocol).await
 }
 
-async fn upgrade(
-    state: Arc<State>,
-    mut request: Request,
-    dialect: Dialect,
+/// The answer to what the client offers of permessage-deflate.
+pub(super) fn negotiated(headers: &HeaderMap) -> Option<&'static str> {
+    let offers = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter();
+    // A value that is not ASCII is malformed, wherever it stands.
+    negotiate(offers.map(|value| value.to_str().unwrap_or_default()))
+}
+
+/// The answer to an opening handshake: checks version, key and upgrade headers, and derives `Sec-WebSocket-Accept`.
+pub(super) fn accept(
+    request: Request,
+    deflate: Option<&'static str>,
     subprotocol: Option<&'static str>,
-) -> Response {
+) -> Result<(Request, axum::http::Response<()>), Box<Response>> {
+    let (parts, body) = request.into_parts();
+    let handshake = axum::http::Request::from_parts(parts, ());
+    let mut response = create_response(&handshake).map_err(|error| {
+        let mut response = failure(StatusCode::UPGRADE_REQUIRED, format!("not a WebSocket handshake: {error}"));
+        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        Box::new(response)
+    })?;
+    let chosen = [(header::SEC_WEBSOCKET_EXTENSIONS, deflate), (header::SEC_WEBSOCKET_PROTOCOL, subprotocol)];
+    for (name, value) in chosen.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    Ok((Request::from_parts(handshake.into_parts().0, body), response))
+}
+
+async fn upgrade(state: Arc<State>, request: Request, dialect: Dialect, subprotocol: Option<&'static str>) -> Response {
     let refuse = |reason: &'static str, status: StatusCode, message: &str| {
         state.metrics.refused_upgrade(reason);
         let mut response = failure(status, message);
@@ -73,26 +97,18 @@ async fn upgrade(
     if !origin::allowed(text(header::ORIGIN), text(header::HOST), &state.config.access.origins) {
         return refuse("origin", StatusCode::FORBIDDEN, "this Origin is not allowed (access.origins)");
     }
+    let deflate = match state.config.server.compression {
+        true => negotiated(headers),
+        false => None,
+    };
     let bearer = text(header::AUTHORIZATION).and_then(|v| v.strip_prefix("Bearer ")).map(str::to_owned);
-    // Checks version, key and upgrade headers, and derives the answer's `Sec-WebSocket-Accept`.
-    let (parts, body) = request.into_parts();
-    let handshake = axum::http::Request::from_parts(parts, ());
-    let response = match create_response(&handshake) {
-        Ok(mut response) => {
-            if let Some(name) = subprotocol {
-                response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(name));
-            }
-            response
-        }
-        Err(error) => {
-            let message = format!("not a WebSocket handshake: {error}");
-            let mut response = refuse("handshake", StatusCode::UPGRADE_REQUIRED, &message);
-            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-            response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-            return response;
+    let (mut request, response) = match accept(request, deflate, subprotocol) {
+        Ok(accepted) => accepted,
+        Err(refused) => {
+            state.metrics.refused_upgrade("handshake");
+            return *refused;
         }
     };
-    request = Request::from_parts(handshake.into_parts().0, body);
     let identity: Option<Identity> = match bearer {
         None => None,
         Some(token) => match state.tokens.verify(&token).await {
@@ -123,7 +139,8 @@ async fn upgrade(
         let Ok(upgraded) = upgraded.await else { return };
         let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
         let Ok(socket) = parts.io.into_inner().into_std() else { return };
-        let session = NewSession { socket, dialect, early: parts.read_buf, identity, permit };
+        let deflate = deflate.is_some();
+        let session = NewSession { socket, dialect, deflate, early: parts.read_buf, identity, permit };
         match state.hub.place(Box::new(session)) {
             Ok(()) => {
                 state.metrics.upgrades.inc();

@@ -30,6 +30,8 @@ pub struct NewSession {
     pub socket: TcpStream,
     /// How it speaks.
     pub dialect: Dialect,
+    /// Whether permessage-deflate was negotiated: it may send compressed messages, and be sent such.
+    pub deflate: bool,
     /// Bytes that came behind the upgrade request.
     pub early: Bytes,
     /// Who it is, if it said so in the request.

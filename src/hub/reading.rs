@@ -8,12 +8,13 @@ use super::pacing::clock32;
 use super::session::{Deferred, Stage};
 use super::shard::Shard;
 use crate::config::Action;
-use crate::limits::{self, CENTRIFUGE_SUBSCRIBE_BYTES};
+use crate::limits::{self, CENTRIFUGE_SUBSCRIBE_BYTES, INFLATED_BYTES_MAX};
 use crate::name::TopicName;
 use crate::protocol::{Command, CommandId, Op, Refusal, SubscribeItem};
 use crate::wire::close::CloseReason;
 use crate::wire::frame::{self, Opcode};
-use crate::wire::inbox::{self, Flow, Incoming};
+use crate::wire::inbox::{self, Compressed, Flow, Incoming};
+use crate::wire::inflate::Inflater;
 
 /// Full buffers that one session may fill in one tick before the others have their turn.
 const READS_PER_TICK: usize = 4;
@@ -64,7 +65,18 @@ impl Shard {
         session.heard_ms = clock32(now_ms);
         session.pinged = false;
         let mut inbox = session.inbox.take();
-        let outcome = inbox::feed(&mut inbox, bytes, message_max, now_ms, |message| self.message(index, message));
+        let (deflate, live) = (session.deflate, session.is_live());
+        let mut inflater = self.inflater.take();
+        let compressed = match (deflate, live) {
+            (false, _) => Compressed::Refused,
+            (true, false) => Compressed::Skipped,
+            (true, true) => {
+                Compressed::Inflated(inflater.get_or_insert_with(|| Box::new(Inflater::new(INFLATED_BYTES_MAX))))
+            }
+        };
+        let outcome =
+            inbox::feed(&mut inbox, bytes, message_max, compressed, now_ms, |message| self.message(index, message));
+        self.inflater = inflater;
         match outcome {
             Ok(()) => {
                 if let Some(session) = self.session(index) {

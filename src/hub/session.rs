@@ -20,6 +20,8 @@ use crate::wire::inbox::Inbox;
 pub(super) struct Session {
     pub(super) socket: TcpStream,
     pub(super) dialect: Dialect,
+    /// permessage-deflate was negotiated.
+    pub(super) deflate: bool,
     pub(super) stage: Stage,
     /// A ping was sent since the client was last heard.
     pub(super) pinged: bool,

@@ -33,6 +33,7 @@ use crate::metrics::ShardStats;
 use crate::topic::{ShardId, Slot};
 use crate::wire::close::CloseReason;
 use crate::wire::frame;
+use crate::wire::inflate::Inflater;
 
 /// The token of the queue's waker; sessions have their slab index.
 pub(super) const WAKER: Token = Token(usize::MAX);
@@ -81,6 +82,8 @@ pub(super) struct Shard {
     /// Sockets that had more to read than their turn allows.
     pub(super) readable: Vec<u32>,
     pub(super) read_buffer: Vec<u8>,
+    /// Made for the first session that negotiated permessage-deflate; all of them share it.
+    pub(super) inflater: Option<Box<Inflater>>,
     pub(super) scratch: Vec<u8>,
     /// Several messages made one.
     pub(super) joined: Vec<u8>,
@@ -135,6 +138,7 @@ impl Shard {
             writable: Vec::new(),
             readable: Vec::new(),
             read_buffer: vec![0; limits::READ_BUFFER_BYTES],
+            inflater: None,
             scratch: Vec::with_capacity(limits::DRAIN_CHUNK_BYTES),
             joined: Vec::new(),
             visits: Vec::new(),
@@ -304,6 +308,7 @@ impl Shard {
         entry.insert(Session {
             socket,
             dialect: new.dialect,
+            deflate: new.deflate,
             stage: Stage::New,
             pinged: false,
             generation: self.generation,

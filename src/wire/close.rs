@@ -8,6 +8,7 @@ pub enum CloseReason {
     ProtocolError,
     UnsupportedData,
     InvalidUtf8,
+    InvalidDeflate,
     MessageTooBig,
     ServiceRestart,
     Expired,
@@ -23,10 +24,11 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All of them, for metrics.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::ProtocolError,
         Self::UnsupportedData,
         Self::InvalidUtf8,
+        Self::InvalidDeflate,
         Self::MessageTooBig,
         Self::ServiceRestart,
         Self::Expired,
@@ -45,7 +47,8 @@ impl CloseReason {
         match self {
             Self::ProtocolError => 1002,
             Self::UnsupportedData => 1003,
-            Self::InvalidUtf8 => 1007,
+            // RFC 7692 names no code; both are payloads that do not fit their message's type.
+            Self::InvalidUtf8 | Self::InvalidDeflate => 1007,
             Self::MessageTooBig => 1009,
             Self::ServiceRestart => 1012,
             Self::Expired => 3005,
@@ -75,6 +78,7 @@ impl CloseReason {
             Self::ProtocolError => "protocol error",
             Self::UnsupportedData => "text where binary is, or the other way round",
             Self::InvalidUtf8 => "invalid UTF-8",
+            Self::InvalidDeflate => "invalid compressed data",
             Self::MessageTooBig => "message too big",
             Self::ServiceRestart => "service restart",
             Self::Expired => "token expired",

@@ -9,6 +9,9 @@ pub const HEADER_BYTES_MAX: usize = 10;
 
 const FIN: u8 = 0x80;
 
+/// Set on the first frame of a compressed message (RFC 7692 §6).
+pub(super) const RSV1: u8 = 0x40;
+
 /// Opcodes (RFC 6455 §11.8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -44,7 +47,16 @@ impl Opcode {
 
 /// Appends the header of an unfragmented server frame of `len` payload bytes.
 pub fn put_header(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
-    out.push(FIN | opcode as u8);
+    put_first(out, FIN | opcode as u8, len);
+}
+
+/// The same of a compressed message; `len` is what it was compressed to.
+pub(super) fn put_compressed_header(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
+    put_first(out, FIN | RSV1 | opcode as u8, len);
+}
+
+fn put_first(out: &mut Vec<u8>, first: u8, len: usize) {
+    out.push(first);
     if let (Ok(short), true) = (u8::try_from(len), len < 126) {
         out.push(short);
     } else if let Ok(medium) = u16::try_from(len) {
@@ -136,6 +148,6 @@ mod tests {
         }
         codes.sort_unstable();
         codes.dedup();
-        assert_eq!(codes.len(), CloseReason::ALL.len());
+        assert_eq!(codes.len(), CloseReason::ALL.len() - 1, "1007 alone has two reasons");
     }
 }

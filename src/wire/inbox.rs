@@ -2,6 +2,7 @@
 
 use super::close::CloseReason;
 use super::frame::Opcode;
+use super::inflate::Inflater;
 use super::reader::{ClientFrame, Front, front};
 
 /// What a session keeps while a message is under way: boxed, because nearly no session is.
@@ -13,6 +14,8 @@ pub struct Inbox {
     message: Vec<u8>,
     /// Opcode of the fragmented message; `None` outside one.
     opcode: Option<Opcode>,
+    /// Whether it is compressed.
+    compressed: bool,
     /// When this message began, by the caller's clock.
     pub since_ms: u64,
 }
@@ -20,9 +23,9 @@ pub struct Inbox {
 /// Something whole that a client sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Incoming<'a> {
-    /// A text message; not yet checked to be UTF-8.
+    /// A text message, inflated; not yet checked to be UTF-8.
     Text(&'a mut [u8]),
-    /// A binary message.
+    /// A binary message, inflated.
     Binary(&'a mut [u8]),
     /// To be answered with the same payload.
     Ping(&'a [u8]),
@@ -30,6 +33,17 @@ pub enum Incoming<'a> {
     Pong,
     /// The client closes, with this payload.
     Close(&'a [u8]),
+}
+
+/// What becomes of compressed messages (RFC 7692).
+#[derive(Debug)]
+pub enum Compressed<'a> {
+    /// It was not negotiated: they are a protocol error.
+    Refused,
+    /// They are passed over: the session is closing, nobody wants to know what is in them, and inflating takes time.
+    Skipped,
+    /// They are inflated.
+    Inflated(&'a mut Inflater),
 }
 
 /// Whether to go on reading.
@@ -43,94 +57,126 @@ pub enum Flow {
 
 /// Hands every whole message in `bytes` (and what `inbox` holds from before) to `handle`; keeps the rest.
 ///
+/// No message may have more than `message_max` bytes, neither as it came nor inflated.
+///
 /// # Errors
 /// The close reason of the first violation; the session must be closed with it.
 pub fn feed(
     inbox: &mut Option<Box<Inbox>>,
     bytes: &mut [u8],
     message_max: usize,
+    compressed: Compressed<'_>,
     now_ms: u64,
     mut handle: impl FnMut(Incoming<'_>) -> Flow,
 ) -> Result<(), CloseReason> {
-    if let Some(open) = inbox
-        && !open.held.is_empty()
-    {
-        let mut held = std::mem::take(&mut open.held);
-        held.extend_from_slice(bytes);
-        return consume(inbox, &mut held, message_max, now_ms, &mut handle);
-    }
-    consume(inbox, bytes, message_max, now_ms, &mut handle)
-}
-
-fn consume(
-    inbox: &mut Option<Box<Inbox>>,
-    mut bytes: &mut [u8],
-    message_max: usize,
-    now_ms: u64,
-    handle: &mut impl FnMut(Incoming<'_>) -> Flow,
-) -> Result<(), CloseReason> {
-    loop {
-        // A fragment may only fill what the message has left.
-        let room = message_max - inbox.as_ref().map_or(0, |i| i.message.len().min(message_max));
-        let used = match front(bytes, room)? {
-            Front::Incomplete => break,
-            Front::Frame(frame, used) => {
-                if accept(inbox, frame, now_ms, handle)? == Flow::Stop {
-                    *inbox = None;
-                    return Ok(());
-                }
-                used
-            }
-        };
-        bytes = bytes.get_mut(used..).unwrap_or_default();
-    }
-    if !bytes.is_empty() {
-        let open = inbox.get_or_insert_with(|| Box::new(Inbox { since_ms: now_ms, ..Inbox::default() }));
-        open.held = bytes.to_vec();
+    let mut reading = Reading { message_max, compressed, now_ms, handle: &mut handle };
+    let held = match inbox {
+        Some(open) if !open.held.is_empty() => {
+            let mut held = std::mem::take(&mut open.held);
+            held.extend_from_slice(bytes);
+            let Some(used) = reading.consume(inbox, &mut held)? else { return Ok(()) };
+            // A frame that is not whole stays where it is: a large one that comes in small pieces is not copied for
+            // each of them.
+            held.drain(..used);
+            held
+        }
+        _ => {
+            let Some(used) = reading.consume(inbox, bytes)? else { return Ok(()) };
+            bytes.get(used..).unwrap_or_default().to_vec()
+        }
+    };
+    if !held.is_empty() {
+        reading.open(inbox).held = held;
     } else if inbox.as_ref().is_some_and(|i| i.opcode.is_none()) {
         *inbox = None;
     }
     Ok(())
 }
 
-fn accept(
-    inbox: &mut Option<Box<Inbox>>,
-    frame: ClientFrame<'_>,
+/// One turn of [`feed`].
+struct Reading<'a, H> {
+    message_max: usize,
+    compressed: Compressed<'a>,
     now_ms: u64,
-    handle: &mut impl FnMut(Incoming<'_>) -> Flow,
-) -> Result<Flow, CloseReason> {
-    let message =
-        |opcode, payload| if opcode == Opcode::Text { Incoming::Text(payload) } else { Incoming::Binary(payload) };
-    match frame.opcode {
-        Opcode::Ping => Ok(handle(Incoming::Ping(frame.payload))),
-        Opcode::Pong => Ok(handle(Incoming::Pong)),
-        Opcode::Close => {
-            check_close(frame.payload)?;
-            Ok(handle(Incoming::Close(frame.payload)))
-        }
-        Opcode::Continuation => {
-            let Some(open) = inbox.as_mut() else { return Err(CloseReason::ProtocolError) };
-            let Some(opcode) = open.opcode else { return Err(CloseReason::ProtocolError) };
-            open.message.extend_from_slice(frame.payload);
-            if !frame.fin {
-                return Ok(Flow::Continue);
+    handle: &'a mut H,
+}
+
+impl<H: FnMut(Incoming<'_>) -> Flow> Reading<'_, H> {
+    fn open<'i>(&self, inbox: &'i mut Option<Box<Inbox>>) -> &'i mut Inbox {
+        inbox.get_or_insert_with(|| Box::new(Inbox { since_ms: self.now_ms, ..Inbox::default() }))
+    }
+
+    /// How many bytes were whole frames; `None` if the session is over.
+    fn consume(&mut self, inbox: &mut Option<Box<Inbox>>, bytes: &mut [u8]) -> Result<Option<usize>, CloseReason> {
+        let mut at = 0;
+        loop {
+            // A fragment may only fill what the message has left.
+            let room = self.message_max - inbox.as_ref().map_or(0, |i| i.message.len().min(self.message_max));
+            let rest = bytes.get_mut(at..).unwrap_or_default();
+            match front(rest, room, !matches!(self.compressed, Compressed::Refused))? {
+                Front::Incomplete => return Ok(Some(at)),
+                Front::Frame(frame, used) => {
+                    if self.accept(inbox, frame)? == Flow::Stop {
+                        *inbox = None;
+                        return Ok(None);
+                    }
+                    at += used;
+                }
             }
-            open.opcode = None;
-            let mut whole = std::mem::take(&mut open.message);
-            Ok(handle(message(opcode, &mut whole)))
         }
-        opcode @ (Opcode::Text | Opcode::Binary) => {
-            if inbox.as_ref().is_some_and(|i| i.opcode.is_some()) {
-                return Err(CloseReason::ProtocolError);
+    }
+
+    fn accept(&mut self, inbox: &mut Option<Box<Inbox>>, frame: ClientFrame<'_>) -> Result<Flow, CloseReason> {
+        match frame.opcode {
+            Opcode::Ping => Ok((self.handle)(Incoming::Ping(frame.payload))),
+            Opcode::Pong => Ok((self.handle)(Incoming::Pong)),
+            Opcode::Close => {
+                check_close(frame.payload)?;
+                Ok((self.handle)(Incoming::Close(frame.payload)))
             }
-            if frame.fin {
-                return Ok(handle(message(opcode, frame.payload)));
+            Opcode::Continuation => {
+                let Some(open) = inbox.as_mut() else { return Err(CloseReason::ProtocolError) };
+                let Some(opcode) = open.opcode else { return Err(CloseReason::ProtocolError) };
+                open.message.extend_from_slice(frame.payload);
+                if !frame.fin {
+                    return Ok(Flow::Continue);
+                }
+                open.opcode = None;
+                // What follows is another message.
+                open.since_ms = self.now_ms;
+                let mut whole = std::mem::take(&mut open.message);
+                self.whole(opcode, &mut whole, open.compressed)
             }
-            let open = inbox.get_or_insert_with(|| Box::new(Inbox { since_ms: now_ms, ..Inbox::default() }));
-            open.opcode = Some(opcode);
-            open.message = frame.payload.to_vec();
-            Ok(Flow::Continue)
+            opcode @ (Opcode::Text | Opcode::Binary) => {
+                if let Some(open) = inbox {
+                    if open.opcode.is_some() {
+                        return Err(CloseReason::ProtocolError);
+                    }
+                    open.since_ms = self.now_ms;
+                }
+                if frame.fin {
+                    return self.whole(opcode, frame.payload, frame.compressed);
+                }
+                let open = self.open(inbox);
+                open.opcode = Some(opcode);
+                open.compressed = frame.compressed;
+                open.message = frame.payload.to_vec();
+                Ok(Flow::Continue)
+            }
         }
+    }
+
+    /// A message of which all fragments are there.
+    fn whole(&mut self, opcode: Opcode, payload: &mut [u8], compressed: bool) -> Result<Flow, CloseReason> {
+        let payload = match (compressed, &mut self.compressed) {
+            (false, _) => payload,
+            (true, Compressed::Inflated(inflater)) => inflater.message(payload, self.message_max)?,
+            (true, Compressed::Skipped | Compressed::Refused) => return Ok(Flow::Continue),
+        };
+        Ok((self.handle)(match opcode {
+            Opcode::Text => Incoming::Text(payload),
+            _ => Incoming::Binary(payload),
+        }))
     }
 }
 
@@ -158,10 +204,19 @@ mod tests {
     const MASK: [u8; 4] = [7, 1, 200, 99];
 
     fn run(chunks: &[&[u8]], max: usize) -> (Vec<String>, Result<(), CloseReason>, bool) {
+        run_with(None, chunks, max)
+    }
+
+    fn run_with(
+        mut inflater: Option<&mut Inflater>,
+        chunks: &[&[u8]],
+        max: usize,
+    ) -> (Vec<String>, Result<(), CloseReason>, bool) {
         let mut inbox = None;
         let mut seen = Vec::new();
         for chunk in chunks {
-            let result = feed(&mut inbox, &mut chunk.to_vec(), max, 0, |m| {
+            let compressed = inflater.as_deref_mut().map_or(Compressed::Refused, Compressed::Inflated);
+            let result = feed(&mut inbox, &mut chunk.to_vec(), max, compressed, 0, |m| {
                 seen.push(match m {
                     Incoming::Text(t) => format!("text {}", String::from_utf8_lossy(t)),
                     Incoming::Binary(b) => format!("binary {}", b.len()),
@@ -198,6 +253,61 @@ mod tests {
         assert_eq!(run(&[&twice], 100).1, Err(CloseReason::ProtocolError));
         let long = [client_frame(false, 1, &[b'x'; 60], MASK), client_frame(true, 0, &[b'y'; 60], MASK)].concat();
         assert_eq!(run(&[&long], 100).1, Err(CloseReason::MessageTooBig));
+    }
+
+    #[test]
+    fn a_ping_has_room_in_a_message_that_has_none_left() {
+        let bytes = [
+            client_frame(false, 1, &[b'x'; 100], MASK),
+            client_frame(true, 9, &[b'!'; 125], MASK),
+            client_frame(true, 0, b"", MASK),
+        ]
+        .concat();
+        assert_eq!(run(&[&bytes], 100).1, Ok(()));
+    }
+
+    /// RFC 7692 §7.2.3.1: "Hello" in one frame and in two, and its bytes as a message that is not compressed.
+    #[test]
+    fn a_compressed_message_is_inflated_once_it_is_whole() {
+        let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+        let bytes = [
+            client_frame(true, 0x41, &hello, MASK),
+            client_frame(false, 0x41, &hello[..3], MASK),
+            client_frame(true, 9, b"!", MASK),
+            client_frame(true, 0, &hello[3..], MASK),
+            client_frame(true, 1, b"plain", MASK),
+            client_frame(false, 2, b"so", MASK),
+            client_frame(true, 0, b"so", MASK),
+        ]
+        .concat();
+        let mut inflater = Inflater::new(1_000);
+        let seen =
+            vec!["text Hello".into(), "ping !".into(), "text Hello".into(), "text plain".into(), "binary 4".into()];
+        let singles: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(run_with(Some(&mut inflater), &[&bytes], 100), (seen.clone(), Ok(()), false));
+        assert_eq!(run_with(Some(&mut inflater), &singles, 100), (seen, Ok(()), false));
+        assert_eq!(run_with(Some(&mut inflater), &[&bytes], 6).1, Err(CloseReason::MessageTooBig), "seven bytes came");
+        assert_eq!(run(&[&bytes], 100).1, Err(CloseReason::ProtocolError), "it was not negotiated");
+        let bad = client_frame(true, 0x41, b"\xff\xff", MASK);
+        assert_eq!(run_with(Some(&mut inflater), &[&bad], 100).1, Err(CloseReason::InvalidDeflate));
+    }
+
+    #[test]
+    fn a_session_that_closes_does_not_inflate_what_still_comes() {
+        let mut bytes = [
+            client_frame(true, 0x41, b"\xff\xff", MASK),
+            client_frame(false, 0x42, b"\xff\xff", MASK),
+            client_frame(true, 0, b"\xff", MASK),
+            client_frame(true, 8, &[], MASK),
+        ]
+        .concat();
+        let mut seen = 0;
+        let outcome = feed(&mut None, &mut bytes, 100, Compressed::Skipped, 0, |message| {
+            assert_eq!(message, Incoming::Close(&[]));
+            seen += 1;
+            Flow::Stop
+        });
+        assert_eq!((outcome, seen), (Ok(()), 1));
     }
 
     #[test]

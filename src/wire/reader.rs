@@ -1,7 +1,7 @@
 //! Client frames (RFC 6455 §5): one at a time from a run of bytes, unmasked in place.
 
 use super::close::CloseReason;
-use super::frame::Opcode;
+use super::frame::{Opcode, RSV1};
 
 /// One frame of a client.
 #[derive(Debug, PartialEq, Eq)]
@@ -10,6 +10,8 @@ pub struct ClientFrame<'a> {
     pub fin: bool,
     /// What it is.
     pub opcode: Opcode,
+    /// First of a compressed message (RFC 7692 §6).
+    pub compressed: bool,
     /// Its payload, unmasked.
     pub payload: &'a mut [u8],
 }
@@ -23,18 +25,21 @@ pub enum Front<'a> {
     Frame(ClientFrame<'a>, usize),
 }
 
-/// Reads the frame at the front of `buf`.
+/// Reads the frame at the front of `buf`. `deflate` says whether permessage-deflate was negotiated.
 ///
 /// # Errors
 /// The close reason that the RFC asks for: reserved bits or opcodes, a missing mask (§5.1), a length not in its
-/// shortest form (§5.2), a control frame that is fragmented or over 125 bytes (§5.5), a payload over
-/// `payload_max`. The length is judged as soon as the header is there, before any payload.
-pub fn front(buf: &mut [u8], payload_max: usize) -> Result<Front<'_>, CloseReason> {
+/// shortest form (§5.2), a control frame that is fragmented or over 125 bytes (§5.5), a data payload
+/// over `payload_max`, RSV1 elsewhere than on the first frame of a data message (RFC 7692 §6.1). The length is judged as soon
+/// as the header is there, before any payload.
+pub fn front(buf: &mut [u8], payload_max: usize, deflate: bool) -> Result<Front<'_>, CloseReason> {
     let [b0, b1, ..] = *buf else { return Ok(Front::Incomplete) };
-    if b0 & 0x70 != 0 {
-        return Err(CloseReason::ProtocolError);
-    }
     let opcode = Opcode::from_bits(b0).ok_or(CloseReason::ProtocolError)?;
+    let compressed = match b0 & 0x70 {
+        0 => false,
+        RSV1 if deflate && matches!(opcode, Opcode::Text | Opcode::Binary) => true,
+        _ => return Err(CloseReason::ProtocolError),
+    };
     let fin = b0 & 0x80 != 0;
     if b1 & 0x80 == 0 {
         return Err(CloseReason::ProtocolError);
@@ -58,7 +63,8 @@ pub fn front(buf: &mut [u8], payload_max: usize) -> Result<Front<'_>, CloseReaso
         return Err(CloseReason::ProtocolError);
     }
     let len = match usize::try_from(len) {
-        Ok(len) if len <= payload_max => len,
+        // A control frame may come between fragments that have used up the room.
+        Ok(len) if len <= payload_max || opcode.is_control() => len,
         _ => return Err(CloseReason::MessageTooBig),
     };
     let total = at + 4 + len;
@@ -69,7 +75,7 @@ pub fn front(buf: &mut [u8], payload_max: usize) -> Result<Front<'_>, CloseReaso
         _ => return Ok(Front::Incomplete),
     };
     unmask(payload, mask);
-    Ok(Front::Frame(ClientFrame { fin, opcode, payload }, total))
+    Ok(Front::Frame(ClientFrame { fin, opcode, compressed, payload }, total))
 }
 
 /// RFC 6455 §5.3, eight bytes at a time.
@@ -114,7 +120,12 @@ pub(crate) mod tests {
     fn violations_end_with_the_code_the_rfc_names() {
         use CloseReason::{MessageTooBig, ProtocolError};
         let table: &[(&str, &[u8], CloseReason)] = &[
-            ("reserved bit", &[0xc1, 0x80, 0, 0, 0, 0], ProtocolError),
+            ("RSV2", &[0xa1, 0x80, 0, 0, 0, 0], ProtocolError),
+            ("RSV3", &[0x91, 0x80, 0, 0, 0, 0], ProtocolError),
+            ("RSV1 and RSV2", &[0xe1, 0x80, 0, 0, 0, 0], ProtocolError),
+            ("compressed continuation", &[0xc0, 0x80, 0, 0, 0, 0], ProtocolError),
+            ("compressed ping", &[0xc9, 0x80, 0, 0, 0, 0], ProtocolError),
+            ("compressed close", &[0xc8, 0x80, 0, 0, 0, 0], ProtocolError),
             ("reserved opcode", &[0x83, 0x80, 0, 0, 0, 0], ProtocolError),
             ("no mask", &[0x81, 0x00], ProtocolError),
             ("fragmented ping", &[0x09, 0x80, 0, 0, 0, 0], ProtocolError),
@@ -125,7 +136,20 @@ pub(crate) mod tests {
             ("1 GiB, header alone", &[0x82, 0xff, 0, 0, 0, 0, 0x40, 0, 0, 0], MessageTooBig),
         ];
         for (what, bytes, reason) in table {
-            assert_eq!(front(&mut bytes.to_vec(), 65_536), Err(*reason), "{what}");
+            assert_eq!(front(&mut bytes.to_vec(), 65_536, true), Err(*reason), "{what}");
+        }
+    }
+
+    #[test]
+    fn rsv1_is_for_the_first_frame_of_a_message_once_it_was_negotiated() {
+        for (first, compressed) in [(0xc1, true), (0x41, true), (0xc2, true), (0x81, false)] {
+            let bytes = [first, 0x80, 0, 0, 0, 0];
+            match front(&mut bytes.to_vec(), 10, true) {
+                Ok(Front::Frame(frame, 6)) => assert_eq!(frame.compressed, compressed, "{first:x}"),
+                other => panic!("{first:x}: {other:?}"),
+            }
+            let refused = front(&mut bytes.to_vec(), 10, false).is_err();
+            assert_eq!(refused, compressed, "{first:x} without negotiation");
         }
     }
 
@@ -139,10 +163,10 @@ pub(crate) mod tests {
             let whole = client_frame(true, 2, &payload, mask);
             for cut in 0..whole.len() {
                 let mut part = whole[..cut].to_vec();
-                prop_assert_eq!(front(&mut part, 65_536), Ok(Front::Incomplete));
+                prop_assert_eq!(front(&mut part, 65_536, false), Ok(Front::Incomplete));
             }
             let mut bytes = [whole.clone(), rest].concat();
-            match front(&mut bytes, 65_536) {
+            match front(&mut bytes, 65_536, false) {
                 Ok(Front::Frame(frame, used)) => {
                     prop_assert_eq!(&*frame.payload, &payload[..]);
                     prop_assert_eq!(used, whole.len());
@@ -153,7 +177,7 @@ pub(crate) mod tests {
 
         #[test]
         fn garbage_never_panics(mut bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            let _ = front(&mut bytes, 1024);
+            let _ = front(&mut bytes, 1024, true);
         }
     }
 }

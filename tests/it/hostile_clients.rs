@@ -10,12 +10,20 @@ use crate::support::{Client, PATIENCE, Server};
 
 /// A socket after the upgrade, to send whatever bytes.
 fn raw(server: &Server) -> TcpStream {
+    upgraded(server, "/ws", "").0
+}
+
+/// The same at any path, with more headers (each with its line's end), and the head of the answer.
+pub(crate) fn upgraded(server: &Server, path: &str, headers: &str) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(server.address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
         .write_all(
-            b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+            format!(
+                "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
+            )
+            .as_bytes(),
         )
         .unwrap();
     let mut head = Vec::new();
@@ -25,11 +33,11 @@ fn raw(server: &Server) -> TcpStream {
         head.push(byte[0]);
     }
     assert!(head.starts_with(b"HTTP/1.1 101"));
-    stream
+    (stream, String::from_utf8(head).unwrap().to_ascii_lowercase())
 }
 
 /// A client frame, masked with zeros.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut out = vec![first];
     match payload.len() {
         n @ 0..126 => out.push(0x80 | u8::try_from(n).unwrap()),
@@ -43,39 +51,42 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The code of the close frame that ends what is left to read.
-fn close_code(stream: &mut TcpStream) -> u16 {
-    let mut rest = Vec::new();
-    let _ = stream.read_to_end(&mut rest);
-    let mut at = 0;
-    while at + 4 <= rest.len() {
-        let (len, header) = match rest[at + 1] {
-            126 => (usize::from(u16::from_be_bytes([rest[at + 2], rest[at + 3]])), 4),
+/// The code of the close frame, passing over what comes before it.
+pub(crate) fn close_code(stream: &mut TcpStream) -> u16 {
+    loop {
+        let mut head = [0; 2];
+        stream.read_exact(&mut head).expect("a close frame should have come");
+        let len = match head[1] {
+            126 => {
+                let mut wide = [0; 2];
+                stream.read_exact(&mut wide).unwrap();
+                usize::from(u16::from_be_bytes(wide))
+            }
             127 => panic!("unexpected"),
-            n => (usize::from(n), 2),
+            n => usize::from(n),
         };
-        if rest[at] == 0x88 {
-            return u16::from_be_bytes([rest[at + header], rest[at + header + 1]]);
+        let mut payload = vec![0; len];
+        stream.read_exact(&mut payload).unwrap();
+        if head[0] == 0x88 {
+            return u16::from_be_bytes([payload[0], payload[1]]);
         }
-        at += header + len;
     }
-    panic!("no close frame in {} bytes", rest.len());
 }
 
 /// A healthy session; deltas that are published must come, whatever happens meanwhile.
-struct Healthy {
+pub(crate) struct Healthy {
     client: Client,
     sent: u64,
 }
 
 impl Healthy {
-    async fn beside(server: &Server) -> Self {
+    pub(crate) async fn beside(server: &Server) -> Self {
         let mut client = server.client().await;
         client.subscribe(&["stream:healthy"]).await;
         Self { client, sent: 0 }
     }
 
-    async fn is_well(&mut self, server: &Server) {
+    pub(crate) async fn is_well(&mut self, server: &Server) {
         for _ in 0..5 {
             self.sent += 1;
             server.publish("stream:healthy", &json!(self.sent));
