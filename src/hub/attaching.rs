@@ -7,6 +7,7 @@
 use bytes::Bytes;
 
 use super::asking::{Ask, AskKey, Waiter};
+use super::deflating::form;
 use super::event::{Attached, Request, SessionKey, Shown};
 use super::outbox::Piece;
 use super::shard::Shard;
@@ -289,7 +290,8 @@ impl Shard {
             return None;
         }
         let (last, conflatable) = (topic.last, topic.class.conflatable());
-        let subscription = self.subscribers.join(key.index, slot, item.encoding, item.interval_ms)?;
+        let form = form(session.dialect, session.deflate, session.batch);
+        let subscription = self.subscribers.join(key.index, slot, item.encoding, form, item.interval_ms)?;
         self.stats.subscriptions.add(1);
         if let Some(session) = self.session(key.index) {
             session.subscriptions.push(subscription);

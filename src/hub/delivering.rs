@@ -7,14 +7,15 @@ use bytes::Bytes;
 
 use super::asking::Waiter;
 use super::conflate::Conflated;
+use super::deflating::Deflating;
 use super::event::SessionKey;
 use super::flushing::join;
 use super::outbox::{Cut, Piece};
 use super::session::Hold;
 use super::shard::Shard;
-use super::subscribers::{Cursor, NONE, Subscription};
+use super::subscribers::{Cursor, Form, NONE, Subscription};
 use crate::config::Class;
-use crate::limits::{ATTACH_WINDOW, CONFLATE_WINDOW, JOINED_BYTES_MAX};
+use crate::limits::{ATTACH_WINDOW, CONFLATE_WINDOW, DRAIN_CHUNK_BYTES, JOINED_BYTES_MAX};
 use crate::protocol::{Delivery, Dialect, INSUFFICIENT_STATE, MembershipChange, Notice};
 use crate::topic::{Delta, Slot, Snapshot};
 use crate::wire::close::CloseReason;
@@ -52,18 +53,29 @@ impl Run {
     }
 
     /// All frames as one run of bytes; of a Centrifuge lane as one message, if that is not too large.
-    fn piece(&self, topic: Option<Slot>, dialect: Dialect) -> Piece {
+    fn piece(&self, topic: Option<Slot>, dialect: Dialect, form: Form, deflating: &mut Deflating) -> Piece {
         let deliveries = u32::try_from(self.len()).unwrap_or(u32::MAX);
         if self.more.is_empty() {
-            return Piece { deliveries, ..Piece::delivery(self.first.bytes.clone(), topic, self.start) };
+            let bytes = match form {
+                Form::Plain => self.first.bytes.clone(),
+                _ => deflating.frame(&self.first.bytes),
+            };
+            return Piece { deliveries, ..Piece::delivery(bytes, topic, self.start) };
+        }
+        if form == Form::DeflateRuns && self.frames().map(|f| f.bytes.len()).sum::<usize>() <= DRAIN_CHUNK_BYTES {
+            let bytes = deflating.run(self.frames().map(|f| &f.bytes), dialect);
+            return Piece { deliveries, ..Piece::delivery(bytes, topic, self.start) };
         }
         let mut joined = Vec::with_capacity(self.frames().map(|f| f.bytes.len()).sum());
         let mut cuts = Vec::with_capacity(self.len());
         for frame in self.frames() {
-            joined.extend_from_slice(&frame.bytes);
+            match form {
+                Form::Plain => joined.extend_from_slice(&frame.bytes),
+                _ => joined.extend_from_slice(&deflating.frame(&frame.bytes)),
+            }
             cuts.push(Cut { end: joined.len(), cursor: frame.cursor });
         }
-        if dialect.is_centrifuge() && joined.len() <= JOINED_BYTES_MAX {
+        if form == Form::Plain && dialect.is_centrifuge() && joined.len() <= JOINED_BYTES_MAX {
             let mut one = Vec::with_capacity(joined.len());
             if join(&joined, dialect, &mut one) {
                 return Piece { deliveries, ..Piece::delivery(Bytes::from(one), topic, self.start) };
@@ -161,11 +173,12 @@ impl Shard {
             let made = self.conflations.between(lane.slot, topic, lane.encoding, run.start, run.end());
             if let Conflated::Frame(bytes, count) = made {
                 self.stats.conflated.add((count - 1) * lane.len() as u64);
-                let (topic, start) = (replaceable, run.start);
-                piece = Some(Piece::delivery(bytes, topic, start));
+                let bytes = if lane.form == Form::Plain { bytes } else { self.deflating.frame(&bytes) };
+                piece = Some(Piece::delivery(bytes, replaceable, run.start));
             }
         }
-        let mut piece = piece.unwrap_or_else(|| run.piece(replaceable, lane.encoding.dialect()));
+        let mut piece =
+            piece.unwrap_or_else(|| run.piece(replaceable, lane.encoding.dialect(), lane.form, &mut self.deflating));
         piece.wait_ms = topic.flush_ms;
         piece.seen_ms = run.first.seen_ms;
         let piece = self.outbox.piece(piece);
@@ -240,6 +253,7 @@ impl Shard {
         self.stats.conflated.add((count - 1) * lane.len() as u64);
         let (replaced, start) = (Some(lane.slot), lane.sent);
         let seen_ms = topic.ring.back().map_or(0, |newest| newest.ts.unwrap_or(newest.taken_ms));
+        let bytes = if lane.form == Form::Plain { bytes } else { self.deflating.frame(&bytes) };
         let piece = Piece { wait_ms: topic.flush_ms, seen_ms, ..Piece::delivery(bytes, replaced, start) };
         let piece = self.outbox.piece(piece);
         for index in lane.receivers() {
@@ -381,7 +395,9 @@ impl Shard {
             let Some((lane, _)) = self.subscribers.lane_and_topic(lane_id) else { continue };
             let before = if lane.interval_ms > 0 { lane.sent } else { start };
             lane.base = None;
-            let piece = Piece::delivery(snapshot.frame(lane.encoding), conflatable.then_some(slot), before);
+            let bytes = snapshot.frame(lane.encoding);
+            let bytes = if lane.form == Form::Plain { bytes } else { self.deflating.frame(&bytes) };
+            let piece = Piece::delivery(bytes, conflatable.then_some(slot), before);
             self.stats.snapshots.add(lane.len() as u64);
             let piece = self.outbox.piece(piece);
             for index in lane.receivers() {

@@ -5,8 +5,9 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::backlog::{Backlog, frame_bytes};
+use super::deflating::{self, any_compressed};
 use super::flush::{Outgoing, Sent};
-use super::outbox::Chain;
+use super::outbox::{Chain, Piece};
 use super::pacing::{clock32, in_step};
 use super::session::{Hold, Session, Stage};
 use super::shard::Shard;
@@ -109,7 +110,9 @@ impl Shard {
         let mut deliveries = 0;
         let begin = self.scratch.len();
         let list = session.batch && !session.dialect.is_centrifuge();
-        let only = self.outbox.only(chain).filter(|piece| !(list && piece.deliveries > 1));
+        // A compressed run of a tick is a list already.
+        let split = |piece: &Piece| list && !piece.cuts.is_empty();
+        let only = self.outbox.only(chain).filter(|piece| !split(piece));
         let one: Option<Bytes> = only.map(|piece| piece.bytes.clone());
         for piece in self.outbox.chain(chain) {
             deliveries += u64::from(piece.deliveries);
@@ -127,10 +130,15 @@ impl Shard {
                 // One event for a browser in place of many.
                 let gathered = self.scratch.get(begin..).unwrap_or_default();
                 let most = if list { DRAIN_CHUNK_BYTES } else { JOINED_BYTES_MAX };
-                joined = (list || session.dialect.is_centrifuge())
-                    && gathered.len() <= most
-                    && join(gathered, session.dialect, &mut self.joined);
-                if joined {
+                let one_message = (list || session.dialect.is_centrifuge()) && gathered.len() <= most;
+                if one_message && session.deflate && any_compressed(gathered) {
+                    if let Some(bytes) = deflating::join(gathered, session.dialect) {
+                        joined = true;
+                        self.scratch.truncate(begin);
+                        self.scratch.extend_from_slice(&bytes);
+                    }
+                } else if one_message && join(gathered, session.dialect, &mut self.joined) {
+                    joined = true;
                     self.scratch.truncate(begin);
                     self.scratch.extend_from_slice(&self.joined);
                 }

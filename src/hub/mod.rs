@@ -12,6 +12,7 @@ mod bringing;
 mod client;
 mod conflate;
 mod connecting;
+mod deflating;
 mod delivering;
 mod desk;
 mod event;

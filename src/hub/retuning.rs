@@ -51,9 +51,9 @@ impl Shard {
         if lane.interval_ms == interval_ms {
             return Ok(());
         }
-        let (encoding, throttled, sent) = (lane.encoding, lane.interval_ms > 0, lane.sent);
+        let (encoding, form, throttled, sent) = (lane.encoding, lane.form, lane.interval_ms > 0, lane.sent);
         let last = self.subscribers.topic(slot).ok_or_else(not_subscribed)?.last;
-        let to = self.subscribers.join(index, slot, encoding, interval_ms).ok_or_else(not_subscribed)?;
+        let to = self.subscribers.join(index, slot, encoding, form, interval_ms).ok_or_else(not_subscribed)?;
         *place = to;
         let hold = session.hold_of(from).map(|at| session.holds.swap_remove(at));
         let cursor = hold.map_or(if throttled { sent } else { last }, |hold| hold.cursor);

@@ -16,6 +16,7 @@ use super::Part;
 use super::asking::{Ask, AskKey};
 use super::attaching::Group;
 use super::conflate::Conflations;
+use super::deflating::Deflating;
 use super::delivering::Run;
 use super::event::{Event, NewSession, Request, SessionKey};
 use super::flush::{self, Flush};
@@ -40,6 +41,9 @@ pub(super) const WAKER: Token = Token(usize::MAX);
 
 /// Sockets that one poll reports at most.
 const POLL_EVENTS: usize = 4_096;
+
+/// Length of a reply from which on it is compressed.
+const COMPRESS_REPLY_BYTES_MIN: usize = 1_024;
 
 /// Time between two slices of the sweep.
 pub(super) const SWEEP_EVERY: Duration = Duration::from_millis(50);
@@ -84,6 +88,7 @@ pub(super) struct Shard {
     pub(super) read_buffer: Vec<u8>,
     /// Made for the first session that negotiated permessage-deflate; all of them share it.
     pub(super) inflater: Option<Box<Inflater>>,
+    pub(super) deflating: Deflating,
     pub(super) scratch: Vec<u8>,
     /// Several messages made one.
     pub(super) joined: Vec<u8>,
@@ -139,6 +144,7 @@ impl Shard {
             readable: Vec::new(),
             read_buffer: vec![0; limits::READ_BUFFER_BYTES],
             inflater: None,
+            deflating: Deflating::default(),
             scratch: Vec::with_capacity(limits::DRAIN_CHUNK_BYTES),
             joined: Vec::new(),
             visits: Vec::new(),
@@ -251,6 +257,7 @@ impl Shard {
         self.runs.clear();
         self.tick_asks.clear();
         self.conflations.clear();
+        self.deflating.end_tick();
         for slot in self.ringed.drain(..) {
             if let Some(topic) = self.subscribers.topic_mut(slot)
                 && topic.behind == 0
@@ -355,10 +362,14 @@ impl Shard {
     }
 
     pub(super) fn send_piece(&mut self, index: u32, piece: Piece) {
-        if let Some(session) = self.sessions.get_mut(index as usize) {
-            let piece = self.outbox.piece(piece);
-            self.outbox.link(index, &mut session.chain, piece);
-        }
+        let Some(session) = self.sessions.get_mut(index as usize) else { return };
+        // Replies are each session's own: only the long ones, of a recovery, are worth it.
+        let piece = match session.deflate && (piece.deliveries > 0 || piece.bytes.len() >= COMPRESS_REPLY_BYTES_MIN) {
+            true => Piece { bytes: self.deflating.frame(&piece.bytes), ..piece },
+            false => piece,
+        };
+        let piece = self.outbox.piece(piece);
+        self.outbox.link(index, &mut session.chain, piece);
     }
 
     /// Begins the closing handshake.

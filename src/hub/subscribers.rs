@@ -64,10 +64,23 @@ pub(super) struct TopicSlot {
     pub(super) detached: bool,
 }
 
+/// Whether a lane's frames are compressed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Form {
+    /// They are not.
+    #[default]
+    Plain,
+    /// Each by itself.
+    Deflate,
+    /// Those of a tick as one.
+    DeflateRuns,
+}
+
 /// Subscribers of one topic that are served alike.
 pub(super) struct Lane {
     pub(super) slot: Slot,
     pub(super) encoding: Encoding,
+    pub(super) form: Form,
     /// Whether its members do not hold the delta before the next one. Of the lanes with delta compression and no rate
     /// there are two: who comes, or was brought on by something else than the deltas themselves, is in the fresh one
     /// until it has got a whole delta.
@@ -187,16 +200,17 @@ impl Subscribers {
         session: u32,
         slot: Slot,
         encoding: Encoding,
+        form: Form,
         interval_ms: u64,
     ) -> Option<Subscription> {
-        self.enter(session, slot, encoding, interval_ms, encoding.is_fossil() && interval_ms == 0)
+        self.enter(session, slot, encoding, form, interval_ms, encoding.is_fossil() && interval_ms == 0)
     }
 
     /// Members of a fresh lane that have just got a whole delta go on in the other; returns who, from where to where.
     /// Those that are held stay.
     pub(super) fn graduate(&mut self, lane_id: u32, mut moved: impl FnMut(u32, Subscription, Subscription)) {
         let Some(lane) = self.lanes.get(lane_id as usize).filter(|lane| lane.fresh) else { return };
-        let (slot, encoding) = (lane.slot, lane.encoding);
+        let (slot, encoding, form) = (lane.slot, lane.encoding, lane.form);
         let mut pos = lane.members.len();
         // From the back: who leaves is replaced by the last, which was looked at already.
         while pos > 0 {
@@ -207,7 +221,7 @@ impl Subscribers {
             if member & HELD != 0 {
                 continue;
             }
-            let Some(to) = self.enter(member, slot, encoding, 0, false) else { return };
+            let Some(to) = self.enter(member, slot, encoding, form, 0, false) else { return };
             let from = Subscription { lane: lane_id, pos: u32::try_from(pos).unwrap_or(NONE) };
             let (swapped, _) = self.leave(from);
             moved(member, from, to);
@@ -225,9 +239,9 @@ impl Subscribers {
         if !lane.encoding.is_fossil() || lane.interval_ms > 0 || lane.fresh {
             return (subscription, None);
         }
-        let (slot, encoding) = (lane.slot, lane.encoding);
+        let (slot, encoding, form) = (lane.slot, lane.encoding, lane.form);
         let Some(member) = lane.members.get(subscription.pos as usize).copied() else { return (subscription, None) };
-        let Some(to) = self.enter(member, slot, encoding, 0, true) else { return (subscription, None) };
+        let Some(to) = self.enter(member, slot, encoding, form, 0, true) else { return (subscription, None) };
         (to, self.leave(subscription).0)
     }
 
@@ -236,11 +250,14 @@ impl Subscribers {
         session: u32,
         slot: Slot,
         encoding: Encoding,
+        form: Form,
         interval_ms: u64,
         fresh: bool,
     ) -> Option<Subscription> {
         let topic = self.slots.get_mut(index(slot))?;
-        let same = |lane: &Lane| lane.encoding == encoding && lane.interval_ms == interval_ms && lane.fresh == fresh;
+        let same = |lane: &Lane| {
+            lane.encoding == encoding && lane.form == form && lane.interval_ms == interval_ms && lane.fresh == fresh
+        };
         let found = topic.lanes.iter().copied().find(|l| self.lanes.get(*l as usize).is_some_and(same));
         let lane_id = match found {
             Some(id) => id,
@@ -248,6 +265,7 @@ impl Subscribers {
                 let id = self.lanes.insert(Lane {
                     slot,
                     encoding,
+                    form,
                     fresh,
                     base: None,
                     interval_ms,
@@ -395,7 +413,7 @@ mod tests {
                 match op {
                     0 if !held_subs.iter().any(|(t, ..)| *t == topic) => {
                         let slot = subscribers.slot(&name(topic), || Traits { class: Class::Latest, flush_ms: 0 });
-                        let subscription = subscribers.join(session, slot, Encoding::Plain, rate * 100).unwrap();
+                        let subscription = subscribers.join(session, slot, Encoding::Plain, Form::Plain, rate * 100).unwrap();
                         sessions.get_mut(&session).unwrap().push((topic, subscription, false));
                     }
                     1 => {

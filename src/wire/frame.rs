@@ -10,7 +10,7 @@ pub const HEADER_BYTES_MAX: usize = 10;
 const FIN: u8 = 0x80;
 
 /// Set on the first frame of a compressed message (RFC 7692 §6).
-pub(super) const RSV1: u8 = 0x40;
+pub const RSV1: u8 = 0x40;
 
 /// Opcodes (RFC 6455 §11.8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

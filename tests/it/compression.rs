@@ -187,3 +187,67 @@ async fn bombs_are_closed_and_cost_next_to_nothing() {
     assert!(grown < 30e6, "{grown} B more than before");
     healthy.is_well(&server).await;
 }
+
+/// What one session gets compressed is what another gets as it is, delta by delta, whether sockets are quick or slow,
+/// throttled or not, with lists or without; and it takes fewer bytes.
+#[tokio::test]
+async fn compressed_deliveries_say_what_plain_ones_say() {
+    let server = Server::open_with("[namespace.slow]\nclass = \"merge\"\nmax_rate = 20.0");
+    let fill = |n: u64| format!("{n} ").repeat(60);
+    let topics = ["stream:a", "latest:b", "merge:c", "slow:d"];
+    for (topic, n) in topics.iter().zip(0..) {
+        server.publish(topic, &json!({"n": 0, "old": fill(n)}));
+    }
+    let (mut narrow, mut list) = (deflating(&server), deflating(&server));
+    let mut plain = server.client().await;
+    let subscribe = json!({"op": "subscribe", "id": 1, "args": topics});
+    let settings = json!({"op": "session", "batch": true, "flush_interval_ms": 50});
+    list.write_all(&frame(0x81, settings.to_string().as_bytes())).unwrap();
+    assert_eq!(message(&mut list)["ok"], true);
+    for socket in [&mut narrow, &mut list] {
+        socket.write_all(&frame(0x81, subscribe.to_string().as_bytes())).unwrap();
+    }
+    plain.subscribe(&topics).await;
+    let commands: Vec<Value> = (1..=200u64)
+        .map(|n| {
+            let topic = topics[usize::try_from(n % 4).unwrap()];
+            json!({"publish": {"channel": topic, "data": {"n": n, (format!("k{}", n % 3)): fill(n)}}})
+        })
+        .collect();
+    for some in commands.chunks(20) {
+        let body = json!({"commands": some}).to_string();
+        let (status, _, answer) = server.http("POST", "/api/batch", &[("content-type", "application/json")], &body);
+        assert_eq!(status, 200, "{answer}");
+    }
+    // Each follows until it has the last delta of each topic.
+    let mut ends: Vec<std::collections::BTreeMap<String, Value>> = Vec::new();
+    for socket in [&mut narrow, &mut list] {
+        let mut end = std::collections::BTreeMap::new();
+        while !done(&end) {
+            take(&mut end, message(socket));
+        }
+        ends.push(end);
+    }
+    let mut end = std::collections::BTreeMap::new();
+    while !done(&end) {
+        take(&mut end, plain.next().await);
+    }
+    assert_eq!(ends[0], end);
+    assert_eq!(ends[1], end);
+    fn done(end: &std::collections::BTreeMap<String, Value>) -> bool {
+        (197..=200).all(|n| end.values().any(|v| v["n"] == n))
+    }
+    fn take(end: &mut std::collections::BTreeMap<String, Value>, message: Value) {
+        let all = message.as_array().cloned().unwrap_or_else(|| vec![message]);
+        for one in all.iter().filter(|one| one["type"].is_string()) {
+            let topic = one["topic"].as_str().unwrap();
+            let state = end.entry(topic.to_owned()).or_insert(Value::Null);
+            match (topic.split(':').next(), one["type"].as_str()) {
+                // A list of what is kept.
+                (Some("stream"), Some("snapshot")) => {}
+                (Some("stream" | "latest"), _) | (_, Some("snapshot")) => *state = one["data"].clone(),
+                _ => json_patch::merge(state, &one["data"]),
+            }
+        }
+    }
+}
