@@ -124,6 +124,12 @@ pub const JOINED_BYTES_MAX: usize = 16 * 1024;
 /// Longest flush interval.
 pub const FLUSH_INTERVAL_MAX: Duration = Duration::from_secs(5);
 
+/// Longest time that a busy shard lets a session that was just visited wait for more, in ms.
+pub const STRETCH_MS_MAX: u32 = 12;
+
+/// Share of its time that a shard is busy, in 1/1,000, from which on that time is at its longest.
+pub const STRETCH_FULL: u64 = 200;
+
 /// Lowest ceiling on its bytes/s that a session may ask for: a snapshot must get through before it is old.
 pub const BYTES_PER_SECOND_MIN: u32 = 1_024;
 

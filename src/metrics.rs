@@ -87,6 +87,7 @@ pub struct ShardStats {
     pub snapshots: Stat,
     pub slow_sessions: Stat,
     pub io_uring: Stat,
+    pub stretch_ms: Stat,
     pub backlog_bytes: Stat,
     pub commands: Stat,
     pub commands_refused: Stat,
@@ -137,6 +138,12 @@ const SHARD_METRICS: &[ShardMetric] = &[
         s.conflated.get()
     }),
     ("snapshots", "Snapshots delivered to sessions", MetricType::Counter, |s| s.snapshots.get()),
+    (
+        "stretch_milliseconds",
+        "Time that busy shards let sessions wait for more, summed over shards",
+        MetricType::Gauge,
+        |s| s.stretch_ms.get(),
+    ),
     ("shards_io_uring", "Shards that flush through io_uring; the others use epoll", MetricType::Gauge, |s| {
         s.io_uring.get()
     }),

@@ -93,7 +93,10 @@ impl Shard {
         if session.chain.is_empty() {
             return;
         }
-        let wait_ms = u32::from(session.chain.wait_ms());
+        let wait_ms = match u32::from(session.chain.wait_ms()) {
+            0 => 0,
+            wait_ms => wait_ms.max(self.load.stretch_ms()),
+        };
         let since_ms = clock32(now_ms).wrapping_sub(session.visited_ms);
         if !hurry && since_ms < wait_ms && session.backlog.is_none() {
             session.chain.parked = true;

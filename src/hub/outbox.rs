@@ -67,7 +67,7 @@ impl Chain {
         self.head == NONE
     }
 
-    /// How long after the last visit it may wait; 0 is not at all.
+    /// How long after the last visit it may wait: 0 is not at all, 1 a little, if the shard is busy.
     pub(super) fn wait_ms(self) -> u16 {
         if self.is_empty() { 0 } else { self.wait_ms }
     }
@@ -145,7 +145,8 @@ impl Outbox {
         shelved.links += 1;
         let wait_ms = match shelved.piece.deliveries {
             0 => 0,
-            _ => shelved.piece.wait_ms.max(chain.floor_ms),
+            // Whatever is no reply may be made to wait a little where the shard is busy.
+            _ => shelved.piece.wait_ms.max(chain.floor_ms).max(1),
         };
         let link = Link { piece, next: NONE };
         let at = match self.links.get_mut(self.free_links as usize) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::backlog::Backlog;
 use super::shard::Shard;
-use crate::limits::{BYTES_PER_SECOND_MIN, DRAIN_CHUNK_BYTES};
+use crate::limits::{BYTES_PER_SECOND_MIN, DRAIN_CHUNK_BYTES, STRETCH_FULL, STRETCH_MS_MAX};
 
 /// The low half of the shard's clock. Of two times of it the difference is right, as long as it is below seven weeks.
 #[allow(clippy::cast_possible_truncation, reason = "that is what it does")]
@@ -17,6 +17,43 @@ pub(super) fn clock32(ms: u64) -> u32 {
 /// Visits made together cost half of what they cost one by one.
 pub(super) fn in_step(at_ms: u64, wait_ms: u32) -> u64 {
     at_ms.next_multiple_of(u64::from(wait_ms / 4).clamp(1, 25))
+}
+
+/// How busy a shard is, and how long it therefore lets a session that was just visited wait for more: the busier, the
+/// longer, so that visits carry more and the shard becomes less busy. Nobody waits who was not visited for so long.
+#[derive(Debug, Default)]
+pub(super) struct Load {
+    window_began_us: u64,
+    busy_us: u64,
+    /// Share of the time spent in ticks, in 1/1,000, smoothed.
+    busy: u64,
+}
+
+/// Time over which a shard's busy share is taken.
+const LOAD_WINDOW_US: u64 = 20_000;
+
+impl Load {
+    /// A tick has ended at `now` after so many µs.
+    pub(super) fn ticked(&mut self, now: std::time::Duration, took_us: u64) {
+        let now_us = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+        self.busy_us += took_us;
+        let window_us = now_us.saturating_sub(self.window_began_us);
+        if window_us < LOAD_WINDOW_US {
+            return;
+        }
+        let busy = (self.busy_us * 1_000 / window_us).min(1_000);
+        // A quiet time is forgotten as fast as it was long.
+        let weight = (window_us / LOAD_WINDOW_US).clamp(1, 4);
+        self.busy = (self.busy * (4 - weight) + busy * weight) / 4;
+        self.window_began_us = now_us;
+        self.busy_us = 0;
+    }
+
+    /// The wait, in ms.
+    pub(super) fn stretch_ms(&self) -> u32 {
+        let ms = self.busy * u64::from(STRETCH_MS_MAX) / STRETCH_FULL;
+        u32::try_from(ms).unwrap_or(STRETCH_MS_MAX).min(STRETCH_MS_MAX)
+    }
 }
 
 /// A ceiling on a session's bytes a second: after each write it is silent until the bytes are paid for.
@@ -140,6 +177,19 @@ mod tests {
         pace.spend(1_000, 50_000);
         assert_eq!(pace.wait_until(50_000), Some(50_100));
         assert_eq!(pace.wait_until(50_100), None);
+    }
+
+    #[test]
+    fn the_busier_the_longer_and_rest_is_noticed() {
+        let at = std::time::Duration::from_millis;
+        let mut load = Load::default();
+        assert_eq!(load.stretch_ms(), 0);
+        (1..=40).for_each(|n| load.ticked(at(20 * n), 1_000));
+        let quiet = load.stretch_ms();
+        (41..=80).for_each(|n| load.ticked(at(20 * n), 19_000));
+        assert!(quiet < 3 && load.stretch_ms() == STRETCH_MS_MAX, "{quiet} {load:?}");
+        load.ticked(at(5_000), 100);
+        assert_eq!(load.stretch_ms(), 0);
     }
 
     #[test]

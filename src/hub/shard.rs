@@ -22,7 +22,7 @@ use super::event::{Event, NewSession, Request, SessionKey};
 use super::flush::{self, Flush};
 use super::flushing::Visit;
 use super::outbox::{Chain, Outbox, Piece};
-use super::pacing::{Timers, clock32};
+use super::pacing::{Load, Timers, clock32};
 use super::queue::QueueReceiver;
 use super::session::{Session, Stage};
 use super::subscribers::{Subscribers, Subscription, Traits};
@@ -96,6 +96,7 @@ pub(super) struct Shard {
     pub(super) visits: Vec<Visit>,
     pub(super) backend: Box<dyn Flush>,
     pub(super) timers: Timers,
+    pub(super) load: Load,
     /// There is more to do: no sleep before the next tick.
     pub(super) again: bool,
     started: Instant,
@@ -150,6 +151,7 @@ impl Shard {
             visits: Vec::new(),
             backend,
             timers: Timers::default(),
+            load: Load::default(),
             again: false,
             started: Instant::now(),
             now_ms: 0,
@@ -179,6 +181,8 @@ impl Shard {
             self.stats.ticks.add(1);
             self.stats.busy_us.add(took);
             self.stats.tick_us_max.raise(took);
+            self.load.ticked(self.started.elapsed(), took);
+            self.stats.stretch_ms.set(u64::from(self.load.stretch_ms()));
             if self.drain.is_some() && self.sessions.is_empty() {
                 return;
             }
