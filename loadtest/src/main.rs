@@ -6,6 +6,7 @@ mod capacity;
 mod chart;
 mod check;
 mod decode;
+mod inflate;
 mod ingest;
 mod ladder;
 mod peer;

@@ -235,6 +235,8 @@ async fn measure(args: &RunArgs) -> anyhow::Result<Report> {
             tongue: workload.tongue,
             max_rate: workload.max_rate,
             slow_every: workload.slow_every,
+            deflate: workload.deflate,
+            batch: workload.batch,
             payload_clock: !workload.is_replay(),
             receive_buffer: args.receive_buffer,
             sessions: chunk.to_vec(),

@@ -15,6 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::check::{States, Track};
 use crate::decode::{self, Decoder};
+use crate::inflate::Inflated;
 use crate::tongue::{Heard, Since, Tongue};
 use crate::workload::Class;
 
@@ -29,6 +30,9 @@ pub(crate) const BUFFER_BYTES: usize = 512 * 1024;
 
 /// Receive buffer of a session that never reads.
 const SLOW_BUFFER_BYTES: u32 = 4_096;
+
+/// What a browser offers (RFC 7692 §7).
+const DEFLATE: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
 
 /// Faults whose text is kept.
 const FAULTS_KEPT: usize = 5;
@@ -48,6 +52,10 @@ pub(crate) struct Shared {
     pub(crate) topics: Vec<String>,
     pub(crate) classes: Vec<Class>,
     pub(crate) tongue: Tongue,
+    /// Whether several deliveries are asked for in one message.
+    pub(crate) batch: bool,
+    /// Set where permessage-deflate is offered.
+    pub(crate) inflated: Option<RefCell<Inflated>>,
     pub(crate) max_rate: Option<f64>,
     pub(crate) receive_buffer: u32,
     pub(crate) clock: Clock,
@@ -102,6 +110,7 @@ impl Shared {
 
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
+const TEXT_DEFLATED: u8 = 0x41;
 const CLOSE: u8 = 8;
 const PING: u8 = 9;
 
@@ -116,10 +125,10 @@ fn head(bytes: &[u8]) -> anyhow::Result<Option<(u8, usize, usize)>> {
         [_, second, ..] if second & 0x80 != 0 => bail!("a masked frame from a server"),
         _ => return Ok(None),
     };
-    if first & 0xf0 != 0x80 {
+    if first & 0xb0 != 0x80 {
         bail!("a frame that begins with {first:#x}");
     }
-    Ok(Some((first & 0x0f, header, len)))
+    Ok(Some((first & 0x4f, header, len)))
 }
 
 /// Appends a client frame.
@@ -218,9 +227,10 @@ impl Session {
         let topics = self.args(shared);
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{}\r\n",
             shared.tongue.path(&topics),
-            shared.server
+            shared.server,
+            if shared.inflated.is_some() { DEFLATE } else { "" }
         );
         stream.write_all(request.as_bytes()).await?;
         let mut head = Vec::with_capacity(256);
@@ -244,6 +254,9 @@ impl Session {
         self.replies_due.set(replies);
         self.partial.borrow_mut().clear();
         let mut bytes = Vec::new();
+        if shared.batch {
+            masked(OpCode::Text, b"{\"op\":\"session\",\"batch\":true}", &mut bytes);
+        }
         for (opcode, message) in messages {
             masked(opcode, &message, &mut bytes);
         }
@@ -317,6 +330,12 @@ impl Session {
             let Some(payload) = bytes.get(at + header..at + header + len) else { break };
             at += header + len;
             match opcode {
+                TEXT_DEFLATED => {
+                    add(&shared.counts.bytes, (header + len) as u64);
+                    let inflated = shared.inflated.as_ref().context("compressed, and nobody asked for it")?;
+                    let text = inflated.borrow_mut().message(payload)?;
+                    self.message(shared, &text, &mut answer)?;
+                }
                 TEXT | BINARY => {
                     add(&shared.counts.bytes, (header + len) as u64);
                     self.message(shared, payload, &mut answer)?;

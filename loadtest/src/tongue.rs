@@ -140,6 +140,12 @@ impl Tongue {
         hear: &mut dyn FnMut(Heard<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         match self {
+            // A list is what one visit brought.
+            Self::Plain if message.starts_with(b"[") => {
+                let list: Vec<&serde_json::value::RawValue> =
+                    serde_json::from_slice(message).context("a list that is no JSON")?;
+                list.into_iter().try_for_each(|one| hear(Heard::Envelope(one.get().as_bytes())))
+            }
             Self::Plain | Self::Nchan => hear(Heard::Envelope(message)),
             Self::Centrifuge => {
                 for line in message.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {

@@ -19,6 +19,7 @@ use tokio::task::{JoinHandle, LocalSet};
 
 use crate::check::{State, States};
 use crate::decode::Decoder;
+use crate::inflate::Inflated;
 use crate::session::{BUFFER_BYTES, Clock, Counts, LATENCY_US_MAX, Session, Shared};
 use crate::tongue::Tongue;
 use crate::workload::Class;
@@ -37,6 +38,8 @@ pub(crate) struct Spec {
     pub(crate) max_rate: Option<f64>,
     /// One session in so many never reads; 0 is none.
     pub(crate) slow_every: usize,
+    pub(crate) deflate: bool,
+    pub(crate) batch: bool,
     pub(crate) payload_clock: bool,
     pub(crate) receive_buffer: u32,
     /// Topics of each session.
@@ -127,6 +130,8 @@ async fn work() -> anyhow::Result<()> {
         topics: spec.topics,
         classes: spec.classes,
         tongue: spec.tongue,
+        batch: spec.batch,
+        inflated: spec.deflate.then(|| RefCell::new(Inflated::default())),
         max_rate: spec.max_rate,
         receive_buffer: spec.receive_buffer,
         clock: if spec.payload_clock { Clock::Payload } else { Clock::None },

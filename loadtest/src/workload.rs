@@ -98,6 +98,12 @@ pub(crate) struct RunArgs {
     /// How sessions speak
     #[arg(long, default_value = "plain")]
     pub(crate) dialect: Tongue,
+    /// Offer permessage-deflate
+    #[arg(long)]
+    pub(crate) deflate: bool,
+    /// Ask for what a visit brings in one message (`plain`; in Centrifuge it always is)
+    #[arg(long)]
+    pub(crate) batch: bool,
     /// Another server in place of ours, by name; see `make bench-peers`
     #[arg(long, conflicts_with_all = ["url", "via", "dialect"])]
     pub(crate) peer: Option<Peer>,
@@ -176,6 +182,8 @@ pub(crate) struct Workload {
     pub(crate) tongue: Tongue,
     pub(crate) peer: Option<Peer>,
     pub(crate) slow_every: usize,
+    pub(crate) deflate: bool,
+    pub(crate) batch: bool,
 }
 
 #[derive(Debug, clap::Parser)]
@@ -218,6 +226,8 @@ impl RunArgs {
             seed: self.seed,
             tongue: self.peer.map_or(self.dialect, Peer::tongue),
             peer: self.peer,
+            deflate: self.deflate,
+            batch: self.batch && self.dialect == Tongue::Plain,
             slow_every: self.slow_every.unwrap_or(if self.workload == Name::W6 { 100 } else { 0 }),
         }
     }

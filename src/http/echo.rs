@@ -6,12 +6,12 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::handover::Handover;
 use super::upgrade::{accept, negotiated};
 use super::{Shared, failure, pages};
 use crate::limits::{CLOSE_TIMEOUT, ECHO_IDLE_TIMEOUT, ECHO_MESSAGE_BYTES_MAX, ECHO_SESSIONS_MAX, READ_BUFFER_BYTES};
@@ -38,17 +38,19 @@ pub(super) async fn echo(state: Shared, request: Request) -> Response {
         return failure(StatusCode::SERVICE_UNAVAILABLE, "as many sessions are echoed as there is room for");
     };
     let deflate = if state.config.server.compression { negotiated(request.headers()) } else { None };
-    let (mut request, response) = match accept(request, deflate, None) {
+    let (request, response) = match accept(request, deflate, None) {
         Ok(accepted) => accepted,
         Err(refused) => return *refused,
     };
-    let upgraded = hyper::upgrade::on(&mut request);
-    tokio::spawn(async move {
-        let Ok(upgraded) = upgraded.await else { return };
-        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
-        // A socket that breaks ends its session, and that is all there is to it.
-        let _ = Echo::new(deflate.is_some()).run(parts.io.into_inner(), &parts.read_buf).await;
-        drop(permit);
+    let Some(handover) = request.extensions().get::<Handover>() else {
+        return failure(StatusCode::INTERNAL_SERVER_ERROR, "this connection cannot be upgraded");
+    };
+    handover.to(move |socket, early| {
+        tokio::spawn(async move {
+            // A socket that breaks ends its session, and that is all there is to it.
+            let _ = Echo::new(deflate.is_some()).run(socket, &early).await;
+            drop(permit);
+        });
     });
     response.map(|()| Body::empty())
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::State;
+use super::handover::Handover;
 use crate::limits::{HTTP_CONNECTIONS_MAX, NOTSENT_LOWAT_BYTES};
 
 /// Connections that wait in the kernel to be accepted.
@@ -75,8 +76,11 @@ impl Listener {
 }
 
 async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, state: &Arc<State>) {
+    let handover = Handover::default();
+    let taken = handover.clone();
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(handover.clone());
         router.clone().oneshot(request.map(Body::new))
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -84,10 +88,16 @@ async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, state: &Arc<
         .header_read_timeout(state.config.limits.handshake_timeout)
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    if let Err(error) = connection.await
-        && error.is_timeout()
-    {
-        state.metrics.handshake_timeouts.inc();
+        .without_shutdown();
+    match connection.await {
+        Ok(parts) => {
+            if let Some(taker) = taken.take() {
+                taker(parts.io.into_inner(), parts.read_buf);
+            }
+        }
+        Err(error) if error.is_timeout() => {
+            state.metrics.handshake_timeouts.inc();
+        }
+        Err(_) => {}
     }
 }

@@ -3,6 +3,7 @@
 
 mod addresses;
 mod echo;
+mod handover;
 mod listener;
 mod operate;
 mod origin;

@@ -7,11 +7,10 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::server::create_response;
 
 use super::addresses::Refused;
+use super::handover::Handover;
 use super::{Shared, State, failure, origin};
 use crate::auth::Identity;
 use crate::hub::NewSession;
@@ -102,7 +101,7 @@ async fn upgrade(state: Arc<State>, request: Request, dialect: Dialect, subproto
         false => None,
     };
     let bearer = text(header::AUTHORIZATION).and_then(|v| v.strip_prefix("Bearer ")).map(str::to_owned);
-    let (mut request, response) = match accept(request, deflate, subprotocol) {
+    let (request, response) = match accept(request, deflate, subprotocol) {
         Ok(accepted) => accepted,
         Err(refused) => {
             state.metrics.refused_upgrade("handshake");
@@ -133,14 +132,14 @@ async fn upgrade(state: Arc<State>, request: Request, dialect: Dialect, subproto
             return refuse("address_rate", StatusCode::TOO_MANY_REQUESTS, "too many new sessions from this address");
         }
     };
-    let upgraded = hyper::upgrade::on(&mut request);
+    let Some(handover) = request.extensions().get::<Handover>() else {
+        return refuse("handshake", StatusCode::INTERNAL_SERVER_ERROR, "this connection cannot be upgraded");
+    };
     let state = state.clone();
-    tokio::spawn(async move {
-        let Ok(upgraded) = upgraded.await else { return };
-        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
-        let Ok(socket) = parts.io.into_inner().into_std() else { return };
+    handover.to(move |socket, early| {
+        let Ok(socket) = socket.into_std() else { return };
         let deflate = deflate.is_some();
-        let session = NewSession { socket, dialect, deflate, early: parts.read_buf, identity, permit };
+        let session = NewSession { socket, dialect, deflate, early, identity, permit };
         match state.hub.place(Box::new(session)) {
             Ok(()) => {
                 state.metrics.upgrades.inc();
