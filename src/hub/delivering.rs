@@ -179,7 +179,7 @@ impl Shard {
         }
         let mut piece =
             piece.unwrap_or_else(|| run.piece(replaceable, lane.encoding.dialect(), lane.form, &mut self.deflating));
-        piece.wait_ms = topic.flush_ms;
+        piece.wait_ms = topic.flush_ms.max(1);
         piece.seen_ms = run.first.seen_ms;
         let piece = self.outbox.piece(piece);
         for index in lane.receivers() {
@@ -254,7 +254,7 @@ impl Shard {
         let (replaced, start) = (Some(lane.slot), lane.sent);
         let seen_ms = topic.ring.back().map_or(0, |newest| newest.ts.unwrap_or(newest.taken_ms));
         let bytes = if lane.form == Form::Plain { bytes } else { self.deflating.frame(&bytes) };
-        let piece = Piece { wait_ms: topic.flush_ms, seen_ms, ..Piece::delivery(bytes, replaced, start) };
+        let piece = Piece { wait_ms: topic.flush_ms.max(1), seen_ms, ..Piece::delivery(bytes, replaced, start) };
         let piece = self.outbox.piece(piece);
         for index in lane.receivers() {
             if let Some(session) = self.sessions.get_mut(index as usize) {

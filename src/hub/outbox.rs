@@ -18,7 +18,8 @@ pub(super) struct Piece {
     pub(super) cuts: Vec<Cut>,
     /// Deliveries in it.
     pub(super) deliveries: u32,
-    /// How long after a session's last visit it may wait for others to go with it.
+    /// How long after a session's last visit it may wait for others to go with it, ms: 0 is not at all, 1 as long as a busy
+    /// shard makes it wait.
     pub(super) wait_ms: u16,
     /// When the first delta in it was seen, Unix ms, where its age is only known at the visit; else 0.
     pub(super) seen_ms: u64,
@@ -143,10 +144,10 @@ impl Outbox {
     pub(super) fn link(&mut self, session: u32, chain: &mut Chain, piece: u32) {
         let Some(shelved) = self.pieces.get_mut(piece as usize) else { return };
         shelved.links += 1;
-        let wait_ms = match shelved.piece.deliveries {
+        let wait_ms = match shelved.piece.wait_ms {
+            // Replies, and what brings somebody on, which is asked for piece by piece.
             0 => 0,
-            // Whatever is no reply may be made to wait a little where the shard is busy.
-            _ => shelved.piece.wait_ms.max(chain.floor_ms).max(1),
+            wait_ms => wait_ms.max(chain.floor_ms),
         };
         let link = Link { piece, next: NONE };
         let at = match self.links.get_mut(self.free_links as usize) {
