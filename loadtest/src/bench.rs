@@ -27,7 +27,7 @@ pub(crate) struct BenchArgs {
     /// Workloads, such as w1,w3
     #[arg(long, value_delimiter = ',')]
     pub(crate) only: Vec<Name>,
-    /// Servers, such as us,uws,floor; see the tables for their names
+    /// Servers, such as us,us-100-ms,uwebsockets,floor: the names in the tables, in small letters and with dashes
     #[arg(long, value_delimiter = ',')]
     pub(crate) servers: Vec<String>,
     /// Share of the sessions, for trying out
@@ -68,6 +68,12 @@ struct Contender {
     workload: &'static str,
     server: &'static str,
     args: RunArgs,
+}
+
+/// A server's name as it is written on the command line: `us-100-ms`.
+fn slug(name: &str) -> String {
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join("-").to_lowercase()
 }
 
 /// A share of `n`, at least one.
@@ -139,11 +145,7 @@ fn contenders(args: &BenchArgs, capacity: f64) -> Vec<Contender> {
     let wanted = |c: &Contender| {
         let name = |n: &Name| format!("{n:?}").to_lowercase();
         (args.only.is_empty() || args.only.iter().any(|n| c.workload.starts_with(&name(n))))
-            && (args.servers.is_empty()
-                || args
-                    .servers
-                    .iter()
-                    .any(|s| s == c.server || c.args.peer.is_some_and(|p| *s == format!("{p:?}").to_lowercase())))
+            && (args.servers.is_empty() || args.servers.iter().any(|s| *s == slug(c.server)))
             && c.args.peer.is_none_or(Peer::is_installed)
     };
     all.retain(wanted);

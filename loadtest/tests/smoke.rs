@@ -102,3 +102,48 @@ fn replay_of_recordings() {
     assert!(report["published"].as_u64() > Some(2_000));
     assert_eq!(report["recording"]["malformed"], 0);
 }
+
+#[test]
+fn slow_sessions_do_not_hurt_the_others() {
+    let args = ["run", "w6", "--sessions", "60", "--slow-every", "10", "--rate", "3000", "--payload", "1500"];
+    let report = passes(&[&args[..], &["--seconds", "3"]].concat());
+    assert_eq!(report["workload"]["slow_every"], 10);
+}
+
+#[test]
+fn overload_is_conflated() {
+    for class in ["latest", "merge"] {
+        let report = passes(&["run", "w7", "--sessions", "10", "--seconds", "2", "--rate", "20000", "--class", class]);
+        assert!(report["represented"].as_u64() >= report["deliveries"].as_u64(), "{class}");
+    }
+}
+
+#[test]
+fn every_dialect_compressed_and_not() {
+    for dialect in ["plain", "centrifuge"] {
+        let plain = passes(&["run", "w2", "--sessions", "30", "--seconds", "2", "--dialect", dialect]);
+        let args = ["run", "w2", "--sessions", "30", "--seconds", "2", "--dialect", dialect, "--deflate", "--batch"];
+        let deflated = passes(&args);
+        assert_eq!(plain["represented"], deflated["represented"]);
+        assert!(deflated["bytes"].as_u64() < plain["bytes"].as_u64(), "{dialect}: no bytes were saved");
+    }
+}
+
+#[test]
+fn the_floor_carries_a_broadcast() {
+    for peer in ["floor", "floor-uring"] {
+        passes(&["run", "w1", "--sessions", "40", "--seconds", "2", "--peer", peer]);
+    }
+}
+
+#[test]
+fn a_stream_is_read_into_topics_that_nobody_wants() {
+    let output = Command::new(env!("CARGO_BIN_EXE_nexus-loadtest"))
+        .args(["ingest", "--entries", "20000", "--quiet", "--server"])
+        .arg(server())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("20000 entries") && text.contains("deltas/s"), "{text}");
+}

@@ -20,6 +20,8 @@ mod flush;
 mod flushing;
 mod outbox;
 mod pacing;
+#[doc(hidden)]
+pub mod parts;
 mod queue;
 mod reading;
 mod retuning;
