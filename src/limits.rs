@@ -95,7 +95,7 @@ pub const TICK_EVENTS_MAX: usize = 8_192;
 
 /// Deltas of one conflatable topic that a shard keeps while somebody is behind on it. Who is further behind
 /// gets the snapshot.
-pub const CONFLATE_WINDOW: usize = 128;
+pub const CONFLATE_WINDOW: usize = 512;
 
 /// Deltas of one topic that a shard keeps while a subscribe of it is under way. Past it: the subscriber is
 /// disconnected with "reconnect".

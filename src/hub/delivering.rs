@@ -92,6 +92,7 @@ impl Shard {
         let start = topic.last;
         let cursor = Cursor { offset: delta.offset, seq: start.seq + 1 };
         topic.last = cursor;
+        topic.moved_ms = self.now_ms;
         if topic.class.conflatable() || topic.waiting > 0 {
             if topic.ring.is_empty() {
                 self.ringed.push(slot);

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::backlog::{Backlog, frame_bytes};
 use super::deflating::{self, any_compressed};
@@ -21,6 +22,9 @@ use crate::wire::frame::{self, HEADER_BYTES_MAX, Opcode};
 
 /// Gathered bytes from which on a batch of visits is made, however few they are.
 const BATCH_BYTES: usize = 1 << 20;
+
+/// Deltas of one topic in one visit from which on they are conflated.
+const CONFLATE_DELIVERIES: u32 = 8;
 
 /// A visit that is about to be made.
 pub(super) struct Visit {
@@ -104,9 +108,14 @@ impl Shard {
             return;
         }
         let chain = session.chain.take();
+        let live = session.is_live();
         if session.backlog.is_some() || !self.may_send(index) {
             self.keep(index, chain, 0);
             self.outbox.release(chain);
+            return;
+        }
+        if live && self.is_worth_conflating(chain) {
+            self.conflate(index, chain);
             return;
         }
         let Some(session) = self.sessions.get_mut(index as usize) else { return };
@@ -149,6 +158,52 @@ impl Shard {
             }
         };
         self.visits.push(Visit { index, chain, deliveries, load, joined, sent: Sent::Gone });
+    }
+
+    /// Whether a session waited for so long, or a topic moved so fast, that one delivery in place of many is due.
+    fn is_worth_conflating(&self, chain: Chain) -> bool {
+        let mut topics: SmallVec<[(Slot, u32); 4]> = SmallVec::new();
+        for piece in self.outbox.chain(chain) {
+            let Some(slot) = piece.topic else { continue };
+            let waiting = match topics.iter_mut().find(|(other, _)| *other == slot) {
+                Some((_, waiting)) => {
+                    *waiting += piece.deliveries;
+                    *waiting
+                }
+                None => {
+                    // Nobody looks at more than a few: one that moves fast is among them sooner or later.
+                    if topics.len() < 4 {
+                        topics.push((slot, piece.deliveries));
+                    }
+                    piece.deliveries
+                }
+            };
+            if waiting >= CONFLATE_DELIVERIES {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Puts one delivery of each conflatable topic in place of those that wait, and makes the session dirty again.
+    fn conflate(&mut self, index: u32, chain: Chain) {
+        let pieces: Vec<u32> = self.outbox.numbers(chain).collect();
+        for number in pieces {
+            let Some(session) = self.sessions.get_mut(index as usize) else { break };
+            match self.outbox.get(number).map(|piece| (piece.topic, piece.start)) {
+                Some((Some(topic), start)) => owe(session, &mut self.subscribers, topic, start),
+                _ => self.outbox.link(index, &mut session.chain, number),
+            }
+        }
+        self.outbox.release(chain);
+        let mut at = 0;
+        while let Some(holds) = self.sessions.get(index as usize).map(|s| s.holds.len()).filter(|holds| at < *holds) {
+            self.release(index, at);
+            // Those that must wait, for a snapshot or their lane, are passed over.
+            if self.sessions.get(index as usize).is_some_and(|s| s.holds.len() == holds) {
+                at += 1;
+            }
+        }
     }
 
     /// Makes the visits that were prepared.

@@ -177,6 +177,21 @@ impl Outbox {
         chain.wait_ms = chain.wait_ms.min(wait_ms);
     }
 
+    /// A piece by its number.
+    pub(super) fn get(&self, number: u32) -> Option<&Piece> {
+        self.pieces.get(number as usize).map(|shelved| &shelved.piece)
+    }
+
+    /// The numbers of a chain's pieces, in order.
+    pub(super) fn numbers(&self, chain: Chain) -> impl Iterator<Item = u32> {
+        let mut at = chain.head;
+        std::iter::from_fn(move || {
+            let link = self.links.get(at as usize)?;
+            at = link.next;
+            Some(link.piece)
+        })
+    }
+
     /// The pieces of a chain, in order.
     pub(super) fn chain(&self, chain: Chain) -> impl Iterator<Item = &Piece> {
         let mut at = chain.head;

@@ -29,7 +29,7 @@ use super::subscribers::{Subscribers, Subscription, Traits};
 use super::sweeping::Drain;
 use crate::clock::unix_ms;
 use crate::config::{Class, Config};
-use crate::limits;
+use crate::limits::{self, STRETCH_MS_MAX};
 use crate::metrics::ShardStats;
 use crate::topic::{ShardId, Slot};
 use crate::wire::close::CloseReason;
@@ -44,6 +44,9 @@ const POLL_EVENTS: usize = 4_096;
 
 /// Length of a reply from which on it is compressed.
 const COMPRESS_REPLY_BYTES_MIN: usize = 1_024;
+
+/// Time between two looks at rings that may be let go of, in ms.
+const RINGS_EVERY_MS: u64 = 16;
 
 /// Time between two slices of the sweep.
 pub(super) const SWEEP_EVERY: Duration = Duration::from_millis(50);
@@ -73,8 +76,10 @@ pub(super) struct Shard {
     pub(super) graduating: Vec<u32>,
     /// When throttled lanes may deliver again.
     pub(super) dues: BinaryHeap<Reverse<(u64, u32)>>,
-    /// Topics whose ring may be let go of at the end of the tick.
+    /// Topics whose ring may be let go of some time.
     pub(super) ringed: Vec<Slot>,
+    /// When that is looked at next.
+    next_rings_ms: u64,
     pub(super) conflations: Conflations,
     pub(super) asks: Slab<Ask>,
     pub(super) tick_asks: HashMap<AskKey, u32>,
@@ -136,6 +141,7 @@ impl Shard {
             graduating: Vec::new(),
             dues: BinaryHeap::new(),
             ringed: Vec::new(),
+            next_rings_ms: 0,
             conflations: Conflations::default(),
             asks: Slab::new(),
             tick_asks: HashMap::new(),
@@ -262,20 +268,35 @@ impl Shard {
         self.tick_asks.clear();
         self.conflations.clear();
         self.deflating.end_tick();
-        for slot in self.ringed.drain(..) {
-            if let Some(topic) = self.subscribers.topic_mut(slot)
-                && topic.behind == 0
-                && topic.waiting == 0
-            {
-                topic.ring.clear();
-                topic.ring.shrink_to(8);
-            }
-        }
+        self.clear_rings();
         if self.read_buffer.len() < limits::READ_BUFFER_BYTES {
             self.read_buffer.resize(limits::READ_BUFFER_BYTES, 0);
         }
         self.scratch.shrink_to(4 * limits::DRAIN_CHUNK_BYTES);
         self.stats.topics.set(self.subscribers.topics() as u64);
+    }
+
+    /// Lets go of the deltas that nobody needs any more: nobody is behind, and whoever waits for a visit has been visited.
+    fn clear_rings(&mut self) {
+        if self.now_ms < self.next_rings_ms {
+            return;
+        }
+        self.next_rings_ms = self.now_ms + RINGS_EVERY_MS;
+        let (now_ms, subscribers) = (self.now_ms, &mut self.subscribers);
+        self.ringed.sort_unstable();
+        self.ringed.dedup();
+        self.ringed.retain(|slot| {
+            let Some(topic) = subscribers.topic_mut(*slot) else { return false };
+            let waits_ms = u64::from(STRETCH_MS_MAX).max(u64::from(topic.flush_ms)) + RINGS_EVERY_MS;
+            if now_ms.saturating_sub(topic.moved_ms) < 2 * waits_ms {
+                return true;
+            }
+            if topic.behind == 0 && topic.waiting == 0 {
+                topic.ring.clear();
+                topic.ring.shrink_to(8);
+            }
+            false
+        });
     }
 
     fn sleep_time(&self) -> Duration {

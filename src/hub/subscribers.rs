@@ -56,6 +56,8 @@ pub(super) struct TopicSlot {
     pub(super) last: Cursor,
     /// Recent deltas, for those who are behind.
     pub(super) ring: VecDeque<Arc<Delta>>,
+    /// When the last delta came, by the shard's clock.
+    pub(super) moved_ms: u64,
     /// Members that are held, and lanes with something pending: while there are any, the ring is kept.
     pub(super) behind: u32,
     /// Subscribes under way: while there are any, the ring is kept whole.
@@ -137,6 +139,7 @@ impl Subscribers {
             lanes: Vec::new(),
             last: Cursor::default(),
             ring: VecDeque::new(),
+            moved_ms: 0,
             behind: 0,
             waiting: 0,
             detached: false,
