@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{Follower, PROGRAM, Redis, Server};
+use crate::support::{Client, Follower, PROGRAM, Redis, Server};
 
 pub(crate) const NAMESPACES: &str = "[namespace.quotes]\nclass = \"merge\"\n[namespace.book]\nclass = \"merge\"\n[namespace.trades]\nclass = \"stream\"\nhistory_size = 5000\nhistory_bytes = 16000000";
 
@@ -62,46 +62,67 @@ async fn replay_to_everybody(files: &[PathBuf], speed: &str, topics: &[String], 
         ["replay", "--quiet", "--speed", speed, "--to", &redis.url()].iter().map(ToString::to_string).collect();
     args.extend(files.iter().map(|f| f.to_str().unwrap().to_owned()));
     let replay = tokio::task::spawn_blocking(move || Command::new(PROGRAM).args(args).output().unwrap());
-    // The end of the source, by an implementation of merge patch that is not ours.
-    let done = server.address;
-    let watching = sessions.into_iter().map(|mut client| {
+    // Each session is read to the mark that is published last: the server has then seen all there is. What is conflated
+    // for a session may come after the mark (conflation reorders across topics), so each is then read to the end of
+    // every topic. States are followed by an implementation of merge patch that is not ours.
+    let watching = sessions.into_iter().map(|client| {
         let topics = topics.to_vec();
         async move {
-            let mut followers: HashMap<String, Follower> =
-                topics.iter().map(|t| (t.clone(), Follower { state: json!({}), ..Follower::default() })).collect();
-            let mut trades: HashMap<String, u64> = HashMap::new();
-            loop {
-                let message = client.next().await;
-                if message["topic"] == "stream:end" {
-                    return (followers, trades);
-                }
-                let topic = message["topic"].as_str().unwrap().to_owned();
-                if topic.starts_with("trades:") {
-                    *trades.entry(topic.clone()).or_default() += 1;
-                }
-                followers.get_mut(&topic).unwrap().take(&message);
-            }
+            let mut watcher = Watcher::new(client, &topics);
+            while watcher.take().await != "stream:end" {}
+            watcher
         }
     });
     let ending = async {
         let output = replay.await.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         redis.add("stream:end", &json!(1));
-        output
     };
-    let (ends, _) = tokio::join!(futures_util::future::join_all(watching), ending);
-    assert_eq!(done, server.address);
-    for topic in topics.iter().filter(|t| !t.starts_with("stream:")) {
-        let view: Value = serde_json::from_str(&server.get(&format!("/api/topics/{topic}")).1).unwrap();
-        for (followers, trades) in &ends {
-            let follower = &followers[topic];
-            assert_eq!(json!(follower.offset), view["offset"], "{topic}");
+    let (mut watchers, ()) = tokio::join!(futures_util::future::join_all(watching), ending);
+    let views: Vec<(&String, Value)> = topics
+        .iter()
+        .filter(|topic| !topic.starts_with("stream:"))
+        .map(|topic| (topic, serde_json::from_str(&server.get(&format!("/api/topics/{topic}")).1).unwrap()))
+        .collect();
+    let reading = watchers.iter_mut().map(async |watcher| {
+        while views.iter().any(|(topic, view)| json!(watcher.followers[*topic].offset) != view["offset"]) {
+            watcher.take().await;
+        }
+    });
+    futures_util::future::join_all(reading).await;
+    for (topic, view) in &views {
+        for watcher in &watchers {
             if topic.starts_with("trades:") {
-                assert_eq!(trades.get(topic), ends[0].1.get(topic), "{topic}");
+                assert_eq!(watcher.trades.get(*topic), watchers[0].trades.get(*topic), "{topic}");
             } else {
-                assert_eq!(follower.state, view["data"], "{topic}");
+                assert_eq!(watcher.followers[*topic].state, view["data"], "{topic}");
             }
         }
+    }
+}
+
+/// A session on all topics, and what its messages made of each.
+struct Watcher {
+    client: Client,
+    followers: HashMap<String, Follower>,
+    trades: HashMap<String, u64>,
+}
+
+impl Watcher {
+    fn new(client: Client, topics: &[String]) -> Watcher {
+        let follower = |topic: &String| (topic.clone(), Follower { state: json!({}), ..Follower::default() });
+        Watcher { client, followers: topics.iter().map(follower).collect(), trades: HashMap::new() }
+    }
+
+    /// Takes the next message and returns its topic.
+    async fn take(&mut self) -> String {
+        let message = self.client.next().await;
+        let topic = message["topic"].as_str().unwrap().to_owned();
+        if topic.starts_with("trades:") {
+            *self.trades.entry(topic.clone()).or_default() += 1;
+        }
+        self.followers.get_mut(&topic).unwrap().take(&message);
+        topic
     }
 }
 
