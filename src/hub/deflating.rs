@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::backlog::frame_bytes;
+use super::gathering::seams;
 use super::subscribers::Form;
 use crate::protocol::Dialect;
 use crate::wire::deflate::{self, Deflater, Part};
@@ -39,10 +40,15 @@ impl Deflating {
         made.clone()
     }
 
+    /// A frame as sessions of a lane of this form get it.
+    pub(super) fn shaped(&mut self, form: Form, frame: Bytes) -> Bytes {
+        if form == Form::Plain { frame } else { self.frame(&frame) }
+    }
+
     /// Several frames of one topic as one: in `plain` a list.
     pub(super) fn run<'a>(&mut self, frames: impl Iterator<Item = &'a Bytes>, dialect: Dialect) -> Bytes {
         self.body.clear();
-        let between = between(dialect);
+        let [_, between, _] = seams(dialect);
         for frame in frames {
             if !self.body.is_empty() {
                 self.body.extend_from_slice(between);
@@ -63,15 +69,6 @@ impl Deflating {
         self.made.clear();
         self.made.shrink_to(1_024);
         self.body.shrink_to(256 * 1024);
-    }
-}
-
-/// What stands between two messages that are put into one.
-fn between(dialect: Dialect) -> &'static [u8] {
-    match dialect {
-        Dialect::Plain => b",",
-        Dialect::CentrifugeJson => b"\n",
-        Dialect::CentrifugeProtobuf => b"",
     }
 }
 
@@ -99,11 +96,8 @@ pub(super) fn any_compressed(mut frames: &[u8]) -> bool {
 /// of them is no data frame.
 pub(super) fn join(frames: &[u8], dialect: Dialect) -> Option<Bytes> {
     let opcode = dialect.opcode();
-    let list = dialect == Dialect::Plain;
-    let mut parts = Vec::new();
-    if list {
-        parts.push(Part::Plain(b"["));
-    }
+    let [open, between, close] = seams(dialect);
+    let mut parts = vec![Part::Plain(open)];
     let mut rest = frames;
     while !rest.is_empty() {
         let (whole, next) = rest.split_at(frame_bytes(rest).min(rest.len()));
@@ -112,8 +106,8 @@ pub(super) fn join(frames: &[u8], dialect: Dialect) -> Option<Bytes> {
             return None;
         }
         let payload = whole.get(frame::header_bytes(whole)..)?;
-        if parts.len() > usize::from(list) {
-            parts.push(Part::Plain(between(dialect)));
+        if parts.len() > 1 {
+            parts.push(Part::Plain(between));
         }
         parts.push(match b0 & RSV1 {
             // A list goes into the list without its brackets.
@@ -122,9 +116,7 @@ pub(super) fn join(frames: &[u8], dialect: Dialect) -> Option<Bytes> {
         });
         rest = next;
     }
-    if list {
-        parts.push(Part::Plain(b"]"));
-    }
+    parts.push(Part::Plain(close));
     Some(deflate::join(opcode, parts))
 }
 

@@ -4,14 +4,15 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use slab::Slab;
 
 use super::asking::Waiter;
 use super::conflate::Conflated;
 use super::deflating::Deflating;
 use super::event::SessionKey;
-use super::flushing::join;
-use super::outbox::{Cut, Piece};
-use super::session::Hold;
+use super::gathering::join;
+use super::outbox::{Cut, Outbox, Piece};
+use super::session::{Hold, Session};
 use super::shard::Shard;
 use super::subscribers::{Cursor, Form, NONE, Subscription};
 use crate::config::Class;
@@ -56,10 +57,7 @@ impl Run {
     fn piece(&self, topic: Option<Slot>, dialect: Dialect, form: Form, deflating: &mut Deflating) -> Piece {
         let deliveries = u32::try_from(self.len()).unwrap_or(u32::MAX);
         if self.more.is_empty() {
-            let bytes = match form {
-                Form::Plain => self.first.bytes.clone(),
-                _ => deflating.frame(&self.first.bytes),
-            };
+            let bytes = deflating.shaped(form, self.first.bytes.clone());
             return Piece { deliveries, ..Piece::delivery(bytes, topic, self.start) };
         }
         if form == Form::DeflateRuns && self.frames().map(|f| f.bytes.len()).sum::<usize>() <= DRAIN_CHUNK_BYTES {
@@ -69,10 +67,7 @@ impl Run {
         let mut joined = Vec::with_capacity(self.frames().map(|f| f.bytes.len()).sum());
         let mut cuts = Vec::with_capacity(self.len());
         for frame in self.frames() {
-            match form {
-                Form::Plain => joined.extend_from_slice(&frame.bytes),
-                _ => joined.extend_from_slice(&deflating.frame(&frame.bytes)),
-            }
+            joined.extend_from_slice(&deflating.shaped(form, frame.bytes.clone()));
             cuts.push(Cut { end: joined.len(), cursor: frame.cursor });
         }
         if form == Form::Plain && dialect.is_centrifuge() && joined.len() <= JOINED_BYTES_MAX {
@@ -82,6 +77,16 @@ impl Run {
             }
         }
         Piece { deliveries, cuts, ..Piece::delivery(Bytes::from(joined), topic, self.start) }
+    }
+}
+
+/// Shares a piece among sessions.
+fn link_to(sessions: impl Iterator<Item = u32>, piece: Piece, outbox: &mut Outbox, all: &mut Slab<Session>) {
+    let piece = outbox.piece(piece);
+    for index in sessions {
+        if let Some(session) = all.get_mut(index as usize) {
+            outbox.link(index, &mut session.chain, piece);
+        }
     }
 }
 
@@ -174,7 +179,7 @@ impl Shard {
             let made = self.conflations.between(lane.slot, topic, lane.encoding, run.start, run.end());
             if let Conflated::Frame(bytes, count) = made {
                 self.stats.conflated.add((count - 1) * lane.len() as u64);
-                let bytes = if lane.form == Form::Plain { bytes } else { self.deflating.frame(&bytes) };
+                let bytes = self.deflating.shaped(lane.form, bytes);
                 piece = Some(Piece::delivery(bytes, replaceable, run.start));
             }
         }
@@ -182,12 +187,7 @@ impl Shard {
             piece.unwrap_or_else(|| run.piece(replaceable, lane.encoding.dialect(), lane.form, &mut self.deflating));
         piece.wait_ms = topic.flush_ms.max(1);
         piece.seen_ms = run.first.seen_ms;
-        let piece = self.outbox.piece(piece);
-        for index in lane.receivers() {
-            if let Some(session) = self.sessions.get_mut(index as usize) {
-                self.outbox.link(index, &mut session.chain, piece);
-            }
-        }
+        link_to(lane.receivers(), piece, &mut self.outbox, &mut self.sessions);
     }
 
     /// Once the queue is empty: what the lanes have goes to their members.
@@ -254,14 +254,9 @@ impl Shard {
         self.stats.conflated.add((count - 1) * lane.len() as u64);
         let (replaced, start) = (Some(lane.slot), lane.sent);
         let seen_ms = topic.ring.back().map_or(0, |newest| newest.ts.unwrap_or(newest.taken_ms));
-        let bytes = if lane.form == Form::Plain { bytes } else { self.deflating.frame(&bytes) };
+        let bytes = self.deflating.shaped(lane.form, bytes);
         let piece = Piece { wait_ms: topic.flush_ms.max(1), seen_ms, ..Piece::delivery(bytes, replaced, start) };
-        let piece = self.outbox.piece(piece);
-        for index in lane.receivers() {
-            if let Some(session) = self.sessions.get_mut(index as usize) {
-                self.outbox.link(index, &mut session.chain, piece);
-            }
-        }
+        link_to(lane.receivers(), piece, &mut self.outbox, &mut self.sessions);
         lane.due_ms = self.now_ms + lane.interval_ms;
         self.lane_delivered(lane_id);
     }
@@ -397,15 +392,10 @@ impl Shard {
             let before = if lane.interval_ms > 0 { lane.sent } else { start };
             lane.base = None;
             let bytes = snapshot.frame(lane.encoding);
-            let bytes = if lane.form == Form::Plain { bytes } else { self.deflating.frame(&bytes) };
+            let bytes = self.deflating.shaped(lane.form, bytes);
             let piece = Piece::delivery(bytes, conflatable.then_some(slot), before);
             self.stats.snapshots.add(lane.len() as u64);
-            let piece = self.outbox.piece(piece);
-            for index in lane.receivers() {
-                if let Some(session) = self.sessions.get_mut(index as usize) {
-                    self.outbox.link(index, &mut session.chain, piece);
-                }
-            }
+            link_to(lane.receivers(), piece, &mut self.outbox, &mut self.sessions);
             self.lane_delivered(lane_id);
         }
     }
@@ -432,12 +422,12 @@ impl Shard {
                 Some(since_ms) => Notice::Stale { topic: &topic.name, since_ms },
                 None => Notice::Fresh { topic: &topic.name },
             };
-            let piece = self.outbox.piece(Piece::control(lane.encoding.dialect().notice(notice)));
-            for index in lane.members() {
-                if let Some(session) = self.sessions.get_mut(index as usize) {
-                    self.outbox.link(index, &mut session.chain, piece);
-                }
-            }
+            link_to(
+                lane.members(),
+                Piece::control(lane.encoding.dialect().notice(notice)),
+                &mut self.outbox,
+                &mut self.sessions,
+            );
         }
     }
 

@@ -153,6 +153,13 @@ pub(super) enum Event {
     Hurry,
 }
 
+impl Event {
+    /// Whether a few ms do not matter to it where a shard is busy. What somebody waits for in turn does not.
+    pub(super) fn may_wait(&self) -> bool {
+        matches!(self, Self::Open(_) | Self::Delta { .. } | Self::Stale { .. } | Self::Membership { .. })
+    }
+}
+
 /// A token and who shows it.
 #[derive(Debug)]
 pub(super) struct Shown {

@@ -1,27 +1,19 @@
 //! From pieces to sockets: one visit a dirty session, and what happens when a socket takes no more.
 
-use std::ops::Range;
-
 use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::backlog::{Backlog, frame_bytes};
-use super::deflating::{self, any_compressed};
 use super::flush::{Outgoing, Sent};
-use super::outbox::{Chain, Piece};
-use super::pacing::{clock32, in_step};
+use super::gathering::{Gathered, Shape};
+use super::outbox::Chain;
+use super::pacing::{clock32, in_step, visit_time};
 use super::session::{Hold, Session, Stage};
 use super::shard::Shard;
 use super::subscribers::{Cursor, Subscribers, Subscription};
-use crate::limits::{DRAIN_CHUNK_BYTES, JOINED_BYTES_MAX};
 use crate::metrics::ShardStats;
-use crate::protocol::Dialect;
 use crate::topic::Slot;
 use crate::wire::close::CloseReason;
-use crate::wire::frame::{self, HEADER_BYTES_MAX, Opcode};
-
-/// Gathered bytes from which on a batch of visits is made, however few they are.
-const BATCH_BYTES: usize = 1 << 20;
 
 /// Deltas of one topic in one visit from which on they are conflated.
 const CONFLATE_DELIVERIES: u32 = 8;
@@ -31,27 +23,10 @@ pub(super) struct Visit {
     index: u32,
     chain: Chain,
     deliveries: u64,
-    load: Load,
-    /// Several frames were made one: it cannot be cut between them.
-    joined: bool,
+    gathered: Gathered,
+    /// When it was due, in the low half of the shard's clock.
+    time_ms: u32,
     sent: Sent,
-}
-
-/// What it brings.
-enum Load {
-    /// One piece, from where it lies.
-    Shared(Bytes),
-    /// Several, in the scratch buffer.
-    Gathered(Range<usize>),
-}
-
-impl Load {
-    fn bytes<'a>(&'a self, scratch: &'a [u8]) -> &'a [u8] {
-        match self {
-            Self::Shared(bytes) => bytes,
-            Self::Gathered(range) => scratch.get(range.clone()).unwrap_or_default(),
-        }
-    }
 }
 
 impl Shard {
@@ -66,7 +41,7 @@ impl Shard {
         let mut at = 0;
         loop {
             while self.visits.len() < batch
-                && self.scratch.len() < BATCH_BYTES
+                && !self.gathering.is_full()
                 && let Some(index) = self.outbox.dirty.get(at).copied()
             {
                 at += 1;
@@ -107,6 +82,7 @@ impl Shard {
             self.set_timer(index, in_step(now_ms + u64::from(wait_ms - since_ms), wait_ms));
             return;
         }
+        let time_ms = clock32(visit_time(now_ms, since_ms, wait_ms));
         let chain = session.chain.take();
         let live = session.is_live();
         if session.backlog.is_some() || !self.may_send(index) {
@@ -118,50 +94,23 @@ impl Shard {
             self.conflate(index, chain);
             return;
         }
-        let Some(session) = self.sessions.get_mut(index as usize) else { return };
+        let Some(session) = self.sessions.get(index as usize) else { return };
+        let gathered = self.gathering.gather(&self.outbox, chain, Shape::of(session));
         let mut deliveries = 0;
-        let begin = self.scratch.len();
-        let list = session.batch && !session.dialect.is_centrifuge();
-        // A compressed run of a tick is a list already.
-        let split = |piece: &Piece| list && !piece.cuts.is_empty();
-        let only = self.outbox.only(chain).filter(|piece| !split(piece));
-        let one: Option<Bytes> = only.map(|piece| piece.bytes.clone());
         for piece in self.outbox.chain(chain) {
             deliveries += u64::from(piece.deliveries);
             if piece.seen_ms > 0 {
                 self.stats.age(self.unix_ms.saturating_sub(piece.seen_ms), u64::from(piece.deliveries));
             }
-            if one.is_none() {
-                self.scratch.extend_from_slice(&piece.bytes);
-            }
         }
-        let mut joined = false;
-        let load = match one {
-            Some(bytes) => Load::Shared(bytes),
-            None => {
-                // One event for a browser in place of many.
-                let gathered = self.scratch.get(begin..).unwrap_or_default();
-                let most = if list { DRAIN_CHUNK_BYTES } else { JOINED_BYTES_MAX };
-                let one_message = (list || session.dialect.is_centrifuge()) && gathered.len() <= most;
-                if one_message && session.deflate && any_compressed(gathered) {
-                    if let Some(bytes) = deflating::join(gathered, session.dialect) {
-                        joined = true;
-                        self.scratch.truncate(begin);
-                        self.scratch.extend_from_slice(&bytes);
-                    }
-                } else if one_message && join(gathered, session.dialect, &mut self.joined) {
-                    joined = true;
-                    self.scratch.truncate(begin);
-                    self.scratch.extend_from_slice(&self.joined);
-                }
-                Load::Gathered(begin..self.scratch.len())
-            }
-        };
-        self.visits.push(Visit { index, chain, deliveries, load, joined, sent: Sent::Gone });
+        self.visits.push(Visit { index, chain, deliveries, gathered, time_ms, sent: Sent::Gone });
     }
 
     /// Whether a session waited for so long, or a topic moved so fast, that one delivery in place of many is due.
     fn is_worth_conflating(&self, chain: Chain) -> bool {
+        if u32::from(chain.replaceable()) < CONFLATE_DELIVERIES {
+            return false;
+        }
         let mut topics: SmallVec<[(Slot, u32); 4]> = SmallVec::new();
         for piece in self.outbox.chain(chain) {
             let Some(slot) = piece.topic else { continue };
@@ -213,7 +162,7 @@ impl Shard {
             // The one visit of a backend without batches needs no list.
             [visit] => {
                 if let Some(session) = self.sessions.get(visit.index as usize) {
-                    let bytes = visit.load.bytes(&self.scratch);
+                    let bytes = self.gathering.bytes(&self.outbox, &visit.gathered);
                     let mut outgoing = [Outgoing { socket: &session.socket, bytes, sent: Sent::Gone }];
                     self.backend.send(&mut outgoing);
                     let [outgoing] = outgoing;
@@ -224,9 +173,9 @@ impl Shard {
                 let there = |v: &&mut Visit| self.sessions.contains(v.index as usize);
                 let (mut outgoing, mut outcomes) = (Vec::with_capacity(visits.len()), Vec::with_capacity(visits.len()));
                 for visit in visits.iter_mut().filter(there) {
-                    let Visit { index, load, sent, .. } = visit;
+                    let Visit { index, gathered, sent, .. } = visit;
                     if let Some(session) = self.sessions.get(*index as usize) {
-                        let bytes = load.bytes(&self.scratch);
+                        let bytes = self.gathering.bytes(&self.outbox, gathered);
                         outgoing.push(Outgoing { socket: &session.socket, bytes, sent: Sent::Gone });
                         outcomes.push(sent);
                     }
@@ -243,16 +192,16 @@ impl Shard {
         }
         visits.clear();
         self.visits = visits;
-        self.scratch.clear();
+        self.gathering.clear();
     }
 
     /// What a visit came to.
     fn visited(&mut self, visit: &Visit) {
         let now_ms = self.now_ms;
-        let Visit { index, chain, deliveries, joined, .. } = *visit;
+        let Visit { index, chain, deliveries, gathered: Gathered { joined, .. }, time_ms, .. } = *visit;
         let Some(session) = self.sessions.get_mut(index as usize) else { return };
-        session.visited_ms = clock32(now_ms);
-        let bytes = visit.load.bytes(&self.scratch);
+        session.visited_ms = time_ms;
+        let bytes = self.gathering.bytes(&self.outbox, &visit.gathered);
         let len = match visit.sent {
             Sent::All => bytes.len(),
             Sent::Full(n) => n,
@@ -437,40 +386,6 @@ impl Shard {
             }
         }
     }
-}
-
-/// Puts data frames into one: in `plain` a list, in Centrifuge's JSON a line each, in Protobuf one behind the other, as they
-/// carry their lengths. `false` if one of them is no data frame.
-pub(super) fn join(frames: &[u8], dialect: Dialect, out: &mut Vec<u8>) -> bool {
-    let opcode = dialect.opcode();
-    let (open, between, close): (&[u8], &[u8], &[u8]) = match dialect {
-        Dialect::Plain => (b"[", b",", b"]"),
-        Dialect::CentrifugeJson => (b"", b"\n", b""),
-        Dialect::CentrifugeProtobuf => (b"", b"", b""),
-    };
-    out.clear();
-    out.resize(HEADER_BYTES_MAX, 0);
-    out.extend_from_slice(open);
-    let mut rest = frames;
-    while !rest.is_empty() {
-        let (whole, next) = rest.split_at(frame_bytes(rest).min(rest.len()));
-        if whole.first().copied().and_then(Opcode::from_bits) != Some(opcode) {
-            return false;
-        }
-        if out.len() > HEADER_BYTES_MAX + open.len() {
-            out.extend_from_slice(between);
-        }
-        out.extend_from_slice(whole.get(frame::header_bytes(whole)..).unwrap_or_default());
-        rest = next;
-    }
-    out.extend_from_slice(close);
-    let mut header = Vec::with_capacity(HEADER_BYTES_MAX);
-    frame::put_header(&mut header, opcode, out.len() - HEADER_BYTES_MAX);
-    out.drain(..HEADER_BYTES_MAX - header.len());
-    if let Some(room) = out.get_mut(..header.len()) {
-        room.copy_from_slice(&header);
-    }
-    true
 }
 
 /// Notes where a session stands in a topic whose frames it cannot take now.

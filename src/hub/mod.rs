@@ -18,6 +18,7 @@ mod desk;
 mod event;
 mod flush;
 mod flushing;
+mod gathering;
 mod outbox;
 mod pacing;
 #[doc(hidden)]

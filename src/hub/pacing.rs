@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::backlog::Backlog;
 use super::shard::Shard;
-use crate::limits::{BYTES_PER_SECOND_MIN, DRAIN_CHUNK_BYTES, STRETCH_FULL, STRETCH_MS_MAX};
+use crate::limits::{BYTES_PER_SECOND_MIN, DRAIN_CHUNK_BYTES, NAP_MS_MAX, STRETCH_FULL, STRETCH_MS_MAX};
 
 /// The low half of the shard's clock. Of two times of it the difference is right, as long as it is below seven weeks.
 #[allow(clippy::cast_possible_truncation, reason = "that is what it does")]
@@ -16,7 +16,25 @@ pub(super) fn clock32(ms: u64) -> u32 {
 /// The time at which a session that waits `wait_ms` is visited: a little later than it could be, together with others.
 /// Visits made together cost half of what they cost one by one.
 pub(super) fn in_step(at_ms: u64, wait_ms: u32) -> u64 {
-    at_ms.next_multiple_of(u64::from(wait_ms / 4).clamp(1, 25))
+    at_ms.next_multiple_of(step_ms(wait_ms))
+}
+
+fn step_ms(wait_ms: u32) -> u64 {
+    match wait_ms {
+        ..6 => 1,
+        6..24 => STRETCH_STEP_MS,
+        24..100 => 2 * STRETCH_STEP_MS,
+        _ => 25,
+    }
+}
+
+/// The time that counts as that of a visit made at `now_ms`, `since_ms` after the last, by a session that waits
+/// `wait_ms`: the one it was due at, if the shard is only a little late, so that being late once does not put off all
+/// visits to come.
+pub(super) fn visit_time(now_ms: u64, since_ms: u32, wait_ms: u32) -> u64 {
+    let due_ms = in_step((now_ms + u64::from(wait_ms)).saturating_sub(u64::from(since_ms)), wait_ms);
+    let late = due_ms < now_ms && now_ms - due_ms < step_ms(wait_ms);
+    if late { due_ms } else { now_ms }
 }
 
 /// How busy a shard is, and how long it therefore lets a session that was just visited wait for more: the busier, the
@@ -28,6 +46,9 @@ pub(super) struct Load {
     /// Share of the time spent in ticks, in 1/1,000, smoothed.
     busy: u64,
 }
+
+/// The stretch is a multiple of this, ms, so that visits stay in step.
+const STRETCH_STEP_MS: u64 = 3;
 
 /// Time over which a shard's busy share is taken.
 const LOAD_WINDOW_US: u64 = 20_000;
@@ -51,8 +72,14 @@ impl Load {
 
     /// The wait, in ms.
     pub(super) fn stretch_ms(&self) -> u32 {
-        let ms = self.busy * u64::from(STRETCH_MS_MAX) / STRETCH_FULL;
-        u32::try_from(ms).unwrap_or(STRETCH_MS_MAX).min(STRETCH_MS_MAX)
+        let ms = self.busy * self.busy * u64::from(STRETCH_MS_MAX) / (STRETCH_FULL * STRETCH_FULL);
+        let ms = u32::try_from(ms - ms % STRETCH_STEP_MS).unwrap_or(STRETCH_MS_MAX);
+        ms.min(STRETCH_MS_MAX)
+    }
+
+    /// How long the shard lets deltas wait for more before it looks at them; zero with a quiet one.
+    pub(super) fn nap(&self) -> std::time::Duration {
+        std::time::Duration::from_millis(u64::from(self.stretch_ms() / 4).min(NAP_MS_MAX))
     }
 }
 

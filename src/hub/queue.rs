@@ -1,17 +1,30 @@
 //! The one way into a shard: a bounded queue and a waker.
 //!
-//! Producers wake the shard only if it sleeps: with the shard busy, a thousand deltas cost no system call.
+//! Producers wake the shard only if it sleeps: with the shard busy, a thousand deltas cost no system call. A busy shard
+//! that has nothing to do naps: only what cannot wait a few ms wakes it, so that deltas are taken several at a time.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence};
 
 use super::event::Event;
 use crate::limits::{QUEUE_EVENTS_MAX, QUEUE_HIGH_WATER};
 use crate::metrics::Metrics;
 
+/// The shard turns: it will look at the queue by itself.
+const AWAKE: u8 = 0;
+/// It is woken by what is pressing.
+const NAPPING: u8 = 1;
+/// It is woken by anything.
+const ASLEEP: u8 = 2;
+
+/// Events waiting from which on a nap is over.
+const NAP_DEPTH: usize = QUEUE_HIGH_WATER / 16;
+
 #[derive(Default)]
 struct Shared {
-    asleep: AtomicBool,
+    state: AtomicU8,
+    /// Something pressing was sent since the shard last looked.
+    pressing: AtomicBool,
     depth: AtomicUsize,
 }
 
@@ -44,11 +57,12 @@ impl QueueSender {
     /// Hands `event` to the shard. Blocks while the queue is full, which sources avoid by asking
     /// [`QueueSender::has_room`] first. After the shard has ended, nothing happens.
     pub(super) fn send(&self, event: Event) {
-        self.shared.depth.fetch_add(1, Ordering::Relaxed);
+        let depth = self.shared.depth.fetch_add(1, Ordering::Relaxed) + 1;
+        let pressing = !event.may_wait() || depth >= NAP_DEPTH;
         let outcome = self.events.try_send(event).or_else(|e| match e {
             flume::TrySendError::Full(event) => {
                 self.metrics.queue_full.inc();
-                self.wake();
+                self.wake(true);
                 self.events.send(event).map_err(drop)
             }
             flume::TrySendError::Disconnected(_) => Err(()),
@@ -57,13 +71,18 @@ impl QueueSender {
             self.shared.depth.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        self.wake();
+        self.wake(pressing);
     }
 
-    fn wake(&self) {
-        // Pairs with the fence in `sleep`: either the shard sees the event, or this sees that it sleeps.
+    fn wake(&self, pressing: bool) {
+        if pressing {
+            self.shared.pressing.store(true, Ordering::Release);
+        }
+        // Pairs with the fences in `sleep` and `nap`: either the shard sees the event, or this sees that it rests.
         fence(Ordering::SeqCst);
-        if self.shared.asleep.load(Ordering::Relaxed) && self.shared.asleep.swap(false, Ordering::Relaxed) {
+        let state = self.shared.state.load(Ordering::Relaxed);
+        let wakes = state == ASLEEP || state == NAPPING && pressing;
+        if wakes && self.shared.state.swap(AWAKE, Ordering::Relaxed) != AWAKE {
             // Fails only when the shard's poll is gone, and then there is nobody to wake.
             let _ = self.waker.wake();
         }
@@ -83,18 +102,31 @@ impl QueueSender {
 impl QueueReceiver {
     /// Announces that the shard is about to sleep. `true` if it may: nothing is waiting.
     pub(super) fn sleep(&self) -> bool {
-        self.shared.asleep.store(true, Ordering::Relaxed);
+        self.shared.state.store(ASLEEP, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if self.events.is_empty() {
             return true;
         }
-        self.shared.asleep.store(false, Ordering::Relaxed);
+        self.shared.state.store(AWAKE, Ordering::Relaxed);
         false
     }
 
-    /// Ends the sleep.
+    /// Announces that the shard is about to rest for a few ms, whatever comes that may wait so long. `true` if it may.
+    pub(super) fn nap(&self) -> bool {
+        self.shared.state.store(NAPPING, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if !self.shared.pressing.load(Ordering::Relaxed) {
+            return true;
+        }
+        self.shared.state.store(AWAKE, Ordering::Relaxed);
+        false
+    }
+
+    /// Ends the rest: what is there will be taken now.
     pub(super) fn awake(&self) {
-        self.shared.asleep.store(false, Ordering::Relaxed);
+        self.shared.state.store(AWAKE, Ordering::Relaxed);
+        // What was pressing is in the queue by now: it was put there before that was said.
+        self.shared.pressing.swap(false, Ordering::Acquire);
     }
 
     /// The next event.

@@ -21,6 +21,7 @@ use super::delivering::Run;
 use super::event::{Event, NewSession, Request, SessionKey};
 use super::flush::{self, Flush};
 use super::flushing::Visit;
+use super::gathering::Gathering;
 use super::outbox::{Chain, Outbox, Piece};
 use super::pacing::{Load, Timers, clock32};
 use super::queue::QueueReceiver;
@@ -94,9 +95,7 @@ pub(super) struct Shard {
     /// Made for the first session that negotiated permessage-deflate; all of them share it.
     pub(super) inflater: Option<Box<Inflater>>,
     pub(super) deflating: Deflating,
-    pub(super) scratch: Vec<u8>,
-    /// Several messages made one.
-    pub(super) joined: Vec<u8>,
+    pub(super) gathering: Gathering,
     /// Visits of the batch that is being put together.
     pub(super) visits: Vec<Visit>,
     pub(super) backend: Box<dyn Flush>,
@@ -104,6 +103,8 @@ pub(super) struct Shard {
     pub(super) load: Load,
     /// There is more to do: no sleep before the next tick.
     pub(super) again: bool,
+    /// Events were taken in the last tick.
+    worked: bool,
     started: Instant,
     pub(super) now_ms: u64,
     /// Wall clock of this tick.
@@ -152,13 +153,13 @@ impl Shard {
             read_buffer: vec![0; limits::READ_BUFFER_BYTES],
             inflater: None,
             deflating: Deflating::default(),
-            scratch: Vec::with_capacity(limits::DRAIN_CHUNK_BYTES),
-            joined: Vec::new(),
+            gathering: Gathering::default(),
             visits: Vec::new(),
             backend,
             timers: Timers::default(),
             load: Load::default(),
             again: false,
+            worked: false,
             started: Instant::now(),
             now_ms: 0,
             unix_ms: unix_ms(),
@@ -173,8 +174,7 @@ impl Shard {
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(POLL_EVENTS);
         loop {
-            let timeout = self.sleep_time();
-            let timeout = if timeout.is_zero() || self.queue.sleep() { timeout } else { Duration::ZERO };
+            let timeout = self.rest();
             if let Err(error) = self.poll.poll(&mut events, Some(timeout))
                 && error.kind() != std::io::ErrorKind::Interrupted
             {
@@ -228,6 +228,7 @@ impl Shard {
             self.handle(event);
         }
         self.stats.events.add(taken as u64);
+        self.worked = taken > 0;
 
         self.deliver();
         self.sweep();
@@ -272,7 +273,7 @@ impl Shard {
         if self.read_buffer.len() < limits::READ_BUFFER_BYTES {
             self.read_buffer.resize(limits::READ_BUFFER_BYTES, 0);
         }
-        self.scratch.shrink_to(4 * limits::DRAIN_CHUNK_BYTES);
+        self.gathering.end_tick();
         self.stats.topics.set(self.subscribers.topics() as u64);
     }
 
@@ -297,6 +298,19 @@ impl Shard {
             }
             false
         });
+    }
+
+    /// How long the shard may rest, as its queue was told.
+    fn rest(&self) -> Duration {
+        let sleep = self.sleep_time();
+        // Naps follow work; one in which nothing comes is followed by a sleep.
+        let nap = if self.worked { self.load.nap() } else { Duration::ZERO };
+        let may_rest = !sleep.is_zero() && if nap.is_zero() { self.queue.sleep() } else { self.queue.nap() };
+        match may_rest {
+            false => Duration::ZERO,
+            true if nap.is_zero() => sleep,
+            true => sleep.min(nap),
+        }
     }
 
     fn sleep_time(&self) -> Duration {
