@@ -212,7 +212,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tokio::spawn(sweep(topics.clone(), stop.clone()));
     tokio::spawn(cluster.clone().run(stop.clone()));
     tokio::spawn(report(state.clone(), feed, stop.clone()));
-    tokio::spawn(Listener { socket: listener, router: router(state.clone()), state: state.clone() }.run(stop.clone()));
+    Listener { socket: listener, router: router(state.clone()), state: state.clone() }
+        .start(stop.clone())
+        .context("connections cannot be accepted")?;
     // Heard from before it is said that the server is there.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -38,8 +38,9 @@ pub(super) async fn echo(state: Shared, request: Request) -> Response {
         return failure(StatusCode::SERVICE_UNAVAILABLE, "as many sessions are echoed as there is room for");
     };
     let deflate = if state.config.server.compression { negotiated(request.headers()) } else { None };
-    let (request, response) = match accept(request, deflate, None) {
-        Ok(accepted) => accepted,
+    let request = request.map(|_| ());
+    let response = match accept(&request, deflate, None) {
+        Ok(response) => response,
         Err(refused) => return *refused,
     };
     let Some(handover) = request.extensions().get::<Handover>() else {

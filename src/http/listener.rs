@@ -1,25 +1,34 @@
 //! Listening, and one task for each connection until it is upgraded or ends.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mio::net::TcpListener;
+use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use super::State;
 use super::handover::Handover;
+use super::{State, express};
 use crate::limits::{HTTP_CONNECTIONS_MAX, NOTSENT_LOWAT_BYTES};
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 4_096;
+
+/// While connections come faster than this one after the other, they are accepted so far apart, together.
+const TOGETHER: Duration = Duration::from_millis(1);
 
 /// Opens the one port. What is set here, accepted sockets inherit: no call for each of them.
 ///
@@ -31,9 +40,33 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.set_tcp_nodelay(true)?;
     // The backlog of a slow client stays on our side, where it can be conflated.
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)?;
+    defer_accept(&socket);
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(TcpListener::from_std(socket.into()))
+}
+
+/// Lets the kernel keep connections to itself until their first bytes are there (tcp(7), `TCP_DEFER_ACCEPT`): a handshake is
+/// then whole when its connection is accepted, and who connects and says nothing costs us nothing. After a second of
+/// silence a connection is accepted all the same.
+#[allow(
+    unsafe_code,
+    reason = "no crate has this option; without it most handshakes come too late for express::upgrade"
+)]
+fn defer_accept(socket: &Socket) {
+    let seconds: libc::c_int = 1;
+    let size = std::mem::size_of::<libc::c_int>();
+    // SAFETY: the socket is open for as long as it is borrowed, and the option's value is read from a local of the size
+    // that is given.
+    let _ = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const seconds).cast(),
+            libc::socklen_t::try_from(size).unwrap_or_default(),
+        )
+    };
 }
 
 /// Accepts until told to stop.
@@ -46,29 +79,71 @@ pub struct Listener {
     pub state: Arc<State>,
 }
 
+const LISTENER: Token = Token(0);
+const STOP: Token = Token(1);
+
 impl Listener {
-    /// Runs until `stop`; connections that are open then go on.
-    pub async fn run(self, stop: CancellationToken) {
+    /// Begins to accept, on a thread of its own: a storm of handshakes, most of which it answers itself, does not hold up
+    /// the control plane's tasks. Ends at `stop`; connections that are open then go on.
+    ///
+    /// # Errors
+    /// The thread, or what it waits with, cannot be had.
+    pub fn start(mut self, stop: CancellationToken) -> std::io::Result<()> {
+        let poll = Poll::new()?;
+        poll.registry().register(&mut self.socket, LISTENER, Interest::READABLE)?;
+        let waker = Waker::new(poll.registry(), STOP)?;
+        let runtime = Handle::current();
+        let stopped = stop.clone();
+        runtime.spawn(async move {
+            stopped.cancelled().await;
+            // It fails only if the thread has ended already.
+            let _ = waker.wake();
+        });
+        std::thread::Builder::new().name("accept".to_owned()).spawn(move || self.run(poll, &runtime, &stop))?;
+        Ok(())
+    }
+
+    fn run(self, mut poll: Poll, runtime: &Handle, stop: &CancellationToken) {
         // Plain HTTP holds descriptors too: so many, out of the reserve.
         let permits = Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX));
-        loop {
-            let Ok(permit) = permits.clone().acquire_owned().await else { return };
-            let accepted = tokio::select! {
-                () = stop.cancelled() => return,
-                accepted = self.socket.accept() => accepted,
-            };
-            match accepted {
+        let mut events = Events::with_capacity(2);
+        let mut woken = Instant::now();
+        while !stop.is_cancelled() {
+            match self.socket.accept() {
                 Ok((stream, peer)) => {
+                    let Some(stream) = express::upgrade(&self.state, stream.into(), peer) else { continue };
+                    let permit = runtime.block_on(async {
+                        tokio::select! {
+                            () = stop.cancelled() => None,
+                            permit = permits.clone().acquire_owned() => permit.ok(),
+                        }
+                    });
                     let (router, state) = (self.router.clone(), self.state.clone());
-                    tokio::spawn(async move {
-                        serve(stream, peer, router, &state).await;
+                    runtime.spawn(async move {
+                        if let Ok(stream) = TcpStream::from_std(stream) {
+                            serve(stream, peer, router, &state).await;
+                        }
                         drop(permit);
                     });
                 }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if let Err(error) = poll.poll(&mut events, None)
+                        && error.kind() != ErrorKind::Interrupted
+                    {
+                        tracing::error!(%error, "poll failed");
+                    }
+                    // In a storm it is worth waiting for a few more: to be woken costs as much as to accept.
+                    if woken.elapsed() < 2 * TOGETHER {
+                        std::thread::sleep(TOGETHER);
+                    }
+                    woken = Instant::now();
+                }
+                // The client left before it was its turn.
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
                 Err(error) => {
                     // Out of descriptors, mostly: those who wait in the kernel are served when some are free again.
                     tracing::warn!(%error, "accept failed");
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    std::thread::sleep(Duration::from_millis(50));
                 }
             }
         }

@@ -3,6 +3,7 @@
 
 mod addresses;
 mod echo;
+mod express;
 mod handover;
 mod listener;
 mod operate;

@@ -7,13 +7,14 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
+use bytes::Bytes;
 use tokio_tungstenite::tungstenite::handshake::server::create_response;
 
 use super::addresses::Refused;
 use super::handover::Handover;
 use super::{Shared, State, failure, origin};
 use crate::auth::Identity;
-use crate::hub::NewSession;
+use crate::hub::{NewSession, Permit};
 use crate::protocol::Dialect;
 use crate::wire::negotiate::negotiate;
 
@@ -22,27 +23,45 @@ fn retry_after() -> HeaderValue {
     HeaderValue::from(rand::random_range(1..=5_u16))
 }
 
+/// What a handshake asks to speak.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    dialect: Dialect,
+    subprotocol: Option<&'static str>,
+}
+
+impl Asked {
+    /// At `GET /ws`.
+    pub(super) const PLAIN: Self = Self { dialect: Dialect::Plain, subprotocol: None };
+
+    /// At `GET /connection/websocket`; `?cf_protocol=protobuf` where a subprotocol cannot be asked for.
+    pub(super) fn centrifuge(headers: &HeaderMap, query: Option<&str>) -> Self {
+        let asked = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+        let mut asked = asked.filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',').map(str::trim));
+        let subprotocol = asked.any(|name| name == PROTOBUF).then_some(PROTOBUF);
+        let mut query = query.unwrap_or_default().split('&');
+        let by_query = query.any(|pair| matches!(pair, "cf_protocol=protobuf" | "format=protobuf"));
+        let dialect = match subprotocol.is_some() || by_query {
+            true => Dialect::CentrifugeProtobuf,
+            false => Dialect::CentrifugeJson,
+        };
+        Self { dialect, subprotocol }
+    }
+}
+
 /// `GET /ws`
 pub(super) async fn plain(state: Shared, request: Request) -> Response {
-    upgrade(state.0, request, Dialect::Plain, None).await
+    upgrade(state.0, request, Asked::PLAIN).await
+}
+
+/// `GET /connection/websocket`
+pub(super) async fn centrifuge(state: Shared, request: Request) -> Response {
+    let asked = Asked::centrifuge(request.headers(), request.uri().query());
+    upgrade(state.0, request, asked).await
 }
 
 /// The subprotocol that asks for Protobuf.
 const PROTOBUF: &str = "centrifuge-protobuf";
-
-/// `GET /connection/websocket`; `?cf_protocol=protobuf` where a subprotocol cannot be asked for.
-pub(super) async fn centrifuge(state: Shared, request: Request) -> Response {
-    let asked = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
-    let mut asked = asked.filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',').map(str::trim));
-    let subprotocol = asked.any(|name| name == PROTOBUF).then_some(PROTOBUF);
-    let query = request.uri().query().unwrap_or_default();
-    let by_query = query.split('&').any(|pair| matches!(pair, "cf_protocol=protobuf" | "format=protobuf"));
-    let dialect = match subprotocol.is_some() || by_query {
-        true => Dialect::CentrifugeProtobuf,
-        false => Dialect::CentrifugeJson,
-    };
-    upgrade(state.0, request, dialect, subprotocol).await
-}
 
 /// The answer to what the client offers of permessage-deflate.
 pub(super) fn negotiated(headers: &HeaderMap) -> Option<&'static str> {
@@ -53,13 +72,11 @@ pub(super) fn negotiated(headers: &HeaderMap) -> Option<&'static str> {
 
 /// The answer to an opening handshake: checks version, key and upgrade headers, and derives `Sec-WebSocket-Accept`.
 pub(super) fn accept(
-    request: Request,
+    request: &http::Request<()>,
     deflate: Option<&'static str>,
     subprotocol: Option<&'static str>,
-) -> Result<(Request, axum::http::Response<()>), Box<Response>> {
-    let (parts, body) = request.into_parts();
-    let handshake = axum::http::Request::from_parts(parts, ());
-    let mut response = create_response(&handshake).map_err(|error| {
+) -> Result<http::Response<()>, Box<Response>> {
+    let mut response = create_response(request).map_err(|error| {
         let mut response = failure(StatusCode::UPGRADE_REQUIRED, format!("not a WebSocket handshake: {error}"));
         response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
@@ -69,84 +86,120 @@ pub(super) fn accept(
     for (name, value) in chosen.into_iter().filter_map(|(name, value)| Some((name, value?))) {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
-    Ok((Request::from_parts(handshake.into_parts().0, body), response))
+    Ok(response)
 }
 
-async fn upgrade(state: Arc<State>, request: Request, dialect: Dialect, subprotocol: Option<&'static str>) -> Response {
-    let refuse = |reason: &'static str, status: StatusCode, message: &str| {
-        state.metrics.refused_upgrade(reason);
-        let mut response = failure(status, message);
-        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-            response.headers_mut().insert(header::RETRY_AFTER, retry_after());
-        }
-        response
-    };
+/// Why a handshake is refused: as metrics call it, and the answer.
+type Refusal = (&'static str, Box<Response>);
+
+fn refusal(reason: &'static str, status: StatusCode, message: &str) -> Refusal {
+    let mut response = failure(status, message);
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        response.headers_mut().insert(header::RETRY_AFTER, retry_after());
+    }
+    (reason, Box::new(response))
+}
+
+/// A handshake that is in order, as far as can be told without waiting for anything or counting anybody.
+pub(super) struct Handshake {
+    dialect: Dialect,
+    deflate: bool,
+    /// The answer, 101.
+    pub(super) response: http::Response<()>,
+}
+
+/// Looks at a handshake.
+pub(super) fn look(state: &State, request: &http::Request<()>, asked: Asked) -> Result<Handshake, Refusal> {
     if state.is_draining() {
-        return refuse("draining", StatusCode::SERVICE_UNAVAILABLE, "this server is shutting down");
+        return Err(refusal("draining", StatusCode::SERVICE_UNAVAILABLE, "this server is shutting down"));
     }
     if !state.is_loaded() {
-        return refuse(
-            "starting",
-            StatusCode::SERVICE_UNAVAILABLE,
-            "this server is still reading what its sources hold",
-        );
+        let message = "this server is still reading what its sources hold";
+        return Err(refusal("starting", StatusCode::SERVICE_UNAVAILABLE, message));
     }
     let headers = request.headers();
     let text = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
     if !origin::allowed(text(header::ORIGIN), text(header::HOST), &state.config.access.origins) {
-        return refuse("origin", StatusCode::FORBIDDEN, "this Origin is not allowed (access.origins)");
+        return Err(refusal("origin", StatusCode::FORBIDDEN, "this Origin is not allowed (access.origins)"));
     }
     let deflate = match state.config.server.compression {
         true => negotiated(headers),
         false => None,
     };
-    let bearer = text(header::AUTHORIZATION).and_then(|v| v.strip_prefix("Bearer ")).map(str::to_owned);
-    let (request, response) = match accept(request, deflate, subprotocol) {
-        Ok(accepted) => accepted,
-        Err(refused) => {
-            state.metrics.refused_upgrade("handshake");
-            return *refused;
-        }
-    };
-    let identity: Option<Identity> = match bearer {
-        None => None,
-        Some(token) => match state.tokens.verify(&token).await {
-            Ok(identity) => Some(identity),
-            Err(error) => {
-                state.metrics.tokens_refused.inc();
-                return refuse("token", StatusCode::UNAUTHORIZED, &error.to_string());
-            }
-        },
-    };
+    let response = accept(request, deflate, asked.subprotocol).map_err(|refused| ("handshake", refused))?;
+    Ok(Handshake { dialect: asked.dialect, deflate: deflate.is_some(), response })
+}
+
+/// Lets a client in that is who it says: if there is room, and its address is not over its limits.
+pub(super) fn admit(state: &State, peer: SocketAddr) -> Result<Option<Box<dyn Permit>>, Refusal> {
     if state.hub.sessions() >= state.hub.sessions_max() {
-        return refuse("full", StatusCode::SERVICE_UNAVAILABLE, "this server holds as many sessions as it can");
+        let message = "this server holds as many sessions as it can";
+        return Err(refusal("full", StatusCode::SERVICE_UNAVAILABLE, message));
     }
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
-    let permit = match peer.map(|peer| state.addresses.admit(peer.ip())) {
-        None => None,
-        Some(Ok(permit)) => permit,
-        Some(Err(Refused::TooMany)) => {
-            return refuse("address_sessions", StatusCode::TOO_MANY_REQUESTS, "too many sessions from this address");
-        }
-        Some(Err(Refused::TooFast)) => {
-            return refuse("address_rate", StatusCode::TOO_MANY_REQUESTS, "too many new sessions from this address");
-        }
-    };
-    let Some(handover) = request.extensions().get::<Handover>() else {
-        return refuse("handshake", StatusCode::INTERNAL_SERVER_ERROR, "this connection cannot be upgraded");
-    };
-    let state = state.clone();
-    handover.to(move |socket, early| {
-        let Ok(socket) = socket.into_std() else { return };
-        let deflate = deflate.is_some();
-        let session = NewSession { socket, dialect, deflate, early, identity, permit };
-        match state.hub.place(Box::new(session)) {
+    let too_many = |reason, message| refusal(reason, StatusCode::TOO_MANY_REQUESTS, message);
+    state.addresses.admit(peer.ip()).map_err(|refused| match refused {
+        Refused::TooMany => too_many("address_sessions", "too many sessions from this address"),
+        Refused::TooFast => too_many("address_rate", "too many new sessions from this address"),
+    })
+}
+
+/// A client that was let in, but for its socket.
+pub(super) struct Admitted {
+    dialect: Dialect,
+    deflate: bool,
+    identity: Option<Identity>,
+    permit: Option<Box<dyn Permit>>,
+}
+
+impl Admitted {
+    pub(super) fn new(handshake: &Handshake, identity: Option<Identity>, permit: Option<Box<dyn Permit>>) -> Self {
+        Self { dialect: handshake.dialect, deflate: handshake.deflate, identity, permit }
+    }
+
+    /// Its answer was written: a shard takes over, with what came behind the handshake.
+    pub(super) fn place(self, state: &State, socket: std::net::TcpStream, early: Bytes) {
+        let Self { dialect, deflate, identity, permit } = self;
+        match state.hub.place(Box::new(NewSession { socket, dialect, deflate, early, identity, permit })) {
             Ok(()) => {
                 state.metrics.upgrades.inc();
             }
             // Filled up between the check and now: the socket closes.
             Err(_) => state.metrics.refused_upgrade("full"),
         }
+    }
+}
+
+async fn upgrade(state: Arc<State>, request: Request, asked: Asked) -> Response {
+    try_upgrade(&state, request, asked).await.unwrap_or_else(|(reason, response)| {
+        state.metrics.refused_upgrade(reason);
+        *response
+    })
+}
+
+async fn try_upgrade(state: &Arc<State>, request: Request, asked: Asked) -> Result<Response, Refusal> {
+    let request = request.map(|_| ());
+    let handshake = look(state, &request, asked)?;
+    let authorization = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+    let identity = match authorization.and_then(|v| v.strip_prefix("Bearer ")) {
+        None => None,
+        Some(token) => Some(state.tokens.verify(token).await.map_err(|error| {
+            state.metrics.tokens_refused.inc();
+            refusal("token", StatusCode::UNAUTHORIZED, &error.to_string())
+        })?),
+    };
+    let extensions = request.extensions();
+    let (Some(ConnectInfo(peer)), Some(handover)) =
+        (extensions.get::<ConnectInfo<SocketAddr>>(), extensions.get::<Handover>())
+    else {
+        let message = "this connection cannot be upgraded";
+        return Err(refusal("handshake", StatusCode::INTERNAL_SERVER_ERROR, message));
+    };
+    let admitted = Admitted::new(&handshake, identity, admit(state, *peer)?);
+    let state = state.clone();
+    handover.to(move |socket, early| {
+        if let Ok(socket) = socket.into_std() {
+            admitted.place(&state, socket, early);
+        }
     });
-    response.map(|()| Body::empty())
+    Ok(handshake.response.map(|()| Body::empty()))
 }

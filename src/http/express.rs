@@ -1,0 +1,125 @@
+//! Upgrades in bulk. A handshake that is all there when its connection is accepted, and in order, is answered at once: no task,
+//! no HTTP connection, no registration with the runtime. It is only peeked at, so whatever is not quite so (another page,
+//! half a head, a refusal, a token that must be waited for) is left to the HTTP server as if nobody had looked.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
+use bytes::Bytes;
+
+use super::State;
+use super::upgrade::{Admitted, Asked, admit, look};
+
+/// Longest head that is looked at. Those of browsers, cookies and all, are half of it.
+const HEAD_BYTES_MAX: usize = 4 * 1024;
+
+/// Most headers that are looked at.
+const HEADERS_MAX: usize = 64;
+
+/// Makes a session of the connection if it can be done at once; otherwise gives it back, nothing having been read.
+pub(super) fn upgrade(state: &State, mut socket: TcpStream, peer: SocketAddr) -> Option<TcpStream> {
+    let mut buffer = [0; HEAD_BYTES_MAX];
+    let Ok(bytes) = socket.peek(&mut buffer) else { return Some(socket) };
+    let peeked = buffer.get(..bytes).unwrap_or_default();
+    let Some((request, asked, head_bytes)) = handshake(peeked) else { return Some(socket) };
+    let Ok(handshake) = look(state, &request, asked) else { return Some(socket) };
+    let Ok(permit) = admit(state, peer) else { return Some(socket) };
+    let early = Bytes::copy_from_slice(peeked.get(head_bytes..).unwrap_or_default());
+    // From here on the connection is a session, or nothing. Both calls are about bytes that are there, or fit.
+    let read = socket.read_exact(buffer.get_mut(..bytes).unwrap_or_default());
+    let written = read.and_then(|()| socket.write_all(&head(&handshake.response)));
+    if written.is_ok() {
+        Admitted::new(&handshake, None, permit).place(state, socket, early);
+    }
+    None
+}
+
+/// The opening handshake that these bytes begin with, and its length.
+fn handshake(bytes: &[u8]) -> Option<(Request<()>, Asked, usize)> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut parsed = httparse::Request::new(&mut headers);
+    let httparse::Status::Complete(head_bytes) = parsed.parse(bytes).ok()? else { return None };
+    if parsed.method? != Method::GET.as_str() || parsed.version? != 1 {
+        return None;
+    }
+    let uri: Uri = parsed.path?.parse().ok()?;
+    let mut headers = HeaderMap::with_capacity(parsed.headers.len());
+    for header in parsed.headers.iter() {
+        let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
+        headers.append(name, HeaderValue::from_bytes(header.value).ok()?);
+    }
+    // A body is none of our business, and a token may have to wait for its key.
+    let others = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::EXPECT, header::AUTHORIZATION];
+    if others.iter().any(|name| headers.contains_key(name)) {
+        return None;
+    }
+    let asked = match uri.path() {
+        "/ws" => Asked::PLAIN,
+        "/connection/websocket" => Asked::centrifuge(&headers, uri.query()),
+        _ => return None,
+    };
+    let mut request = Request::get(uri).body(()).ok()?;
+    *request.headers_mut() = headers;
+    Some((request, asked, head_bytes))
+}
+
+/// An answer as it goes over the wire (RFC 9112 §4).
+fn head(response: &axum::http::Response<()>) -> Vec<u8> {
+    let status = response.status();
+    let mut head = Vec::with_capacity(256);
+    head.extend_from_slice(b"HTTP/1.1 ");
+    head.extend_from_slice(status.as_str().as_bytes());
+    head.extend_from_slice(b" ");
+    head.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    for (name, value) in response.headers() {
+        head.extend_from_slice(b"\r\n");
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+    }
+    head.extend_from_slice(b"\r\n\r\n");
+    head
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
+
+    #[test]
+    fn a_whole_handshake_is_taken_and_the_rest_left() {
+        let bytes = format!("{HEAD}\r\nearly");
+        let (request, _, head_bytes) = handshake(bytes.as_bytes()).unwrap();
+        assert_eq!(&bytes[head_bytes..], "early");
+        assert_eq!(request.headers()[header::SEC_WEBSOCKET_VERSION], "13");
+    }
+
+    #[test]
+    fn everything_else_is_left_to_the_http_server() {
+        let whole = format!("{HEAD}\r\n");
+        for cut in 0..whole.len() {
+            assert!(handshake(&whole.as_bytes()[..cut]).is_none(), "{cut}");
+        }
+        for other in [
+            format!("{HEAD}Content-Length: 5\r\n\r\nhello"),
+            format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n"),
+            format!("{HEAD}Authorization: Bearer x\r\n\r\n"),
+            format!("{HEAD}Bad Name: x\r\n\r\n"),
+            whole.replace("GET", "POST"),
+            whole.replace("HTTP/1.1", "HTTP/1.0"),
+            whole.replace("/ws", "/"),
+            whole.replace("/ws", "/ws/"),
+        ] {
+            assert!(handshake(other.as_bytes()).is_none(), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_written_as_http() {
+        let response = axum::http::Response::builder().status(101).header("Upgrade", "websocket").body(()).unwrap();
+        assert_eq!(head(&response), b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n");
+    }
+}
