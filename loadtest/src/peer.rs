@@ -104,12 +104,10 @@ impl Peer {
         let port = address.port().to_string();
         let mut command = match self {
             Self::Uws | Self::Ws => {
-                let page = if self == Self::Uws { UWS } else { WS };
-                // Beside its modules, where Node looks for them.
-                let script = folder().join(format!("{}-{port}.mjs", if self == Self::Uws { "uws" } else { "ws" }));
-                std::fs::write(&script, page).context("not installed: make bench-peers")?;
+                let script = if self == Self::Uws { UWS } else { WS };
                 let mut command = Command::new("node");
-                command.arg(&script).arg(&port);
+                // Started beside its modules, where Node looks for them. The script sees its own name where it expects it.
+                command.current_dir(folder()).args(["--input-type=module", "-e", script, self.name(), &port]);
                 command
             }
             Self::Nchan => {

@@ -366,8 +366,7 @@ impl Report {
             ]);
         }
         if w.slow_every > 0 {
-            let slow = w.sessions.div_ceil(w.slow_every).max(1) as f64;
-            values.push(("slow_b", (self.rss_after as f64 - self.rss_connected as f64).max(0.0) / slow));
+            values.push(("slow_sessions", w.sessions.div_ceil(w.slow_every).max(1) as f64));
         }
         if let Some(storm) = &self.storm {
             values.extend([("storm_per_s", storm.connects_per_s), ("whole_s", storm.whole_s)]);
