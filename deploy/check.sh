@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/target/deploy-venv/bin:$PATH:/usr/sbin"
+export PYTHONDONTWRITEBYTECODE=1
 
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
