@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help run test conformance lint fmt fmt-check bench bench-peers peers tools load web web-check browser-test
+.PHONY: help run test conformance lint fmt fmt-check bench bench-peers flame peers tools load web web-check browser-test
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -63,6 +63,13 @@ bench: ## Micro-benchmarks, then W1, W2 and W3 at full size
 bench-peers: peers ## The same load on this server and on others, interleaved; writes docs/benchmarks.md (ARGS="--rounds 1 --only w1")
 	cargo build --release --locked --workspace
 	target/release/nexus-loadtest peers $(ARGS)
+
+flame: ## Flame graphs of W1, W2 and W3 in docs/flame
+	@command -v perf >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq linux-perf; }
+	@[ -x target/tools/bin/inferno-flamegraph ] || cargo install --quiet --locked --root target/tools inferno
+	cargo build --release --locked --workspace
+	RUSTFLAGS="-C force-frame-pointers=yes" cargo build --release --locked --package nexus-push --target-dir target/flame
+	loadtest/flame.sh
 
 # What is compared with: target/peers, nginx and nchan from Debian. SOCKUDO=1 builds that one too (8 minutes).
 peers:

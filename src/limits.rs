@@ -74,8 +74,14 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Descriptors kept back from sessions for Redis, files, listeners and plain HTTP requests.
 pub const FD_RESERVE: usize = 512;
 
-/// Plain HTTP connections (not yet, or never, upgraded) open at once. Past it: accept waits.
+/// Plain HTTP connections (not upgraded at once, or never) served at once. Past it: they wait.
 pub const HTTP_CONNECTIONS_MAX: usize = 384;
+
+/// Plain HTTP connections that wait to be served. Past it: 503.
+pub const HTTP_WAITING_MAX: usize = 96;
+
+/// Longest time that one waits. Past it: 503.
+pub const HTTP_WAIT: Duration = Duration::from_secs(1);
 
 /// Largest body of a publish request.
 pub const PUBLISH_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;

@@ -177,6 +177,7 @@ pub struct Metrics {
     pub publish_requests: Counter,
     pub publish_refused: Family<Reason, Counter>,
     pub handshake_timeouts: Counter,
+    pub http_refused: Counter,
     pub queue_full: Counter,
     pub tokens_refused: Counter,
     pub source_errors: Family<SourceLabel, Counter>,
@@ -231,6 +232,11 @@ impl Metrics {
             "handshake_timeouts",
             "Connections closed before their request was whole",
             self.handshake_timeouts.clone(),
+        );
+        r.register(
+            "http_refused",
+            "Plain HTTP connections refused because as many were open as are served",
+            self.http_refused.clone(),
         );
         r.register(
             "queue_full",

@@ -10,8 +10,31 @@ use crate::chart::{Bar, number, svg};
 use crate::peer::Peer;
 
 /// What is between these is made anew; the rest of the document stays.
-const BEGIN: &str = "<!-- measured: begin -->";
-const END: &str = "<!-- measured: end -->";
+pub(crate) struct Marks {
+    pub(crate) begin: &'static str,
+    pub(crate) end: &'static str,
+}
+
+const MARKS: Marks = Marks { begin: "<!-- measured: begin -->", end: "<!-- measured: end -->" };
+
+/// Puts `text` between the marks of a document, which is made if it is not there.
+pub(crate) fn rewrite(path: &std::path::Path, marks: &Marks, text: &str) -> anyhow::Result<()> {
+    let Marks { begin, end } = marks;
+    let old = match std::fs::read_to_string(path) {
+        Ok(old) => old,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => format!("# Benchmarks\n\n{begin}\n{end}\n"),
+        Err(error) => return Err(error).with_context(|| path.display().to_string()),
+    };
+    let lost = || format!("{}: the mark {begin} or {end} is missing, put it where the figures belong", path.display());
+    let (before, rest) = old.split_once(begin).with_context(lost)?;
+    let (_, after) = rest.split_once(end).with_context(lost)?;
+    std::fs::write(path, format!("{before}{begin}\n\n{}\n\n{end}{after}", text.trim()))
+        .with_context(|| path.display().to_string())
+}
+
+pub(crate) fn median(values: Vec<f64>) -> Option<f64> {
+    spread(values).map(|spread| spread.median)
+}
 
 /// Median, lowest and highest of what was measured.
 struct Spread {
@@ -57,7 +80,7 @@ impl Results<'_> {
             let more = slow.values.get("growth_mb")? - none.values.get("growth_mb")?;
             Some(more.max(0.0) * 1e6 / slow.values.get("slow_sessions")?)
         };
-        spread(rows("us").filter_map(one).collect()).map(|s| s.median)
+        median(rows("us").filter_map(one).collect())
     }
 
     fn servers(&self, workload: &str) -> Vec<&str> {
@@ -131,8 +154,7 @@ pub(crate) fn write(args: &BenchArgs, rows: &[Row]) -> anyhow::Result<()> {
     let charts = args.out.with_extension("");
     std::fs::create_dir_all(&charts)?;
     let folder = charts.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut text = format!("{BEGIN}\n\n");
-    text.push_str(&ground(rows));
+    let mut text = ground(rows);
     text.push_str(&targets(&results));
     for (workload, title, columns) in tables() {
         let servers = results.servers(workload);
@@ -153,13 +175,7 @@ pub(crate) fn write(args: &BenchArgs, rows: &[Row]) -> anyhow::Result<()> {
         }
         text.push_str(&table(&results, workload, &servers, &columns));
     }
-    let _ = writeln!(text, "\n{END}");
-    let old = std::fs::read_to_string(&args.out).unwrap_or_else(|_| format!("# Benchmarks\n\n{BEGIN}\n{END}\n"));
-    let (before, rest) =
-        old.split_once(BEGIN).context("the document has lost the mark where the measured part begins")?;
-    let (_, after) = rest.split_once(END).context("the document has lost the mark where the measured part ends")?;
-    std::fs::write(&args.out, format!("{before}{}{}", text.trim_end(), after))
-        .with_context(|| args.out.display().to_string())
+    rewrite(&args.out, &MARKS, &text)
 }
 
 fn table(results: &Results<'_>, workload: &str, servers: &[&str], columns: &[Column]) -> String {

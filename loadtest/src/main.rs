@@ -6,6 +6,7 @@ mod capacity;
 mod chart;
 mod check;
 mod decode;
+mod egress;
 mod inflate;
 mod ingest;
 mod ladder;
@@ -58,6 +59,8 @@ enum Command {
     Ingest(ingest::IngestArgs),
     /// All workloads on our server and on others, interleaved; writes docs/benchmarks.md
     Peers(bench::BenchArgs),
+    /// Bytes that a user of the recorded market data costs, in each dialect; writes docs/benchmarks.md
+    Egress(egress::EgressArgs),
     /// Hold sessions for a run (started by `run`)
     #[command(hide = true)]
     Worker,
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Ladder(args) => ladder::run(&args),
         Command::Ingest(args) => ingest::run(&args),
         Command::Peers(args) => bench::run(&args),
+        Command::Egress(args) => egress::run(&args),
         Command::Worker => worker::run().map(|()| true),
     };
     match outcome {

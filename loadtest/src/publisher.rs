@@ -25,6 +25,9 @@ use crate::workload::{Class, Workload};
 /// Deltas that go out together at most.
 const TOGETHER: usize = 500;
 
+/// A server that takes so many times as long for the deltas as they were meant to take does not get through the workload.
+const PATIENCE: u32 = 2;
+
 /// What the source ended with, by topic.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Expected {
@@ -132,6 +135,8 @@ impl Publisher {
                 i += 1;
             }
             self.send(batch).await?;
+            let late = began.elapsed() > PATIENCE * duration;
+            anyhow::ensure!(!late, "after {:?} the server had taken only {i} deltas of {duration:?}", began.elapsed());
         }
     }
 

@@ -1,6 +1,6 @@
 //! Listening, and one task for each connection until it is upgraded or ends.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::handover::Handover;
 use super::{State, express};
-use crate::limits::{HTTP_CONNECTIONS_MAX, NOTSENT_LOWAT_BYTES};
+use crate::limits::{HTTP_CONNECTIONS_MAX, HTTP_WAIT, HTTP_WAITING_MAX, NOTSENT_LOWAT_BYTES};
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 4_096;
@@ -104,26 +104,27 @@ impl Listener {
     }
 
     fn run(self, mut poll: Poll, runtime: &Handle, stop: &CancellationToken) {
-        // Plain HTTP holds descriptors too: so many, out of the reserve.
-        let permits = Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX));
+        let lobby = Lobby::default();
         let mut events = Events::with_capacity(2);
         let mut woken = Instant::now();
         while !stop.is_cancelled() {
             match self.socket.accept() {
                 Ok((stream, peer)) => {
                     let Some(stream) = express::upgrade(&self.state, stream.into(), peer) else { continue };
-                    let permit = runtime.block_on(async {
-                        tokio::select! {
-                            () = stop.cancelled() => None,
-                            permit = permits.clone().acquire_owned() => permit.ok(),
-                        }
-                    });
-                    let (router, state) = (self.router.clone(), self.state.clone());
+                    let (router, state, lobby) = (self.router.clone(), self.state.clone(), lobby.clone());
+                    let Some(waiting) = lobby.enter() else {
+                        refuse(stream, &state);
+                        continue;
+                    };
                     runtime.spawn(async move {
-                        if let Ok(stream) = TcpStream::from_std(stream) {
-                            serve(stream, peer, router, &state).await;
+                        match lobby.be_served(waiting).await {
+                            Some(_permit) => {
+                                if let Ok(stream) = TcpStream::from_std(stream) {
+                                    serve(stream, peer, router, &state).await;
+                                }
+                            }
+                            None => refuse(stream, &state),
                         }
-                        drop(permit);
                     });
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -148,6 +149,45 @@ impl Listener {
             }
         }
     }
+}
+
+/// Plain HTTP holds descriptors too, out of the reserve: so many connections are served, and so many more wait for a while.
+/// Whoever holds them all keeps no socket out.
+#[derive(Clone)]
+struct Lobby {
+    served: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
+
+impl Default for Lobby {
+    fn default() -> Self {
+        let of = |permits| Arc::new(Semaphore::new(permits));
+        Self { served: of(HTTP_CONNECTIONS_MAX), waiting: of(HTTP_WAITING_MAX) }
+    }
+}
+
+impl Lobby {
+    /// A place to wait in, if there is one.
+    fn enter(&self) -> Option<OwnedSemaphorePermit> {
+        self.waiting.clone().try_acquire_owned().ok()
+    }
+
+    /// Waits until there is room to be served.
+    async fn be_served(&self, waiting: OwnedSemaphorePermit) -> Option<OwnedSemaphorePermit> {
+        let served = tokio::time::timeout(HTTP_WAIT, self.served.clone().acquire_owned()).await;
+        drop(waiting);
+        served.ok()?.ok()
+    }
+}
+
+/// Tells a client to come back later, as far as that can be done without waiting for it.
+fn refuse(mut stream: std::net::TcpStream, state: &State) {
+    state.metrics.http_refused.inc();
+    // Its request is read, or the answer would be lost with a reset.
+    let _ = stream.read(&mut [0; 4 * 1024]);
+    let _ = stream.write_all(
+        b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    );
 }
 
 async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, state: &Arc<State>) {

@@ -256,6 +256,7 @@ impl Shard {
         backlog.push_rest(rest);
         session.backlog = Some(backlog);
         note_backlog(&self.stats, false, 0, rest.len());
+        self.watch_for_room(index);
     }
 
     /// The socket is full: of `chain`, `sent` bytes have gone. What must go out as it is, is kept; what may be
@@ -307,6 +308,7 @@ impl Shard {
         let after = backlog.len();
         session.backlog = Some(backlog);
         note_backlog(&self.stats, was_full, before, after);
+        self.watch_for_room(index);
         if after > self.config.limits.backlog_bytes {
             self.close(index, CloseReason::Slow);
         }

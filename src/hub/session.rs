@@ -25,6 +25,8 @@ pub(super) struct Session {
     pub(super) stage: Stage,
     /// A ping was sent since the client was last heard.
     pub(super) pinged: bool,
+    /// The poll tells when it takes bytes again.
+    pub(super) watched: bool,
     pub(super) generation: u32,
     /// Subscribes under way.
     pub(super) attaching: u16,

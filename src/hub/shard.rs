@@ -352,12 +352,24 @@ impl Shard {
         }
     }
 
+    /// Has the poll tell when a full socket takes bytes again; from then on for good.
+    pub(super) fn watch_for_room(&mut self, index: u32) {
+        let Some(session) = self.session(index).filter(|s| !s.watched) else { return };
+        session.watched = true;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let Some(session) = self.sessions.get_mut(index as usize) else { return };
+        if let Err(error) = self.poll.registry().reregister(&mut session.socket, Token(index as usize), interest) {
+            tracing::warn!(shard = self.id.0, %error, "a full socket could not be watched");
+            self.drop_session(index);
+        }
+    }
+
     fn open(&mut self, new: NewSession) {
         let mut socket = mio::net::TcpStream::from_std(new.socket);
         let entry = self.sessions.vacant_entry();
         let index = entry.key();
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.poll.registry().register(&mut socket, Token(index), interest) {
+        // For room nobody waits yet: to watch for it would wake the shard once for nothing.
+        if let Err(error) = self.poll.registry().register(&mut socket, Token(index), Interest::READABLE) {
             tracing::warn!(shard = self.id.0, %error, "a socket could not be watched");
             self.placed.fetch_sub(1, Ordering::Relaxed);
             return;
@@ -369,6 +381,7 @@ impl Shard {
             deflate: new.deflate,
             stage: Stage::New,
             pinged: false,
+            watched: false,
             generation: self.generation,
             attaching: 0,
             chain: Chain::default(),
@@ -503,8 +516,8 @@ impl Shard {
         if session.is_live() {
             self.stats.disconnects.add(1);
         }
-        // Fails only where the socket was not registered, and then there is nothing to undo.
-        let _ = self.poll.registry().deregister(&mut session.socket);
+        // To close the socket, which nothing else holds, also ends the poll's watch over it.
+        drop(session);
         self.placed.fetch_sub(1, Ordering::Relaxed);
     }
 

@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -267,19 +266,65 @@ async fn floods_of_pings_and_of_subscribes_are_limited() {
         .await;
 }
 
-/// Half a handshake, many times: others get in.
+/// Half a handshake, many times: sockets get in, whoever else asks for a page is told to come back, and is served once the
+/// slow ones are gone.
 #[tokio::test]
 async fn slow_handshakes_do_not_keep_others_out() {
-    let server = Server::open_with("[limits]\nhandshake_timeout = \"1s\"");
-    let slow: Vec<TcpStream> = (0..100)
+    let server = Server::open_with("[limits]\nhandshake_timeout = \"2s\"");
+    let mut healthy = Healthy::beside(&server).await;
+    let slow: Vec<TcpStream> = (0..600)
         .map(|_| {
             let mut stream = TcpStream::connect(server.address).unwrap();
             stream.write_all(b"GET /ws HTTP/1.1\r\nHo").unwrap();
             stream
         })
         .collect();
-    tokio::time::timeout(Duration::from_secs(5), async { server.client().await.nothing_more().await }).await.unwrap();
-    drop(slow);
+    let mut asking = TcpStream::connect(server.address).unwrap();
+    asking.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    asking.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut answer = [0; 12];
+    asking.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 503");
+    let (mut late, _) = upgraded(&server, "/ws", "");
+    late.write_all(&frame(0x81, b"{\"op\":\"ping\",\"id\":1}")).unwrap();
+    late.read_exact(&mut answer).unwrap();
+    for mut stream in slow {
+        // Closed in the end, with an answer or without.
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+    }
+    healthy.is_well(&server).await;
+    assert!(server.metric("http_refused_total") > 0.0 && server.metric("handshake_timeouts_total") >= 384.0);
+}
+
+/// What comes with a handshake, in one segment, is read; a head too long to be looked at in passing is no worse for it.
+#[tokio::test]
+async fn a_handshake_comes_with_more_or_in_any_length() {
+    let server = Server::open();
+    let head = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for extra in [String::new(), format!("Cookie: {}\r\n", "x".repeat(6_000))] {
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut bytes = format!("{head}{extra}\r\n").into_bytes();
+        bytes.extend(frame(0x81, b"{\"op\":\"ping\",\"id\":7}"));
+        stream.write_all(&bytes).unwrap();
+        let mut got = Vec::new();
+        let mut byte = [0];
+        while !got.ends_with(b"{\"id\":7,\"op\":\"pong\"}") {
+            stream.read_exact(&mut byte).unwrap();
+            got.push(byte[0]);
+        }
+        assert!(got.starts_with(b"HTTP/1.1 101"));
+    }
+    // More than any head may be.
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let _ = stream.write_all(format!("{head}Cookie: {}\r\n\r\n", "x".repeat(40_000)).as_bytes());
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 431");
 }
 
 /// Closed while its socket is full and more is on its way: what it gets before the close has no hole.
