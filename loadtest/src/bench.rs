@@ -126,7 +126,8 @@ fn contenders(args: &BenchArgs, capacity: f64) -> Vec<Contender> {
             }
         }
     }
-    let run = || base(Name::W5, 1.0);
+    // Two processes: one thread of ours opens fewer connections than these servers take.
+    let run = || RunArgs { per_worker: scaled(5_000, args.scale), ..base(Name::W5, 1.0) };
     add("w5", "us", run());
     for one in [Peer::Uws, Peer::Ws, Peer::Nchan, Peer::Nats] {
         add("w5", one.name(), peer(run(), one));
