@@ -38,6 +38,8 @@ pub(super) struct Group {
     pub(super) items: Vec<Item>,
     /// For snapshot commands.
     pub(super) standings: Vec<Standing>,
+    /// For them too: bytes of state sent.
+    pub(super) bytes: usize,
 }
 
 /// A topic of a subscribe.
@@ -180,7 +182,7 @@ impl Shard {
         let any = !items.is_empty();
         if any {
             let remaining = items.len();
-            self.groups.insert(Group { session: key, id, op, remaining, items, standings: Vec::new() });
+            self.groups.insert(Group { session: key, id, op, remaining, items, standings: Vec::new(), bytes: 0 });
         }
         any
     }

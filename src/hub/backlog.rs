@@ -48,6 +48,12 @@ impl Backlog {
         self.bytes.len() - self.head
     }
 
+    /// Bytes waiting behind the first frame. That one is bounded by what a frame may be, and must get through, or who
+    /// subscribed to something large could never have it.
+    pub(super) fn behind_first(&self) -> usize {
+        self.len() - self.frames.front().copied().unwrap_or(0)
+    }
+
     /// What is to be written next.
     pub(super) fn waiting(&self) -> &[u8] {
         self.bytes.get(self.head..).unwrap_or_default()
@@ -56,7 +62,9 @@ impl Backlog {
     /// `n` bytes have gone. Returns how many frames that completed.
     pub(super) fn sent(&mut self, n: usize, now_ms: u64) -> u64 {
         self.head = (self.head + n).min(self.bytes.len());
-        self.moved_ms = now_ms;
+        if n > 0 {
+            self.moved_ms = now_ms;
+        }
         let mut left = n;
         let mut completed = 0;
         while let Some(front) = self.frames.front_mut() {

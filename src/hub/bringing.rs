@@ -7,6 +7,7 @@ use super::outbox::Piece;
 use super::session::Hold;
 use super::shard::Shard;
 use super::subscribers::{Cursor, Subscription};
+use crate::limits::RECOVERY_BYTES;
 use crate::name::TopicName;
 use crate::position::Offset;
 use crate::protocol::{CommandId, Encoding, Op, Refusal, Standing};
@@ -30,6 +31,7 @@ impl Shard {
             remaining: wanted.len(),
             items: Vec::new(),
             standings: Vec::new(),
+            bytes: 0,
         };
         let group = u32::try_from(self.groups.insert(group)).unwrap_or(u32::MAX);
         for Wanted { topic, .. } in wanted {
@@ -78,7 +80,9 @@ impl Shard {
             }
             let Some(session) = self.keyed(key).filter(|s| s.is_live()) else { continue };
             let full = session.backlog.is_some();
-            let Some(at) = session.holds.iter().position(|h| h.subscription.lane == lane && h.awaiting) else {
+            // Another subscription may have taken its place, which asked from elsewhere.
+            let asked = |h: &Hold| h.awaiting && replay.as_ref().is_none_or(|replay| replay.after == h.cursor.offset);
+            let Some(at) = session.holds.iter().position(|h| h.subscription.lane == lane && asked(h)) else {
                 continue;
             };
             let Some(hold) = session.holds.get_mut(at) else { continue };
@@ -108,11 +112,15 @@ impl Shard {
     pub(super) fn stand_at(&mut self, key: SessionKey, lane_id: u32, cursor: Cursor) {
         let Some(session) = self.sessions.get_mut(key.index as usize) else { return };
         let Some(subscription) = session.subscriptions.iter().copied().find(|s| s.lane == lane_id) else { return };
+        let Some((lane, topic)) = self.subscribers.lane_and_topic(lane_id) else { return };
+        if !topic.class.conflatable() {
+            // Every delta of it counts: its replay goes on from where it was.
+            return;
+        }
         if let Some(hold) = session.hold_of(subscription).and_then(|at| session.holds.get_mut(at)) {
             hold.cursor = cursor;
             return;
         }
-        let Some(lane) = self.subscribers.lane_mut(lane_id) else { return };
         if lane.interval_ms > 0 && lane.sent.seq != cursor.seq {
             if lane.len() == 1 && !lane.pending {
                 // Nobody else is here: the lane is where its only member is.
@@ -143,24 +151,35 @@ impl Shard {
 
     fn snapshot_for_command(&mut self, group: u32, slot: Option<Slot>, snapshot: &Snapshot) {
         let Some(waiting) = self.groups.get_mut(group as usize) else { return };
-        waiting.standings.push(Standing {
-            topic: snapshot.topic.clone(),
-            offset: snapshot.offset,
-            epoch: snapshot.epoch.clone(),
-            recovered: false,
-        });
         waiting.remaining = waiting.remaining.saturating_sub(1);
         let (key, done) = (waiting.session, waiting.remaining == 0);
-        if let Some(session) = self.keyed(key).filter(|s| s.is_live()) {
-            let bytes = snapshot.frame(session.dialect.encoding(false));
-            self.stats.snapshots.add(1);
-            self.send_piece(key.index, Piece::delivery(bytes, None, Cursor::default()));
-            let subscribed = slot.and_then(|slot| self.subscribers.topic(slot).map(|topic| (slot, topic.last)));
-            if let Some((slot, last)) = subscribed
-                && let Some(lane) = self.lane_of(key.index, slot)
-                && last.offset == snapshot.offset
-            {
-                self.stand_at(key, lane, last);
+        let too_much = waiting.bytes > RECOVERY_BYTES;
+        let id = too_much.then(|| waiting.id.clone());
+        if let Some(session) =
+            self.sessions.get(key.index as usize).filter(|s| s.generation == key.generation && s.is_live())
+        {
+            if let Some(id) = id {
+                let refusal =
+                    Refusal::new(429, "too much at once, ask for fewer topics").about(snapshot.topic.as_str());
+                self.refuse(key.index, &id, Op::Snapshot, &refusal);
+            } else {
+                let bytes = snapshot.frame(session.dialect.encoding(false));
+                waiting.bytes += bytes.len();
+                waiting.standings.push(Standing {
+                    topic: snapshot.topic.clone(),
+                    offset: snapshot.offset,
+                    epoch: snapshot.epoch.clone(),
+                    recovered: false,
+                });
+                self.stats.snapshots.add(1);
+                let subscribed = slot.and_then(|slot| self.subscribers.topic(slot).map(|topic| (slot, topic.last)));
+                let stands = subscribed.filter(|(_, last)| last.offset == snapshot.offset);
+                self.send_piece(key.index, Piece { stands, ..Piece::delivery(bytes, None, Cursor::default()) });
+                if let Some((slot, last)) = stands
+                    && let Some(lane) = self.lane_of(key.index, slot)
+                {
+                    self.stand_at(key, lane, last);
+                }
             }
         }
         if done {

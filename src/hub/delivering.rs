@@ -373,9 +373,10 @@ impl Shard {
             self.end_centrifuge_streams(slot);
         }
         let Some(topic) = self.subscribers.topic_mut(slot) else { return };
-        let start = topic.last;
         topic.ring.clear();
-        topic.last = Cursor { offset: snapshot.offset, seq: start.seq + 1 };
+        topic.last = Cursor { offset: snapshot.offset, seq: topic.last.seq + 1 };
+        // Made of what no longer counts.
+        self.conflations.clear();
         let conflatable = topic.class.conflatable();
         if !conflatable {
             // Who is still being brought on by a replay of the old epoch cannot be.
@@ -389,11 +390,17 @@ impl Shard {
         let lanes = self.subscribers.topic(slot).map_or_else(Vec::new, |topic| topic.lanes.clone());
         for lane_id in lanes {
             let Some((lane, _)) = self.subscribers.lane_and_topic(lane_id) else { continue };
-            let before = if lane.interval_ms > 0 { lane.sent } else { start };
+            if conflatable {
+                // Those who cannot have it now are owed it: whatever they stood at does not count.
+                for index in lane.held() {
+                    let holds = self.sessions.get_mut(index as usize).into_iter().flat_map(|s| s.holds.iter_mut());
+                    holds.filter(|h| h.subscription.lane == lane_id).for_each(|h| h.cursor = Cursor::NOWHERE);
+                }
+            }
             lane.base = None;
             let bytes = snapshot.frame(lane.encoding);
             let bytes = self.deflating.shaped(lane.form, bytes);
-            let piece = Piece::delivery(bytes, conflatable.then_some(slot), before);
+            let piece = Piece::delivery(bytes, conflatable.then_some(slot), Cursor::NOWHERE);
             self.stats.snapshots.add(lane.len() as u64);
             link_to(lane.receivers(), piece, &mut self.outbox, &mut self.sessions);
             self.lane_delivered(lane_id);

@@ -15,6 +15,9 @@ use crate::metrics::ShardStats;
 use crate::topic::Slot;
 use crate::wire::close::CloseReason;
 
+/// Bytes from which on a visit brings no more: the rest is the next one's.
+const VISIT_BYTES_MAX: u32 = 1 << 20;
+
 /// Deltas of one topic in one visit from which on they are conflated.
 const CONFLATE_DELIVERIES: u32 = 8;
 
@@ -53,6 +56,7 @@ impl Shard {
             self.make_visits();
         }
         self.outbox.dirty.clear();
+        self.outbox.dirty.append(&mut self.unfinished);
         for index in std::mem::take(&mut self.owed) {
             if self.sessions.get(index as usize).is_some_and(|s| s.backlog.is_none()) {
                 self.pay(index);
@@ -94,7 +98,13 @@ impl Shard {
             self.conflate(index, chain);
             return;
         }
-        let Some(session) = self.sessions.get(index as usize) else { return };
+        let Some(session) = self.sessions.get_mut(index as usize) else { return };
+        let mut chain = chain;
+        if chain.bytes() > VISIT_BYTES_MAX {
+            // The socket will not take all of that at once: what is behind stays shared until it is its turn.
+            session.chain = self.outbox.split(&mut chain, VISIT_BYTES_MAX);
+            self.unfinished.push(index);
+        }
         let gathered = self.gathering.gather(&self.outbox, chain, Shape::of(session));
         let mut deliveries = 0;
         for piece in self.outbox.chain(chain) {
@@ -139,10 +149,15 @@ impl Shard {
         let pieces: Vec<u32> = self.outbox.numbers(chain).collect();
         for number in pieces {
             let Some(session) = self.sessions.get_mut(index as usize) else { break };
-            match self.outbox.get(number).map(|piece| (piece.topic, piece.start)) {
-                Some((Some(topic), start)) => owe(session, &mut self.subscribers, topic, start),
-                _ => self.outbox.link(index, &mut session.chain, number),
+            let Some(piece) = self.outbox.get(number) else { continue };
+            if let Some(topic) = piece.topic {
+                owe(session, &mut self.subscribers, topic, piece.start);
+                continue;
             }
+            if let Some((topic, cursor)) = piece.stands {
+                settle(session, &self.subscribers, topic, cursor);
+            }
+            self.outbox.link(index, &mut session.chain, number);
         }
         self.outbox.release(chain);
         let mut at = 0;
@@ -216,7 +231,7 @@ impl Shard {
                 self.stats.bytes.add(len as u64);
                 self.stats.deliveries.add(deliveries);
                 self.stats.coalesced.add(deliveries.saturating_sub(1));
-                if session.stage == Stage::Done {
+                if session.stage == Stage::Done && session.chain.is_empty() {
                     self.drop_session(index);
                 }
             }
@@ -278,6 +293,9 @@ impl Shard {
                 self.stats.deliveries.add(u64::from(piece.deliveries));
                 continue;
             }
+            if let Some((topic, cursor)) = piece.stands {
+                settle(session, &self.subscribers, topic, cursor);
+            }
             let mut cursor = piece.start;
             let mut cuts = piece.cuts.iter();
             let mut frame_start = piece_start;
@@ -304,12 +322,15 @@ impl Shard {
                 }
                 frame_start = frame_end;
             }
+            if backlog.behind_first() > self.config.limits.backlog_bytes {
+                break;
+            }
         }
-        let after = backlog.len();
+        let (after, behind_first) = (backlog.len(), backlog.behind_first());
         session.backlog = Some(backlog);
         note_backlog(&self.stats, was_full, before, after);
         self.watch_for_room(index);
-        if after > self.config.limits.backlog_bytes {
+        if behind_first > self.config.limits.backlog_bytes {
             self.close(index, CloseReason::Slow);
         }
     }
@@ -390,18 +411,35 @@ impl Shard {
     }
 }
 
-/// Notes where a session stands in a topic whose frames it cannot take now.
-fn owe(session: &mut Session, subscribers: &mut Subscribers, topic: Slot, cursor: Cursor) {
+fn subscription_of(session: &Session, subscribers: &Subscribers, topic: Slot) -> Option<Subscription> {
     let here = |s: &Subscription| subscribers.lane(s.lane).is_some_and(|lane| lane.slot == topic);
-    let Some(subscription) = session.subscriptions.iter().copied().find(here) else { return };
+    session.subscriptions.iter().copied().find(here)
+}
+
+/// Notes where a session stands in a topic whose frames it cannot take now: where it stood before the first of them,
+/// though by what came after it, it may be noted as further on already.
+fn owe(session: &mut Session, subscribers: &mut Subscribers, topic: Slot, cursor: Cursor) {
+    let Some(subscription) = subscription_of(session, subscribers, topic) else { return };
     match session.hold_of(subscription).and_then(|at| session.holds.get_mut(at)) {
         None => {
             session.holds.push(Hold { subscription, cursor, awaiting: false });
             subscribers.hold(subscription, true);
         }
-        // It was to begin anew: what it had before does not count.
+        // It is to begin anew: what it had before does not count.
         Some(hold) if cursor == Cursor::NOWHERE => hold.cursor = cursor,
+        Some(hold) if hold.cursor != Cursor::NOWHERE && cursor.seq < hold.cursor.seq => hold.cursor = cursor,
         Some(_) => {}
+    }
+}
+
+/// What a session was owed of a topic up to `cursor` is said by something that it gets as it is.
+fn settle(session: &mut Session, subscribers: &Subscribers, topic: Slot, cursor: Cursor) {
+    let Some(subscription) = subscription_of(session, subscribers, topic) else { return };
+    if let Some(hold) = session.hold_of(subscription).and_then(|at| session.holds.get_mut(at))
+        && hold.cursor != Cursor::NOWHERE
+        && hold.cursor.seq < cursor.seq
+    {
+        hold.cursor = cursor;
     }
 }
 

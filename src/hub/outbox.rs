@@ -12,8 +12,10 @@ pub(super) struct Piece {
     pub(super) bytes: Bytes,
     /// The topic, if its frames may be replaced by newer state.
     pub(super) topic: Option<Slot>,
-    /// Where a receiver stands before it.
+    /// Where a receiver stands before it; [`Cursor::NOWHERE`] if what it had before does not count.
     pub(super) start: Cursor,
+    /// Where a receiver stands in a topic after it, though nothing may take its place: state that was asked for.
+    pub(super) stands: Option<(Slot, Cursor)>,
     /// Ends of its frames and where a receiver stands after each; empty for a single frame.
     pub(super) cuts: Vec<Cut>,
     /// Deliveries in it.
@@ -35,7 +37,16 @@ pub(super) struct Cut {
 impl Piece {
     /// A frame that must go out as it is, at once.
     pub(super) fn control(bytes: Bytes) -> Self {
-        Self { bytes, topic: None, start: Cursor::default(), cuts: Vec::new(), deliveries: 0, wait_ms: 0, seen_ms: 0 }
+        Self {
+            bytes,
+            topic: None,
+            start: Cursor::default(),
+            stands: None,
+            cuts: Vec::new(),
+            deliveries: 0,
+            wait_ms: 0,
+            seen_ms: 0,
+        }
     }
 
     /// One frame that delivers something to who stands at `start`; `topic` where newer state may take its place.
@@ -53,6 +64,8 @@ pub(super) struct Chain {
     wait_ms: u16,
     /// Deliveries in it that newer state may replace.
     replaceable: u16,
+    /// Bytes in it.
+    bytes: u32,
     /// What the session asked for: deliveries wait at least so long after a visit.
     pub(super) floor_ms: u16,
     /// It was looked at, and waits.
@@ -61,7 +74,7 @@ pub(super) struct Chain {
 
 impl Default for Chain {
     fn default() -> Self {
-        Self { head: NONE, tail: NONE, wait_ms: u16::MAX, replaceable: 0, floor_ms: 0, parked: false }
+        Self { head: NONE, tail: NONE, wait_ms: u16::MAX, replaceable: 0, bytes: 0, floor_ms: 0, parked: false }
     }
 }
 
@@ -78,6 +91,11 @@ impl Chain {
     /// Deliveries in it that newer state may replace; past 65,535 no more are counted.
     pub(super) fn replaceable(self) -> u16 {
         self.replaceable
+    }
+
+    /// Bytes in it; past 4 GiB no more are counted.
+    pub(super) fn bytes(self) -> u32 {
+        self.bytes
     }
 
     /// Takes the pieces out.
@@ -182,6 +200,7 @@ impl Outbox {
         }
         chain.tail = at;
         chain.wait_ms = chain.wait_ms.min(wait_ms);
+        chain.bytes = chain.bytes.saturating_add(u32::try_from(shelved.piece.bytes.len()).unwrap_or(u32::MAX));
         if shelved.piece.topic.is_some() {
             let deliveries = u16::try_from(shelved.piece.deliveries).unwrap_or(u16::MAX);
             chain.replaceable = chain.replaceable.saturating_add(deliveries);
@@ -211,6 +230,25 @@ impl Outbox {
             at = link.next;
             self.pieces.get(link.piece as usize).map(|shelved| &shelved.piece)
         })
+    }
+
+    /// Cuts a chain behind the piece with which it has `bytes` or more, and returns the rest, which may not wait.
+    pub(super) fn split(&mut self, chain: &mut Chain, bytes: u32) -> Chain {
+        let mut rest = Chain { head: NONE, wait_ms: 0, ..*chain };
+        let (mut at, mut got) = (chain.head, 0u32);
+        while let Some(link) = self.links.get_mut(at as usize) {
+            let piece = self.pieces.get(link.piece as usize).map_or(0, |shelved| shelved.piece.bytes.len());
+            got = got.saturating_add(u32::try_from(piece).unwrap_or(u32::MAX));
+            if got >= bytes {
+                rest.head = std::mem::replace(&mut link.next, NONE);
+                chain.tail = at;
+                break;
+            }
+            at = link.next;
+        }
+        rest.bytes = chain.bytes.saturating_sub(got);
+        chain.bytes = got;
+        if rest.head == NONE { Chain { floor_ms: chain.floor_ms, ..Chain::default() } } else { rest }
     }
 
     /// Lets go of a chain that was taken out of its session.
@@ -289,7 +327,23 @@ mod tests {
                         }
                     }
                     1 => { outbox.piece(Piece::control(Bytes::from_static(b"nobody's"))); }
-                    2 | 3 => {
+                    2 => {
+                        // In two parts.
+                        let mut chain = chains[session].take();
+                        let half = chain.bytes() / 2;
+                        let rest = outbox.split(&mut chain, half);
+                        prop_assert_eq!(chain.bytes() + rest.bytes(), u32::try_from(model[session].len()).unwrap());
+                        prop_assert!(chain.bytes() >= half);
+                        let mut read: Vec<u8> = Vec::new();
+                        for part in [chain, rest] {
+                            read.extend(outbox.chain(part).flat_map(|p| p.bytes.to_vec()));
+                        }
+                        prop_assert_eq!(&read, &model[session]);
+                        outbox.release(chain);
+                        outbox.release(rest);
+                        model[session].clear();
+                    }
+                    3 => {
                         let chain = chains[session].take();
                         let read: Vec<u8> = outbox.chain(chain).flat_map(|p| p.bytes.to_vec()).collect();
                         prop_assert_eq!(&read, &model[session]);

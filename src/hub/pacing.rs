@@ -163,12 +163,17 @@ impl Shard {
         let now_ms = self.now_ms;
         let Some(session) = self.sessions.get_mut(index as usize) else { return false };
         let Some(until_ms) = session.pace.as_ref().and_then(|pace| pace.wait_until(now_ms)) else { return true };
-        if session.backlog.is_none() {
-            session.backlog = Some(Box::new(Backlog::new(now_ms)));
-            self.stats.slow_sessions.add(1);
-        } else if let Some(backlog) = &mut session.backlog {
-            // It is not the socket that stands still.
-            backlog.moved_ms = now_ms;
+        // Who goes is told why.
+        if !session.is_live() {
+            return true;
+        }
+        // Until then it is not the socket that stands still.
+        match &mut session.backlog {
+            Some(backlog) => backlog.moved_ms = until_ms,
+            None => {
+                session.backlog = Some(Box::new(Backlog::new(until_ms)));
+                self.stats.slow_sessions.add(1);
+            }
         }
         self.set_timer(index, until_ms);
         false

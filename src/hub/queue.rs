@@ -115,7 +115,7 @@ impl QueueReceiver {
     pub(super) fn nap(&self) -> bool {
         self.shared.state.store(NAPPING, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        if !self.shared.pressing.load(Ordering::Relaxed) {
+        if !self.shared.pressing.load(Ordering::Relaxed) && self.depth() < NAP_DEPTH {
             return true;
         }
         self.shared.state.store(AWAKE, Ordering::Relaxed);

@@ -19,6 +19,11 @@ use crate::wire::inflate::Inflater;
 /// Full buffers that one session may fill in one tick before the others have their turn.
 const READS_PER_TICK: usize = 4;
 
+/// What a message that waits counts: empty ones take memory too.
+fn waiting_bytes(message: &[u8]) -> usize {
+    message.len() + std::mem::size_of::<Vec<u8>>()
+}
+
 impl Shard {
     /// Reads what a socket has, into the buffer that all sessions share.
     pub(super) fn read(&mut self, index: u32) {
@@ -184,7 +189,7 @@ impl Shard {
         let bytes_max = self.message_max(dialect.is_centrifuge());
         let Some(session) = self.session(index) else { return };
         if let Some(deferred) = &mut session.deferred {
-            deferred.bytes += text.len();
+            deferred.bytes += waiting_bytes(text);
             if deferred.bytes > bytes_max {
                 self.close(index, CloseReason::TooManyRequests);
                 return;
@@ -306,10 +311,20 @@ impl Shard {
                 for refusal in &refused {
                     self.refuse(index, &id, Op::Snapshot, refusal);
                 }
-                let mut wanted = Vec::with_capacity(topics.len());
+                let mut wanted: Vec<Wanted> = Vec::new();
                 for topic in topics {
-                    match self.not_allowed(index, &topic) {
-                        Some(refusal) => self.refuse(index, &id, Op::Snapshot, &refusal),
+                    if wanted.iter().any(|w| w.topic == topic) {
+                        continue;
+                    }
+                    let too_many = wanted.len() >= self.config.limits.subscriptions;
+                    let too_many = too_many.then(|| Refusal::new(429, "too many topics").about(topic.as_str()));
+                    match too_many.or_else(|| self.not_allowed(index, &topic)) {
+                        Some(refusal) => {
+                            self.refuse(index, &id, Op::Snapshot, &refusal);
+                            if refusal.code == 429 {
+                                break;
+                            }
+                        }
                         None => wanted.push(Wanted { topic, since: None, options: None }),
                     }
                 }
@@ -325,7 +340,7 @@ impl Shard {
     fn defer(&mut self, index: u32, text: &[u8]) {
         let Some(session) = self.session(index) else { return };
         let message = text.to_vec();
-        let bytes = message.len();
+        let bytes = waiting_bytes(text);
         session.deferred = Some(Box::new(Deferred { messages: [message].into(), bytes, authenticating: false }));
     }
 
@@ -367,7 +382,8 @@ impl Shard {
             let Some(session) = self.keyed(key).filter(|s| s.is_live()) else { return };
             if let Some(again) = &mut session.deferred {
                 // One of them waits itself: the rest stay behind it.
-                again.bytes += message.len() + deferred.messages.iter().map(Vec::len).sum::<usize>();
+                again.bytes +=
+                    waiting_bytes(&message) + deferred.messages.iter().map(|m| waiting_bytes(m)).sum::<usize>();
                 again.messages.push_back(message);
                 again.messages.append(&mut deferred.messages);
                 return;
@@ -389,6 +405,10 @@ impl Shard {
         let Some(at) = at else { return };
         let subscription = session.subscriptions.swap_remove(at);
         session.holds.retain(|h| h.subscription != subscription);
+        if !session.holds.is_empty() {
+            // Others may have waited for this one's answer.
+            self.owed.push(index);
+        }
         if let Some(special) = session.client.as_mut().and_then(|c| c.take_special(slot)) {
             self.depart(special);
         }

@@ -101,6 +101,8 @@ pub(super) struct Shard {
     pub(super) gathering: Gathering,
     /// Visits of the batch that is being put together.
     pub(super) visits: Vec<Visit>,
+    /// Sessions whose visit did not bring all there is for them.
+    pub(super) unfinished: Vec<u32>,
     pub(super) backend: Box<dyn Flush>,
     pub(super) timers: Timers,
     pub(super) load: Load,
@@ -160,6 +162,7 @@ impl Shard {
             deflating: Deflating::default(),
             gathering: Gathering::default(),
             visits: Vec::new(),
+            unfinished: Vec::new(),
             backend,
             timers: Timers::default(),
             load: Load::default(),
@@ -304,10 +307,11 @@ impl Shard {
             if now_ms.saturating_sub(topic.moved_ms) < 2 * waits_ms {
                 return true;
             }
-            if topic.behind == 0 && topic.waiting == 0 {
-                topic.ring.clear();
-                topic.ring.shrink_to(8);
+            if topic.behind > 0 || topic.waiting > 0 {
+                return true;
             }
+            topic.ring.clear();
+            topic.ring.shrink_to(8);
             false
         });
     }

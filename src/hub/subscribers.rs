@@ -166,10 +166,6 @@ impl Subscribers {
         self.lanes.get(lane as usize)
     }
 
-    pub(super) fn lane_mut(&mut self, lane: u32) -> Option<&mut Lane> {
-        self.lanes.get_mut(lane as usize)
-    }
-
     /// A lane and its topic.
     pub(super) fn lane_and_topic(&mut self, lane: u32) -> Option<(&mut Lane, &mut TopicSlot)> {
         let lane = self.lanes.get_mut(lane as usize)?;

@@ -312,7 +312,8 @@ impl Topics {
             }
             let offset = offset.unwrap_or_else(|| topic.offset.next());
             let delta = topic.publish(kind, ts, payload, offset, now_ms)?;
-            let back = std::mem::take(&mut topic.stale);
+            // What is loaded silently tells nobody that the topic is back: the next sweep does.
+            let back = !silent && std::mem::take(&mut topic.stale);
             if !silent {
                 for interest in &topic.interest {
                     for encoding in Encoding::ALL.into_iter().filter(|e| interest.encodings & e.bit() != 0) {
@@ -463,11 +464,12 @@ impl Topics {
         for mut topic in self.map.iter_mut() {
             let quiet_ms = now_ms.saturating_sub(topic.active_ms);
             topic.expire_history(now_ms);
-            if topic.known && !topic.stale && topic.options.stale_after.is_some_and(|after| quiet_ms > millis(after)) {
-                topic.stale = true;
-                let since_ms = topic.active_ms;
+            let quiet = topic.options.stale_after.is_some_and(|after| quiet_ms > millis(after));
+            if topic.known && quiet != topic.stale {
+                topic.stale = quiet;
+                let since_ms = quiet.then_some(topic.active_ms);
                 let topic = topic.value();
-                self.each_interest(topic, |shard, slot| self.outlet.stale(shard, slot, &topic.name, Some(since_ms)));
+                self.each_interest(topic, |shard, slot| self.outlet.stale(shard, slot, &topic.name, since_ms));
             }
             if topic.interest.is_empty() && quiet_ms > idle_ms && !is_own(&topic.name) {
                 forgotten.push(topic.name.clone());

@@ -109,7 +109,6 @@ impl Topic {
         self.offset = floor;
         self.known = false;
         self.ts = None;
-        self.stale = false;
         self.before = None;
         self.snapshot = None;
     }
@@ -131,17 +130,26 @@ impl Topic {
         let mut state_bytes = 0;
         match (&mut self.state, kind) {
             (State::Stream, Kind::Snapshot) => return Err(PublishError::StreamSnapshot),
-            (State::Merge { members, bytes }, kind) => {
-                if *bytes + payload.bytes().len() > STATE_BYTES_MAX {
-                    return Err(PublishError::StateTooLarge { bytes: *bytes + payload.bytes().len() });
+            (State::Merge { members, bytes }, Kind::Snapshot) => {
+                let whole = merge::parse_object(payload.as_str())?;
+                let whole_bytes = merge::members_bytes(&whole);
+                if whole_bytes > STATE_BYTES_MAX {
+                    return Err(PublishError::StateTooLarge { bytes: whole_bytes });
                 }
+                (*members, *bytes, state_bytes) = (whole, whole_bytes, whole_bytes);
+            }
+            (State::Merge { members, bytes }, Kind::Delta) => {
                 let patch = merge::parse_object(payload.as_str())?;
-                match kind {
-                    Kind::Delta => *bytes = bytes.saturating_add_signed(merge::apply(members, &patch)),
-                    Kind::Snapshot => {
-                        *bytes = merge::members_bytes(&patch);
-                        *members = patch;
+                if *bytes + payload.bytes().len() > STATE_BYTES_MAX {
+                    // It may be too much; what makes the state smaller never is.
+                    let mut tried = members.clone();
+                    let tried_bytes = bytes.saturating_add_signed(merge::apply(&mut tried, &patch));
+                    if tried_bytes > STATE_BYTES_MAX && tried_bytes > *bytes {
+                        return Err(PublishError::StateTooLarge { bytes: tried_bytes });
                     }
+                    (*members, *bytes) = (tried, tried_bytes);
+                } else {
+                    *bytes = bytes.saturating_add_signed(merge::apply(members, &patch));
                 }
                 state_bytes = *bytes;
             }

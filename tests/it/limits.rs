@@ -217,6 +217,10 @@ async fn merge_state() {
     assert_eq!(n, 16);
     assert!(reply["error"]["message"].as_str().unwrap().contains("4194304"), "{reply}");
     assert_eq!(server.metric("deltas_refused_total{reason=\"state_too_large\"}"), 1.0);
+    // What makes it smaller, or takes its place, is always taken.
+    let shrinking = json!({"k0": null, "k1": "x".repeat(240_000)});
+    assert_eq!(server.post("/api/publish", &json!({"channel": "merge:big", "data": shrinking})).0, 200);
+    assert_eq!(server.post("/api/publish", &json!({"channel": "merge:big", "data": {"k0": filler}})).0, 200);
 }
 
 #[tokio::test]
@@ -248,4 +252,64 @@ async fn silence() {
     let (_answers, got) = watching.await.unwrap();
     assert_eq!(got["data"], 1);
     assert!(server.metric("pings_total") >= 2.0);
+}
+
+/// What one `snapshot` command may bring: each topic once, so many topics, and not too much at once.
+#[tokio::test]
+async fn asked_snapshots() {
+    let server = Server::open_with("[limits]\nsubscriptions = 64");
+    for n in 0..40 {
+        server.publish(&format!("merge:{n}"), &json!({"pad": "x".repeat(20_000)}));
+    }
+    let mut client = server.client().await;
+    let count = async |client: &mut Client| {
+        let (mut snapshots, mut refused) = (0, Vec::new());
+        loop {
+            let message = client.next().await;
+            match (message["error"]["code"].as_u64(), message["op"].as_str()) {
+                (Some(code), _) => refused.push(code),
+                (_, Some("snapshot")) => return (snapshots, refused),
+                _ => snapshots += u32::from(message["type"] == "snapshot"),
+            }
+        }
+    };
+    client.send(json!({"op": "snapshot", "id": 1, "args": vec!["merge:1"; 4_000]})).await;
+    assert_eq!(count(&mut client).await, (1, vec![]));
+    let many: Vec<String> = (100..600).map(|n| format!("merge:{n}")).collect();
+    client.send(json!({"op": "snapshot", "id": 2, "args": many})).await;
+    assert_eq!(count(&mut client).await, (64, vec![429]));
+    // 800 KB in all: about a third of it at once.
+    let large: Vec<String> = (0..40).map(|n| format!("merge:{n}")).collect();
+    client.send(json!({"op": "snapshot", "id": 3, "args": large})).await;
+    let (snapshots, refused) = count(&mut client).await;
+    assert!((10..20).contains(&snapshots) && refused.len() == 40 - snapshots as usize, "{snapshots} {refused:?}");
+}
+
+/// A state larger than what may wait for a session reaches a client that takes little at a time.
+#[tokio::test]
+async fn a_state_larger_than_a_backlog() {
+    let server = Server::open();
+    let part = "x".repeat(200_000);
+    for n in 0..15 {
+        server.publish("merge:large", &json!({(format!("k{n}")): part}));
+    }
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(8_192).unwrap();
+    socket.connect(&server.address.into()).unwrap();
+    let mut stream: TcpStream = socket.into();
+    stream.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
+    let head = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let subscribe = br#"{"op":"subscribe","args":["merge:large"]}"#;
+    stream.write_all(&crate::hostile_clients::frame(0x81, subscribe)).unwrap();
+    let mut got = Vec::new();
+    let mut buffer = vec![0; 16_384];
+    while got.len() < 3_000_000 {
+        match stream.read(&mut buffer).unwrap() {
+            0 => panic!("closed after {} bytes", got.len()),
+            n => got.extend_from_slice(&buffer[..n]),
+        }
+    }
+    assert_eq!(server.metric("closes_total{reason=\"slow: reconnect and recover\"}"), 0.0);
 }

@@ -253,3 +253,75 @@ async fn a_visit_is_one_message_for_who_asks_for_it() {
     assert!(messages < deliveries, "{deliveries} deliveries in {messages} messages");
     assert_eq!(stream, (0..30).filter(|n| n % 3 != 0).collect::<Vec<u64>>());
 }
+
+/// A session with a flush interval that has had its first delta, so that what comes now waits, and its follower.
+async fn calm(server: &Server, topic: &str) -> (Client, Follower) {
+    let mut client = server.client().await;
+    client.send(json!({"op": "session", "flush_interval_ms": 5_000})).await;
+    client.next().await;
+    client.subscribe(&[topic]).await;
+    let mut follower = Follower::default();
+    follower.take(&client.next().await);
+    (client, follower)
+}
+
+/// What waits for a flush interval is not forgotten when the rate changes, which brings the session on by other means.
+#[tokio::test]
+async fn what_waits_outlives_a_change_of_rate() {
+    let server = Server::open();
+    let mut expected = json!({"base": "x".repeat(3_000)});
+    server.publish("merge:a", &expected);
+    let (mut client, mut follower) = calm(&server, "merge:a").await;
+    for n in 2..=30 {
+        let patch = json!({(format!("k{n}")): n});
+        json_patch::merge(&mut expected, &patch);
+        server.publish("merge:a", &patch);
+    }
+    client.send(json!({"op": "rate", "args": ["merge:a"], "max_rate": 2})).await;
+    follower.follow(&mut client, 30).await;
+    assert_eq!(follower.state, expected);
+    assert_eq!(follower.deltas, 29, "each delta is stood for once");
+}
+
+/// A snapshot that was asked for comes after what waited: nothing that it says already is said again.
+#[tokio::test]
+async fn nothing_is_repeated_after_a_snapshot_that_was_asked_for() {
+    let server = Server::open();
+    let mut expected = json!({"base": "x".repeat(3_000)});
+    server.publish("merge:a", &expected);
+    let (mut client, mut follower) = calm(&server, "merge:a").await;
+    for n in 2..=20 {
+        let patch = json!({(format!("k{n}")): n});
+        json_patch::merge(&mut expected, &patch);
+        server.publish("merge:a", &patch);
+    }
+    client.send(json!({"op": "snapshot", "id": 1, "args": ["merge:a"]})).await;
+    loop {
+        let message = client.next().await;
+        if message["op"] == "snapshot" {
+            break;
+        }
+        // Fails if it does not join up.
+        follower.take(&message);
+    }
+    server.publish("merge:a", &json!({"last": true}));
+    client.send(json!({"op": "ping"})).await;
+    follower.follow(&mut client, 21).await;
+    expected["last"] = json!(true);
+    assert_eq!(follower.state, expected);
+}
+
+/// A ceiling that needs longer for a write than a stalled socket is given is no stall.
+#[tokio::test]
+async fn who_is_silent_under_a_ceiling_is_not_stalled() {
+    let server = Server::open_with("[limits]\nstall_timeout = \"1s\"");
+    server.publish("latest:a", &json!("x".repeat(4_000)));
+    let mut client = server.client().await;
+    client.send(json!({"op": "session", "bytes_per_second": 1_024})).await;
+    client.next().await;
+    client.subscribe(&["latest:a"]).await;
+    assert_eq!(client.next().await["type"], "snapshot");
+    // Due in four seconds, when the snapshot is paid for.
+    server.publish("latest:a", &json!("next"));
+    assert_eq!(client.next().await["data"], "next");
+}
