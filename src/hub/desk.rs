@@ -53,6 +53,25 @@ impl Desk {
     }
 }
 
+#[cfg(test)]
+impl Desk {
+    /// The desk as something that answers what waits, and returns.
+    pub(super) fn at_hand(
+        self,
+        topics: Arc<Topics>,
+        tokens: Arc<Tokens>,
+        backend: Arc<dyn Backend>,
+        metrics: Arc<Metrics>,
+    ) -> impl FnMut() {
+        let clerk = Arc::new(Clerk { queues: self.queues, topics, tokens, backend, metrics });
+        move || {
+            for request in self.requests.try_iter().flatten() {
+                clerk.answer(request, Fetch::Allowed);
+            }
+        }
+    }
+}
+
 /// As a client is told.
 fn token_refusal(error: &TokenError) -> Refusal {
     match error {

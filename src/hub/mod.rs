@@ -19,6 +19,8 @@ mod event;
 mod flush;
 mod flushing;
 mod gathering;
+#[cfg(test)]
+mod model;
 mod outbox;
 mod pacing;
 #[doc(hidden)]

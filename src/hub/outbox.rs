@@ -207,6 +207,12 @@ impl Outbox {
         }
     }
 
+    /// Links of all chains.
+    #[cfg(test)]
+    pub(super) fn links(&self) -> usize {
+        self.live_links
+    }
+
     /// A piece by its number.
     pub(super) fn get(&self, number: u32) -> Option<&Piece> {
         self.pieces.get(number as usize).map(|shelved| &shelved.piece)

@@ -188,24 +188,29 @@ impl Shard {
                 std::thread::sleep(CROWD_GAP);
             }
             let timeout = self.rest();
-            if let Err(error) = self.poll.poll(&mut events, Some(timeout))
-                && error.kind() != std::io::ErrorKind::Interrupted
-            {
-                tracing::error!(shard = self.id.0, %error, "poll failed");
-            }
-            self.queue.awake();
-            let began = Instant::now();
-            self.tick(&events);
-            let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-            self.stats.ticks.add(1);
-            self.stats.busy_us.add(took);
-            self.stats.tick_us_max.raise(took);
-            self.load.ticked(self.started.elapsed(), took);
-            self.stats.stretch_ms.set(u64::from(self.load.stretch_ms()));
+            self.turn(&mut events, timeout);
             if self.drain.is_some() && self.sessions.is_empty() {
                 return;
             }
         }
+    }
+
+    /// Waits at most so long for something to do, and does it.
+    pub(super) fn turn(&mut self, events: &mut Events, timeout: Duration) {
+        if let Err(error) = self.poll.poll(events, Some(timeout))
+            && error.kind() != std::io::ErrorKind::Interrupted
+        {
+            tracing::error!(shard = self.id.0, %error, "poll failed");
+        }
+        self.queue.awake();
+        let began = Instant::now();
+        self.tick(events);
+        let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.stats.ticks.add(1);
+        self.stats.busy_us.add(took);
+        self.stats.tick_us_max.raise(took);
+        self.load.ticked(self.started.elapsed(), took);
+        self.stats.stretch_ms.set(u64::from(self.load.stretch_ms()));
     }
 
     /// One turn: take all that has arrived, fan it out, flush.

@@ -1,0 +1,473 @@
+//! A whole shard against a model: random subscribes, deltas, full sockets, rates, ceilings, snapshots, closes and turns in any
+//! order, on real sockets with small buffers, with the desk answering whenever it comes to it. Whatever happens, each
+//! session's deliveries join up, no delta of a stream is missing, and in the end everybody has the state of the source and
+//! nothing is left behind in the shard.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mio::Events;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::backend::{Answer, Backend, Member, MemberCount};
+use super::event::NewSession;
+use super::shard::Shard;
+use super::{Desk, Hub, Parked};
+use crate::auth::Tokens;
+use crate::config::{Class, Config, FlushBackend, Namespace};
+use crate::limits::DELTA_BYTES_MAX;
+use crate::metrics::Metrics;
+use crate::name::TopicName;
+use crate::position::{Epoch, Offset};
+use crate::protocol::{Dialect, MemberInfo, Refusal};
+use crate::topic::{Incoming, Kind, Payload, Topics};
+use crate::wire::frame::{Opcode, header_bytes};
+
+/// Few, so that what happens meets.
+const TOPICS: [&str; 3] = ["merge:a", "latest:b", "stream:c"];
+const CLIENTS: usize = 2;
+
+/// Time that the end may take, with flush intervals and rates as they are here.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone)]
+enum Op {
+    /// A client comes, if that place is free.
+    Come(usize),
+    /// A client goes without a word.
+    Go(usize),
+    Subscribe(usize, Vec<usize>, Option<u32>),
+    Unsubscribe(usize, usize),
+    Snapshot(usize, Vec<usize>),
+    Rate(usize, usize, Option<u32>),
+    Session {
+        client: usize,
+        flush_ms: u32,
+        bytes_per_second: u32,
+        batch: bool,
+    },
+    /// So many deltas with so much in each.
+    Publish {
+        topic: usize,
+        deltas: usize,
+        bytes: usize,
+    },
+    /// The past of all topics no longer counts.
+    NewEpoch,
+    /// A client reads so many bytes at most.
+    Read(usize, usize),
+    /// The shard turns, after waiting so long for something to do.
+    Turn(u64),
+    /// The desk answers what waits.
+    Desk,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let (client, topic) = (0..CLIENTS, 0..TOPICS.len());
+    let topics = prop::collection::vec(0..TOPICS.len(), 1..4);
+    let rate = prop::option::of(prop::sample::select(vec![50u32, 100, 200]));
+    prop_oneof![
+        2 => client.clone().prop_map(Op::Come),
+        1 => client.clone().prop_map(Op::Go),
+        4 => (client.clone(), topics.clone(), rate.clone()).prop_map(|(c, t, r)| Op::Subscribe(c, t, r)),
+        1 => (client.clone(), topic.clone()).prop_map(|(c, t)| Op::Unsubscribe(c, t)),
+        1 => (client.clone(), topics).prop_map(|(c, t)| Op::Snapshot(c, t)),
+        3 => (client.clone(), topic.clone(), rate).prop_map(|(c, t, r)| Op::Rate(c, t, r)),
+        2 => (client.clone(), prop::sample::select(vec![0u32, 20, 200]), prop::sample::select(vec![0u32, 2_000_000]), any::<bool>())
+            .prop_map(|(client, flush_ms, bytes_per_second, batch)| Op::Session { client, flush_ms, bytes_per_second, batch }),
+        8 => (topic, 1usize..14, prop::sample::select(vec![10usize, 500, 6_000])).prop_map(|(topic, deltas, bytes)| Op::Publish { topic, deltas, bytes }),
+        1 => Just(Op::NewEpoch),
+        6 => (client, prop::sample::select(vec![50usize, 5_000, 100_000])).prop_map(|(c, n)| Op::Read(c, n)),
+        10 => (0u64..4).prop_map(Op::Turn),
+        6 => Just(Op::Desk),
+    ]
+}
+
+/// What a client knows of a topic it is subscribed to.
+#[derive(Debug, Default)]
+struct Followed {
+    epoch: String,
+    offset: u64,
+    state: Value,
+}
+
+/// A client: what it has read, and what that came to.
+struct Peer {
+    socket: TcpStream,
+    unread: Vec<u8>,
+    followed: HashMap<String, Followed>,
+    /// Commands sent of which nothing was heard yet.
+    unanswered: HashSet<u64>,
+    sent: u64,
+    /// What is to be unsubscribed from, by command.
+    leaving: HashMap<u64, &'static str>,
+    /// Told to go: what it has is no longer followed.
+    closed: bool,
+}
+
+impl Peer {
+    fn send(&mut self, mut command: Value) {
+        self.sent += 1;
+        self.unanswered.insert(self.sent);
+        command["id"] = json!(self.sent);
+        let payload = command.to_string().into_bytes();
+        let mut frame = vec![0x81];
+        match u8::try_from(payload.len()) {
+            Ok(n @ 0..126) => frame.push(0x80 | n),
+            _ => {
+                frame.push(0x80 | 126);
+                frame.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+            }
+        }
+        frame.extend([0; 4]);
+        frame.extend(payload);
+        // Commands are small, and the shard reads: if it does not fit, the client is as good as gone.
+        if self.socket.write_all(&frame).is_err() {
+            self.closed = true;
+        }
+    }
+
+    fn read(&mut self, most: usize) -> Result<(), TestCaseError> {
+        let mut buffer = vec![0; most];
+        match self.socket.read(&mut buffer) {
+            Ok(0) => self.closed = true,
+            Ok(n) => self.unread.extend_from_slice(&buffer[..n]),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => self.closed = true,
+        }
+        while let Some(frame_bytes) = whole_frame(&self.unread) {
+            let frame: Vec<u8> = self.unread.drain(..frame_bytes).collect();
+            let payload = &frame[header_bytes(&frame)..];
+            match Opcode::from_bits(frame[0]) {
+                Some(Opcode::Text) => {
+                    let message: Value =
+                        serde_json::from_slice(payload).map_err(|e| TestCaseError::fail(e.to_string()))?;
+                    match message {
+                        Value::Array(list) => list.iter().try_for_each(|one| self.take(one))?,
+                        one => self.take(&one)?,
+                    }
+                }
+                Some(Opcode::Close) => self.closed = true,
+                other => return Err(TestCaseError::fail(format!("an unexpected frame: {other:?}"))),
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, message: &Value) -> Result<(), TestCaseError> {
+        if self.closed {
+            return Ok(());
+        }
+        let Some(topic) = message["topic"].as_str().filter(|_| message["type"].is_string()) else {
+            return self.answered(message);
+        };
+        let offset = message["offset"].as_u64().unwrap();
+        if message["type"] == "snapshot" {
+            // Asked for, it comes to those who are not subscribed too. Of a stream it is a list, which matters here only
+            // where the deltas begin anew.
+            let epoch = message["epoch"].as_str().unwrap().to_owned();
+            let stream = topic.starts_with("stream");
+            if let Some(followed) = self.followed.get_mut(topic).filter(|f| !stream || f.epoch != epoch) {
+                *followed = Followed { epoch, offset, state: message["data"].clone() };
+            }
+            return Ok(());
+        }
+        let followed = self.followed.get_mut(topic);
+        prop_assert!(followed.is_some(), "not subscribed to {topic}: {message}");
+        let followed = followed.unwrap();
+        let prev = message["prev"].as_u64().unwrap();
+        let joins = prev <= followed.offset && followed.offset < offset;
+        prop_assert!(joins, "{topic}: {} does not join up with {message}", followed.offset);
+        if topic.starts_with("stream") {
+            prop_assert!(message["conflated"].is_null(), "{message}");
+            prop_assert_eq!(prev, followed.offset, "a hole in {}", topic);
+        }
+        followed.offset = offset;
+        match topic.starts_with("merge") {
+            true => json_patch::merge(&mut followed.state, &message["data"]),
+            false => followed.state = message["data"].clone(),
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, message: &Value) -> Result<(), TestCaseError> {
+        let op = message["op"].as_str().unwrap_or_default();
+        if matches!(op, "stale" | "fresh") {
+            return Ok(());
+        }
+        prop_assert!(message["id"].is_u64(), "{message}");
+        let refused = !message["error"].is_null();
+        // What is refused of a command comes beside its answer; a command of which everything is refused has that alone.
+        if op == "subscribe" && !refused {
+            for (topic, at) in message["topics"].as_object().unwrap() {
+                // What the client had before does not count; the snapshot follows, where there is one.
+                let offset = at["offset"].as_u64().unwrap();
+                let epoch = at["epoch"].as_str().unwrap().to_owned();
+                self.followed.insert(topic.clone(), Followed { epoch, offset, state: json!({}) });
+            }
+        }
+        let id = message["id"].as_u64().unwrap();
+        if let Some(topic) = self.leaving.remove(&id) {
+            self.followed.remove(topic);
+        }
+        self.unanswered.remove(&id);
+        Ok(())
+    }
+}
+
+/// The length of the frame at the front, if all of it is there.
+fn whole_frame(bytes: &[u8]) -> Option<usize> {
+    let len = match bytes {
+        [_, n @ 0..126, ..] => 2 + usize::from(*n),
+        [_, 126, a, b, ..] => 4 + usize::from(u16::from_be_bytes([*a, *b])),
+        [_, 127, a, b, c, d, e, f, g, h, ..] => {
+            10 + usize::try_from(u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h])).unwrap()
+        }
+        _ => return None,
+    };
+    (bytes.len() >= len).then_some(len)
+}
+
+/// Nothing lies beyond topics here.
+struct Nobody;
+
+impl Backend for Nobody {
+    fn publish(&self, _: TopicName, _: Payload) -> Answer<()> {
+        Box::pin(async { Err(Refusal::new(403, "")) })
+    }
+    fn joined(&self, _: &TopicName, _: &Member) {}
+    fn left(&self, _: &TopicName, _: &Member) {}
+    fn presence(&self, _: TopicName) -> Answer<Vec<Arc<MemberInfo>>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+    fn presence_stats(&self, _: TopicName) -> Answer<MemberCount> {
+        Box::pin(async { Ok(MemberCount { clients: 0, users: 0 }) })
+    }
+    fn call(&self, _: String, _: String, _: String, _: Bytes) -> Answer<Bytes> {
+        Box::pin(async { Err(Refusal::new(404, "")) })
+    }
+}
+
+struct World {
+    hub: Arc<Hub>,
+    shard: Shard,
+    topics: Arc<Topics>,
+    desk: Box<dyn FnMut()>,
+    events: Events,
+    peers: [Option<Peer>; CLIENTS],
+    published: u64,
+}
+
+impl World {
+    fn new(flush: FlushBackend) -> Self {
+        let mut config = Config::default();
+        config.server.flush = flush;
+        config.access.anonymous = true;
+        for (name, class) in [("merge", Class::Merge), ("latest", Class::Latest), ("stream", Class::Stream)] {
+            let namespace = Namespace { class, history_size: 100_000, history_bytes: 1 << 30, ..Namespace::default() };
+            config.namespace.insert(name.to_owned(), namespace);
+        }
+        let config = Arc::new(config);
+        let metrics = Arc::new(Metrics::default());
+        let (hub, parked, desk) = Hub::new(1, 100, "model".into(), config.clone(), &metrics).unwrap();
+        let Parked { mut parts, requests, node, .. } = parked;
+        let topics = Arc::new(Topics::new(config.clone(), 1, hub.clone(), metrics.clone()));
+        let tokens = Arc::new(Tokens::load(&config.access).unwrap());
+        let shard = Shard::new(parts.remove(0), requests, node, config);
+        let desk = Desk::at_hand(desk, topics.clone(), tokens, Arc::new(Nobody), metrics);
+        let events = Events::with_capacity(64);
+        Self { hub, shard, topics, desk: Box::new(desk), events, peers: Default::default(), published: 0 }
+    }
+
+    fn do_one(&mut self, op: Op) -> Result<(), TestCaseError> {
+        let names = |topics: &[usize]| topics.iter().map(|t| TOPICS[*t]).collect::<Vec<_>>();
+        let mut tell = |client: usize, command: Value| {
+            if let Some(peer) = &mut self.peers[client] {
+                peer.send(command);
+            }
+        };
+        match op {
+            Op::Come(client) => self.come(client),
+            Op::Go(client) => self.peers[client] = None,
+            Op::Subscribe(client, topics, rate) => {
+                let mut command = json!({"op": "subscribe", "args": names(&topics)});
+                if let Some(rate) = rate {
+                    command["max_rate"] = json!(rate);
+                }
+                tell(client, command);
+            }
+            Op::Unsubscribe(client, topic) => {
+                tell(client, json!({"op": "unsubscribe", "args": [TOPICS[topic]]}));
+                if let Some(peer) = &mut self.peers[client] {
+                    // What is still on its way is followed until the answer comes; then nothing may come.
+                    peer.leaving.insert(peer.sent, TOPICS[topic]);
+                }
+            }
+            Op::Snapshot(client, topics) => tell(client, json!({"op": "snapshot", "args": names(&topics)})),
+            Op::Rate(client, topic, rate) => {
+                tell(client, json!({"op": "rate", "args": [TOPICS[topic]], "max_rate": rate}));
+            }
+            Op::Session { client, flush_ms, bytes_per_second, batch } => tell(
+                client,
+                json!({"op": "session", "flush_interval_ms": flush_ms, "bytes_per_second": bytes_per_second, "batch": batch}),
+            ),
+            Op::Publish { topic, deltas, bytes } => (0..deltas).for_each(|_| self.publish(topic, bytes)),
+            Op::NewEpoch => {
+                let source = self.topics.home("");
+                self.topics.load(source, &Epoch::random(), Offset::new(self.published % 3).unwrap());
+                self.topics.loaded(source);
+            }
+            Op::Read(client, most) => {
+                if let Some(peer) = &mut self.peers[client] {
+                    peer.read(most)?;
+                }
+            }
+            Op::Turn(ms) => self.turn(ms),
+            Op::Desk => (self.desk)(),
+        }
+        Ok(())
+    }
+
+    fn come(&mut self, client: usize) {
+        if self.peers[client].is_some() {
+            return;
+        }
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        // Small, so that they fill up.
+        ours.set_recv_buffer_size(4_096).unwrap();
+        ours.connect(&listener.local_addr().unwrap().into()).unwrap();
+        let (theirs, _) = listener.accept().unwrap();
+        socket2::SockRef::from(&theirs).set_send_buffer_size(4_096).unwrap();
+        theirs.set_nodelay(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let session = NewSession {
+            socket: theirs,
+            dialect: Dialect::Plain,
+            deflate: false,
+            early: Bytes::new(),
+            identity: None,
+            permit: None,
+        };
+        assert!(self.hub.place(Box::new(session)).is_ok());
+        self.peers[client] = Some(Peer {
+            socket: ours.into(),
+            unread: Vec::new(),
+            followed: HashMap::new(),
+            unanswered: HashSet::new(),
+            sent: 0,
+            leaving: HashMap::new(),
+            closed: false,
+        });
+    }
+
+    fn publish(&mut self, topic: usize, bytes: usize) {
+        self.published += 1;
+        let n = self.published;
+        let topic = TOPICS[topic];
+        let data = match topic.starts_with("merge") {
+            true => json!({(format!("k{}", n % 7)): n, (format!("k{}", n % 5)): null, "pad": "x".repeat(bytes)}),
+            false => json!({"n": n, "pad": "x".repeat(bytes)}),
+        };
+        let payload = Payload::new(Bytes::from(data.to_string()), DELTA_BYTES_MAX).unwrap();
+        let source = self.topics.home(topic);
+        let incoming = Incoming { topic, kind: Kind::Delta, ts: None, payload, offset: None, source };
+        self.topics.publish(incoming).unwrap();
+    }
+
+    fn turn(&mut self, ms: u64) {
+        self.shard.turn(&mut self.events, Duration::from_millis(ms));
+    }
+
+    /// Everybody reads, everything is answered, until all are where the source is.
+    fn settle(&mut self) -> Result<(), TestCaseError> {
+        let began = Instant::now();
+        loop {
+            self.turn(1);
+            (self.desk)();
+            let mut waiting = Vec::new();
+            for (n, peer) in self.peers.iter_mut().enumerate().filter_map(|(n, p)| Some((n, p.as_mut()?))) {
+                peer.read(1 << 20)?;
+                if peer.closed {
+                    continue;
+                }
+                if !peer.unanswered.is_empty() {
+                    waiting.push(format!("client {n}: unanswered {:?} of {}", peer.unanswered, peer.sent));
+                }
+                for (topic, followed) in &peer.followed {
+                    // Nothing is known of a topic whose past does not count and that nobody has published on since.
+                    let Some(snapshot) = self.topics.view(topic).map(|view| view.snapshot) else { continue };
+                    let state: Value = serde_json::from_slice(&snapshot.data).unwrap();
+                    let (at, same) = (snapshot.offset.get(), topic.starts_with("stream") || followed.state == state);
+                    if followed.offset != at || !same {
+                        waiting.push(format!("client {n}: {topic} at {} of {at}, same state {same}", followed.offset));
+                    }
+                }
+            }
+            if waiting.is_empty() {
+                break;
+            }
+            prop_assert!(began.elapsed() < PATIENCE, "they wait for ever: {waiting:#?}");
+        }
+        Ok(())
+    }
+
+    /// Everybody goes, and nothing stays behind.
+    fn leave(&mut self) -> Result<(), TestCaseError> {
+        self.peers = Default::default();
+        let began = Instant::now();
+        loop {
+            let shard = &self.shard;
+            let counts = [shard.sessions.len(), shard.subscribers.topics(), shard.asks.len(), shard.groups.len()];
+            if counts == [0; 4] {
+                break;
+            }
+            prop_assert!(began.elapsed() < PATIENCE, "sessions, topics, asks, groups: {counts:?}");
+            self.turn(1);
+            (self.desk)();
+        }
+        let stats = &self.shard.stats;
+        let left: HashSet<(&str, u64)> = [
+            ("subscriptions", stats.subscriptions.get()),
+            ("slow sessions", stats.slow_sessions.get()),
+            ("backlog", stats.backlog_bytes.get()),
+            ("links", self.shard.outbox.links() as u64),
+            ("sessions", self.hub.sessions() as u64),
+        ]
+        .into_iter()
+        .filter(|(_, n)| *n > 0)
+        .collect();
+        prop_assert!(left.is_empty(), "left behind: {left:?}");
+        Ok(())
+    }
+}
+
+fn runs(flush: FlushBackend, ops: Vec<Op>) -> Result<(), TestCaseError> {
+    let mut world = World::new(flush);
+    (0..CLIENTS).for_each(|client| world.come(client));
+    for op in ops {
+        world.do_one(op)?;
+    }
+    world.settle()?;
+    world.leave()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_shard_keeps_its_word_on_epoll(ops in prop::collection::vec(op(), 1..250)) {
+        runs(FlushBackend::Epoll, ops)?;
+    }
+
+    #[test]
+    fn a_shard_keeps_its_word_on_io_uring(ops in prop::collection::vec(op(), 1..250)) {
+        runs(FlushBackend::Auto, ops)?;
+    }
+}
