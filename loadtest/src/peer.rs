@@ -130,7 +130,11 @@ impl Peer {
             Self::Sockudo => {
                 let config = directory.join("sockudo.json");
                 std::fs::write(&config, SOCKUDO.replace("@PORT@", &port).replace("@KEY@", PUSHER_KEY))?;
-                let mut command = Command::new(folder().join("bin/sockudo"));
+                let program = folder()
+                    .join("bin/sockudo")
+                    .canonicalize()
+                    .context("sockudo is not installed: SOCKUDO=1 make peers")?;
+                let mut command = Command::new(program);
                 command.arg("--config").arg(config).current_dir(directory);
                 command
             }

@@ -20,6 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// A connection to a peer.
 pub(crate) struct RawPublisher {
     stream: TcpStream,
+    address: SocketAddr,
     peer: Peer,
     offsets: HashMap<String, u64>,
 }
@@ -31,7 +32,7 @@ impl RawPublisher {
         if peer == Peer::Nats {
             stream.write_all(b"CONNECT {\"verbose\":false,\"pedantic\":false}\r\n").await?;
         }
-        Ok(Self { stream, peer, offsets: HashMap::new() })
+        Ok(Self { stream, address, peer, offsets: HashMap::new() })
     }
 
     /// Publishes, and returns the offsets that the envelopes carry once the peer has taken them.
@@ -45,8 +46,15 @@ impl RawPublisher {
             let envelope = format!(
                 "{{\"topic\":\"{topic}\",\"type\":\"delta\",\"offset\":{offset},\"prev\":{prev},\"data\":{data}}}"
             );
-            bytes.extend_from_slice(request(self.peer, topic, &envelope)?.as_bytes());
+            let request = request(self.peer, topic, &envelope)?;
+            if self.peer == Peer::Sockudo {
+                self.publish_alone(request.as_bytes()).await?;
+            }
+            bytes.extend_from_slice(request.as_bytes());
             offsets.push(offset);
+        }
+        if self.peer == Peer::Sockudo {
+            return Ok(offsets);
         }
         if self.peer == Peer::Nats {
             bytes.extend_from_slice(b"PING\r\n");
@@ -62,6 +70,17 @@ impl RawPublisher {
         .await
         .context("the peer does not take what is published")??;
         Ok(offsets)
+    }
+
+    /// One request on a connection of its own: sockudo closes each after its answer.
+    async fn publish_alone(&self, request: &[u8]) -> anyhow::Result<()> {
+        tokio::time::timeout(TIMEOUT, async {
+            let mut stream = TcpStream::connect(self.address).await?;
+            stream.write_all(request).await?;
+            answered(&mut stream, self.peer, 1).await
+        })
+        .await
+        .context("the peer does not take what is published")?
     }
 }
 

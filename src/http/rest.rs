@@ -73,7 +73,12 @@ pub(super) async fn status(state: Shared) -> Response {
         "sent_bytes": sum(|s| s.bytes.get()),
         "backlog_bytes": sum(|s| s.backlog_bytes.get()),
         "queue_depth": state.hub.queue_depth(),
-        "memory": {"rss_bytes": rss, "rss_at_start_bytes": state.base_rss_bytes},
+        "memory": {
+            "rss_bytes": rss,
+            "rss_at_start_bytes": state.base_rss_bytes,
+            // Everything that grew since the start, topics and history too: an upper bound.
+            "bytes_per_session": rss.saturating_sub(state.base_rss_bytes).checked_div(sessions as u64),
+        },
         "sources": sources,
     }))
     .into_response()
