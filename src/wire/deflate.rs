@@ -21,7 +21,7 @@ const STORED_BYTES_MAX: usize = u16::MAX as usize;
 /// headers alone have 52.
 pub const COMPRESS_BYTES_MIN: usize = 128;
 
-/// Payloads from here on, in bytes, are compressed at `DENSE`, shorter ones at `QUICK`.
+/// How hard it is tried.
 ///
 /// `cargo bench --bench deflate`, quotes in JSON (µs, and what is left of the bytes):
 ///
@@ -32,30 +32,24 @@ pub const COMPRESS_BYTES_MIN: usize = 128;
 /// | 4 | 7.6, 60 % | 12, 28 % | 52, 22 % |
 /// | 6 | 7.8, 60 % | 14, 27 % | 77, 21 % |
 ///
-/// Level 1 has no Huffman codes of its own. Those cost 4 µs to make, more than a delta of 150 B could save by them; above
-/// that they take another quarter off bytes that go to many and are compressed once. Order books, full of numbers that
-/// are nearly alike, gain more from level 6 than quotes do: recorded market data came to 40 % with it, to 48 % with level 2
-/// from 512 B on (`nexus-loadtest egress`), and the server's CPU was the same, as what is written grew less.
-const DENSE_BYTES_MIN: usize = 256;
+/// Order books, full of numbers that are nearly alike, gain more than quotes do: recorded market data came to 40 % with level 6,
+/// to 48 % with level 1 below half a KiB and level 2 from there on (`nexus-loadtest egress`), and the server's CPU was the
+/// same: what goes to many is compressed once, and less is written to each.
+const LEVEL: u32 = 6;
 
 /// Memory for a message that is kept for the next, in bytes.
 const KEPT_BYTES: usize = 256 * 1024;
 
-const QUICK: u32 = 1;
-const DENSE: u32 = 6;
-
-/// Compresses. A thread needs one: nothing is kept from one message to the next but memory (about 600 KiB).
+/// Compresses. A thread needs one: nothing is kept from one message to the next but memory (about 300 KiB).
 #[derive(Debug)]
 pub struct Deflater {
-    quick: Compress,
-    dense: Compress,
+    compress: Compress,
     scratch: Vec<u8>,
 }
 
 impl Default for Deflater {
     fn default() -> Self {
-        let level = |level| Compress::new(Compression::new(level), false);
-        Self { quick: level(QUICK), dense: level(DENSE), scratch: Vec::new() }
+        Self { compress: Compress::new(Compression::new(LEVEL), false), scratch: Vec::new() }
     }
 }
 
@@ -104,7 +98,7 @@ impl Deflater {
     /// Leaves the blocks in `scratch`.
     fn deflate(&mut self, payload: &[&[u8]]) {
         let len: usize = payload.iter().map(|bytes| bytes.len()).sum();
-        let compress = if len < DENSE_BYTES_MIN { &mut self.quick } else { &mut self.dense };
+        let compress = &mut self.compress;
         compress.reset();
         self.scratch.clear();
         self.scratch.shrink_to(KEPT_BYTES);
