@@ -28,6 +28,7 @@ pub mod parts;
 mod queue;
 mod reading;
 mod retuning;
+mod sealing;
 mod session;
 mod shard;
 mod subscribers;
