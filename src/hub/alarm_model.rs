@@ -11,6 +11,7 @@ mod atomics {
     pub(super) use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence};
 }
 
+#[allow(clippy::duplicate_mod, reason = "once more, with atomics that loom knows")]
 #[path = "alarm.rs"]
 mod alarm;
 

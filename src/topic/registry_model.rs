@@ -108,7 +108,13 @@ mod map {
     }
 }
 
-#[allow(dead_code, unused_imports, unreachable_pub, reason = "it is the registry as it is, for its own map")]
+#[allow(
+    clippy::duplicate_mod,
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    reason = "it is the registry as it is, for its own map"
+)]
 #[path = "registry.rs"]
 mod registry;
 
