@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help run test conformance lint fmt fmt-check bench bench-peers flame peers tools load web web-check browser-test
+.PHONY: help run test conformance fuzz lint fmt fmt-check bench bench-peers flame peers tools load web web-check browser-test
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -17,6 +17,8 @@ test: tools fmt-check lint web-check ## Install what tests need, check formattin
 	cargo nextest run --locked --workspace --no-fail-fast
 	NEXUS_TEST_FLUSH=epoll cargo nextest run --locked --package nexus-push --no-fail-fast \
 	  -E 'test(/^(conflation|delivery|limits|pacing|recovery|shutdown)::/)'
+	NEXUS_TEST_TLS=1 cargo nextest run --locked --package nexus-push --no-fail-fast \
+	  -E 'test(/^(conflation|compression|delivery|hostile_clients|limits|pacing|recovery)::/)'
 	cargo test --locked --workspace --doc --quiet
 	deploy/check.sh
 	$(MAKE) --no-print-directory browser-test
@@ -44,6 +46,13 @@ browser-test:
 # Not `npm ci`: it wants packages of other platforms in the lock file, which not every registry has.
 web/node_modules/.installed: web/package-lock.json
 	cd web && npm install --no-save --loglevel=error && touch node_modules/.installed
+
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= $(notdir $(wildcard tests/fuzz/corpus/*))
+
+fuzz: ## Every fuzz target, FUZZ_SECONDS=60 each (nightly toolchain, cargo-fuzz); findings: target/fuzz/artifacts
+	@[ -x target/tools/bin/cargo-fuzz ] || cargo install --quiet --locked --root target/tools cargo-fuzz
+	FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh $(FUZZ_TARGETS)
 
 lint: ## Clippy and rustdoc, warnings are errors
 	cargo clippy --locked --workspace --all-targets -- -D warnings

@@ -196,3 +196,6 @@ const _: () = assert!(RECOVERY_BYTES < BACKLOG_BYTES_MAX, "recovering must not l
 
 /// Bytes of one `merge` topic's state. Past it: the delta is refused at the source.
 pub const STATE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Time between two looks at the files of certificates.
+pub const TLS_RELOAD_INTERVAL: Duration = Duration::from_secs(60);

@@ -13,7 +13,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetri
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::wire::close::CloseReason;
@@ -180,6 +180,11 @@ pub struct Metrics {
     pub http_refused: Counter,
     pub queue_full: Counter,
     pub tokens_refused: Counter,
+    pub tls_handshakes: Counter,
+    pub tls_handshakes_failed: Counter,
+    pub tls_reloads: Counter,
+    pub tls_reloads_failed: Counter,
+    pub tls_certificate_ends: Gauge,
     pub source_errors: Family<SourceLabel, Counter>,
     pub source_skipped: Family<SourceLabel, Counter>,
     pub epoch_changes: Family<SourceLabel, Counter>,
@@ -242,6 +247,19 @@ impl Metrics {
             "queue_full",
             "Times that a publisher found a shard's queue full and waited",
             self.queue_full.clone(),
+        );
+        r.register("tls_handshakes", "TLS handshakes made", self.tls_handshakes.clone());
+        r.register("tls_handshakes_failed", "TLS handshakes that failed", self.tls_handshakes_failed.clone());
+        r.register("tls_reloads", "Times that changed certificates were read", self.tls_reloads.clone());
+        r.register(
+            "tls_reloads_failed",
+            "Times that changed certificates could not be read",
+            self.tls_reloads_failed.clone(),
+        );
+        r.register(
+            "tls_certificate_end_timestamp_seconds",
+            "When the certificate ends, Unix s; 0 without TLS",
+            self.tls_certificate_ends.clone(),
         );
         r.register("tokens_refused", "Tokens refused", self.tokens_refused.clone());
         r.register("source_errors", "Failures of a source, each followed by a retry", self.source_errors.clone());

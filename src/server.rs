@@ -15,7 +15,7 @@ use crate::backend::Backstage;
 use crate::clock::unix_ms;
 use crate::cluster::{Cluster, NodeReport, Reporter, SourceReport};
 use crate::config::{Config, redacted};
-use crate::http::{Addresses, Listener, State, bind, router};
+use crate::http::{Addresses, Certificates, Listener, State, bind, router};
 use crate::hub::Hub;
 use crate::metrics::{GaugeSource, Metrics};
 use crate::source::publish::Publisher;
@@ -161,6 +161,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
     let listener = bind(config.server.listen).with_context(|| format!("cannot listen on {}", config.server.listen))?;
     let address = listener.local_addr()?;
+    let sealed = match &config.tls {
+        Some(options) => {
+            let certificates = Arc::new(Certificates::load(options, &metrics)?);
+            let socket = bind(options.listen).with_context(|| format!("cannot listen on {}", options.listen))?;
+            Some((socket, certificates))
+        }
+        None => None,
+    };
 
     let sources = sources(&config, &metrics)?;
     let statuses: Vec<Arc<SourceStatus>> = sources.iter().map(|s| s.status()).collect();
@@ -212,9 +220,18 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tokio::spawn(sweep(topics.clone(), stop.clone()));
     tokio::spawn(cluster.clone().run(stop.clone()));
     tokio::spawn(report(state.clone(), feed, stop.clone()));
-    Listener { socket: listener, router: router(state.clone()), state: state.clone() }
+    let routes = router(state.clone());
+    Listener { socket: listener, router: routes.clone(), state: state.clone(), certificates: None }
         .start(stop.clone())
         .context("connections cannot be accepted")?;
+    if let Some((socket, certificates)) = sealed {
+        certificates.clone().watch(stop.clone())?;
+        let address = socket.local_addr()?;
+        Listener { socket, router: routes, state: state.clone(), certificates: Some(certificates) }
+            .start(stop.clone())
+            .context("connections cannot be accepted")?;
+        tracing::info!("TLS on https://{address}; clients: wss://{address}/ws");
+    }
     // Heard from before it is said that the server is there.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -75,7 +75,7 @@ pub(crate) async fn measure(args: &IngestArgs) -> anyhow::Result<Ingested> {
     let directory = tempfile::tempdir()?;
     let (_redis, url) = process::start_redis(directory.path())?;
     let run = RunArgs { server: args.run.server.clone(), ..RunArgs::of(crate::workload::Name::W8) };
-    let (server, address) = process::start_server(&run, Some(&url), directory.path())?;
+    let (server, address, _) = process::start_server(&run, Some(&url), directory.path())?;
     let stopped = Stopped::new(server.id())?;
     let bar = if args.run.quiet { ProgressBar::hidden() } else { ProgressBar::new(args.entries) };
     bar.set_style(ProgressStyle::with_template("{msg:>12} [{bar:40}] {human_pos}/{human_len} {elapsed}")?);

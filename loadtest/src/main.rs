@@ -10,6 +10,7 @@ mod egress;
 mod inflate;
 mod ingest;
 mod ladder;
+mod line;
 mod peer;
 mod process;
 mod publisher;

@@ -59,12 +59,14 @@ pub(crate) fn start_server(
     args: &RunArgs,
     redis: Option<&str>,
     directory: &Path,
-) -> anyhow::Result<(Process, SocketAddr)> {
+) -> anyhow::Result<(Process, SocketAddr, SocketAddr)> {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+    let sealed = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+    let tls = if args.tls { tls(sealed, directory)? } else { String::new() };
     let source = redis.map_or(String::new(), |url| format!("[source.redis]\nurl = \"{url}\"\nmax_len = 5000000\n"));
     let interval = format!("flush_interval = \"{}\"\n", args.flush_interval);
     let config = format!(
-        "[server]\nlisten = \"{address}\"\nshards = {}\nflush = \"{}\"\ndrain_window = \"0s\"\n\
+        "{tls}[server]\nlisten = \"{address}\"\nshards = {}\nflush = \"{}\"\ndrain_window = \"0s\"\n\
          [access]\nanonymous = true\norigins = [\"*\"]\n[publish]\nopen = true\n[limits]\nfd_reserve = 400\n{source}\
          [namespace.stream]\nclass = \"stream\"\n{interval}history_size = 65536\nhistory_bytes = 33554432\n\
          [namespace.latest]\nclass = \"latest\"\n{interval}[namespace.merge]\nclass = \"merge\"\n{interval}\
@@ -92,7 +94,17 @@ pub(crate) fn start_server(
         let log = std::fs::read_to_string(directory.join("server.log")).unwrap_or_default();
         bail!("the server is not ready:\n{log}");
     }
-    Ok((process, address))
+    Ok((process, address, if args.tls { sealed } else { address }))
+}
+
+/// The section for a second port, with a certificate of its own making (P-256, as most are).
+fn tls(listen: SocketAddr, directory: &Path) -> anyhow::Result<String> {
+    let own = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()])?;
+    let (certificate, key) = (directory.join("tls.crt"), directory.join("tls.key"));
+    std::fs::write(&certificate, own.cert.pem())?;
+    std::fs::write(&key, own.signing_key.serialize_pem())?;
+    let (certificate, key) = (certificate.display(), key.display());
+    Ok(format!("[tls]\nlisten = \"{listen}\"\ncertificate_file = \"{certificate}\"\nkey_file = \"{key}\"\n"))
 }
 
 fn beside(name: &str) -> anyhow::Result<PathBuf> {

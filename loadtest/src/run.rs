@@ -142,6 +142,7 @@ pub(crate) fn once(args: &RunArgs) -> anyhow::Result<Report> {
 }
 
 struct Ground {
+    /// Where sessions go.
     server: SocketAddr,
     /// Where deltas are handed in.
     publish: SocketAddr,
@@ -178,8 +179,8 @@ fn ground(args: &RunArgs, workload: &Workload) -> anyhow::Result<Ground> {
             let (process, address, publish) = match args.peer {
                 Some(peer) => peer.start(directory.path())?,
                 None => {
-                    let (process, address) = process::start_server(args, redis.as_deref(), directory.path())?;
-                    (process, address, address)
+                    let (process, address, sessions) = process::start_server(args, redis.as_deref(), directory.path())?;
+                    (process, sessions, address)
                 }
             };
             let pid = process.id();
@@ -230,6 +231,7 @@ async fn measure(args: &RunArgs) -> anyhow::Result<Report> {
         .enumerate()
         .map(|(i, chunk)| Spec {
             server: ground.server,
+            tls: args.tls,
             topics: names.clone(),
             classes: classes.clone(),
             tongue: workload.tongue,

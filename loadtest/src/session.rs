@@ -9,13 +9,14 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use fastwebsockets::{Frame, OpCode, Payload};
 use hdrhistogram::Histogram;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_rustls::TlsConnector;
 
 use crate::check::{States, Track};
 use crate::decode::{self, Decoder};
 use crate::inflate::Inflated;
+use crate::line::Line;
 use crate::tongue::{Heard, Since, Tongue};
 use crate::workload::Class;
 
@@ -49,6 +50,8 @@ pub(crate) enum Clock {
 /// What all sessions of a worker share.
 pub(crate) struct Shared {
     pub(crate) server: SocketAddr,
+    /// Set where sessions go over TLS.
+    pub(crate) tls: Option<TlsConnector>,
     pub(crate) topics: Vec<String>,
     pub(crate) classes: Vec<Class>,
     pub(crate) tongue: Tongue,
@@ -214,16 +217,17 @@ impl Session {
         }
     }
 
-    async fn open(&self, shared: &Shared) -> anyhow::Result<TcpStream> {
+    async fn open(&self, shared: &Shared) -> anyhow::Result<Line> {
         let socket = if shared.server.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_recv_buffer_size(if self.slow { SLOW_BUFFER_BYTES } else { shared.receive_buffer })?;
         if let Some(source) = shared.sources.get(self.number % shared.sources.len().max(1)) {
             socket.bind(SocketAddr::new(*source, 0))?;
         }
-        let mut stream = socket.connect(shared.server).await.context("connect")?;
-        stream.set_nodelay(true)?;
+        let socket = socket.connect(shared.server).await.context("connect")?;
+        socket.set_nodelay(true)?;
         // Thousands of ends at once would hold their ports for a minute otherwise.
-        stream.set_zero_linger()?;
+        socket.set_zero_linger()?;
+        let mut stream = Line::over(socket, shared.tls.as_ref()).await.context("TLS")?;
         let topics = self.args(shared);
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -239,7 +243,7 @@ impl Session {
             if let Some(end) = head.windows(4).position(|w| w == b"\r\n\r\n") {
                 break end + 4;
             }
-            let n = stream.read(&mut chunk).await.context("upgrade")?;
+            let n = stream.read(|read| read(&mut chunk)).await.context("upgrade")?;
             if n == 0 {
                 bail!("closed during the upgrade");
             }
@@ -285,22 +289,21 @@ impl Session {
     }
 
     /// Reads until the connection ends. All sessions share one buffer: what is not whole yet is kept aside.
-    async fn read(&self, shared: &Shared, socket: &mut TcpStream) -> anyhow::Result<()> {
+    async fn read(&self, shared: &Shared, socket: &mut Line) -> anyhow::Result<()> {
         let mut kept: Vec<u8> = std::mem::take(&mut self.early.borrow_mut());
         loop {
             if self.slow && self.replies_due.get() == 0 {
                 // The socket stays open, and full.
                 std::future::pending::<()>().await;
             }
-            socket.readable().await?;
+            let n = match socket.read(|read| read(&mut shared.buffer.borrow_mut())).await {
+                Ok(0) => bail!("connection closed"),
+                Ok(n) => n,
+                Err(e) => bail!("{e}"),
+            };
+            // Nobody else has been at the buffer since.
             let answer = {
-                let mut buffer = shared.buffer.borrow_mut();
-                let n = match socket.try_read(&mut buffer) {
-                    Ok(0) => bail!("connection closed"),
-                    Ok(n) => n,
-                    Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => continue,
-                    Err(e) => bail!("{e}"),
-                };
+                let buffer = shared.buffer.borrow();
                 let bytes = buffer.get(..n).unwrap_or_default();
                 shared.now_ns.set(monotonic_ns());
                 if kept.is_empty() {

@@ -20,6 +20,7 @@ use tokio::task::{JoinHandle, LocalSet};
 use crate::check::{State, States};
 use crate::decode::Decoder;
 use crate::inflate::Inflated;
+use crate::line;
 use crate::session::{BUFFER_BYTES, Clock, Counts, LATENCY_US_MAX, Session, Shared};
 use crate::tongue::Tongue;
 use crate::workload::Class;
@@ -31,6 +32,8 @@ const OPENING_MAX: usize = 384;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Spec {
     pub(crate) server: SocketAddr,
+    /// Over TLS.
+    pub(crate) tls: bool,
     pub(crate) topics: Vec<String>,
     /// Their classes.
     pub(crate) classes: Vec<Class>,
@@ -126,6 +129,7 @@ async fn work() -> anyhow::Result<()> {
     let spec: Spec = serde_json::from_str(&spec)?;
     let shared = Rc::new(Shared {
         server: spec.server,
+        tls: if spec.tls { Some(line::connector()?) } else { None },
         decoder: RefCell::new(Decoder::new(&spec.topics)),
         topics: spec.topics,
         classes: spec.classes,

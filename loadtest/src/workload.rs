@@ -137,6 +137,9 @@ pub(crate) struct RunArgs {
     /// How the server that is started writes to sockets: auto, epoll or io_uring
     #[arg(long, default_value = "auto", value_parser = ["auto", "epoll", "io_uring"])]
     pub(crate) flush: String,
+    /// Sessions over TLS (1.3), to a server that is started
+    #[arg(long, conflicts_with = "url")]
+    pub(crate) tls: bool,
     /// Flush interval of its namespaces, such as 100ms
     #[arg(long, default_value = "0s")]
     pub(crate) flush_interval: String,

@@ -111,6 +111,18 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     if !config.ops.interval.is_zero() && config.ops.interval.as_millis() < 100 {
         fault("ops.interval", format!("{:?} is too short, the least is 100ms (or 0s for never)", config.ops.interval));
     }
+    if let Some(tls) = &config.tls {
+        if tls.listen == config.server.listen && tls.listen.port() != 0 {
+            fault("tls.listen", format!("{} is server.listen already; TLS has a port of its own", tls.listen));
+        }
+        if !tls.reload_interval.is_zero() && tls.reload_interval.as_millis() < 100 {
+            let interval = tls.reload_interval;
+            fault("tls.reload_interval", format!("{interval:?} is too short, the least is 100ms (or 0s for never)"));
+        }
+    }
+    if config.publish.client_certificate && config.tls.as_ref().is_none_or(|tls| tls.client_ca_file.is_none()) {
+        fault("publish.client_certificate", "nothing says whose certificates; set tls.client_ca_file".into());
+    }
     for (i, key) in config.publish.keys.iter().enumerate() {
         if key.len() < 16 {
             fault(&format!("publish.keys[{i}]"), format!("is {} bytes, the least is 16", key.len()));

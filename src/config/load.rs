@@ -37,23 +37,31 @@ pub fn load(
     environment: impl Iterator<Item = (String, String)>,
     overrides: &Overrides,
 ) -> Result<Config, ConfigError> {
-    let (name, text) = match file {
+    match file {
         Some(path) => {
             let text = std::fs::read_to_string(path)
                 .map_err(|e| ConfigError(vec![format!("{}: cannot be read: {e}", path.display())]))?;
-            (path.display().to_string(), Some(text))
+            read(&path.display().to_string(), Some(&text), environment, overrides)
         }
-        None => ("(built-in default)".to_owned(), None),
-    };
-    let mut table = match &text {
+        None => read("(built-in default)", None, environment, overrides),
+    }
+}
+
+fn read(
+    name: &str,
+    text: Option<&str>,
+    environment: impl Iterator<Item = (String, String)>,
+    overrides: &Overrides,
+) -> Result<Config, ConfigError> {
+    let mut table = match text {
         Some(text) => {
             // Typed first, for the file alone: only then does an error know its line.
-            toml::from_str::<Config>(text).map_err(|e| ConfigError(vec![located(&name, text, &e)]))?;
-            toml::from_str::<Table>(text).map_err(|e| ConfigError(vec![located(&name, text, &e)]))?
+            toml::from_str::<Config>(text).map_err(|e| ConfigError(vec![located(name, text, &e)]))?;
+            toml::from_str::<Table>(text).map_err(|e| ConfigError(vec![located(name, text, &e)]))?
         }
         None => embedded_table()?,
     };
-    let mut config: Config = decode(&table, &name)?;
+    let mut config: Config = decode(&table, name)?;
     let mut variables: Vec<(String, String)> = environment.filter(|(k, _)| k.starts_with(ENV_PREFIX)).collect();
     variables.sort();
     for (variable, value) in variables {
@@ -78,7 +86,7 @@ pub fn load(
         }
         config = outcome?;
     }
-    overrides.apply(&mut config, file.is_some());
+    overrides.apply(&mut config, text.is_some());
     config.add_ops(overrides.insecure);
     let faults = check::faults(&config);
     if faults.is_empty() {
@@ -87,7 +95,7 @@ pub fn load(
     let lines = faults
         .into_iter()
         .map(|fault| {
-            let line = text.as_deref().and_then(|text| line_of(text, &fault.key));
+            let line = text.and_then(|text| line_of(text, &fault.key));
             let at = line.map_or_else(String::new, |line| format!(":{line}"));
             format!("{name}{at}: {}: {}", fault.key, fault.reason)
         })
@@ -96,6 +104,14 @@ pub fn load(
 }
 
 impl Config {
+    /// Reads and checks a configuration file's text; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn read(name: &str, text: &str) -> Result<Self, ConfigError> {
+        read(name, Some(text), std::iter::empty(), &Overrides::default())
+    }
+
     fn deserialize_table(table: Table) -> Result<Self, String> {
         Value::Table(table).try_into::<Self>().map_err(|e| e.to_string().trim().replace('\n', " "))
     }

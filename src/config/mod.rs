@@ -2,6 +2,7 @@
 
 mod check;
 mod load;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use load::{ConfigError, Overrides, load};
+pub use tls::{TlsOptions, TlsVersion};
 
 use crate::limits;
 
@@ -20,6 +22,8 @@ use crate::limits;
 pub struct Config {
     /// Where and how the process serves.
     pub server: Server,
+    /// The port that speaks TLS, if there is one.
+    pub tls: Option<TlsOptions>,
     /// Who may connect, and with which tokens.
     pub access: Access,
     /// Who may publish.
@@ -262,6 +266,9 @@ pub struct Publish {
     pub keys: Vec<String>,
     /// Files that hold one key each.
     pub key_files: Vec<PathBuf>,
+    /// Accept publishes only over connections whose clients showed a certificate that `tls.client_ca_file` vouches for; with
+    /// a key too, if there are any.
+    pub client_certificate: bool,
     /// Accept publishes without a key. For development on loopback.
     pub open: bool,
 }

@@ -6,12 +6,11 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::handover::Handover;
+use super::handover::{Handover, Line};
 use super::upgrade::{accept, negotiated};
 use super::{Shared, failure, pages};
 use crate::limits::{CLOSE_TIMEOUT, ECHO_IDLE_TIMEOUT, ECHO_MESSAGE_BYTES_MAX, ECHO_SESSIONS_MAX, READ_BUFFER_BYTES};
@@ -46,10 +45,13 @@ pub(super) async fn echo(state: Shared, request: Request) -> Response {
     let Some(handover) = request.extensions().get::<Handover>() else {
         return failure(StatusCode::INTERNAL_SERVER_ERROR, "this connection cannot be upgraded");
     };
-    handover.to(move |socket, early| {
+    handover.to(move |line, early| {
         tokio::spawn(async move {
             // A socket that breaks ends its session, and that is all there is to it.
-            let _ = Echo::new(deflate.is_some()).run(socket, &early).await;
+            let _ = match line {
+                Line::Plain(socket) => Echo::new(deflate.is_some()).run(socket, &early).await,
+                Line::Sealed(stream) => Echo::new(deflate.is_some()).run(stream, &early).await,
+            };
             drop(permit);
         });
     });
@@ -74,11 +76,12 @@ impl Echo {
         }
     }
 
-    async fn run(mut self, mut socket: TcpStream, early: &Bytes) -> std::io::Result<()> {
+    async fn run(mut self, mut socket: impl AsyncRead + AsyncWrite + Unpin, early: &Bytes) -> std::io::Result<()> {
         let mut buffer = vec![0; READ_BUFFER_BYTES];
         let mut flow = self.received(&mut early.to_vec());
         loop {
             timeout(ECHO_IDLE_TIMEOUT, socket.write_all(&self.out)).await??;
+            timeout(ECHO_IDLE_TIMEOUT, socket.flush()).await??;
             self.out.clear();
             if flow == Flow::Stop {
                 break;

@@ -30,7 +30,7 @@ pub(super) fn upgrade(state: &State, mut socket: TcpStream, peer: SocketAddr) ->
     let read = socket.read_exact(buffer.get_mut(..bytes).unwrap_or_default());
     let written = read.and_then(|()| socket.write_all(&head(&handshake.response)));
     if written.is_ok() {
-        Admitted::new(&handshake, None, permit).place(state, socket, early);
+        Admitted::new(&handshake, None, permit).place(state, socket, None, early);
     }
     None
 }
@@ -62,6 +62,11 @@ fn handshake(bytes: &[u8]) -> Option<(Request<()>, Asked, usize)> {
     let mut request = Request::get(uri).body(()).ok()?;
     *request.headers_mut() = headers;
     Some((request, asked, head_bytes))
+}
+
+/// How many of these bytes would be taken as an opening handshake that is answered at once.
+pub fn handshake_bytes(bytes: &[u8]) -> Option<usize> {
+    handshake(bytes).map(|(_, _, head_bytes)| head_bytes)
 }
 
 /// An answer as it goes over the wire (RFC 9112 §4).

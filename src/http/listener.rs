@@ -14,15 +14,18 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use super::handover::Handover;
+use super::certificates::{Certificates, Certified};
+use super::handover::{Handover, Line};
+use super::secure::TlsStream;
 use super::{State, express};
-use crate::limits::{HTTP_CONNECTIONS_MAX, HTTP_WAIT, HTTP_WAITING_MAX, NOTSENT_LOWAT_BYTES};
+use crate::limits::{CLOSE_TIMEOUT, HTTP_CONNECTIONS_MAX, HTTP_WAIT, HTTP_WAITING_MAX, NOTSENT_LOWAT_BYTES};
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 4_096;
@@ -77,6 +80,8 @@ pub struct Listener {
     pub router: Router,
     /// What they use.
     pub state: Arc<State>,
+    /// Set where connections begin with a TLS handshake.
+    pub certificates: Option<Arc<Certificates>>,
 }
 
 const LISTENER: Token = Token(0);
@@ -110,20 +115,30 @@ impl Listener {
         while !stop.is_cancelled() {
             match self.socket.accept() {
                 Ok((stream, peer)) => {
-                    let Some(stream) = express::upgrade(&self.state, stream.into(), peer) else { continue };
+                    let stream = match self.certificates {
+                        Some(_) => Some(stream.into()),
+                        None => express::upgrade(&self.state, stream.into(), peer),
+                    };
+                    let Some(stream) = stream else { continue };
                     let (router, state, lobby) = (self.router.clone(), self.state.clone(), lobby.clone());
+                    let certificates = self.certificates.clone();
                     let Some(waiting) = lobby.enter() else {
-                        refuse(stream, &state);
+                        refuse(stream, &state, certificates.is_some());
                         continue;
                     };
                     runtime.spawn(async move {
                         match lobby.be_served(waiting).await {
                             Some(_permit) => {
                                 if let Ok(stream) = TcpStream::from_std(stream) {
-                                    serve(stream, peer, router, &state).await;
+                                    match certificates {
+                                        None => serve(stream, Caller::of(peer), router, &state).await,
+                                        Some(certificates) => {
+                                            serve_sealed(stream, peer, &certificates, router, &state).await;
+                                        }
+                                    }
                                 }
                             }
-                            None => refuse(stream, &state),
+                            None => refuse(stream, &state, certificates.is_some()),
                         }
                     });
                 }
@@ -181,8 +196,11 @@ impl Lobby {
 }
 
 /// Tells a client to come back later, as far as that can be done without waiting for it.
-fn refuse(mut stream: std::net::TcpStream, state: &State) {
+fn refuse(mut stream: std::net::TcpStream, state: &State, sealed: bool) {
     state.metrics.http_refused.inc();
+    if sealed {
+        return;
+    }
     // Its request is read, or the answer would be lost with a reset.
     let _ = stream.read(&mut [0; 4 * 1024]);
     let _ = stream.write_all(
@@ -190,11 +208,54 @@ fn refuse(mut stream: std::net::TcpStream, state: &State) {
     );
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, state: &Arc<State>) {
+/// Who is at the other end, beside its address.
+#[derive(Clone, Copy)]
+struct Caller {
+    peer: SocketAddr,
+    certified: Certified,
+}
+
+impl Caller {
+    fn of(peer: SocketAddr) -> Self {
+        Self { peer, certified: Certified(false) }
+    }
+}
+
+/// Serves a connection that begins with a TLS handshake.
+async fn serve_sealed(
+    socket: TcpStream,
+    peer: SocketAddr,
+    certificates: &Certificates,
+    router: Router,
+    state: &Arc<State>,
+) {
+    let shaken = TlsStream::accept(socket, certificates.current());
+    match tokio::time::timeout(state.config.limits.handshake_timeout, shaken).await {
+        Ok(Ok(stream)) => {
+            state.metrics.tls_handshakes.inc();
+            let certified = Certified(stream.has_client_certificate());
+            serve(stream, Caller { peer, certified }, router, state).await;
+        }
+        Ok(Err(failed)) => {
+            state.metrics.tls_handshakes_failed.inc();
+            tracing::debug!(%peer, error = %failed.error, "a TLS handshake failed");
+            failed.close().await;
+        }
+        Err(_) => {
+            state.metrics.handshake_timeouts.inc();
+        }
+    }
+}
+
+async fn serve<S>(stream: S, caller: Caller, router: Router, state: &Arc<State>)
+where
+    S: AsyncRead + AsyncWrite + Into<Line> + Unpin + Send + 'static,
+{
     let handover = Handover::default();
     let taken = handover.clone();
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(ConnectInfo(caller.peer));
+        request.extensions_mut().insert(caller.certified);
         request.extensions_mut().insert(handover.clone());
         router.clone().oneshot(request.map(Body::new))
     });
@@ -206,8 +267,13 @@ async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, state: &Arc<
         .without_shutdown();
     match connection.await {
         Ok(parts) => {
-            if let Some(taker) = taken.take() {
-                taker(parts.io.into_inner(), parts.read_buf);
+            let mut stream = parts.io.into_inner();
+            match taken.take() {
+                Some(taker) => taker(stream.into(), parts.read_buf),
+                // Over TLS it is said that nothing more will come; a plain socket just closes.
+                None => {
+                    let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
+                }
             }
         }
         Err(error) if error.is_timeout() => {

@@ -2,6 +2,7 @@
 //! shard and is forgotten here.
 
 mod addresses;
+mod certificates;
 mod echo;
 mod express;
 mod handover;
@@ -11,6 +12,7 @@ mod origin;
 mod pages;
 mod publish;
 mod rest;
+mod secure;
 mod upgrade;
 
 use std::sync::Arc;
@@ -33,6 +35,8 @@ use crate::source::publish::Publisher;
 use crate::topic::Topics;
 
 pub use addresses::Addresses;
+pub use certificates::Certificates;
+pub use express::handshake_bytes;
 pub use listener::{Listener, bind};
 
 /// What every handler may use.
@@ -127,6 +131,7 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/api/unsubscribe", post(operate::unsubscribe))
         .route("/api/info", post(operate::info))
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "there is nothing at this path; see docs/protocol.md") })
+        .layer(axum::middleware::from_fn_with_state(state.clone(), certificates::publishers))
         .layer(axum::extract::DefaultBodyLimit::max(crate::limits::PUBLISH_BODY_BYTES_MAX))
         .with_state(state)
 }

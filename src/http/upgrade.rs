@@ -17,6 +17,7 @@ use crate::auth::Identity;
 use crate::hub::{NewSession, Permit};
 use crate::protocol::Dialect;
 use crate::wire::negotiate::negotiate;
+use crate::wire::tls::Tls;
 
 /// What a client that came too early, or too often, should wait, in seconds; spread so that not all come back at once.
 fn retry_after() -> HeaderValue {
@@ -157,9 +158,9 @@ impl Admitted {
     }
 
     /// Its answer was written: a shard takes over, with what came behind the handshake.
-    pub(super) fn place(self, state: &State, socket: std::net::TcpStream, early: Bytes) {
+    pub(super) fn place(self, state: &State, socket: std::net::TcpStream, tls: Option<Box<Tls>>, early: Bytes) {
         let Self { dialect, deflate, identity, permit } = self;
-        match state.hub.place(Box::new(NewSession { socket, dialect, deflate, early, identity, permit })) {
+        match state.hub.place(Box::new(NewSession { socket, tls, dialect, deflate, early, identity, permit })) {
             Ok(()) => {
                 state.metrics.upgrades.inc();
             }
@@ -196,9 +197,10 @@ async fn try_upgrade(state: &Arc<State>, request: Request, asked: Asked) -> Resu
     };
     let admitted = Admitted::new(&handshake, identity, admit(state, *peer)?);
     let state = state.clone();
-    handover.to(move |socket, early| {
-        if let Ok(socket) = socket.into_std() {
-            admitted.place(&state, socket, early);
+    handover.to(move |line, early| {
+        if let Ok((socket, tls, opened)) = line.into_parts() {
+            let early = if opened.is_empty() { early } else { [&early[..], &opened].concat().into() };
+            admitted.place(&state, socket, tls, early);
         }
     });
     Ok(handshake.response.map(|()| Body::empty()))

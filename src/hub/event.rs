@@ -13,6 +13,7 @@ use crate::name::TopicName;
 use crate::position::{Offset, Position};
 use crate::protocol::{CommandId, Dialect, Encoding, HistoryQuery, MembershipChange, Refusal, SubscribeItem};
 use crate::topic::{Attachment, Delta, Payload, Replay, ShardId, Slot, Snapshot};
+use crate::wire::tls::Tls;
 
 /// A session of one shard. The generation tells a session from a later one in the same slab entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,6 +29,8 @@ pub trait Permit: Send + Sync {}
 pub struct NewSession {
     /// The socket, in non-blocking mode.
     pub socket: TcpStream,
+    /// Set where its bytes are sealed; its handshake is over.
+    pub tls: Option<Box<Tls>>,
     /// How it speaks.
     pub dialect: Dialect,
     /// Whether permessage-deflate was negotiated: it may send compressed messages, and be sent such.

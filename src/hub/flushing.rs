@@ -5,9 +5,10 @@ use smallvec::SmallVec;
 
 use super::backlog::{Backlog, frame_bytes};
 use super::flush::{Outgoing, Sent};
-use super::gathering::{Gathered, Shape};
+use super::gathering::{BATCH_BYTES, Gathered, Shape};
 use super::outbox::Chain;
 use super::pacing::{clock32, in_step, visit_time};
+use super::sealing::{Sealing, send_sealed};
 use super::session::{Hold, Session, Stage};
 use super::shard::Shard;
 use super::subscribers::{Cursor, Subscribers, Subscription};
@@ -27,6 +28,8 @@ pub(super) struct Visit {
     chain: Chain,
     deliveries: u64,
     gathered: Gathered,
+    /// Set where the bytes are sealed.
+    sealed: Option<Sealing>,
     /// When it was due, in the low half of the shard's clock.
     time_ms: u32,
     sent: Sent,
@@ -45,6 +48,7 @@ impl Shard {
         loop {
             while self.visits.len() < batch
                 && !self.gathering.is_full()
+                && self.sealing.len() < BATCH_BYTES
                 && let Some(index) = self.outbox.dirty.get(at).copied()
             {
                 at += 1;
@@ -113,7 +117,19 @@ impl Shard {
                 self.stats.age(self.unix_ms.saturating_sub(piece.seen_ms), u64::from(piece.deliveries));
             }
         }
-        self.visits.push(Visit { index, chain, deliveries, gathered, time_ms, sent: Sent::Gone });
+        let sealed = match &mut session.tls {
+            None => None,
+            Some(tls) => {
+                let bytes = self.gathering.bytes(&self.outbox, &gathered);
+                let Some(sealed) = Sealing::begin(tls, bytes, &mut self.sealing) else {
+                    self.outbox.release(chain);
+                    self.drop_session(index);
+                    return;
+                };
+                Some(sealed)
+            }
+        };
+        self.visits.push(Visit { index, chain, deliveries, gathered, sealed, time_ms, sent: Sent::Gone });
     }
 
     /// Whether a session waited for so long, or a topic moved so fast, that one delivery in place of many is due.
@@ -177,7 +193,10 @@ impl Shard {
             // The one visit of a backend without batches needs no list.
             [visit] => {
                 if let Some(session) = self.sessions.get(visit.index as usize) {
-                    let bytes = self.gathering.bytes(&self.outbox, &visit.gathered);
+                    let bytes = match &visit.sealed {
+                        None => self.gathering.bytes(&self.outbox, &visit.gathered),
+                        Some(sealed) => sealed.bytes(&self.sealing),
+                    };
                     let mut outgoing = [Outgoing { socket: &session.socket, bytes, sent: Sent::Gone }];
                     self.backend.send(&mut outgoing);
                     let [outgoing] = outgoing;
@@ -188,9 +207,12 @@ impl Shard {
                 let there = |v: &&mut Visit| self.sessions.contains(v.index as usize);
                 let (mut outgoing, mut outcomes) = (Vec::with_capacity(visits.len()), Vec::with_capacity(visits.len()));
                 for visit in visits.iter_mut().filter(there) {
-                    let Visit { index, gathered, sent, .. } = visit;
+                    let Visit { index, gathered, sealed, sent, .. } = visit;
                     if let Some(session) = self.sessions.get(*index as usize) {
-                        let bytes = self.gathering.bytes(&self.outbox, gathered);
+                        let bytes = match sealed {
+                            None => self.gathering.bytes(&self.outbox, gathered),
+                            Some(sealed) => sealed.bytes(&self.sealing),
+                        };
                         outgoing.push(Outgoing { socket: &session.socket, bytes, sent: Sent::Gone });
                         outcomes.push(sent);
                     }
@@ -201,13 +223,23 @@ impl Shard {
                 }
             }
         }
-        for visit in &visits {
+        for visit in &mut visits {
+            self.unseal(visit);
             self.visited(visit);
             self.outbox.release(visit.chain);
         }
         visits.clear();
         self.visits = visits;
         self.gathering.clear();
+        self.sealing.clear();
+    }
+
+    /// What the visit of a sealed session came to, in bytes as they were before; what was not sealed yet, follows.
+    fn unseal(&mut self, visit: &mut Visit) {
+        let Some(sealed) = &visit.sealed else { return };
+        let Some(Session { socket, tls: Some(tls), .. }) = self.sessions.get_mut(visit.index as usize) else { return };
+        let bytes = self.gathering.bytes(&self.outbox, &visit.gathered);
+        visit.sent = sealed.end(visit.sent, tls, socket, bytes, &self.sealing);
     }
 
     /// What a visit came to.
@@ -239,7 +271,10 @@ impl Shard {
                 self.stats.visits.add(1);
                 self.stats.visits_partial.add(1);
                 self.stats.bytes.add(n as u64);
-                if joined && n > 0 {
+                if n >= bytes.len() {
+                    // All of it was sealed, and some of that must wait.
+                    self.keep(index, chain, usize::MAX);
+                } else if joined && n > 0 {
                     let rest = Bytes::copy_from_slice(bytes.get(n..).unwrap_or_default());
                     // The message counts for one more when its rest has gone.
                     self.stats.deliveries.add(deliveries.saturating_sub(1));
@@ -344,9 +379,22 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(index as usize) else { return };
         let Some(backlog) = session.backlog.as_mut() else { return };
         let before = backlog.len();
-        let mut outgoing = [Outgoing { socket: &session.socket, bytes: backlog.waiting(), sent: Sent::Gone }];
-        self.backend.send(&mut outgoing);
-        let [Outgoing { sent: outcome, .. }] = outgoing;
+        let outcome = match &mut session.tls {
+            None => {
+                let mut outgoing = [Outgoing { socket: &session.socket, bytes: backlog.waiting(), sent: Sent::Gone }];
+                self.backend.send(&mut outgoing);
+                let [outgoing] = outgoing;
+                outgoing.sent
+            }
+            Some(tls) => {
+                let due = tls.due().len();
+                let outcome = send_sealed(tls, &session.socket, backlog.waiting());
+                if tls.due().len() != due {
+                    backlog.moved_ms = now_ms;
+                }
+                outcome
+            }
+        };
         self.stats.visits.add(u64::from(before > 0));
         if let (Some(pace), Sent::All | Sent::Full(_)) = (&mut session.pace, outcome) {
             pace.spend(if let Sent::Full(n) = outcome { n } else { before }, now_ms);

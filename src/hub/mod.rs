@@ -4,7 +4,13 @@
 //! needs of the control plane it asks for by message, and the answer comes back through its queue in order with
 //! the deltas; that order is what makes a subscribe atomic.
 
+mod alarm;
+#[cfg(test)]
+mod alarm_model;
 mod asking;
+mod atomics {
+    pub(super) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence};
+}
 mod attaching;
 mod backend;
 mod backlog;
@@ -28,6 +34,7 @@ pub mod parts;
 mod queue;
 mod reading;
 mod retuning;
+mod sealing;
 mod session;
 mod shard;
 mod subscribers;

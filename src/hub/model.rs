@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use mio::Events;
 use proptest::prelude::*;
+use rustls::ClientConnection;
+use rustls::version::{TLS12, TLS13};
 use serde_json::{Value, json};
 
 use super::backend::{Answer, Backend, Member, MemberCount};
@@ -27,6 +29,7 @@ use crate::position::{Epoch, Offset};
 use crate::protocol::{Dialect, MemberInfo, Refusal};
 use crate::topic::{Incoming, Kind, Payload, Topics};
 use crate::wire::frame::{Opcode, header_bytes};
+use crate::wire::tls::{self, tests::written};
 
 /// Few, so that what happens meets.
 const TOPICS: [&str; 3] = ["merge:a", "latest:b", "stream:c"];
@@ -99,6 +102,7 @@ struct Followed {
 /// A client: what it has read, and what that came to.
 struct Peer {
     socket: TcpStream,
+    tls: Option<ClientConnection>,
     unread: Vec<u8>,
     followed: HashMap<String, Followed>,
     /// Commands sent of which nothing was heard yet.
@@ -127,16 +131,41 @@ impl Peer {
         frame.extend([0; 4]);
         frame.extend(payload);
         // Commands are small, and the shard reads: if it does not fit, the client is as good as gone.
-        if self.socket.write_all(&frame).is_err() {
+        let sealed = match &mut self.tls {
+            None => frame,
+            Some(tls) => {
+                tls.writer().write_all(&frame).unwrap();
+                written(tls)
+            }
+        };
+        if self.socket.write_all(&sealed).is_err() {
             self.closed = true;
         }
+    }
+
+    /// Takes bytes of the shard in.
+    fn heard(&mut self, mut bytes: &[u8]) -> Result<(), TestCaseError> {
+        let Some(tls) = &mut self.tls else {
+            self.unread.extend_from_slice(bytes);
+            return Ok(());
+        };
+        while !bytes.is_empty() {
+            tls.read_tls(&mut bytes).unwrap();
+            tls.process_new_packets().map_err(|e| TestCaseError::fail(e.to_string()))?;
+            match tls.reader().read_to_end(&mut self.unread) {
+                Ok(_) => self.closed = true,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                Err(e) => return Err(TestCaseError::fail(e.to_string())),
+            }
+        }
+        Ok(())
     }
 
     fn read(&mut self, most: usize) -> Result<(), TestCaseError> {
         let mut buffer = vec![0; most];
         match self.socket.read(&mut buffer) {
             Ok(0) => self.closed = true,
-            Ok(n) => self.unread.extend_from_slice(&buffer[..n]),
+            Ok(n) => self.heard(&buffer[..n])?,
             Err(e) if e.kind() == ErrorKind::WouldBlock => {}
             Err(_) => self.closed = true,
         }
@@ -260,11 +289,13 @@ struct World {
     desk: Box<dyn FnMut()>,
     events: Events,
     peers: [Option<Peer>; CLIENTS],
+    /// Versions of TLS that clients speak; none where they do not.
+    sealed: &'static [&'static rustls::SupportedProtocolVersion],
     published: u64,
 }
 
 impl World {
-    fn new(flush: FlushBackend) -> Self {
+    fn new(flush: FlushBackend, sealed: &'static [&'static rustls::SupportedProtocolVersion]) -> Self {
         let mut config = Config::default();
         config.server.flush = flush;
         config.access.anonymous = true;
@@ -281,7 +312,7 @@ impl World {
         let shard = Shard::new(parts.remove(0), requests, node, config);
         let desk = Desk::at_hand(desk, topics.clone(), tokens, Arc::new(Nobody), metrics);
         let events = Events::with_capacity(64);
-        Self { hub, shard, topics, desk: Box::new(desk), events, peers: Default::default(), published: 0 }
+        Self { hub, shard, topics, desk: Box::new(desk), events, peers: Default::default(), sealed, published: 0 }
     }
 
     fn do_one(&mut self, op: Op) -> Result<(), TestCaseError> {
@@ -347,8 +378,16 @@ impl World {
         theirs.set_nodelay(true).unwrap();
         theirs.set_nonblocking(true).unwrap();
         ours.set_nonblocking(true).unwrap();
+        let (tls, sealed) = match self.sealed {
+            [] => (None, None),
+            versions => {
+                let (server, client) = tls::tests::pair(versions[client % versions.len()]);
+                (Some(Box::new(server)), Some(client))
+            }
+        };
         let session = NewSession {
             socket: theirs,
+            tls,
             dialect: Dialect::Plain,
             deflate: false,
             early: Bytes::new(),
@@ -358,6 +397,7 @@ impl World {
         assert!(self.hub.place(Box::new(session)).is_ok());
         self.peers[client] = Some(Peer {
             socket: ours.into(),
+            tls: sealed,
             unread: Vec::new(),
             followed: HashMap::new(),
             unanswered: HashSet::new(),
@@ -448,8 +488,14 @@ impl World {
     }
 }
 
-fn runs(flush: FlushBackend, ops: Vec<Op>) -> Result<(), TestCaseError> {
-    let mut world = World::new(flush);
+const SEALED: &[&rustls::SupportedProtocolVersion] = &[&TLS13, &TLS12];
+
+fn runs(
+    flush: FlushBackend,
+    sealed: &'static [&'static rustls::SupportedProtocolVersion],
+    ops: Vec<Op>,
+) -> Result<(), TestCaseError> {
+    let mut world = World::new(flush, sealed);
     (0..CLIENTS).for_each(|client| world.come(client));
     for op in ops {
         world.do_one(op)?;
@@ -463,11 +509,21 @@ proptest! {
 
     #[test]
     fn a_shard_keeps_its_word_on_epoll(ops in prop::collection::vec(op(), 1..250)) {
-        runs(FlushBackend::Epoll, ops)?;
+        runs(FlushBackend::Epoll, &[], ops)?;
     }
 
     #[test]
     fn a_shard_keeps_its_word_on_io_uring(ops in prop::collection::vec(op(), 1..250)) {
-        runs(FlushBackend::Auto, ops)?;
+        runs(FlushBackend::Auto, &[], ops)?;
+    }
+
+    #[test]
+    fn a_shard_keeps_its_word_over_tls_on_epoll(ops in prop::collection::vec(op(), 1..250)) {
+        runs(FlushBackend::Epoll, SEALED, ops)?;
+    }
+
+    #[test]
+    fn a_shard_keeps_its_word_over_tls_on_io_uring(ops in prop::collection::vec(op(), 1..250)) {
+        runs(FlushBackend::Auto, SEALED, ops)?;
     }
 }

@@ -37,8 +37,12 @@ impl Shard {
                 }
                 Ok(n) => {
                     let generation = session.generation;
+                    let sealed = session.tls.is_some();
                     if let Some(bytes) = buffer.get_mut(..n) {
-                        self.received(index, bytes);
+                        match sealed {
+                            false => self.received(index, bytes),
+                            true => self.received_sealed(index, bytes),
+                        }
                     }
                     let same = self.session(index).is_some_and(|s| s.generation == generation);
                     if !same || n < buffer.len() {
@@ -136,7 +140,7 @@ impl Shard {
     }
 
     /// Makes sure that the flush looks at a session that has nothing to be sent.
-    fn send_nothing(&mut self, index: u32) {
+    pub(super) fn send_nothing(&mut self, index: u32) {
         self.send(index, bytes::Bytes::new());
     }
 

@@ -15,10 +15,13 @@ use super::subscribers::{Cursor, Subscription};
 use crate::auth::Identity;
 use crate::protocol::Dialect;
 use crate::wire::inbox::Inbox;
+use crate::wire::tls::Tls;
 
 /// A session. Times are in ms of the low half of the shard's clock.
 pub(super) struct Session {
     pub(super) socket: TcpStream,
+    /// Set where its bytes are sealed.
+    pub(super) tls: Option<Box<Tls>>,
     pub(super) dialect: Dialect,
     /// permessage-deflate was negotiated.
     pub(super) deflate: bool,
@@ -58,7 +61,8 @@ pub(super) struct Session {
     pub(super) identity: Option<Arc<Identity>>,
     /// What not every session needs.
     pub(super) client: Option<Box<Client>>,
-    pub(super) _permit: Option<Box<dyn Permit>>,
+    /// Boxed twice: most sessions have none, and this is the smaller.
+    pub(super) _permit: Option<Box<Box<dyn Permit>>>,
 }
 
 /// Where a session is in its life.

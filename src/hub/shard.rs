@@ -21,7 +21,7 @@ use super::delivering::Run;
 use super::event::{Event, NewSession, Request, SessionKey};
 use super::flush::{self, Flush};
 use super::flushing::Visit;
-use super::gathering::Gathering;
+use super::gathering::{BATCH_BYTES, Gathering};
 use super::outbox::{Chain, Outbox, Piece};
 use super::pacing::{Load, Timers, clock32};
 use super::queue::QueueReceiver;
@@ -36,6 +36,7 @@ use crate::topic::{ShardId, Slot};
 use crate::wire::close::CloseReason;
 use crate::wire::frame;
 use crate::wire::inflate::Inflater;
+use crate::wire::tls::Sealed;
 
 /// The token of the queue's waker; sessions have their slab index.
 pub(super) const WAKER: Token = Token(usize::MAX);
@@ -99,6 +100,9 @@ pub(super) struct Shard {
     pub(super) inflater: Option<Box<Inflater>>,
     pub(super) deflating: Deflating,
     pub(super) gathering: Gathering,
+    pub(super) sealing: Sealed,
+    /// What a client said in records that were just opened.
+    pub(super) opened: Vec<u8>,
     /// Visits of the batch that is being put together.
     pub(super) visits: Vec<Visit>,
     /// Sessions whose visit did not bring all there is for them.
@@ -161,6 +165,8 @@ impl Shard {
             inflater: None,
             deflating: Deflating::default(),
             gathering: Gathering::default(),
+            sealing: Sealed::default(),
+            opened: Vec::new(),
             visits: Vec::new(),
             unfinished: Vec::new(),
             backend,
@@ -294,6 +300,8 @@ impl Shard {
             self.read_buffer.resize(limits::READ_BUFFER_BYTES, 0);
         }
         self.gathering.end_tick();
+        self.sealing.shrink_to(2 * BATCH_BYTES);
+        self.opened.shrink_to(limits::READ_BUFFER_BYTES);
         self.stats.topics.set(self.subscribers.topics() as u64);
     }
 
@@ -386,6 +394,7 @@ impl Shard {
         self.generation = self.generation.wrapping_add(1);
         entry.insert(Session {
             socket,
+            tls: new.tls,
             dialect: new.dialect,
             deflate: new.deflate,
             stage: Stage::New,
@@ -409,7 +418,7 @@ impl Shard {
             deferred: None,
             identity: new.identity.map(Arc::new),
             client: None,
-            _permit: new.permit,
+            _permit: new.permit.map(Box::new),
         });
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         if self.drain.is_some() {
@@ -525,6 +534,7 @@ impl Shard {
         if session.is_live() {
             self.stats.disconnects.add(1);
         }
+        self.say_goodbye(&mut session);
         // To close the socket, which nothing else holds, also ends the poll's watch over it.
         drop(session);
         self.placed.fetch_sub(1, Ordering::Relaxed);

@@ -2,14 +2,21 @@
 //! sockets: what must reach subscribers is handed to an [`Outlet`].
 
 mod delta;
+mod exchange;
 mod history;
+/// What topics are kept in.
+mod map {
+    pub(super) use dashmap::DashMap;
+    pub(super) use dashmap::mapref::entry::Entry;
+}
 pub mod merge;
 mod payload;
 mod registry;
+#[cfg(test)]
+mod registry_model;
 mod state;
 
 pub use delta::{Delta, Kind, Snapshot};
+pub use exchange::{Attachment, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView};
 pub use payload::{Payload, PayloadError};
-pub use registry::{
-    Attachment, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView, Topics,
-};
+pub use registry::Topics;

@@ -4,155 +4,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
-
-use super::delta::{Delta, Kind, Snapshot};
+use super::delta::{Kind, Snapshot};
+use super::exchange::{
+    Attachment, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView,
+};
+use super::map::{DashMap, Entry};
 use super::merge::ParseError;
-use super::payload::{Payload, PayloadError};
+use super::payload::Payload;
 use super::state::Topic;
 use crate::clock::unix_ms;
 use crate::config::{Class, Config, Namespace, OPS};
 use crate::metrics::Metrics;
-use crate::name::{NameError, TopicName};
+use crate::name::TopicName;
 use crate::position::{Epoch, Offset, Position};
 use crate::protocol::{Encoding, HistoryPage, HistoryQuery, MembershipChange, Refusal};
-
-/// A shard of the hub.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ShardId(pub u16);
-
-/// A shard's own index of a topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Slot(pub u32);
-
-/// Who gives a topic its offsets: one partition of Redis, or this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SourceId(pub u16);
-
-/// Where what subscribers must see is handed to. Called with the topic locked, so that what a shard is sent about
-/// a topic arrives in the order in which it happened.
-pub trait Outlet: Send + Sync {
-    /// A delta of a topic the shard is interested in.
-    fn delta(&self, shard: ShardId, slot: Slot, delta: &Arc<Delta>);
-    /// The topic's past no longer counts: its epoch changed. This is its state now.
-    fn reset(&self, shard: ShardId, slot: Slot, snapshot: &Arc<Snapshot>);
-    /// The topic went quiet at this time (Unix ms), or is back (`None`).
-    fn stale(&self, shard: ShardId, slot: Slot, topic: &TopicName, since_ms: Option<u64>);
-    /// Somebody subscribed to a topic of a shard, here or on another node, or left it.
-    fn membership(&self, shard: ShardId, slot: Slot, change: &Arc<MembershipChange>);
-}
-
-/// A delta as a source hands it in.
-#[derive(Debug)]
-pub struct Incoming<'a> {
-    /// Topic, not yet checked.
-    pub topic: &'a str,
-    /// Delta or snapshot.
-    pub kind: Kind,
-    /// Time at its source, Unix ms.
-    pub ts: Option<u64>,
-    /// JSON.
-    pub payload: Payload,
-    /// Its position, where the source gives one; otherwise the next.
-    pub offset: Option<Offset>,
-    /// Who hands it in.
-    pub source: SourceId,
-}
-
-/// What became of a delta.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Published {
-    /// Its position.
-    pub offset: Offset,
-    /// Epoch of that.
-    pub epoch: Epoch,
-    /// False where the topic was already past this offset: nothing happened.
-    pub new: bool,
-}
-
-/// Why a delta was refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs, reason = "the messages say it")]
-pub enum PublishError {
-    #[error(transparent)]
-    Name(#[from] NameError),
-    #[error(transparent)]
-    Payload(#[from] PayloadError),
-    #[error("a merge topic takes JSON objects: {0}")]
-    Patch(#[from] ParseError),
-    #[error("a stream topic has no state to replace; publish without kind=snapshot")]
-    StreamSnapshot,
-    #[error("the topic's state would reach {bytes} bytes, the most is {}", crate::limits::STATE_BYTES_MAX)]
-    StateTooLarge { bytes: usize },
-    #[error("the namespace `{OPS}` is the server's own")]
-    Reserved,
-    #[error("there are {max} topics already (limits.topics)")]
-    TooManyTopics { max: usize },
-}
-
-impl PublishError {
-    /// Short name for metrics.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Name(_) => "name",
-            Self::Payload(PayloadError::TooLarge { .. }) => "too_large",
-            Self::Payload(_) => "payload",
-            Self::Patch(_) => "not_an_object",
-            Self::StreamSnapshot => "stream_snapshot",
-            Self::StateTooLarge { .. } => "state_too_large",
-            Self::Reserved => "reserved",
-            Self::TooManyTopics { .. } => "too_many_topics",
-        }
-    }
-}
-
-/// What a new subscriber gets, and where the topic stood.
-#[derive(Debug, Clone)]
-pub struct Attachment {
-    /// Newest delta.
-    pub offset: Offset,
-    /// Epoch of that.
-    pub epoch: Epoch,
-    /// Whether nothing is missing since the position that the client named.
-    pub recovered: bool,
-    /// The state, or what was missed.
-    pub missed: Replay,
-    /// Set while the topic is stale.
-    pub stale_since_ms: Option<u64>,
-}
-
-/// Whole frames, in order.
-#[derive(Debug, Clone)]
-pub struct Replay {
-    /// The position before them.
-    pub after: Offset,
-    /// The position after them.
-    pub upto: Offset,
-    /// The frames.
-    pub frames: Vec<Bytes>,
-    /// Whether nothing more follows up to now.
-    pub complete: bool,
-}
-
-impl Replay {
-    /// No frames, at this position.
-    pub fn nothing(at: Offset) -> Self {
-        Self { after: at, upto: at, frames: Vec::new(), complete: true }
-    }
-}
-
-/// A topic as REST shows it.
-#[derive(Debug, Clone)]
-pub struct TopicView {
-    /// Its whole state.
-    pub snapshot: Arc<Snapshot>,
-    /// Time of its last delta at this server, Unix ms.
-    pub active_ms: u64,
-    /// Whether it is overdue.
-    pub stale: bool,
-}
 
 struct SourceState {
     epoch: Mutex<Epoch>,

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::delta::{Delta, Kind, Place, Snapshot};
+use super::exchange::{Attachment, PublishError, Replay, ShardId, Slot, SourceId};
 use super::history::History;
 use super::merge::{self, Members};
 use super::payload::Payload;
-use super::registry::{Attachment, PublishError, Replay, ShardId, Slot, SourceId};
 use crate::config::{Class, Namespace};
 use crate::limits::{RECOVERY_BYTES, STATE_BYTES_MAX};
 use crate::name::TopicName;

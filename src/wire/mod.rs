@@ -9,3 +9,4 @@ pub mod inbox;
 pub mod inflate;
 pub mod negotiate;
 pub mod reader;
+pub mod tls;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+mod certificates;
 mod support;
 
 mod access;
@@ -12,6 +13,7 @@ mod compression;
 mod conflation;
 mod conformance;
 mod delivery;
+mod fuzz_corpus;
 mod hostile_clients;
 mod http;
 mod http_backend;
@@ -27,5 +29,6 @@ mod sdk;
 mod sdks;
 mod shutdown;
 mod supabase;
+mod tls;
 mod tokens;
 mod two_nodes;

@@ -1,17 +1,26 @@
 //! Processes and clients for the tests. What cannot be started fails the test.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
+use rustls::ClientConfig;
+use rustls::version::TLS13;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use tokio_tungstenite::tungstenite::http::Response;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, tungstenite};
+
+pub(crate) use crate::certificates::{Authority, client_config, tls_config};
+
+/// By the address of its open port, the port of a server over which its clients are to come.
+static SEALED: LazyLock<Mutex<HashMap<SocketAddr, SocketAddr>>> = LazyLock::new(Mutex::default);
 
 /// Longest wait for anything that must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,6 +32,8 @@ pub(crate) struct Server {
     child: Child,
     pub(crate) address: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
+    /// The port that speaks TLS, if there is one.
+    pub(crate) sealed: Option<SocketAddr>,
     _directory: tempfile::TempDir,
 }
 
@@ -60,6 +71,15 @@ impl Server {
             Ok(flush) if !config.contains("\nflush =") => config.replacen("[server]", &flush, 1),
             _ => config.to_owned(),
         };
+        // And once more over TLS.
+        let config = match std::env::var_os("NEXUS_TEST_TLS") {
+            Some(_) if !config.contains("[tls]") => {
+                let authority = Authority::new();
+                authority.issue("localhost").write(directory.path(), "server");
+                format!("{config}\n{}", tls_config(directory.path()))
+            }
+            _ => config,
+        };
         std::fs::write(&path, config).unwrap();
         let mut child = Command::new(PROGRAM)
             .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--config"])
@@ -77,10 +97,13 @@ impl Server {
             text
         });
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut address = None;
+        let (mut address, mut sealed) = (None, None);
         for line in lines.by_ref().map_while(Result::ok) {
             if let Some((_, rest)) = line.split_once("listens on http://") {
                 address = rest.split_whitespace().next().and_then(|a| a.parse().ok());
+            }
+            if let Some((_, rest)) = line.split_once("TLS on https://") {
+                sealed = rest.split(';').next().and_then(|a| a.parse().ok());
             }
             log.lock().unwrap().push(line);
             if address.is_some() {
@@ -97,7 +120,10 @@ impl Server {
                 rest.lock().unwrap().push(line);
             }
         });
-        Self { child, address, log, _directory: directory }
+        if let (Some(sealed), Some(_)) = (sealed, std::env::var_os("NEXUS_TEST_TLS")) {
+            SEALED.lock().unwrap().insert(address, sealed);
+        }
+        Self { child, address, log, sealed, _directory: directory }
     }
 
     pub(crate) fn open() -> Self {
@@ -352,9 +378,12 @@ impl Drop for Redis {
     }
 }
 
+type Connected = (Socket, Response<Option<Vec<u8>>>);
+type Socket = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
+
 /// A WebSocket client, by an implementation that is not ours.
 pub(crate) struct Client {
-    socket: WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>,
+    socket: Socket,
 }
 
 /// What a client gets.
@@ -373,11 +402,34 @@ impl Client {
 
     /// With more headers; the status if the upgrade is refused.
     pub(crate) async fn connect_with(address: SocketAddr, headers: &[(&'static str, &str)]) -> Result<Self, u16> {
+        let sealed = SEALED.lock().unwrap().get(&address).copied();
+        if let Some(sealed) = sealed {
+            return Box::pin(Self::connect_sealed(sealed, headers, client_config(None, &[&TLS13], None))).await;
+        }
         let mut request = format!("ws://{address}/ws").into_client_request().unwrap();
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
-        match tokio_tungstenite::connect_async(request).await {
+        Self::answered(tokio_tungstenite::connect_async(request).await)
+    }
+
+    /// Over TLS.
+    pub(crate) async fn connect_sealed(
+        address: SocketAddr,
+        headers: &[(&'static str, &str)],
+        config: ClientConfig,
+    ) -> Result<Self, u16> {
+        let mut request = format!("wss://localhost:{}/ws", address.port()).into_client_request().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
+        let connector = tokio_tungstenite::Connector::Rustls(Arc::new(config));
+        let connected = tokio_tungstenite::connect_async_tls_with_config(request, None, true, Some(connector)).await;
+        Self::answered(connected)
+    }
+
+    fn answered(outcome: Result<Connected, tungstenite::Error>) -> Result<Self, u16> {
+        match outcome {
             Ok((socket, _)) => Ok(Self { socket }),
             Err(tokio_tungstenite::tungstenite::Error::Http(response)) => Err(response.status().as_u16()),
             Err(error) => panic!("{error}"),

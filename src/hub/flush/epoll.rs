@@ -27,7 +27,7 @@ impl Flush for Epoll {
 }
 
 /// Writes what is left of `bytes` after `done` of them, as much as the socket takes.
-pub(super) fn write(mut socket: &TcpStream, bytes: &[u8], mut done: usize) -> Sent {
+pub(in crate::hub) fn write(mut socket: &TcpStream, bytes: &[u8], mut done: usize) -> Sent {
     // After a short write the kernel is asked again: only its refusal arms the edge for "writable".
     while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
         match socket.write(rest) {

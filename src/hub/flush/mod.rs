@@ -9,7 +9,7 @@ mod uring;
 
 use mio::net::TcpStream;
 
-pub(super) use epoll::Epoll;
+pub(super) use epoll::{Epoll, write};
 pub(super) use uring::Uring;
 
 use crate::config::FlushBackend;

@@ -8,7 +8,7 @@ mod saver;
 
 pub use append::{AppendError, Appender};
 pub use id::{EntryId, OffsetPacker};
-pub use reader::RedisSource;
+pub use reader::{ReadEntry, RedisSource, read_entries};
 
 use std::time::Duration;
 

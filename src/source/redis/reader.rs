@@ -481,6 +481,20 @@ fn entries(reply: Value) -> Vec<Entry> {
         .collect()
 }
 
+/// An entry as it was read: topic and bytes, or what was wrong.
+pub type ReadEntry = (EntryId, Result<(String, usize), String>);
+
+/// The entries of any reply to `XRANGE` or `XREAD`, read as the source reads them.
+pub fn read_entries(reply: Value, config: &config::Redis, bytes_max: usize) -> Vec<ReadEntry> {
+    let found = [entries(reply.clone()), streams(reply)].into_iter().flatten();
+    found
+        .map(|entry| {
+            let delta = decode_entry(entry.fields, config, bytes_max);
+            (entry.id, delta.map(|delta| (delta.topic, delta.payload.bytes().len())))
+        })
+        .collect()
+}
+
 /// Entries of an `XREAD` reply for one stream.
 fn streams(reply: Value) -> Vec<Entry> {
     let Value::Array(streams) = reply else { return Vec::new() };

@@ -1,0 +1,210 @@
+//! What the fuzz targets do with their input, and what must hold whatever it is. Used by the fuzzer (`make fuzz`) and, with
+//! every input that is kept in `corpus`, by `tests/it/fuzz_corpus.rs`.
+
+use nexus_push::config;
+use nexus_push::protocol::{Dialect, Op};
+use nexus_push::source::normalize::{Format, Normalizer};
+use nexus_push::topic::merge::{self, Node};
+use nexus_push::wire::close::CloseReason;
+use nexus_push::wire::frame::header_bytes;
+use nexus_push::wire::inbox::{self, Compressed, Flow, Inbox};
+use nexus_push::wire::inflate::Inflater;
+use nexus_push::wire::negotiate::negotiate;
+
+/// A target: what it is called, and what it does.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: [Target; 9] = [
+    ("frames", frames),
+    ("plain", plain),
+    ("centrifuge_json", centrifuge_json),
+    ("centrifuge_protobuf", centrifuge_protobuf),
+    ("merge_patch", merge_patch),
+    ("redis_entries", redis_entries),
+    ("recording", recording),
+    ("configuration", configuration),
+    ("handshake", handshake),
+];
+
+/// Longest message of the frame target.
+const MESSAGE_MAX: usize = 4_096;
+
+/// The frame reader: the same messages and the same end however the bytes are cut. The first byte says how, and whether
+/// compression was negotiated.
+pub fn frames(data: &[u8]) {
+    let Some((&how, bytes)) = data.split_first() else { return };
+    let deflate = how & 1 != 0;
+    let piece = usize::from(how >> 1).max(1);
+    let whole = read(bytes, usize::MAX, deflate);
+    let cut = read(bytes, piece, deflate);
+    assert_eq!(whole, cut, "cut into pieces of {piece}");
+    for message in &whole.0 {
+        assert!(message.1.len() <= MESSAGE_MAX, "{} bytes", message.1.len());
+    }
+}
+
+/// What came out: kind and payload of each message, and how it ended.
+type Read = (Vec<(u8, Vec<u8>)>, Option<CloseReason>);
+
+fn read(bytes: &[u8], piece: usize, deflate: bool) -> Read {
+    let mut inflater = Inflater::new(MESSAGE_MAX);
+    let mut open: Option<Box<Inbox>> = None;
+    let mut messages = Vec::new();
+    for part in bytes.chunks(piece.min(bytes.len()).max(1)) {
+        let compressed = if deflate { Compressed::Inflated(&mut inflater) } else { Compressed::Refused };
+        let fed = inbox::feed(&mut open, &mut part.to_vec(), MESSAGE_MAX, compressed, 0, |message| {
+            messages.push(match message {
+                inbox::Incoming::Text(text) => (1, text.to_vec()),
+                inbox::Incoming::Binary(bytes) => (2, bytes.to_vec()),
+                inbox::Incoming::Close(bytes) => (8, bytes.to_vec()),
+                inbox::Incoming::Ping(bytes) => (9, bytes.to_vec()),
+                inbox::Incoming::Pong => (10, Vec::new()),
+            });
+            Flow::Continue
+        });
+        if let Err(reason) = fed {
+            return (messages, Some(reason));
+        }
+    }
+    (messages, None)
+}
+
+/// Commands of `plain`.
+pub fn plain(data: &[u8]) {
+    commands(Dialect::Plain, data);
+}
+
+/// Commands of the Centrifuge protocol in JSON.
+pub fn centrifuge_json(data: &[u8]) {
+    commands(Dialect::CentrifugeJson, data);
+}
+
+/// Commands of the Centrifuge protocol in Protobuf.
+pub fn centrifuge_protobuf(data: &[u8]) {
+    commands(Dialect::CentrifugeProtobuf, data);
+}
+
+/// Every command is read or refused, and a refusal can be said: the answer is one whole frame, JSON where the dialect is.
+fn commands(dialect: Dialect, message: &[u8]) {
+    let mut rest = message;
+    let mut turns = 0;
+    while let Some(one) = dialect.split(&mut rest) {
+        turns += 1;
+        assert!(turns <= message.len(), "each command takes bytes off the message");
+        let Err(bad) = dialect.command(one) else { continue };
+        if bad.fatal {
+            continue;
+        }
+        let frame = dialect.refusal(&bad.id, bad.op, &bad.refusal);
+        if dialect != Dialect::CentrifugeProtobuf {
+            let payload = frame.get(header_bytes(&frame)..).unwrap_or_default();
+            for line in payload.split(|&b| b == b'\n') {
+                assert!(
+                    serde_json::from_slice::<serde_json::Value>(line).is_ok(),
+                    "{:?}",
+                    String::from_utf8_lossy(payload)
+                );
+            }
+        }
+        assert!(dialect == Dialect::Plain || bad.op != Op::Unknown || bad.refusal.code != 0);
+    }
+}
+
+/// Merge patch (RFC 7396): a state and two patches, one a line. Applying does what another implementation does, keeps count of
+/// the text's size, and a composed patch does what both did.
+pub fn merge_patch(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let mut lines = text.splitn(3, '\n');
+    let (Some(state), Some(first), Some(second)) = (lines.next(), lines.next(), lines.next()) else { return };
+    let parsed = (merge::parse_object(state), merge::parse_object(first), merge::parse_object(second));
+    let (Ok(mut state), Ok(first), Ok(second)) = parsed else { return };
+    // A state has no nulls: it began as a patch that was applied to nothing.
+    let patch = std::mem::take(&mut state);
+    merge::apply(&mut state, &patch);
+
+    let mut theirs = value(&state);
+    json_patch::merge(&mut theirs, &value(&first));
+    json_patch::merge(&mut theirs, &value(&second));
+
+    let mut one_by_one = state.clone();
+    let mut bytes = merge::members_bytes(&one_by_one).cast_signed();
+    bytes += merge::apply(&mut one_by_one, &first);
+    bytes += merge::apply(&mut one_by_one, &second);
+    assert_eq!(bytes, merge::members_bytes(&one_by_one).cast_signed(), "size kept");
+    assert_eq!(written(&one_by_one).len().cast_signed(), bytes, "size written");
+    assert_eq!(value(&one_by_one), theirs, "as another implementation has it");
+
+    let mut composed = first;
+    if merge::compose(&mut composed, &second) {
+        let mut at_once = state;
+        merge::apply(&mut at_once, &composed);
+        assert_eq!(at_once, one_by_one, "composed");
+    }
+}
+
+fn written(members: &merge::Members) -> Vec<u8> {
+    let mut out = Vec::new();
+    merge::write_members(members, &mut out);
+    out
+}
+
+/// As another implementation reads it. What is written must be read again as the same.
+fn value(members: &merge::Members) -> serde_json::Value {
+    let text = written(members);
+    let again = std::str::from_utf8(&text).ok().and_then(|text| Node::parse(text).ok());
+    assert_eq!(again, Some(Node::Object(members.clone())), "what is written is read again");
+    // Numbers that another implementation has no room for (1e999) are texts here, of which nothing is to be known.
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+/// Replies of Redis, as bytes of its protocol: entries with whatever in them.
+pub fn redis_entries(data: &[u8]) {
+    let Ok(reply) = redis::parse_redis_value(data) else { return };
+    let config = config::Redis::default();
+    for (id, outcome) in nexus_push::source::redis::read_entries(reply, &config, MESSAGE_MAX) {
+        if let Ok((topic, bytes)) = outcome {
+            assert!(!topic.is_empty() || bytes <= MESSAGE_MAX, "{id}");
+        }
+    }
+}
+
+/// Lines of recordings, the first byte saying which exchange's. What comes out are objects with a topic.
+pub fn recording(data: &[u8]) {
+    let Some((&which, text)) = data.split_first() else { return };
+    let name = ["binance-spot", "binance-usdm", "bybit-linear", "bybit-spot"][usize::from(which & 3)];
+    let Some(format) = Format::of_file(name) else { return };
+    let mut normalizer = Normalizer::default();
+    let mut deltas = 0;
+    for line in text.split(|&b| b == b'\n') {
+        for delta in normalizer.line(format, "BTCUSDT", line) {
+            deltas += 1;
+            assert!(delta.data.is_object() && delta.topic.contains(':'), "{delta:?}");
+        }
+    }
+    assert_eq!(normalizer.counts.deltas, deltas);
+}
+
+/// Configuration: accepted, or refused with a text that names where.
+pub fn configuration(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let faults = match config::Config::read("fuzz.toml", text) {
+        Ok(_) => return,
+        Err(faults) => faults.0,
+    };
+    assert!(!faults.is_empty());
+    for fault in faults {
+        assert!(fault.starts_with("fuzz.toml"), "{fault}");
+    }
+}
+
+/// The opening handshake: what the quick look takes is taken whole; and extension offers (RFC 7692).
+pub fn handshake(data: &[u8]) {
+    if let Some(bytes) = nexus_push::http::handshake_bytes(data) {
+        assert!(bytes <= data.len());
+        assert!(data.get(..bytes).is_some_and(|head| head.ends_with(b"\n\r\n") || head.ends_with(b"\n\n")));
+    }
+    if let Some(answer) = std::str::from_utf8(data).ok().and_then(|text| negotiate(text.lines())) {
+        assert!(answer.starts_with("permessage-deflate"));
+    }
+}
