@@ -54,7 +54,9 @@ fn the_default_file_shows_the_defaults() {
     std::fs::write(&full, &uncommented).unwrap();
     std::fs::write(
         &empty,
-        "[access.jwks]\nurl = \"https://auth.example.com/.well-known/jwks.json\"\n[source.redis]\n[source.simulator]\n",
+        "[access.jwks]\nurl = \"https://auth.example.com/.well-known/jwks.json\"\n[source.redis]\n[source.simulator]\n\
+         [tls]\nlisten = \"0.0.0.0:8443\"\ncertificate_file = \"/etc/nexus/tls.crt\"\nkey_file = \"/etc/nexus/tls.key\"\n\
+         client_ca_file = \"/etc/nexus/clients.crt\"\n",
     )
     .unwrap();
     let shown = |path: &std::path::Path| {
