@@ -67,7 +67,8 @@ impl Backstage {
             Some(endpoint) => {
                 let authorization = match &rpc.authorization {
                     Some(value) => {
-                        let mut value = HeaderValue::from_str(value).context("rpc.authorization: is no header's value")?;
+                        let mut value =
+                            HeaderValue::from_str(value).context("rpc.authorization: is no header's value")?;
                         // Not shown by whoever logs headers.
                         value.set_sensitive(true);
                         Some(value)

@@ -245,7 +245,9 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         Listener { socket, router: operators(state.clone()), state: state.clone(), entrance: Entrance::Operators }
             .start(stop.clone())
             .context("connections cannot be accepted")?;
-        tracing::info!("operators on http://{address}, and nowhere else: /metrics, /status, /ops, their commands of /api");
+        tracing::info!(
+            "operators on http://{address}, and nowhere else: /metrics, /status, /ops, their commands of /api"
+        );
     }
     // Heard from before it is said that the server is there.
     let mut terminate = signal(SignalKind::terminate())?;

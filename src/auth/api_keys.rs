@@ -171,6 +171,9 @@ mod tests {
         )
         .unwrap();
         let error = ApiKeys::load(&config).err().unwrap().to_string();
-        assert!(error.contains("feed") && error.contains("publish.keys[0]") && !error.contains("0123456789"), "{error}");
+        assert!(
+            error.contains("feed") && error.contains("publish.keys[0]") && !error.contains("0123456789"),
+            "{error}"
+        );
     }
 }

@@ -159,7 +159,8 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         fault("operator.key", format!("is {} bytes, the least is {KEY_BYTES_MIN}", key.len()));
     }
     if let Some(listen) = operator.listen.filter(|listen| listen.port() != 0) {
-        let others = [("server.listen", Some(config.server.listen)), ("tls.listen", config.tls.as_ref().map(|t| t.listen))];
+        let others =
+            [("server.listen", Some(config.server.listen)), ("tls.listen", config.tls.as_ref().map(|t| t.listen))];
         for (key, _) in others.iter().filter(|(_, other)| *other == Some(listen)) {
             fault("operator.listen", format!("{listen} is {key} already; operators have a port of their own"));
         }

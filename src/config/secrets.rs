@@ -11,7 +11,7 @@ use super::{Config, redacted};
 pub const KEY_BYTES_MIN: usize = 16;
 
 /// Parts of names of keys whose values are, or may hold, secrets.
-const SENSITIVE: [&str; 7] = ["sec", "key", "pass", "url", "endpoint", "auth", "token"];
+const SENSITIVE: [&str; 7] = ["sec", "key", "pas", "url", "endpoint", "auth", "token"];
 
 /// A secret that is given, in a file, or in an environment variable, in this order; white space around it in a file does not
 /// count. `None` if it is nowhere.

@@ -23,8 +23,8 @@ use tower::ServiceExt as _;
 
 use super::certificates::{Certificates, Certified};
 use super::handover::{Handover, Line};
-use super::secure::TlsStream;
 use super::proxies::Unannounced;
+use super::secure::TlsStream;
 use super::{State, express, proxies};
 use crate::limits::{
     CLOSE_TIMEOUT, HTTP_CONNECTIONS_MAX, HTTP_WAIT, HTTP_WAITING_MAX, NOTSENT_LOWAT_BYTES, OPERATOR_CONNECTIONS_MAX,

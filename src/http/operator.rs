@@ -56,7 +56,8 @@ pub(super) async fn guard(state: Shared, request: Request, next: Next) -> Respon
                 state.metrics.operator_refused.inc();
                 tracing::debug!(key, path, "an operator's request was refused");
                 let status = if known.is_some() { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED };
-                let reason = "X-API-Key, or Authorization: Bearer, must have operator.key, or a key with the scope `operate`";
+                let reason =
+                    "X-API-Key, or Authorization: Bearer, must have operator.key, or a key with the scope `operate`";
                 return failure(status, reason);
             }
         }

@@ -193,11 +193,7 @@ pub(super) struct Admitted<'a> {
 
 /// Whether the request may do something at all, and this.
 #[allow(clippy::result_large_err, reason = "the error is the response itself, made once a refused request")]
-pub(super) fn admit<'a>(
-    state: &'a State,
-    headers: &HeaderMap,
-    scope: Option<Scope>,
-) -> Result<Admitted<'a>, Response> {
+pub(super) fn admit<'a>(state: &'a State, headers: &HeaderMap, scope: Option<Scope>) -> Result<Admitted<'a>, Response> {
     state.metrics.publish_requests.inc();
     // Counted before the look at `draining`: a drain waits for those that were counted, and refuses the others.
     let under_way = UnderWay::new(state);
@@ -207,7 +203,11 @@ pub(super) fn admit<'a>(
         Err(failure(status, message))
     };
     if state.keys.is_off() {
-        return refuse("off", StatusCode::FORBIDDEN, "the publish API is off: it has no key (publish.keys, publish.key)");
+        return refuse(
+            "off",
+            StatusCode::FORBIDDEN,
+            "the publish API is off: it has no key (publish.keys, publish.key)",
+        );
     }
     let given = headers.get("x-api-key").map(|v| v.as_bytes()).unwrap_or_default();
     let Some(key) = state.keys.find(given) else {

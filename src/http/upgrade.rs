@@ -215,8 +215,6 @@ async fn identified(state: &State, token: &str) -> Result<Identity, Refusal> {
         refusal("token", StatusCode::UNAUTHORIZED, &error.to_string())
     })?;
     let seated = state.users.seat(&mut identity, None);
-    seated.map_err(|error: TokenError| {
-        refusal("user_sessions", StatusCode::TOO_MANY_REQUESTS, &error.to_string())
-    })?;
+    seated.map_err(|error: TokenError| refusal("user_sessions", StatusCode::TOO_MANY_REQUESTS, &error.to_string()))?;
     Ok(identity)
 }

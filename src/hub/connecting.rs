@@ -107,7 +107,9 @@ impl Shard {
                 self.replay(key, deferred);
             }
             // It may come back, with the same token.
-            (Purpose::Auth | Purpose::Connect { .. }, Err(TokenError::TooManySessions(_))) => self.close(index, CloseReason::TooManySessions),
+            (Purpose::Auth | Purpose::Connect { .. }, Err(TokenError::TooManySessions(_))) => {
+                self.close(index, CloseReason::TooManySessions)
+            }
             (Purpose::Auth, Err(error)) => {
                 session.deferred = None;
                 self.refuse(index, &id, Op::Auth, &Refusal::new(401, error.to_string()));

@@ -164,14 +164,19 @@ mod tests {
             let with_more = [&header[..], b"GET / HTTP/1.1\r\n"].concat();
             assert_eq!(parse_all(&with_more), Parsed::Header { bytes: header.len(), source }, "{what}");
             for cut in 0..header.len() {
-                assert!(matches!(parse_all(&header[..cut]), Parsed::Begun | Parsed::Unclear), "{what}, {cut} bytes of it");
+                assert!(
+                    matches!(parse_all(&header[..cut]), Parsed::Begun | Parsed::Unclear),
+                    "{what}, {cut} bytes of it"
+                );
             }
         }
     }
 
     #[test]
     fn what_is_none() {
-        for other in [&b"GET / HTTP/1.1\r\n"[..], b"PRI * HTTP/2.0", b"POST / HTTP/1.1", &[22, 3, 1, 2, 0], b"\r\n\r\nGET"] {
+        for other in
+            [&b"GET / HTTP/1.1\r\n"[..], b"PRI * HTTP/2.0", b"POST / HTTP/1.1", &[22, 3, 1, 2, 0], b"\r\n\r\nGET"]
+        {
             assert_eq!(parse_all(other), Parsed::Other, "{other:?}");
         }
         assert_eq!(parse_all(b"P"), Parsed::Unclear);

@@ -93,7 +93,12 @@ async fn a_header_counts_if_a_trusted_proxy_sent_it_and_from_the_right() {
             ("the same client", PROXY, "X-Forwarded-For: 203.0.113.7\r\n", 429),
             ("it claims to be another", PROXY, "X-Forwarded-For: 198.51.100.1, 203.0.113.7\r\n", 429),
             ("the same in two lines", PROXY, "X-Forwarded-For: 198.51.100.1\r\nX-Forwarded-For: 203.0.113.7\r\n", 429),
-            ("a header that is not configured", PROXY, "Forwarded: for=198.51.100.1\r\nX-Forwarded-For: 203.0.113.7\r\n", 429),
+            (
+                "a header that is not configured",
+                PROXY,
+                "Forwarded: for=198.51.100.1\r\nX-Forwarded-For: 203.0.113.7\r\n",
+                429,
+            ),
             ("another client", PROXY, "X-Forwarded-For: 203.0.113.7, 203.0.113.8\r\n", 101),
             ("the proxy itself", PROXY, "", 101),
             ("nonsense is the proxy's own", PROXY, "X-Forwarded-For: who knows\r\n", 429),
@@ -125,7 +130,9 @@ async fn a_proxy_header_says_whose_connection_it_is() {
     let server = Server::start(&config("proxy_protocol = \"required\""));
     let mut healthy = Healthy::beside(&server).await;
     let mut next = 10;
-    for (version, header) in [("1", (|ip| v1(&format!("203.0.113.{ip}"))) as fn(u8) -> Vec<u8>), ("2", |ip| v2(1, [203, 0, 113, ip]))] {
+    for (version, header) in
+        [("1", (|ip| v1(&format!("203.0.113.{ip}"))) as fn(u8) -> Vec<u8>), ("2", |ip| v2(1, [203, 0, 113, ip]))]
+    {
         for pieces in ["one", "two", "bytes"] {
             next += 1;
             let request = handshake("");
@@ -165,11 +172,8 @@ async fn a_proxy_that_says_nothing_or_nonsense_is_turned_away_and_strangers_are_
     assert_eq!(server.metric("proxy_headers_refused_total{reason=\"missing\"}"), 1.0);
     let mut too_long = v2(1, [203, 0, 113, 7]);
     too_long[14] = 0xff;
-    let broken = [
-        b"PROXY TCP4 203.0.113.7\r\n".to_vec(),
-        format!("PROXY UNKNOWN {}", "x".repeat(4_000)).into_bytes(),
-        too_long,
-    ];
+    let broken =
+        [b"PROXY TCP4 203.0.113.7\r\n".to_vec(), format!("PROXY UNKNOWN {}", "x".repeat(4_000)).into_bytes(), too_long];
     for header in &broken {
         assert_eq!(asks(connect(PROXY, server.address), &[header, request]).0, 0);
     }
@@ -207,7 +211,10 @@ fn where_it_is_optional_both_are_served_and_a_chain_of_proxies_is_followed() {
     assert_eq!(ask(&v1("127.0.0.2"), "X-Forwarded-For: 203.0.113.8\r\n"), 101);
     assert_eq!(ask(b"", "X-Forwarded-For: 203.0.113.8\r\n"), 429);
     // A request by another method than GET begins as the protocol's name does.
-    let (status, _) = asks(connect(PROXY, server.address), &[b"P", b"OST /api/publish HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"]);
+    let (status, _) = asks(
+        connect(PROXY, server.address),
+        &[b"P", b"OST /api/publish HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"],
+    );
     assert_eq!(status, 415);
 }
 

@@ -148,7 +148,8 @@ fn keys_that_cannot_be_had_are_named_at_start() {
         let keys = format!("[[publish.key]]\nname = \"feed\"\n{secret}\ntopics = [\"*\"]\n");
         let config = format!("[server]\nlisten = \"127.0.0.1:0\"\n[publish]\nkeys = [\"{FULL}\"]\n{keys}");
         std::fs::write(&path, config).unwrap();
-        let output = std::process::Command::new(crate::support::PROGRAM).args(["serve", "--config"]).arg(&path).output();
+        let output =
+            std::process::Command::new(crate::support::PROGRAM).args(["serve", "--config"]).arg(&path).output();
         let output = output.unwrap();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && error.contains("feed") && error.contains(said), "{error}");

@@ -94,7 +94,9 @@ async fn nothing_that_is_said_or_shown_has_a_secret_in_it() {
         assert!(Client::connect_with(server.address, &[("authorization", &bearer)]).await.is_ok());
         let url = format!("ws://{}/connection/websocket?token={token}", server.address);
         let mut socket = tokio_tungstenite::connect_async(url).await.unwrap().0;
-        for command in [json!({"id": 1, "connect": {"token": token}}), json!({"id": 2, "rpc": {"method": "m", "data": 1}})] {
+        for command in
+            [json!({"id": 1, "connect": {"token": token}}), json!({"id": 2, "rpc": {"method": "m", "data": 1}})]
+        {
             socket.send(Message::text(command.to_string())).await.unwrap();
             let reply = tokio::time::timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
             let reply: Value = serde_json::from_str(reply.to_text().unwrap()).unwrap();
