@@ -2,6 +2,7 @@
 
 mod check;
 mod load;
+mod redis;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use load::{ConfigError, Overrides, load};
+pub use redis::{Redis, RedisAddress, redacted};
 pub use tls::{TlsOptions, TlsVersion};
 
 use crate::limits;
@@ -518,69 +520,6 @@ pub struct Sources {
     pub simulator: Option<Simulator>,
     /// A recording.
     pub replay: Option<Replay>,
-}
-
-/// `[source.redis]`
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Redis {
-    /// `redis://[user:password@]host:port[/db]`
-    #[serde(skip_serializing)]
-    pub url: String,
-    /// Stream keys; more than one are partitions that are read in parallel.
-    pub streams: Vec<String>,
-    /// Entry field that holds the topic's name.
-    pub topic_field: String,
-    /// Entry field that holds the delta.
-    pub data_field: String,
-    /// Entry field that holds the kind (`delta` or `snapshot`).
-    pub kind_field: String,
-    /// Entry field that holds the source's time in ms.
-    pub ts_field: String,
-    /// `MAXLEN ~` of what the publish API appends.
-    pub max_len: u64,
-    /// How often one of the nodes saves topic snapshots to Redis, so that a starting node need not read the
-    /// whole stream; `"0s"` is never.
-    #[serde(with = "humantime_serde")]
-    pub snapshot_every: Duration,
-    /// Not ready while what was read last is older than this and more is waiting.
-    #[serde(with = "humantime_serde")]
-    pub max_lag: Duration,
-}
-
-impl Default for Redis {
-    fn default() -> Self {
-        Self {
-            url: "redis://127.0.0.1:6379".into(),
-            streams: vec!["nexus:deltas".into()],
-            topic_field: "topic".into(),
-            data_field: "data".into(),
-            kind_field: "kind".into(),
-            ts_field: "ts".into(),
-            max_len: 1_000_000,
-            snapshot_every: Duration::from_secs(30),
-            max_lag: Duration::from_secs(5),
-        }
-    }
-}
-
-impl std::fmt::Debug for Redis {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Redis")
-            .field("url", &redacted(&self.url))
-            .field("streams", &self.streams)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The URL without its password, for people and logs.
-pub fn redacted(url: &str) -> String {
-    match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => {
-            format!("{}***{}", url.get(..scheme + 3).unwrap_or(""), url.get(at..).unwrap_or(""))
-        }
-        _ => url.to_owned(),
-    }
 }
 
 /// `[source.simulator]`
