@@ -356,11 +356,7 @@ async fn report(state: Arc<State>, feed: Feed, stop: CancellationToken) {
     }
 }
 
-fn sources(
-    config: &Config,
-    masters: Option<&Masters>,
-    metrics: &Arc<Metrics>,
-) -> anyhow::Result<Vec<Box<dyn Source>>> {
+fn sources(config: &Config, masters: Option<&Masters>, metrics: &Arc<Metrics>) -> anyhow::Result<Vec<Box<dyn Source>>> {
     let mut sources: Vec<Box<dyn Source>> = Vec::new();
     if let (Some(redis), Some(masters)) = (&config.source.redis, masters) {
         for partition in 0..redis.streams.len() {

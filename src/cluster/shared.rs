@@ -183,7 +183,8 @@ impl Shared {
             return (0, format!("{}{topic}", self.presence));
         }
         // Any sum will do that all nodes make alike.
-        let sum = topic.as_str().bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
+        let sum =
+            topic.as_str().bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
         let slot = sum % self.links.len();
         (slot, format!("{}{{{slot}}}:{topic}", self.presence))
     }

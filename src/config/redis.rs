@@ -139,7 +139,9 @@ impl Redis {
         let list = |urls: &[String]| urls.iter().map(|url| redacted(url)).collect::<Vec<_>>().join(", ");
         match self.address() {
             RedisAddress::One(url) => redacted(url),
-            RedisAddress::Sentinels { sentinels, name, .. } => format!("master {name} by sentinels {}", list(sentinels)),
+            RedisAddress::Sentinels { sentinels, name, .. } => {
+                format!("master {name} by sentinels {}", list(sentinels))
+            }
             RedisAddress::Cluster(nodes) => format!("Cluster by {}", list(nodes)),
         }
     }
@@ -206,7 +208,7 @@ pub(super) fn faults(redis: &Redis, fault: &mut impl FnMut(&str, String)) {
         }
         _ => {}
     }
-    for (i, url) in redis.cluster.iter().enumerate() {
+    for (i, url) in redis.cluster.iter().enumerate().filter(|(_, url)| is_tcp(url)) {
         let database = url.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map_or("", |(_, path)| path);
         if !["", "0"].contains(&database.split(['?', '#']).next().unwrap_or("")) {
             fault(&format!("source.redis.cluster[{i}]"), "names a database; a cluster has only number 0".into());

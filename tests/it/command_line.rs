@@ -39,11 +39,10 @@ fn the_default_file_shows_the_defaults() {
         }
         let is_key =
             line.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
-        let optional = [
-            "name", "audience", "issuer", "max_rate", "stale_after", "endpoint", "sentinels", "master", "cluster",
-        ]
-        .iter()
-        .any(|k| line.starts_with(&format!("{k} =")));
+        let optional =
+            ["name", "audience", "issuer", "max_rate", "stale_after", "endpoint", "sentinels", "master", "cluster"]
+                .iter()
+                .any(|k| line.starts_with(&format!("{k} =")));
         let skipped =
             ["[[access.keys]]", "[source.replay]", "[namespace.quotes]"].iter().any(|s| section.starts_with(s));
         if (line.starts_with('[') || (is_key && !optional)) && !skipped {

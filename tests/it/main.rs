@@ -25,6 +25,8 @@ mod recordings;
 mod recovery;
 mod redis;
 mod redis_faults;
+mod redis_groups;
+mod redis_ha;
 mod sdk;
 mod sdks;
 mod shutdown;

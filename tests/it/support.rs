@@ -63,6 +63,11 @@ impl Server {
 
     /// With this configuration, on this port.
     pub(crate) fn start_at(config: &str, port: u16) -> Self {
+        Self::start_in(config, port, &[])
+    }
+
+    /// With this in its environment.
+    pub(crate) fn start_in(config: &str, port: u16, environment: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("nexus-push.toml");
         // `make test` runs what is about full sockets once more without io_uring.
@@ -85,6 +90,7 @@ impl Server {
             .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--config"])
             .arg(&path)
             .env("NEXUS_LOG", "debug")
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -46,7 +46,8 @@ pub(super) async fn broken(link: &mut Link, keys: &Keys, progress: &Progress) ->
     if first > last {
         return Ok(None);
     }
-    let reply: Value = cmd("XRANGE").arg(&keys.stream).arg(last.to_string()).arg(last.to_string()).query_async(link).await?;
+    let reply: Value =
+        cmd("XRANGE").arg(&keys.stream).arg(last.to_string()).arg(last.to_string()).query_async(link).await?;
     Ok(match entries(reply).first() {
         Some(entry) if entry.fingerprint() == seen => None,
         Some(_) => Some(format!("{last} is another entry than the one that was read")),
@@ -75,7 +76,6 @@ pub(super) async fn last_generated(link: &mut Link, keys: &Keys) -> RedisResult<
 
 /// The oldest entry that the stream holds.
 pub(super) async fn first_entry(link: &mut Link, keys: &Keys) -> RedisResult<Option<EntryId>> {
-    let reply: Value =
-        cmd("XRANGE").arg(&keys.stream).arg("-").arg("+").arg("COUNT").arg(1).query_async(link).await?;
+    let reply: Value = cmd("XRANGE").arg(&keys.stream).arg("-").arg("+").arg("COUNT").arg(1).query_async(link).await?;
     Ok(entries(reply).first().map(|entry| entry.id))
 }

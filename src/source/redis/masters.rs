@@ -209,7 +209,11 @@ impl Nodes {
     fn note(&self, place: &ConnectionAddr, good: bool) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|other| other != place);
-        if good { known.push_front(place.clone()) } else { known.push_back(place.clone()) }
+        if good {
+            known.push_front(place.clone())
+        } else {
+            known.push_back(place.clone())
+        }
         while known.len() > LEARNED_MAX + self.configured.len() {
             let learned = known.iter().rposition(|one| !self.configured.iter().any(|info| info.addr() == one));
             let Some(last) = learned else { return };

@@ -126,12 +126,7 @@ impl Saver {
         }
     }
 
-    async fn write(
-        &self,
-        link: &mut Link,
-        states: &[Arc<crate::topic::Snapshot>],
-        last: EntryId,
-    ) -> RedisResult<()> {
+    async fn write(&self, link: &mut Link, states: &[Arc<crate::topic::Snapshot>], last: EntryId) -> RedisResult<()> {
         for chunk in states.chunks(CHUNK) {
             let mut write = pipe();
             for state in chunk {
