@@ -14,12 +14,12 @@ use crate::auth::{ApiKeys, Tokens, Users};
 use crate::backend::Backstage;
 use crate::clock::unix_ms;
 use crate::cluster::{Cluster, NodeReport, Reporter, SourceReport};
-use crate::config::{Config, Scope, redacted};
+use crate::config::{Config, Scope};
 use crate::http::{Addresses, Certificates, Entrance, Listener, State, bind, operators, router};
 use crate::hub::Hub;
 use crate::metrics::{GaugeSource, Metrics};
 use crate::source::publish::Publisher;
-use crate::source::redis::{Appender, RedisSource};
+use crate::source::redis::{Appender, Masters, RedisSource};
 use crate::source::replay::ReplaySource;
 use crate::source::simulator::Simulator;
 use crate::source::{Feed, Source, SourceStatus};
@@ -177,16 +177,15 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         None => None,
     };
 
-    let sources = sources(&config, &metrics)?;
-    let statuses: Vec<Arc<SourceStatus>> = sources.iter().map(|s| s.status()).collect();
-    let appender = match &config.source.redis {
-        Some(redis) => Some(Appender::new(redis.clone(), topics.clone()).context("source.redis.url")?),
+    let redis = match &config.source.redis {
+        Some(redis) => Some((redis, Masters::new(redis).context("source.redis: an address cannot be read")?)),
         None => None,
     };
+    let sources = sources(&config, redis.as_ref().map(|(_, masters)| masters), &metrics)?;
+    let statuses: Vec<Arc<SourceStatus>> = sources.iter().map(|s| s.status()).collect();
+    let appender = redis.as_ref().map(|(redis, masters)| Appender::new((*redis).clone(), masters, topics.clone()));
     let publisher = Arc::new(Publisher::new(feed.clone(), appender));
-    let redis = config.source.redis.as_ref();
-    let cluster =
-        Cluster::new(node, redis, topics.clone(), hub.clone(), metrics.clone()).context("source.redis.url")?;
+    let cluster = Cluster::new(node, redis, topics.clone(), hub.clone(), metrics.clone());
     let backend = Backstage::new(publisher.clone(), cluster.clone(), &config.rpc, metrics.clone())?;
     let state = Arc::new_cyclic(|weak| {
         metrics.set_gauges(vec![Box::new(Gauges {
@@ -374,13 +373,12 @@ async fn report(state: Arc<State>, feed: Feed, stop: CancellationToken) {
     }
 }
 
-fn sources(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Vec<Box<dyn Source>>> {
+fn sources(config: &Config, masters: Option<&Masters>, metrics: &Arc<Metrics>) -> anyhow::Result<Vec<Box<dyn Source>>> {
     let mut sources: Vec<Box<dyn Source>> = Vec::new();
-    if let Some(redis) = &config.source.redis {
+    if let (Some(redis), Some(masters)) = (&config.source.redis, masters) {
         for partition in 0..redis.streams.len() {
             let partition = u16::try_from(partition).context("source.redis.streams: too many")?;
-            let source = RedisSource::new(config, redis, partition, metrics.clone()).context("source.redis.url")?;
-            sources.push(Box::new(source));
+            sources.push(Box::new(RedisSource::new(config, redis, masters.clone(), partition, metrics.clone())));
         }
     }
     if let Some(simulator) = &config.source.simulator {
@@ -396,7 +394,7 @@ fn sources(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Vec<Box<dy
 fn announce(config: &Config, address: std::net::SocketAddr, shards: usize, capacity: &Capacity, state: &State) {
     let mut from: Vec<String> = Vec::new();
     if let Some(redis) = &config.source.redis {
-        from.push(format!("Redis {} ({})", redacted(&redis.url), redis.streams.join(", ")));
+        from.push(format!("Redis {} ({})", redis.described(), redis.streams.join(", ")));
     }
     if let Some(simulator) = &config.source.simulator {
         from.push(format!(

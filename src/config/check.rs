@@ -197,21 +197,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     }
 
     if let Some(redis) = &config.source.redis {
-        if !["redis://", "rediss://", "unix://", "redis+unix://"].iter().any(|s| redis.url.starts_with(s)) {
-            fault("source.redis.url", "must start with redis:// (or unix://)".into());
-        }
-        if redis.streams.is_empty() || redis.streams.iter().any(String::is_empty) {
-            fault("source.redis.streams", "needs at least one key, and none may be empty".into());
-        }
-        let mut unique = redis.streams.clone();
-        unique.sort();
-        unique.dedup();
-        if unique.len() != redis.streams.len() {
-            fault("source.redis.streams", "names a stream twice".into());
-        }
-        if redis.max_len == 0 {
-            fault("source.redis.max_len", "0 would keep nothing".into());
-        }
+        super::redis::faults(redis, &mut fault);
     }
     if let Some(simulator) = &config.source.simulator {
         if !(1..=10_000).contains(&simulator.instruments) {

@@ -131,7 +131,7 @@ impl Overrides {
             config.server.shards = shards;
         }
         if let Some(url) = &self.redis {
-            config.source.redis.get_or_insert_default().url.clone_from(url);
+            config.source.redis.get_or_insert_default().set_address(url);
             // Real deltas and simulated ones do not mix unless a file says so.
             if !has_file {
                 config.source.simulator = None;
@@ -262,6 +262,11 @@ mod tests {
             ("[namespace.x]\nclass = \"quick\"\n", "unknown class", &["c.toml:2", "quick"]),
             ("[source.redis]\nurl = \"http://x\"\n", "scheme", &["c.toml:2", "source.redis.url"]),
             (
+                "[source.redis]\nurl = \"redis://x\"\ncluster = [\"redis://y\"]\n",
+                "two forms",
+                &["c.toml:3", "source.redis.cluster", "source.redis.url"],
+            ),
+            (
                 "[[access.keys]]\nalgorithm = \"HS256\"\nsecret = \"short\"\n",
                 "short secret",
                 &["access.keys[0].secret", "32"],
@@ -345,6 +350,6 @@ mod tests {
         let overrides = Overrides { redis: Some("redis://127.0.0.1:7".into()), ..Overrides::default() };
         let config = load(None, std::iter::empty(), &overrides).unwrap();
         assert!(config.source.simulator.is_none());
-        assert_eq!(config.source.redis.unwrap().url, "redis://127.0.0.1:7");
+        assert_eq!(config.source.redis.unwrap().url.as_deref(), Some("redis://127.0.0.1:7"));
     }
 }

@@ -5,6 +5,7 @@ mod load;
 mod operator;
 mod proxies;
 mod publish_key;
+mod redis;
 pub mod secrets;
 mod tls;
 
@@ -20,6 +21,8 @@ pub use load::{ConfigError, Overrides, load};
 pub use operator::Operator;
 pub use proxies::{ForwardedHeader, ProxyProtocol};
 pub use publish_key::{PublishKey, Scope};
+pub use redis::{Redis, RedisAddress};
+pub use secrets::redacted;
 pub use tls::{TlsOptions, TlsVersion};
 
 use crate::limits;
@@ -566,76 +569,6 @@ pub struct Sources {
     pub simulator: Option<Simulator>,
     /// A recording.
     pub replay: Option<Replay>,
-}
-
-/// `[source.redis]`
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Redis {
-    /// `redis://[user:password@]host:port[/db]`
-    #[serde(skip_serializing)]
-    pub url: String,
-    /// File that holds the password, in place of one in the URL.
-    pub password_file: Option<PathBuf>,
-    /// Stream keys; more than one are partitions that are read in parallel.
-    pub streams: Vec<String>,
-    /// Entry field that holds the topic's name.
-    pub topic_field: String,
-    /// Entry field that holds the delta.
-    pub data_field: String,
-    /// Entry field that holds the kind (`delta` or `snapshot`).
-    pub kind_field: String,
-    /// Entry field that holds the source's time in ms.
-    pub ts_field: String,
-    /// `MAXLEN ~` of what the publish API appends.
-    pub max_len: u64,
-    /// How often one of the nodes saves topic snapshots to Redis, so that a starting node need not read the
-    /// whole stream; `"0s"` is never.
-    #[serde(with = "humantime_serde")]
-    pub snapshot_every: Duration,
-    /// Not ready while what was read last is older than this and more is waiting.
-    #[serde(with = "humantime_serde")]
-    pub max_lag: Duration,
-}
-
-impl Default for Redis {
-    fn default() -> Self {
-        Self {
-            url: "redis://127.0.0.1:6379".into(),
-            password_file: None,
-            streams: vec!["nexus:deltas".into()],
-            topic_field: "topic".into(),
-            data_field: "data".into(),
-            kind_field: "kind".into(),
-            ts_field: "ts".into(),
-            max_len: 1_000_000,
-            snapshot_every: Duration::from_secs(30),
-            max_lag: Duration::from_secs(5),
-        }
-    }
-}
-
-impl std::fmt::Debug for Redis {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Redis")
-            .field("url", &redacted(&self.url))
-            .field("streams", &self.streams)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The URL without what may be secret in it, user, password and query, for people and logs.
-pub fn redacted(url: &str) -> String {
-    let hidden = match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => {
-            format!("{}***{}", url.get(..scheme + 3).unwrap_or(""), url.get(at..).unwrap_or(""))
-        }
-        _ => url.to_owned(),
-    };
-    match hidden.split_once('?') {
-        Some((before, _)) => format!("{before}?***"),
-        None => hidden,
-    }
 }
 
 /// `[source.simulator]`

@@ -5,13 +5,14 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use serde::Serializer;
 
-use super::{Config, redacted};
+use super::Config;
 
 /// Shortest key of the publish API and of operators, in bytes.
 pub const KEY_BYTES_MIN: usize = 16;
 
 /// Parts of names of keys whose values are, or may hold, secrets.
-const SENSITIVE: [&str; 7] = ["sec", "key", "pas", "url", "endpoint", "auth", "token"];
+const SENSITIVE: [&str; 10] =
+    ["sec", "key", "pas", "url", "endpoint", "auth", "token", "sentinel", "master", "cluster"];
 
 /// A secret that is given, in a file, or in an environment variable, in this order; white space around it in a file does not
 /// count. `None` if it is nowhere.
@@ -53,7 +54,7 @@ impl Config {
             && let Some(path) = &redis.password_file
             && let Some(password) = secret(None, Some(path), None).context("source.redis.password_file")?
         {
-            redis.url = with_password(&redis.url, &password);
+            redis.set_password(&password);
         }
         let rpc = &mut self.rpc;
         if let Some(path) = &rpc.authorization_file {
@@ -64,7 +65,7 @@ impl Config {
 }
 
 /// A URL with a password put into it, in place of one that it may have.
-fn with_password(url: &str, password: &str) -> String {
+pub(super) fn with_password(url: &str, password: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let (user, host) = match rest.rsplit_once('@') {
         Some((user, host)) => (user.split(':').next().unwrap_or_default(), host),
@@ -77,6 +78,20 @@ fn with_password(url: &str, password: &str) -> String {
         .map(|byte| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
         .collect();
     format!("{scheme}://{user}:{encoded}@{host}")
+}
+
+/// The URL without what may be secret in it, user, password and query, for people and logs.
+pub fn redacted(url: &str) -> String {
+    let hidden = match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => {
+            format!("{}***{}", url.get(..scheme + 3).unwrap_or(""), url.get(at..).unwrap_or(""))
+        }
+        _ => url.to_owned(),
+    };
+    match hidden.split_once('?') {
+        Some((before, _)) => format!("{before}?***"),
+        None => hidden,
+    }
 }
 
 /// A URL in what `check-config` prints.

@@ -48,6 +48,9 @@ fn the_default_file_shows_the_defaults() {
             "endpoint",
             "password_file",
             "authorization_file",
+            "sentinels",
+            "master",
+            "cluster",
         ]
         .iter()
         .any(|k| line.starts_with(&format!("{k} =")));

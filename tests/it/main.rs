@@ -28,6 +28,8 @@ mod recordings;
 mod recovery;
 mod redis;
 mod redis_faults;
+mod redis_groups;
+mod redis_ha;
 mod sdk;
 mod sdks;
 mod secrets;
