@@ -405,7 +405,7 @@ impl Cluster {
 
 /// Whether a replica has what was written over this connection.
 fn wait(connection: &mut Connection) -> Option<bool> {
-    cmd("WAIT").arg(1).arg(2_000).query::<u64>(connection).ok().map(|replicas| replicas > 0)
+    cmd("WAIT").arg(1).arg(1_000).query::<u64>(connection).ok().map(|replicas| replicas > 0)
 }
 
 fn add_to(connection: &mut Connection, stream: &str, topic: &str, data: &Json) -> RedisResult<String> {
