@@ -238,6 +238,34 @@ async fn a_master_that_hangs_is_left_for_the_one_that_the_sentinels_name() {
     assert_eq!(server.metric("epoch_changes_total{source=\"redis nexus:deltas\"}"), 0.0);
 }
 
+/// The old master is well, and stays one: only the sentinels and its replicas do not reach it any more, as in a network
+/// cut in two with the server on its side. (They are kept out by another password, which connections that are there
+/// already are not asked for.)
+#[tokio::test]
+async fn a_master_that_is_cut_off_is_left_for_the_one_that_the_sentinels_name() {
+    let group = Sentinels::start(Some("redis-secret-1"), None);
+    let server = ready(&group.source_config()).await;
+    let mut client = server.client().await;
+    client.subscribe(&["stream:s"]).await;
+    let mut numbers = Numbers::default();
+    numbers.publish_some(5, |n| group.add("stream:s", &json!(n)));
+    server.publish("stream:another", &json!("so that there is a connection for it"));
+    let old = group.master().unwrap();
+    let length = |node: usize| group.nodes[node].query::<u64>(&["XLEN", "nexus:deltas"]);
+    redis_groups::until("replicas have it", || (0..3).all(|node| length(node) == 6));
+    let mut inside = group.nodes[old].connect().unwrap();
+    group.nodes[old].keep_out_all_but_servers(&mut inside);
+    redis_groups::until("another is the master", || group.master_other_than(old).is_some());
+    let new = group.master_other_than(old).unwrap();
+    numbers.publish_some(5, |n| group.nodes[new].add("nexus:deltas", "stream:s", &json!(n)));
+    numbers.check(&mut client).await;
+    // Nor does the API write to the old one, over the connection that it has.
+    server.publish("stream:another", &json!("on the new master"));
+    assert_eq!(length(new), 7 + numbers.last - 5);
+    assert_eq!(::redis::cmd("XLEN").arg("nexus:deltas").query::<u64>(&mut inside).unwrap(), 6);
+    assert_eq!(server.metric("epoch_changes_total{source=\"redis nexus:deltas\"}"), 0.0);
+}
+
 /// Passwords of the Redises and of the sentinels are two things.
 #[tokio::test]
 async fn two_nodes_know_of_each_other_through_sentinels() {
