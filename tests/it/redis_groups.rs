@@ -100,6 +100,17 @@ impl Node {
         crate::support::signal(self.child.as_ref().unwrap().id(), name);
     }
 
+    /// From here on sentinels and replicas cannot sign on any more. Whoever has signed on stays, but they are sent away.
+    pub(crate) fn keep_out_all_but_servers(&self, inside: &mut Connection) {
+        cmd("CONFIG").arg("SET").arg("requirepass").arg("no-longer-this").query::<()>(inside).unwrap();
+        cmd("CLIENT").arg("KILL").arg("TYPE").arg("replica").query::<()>(inside).unwrap();
+        let clients: String = cmd("CLIENT").arg("LIST").query(inside).unwrap();
+        for client in clients.lines().filter(|client| client.contains(" name=sentinel-")) {
+            let id = client.split(' ').find_map(|field| field.strip_prefix("id=")).unwrap();
+            cmd("CLIENT").arg("KILL").arg("ID").arg(id).query::<()>(inside).unwrap();
+        }
+    }
+
     /// Appends a delta, and asks for no more than that it is here.
     pub(crate) fn append(&self, stream: &str, topic: &str, data: &Json) -> RedisResult<String> {
         add_to(&mut self.connect()?, stream, topic, data)
@@ -405,7 +416,7 @@ impl Cluster {
 
 /// Whether a replica has what was written over this connection.
 fn wait(connection: &mut Connection) -> Option<bool> {
-    cmd("WAIT").arg(1).arg(2_000).query::<u64>(connection).ok().map(|replicas| replicas > 0)
+    cmd("WAIT").arg(1).arg(1_000).query::<u64>(connection).ok().map(|replicas| replicas > 0)
 }
 
 fn add_to(connection: &mut Connection, stream: &str, topic: &str, data: &Json) -> RedisResult<String> {

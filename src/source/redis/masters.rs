@@ -245,19 +245,23 @@ impl Nodes {
         &self,
         first: ConnectionAddr,
         key: &str,
-        failed: &mut Vec<ConnectionAddr>,
+        failed: &mut Vec<(ConnectionAddr, RedisError)>,
     ) -> RedisResult<(MultiplexedConnection, ConnectionAddr)> {
         let mut place = first;
         for _ in 0..REDIRECTS_MAX {
-            if failed.contains(&place) {
-                return Err(RedisError::from((ErrorKind::Io, "does not answer", place.to_string())));
+            if let Some((_, error)) = failed.iter().find(|(one, _)| *one == place) {
+                return Err(error.clone());
             }
             let asked = async {
                 let mut connection = open(&self.info(&place)).await?;
                 let answer = cmd("EXISTS").arg(key).query_async::<Value>(&mut connection).await;
                 Ok::<_, RedisError>((connection, answer))
             };
-            let (connection, answer) = asked.await.inspect_err(|_| failed.push(place.clone()))?;
+            let (connection, answer) = asked.await.map_err(|error| {
+                let error = RedisError::from((ErrorKind::Io, "a node of the cluster", format!("{place}: {error}")));
+                failed.push((place.clone(), error.clone()));
+                error
+            })?;
             match answer {
                 Ok(_) => return Ok((connection, place)),
                 Err(error) => match error.kind() {
@@ -268,7 +272,7 @@ impl Nodes {
                         place = to.ok_or(error)?;
                     }
                     _ => {
-                        failed.push(place);
+                        failed.push((place, error.clone()));
                         return Err(error);
                     }
                 },
