@@ -51,12 +51,16 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed {
 
 fn text(bytes: &[u8]) -> Parsed {
     let line = bytes.get(..LINE_BYTES_MAX.min(bytes.len())).unwrap_or_default();
-    let Some(end) = line.windows(2).position(|pair| pair == b"\r\n") else {
+    let end = line.iter().position(|byte| *byte == b'\r').filter(|end| end + 1 < line.len());
+    let Some(end) = end else {
         return match bytes.len() < LINE_BYTES_MAX {
             true => Parsed::Begun,
             false => Parsed::Broken("a line of version 1 without an end"),
         };
     };
+    if line.get(end + 1) != Some(&b'\n') {
+        return Parsed::Broken("version 1 with a line that ends within");
+    }
     let words = line.get(PREFIX.len()..end).and_then(|words| std::str::from_utf8(words).ok());
     let Some(words) = words else { return Parsed::Broken("version 1 that is no text") };
     let header = |source| Parsed::Header { bytes: end + 2, source };
@@ -188,6 +192,7 @@ mod tests {
             ("no port", b"PROXY TCP4 1.1.1.1 2.2.2.2 1\r\n".to_vec()),
             ("a large port", b"PROXY TCP4 1.1.1.1 2.2.2.2 1 65536\r\n".to_vec()),
             ("a port with a sign", b"PROXY TCP4 1.1.1.1 2.2.2.2 +1 2\r\n".to_vec()),
+            ("half an end", b"PROXY UNKNOWN\r\r\n".to_vec()),
             ("no text", b"PROXY \xff\xff\r\n".to_vec()),
             ("version 3", v2(0x31, 0x11, &[0; 12])),
             ("another command", v2(0x22, 0x11, &[0; 12])),
