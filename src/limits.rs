@@ -199,3 +199,9 @@ pub const STATE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Time between two looks at the files of certificates.
 pub const TLS_RELOAD_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Least `limits.memory`, in bytes.
+pub const MEMORY_BYTES_MIN: u64 = 16 * 1024 * 1024;
+
+/// Least part of it, in bytes: `limits.backlog_total_bytes`, `limits.history_total_bytes`, `limits.state_total_bytes`.
+pub const MEMORY_PART_BYTES_MIN: usize = 64 * 1024;

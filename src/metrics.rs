@@ -89,6 +89,7 @@ pub struct ShardStats {
     pub io_uring: Stat,
     pub stretch_ms: Stat,
     pub backlog_bytes: Stat,
+    pub backlog_relieved: Stat,
     pub commands: Stat,
     pub commands_refused: Stat,
     pub pings: Stat,
@@ -151,6 +152,12 @@ const SHARD_METRICS: &[ShardMetric] = &[
         s.slow_sessions.get()
     }),
     ("backlog_bytes", "Bytes owed to sessions with a full socket", MetricType::Gauge, |s| s.backlog_bytes.get()),
+    (
+        "backlog_relieved",
+        "Sessions closed as slow because all backlogs together reached limits.backlog_total_bytes",
+        MetricType::Counter,
+        |s| s.backlog_relieved.get(),
+    ),
     ("commands", "Commands of clients", MetricType::Counter, |s| s.commands.get()),
     ("commands_refused", "Commands answered with an error", MetricType::Counter, |s| s.commands_refused.get()),
     (
@@ -172,6 +179,8 @@ pub struct Metrics {
     pub deltas_refused: Family<Reason, Counter>,
     pub topics_refused: Counter,
     pub topics_expired: Counter,
+    pub history_evicted: Counter,
+    pub state_refused: Counter,
     pub upgrades: Counter,
     pub upgrades_refused: Family<Reason, Counter>,
     pub publish_requests: Counter,
@@ -228,7 +237,17 @@ impl Metrics {
         r.register("deltas_duplicate", "Deltas already known, ignored", self.deltas_duplicate.clone());
         r.register("deltas_refused", "Deltas refused, by reason", self.deltas_refused.clone());
         r.register("topics_refused", "Topics refused because limits.topics was reached", self.topics_refused.clone());
+        r.register(
+            "state_refused",
+            "Topics, and deltas that make a state larger, refused because limits.state_total_bytes was reached",
+            self.state_refused.clone(),
+        );
         r.register("topics_expired", "Idle topics forgotten", self.topics_expired.clone());
+        r.register(
+            "history_evicted",
+            "Kept deltas let go of because the history of all topics together reached limits.history_total_bytes",
+            self.history_evicted.clone(),
+        );
         r.register("upgrades", "Sockets handed to shards", self.upgrades.clone());
         r.register("upgrades_refused", "Upgrades refused, by reason", self.upgrades_refused.clone());
         r.register("publish_requests", "Requests to the publish API", self.publish_requests.clone());

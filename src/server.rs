@@ -17,6 +17,7 @@ use crate::cluster::{Cluster, NodeReport, Reporter, SourceReport};
 use crate::config::{Config, redacted};
 use crate::http::{Addresses, Certificates, Listener, State, bind, router};
 use crate::hub::Hub;
+use crate::memory::Ceilings;
 use crate::metrics::{GaugeSource, Metrics};
 use crate::source::publish::Publisher;
 use crate::source::redis::{Appender, RedisSource};
@@ -105,6 +106,7 @@ struct Gauges {
     topics: std::sync::Weak<Topics>,
     sources: Vec<Arc<SourceStatus>>,
     ready: std::sync::Weak<State>,
+    limits: crate::config::Limits,
 }
 
 impl GaugeSource for Gauges {
@@ -117,7 +119,32 @@ impl GaugeSource for Gauges {
         }
         if let Some(topics) = self.topics.upgrade() {
             put("topics", "Topics held now", Vec::new(), int(topics.len()));
+            put(
+                "history_bytes",
+                "Memory of kept deltas and made snapshots, all topics together",
+                Vec::new(),
+                int(topics.history_bytes()),
+            );
+            put("state_bytes", "Memory of the topics' states, all together", Vec::new(), int(topics.state_bytes()));
         }
+        put(
+            "backlog_limit_bytes",
+            "Ceiling on backlog_bytes (limits.backlog_total_bytes); 0 is none",
+            Vec::new(),
+            int(self.limits.backlog_total_bytes),
+        );
+        put(
+            "history_limit_bytes",
+            "Ceiling on history_bytes (limits.history_total_bytes); 0 is none",
+            Vec::new(),
+            int(self.limits.history_total_bytes),
+        );
+        put(
+            "state_limit_bytes",
+            "Ceiling on state_bytes (limits.state_total_bytes); 0 is none",
+            Vec::new(),
+            int(self.limits.state_total_bytes),
+        );
         if let Some(state) = self.ready.upgrade() {
             put("ready", "Whether clients should be sent here", Vec::new(), i64::from(state.not_ready().is_empty()));
         }
@@ -143,6 +170,9 @@ impl GaugeSource for Gauges {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let started = Instant::now();
+    let mut config = config;
+    let ceilings = Ceilings::of(&config.limits);
+    ceilings.put_into(&mut config.limits);
     let config = Arc::new(config);
     let capacity = capacity(&config)?;
     let tokens = Arc::new(Tokens::load(&config.access)?);
@@ -187,6 +217,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             topics: Arc::downgrade(&topics),
             sources: statuses.clone(),
             ready: weak.clone(),
+            limits: config.limits.clone(),
         })]);
         State {
             registry: metrics.register(hub.stats()),
@@ -235,7 +266,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     // Heard from before it is said that the server is there.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    announce(&config, address, shards, &capacity, &state);
+    announce(&config, address, shards, &capacity, &ceilings, &state);
 
     tokio::select! {
         _ = terminate.recv() => {}
@@ -389,7 +420,14 @@ fn publish_keys(config: &Config) -> anyhow::Result<Vec<String>> {
 }
 
 /// Says in a few lines what runs here.
-fn announce(config: &Config, address: std::net::SocketAddr, shards: usize, capacity: &Capacity, state: &State) {
+fn announce(
+    config: &Config,
+    address: std::net::SocketAddr,
+    shards: usize,
+    capacity: &Capacity,
+    ceilings: &Ceilings,
+    state: &State,
+) {
     let mut from: Vec<String> = Vec::new();
     if let Some(redis) = &config.source.redis {
         from.push(format!("Redis {} ({})", redacted(&redis.url), redis.streams.join(", ")));
@@ -430,6 +468,7 @@ fn announce(config: &Config, address: std::net::SocketAddr, shards: usize, capac
         env!("CARGO_PKG_VERSION")
     );
     tracing::info!("holds up to {} sessions ({}) in {shards} shards", capacity.sessions, capacity.why);
+    tracing::info!("memory: {ceilings}");
     tracing::info!("deltas from {}", from.join(" and "));
     tracing::info!("open: {}", open.join("; "));
     if config.debug.echo {

@@ -1,6 +1,6 @@
 //! What a well-formed configuration may still get wrong.
 
-use super::{Class, Config, Namespace, TokenAlgorithm};
+use super::{Class, Config, Limits, MemoryLimit, Namespace, TokenAlgorithm};
 use crate::limits;
 
 /// One fault: the dotted key it is about, and what to do.
@@ -40,6 +40,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     if l.subscriptions > 16_384 {
         fault("limits.subscriptions", format!("{} is too many, the most is 16384", l.subscriptions));
     }
+    memory(l, &mut fault);
     let durations = [
         ("limits.handshake_timeout", l.handshake_timeout),
         ("limits.first_command_timeout", l.first_command_timeout),
@@ -183,6 +184,28 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         }
     }
     faults
+}
+
+fn memory(l: &Limits, fault: &mut impl FnMut(&str, String)) {
+    let parts = [
+        ("limits.backlog_total_bytes", l.backlog_total_bytes),
+        ("limits.history_total_bytes", l.history_total_bytes),
+        ("limits.state_total_bytes", l.state_total_bytes),
+    ];
+    let least = limits::MEMORY_PART_BYTES_MIN;
+    for (key, bytes) in parts.into_iter().filter(|(_, bytes)| (1..least).contains(bytes)) {
+        fault(key, format!("{bytes} is too small, the least is {least} (or 0: a share of limits.memory)"));
+    }
+    let MemoryLimit::Bytes(memory) = l.memory else { return };
+    if memory < limits::MEMORY_BYTES_MIN {
+        let least = MemoryLimit::Bytes(limits::MEMORY_BYTES_MIN);
+        fault("limits.memory", format!("{} is too small, the least is {least}", l.memory));
+    }
+    let sum = parts.iter().fold(0u64, |sum, (_, bytes)| sum.saturating_add(*bytes as u64));
+    if sum > memory {
+        let reason = format!("{} is less than its parts, which are set to {sum} bytes together", l.memory);
+        fault("limits.memory", reason);
+    }
 }
 
 fn namespace(options: &Namespace, at: &str, fault: &mut impl FnMut(&str, String)) {

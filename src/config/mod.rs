@@ -2,6 +2,7 @@
 
 mod check;
 mod load;
+mod memory;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use load::{ConfigError, Overrides, load};
+pub use memory::MemoryLimit;
 pub use tls::{TlsOptions, TlsVersion};
 
 use crate::limits;
@@ -305,6 +307,14 @@ pub struct Limits {
     pub subscriptions: usize,
     pub backlog_bytes: usize,
     pub delta_bytes: usize,
+    /// What the three below follow from, where they are not set.
+    pub memory: MemoryLimit,
+    /// Bytes that all sessions together may be owed; 0 is an eighth of `memory`.
+    pub backlog_total_bytes: usize,
+    /// Bytes of memory that the history of all topics may take; 0 is a quarter of `memory`.
+    pub history_total_bytes: usize,
+    /// Bytes of memory that the states of all topics may take; 0 is a quarter of `memory`.
+    pub state_total_bytes: usize,
     pub topics: usize,
     /// Time after which a topic with neither subscribers nor deltas is forgotten.
     #[serde(with = "humantime_serde")]
@@ -328,6 +338,10 @@ impl Default for Limits {
             subscriptions: limits::SUBSCRIPTIONS_MAX,
             backlog_bytes: limits::BACKLOG_BYTES_MAX,
             delta_bytes: limits::DELTA_BYTES_MAX,
+            memory: MemoryLimit::Auto,
+            backlog_total_bytes: 0,
+            history_total_bytes: 0,
+            state_total_bytes: 0,
             topics: limits::TOPICS_MAX,
             topic_idle: Duration::from_secs(24 * 3600),
         }

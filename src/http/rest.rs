@@ -58,6 +58,9 @@ pub(super) async fn status(state: Shared) -> Response {
     let sessions = state.hub.sessions();
     let rss = crate::server::rss_bytes();
     let reasons = state.not_ready();
+    let limits = &state.config.limits;
+    // Without a ceiling there is none to show.
+    let held = |now: u64, max: usize| json!({"now": now, "max": (max > 0).then_some(max)});
     axum::Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": state.started.elapsed().as_secs(),
@@ -75,6 +78,9 @@ pub(super) async fn status(state: Shared) -> Response {
         "queue_depth": state.hub.queue_depth(),
         "memory": {
             "rss_bytes": rss,
+            "backlog_bytes": held(sum(|s| s.backlog_bytes.get()), limits.backlog_total_bytes),
+            "history_bytes": held(state.topics.history_bytes() as u64, limits.history_total_bytes),
+            "state_bytes": held(state.topics.state_bytes() as u64, limits.state_total_bytes),
             "rss_at_start_bytes": state.base_rss_bytes,
             // Everything that grew since the start, topics and history too: an upper bound.
             "bytes_per_session": rss.saturating_sub(state.base_rss_bytes).checked_div(sessions as u64),

@@ -1,5 +1,5 @@
 //! A shard: its loop, and what it owns. The other files of the hub that say `impl Shard` hold its verbs: reading,
-//! connecting, asking, attaching, bringing, delivering, flushing, sweeping.
+//! connecting, asking, attaching, bringing, delivering, flushing, relieving, sweeping.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -25,6 +25,7 @@ use super::gathering::{BATCH_BYTES, Gathering};
 use super::outbox::{Chain, Outbox, Piece};
 use super::pacing::{Load, Timers, clock32};
 use super::queue::QueueReceiver;
+use super::relieving::Ceiling;
 use super::session::{Session, Stage};
 use super::subscribers::{Subscribers, Subscription, Traits};
 use super::sweeping::Drain;
@@ -63,6 +64,8 @@ pub(super) struct Shard {
     pub(super) node: Arc<str>,
     pub(super) config: Arc<Config>,
     pub(super) stats: Arc<ShardStats>,
+    /// On what all sessions of all shards are owed.
+    pub(super) ceiling: Ceiling,
     pub(super) poll: Poll,
     queue: QueueReceiver,
     pub(super) requests: flume::Sender<Vec<Request>>,
@@ -136,6 +139,7 @@ impl Shard {
         Self {
             id: part.id,
             node,
+            ceiling: Ceiling::new(config.limits.backlog_total_bytes, part.everybody),
             config,
             stats: part.stats,
             poll: part.poll,

@@ -9,6 +9,9 @@ use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
 use crate::protocol::{Delivery, Encoding, SnapshotDelivery};
 
+/// What a run of shared bytes takes beside the bytes: its count, and what the allocator adds.
+const FRAME_BYTES: usize = 48;
+
 /// Frames, once made. Boxed, because most deltas that are kept were made for nobody, or for one encoding.
 #[derive(Debug, Default)]
 struct Frames(OnceLock<Box<[OnceLock<Bytes>; Encoding::COUNT]>>);
@@ -19,6 +22,13 @@ impl Frames {
             Some(slot) => slot.get_or_init(make).clone(),
             None => make(),
         }
+    }
+
+    /// What was made takes of memory.
+    fn bytes(&self) -> usize {
+        let Some(made) = self.0.get() else { return 0 };
+        let frames = made.iter().filter_map(OnceLock::get).map(|frame| FRAME_BYTES + frame.len());
+        size_of_val(&**made) + frames.sum::<usize>()
     }
 }
 
@@ -76,6 +86,11 @@ impl Delta {
         Arc::new(Self { topic, offset, prev, epoch, kind, ts, taken_ms, payload, state_bytes, before, frames })
     }
 
+    /// Bytes that it takes of memory, with the frames that were made so far.
+    pub(super) fn weight(&self) -> usize {
+        size_of::<Self>() + FRAME_BYTES + self.payload.bytes().len() + self.frames.bytes()
+    }
+
     /// Its frame in `encoding`.
     pub fn frame(&self, encoding: Encoding) -> Bytes {
         // Without the delta before it, what changed since is everything: one frame does for both.
@@ -122,6 +137,11 @@ pub struct Snapshot {
 impl Snapshot {
     pub(super) fn new(topic: TopicName, offset: Offset, epoch: Epoch, ts: Option<u64>, data: Bytes) -> Self {
         Self { topic, offset, epoch, ts, data, frames: Frames::default() }
+    }
+
+    /// Bytes that it takes of memory with one frame: it is made for somebody.
+    pub(super) fn weight(&self) -> usize {
+        size_of::<Self>() + 2 * (FRAME_BYTES + self.data.len())
     }
 
     /// Its frame in `encoding`.

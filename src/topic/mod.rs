@@ -1,6 +1,9 @@
 //! Topics: what is known of each, who is interested, and what a delta does to it. Knows no sessions and no
 //! sockets: what must reach subscribers is handed to an [`Outlet`].
 
+mod account;
+#[cfg(test)]
+mod accounting_model;
 mod delta;
 mod exchange;
 mod history;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::account::{Account, Levels, Sums};
 use super::delta::{Kind, Snapshot};
 use super::exchange::{
     Attachment, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView,
@@ -43,6 +44,7 @@ pub struct Topics {
     sources: Vec<SourceState>,
     outlet: Arc<dyn Outlet>,
     metrics: Arc<Metrics>,
+    sums: Arc<Sums>,
 }
 
 impl Topics {
@@ -59,6 +61,7 @@ impl Topics {
             count: AtomicUsize::new(0),
             namespaces,
             default: Arc::new(config.default.clone()),
+            sums: Arc::new(Sums::new(&config.limits)),
             config,
             sources: std::iter::repeat_with(source).take(sources.max(1) + 1).collect(),
             outlet,
@@ -69,6 +72,23 @@ impl Topics {
     /// How many there are, the server's own apart.
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of memory that their history takes: all that can be let go of.
+    pub fn history_bytes(&self) -> usize {
+        self.sums.history()
+    }
+
+    /// Bytes of memory that their states take.
+    pub fn state_bytes(&self) -> usize {
+        self.sums.state()
+    }
+
+    /// What [`Topics::history_bytes`] and [`Topics::state_bytes`] must be.
+    #[cfg(test)]
+    pub(super) fn true_weights(&self) -> (usize, usize) {
+        let weights = self.map.iter().map(|topic| topic.true_weights());
+        weights.fold((0, 0), |(history, state), (h, s)| (history + h, state + s))
     }
 
     /// Whether there is none.
@@ -108,7 +128,10 @@ impl Topics {
         if !own {
             self.count.fetch_add(1, Ordering::Relaxed);
         }
-        Topic::new(name, options, source, self.epoch(source), Offset::new(floor).unwrap_or_default(), now_ms)
+        let (epoch, floor) = (self.epoch(source), Offset::new(floor).unwrap_or_default());
+        let mut topic = Topic::new(name, options, source, epoch, floor, now_ms, Account::new(self.sums.clone()));
+        topic.settle();
+        topic
     }
 
     /// Runs `f` on the topic, making it first if need be.
@@ -129,6 +152,10 @@ impl Topics {
                 if self.len() >= self.config.limits.topics && !is_own(entry.key()) {
                     self.metrics.topics_refused.inc();
                     return Err(PublishError::TooManyTopics { max: self.config.limits.topics });
+                }
+                if self.sums.is_full() && !is_own(entry.key()) {
+                    self.metrics.state_refused.inc();
+                    return Err(PublishError::StateTotal { max: self.sums.state_max() });
                 }
                 let mut topic = entry.insert(self.create(name, source, now_ms));
                 Ok(f(&mut topic))
@@ -176,7 +203,12 @@ impl Topics {
                 return Ok(Published { offset: topic.offset, epoch: topic.epoch.clone(), new: false });
             }
             let offset = offset.unwrap_or_else(|| topic.offset.next());
-            let delta = topic.publish(kind, ts, payload, offset, now_ms)?;
+            let before = topic.offset;
+            let delta = topic.publish(kind, ts, payload, offset, now_ms).inspect_err(|error| {
+                if matches!(error, PublishError::StateTotal { .. }) {
+                    self.metrics.state_refused.inc();
+                }
+            })?;
             // What is loaded silently tells nobody that the topic is back: the next sweep does.
             let back = !silent && std::mem::take(&mut topic.stale);
             if !silent {
@@ -190,8 +222,15 @@ impl Topics {
                     self.outlet.delta(interest.shard, interest.slot, &delta);
                 }
             }
+            self.evicted(topic.settle_delta(before));
             Ok(Published { offset, epoch: topic.epoch.clone(), new: true })
         })?
+    }
+
+    fn evicted(&self, deltas: usize) {
+        if deltas > 0 {
+            self.metrics.history_evicted.inc_by(deltas as u64);
+        }
     }
 
     fn each_interest(&self, topic: &Topic, mut f: impl FnMut(ShardId, Slot)) {
@@ -257,8 +296,9 @@ impl Topics {
             Some(mut topic) => answer(topic.snapshot()),
             None => {
                 let source = self.home(name.as_str());
-                let topic = Topic::new(name.clone(), self.default.clone(), source, self.epoch(source), Offset::ZERO, 0);
-                let mut topic = topic;
+                let (options, epoch) = (self.default.clone(), self.epoch(source));
+                let account = Account::new(self.sums.clone());
+                let mut topic = Topic::new(name.clone(), options, source, epoch, Offset::ZERO, 0, account);
                 answer(topic.snapshot());
             }
         }
@@ -268,7 +308,7 @@ impl Topics {
     /// are gone.
     pub fn replay_for(&self, name: &TopicName, encoding: Encoding, after: Offset, answer: impl FnOnce(Option<Replay>)) {
         match self.map.get_mut(name.as_str()) {
-            Some(topic) => answer(topic.replay(encoding, after)),
+            Some(mut topic) => answer(topic.replay(encoding, after)),
             None => answer(None),
         }
     }
@@ -319,16 +359,18 @@ impl Topics {
         names
     }
 
-    /// Marks topics that went quiet, lets go of old history, forgets topics that nobody needs. To be called about
-    /// once a second.
+    /// Marks topics that went quiet, lets go of old history, forgets topics that nobody needs, and has those with the most
+    /// history let go of some where all together keep too much. To be called about once a second.
     pub fn sweep(&self) {
         let now_ms = unix_ms();
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let idle_ms = millis(self.config.limits.topic_idle);
         let mut forgotten = Vec::new();
+        let mut levels = Levels::new();
         for mut topic in self.map.iter_mut() {
             let quiet_ms = now_ms.saturating_sub(topic.active_ms);
             topic.expire_history(now_ms);
+            topic.add_level(&mut levels);
             let quiet = topic.options.stale_after.is_some_and(|after| quiet_ms > millis(after));
             if topic.known && quiet != topic.stale {
                 topic.stale = quiet;
@@ -345,6 +387,10 @@ impl Topics {
             if self.remove_if(&name, unused) {
                 self.metrics.topics_expired.inc();
             }
+        }
+        if let Some(level) = self.sums.set_level(&levels) {
+            let gone = self.map.iter_mut().map(|mut topic| topic.shrink_history(level)).sum();
+            self.evicted(gone);
         }
     }
 
