@@ -1,5 +1,7 @@
 //! Wiring: who is built from what, and the order in which they stop.
 
+mod gauges;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -18,13 +20,14 @@ use crate::config::{Config, redacted};
 use crate::http::{Addresses, Certificates, Listener, State, bind, router};
 use crate::hub::Hub;
 use crate::memory::Ceilings;
-use crate::metrics::{GaugeSource, Metrics};
+use crate::metrics::Metrics;
 use crate::source::publish::Publisher;
 use crate::source::redis::{Appender, RedisSource};
 use crate::source::replay::ReplaySource;
 use crate::source::simulator::Simulator;
 use crate::source::{Feed, Source, SourceStatus};
 use crate::topic::{Incoming, Kind, Payload, Topics};
+use gauges::Gauges;
 
 /// Time that publishes under way have to end once a drain begins.
 const PUBLISH_GRACE: Duration = Duration::from_secs(2);
@@ -98,74 +101,6 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let outcome = runtime.block_on(serve(config));
     runtime.shutdown_timeout(Duration::from_millis(500));
     outcome
-}
-
-#[derive(Debug)]
-struct Gauges {
-    hub: std::sync::Weak<Hub>,
-    topics: std::sync::Weak<Topics>,
-    sources: Vec<Arc<SourceStatus>>,
-    ready: std::sync::Weak<State>,
-    limits: crate::config::Limits,
-}
-
-impl GaugeSource for Gauges {
-    fn gauges(&self, put: &mut dyn FnMut(&'static str, &'static str, Vec<(&'static str, String)>, i64)) {
-        let int = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        if let Some(hub) = self.hub.upgrade() {
-            put("sessions", "Sessions held now", Vec::new(), int(hub.sessions()));
-            put("sessions_max", "Sessions that can be held", Vec::new(), int(hub.sessions_max()));
-            put("queue_depth", "Events waiting in the longest shard queue", Vec::new(), int(hub.queue_depth()));
-        }
-        if let Some(topics) = self.topics.upgrade() {
-            put("topics", "Topics held now", Vec::new(), int(topics.len()));
-            put(
-                "history_bytes",
-                "Memory of kept deltas and made snapshots, all topics together",
-                Vec::new(),
-                int(topics.history_bytes()),
-            );
-            put("state_bytes", "Memory of the topics' states, all together", Vec::new(), int(topics.state_bytes()));
-        }
-        put(
-            "backlog_limit_bytes",
-            "Ceiling on backlog_bytes (limits.backlog_total_bytes); 0 is none",
-            Vec::new(),
-            int(self.limits.backlog_total_bytes),
-        );
-        put(
-            "history_limit_bytes",
-            "Ceiling on history_bytes (limits.history_total_bytes); 0 is none",
-            Vec::new(),
-            int(self.limits.history_total_bytes),
-        );
-        put(
-            "state_limit_bytes",
-            "Ceiling on state_bytes (limits.state_total_bytes); 0 is none",
-            Vec::new(),
-            int(self.limits.state_total_bytes),
-        );
-        if let Some(state) = self.ready.upgrade() {
-            put("ready", "Whether clients should be sent here", Vec::new(), i64::from(state.not_ready().is_empty()));
-        }
-        put("resident_memory_bytes", "Resident memory", Vec::new(), i64::try_from(rss_bytes()).unwrap_or(i64::MAX));
-        for source in &self.sources {
-            let label = || vec![("source", source.name.clone())];
-            put("source_connected", "Whether the source can be read", label(), i64::from(source.connected()));
-            put(
-                "source_lag_milliseconds",
-                "How far behind the source is read",
-                label(),
-                i64::try_from(source.lag_ms()).unwrap_or(i64::MAX),
-            );
-            put(
-                "source_deltas",
-                "Deltas read from the source",
-                label(),
-                i64::try_from(source.deltas()).unwrap_or(i64::MAX),
-            );
-        }
-    }
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

@@ -184,7 +184,7 @@ async fn try_upgrade(state: &Arc<State>, request: Request, asked: Asked) -> Resu
     let identity = match authorization.and_then(|v| v.strip_prefix("Bearer ")) {
         None => None,
         Some(token) => Some(state.tokens.verify(token).await.map_err(|error| {
-            state.metrics.tokens_refused.inc();
+            state.metrics.refused_token(error.label());
             refusal("token", StatusCode::UNAUTHORIZED, &error.to_string())
         })?),
     };

@@ -106,8 +106,8 @@ impl Clerk {
             }
             Verdict::KeyNeeded(error) => Err(error),
         };
-        if result.is_err() {
-            self.metrics.tokens_refused.inc();
+        if let Err(error) = &result {
+            self.metrics.refused_token(error.label());
         }
         Some(result)
     }
@@ -224,8 +224,8 @@ impl Clerk {
             }
             Verdict::KeyNeeded(error) => Err(error),
         };
-        if result.is_err() {
-            self.metrics.tokens_refused.inc();
+        if let Err(error) = &result {
+            self.metrics.refused_token(error.label());
         }
         self.send(shard, Event::Authenticated { session, id, purpose, result: result.map(Box::new) });
     }

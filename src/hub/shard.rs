@@ -217,8 +217,7 @@ impl Shard {
         self.tick(events);
         let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.stats.ticks.add(1);
-        self.stats.busy_us.add(took);
-        self.stats.tick_us_max.raise(took);
+        self.stats.tick(took);
         self.load.ticked(self.started.elapsed(), took);
         self.stats.stretch_ms.set(u64::from(self.load.stretch_ms()));
     }

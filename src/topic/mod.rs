@@ -6,6 +6,7 @@ mod account;
 mod accounting_model;
 mod delta;
 mod exchange;
+mod freshness;
 mod history;
 /// What topics are kept in.
 mod map {
@@ -21,5 +22,6 @@ mod state;
 
 pub use delta::{Delta, Kind, Snapshot};
 pub use exchange::{Attachment, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView};
+pub use freshness::Freshness;
 pub use payload::{Payload, PayloadError};
 pub use registry::Topics;

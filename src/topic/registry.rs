@@ -9,6 +9,7 @@ use super::delta::{Kind, Snapshot};
 use super::exchange::{
     Attachment, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView,
 };
+use super::freshness::{Freshness, Tally};
 use super::map::{DashMap, Entry};
 use super::merge::ParseError;
 use super::payload::Payload;
@@ -45,6 +46,8 @@ pub struct Topics {
     outlet: Arc<dyn Outlet>,
     metrics: Arc<Metrics>,
     sums: Arc<Sums>,
+    /// By namespace, as the last sweep found them.
+    freshness: Mutex<std::collections::BTreeMap<String, Freshness>>,
 }
 
 impl Topics {
@@ -62,6 +65,7 @@ impl Topics {
             namespaces,
             default: Arc::new(config.default.clone()),
             sums: Arc::new(Sums::new(&config.limits)),
+            freshness: Mutex::default(),
             config,
             sources: std::iter::repeat_with(source).take(sources.max(1) + 1).collect(),
             outlet,
@@ -82,6 +86,11 @@ impl Topics {
     /// Bytes of memory that their states take.
     pub fn state_bytes(&self) -> usize {
         self.sums.state()
+    }
+
+    /// How the topics of each namespace fare, as of the last sweep.
+    pub fn freshness(&self) -> std::collections::BTreeMap<String, Freshness> {
+        self.freshness.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What [`Topics::history_bytes`] and [`Topics::state_bytes`] must be.
@@ -367,6 +376,7 @@ impl Topics {
         let idle_ms = millis(self.config.limits.topic_idle);
         let mut forgotten = Vec::new();
         let mut levels = Levels::new();
+        let mut tally = Tally::new();
         for mut topic in self.map.iter_mut() {
             let quiet_ms = now_ms.saturating_sub(topic.active_ms);
             topic.expire_history(now_ms);
@@ -378,6 +388,9 @@ impl Topics {
                 let topic = topic.value();
                 self.each_interest(topic, |shard, slot| self.outlet.stale(shard, slot, &topic.name, since_ms));
             }
+            if topic.known {
+                tally.add(&topic.options, topic.stale, topic.active_ms);
+            }
             if topic.interest.is_empty() && quiet_ms > idle_ms && !is_own(&topic.name) {
                 forgotten.push(topic.name.clone());
             }
@@ -388,6 +401,7 @@ impl Topics {
                 self.metrics.topics_expired.inc();
             }
         }
+        *self.freshness.lock().unwrap_or_else(PoisonError::into_inner) = tally.named(&self.namespaces);
         if let Some(level) = self.sums.set_level(&levels) {
             let gone = self.map.iter_mut().map(|mut topic| topic.shrink_history(level)).sum();
             self.evicted(gone);

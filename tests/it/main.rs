@@ -20,6 +20,7 @@ mod http_backend;
 mod layering;
 mod limits;
 mod memory;
+mod metrics;
 mod operate;
 mod pacing;
 mod recordings;
