@@ -406,6 +406,9 @@ fn announce(
     tracing::info!("memory: {ceilings}");
     tracing::info!("deltas from {}", from.join(" and "));
     tracing::info!("open: {}", open.join("; "));
+    if config.trace.sample > 0.0 {
+        tracing::info!("trace: {} % of the deltas are followed through the log", config.trace.sample * 100.0);
+    }
     if config.debug.echo {
         tracing::warn!("debug.echo is on: /debug/echo, and upgrades of /, send back whatever anyone sends");
     }

@@ -109,6 +109,12 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     if config.rpc.timeout.as_millis() < 10 || config.rpc.timeout.as_secs() > 60 {
         fault("rpc.timeout", format!("{:?} is outside 10ms to 1m", config.rpc.timeout));
     }
+    if !(0.0..=1.0).contains(&config.trace.sample) {
+        fault(
+            "trace.sample",
+            format!("{} is outside 0 to 1, the share of deltas that are followed", config.trace.sample),
+        );
+    }
     if !config.ops.interval.is_zero() && config.ops.interval.as_millis() < 100 {
         fault("ops.interval", format!("{:?} is too short, the least is 100ms (or 0s for never)", config.ops.interval));
     }

@@ -4,6 +4,7 @@ mod check;
 mod load;
 mod memory;
 mod tls;
+mod trace;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use load::{ConfigError, Overrides, load};
 pub use memory::MemoryLimit;
 pub use tls::{TlsOptions, TlsVersion};
+pub use trace::TraceOptions;
 
 use crate::limits;
 
@@ -38,6 +40,8 @@ pub struct Config {
     pub ops: Ops,
     /// Calls of Centrifuge clients.
     pub rpc: Rpc,
+    /// Which deltas are followed through the log.
+    pub trace: TraceOptions,
     /// What only tests need.
     pub debug: Debug,
     /// Options of topics whose namespace is not configured.

@@ -223,8 +223,12 @@ impl Shard {
                 }
             }
         }
+        let follows = !self.following.is_empty();
         for visit in &mut visits {
             self.unseal(visit);
+            if follows {
+                self.following.visited(&self.outbox, visit.chain, visit.sent);
+            }
             self.visited(visit);
             self.outbox.release(visit.chain);
         }

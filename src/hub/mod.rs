@@ -24,6 +24,7 @@ mod desk;
 mod event;
 mod flush;
 mod flushing;
+mod following;
 mod gathering;
 #[cfg(test)]
 mod model;

@@ -21,6 +21,7 @@ use super::delivering::Run;
 use super::event::{Event, NewSession, Request, SessionKey};
 use super::flush::{self, Flush};
 use super::flushing::Visit;
+use super::following::Following;
 use super::gathering::{BATCH_BYTES, Gathering};
 use super::outbox::{Chain, Outbox, Piece};
 use super::pacing::{Load, Timers, clock32};
@@ -113,6 +114,9 @@ pub(super) struct Shard {
     pub(super) backend: Box<dyn Flush>,
     pub(super) timers: Timers,
     pub(super) load: Load,
+    pub(super) following: Following,
+    /// Events taken so far in this tick.
+    pub(super) taken: usize,
     /// There is more to do: no sleep before the next tick.
     pub(super) again: bool,
     /// Events were taken in the last tick.
@@ -176,6 +180,8 @@ impl Shard {
             backend,
             timers: Timers::default(),
             load: Load::default(),
+            following: Following::default(),
+            taken: 0,
             again: false,
             worked: false,
             heard: false,
@@ -249,15 +255,15 @@ impl Shard {
         }
 
         self.overloaded = self.queue.depth() > limits::QUEUE_HIGH_WATER / 16;
-        let mut taken = 0;
-        while taken < limits::TICK_EVENTS_MAX
+        self.taken = 0;
+        while self.taken < limits::TICK_EVENTS_MAX
             && let Some(event) = self.queue.take()
         {
-            taken += 1;
+            self.taken += 1;
             self.handle(event);
         }
-        self.stats.events.add(taken as u64);
-        self.worked = taken > 0;
+        self.stats.events.add(self.taken as u64);
+        self.worked = self.taken > 0;
 
         self.deliver();
         self.sweep();
@@ -294,6 +300,9 @@ impl Shard {
 
     fn end_tick(&mut self) {
         self.outbox.end_tick();
+        if !self.following.is_empty() {
+            self.unfollow();
+        }
         self.runs.clear();
         self.tick_asks.clear();
         self.conflations.clear();

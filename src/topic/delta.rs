@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use super::payload::Payload;
+use super::trace::Trace;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
 use crate::protocol::{Delivery, Encoding, SnapshotDelivery};
@@ -62,6 +63,8 @@ pub struct Delta {
     pub payload: Payload,
     /// Bytes of the topic's whole state after it (`merge`), to judge whether a snapshot is shorter than a patch.
     pub state_bytes: usize,
+    /// Set where it is followed through the log.
+    pub trace: Option<Box<Trace>>,
     /// Data of the delta before it, where the namespace has delta compression and there is one.
     pub(super) before: Option<Bytes>,
     frames: Frames,
@@ -76,14 +79,15 @@ pub(super) struct Place {
     pub(super) taken_ms: u64,
     pub(super) state_bytes: usize,
     pub(super) before: Option<Bytes>,
+    pub(super) trace: Option<Box<Trace>>,
 }
 
 impl Delta {
     /// A delta whose frames are not made yet.
     pub(super) fn new(kind: Kind, ts: Option<u64>, payload: Payload, place: Place) -> Arc<Self> {
-        let Place { topic, offset, prev, epoch, taken_ms, state_bytes, before } = place;
+        let Place { topic, offset, prev, epoch, taken_ms, state_bytes, before, trace } = place;
         let frames = Frames::default();
-        Arc::new(Self { topic, offset, prev, epoch, kind, ts, taken_ms, payload, state_bytes, before, frames })
+        Arc::new(Self { topic, offset, prev, epoch, kind, ts, taken_ms, payload, state_bytes, trace, before, frames })
     }
 
     /// Bytes that it takes of memory, with the frames that were made so far.

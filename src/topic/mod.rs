@@ -19,9 +19,11 @@ mod registry;
 #[cfg(test)]
 mod registry_model;
 mod state;
+mod trace;
 
 pub use delta::{Delta, Kind, Snapshot};
 pub use exchange::{Attachment, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView};
 pub use freshness::Freshness;
 pub use payload::{Payload, PayloadError};
 pub use registry::Topics;
+pub use trace::Trace;

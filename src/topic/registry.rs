@@ -14,6 +14,7 @@ use super::map::{DashMap, Entry};
 use super::merge::ParseError;
 use super::payload::Payload;
 use super::state::Topic;
+use super::trace::{self, Passage, Sampler};
 use crate::clock::unix_ms;
 use crate::config::{Class, Config, Namespace, OPS};
 use crate::metrics::Metrics;
@@ -46,6 +47,7 @@ pub struct Topics {
     outlet: Arc<dyn Outlet>,
     metrics: Arc<Metrics>,
     sums: Arc<Sums>,
+    sampler: Sampler,
     /// By namespace, as the last sweep found them.
     freshness: Mutex<std::collections::BTreeMap<String, Freshness>>,
 }
@@ -65,6 +67,7 @@ impl Topics {
             namespaces,
             default: Arc::new(config.default.clone()),
             sums: Arc::new(Sums::new(&config.limits)),
+            sampler: Sampler::new(config.trace.sample),
             freshness: Mutex::default(),
             config,
             sources: std::iter::repeat_with(source).take(sources.max(1) + 1).collect(),
@@ -197,7 +200,8 @@ impl Topics {
             return Err(PublishError::Reserved);
         }
         let silent = self.source(source).is_some_and(|s| s.loading.load(Ordering::Acquire));
-        self.with_topic(topic, source, now_ms, |topic| {
+        let mut followed = None;
+        let outcome = self.with_topic(topic, source, now_ms, |topic| {
             if topic.source != source {
                 // The topic has moved to another partition: offsets of the two cannot be compared.
                 topic.reset(
@@ -213,11 +217,14 @@ impl Topics {
             }
             let offset = offset.unwrap_or_else(|| topic.offset.next());
             let before = topic.offset;
-            let delta = topic.publish(kind, ts, payload, offset, now_ms).inspect_err(|error| {
+            // What is loaded in silence goes nowhere.
+            let trace = if silent { None } else { self.sampler.pick(&topic.name, offset) };
+            let delta = topic.publish(kind, ts, payload, offset, now_ms, trace).inspect_err(|error| {
                 if matches!(error, PublishError::StateTotal { .. }) {
                     self.metrics.state_refused.inc();
                 }
             })?;
+            let applied_us = delta.trace.as_ref().map(|trace| trace.us());
             // What is loaded silently tells nobody that the topic is back: the next sweep does.
             let back = !silent && std::mem::take(&mut topic.stale);
             if !silent {
@@ -232,8 +239,20 @@ impl Topics {
                 }
             }
             self.evicted(topic.settle_delta(before));
+            if let (Some(trace), Some(applied_us)) = (&delta.trace, applied_us) {
+                let encodings = topic.interest.iter().fold(0, |all, interest| all | interest.encodings).count_ones();
+                let (queued_us, shards) = (trace.us(), topic.interest.len());
+                followed = Some((delta.clone(), Passage { applied_us, queued_us, shards, encodings }));
+            }
             Ok(Published { offset, epoch: topic.epoch.clone(), new: true })
-        })?
+        })?;
+        // Not with the topic locked: to write a line takes longer than all the rest.
+        if let Some((delta, passage)) = &followed
+            && let Some(trace) = &delta.trace
+        {
+            trace::published(delta, trace, source.0, passage);
+        }
+        outcome
     }
 
     fn evicted(&self, deltas: usize) {

@@ -11,6 +11,7 @@ use super::exchange::{Attachment, PublishError, Replay, ShardId, Slot, SourceId}
 use super::history::History;
 use super::merge::{self, Members};
 use super::payload::Payload;
+use super::trace::Trace;
 use crate::config::{Class, Namespace, OPS};
 use crate::limits::{RECOVERY_BYTES, STATE_BYTES_MAX};
 use crate::name::TopicName;
@@ -248,6 +249,7 @@ impl Topic {
         payload: Payload,
         offset: Offset,
         now_ms: u64,
+        trace: Option<Box<Trace>>,
     ) -> Result<Arc<Delta>, PublishError> {
         let state_bytes = self.change(kind, &payload)?;
         let before = match self.options.has_fossil() {
@@ -262,6 +264,7 @@ impl Topic {
             taken_ms: now_ms,
             state_bytes,
             before,
+            trace,
         };
         let delta = Delta::new(kind, ts, payload, place);
         if let State::Latest(last) = &mut self.state {
@@ -293,7 +296,7 @@ impl Topic {
         };
         // What lies between the saved state and what the source still holds is not known here.
         let floor = self.offset.max(offset);
-        self.publish(kind, ts, payload, offset, now_ms)?;
+        self.publish(kind, ts, payload, offset, now_ms, None)?;
         self.history = History::from_floor(floor);
         self.before = None;
         self.unsaved = false;
@@ -487,7 +490,7 @@ mod tests {
 
     fn publish(topic: &mut Topic, json: &str) -> Arc<Delta> {
         let payload = Payload::new(Bytes::copy_from_slice(json.as_bytes()), 1000).unwrap();
-        topic.publish(Kind::Delta, None, payload, topic.offset.next(), 0).unwrap()
+        topic.publish(Kind::Delta, None, payload, topic.offset.next(), 0, None).unwrap()
     }
 
     fn since(offset: u64, epoch: &str) -> Option<Position> {
@@ -571,11 +574,11 @@ mod tests {
         let json = |text: &'static str| Payload::new(Bytes::from_static(text.as_bytes()), 100).unwrap();
         let one = Offset::new(1).unwrap();
         let mut merge = topic(Class::Merge);
-        assert!(merge.publish(Kind::Delta, None, json("[1]"), one, 0).is_err());
+        assert!(merge.publish(Kind::Delta, None, json("[1]"), one, 0, None).is_err());
         assert_eq!(merge.offset, Offset::ZERO, "a refused delta leaves no trace");
-        merge.publish(Kind::Delta, None, json(r#"{"a":1,"b":2}"#), one, 0).unwrap();
-        merge.publish(Kind::Snapshot, None, json(r#"{"c":3}"#), one.next(), 0).unwrap();
+        merge.publish(Kind::Delta, None, json(r#"{"a":1,"b":2}"#), one, 0, None).unwrap();
+        merge.publish(Kind::Snapshot, None, json(r#"{"c":3}"#), one.next(), 0, None).unwrap();
         assert_eq!(merge.snapshot().data, r#"{"c":3}"#);
-        assert!(topic(Class::Stream).publish(Kind::Snapshot, None, json("1"), one, 0).is_err());
+        assert!(topic(Class::Stream).publish(Kind::Snapshot, None, json("1"), one, 0, None).is_err());
     }
 }

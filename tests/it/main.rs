@@ -33,4 +33,5 @@ mod shutdown;
 mod supabase;
 mod tls;
 mod tokens;
+mod trace;
 mod two_nodes;
