@@ -103,6 +103,9 @@ pub const TICK_EVENTS_MAX: usize = 8_192;
 /// gets the snapshot.
 pub const CONFLATE_WINDOW: usize = 512;
 
+/// Bytes of them. As no patch that is longer than the state is ever sent, more than a state may have is of no use.
+pub const CONFLATE_WINDOW_BYTES: usize = STATE_BYTES_MAX;
+
 /// Deltas of one topic that a shard keeps while a subscribe of it is under way. Past it: the subscriber is
 /// disconnected with "reconnect".
 pub const ATTACH_WINDOW: usize = 16_384;

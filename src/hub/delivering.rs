@@ -17,7 +17,7 @@ use super::session::{Hold, Session};
 use super::shard::Shard;
 use super::subscribers::{Cursor, Form, NONE, Subscription};
 use crate::config::Class;
-use crate::limits::{ATTACH_WINDOW, CONFLATE_WINDOW, DRAIN_CHUNK_BYTES, JOINED_BYTES_MAX};
+use crate::limits::{DRAIN_CHUNK_BYTES, JOINED_BYTES_MAX};
 use crate::protocol::{Delivery, Dialect, INSUFFICIENT_STATE, MembershipChange, Notice};
 use crate::topic::{Delta, Slot, Snapshot};
 use crate::wire::close::CloseReason;
@@ -105,11 +105,7 @@ impl Shard {
             if topic.ring.is_empty() {
                 self.ringed.push(slot);
             }
-            topic.ring.push_back(delta.clone());
-            let window = if topic.waiting > 0 { ATTACH_WINDOW } else { CONFLATE_WINDOW };
-            while topic.ring.len() > window {
-                topic.ring.pop_front();
-            }
+            topic.keep(delta.clone());
         }
         for lane_id in &topic.lanes {
             let Some(lane) = lanes.get_mut(*lane_id as usize) else { continue };
@@ -398,7 +394,7 @@ impl Shard {
             self.end_centrifuge_streams(slot);
         }
         let Some(topic) = self.subscribers.topic_mut(slot) else { return };
-        topic.ring.clear();
+        topic.clear_ring();
         topic.last = Cursor { offset: snapshot.offset, seq: topic.last.seq + 1 };
         // Made of what no longer counts.
         self.conflations.clear();

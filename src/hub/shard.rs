@@ -335,7 +335,7 @@ impl Shard {
             if topic.behind > 0 || topic.waiting > 0 {
                 return true;
             }
-            topic.ring.clear();
+            topic.clear_ring();
             topic.ring.shrink_to(8);
             false
         });
