@@ -113,6 +113,9 @@ pub const TICK_EVENTS_MAX: usize = 8_192;
 /// gets the snapshot.
 pub const CONFLATE_WINDOW: usize = 512;
 
+/// Bytes of them. As no patch that is longer than the state is ever sent, more than a state may have is of no use.
+pub const CONFLATE_WINDOW_BYTES: usize = STATE_BYTES_MAX;
+
 /// Deltas of one topic that a shard keeps while a subscribe of it is under way. Past it: the subscriber is
 /// disconnected with "reconnect".
 pub const ATTACH_WINDOW: usize = 16_384;
@@ -209,3 +212,9 @@ pub const STATE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Time between two looks at the files of certificates.
 pub const TLS_RELOAD_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Least `limits.memory`, in bytes.
+pub const MEMORY_BYTES_MIN: u64 = 16 * 1024 * 1024;
+
+/// Least part of it, in bytes: `limits.backlog_total_bytes`, `limits.history_total_bytes`, `limits.state_total_bytes`.
+pub const MEMORY_PART_BYTES_MIN: usize = 64 * 1024;

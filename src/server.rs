@@ -1,5 +1,7 @@
 //! Wiring: who is built from what, and the order in which they stop.
 
+mod gauges;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -17,13 +19,15 @@ use crate::cluster::{Cluster, NodeReport, Reporter, SourceReport};
 use crate::config::{Config, Scope};
 use crate::http::{Addresses, Certificates, Entrance, Listener, State, bind, operators, router};
 use crate::hub::Hub;
-use crate::metrics::{GaugeSource, Metrics};
+use crate::memory::Ceilings;
+use crate::metrics::Metrics;
 use crate::source::publish::Publisher;
 use crate::source::redis::{Appender, Masters, RedisSource};
 use crate::source::replay::ReplaySource;
 use crate::source::simulator::Simulator;
 use crate::source::{Feed, Source, SourceStatus};
 use crate::topic::{Incoming, Kind, Payload, Topics};
+use gauges::Gauges;
 
 /// Time that publishes under way have to end once a drain begins.
 const PUBLISH_GRACE: Duration = Duration::from_secs(2);
@@ -99,51 +103,11 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     outcome
 }
 
-#[derive(Debug)]
-struct Gauges {
-    hub: std::sync::Weak<Hub>,
-    topics: std::sync::Weak<Topics>,
-    sources: Vec<Arc<SourceStatus>>,
-    ready: std::sync::Weak<State>,
-}
-
-impl GaugeSource for Gauges {
-    fn gauges(&self, put: &mut dyn FnMut(&'static str, &'static str, Vec<(&'static str, String)>, i64)) {
-        let int = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        if let Some(hub) = self.hub.upgrade() {
-            put("sessions", "Sessions held now", Vec::new(), int(hub.sessions()));
-            put("sessions_max", "Sessions that can be held", Vec::new(), int(hub.sessions_max()));
-            put("queue_depth", "Events waiting in the longest shard queue", Vec::new(), int(hub.queue_depth()));
-        }
-        if let Some(topics) = self.topics.upgrade() {
-            put("topics", "Topics held now", Vec::new(), int(topics.len()));
-        }
-        if let Some(state) = self.ready.upgrade() {
-            put("ready", "Whether clients should be sent here", Vec::new(), i64::from(state.not_ready().is_empty()));
-        }
-        put("resident_memory_bytes", "Resident memory", Vec::new(), i64::try_from(rss_bytes()).unwrap_or(i64::MAX));
-        for source in &self.sources {
-            let label = || vec![("source", source.name.clone())];
-            put("source_connected", "Whether the source can be read", label(), i64::from(source.connected()));
-            put(
-                "source_lag_milliseconds",
-                "How far behind the source is read",
-                label(),
-                i64::try_from(source.lag_ms()).unwrap_or(i64::MAX),
-            );
-            put(
-                "source_deltas",
-                "Deltas read from the source",
-                label(),
-                i64::try_from(source.deltas()).unwrap_or(i64::MAX),
-            );
-        }
-    }
-}
-
 async fn serve(mut config: Config) -> anyhow::Result<()> {
     let started = Instant::now();
     config.read_secrets()?;
+    let ceilings = Ceilings::of(&config.limits);
+    ceilings.put_into(&mut config.limits);
     let config = Arc::new(config);
     let capacity = capacity(&config)?;
     let tokens = Arc::new(Tokens::load(&config.access)?);
@@ -193,6 +157,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
             topics: Arc::downgrade(&topics),
             sources: statuses.clone(),
             ready: weak.clone(),
+            limits: config.limits.clone(),
         })]);
         State {
             registry: metrics.register(hub.stats()),
@@ -251,7 +216,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
     // Heard from before it is said that the server is there.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    announce(&config, address, shards, &capacity, &state);
+    announce(&config, address, shards, &capacity, &ceilings, &state);
 
     tokio::select! {
         _ = terminate.recv() => {}
@@ -391,7 +356,14 @@ fn sources(config: &Config, masters: Option<&Masters>, metrics: &Arc<Metrics>) -
 }
 
 /// Says in a few lines what runs here.
-fn announce(config: &Config, address: std::net::SocketAddr, shards: usize, capacity: &Capacity, state: &State) {
+fn announce(
+    config: &Config,
+    address: std::net::SocketAddr,
+    shards: usize,
+    capacity: &Capacity,
+    ceilings: &Ceilings,
+    state: &State,
+) {
     let mut from: Vec<String> = Vec::new();
     if let Some(redis) = &config.source.redis {
         from.push(format!("Redis {} ({})", redis.described(), redis.streams.join(", ")));
@@ -432,8 +404,12 @@ fn announce(config: &Config, address: std::net::SocketAddr, shards: usize, capac
         env!("CARGO_PKG_VERSION")
     );
     tracing::info!("holds up to {} sessions ({}) in {shards} shards", capacity.sessions, capacity.why);
+    tracing::info!("memory: {ceilings}");
     tracing::info!("deltas from {}", from.join(" and "));
     tracing::info!("open: {}", open.join("; "));
+    if config.trace.sample > 0.0 {
+        tracing::info!("trace: {} % of the deltas are followed through the log", config.trace.sample * 100.0);
+    }
     if config.debug.echo {
         tracing::warn!("debug.echo is on: /debug/echo, and upgrades of /, send back whatever anyone sends");
     }

@@ -72,6 +72,19 @@ pub enum TokenError {
     },
 }
 
+impl TokenError {
+    /// Short name for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::NoKeys => "no_keys",
+            Self::Expired => "expired",
+            Self::Invalid(_) => "invalid",
+            Self::KeySet(_) => "key_set",
+            Self::Key { .. } => "key",
+        }
+    }
+}
+
 impl Tokens {
     /// Loads the keys that the configuration names.
     ///

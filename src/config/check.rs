@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::secrets::KEY_BYTES_MIN;
-use super::{Class, Config, Namespace, ProxyProtocol, TokenAlgorithm};
+use super::{Class, Config, Limits, MemoryLimit, Namespace, ProxyProtocol, TokenAlgorithm};
 use crate::limits;
 
 /// One fault: the dotted key it is about, and what to do.
@@ -43,6 +43,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     if l.subscriptions > 16_384 {
         fault("limits.subscriptions", format!("{} is too many, the most is 16384", l.subscriptions));
     }
+    memory(l, &mut fault);
     let durations = [
         ("limits.handshake_timeout", l.handshake_timeout),
         ("limits.first_command_timeout", l.first_command_timeout),
@@ -108,6 +109,12 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     }
     if config.rpc.timeout.as_millis() < 10 || config.rpc.timeout.as_secs() > 60 {
         fault("rpc.timeout", format!("{:?} is outside 10ms to 1m", config.rpc.timeout));
+    }
+    if !(0.0..=1.0).contains(&config.trace.sample) {
+        fault(
+            "trace.sample",
+            format!("{} is outside 0 to 1, the share of deltas that are followed", config.trace.sample),
+        );
     }
     if !config.ops.interval.is_zero() && config.ops.interval.as_millis() < 100 {
         fault("ops.interval", format!("{:?} is too short, the least is 100ms (or 0s for never)", config.ops.interval));
@@ -232,6 +239,28 @@ fn one_secret(
         0 => fault(at, format!("{whose} needs `secret`, `secret_file` or `secret_env`")),
         1 => {}
         _ => fault(at, "give one of `secret`, `secret_file` and `secret_env`".into()),
+    }
+}
+
+fn memory(l: &Limits, fault: &mut impl FnMut(&str, String)) {
+    let parts = [
+        ("limits.backlog_total_bytes", l.backlog_total_bytes),
+        ("limits.history_total_bytes", l.history_total_bytes),
+        ("limits.state_total_bytes", l.state_total_bytes),
+    ];
+    let least = limits::MEMORY_PART_BYTES_MIN;
+    for (key, bytes) in parts.into_iter().filter(|(_, bytes)| (1..least).contains(bytes)) {
+        fault(key, format!("{bytes} is too small, the least is {least} (or 0: a share of limits.memory)"));
+    }
+    let MemoryLimit::Bytes(memory) = l.memory else { return };
+    if memory < limits::MEMORY_BYTES_MIN {
+        let least = MemoryLimit::Bytes(limits::MEMORY_BYTES_MIN);
+        fault("limits.memory", format!("{} is too small, the least is {least}", l.memory));
+    }
+    let sum = parts.iter().fold(0u64, |sum, (_, bytes)| sum.saturating_add(*bytes as u64));
+    if sum > memory {
+        let reason = format!("{} is less than its parts, which are set to {sum} bytes together", l.memory);
+        fault("limits.memory", reason);
     }
 }
 

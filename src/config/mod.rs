@@ -2,12 +2,14 @@
 
 mod check;
 mod load;
+mod memory;
 mod operator;
 mod proxies;
 mod publish_key;
 mod redis;
 pub mod secrets;
 mod tls;
+mod trace;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,12 +20,14 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use load::{ConfigError, Overrides, load};
+pub use memory::MemoryLimit;
 pub use operator::Operator;
 pub use proxies::{ForwardedHeader, ProxyProtocol};
 pub use publish_key::{PublishKey, Scope};
 pub use redis::{Redis, RedisAddress};
 pub use secrets::redacted;
 pub use tls::{TlsOptions, TlsVersion};
+pub use trace::TraceOptions;
 
 use crate::limits;
 
@@ -49,6 +53,8 @@ pub struct Config {
     pub ops: Ops,
     /// Calls of Centrifuge clients.
     pub rpc: Rpc,
+    /// Which deltas are followed through the log.
+    pub trace: TraceOptions,
     /// What only tests need.
     pub debug: Debug,
     /// Options of topics whose namespace is not configured.
@@ -355,6 +361,14 @@ pub struct Limits {
     pub subscriptions: usize,
     pub backlog_bytes: usize,
     pub delta_bytes: usize,
+    /// What the three below follow from, where they are not set.
+    pub memory: MemoryLimit,
+    /// Bytes that all sessions together may be owed; 0 is an eighth of `memory`.
+    pub backlog_total_bytes: usize,
+    /// Bytes of memory that the history of all topics may take; 0 is a quarter of `memory`.
+    pub history_total_bytes: usize,
+    /// Bytes of memory that the states of all topics may take; 0 is a quarter of `memory`.
+    pub state_total_bytes: usize,
     pub topics: usize,
     /// Time after which a topic with neither subscribers nor deltas is forgotten.
     #[serde(with = "humantime_serde")]
@@ -379,6 +393,10 @@ impl Default for Limits {
             subscriptions: limits::SUBSCRIPTIONS_MAX,
             backlog_bytes: limits::BACKLOG_BYTES_MAX,
             delta_bytes: limits::DELTA_BYTES_MAX,
+            memory: MemoryLimit::Auto,
+            backlog_total_bytes: 0,
+            history_total_bytes: 0,
+            state_total_bytes: 0,
             topics: limits::TOPICS_MAX,
             topic_idle: Duration::from_secs(24 * 3600),
         }

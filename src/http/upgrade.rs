@@ -211,7 +211,7 @@ async fn try_upgrade(
 /// Who shows this token, with a seat among its user's sessions.
 async fn identified(state: &State, token: &str) -> Result<Identity, Refusal> {
     let mut identity = state.tokens.verify(token).await.map_err(|error| {
-        state.metrics.tokens_refused.inc();
+        state.metrics.refused_token(error.label());
         refusal("token", StatusCode::UNAUTHORIZED, &error.to_string())
     })?;
     let seated = state.users.seat(&mut identity, None);

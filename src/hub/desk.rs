@@ -115,8 +115,8 @@ impl Clerk {
             }
             Verdict::KeyNeeded(error) => Err(error),
         };
-        if result.is_err() {
-            self.metrics.tokens_refused.inc();
+        if let Err(error) = &result {
+            self.metrics.refused_token(error.label());
         }
         Some(result)
     }
@@ -233,8 +233,8 @@ impl Clerk {
             }
             Verdict::KeyNeeded(error) => Err(error),
         };
-        if result.is_err() {
-            self.metrics.tokens_refused.inc();
+        if let Err(error) = &result {
+            self.metrics.refused_token(error.label());
         }
         let result = result.and_then(|mut identity| {
             self.users.seat(&mut identity, held.as_deref())?;

@@ -24,6 +24,7 @@ mod desk;
 mod event;
 mod flush;
 mod flushing;
+mod following;
 mod gathering;
 #[cfg(test)]
 mod model;
@@ -33,6 +34,7 @@ mod pacing;
 pub mod parts;
 mod queue;
 mod reading;
+mod relieving;
 mod retuning;
 mod sealing;
 mod session;
@@ -92,6 +94,8 @@ struct Part {
     queue: QueueReceiver,
     sessions: Arc<AtomicUsize>,
     stats: Arc<ShardStats>,
+    /// Of all shards.
+    everybody: Arc<[Arc<ShardStats>]>,
     heartbeat_ms: Arc<AtomicU64>,
 }
 
@@ -110,12 +114,13 @@ impl Hub {
         let (sender, receiver) = flume::bounded(REQUEST_BATCHES_MAX);
         let mut handles = Vec::new();
         let mut parts = Vec::new();
-        for id in 0..u16::try_from(shards.max(1)).unwrap_or(u16::MAX) {
+        let shards = u16::try_from(shards.max(1)).unwrap_or(u16::MAX);
+        let everybody: Arc<[Arc<ShardStats>]> = (0..shards).map(|_| Arc::default()).collect();
+        for (id, stats) in (0..shards).zip(everybody.iter().cloned()) {
             let poll = mio::Poll::new()?;
             let waker = mio::Waker::new(poll.registry(), shard::WAKER)?;
             let (queue, receiver) = queue::queue(waker, metrics.clone());
             let sessions = Arc::new(AtomicUsize::new(0));
-            let stats = Arc::new(ShardStats::default());
             let heartbeat_ms = Arc::new(AtomicU64::new(0));
             handles.push(ShardHandle {
                 queue: queue.clone(),
@@ -123,7 +128,8 @@ impl Hub {
                 stats: stats.clone(),
                 heartbeat_ms: heartbeat_ms.clone(),
             });
-            parts.push(Part { id: ShardId(id), poll, queue: receiver, sessions, stats, heartbeat_ms });
+            let everybody = everybody.clone();
+            parts.push(Part { id: ShardId(id), poll, queue: receiver, sessions, stats, everybody, heartbeat_ms });
         }
         let queues: Arc<[QueueSender]> = handles.iter().map(|h| h.queue.clone()).collect();
         let hub = Arc::new(Self { shards: handles, sessions_max });

@@ -11,6 +11,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("position", &["limits"]),
     ("wire", &[]),
     ("config", &["limits"]),
+    ("memory", &["config"]),
     ("metrics", &["wire"]),
     ("protocol", &["limits", "name", "position", "wire"]),
     ("topic", &["clock", "config", "limits", "metrics", "name", "position", "protocol"]),
@@ -32,8 +33,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "server",
         &[
-            "auth", "backend", "clock", "cluster", "config", "http", "hub", "limits", "metrics", "position", "source",
-            "topic",
+            "auth", "backend", "clock", "cluster", "config", "http", "hub", "limits", "memory", "metrics", "position",
+            "source", "topic",
         ],
     ),
     ("cli", &["config", "server", "source", "topic"]),

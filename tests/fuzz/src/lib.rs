@@ -135,8 +135,8 @@ pub fn merge_patch(data: &[u8]) {
 
     let mut one_by_one = state.clone();
     let mut bytes = merge::members_bytes(&one_by_one).cast_signed();
-    bytes += merge::apply(&mut one_by_one, &first);
-    bytes += merge::apply(&mut one_by_one, &second);
+    bytes += merge::apply(&mut one_by_one, &first).bytes;
+    bytes += merge::apply(&mut one_by_one, &second).bytes;
     assert_eq!(bytes, merge::members_bytes(&one_by_one).cast_signed(), "size kept");
     assert_eq!(written(&one_by_one).len().cast_signed(), bytes, "size written");
     assert_eq!(value(&one_by_one), theirs, "as another implementation has it");
