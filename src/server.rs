@@ -113,6 +113,8 @@ impl GaugeSource for Gauges {
         if let Some(hub) = self.hub.upgrade() {
             put("sessions", "Sessions held now", Vec::new(), int(hub.sessions()));
             put("sessions_max", "Sessions that can be held", Vec::new(), int(hub.sessions_max()));
+            let shedding = int(hub.shedding());
+            put("sessions_shedding", "Sessions still to be closed by POST /admin/drain", Vec::new(), shedding);
             put("queue_depth", "Events waiting in the longest shard queue", Vec::new(), int(hub.queue_depth()));
         }
         if let Some(topics) = self.topics.upgrade() {

@@ -2,6 +2,7 @@
 //! shard and is forgotten here.
 
 mod addresses;
+mod admin;
 mod certificates;
 mod echo;
 mod express;
@@ -130,6 +131,7 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/api/disconnect", post(operate::disconnect))
         .route("/api/unsubscribe", post(operate::unsubscribe))
         .route("/api/info", post(operate::info))
+        .route("/admin/drain", post(admin::drain))
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "there is nothing at this path; see docs/protocol.md") })
         .layer(axum::middleware::from_fn_with_state(state.clone(), certificates::publishers))
         .layer(axum::extract::DefaultBodyLimit::max(crate::limits::PUBLISH_BODY_BYTES_MAX))

@@ -36,7 +36,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "topic",
         ],
     ),
-    ("cli", &["config", "server", "source", "topic"]),
+    ("cli", &["client", "config", "server", "source", "topic"]),
 ];
 
 fn files(of: &Path) -> Vec<PathBuf> {
