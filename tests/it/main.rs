@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 mod certificates;
+#[path = "../../loadtest/src/front_config.rs"]
+mod front_config;
 mod support;
 
 mod access;
@@ -27,6 +29,7 @@ mod recovery;
 mod redis;
 mod redis_faults;
 mod roamer;
+mod scale_out;
 mod sdk;
 mod sdks;
 mod shutdown;
