@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help run test conformance fuzz lint deny advisories fmt fmt-check bench bench-peers flame peers tools load web web-check browser-test
+.PHONY: help run test conformance fuzz lint deny advisories fmt fmt-check bench bench-peers flame peers tools load scale-out hold web web-check browser-test
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -102,6 +102,15 @@ load: ## All workloads at full size; W8 where the recordings are
 	for w in w1 w2 w3 w4 w5; do target/release/nexus-loadtest run $$w; done
 	if [ -d ../shared/data ]; then for s in 1 20; do target/release/nexus-loadtest run w8 --speed $$s; done; \
 	else echo "W8 left out: ../shared/data is not there"; fi
+
+scale-out: tools ## Nodes behind HAProxy and nginx: one drained, one killed, one added; writes docs/scale-out.md
+	cargo build --release --locked --workspace
+	target/release/nexus-loadtest scale-out --balancer haproxy $(ARGS)
+	target/release/nexus-loadtest scale-out --balancer nginx $(ARGS)
+
+hold: tools ## 60,000 sessions at once on four nodes; writes docs/scale-out.md
+	cargo build --release --locked --workspace
+	target/release/nexus-loadtest hold $(ARGS)
 
 # What tests need beside Rust. Each is looked for first, so that a second run installs nothing.
 tools:

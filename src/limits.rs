@@ -190,6 +190,19 @@ pub const PRESENCE_MEMBERS_MAX: usize = 2_000;
 /// Topics that a token may subscribe its session to.
 pub const SERVER_SUBSCRIPTIONS_MAX: usize = 128;
 
+/// Longest time over which sessions are sent to other nodes by `POST /admin/drain`. Past it: refused.
+pub const SHED_WINDOW_MAX: Duration = Duration::from_secs(600);
+
+/// The same where the request does not say.
+pub const SHED_WINDOW: Duration = Duration::from_secs(5);
+
+/// Time after the window in which those who were sent away come to stand elsewhere and the other nodes report it. Until
+/// then nobody knows the mean.
+pub const SHED_SETTLE: Duration = Duration::from_secs(3);
+
+/// Longest time, in ms, that a session which is sent to another node is asked to stay away. Waves spread them already.
+pub const SHED_RETRY_MS_MAX: u64 = 1_000;
+
 /// `debug.echo`: largest message, in bytes, as it came and inflated. Past it: close 1009.
 pub const ECHO_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 

@@ -102,6 +102,7 @@ pub struct ShardStats {
     pub subscriptions_refused: Stat,
     pub closes: [Stat; CloseReason::ALL.len()],
     pub disconnects: Stat,
+    pub shed: Stat,
     pub age_counts: [Stat; AGE_BUCKETS_MS.len() + 1],
     pub age_sum_ms: Stat,
 }
@@ -182,6 +183,9 @@ const SHARD_METRICS: &[ShardMetric] = &[
     ),
     ("pings", "Pings sent to quiet sessions", MetricType::Counter, |s| s.pings.get()),
     ("disconnects", "Sessions that ended without a close of ours", MetricType::Counter, |s| s.disconnects.get()),
+    ("sessions_shed", "Sessions closed so that they go to other nodes (POST /admin/drain)", MetricType::Counter, |s| {
+        s.shed.get()
+    }),
 ];
 
 /// A time: how many of it the shards count in are a second.

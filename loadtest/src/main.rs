@@ -1,5 +1,6 @@
 //! Load harness for nexus-push: workloads by name, open-loop publishing, checks on everything that arrived.
 
+mod balancer;
 mod bench;
 mod benchmarks;
 mod capacity;
@@ -7,10 +8,13 @@ mod chart;
 mod check;
 mod decode;
 mod egress;
+mod front_config;
+mod hold;
 mod inflate;
 mod ingest;
 mod ladder;
 mod line;
+mod node;
 mod peer;
 mod process;
 mod publisher;
@@ -19,6 +23,7 @@ mod reads;
 mod recording;
 mod report;
 mod run;
+mod scale_out;
 mod session;
 mod slo;
 mod tongue;
@@ -65,6 +70,10 @@ enum Command {
     Peers(bench::BenchArgs),
     /// Bytes that a user of the recorded market data costs, in each dialect; writes docs/benchmarks.md
     Egress(egress::EgressArgs),
+    /// Three nodes behind a real balancer: one drained, one killed, one added; writes docs/scale-out.md
+    ScaleOut(scale_out::ScaleOutArgs),
+    /// As many sessions as several nodes and several processes of this harness hold; writes docs/scale-out.md
+    Hold(hold::HoldArgs),
     /// Hold sessions for a run (started by `run`)
     #[command(hide = true)]
     Worker,
@@ -78,6 +87,8 @@ fn main() -> ExitCode {
         Command::Reads(args) => reads::run(&args),
         Command::Peers(args) => bench::run(&args),
         Command::Egress(args) => egress::run(&args),
+        Command::ScaleOut(args) => scale_out::run(&args),
+        Command::Hold(args) => hold::run(&args),
         Command::Worker => worker::run().map(|()| true),
     };
     match outcome {

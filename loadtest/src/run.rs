@@ -51,25 +51,25 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<bool> {
 }
 
 /// Workers and what was last heard of each.
-struct Crew {
+pub(crate) struct Crew {
     workers: Vec<Worker>,
     last: Vec<Progress>,
     outcomes: Vec<Option<Outcome>>,
 }
 
 impl Crew {
-    fn start(specs: &[Spec]) -> anyhow::Result<Self> {
+    pub(crate) fn start(specs: &[Spec]) -> anyhow::Result<Self> {
         let workers = specs.iter().map(Worker::start).collect::<anyhow::Result<Vec<_>>>()?;
         let count = workers.len();
         Ok(Self { workers, last: vec![Progress::default(); count], outcomes: vec![None; count] })
     }
 
-    fn order(&mut self, order: &Order) -> anyhow::Result<()> {
+    pub(crate) fn order(&mut self, order: &Order) -> anyhow::Result<()> {
         self.workers.iter_mut().try_for_each(|w| w.order(order))
     }
 
     /// Takes in what the workers said.
-    fn listen(&mut self) -> Progress {
+    pub(crate) fn listen(&mut self) -> Progress {
         for ((worker, last), outcome) in self.workers.iter().zip(&mut self.last).zip(&mut self.outcomes) {
             for message in worker.messages.try_iter() {
                 match message {
@@ -81,13 +81,19 @@ impl Crew {
         self.last.iter().fold(Progress::default(), |sum, p| Progress {
             connected: sum.connected + p.connected,
             subscribed: sum.subscribed + p.subscribed,
+            standing: sum.standing + p.standing,
             deliveries: sum.deliveries + p.deliveries,
             connect_failures: sum.connect_failures + p.connect_failures,
         })
     }
 
     /// Waits until `subscribed` sessions stand.
-    async fn all_subscribed(&mut self, sessions: u64, limit: Duration, bar: &ProgressBar) -> anyhow::Result<()> {
+    pub(crate) async fn all_subscribed(
+        &mut self,
+        sessions: u64,
+        limit: Duration,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<()> {
         let deadline = Instant::now() + limit;
         loop {
             let progress = self.listen();
@@ -106,7 +112,7 @@ impl Crew {
         }
     }
 
-    async fn finish(&mut self, offsets: Vec<u64>) -> anyhow::Result<Vec<Outcome>> {
+    pub(crate) async fn finish(&mut self, offsets: Vec<u64>) -> anyhow::Result<Vec<Outcome>> {
         self.order(&Order::Finish { offsets, timeout_s: FINISH_TIMEOUT_S })?;
         let deadline = Instant::now() + Duration::from_secs_f64(FINISH_TIMEOUT_S + 60.0);
         loop {
@@ -122,7 +128,7 @@ impl Crew {
     }
 }
 
-fn bar(quiet: bool, length: u64, what: &'static str) -> anyhow::Result<ProgressBar> {
+pub(crate) fn bar(quiet: bool, length: u64, what: &'static str) -> anyhow::Result<ProgressBar> {
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(length) };
     bar.set_style(
         ProgressStyle::with_template("{msg:>12} [{bar:40}] {human_pos}/{human_len} {elapsed}")?.progress_chars("=> "),
@@ -191,7 +197,7 @@ fn ground(args: &RunArgs, workload: &Workload) -> anyhow::Result<Ground> {
 }
 
 /// Which topics each session subscribes to.
-fn assignments(workload: &Workload) -> Vec<Vec<u32>> {
+pub(crate) fn assignments(workload: &Workload) -> Vec<Vec<u32>> {
     let mut rng = StdRng::seed_from_u64(workload.seed ^ 0x5eed);
     let all = workload.subscriptions >= workload.topics;
     let pick = |rng: &mut StdRng| -> Vec<u32> {
@@ -241,6 +247,8 @@ async fn measure(args: &RunArgs) -> anyhow::Result<Report> {
             batch: workload.batch,
             payload_clock: !workload.is_replay(),
             receive_buffer: args.receive_buffer,
+            addresses: 4,
+            polite: false,
             sessions: chunk.to_vec(),
             first: i * args.per_worker,
         })

@@ -45,6 +45,10 @@ pub(crate) struct Spec {
     pub(crate) batch: bool,
     pub(crate) payload_clock: bool,
     pub(crate) receive_buffer: u32,
+    /// Loopback addresses that sessions come from, at most 254: each has some 28,000 ports, and balancers count by address.
+    pub(crate) addresses: u8,
+    /// Come back as the SDKs do, not as fast as can be.
+    pub(crate) polite: bool,
     /// Topics of each session.
     pub(crate) sessions: Vec<Vec<u32>>,
     /// Number of the first session.
@@ -70,6 +74,8 @@ pub(crate) enum Order {
 pub(crate) struct Progress {
     pub(crate) connected: u64,
     pub(crate) subscribed: u64,
+    #[serde(default)]
+    pub(crate) standing: u64,
     pub(crate) deliveries: u64,
     pub(crate) connect_failures: u64,
 }
@@ -115,12 +121,12 @@ pub(crate) fn run() -> anyhow::Result<()> {
 }
 
 /// Addresses to connect from: each has some 28,000 ports of its own. Only where the server is on loopback.
-fn sources(server: SocketAddr) -> Vec<IpAddr> {
+fn sources(server: SocketAddr, addresses: u8) -> Vec<IpAddr> {
     if !server.ip().is_loopback() || !server.is_ipv4() {
         return Vec::new();
     }
     let [_, a, b, _] = std::process::id().to_be_bytes();
-    (1..=4).map(|n| IpAddr::V4(Ipv4Addr::new(127, a, b.max(1), n))).collect()
+    (1..=addresses.clamp(1, 254)).map(|n| IpAddr::V4(Ipv4Addr::new(127, a, b.max(1), n))).collect()
 }
 
 async fn work() -> anyhow::Result<()> {
@@ -139,7 +145,8 @@ async fn work() -> anyhow::Result<()> {
         max_rate: spec.max_rate,
         receive_buffer: spec.receive_buffer,
         clock: if spec.payload_clock { Clock::Payload } else { Clock::None },
-        sources: sources(spec.server),
+        sources: sources(spec.server, spec.addresses),
+        polite: spec.polite,
         states: RefCell::new(States::default()),
         latency_us: RefCell::new(Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)?),
         counts: Counts::default(),
@@ -211,6 +218,7 @@ fn progress(shared: &Shared) -> Progress {
     Progress {
         connected: counts.connected.get(),
         subscribed: counts.subscribed.get(),
+        standing: counts.standing.get(),
         deliveries: counts.deliveries.get(),
         connect_failures: counts.connect_failures.get(),
     }

@@ -79,6 +79,7 @@ impl TokenError {
             Self::NoKeys => "no_keys",
             Self::Expired => "expired",
             Self::Invalid(_) => "invalid",
+            Self::TooManySessions(_) => "user_sessions",
             Self::KeySet(_) => "key_set",
             Self::Key { .. } => "key",
         }

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod drain;
 mod publish;
 mod replay;
 mod target;
@@ -46,6 +47,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Publish deltas: one from the arguments, or one a line from standard input
     Publish(publish::PublishArgs),
+    /// Send some of a node's sessions to other nodes, so that a new one fills
+    Drain(drain::DrainArgs),
 }
 
 #[derive(Debug, Args)]
@@ -74,6 +77,7 @@ pub fn run() -> ExitCode {
         Command::CheckConfig { file } => check_config(&file),
         Command::Replay(args) => in_background(replay::run(args)),
         Command::Publish(args) => in_background(publish::run(args)),
+        Command::Drain(args) => in_background(drain::run(args)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,6 +2,7 @@
 //! shard and is forgotten here.
 
 mod addresses;
+mod admin;
 mod certificates;
 mod echo;
 mod express;
@@ -164,6 +165,7 @@ fn operating() -> Router<Arc<State>> {
         .route("/api/disconnect", post(operate::disconnect))
         .route("/api/unsubscribe", post(operate::unsubscribe))
         .route("/api/info", post(operate::info))
+        .route("/admin/drain", post(admin::drain))
 }
 
 fn finished(state: Arc<State>, router: Router<Arc<State>>, door: Door) -> Router {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::backend::Member;
+use super::shedding::Share;
 use crate::auth::{Grant, Identity, TokenError};
 use crate::name::TopicName;
 use crate::position::{Offset, Position};
@@ -151,6 +152,11 @@ pub(super) enum Event {
         counts: flume::Sender<Vec<(TopicName, u64)>>,
     },
     Drain {
+        window: Duration,
+    },
+    /// Some of the sessions are to go to other nodes.
+    Shed {
+        share: Share,
         window: Duration,
     },
     Hurry,

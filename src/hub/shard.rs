@@ -1,5 +1,5 @@
 //! A shard: its loop, and what it owns. The other files of the hub that say `impl Shard` hold its verbs: reading,
-//! connecting, asking, attaching, bringing, delivering, flushing, relieving, sweeping.
+//! connecting, asking, attaching, bringing, delivering, flushing, relieving, sweeping, shedding.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -28,8 +28,9 @@ use super::pacing::{Load, Timers, clock32};
 use super::queue::QueueReceiver;
 use super::relieving::Ceiling;
 use super::session::{Session, Stage};
+use super::shedding::Shed;
 use super::subscribers::{Subscribers, Subscription, Traits};
-use super::sweeping::Drain;
+use super::waves::Waves;
 use crate::clock::unix_ms;
 use crate::config::{Class, Config};
 use crate::limits::{self, STRETCH_MS_MAX};
@@ -129,7 +130,10 @@ pub(super) struct Shard {
     pub(super) unix_ms: u64,
     pub(super) next_sweep_ms: u64,
     pub(super) sweep_at: usize,
-    pub(super) drain: Option<Drain>,
+    /// Sessions on their way out, all of them.
+    pub(super) drain: Option<Waves>,
+    /// Sessions on their way to other nodes.
+    pub(super) shed: Option<Shed>,
     /// Whether the queue was found long this tick.
     pub(super) overloaded: bool,
 }
@@ -191,6 +195,7 @@ impl Shard {
             next_sweep_ms: 0,
             sweep_at: 0,
             drain: None,
+            shed: None,
             overloaded: false,
         }
     }
@@ -294,6 +299,7 @@ impl Shard {
                 let _ = counts.try_send(self.subscribers.census(&*fits, max));
             }
             Event::Drain { window } => self.begin_drain(window),
+            Event::Shed { share, window } => self.begin_shed(share, window),
             Event::Hurry => self.hurry(),
         }
     }

@@ -37,7 +37,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "source", "topic",
         ],
     ),
-    ("cli", &["config", "server", "source", "topic"]),
+    ("cli", &["client", "config", "server", "source", "topic"]),
 ];
 
 fn files(of: &Path) -> Vec<PathBuf> {
