@@ -3,8 +3,11 @@
 mod bench;
 mod benchmarks;
 mod capacity;
+mod chaos;
 mod chart;
 mod check;
+mod churn;
+mod crew;
 mod decode;
 mod egress;
 mod inflate;
@@ -20,6 +23,7 @@ mod report;
 mod run;
 mod session;
 mod slo;
+mod soak;
 mod tongue;
 mod worker;
 mod workload;
@@ -47,7 +51,10 @@ Examples:
   nexus-loadtest run w1                              10,000 sessions on one topic
   nexus-loadtest run w2 --sessions 1000 --seconds 5 --slo p99=50ms,errors=0.1%
   nexus-loadtest run w8 --speed 20 --data ../shared/data
-  nexus-loadtest ladder w2                           100 to 10,000 sessions, a row each";
+  nexus-loadtest ladder w2                           100 to 10,000 sessions, a row each
+  nexus-loadtest chaos                               every fault, each with the check that nothing was lost
+  nexus-loadtest chaos redis-paused --seconds 10
+  nexus-loadtest soak --minutes 10                   faults and churn for ten minutes; memory and descriptors flat";
 
 #[derive(Debug, Subcommand)]
 #[allow(clippy::large_enum_variant, reason = "one value, made once")]
@@ -62,6 +69,10 @@ enum Command {
     Peers(bench::BenchArgs),
     /// Bytes that a user of the recorded market data costs, in each dialect; writes docs/benchmarks.md
     Egress(egress::EgressArgs),
+    /// Faults on real processes, each with the check that nothing was lost
+    Chaos(chaos::ChaosArgs),
+    /// An hour of W2 with faults and churn: nothing lost, memory and descriptors flat
+    Soak(soak::SoakArgs),
     /// Hold sessions for a run (started by `run`)
     #[command(hide = true)]
     Worker,
@@ -74,6 +85,8 @@ fn main() -> ExitCode {
         Command::Ingest(args) => ingest::run(&args),
         Command::Peers(args) => bench::run(&args),
         Command::Egress(args) => egress::run(&args),
+        Command::Chaos(args) => chaos::run(&args),
+        Command::Soak(args) => soak::run(&args),
         Command::Worker => worker::run().map(|()| true),
     };
     match outcome {

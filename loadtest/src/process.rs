@@ -2,15 +2,20 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::worker::{Message, Order, Spec};
 use crate::workload::RunArgs;
+
+/// Time that a server has to answer.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// Ends with its owner.
 pub(crate) struct Process(pub(crate) Child);
@@ -18,6 +23,11 @@ pub(crate) struct Process(pub(crate) Child);
 impl Process {
     pub(crate) fn id(&self) -> u32 {
         self.0.id()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).context("no process ID")?;
+        Ok(kill_process(pid, signal)?)
     }
 }
 
@@ -27,8 +37,8 @@ impl Drop for Process {
         let family = family(self.id());
         let _ = self.0.kill();
         for pid in family.into_iter().skip(1) {
-            if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::KILL);
             }
         }
         let _ = self.0.wait();
@@ -107,13 +117,14 @@ fn tls(listen: SocketAddr, directory: &Path) -> anyhow::Result<String> {
     Ok(format!("[tls]\nlisten = \"{listen}\"\ncertificate_file = \"{certificate}\"\nkey_file = \"{key}\"\n"))
 }
 
-fn beside(name: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn beside(name: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe()?;
     Ok(own.parent().context("no folder")?.join(name))
 }
 
-fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+pub(crate) fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(ANSWER))?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
@@ -178,15 +189,27 @@ pub(crate) fn rss_bytes(pid: u32) -> u64 {
 
 /// A worker process and the line to it.
 pub(crate) struct Worker {
-    _process: Process,
+    pub(crate) process: Process,
     stdin: ChildStdin,
     pub(crate) messages: mpsc::Receiver<Message>,
 }
 
 impl Worker {
-    pub(crate) fn start(spec: &Spec) -> anyhow::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
+    /// Starts one, in a network namespace if one is named.
+    pub(crate) fn start(spec: &Spec, namespace: Option<&str>) -> anyhow::Result<Self> {
+        let own = std::env::current_exe()?;
+        let mut command = match namespace {
+            None => Command::new(own),
+            Some(name) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", name]).arg(own);
+                command
+            }
+        };
+        // The run ends its workers; Ctrl-C at a terminal is not for them.
+        let mut child = command
             .arg("worker")
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -209,7 +232,7 @@ impl Worker {
         serde_json::to_writer(&mut stdin, spec)?;
         stdin.write_all(b"\n")?;
         stdin.flush()?;
-        Ok(Self { _process: Process(child), stdin, messages })
+        Ok(Self { process: Process(child), stdin, messages })
     }
 
     pub(crate) fn order(&mut self, order: &Order) -> anyhow::Result<()> {

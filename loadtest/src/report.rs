@@ -13,11 +13,11 @@ use crate::worker::Outcome;
 use crate::workload::{Class, Name, Workload};
 
 /// A check's name and, if it failed, why.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Check {
-    name: String,
+    pub(crate) name: String,
     pub(crate) passed: bool,
-    detail: String,
+    pub(crate) detail: String,
 }
 
 #[derive(Debug, Serialize)]
