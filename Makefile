@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help run test conformance fuzz lint fmt fmt-check bench bench-peers flame peers tools load web web-check browser-test
+.PHONY: help chaos soak run test conformance fuzz lint fmt fmt-check bench bench-peers flame peers tools load web web-check browser-test
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -96,6 +96,14 @@ load: ## All workloads at full size; W8 where the recordings are
 	for w in w1 w2 w3 w4 w5; do target/release/nexus-loadtest run $$w; done
 	if [ -d ../shared/data ]; then for s in 1 20; do target/release/nexus-loadtest run w8 --speed $$s; done; \
 	else echo "W8 left out: ../shared/data is not there"; fi
+
+chaos: tools ## Faults on real processes, each with the check that nothing was lost; writes docs/reliability.md (ARGS="redis-paused")
+	cargo build --release --locked --workspace
+	target/release/nexus-loadtest chaos --markdown docs/reliability.md $(ARGS)
+
+soak: tools ## An hour of W2 with faults and churn: nothing lost, memory and descriptors flat (ARGS="--minutes 10")
+	cargo build --release --locked --workspace
+	target/release/nexus-loadtest soak $(ARGS)
 
 # What tests need beside Rust. Each is looked for first, so that a second run installs nothing.
 tools:

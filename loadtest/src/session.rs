@@ -440,7 +440,8 @@ impl Session {
 
     /// Does what it was told to. Returns for how long it is to be away, if it is to leave.
     fn take_turns(&self, shared: &Shared) -> Option<Duration> {
-        while let Some(turn) = self.turns.borrow_mut().pop_front() {
+        loop {
+            let turn = self.turns.borrow_mut().pop_front()?;
             add(&shared.counts.turns, 1);
             let mut tracks = self.tracks.borrow_mut();
             match turn {
@@ -468,7 +469,6 @@ impl Session {
                 }
             }
         }
-        None
     }
 
     fn command(&self, command: &serde_json::Value) {

@@ -248,8 +248,8 @@ fn progress(shared: &Shared, sessions: &[Rc<Session>]) -> Progress {
         None => 0,
         Some(_) => {
             let there = sessions.iter().filter(|s| !s.is_slow() && !s.away.get());
-            let at = |s: &Rc<Session>| s.tracks.borrow().first().and_then(|t| t.number).unwrap_or(0);
-            there.map(at).min().unwrap_or(0)
+            // Who has just begun has none yet; whether it got any is seen in the end.
+            there.filter_map(|s| s.tracks.borrow().first().and_then(|t| t.number)).min().unwrap_or(0)
         }
     };
     Progress {

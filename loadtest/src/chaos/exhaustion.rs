@@ -16,7 +16,7 @@ const RESERVE: usize = 64;
 /// First more sessions than the node has descriptors for: they are refused in words. Then it has none at all left: they
 /// wait until it has.
 pub(super) fn descriptors(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
-    let redis = Redis::persistent(stage.directory())?;
+    let redis = Redis::in_memory(stage.directory())?;
     let sessions = stage.args.sessions;
     let most = u64::try_from(sessions + RESERVE)?;
     let limits = format!("fd_reserve = {RESERVE}\n");
@@ -82,7 +82,7 @@ const FLOOD_WATCHED: usize = 20;
 
 /// Sockets that nobody reads and history without end, with a ceiling on memory: it holds, and who reads notices nothing.
 pub(super) fn memory(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
-    let redis = Redis::start(stage.directory(), &["--save", "", "--appendonly", "no"], &[])?;
+    let redis = Redis::in_memory(stage.directory())?;
     let limits = format!("memory = \"{CEILING_MIB}MiB\"\n");
     let node = NodeOptions { limits, ..options(stage, redis.port) };
     let node = Node::start(stage.directory(), "node-1", &node)?;

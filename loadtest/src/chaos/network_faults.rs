@@ -21,7 +21,7 @@ const NOTICE: Duration = Duration::from_secs(40);
 /// Half of the clients are in a namespace, and its link is cut: nobody is told.
 pub(super) fn half_open(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
     let namespace = Namespace::new()?;
-    let redis = Redis::persistent(stage.directory())?;
+    let redis = Redis::in_memory(stage.directory())?;
     let options = NodeOptions { listen_everywhere: true, limits: STALL.to_owned(), ..options(stage, redis.port) };
     let node = Node::start(stage.directory(), "node-1", &options)?;
     let half = stage.args.sessions / 2;
@@ -50,7 +50,7 @@ pub(super) fn half_open(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
 
 /// One of two nodes is cut off from Redis.
 pub(super) fn partition(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
-    let redis = Redis::persistent(stage.directory())?;
+    let redis = Redis::in_memory(stage.directory())?;
     let proxy = Proxy::start(redis.port)?;
     let (near, far) = (options(stage, redis.port), options(stage, proxy.port));
     let near = Node::start(stage.directory(), "node-1", &near)?;

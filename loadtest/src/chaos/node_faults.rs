@@ -9,7 +9,7 @@ use super::stage::{Habits, Stage};
 
 /// Publishing goes through the API of the node that is killed.
 pub(super) fn killed(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
-    let redis = Redis::persistent(stage.directory())?;
+    let redis = Redis::in_memory(stage.directory())?;
     let options = options(stage, redis.port);
     let mut first = Node::start(stage.directory(), "node-1", &options)?;
     let second = Node::start(stage.directory(), "node-2", &options)?;

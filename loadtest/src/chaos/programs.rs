@@ -36,6 +36,11 @@ pub(crate) struct Redis {
 const PERSISTENT: [&str; 6] = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""];
 
 impl Redis {
+    /// Without files, for where it does not fail.
+    pub(crate) fn in_memory(directory: &Path) -> anyhow::Result<Self> {
+        Self::start(directory, &["--appendonly", "no", "--save", ""], &[])
+    }
+
     /// With an append-only file that every write reaches before its answer.
     pub(crate) fn persistent(directory: &Path) -> anyhow::Result<Self> {
         Self::start(directory, &PERSISTENT, &[])
