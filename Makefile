@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help run test conformance fuzz lint deny advisories fmt fmt-check bench bench-peers flame peers tools load scale-out hold web web-check browser-test
+.PHONY: help run test chaos soak conformance fuzz lint deny advisories fmt fmt-check bench bench-peers flame peers tools load scale-out hold web web-check browser-test
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -111,6 +111,14 @@ scale-out: tools ## Nodes behind HAProxy and nginx: one drained, one killed, one
 hold: tools ## 60,000 sessions at once on four nodes; writes docs/scale-out.md
 	cargo build --release --locked --workspace
 	target/release/nexus-loadtest hold $(ARGS)
+
+chaos: tools ## Faults on real processes, each with the check that nothing was lost; writes docs/reliability.md (ARGS="redis-paused")
+	cargo build --release --locked --workspace
+	target/release/nexus-loadtest chaos --markdown docs/reliability.md $(ARGS)
+
+soak: tools ## An hour of W2 with faults and churn: nothing lost, memory and descriptors flat (ARGS="--minutes 10")
+	cargo build --release --locked --workspace
+	target/release/nexus-loadtest soak $(ARGS)
 
 # What tests need beside Rust. Each is looked for first, so that a second run installs nothing.
 tools:

@@ -238,6 +238,12 @@ pub(crate) fn machine() -> (String, String) {
     (format!("{model}, {cores} cores (virtual), {memory_gib:.0} GiB, Linux {kernel}"), date)
 }
 
+/// Today's date and the machine.
+pub(crate) fn taken() -> String {
+    let (machine, date) = machine();
+    format!("{date}, {machine}")
+}
+
 /// Machine, date and versions.
 fn ground(rows: &[Row]) -> String {
     let (machine, date) = machine();

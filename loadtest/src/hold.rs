@@ -122,7 +122,9 @@ async fn measure(args: &HoldArgs) -> anyhow::Result<(Report, Vec<Used>)> {
         .zip(&nodes)
         .enumerate()
         .map(|(i, (chunk, node))| Spec {
-            server: node.address,
+            servers: vec![node.address],
+            homes: 1,
+            endurance: None,
             tls: false,
             topics: names.clone(),
             classes: classes.clone(),
@@ -141,7 +143,7 @@ async fn measure(args: &HoldArgs) -> anyhow::Result<(Report, Vec<Used>)> {
         .collect();
     let mut report = Report::new(&workload, 0);
     report.workers = specs.len();
-    let mut crew = Crew::start(&specs)?;
+    let mut crew = Crew::start(&specs, None)?;
     tokio::time::sleep(Duration::from_millis(300)).await;
     let before: Vec<u64> = nodes.iter().map(Node::rss_bytes).collect();
 

@@ -2,12 +2,14 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::worker::{Message, Order, Spec};
 use crate::workload::RunArgs;
@@ -22,6 +24,11 @@ impl Process {
     pub(crate) fn id(&self) -> u32 {
         self.0.id()
     }
+
+    pub(crate) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).context("no process ID")?;
+        Ok(kill_process(pid, signal)?)
+    }
 }
 
 impl Drop for Process {
@@ -30,8 +37,8 @@ impl Drop for Process {
         let family = family(self.id());
         let _ = self.0.kill();
         for pid in family.into_iter().skip(1) {
-            if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::KILL);
             }
         }
         let _ = self.0.wait();
@@ -121,9 +128,14 @@ fn tls(listen: SocketAddr, directory: &Path) -> anyhow::Result<String> {
     Ok(format!("[tls]\nlisten = \"{listen}\"\ncertificate_file = \"{certificate}\"\nkey_file = \"{key}\"\n"))
 }
 
-fn beside(name: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn beside(name: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe()?;
     Ok(own.parent().context("no folder")?.join(name))
+}
+
+/// The answer to a GET, head and all.
+pub(crate) fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    ask("GET", address, path)
 }
 
 /// The answer to a request without a body, head and all.
@@ -150,7 +162,7 @@ pub(crate) fn status(address: SocketAddr) -> anyhow::Result<serde_json::Value> {
 
 /// What is answered to a GET.
 pub(crate) fn body(address: SocketAddr, path: &str) -> anyhow::Result<String> {
-    let answer = ask("GET", address, path).with_context(|| path.to_owned())?;
+    let answer = get(address, path).with_context(|| path.to_owned())?;
     let (_, body) = answer.split_once("\r\n\r\n").with_context(|| format!("{path} has no body"))?;
     Ok(body.to_owned())
 }
@@ -202,15 +214,27 @@ pub(crate) fn rss_bytes(pid: u32) -> u64 {
 
 /// A worker process and the line to it.
 pub(crate) struct Worker {
-    _process: Process,
+    pub(crate) process: Process,
     stdin: ChildStdin,
     pub(crate) messages: mpsc::Receiver<Message>,
 }
 
 impl Worker {
-    pub(crate) fn start(spec: &Spec) -> anyhow::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
+    /// Starts one, in a network namespace if one is named.
+    pub(crate) fn start(spec: &Spec, namespace: Option<&str>) -> anyhow::Result<Self> {
+        let own = std::env::current_exe()?;
+        let mut command = match namespace {
+            None => Command::new(own),
+            Some(name) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", name]).arg(own);
+                command
+            }
+        };
+        // The run ends its workers; Ctrl-C at a terminal is not for them.
+        let mut child = command
             .arg("worker")
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -233,7 +257,7 @@ impl Worker {
         serde_json::to_writer(&mut stdin, spec)?;
         stdin.write_all(b"\n")?;
         stdin.flush()?;
-        Ok(Self { _process: Process(child), stdin, messages })
+        Ok(Self { process: Process(child), stdin, messages })
     }
 
     pub(crate) fn order(&mut self, order: &Order) -> anyhow::Result<()> {

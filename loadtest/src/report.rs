@@ -13,7 +13,7 @@ use crate::worker::Outcome;
 use crate::workload::{Class, Name, Workload};
 
 /// A check's name and, if it failed, why.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Check {
     pub(crate) name: String,
     pub(crate) passed: bool,

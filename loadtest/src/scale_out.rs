@@ -223,7 +223,9 @@ async fn measure(args: &ScaleOutArgs) -> anyhow::Result<(Report, Vec<Event>)> {
         .chunks(per_worker)
         .enumerate()
         .map(|(i, chunk)| Spec {
-            server: front,
+            servers: vec![front],
+            homes: 1,
+            endurance: None,
             tls: false,
             topics: names.clone(),
             classes: classes.clone(),
@@ -244,7 +246,7 @@ async fn measure(args: &ScaleOutArgs) -> anyhow::Result<(Report, Vec<Event>)> {
     let mut report = Report::new(&workload, 0);
     report.closes_are_meant = true;
     report.workers = specs.len();
-    let mut crew = Crew::start(&specs)?;
+    let mut crew = Crew::start(&specs, None)?;
     let sessions = args.sessions as u64;
     let connecting = bar(args.quiet, sessions, "connecting")?;
     let began = Instant::now();
