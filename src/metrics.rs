@@ -178,6 +178,8 @@ pub struct Metrics {
     pub publish_refused: Family<Reason, Counter>,
     pub handshake_timeouts: Counter,
     pub http_refused: Counter,
+    pub http_malformed: Counter,
+    pub http_timeouts: Family<Reason, Counter>,
     pub queue_full: Counter,
     pub tokens_refused: Counter,
     pub tls_handshakes: Counter,
@@ -211,6 +213,11 @@ impl Metrics {
         self.upgrades_refused.get_or_create(&Reason { reason }).inc();
     }
 
+    /// Counts an HTTP connection whose client was too slow.
+    pub fn timed_out_http(&self, reason: &'static str) {
+        self.http_timeouts.get_or_create(&Reason { reason }).inc();
+    }
+
     /// Counts a refused publish request.
     pub fn refused_publish(&self, reason: &'static str) {
         self.publish_refused.get_or_create(&Reason { reason }).inc();
@@ -242,6 +249,16 @@ impl Metrics {
             "http_refused",
             "Plain HTTP connections refused because as many were open as are served",
             self.http_refused.clone(),
+        );
+        r.register(
+            "http_malformed",
+            "HTTP requests refused because they are malformed, too long, or can be read in two ways",
+            self.http_malformed.clone(),
+        );
+        r.register(
+            "http_timeouts",
+            "HTTP connections closed because a body did not come or an answer was not taken in time",
+            self.http_timeouts.clone(),
         );
         r.register(
             "queue_full",

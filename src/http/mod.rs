@@ -3,9 +3,11 @@
 
 mod addresses;
 mod certificates;
+mod deadlines;
 mod echo;
 mod express;
 mod handover;
+mod handshake;
 mod listener;
 mod operate;
 mod origin;
@@ -13,6 +15,7 @@ mod pages;
 mod publish;
 mod rest;
 mod secure;
+mod strict;
 mod upgrade;
 
 use std::sync::Arc;
@@ -131,6 +134,7 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/api/unsubscribe", post(operate::unsubscribe))
         .route("/api/info", post(operate::info))
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "there is nothing at this path; see docs/protocol.md") })
+        .layer(axum::middleware::from_fn_with_state(state.clone(), publish::known))
         .layer(axum::middleware::from_fn_with_state(state.clone(), certificates::publishers))
         .layer(axum::extract::DefaultBodyLimit::max(crate::limits::PUBLISH_BODY_BYTES_MAX))
         .with_state(state)

@@ -3,7 +3,9 @@
 use std::sync::atomic::Ordering;
 
 use axum::body::Bytes as Body;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::Request;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
@@ -158,10 +160,21 @@ fn reply(command: &'static str, outcome: Outcome) -> Value {
     }
 }
 
+/// Refuses publishes, and whatever else has the publish API's key, before their body is read: a client without a key makes
+/// this server hold nothing.
+pub(super) async fn known(state: Shared, request: Request, next: Next) -> Response {
+    if request.method() == Method::POST && request.uri().path().starts_with("/api/") {
+        state.metrics.publish_requests.inc();
+        if let Err(refused) = admit(&state, request.headers()) {
+            return refused;
+        }
+    }
+    next.run(request).await
+}
+
 /// Whether the request may publish at all.
 #[allow(clippy::result_large_err, reason = "the error is the response itself, made once a refused request")]
 pub(super) fn admit<'a>(state: &'a State, headers: &HeaderMap) -> Result<UnderWay<'a>, Response> {
-    state.metrics.publish_requests.inc();
     // Counted before the look at `draining`: a drain waits for those that were counted, and refuses the others.
     let under_way = UnderWay::new(state);
     let refuse = |label, status, message: &str| {

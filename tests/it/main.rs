@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 mod certificates;
+mod healthy;
 mod support;
 
 mod access;
@@ -17,6 +18,7 @@ mod fuzz_corpus;
 mod hostile_clients;
 mod http;
 mod http_backend;
+mod http_conformance;
 mod layering;
 mod limits;
 mod operate;
