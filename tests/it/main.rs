@@ -34,3 +34,4 @@ mod supabase;
 mod tls;
 mod tokens;
 mod two_nodes;
+mod wrong_tokens;
