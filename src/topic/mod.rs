@@ -1,10 +1,15 @@
 //! Topics: what is known of each, who is interested, and what a delta does to it. Knows no sessions and no
 //! sockets: what must reach subscribers is handed to an [`Outlet`].
 
+/// What sources and the registry's own counts are made of; `registry_model` has another.
+mod atomics {
+    pub(super) use std::sync::Mutex;
+    pub(super) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+}
 mod delta;
 mod exchange;
 mod history;
-/// What topics are kept in.
+/// What topics are kept in; `registry_model` has another.
 mod map {
     pub(super) use dashmap::DashMap;
     pub(super) use dashmap::mapref::entry::Entry;
