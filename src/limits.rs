@@ -55,6 +55,13 @@ pub const HISTORY_BYTES: usize = 1024 * 1024;
 /// Time for the HTTP request head, from accept or from the previous response.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Largest HTTP request head, in bytes; it has at most 100 headers. Past it: 431.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Time for the whole body of an HTTP request to come, and for a client to take an answer that does not fit its socket.
+/// Past it: 408 for a body, closed for an answer.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Time from upgrade to a first valid command. Past it: close 3502. Also the longest that one message may
 /// take from its first byte to its last.
 pub const FIRST_COMMAND_TIMEOUT: Duration = Duration::from_secs(10);

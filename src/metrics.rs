@@ -222,6 +222,8 @@ pub struct Metrics {
     pub proxy_headers_refused: Family<Reason, Counter>,
     pub handshake_timeouts: Counter,
     pub http_refused: Counter,
+    pub http_malformed: Counter,
+    pub http_timeouts: Family<Reason, Counter>,
     pub queue_full: Counter,
     pub tokens_refused: Family<Reason, Counter>,
     pub tls_handshakes: Counter,
@@ -286,6 +288,11 @@ impl Metrics {
     /// Counts a refused upgrade.
     pub fn refused_upgrade(&self, reason: &'static str) {
         self.upgrades_refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts an HTTP connection whose client was too slow.
+    pub fn timed_out_http(&self, reason: &'static str) {
+        self.http_timeouts.get_or_create(&Reason { reason }).inc();
     }
 
     /// Counts a refused publish request.
@@ -354,6 +361,16 @@ impl Metrics {
             "http_refused",
             "Plain HTTP connections refused because as many were open as are served",
             self.http_refused.clone(),
+        );
+        r.register(
+            "http_malformed",
+            "HTTP requests refused because they are malformed, too long, or can be read in two ways",
+            self.http_malformed.clone(),
+        );
+        r.register(
+            "http_timeouts",
+            "HTTP connections closed because a body did not come or an answer was not taken in time",
+            self.http_timeouts.clone(),
         );
         r.register(
             "queue_full",

@@ -10,11 +10,12 @@ use anyhow::bail;
 use clap::Args;
 
 use crate::benchmarks::{Marks, machine, rewrite};
+use crate::crew::Crew;
 use crate::node::{Node, Setup, redis};
 use crate::process::free_port;
 use crate::publisher::Publisher;
 use crate::report::Report;
-use crate::run::{Crew, assignments, bar};
+use crate::run::{assignments, bar};
 use crate::scale_out::grouped;
 use crate::tongue::Tongue;
 use crate::worker::{Order, Spec};

@@ -12,11 +12,12 @@ use clap::Args;
 
 use crate::balancer::Balancer;
 use crate::benchmarks::{Marks, machine, rewrite};
+use crate::crew::Crew;
 use crate::node::{Node, Setup, acquainted, prime, redis};
 use crate::process::free_port;
 use crate::publisher::Publisher;
 use crate::report::Report;
-use crate::run::{Crew, assignments, bar};
+use crate::run::{assignments, bar};
 use crate::tongue::Tongue;
 use crate::worker::{Order, Spec};
 use crate::workload::{Class, Name, RunArgs, Via, Workload};

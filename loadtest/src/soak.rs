@@ -11,7 +11,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::benchmarks::{taken, median};
+use crate::benchmarks::{median, taken};
 use crate::chaos::{ChaosArgs, Habits, Node, NodeOptions, Plan, Redis, Stage, Verdict, interrupt, source};
 use crate::chart::{Panel, lines};
 use crate::churn::Churn;

@@ -150,6 +150,11 @@ impl Tokens {
             Ok(header) => header,
             Err(error) => return Verdict::Known(Err(error.into())),
         };
+        // RFC 7515 §4.1.11: what it names must be understood, or the token refused. The library passes it over.
+        if header.crit.is_some() {
+            let reason = "its header names extensions that must be understood (crit); this server has none";
+            return Verdict::Known(Err(TokenError::Invalid(reason.to_owned())));
+        }
         let kid = header.kid.as_deref();
         let unknown = || TokenError::Invalid(format!("no key for algorithm {:?} and kid {kid:?}", header.alg));
         let set = self.jwks.as_ref().filter(|jwks| jwks.accepts(header.alg)).map(|jwks| jwks.set());
@@ -272,6 +277,11 @@ mod tests {
                     sign(Algorithm::HS256, SECRET, |_| {}).split('.').nth(1).unwrap()
                 ),
             ),
+            ("an extension that must be understood", {
+                let header = Header { crit: Some(vec!["exp".into()]), ..Header::new(Algorithm::HS256) };
+                let claims = json!({"sub":"u1","aud":"dash","iss":"me","exp": crate::clock::unix_ms() / 1000 + 60});
+                encode(&header, &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
+            }),
             ("garbage", "a.b.c".into()),
             ("empty", String::new()),
         ];

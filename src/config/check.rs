@@ -46,6 +46,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     memory(l, &mut fault);
     let durations = [
         ("limits.handshake_timeout", l.handshake_timeout),
+        ("limits.request_timeout", l.request_timeout),
         ("limits.first_command_timeout", l.first_command_timeout),
         ("limits.ping_interval", l.ping_interval),
         ("limits.pong_timeout", l.pong_timeout),

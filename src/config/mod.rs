@@ -348,6 +348,8 @@ pub struct Limits {
     #[serde(with = "humantime_serde")]
     pub handshake_timeout: Duration,
     #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    #[serde(with = "humantime_serde")]
     pub first_command_timeout: Duration,
     #[serde(with = "humantime_serde")]
     pub ping_interval: Duration,
@@ -383,6 +385,7 @@ impl Default for Limits {
             new_sessions_per_address: 0,
             sessions_per_user: 0,
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,
+            request_timeout: limits::REQUEST_TIMEOUT,
             first_command_timeout: limits::FIRST_COMMAND_TIMEOUT,
             ping_interval: limits::PING_INTERVAL,
             pong_timeout: limits::PONG_TIMEOUT,

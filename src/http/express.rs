@@ -8,9 +8,9 @@ use std::net::{SocketAddr, TcpStream};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use bytes::Bytes;
 
-use super::State;
 use super::proxies::{self, Announced};
 use super::upgrade::{Admitted, Asked, admit, look};
+use super::{State, strict};
 
 /// Longest head that is looked at. Those of browsers, cookies and all, are half of it.
 const HEAD_BYTES_MAX: usize = 4 * 1024;
@@ -72,6 +72,7 @@ fn handshake(bytes: &[u8]) -> Option<(Request<()>, Asked, usize)> {
     };
     let mut request = Request::get(uri).body(()).ok()?;
     *request.headers_mut() = headers;
+    strict::settle(&mut request).ok()?;
     Some((request, asked, head_bytes))
 }
 
@@ -124,6 +125,8 @@ mod tests {
             format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n"),
             format!("{HEAD}Authorization: Bearer x\r\n\r\n"),
             format!("{HEAD}Bad Name: x\r\n\r\n"),
+            format!("{HEAD}Host: b\r\n\r\n"),
+            whole.replace("Host: a\r\n", ""),
             whole.replace("GET", "POST"),
             whole.replace("HTTP/1.1", "HTTP/1.0"),
             whole.replace("/ws", "/"),

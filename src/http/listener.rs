@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use hyper::body::Incoming;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -22,12 +24,14 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::certificates::{Certificates, Certified};
+use super::deadlines::{Bodies, TimedBody, TimedStream, close};
 use super::handover::{Handover, Line};
 use super::proxies::Unannounced;
 use super::secure::TlsStream;
-use super::{State, express, proxies};
+use super::{State, express, failure, proxies, strict};
 use crate::limits::{
-    CLOSE_TIMEOUT, HTTP_CONNECTIONS_MAX, HTTP_WAIT, HTTP_WAITING_MAX, NOTSENT_LOWAT_BYTES, OPERATOR_CONNECTIONS_MAX,
+    CLOSE_TIMEOUT, HEAD_BYTES_MAX, HTTP_CONNECTIONS_MAX, HTTP_WAIT, HTTP_WAITING_MAX, NOTSENT_LOWAT_BYTES,
+    OPERATOR_CONNECTIONS_MAX, PUBLISH_BODY_BYTES_MAX,
 };
 
 /// Connections that wait in the kernel to be accepted.
@@ -299,32 +303,84 @@ where
 {
     let handover = Handover::default();
     let taken = handover.clone();
+    let bodies = Bodies::default();
+    let (shared, seen) = (state.clone(), bodies.clone());
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(caller.peer));
         request.extensions_mut().insert(caller.certified);
         request.extensions_mut().insert(handover.clone());
-        router.clone().oneshot(request.map(Body::new))
+        // What is done by hand with the connection below wants a future that may be moved.
+        Box::pin(answer(request, router.clone(), shared.clone(), seen.clone()))
     });
-    let connection = hyper::server::conn::http1::Builder::new()
+    let limits = &state.config.limits;
+    let stream = TimedStream::new(stream, limits.request_timeout);
+    let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(state.config.limits.handshake_timeout)
-        .max_buf_size(16 * 1024)
-        .serve_connection(TokioIo::new(stream), service)
-        .without_shutdown();
-    match connection.await {
-        Ok(parts) => {
-            let mut stream = parts.io.into_inner();
-            match taken.take() {
-                Some(taker) => taker(stream.into(), parts.read_buf),
-                // Over TLS it is said that nothing more will come; a plain socket just closes.
-                None => {
-                    let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
-                }
+        .header_read_timeout(limits.handshake_timeout)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    let outcome = std::future::poll_fn(|context| connection.poll_without_shutdown(context)).await;
+    let parts = connection.into_parts();
+    let mut stream = parts.io.into_inner().into_inner();
+    match outcome {
+        Ok(()) => match taken.take() {
+            Some(taker) => taker(stream.into(), parts.read_buf),
+            None if bodies.unread() => close(stream).await,
+            // Over TLS it is said that nothing more will come; a plain socket just closes.
+            None => {
+                let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
             }
-        }
+        },
         Err(error) if error.is_timeout() => {
             state.metrics.handshake_timeouts.inc();
         }
-        Err(_) => {}
+        Err(error) if error.is_parse() => {
+            state.metrics.http_malformed.inc();
+            close(stream).await;
+        }
+        Err(error) => {
+            let source = std::error::Error::source(&error).and_then(|e| e.downcast_ref::<std::io::Error>());
+            if source.is_some_and(|e| e.kind() == ErrorKind::TimedOut) {
+                state.metrics.timed_out_http("answer");
+            }
+        }
     }
+}
+
+/// Answers one request, if it is one that can be read in one way only and its body comes in time.
+async fn answer(
+    request: hyper::Request<Incoming>,
+    router: Router,
+    state: Arc<State>,
+    bodies: Bodies,
+) -> Result<Response, std::convert::Infallible> {
+    let bytes = request.body().size_hint().lower();
+    let time = state.config.limits.request_timeout;
+    let mut request = request.map(|body| match body.is_end_stream() {
+        true => Body::empty(),
+        false => Body::new(TimedBody::new(body, time, bodies.clone())),
+    });
+    if let Err((status, reason)) = strict::settle(&mut request) {
+        state.metrics.http_malformed.inc();
+        return Ok(closing(failure(status, reason)));
+    }
+    let most = PUBLISH_BODY_BYTES_MAX as u64;
+    if bytes > most {
+        state.metrics.refused_publish("body_too_large");
+        let message = format!("a body of {bytes} bytes, the most is {most}");
+        return Ok(closing(failure(StatusCode::PAYLOAD_TOO_LARGE, message)));
+    }
+    let response = router.oneshot(request).await?;
+    if bodies.late() {
+        state.metrics.timed_out_http("body");
+        let message = format!("the body did not come within {time:?} (limits.request_timeout)");
+        return Ok(closing(failure(StatusCode::REQUEST_TIMEOUT, message)));
+    }
+    Ok(response)
+}
+
+/// An answer behind which nothing is read any more.
+fn closing(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }

@@ -4,9 +4,11 @@
 mod addresses;
 mod admin;
 mod certificates;
+mod deadlines;
 mod echo;
 mod express;
 mod handover;
+mod handshake;
 mod listener;
 mod operate;
 mod operator;
@@ -16,6 +18,7 @@ mod proxies;
 mod publish;
 mod rest;
 mod secure;
+mod strict;
 mod upgrade;
 
 use std::sync::Arc;
@@ -171,6 +174,7 @@ fn operating() -> Router<Arc<State>> {
 fn finished(state: Arc<State>, router: Router<Arc<State>>, door: Door) -> Router {
     router
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "there is nothing at this path; see docs/protocol.md") })
+        .layer(axum::middleware::from_fn_with_state(state.clone(), publish::known))
         .layer(axum::middleware::from_fn_with_state(state.clone(), certificates::publishers))
         .layer(axum::middleware::from_fn_with_state(state.clone(), operator::guard))
         .layer(axum::Extension(door))

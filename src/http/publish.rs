@@ -4,7 +4,9 @@ use std::sync::atomic::Ordering;
 
 use axum::Extension;
 use axum::body::Bytes as Body;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::Request;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
@@ -184,6 +186,18 @@ fn reply(command: &'static str, outcome: Outcome) -> Value {
     }
 }
 
+/// Refuses publishes, and whatever else has the publish API's key, before their body is read: a client without a key makes
+/// this server hold nothing.
+pub(super) async fn known(state: Shared, request: Request, next: Next) -> Response {
+    if request.method() == Method::POST && request.uri().path().starts_with("/api/") {
+        state.metrics.publish_requests.inc();
+        if let Err(refused) = entitled(&state, request.headers()) {
+            return refused;
+        }
+    }
+    next.run(request).await
+}
+
 /// A request whose key is known.
 pub(super) struct Admitted<'a> {
     /// Whose request it is.
@@ -194,9 +208,21 @@ pub(super) struct Admitted<'a> {
 /// Whether the request may do something at all, and this.
 #[allow(clippy::result_large_err, reason = "the error is the response itself, made once a refused request")]
 pub(super) fn admit<'a>(state: &'a State, headers: &HeaderMap, scope: Option<Scope>) -> Result<Admitted<'a>, Response> {
-    state.metrics.publish_requests.inc();
     // Counted before the look at `draining`: a drain waits for those that were counted, and refuses the others.
     let under_way = UnderWay::new(state);
+    let key = entitled(state, headers)?;
+    state.metrics.used_key(&key.name);
+    if scope.is_some_and(|scope| !key.may(scope)) {
+        let refusal = beyond(state, key);
+        let (status, body) = operate::refused(&refusal);
+        return Err((status, axum::Json(body)).into_response());
+    }
+    Ok(Admitted { key, _under_way: under_way })
+}
+
+/// The key that the request shows, if the API is there for it.
+#[allow(clippy::result_large_err, reason = "the error is the response itself, made once a refused request")]
+fn entitled<'a>(state: &'a State, headers: &HeaderMap) -> Result<&'a ApiKey, Response> {
     let refuse = |label, status, message: &str| {
         state.metrics.refused_publish(label);
         tracing::debug!(reason = label, "a request to the API was refused");
@@ -213,12 +239,6 @@ pub(super) fn admit<'a>(state: &'a State, headers: &HeaderMap, scope: Option<Sco
     let Some(key) = state.keys.find(given) else {
         return refuse("key", StatusCode::UNAUTHORIZED, "X-API-Key is missing or not known");
     };
-    state.metrics.used_key(&key.name);
-    if scope.is_some_and(|scope| !key.may(scope)) {
-        let refusal = beyond(state, key);
-        let (status, body) = operate::refused(&refusal);
-        return Err((status, axum::Json(body)).into_response());
-    }
     // A page of another origin can send a body without asking first, but not with this type.
     let json = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
     if !json.is_some_and(|v| v.trim_start().to_ascii_lowercase().starts_with("application/json")) {
@@ -228,7 +248,7 @@ pub(super) fn admit<'a>(state: &'a State, headers: &HeaderMap, scope: Option<Sco
     if state.is_draining() && !state.publisher.is_durable() {
         return refuse("draining", StatusCode::SERVICE_UNAVAILABLE, "this server is shutting down");
     }
-    Ok(Admitted { key, _under_way: under_way })
+    Ok(key)
 }
 
 /// The refusal of what a key is not good for.

@@ -8,11 +8,10 @@ use axum::extract::{ConnectInfo, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
-use tokio_tungstenite::tungstenite::handshake::server::create_response;
 
 use super::addresses::Refused;
 use super::handover::Handover;
-use super::{Shared, State, failure, origin, proxies};
+use super::{Shared, State, failure, handshake, origin, proxies};
 use crate::auth::{Identity, TokenError};
 use crate::hub::{NewSession, Permit};
 use crate::protocol::Dialect;
@@ -71,16 +70,24 @@ pub(super) fn negotiated(headers: &HeaderMap) -> Option<&'static str> {
     negotiate(offers.map(|value| value.to_str().unwrap_or_default()))
 }
 
-/// The answer to an opening handshake: checks version, key and upgrade headers, and derives `Sec-WebSocket-Accept`.
+/// The answer to an opening handshake, or why there is none.
 pub(super) fn accept(
     request: &http::Request<()>,
     deflate: Option<&'static str>,
     subprotocol: Option<&'static str>,
 ) -> Result<http::Response<()>, Box<Response>> {
-    let mut response = create_response(request).map_err(|error| {
-        let mut response = failure(StatusCode::UPGRADE_REQUIRED, format!("not a WebSocket handshake: {error}"));
-        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    let mut response = handshake::answer(request).map_err(|(status, reason)| {
+        let mut response = failure(status, format!("not a WebSocket handshake: {reason}"));
+        let told = response.headers_mut();
+        match status {
+            StatusCode::METHOD_NOT_ALLOWED => drop(told.insert(header::ALLOW, HeaderValue::from_static("GET"))),
+            StatusCode::UPGRADE_REQUIRED => {
+                told.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+                told.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+                told.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            }
+            _ => {}
+        }
         Box::new(response)
     })?;
     let chosen = [(header::SEC_WEBSOCKET_EXTENSIONS, deflate), (header::SEC_WEBSOCKET_PROTOCOL, subprotocol)];
@@ -95,6 +102,8 @@ type Refusal = (&'static str, Box<Response>);
 
 fn refusal(reason: &'static str, status: StatusCode, message: &str) -> Refusal {
     let mut response = failure(status, message);
+    // Whoever is refused has no business here for now, and keeps nobody else from being served.
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         response.headers_mut().insert(header::RETRY_AFTER, retry_after());
     }
@@ -119,8 +128,10 @@ pub(super) fn look(state: &State, request: &http::Request<()>, asked: Asked) -> 
         return Err(refusal("starting", StatusCode::SERVICE_UNAVAILABLE, message));
     }
     let headers = request.headers();
-    let text = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
-    if !origin::allowed(text(header::ORIGIN), text(header::HOST), &state.config.access.origins) {
+    let host = headers.get(header::HOST).and_then(|host: &HeaderValue| host.to_str().ok());
+    // However many there are, and whatever is in them: each must be allowed.
+    let allowed = |o: &HeaderValue| o.to_str().is_ok_and(|o| origin::allowed(o, host, &state.config.access.origins));
+    if !headers.get_all(header::ORIGIN).iter().all(allowed) {
         return Err(refusal("origin", StatusCode::FORBIDDEN, "this Origin is not allowed (access.origins)"));
     }
     let deflate = match state.config.server.compression {

@@ -5,9 +5,8 @@
 //! the deltas; that order is what makes a subscribe atomic.
 
 mod alarm;
-#[cfg(test)]
-mod alarm_model;
 mod asking;
+/// What the alarm is made of; `queue_model` has another.
 mod atomics {
     pub(super) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence};
 }
@@ -15,6 +14,11 @@ mod attaching;
 mod backend;
 mod backlog;
 mod bringing;
+/// What the queue is made of; `queue_model` has another.
+mod channel {
+    pub(super) use flume::{Receiver, Sender, TrySendError, bounded};
+    pub(super) use mio::Waker;
+}
 mod client;
 mod conflate;
 mod connecting;
@@ -33,6 +37,8 @@ mod pacing;
 #[doc(hidden)]
 pub mod parts;
 mod queue;
+#[cfg(test)]
+mod queue_model;
 mod reading;
 mod relieving;
 mod retuning;

@@ -4,11 +4,16 @@
 mod account;
 #[cfg(test)]
 mod accounting_model;
+/// What sources and the registry's own counts are made of; `registry_model` has another.
+mod atomics {
+    pub(super) use std::sync::Mutex;
+    pub(super) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+}
 mod delta;
 mod exchange;
 mod freshness;
 mod history;
-/// What topics are kept in.
+/// What topics are kept in; `registry_model` has another.
 mod map {
     pub(super) use dashmap::DashMap;
     pub(super) use dashmap::mapref::entry::Entry;

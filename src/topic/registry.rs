@@ -1,10 +1,10 @@
 //! All topics: a concurrent map from name to state. Written by sources alone; read by subscribes and REST.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::account::{Account, Levels, Sums};
+use super::atomics::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering};
 use super::delta::{Kind, Snapshot};
 use super::exchange::{
     Attachment, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView,

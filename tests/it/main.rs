@@ -5,6 +5,7 @@
 mod certificates;
 #[path = "../../loadtest/src/front_config.rs"]
 mod front_config;
+mod healthy;
 mod support;
 
 mod access;
@@ -19,6 +20,7 @@ mod fuzz_corpus;
 mod hostile_clients;
 mod http;
 mod http_backend;
+mod http_conformance;
 mod layering;
 mod limits;
 mod memory;
@@ -48,3 +50,4 @@ mod trace;
 mod two_nodes;
 mod user_limits;
 mod who_gets_in;
+mod wrong_tokens;

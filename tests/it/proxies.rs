@@ -10,7 +10,8 @@ use rustls::version::TLS13;
 use rustls::{ClientConnection, StreamOwned};
 use socket2::{Domain, Socket, Type};
 
-use crate::hostile_clients::{Healthy, frame};
+use crate::healthy::Healthy;
+use crate::hostile_clients::frame;
 use crate::support::{Authority, OPEN, PATIENCE, Server, client_config, free_port, tls_config};
 
 const PROXY: [u8; 4] = [127, 0, 0, 2];

@@ -221,7 +221,15 @@ impl Server {
             Some(value) => value.parse().unwrap(),
             // A label that has not been counted yet.
             None if name.contains('{') => 0.0,
-            None => panic!("no metric {name}"),
+            // All labels together.
+            None => {
+                let family = text.lines().filter_map(|l| l.strip_prefix(&format!("nexus_push_{name}{{")));
+                let values = family.map(|l| l.rsplit(' ').next().unwrap().parse::<f64>().unwrap());
+                let known = text.contains(&format!("# TYPE nexus_push_{} ", name.trim_end_matches("_total")))
+                    || text.contains(&format!("# TYPE nexus_push_{name} "));
+                assert!(known, "no metric {name}");
+                values.sum()
+            }
         }
     }
 

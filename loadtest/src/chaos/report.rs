@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::ChaosArgs;
 use super::verdict::Verdict;
-use crate::benchmarks::{Marks, taken, rewrite};
+use crate::benchmarks::{Marks, rewrite, taken};
 
 pub(super) fn print(verdict: &Verdict) {
     println!("\n{}: {}", verdict.scenario, verdict.fault);

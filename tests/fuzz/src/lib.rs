@@ -2,6 +2,7 @@
 //! every input that is kept in `corpus`, by `tests/it/fuzz_corpus.rs`.
 
 use nexus_push::config;
+use nexus_push::http::handshake_bytes;
 use nexus_push::protocol::{Dialect, Op};
 use nexus_push::source::normalize::{Format, Normalizer};
 use nexus_push::topic::merge::{self, Node};
@@ -38,9 +39,9 @@ pub fn frames(data: &[u8]) {
     let Some((&how, bytes)) = data.split_first() else { return };
     let deflate = how & 1 != 0;
     let piece = usize::from(how >> 1).max(1);
-    let whole = read(bytes, usize::MAX, deflate);
-    let cut = read(bytes, piece, deflate);
-    assert_eq!(whole, cut, "cut into pieces of {piece}");
+    let whole = read(std::iter::once(bytes), deflate);
+    assert_eq!(whole, read(bytes.chunks(piece), deflate), "cut into pieces of {piece}");
+    assert_eq!(whole, read(uneven(bytes, how), deflate), "cut into pieces of every length, {how}");
     for message in &whole.0 {
         assert!(message.1.len() <= MESSAGE_MAX, "{} bytes", message.1.len());
     }
@@ -49,11 +50,25 @@ pub fn frames(data: &[u8]) {
 /// What came out: kind and payload of each message, and how it ended.
 type Read = (Vec<(u8, Vec<u8>)>, Option<CloseReason>);
 
-fn read(bytes: &[u8], piece: usize, deflate: bool) -> Read {
+/// Pieces of 1 to 64 bytes in no order that repeats itself soon.
+fn uneven(mut bytes: &[u8], seed: u8) -> impl Iterator<Item = &[u8]> {
+    let mut state = u32::from(seed) | 0x100;
+    std::iter::from_fn(move || {
+        // A xorshift: any would do.
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        let (piece, rest) = bytes.split_at_checked(state as usize % 64 + 1).unwrap_or((bytes, &[]));
+        bytes = rest;
+        Some(piece).filter(|piece| !piece.is_empty())
+    })
+}
+
+fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>, deflate: bool) -> Read {
     let mut inflater = Inflater::new(MESSAGE_MAX);
     let mut open: Option<Box<Inbox>> = None;
     let mut messages = Vec::new();
-    for part in bytes.chunks(piece.min(bytes.len()).max(1)) {
+    for part in pieces {
         let compressed = if deflate { Compressed::Inflated(&mut inflater) } else { Compressed::Refused };
         let fed = inbox::feed(&mut open, &mut part.to_vec(), MESSAGE_MAX, compressed, 0, |message| {
             messages.push(match message {
@@ -169,8 +184,9 @@ pub fn redis_entries(data: &[u8]) {
     let Ok(reply) = redis::parse_redis_value(data) else { return };
     let config = config::Redis::default();
     for (id, outcome) in nexus_push::source::redis::read_entries(reply, &config, MESSAGE_MAX) {
-        if let Ok((topic, bytes)) = outcome {
-            assert!(!topic.is_empty() || bytes <= MESSAGE_MAX, "{id}");
+        match outcome {
+            Ok((_, bytes)) => assert!(bytes <= MESSAGE_MAX, "{id}: {bytes} bytes"),
+            Err(reason) => assert!(!reason.is_empty(), "{id}"),
         }
     }
 }
@@ -204,11 +220,20 @@ pub fn configuration(data: &[u8]) {
     }
 }
 
-/// The opening handshake: what the quick look takes is taken whole; and extension offers (RFC 7692).
+/// The opening handshake: what the quick look takes is taken whole, whatever follows, and can be read in one way only; and
+/// extension offers (RFC 7692).
 pub fn handshake(data: &[u8]) {
-    if let Some(bytes) = nexus_push::http::handshake_bytes(data) {
-        assert!(bytes <= data.len());
-        assert!(data.get(..bytes).is_some_and(|head| head.ends_with(b"\n\r\n") || head.ends_with(b"\n\n")));
+    if let Some(bytes) = handshake_bytes(data) {
+        let head = data.get(..bytes).expect("no more than there is");
+        assert!(head.ends_with(b"\n\r\n") || head.ends_with(b"\n\n"));
+        assert_eq!(handshake_bytes(head), Some(bytes), "what follows does not matter");
+        assert_eq!(handshake_bytes(&head[..bytes - 1]), None, "half a head is none");
+        let lines = |name: &[u8]| {
+            let begins = |line: &&[u8]| line.get(..name.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(name));
+            head.split(|&b| b == b'\n').filter(begins).count()
+        };
+        assert_eq!(lines(b"host:"), 1, "one host");
+        assert_eq!(lines(b"content-length:") + lines(b"transfer-encoding:"), 0, "no body");
     }
     if let Some(answer) = std::str::from_utf8(data).ok().and_then(|text| negotiate(text.lines())) {
         assert!(answer.starts_with("permessage-deflate"));
