@@ -118,7 +118,7 @@ impl Publisher {
             body.len()
         );
         // One that was quiet for too long is closed by the server.
-        if !self.line.as_mut().is_some_and(|line| asked(line, &request).is_some_and(|status| status == 200)) {
+        if self.line.as_mut().and_then(|line| asked(line, &request)) != Some(200) {
             let stream = TcpStream::connect(self.address).unwrap();
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
             let line = self.line.insert(BufReader::new(stream));
