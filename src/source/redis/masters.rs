@@ -65,6 +65,11 @@ impl Masters {
         Ok(Self { form: Arc::new(form) })
     }
 
+    /// Whether there is no other that could take over.
+    pub(super) fn is_one(&self) -> bool {
+        matches!(*self.form, Form::One(_))
+    }
+
     /// Whether keys of different slots may lie on different nodes.
     pub fn is_cluster(&self) -> bool {
         matches!(*self.form, Form::Cluster(_))

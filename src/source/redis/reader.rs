@@ -40,9 +40,11 @@ const BLOCK_MS: usize = 1_000;
 /// Batches from this length on are checked for entries that were trimmed before they were read.
 const CHECK_FROM: usize = 32;
 
-/// Waits after failures double from the first to the last, each with up to as much jitter.
+/// Waits after failures double from the first to the last, each with up to as much jitter. Where another node takes over
+/// from one that is gone, it does so within seconds, and is not to be kept waiting.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_LAST: Duration = Duration::from_secs(5);
+const BACKOFF_LAST_OF_SEVERAL: Duration = Duration::from_secs(1);
 
 /// Sets a new epoch if it still is the one that the caller knows; returns what it is then.
 const CHANGE_EPOCH: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) end \
@@ -104,6 +106,7 @@ impl RedisSource {
                 saver::Saver::new(self.masters.clone(), self.keys.clone(), self.id, every, self.progress.clone());
             tokio::spawn(saver.run(feed.clone(), stop.clone()));
         }
+        let last = if self.masters.is_one() { BACKOFF_LAST } else { BACKOFF_LAST_OF_SEVERAL };
         let mut backoff = BACKOFF_FIRST;
         loop {
             let outcome = tokio::select! {
@@ -124,7 +127,7 @@ impl RedisSource {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(backoff + jitter) => {}
             }
-            backoff = (backoff * 2).min(BACKOFF_LAST);
+            backoff = (backoff * 2).min(last);
         }
     }
 
