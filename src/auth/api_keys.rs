@@ -88,7 +88,8 @@ impl ApiKeys {
                 .context("operator.key_file")?;
             add(ApiKey { publishes: false, ..ApiKey::full("operator.key") }, &secret)?;
         }
-        let anyone = publish.open.then(|| ApiKey::full("publish.open"));
+        // Who needs no key to publish is no operator where those have one.
+        let anyone = publish.open.then(|| ApiKey { operates: !operator.has_key(), ..ApiKey::full("publish.open") });
         Ok(Self { keys, anyone, has_operator_key: operator.has_key() })
     }
 
@@ -160,6 +161,17 @@ mod tests {
             assert_eq!(find(wrong), None, "{wrong}");
         }
         assert!(!format!("{config:?}").contains("0123456789"), "{config:?}");
+    }
+
+    #[test]
+    fn where_no_key_is_needed_operators_may_have_one_all_the_same() {
+        for (operator, operates) in [("", true), ("[operator]\nkey = \"operator-key-0123456789\"\n", false)] {
+            let config = Config::read("test", &format!("[publish]\nopen = true\n{operator}")).unwrap();
+            let keys = ApiKeys::load(&config).unwrap();
+            let anyone = keys.find(b"").unwrap();
+            assert_eq!((anyone.may(Scope::Publish), anyone.may(Scope::Operate)), (true, operates));
+            assert_eq!(keys.find(b"operator-key-0123456789").unwrap().may(Scope::Publish), operates);
+        }
     }
 
     #[test]

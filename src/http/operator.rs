@@ -34,8 +34,8 @@ fn shown<'a>(state: &'a State, headers: &HeaderMap) -> Option<&'a ApiKey> {
     state.keys.find(key.or_else(bearer).unwrap_or_default())
 }
 
-/// Lets operators through to what only they may read or do: `/admin/…` for a key that operates, always; `/metrics` and
-/// `/status` for one where `operator.key` is set.
+/// Lets operators through to what only they may read or do: `/admin/…` for a key that operates, always (but where
+/// `publish.open` makes an operator of anyone); `/metrics` and `/status` for one where `operator.key` is set.
 pub(super) async fn guard(state: Shared, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let here = request.extensions().get::<Door>().is_some_and(|door| door.takes_orders());

@@ -110,6 +110,13 @@ fn what_operators_read_may_need_their_key_and_what_they_do_always_does() {
         let (_, _, metrics) = Server::http_at(at, "GET", "/metrics", &[KEY], "");
         assert!(metrics.contains("nexus_push_operator_refused_total 9"), "{metrics}");
     }
+    // Who may publish without a key is no operator for it.
+    let anyone = Server::start(&format!("[publish]\nopen = true\n[operator]\n{keyed}"));
+    let ask_anyone = |method, path, headers: &[_]| ask(anyone.address, method, path, headers);
+    assert_eq!(ask_anyone("POST", "/api/publish", &[]), 200);
+    assert_eq!(ask_anyone("POST", "/api/info", &[]), 403);
+    assert_eq!(ask_anyone("GET", "/metrics", &[]), 403);
+    assert_eq!(ask_anyone("GET", "/metrics", &[("X-API-Key", OPERATOR)]), 200);
     // Without a key of operators, what they do needs one all the same.
     let open = with_listener("");
     let at = open.operators.unwrap();
