@@ -292,3 +292,98 @@ impl Track {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivery(offset: u64, prev: u64, number: u64) -> Rc<Delivery> {
+        Rc::new(Delivery {
+            topic: 0,
+            snapshot: false,
+            offset,
+            prev,
+            count: 1,
+            epoch: None,
+            intended_ns: None,
+            number: Some(number),
+            data_hash: number,
+            data: format!("{{\"n\":{number}}}"),
+        })
+    }
+
+    /// A snapshot of a stream that lists these offsets and numbers, or of a value with this one.
+    fn snapshot(epoch: &str, offset: u64, data: &str) -> Rc<Delivery> {
+        let number = data.strip_prefix("{\"n\":").and_then(|rest| rest.strip_suffix('}')?.parse().ok());
+        let made = Delivery {
+            snapshot: true,
+            epoch: Some(epoch.to_owned()),
+            number,
+            data: data.to_owned(),
+            data_hash: xxh3_64_with_seed(data.as_bytes(), offset),
+            ..Delivery::clone(&delivery(offset, 0, 0))
+        };
+        Rc::new(made)
+    }
+
+    /// Numbers that were seen again, or the first fault.
+    fn take(class: Class, deliveries: &[Rc<Delivery>]) -> Result<Vec<u64>, String> {
+        let (mut track, mut states, mut repeats) = (Track::new(0), States::default(), Repeats::new());
+        track.rebase(10, "e", class);
+        for delivery in deliveries {
+            track.take(delivery, class, &mut states, Some(&mut repeats))?;
+        }
+        Ok(repeats.into_keys().map(|(_, number)| number).collect())
+    }
+
+    #[test]
+    fn what_is_missing_repeated_or_goes_back_is_found() {
+        use Class::{Latest, Merge, Stream};
+        let kept = |numbers: &[u64]| {
+            let kept: Vec<String> =
+                numbers.iter().map(|n| format!("{{\"offset\":{},\"data\":{{\"n\":{n},\"x\":0}}}}", 100 + n)).collect();
+            snapshot("f", 100 + numbers.last().unwrap_or(&0), &format!("[{}]", kept.join(",")))
+        };
+        type Row = (Class, Vec<Rc<Delivery>>, Result<Vec<u64>, &'static str>);
+        let table: Vec<Row> = vec![
+            (Stream, vec![delivery(11, 10, 1), delivery(12, 11, 2), delivery(20, 12, 3)], Ok(vec![])),
+            (Stream, vec![delivery(11, 10, 1), delivery(12, 11, 3)], Err("lost in between")),
+            (Stream, vec![delivery(11, 10, 1), delivery(13, 12, 2)], Err("a hole")),
+            (Stream, vec![delivery(11, 10, 1), delivery(11, 10, 1)], Err("repeated")),
+            (Stream, vec![delivery(11, 10, 1), delivery(12, 11, 1), delivery(13, 12, 2)], Ok(vec![1])),
+            (Stream, vec![delivery(11, 10, 4), kept(&[4, 5, 6]), delivery(107, 106, 7)], Ok(vec![])),
+            (Stream, vec![delivery(11, 10, 4), kept(&[6])], Err("lost in between")),
+            (Stream, vec![delivery(11, 10, 4), kept(&[]), delivery(107, 100, 4), delivery(108, 107, 5)], Ok(vec![4])),
+            (Latest, vec![delivery(11, 10, 1), delivery(12, 11, 7)], Ok(vec![])),
+            (Latest, vec![delivery(11, 10, 7), delivery(12, 11, 6)], Ok(vec![6])),
+            (Merge, vec![delivery(11, 10, 7), snapshot("e", 5, "{\"n\":7}")], Err("backwards")),
+            (Merge, vec![delivery(11, 10, 7), snapshot("f", 5, "{\"n\":6}"), delivery(6, 5, 7)], Ok(vec![])),
+        ];
+        for (at, (class, deliveries, want)) in table.into_iter().enumerate() {
+            match (take(class, &deliveries), want) {
+                (Ok(repeats), Ok(want)) => assert_eq!(repeats, want, "row {at}"),
+                (Err(fault), Err(want)) => assert!(fault.contains(want), "row {at}: {fault}"),
+                (got, want) => panic!("row {at}: {got:?} in place of {want:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_missed_comes_with_the_list_that_was_asked_for() {
+        let (mut track, mut states, mut repeats) = (Track::new(0), States::default(), Repeats::new());
+        track.rebase(10, "e", Class::Stream);
+        let mut take =
+            |track: &mut Track, d: &Rc<Delivery>| track.take(d, Class::Stream, &mut states, Some(&mut repeats));
+        take(&mut track, &delivery(11, 10, 1)).unwrap();
+        // Back after a while, and told that it cannot go on: it is at 14, and 2 to 4 are missing.
+        track.rebase(14, "e", Class::Stream);
+        track.ask_again();
+        take(&mut track, &delivery(15, 14, 5)).unwrap();
+        assert_eq!((track.number, track.waits()), (Some(1), true));
+        let kept = "[{\"offset\":12,\"data\":{\"n\":2,\"x\":0}},{\"offset\":13,\"data\":{\"n\":3,\"x\":0}},\
+                     {\"offset\":14,\"data\":{\"n\":4,\"x\":0}}]";
+        take(&mut track, &snapshot("e", 14, kept)).unwrap();
+        assert_eq!((track.number, track.offset, track.waits()), (Some(5), 15, false));
+        assert!(repeats.is_empty());
+    }
+}

@@ -117,7 +117,7 @@ pub(crate) enum Frame {
     Other,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Delivery {
     pub(crate) topic: u32,
     pub(crate) snapshot: bool,

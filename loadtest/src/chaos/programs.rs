@@ -141,7 +141,7 @@ pub(crate) struct NodeOptions {
     pub(crate) program: Option<PathBuf>,
 }
 
-/// A server pings after so long a silence, and waits as long for an answer.
+/// A server pings after so long a silence, and waits twice as long for an answer.
 pub(crate) const PING: Duration = Duration::from_secs(2);
 
 impl Node {
@@ -150,12 +150,12 @@ impl Node {
         let directory = directory.join(name);
         std::fs::create_dir_all(&directory)?;
         let listen = if options.listen_everywhere { SocketAddr::from(([0, 0, 0, 0], address.port())) } else { address };
-        let ping = PING.as_secs();
+        let (ping, pong) = (PING.as_secs(), 2 * PING.as_secs());
         let NodeOptions { source, limits, namespaces, .. } = options;
         let namespace = |class: &str| format!("[namespace.{class}]\nclass = \"{class}\"\n{namespaces}");
         let config = format!(
             "[server]\nname = \"{name}\"\nlisten = \"{listen}\"\ndrain_window = \"0s\"\n[access]\nanonymous = true\n\
-             origins = [\"*\"]\n[publish]\nopen = true\n[limits]\nping_interval = \"{ping}s\"\npong_timeout = \"{ping}s\"\n\
+             origins = [\"*\"]\n[publish]\nopen = true\n[limits]\nping_interval = \"{ping}s\"\npong_timeout = \"{pong}s\"\n\
              {limits}{source}{}{}{}",
             namespace("stream"),
             namespace("latest"),

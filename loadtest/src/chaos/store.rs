@@ -55,6 +55,8 @@ pub(crate) struct Store {
 /// A connection, and what is needed to be sure that it does nothing more once it is given up.
 struct Link {
     connection: Connection,
+    /// Replicas that are waited for: a master that has just taken over may have none.
+    replicas: u32,
     client: u64,
     run: String,
 }
@@ -84,7 +86,7 @@ impl Store {
         }
     }
 
-    /// A delta counts when so many replicas have it.
+    /// A delta counts when so many replicas have it, or all, where the master has fewer.
     pub(crate) fn wait_for(mut self, replicas: u32) -> Self {
         self.replicas = replicas;
         self
@@ -130,7 +132,6 @@ impl Store {
                 continue;
             }
             let stream = self.streams.get(partition).cloned().context("no stream")?;
-            let replicas = self.replicas;
             let mut pipe = redis::pipe();
             for entry in &part {
                 let command = pipe.cmd("XADD").arg(&stream).arg("MAXLEN").arg("~").arg(STREAM_MAX).arg("*");
@@ -140,6 +141,7 @@ impl Store {
                 }
             }
             let link = self.link(partition)?;
+            let replicas = link.replicas;
             let ids: Vec<String> = pipe.query(&mut link.connection)?;
             if replicas > 0 {
                 let reached: u32 = redis::cmd("WAIT").arg(replicas).arg(WAIT_MS).query(&mut link.connection)?;
@@ -175,7 +177,8 @@ impl Store {
         let field = |name: &str| info.lines().find_map(|l| l.strip_prefix(name)).unwrap_or("").trim().to_owned();
         anyhow::ensure!(field("role:") == "master", "{address} is {}, not the master", field("role:"));
         anyhow::ensure!(field("loading:") == "0", "{address} is loading its data");
-        Ok(Link { connection, client, run: field("run_id:") })
+        let replicas = self.replicas.min(field("connected_slaves:").parse().unwrap_or(0));
+        Ok(Link { connection, replicas, client, run: field("run_id:") })
     }
 
     /// After a failure: finds out about the uncertain entries. What is still uncertain when it fails stays where it is.
