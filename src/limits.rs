@@ -74,6 +74,16 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Descriptors kept back from sessions for Redis, files, listeners and plain HTTP requests.
 pub const FD_RESERVE: usize = 512;
 
+/// Longest header of the PROXY protocol. Past it: closed, and counted. Addresses take 232 bytes at most, what a proxy may tell
+/// beyond (of the client's certificate, mostly) the rest.
+pub const PROXY_HEADER_BYTES_MAX: usize = 2 * 1024;
+
+/// Addresses of one `X-Forwarded-For` or `Forwarded` that are looked at, from the right. Past it: the last one counts.
+pub const FORWARDED_HOPS_MAX: usize = 32;
+
+/// Connections of the operators' own listener that are served at once, and as many that wait to be. Past it: 503.
+pub const OPERATOR_CONNECTIONS_MAX: usize = 32;
+
 /// Plain HTTP connections (not upgraded at once, or never) served at once. Past it: they wait.
 pub const HTTP_CONNECTIONS_MAX: usize = 384;
 

@@ -31,6 +31,12 @@ pub struct SourceLabel {
     pub source: String,
 }
 
+/// One label: which key, by its name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KeyLabel {
+    key: String,
+}
+
 /// Upper bounds of the age histogram, in ms.
 pub const AGE_BUCKETS_MS: [u64; 13] = [1, 2, 5, 10, 20, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000];
 
@@ -180,6 +186,9 @@ pub struct Metrics {
     pub upgrades_refused: Family<Reason, Counter>,
     pub publish_requests: Counter,
     pub publish_refused: Family<Reason, Counter>,
+    pub api_key_requests: Family<KeyLabel, Counter>,
+    pub operator_refused: Counter,
+    pub proxy_headers_refused: Family<Reason, Counter>,
     pub handshake_timeouts: Counter,
     pub http_refused: Counter,
     pub queue_full: Counter,
@@ -220,6 +229,16 @@ impl Metrics {
         self.publish_refused.get_or_create(&Reason { reason }).inc();
     }
 
+    /// Counts a request with a key.
+    pub fn used_key(&self, name: &str) {
+        self.api_key_requests.get_or_create_owned(&KeyLabel { key: name.to_owned() }).inc();
+    }
+
+    /// Counts a proxy's connection that was closed for what it began with.
+    pub fn refused_proxy_header(&self, reason: &'static str) {
+        self.proxy_headers_refused.get_or_create(&Reason { reason }).inc();
+    }
+
     /// Names what is to be asked for gauges; once.
     pub fn set_gauges(&self, gauges: Vec<Box<dyn GaugeSource>>) {
         let _ = self.gauges.set(gauges);
@@ -237,6 +256,21 @@ impl Metrics {
         r.register("upgrades_refused", "Upgrades refused, by reason", self.upgrades_refused.clone());
         r.register("publish_requests", "Requests to the publish API", self.publish_requests.clone());
         r.register("publish_refused", "Publish requests refused, by reason", self.publish_refused.clone());
+        r.register(
+            "api_key_requests",
+            "Requests to the publish and operators' API, by the name of their key",
+            self.api_key_requests.clone(),
+        );
+        r.register(
+            "operator_refused",
+            "Requests for /metrics, /status and /admin without a key that operates, where one is wanted",
+            self.operator_refused.clone(),
+        );
+        r.register(
+            "proxy_headers_refused",
+            "Connections of trusted proxies closed for lack of a good PROXY header, by reason",
+            self.proxy_headers_refused.clone(),
+        );
         r.register(
             "handshake_timeouts",
             "Connections closed before their request was whole",

@@ -10,16 +10,16 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::Tokens;
+use crate::auth::{ApiKeys, Tokens, Users};
 use crate::backend::Backstage;
 use crate::clock::unix_ms;
 use crate::cluster::{Cluster, NodeReport, Reporter, SourceReport};
-use crate::config::{Config, redacted};
-use crate::http::{Addresses, Certificates, Listener, State, bind, router};
+use crate::config::{Config, Scope};
+use crate::http::{Addresses, Certificates, Entrance, Listener, State, bind, operators, router};
 use crate::hub::Hub;
 use crate::metrics::{GaugeSource, Metrics};
 use crate::source::publish::Publisher;
-use crate::source::redis::{Appender, RedisSource};
+use crate::source::redis::{Appender, Masters, RedisSource};
 use crate::source::replay::ReplaySource;
 use crate::source::simulator::Simulator;
 use crate::source::{Feed, Source, SourceStatus};
@@ -143,12 +143,14 @@ impl GaugeSource for Gauges {
     }
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(mut config: Config) -> anyhow::Result<()> {
     let started = Instant::now();
+    config.read_secrets()?;
     let config = Arc::new(config);
     let capacity = capacity(&config)?;
     let tokens = Arc::new(Tokens::load(&config.access)?);
-    let publish_keys = publish_keys(&config)?;
+    let keys = ApiKeys::load(&config)?;
+    let users = Users::new(config.limits.sessions_per_user);
     let metrics = Arc::new(Metrics::default());
     let shards = match config.server.shards {
         0 => cores(),
@@ -172,16 +174,20 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         None => None,
     };
 
-    let sources = sources(&config, &metrics)?;
-    let statuses: Vec<Arc<SourceStatus>> = sources.iter().map(|s| s.status()).collect();
-    let appender = match &config.source.redis {
-        Some(redis) => Some(Appender::new(redis.clone(), topics.clone()).context("source.redis.url")?),
+    let private = match config.operator.listen {
+        Some(at) => Some(bind(at).with_context(|| format!("operator.listen: cannot listen on {at}"))?),
         None => None,
     };
+
+    let redis = match &config.source.redis {
+        Some(redis) => Some((redis, Masters::new(redis).context("source.redis: an address cannot be read")?)),
+        None => None,
+    };
+    let sources = sources(&config, redis.as_ref().map(|(_, masters)| masters), &metrics)?;
+    let statuses: Vec<Arc<SourceStatus>> = sources.iter().map(|s| s.status()).collect();
+    let appender = redis.as_ref().map(|(redis, masters)| Appender::new((*redis).clone(), masters, topics.clone()));
     let publisher = Arc::new(Publisher::new(feed.clone(), appender));
-    let redis = config.source.redis.as_ref();
-    let cluster =
-        Cluster::new(node, redis, topics.clone(), hub.clone(), metrics.clone()).context("source.redis.url")?;
+    let cluster = Cluster::new(node, redis, topics.clone(), hub.clone(), metrics.clone());
     let backend = Backstage::new(publisher.clone(), cluster.clone(), &config.rpc, metrics.clone())?;
     let state = Arc::new_cyclic(|weak| {
         metrics.set_gauges(vec![Box::new(Gauges {
@@ -196,8 +202,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             hub: hub.clone(),
             publisher,
             cluster: cluster.clone(),
-            publish_keys,
+            keys,
             tokens: tokens.clone(),
+            users: users.clone(),
             metrics: metrics.clone(),
             sources: statuses,
             addresses: Addresses::new(&config.limits),
@@ -213,7 +220,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let threads = parked.start().context("the shards' threads cannot be started")?;
     let fetched = tokens.clone();
     tokio::spawn(async move { fetched.fetch().await });
-    let desk = tokio::spawn(desk.run(topics.clone(), tokens, Arc::new(backend), metrics.clone()));
+    let desk = tokio::spawn(desk.run(topics.clone(), tokens, users, Arc::new(backend), metrics.clone()));
     let stop_sources = CancellationToken::new();
     for source in sources {
         tokio::spawn(source.run(feed.clone(), stop_sources.clone()));
@@ -223,16 +230,25 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tokio::spawn(cluster.clone().run(stop.clone()));
     tokio::spawn(report(state.clone(), feed, stop.clone()));
     let routes = router(state.clone());
-    Listener { socket: listener, router: routes.clone(), state: state.clone(), certificates: None }
+    Listener { socket: listener, router: routes.clone(), state: state.clone(), entrance: Entrance::Plain }
         .start(stop.clone())
         .context("connections cannot be accepted")?;
     if let Some((socket, certificates)) = sealed {
         certificates.clone().watch(stop.clone())?;
         let address = socket.local_addr()?;
-        Listener { socket, router: routes, state: state.clone(), certificates: Some(certificates) }
+        Listener { socket, router: routes, state: state.clone(), entrance: Entrance::Sealed(certificates) }
             .start(stop.clone())
             .context("connections cannot be accepted")?;
         tracing::info!("TLS on https://{address}; clients: wss://{address}/ws");
+    }
+    if let Some(socket) = private {
+        let address = socket.local_addr()?;
+        Listener { socket, router: operators(state.clone()), state: state.clone(), entrance: Entrance::Operators }
+            .start(stop.clone())
+            .context("connections cannot be accepted")?;
+        tracing::info!(
+            "operators on http://{address}, and nowhere else: /metrics, /status, /ops, their commands of /api"
+        );
     }
     // Heard from before it is said that the server is there.
     let mut terminate = signal(SignalKind::terminate())?;
@@ -359,13 +375,12 @@ async fn report(state: Arc<State>, feed: Feed, stop: CancellationToken) {
     }
 }
 
-fn sources(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Vec<Box<dyn Source>>> {
+fn sources(config: &Config, masters: Option<&Masters>, metrics: &Arc<Metrics>) -> anyhow::Result<Vec<Box<dyn Source>>> {
     let mut sources: Vec<Box<dyn Source>> = Vec::new();
-    if let Some(redis) = &config.source.redis {
+    if let (Some(redis), Some(masters)) = (&config.source.redis, masters) {
         for partition in 0..redis.streams.len() {
             let partition = u16::try_from(partition).context("source.redis.streams: too many")?;
-            let source = RedisSource::new(config, redis, partition, metrics.clone()).context("source.redis.url")?;
-            sources.push(Box::new(source));
+            sources.push(Box::new(RedisSource::new(config, redis, masters.clone(), partition, metrics.clone())));
         }
     }
     if let Some(simulator) = &config.source.simulator {
@@ -377,24 +392,11 @@ fn sources(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Vec<Box<dy
     Ok(sources)
 }
 
-fn publish_keys(config: &Config) -> anyhow::Result<Vec<String>> {
-    let mut keys = config.publish.keys.clone();
-    for path in &config.publish.key_files {
-        let text = std::fs::read_to_string(path).with_context(|| format!("publish.key_files: {}", path.display()))?;
-        let key = text.trim();
-        if key.len() < 16 {
-            bail!("publish.key_files: {}: the key has {} bytes, the least is 16", path.display(), key.len());
-        }
-        keys.push(key.to_owned());
-    }
-    Ok(keys)
-}
-
 /// Says in a few lines what runs here.
 fn announce(config: &Config, address: std::net::SocketAddr, shards: usize, capacity: &Capacity, state: &State) {
     let mut from: Vec<String> = Vec::new();
     if let Some(redis) = &config.source.redis {
-        from.push(format!("Redis {} ({})", redacted(&redis.url), redis.streams.join(", ")));
+        from.push(format!("Redis {} ({})", redis.described(), redis.streams.join(", ")));
     }
     if let Some(simulator) = &config.source.simulator {
         from.push(format!(
@@ -421,7 +423,7 @@ fn announce(config: &Config, address: std::net::SocketAddr, shards: usize, capac
         [] => "pages of this server only".into(),
         list => format!("pages of {}", list.join(", ")),
     });
-    open.push(match (config.publish.open, state.publish_keys.len()) {
+    open.push(match (config.publish.open, state.keys.count(Scope::Publish)) {
         (true, _) => "anyone may PUBLISH, no key needed".into(),
         (false, 0) => "publish API off (no key)".into(),
         (false, n) => format!("publishing needs one of {n} keys"),

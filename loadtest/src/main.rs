@@ -19,6 +19,7 @@ mod peer;
 mod process;
 mod publisher;
 mod raw;
+mod reads;
 mod recording;
 mod report;
 mod run;
@@ -63,6 +64,8 @@ enum Command {
     Ladder(workload::RunArgs),
     /// Deltas from Redis into topics that nobody is subscribed to
     Ingest(ingest::IngestArgs),
+    /// Snapshots over REST, and from a subscribe to its snapshots, while W2 runs
+    Reads(reads::ReadsArgs),
     /// All workloads on our server and on others, interleaved; writes docs/benchmarks.md
     Peers(bench::BenchArgs),
     /// Bytes that a user of the recorded market data costs, in each dialect; writes docs/benchmarks.md
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Ladder(args) => ladder::run(&args),
         Command::Ingest(args) => ingest::run(&args),
+        Command::Reads(args) => reads::run(&args),
         Command::Peers(args) => bench::run(&args),
         Command::Egress(args) => egress::run(&args),
         Command::ScaleOut(args) => scale_out::run(&args),

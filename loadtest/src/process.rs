@@ -145,9 +145,14 @@ fn ready(address: SocketAddr) -> bool {
 
 /// What our server says of itself.
 pub(crate) fn status(address: SocketAddr) -> anyhow::Result<serde_json::Value> {
-    let answer = ask("GET", address, "/status").context("/status")?;
-    let (_, body) = answer.split_once("\r\n\r\n").context("/status has no body")?;
-    serde_json::from_str(body).context("/status is no JSON")
+    serde_json::from_str(&body(address, "/status")?).context("/status is no JSON")
+}
+
+/// What is answered to a GET.
+pub(crate) fn body(address: SocketAddr, path: &str) -> anyhow::Result<String> {
+    let answer = ask("GET", address, path).with_context(|| path.to_owned())?;
+    let (_, body) = answer.split_once("\r\n\r\n").with_context(|| format!("{path} has no body"))?;
+    Ok(body.to_owned())
 }
 
 /// Asks again and again until it is so.

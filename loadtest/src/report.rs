@@ -43,6 +43,21 @@ pub(crate) struct Latency {
     pub(crate) max_ms: f64,
 }
 
+impl Latency {
+    /// Of what was recorded in µs.
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
+        let ms = |q: f64| histogram.value_at_quantile(q) as f64 / 1_000.0;
+        Self {
+            count: histogram.len(),
+            p50_ms: ms(0.5),
+            p95_ms: ms(0.95),
+            p99_ms: ms(0.99),
+            p99_9_ms: ms(0.999),
+            max_ms: histogram.max() as f64 / 1_000.0,
+        }
+    }
+}
+
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) workload: Workload,
@@ -133,15 +148,7 @@ impl Report {
         }
         self.deliveries = self.deliveries.saturating_sub(deliveries_before);
         let histogram = histogram(outcomes)?;
-        let ms = |q: f64| histogram.value_at_quantile(q) as f64 / 1_000.0;
-        self.latency = Latency {
-            count: histogram.len(),
-            p50_ms: ms(0.5),
-            p95_ms: ms(0.95),
-            p99_ms: ms(0.99),
-            p99_9_ms: ms(0.999),
-            max_ms: histogram.max() as f64 / 1_000.0,
-        };
+        self.latency = Latency::of(&histogram);
         self.histogram = Some(histogram);
         Ok(())
     }

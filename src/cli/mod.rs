@@ -59,7 +59,7 @@ struct ServeArgs {
     /// Address to listen on [default: 127.0.0.1:8000]
     #[arg(short, long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
-    /// Read deltas from Redis at this URL
+    /// Read deltas from Redis at this URL; redis+sentinel://HOST,HOST/MASTER and redis+cluster://HOST,HOST too
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
     /// Shard threads [default: one a core]

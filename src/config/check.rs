@@ -1,6 +1,9 @@
 //! What a well-formed configuration may still get wrong.
 
-use super::{Class, Config, Namespace, TokenAlgorithm};
+use std::path::PathBuf;
+
+use super::secrets::KEY_BYTES_MIN;
+use super::{Class, Config, Namespace, ProxyProtocol, TokenAlgorithm};
 use crate::limits;
 
 /// One fault: the dotted key it is about, and what to do.
@@ -73,14 +76,12 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     for (i, key) in config.access.keys.iter().enumerate() {
         let at = format!("access.keys[{i}]");
         match key.algorithm {
-            TokenAlgorithm::HS256 => match (&key.secret, &key.secret_file) {
-                (Some(_), Some(_)) => fault(&at, "give `secret` or `secret_file`, not both".into()),
-                (None, None) => fault(&at, "HS256 needs `secret` or `secret_file`".into()),
-                (Some(secret), None) if secret.len() < 32 => {
+            TokenAlgorithm::HS256 => {
+                one_secret(&at, "HS256", &key.secret, &key.secret_file, &key.secret_env, &mut fault);
+                if let Some(secret) = key.secret.as_ref().filter(|secret| secret.len() < 32) {
                     fault(&format!("{at}.secret"), format!("is {} bytes, the least is 32", secret.len()));
                 }
-                _ => {}
-            },
+            }
             _ if key.public_key_file.is_none() => fault(&at, format!("{:?} needs `public_key_file`", key.algorithm)),
             _ => {}
         }
@@ -124,9 +125,55 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         fault("publish.client_certificate", "nothing says whose certificates; set tls.client_ca_file".into());
     }
     for (i, key) in config.publish.keys.iter().enumerate() {
-        if key.len() < 16 {
-            fault(&format!("publish.keys[{i}]"), format!("is {} bytes, the least is 16", key.len()));
+        if key.len() < KEY_BYTES_MIN {
+            fault(&format!("publish.keys[{i}]"), format!("is {} bytes, the least is {KEY_BYTES_MIN}", key.len()));
         }
+    }
+    for (i, key) in config.publish.key.iter().enumerate() {
+        let at = format!("publish.key[{i}]");
+        one_secret(&at, "a key", &key.secret, &key.secret_file, &key.secret_env, &mut fault);
+        if let Some(secret) = key.secret.as_ref().filter(|secret| secret.len() < KEY_BYTES_MIN) {
+            fault(&format!("{at}.secret"), format!("is {} bytes, the least is {KEY_BYTES_MIN}", secret.len()));
+        }
+        let name_fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if key.name.is_empty() || key.name.len() > 64 || !key.name.chars().all(name_fits) {
+            let reason = "is no name: write 1 to 64 letters, digits, `-`, `_` and `.`";
+            fault(&format!("{at}.name"), reason.into());
+        }
+        if config.publish.key.iter().take(i).any(|other| other.name == key.name) {
+            fault(&format!("{at}.name"), format!("`{}` is another key's name already", key.name));
+        }
+        if key.topics.is_empty() || key.topics.iter().any(String::is_empty) {
+            let reason = "write topics, or prefixes that end in `*`; `[\"*\"]` is all of them";
+            fault(&format!("{at}.topics"), reason.into());
+        }
+        if key.scopes.is_empty() {
+            fault(&format!("{at}.scopes"), "a key that may do nothing; write `publish`, `operate` or both".into());
+        }
+    }
+    let operator = &config.operator;
+    if operator.key.is_some() && operator.key_file.is_some() {
+        fault("operator.key", "give `key` or `key_file`, not both".into());
+    }
+    if let Some(key) = operator.key.as_ref().filter(|key| key.len() < KEY_BYTES_MIN) {
+        fault("operator.key", format!("is {} bytes, the least is {KEY_BYTES_MIN}", key.len()));
+    }
+    if let Some(listen) = operator.listen.filter(|listen| listen.port() != 0) {
+        let others =
+            [("server.listen", Some(config.server.listen)), ("tls.listen", config.tls.as_ref().map(|t| t.listen))];
+        for (key, _) in others.iter().filter(|(_, other)| *other == Some(listen)) {
+            fault("operator.listen", format!("{listen} is {key} already; operators have a port of their own"));
+        }
+    }
+    if config.server.proxy_protocol != ProxyProtocol::Off && config.server.trusted_proxies.is_empty() {
+        fault("server.proxy_protocol", "nobody is believed; set server.trusted_proxies".into());
+    }
+    let authorized = config.rpc.authorization.is_some() || config.rpc.authorization_file.is_some();
+    if authorized && config.rpc.endpoint.as_ref().is_some_and(|endpoint| endpoint.contains('@')) {
+        fault("rpc.authorization", "rpc.endpoint names a user already; take one of them".into());
+    }
+    if config.rpc.authorization.is_some() && config.rpc.authorization_file.is_some() {
+        fault("rpc.authorization", "give `authorization` or `authorization_file`, not both".into());
     }
     for (i, origin) in config.access.origins.iter().enumerate() {
         let good = origin == "*"
@@ -150,21 +197,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     }
 
     if let Some(redis) = &config.source.redis {
-        if !["redis://", "rediss://", "unix://", "redis+unix://"].iter().any(|s| redis.url.starts_with(s)) {
-            fault("source.redis.url", "must start with redis:// (or unix://)".into());
-        }
-        if redis.streams.is_empty() || redis.streams.iter().any(String::is_empty) {
-            fault("source.redis.streams", "needs at least one key, and none may be empty".into());
-        }
-        let mut unique = redis.streams.clone();
-        unique.sort();
-        unique.dedup();
-        if unique.len() != redis.streams.len() {
-            fault("source.redis.streams", "names a stream twice".into());
-        }
-        if redis.max_len == 0 {
-            fault("source.redis.max_len", "0 would keep nothing".into());
-        }
+        super::redis::faults(redis, &mut fault);
     }
     if let Some(simulator) = &config.source.simulator {
         if !(1..=10_000).contains(&simulator.instruments) {
@@ -183,6 +216,23 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         }
     }
     faults
+}
+
+/// A secret has one place.
+fn one_secret(
+    at: &str,
+    whose: &str,
+    value: &Option<String>,
+    file: &Option<PathBuf>,
+    variable: &Option<String>,
+    fault: &mut impl FnMut(&str, String),
+) {
+    let places = [value.is_some(), file.is_some(), variable.is_some()];
+    match places.into_iter().filter(|given| *given).count() {
+        0 => fault(at, format!("{whose} needs `secret`, `secret_file` or `secret_env`")),
+        1 => {}
+        _ => fault(at, "give one of `secret`, `secret_file` and `secret_env`".into()),
+    }
 }
 
 fn namespace(options: &Namespace, at: &str, fault: &mut impl FnMut(&str, String)) {

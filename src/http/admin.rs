@@ -1,17 +1,15 @@
-//! What operators do to this node: send sessions to other nodes. The key is the operators' API's.
+//! What operators do to this node: send sessions to other nodes. `operator::guard` has asked for their key.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::extract::Query;
 use axum::extract::rejection::QueryRejection;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use humantime_serde::re::humantime::{format_duration, parse_duration};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::publish::admit;
 use super::{Shared, failure};
 use crate::limits::{SHED_WINDOW, SHED_WINDOW_MAX};
 
@@ -75,25 +73,21 @@ impl Drain {
     }
 }
 
-/// The headers as the check of the key wants them: there is no body here whose type could be wrong, and a page of
-/// another origin cannot send a key without asking first.
-fn without_a_body(headers: &HeaderMap) -> Cow<'_, HeaderMap> {
-    if !headers.contains_key("x-api-key") || headers.contains_key(header::CONTENT_TYPE) {
-        return Cow::Borrowed(headers);
-    }
-    let mut headers = headers.clone();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Cow::Owned(headers)
+/// Whether a page of another origin may have sent this: it cannot send a key, or this type, without asking first.
+fn may_be_foreign(headers: &HeaderMap) -> bool {
+    let shown = headers.contains_key("x-api-key") || headers.contains_key(header::AUTHORIZATION);
+    let json = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    !shown && !json.is_some_and(|v| v.trim_start().to_ascii_lowercase().starts_with("application/json"))
 }
 
 /// `POST /admin/drain?share=0.2` or `?to=mean&above=0.2`, with `&window=5s`: closes some of this node's sessions in waves, with the
 /// messages of a shutdown, so that they go to other nodes. The node stays ready: a balancer that counts sessions sends
 /// them to those that have fewer.
 pub(super) async fn drain(state: Shared, headers: HeaderMap, query: Result<Query<Drain>, QueryRejection>) -> Response {
-    // A clean stop need not wait for this.
-    match admit(&state, &without_a_body(&headers)) {
-        Ok(guard) => drop(guard),
-        Err(refused) => return refused,
+    // The guard of `/admin/…` has seen an operator's key, or there are none.
+    if may_be_foreign(&headers) {
+        let message = "without a key, Content-Type must be application/json";
+        return failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
     }
     let drain = match query {
         Ok(Query(drain)) => drain,

@@ -222,6 +222,8 @@ pub(super) enum Request {
         id: CommandId,
         purpose: Purpose,
         token: String,
+        /// Who it was until now.
+        held: Option<Arc<Identity>>,
     },
     SubRefresh {
         shard: ShardId,
