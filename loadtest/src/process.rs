@@ -162,7 +162,7 @@ pub(crate) fn status(address: SocketAddr) -> anyhow::Result<serde_json::Value> {
 
 /// What is answered to a GET.
 pub(crate) fn body(address: SocketAddr, path: &str) -> anyhow::Result<String> {
-    let answer = get(address, path).with_context(|| path.to_owned())?;
+    let answer = ask("GET", address, path).with_context(|| path.to_owned())?;
     let (_, body) = answer.split_once("\r\n\r\n").with_context(|| format!("{path} has no body"))?;
     Ok(body.to_owned())
 }

@@ -1,11 +1,10 @@
-//! What operators do to this node: send sessions to other nodes. [`super::operator::guard`] has asked for
-//! the key.
+//! What operators do to this node: send sessions to other nodes. `operator::guard` has asked for their key.
 
 use std::time::Duration;
 
 use axum::extract::Query;
 use axum::extract::rejection::QueryRejection;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use humantime_serde::re::humantime::{format_duration, parse_duration};
 use serde::Deserialize;
@@ -74,10 +73,22 @@ impl Drain {
     }
 }
 
+/// Whether a page of another origin may have sent this: it cannot send a key, or this type, without asking first.
+fn may_be_foreign(headers: &HeaderMap) -> bool {
+    let shown = headers.contains_key("x-api-key") || headers.contains_key(header::AUTHORIZATION);
+    let json = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    !shown && !json.is_some_and(|v| v.trim_start().to_ascii_lowercase().starts_with("application/json"))
+}
+
 /// `POST /admin/drain?share=0.2` or `?to=mean&above=0.2`, with `&window=5s`: closes some of this node's sessions in waves, with the
 /// messages of a shutdown, so that they go to other nodes. The node stays ready: a balancer that counts sessions sends
 /// them to those that have fewer.
-pub(super) async fn drain(state: Shared, query: Result<Query<Drain>, QueryRejection>) -> Response {
+pub(super) async fn drain(state: Shared, headers: HeaderMap, query: Result<Query<Drain>, QueryRejection>) -> Response {
+    // The guard of `/admin/…` has seen an operator's key, or there are none.
+    if may_be_foreign(&headers) {
+        let message = "without a key, Content-Type must be application/json";
+        return failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
+    }
     let drain = match query {
         Ok(Query(drain)) => drain,
         Err(error) => {
