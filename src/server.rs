@@ -18,12 +18,13 @@ use crate::config::{Config, redacted};
 use crate::http::{Addresses, Certificates, Listener, State, bind, router};
 use crate::hub::Hub;
 use crate::metrics::{GaugeSource, Metrics};
-use crate::source::publish::Publisher;
-use crate::source::redis::{Appender, RedisSource};
+use crate::source::nats::{Link, NatsAppender, NatsSource};
+use crate::source::publish::{Appender, Publisher};
+use crate::source::redis::{Appender as RedisAppender, RedisSource};
 use crate::source::replay::ReplaySource;
 use crate::source::simulator::Simulator;
 use crate::source::{Feed, Source, SourceStatus};
-use crate::topic::{Incoming, Kind, Payload, Topics};
+use crate::topic::{Incoming, Kind, Payload, SourceId, Topics};
 
 /// Time that publishes under way have to end once a drain begins.
 const PUBLISH_GRACE: Duration = Duration::from_secs(2);
@@ -39,6 +40,9 @@ const TOPIC_SWEEP: Duration = Duration::from_secs(1);
 
 /// The topic of how nodes fare.
 const OPS_TOPIC: &str = "ops:nodes";
+
+/// NATS has one stream: it gives all offsets that this process does not.
+const NATS: SourceId = SourceId(0);
 
 /// How many sessions can be held, and why.
 struct Capacity {
@@ -170,11 +174,15 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         None => None,
     };
 
-    let sources = sources(&config, &metrics)?;
+    let link = Link::default();
+    let sources = sources(&config, &link, &metrics)?;
     let statuses: Vec<Arc<SourceStatus>> = sources.iter().map(|s| s.status()).collect();
-    let appender = match &config.source.redis {
-        Some(redis) => Some(Appender::new(redis.clone(), topics.clone()).context("source.redis.url")?),
-        None => None,
+    let appender = match (&config.source.redis, &config.source.nats) {
+        (Some(redis), _) => {
+            Some(Appender::Redis(RedisAppender::new(redis.clone(), topics.clone()).context("source.redis.url")?))
+        }
+        (None, Some(nats)) => Some(Appender::Nats(NatsAppender::new(nats, link, NATS, topics.clone()))),
+        (None, None) => None,
     };
     let publisher = Arc::new(Publisher::new(feed.clone(), appender));
     let redis = config.source.redis.as_ref();
@@ -357,7 +365,7 @@ async fn report(state: Arc<State>, feed: Feed, stop: CancellationToken) {
     }
 }
 
-fn sources(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Vec<Box<dyn Source>>> {
+fn sources(config: &Config, link: &Link, metrics: &Arc<Metrics>) -> anyhow::Result<Vec<Box<dyn Source>>> {
     let mut sources: Vec<Box<dyn Source>> = Vec::new();
     if let Some(redis) = &config.source.redis {
         for partition in 0..redis.streams.len() {
@@ -365,6 +373,9 @@ fn sources(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Vec<Box<dy
             let source = RedisSource::new(config, redis, partition, metrics.clone()).context("source.redis.url")?;
             sources.push(Box::new(source));
         }
+    }
+    if let Some(nats) = &config.source.nats {
+        sources.push(Box::new(NatsSource::new(config, nats, link.clone(), NATS, metrics.clone())));
     }
     if let Some(simulator) = &config.source.simulator {
         sources.push(Box::new(Simulator::new(simulator.clone())));
@@ -393,6 +404,9 @@ fn announce(config: &Config, address: std::net::SocketAddr, shards: usize, capac
     let mut from: Vec<String> = Vec::new();
     if let Some(redis) = &config.source.redis {
         from.push(format!("Redis {} ({})", redacted(&redis.url), redis.streams.join(", ")));
+    }
+    if let Some(nats) = &config.source.nats {
+        from.push(format!("NATS {} (stream {})", nats.servers(), nats.stream));
     }
     if let Some(simulator) = &config.source.simulator {
         from.push(format!(

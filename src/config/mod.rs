@@ -2,6 +2,7 @@
 
 mod check;
 mod load;
+mod nats;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use load::{ConfigError, Overrides, load};
+pub use nats::Nats;
 pub use tls::{TlsOptions, TlsVersion};
 
 use crate::limits;
@@ -514,6 +516,8 @@ impl Default for Namespace {
 pub struct Sources {
     /// Redis streams.
     pub redis: Option<Redis>,
+    /// A NATS JetStream stream.
+    pub nats: Option<Nats>,
     /// The embedded simulation.
     pub simulator: Option<Simulator>,
     /// A recording.

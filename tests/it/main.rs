@@ -19,6 +19,7 @@ mod http;
 mod http_backend;
 mod layering;
 mod limits;
+mod nats;
 mod operate;
 mod pacing;
 mod recordings;
