@@ -608,9 +608,10 @@ async fn saved_states_survive_the_messages_that_made_them() {
     let last = add(&js, "merge.a", &json!({"new": 2})).await;
     first.until("the first has it", |s| view(s, "merge:a")["offset"] == last).await;
     let bucket = js.get_key_value("NEXUS_STATE").await.unwrap();
+    let key = format!("position.{}", view(&first, "merge:a")["epoch"].as_str().unwrap());
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let position = bucket.get("position").await.unwrap().unwrap_or_default();
+        let position = bucket.get(&key).await.unwrap().unwrap_or_default();
         let saved: Value = serde_json::from_slice(&position).unwrap_or_default();
         if saved["sequence"] == last {
             break;

@@ -1,10 +1,12 @@
 //! The key-value bucket beside the stream.
 //!
-//! `epoch` is what all nodes go by; it is changed by compare-and-set. `position` and the keys under `state.` are topic
-//! states and the sequence up to which they are complete; a state that is larger than one message may be lies in parts,
-//! which are written before the key that names them. `saver` is written by whoever saves, so that one does at a time.
+//! `epoch` is what all nodes go by; it is changed by compare-and-set. `position.BASE` and the keys under `state.BASE.` are
+//! topic states and the sequence up to which they are complete; a state that is larger than one message may be lies in
+//! parts, which are written before the key that names them. The base is the epoch with which the past began: a purged
+//! stream, or another one, has a new base, so that what a node still saves that has not noticed counts for nothing.
+//! `saver` is written by whoever saves, so that one does at a time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
@@ -25,7 +27,6 @@ use crate::source::Feed;
 use crate::topic::{Incoming, Kind, Payload, Snapshot, SourceId};
 
 const EPOCH: &str = "epoch";
-const POSITION: &str = "position";
 const SAVER: &str = "saver";
 
 /// Largest piece of a state in one message, in bytes: well below what any server takes.
@@ -46,28 +47,23 @@ pub(super) struct Agreement {
     /// Which stream, see [`Held::created`].
     pub(super) created: String,
     pub(super) epoch: Epoch,
-    /// States that were saved up to this sequence no longer count.
-    #[serde(default)]
-    pub(super) after: u64,
+    /// The epoch with which the past began: what was saved under another does not count.
+    pub(super) base: Epoch,
     /// The bucket's number of this.
     #[serde(skip)]
     pub(super) revision: u64,
 }
 
 /// Up to where saved states are complete.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Position {
     pub(super) sequence: u64,
     /// When the stream took that message, Unix ms.
     pub(super) ms: u64,
-    /// Which stream.
-    pub(super) created: String,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Saved<'a> {
-    /// Which stream.
-    created: String,
     topic: String,
     offset: Offset,
     #[serde(default)]
@@ -123,11 +119,9 @@ impl Bucket {
     /// what all of them would come to is proposed.
     pub(super) async fn agree(&self, created: &str, known: Option<&Agreement>) -> Result<Agreement, Trouble> {
         let known = known.filter(|known| known.created == created);
-        let proposed = known.cloned().unwrap_or_else(|| Agreement {
-            created: created.to_owned(),
-            epoch: Epoch::from_text(&epoch_of(created)),
-            after: 0,
-            revision: 0,
+        let proposed = known.cloned().unwrap_or_else(|| {
+            let epoch = Epoch::from_text(&epoch_of(created));
+            Agreement { created: created.to_owned(), base: epoch.clone(), epoch, revision: 0 }
         });
         for _ in 0..ATTEMPTS {
             let found = self.value(EPOCH).await?;
@@ -143,14 +137,11 @@ impl Bucket {
         Err(Trouble(format!("bucket {}: the nodes do not come to an agreement on the epoch", self.0.name)))
     }
 
-    /// Sets a new epoch, unless another node did meanwhile.
-    pub(super) async fn change(&self, known: &Agreement, after: Option<u64>) -> Result<(), Trouble> {
-        let new = Agreement {
-            epoch: Epoch::random(),
-            after: after.unwrap_or(known.after),
-            created: known.created.clone(),
-            revision: 0,
-        };
+    /// Sets a new epoch, unless another node did meanwhile; with a new base, what was saved no longer counts.
+    pub(super) async fn change(&self, known: &Agreement, new_base: bool) -> Result<(), Trouble> {
+        let epoch = Epoch::random();
+        let base = if new_base { epoch.clone() } else { known.base.clone() };
+        let new = Agreement { created: known.created.clone(), epoch, base, revision: 0 };
         self.set(&new, known.revision).await?;
         Ok(())
     }
@@ -184,68 +175,62 @@ impl Bucket {
     }
 
     /// Writes states, then the position they are complete up to.
-    pub(super) async fn save(&self, states: &[std::sync::Arc<Snapshot>], position: &Position) -> Result<(), Trouble> {
-        let created = &position.created;
+    pub(super) async fn save(
+        &self,
+        base: &Epoch,
+        states: &[std::sync::Arc<Snapshot>],
+        position: Position,
+    ) -> Result<(), Trouble> {
         let tried = format!("bucket {}: saving", self.0.name);
         for chunk in states.chunks(CHUNK) {
             let mut writes = Vec::with_capacity(chunk.len());
             for state in chunk {
-                writes.push(self.save_one(created, state));
+                writes.push(self.save_one(base, state));
             }
             try_join_all(writes).await.map_err(trouble(&tried))?;
         }
-        let value = serde_json::to_vec(position).map_err(trouble(&tried))?;
-        self.0.put(POSITION, value.into()).await.map_err(trouble(&tried))?;
+        let value = serde_json::to_vec(&position).map_err(trouble(&tried))?;
+        self.0.put(format!("position.{base}"), value.into()).await.map_err(trouble(&tried))?;
         Ok(())
     }
 
-    async fn save_one(&self, created: &str, state: &Snapshot) -> Result<(), Trouble> {
+    async fn save_one(&self, base: &Epoch, state: &Snapshot) -> Result<(), Trouble> {
         let tried = state.topic.as_str();
         let key = token(tried);
-        let mut saved = Saved {
-            created: created.to_owned(),
-            topic: tried.to_owned(),
-            offset: state.offset,
-            ts: state.ts,
-            parts: 0,
-            data: None,
-        };
+        let mut saved = Saved { topic: tried.to_owned(), offset: state.offset, ts: state.ts, parts: 0, data: None };
         if state.data.len() <= PART_BYTES {
             saved.data = Some(serde_json::from_slice(&state.data).map_err(trouble(tried))?);
         } else {
             for (i, part) in state.data.chunks(PART_BYTES).enumerate() {
-                let at = format!("part.{key}.{}.{i}", state.offset);
+                let at = part_key(base, &key, state.offset, i);
                 self.0.put(&at, Bytes::copy_from_slice(part)).await.map_err(trouble(tried))?;
                 saved.parts = i + 1;
             }
         }
-        let head = format!("state.{key}");
+        let head = format!("state.{base}.{key}");
         let before = if saved.parts > 0 { self.value(&head).await? } else { None };
         let value = serde_json::to_vec(&saved).map_err(trouble(tried))?;
         self.0.put(&head, value.into()).await.map_err(trouble(tried))?;
         let before = before.as_ref().and_then(|(_, value)| serde_json::from_slice::<Saved<'_>>(value).ok());
         if let Some(before) = before.filter(|before| before.offset != state.offset) {
             for i in 0..before.parts {
-                let at = format!("part.{key}.{}.{i}", before.offset);
-                self.0.purge(&at).await.map_err(trouble(tried))?;
+                self.0.purge(part_key(base, &key, before.offset, i)).await.map_err(trouble(tried))?;
             }
         }
         Ok(())
     }
 
-    /// Up to where states are saved that count for this stream now.
-    pub(super) async fn position(&self, agreement: &Agreement, held: &Held) -> Result<Option<Position>, Trouble> {
-        let Some((_, value)) = self.value(POSITION).await? else { return Ok(None) };
+    /// Up to where states are saved, if they are.
+    pub(super) async fn position(&self, base: &Epoch, held: &Held) -> Result<Option<Position>, Trouble> {
+        let Some((_, value)) = self.value(&format!("position.{base}")).await? else { return Ok(None) };
         let position = serde_json::from_slice::<Position>(&value).ok();
-        Ok(position.filter(|position| {
-            position.created == held.created && (agreement.after..=held.last).contains(&position.sequence)
-        }))
+        Ok(position.filter(|position| position.sequence <= held.last))
     }
 
-    /// Puts saved states back, as far as they count; returns how many.
+    /// Puts saved states back, and clears away those that no longer count. Returns how many were put back.
     pub(super) async fn restore(
         &self,
-        agreement: &Agreement,
+        base: &Epoch,
         held: &Held,
         source: SourceId,
         bytes_max: usize,
@@ -253,7 +238,8 @@ impl Bucket {
     ) -> Result<usize, Trouble> {
         let tried = format!("bucket {}: reading saved states", self.0.name);
         let mut parts: HashMap<String, Bytes> = HashMap::new();
-        let mut heads: Vec<Bytes> = Vec::new();
+        let mut heads: Vec<(String, Bytes)> = Vec::new();
+        let mut over: BTreeSet<String> = BTreeSet::new();
         let status = self.0.status().await.map_err(trouble(&tried))?;
         if status.values() == 0 {
             return Ok(0);
@@ -263,29 +249,35 @@ impl Bucket {
             let entry = tokio::time::timeout(READ_TIMEOUT, entries.next()).await.map_err(trouble(&tried))?;
             let Some(entry) = entry else { break };
             let entry = entry.map_err(trouble(&tried))?;
-            if entry.operation == Operation::Put {
-                if entry.key.starts_with("part.") {
-                    parts.insert(entry.key, entry.value);
-                } else if entry.key.starts_with("state.") {
-                    heads.push(entry.value);
+            let last = entry.seen_current;
+            let mut tokens = entry.key.split('.');
+            match (tokens.next(), tokens.next()) {
+                (Some("state" | "part" | "position"), Some(other)) if other != base.as_str() => {
+                    over.insert(other.to_owned());
                 }
+                (Some("part"), _) if entry.operation == Operation::Put => {
+                    parts.insert(entry.key, entry.value);
+                }
+                (Some("state"), _) if entry.operation == Operation::Put => heads.push((entry.key, entry.value)),
+                _ => {}
             }
-            if entry.seen_current {
+            if last {
                 break;
             }
         }
         let mut restored = 0;
-        for head in heads {
+        for (at, head) in heads {
             let Ok(saved) = serde_json::from_slice::<Saved<'_>>(&head) else { continue };
-            let counts = saved.offset.get() > agreement.after && saved.offset.get() <= held.last;
-            if saved.created != held.created || !counts {
+            // Of deltas that are lost: it must not count again once the stream has come as far.
+            if saved.offset.get() > held.last {
+                self.0.purge(&at).await.map_err(trouble(&tried))?;
                 continue;
             }
             let key = token(&saved.topic);
             let data = match saved.data {
                 Some(data) => Some(Bytes::copy_from_slice(data.get().as_bytes())),
                 None => (0..saved.parts)
-                    .map(|i| parts.remove(&format!("part.{key}.{}.{i}", saved.offset)))
+                    .map(|i| parts.remove(&part_key(base, &key, saved.offset, i)))
                     .collect::<Option<Vec<Bytes>>>()
                     .map(|parts| Bytes::from(parts.concat())),
             };
@@ -307,8 +299,18 @@ impl Bucket {
                 Err(error) => tracing::warn!(topic = saved.topic, %error, "a saved state was left out"),
             }
         }
+        for base in over {
+            for keys in [format!("state.{base}.>"), format!("part.{base}.>"), format!("position.{base}")] {
+                let subject = format!("{}{keys}", self.0.prefix);
+                self.0.stream.purge().filter(subject).await.map_err(trouble(&tried))?;
+            }
+        }
         Ok(restored)
     }
+}
+
+fn part_key(base: &Epoch, key: &str, offset: Offset, part: usize) -> String {
+    format!("part.{base}.{key}.{offset}.{part}")
 }
 
 /// The first epoch of a stream created then: the same on whichever node gets to it first.

@@ -92,13 +92,13 @@ impl Break {
         }
     }
 
-    /// The sequence up to which states that were saved before no longer count.
-    pub(super) fn void(self, held: &Held) -> Option<u64> {
+    /// Whether states that were saved before no longer count.
+    pub(super) fn ends_the_past(self) -> bool {
         match self {
-            Self::Purged => Some(held.first.saturating_sub(1)),
             // Where the two histories part is not known.
-            Self::Rewritten => Some(held.last),
-            Self::Backwards | Self::Missed => None,
+            Self::Purged | Self::Rewritten => true,
+            // Saved states past the end are left out one by one.
+            Self::Backwards | Self::Missed => false,
         }
     }
 }

@@ -197,12 +197,13 @@ impl NatsSource {
         let (held, bounds) = (Held::of(stream.cached_info()), Bounds::of(&stream.cached_info().config));
         let opened = Opened { context, stream, bucket, bounds };
         let agreement = opened.bucket.agree(&held.created, self.agreed.as_ref()).await?;
+        let base = agreement.base.clone();
         let progress = self.progress();
         let same = self.agreed.as_ref().is_some_and(|known| known.epoch == agreement.epoch);
         let reading = if same && progress.loaded {
             self.agreed = Some(agreement);
             if let Some(why) = self.discontinuity(&opened, &progress, &held).await? {
-                return self.break_off(&opened, why, &held).await;
+                return self.break_off(&opened, why).await;
             }
             tracing::info!(stream = self.config.stream, after = progress.last, "NATS is back, reading on");
             self.open(&opened, Start::After(progress.last)).await?
@@ -215,6 +216,7 @@ impl NatsSource {
         let _saving = (!self.config.snapshot_every.is_zero()).then(|| {
             let saver = Saver {
                 bucket: opened.bucket.clone(),
+                base: base.clone(),
                 source: self.id,
                 every: self.config.snapshot_every,
                 progress: self.progress.clone(),
@@ -300,9 +302,9 @@ impl NatsSource {
     }
 
     /// Offsets can no longer be compared: says so to all nodes.
-    async fn break_off(&self, opened: &Opened, why: Break, held: &Held) -> Result<End, End> {
+    async fn break_off(&self, opened: &Opened, why: Break) -> Result<End, End> {
         let Some(known) = &self.agreed else { return Ok(End::EpochChanged) };
-        opened.bucket.change(known, why.void(held)).await?;
+        opened.bucket.change(known, why.ends_the_past()).await?;
         let (stream, why) = (&self.config.stream, why.reason());
         tracing::warn!(stream, why, old = %known.epoch, "offsets can no longer be compared: the epoch changes");
         Ok(End::EpochChanged)
@@ -316,7 +318,7 @@ impl NatsSource {
         self.status.set_loaded(false);
         self.change_progress(|progress| *progress = Progress::default());
         self.agreed = Some(agreement.clone());
-        let saved = opened.bucket.position(&agreement, held).await?;
+        let saved = opened.bucket.position(&agreement.base, held).await?;
         if let Some(saved) = saved.as_ref().filter(|saved| held.first > saved.sequence + 1) {
             tracing::warn!(
                 stream = self.config.stream,
@@ -334,14 +336,15 @@ impl NatsSource {
             Some(_) => Start::At(i128::from(recent_ms) * 1_000_000),
         };
         let mut reading = self.open(opened, start).await?;
-        let mut chunk = self.load_next(&mut reading).await?;
+        let mut chunk = match reading.is_at_end().await? {
+            true => Vec::new(),
+            false => self.load_next(&mut reading).await?,
+        };
         // What came before the first message that is read here is not known here.
         let floor = chunk.first().map_or(held.last, |entry| entry.sequence.saturating_sub(1));
         feed.topics.load(self.id, &agreement.epoch, Offset::new(floor).unwrap_or_default());
-        let restored = match saved {
-            Some(_) => opened.bucket.restore(&agreement, held, self.id, self.delta_bytes_max, feed).await?,
-            None => 0,
-        };
+        // What was saved under another base is cleared away, whether anything is put back or not.
+        let restored = opened.bucket.restore(&agreement.base, held, self.id, self.delta_bytes_max, feed).await?;
         let mut count = 0;
         while !chunk.is_empty() {
             count += chunk.len();
@@ -439,7 +442,7 @@ impl NatsSource {
         }
         let bounds = Bounds::of(&stream.cached_info().config);
         if let Some(why) = look(before.last, &before.held, &held, &bounds, unix_ms()) {
-            return self.break_off(opened, why, &held).await.map(Some);
+            return self.break_off(opened, why).await.map(Some);
         }
         self.change_progress(|progress| progress.held = held);
         Ok(None)

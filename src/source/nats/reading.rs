@@ -198,10 +198,13 @@ impl Reading {
         Ok(Way::Pulled { consumer, messages, delivered: 0, opened: self.last })
     }
 
-    /// Whether nothing is there to be read; asks the server.
+    /// Whether nothing is there to be read, nor on its way; asks the server.
     pub(super) async fn is_at_end(&mut self) -> Result<bool, Trouble> {
         match &mut self.way {
-            Way::Pulled { consumer, .. } => Ok(consumer.info().await.map_err(trouble("consumer"))?.num_pending == 0),
+            Way::Pulled { consumer, delivered, .. } => {
+                let info = consumer.info().await.map_err(trouble("consumer"))?;
+                Ok(info.num_pending == 0 && info.delivered.consumer_sequence == *delivered)
+            }
             Way::Fetched => Ok(self.fetch(self.last + 1).await?.is_none()),
         }
     }

@@ -14,6 +14,8 @@ use crate::topic::{Snapshot, SourceId};
 /// Saves states now and then, if no other node just did.
 pub(super) struct Saver {
     pub(super) bucket: Bucket,
+    /// See [`super::bucket::Agreement`].
+    pub(super) base: Epoch,
     pub(super) source: SourceId,
     pub(super) every: Duration,
     pub(super) progress: Arc<Mutex<Progress>>,
@@ -57,8 +59,8 @@ impl Saver {
         // Everything up to here is in the states that are taken now, or was saved before.
         let states = self.feed.topics.take_unsaved(self.source);
         let mut taken = Taken { feed: &self.feed, states, saved: false };
-        let position = Position { sequence: progress.last, ms: progress.last_ms, created: progress.created };
-        self.bucket.save(&taken.states, &position).await?;
+        let position = Position { sequence: progress.last, ms: progress.last_ms };
+        self.bucket.save(&self.base, &taken.states, position).await?;
         taken.saved = true;
         tracing::debug!(states = taken.states.len(), upto = position.sequence, "topic states saved");
         Ok(())
