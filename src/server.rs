@@ -179,7 +179,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let statuses: Vec<Arc<SourceStatus>> = sources.iter().map(|s| s.status()).collect();
     let appender = match (&config.source.redis, &config.source.nats) {
         (Some(redis), _) => {
-            Some(Appender::Redis(RedisAppender::new(redis.clone(), topics.clone()).context("source.redis.url")?))
+            let appender = RedisAppender::new(redis.clone(), topics.clone()).context("source.redis.url")?;
+            Some(Appender::Redis(Box::new(appender)))
         }
         (None, Some(nats)) => Some(Appender::Nats(NatsAppender::new(nats, link, NATS, topics.clone()))),
         (None, None) => None,

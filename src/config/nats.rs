@@ -203,7 +203,8 @@ mod tests {
             found.join("\n")
         };
         assert_eq!(faults(|_| ()), "");
-        let table: &[(fn(&mut Nats), &str)] = &[
+        type Change = fn(&mut Nats);
+        let table: &[(Change, &str)] = &[
             (|n| n.urls.clear(), "urls: names no server"),
             (|n| n.urls = vec!["http://x".into()], "urls[0]: must be nats://"),
             (|n| n.stream = "a.b".into(), "stream: a stream's name"),

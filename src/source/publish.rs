@@ -10,7 +10,7 @@ use crate::topic::{Incoming, Kind, Payload, PublishError, SourceId};
 /// The stream that deltas go into.
 pub enum Appender {
     /// Of Redis.
-    Redis(RedisAppender),
+    Redis(Box<RedisAppender>),
     /// Of NATS.
     Nats(NatsAppender),
 }

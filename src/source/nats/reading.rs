@@ -139,7 +139,7 @@ pub(super) struct Reading {
 
 enum Way {
     Pulled {
-        consumer: Consumer<pull::Config>,
+        consumer: Box<Consumer<pull::Config>>,
         messages: Pin<Box<ReadyChunks<pull::Stream>>>,
         /// Messages that the consumer has handed out.
         delivered: u64,
@@ -195,7 +195,7 @@ impl Reading {
             .await
             .map_err(trouble("reading"))?;
         let messages = Box::pin(messages.ready_chunks(CHUNK));
-        Ok(Way::Pulled { consumer, messages, delivered: 0, opened: self.last })
+        Ok(Way::Pulled { consumer: Box::new(consumer), messages, delivered: 0, opened: self.last })
     }
 
     /// Whether nothing is there to be read, nor on its way; asks the server.
