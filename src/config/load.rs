@@ -23,6 +23,8 @@ pub struct Overrides {
     pub listen: Option<std::net::SocketAddr>,
     /// `--redis`
     pub redis: Option<String>,
+    /// `--nats`
+    pub nats: Option<String>,
     /// `--shards`
     pub shards: Option<usize>,
     /// `--insecure`
@@ -133,6 +135,12 @@ impl Overrides {
         if let Some(url) = &self.redis {
             config.source.redis.get_or_insert_default().set_address(url);
             // Real deltas and simulated ones do not mix unless a file says so.
+            if !has_file {
+                config.source.simulator = None;
+            }
+        }
+        if let Some(url) = &self.nats {
+            config.source.nats.get_or_insert_default().urls = vec![url.clone()];
             if !has_file {
                 config.source.simulator = None;
             }
@@ -261,6 +269,8 @@ mod tests {
             ),
             ("[namespace.x]\nclass = \"quick\"\n", "unknown class", &["c.toml:2", "quick"]),
             ("[source.redis]\nurl = \"http://x\"\n", "scheme", &["c.toml:2", "source.redis.url"]),
+            ("[source.nats]\nsubjects = [\"a\"]\n", "subject", &["c.toml:2", "source.nats.subjects[0]", "`a`"]),
+            ("[source.redis]\n[source.nats]\n", "two streams", &["c.toml:2", "source.nats", "not both"]),
             (
                 "[source.redis]\nurl = \"redis://x\"\ncluster = [\"redis://y\"]\n",
                 "two forms",
@@ -346,10 +356,14 @@ mod tests {
     }
 
     #[test]
-    fn redis_on_the_command_line_replaces_the_simulator() {
+    fn a_source_on_the_command_line_replaces_the_simulator() {
         let overrides = Overrides { redis: Some("redis://127.0.0.1:7".into()), ..Overrides::default() };
         let config = load(None, std::iter::empty(), &overrides).unwrap();
         assert!(config.source.simulator.is_none());
         assert_eq!(config.source.redis.unwrap().url.as_deref(), Some("redis://127.0.0.1:7"));
+        let overrides = Overrides { nats: Some("nats://127.0.0.1:7".into()), ..Overrides::default() };
+        let config = load(None, std::iter::empty(), &overrides).unwrap();
+        assert!(config.source.simulator.is_none());
+        assert_eq!(config.source.nats.unwrap().urls, ["nats://127.0.0.1:7"]);
     }
 }

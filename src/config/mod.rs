@@ -3,6 +3,7 @@
 mod check;
 mod load;
 mod memory;
+mod nats;
 mod operator;
 mod proxies;
 mod publish_key;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use load::{ConfigError, Overrides, load};
 pub use memory::MemoryLimit;
+pub use nats::Nats;
 pub use operator::Operator;
 pub use proxies::{ForwardedHeader, ProxyProtocol};
 pub use publish_key::{PublishKey, Scope};
@@ -586,6 +588,8 @@ impl Default for Namespace {
 pub struct Sources {
     /// Redis streams.
     pub redis: Option<Redis>,
+    /// A NATS JetStream stream.
+    pub nats: Option<Nats>,
     /// The embedded simulation.
     pub simulator: Option<Simulator>,
     /// A recording.

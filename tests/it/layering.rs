@@ -88,7 +88,9 @@ fn the_data_plane_has_no_async_no_locks_no_http_and_no_redis() {
     for file in sources("hub").into_iter().filter(|f| !others.contains(&f.file_name().unwrap().to_str().unwrap())) {
         let text = std::fs::read_to_string(&file).unwrap();
         let code: Vec<&str> = text.lines().filter(|l| !l.trim_start().starts_with("//")).collect();
-        for word in ["async ", ".await;", ".await\n", ".await?", "Mutex", "RwLock", "tokio", "redis", "hyper", "axum"] {
+        for word in
+            ["async ", ".await;", ".await\n", ".await?", "Mutex", "RwLock", "tokio", "redis", "nats", "hyper", "axum"]
+        {
             assert!(!code.iter().any(|l| l.contains(word)), "{} has {word}", file.display());
         }
     }

@@ -25,6 +25,7 @@ mod layering;
 mod limits;
 mod memory;
 mod metrics;
+mod nats;
 mod operate;
 mod operator_listener;
 mod pacing;

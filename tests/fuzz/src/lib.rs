@@ -4,6 +4,7 @@
 use nexus_push::config;
 use nexus_push::http::handshake_bytes;
 use nexus_push::protocol::{Dialect, Op};
+use nexus_push::source::nats::{Subjects, read_message};
 use nexus_push::source::normalize::{Format, Normalizer};
 use nexus_push::topic::merge::{self, Node};
 use nexus_push::wire::close::CloseReason;
@@ -24,6 +25,7 @@ pub const TARGETS: [Target; 10] = [
     ("centrifuge_protobuf", centrifuge_protobuf),
     ("merge_patch", merge_patch),
     ("redis_entries", redis_entries),
+    ("nats_messages", nats_messages),
     ("recording", recording),
     ("configuration", configuration),
     ("handshake", handshake),
@@ -188,6 +190,33 @@ pub fn redis_entries(data: &[u8]) {
             Ok((_, bytes)) => assert!(bytes <= MESSAGE_MAX, "{id}: {bytes} bytes"),
             Err(reason) => assert!(!reason.is_empty(), "{id}"),
         }
+    }
+}
+
+/// Messages of NATS: a line with the subject, lines of headers, an empty line, the payload. What is read can be said again: the
+/// topic's own subject, or a header, leads back to it.
+pub fn nats_messages(data: &[u8]) {
+    let mut parts = data.splitn(2, |&b| b == b'\n');
+    let subject = String::from_utf8_lossy(parts.next().unwrap_or_default());
+    let mut rest = parts.next().unwrap_or_default();
+    let mut headers = Vec::new();
+    while let Some(end) = rest.iter().position(|&b| b == b'\n') {
+        let line = String::from_utf8_lossy(&rest[..end]).into_owned();
+        rest = &rest[end + 1..];
+        match line.split_once(':') {
+            Some((name, value)) => headers.push((name.to_owned(), value.trim().to_owned())),
+            None => break,
+        }
+    }
+    let subjects = Subjects::new(&config::Nats::default().subjects);
+    let mut given = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let Ok(read) = read_message(&subjects, &subject, &mut given, rest.to_vec().into(), MESSAGE_MAX) else { return };
+    assert!(read.payload.bytes().len() <= MESSAGE_MAX);
+    let (again, named) = subjects.subject(&read.topic);
+    assert!(again.split('.').all(|token| !token.is_empty() && token != "*" && token != ">"), "{again}");
+    assert!(!again.contains(char::is_whitespace), "{again}");
+    if !named {
+        assert_eq!(subjects.topic(&again).as_deref(), Some(read.topic.as_str()), "{again}");
     }
 }
 
