@@ -199,3 +199,7 @@ pub const STATE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Time between two looks at the files of certificates.
 pub const TLS_RELOAD_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Time that connections to a socket that a service manager handed over wait in the kernel while the sources are loaded. Past
+/// it: they are accepted, and upgrades are answered 503 until the sources are.
+pub const HANDED_WAIT: Duration = Duration::from_secs(10);

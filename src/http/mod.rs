@@ -37,7 +37,7 @@ use crate::topic::Topics;
 pub use addresses::Addresses;
 pub use certificates::Certificates;
 pub use express::handshake_bytes;
-pub use listener::{Listener, bind};
+pub use listener::{Listener, adopt, bind};
 
 /// What every handler may use.
 pub struct State {

@@ -9,6 +9,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("name", &["limits"]),
     ("position", &["limits"]),
+    ("systemd", &[]),
     ("wire", &[]),
     ("config", &["limits"]),
     ("metrics", &["wire"]),
@@ -33,10 +34,10 @@ const LAYERS: &[(&str, &[&str])] = &[
         "server",
         &[
             "auth", "backend", "clock", "cluster", "config", "http", "hub", "limits", "metrics", "position", "source",
-            "topic",
+            "systemd", "topic",
         ],
     ),
-    ("cli", &["config", "server", "source", "topic"]),
+    ("cli", &["cli", "client", "config", "server", "source", "topic"]),
 ];
 
 fn files(of: &Path) -> Vec<PathBuf> {

@@ -29,6 +29,7 @@ mod sdk;
 mod sdks;
 mod shutdown;
 mod supabase;
+mod systemd;
 mod tls;
 mod tokens;
 mod two_nodes;
