@@ -1,8 +1,10 @@
 //! The command line.
 
+mod healthcheck;
 mod publish;
 mod replay;
 mod target;
+mod top;
 
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
@@ -30,6 +32,7 @@ Examples:
   nexus-push serve                                   simulated instruments on http://127.0.0.1:8000
   nexus-push serve --redis redis://127.0.0.1:6379    deltas of the stream nexus:deltas
   nexus-push serve --config /etc/nexus-push.toml
+  nexus-push top push-1:8000 push-2:8000             what the nodes do, in the terminal
   nexus-push publish quotes:BTCUSDT '{\"p\":\"61800.2\"}'
   redis-cli XADD nexus:deltas '*' topic quotes:BTCUSDT data '{\"p\":\"61800.2\"}'";
 
@@ -46,6 +49,10 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Publish deltas: one from the arguments, or one a line from standard input
     Publish(publish::PublishArgs),
+    /// Watch one or several nodes in the terminal, or print how they fare
+    Top(top::TopArgs),
+    /// Exit 0 if a server is well (GET /healthz), 1 if not: for containers, which have no curl
+    Healthcheck(healthcheck::HealthcheckArgs),
 }
 
 #[derive(Debug, Args)]
@@ -74,6 +81,8 @@ pub fn run() -> ExitCode {
         Command::CheckConfig { file } => check_config(&file),
         Command::Replay(args) => in_background(replay::run(args)),
         Command::Publish(args) => in_background(publish::run(args)),
+        Command::Top(args) => in_background(top::run(args)),
+        Command::Healthcheck(args) => in_background(healthcheck::run(args)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -32,4 +32,5 @@ mod supabase;
 mod systemd;
 mod tls;
 mod tokens;
+mod top;
 mod two_nodes;
