@@ -60,6 +60,62 @@ pub(crate) fn svg(title: &str, unit: &str, bars: &[Bar]) -> String {
     out
 }
 
+/// One quantity over time.
+pub(crate) struct Panel<'a> {
+    pub(crate) title: &'a str,
+    /// (minute, value)
+    pub(crate) points: &'a [(f64, f64)],
+}
+
+const PANEL: f64 = 110.0;
+
+/// Quantities over the same minutes, one below the other, each from zero; `shaded` are stretches of them, in minutes.
+pub(crate) fn lines(title: &str, panels: &[Panel<'_>], shaded: &[(f64, f64)]) -> String {
+    let minutes = panels.iter().flat_map(|p| p.points).map(|(m, _)| *m).fold(0.1_f64, f64::max);
+    let x = |minute: f64| 60.0 + (WIDTH - 72.0) * minute / minutes;
+    let height = TOP + (PANEL + 30.0) * panels.len() as f64 + 12.0;
+    let mut out = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{0}\">\n\
+         <style>text{{font:13px system-ui,sans-serif;fill:#24292f}}.t{{font-weight:600}}.u{{fill:#6e7781}}\
+         .l{{fill:none;stroke:#0b7a75;stroke-width:1.5}}.s{{fill:#afb8c1;opacity:.35}}.a{{stroke:#afb8c1}}\
+         @media(prefers-color-scheme:dark){{text{{fill:#e6edf3}}.u{{fill:#9da7b3}}.l{{stroke:#2dd4bf}}.s{{fill:#484f58}}\
+         .a{{stroke:#484f58}}}}</style>\n<text class=\"t\" x=\"8\" y=\"18\">{0}</text>\n",
+        escaped(title)
+    );
+    for (panel, row) in panels.iter().zip(0u16..) {
+        let top = TOP + (PANEL + 30.0) * f64::from(row);
+        let most = panel.points.iter().map(|(_, v)| *v).fold(0.0_f64, f64::max).max(f64::MIN_POSITIVE) * 1.1;
+        let y = |value: f64| top + PANEL * (1.0 - value / most);
+        for (from, to) in shaded {
+            let (from, width) = (x(*from), x(*to) - x(*from));
+            let _ = writeln!(
+                out,
+                "<rect class=\"s\" x=\"{from:.1}\" y=\"{top}\" width=\"{width:.1}\" height=\"{PANEL}\"/>"
+            );
+        }
+        let points: Vec<String> = panel.points.iter().map(|(m, v)| format!("{:.1},{:.1}", x(*m), y(*v))).collect();
+        let bottom = top + PANEL;
+        let _ = writeln!(
+            out,
+            "<text class=\"u\" x=\"60\" y=\"{}\">{}</text><text class=\"u\" x=\"52\" y=\"{}\" text-anchor=\"end\">{}</text>\
+             <text class=\"u\" x=\"52\" y=\"{bottom}\" text-anchor=\"end\">0</text>\
+             <path class=\"a\" d=\"M60 {bottom}H{}\"/><polyline class=\"l\" points=\"{}\"/>\
+             <text class=\"u\" x=\"{}\" y=\"{}\" text-anchor=\"end\">{} min</text>",
+            top - 6.0,
+            escaped(panel.title),
+            top + 10.0,
+            number(most),
+            WIDTH - 12.0,
+            points.join(" "),
+            WIDTH - 12.0,
+            bottom + 14.0,
+            number(minutes)
+        );
+    }
+    out.push_str("</svg>\n");
+    out
+}
+
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;")
 }

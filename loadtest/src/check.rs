@@ -1,7 +1,7 @@
 //! What every session must have seen: offsets that rise, no holes, and in the end exactly the state of the source.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::{Rc, Weak};
 
 use imbl::OrdMap;
@@ -129,7 +129,15 @@ pub(crate) struct Track {
     /// `stream`: digest of all payloads in order.
     digest: u64,
     state: Option<Rc<State>>,
+    /// Deltas that carry numbers: the highest that was taken.
+    pub(crate) number: Option<u64>,
+    /// `stream`: what comes while the list of kept deltas was asked for and is not there yet.
+    waiting: Option<Vec<Rc<Delivery>>>,
 }
+
+/// Numbers that a session got more than once, or after a higher one, by topic: whether they may is for their publisher to
+/// say, who knows what it had to send again.
+pub(crate) type Repeats = BTreeMap<(u32, u64), u64>;
 
 /// Digest of a stream's payloads so far and one more.
 pub(crate) fn digest(before: u64, payload_hash: u64) -> u64 {
@@ -143,17 +151,43 @@ pub(crate) fn state_digest(value: &Value) -> u64 {
 
 impl Track {
     pub(crate) fn new(topic: u32) -> Self {
-        Self { topic, offset: 0, epoch: String::new(), digest: 0, state: None }
+        Self { topic, offset: 0, epoch: String::new(), digest: 0, state: None, number: None, waiting: None }
+    }
+
+    /// A reply says where the topic stands. What lies between is lost, or comes with a snapshot.
+    pub(crate) fn rebase(&mut self, offset: u64, epoch: &str, class: Class) {
+        self.offset = offset;
+        if self.epoch != epoch {
+            epoch.clone_into(&mut self.epoch);
+            if class != Class::Stream {
+                self.number = None;
+            }
+        }
+    }
+
+    /// The list of kept deltas was asked for: until it is there, what comes waits.
+    pub(crate) fn ask_again(&mut self) {
+        self.waiting = Some(Vec::new());
+    }
+
+    /// Whether that list is not there yet.
+    pub(crate) fn waits(&self) -> bool {
+        self.waiting.is_some()
     }
 
     /// Takes a delivery in, as the topic's class says.
-    pub(crate) fn take(&mut self, delivery: &Delivery, class: Class, states: &mut States) -> Result<(), String> {
+    pub(crate) fn take(
+        &mut self,
+        delivery: &Rc<Delivery>,
+        class: Class,
+        states: &mut States,
+        repeats: Option<&mut Repeats>,
+    ) -> Result<(), String> {
         if delivery.snapshot {
-            self.offset = delivery.offset;
-            if class != Class::Stream {
-                let state = states.snapshot(delivery).map_err(|e| e.to_string())?;
-                self.state = Some(states.the_one(self.topic, self.offset, state)?);
-            }
+            return self.take_snapshot(delivery, class, states, repeats);
+        }
+        if let Some(waiting) = &mut self.waiting {
+            waiting.push(delivery.clone());
             return Ok(());
         }
         if delivery.offset <= self.offset {
@@ -169,6 +203,9 @@ impl Track {
             return Err(format!("{} deltas of a stream in one", delivery.count));
         }
         self.offset = delivery.offset;
+        if let (Some(repeats), Some(number)) = (repeats, delivery.number) {
+            self.count(number, class, repeats)?;
+        }
         let state = match class {
             Class::Stream => {
                 self.digest = digest(self.digest, delivery.data_hash);
@@ -183,6 +220,65 @@ impl Track {
         };
         self.state = Some(states.the_one(self.topic, self.offset, state.map_err(|e| e.to_string())?)?);
         Ok(())
+    }
+
+    fn take_snapshot(
+        &mut self,
+        delivery: &Rc<Delivery>,
+        class: Class,
+        states: &mut States,
+        mut repeats: Option<&mut Repeats>,
+    ) -> Result<(), String> {
+        let same_epoch = delivery.epoch.as_ref().is_none_or(|epoch| *epoch == self.epoch);
+        if same_epoch && delivery.offset < self.offset && self.waiting.is_none() {
+            return Err(format!("a snapshot at {} after offset {}: backwards", delivery.offset, self.offset));
+        }
+        self.offset = delivery.offset;
+        if let Some(epoch) = &delivery.epoch {
+            self.epoch.clone_from(epoch);
+        }
+        if class == Class::Stream {
+            let waiting = self.waiting.take();
+            let Some(repeats) = repeats.as_mut() else { return Ok(()) };
+            for (_, number) in delivery.kept().map_err(|e| e.to_string())? {
+                // Who asks for what is kept knows what of it is had already.
+                if let Some(number) = number.filter(|n| self.number.is_none_or(|have| *n > have)) {
+                    self.count(number, class, repeats)?;
+                }
+            }
+            for later in waiting.into_iter().flatten().filter(|d| d.offset > delivery.offset) {
+                self.take(&later, class, states, Some(&mut **repeats))?;
+            }
+            return Ok(());
+        }
+        match (repeats, delivery.number) {
+            (Some(repeats), Some(number)) if same_epoch => self.count(number, class, repeats)?,
+            // What a new epoch has may be older.
+            (Some(_), number) if !same_epoch => self.number = number,
+            _ => {}
+        }
+        let state = states.snapshot(delivery).map_err(|e| e.to_string())?;
+        self.state = Some(states.the_one(self.topic, self.offset, state)?);
+        Ok(())
+    }
+
+    /// Takes a number in: of a `stream` every one must come, in order.
+    fn count(&mut self, number: u64, class: Class, repeats: &mut Repeats) -> Result<(), String> {
+        let before = self.number.unwrap_or(number.saturating_sub(1));
+        self.number = Some(before.max(number));
+        match class {
+            Class::Stream if number > before + 1 => Err(format!("number {number} after {before}: lost in between")),
+            Class::Stream if number <= before => {
+                *repeats.entry((self.topic, number)).or_default() += 1;
+                Ok(())
+            }
+            // A value may come again in another form, or as part of more; it may not go back.
+            Class::Latest | Class::Merge if number < before => {
+                *repeats.entry((self.topic, number)).or_default() += 1;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What this session ended with.

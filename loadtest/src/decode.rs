@@ -24,12 +24,14 @@ struct Message<'a> {
     #[serde(default)]
     offset: u64,
     prev: Option<u64>,
+    epoch: Option<&'a str>,
     conflated: Option<u64>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
     topics: Option<HashMap<String, Standing>>,
     #[serde(borrow)]
     error: Option<&'a RawValue>,
+    retry_after_ms: Option<u64>,
 }
 
 /// The same in the Centrifuge protocol.
@@ -47,9 +49,22 @@ struct Line<'a> {
 
 #[derive(Deserialize)]
 struct Push<'a> {
+    #[serde(default)]
     channel: &'a str,
     #[serde(borrow, rename = "pub")]
     publication: Option<Publication<'a>>,
+    message: Option<Told>,
+}
+
+/// A message to the client itself.
+#[derive(Deserialize)]
+struct Told {
+    data: Notice,
+}
+
+#[derive(Deserialize)]
+struct Notice {
+    retry_after_ms: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -90,6 +105,14 @@ pub(crate) enum Frame {
     /// Centrifuge: the reply to the command of this number, and what was missed.
     Begun(u32, Standing, Vec<Rc<Delivery>>),
     Error(String),
+    /// The server is about to close, and asks to be left alone for so many ms.
+    Closing(u64),
+    /// `plain`: an unsubscribe is done.
+    Unsubscribed,
+    /// A topic has gone quiet.
+    Stale,
+    /// It is back.
+    Fresh,
     /// Notices and replies that need no attention.
     Other,
 }
@@ -102,8 +125,12 @@ pub(crate) struct Delivery {
     pub(crate) prev: u64,
     /// Deltas it stands for.
     pub(crate) count: u64,
+    /// Snapshots (`plain`): the epoch of `offset`.
+    pub(crate) epoch: Option<String>,
     /// When it was to be published, ns of the monotonic clock.
     pub(crate) intended_ns: Option<u64>,
+    /// Its number, in payloads that carry one.
+    pub(crate) number: Option<u64>,
     pub(crate) data: String,
     pub(crate) data_hash: u64,
 }
@@ -148,11 +175,19 @@ impl Decoder {
         if let Some(error) = message.error {
             return Ok(Frame::Error(error.get().to_owned()));
         }
+        if let (Some("closing"), Some(retry_after_ms)) = (message.op, message.retry_after_ms) {
+            return Ok(Frame::Closing(retry_after_ms));
+        }
         if let (Some("subscribe"), Some(topics)) = (message.op, message.topics) {
             return Ok(Frame::Subscribed(topics));
         }
         let (Some(topic), Some(kind), Some(data)) = (message.topic, message.kind, message.data) else {
-            return Ok(Frame::Other);
+            return Ok(match message.op {
+                Some("unsubscribe") => Frame::Unsubscribed,
+                Some("stale") => Frame::Stale,
+                Some("fresh") => Frame::Fresh,
+                _ => Frame::Other,
+            });
         };
         let topic =
             *self.topics.get(topic).with_context(|| format!("a delivery on {topic}, which nobody asked for"))?;
@@ -163,7 +198,9 @@ impl Decoder {
             offset: message.offset,
             prev: message.prev.unwrap_or(0),
             count: message.conflated.unwrap_or(1),
-            intended_ns: intended_ns(data),
+            epoch: message.epoch.map(str::to_owned),
+            intended_ns: member(data, "\"t\":"),
+            number: member(data, "\"n\":"),
             data_hash: xxh3_64(data.as_bytes()),
             data: data.to_owned(),
         });
@@ -184,7 +221,10 @@ impl Decoder {
             let missed = publications.into_iter().map(|p| Rc::new(p.delivery(u32::MAX))).collect();
             return Ok(Frame::Begun(line.id, Standing { offset, epoch, recovered }, missed));
         }
-        let Some(Push { channel, publication: Some(publication) }) = line.push else { return Ok(Frame::Other) };
+        if let Some(Push { message: Some(Told { data: Notice { retry_after_ms: Some(ms) } }), .. }) = line.push {
+            return Ok(Frame::Closing(ms));
+        }
+        let Some(Push { channel, publication: Some(publication), .. }) = line.push else { return Ok(Frame::Other) };
         let topic = *self.topics.get(channel).with_context(|| format!("a delivery on {channel}"))?;
         Ok(self.remember(key, bytes, Rc::new(publication.delivery(topic))))
     }
@@ -210,17 +250,36 @@ impl Publication<'_> {
             // The protocol does not chain deliveries.
             prev: 0,
             count: self.tags.get("conflated").and_then(|n| n.parse().ok()).unwrap_or(1),
-            intended_ns: intended_ns(data),
+            epoch: None,
+            intended_ns: member(data, "\"t\":"),
+            number: member(data, "\"n\":"),
             data_hash: xxh3_64(data.as_bytes()),
             data: data.to_owned(),
         }
     }
 }
 
-/// The member `"t"` that our own payloads carry; patches that the server composed have it among others.
-fn intended_ns(data: &str) -> Option<u64> {
-    let at = data.find("\"t\":")? + 4;
+/// The number after `key`, a member that our own payloads carry; patches that the server composed have it among others.
+fn member(data: &str, key: &str) -> Option<u64> {
+    let at = data.find(key)? + key.len();
     let digits = data.get(at..)?;
     let end = digits.find(|c: char| !c.is_ascii_digit())?;
     digits.get(..end)?.parse().ok()
+}
+
+/// A delta in a `stream`'s snapshot.
+#[derive(Deserialize)]
+struct KeptDelta<'a> {
+    offset: u64,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+impl Delivery {
+    /// Offsets and numbers of the deltas that a `stream`'s snapshot lists.
+    pub(crate) fn kept(&self) -> anyhow::Result<Vec<(u64, Option<u64>)>> {
+        let kept: Option<Vec<KeptDelta<'_>>> = serde_json::from_str(&self.data).context("a stream's snapshot")?;
+        let kept = kept.unwrap_or_default();
+        Ok(kept.into_iter().map(|delta| (delta.offset, member(delta.data.get(), "\"n\":"))).collect())
+    }
 }

@@ -1,25 +1,35 @@
 //! Load harness for nexus-push: workloads by name, open-loop publishing, checks on everything that arrived.
 
+mod balancer;
 mod bench;
 mod benchmarks;
 mod capacity;
+mod chaos;
 mod chart;
 mod check;
+mod churn;
+mod crew;
 mod decode;
 mod egress;
+mod front_config;
+mod hold;
 mod inflate;
 mod ingest;
 mod ladder;
 mod line;
+mod node;
 mod peer;
 mod process;
 mod publisher;
 mod raw;
+mod reads;
 mod recording;
 mod report;
 mod run;
+mod scale_out;
 mod session;
 mod slo;
+mod soak;
 mod tongue;
 mod worker;
 mod workload;
@@ -47,7 +57,10 @@ Examples:
   nexus-loadtest run w1                              10,000 sessions on one topic
   nexus-loadtest run w2 --sessions 1000 --seconds 5 --slo p99=50ms,errors=0.1%
   nexus-loadtest run w8 --speed 20 --data ../shared/data
-  nexus-loadtest ladder w2                           100 to 10,000 sessions, a row each";
+  nexus-loadtest ladder w2                           100 to 10,000 sessions, a row each
+  nexus-loadtest chaos                               every fault, each with the check that nothing was lost
+  nexus-loadtest chaos redis-paused --seconds 10
+  nexus-loadtest soak --minutes 10                   faults and churn for ten minutes; memory and descriptors flat";
 
 #[derive(Debug, Subcommand)]
 #[allow(clippy::large_enum_variant, reason = "one value, made once")]
@@ -58,10 +71,20 @@ enum Command {
     Ladder(workload::RunArgs),
     /// Deltas from Redis into topics that nobody is subscribed to
     Ingest(ingest::IngestArgs),
+    /// Snapshots over REST, and from a subscribe to its snapshots, while W2 runs
+    Reads(reads::ReadsArgs),
     /// All workloads on our server and on others, interleaved; writes docs/benchmarks.md
     Peers(bench::BenchArgs),
     /// Bytes that a user of the recorded market data costs, in each dialect; writes docs/benchmarks.md
     Egress(egress::EgressArgs),
+    /// Three nodes behind a real balancer: one drained, one killed, one added; writes docs/scale-out.md
+    ScaleOut(scale_out::ScaleOutArgs),
+    /// As many sessions as several nodes and several processes of this harness hold; writes docs/scale-out.md
+    Hold(hold::HoldArgs),
+    /// Faults on real processes, each with the check that nothing was lost
+    Chaos(chaos::ChaosArgs),
+    /// An hour of W2 with faults and churn: nothing lost, memory and descriptors flat
+    Soak(soak::SoakArgs),
     /// Hold sessions for a run (started by `run`)
     #[command(hide = true)]
     Worker,
@@ -72,8 +95,13 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Ladder(args) => ladder::run(&args),
         Command::Ingest(args) => ingest::run(&args),
+        Command::Reads(args) => reads::run(&args),
         Command::Peers(args) => bench::run(&args),
         Command::Egress(args) => egress::run(&args),
+        Command::ScaleOut(args) => scale_out::run(&args),
+        Command::Hold(args) => hold::run(&args),
+        Command::Chaos(args) => chaos::run(&args),
+        Command::Soak(args) => soak::run(&args),
         Command::Worker => worker::run().map(|()| true),
     };
     match outcome {

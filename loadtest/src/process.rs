@@ -2,15 +2,20 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::worker::{Message, Order, Spec};
 use crate::workload::RunArgs;
+
+/// Time that a server has to answer.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Ends with its owner.
 pub(crate) struct Process(pub(crate) Child);
@@ -18,6 +23,11 @@ pub(crate) struct Process(pub(crate) Child);
 impl Process {
     pub(crate) fn id(&self) -> u32 {
         self.0.id()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).context("no process ID")?;
+        Ok(kill_process(pid, signal)?)
     }
 }
 
@@ -27,8 +37,8 @@ impl Drop for Process {
         let family = family(self.id());
         let _ = self.0.kill();
         for pid in family.into_iter().skip(1) {
-            if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::KILL);
             }
         }
         let _ = self.0.wait();
@@ -77,24 +87,35 @@ pub(crate) fn start_server(
     );
     let path = directory.join("server.toml");
     std::fs::write(&path, config)?;
-    let program = match &args.server {
-        Some(program) => program.clone(),
+    let process = launch(args.server.as_deref(), &path, directory)?;
+    ready_within(address, directory)?;
+    Ok((process, address, if args.tls { sealed } else { address }))
+}
+
+/// Starts a server with a configuration; its log goes to `server.log` in `directory`.
+pub(crate) fn launch(program: Option<&Path>, config: &Path, directory: &Path) -> anyhow::Result<Process> {
+    let program = match program {
+        Some(program) => program.to_owned(),
         None => beside("nexus-push")?,
     };
     let log = std::fs::File::create(directory.join("server.log"))?;
     let child = Command::new(&program)
         .args(["serve", "--config"])
-        .arg(&path)
+        .arg(config)
         .stdout(log.try_clone()?)
         .stderr(log)
         .spawn()
         .with_context(|| format!("{} cannot be started; build it first: cargo build --release", program.display()))?;
-    let process = Process(child);
+    Ok(Process(child))
+}
+
+/// Waits until a server that was launched is ready.
+pub(crate) fn ready_within(address: SocketAddr, directory: &Path) -> anyhow::Result<()> {
     if until(Duration::from_secs(20), || ready(address)).is_err() {
         let log = std::fs::read_to_string(directory.join("server.log")).unwrap_or_default();
         bail!("the server is not ready:\n{log}");
     }
-    Ok((process, address, if args.tls { sealed } else { address }))
+    Ok(())
 }
 
 /// The section for a second port, with a certificate of its own making (P-256, as most are).
@@ -107,28 +128,43 @@ fn tls(listen: SocketAddr, directory: &Path) -> anyhow::Result<String> {
     Ok(format!("[tls]\nlisten = \"{listen}\"\ncertificate_file = \"{certificate}\"\nkey_file = \"{key}\"\n"))
 }
 
-fn beside(name: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn beside(name: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe()?;
     Ok(own.parent().context("no folder")?.join(name))
 }
 
-fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+/// The answer to a GET, head and all.
+pub(crate) fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    ask("GET", address, path)
+}
+
+/// The answer to a request without a body, head and all.
+pub(crate) fn ask(method: &str, address: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())?;
+    stream.set_read_timeout(Some(ASK_TIMEOUT))?;
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)
 }
 
 fn ready(address: SocketAddr) -> bool {
-    get(address, "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    ask("GET", address, "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
 }
 
 /// What our server says of itself.
 pub(crate) fn status(address: SocketAddr) -> anyhow::Result<serde_json::Value> {
-    let answer = get(address, "/status").context("/status")?;
-    let (_, body) = answer.split_once("\r\n\r\n").context("/status has no body")?;
-    serde_json::from_str(body).context("/status is no JSON")
+    serde_json::from_str(&body(address, "/status")?).context("/status is no JSON")
+}
+
+/// What is answered to a GET.
+pub(crate) fn body(address: SocketAddr, path: &str) -> anyhow::Result<String> {
+    let answer = get(address, path).with_context(|| path.to_owned())?;
+    let (_, body) = answer.split_once("\r\n\r\n").with_context(|| format!("{path} has no body"))?;
+    Ok(body.to_owned())
 }
 
 /// Asks again and again until it is so.
@@ -178,15 +214,27 @@ pub(crate) fn rss_bytes(pid: u32) -> u64 {
 
 /// A worker process and the line to it.
 pub(crate) struct Worker {
-    _process: Process,
+    pub(crate) process: Process,
     stdin: ChildStdin,
     pub(crate) messages: mpsc::Receiver<Message>,
 }
 
 impl Worker {
-    pub(crate) fn start(spec: &Spec) -> anyhow::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
+    /// Starts one, in a network namespace if one is named.
+    pub(crate) fn start(spec: &Spec, namespace: Option<&str>) -> anyhow::Result<Self> {
+        let own = std::env::current_exe()?;
+        let mut command = match namespace {
+            None => Command::new(own),
+            Some(name) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", name]).arg(own);
+                command
+            }
+        };
+        // The run ends its workers; Ctrl-C at a terminal is not for them.
+        let mut child = command
             .arg("worker")
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -209,7 +257,7 @@ impl Worker {
         serde_json::to_writer(&mut stdin, spec)?;
         stdin.write_all(b"\n")?;
         stdin.flush()?;
-        Ok(Self { _process: Process(child), stdin, messages })
+        Ok(Self { process: Process(child), stdin, messages })
     }
 
     pub(crate) fn order(&mut self, order: &Order) -> anyhow::Result<()> {

@@ -10,11 +10,12 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rand::seq::index;
 
-use crate::process::{self, Process, Worker, cpu_time, rss_bytes};
+use crate::crew::Crew;
+use crate::process::{self, Process, cpu_time, rss_bytes};
 use crate::publisher::{Expected, Publisher};
 use crate::recording;
 use crate::report::{Report, Storm};
-use crate::worker::{Message, Order, Outcome, Progress, Spec};
+use crate::worker::{Order, Outcome, Spec};
 use crate::workload::{Class, Name, RunArgs, Via, Workload};
 
 /// Time that sessions have to get what is still under way at the end.
@@ -50,44 +51,14 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<bool> {
     Ok(report.passed())
 }
 
-/// Workers and what was last heard of each.
-struct Crew {
-    workers: Vec<Worker>,
-    last: Vec<Progress>,
-    outcomes: Vec<Option<Outcome>>,
-}
-
 impl Crew {
-    fn start(specs: &[Spec]) -> anyhow::Result<Self> {
-        let workers = specs.iter().map(Worker::start).collect::<anyhow::Result<Vec<_>>>()?;
-        let count = workers.len();
-        Ok(Self { workers, last: vec![Progress::default(); count], outcomes: vec![None; count] })
-    }
-
-    fn order(&mut self, order: &Order) -> anyhow::Result<()> {
-        self.workers.iter_mut().try_for_each(|w| w.order(order))
-    }
-
-    /// Takes in what the workers said.
-    fn listen(&mut self) -> Progress {
-        for ((worker, last), outcome) in self.workers.iter().zip(&mut self.last).zip(&mut self.outcomes) {
-            for message in worker.messages.try_iter() {
-                match message {
-                    Message::Progress(progress) => *last = progress,
-                    Message::Outcome(told) => *outcome = Some(*told),
-                }
-            }
-        }
-        self.last.iter().fold(Progress::default(), |sum, p| Progress {
-            connected: sum.connected + p.connected,
-            subscribed: sum.subscribed + p.subscribed,
-            deliveries: sum.deliveries + p.deliveries,
-            connect_failures: sum.connect_failures + p.connect_failures,
-        })
-    }
-
     /// Waits until `subscribed` sessions stand.
-    async fn all_subscribed(&mut self, sessions: u64, limit: Duration, bar: &ProgressBar) -> anyhow::Result<()> {
+    pub(crate) async fn all_subscribed(
+        &mut self,
+        sessions: u64,
+        limit: Duration,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<()> {
         let deadline = Instant::now() + limit;
         loop {
             let progress = self.listen();
@@ -106,8 +77,8 @@ impl Crew {
         }
     }
 
-    async fn finish(&mut self, offsets: Vec<u64>) -> anyhow::Result<Vec<Outcome>> {
-        self.order(&Order::Finish { offsets, timeout_s: FINISH_TIMEOUT_S })?;
+    pub(crate) async fn finish(&mut self, offsets: Vec<u64>) -> anyhow::Result<Vec<Outcome>> {
+        self.order(&Order::Finish { offsets, numbers: Vec::new(), timeout_s: FINISH_TIMEOUT_S })?;
         let deadline = Instant::now() + Duration::from_secs_f64(FINISH_TIMEOUT_S + 60.0);
         loop {
             self.listen();
@@ -122,7 +93,7 @@ impl Crew {
     }
 }
 
-fn bar(quiet: bool, length: u64, what: &'static str) -> anyhow::Result<ProgressBar> {
+pub(crate) fn bar(quiet: bool, length: u64, what: &'static str) -> anyhow::Result<ProgressBar> {
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(length) };
     bar.set_style(
         ProgressStyle::with_template("{msg:>12} [{bar:40}] {human_pos}/{human_len} {elapsed}")?.progress_chars("=> "),
@@ -191,7 +162,7 @@ fn ground(args: &RunArgs, workload: &Workload) -> anyhow::Result<Ground> {
 }
 
 /// Which topics each session subscribes to.
-fn assignments(workload: &Workload) -> Vec<Vec<u32>> {
+pub(crate) fn assignments(workload: &Workload) -> Vec<Vec<u32>> {
     let mut rng = StdRng::seed_from_u64(workload.seed ^ 0x5eed);
     let all = workload.subscriptions >= workload.topics;
     let pick = |rng: &mut StdRng| -> Vec<u32> {
@@ -230,7 +201,9 @@ async fn measure(args: &RunArgs) -> anyhow::Result<Report> {
         .chunks(args.per_worker.max(1))
         .enumerate()
         .map(|(i, chunk)| Spec {
-            server: ground.server,
+            servers: vec![ground.server],
+            homes: 1,
+            endurance: None,
             tls: args.tls,
             topics: names.clone(),
             classes: classes.clone(),
@@ -241,11 +214,13 @@ async fn measure(args: &RunArgs) -> anyhow::Result<Report> {
             batch: workload.batch,
             payload_clock: !workload.is_replay(),
             receive_buffer: args.receive_buffer,
+            addresses: 4,
+            polite: false,
             sessions: chunk.to_vec(),
             first: i * args.per_worker,
         })
         .collect();
-    let mut crew = Crew::start(&specs)?;
+    let mut crew = Crew::start(&specs, None)?;
     report.workers = specs.len();
 
     // A first session's worth of warmth is not the sessions' memory.

@@ -1,7 +1,7 @@
 //! One session of a worker: connect, subscribe, read, check; and back again if the server closes it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
@@ -9,11 +9,13 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use fastwebsockets::{Frame, OpCode, Payload};
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::net::TcpSocket;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio_rustls::TlsConnector;
 
-use crate::check::{States, Track};
+use crate::check::{Repeats, States, Track};
 use crate::decode::{self, Decoder};
 use crate::inflate::Inflated;
 use crate::line::Line;
@@ -35,6 +37,10 @@ const SLOW_BUFFER_BYTES: u32 = 4_096;
 /// What a browser offers (RFC 7692 §7).
 const DEFLATE: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
 
+/// Shortest and longest time that polite sessions stay away unless told otherwise, as in the Centrifuge SDKs.
+const RETRY_MS_MIN: u64 = 500;
+const RETRY_MS_MAX: u64 = 20_000;
+
 /// Faults whose text is kept.
 const FAULTS_KEPT: usize = 5;
 
@@ -47,9 +53,36 @@ pub(crate) enum Clock {
     None,
 }
 
+/// How sessions live through faults: they go on to the next server when one does not answer or falls silent, and they
+/// never give up. Their deltas carry numbers that rise by one within a topic.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Endurance {
+    /// Nothing for so long, not even a ping: the connection is dead.
+    pub(crate) silence: Duration,
+    /// Time to connect, upgrade and subscribe.
+    pub(crate) connect: Duration,
+}
+
+/// Longest wait of an enduring session before it tries again.
+const BACKOFF_LAST: Duration = Duration::from_secs(1);
+
+/// What a session is to do between two reads.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// Close the connection, and come back after a while: as the same, or as somebody new with other topics.
+    Leave { away: Duration, anew: Option<Vec<u32>> },
+    /// Have another topic in place of one.
+    Switch { from: u32, to: u32 },
+}
+
 /// What all sessions of a worker share.
 pub(crate) struct Shared {
-    pub(crate) server: SocketAddr,
+    /// Sessions begin with one of the first `homes`, by their number, and go on to the next.
+    pub(crate) servers: Vec<SocketAddr>,
+    pub(crate) homes: usize,
+    pub(crate) endurance: Option<Endurance>,
+    /// Where deltas are numbered.
+    pub(crate) repeats: Option<RefCell<Repeats>>,
     /// Set where sessions go over TLS.
     pub(crate) tls: Option<TlsConnector>,
     pub(crate) topics: Vec<String>,
@@ -69,10 +102,14 @@ pub(crate) struct Shared {
     pub(crate) counts: Counts,
     pub(crate) faults: RefCell<Vec<String>>,
     pub(crate) closes: RefCell<BTreeMap<String, u64>>,
+    /// Enduring sessions: why connections did not come about.
+    pub(crate) refusals: RefCell<BTreeMap<String, u64>>,
     /// What sockets are read into.
     pub(crate) buffer: RefCell<Vec<u8>>,
     /// When the last read returned.
     pub(crate) now_ns: Cell<u64>,
+    /// Whether sessions come back as the SDKs do: after the time that the server asks for, or with backoff and jitter.
+    pub(crate) polite: bool,
     /// No more reconnecting.
     pub(crate) ending: Cell<bool>,
 }
@@ -80,7 +117,10 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) connected: Cell<u64>,
+    /// Connections that got all of their subscriptions, ever.
     pub(crate) subscribed: Cell<u64>,
+    /// Those of them that are open now.
+    pub(crate) standing: Cell<u64>,
     pub(crate) connect_failures: Cell<u64>,
     pub(crate) deliveries: Cell<u64>,
     pub(crate) represented: Cell<u64>,
@@ -89,6 +129,12 @@ pub(crate) struct Counts {
     pub(crate) faults: Cell<u64>,
     pub(crate) recovered: Cell<u64>,
     pub(crate) not_recovered: Cell<u64>,
+    /// Snapshots of another epoch than the one that was known.
+    pub(crate) epochs: Cell<u64>,
+    pub(crate) stale: Cell<u64>,
+    pub(crate) fresh: Cell<u64>,
+    /// Times that a session left of its own will, or changed a subscription.
+    pub(crate) turns: Cell<u64>,
 }
 
 pub(crate) fn add(cell: &Cell<u64>, n: u64) {
@@ -148,6 +194,10 @@ pub(crate) struct Session {
     pub(crate) tracks: RefCell<Vec<Track>>,
     /// Whether it was subscribed before, and so recovers.
     known: Cell<bool>,
+    /// Whether all subscriptions of its connection are confirmed.
+    standing: Cell<bool>,
+    /// How long the server asked it to stay away, in ms.
+    asked_ms: Cell<Option<u64>>,
     /// Replies that are missing until all subscriptions are confirmed.
     replies_due: Cell<u32>,
     /// Bytes that came behind the upgrade's answer.
@@ -156,6 +206,17 @@ pub(crate) struct Session {
     partial: RefCell<Vec<u8>>,
     /// It never reads once it is subscribed.
     slow: bool,
+    /// Servers that it has gone on from.
+    moves: Cell<usize>,
+    /// Away of its own will.
+    pub(crate) away: Cell<bool>,
+    /// What it is to do next.
+    turns: RefCell<VecDeque<Turn>>,
+    wake: Notify,
+    /// Commands that go out with the next answer.
+    commands: RefCell<Vec<u8>>,
+    /// Topics of unsubscribes that are not confirmed.
+    leaving: RefCell<VecDeque<u32>>,
     /// Its place among those that are opening a connection.
     pub(crate) opening: RefCell<Option<OwnedSemaphorePermit>>,
 }
@@ -168,12 +229,31 @@ impl Session {
             number,
             tracks: RefCell::new(tracks),
             known: Cell::new(false),
+            standing: Cell::new(false),
+            asked_ms: Cell::new(None),
             replies_due: Cell::new(0),
             early: RefCell::default(),
             partial: RefCell::default(),
             slow,
+            moves: Cell::new(0),
+            away: Cell::new(false),
+            turns: RefCell::default(),
+            wake: Notify::new(),
+            commands: RefCell::default(),
+            leaving: RefCell::default(),
             opening: RefCell::default(),
         })
+    }
+
+    /// To be done as soon as it reads.
+    pub(crate) fn turn(&self, turn: Turn) {
+        self.turns.borrow_mut().push_back(turn);
+        self.wake.notify_one();
+    }
+
+    /// Whether it has the topic, or had it a moment ago.
+    pub(crate) fn has(&self, topic: u32) -> bool {
+        self.tracks.borrow().binary_search_by_key(&topic, |t| t.topic).is_ok() || self.leaving.borrow().contains(&topic)
     }
 
     /// Whether it never reads, and so gets nowhere.
@@ -183,13 +263,15 @@ impl Session {
 
     /// Lives until it is aborted or the run ends.
     pub(crate) async fn run(self: Rc<Self>, shared: Rc<Shared>) {
-        let mut failures = 0;
+        let mut failures: u64 = 0;
+        self.away.set(false);
+        let limit = shared.endurance.map_or(CONNECT_TIMEOUT, |endurance| endurance.connect);
         loop {
-            let opened = tokio::time::timeout(CONNECT_TIMEOUT, self.open(&shared)).await;
+            let opened = tokio::time::timeout(limit, self.open(&shared)).await;
             let outcome = match opened {
                 Ok(Ok(mut socket)) => {
                     failures = 0;
-                    let _guard = Connected::new(&shared);
+                    let _guard = Connected::new(&shared, &self.standing);
                     self.read(&shared, &mut socket).await
                 }
                 Ok(Err(error)) => {
@@ -200,30 +282,59 @@ impl Session {
                 Err(_) => {
                     add(&shared.counts.connect_failures, 1);
                     failures += 1;
-                    Err(anyhow::anyhow!("no connection within {CONNECT_TIMEOUT:?}"))
+                    Err(anyhow::anyhow!("no connection within {limit:?}"))
                 }
             };
             if shared.ending.get() {
                 return;
             }
-            if let Err(error) = outcome {
-                *shared.closes.borrow_mut().entry(error.to_string()).or_default() += 1;
-            }
-            if failures > 20 {
+            let wait = match outcome {
+                Ok(away) => away,
+                Err(error) => {
+                    self.moves.set(self.moves.get() + 1);
+                    let refused = failures > 0 && shared.endurance.is_some();
+                    let whys = if refused { &shared.refusals } else { &shared.closes };
+                    *whys.borrow_mut().entry(format!("{error:#}")).or_default() += 1;
+                    Duration::from_millis(self.pause_ms(&shared, failures))
+                }
+            };
+            if failures > 20 && shared.endurance.is_none() {
                 shared.fault(format!("session {} gave up after {failures} attempts", self.number));
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(20 * (1 + failures) + (self.number % 100) as u64)).await;
+            tokio::time::sleep(if self.away.get() { wait } else { wait.min(BACKOFF_LAST) }).await;
+            self.away.set(false);
         }
     }
 
+    /// How long it stays away after a close, or after so many failures.
+    fn pause_ms(&self, shared: &Shared, failures: u64) -> u64 {
+        match self.asked_ms.take() {
+            _ if !shared.polite => 20 * (1 + failures) + (self.number % 100) as u64,
+            Some(asked_ms) if failures == 0 => asked_ms,
+            _ => {
+                let most_ms = (RETRY_MS_MIN << failures.min(10)).min(RETRY_MS_MAX);
+                (RETRY_MS_MIN + rand::random_range(0..=most_ms)).min(RETRY_MS_MAX)
+            }
+        }
+    }
+
+    /// Where it is, or goes next.
+    fn server(&self, shared: &Shared) -> anyhow::Result<SocketAddr> {
+        let at = (self.number % shared.homes.max(1) + self.moves.get()) % shared.servers.len().max(1);
+        shared.servers.get(at).copied().context("no server")
+    }
+
     async fn open(&self, shared: &Shared) -> anyhow::Result<Line> {
-        let socket = if shared.server.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let server = self.server(shared)?;
+        self.leaving.borrow_mut().clear();
+        self.commands.borrow_mut().clear();
+        let socket = if server.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_recv_buffer_size(if self.slow { SLOW_BUFFER_BYTES } else { shared.receive_buffer })?;
         if let Some(source) = shared.sources.get(self.number % shared.sources.len().max(1)) {
             socket.bind(SocketAddr::new(*source, 0))?;
         }
-        let socket = socket.connect(shared.server).await.context("connect")?;
+        let socket = socket.connect(server).await.context("connect")?;
         socket.set_nodelay(true)?;
         // Thousands of ends at once would hold their ports for a minute otherwise.
         socket.set_zero_linger()?;
@@ -233,7 +344,7 @@ impl Session {
             "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{}\r\n",
             shared.tongue.path(&topics),
-            shared.server,
+            server,
             if shared.inflated.is_some() { DEFLATE } else { "" }
         );
         stream.write_all(request.as_bytes()).await?;
@@ -284,19 +395,45 @@ impl Session {
     /// All subscriptions are confirmed.
     fn stands(&self, shared: &Shared) {
         add(&shared.counts.subscribed, 1);
+        add(&shared.counts.standing, 1);
+        self.standing.set(true);
         self.opening.borrow_mut().take();
         self.known.set(true);
     }
 
-    /// Reads until the connection ends. All sessions share one buffer: what is not whole yet is kept aside.
-    async fn read(&self, shared: &Shared, socket: &mut Line) -> anyhow::Result<()> {
+    /// Reads until the connection ends: by itself, or because this session leaves for so long. All sessions share one
+    /// buffer: what is not whole yet is kept aside.
+    async fn read(&self, shared: &Shared, socket: &mut Line) -> anyhow::Result<Duration> {
         let mut kept: Vec<u8> = std::mem::take(&mut self.early.borrow_mut());
         loop {
             if self.slow && self.replies_due.get() == 0 {
                 // The socket stays open, and full.
                 std::future::pending::<()>().await;
             }
-            let n = match socket.read(|read| read(&mut shared.buffer.borrow_mut())).await {
+            let read = socket.read(|read| read(&mut shared.buffer.borrow_mut()));
+            let outcome = match shared.endurance {
+                None => read.await,
+                Some(Endurance { silence, .. }) => {
+                    let outcome = tokio::select! {
+                        biased;
+                        outcome = read => Some(outcome),
+                        () = self.wake.notified() => None,
+                        () = tokio::time::sleep(silence) => bail!("silence for {silence:?}"),
+                    };
+                    match outcome {
+                        Some(outcome) => outcome,
+                        None => {
+                            if let Some(away) = self.take_turns(shared) {
+                                return Ok(away);
+                            }
+                            let commands = std::mem::take(&mut *self.commands.borrow_mut());
+                            socket.write_all(&commands).await?;
+                            continue;
+                        }
+                    }
+                }
+            };
+            let n = match outcome {
                 Ok(0) => bail!("connection closed"),
                 Ok(n) => n,
                 Err(e) => bail!("{e}"),
@@ -323,7 +460,48 @@ impl Session {
             if !answer.is_empty() {
                 socket.write_all(&answer).await?;
             }
+            if !self.commands.borrow().is_empty() {
+                let commands = std::mem::take(&mut *self.commands.borrow_mut());
+                socket.write_all(&commands).await?;
+            }
         }
+    }
+
+    /// Does what it was told to. Returns for how long it is to be away, if it is to leave.
+    fn take_turns(&self, shared: &Shared) -> Option<Duration> {
+        loop {
+            let turn = self.turns.borrow_mut().pop_front()?;
+            add(&shared.counts.turns, 1);
+            let mut tracks = self.tracks.borrow_mut();
+            match turn {
+                Turn::Leave { away, anew } => {
+                    if let Some(topics) = anew {
+                        *tracks = topics.into_iter().map(Track::new).collect();
+                        tracks.sort_by_key(|t| t.topic);
+                        self.known.set(false);
+                    }
+                    // Who comes back goes where it began.
+                    self.moves.set(0);
+                    self.away.set(true);
+                    self.turns.borrow_mut().clear();
+                    return Some(away);
+                }
+                Turn::Switch { from, to } => {
+                    let name = |topic: u32| shared.topics.get(topic as usize).map_or("", String::as_str);
+                    let Ok(at) = tracks.binary_search_by_key(&from, |t| t.topic) else { continue };
+                    tracks.remove(at);
+                    let place = tracks.partition_point(|t| t.topic < to);
+                    tracks.insert(place, Track::new(to));
+                    self.leaving.borrow_mut().push_back(from);
+                    self.command(&json!({"op": "unsubscribe", "args": [name(from)]}));
+                    self.command(&json!({"op": "subscribe", "args": [name(to)]}));
+                }
+            }
+        }
+    }
+
+    fn command(&self, command: &serde_json::Value) {
+        masked(OpCode::Text, command.to_string().as_bytes(), &mut self.commands.borrow_mut());
     }
 
     /// Takes in every whole frame. Returns how many bytes they took, and what must be answered.
@@ -387,6 +565,8 @@ impl Session {
                     let name = shared.topics.get(track.topic as usize).map_or("", String::as_str);
                     match standings.get(name) {
                         Some(standing) => self.standing(shared, track, standing),
+                        // A reply to a subscribe that was sent later names what that one asked for.
+                        None if self.replies_due.get() == 0 => {}
                         None => shared.fault(format!("session {}: no standing of {name}", self.number)),
                     }
                 }
@@ -411,25 +591,45 @@ impl Session {
                 self.replied(shared, 1);
             }
             Ok(decode::Frame::Error(error)) => shared.fault(format!("session {}: {error}", self.number)),
+            Ok(decode::Frame::Closing(ms)) => self.asked_ms.set(Some(ms)),
+            Ok(decode::Frame::Unsubscribed) => {
+                self.leaving.borrow_mut().pop_front();
+            }
+            Ok(decode::Frame::Stale) => add(&shared.counts.stale, 1),
+            Ok(decode::Frame::Fresh) => add(&shared.counts.fresh, 1),
             Ok(decode::Frame::Other) => {}
             Err(error) => shared.fault(format!("session {}: {error:#}", self.number)),
         }
     }
 
     fn standing(&self, shared: &Shared, track: &mut Track, standing: &decode::Standing) {
-        track.epoch.clone_from(&standing.epoch);
-        if !self.known.get() {
-            track.offset = standing.offset;
-        } else if standing.recovered {
+        let class = shared.classes.get(track.topic as usize).copied().unwrap_or(Class::Merge);
+        if !self.known.get() || track.epoch.is_empty() {
+            track.rebase(standing.offset, &standing.epoch, class);
+            return;
+        }
+        if standing.recovered {
             add(&shared.counts.recovered, 1);
+            if track.epoch != standing.epoch {
+                track.rebase(standing.offset, &standing.epoch, class);
+            }
+            if !track.waits() {
+                return;
+            }
         } else {
             add(&shared.counts.not_recovered, 1);
             // What lies between is lost, and counted so; from here on it must be whole again.
-            track.offset = standing.offset;
+            track.rebase(standing.offset, &standing.epoch, class);
+        }
+        if class == Class::Stream && shared.repeats.is_some() {
+            // Unless what is kept of it closes the gap.
+            track.ask_again();
+            let name = shared.topics.get(track.topic as usize).map_or("", String::as_str);
+            self.command(&json!({"op": "snapshot", "args": [name]}));
         }
     }
 
-    fn delivery(&self, shared: &Shared, delivery: &decode::Delivery, topic: u32) {
+    fn delivery(&self, shared: &Shared, delivery: &Rc<decode::Delivery>, topic: u32) {
         let counts = &shared.counts;
         add(&counts.deliveries, 1);
         if delivery.snapshot {
@@ -444,12 +644,21 @@ impl Session {
         }
         let mut tracks = self.tracks.borrow_mut();
         let Ok(at) = tracks.binary_search_by_key(&topic, |t| t.topic) else {
+            if self.leaving.borrow().contains(&topic) {
+                return;
+            }
             shared.fault(format!("session {}: a delivery on a topic it did not ask for", self.number));
             return;
         };
         let class = shared.classes.get(topic as usize).copied().unwrap_or(Class::Merge);
+        let mut repeats = shared.repeats.as_ref().map(RefCell::borrow_mut);
         if let Some(track) = tracks.get_mut(at)
-            && let Err(fault) = track.take(delivery, class, &mut shared.states.borrow_mut())
+            && let Err(fault) = {
+                if delivery.epoch.as_ref().is_some_and(|epoch| *epoch != track.epoch) {
+                    add(&counts.epochs, 1);
+                }
+                track.take(delivery, class, &mut shared.states.borrow_mut(), repeats.as_deref_mut())
+            }
         {
             let name = shared.topics.get(topic as usize).map_or("?", String::as_str);
             shared.fault(format!("session {}, {name}: {fault}", self.number));
@@ -458,12 +667,12 @@ impl Session {
 }
 
 /// Counts a connection as long as it lasts, however it ends.
-struct Connected<'a>(&'a Shared);
+struct Connected<'a>(&'a Shared, &'a Cell<bool>);
 
 impl<'a> Connected<'a> {
-    fn new(shared: &'a Shared) -> Self {
+    fn new(shared: &'a Shared, standing: &'a Cell<bool>) -> Self {
         add(&shared.counts.connected, 1);
-        Self(shared)
+        Self(shared, standing)
     }
 }
 
@@ -471,5 +680,9 @@ impl Drop for Connected<'_> {
     fn drop(&mut self) {
         let connected = &self.0.counts.connected;
         connected.set(connected.get().saturating_sub(1));
+        if self.1.take() {
+            let standing = &self.0.counts.standing;
+            standing.set(standing.get().saturating_sub(1));
+        }
     }
 }

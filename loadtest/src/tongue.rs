@@ -82,7 +82,9 @@ impl Tongue {
                         let position = |(topic, s): (&String, Since)| {
                             (topic.clone(), json!({"offset": s.offset, "epoch": s.epoch}))
                         };
-                        let since: serde_json::Map<_, _> = topics.iter().zip(since).map(position).collect();
+                        // What was subscribed to, but never confirmed, has no position.
+                        let known = topics.iter().zip(since).filter(|(_, s)| !s.epoch.is_empty());
+                        let since: serde_json::Map<_, _> = known.map(position).collect();
                         members.insert("since".into(), since.into());
                     }
                     if let Some(rate) = max_rate {

@@ -17,11 +17,12 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, LocalSet};
 
-use crate::check::{State, States};
+use crate::check::{Repeats, State, States, Track};
+use crate::churn::{self, Churn};
 use crate::decode::Decoder;
 use crate::inflate::Inflated;
 use crate::line;
-use crate::session::{BUFFER_BYTES, Clock, Counts, LATENCY_US_MAX, Session, Shared};
+use crate::session::{BUFFER_BYTES, Clock, Counts, Endurance, LATENCY_US_MAX, Session, Shared, monotonic_ns};
 use crate::tongue::Tongue;
 use crate::workload::Class;
 
@@ -31,7 +32,11 @@ const OPENING_MAX: usize = 384;
 /// What a worker is told first.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Spec {
-    pub(crate) server: SocketAddr,
+    /// Sessions begin with one of the first `homes`, in turn.
+    pub(crate) servers: Vec<SocketAddr>,
+    pub(crate) homes: usize,
+    /// Set where sessions are to live through faults, and deltas are numbered.
+    pub(crate) endurance: Option<Endurance>,
     /// Over TLS.
     pub(crate) tls: bool,
     pub(crate) topics: Vec<String>,
@@ -45,6 +50,10 @@ pub(crate) struct Spec {
     pub(crate) batch: bool,
     pub(crate) payload_clock: bool,
     pub(crate) receive_buffer: u32,
+    /// Loopback addresses that sessions come from, at most 254: each has some 28,000 ports, and balancers count by address.
+    pub(crate) addresses: u8,
+    /// Come back as the SDKs do, not as fast as can be.
+    pub(crate) polite: bool,
     /// Topics of each session.
     pub(crate) sessions: Vec<Vec<u32>>,
     /// Number of the first session.
@@ -61,8 +70,10 @@ pub(crate) enum Order {
     Mark,
     /// Cut all sessions off, without a word to the server.
     Drop,
-    /// Wait until every session has these offsets, or so long; then report.
-    Finish { offsets: Vec<u64>, timeout_s: f64 },
+    /// Sessions come and go from now on, and change what they are subscribed to.
+    Churn(Churn),
+    /// Wait until every session has these offsets (where deltas are numbered: these numbers), or so long; then report.
+    Finish { offsets: Vec<u64>, numbers: Vec<u64>, timeout_s: f64 },
 }
 
 /// Sent a few times a second.
@@ -70,8 +81,20 @@ pub(crate) enum Order {
 pub(crate) struct Progress {
     pub(crate) connected: u64,
     pub(crate) subscribed: u64,
+    #[serde(default)]
+    pub(crate) standing: u64,
     pub(crate) deliveries: u64,
     pub(crate) connect_failures: u64,
+    /// When it was said, ns of the monotonic clock.
+    pub(crate) at_ns: u64,
+    /// Numbered deltas: the lowest number that a session is at, on the first topic, which all have. Sessions that are
+    /// away of their own will do not count.
+    pub(crate) pulse: u64,
+    pub(crate) faults: u64,
+    pub(crate) stale: u64,
+    pub(crate) fresh: u64,
+    pub(crate) recovered: u64,
+    pub(crate) not_recovered: u64,
 }
 
 /// What a worker reports at the end.
@@ -87,6 +110,13 @@ pub(crate) struct Outcome {
     pub(crate) faults: u64,
     pub(crate) fault_texts: Vec<String>,
     pub(crate) closes: BTreeMap<String, u64>,
+    pub(crate) refusals: BTreeMap<String, u64>,
+    pub(crate) epochs: u64,
+    pub(crate) stale: u64,
+    pub(crate) fresh: u64,
+    pub(crate) turns: u64,
+    /// Topic, number and how often: what came again, in all sessions.
+    pub(crate) repeats: Vec<(u32, u64, u64)>,
     /// Sessions that did not get to the end of a topic, each counted once.
     pub(crate) incomplete: u64,
     /// By topic: digest of what sessions ended with, and how many ended so.
@@ -115,12 +145,12 @@ pub(crate) fn run() -> anyhow::Result<()> {
 }
 
 /// Addresses to connect from: each has some 28,000 ports of its own. Only where the server is on loopback.
-fn sources(server: SocketAddr) -> Vec<IpAddr> {
-    if !server.ip().is_loopback() || !server.is_ipv4() {
+fn sources(servers: &[SocketAddr], addresses: u8) -> Vec<IpAddr> {
+    if !servers.iter().all(|server| server.ip().is_loopback() && server.is_ipv4()) {
         return Vec::new();
     }
     let [_, a, b, _] = std::process::id().to_be_bytes();
-    (1..=4).map(|n| IpAddr::V4(Ipv4Addr::new(127, a, b.max(1), n))).collect()
+    (1..=addresses.clamp(1, 254)).map(|n| IpAddr::V4(Ipv4Addr::new(127, a, b.max(1), n))).collect()
 }
 
 async fn work() -> anyhow::Result<()> {
@@ -128,7 +158,11 @@ async fn work() -> anyhow::Result<()> {
     let spec = lines.next_line().await?.context("no specification")?;
     let spec: Spec = serde_json::from_str(&spec)?;
     let shared = Rc::new(Shared {
-        server: spec.server,
+        sources: sources(&spec.servers, spec.addresses),
+        servers: spec.servers,
+        homes: spec.homes,
+        repeats: spec.endurance.is_some().then(RefCell::default),
+        endurance: spec.endurance,
         tls: if spec.tls { Some(line::connector()?) } else { None },
         decoder: RefCell::new(Decoder::new(&spec.topics)),
         topics: spec.topics,
@@ -139,12 +173,13 @@ async fn work() -> anyhow::Result<()> {
         max_rate: spec.max_rate,
         receive_buffer: spec.receive_buffer,
         clock: if spec.payload_clock { Clock::Payload } else { Clock::None },
-        sources: sources(spec.server),
+        polite: spec.polite,
         states: RefCell::new(States::default()),
         latency_us: RefCell::new(Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)?),
         counts: Counts::default(),
         faults: RefCell::default(),
         closes: RefCell::default(),
+        refusals: RefCell::default(),
         buffer: RefCell::new(vec![0; BUFFER_BYTES]),
         now_ns: Cell::new(0),
         ending: Cell::new(false),
@@ -160,13 +195,14 @@ async fn work() -> anyhow::Result<()> {
         .collect();
     let tasks: Rc<RefCell<Vec<JoinHandle<()>>>> = Rc::default();
 
-    let ticker = shared.clone();
+    let (ticker, told) = (shared.clone(), sessions.clone());
     tokio::task::spawn_local(async move {
         loop {
             tokio::time::sleep(Duration::from_millis(50)).await;
-            say(&Message::Progress(progress(&ticker)));
+            say(&Message::Progress(progress(&ticker, &told)));
         }
     });
+    let mut churning: Option<JoinHandle<()>> = None;
     while let Some(line) = lines.next_line().await? {
         match serde_json::from_str(&line)? {
             Order::Connect { rate } => {
@@ -179,8 +215,15 @@ async fn work() -> anyhow::Result<()> {
                 }
                 shared.counts.subscribed.set(0);
             }
-            Order::Finish { offsets, timeout_s } => {
-                let incomplete = wait_for(&sessions, &offsets, Duration::from_secs_f64(timeout_s)).await;
+            Order::Churn(churn) => {
+                let task = tokio::task::spawn_local(churn::run(sessions.clone(), shared.topics.len(), churn));
+                churning = Some(task);
+            }
+            Order::Finish { offsets, numbers, timeout_s } => {
+                if let Some(task) = churning.take() {
+                    task.abort();
+                }
+                let incomplete = wait_for(&sessions, &offsets, &numbers, Duration::from_secs_f64(timeout_s)).await;
                 shared.ending.set(true);
                 say(&Message::Outcome(Box::new(outcome(&shared, &sessions, incomplete)?)));
                 return Ok(());
@@ -206,29 +249,53 @@ async fn open_all(sessions: Vec<Rc<Session>>, shared: Rc<Shared>, tasks: Rc<RefC
     }
 }
 
-fn progress(shared: &Shared) -> Progress {
+fn progress(shared: &Shared, sessions: &[Rc<Session>]) -> Progress {
     let counts = &shared.counts;
+    let pulse = match shared.endurance {
+        None => 0,
+        Some(_) => {
+            let there = sessions.iter().filter(|s| !s.is_slow() && !s.away.get());
+            // Who has just begun has none yet; whether it got any is seen in the end.
+            there.filter_map(|s| s.tracks.borrow().first().and_then(|t| t.number)).min().unwrap_or(0)
+        }
+    };
     Progress {
+        at_ns: monotonic_ns(),
+        pulse,
+        faults: counts.faults.get(),
+        stale: counts.stale.get(),
+        fresh: counts.fresh.get(),
+        recovered: counts.recovered.get(),
+        not_recovered: counts.not_recovered.get(),
         connected: counts.connected.get(),
         subscribed: counts.subscribed.get(),
+        standing: counts.standing.get(),
         deliveries: counts.deliveries.get(),
         connect_failures: counts.connect_failures.get(),
     }
 }
 
 /// Sessions that are not at the end yet when the time is over.
-async fn wait_for(sessions: &[Rc<Session>], offsets: &[u64], timeout: Duration) -> u64 {
+async fn wait_for(sessions: &[Rc<Session>], offsets: &[u64], numbers: &[u64], timeout: Duration) -> u64 {
     let deadline = Instant::now() + timeout;
+    let end = |ends: &[u64], t: &Track| ends.get(t.topic as usize).copied().unwrap_or(0);
     let mut open: Vec<&Rc<Session>> = sessions.iter().filter(|s| !s.is_slow()).collect();
     loop {
         open.retain(|s| {
-            s.tracks.borrow().iter().any(|t| t.offset < offsets.get(t.topic as usize).copied().unwrap_or(0))
+            s.tracks.borrow().iter().any(|t| match t.number {
+                Some(number) => number < end(numbers, t),
+                None => t.offset < end(offsets, t),
+            })
         });
         if open.is_empty() || Instant::now() >= deadline {
             return open.len() as u64;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+fn flat(repeats: &Repeats) -> Vec<(u32, u64, u64)> {
+    repeats.iter().map(|((topic, number), times)| (*topic, *number, *times)).collect()
 }
 
 fn outcome(shared: &Shared, sessions: &[Rc<Session>], incomplete: u64) -> anyhow::Result<Outcome> {
@@ -257,6 +324,12 @@ fn outcome(shared: &Shared, sessions: &[Rc<Session>], incomplete: u64) -> anyhow
         faults: counts.faults.get(),
         fault_texts: shared.faults.borrow().clone(),
         closes: shared.closes.borrow().clone(),
+        refusals: shared.refusals.borrow().clone(),
+        epochs: counts.epochs.get(),
+        stale: counts.stale.get(),
+        fresh: counts.fresh.get(),
+        turns: counts.turns.get(),
+        repeats: shared.repeats.as_ref().map_or_else(Vec::new, |repeats| flat(&repeats.borrow())),
         incomplete,
         finals: finals.into_iter().map(|m| m.into_iter().collect()).collect(),
         latency: latency.iter().map(|b| format!("{b:02x}")).collect(),

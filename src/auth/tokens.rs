@@ -56,6 +56,9 @@ pub enum TokenError {
     /// Anything else.
     #[error("token is not valid: {0}")]
     Invalid(String),
+    /// It is good, but its user holds as many sessions as it may.
+    #[error("the user holds {0} sessions, the most (limits.sessions_per_user)")]
+    TooManySessions(usize),
     /// The key set cannot be fetched, ever.
     #[error("access.jwks: {0}")]
     KeySet(String),
@@ -67,6 +70,20 @@ pub enum TokenError {
         /// Why.
         reason: String,
     },
+}
+
+impl TokenError {
+    /// Short name for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::NoKeys => "no_keys",
+            Self::Expired => "expired",
+            Self::Invalid(_) => "invalid",
+            Self::TooManySessions(_) => "user_sessions",
+            Self::KeySet(_) => "key_set",
+            Self::Key { .. } => "key",
+        }
+    }
 }
 
 impl Tokens {
@@ -206,6 +223,7 @@ mod tests {
             algorithm: TokenAlgorithm::HS256,
             secret: Some(SECRET.into()),
             secret_file: None,
+            secret_env: None,
             public_key_file: None,
         };
         let access = Access {

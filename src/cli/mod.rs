@@ -1,5 +1,6 @@
 //! The command line.
 
+mod drain;
 mod healthcheck;
 mod publish;
 mod replay;
@@ -49,6 +50,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Publish deltas: one from the arguments, or one a line from standard input
     Publish(publish::PublishArgs),
+    /// Send some of a node's sessions to other nodes, so that a new one fills
+    Drain(drain::DrainArgs),
     /// Watch one or several nodes in the terminal, or print how they fare
     Top(top::TopArgs),
     /// Exit 0 if a server is well (GET /healthz), 1 if not: for containers, which have no curl
@@ -63,7 +66,7 @@ struct ServeArgs {
     /// Address to listen on [default: 127.0.0.1:8000]
     #[arg(short, long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
-    /// Read deltas from Redis at this URL
+    /// Read deltas from Redis at this URL; redis+sentinel://HOST,HOST/MASTER and redis+cluster://HOST,HOST too
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
     /// Shard threads [default: one a core]
@@ -81,6 +84,7 @@ pub fn run() -> ExitCode {
         Command::CheckConfig { file } => check_config(&file),
         Command::Replay(args) => in_background(replay::run(args)),
         Command::Publish(args) => in_background(publish::run(args)),
+        Command::Drain(args) => in_background(drain::run(args)),
         Command::Top(args) => in_background(top::run(args)),
         Command::Healthcheck(args) => in_background(healthcheck::run(args)),
     };

@@ -24,9 +24,12 @@ use tower::ServiceExt as _;
 
 use super::certificates::{Certificates, Certified};
 use super::handover::{Handover, Line};
+use super::proxies::Unannounced;
 use super::secure::TlsStream;
-use super::{State, express};
-use crate::limits::{CLOSE_TIMEOUT, HTTP_CONNECTIONS_MAX, HTTP_WAIT, HTTP_WAITING_MAX, NOTSENT_LOWAT_BYTES};
+use super::{State, express, proxies};
+use crate::limits::{
+    CLOSE_TIMEOUT, HTTP_CONNECTIONS_MAX, HTTP_WAIT, HTTP_WAITING_MAX, NOTSENT_LOWAT_BYTES, OPERATOR_CONNECTIONS_MAX,
+};
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 4_096;
@@ -95,8 +98,19 @@ pub struct Listener {
     pub router: Router,
     /// What they use.
     pub state: Arc<State>,
-    /// Set where connections begin with a TLS handshake.
-    pub certificates: Option<Arc<Certificates>>,
+    /// How connections begin.
+    pub entrance: Entrance,
+}
+
+/// How the connections of a listener begin.
+#[derive(Clone)]
+pub enum Entrance {
+    /// With a request.
+    Plain,
+    /// With a TLS handshake.
+    Sealed(Arc<Certificates>),
+    /// With a request, never by way of a proxy, and few at a time.
+    Operators,
 }
 
 const LISTENER: Token = Token(0);
@@ -123,38 +137,32 @@ impl Listener {
     }
 
     fn run(self, mut poll: Poll, runtime: &Handle, stop: &CancellationToken) {
-        let lobby = Lobby::default();
+        let lobby = Lobby::of(&self.entrance);
         let mut events = Events::with_capacity(2);
         let mut woken = Instant::now();
         while !stop.is_cancelled() {
             match self.socket.accept() {
                 Ok((stream, peer)) => {
-                    // A socket for both families has IPv4 addresses in IPv6's clothes.
-                    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                    let stream = match self.certificates {
-                        Some(_) => Some(stream.into()),
-                        None => express::upgrade(&self.state, stream.into(), peer),
+                    let peer = proxies::plain(peer);
+                    let stream = match self.entrance {
+                        Entrance::Plain => express::upgrade(&self.state, stream.into(), peer),
+                        Entrance::Sealed(_) | Entrance::Operators => Some(stream.into()),
                     };
                     let Some(stream) = stream else { continue };
                     let (router, state, lobby) = (self.router.clone(), self.state.clone(), lobby.clone());
-                    let certificates = self.certificates.clone();
+                    let entrance = self.entrance.clone();
                     let Some(waiting) = lobby.enter() else {
-                        refuse(stream, &state, certificates.is_some());
+                        refuse(stream, &state, &entrance);
                         continue;
                     };
                     runtime.spawn(async move {
                         match lobby.be_served(waiting).await {
                             Some(_permit) => {
                                 if let Ok(stream) = TcpStream::from_std(stream) {
-                                    match certificates {
-                                        None => serve(stream, Caller::of(peer), router, &state).await,
-                                        Some(certificates) => {
-                                            serve_sealed(stream, peer, &certificates, router, &state).await;
-                                        }
-                                    }
+                                    enter(stream, peer, &entrance, router, &state).await;
                                 }
                             }
-                            None => refuse(stream, &state, certificates.is_some()),
+                            None => refuse(stream, &state, &entrance),
                         }
                     });
                 }
@@ -190,14 +198,15 @@ struct Lobby {
     waiting: Arc<Semaphore>,
 }
 
-impl Default for Lobby {
-    fn default() -> Self {
-        let of = |permits| Arc::new(Semaphore::new(permits));
-        Self { served: of(HTTP_CONNECTIONS_MAX), waiting: of(HTTP_WAITING_MAX) }
-    }
-}
-
 impl Lobby {
+    fn of(entrance: &Entrance) -> Self {
+        let (served, waiting) = match entrance {
+            Entrance::Plain | Entrance::Sealed(_) => (HTTP_CONNECTIONS_MAX, HTTP_WAITING_MAX),
+            Entrance::Operators => (OPERATOR_CONNECTIONS_MAX, OPERATOR_CONNECTIONS_MAX),
+        };
+        Self { served: Arc::new(Semaphore::new(served)), waiting: Arc::new(Semaphore::new(waiting)) }
+    }
+
     /// A place to wait in, if there is one.
     fn enter(&self) -> Option<OwnedSemaphorePermit> {
         self.waiting.clone().try_acquire_owned().ok()
@@ -212,9 +221,9 @@ impl Lobby {
 }
 
 /// Tells a client to come back later, as far as that can be done without waiting for it.
-fn refuse(mut stream: std::net::TcpStream, state: &State, sealed: bool) {
+fn refuse(mut stream: std::net::TcpStream, state: &State, entrance: &Entrance) {
     state.metrics.http_refused.inc();
-    if sealed {
+    if let Entrance::Sealed(_) = entrance {
         return;
     }
     // Its request is read, or the answer would be lost with a reset.
@@ -235,6 +244,41 @@ impl Caller {
     fn of(peer: SocketAddr) -> Self {
         Self { peer, certified: Certified(false) }
     }
+}
+
+/// Serves a connection, once it is known whose it is.
+async fn enter(mut socket: TcpStream, peer: SocketAddr, entrance: &Entrance, router: Router, state: &Arc<State>) {
+    let server = &state.config.server;
+    let announces = !matches!(entrance, Entrance::Operators) && proxies::may_announce(peer, server);
+    let peer = match announces {
+        false => peer,
+        true => {
+            let taken = proxies::take_header(&mut socket, peer, server);
+            match tokio::time::timeout(state.config.limits.handshake_timeout, taken).await {
+                Ok(Ok(client)) => client,
+                Ok(Err(why)) => return unannounced(&why, peer, state),
+                Err(_) => {
+                    state.metrics.handshake_timeouts.inc();
+                    return;
+                }
+            }
+        }
+    };
+    match entrance {
+        Entrance::Plain | Entrance::Operators => serve(socket, Caller::of(peer), router, state).await,
+        Entrance::Sealed(certificates) => serve_sealed(socket, peer, certificates, router, state).await,
+    }
+}
+
+/// Notes why a proxy's connection is closed.
+fn unannounced(why: &Unannounced, peer: SocketAddr, state: &State) {
+    let (reason, what) = match why {
+        Unannounced::Missing => ("missing", "none"),
+        Unannounced::Broken(what) => ("malformed", *what),
+        Unannounced::Gone => return,
+    };
+    state.metrics.refused_proxy_header(reason);
+    tracing::debug!(%peer, what, "a proxy's connection has no good PROXY header (server.proxy_protocol)");
 }
 
 /// Serves a connection that begins with a TLS handshake.

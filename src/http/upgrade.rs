@@ -1,6 +1,6 @@
 //! From an HTTP request to a session: the opening handshake (RFC 6455 §4.2), and the hand-over to a shard.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -12,8 +12,8 @@ use tokio_tungstenite::tungstenite::handshake::server::create_response;
 
 use super::addresses::Refused;
 use super::handover::Handover;
-use super::{Shared, State, failure, origin};
-use crate::auth::Identity;
+use super::{Shared, State, failure, origin, proxies};
+use crate::auth::{Identity, TokenError};
 use crate::hub::{NewSession, Permit};
 use crate::protocol::Dialect;
 use crate::wire::negotiate::negotiate;
@@ -132,13 +132,13 @@ pub(super) fn look(state: &State, request: &http::Request<()>, asked: Asked) -> 
 }
 
 /// Lets a client in that is who it says: if there is room, and its address is not over its limits.
-pub(super) fn admit(state: &State, peer: SocketAddr) -> Result<Option<Box<dyn Permit>>, Refusal> {
+pub(super) fn admit(state: &State, client: IpAddr) -> Result<Option<Box<dyn Permit>>, Refusal> {
     if state.hub.sessions() >= state.hub.sessions_max() {
         let message = "this server holds as many sessions as it can";
         return Err(refusal("full", StatusCode::SERVICE_UNAVAILABLE, message));
     }
     let too_many = |reason, message| refusal(reason, StatusCode::TOO_MANY_REQUESTS, message);
-    state.addresses.admit(peer.ip()).map_err(|refused| match refused {
+    state.addresses.admit(client).map_err(|refused| match refused {
         Refused::TooMany => too_many("address_sessions", "too many sessions from this address"),
         Refused::TooFast => too_many("address_rate", "too many new sessions from this address"),
     })
@@ -171,31 +171,33 @@ impl Admitted {
 }
 
 async fn upgrade(state: Arc<State>, request: Request, asked: Asked) -> Response {
-    try_upgrade(&state, request, asked).await.unwrap_or_else(|(reason, response)| {
+    let connected = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+    let client = connected.map(|peer| proxies::client(peer, request.headers(), &state.config.server));
+    try_upgrade(&state, request, client, asked).await.unwrap_or_else(|(reason, response)| {
         state.metrics.refused_upgrade(reason);
+        tracing::debug!(client = client.map(tracing::field::display), reason, "an upgrade was refused");
         *response
     })
 }
 
-async fn try_upgrade(state: &Arc<State>, request: Request, asked: Asked) -> Result<Response, Refusal> {
+async fn try_upgrade(
+    state: &Arc<State>,
+    request: Request,
+    client: Option<IpAddr>,
+    asked: Asked,
+) -> Result<Response, Refusal> {
     let request = request.map(|_| ());
     let handshake = look(state, &request, asked)?;
     let authorization = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
     let identity = match authorization.and_then(|v| v.strip_prefix("Bearer ")) {
         None => None,
-        Some(token) => Some(state.tokens.verify(token).await.map_err(|error| {
-            state.metrics.tokens_refused.inc();
-            refusal("token", StatusCode::UNAUTHORIZED, &error.to_string())
-        })?),
+        Some(token) => Some(identified(state, token).await?),
     };
-    let extensions = request.extensions();
-    let (Some(ConnectInfo(peer)), Some(handover)) =
-        (extensions.get::<ConnectInfo<SocketAddr>>(), extensions.get::<Handover>())
-    else {
+    let (Some(client), Some(handover)) = (client, request.extensions().get::<Handover>()) else {
         let message = "this connection cannot be upgraded";
         return Err(refusal("handshake", StatusCode::INTERNAL_SERVER_ERROR, message));
     };
-    let admitted = Admitted::new(&handshake, identity, admit(state, *peer)?);
+    let admitted = Admitted::new(&handshake, identity, admit(state, client)?);
     let state = state.clone();
     handover.to(move |line, early| {
         if let Ok((socket, tls, opened)) = line.into_parts() {
@@ -204,4 +206,15 @@ async fn try_upgrade(state: &Arc<State>, request: Request, asked: Asked) -> Resu
         }
     });
     Ok(handshake.response.map(|()| Body::empty()))
+}
+
+/// Who shows this token, with a seat among its user's sessions.
+async fn identified(state: &State, token: &str) -> Result<Identity, Refusal> {
+    let mut identity = state.tokens.verify(token).await.map_err(|error| {
+        state.metrics.refused_token(error.label());
+        refusal("token", StatusCode::UNAUTHORIZED, &error.to_string())
+    })?;
+    let seated = state.users.seat(&mut identity, None);
+    seated.map_err(|error: TokenError| refusal("user_sessions", StatusCode::TOO_MANY_REQUESTS, &error.to_string()))?;
+    Ok(identity)
 }

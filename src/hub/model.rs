@@ -295,8 +295,13 @@ struct World {
 }
 
 impl World {
-    fn new(flush: FlushBackend, sealed: &'static [&'static rustls::SupportedProtocolVersion]) -> Self {
+    fn new(
+        flush: FlushBackend,
+        sealed: &'static [&'static rustls::SupportedProtocolVersion],
+        backlog_total_bytes: usize,
+    ) -> Self {
         let mut config = Config::default();
+        config.limits.backlog_total_bytes = backlog_total_bytes;
         config.server.flush = flush;
         config.access.anonymous = true;
         for (name, class) in [("merge", Class::Merge), ("latest", Class::Latest), ("stream", Class::Stream)] {
@@ -423,6 +428,10 @@ impl World {
 
     fn turn(&mut self, ms: u64) {
         self.shard.turn(&mut self.events, Duration::from_millis(ms));
+        let owed: usize = self.shard.sessions.iter().filter_map(|(_, s)| Some(s.backlog.as_ref()?.len())).sum();
+        assert_eq!(owed as u64, self.shard.stats.backlog_bytes.get(), "what sessions are owed is counted right");
+        let total = self.shard.config.limits.backlog_total_bytes;
+        assert!(total == 0 || owed <= total, "{owed} bytes are owed, {total} may be");
     }
 
     /// Everybody reads, everything is answered, until all are where the source is.
@@ -495,7 +504,16 @@ fn runs(
     sealed: &'static [&'static rustls::SupportedProtocolVersion],
     ops: Vec<Op>,
 ) -> Result<(), TestCaseError> {
-    let mut world = World::new(flush, sealed);
+    runs_with(flush, sealed, 0, ops)
+}
+
+fn runs_with(
+    flush: FlushBackend,
+    sealed: &'static [&'static rustls::SupportedProtocolVersion],
+    backlog_total_bytes: usize,
+    ops: Vec<Op>,
+) -> Result<(), TestCaseError> {
+    let mut world = World::new(flush, sealed, backlog_total_bytes);
     (0..CLIENTS).for_each(|client| world.come(client));
     for op in ops {
         world.do_one(op)?;
@@ -515,6 +533,17 @@ proptest! {
     #[test]
     fn a_shard_keeps_its_word_on_io_uring(ops in prop::collection::vec(op(), 1..250)) {
         runs(FlushBackend::Auto, &[], ops)?;
+    }
+
+    /// With a ceiling on all backlogs that two sessions reach soon: who is over it is closed, whoever stays has the same word.
+    #[test]
+    fn a_shard_keeps_its_word_under_a_ceiling_on_epoll(ops in prop::collection::vec(op(), 1..250)) {
+        runs_with(FlushBackend::Epoll, &[], 48 * 1024, ops)?;
+    }
+
+    #[test]
+    fn a_shard_keeps_its_word_under_a_ceiling_on_io_uring(ops in prop::collection::vec(op(), 1..250)) {
+        runs_with(FlushBackend::Auto, &[], 48 * 1024, ops)?;
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! Topics: what is known of each, who is interested, and what a delta does to it. Knows no sessions and no
 //! sockets: what must reach subscribers is handed to an [`Outlet`].
 
+mod account;
+#[cfg(test)]
+mod accounting_model;
 mod delta;
 mod exchange;
+mod freshness;
 mod history;
 /// What topics are kept in.
 mod map {
@@ -15,8 +19,11 @@ mod registry;
 #[cfg(test)]
 mod registry_model;
 mod state;
+mod trace;
 
 pub use delta::{Delta, Kind, Snapshot};
 pub use exchange::{Attachment, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView};
+pub use freshness::Freshness;
 pub use payload::{Payload, PayloadError};
 pub use registry::Topics;
+pub use trace::Trace;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use loom::thread;
 
 use super::exchange::{Attachment, Incoming, Outlet, ShardId, Slot};
-use super::{delta, exchange, merge, payload, state};
+use super::{account, delta, exchange, freshness, merge, payload, state, trace};
 use crate::config::{Class, Config, Namespace};
 use crate::metrics::Metrics;
 use crate::name::TopicName;

@@ -39,11 +39,24 @@ fn the_default_file_shows_the_defaults() {
         }
         let is_key =
             line.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
-        let optional = ["name", "audience", "issuer", "max_rate", "stale_after", "endpoint"]
+        let optional = [
+            "name",
+            "audience",
+            "issuer",
+            "max_rate",
+            "stale_after",
+            "endpoint",
+            "password_file",
+            "authorization_file",
+            "sentinels",
+            "master",
+            "cluster",
+        ]
+        .iter()
+        .any(|k| line.starts_with(&format!("{k} =")));
+        let skipped = ["[[access.keys]]", "[[publish.key]]", "[operator]", "[source.replay]", "[namespace.quotes]"]
             .iter()
-            .any(|k| line.starts_with(&format!("{k} =")));
-        let skipped =
-            ["[[access.keys]]", "[source.replay]", "[namespace.quotes]"].iter().any(|s| section.starts_with(s));
+            .any(|s| section.starts_with(s));
         if (line.starts_with('[') || (is_key && !optional)) && !skipped {
             uncommented.push_str(line);
             uncommented.push('\n');

@@ -12,6 +12,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("systemd", &[]),
     ("wire", &[]),
     ("config", &["limits"]),
+    ("memory", &["config"]),
     ("metrics", &["wire"]),
     ("protocol", &["limits", "name", "position", "wire"]),
     ("topic", &["clock", "config", "limits", "metrics", "name", "position", "protocol"]),
@@ -33,8 +34,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "server",
         &[
-            "auth", "backend", "clock", "cluster", "config", "http", "hub", "limits", "metrics", "position", "source",
-            "systemd", "topic",
+            "auth", "backend", "clock", "cluster", "config", "http", "hub", "limits", "memory", "metrics", "position",
+            "source", "systemd", "topic",
         ],
     ),
     ("cli", &["cli", "client", "config", "server", "source", "topic"]),

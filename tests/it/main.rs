@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 mod certificates;
+#[path = "../../loadtest/src/front_config.rs"]
+mod front_config;
 mod support;
 
 mod access;
@@ -19,18 +21,32 @@ mod http;
 mod http_backend;
 mod layering;
 mod limits;
+mod memory;
+mod metrics;
 mod operate;
+mod operator_listener;
 mod pacing;
+mod proxies;
+mod publish_keys;
+mod rebalancing;
 mod recordings;
 mod recovery;
 mod redis;
 mod redis_faults;
+mod redis_groups;
+mod redis_ha;
+mod roamer;
+mod scale_out;
 mod sdk;
 mod sdks;
+mod secrets;
 mod shutdown;
 mod supabase;
 mod systemd;
 mod tls;
 mod tokens;
 mod top;
+mod trace;
 mod two_nodes;
+mod user_limits;
+mod who_gets_in;

@@ -251,6 +251,7 @@ async fn sockets_are_taken_by_their_names() {
     let directory = tempfile::tempdir().unwrap();
     Authority::new().issue("localhost").write(directory.path(), "server");
     let sealed = format!("{OPEN}\n{}", tls_config(directory.path()));
+    let operated = format!("{OPEN}\n[operator]\nlisten = \"127.0.0.1:0\"\n");
     for (names, config) in
         [(&["nexus-push.socket"][..], OPEN), (&["http"], OPEN), (&["http", "http"], OPEN), (&["tls", "http"], &sealed)]
     {
@@ -259,8 +260,12 @@ async fn sockets_are_taken_by_their_names() {
         let at = |name: &str| names.iter().position(|n| *n == name);
         assert_eq!(server.address, held.address(at("http").unwrap_or(0)), "{names:?}");
         assert_eq!(server.sealed, at("tls").map(|at| held.address(at)), "{names:?}");
-        // Each of them, and with what a socket of its own has.
-        for (at, name) in names.iter().enumerate().filter(|(_, name)| **name != "tls") {
+        if let Some(at) = at("operator") {
+            let url = format!("http://{}/healthz", held.address(at));
+            assert!(Command::new(PROGRAM).args(["healthcheck", &url]).status().unwrap().success());
+            assert_eq!(server.get("/status").0, 404, "it is on the operators' port");
+        }
+        for (at, name) in names.iter().enumerate().filter(|(_, name)| !["tls", "operator"].contains(name)) {
             let mut client = Client::connect(held.address(at)).await;
             client.send(json!({"op": "ping"})).await;
             assert_eq!(client.next().await["op"], "pong", "{name}");
@@ -293,7 +298,9 @@ async fn the_first_client_starts_the_server() {
 
 #[test]
 fn a_socket_that_nobody_takes_is_refused_with_what_to_do() {
-    for (names, needle) in [(&["http", "tls"][..], "`tls`"), (&["http", "metrics"], "`metrics`")] {
+    for (names, needle) in
+        [(&["http", "tls"][..], "`tls`"), (&["http", "operator"], "`operator`"), (&["http", "metrics"], "`metrics`")]
+    {
         let held = Held::new(names);
         let mut command = Command::new(PROGRAM);
         held.hand(&mut command);

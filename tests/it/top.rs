@@ -63,6 +63,23 @@ async fn json_has_rates_ages_and_the_status() {
     assert_eq!(node["status"]["sessions"]["now"], 1);
 }
 
+/// Where operators have a port and a key of their own.
+#[test]
+fn an_operators_key_is_shown() {
+    let port = free_port();
+    let at = format!("127.0.0.1:{port}");
+    let key = "0123456789abcdef";
+    let _server = Server::open_with(&format!("[operator]\nlisten = \"{at}\"\nkey = \"{key}\"\n"));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("key");
+    std::fs::write(&file, format!("{key}\n")).unwrap();
+    let look = ["top", "--once", "--interval", "200ms", &at];
+    let output = run(&look);
+    assert!(text(&output.stdout).contains("unreachable: status 401"), "{}", text(&output.stdout));
+    let output = run(&[&look[..], &["--key-file", file.to_str().unwrap()]].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
 #[test]
 fn what_makes_no_sense_is_refused() {
     for (args, needle) in [

@@ -10,12 +10,13 @@ use nexus_push::wire::frame::header_bytes;
 use nexus_push::wire::inbox::{self, Compressed, Flow, Inbox};
 use nexus_push::wire::inflate::Inflater;
 use nexus_push::wire::negotiate::negotiate;
+use nexus_push::wire::proxy::{self, Parsed};
 
 /// A target: what it is called, and what it does.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("frames", frames),
     ("plain", plain),
     ("centrifuge_json", centrifuge_json),
@@ -25,6 +26,7 @@ pub const TARGETS: [Target; 9] = [
     ("recording", recording),
     ("configuration", configuration),
     ("handshake", handshake),
+    ("proxy_header", proxy_header),
 ];
 
 /// Longest message of the frame target.
@@ -133,8 +135,8 @@ pub fn merge_patch(data: &[u8]) {
 
     let mut one_by_one = state.clone();
     let mut bytes = merge::members_bytes(&one_by_one).cast_signed();
-    bytes += merge::apply(&mut one_by_one, &first);
-    bytes += merge::apply(&mut one_by_one, &second);
+    bytes += merge::apply(&mut one_by_one, &first).bytes;
+    bytes += merge::apply(&mut one_by_one, &second).bytes;
     assert_eq!(bytes, merge::members_bytes(&one_by_one).cast_signed(), "size kept");
     assert_eq!(written(&one_by_one).len().cast_signed(), bytes, "size written");
     assert_eq!(value(&one_by_one), theirs, "as another implementation has it");
@@ -210,5 +212,67 @@ pub fn handshake(data: &[u8]) {
     }
     if let Some(answer) = std::str::from_utf8(data).ok().and_then(|text| negotiate(text.lines())) {
         assert!(answer.starts_with("permessage-deflate"));
+    }
+}
+
+/// Longest header of the PROXY protocol that the target takes.
+const PROXY_HEADER_MAX: usize = 512;
+
+/// What proxies say before a connection (the first byte 0), and in headers (1 and 2). A header is what another implementation
+/// takes for one too, begins only with what begins it, and does not depend on what follows.
+pub fn proxy_header(data: &[u8]) {
+    let Some((&which, bytes)) = data.split_first() else { return };
+    if which != 0 {
+        let client = nexus_push::http::forwarded_client(bytes, which == 2);
+        assert!(client.is_none_or(|client| client.to_canonical() == client));
+        return;
+    }
+    let parsed = proxy::parse(bytes, PROXY_HEADER_MAX);
+    match parsed {
+        Parsed::Header { bytes: length, source } => {
+            let header = bytes.get(..length).expect("no longer than what is there");
+            assert_eq!(proxy::parse(header, PROXY_HEADER_MAX), parsed, "whatever follows");
+            for cut in 0..length {
+                let begun = proxy::parse(&header[..cut], PROXY_HEADER_MAX);
+                assert!(matches!(begun, Parsed::Begun | Parsed::Unclear), "{cut} bytes of it: {begun:?}");
+            }
+            let theirs = oracle(bytes);
+            match source {
+                Some(source) => assert_eq!(theirs, Some((Some(source), length))),
+                // Theirs reads what a proxy says of its own connection, and takes no long story after UNKNOWN.
+                None => assert!(theirs.is_none_or(|(_, their_length)| their_length == length)),
+            }
+        }
+        Parsed::Begun | Parsed::Unclear => assert!(bytes.len() < PROXY_HEADER_MAX),
+        Parsed::Other => assert!(oracle(bytes).is_none()),
+        Parsed::Broken(_) => {
+            let theirs = oracle(bytes);
+            let longer = theirs.is_some_and(|(_, length)| length > PROXY_HEADER_MAX);
+            assert!(theirs.is_none() || longer, "another implementation takes it");
+        }
+    }
+}
+
+/// A whole header's source and length, by an implementation that is not ours.
+fn oracle(bytes: &[u8]) -> Option<(Option<std::net::IpAddr>, usize)> {
+    use ppp::{HeaderResult, v1, v2};
+    match HeaderResult::parse(bytes) {
+        HeaderResult::V1(Ok(header)) => {
+            let source = match header.addresses {
+                v1::Addresses::Tcp4(both) => Some(both.source_address.into()),
+                v1::Addresses::Tcp6(both) => Some(both.source_address.into()),
+                v1::Addresses::Unknown => None,
+            };
+            Some((source, header.header.len()))
+        }
+        HeaderResult::V2(Ok(header)) => {
+            let source = match header.addresses {
+                v2::Addresses::IPv4(both) => Some(both.source_address.into()),
+                v2::Addresses::IPv6(both) => Some(both.source_address.into()),
+                _ => None,
+            };
+            Some((source, header.header.len()))
+        }
+        _ => None,
     }
 }

@@ -1,0 +1,97 @@
+//! A publisher that sends garbage, the same thing twice, what is too large, and ten times as much as it should.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+
+use super::Props;
+use super::redis_faults::{LIMIT, ground};
+use super::stage::Stage;
+use super::store::open;
+use crate::session::monotonic_ns;
+
+/// Times its usual rate.
+const FASTER: u64 = 10;
+
+/// Entries that are no deltas, as field and value pairs.
+fn garbage() -> Vec<Vec<(&'static str, String)>> {
+    let topic = || ("topic", "stream:t0".to_owned());
+    let data = |text: &str| ("data", text.to_owned());
+    vec![
+        vec![("hello", "world".to_owned())],
+        vec![topic()],
+        vec![data("{}")],
+        vec![topic(), data("{\"n\":")],
+        vec![topic(), data("not JSON")],
+        vec![topic(), data("")],
+        vec![topic(), data(&"[".repeat(100))],
+        vec![topic(), data(&format!("\"{}\"", "x".repeat(300 * 1_024)))],
+        vec![topic(), data("{}"), ("kind", "nonsense".to_owned())],
+        vec![("topic", "merge:t0".to_owned()), data("[1,2]")],
+        vec![("topic", "no spaces here".to_owned()), data("{}")],
+        vec![("topic", "x".repeat(300)), data("{}")],
+        vec![("topic", String::new()), data("{}")],
+    ]
+}
+
+pub(super) fn misbehaves(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
+    let (redis, nodes) = ground(stage, 1)?;
+    let node = nodes.first().context("no node")?;
+    let mut connection = open(&format!("127.0.0.1:{}", redis.port))?;
+    let skipped_before = node.metric("source_skipped_total")?;
+    stage.fault("garbage, repeats, ten times the rate");
+    let time = stage.fault_time(Duration::from_secs(10));
+    stage.set_rate(stage.args.rate * FASTER);
+    let end_ns = monotonic_ns() + u64::try_from(time.as_nanos())?;
+    let (mut thrown, mut doubled) = (0_u32, 0_u32);
+    while monotonic_ns() < end_ns {
+        for fields in garbage() {
+            let mut command = redis::cmd("XADD");
+            command.arg("nexus:deltas").arg("*");
+            for (name, value) in &fields {
+                command.arg(*name).arg(value);
+            }
+            let _: String = command.query(&mut connection)?;
+            thrown += 1;
+        }
+        // The same event once more, as a publisher does that does not look whether the first arrived.
+        let again = stage.ledger()?.doubled("stream:t1");
+        if let Some(data) = again {
+            let id: String = redis::cmd("XADD")
+                .arg("nexus:deltas")
+                .arg("*")
+                .arg("topic")
+                .arg("stream:t1")
+                .arg("data")
+                .arg(data)
+                .query(&mut connection)?;
+            doubled += 1;
+            // Under an ID that is taken, Redis itself refuses it.
+            let refused: Result<String, _> = redis::cmd("XADD")
+                .arg("nexus:deltas")
+                .arg(id)
+                .arg("topic")
+                .arg("stream:t1")
+                .arg("data")
+                .arg("{}")
+                .query(&mut connection);
+            ensure!(refused.is_err(), "an ID was accepted twice");
+        }
+        stage.wait(Duration::from_millis(50))?;
+    }
+    stage.set_rate(stage.args.rate);
+    stage.healed();
+    stage.whole(LIMIT)?;
+    stage.until("everything was read", LIMIT, |_| {
+        node.metric("source_skipped_total").is_ok_and(|n| n - skipped_before >= f64::from(thrown))
+    })?;
+    let skipped = node.metric("source_skipped_total")? - skipped_before;
+    stage.check(
+        "what is no delta is refused and counted",
+        (skipped - f64::from(thrown)).abs() < 0.5,
+        format!("{thrown} thrown, {skipped} skipped"),
+    );
+    let refused = node.metric("deltas_refused_total")?;
+    stage.note(format!("{doubled} events sent twice; deltas refused, by reason, in all: {refused}"));
+    Ok(Box::new((redis, nodes)))
+}

@@ -1,0 +1,90 @@
+//! Clocks that step: of Redis, which makes the IDs, and of the server. The kernel's clock is everybody's, so both run with
+//! a small library that adds to it what a file says (libfaketime does the same, but cannot be had together with the
+//! allocator that Redis has).
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, ensure};
+
+use super::Props;
+use super::programs::{Node, NodeOptions, Redis};
+use super::redis_faults::{LIMIT, options};
+use super::stage::{Habits, Stage};
+
+const LIBRARY: &str = include_str!("clock.c");
+
+/// (what, Redis' clock, the server's)
+const STEPS: [(&str, i64, i64); 5] = [
+    ("both clocks 60 s back", -60, -60),
+    ("both clocks 60 s ahead", 60, 60),
+    ("Redis' clock right, the server's 60 s ahead", 0, 60),
+    ("Redis' clock right, the server's 60 s back", 0, -60),
+    ("both clocks right", 0, 0),
+];
+
+/// The wall clock of some processes.
+struct Clock {
+    file: PathBuf,
+    library: PathBuf,
+}
+
+impl Clock {
+    fn new(directory: &Path, name: &str) -> anyhow::Result<Self> {
+        let library = directory.join("clock.so");
+        if !library.exists() {
+            let source = directory.join("clock.c");
+            std::fs::write(&source, LIBRARY)?;
+            let mut compiler = Command::new("cc");
+            let status = compiler.args(["-O2", "-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
+            let status = status.context("cc cannot be run; a C compiler is needed for this scenario")?;
+            ensure!(status.success(), "cc ended with {status}");
+        }
+        let clock = Self { file: directory.join(name), library };
+        clock.set(0)?;
+        Ok(clock)
+    }
+
+    /// Seconds that are added from now on. The file is mapped into its readers, so it stays the same file.
+    fn set(&self, seconds: i64) -> anyhow::Result<()> {
+        use std::os::unix::fs::FileExt as _;
+        let file = std::fs::File::options().create(true).truncate(false).write(true).open(&self.file)?;
+        Ok(file.write_all_at(&seconds.to_ne_bytes(), 0)?)
+    }
+
+    fn environment(&self) -> Vec<(String, String)> {
+        let of = |name: &str, path: &Path| (name.to_owned(), path.to_string_lossy().into_owned());
+        vec![of("LD_PRELOAD", &self.library), of("CLOCK_OFFSET_FILE", &self.file)]
+    }
+}
+
+pub(super) fn stepped(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
+    let (of_redis, of_server) =
+        (Clock::new(stage.directory(), "redis-time")?, Clock::new(stage.directory(), "server-time")?);
+    let environment = of_redis.environment();
+    let pairs: Vec<(&str, &str)> = environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let redis = Redis::start(stage.directory(), &["--appendonly", "no", "--save", ""], &pairs)?;
+    let options = NodeOptions { environment: of_server.environment(), ..options(stage, redis.port) };
+    let node = Node::start(stage.directory(), "node-1", &options)?;
+    stage.sessions(&[node.address], stage.args.sessions, Habits::default())?;
+    let store = stage.store(redis.port);
+    stage.publish(store)?;
+    let time = stage.fault_time(Duration::from_secs(5));
+    stage.fault("clocks step");
+    for (what, redis_offset, server_offset) in STEPS {
+        stage.say(what);
+        of_redis.set(redis_offset)?;
+        of_server.set(server_offset)?;
+        stage.wait(time)?;
+        // The step arrived: otherwise this would show nothing.
+        let (now, _): (i64, i64) = redis::from_redis_value(redis.ask(&["TIME"])?)?;
+        let here = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
+        ensure!((now - here - redis_offset).abs() < 10, "Redis' clock says {now}, ours {here}");
+    }
+    stage.healed();
+    stage.whole(LIMIT)?;
+    let carries = node.metric("offset_carries_total")?;
+    stage.note(format!("{carries} offsets were raised above their ID's"));
+    Ok(Box::new((redis, node, of_redis.file, of_server.file)))
+}

@@ -1,0 +1,372 @@
+//! The way to the store: a Redis, whichever Sentinel says is the master, or the nodes of a cluster; and reading back
+//! what a lost connection left uncertain.
+
+use std::collections::HashMap;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use redis::Connection;
+use serde_json::Value;
+
+use super::ledger::Entry;
+use crate::publisher::offset_of;
+
+/// Time to connect, and for any answer.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time that `WAIT` gives replicas.
+const WAIT_MS: u64 = 1_000;
+
+/// Entries that are read back at most.
+const BACK_MAX: usize = 100_000;
+
+/// Streams are trimmed to about so many entries.
+const STREAM_MAX: usize = 400_000;
+
+/// Where the store is.
+#[derive(Debug, Clone)]
+pub(crate) enum Location {
+    /// One Redis.
+    Fixed(u16),
+    /// Sentinels, which know where the master is.
+    Sentinel { ports: Vec<u16>, master: &'static str },
+    /// Some nodes of a cluster.
+    Cluster(Vec<u16>),
+}
+
+/// How deltas get there.
+pub(crate) struct Store {
+    /// Names of all topics.
+    topics: Vec<String>,
+    location: Location,
+    streams: Vec<String>,
+    /// Replicas that must have a delta before it counts.
+    replicas: u32,
+    /// Set where deltas go through the publish API of one of these nodes.
+    nodes: Vec<SocketAddr>,
+    node: usize,
+    links: HashMap<usize, Link>,
+    /// The last entry that counts, by stream.
+    last: HashMap<usize, String>,
+}
+
+/// A connection, and what is needed to be sure that it does nothing more once it is given up.
+struct Link {
+    connection: Connection,
+    client: u64,
+    run: String,
+}
+
+/// What became of uncertain entries.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    /// They had arrived; with their offsets.
+    pub(crate) taken: Vec<(Entry, u64)>,
+    /// They had not.
+    pub(crate) missing: Vec<Entry>,
+    /// Partitions whose store has lost what it had acknowledged.
+    pub(crate) lost: Vec<usize>,
+}
+
+impl Store {
+    pub(crate) fn new(topics: Vec<String>, location: Location, streams: Vec<String>) -> Self {
+        Self {
+            topics,
+            location,
+            streams,
+            replicas: 0,
+            nodes: Vec::new(),
+            node: 0,
+            links: HashMap::new(),
+            last: HashMap::new(),
+        }
+    }
+
+    /// A delta counts when so many replicas have it.
+    pub(crate) fn wait_for(mut self, replicas: u32) -> Self {
+        self.replicas = replicas;
+        self
+    }
+
+    /// Deltas go through the publish API of these nodes. There must be one stream.
+    pub(crate) fn through(mut self, nodes: Vec<SocketAddr>) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// The partition of a topic, as the publish API chooses it (FNV-1a).
+    pub(crate) fn partition(&self, topic: &str) -> usize {
+        let hash = topic
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        usize::try_from(hash % self.streams.len().max(1) as u64).unwrap_or(0)
+    }
+
+    fn partition_of(&self, entry: &Entry) -> usize {
+        self.partition(self.name(entry))
+    }
+
+    fn name(&self, entry: &Entry) -> &str {
+        self.topics.get(entry.topic).map_or("", String::as_str)
+    }
+
+    /// Publishes a batch in which no topic comes twice. What counts goes over to `taken`, with its offset. If it fails,
+    /// any of what is left may have been taken.
+    pub(crate) fn send(&mut self, batch: &mut Vec<Entry>, taken: &mut Vec<(Entry, u64)>) -> anyhow::Result<()> {
+        if !self.nodes.is_empty() {
+            let offsets = self.post(batch)?;
+            for (entry, offset) in batch.drain(..).zip(offsets) {
+                self.last.insert(0, id_of(offset));
+                taken.push((entry, offset));
+            }
+            return Ok(());
+        }
+        for partition in 0..self.streams.len() {
+            let part: Vec<Entry> =
+                batch.iter().filter(|entry| self.partition_of(entry) == partition).cloned().collect();
+            if part.is_empty() {
+                continue;
+            }
+            let stream = self.streams.get(partition).cloned().context("no stream")?;
+            let replicas = self.replicas;
+            let mut pipe = redis::pipe();
+            for entry in &part {
+                let command = pipe.cmd("XADD").arg(&stream).arg("MAXLEN").arg("~").arg(STREAM_MAX).arg("*");
+                command.arg("topic").arg(self.name(entry)).arg("data").arg(&entry.data);
+                if entry.snapshot {
+                    command.arg("kind").arg("snapshot");
+                }
+            }
+            let link = self.link(partition)?;
+            let ids: Vec<String> = pipe.query(&mut link.connection)?;
+            if replicas > 0 {
+                let reached: u32 = redis::cmd("WAIT").arg(replicas).arg(WAIT_MS).query(&mut link.connection)?;
+                anyhow::ensure!(reached >= replicas, "{reached} of {replicas} replicas confirmed");
+            }
+            for (entry, id) in part.into_iter().zip(ids) {
+                taken.push((entry, offset_of(&id)?));
+                self.last.insert(partition, id);
+            }
+            batch.retain(|entry| self.partition_of(entry) != partition);
+        }
+        Ok(())
+    }
+
+    /// The connection for a partition.
+    fn link(&mut self, partition: usize) -> anyhow::Result<&mut Link> {
+        if !self.links.contains_key(&partition) {
+            let link = self.connect(partition)?;
+            self.links.insert(partition, link);
+        }
+        self.links.get_mut(&partition).context("no connection")
+    }
+
+    fn connect(&self, partition: usize) -> anyhow::Result<Link> {
+        let address = match &self.location {
+            Location::Fixed(port) => format!("127.0.0.1:{port}"),
+            Location::Sentinel { ports, master } => sentinel_says(ports, master)?,
+            Location::Cluster(ports) => cluster_says(ports, self.streams.get(partition).context("no stream")?)?,
+        };
+        let mut connection = open(&address)?;
+        let client: u64 = redis::cmd("CLIENT").arg("ID").query(&mut connection)?;
+        let info: String = redis::cmd("INFO").query(&mut connection)?;
+        let field = |name: &str| info.lines().find_map(|l| l.strip_prefix(name)).unwrap_or("").trim().to_owned();
+        anyhow::ensure!(field("role:") == "master", "{address} is {}, not the master", field("role:"));
+        anyhow::ensure!(field("loading:") == "0", "{address} is loading its data");
+        Ok(Link { connection, client, run: field("run_id:") })
+    }
+
+    /// After a failure: finds out about the uncertain entries. What is still uncertain when it fails stays where it is.
+    pub(crate) fn settle(&mut self, uncertain: &mut Vec<Entry>, settled: &mut Settled) -> anyhow::Result<()> {
+        while let Some(partition) = uncertain.first().map(|entry| self.partition_of(entry)) {
+            self.settle_partition(partition, uncertain, settled)?;
+        }
+        // With one node out of reach, the next is asked.
+        self.node += 1;
+        Ok(())
+    }
+
+    fn settle_partition(
+        &mut self,
+        partition: usize,
+        uncertain: &mut Vec<Entry>,
+        settled: &mut Settled,
+    ) -> anyhow::Result<()> {
+        let stream = self.streams.get(partition).cloned().context("no stream")?;
+        let mut link = self.connect(partition)?;
+        // What the old connection still has under way must be done, or never come: it is closed first.
+        if let Some(old) = self.links.get(&partition)
+            && old.run == link.run
+            && old.client != link.client
+        {
+            // The number of clients closed; none, if it is gone by itself.
+            let _: u64 = redis::cmd("CLIENT").arg("KILL").arg("ID").arg(old.client).query(&mut link.connection)?;
+        }
+        // One turn of its loop for what a node had sent it before that died.
+        let _: String = redis::cmd("PING").query(&mut link.connection)?;
+        let last = self.last.get(&partition).cloned();
+        let kept = match &last {
+            None => true,
+            Some(id) => {
+                let found: redis::Value =
+                    redis::cmd("XRANGE").arg(&stream).arg(id).arg(id).query(&mut link.connection)?;
+                !matches!(found, redis::Value::Array(ref list) if list.is_empty())
+            }
+        };
+        let there = if kept { read_back(&mut link.connection, &stream, last.as_deref())? } else { HashMap::new() };
+        // From here on nothing can fail half-way.
+        self.links.insert(partition, link);
+        if !kept {
+            self.last.remove(&partition);
+            settled.lost.push(partition);
+        }
+        for entry in std::mem::take(uncertain) {
+            if self.partition_of(&entry) != partition {
+                uncertain.push(entry);
+                continue;
+            }
+            match there.get(&(self.name(&entry).to_owned(), entry.number)) {
+                Some(id) => {
+                    self.last.insert(partition, id.clone());
+                    settled.taken.push((entry, offset_of(id).unwrap_or_default()));
+                }
+                None => settled.missing.push(entry),
+            }
+        }
+        Ok(())
+    }
+
+    /// `POST /api/batch`; returns the offsets.
+    fn post(&self, batch: &[Entry]) -> anyhow::Result<Vec<u64>> {
+        let node = self.nodes.get(self.node % self.nodes.len().max(1)).context("no node")?;
+        let commands: Vec<String> = batch
+            .iter()
+            .map(|entry| {
+                let name = self.name(entry);
+                let kind = if entry.snapshot { ",\"kind\":\"snapshot\"" } else { "" };
+                format!("{{\"publish\":{{\"channel\":\"{name}\",\"data\":{}{kind}}}}}", entry.data)
+            })
+            .collect();
+        let body = format!("{{\"commands\":[{}]}}", commands.join(","));
+        let mut stream = TcpStream::connect_timeout(node, TIMEOUT)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
+        let head = format!(
+            "POST /api/batch HTTP/1.1\r\nHost: {node}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(body.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("half an answer")?;
+        if !head.starts_with("HTTP/1.1 200") {
+            bail!("publishing was answered with {}", head.lines().next().unwrap_or(""));
+        }
+        let body: Value = serde_json::from_str(body)?;
+        let replies = body.get("replies").and_then(Value::as_array).context("no replies")?;
+        let offset = |reply: &Value| {
+            reply.pointer("/publish/offset").and_then(Value::as_u64).with_context(|| format!("refused: {reply}"))
+        };
+        replies.iter().map(offset).collect()
+    }
+}
+
+/// Numbered entries after `last`, by topic and number, with their IDs.
+fn read_back(
+    connection: &mut Connection,
+    stream: &str,
+    last: Option<&str>,
+) -> anyhow::Result<HashMap<(String, u64), String>> {
+    let from = last.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
+    let found: Vec<(String, HashMap<String, String>)> =
+        redis::cmd("XRANGE").arg(stream).arg(from).arg("+").arg("COUNT").arg(BACK_MAX).query(connection)?;
+    let numbered = found.into_iter().filter_map(|(id, fields)| {
+        let data: Value = serde_json::from_str(fields.get("data")?).ok()?;
+        Some(((fields.get("topic")?.clone(), data.get("n")?.as_u64()?), id))
+    });
+    Ok(numbered.collect())
+}
+
+/// The entry ID that has this offset.
+fn id_of(offset: u64) -> String {
+    const BASE_MS: u64 = 1_704_067_200_000;
+    format!("{}-{}", BASE_MS + (offset >> 13), offset & 0x1fff)
+}
+
+/// A connection with time-outs.
+pub(crate) fn open(address: &str) -> anyhow::Result<Connection> {
+    let client = redis::Client::open(format!("redis://{address}/"))?;
+    let connection = client.get_connection_with_timeout(TIMEOUT)?;
+    connection.set_read_timeout(Some(TIMEOUT))?;
+    connection.set_write_timeout(Some(TIMEOUT))?;
+    Ok(connection)
+}
+
+fn sentinel_says(ports: &[u16], master: &str) -> anyhow::Result<String> {
+    let ask = |port: &u16| -> anyhow::Result<String> {
+        let mut connection = open(&format!("127.0.0.1:{port}"))?;
+        let (host, port): (String, u16) =
+            redis::cmd("SENTINEL").arg("get-master-addr-by-name").arg(master).query(&mut connection)?;
+        Ok(format!("{host}:{port}"))
+    };
+    ports.iter().find_map(|port| ask(port).ok()).context("no sentinel answers")
+}
+
+/// The node that a key's slot is on, as those that answer say; where it is moving away, still the old one.
+fn cluster_says(ports: &[u16], key: &str) -> anyhow::Result<String> {
+    let ask = |port: &u16| -> anyhow::Result<String> {
+        let mut connection = open(&format!("127.0.0.1:{port}"))?;
+        let slot: u64 = redis::cmd("CLUSTER").arg("KEYSLOT").arg(key).query(&mut connection)?;
+        let nodes: String = redis::cmd("CLUSTER").arg("NODES").query(&mut connection)?;
+        owner(&nodes, slot).context("nobody has that slot")
+    };
+    let deadline = Instant::now() + TIMEOUT;
+    ports
+        .iter()
+        .take_while(|_| Instant::now() < deadline)
+        .find_map(|port| ask(port).ok())
+        .context("no node of the cluster answers")
+}
+
+/// From `CLUSTER NODES`: the address of the master that has the slot.
+pub(crate) fn owner(nodes: &str, slot: u64) -> Option<String> {
+    nodes.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let flags: Vec<&str> = fields.get(2)?.split(',').collect();
+        if !flags.contains(&"master") || flags.iter().any(|flag| flag.starts_with("fail")) {
+            return None;
+        }
+        let has = fields.iter().skip(8).any(|range| {
+            let (low, high) = range.split_once('-').unwrap_or((range, range));
+            matches!((low.parse::<u64>(), high.parse::<u64>()), (Ok(low), Ok(high)) if (low..=high).contains(&slot))
+        });
+        has.then(|| fields.get(1)?.split(['@', ',']).next().map(str::to_owned)).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_and_ids_are_the_same_thing() {
+        for id in ["1795548000123-0", "1795548000123-77"] {
+            assert_eq!(id_of(offset_of(id).unwrap()), id);
+        }
+    }
+
+    #[test]
+    fn the_owner_of_a_slot_is_a_master_that_lives() {
+        let nodes = "a 127.0.0.1:7001@17001 master,fail - 0 0 1 connected 0-5460\n\
+                     b 127.0.0.1:7002@17002 myself,master - 0 0 2 connected 5461-10922 [93->-a]\n\
+                     c 127.0.0.1:7003@17003,host slave b 0 0 2 connected\n\
+                     d 127.0.0.1:7004@17004 master - 0 0 9 connected 10923 10925-16383\n";
+        assert_eq!(owner(nodes, 6_000).as_deref(), Some("127.0.0.1:7002"));
+        assert_eq!(owner(nodes, 10_923).as_deref(), Some("127.0.0.1:7004"));
+        assert_eq!((owner(nodes, 10_924), owner(nodes, 5)), (None, None));
+    }
+}

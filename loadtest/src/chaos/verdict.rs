@@ -1,0 +1,223 @@
+//! What a scenario came to: what clients saw, what was lost, and how long until all was whole.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::ledger::{Book, Ledger};
+use crate::report::Check;
+use crate::worker::Outcome;
+use crate::workload::Class;
+
+/// Everything that the sessions of a scenario reported, in one.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Seen {
+    pub(crate) sessions: usize,
+    pub(crate) deliveries: u64,
+    /// Connections that ended, by reason.
+    pub(crate) closes: BTreeMap<String, u64>,
+    /// Connections that did not come about, by reason.
+    pub(crate) refusals: BTreeMap<String, u64>,
+    /// Subscriptions that went on where they were, and those that could not.
+    pub(crate) recovered: u64,
+    pub(crate) not_recovered: u64,
+    /// Snapshots of a new epoch.
+    pub(crate) epochs: u64,
+    pub(crate) stale: u64,
+    pub(crate) fresh: u64,
+    /// Times that a session came, went, or changed a subscription of its own will.
+    pub(crate) turns: u64,
+    /// Deltas that were seen again.
+    pub(crate) repeats: u64,
+    pub(crate) faults: u64,
+    pub(crate) fault_texts: Vec<String>,
+    pub(crate) incomplete: u64,
+}
+
+impl Seen {
+    pub(crate) fn add(&mut self, outcome: &Outcome) {
+        self.deliveries += outcome.deliveries;
+        for (all, these) in [(&mut self.closes, &outcome.closes), (&mut self.refusals, &outcome.refusals)] {
+            for (why, n) in these {
+                *all.entry(why.clone()).or_default() += n;
+            }
+        }
+        self.recovered += outcome.recovered;
+        self.not_recovered += outcome.not_recovered;
+        self.epochs += outcome.epochs;
+        self.stale += outcome.stale;
+        self.fresh += outcome.fresh;
+        self.turns += outcome.turns;
+        self.repeats += outcome.repeats.iter().map(|(_, _, times)| times).sum::<u64>();
+        self.faults += outcome.faults;
+        self.fault_texts.extend(outcome.fault_texts.iter().cloned());
+        self.incomplete += outcome.incomplete;
+    }
+
+    /// For people.
+    pub(crate) fn text(&self, oldest_ms: u64) -> String {
+        let mut parts = Vec::new();
+        let ended: u64 = self.closes.values().sum();
+        parts.push(match ended {
+            0 => "all connections stay".to_owned(),
+            n => format!("{n} connections end ({})", most(&self.closes)),
+        });
+        if !self.refusals.is_empty() {
+            let refused: u64 = self.refusals.values().sum();
+            parts.push(format!("{refused} attempts fail ({})", most(&self.refusals)));
+        }
+        parts.push(match oldest_ms {
+            0..=999 => format!("nothing is older than {oldest_ms} ms"),
+            ms => format!("nothing new for up to {:.1} s", ms as f64 / 1e3),
+        });
+        if self.recovered > 0 {
+            parts.push(format!("{} subscriptions go on where they were", self.recovered));
+        }
+        if self.not_recovered > 0 {
+            parts.push(format!("{} are told that they cannot", self.not_recovered));
+        }
+        if self.epochs > 0 {
+            parts.push(format!("{} snapshots of a new epoch", self.epochs));
+        }
+        if self.stale > 0 {
+            parts.push(format!("told {} times that a topic is stale, {} that it is fresh", self.stale, self.fresh));
+        }
+        if self.repeats > 0 {
+            parts.push(format!("{} deltas again", self.repeats));
+        }
+        parts.join("; ")
+    }
+}
+
+/// The commonest reasons.
+fn most(whys: &BTreeMap<String, u64>) -> String {
+    let mut all: Vec<(&String, &u64)> = whys.iter().collect();
+    all.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
+    all.iter().take(3).map(|(why, n)| format!("{why} ×{n}")).collect::<Vec<_>>().join(", ")
+}
+
+pub(crate) fn check(name: &str, passed: bool, detail: String) -> Check {
+    Check { name: name.to_owned(), passed, detail }
+}
+
+/// That nothing was lost, repeated, or different in the end.
+pub(crate) fn nothing_lost(seen: &Seen, outcomes: &[Outcome], ledger: &Ledger) -> Vec<Check> {
+    let faults = seen.fault_texts.iter().take(3).cloned().collect::<Vec<_>>().join("; ");
+    let mut checks = vec![
+        check(
+            "offsets rise, no delta is missing, nothing goes back",
+            seen.faults == 0,
+            format!("{} deliveries, {} faults {faults}", seen.deliveries, seen.faults),
+        ),
+        check(
+            "every session got to the last delta that was acknowledged",
+            seen.incomplete == 0,
+            format!("{} acknowledged, {} sessions did not", ledger.acknowledged, seen.incomplete),
+        ),
+    ];
+    let mut wrong = Vec::new();
+    let mut ends = 0;
+    for (at, Book { name, .. }) in ledger.books.iter().enumerate().filter(|(_, book)| book.class != Class::Stream) {
+        let want = ledger.books.get(at).map_or(0, Book::final_digest);
+        for (digest, sessions) in outcomes.iter().filter_map(|o| o.finals.get(at)).flatten() {
+            ends += sessions;
+            if *digest != want {
+                wrong.push(format!("{name}: {sessions} sessions"));
+            }
+        }
+    }
+    let differ = wrong.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+    checks.push(check(
+        "every session ended with the state of the publisher",
+        wrong.is_empty(),
+        format!("{ends} states compared, {} differ {differ}", wrong.len()),
+    ));
+    let all = outcomes.iter().flat_map(|o| &o.repeats);
+    let unasked: Vec<String> = all
+        .filter(|(topic, number, _)| !ledger.may_repeat(*topic, *number))
+        .map(|(topic, number, _)| {
+            format!("{} of {}", number, ledger.books.get(*topic as usize).map_or("?", |b| b.name.as_str()))
+        })
+        .collect();
+    let detail = format!(
+        "{} deliveries seen again, {} deltas had been sent again; {} were not {}",
+        seen.repeats,
+        ledger.sent_again,
+        unasked.len(),
+        unasked.iter().take(3).cloned().collect::<Vec<_>>().join(", ")
+    );
+    checks.push(check("nothing came again but what its publisher sent again", unasked.is_empty(), detail));
+    checks
+}
+
+/// A scenario's row.
+#[derive(Debug, Serialize)]
+pub(crate) struct Verdict {
+    pub(crate) scenario: String,
+    pub(crate) fault: String,
+    pub(crate) saw: String,
+    /// What happened beside what clients saw.
+    pub(crate) notes: Vec<String>,
+    /// How long the fault lasted, where it lasted.
+    pub(crate) lasted_s: f64,
+    /// From its end (or from the fault, where it does not last) until every session held nothing older than a second.
+    pub(crate) whole_s: f64,
+    pub(crate) oldest_ms: u64,
+    pub(crate) acknowledged: u64,
+    /// Deltas whose acknowledgement was lost, those that had arrived all the same, and those that were sent again.
+    pub(crate) uncertain: u64,
+    pub(crate) arrived: u64,
+    pub(crate) sent_again: u64,
+    pub(crate) seconds: f64,
+    pub(crate) seen: Seen,
+    pub(crate) checks: Vec<Check>,
+    pub(crate) error: Option<String>,
+}
+
+impl Verdict {
+    /// Of one that could not be carried through.
+    pub(crate) fn failed(scenario: &str, fault: &str, error: &anyhow::Error) -> Self {
+        Self {
+            scenario: scenario.to_owned(),
+            fault: fault.to_owned(),
+            saw: String::new(),
+            notes: Vec::new(),
+            lasted_s: 0.0,
+            whole_s: 0.0,
+            oldest_ms: 0,
+            acknowledged: 0,
+            uncertain: 0,
+            arrived: 0,
+            sent_again: 0,
+            seconds: 0.0,
+            seen: Seen::default(),
+            checks: Vec::new(),
+            error: Some(format!("{error:#}")),
+        }
+    }
+
+    pub(crate) fn passed(&self) -> bool {
+        self.error.is_none() && self.checks.iter().all(|check| check.passed)
+    }
+
+    /// For the table.
+    pub(crate) fn lost(&self) -> String {
+        if self.passed() {
+            return "nothing".to_owned();
+        }
+        let failed: Vec<&str> = self.checks.iter().filter(|c| !c.passed).map(|c| c.name.as_str()).collect();
+        match &self.error {
+            Some(error) => format!("not carried through: {error}"),
+            None => format!("FAILED: {}", failed.join("; ")),
+        }
+    }
+
+    /// For the table.
+    pub(crate) fn whole(&self) -> String {
+        match (self.whole_s, self.lasted_s) {
+            (0.0, _) => "undisturbed".to_owned(),
+            (whole, lasted) if lasted < 0.5 => format!("{whole:.1} s"),
+            (whole, lasted) => format!("{whole:.1} s after {lasted:.0} s of it"),
+        }
+    }
+}
