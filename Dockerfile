@@ -1,4 +1,4 @@
-# Built in one image, run in another that has nothing but the server: no shell, no package manager, 20 MB. The dashboard is part
+# Built in one image, run in another that has nothing but the server: no shell and no package manager. The dashboard is part
 # of the binary (web/embedded, which `make web-check` compares with what its sources give).
 #
 # Tags name a patch version. A digest pins harder; put yours behind the tag (`@sha256:…`), from:
