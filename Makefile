@@ -4,7 +4,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help run test chaos soak conformance fuzz lint deny advisories fmt fmt-check bench bench-peers flame peers tools load scale-out hold web web-check browser-test
+
+.PHONY: help run test chaos soak conformance fuzz asan tsan lint deny advisories fmt fmt-check bench bench-peers flame peers tools load scale-out hold web web-check browser-test
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -54,6 +55,16 @@ FUZZ_TARGETS ?= $(notdir $(wildcard tests/fuzz/corpus/*))
 fuzz: ## Every fuzz target, FUZZ_SECONDS=60 each (nightly toolchain, cargo-fuzz); findings: target/fuzz/artifacts
 	@[ -x target/tools/bin/cargo-fuzz ] || cargo install --quiet --locked --root target/tools cargo-fuzz
 	FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh $(FUZZ_TARGETS)
+
+asan: tools ## The whole suite under AddressSanitizer and LeakSanitizer (nightly toolchain; long)
+	tests/sanitize.sh address
+
+# What threads share: the hub, topics, sources, and the server under a few of the tests that load it.
+TSAN_TESTS ?= (test(/^(hub|topic|source|http|auth|cluster|wire)::/) - test(/_model::/)) + \
+  test(/^(delivery|conflation|recovery|limits|hostile_clients|shutdown|compression|http_conformance)::/)
+
+tsan: tools ## Hub, topics and the server's hardest tests under ThreadSanitizer (nightly toolchain with rust-src; long)
+	tests/sanitize.sh thread -E '$(TSAN_TESTS)'
 
 lint: ## Clippy and rustdoc, warnings are errors
 	cargo clippy --locked --workspace --all-targets -- -D warnings
