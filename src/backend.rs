@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
+use axum::http::{HeaderValue, header};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
@@ -26,9 +28,11 @@ pub struct Backstage {
 }
 
 /// Where calls go.
+#[derive(Clone)]
 struct Calls {
     client: reqwest::Client,
     endpoint: String,
+    authorization: Option<HeaderValue>,
 }
 
 #[derive(Deserialize)]
@@ -60,7 +64,19 @@ impl Backstage {
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
         let calls = match &rpc.endpoint {
-            Some(endpoint) => Some(Calls { client: crate::client::http(rpc.timeout)?, endpoint: endpoint.clone() }),
+            Some(endpoint) => {
+                let authorization = match &rpc.authorization {
+                    Some(value) => {
+                        let mut value =
+                            HeaderValue::from_str(value).context("rpc.authorization: is no header's value")?;
+                        // Not shown by whoever logs headers.
+                        value.set_sensitive(true);
+                        Some(value)
+                    }
+                    None => None,
+                };
+                Some(Calls { client: crate::client::http(rpc.timeout)?, endpoint: endpoint.clone(), authorization })
+            }
             None => None,
         };
         Ok(Self { publisher, cluster, calls, metrics })
@@ -70,6 +86,10 @@ impl Backstage {
 impl Calls {
     async fn call(self, request: String) -> Result<Bytes, Refusal> {
         let request = self.client.post(&self.endpoint).header("content-type", "application/json").body(request);
+        let request = match self.authorization {
+            Some(value) => request.header(header::AUTHORIZATION, value),
+            None => request,
+        };
         let again = |reason: String| {
             tracing::warn!(reason, "rpc.endpoint did not answer a call");
             Refusal::new(503, "the call was not answered, try again")
@@ -138,10 +158,9 @@ impl Backend for Backstage {
     }
 
     fn call(&self, client: String, user: String, method: String, data: Bytes) -> Answer<Bytes> {
-        let Some(Calls { client: http, endpoint }) = &self.calls else {
+        let Some(calls) = self.calls.clone() else {
             return Box::pin(async { Err(Refusal::new(501, "no calls are configured (rpc.endpoint)")) });
         };
-        let calls = Calls { client: http.clone(), endpoint: endpoint.clone() };
         let data: serde_json::Value = serde_json::from_slice(&data).unwrap_or_default();
         let request = json!({"client": client, "user": user, "method": method, "data": data}).to_string();
         Box::pin(calls.call(request))

@@ -25,6 +25,7 @@ pub mod config;
 pub mod http;
 pub mod hub;
 pub mod limits;
+pub mod memory;
 pub mod metrics;
 pub mod name;
 pub mod position;

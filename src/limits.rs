@@ -55,6 +55,13 @@ pub const HISTORY_BYTES: usize = 1024 * 1024;
 /// Time for the HTTP request head, from accept or from the previous response.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Largest HTTP request head, in bytes; it has at most 100 headers. Past it: 431.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Time for the whole body of an HTTP request to come, and for a client to take an answer that does not fit its socket.
+/// Past it: 408 for a body, closed for an answer.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Time from upgrade to a first valid command. Past it: close 3502. Also the longest that one message may
 /// take from its first byte to its last.
 pub const FIRST_COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -73,6 +80,16 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Descriptors kept back from sessions for Redis, files, listeners and plain HTTP requests.
 pub const FD_RESERVE: usize = 512;
+
+/// Longest header of the PROXY protocol. Past it: closed, and counted. Addresses take 232 bytes at most, what a proxy may tell
+/// beyond (of the client's certificate, mostly) the rest.
+pub const PROXY_HEADER_BYTES_MAX: usize = 2 * 1024;
+
+/// Addresses of one `X-Forwarded-For` or `Forwarded` that are looked at, from the right. Past it: the last one counts.
+pub const FORWARDED_HOPS_MAX: usize = 32;
+
+/// Connections of the operators' own listener that are served at once, and as many that wait to be. Past it: 503.
+pub const OPERATOR_CONNECTIONS_MAX: usize = 32;
 
 /// Plain HTTP connections (not upgraded at once, or never) served at once. Past it: they wait.
 pub const HTTP_CONNECTIONS_MAX: usize = 384;
@@ -102,6 +119,9 @@ pub const TICK_EVENTS_MAX: usize = 8_192;
 /// Deltas of one conflatable topic that a shard keeps while somebody is behind on it. Who is further behind
 /// gets the snapshot.
 pub const CONFLATE_WINDOW: usize = 512;
+
+/// Bytes of them. As no patch that is longer than the state is ever sent, more than a state may have is of no use.
+pub const CONFLATE_WINDOW_BYTES: usize = STATE_BYTES_MAX;
 
 /// Deltas of one topic that a shard keeps while a subscribe of it is under way. Past it: the subscriber is
 /// disconnected with "reconnect".
@@ -177,6 +197,19 @@ pub const PRESENCE_MEMBERS_MAX: usize = 2_000;
 /// Topics that a token may subscribe its session to.
 pub const SERVER_SUBSCRIPTIONS_MAX: usize = 128;
 
+/// Longest time over which sessions are sent to other nodes by `POST /admin/drain`. Past it: refused.
+pub const SHED_WINDOW_MAX: Duration = Duration::from_secs(600);
+
+/// The same where the request does not say.
+pub const SHED_WINDOW: Duration = Duration::from_secs(5);
+
+/// Time after the window in which those who were sent away come to stand elsewhere and the other nodes report it. Until
+/// then nobody knows the mean.
+pub const SHED_SETTLE: Duration = Duration::from_secs(3);
+
+/// Longest time, in ms, that a session which is sent to another node is asked to stay away. Waves spread them already.
+pub const SHED_RETRY_MS_MAX: u64 = 1_000;
+
 /// `debug.echo`: largest message, in bytes, as it came and inflated. Past it: close 1009.
 pub const ECHO_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -199,3 +232,9 @@ pub const STATE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Time between two looks at the files of certificates.
 pub const TLS_RELOAD_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Least `limits.memory`, in bytes.
+pub const MEMORY_BYTES_MIN: u64 = 16 * 1024 * 1024;
+
+/// Least part of it, in bytes: `limits.backlog_total_bytes`, `limits.history_total_bytes`, `limits.state_total_bytes`.
+pub const MEMORY_PART_BYTES_MIN: usize = 64 * 1024;

@@ -3,13 +3,16 @@
 //! The control plane counts in [`Metrics`]. Each shard counts in a [`ShardStats`] of its own that it alone writes,
 //! so that counting costs the data plane a plain store and no shared cache line.
 
+mod classic;
+mod reached;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
@@ -31,8 +34,18 @@ pub struct SourceLabel {
     pub source: String,
 }
 
+/// One label: which key, by its name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KeyLabel {
+    key: String,
+}
+
 /// Upper bounds of the age histogram, in ms.
 pub const AGE_BUCKETS_MS: [u64; 13] = [1, 2, 5, 10, 20, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000];
+
+/// Upper bounds of the histogram of ticks, in µs.
+pub const TICK_BUCKETS_US: [u64; 13] =
+    [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000];
 
 /// A number that one thread writes and others read.
 #[derive(Debug, Default)]
@@ -54,13 +67,6 @@ impl Stat {
         self.0.store(n, Ordering::Relaxed);
     }
 
-    /// Raises to `n` if that is more, by the one writer.
-    pub fn raise(&self, n: u64) {
-        if n > self.get() {
-            self.set(n);
-        }
-    }
-
     /// Reads.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -75,7 +81,7 @@ pub struct ShardStats {
     pub subscriptions: Stat,
     pub topics: Stat,
     pub ticks: Stat,
-    pub tick_us_max: Stat,
+    pub tick_counts: [Stat; TICK_BUCKETS_US.len() + 1],
     pub busy_us: Stat,
     pub events: Stat,
     pub visits: Stat,
@@ -89,12 +95,14 @@ pub struct ShardStats {
     pub io_uring: Stat,
     pub stretch_ms: Stat,
     pub backlog_bytes: Stat,
+    pub backlog_relieved: Stat,
     pub commands: Stat,
     pub commands_refused: Stat,
     pub pings: Stat,
     pub subscriptions_refused: Stat,
     pub closes: [Stat; CloseReason::ALL.len()],
     pub disconnects: Stat,
+    pub shed: Stat,
     pub age_counts: [Stat; AGE_BUCKETS_MS.len() + 1],
     pub age_sum_ms: Stat,
 }
@@ -107,6 +115,21 @@ impl ShardStats {
         {
             stat.add(1);
         }
+    }
+
+    /// Closes that the server began for this reason.
+    pub fn closes_for(&self, reason: CloseReason) -> u64 {
+        let at = CloseReason::ALL.iter().position(|r| *r == reason);
+        at.and_then(|at| self.closes.get(at)).map_or(0, Stat::get)
+    }
+
+    /// Counts a turn of the shard's loop that took so long.
+    pub fn tick(&self, took_us: u64) {
+        let at = TICK_BUCKETS_US.partition_point(|bound| *bound < took_us);
+        if let Some(stat) = self.tick_counts.get(at) {
+            stat.add(1);
+        }
+        self.busy_us.add(took_us);
     }
 
     /// Counts `n` deliveries of this age.
@@ -128,7 +151,6 @@ const SHARD_METRICS: &[ShardMetric] = &[
     }),
     ("ticks", "Turns of the shards' loops", MetricType::Counter, |s| s.ticks.get()),
     ("tick_events", "Events taken from the shards' queues", MetricType::Counter, |s| s.events.get()),
-    ("busy_microseconds", "Time that shards spent inside ticks", MetricType::Counter, |s| s.busy_us.get()),
     ("visits", "Writes to sockets", MetricType::Counter, |s| s.visits.get()),
     ("visits_partial", "Writes that a full socket cut short", MetricType::Counter, |s| s.visits_partial.get()),
     ("deliveries", "Deltas delivered to sessions", MetricType::Counter, |s| s.deliveries.get()),
@@ -138,12 +160,6 @@ const SHARD_METRICS: &[ShardMetric] = &[
         s.conflated.get()
     }),
     ("snapshots", "Snapshots delivered to sessions", MetricType::Counter, |s| s.snapshots.get()),
-    (
-        "stretch_milliseconds",
-        "Time that busy shards let sessions wait for more, summed over shards",
-        MetricType::Gauge,
-        |s| s.stretch_ms.get(),
-    ),
     ("shards_io_uring", "Shards that flush through io_uring; the others use epoll", MetricType::Gauge, |s| {
         s.io_uring.get()
     }),
@@ -151,6 +167,12 @@ const SHARD_METRICS: &[ShardMetric] = &[
         s.slow_sessions.get()
     }),
     ("backlog_bytes", "Bytes owed to sessions with a full socket", MetricType::Gauge, |s| s.backlog_bytes.get()),
+    (
+        "backlog_relieved",
+        "Sessions closed as slow because all backlogs together reached limits.backlog_total_bytes",
+        MetricType::Counter,
+        |s| s.backlog_relieved.get(),
+    ),
     ("commands", "Commands of clients", MetricType::Counter, |s| s.commands.get()),
     ("commands_refused", "Commands answered with an error", MetricType::Counter, |s| s.commands_refused.get()),
     (
@@ -161,6 +183,23 @@ const SHARD_METRICS: &[ShardMetric] = &[
     ),
     ("pings", "Pings sent to quiet sessions", MetricType::Counter, |s| s.pings.get()),
     ("disconnects", "Sessions that ended without a close of ours", MetricType::Counter, |s| s.disconnects.get()),
+    ("sessions_shed", "Sessions closed so that they go to other nodes (POST /admin/drain)", MetricType::Counter, |s| {
+        s.shed.get()
+    }),
+];
+
+/// A time: how many of it the shards count in are a second.
+type ShardTime = (&'static str, &'static str, MetricType, f64, fn(&ShardStats) -> u64);
+
+const SHARD_TIMES: &[ShardTime] = &[
+    ("busy_seconds", "Time that shards spent inside ticks", MetricType::Counter, 1e6, |s| s.busy_us.get()),
+    (
+        "stretch_seconds",
+        "Time that busy shards let sessions wait for more, summed over shards",
+        MetricType::Gauge,
+        1e3,
+        |s| s.stretch_ms.get(),
+    ),
 ];
 
 /// What the control plane counts.
@@ -172,14 +211,21 @@ pub struct Metrics {
     pub deltas_refused: Family<Reason, Counter>,
     pub topics_refused: Counter,
     pub topics_expired: Counter,
+    pub history_evicted: Counter,
+    pub state_refused: Counter,
     pub upgrades: Counter,
     pub upgrades_refused: Family<Reason, Counter>,
     pub publish_requests: Counter,
     pub publish_refused: Family<Reason, Counter>,
+    pub api_key_requests: Family<KeyLabel, Counter>,
+    pub operator_refused: Counter,
+    pub proxy_headers_refused: Family<Reason, Counter>,
     pub handshake_timeouts: Counter,
     pub http_refused: Counter,
+    pub http_malformed: Counter,
+    pub http_timeouts: Family<Reason, Counter>,
     pub queue_full: Counter,
-    pub tokens_refused: Counter,
+    pub tokens_refused: Family<Reason, Counter>,
     pub tls_handshakes: Counter,
     pub tls_handshakes_failed: Counter,
     pub tls_reloads: Counter,
@@ -196,8 +242,36 @@ pub struct Metrics {
 
 /// Something that is read when metrics are.
 pub trait GaugeSource: std::fmt::Debug + Send + Sync {
-    /// Calls `put` with a name, a help text and a value, as often as it likes.
-    fn gauges(&self, put: &mut dyn FnMut(&'static str, &'static str, Vec<(&'static str, String)>, i64));
+    /// Calls `put` with a name, a help text, labels and a value, as often as it likes.
+    fn gauges(&self, put: &mut dyn FnMut(&'static str, &'static str, Vec<(&'static str, String)>, Reading));
+}
+
+/// What was read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Reading {
+    /// A number that only grows.
+    Total(u64),
+    /// A number now.
+    Whole(i64),
+    /// A number with a fraction.
+    Real(f64),
+}
+
+impl Reading {
+    fn kind(self) -> MetricType {
+        match self {
+            Self::Total(_) => MetricType::Counter,
+            Self::Whole(_) | Self::Real(_) => MetricType::Gauge,
+        }
+    }
+
+    fn encode(self, encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        match self {
+            Self::Total(n) => ConstCounter::new(n).encode(encoder),
+            Self::Whole(n) => ConstGauge::new(n).encode(encoder),
+            Self::Real(n) => ConstGauge::new(n).encode(encoder),
+        }
+    }
 }
 
 impl Metrics {
@@ -206,14 +280,34 @@ impl Metrics {
         self.deltas_refused.get_or_create(&Reason { reason }).inc();
     }
 
+    /// Counts a refused token.
+    pub fn refused_token(&self, reason: &'static str) {
+        self.tokens_refused.get_or_create(&Reason { reason }).inc();
+    }
+
     /// Counts a refused upgrade.
     pub fn refused_upgrade(&self, reason: &'static str) {
         self.upgrades_refused.get_or_create(&Reason { reason }).inc();
     }
 
+    /// Counts an HTTP connection whose client was too slow.
+    pub fn timed_out_http(&self, reason: &'static str) {
+        self.http_timeouts.get_or_create(&Reason { reason }).inc();
+    }
+
     /// Counts a refused publish request.
     pub fn refused_publish(&self, reason: &'static str) {
         self.publish_refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts a request with a key.
+    pub fn used_key(&self, name: &str) {
+        self.api_key_requests.get_or_create_owned(&KeyLabel { key: name.to_owned() }).inc();
+    }
+
+    /// Counts a proxy's connection that was closed for what it began with.
+    pub fn refused_proxy_header(&self, reason: &'static str) {
+        self.proxy_headers_refused.get_or_create(&Reason { reason }).inc();
     }
 
     /// Names what is to be asked for gauges; once.
@@ -228,11 +322,36 @@ impl Metrics {
         r.register("deltas_duplicate", "Deltas already known, ignored", self.deltas_duplicate.clone());
         r.register("deltas_refused", "Deltas refused, by reason", self.deltas_refused.clone());
         r.register("topics_refused", "Topics refused because limits.topics was reached", self.topics_refused.clone());
+        r.register(
+            "state_refused",
+            "Topics, and deltas that make a state larger, refused because limits.state_total_bytes was reached",
+            self.state_refused.clone(),
+        );
         r.register("topics_expired", "Idle topics forgotten", self.topics_expired.clone());
+        r.register(
+            "history_evicted",
+            "Kept deltas let go of because the history of all topics together reached limits.history_total_bytes",
+            self.history_evicted.clone(),
+        );
         r.register("upgrades", "Sockets handed to shards", self.upgrades.clone());
         r.register("upgrades_refused", "Upgrades refused, by reason", self.upgrades_refused.clone());
         r.register("publish_requests", "Requests to the publish API", self.publish_requests.clone());
         r.register("publish_refused", "Publish requests refused, by reason", self.publish_refused.clone());
+        r.register(
+            "api_key_requests",
+            "Requests to the publish and operators' API, by the name of their key",
+            self.api_key_requests.clone(),
+        );
+        r.register(
+            "operator_refused",
+            "Requests for /metrics, /status and /admin without a key that operates, where one is wanted",
+            self.operator_refused.clone(),
+        );
+        r.register(
+            "proxy_headers_refused",
+            "Connections of trusted proxies closed for lack of a good PROXY header, by reason",
+            self.proxy_headers_refused.clone(),
+        );
         r.register(
             "handshake_timeouts",
             "Connections closed before their request was whole",
@@ -242,6 +361,16 @@ impl Metrics {
             "http_refused",
             "Plain HTTP connections refused because as many were open as are served",
             self.http_refused.clone(),
+        );
+        r.register(
+            "http_malformed",
+            "HTTP requests refused because they are malformed, too long, or can be read in two ways",
+            self.http_malformed.clone(),
+        );
+        r.register(
+            "http_timeouts",
+            "HTTP connections closed because a body did not come or an answer was not taken in time",
+            self.http_timeouts.clone(),
         );
         r.register(
             "queue_full",
@@ -261,7 +390,7 @@ impl Metrics {
             "When the certificate ends, Unix s; 0 without TLS",
             self.tls_certificate_ends.clone(),
         );
-        r.register("tokens_refused", "Tokens refused", self.tokens_refused.clone());
+        r.register("tokens_refused", "Tokens refused, by reason", self.tokens_refused.clone());
         r.register("source_errors", "Failures of a source, each followed by a retry", self.source_errors.clone());
         r.register(
             "source_skipped",
@@ -301,14 +430,24 @@ impl Collector for ShardCollector {
             let sum: u64 = self.shards.iter().map(|s| read(s)).sum();
             put(&mut encoder, name, help, *kind, sum)?;
         }
-        let longest = self.shards.iter().map(|s| s.tick_us_max.get()).max().unwrap_or(0);
-        put(
-            &mut encoder,
-            "tick_microseconds_max",
-            "Longest turn of a shard's loop so far",
-            MetricType::Gauge,
-            longest,
+        for (name, help, kind, second, read) in SHARD_TIMES {
+            #[allow(clippy::cast_precision_loss, reason = "2^53 µs are 285 years")]
+            let sum = self.shards.iter().map(|s| read(s)).sum::<u64>() as f64 / second;
+            let metric = encoder.encode_descriptor(name, help, None, *kind)?;
+            match kind {
+                MetricType::Counter => ConstCounter::new(sum).encode(metric)?,
+                _ => ConstGauge::new(sum).encode(metric)?,
+            }
+        }
+        let mut reached = encoder.encode_descriptor(
+            "limits_reached",
+            "Times that a limit was reached, by its key; docs/limits.md says what happens then",
+            None,
+            MetricType::Counter,
         )?;
+        for (limit, times) in reached::limits_reached(&self.metrics, &self.shards) {
+            ConstCounter::new(times).encode(reached.encode_family(&[("limit", limit)])?)?;
+        }
 
         let mut closes = encoder.encode_descriptor(
             "closes",
@@ -326,12 +465,18 @@ impl Collector for ShardCollector {
             Some(&Unit::Seconds),
             MetricType::Histogram,
         )?;
-        let counts = |i: usize| self.shards.iter().filter_map(|s| s.age_counts.get(i)).map(Stat::get).sum::<u64>();
-        let bounds = AGE_BUCKETS_MS.iter().map(|ms| *ms as f64 / 1_000.0).chain([f64::INFINITY]);
-        let buckets: Vec<(f64, u64)> = bounds.enumerate().map(|(i, bound)| (bound, counts(i))).collect();
-        let total = buckets.iter().map(|(_, n)| n).sum();
-        let sum = self.shards.iter().map(|s| s.age_sum_ms.get()).sum::<u64>() as f64 / 1_000.0;
+        let (buckets, total) = self.buckets(&AGE_BUCKETS_MS, 1e3, |s| &s.age_counts);
+        let sum = self.shards.iter().map(|s| s.age_sum_ms.get()).sum::<u64>() as f64 / 1e3;
         ages.encode_histogram::<[(&str, &str); 0]>(sum, total, &buckets, None)?;
+        let mut ticks = encoder.encode_descriptor(
+            "tick",
+            "Time of one turn of a shard's loop, in which it is not asleep",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        let (buckets, total) = self.buckets(&TICK_BUCKETS_US, 1e6, |s| &s.tick_counts);
+        let sum = self.shards.iter().map(|s| s.busy_us.get()).sum::<u64>() as f64 / 1e6;
+        ticks.encode_histogram::<[(&str, &str); 0]>(sum, total, &buckets, None)?;
 
         let mut result = Ok(());
         for source in self.metrics.gauges.get().into_iter().flatten() {
@@ -341,13 +486,14 @@ impl Collector for ShardCollector {
             });
             for (name, (help, values)) in groups {
                 result = result.and_then(|()| {
-                    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+                    let kind = values.first().map_or(MetricType::Gauge, |(_, value)| value.kind());
+                    let mut family = encoder.encode_descriptor(name, help, None, kind)?;
                     for (labels, value) in values {
                         if labels.is_empty() {
-                            return ConstGauge::new(value).encode(family);
+                            return value.encode(family);
                         }
                         let labels: Vec<(&str, &str)> = labels.iter().map(|(k, v)| (*k, v.as_str())).collect();
-                        ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+                        value.encode(family.encode_family(&labels)?)?;
                     }
                     Ok(())
                 });
@@ -357,10 +503,22 @@ impl Collector for ShardCollector {
     }
 }
 
+impl ShardCollector {
+    /// A histogram's buckets over all shards, with bounds of which so many are a second, and the count of all.
+    #[allow(clippy::cast_precision_loss, reason = "bounds are small")]
+    fn buckets(&self, bounds: &[u64], second: f64, of: fn(&ShardStats) -> &[Stat]) -> (Vec<(f64, u64)>, u64) {
+        let counts = |i: usize| self.shards.iter().filter_map(|s| of(s).get(i)).map(Stat::get).sum::<u64>();
+        let bounds = bounds.iter().map(|bound| *bound as f64 / second).chain([f64::INFINITY]);
+        let buckets: Vec<(f64, u64)> = bounds.enumerate().map(|(i, bound)| (bound, counts(i))).collect();
+        let total = buckets.iter().map(|(_, n)| n).sum();
+        (buckets, total)
+    }
+}
+
 type Labels = Vec<(&'static str, String)>;
 
 /// Help text and values of each name.
-type Gauges = BTreeMap<&'static str, (&'static str, Vec<(Labels, i64)>)>;
+type Gauges = BTreeMap<&'static str, (&'static str, Vec<(Labels, Reading)>)>;
 
 fn put(
     encoder: &mut DescriptorEncoder<'_>,
@@ -376,7 +534,12 @@ fn put(
     }
 }
 
-/// The text that `GET /metrics` answers.
+/// The text that `GET /metrics` answers to who does not ask for OpenMetrics.
+pub fn classic_text(registry: &Registry) -> String {
+    classic::from_open_metrics(&text(registry))
+}
+
+/// The text that `GET /metrics` answers, as OpenMetrics.
 pub fn text(registry: &Registry) -> String {
     let mut out = String::new();
     if encode(&mut out, registry).is_err() {

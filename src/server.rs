@@ -1,5 +1,7 @@
 //! Wiring: who is built from what, and the order in which they stop.
 
+mod gauges;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -10,20 +12,23 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::Tokens;
+use crate::auth::{ApiKeys, Tokens, Users};
 use crate::backend::Backstage;
 use crate::clock::unix_ms;
 use crate::cluster::{Cluster, NodeReport, Reporter, SourceReport};
-use crate::config::{Config, redacted};
-use crate::http::{Addresses, Certificates, Listener, State, bind, router};
+use crate::config::{Config, Scope};
+use crate::http::{Addresses, Certificates, Entrance, Listener, State, bind, operators, router};
 use crate::hub::Hub;
-use crate::metrics::{GaugeSource, Metrics};
-use crate::source::publish::Publisher;
-use crate::source::redis::{Appender, RedisSource};
+use crate::memory::Ceilings;
+use crate::metrics::Metrics;
+use crate::source::nats::{Link, NatsAppender, NatsSource};
+use crate::source::publish::{Appender, Publisher};
+use crate::source::redis::{Appender as RedisAppender, Masters, RedisSource};
 use crate::source::replay::ReplaySource;
 use crate::source::simulator::Simulator;
 use crate::source::{Feed, Source, SourceStatus};
-use crate::topic::{Incoming, Kind, Payload, Topics};
+use crate::topic::{Incoming, Kind, Payload, SourceId, Topics};
+use gauges::Gauges;
 
 /// Time that publishes under way have to end once a drain begins.
 const PUBLISH_GRACE: Duration = Duration::from_secs(2);
@@ -39,6 +44,9 @@ const TOPIC_SWEEP: Duration = Duration::from_secs(1);
 
 /// The topic of how nodes fare.
 const OPS_TOPIC: &str = "ops:nodes";
+
+/// NATS has one stream: it gives all offsets that this process does not.
+const NATS: SourceId = SourceId(0);
 
 /// How many sessions can be held, and why.
 struct Capacity {
@@ -99,54 +107,16 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     outcome
 }
 
-#[derive(Debug)]
-struct Gauges {
-    hub: std::sync::Weak<Hub>,
-    topics: std::sync::Weak<Topics>,
-    sources: Vec<Arc<SourceStatus>>,
-    ready: std::sync::Weak<State>,
-}
-
-impl GaugeSource for Gauges {
-    fn gauges(&self, put: &mut dyn FnMut(&'static str, &'static str, Vec<(&'static str, String)>, i64)) {
-        let int = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        if let Some(hub) = self.hub.upgrade() {
-            put("sessions", "Sessions held now", Vec::new(), int(hub.sessions()));
-            put("sessions_max", "Sessions that can be held", Vec::new(), int(hub.sessions_max()));
-            put("queue_depth", "Events waiting in the longest shard queue", Vec::new(), int(hub.queue_depth()));
-        }
-        if let Some(topics) = self.topics.upgrade() {
-            put("topics", "Topics held now", Vec::new(), int(topics.len()));
-        }
-        if let Some(state) = self.ready.upgrade() {
-            put("ready", "Whether clients should be sent here", Vec::new(), i64::from(state.not_ready().is_empty()));
-        }
-        put("resident_memory_bytes", "Resident memory", Vec::new(), i64::try_from(rss_bytes()).unwrap_or(i64::MAX));
-        for source in &self.sources {
-            let label = || vec![("source", source.name.clone())];
-            put("source_connected", "Whether the source can be read", label(), i64::from(source.connected()));
-            put(
-                "source_lag_milliseconds",
-                "How far behind the source is read",
-                label(),
-                i64::try_from(source.lag_ms()).unwrap_or(i64::MAX),
-            );
-            put(
-                "source_deltas",
-                "Deltas read from the source",
-                label(),
-                i64::try_from(source.deltas()).unwrap_or(i64::MAX),
-            );
-        }
-    }
-}
-
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(mut config: Config) -> anyhow::Result<()> {
     let started = Instant::now();
+    config.read_secrets()?;
+    let ceilings = Ceilings::of(&config.limits);
+    ceilings.put_into(&mut config.limits);
     let config = Arc::new(config);
     let capacity = capacity(&config)?;
     let tokens = Arc::new(Tokens::load(&config.access)?);
-    let publish_keys = publish_keys(&config)?;
+    let keys = ApiKeys::load(&config)?;
+    let users = Users::new(config.limits.sessions_per_user);
     let metrics = Arc::new(Metrics::default());
     let shards = match config.server.shards {
         0 => cores(),
@@ -170,16 +140,27 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         None => None,
     };
 
-    let sources = sources(&config, &metrics)?;
-    let statuses: Vec<Arc<SourceStatus>> = sources.iter().map(|s| s.status()).collect();
-    let appender = match &config.source.redis {
-        Some(redis) => Some(Appender::new(redis.clone(), topics.clone()).context("source.redis.url")?),
+    let private = match config.operator.listen {
+        Some(at) => Some(bind(at).with_context(|| format!("operator.listen: cannot listen on {at}"))?),
         None => None,
     };
+
+    let redis = match &config.source.redis {
+        Some(redis) => Some((redis, Masters::new(redis).context("source.redis: an address cannot be read")?)),
+        None => None,
+    };
+    let link = Link::default();
+    let sources = sources(&config, redis.as_ref().map(|(_, masters)| masters), &link, &metrics)?;
+    let statuses: Vec<Arc<SourceStatus>> = sources.iter().map(|s| s.status()).collect();
+    let appender = match (&redis, &config.source.nats) {
+        (Some((redis, masters)), _) => {
+            Some(Appender::Redis(Box::new(RedisAppender::new((*redis).clone(), masters, topics.clone()))))
+        }
+        (None, Some(nats)) => Some(Appender::Nats(NatsAppender::new(nats, link, NATS, topics.clone()))),
+        (None, None) => None,
+    };
     let publisher = Arc::new(Publisher::new(feed.clone(), appender));
-    let redis = config.source.redis.as_ref();
-    let cluster =
-        Cluster::new(node, redis, topics.clone(), hub.clone(), metrics.clone()).context("source.redis.url")?;
+    let cluster = Cluster::new(node, redis, topics.clone(), hub.clone(), metrics.clone());
     let backend = Backstage::new(publisher.clone(), cluster.clone(), &config.rpc, metrics.clone())?;
     let state = Arc::new_cyclic(|weak| {
         metrics.set_gauges(vec![Box::new(Gauges {
@@ -187,6 +168,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             topics: Arc::downgrade(&topics),
             sources: statuses.clone(),
             ready: weak.clone(),
+            limits: config.limits.clone(),
         })]);
         State {
             registry: metrics.register(hub.stats()),
@@ -194,8 +176,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             hub: hub.clone(),
             publisher,
             cluster: cluster.clone(),
-            publish_keys,
+            keys,
             tokens: tokens.clone(),
+            users: users.clone(),
             metrics: metrics.clone(),
             sources: statuses,
             addresses: Addresses::new(&config.limits),
@@ -211,7 +194,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let threads = parked.start().context("the shards' threads cannot be started")?;
     let fetched = tokens.clone();
     tokio::spawn(async move { fetched.fetch().await });
-    let desk = tokio::spawn(desk.run(topics.clone(), tokens, Arc::new(backend), metrics.clone()));
+    let desk = tokio::spawn(desk.run(topics.clone(), tokens, users, Arc::new(backend), metrics.clone()));
     let stop_sources = CancellationToken::new();
     for source in sources {
         tokio::spawn(source.run(feed.clone(), stop_sources.clone()));
@@ -221,21 +204,30 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tokio::spawn(cluster.clone().run(stop.clone()));
     tokio::spawn(report(state.clone(), feed, stop.clone()));
     let routes = router(state.clone());
-    Listener { socket: listener, router: routes.clone(), state: state.clone(), certificates: None }
+    Listener { socket: listener, router: routes.clone(), state: state.clone(), entrance: Entrance::Plain }
         .start(stop.clone())
         .context("connections cannot be accepted")?;
     if let Some((socket, certificates)) = sealed {
         certificates.clone().watch(stop.clone())?;
         let address = socket.local_addr()?;
-        Listener { socket, router: routes, state: state.clone(), certificates: Some(certificates) }
+        Listener { socket, router: routes, state: state.clone(), entrance: Entrance::Sealed(certificates) }
             .start(stop.clone())
             .context("connections cannot be accepted")?;
         tracing::info!("TLS on https://{address}; clients: wss://{address}/ws");
     }
+    if let Some(socket) = private {
+        let address = socket.local_addr()?;
+        Listener { socket, router: operators(state.clone()), state: state.clone(), entrance: Entrance::Operators }
+            .start(stop.clone())
+            .context("connections cannot be accepted")?;
+        tracing::info!(
+            "operators on http://{address}, and nowhere else: /metrics, /status, /ops, their commands of /api"
+        );
+    }
     // Heard from before it is said that the server is there.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    announce(&config, address, shards, &capacity, &state);
+    announce(&config, address, shards, &capacity, &ceilings, &state);
 
     tokio::select! {
         _ = terminate.recv() => {}
@@ -357,14 +349,21 @@ async fn report(state: Arc<State>, feed: Feed, stop: CancellationToken) {
     }
 }
 
-fn sources(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Vec<Box<dyn Source>>> {
+fn sources(
+    config: &Config,
+    masters: Option<&Masters>,
+    link: &Link,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Vec<Box<dyn Source>>> {
     let mut sources: Vec<Box<dyn Source>> = Vec::new();
-    if let Some(redis) = &config.source.redis {
+    if let (Some(redis), Some(masters)) = (&config.source.redis, masters) {
         for partition in 0..redis.streams.len() {
             let partition = u16::try_from(partition).context("source.redis.streams: too many")?;
-            let source = RedisSource::new(config, redis, partition, metrics.clone()).context("source.redis.url")?;
-            sources.push(Box::new(source));
+            sources.push(Box::new(RedisSource::new(config, redis, masters.clone(), partition, metrics.clone())));
         }
+    }
+    if let Some(nats) = &config.source.nats {
+        sources.push(Box::new(NatsSource::new(config, nats, link.clone(), NATS, metrics.clone())));
     }
     if let Some(simulator) = &config.source.simulator {
         sources.push(Box::new(Simulator::new(simulator.clone())));
@@ -375,24 +374,21 @@ fn sources(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Vec<Box<dy
     Ok(sources)
 }
 
-fn publish_keys(config: &Config) -> anyhow::Result<Vec<String>> {
-    let mut keys = config.publish.keys.clone();
-    for path in &config.publish.key_files {
-        let text = std::fs::read_to_string(path).with_context(|| format!("publish.key_files: {}", path.display()))?;
-        let key = text.trim();
-        if key.len() < 16 {
-            bail!("publish.key_files: {}: the key has {} bytes, the least is 16", path.display(), key.len());
-        }
-        keys.push(key.to_owned());
-    }
-    Ok(keys)
-}
-
 /// Says in a few lines what runs here.
-fn announce(config: &Config, address: std::net::SocketAddr, shards: usize, capacity: &Capacity, state: &State) {
+fn announce(
+    config: &Config,
+    address: std::net::SocketAddr,
+    shards: usize,
+    capacity: &Capacity,
+    ceilings: &Ceilings,
+    state: &State,
+) {
     let mut from: Vec<String> = Vec::new();
     if let Some(redis) = &config.source.redis {
-        from.push(format!("Redis {} ({})", redacted(&redis.url), redis.streams.join(", ")));
+        from.push(format!("Redis {} ({})", redis.described(), redis.streams.join(", ")));
+    }
+    if let Some(nats) = &config.source.nats {
+        from.push(format!("NATS {} (stream {})", nats.servers(), nats.stream));
     }
     if let Some(simulator) = &config.source.simulator {
         from.push(format!(
@@ -419,7 +415,7 @@ fn announce(config: &Config, address: std::net::SocketAddr, shards: usize, capac
         [] => "pages of this server only".into(),
         list => format!("pages of {}", list.join(", ")),
     });
-    open.push(match (config.publish.open, state.publish_keys.len()) {
+    open.push(match (config.publish.open, state.keys.count(Scope::Publish)) {
         (true, _) => "anyone may PUBLISH, no key needed".into(),
         (false, 0) => "publish API off (no key)".into(),
         (false, n) => format!("publishing needs one of {n} keys"),
@@ -430,8 +426,12 @@ fn announce(config: &Config, address: std::net::SocketAddr, shards: usize, capac
         env!("CARGO_PKG_VERSION")
     );
     tracing::info!("holds up to {} sessions ({}) in {shards} shards", capacity.sessions, capacity.why);
+    tracing::info!("memory: {ceilings}");
     tracing::info!("deltas from {}", from.join(" and "));
     tracing::info!("open: {}", open.join("; "));
+    if config.trace.sample > 0.0 {
+        tracing::info!("trace: {} % of the deltas are followed through the log", config.trace.sample * 100.0);
+    }
     if config.debug.echo {
         tracing::warn!("debug.echo is on: /debug/echo, and upgrades of /, send back whatever anyone sends");
     }

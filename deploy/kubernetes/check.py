@@ -15,6 +15,7 @@ PUBLISH_GRACE_S, DRAIN_GRACE_S, DESK_GRACE_S = (
     for name in ("PUBLISH_GRACE", "DRAIN_GRACE", "DESK_GRACE")
 )
 ROUTES = set(re.findall(r'\.route\("([^"]+)", get\(', (ROOT / "src/http/mod.rs").read_text()))
+POSTS = set(re.findall(r'\.route\("([^"]+)", post\(', (ROOT / "src/http/mod.rs").read_text()))
 faults = []
 
 
@@ -53,7 +54,8 @@ def check(path):
     # Selectors.
     must(selects(deployment["spec"]["selector"]["matchLabels"], labels), at("the Deployment does not select its pods"))
     must(selects(one("PodDisruptionBudget")["spec"]["selector"]["matchLabels"], labels), at("the PDB selects no pod"))
-    must(selects(one("NetworkPolicy")["spec"]["podSelector"]["matchLabels"], labels), at("the NetworkPolicy selects no pod"))
+    must(any(selects(p["spec"]["podSelector"]["matchLabels"], labels) for p in kinds["NetworkPolicy"]),
+         at("no NetworkPolicy selects the pods"))
     for constraint in pod["topologySpreadConstraints"]:
         must(selects(constraint["labelSelector"]["matchLabels"], labels), at("a spread constraint selects no pod"))
     read = [s for s in kinds["Service"] if selects(one("ServiceMonitor")["spec"]["selector"]["matchLabels"],
@@ -72,7 +74,8 @@ def check(path):
     for endpoint in one("ServiceMonitor")["spec"]["endpoints"]:
         must(all(endpoint["port"] in [p["name"] for p in s["spec"]["ports"]] for s in read), at("ServiceMonitor: port"))
         must(endpoint["path"] in ROUTES, at(f"ServiceMonitor: the server has no {endpoint['path']}"))
-    for rule in one("NetworkPolicy")["spec"]["ingress"]:
+    policy = next(p for p in kinds["NetworkPolicy"] if selects(p["spec"]["podSelector"]["matchLabels"], labels))
+    for rule in policy["spec"]["ingress"]:
         must(all(p["port"] in ports for p in rule["ports"]), at("NetworkPolicy: a port that the pod does not have"))
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         get = container[probe]["httpGet"]
@@ -127,6 +130,25 @@ def check(path):
     must(f"USER {secure['runAsUser']}" in (ROOT / "Dockerfile").read_text(), at("runAsUser is not the image's user"))
     must(inside["readOnlyRootFilesystem"] and not inside["allowPrivilegeEscalation"]
          and inside["capabilities"]["drop"] == ["ALL"], at("the container's securityContext"))
+
+
+    # Rebalancing: a job that asks every pod.
+    for job in kinds.get("CronJob", []):
+        asking = job["spec"]["jobTemplate"]["spec"]["template"]
+        name, its = job["metadata"]["name"], asking["metadata"]["labels"]
+        script = asking["spec"]["containers"][0]["args"][0]
+        must(not any(selects(s["spec"]["selector"], its) for s in kinds["Service"]), at(f"a Service selects {name}"))
+        must(any(selects(peer.get("podSelector", {}).get("matchLabels", {}), its)
+                 for rule in policy["spec"]["ingress"] for peer in rule["from"]), at(f"{name} may not ask the pods"))
+        must(any(selects(p["spec"]["podSelector"]["matchLabels"], its) for p in kinds["NetworkPolicy"]),
+             at(f"no NetworkPolicy selects {name}"))
+        headless = [s["metadata"]["name"] for s in kinds["Service"] if s["spec"].get("clusterIP") == "None"]
+        must(any(f" {s} " in script for s in headless), at(f"{name} asks for the pods of no headless Service"))
+        must(all(int(port) in ports.values() for port in re.findall(r":(\d+)", script)), at(f"{name}: a port of no pod"))
+        must("/admin/drain" in POSTS, at(f"{name}: the server has no /admin/drain"))
+        secure, inside = asking["spec"]["securityContext"], asking["spec"]["containers"][0]["securityContext"]
+        must(secure["runAsNonRoot"] and inside["readOnlyRootFilesystem"] and inside["capabilities"]["drop"] == ["ALL"],
+             at(f"{name}: its securityContext"))
 
 
 for path in sys.argv[1:]:

@@ -214,8 +214,8 @@ fn table(results: &Results<'_>, workload: &str, servers: &[&str], columns: &[Col
     text
 }
 
-/// Date and machine.
-pub(crate) fn machine() -> String {
+/// The machine and today's date, for tables.
+pub(crate) fn machine() -> (String, String) {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
     let model =
@@ -234,23 +234,29 @@ pub(crate) fn machine() -> String {
         .output()
         .map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned())
         .unwrap_or_default();
-    let gib = kb as f64 / 1024.0 / 1024.0;
-    format!("{date}, {model}, {cores} cores (virtual), {gib:.0} GiB, Linux {kernel}")
+    let memory_gib = kb as f64 / 1024.0 / 1024.0;
+    (format!("{model}, {cores} cores (virtual), {memory_gib:.0} GiB, Linux {kernel}"), date)
+}
+
+/// Today's date and the machine.
+pub(crate) fn taken() -> String {
+    let (machine, date) = machine();
+    format!("{date}, {machine}")
 }
 
 /// Machine, date and versions.
 fn ground(rows: &[Row]) -> String {
+    let (machine, date) = machine();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let rounds = rows.iter().map(|r| r.round).max().unwrap_or(0);
     let peers = [Peer::Uws, Peer::Ws, Peer::Nchan, Peer::Nats, Peer::Sockudo];
     let versions: Vec<String> =
         peers.into_iter().filter(|p| p.is_installed()).map(|p| format!("{} ({})", p.name(), p.version())).collect();
     format!(
-        "Taken by `make bench-peers`: {}; {rounds} rounds, interleaved.\n\
+        "Taken on {date} by `make bench-peers`: {machine}; {rounds} rounds, interleaved.\n\
          Server, load generator and publisher share the {cores} cores, over loopback, which charges the receiver's share of the\n\
          kernel's work to the sender. A figure is the median of the rounds, with the lowest and the highest; a ratio is the\n\
          median of the rounds' ratios. Memory is growth of resident user memory. Peers: {}.\n",
-        machine(),
         versions.join(", ")
     )
 }

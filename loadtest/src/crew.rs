@@ -66,6 +66,7 @@ impl Crew {
         self.last.iter().fold(Progress { pulse: lowest, ..Progress::default() }, |sum, p| Progress {
             connected: sum.connected + p.connected,
             subscribed: sum.subscribed + p.subscribed,
+            standing: sum.standing + p.standing,
             deliveries: sum.deliveries + p.deliveries,
             connect_failures: sum.connect_failures + p.connect_failures,
             at_ns: sum.at_ns.max(p.at_ns),

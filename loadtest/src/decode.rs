@@ -31,6 +31,7 @@ struct Message<'a> {
     topics: Option<HashMap<String, Standing>>,
     #[serde(borrow)]
     error: Option<&'a RawValue>,
+    retry_after_ms: Option<u64>,
 }
 
 /// The same in the Centrifuge protocol.
@@ -48,9 +49,22 @@ struct Line<'a> {
 
 #[derive(Deserialize)]
 struct Push<'a> {
+    #[serde(default)]
     channel: &'a str,
     #[serde(borrow, rename = "pub")]
     publication: Option<Publication<'a>>,
+    message: Option<Told>,
+}
+
+/// A message to the client itself.
+#[derive(Deserialize)]
+struct Told {
+    data: Notice,
+}
+
+#[derive(Deserialize)]
+struct Notice {
+    retry_after_ms: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -91,6 +105,8 @@ pub(crate) enum Frame {
     /// Centrifuge: the reply to the command of this number, and what was missed.
     Begun(u32, Standing, Vec<Rc<Delivery>>),
     Error(String),
+    /// The server is about to close, and asks to be left alone for so many ms.
+    Closing(u64),
     /// `plain`: an unsubscribe is done.
     Unsubscribed,
     /// A topic has gone quiet.
@@ -159,6 +175,9 @@ impl Decoder {
         if let Some(error) = message.error {
             return Ok(Frame::Error(error.get().to_owned()));
         }
+        if let (Some("closing"), Some(retry_after_ms)) = (message.op, message.retry_after_ms) {
+            return Ok(Frame::Closing(retry_after_ms));
+        }
         if let (Some("subscribe"), Some(topics)) = (message.op, message.topics) {
             return Ok(Frame::Subscribed(topics));
         }
@@ -202,7 +221,10 @@ impl Decoder {
             let missed = publications.into_iter().map(|p| Rc::new(p.delivery(u32::MAX))).collect();
             return Ok(Frame::Begun(line.id, Standing { offset, epoch, recovered }, missed));
         }
-        let Some(Push { channel, publication: Some(publication) }) = line.push else { return Ok(Frame::Other) };
+        if let Some(Push { message: Some(Told { data: Notice { retry_after_ms: Some(ms) } }), .. }) = line.push {
+            return Ok(Frame::Closing(ms));
+        }
+        let Some(Push { channel, publication: Some(publication), .. }) = line.push else { return Ok(Frame::Other) };
         let topic = *self.topics.get(channel).with_context(|| format!("a delivery on {channel}"))?;
         Ok(self.remember(key, bytes, Rc::new(publication.delivery(topic))))
     }

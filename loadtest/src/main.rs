@@ -1,5 +1,6 @@
 //! Load harness for nexus-push: workloads by name, open-loop publishing, checks on everything that arrived.
 
+mod balancer;
 mod bench;
 mod benchmarks;
 mod capacity;
@@ -10,17 +11,22 @@ mod churn;
 mod crew;
 mod decode;
 mod egress;
+mod front_config;
+mod hold;
 mod inflate;
 mod ingest;
 mod ladder;
 mod line;
+mod node;
 mod peer;
 mod process;
 mod publisher;
 mod raw;
+mod reads;
 mod recording;
 mod report;
 mod run;
+mod scale_out;
 mod session;
 mod slo;
 mod soak;
@@ -65,10 +71,16 @@ enum Command {
     Ladder(workload::RunArgs),
     /// Deltas from Redis into topics that nobody is subscribed to
     Ingest(ingest::IngestArgs),
+    /// Snapshots over REST, and from a subscribe to its snapshots, while W2 runs
+    Reads(reads::ReadsArgs),
     /// All workloads on our server and on others, interleaved; writes docs/benchmarks.md
     Peers(bench::BenchArgs),
     /// Bytes that a user of the recorded market data costs, in each dialect; writes docs/benchmarks.md
     Egress(egress::EgressArgs),
+    /// Three nodes behind a real balancer: one drained, one killed, one added; writes docs/scale-out.md
+    ScaleOut(scale_out::ScaleOutArgs),
+    /// As many sessions as several nodes and several processes of this harness hold; writes docs/scale-out.md
+    Hold(hold::HoldArgs),
     /// Faults on real processes, each with the check that nothing was lost
     Chaos(chaos::ChaosArgs),
     /// An hour of W2 with faults and churn: nothing lost, memory and descriptors flat
@@ -83,8 +95,11 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Ladder(args) => ladder::run(&args),
         Command::Ingest(args) => ingest::run(&args),
+        Command::Reads(args) => reads::run(&args),
         Command::Peers(args) => bench::run(&args),
         Command::Egress(args) => egress::run(&args),
+        Command::ScaleOut(args) => scale_out::run(&args),
+        Command::Hold(args) => hold::run(&args),
         Command::Chaos(args) => chaos::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::Worker => worker::run().map(|()| true),

@@ -15,7 +15,7 @@ use crate::worker::{Message, Order, Spec};
 use crate::workload::RunArgs;
 
 /// Time that a server has to answer.
-const ANSWER: Duration = Duration::from_secs(5);
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Ends with its owner.
 pub(crate) struct Process(pub(crate) Child);
@@ -87,24 +87,35 @@ pub(crate) fn start_server(
     );
     let path = directory.join("server.toml");
     std::fs::write(&path, config)?;
-    let program = match &args.server {
-        Some(program) => program.clone(),
+    let process = launch(args.server.as_deref(), &path, directory)?;
+    ready_within(address, directory)?;
+    Ok((process, address, if args.tls { sealed } else { address }))
+}
+
+/// Starts a server with a configuration; its log goes to `server.log` in `directory`.
+pub(crate) fn launch(program: Option<&Path>, config: &Path, directory: &Path) -> anyhow::Result<Process> {
+    let program = match program {
+        Some(program) => program.to_owned(),
         None => beside("nexus-push")?,
     };
     let log = std::fs::File::create(directory.join("server.log"))?;
     let child = Command::new(&program)
         .args(["serve", "--config"])
-        .arg(&path)
+        .arg(config)
         .stdout(log.try_clone()?)
         .stderr(log)
         .spawn()
         .with_context(|| format!("{} cannot be started; build it first: cargo build --release", program.display()))?;
-    let process = Process(child);
+    Ok(Process(child))
+}
+
+/// Waits until a server that was launched is ready.
+pub(crate) fn ready_within(address: SocketAddr, directory: &Path) -> anyhow::Result<()> {
     if until(Duration::from_secs(20), || ready(address)).is_err() {
         let log = std::fs::read_to_string(directory.join("server.log")).unwrap_or_default();
         bail!("the server is not ready:\n{log}");
     }
-    Ok((process, address, if args.tls { sealed } else { address }))
+    Ok(())
 }
 
 /// The section for a second port, with a certificate of its own making (P-256, as most are).
@@ -122,24 +133,38 @@ pub(crate) fn beside(name: &str) -> anyhow::Result<PathBuf> {
     Ok(own.parent().context("no folder")?.join(name))
 }
 
+/// The answer to a GET, head and all.
 pub(crate) fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    ask("GET", address, path)
+}
+
+/// The answer to a request without a body, head and all.
+pub(crate) fn ask(method: &str, address: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(ANSWER))?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())?;
+    stream.set_read_timeout(Some(ASK_TIMEOUT))?;
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)
 }
 
 fn ready(address: SocketAddr) -> bool {
-    get(address, "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    ask("GET", address, "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
 }
 
 /// What our server says of itself.
 pub(crate) fn status(address: SocketAddr) -> anyhow::Result<serde_json::Value> {
-    let answer = get(address, "/status").context("/status")?;
-    let (_, body) = answer.split_once("\r\n\r\n").context("/status has no body")?;
-    serde_json::from_str(body).context("/status is no JSON")
+    serde_json::from_str(&body(address, "/status")?).context("/status is no JSON")
+}
+
+/// What is answered to a GET.
+pub(crate) fn body(address: SocketAddr, path: &str) -> anyhow::Result<String> {
+    let answer = ask("GET", address, path).with_context(|| path.to_owned())?;
+    let (_, body) = answer.split_once("\r\n\r\n").with_context(|| format!("{path} has no body"))?;
+    Ok(body.to_owned())
 }
 
 /// Asks again and again until it is so.

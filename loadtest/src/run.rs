@@ -53,7 +53,12 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<bool> {
 
 impl Crew {
     /// Waits until `subscribed` sessions stand.
-    async fn all_subscribed(&mut self, sessions: u64, limit: Duration, bar: &ProgressBar) -> anyhow::Result<()> {
+    pub(crate) async fn all_subscribed(
+        &mut self,
+        sessions: u64,
+        limit: Duration,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<()> {
         let deadline = Instant::now() + limit;
         loop {
             let progress = self.listen();
@@ -72,7 +77,7 @@ impl Crew {
         }
     }
 
-    async fn finish(&mut self, offsets: Vec<u64>) -> anyhow::Result<Vec<Outcome>> {
+    pub(crate) async fn finish(&mut self, offsets: Vec<u64>) -> anyhow::Result<Vec<Outcome>> {
         self.order(&Order::Finish { offsets, numbers: Vec::new(), timeout_s: FINISH_TIMEOUT_S })?;
         let deadline = Instant::now() + Duration::from_secs_f64(FINISH_TIMEOUT_S + 60.0);
         loop {
@@ -88,7 +93,7 @@ impl Crew {
     }
 }
 
-fn bar(quiet: bool, length: u64, what: &'static str) -> anyhow::Result<ProgressBar> {
+pub(crate) fn bar(quiet: bool, length: u64, what: &'static str) -> anyhow::Result<ProgressBar> {
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(length) };
     bar.set_style(
         ProgressStyle::with_template("{msg:>12} [{bar:40}] {human_pos}/{human_len} {elapsed}")?.progress_chars("=> "),
@@ -157,7 +162,7 @@ fn ground(args: &RunArgs, workload: &Workload) -> anyhow::Result<Ground> {
 }
 
 /// Which topics each session subscribes to.
-fn assignments(workload: &Workload) -> Vec<Vec<u32>> {
+pub(crate) fn assignments(workload: &Workload) -> Vec<Vec<u32>> {
     let mut rng = StdRng::seed_from_u64(workload.seed ^ 0x5eed);
     let all = workload.subscriptions >= workload.topics;
     let pick = |rng: &mut StdRng| -> Vec<u32> {
@@ -209,6 +214,8 @@ async fn measure(args: &RunArgs) -> anyhow::Result<Report> {
             batch: workload.batch,
             payload_clock: !workload.is_replay(),
             receive_buffer: args.receive_buffer,
+            addresses: 4,
+            polite: false,
             sessions: chunk.to_vec(),
             first: i * args.per_worker,
         })

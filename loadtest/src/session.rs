@@ -37,6 +37,10 @@ const SLOW_BUFFER_BYTES: u32 = 4_096;
 /// What a browser offers (RFC 7692 §7).
 const DEFLATE: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
 
+/// Shortest and longest time that polite sessions stay away unless told otherwise, as in the Centrifuge SDKs.
+const RETRY_MS_MIN: u64 = 500;
+const RETRY_MS_MAX: u64 = 20_000;
+
 /// Faults whose text is kept.
 const FAULTS_KEPT: usize = 5;
 
@@ -104,6 +108,8 @@ pub(crate) struct Shared {
     pub(crate) buffer: RefCell<Vec<u8>>,
     /// When the last read returned.
     pub(crate) now_ns: Cell<u64>,
+    /// Whether sessions come back as the SDKs do: after the time that the server asks for, or with backoff and jitter.
+    pub(crate) polite: bool,
     /// No more reconnecting.
     pub(crate) ending: Cell<bool>,
 }
@@ -111,7 +117,10 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) connected: Cell<u64>,
+    /// Connections that got all of their subscriptions, ever.
     pub(crate) subscribed: Cell<u64>,
+    /// Those of them that are open now.
+    pub(crate) standing: Cell<u64>,
     pub(crate) connect_failures: Cell<u64>,
     pub(crate) deliveries: Cell<u64>,
     pub(crate) represented: Cell<u64>,
@@ -185,6 +194,10 @@ pub(crate) struct Session {
     pub(crate) tracks: RefCell<Vec<Track>>,
     /// Whether it was subscribed before, and so recovers.
     known: Cell<bool>,
+    /// Whether all subscriptions of its connection are confirmed.
+    standing: Cell<bool>,
+    /// How long the server asked it to stay away, in ms.
+    asked_ms: Cell<Option<u64>>,
     /// Replies that are missing until all subscriptions are confirmed.
     replies_due: Cell<u32>,
     /// Bytes that came behind the upgrade's answer.
@@ -216,6 +229,8 @@ impl Session {
             number,
             tracks: RefCell::new(tracks),
             known: Cell::new(false),
+            standing: Cell::new(false),
+            asked_ms: Cell::new(None),
             replies_due: Cell::new(0),
             early: RefCell::default(),
             partial: RefCell::default(),
@@ -256,7 +271,7 @@ impl Session {
             let outcome = match opened {
                 Ok(Ok(mut socket)) => {
                     failures = 0;
-                    let _guard = Connected::new(&shared);
+                    let _guard = Connected::new(&shared, &self.standing);
                     self.read(&shared, &mut socket).await
                 }
                 Ok(Err(error)) => {
@@ -280,7 +295,7 @@ impl Session {
                     let refused = failures > 0 && shared.endurance.is_some();
                     let whys = if refused { &shared.refusals } else { &shared.closes };
                     *whys.borrow_mut().entry(format!("{error:#}")).or_default() += 1;
-                    Duration::from_millis(20 * (1 + failures) + (self.number % 100) as u64)
+                    Duration::from_millis(self.pause_ms(&shared, failures))
                 }
             };
             if failures > 20 && shared.endurance.is_none() {
@@ -289,6 +304,18 @@ impl Session {
             }
             tokio::time::sleep(if self.away.get() { wait } else { wait.min(BACKOFF_LAST) }).await;
             self.away.set(false);
+        }
+    }
+
+    /// How long it stays away after a close, or after so many failures.
+    fn pause_ms(&self, shared: &Shared, failures: u64) -> u64 {
+        match self.asked_ms.take() {
+            _ if !shared.polite => 20 * (1 + failures) + (self.number % 100) as u64,
+            Some(asked_ms) if failures == 0 => asked_ms,
+            _ => {
+                let most_ms = (RETRY_MS_MIN << failures.min(10)).min(RETRY_MS_MAX);
+                (RETRY_MS_MIN + rand::random_range(0..=most_ms)).min(RETRY_MS_MAX)
+            }
         }
     }
 
@@ -368,6 +395,8 @@ impl Session {
     /// All subscriptions are confirmed.
     fn stands(&self, shared: &Shared) {
         add(&shared.counts.subscribed, 1);
+        add(&shared.counts.standing, 1);
+        self.standing.set(true);
         self.opening.borrow_mut().take();
         self.known.set(true);
     }
@@ -562,6 +591,7 @@ impl Session {
                 self.replied(shared, 1);
             }
             Ok(decode::Frame::Error(error)) => shared.fault(format!("session {}: {error}", self.number)),
+            Ok(decode::Frame::Closing(ms)) => self.asked_ms.set(Some(ms)),
             Ok(decode::Frame::Unsubscribed) => {
                 self.leaving.borrow_mut().pop_front();
             }
@@ -637,12 +667,12 @@ impl Session {
 }
 
 /// Counts a connection as long as it lasts, however it ends.
-struct Connected<'a>(&'a Shared);
+struct Connected<'a>(&'a Shared, &'a Cell<bool>);
 
 impl<'a> Connected<'a> {
-    fn new(shared: &'a Shared) -> Self {
+    fn new(shared: &'a Shared, standing: &'a Cell<bool>) -> Self {
         add(&shared.counts.connected, 1);
-        Self(shared)
+        Self(shared, standing)
     }
 }
 
@@ -650,5 +680,9 @@ impl Drop for Connected<'_> {
     fn drop(&mut self) {
         let connected = &self.0.counts.connected;
         connected.set(connected.get().saturating_sub(1));
+        if self.1.take() {
+            let standing = &self.0.counts.standing;
+            standing.set(standing.get().saturating_sub(1));
+        }
     }
 }

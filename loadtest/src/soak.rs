@@ -11,7 +11,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::benchmarks::{machine, median};
+use crate::benchmarks::{median, taken};
 use crate::chaos::{ChaosArgs, Habits, Node, NodeOptions, Plan, Redis, Stage, Verdict, interrupt, source};
 use crate::chart::{Panel, lines};
 use crate::churn::Churn;
@@ -414,7 +414,7 @@ impl Soak {
             args.subscriptions,
             args.topics,
             args.rate,
-            machine()
+            taken()
         );
         let row = |name: &str, value: String| println!("  {name:<36} {value}");
         row("deliveries", format!("{} of {} deltas", verdict.seen.deliveries, verdict.acknowledged));

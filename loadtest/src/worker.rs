@@ -50,6 +50,10 @@ pub(crate) struct Spec {
     pub(crate) batch: bool,
     pub(crate) payload_clock: bool,
     pub(crate) receive_buffer: u32,
+    /// Loopback addresses that sessions come from, at most 254: each has some 28,000 ports, and balancers count by address.
+    pub(crate) addresses: u8,
+    /// Come back as the SDKs do, not as fast as can be.
+    pub(crate) polite: bool,
     /// Topics of each session.
     pub(crate) sessions: Vec<Vec<u32>>,
     /// Number of the first session.
@@ -77,6 +81,8 @@ pub(crate) enum Order {
 pub(crate) struct Progress {
     pub(crate) connected: u64,
     pub(crate) subscribed: u64,
+    #[serde(default)]
+    pub(crate) standing: u64,
     pub(crate) deliveries: u64,
     pub(crate) connect_failures: u64,
     /// When it was said, ns of the monotonic clock.
@@ -139,12 +145,12 @@ pub(crate) fn run() -> anyhow::Result<()> {
 }
 
 /// Addresses to connect from: each has some 28,000 ports of its own. Only where the server is on loopback.
-fn sources(servers: &[SocketAddr]) -> Vec<IpAddr> {
+fn sources(servers: &[SocketAddr], addresses: u8) -> Vec<IpAddr> {
     if !servers.iter().all(|server| server.ip().is_loopback() && server.is_ipv4()) {
         return Vec::new();
     }
     let [_, a, b, _] = std::process::id().to_be_bytes();
-    (1..=4).map(|n| IpAddr::V4(Ipv4Addr::new(127, a, b.max(1), n))).collect()
+    (1..=addresses.clamp(1, 254)).map(|n| IpAddr::V4(Ipv4Addr::new(127, a, b.max(1), n))).collect()
 }
 
 async fn work() -> anyhow::Result<()> {
@@ -152,7 +158,7 @@ async fn work() -> anyhow::Result<()> {
     let spec = lines.next_line().await?.context("no specification")?;
     let spec: Spec = serde_json::from_str(&spec)?;
     let shared = Rc::new(Shared {
-        sources: sources(&spec.servers),
+        sources: sources(&spec.servers, spec.addresses),
         servers: spec.servers,
         homes: spec.homes,
         repeats: spec.endurance.is_some().then(RefCell::default),
@@ -167,6 +173,7 @@ async fn work() -> anyhow::Result<()> {
         max_rate: spec.max_rate,
         receive_buffer: spec.receive_buffer,
         clock: if spec.payload_clock { Clock::Payload } else { Clock::None },
+        polite: spec.polite,
         states: RefCell::new(States::default()),
         latency_us: RefCell::new(Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)?),
         counts: Counts::default(),
@@ -262,6 +269,7 @@ fn progress(shared: &Shared, sessions: &[Rc<Session>]) -> Progress {
         not_recovered: counts.not_recovered.get(),
         connected: counts.connected.get(),
         subscribed: counts.subscribed.get(),
+        standing: counts.standing.get(),
         deliveries: counts.deliveries.get(),
         connect_failures: counts.connect_failures.get(),
     }

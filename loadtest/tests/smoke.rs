@@ -113,7 +113,7 @@ fn slow_sessions_do_not_hurt_the_others() {
 #[test]
 fn overload_is_conflated() {
     for class in ["latest", "merge"] {
-        let report = passes(&["run", "w7", "--sessions", "10", "--seconds", "2", "--rate", "20000", "--class", class]);
+        let report = passes(&["run", "w7", "--sessions", "10", "--seconds", "2", "--rate", "5000", "--class", class]);
         assert!(report["represented"].as_u64() >= report["deliveries"].as_u64(), "{class}");
     }
 }
@@ -146,4 +146,33 @@ fn a_stream_is_read_into_topics_that_nobody_wants() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("20000 entries") && text.contains("deltas/s"), "{text}");
+}
+
+fn says(args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_nexus-loadtest"))
+        .args(args)
+        .args(["--quiet", "--out", "-", "--server"])
+        .arg(server())
+        .output()
+        .unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{args:?}\n{text}");
+    text
+}
+
+#[test]
+fn several_nodes_hold_sessions_together() {
+    let text = says(&["hold", "--sessions", "200", "--per-node", "60", "--seconds", "2"]);
+    assert!(text.contains("| node 4 | 20 |") && text.contains("| sessions held at once | 200 |"), "{text}");
+}
+
+/// Behind nginx: HAProxy lets a new node in over half a minute.
+#[test]
+fn nodes_are_drained_killed_and_added_behind_a_balancer() {
+    let windows = ["--drain-window", "1s", "--shed-window", "1s"];
+    for dialect in ["plain", "centrifuge"] {
+        let args = ["scale-out", "--balancer", "nginx", "--sessions", "120", "--within", "25", "--dialect", dialect];
+        let text = says(&[&args[..], &windows].concat());
+        assert!(text.contains("| one killed (SIGKILL) |") && text.contains("Nothing was lost."), "{text}");
+    }
 }

@@ -69,7 +69,7 @@ impl Claims {
             )));
         }
         let topics = self.topics.map_or_else(|| default_topics.clone(), TopicRules::new);
-        Ok(Identity { user: self.sub, expires_s: self.exp, topics, info, subscribed })
+        Ok(Identity { user: self.sub, expires_s: self.exp, topics, info, subscribed, seat: None })
     }
 
     /// As a subscription token of `user` for `topic`.

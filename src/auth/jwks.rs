@@ -64,14 +64,19 @@ impl Jwks {
         match self.fetch().await {
             Ok(keys) => {
                 if keys.is_empty() {
-                    tracing::warn!(url = self.config.url, "the key set has no key that could be used");
+                    tracing::warn!(
+                        url = config::redacted(&self.config.url),
+                        "the key set has no key that could be used"
+                    );
                 } else {
-                    tracing::debug!(url = self.config.url, keys = keys.len(), "key set fetched");
+                    tracing::debug!(url = config::redacted(&self.config.url), keys = keys.len(), "key set fetched");
                 }
                 let set = Arc::new(Set { keys, fetched: Some(Instant::now()) });
                 *self.set.write().unwrap_or_else(PoisonError::into_inner) = set;
             }
-            Err(error) => tracing::warn!(url = self.config.url, error, "the key set cannot be fetched"),
+            Err(error) => {
+                tracing::warn!(url = config::redacted(&self.config.url), error, "the key set cannot be fetched")
+            }
         }
     }
 

@@ -23,10 +23,15 @@ impl Key {
         let text = |e: jsonwebtoken::errors::Error| e.to_string();
         let decoding = match key.algorithm {
             TokenAlgorithm::HS256 => {
-                let secret = match (&key.secret, &key.secret_file) {
-                    (Some(secret), _) => secret.clone().into_bytes(),
-                    (None, Some(path)) => read(path)?.trim_ascii().to_vec(),
-                    (None, None) => return Err("`secret` is missing".into()),
+                // Bytes, not text: a file may hold any.
+                let secret = match (&key.secret, &key.secret_file, &key.secret_env) {
+                    (Some(secret), ..) => secret.clone().into_bytes(),
+                    (None, Some(path), _) => read(path)?.trim_ascii().to_vec(),
+                    (None, None, Some(variable)) => match std::env::var(variable) {
+                        Ok(secret) => secret.into_bytes(),
+                        Err(error) => return Err(format!("environment variable {variable}: {error}")),
+                    },
+                    (None, None, None) => return Err("`secret` is missing".into()),
                 };
                 if secret.len() < 32 {
                     return Err(format!("secret has {} bytes, the least is 32", secret.len()));

@@ -1,9 +1,11 @@
 //! Who a client is and which topics it may have.
 
+mod api_keys;
 mod claims;
 mod jwks;
 mod keys;
 mod tokens;
+mod users;
 
 use std::sync::Arc;
 
@@ -11,7 +13,9 @@ use bytes::Bytes;
 
 use crate::name::TopicName;
 
+pub use api_keys::{ApiKey, ApiKeys};
 pub use tokens::{TokenError, Tokens, Verdict};
+pub use users::{Seat, Users};
 
 /// What a valid token says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +30,8 @@ pub struct Identity {
     pub info: Bytes,
     /// What the server subscribes its Centrifuge session to.
     pub subscribed: Vec<TopicName>,
+    /// Kept as long as the session is this user's, where sessions are counted by user.
+    pub seat: Option<Arc<Seat>>,
 }
 
 /// What a valid subscription token says: its bearer may have the one topic.
@@ -49,9 +55,14 @@ impl TopicRules {
 
     /// Whether one of them fits.
     pub fn allow(&self, topic: &TopicName) -> bool {
+        self.allow_str(topic.as_str())
+    }
+
+    /// The same of a name that nobody has looked at yet.
+    pub fn allow_str(&self, topic: &str) -> bool {
         self.0.iter().any(|rule| match rule.strip_suffix('*') {
-            Some(prefix) => topic.as_str().starts_with(prefix),
-            None => rule == topic.as_str(),
+            Some(prefix) => topic.starts_with(prefix),
+            None => rule == topic,
         })
     }
 }

@@ -56,6 +56,9 @@ pub enum TokenError {
     /// Anything else.
     #[error("token is not valid: {0}")]
     Invalid(String),
+    /// It is good, but its user holds as many sessions as it may.
+    #[error("the user holds {0} sessions, the most (limits.sessions_per_user)")]
+    TooManySessions(usize),
     /// The key set cannot be fetched, ever.
     #[error("access.jwks: {0}")]
     KeySet(String),
@@ -67,6 +70,20 @@ pub enum TokenError {
         /// Why.
         reason: String,
     },
+}
+
+impl TokenError {
+    /// Short name for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::NoKeys => "no_keys",
+            Self::Expired => "expired",
+            Self::Invalid(_) => "invalid",
+            Self::TooManySessions(_) => "user_sessions",
+            Self::KeySet(_) => "key_set",
+            Self::Key { .. } => "key",
+        }
+    }
 }
 
 impl Tokens {
@@ -133,6 +150,11 @@ impl Tokens {
             Ok(header) => header,
             Err(error) => return Verdict::Known(Err(error.into())),
         };
+        // RFC 7515 §4.1.11: what it names must be understood, or the token refused. The library passes it over.
+        if header.crit.is_some() {
+            let reason = "its header names extensions that must be understood (crit); this server has none";
+            return Verdict::Known(Err(TokenError::Invalid(reason.to_owned())));
+        }
         let kid = header.kid.as_deref();
         let unknown = || TokenError::Invalid(format!("no key for algorithm {:?} and kid {kid:?}", header.alg));
         let set = self.jwks.as_ref().filter(|jwks| jwks.accepts(header.alg)).map(|jwks| jwks.set());
@@ -206,6 +228,7 @@ mod tests {
             algorithm: TokenAlgorithm::HS256,
             secret: Some(SECRET.into()),
             secret_file: None,
+            secret_env: None,
             public_key_file: None,
         };
         let access = Access {
@@ -254,6 +277,11 @@ mod tests {
                     sign(Algorithm::HS256, SECRET, |_| {}).split('.').nth(1).unwrap()
                 ),
             ),
+            ("an extension that must be understood", {
+                let header = Header { crit: Some(vec!["exp".into()]), ..Header::new(Algorithm::HS256) };
+                let claims = json!({"sub":"u1","aud":"dash","iss":"me","exp": crate::clock::unix_ms() / 1000 + 60});
+                encode(&header, &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
+            }),
             ("garbage", "a.b.c".into()),
             ("empty", String::new()),
         ];

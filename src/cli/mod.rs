@@ -1,5 +1,6 @@
 //! The command line.
 
+mod drain;
 mod publish;
 mod replay;
 mod target;
@@ -29,9 +30,11 @@ const EXAMPLES: &str = "\
 Examples:
   nexus-push serve                                   simulated instruments on http://127.0.0.1:8000
   nexus-push serve --redis redis://127.0.0.1:6379    deltas of the stream nexus:deltas
+  nexus-push serve --nats nats://127.0.0.1:4222      deltas of the JetStream stream NEXUS
   nexus-push serve --config /etc/nexus-push.toml
   nexus-push publish quotes:BTCUSDT '{\"p\":\"61800.2\"}'
-  redis-cli XADD nexus:deltas '*' topic quotes:BTCUSDT data '{\"p\":\"61800.2\"}'";
+  redis-cli XADD nexus:deltas '*' topic quotes:BTCUSDT data '{\"p\":\"61800.2\"}'
+  nats pub nexus.deltas.quotes.BTCUSDT '{\"p\":\"61800.2\"}'";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -46,6 +49,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Publish deltas: one from the arguments, or one a line from standard input
     Publish(publish::PublishArgs),
+    /// Send some of a node's sessions to other nodes, so that a new one fills
+    Drain(drain::DrainArgs),
 }
 
 #[derive(Debug, Args)]
@@ -56,9 +61,12 @@ struct ServeArgs {
     /// Address to listen on [default: 127.0.0.1:8000]
     #[arg(short, long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
-    /// Read deltas from Redis at this URL
+    /// Read deltas from Redis at this URL; redis+sentinel://HOST,HOST/MASTER and redis+cluster://HOST,HOST too
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
+    /// Read deltas from NATS JetStream at this URL
+    #[arg(long, value_name = "URL", conflicts_with = "redis")]
+    nats: Option<String>,
     /// Shard threads [default: one a core]
     #[arg(long, value_name = "N")]
     shards: Option<usize>,
@@ -74,6 +82,7 @@ pub fn run() -> ExitCode {
         Command::CheckConfig { file } => check_config(&file),
         Command::Replay(args) => in_background(replay::run(args)),
         Command::Publish(args) => in_background(publish::run(args)),
+        Command::Drain(args) => in_background(drain::run(args)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -85,7 +94,9 @@ pub fn run() -> ExitCode {
 }
 
 fn serve(args: ServeArgs) -> anyhow::Result<()> {
-    let overrides = Overrides { listen: args.listen, redis: args.redis, shards: args.shards, insecure: args.insecure };
+    let ServeArgs { config: _, listen, redis, nats, shards, insecure } = &args;
+    let (listen, redis, nats, shards) = (*listen, redis.clone(), nats.clone(), *shards);
+    let overrides = Overrides { listen, redis, nats, shards, insecure: *insecure };
     let config = load(args.config.as_deref(), environment(), &overrides)?;
     log_to_stdout(config.server.log_format);
     if args.insecure {
@@ -108,6 +119,9 @@ fn check_config(file: &std::path::Path) -> anyhow::Result<()> {
 
 fn log_to_stdout(format: LogFormat) {
     let filter = EnvFilter::try_from_env("NEXUS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // It says what it does with each message, and below that what it logs in with.
+    let quiet = "async_nats=warn".parse().ok().filter(|_| !filter.to_string().contains("async_nats"));
+    let filter = quiet.into_iter().fold(filter, EnvFilter::add_directive);
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(std::io::stdout().is_terminal());
     match format {

@@ -15,6 +15,7 @@ use crate::hub::{Hub, Member, MemberCount, Order, Who};
 use crate::metrics::Metrics;
 use crate::name::TopicName;
 use crate::protocol::{MemberInfo, MembershipChange, Refusal};
+use crate::source::redis::Masters;
 use crate::topic::Topics;
 
 use members::Members;
@@ -41,22 +42,16 @@ pub struct Cluster {
 
 impl Cluster {
     /// A node called `node`; with `redis`, one among others. To be [run](Cluster::run).
-    ///
-    /// # Errors
-    /// If the URL cannot be read.
     pub fn new(
         node: Arc<str>,
-        redis: Option<&crate::config::Redis>,
+        redis: Option<(&crate::config::Redis, Masters)>,
         topics: Arc<Topics>,
         hub: Arc<Hub>,
         metrics: Arc<Metrics>,
-    ) -> ::redis::RedisResult<Arc<Self>> {
-        let shared = match redis {
-            Some(redis) => Some(Arc::new(Shared::new(redis, node.clone(), metrics)?)),
-            None => None,
-        };
+    ) -> Arc<Self> {
+        let shared = redis.map(|(redis, masters)| Arc::new(Shared::new(redis, masters, node.clone(), metrics)));
         let members = Members::default();
-        Ok(Arc::new(Self { nodes: Nodes::new(node.clone()), node, topics, hub, members, shared }))
+        Arc::new(Self { nodes: Nodes::new(node.clone()), node, topics, hub, members, shared })
     }
 
     /// Talks to the other nodes until told to stop.

@@ -13,6 +13,9 @@ use crate::metrics::ShardStats;
 /// A node that has said nothing for this long is gone.
 const SILENT_MS: u64 = 60_000;
 
+/// One that has said something within this time is counted on.
+const LATELY_MS: u64 = 5_000;
+
 /// How one node fares. Counters count from its start.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "named as in /status and /metrics")]
@@ -134,9 +137,22 @@ impl Nodes {
         let now_ms = unix_ms();
         let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
         let alive = |(name, (heard, report)): (&String, &(u64, Option<NodeReport>))| {
-            **name != *self.own && report.is_some() && now_ms.saturating_sub(*heard) < 5_000
+            **name != *self.own && report.is_some() && now_ms.saturating_sub(*heard) < LATELY_MS
         };
         reports.iter().filter(|entry| alive(*entry)).count()
+    }
+
+    /// Sessions a node would have if all had as many, rounded up: this one, which has `own`, and those others that were
+    /// heard lately and are ready. None if there is no other.
+    pub fn mean_sessions(&self, own: usize) -> Option<usize> {
+        let now_ms = unix_ms();
+        let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        let others: Vec<usize> = reports
+            .iter()
+            .filter(|(name, (heard, _))| **name != *self.own && now_ms.saturating_sub(*heard) < LATELY_MS)
+            .filter_map(|(_, (_, report))| report.as_ref().filter(|report| report.ready).map(|report| report.sessions))
+            .collect();
+        (!others.is_empty()).then(|| (own + others.iter().sum::<usize>()).div_ceil(others.len() + 1))
     }
 
     /// All reports, the newest of each node.
@@ -157,5 +173,26 @@ impl Nodes {
         let patch = reports.iter().map(|(name, (_, report))| (name.clone(), json!(report))).collect();
         reports.retain(|_, (_, report)| report.is_some());
         Value::Object(patch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mean_is_of_this_node_and_of_those_that_are_ready() {
+        let nodes = Nodes::new("own".into());
+        assert_eq!(nodes.mean_sessions(100), None);
+        let report = |sessions, ready| NodeReport { sessions, ready, ..NodeReport::default() };
+        nodes.own(report(7, true));
+        assert_eq!(nodes.mean_sessions(100), None, "its own report is no other node");
+        nodes.heard("a", report(50, true));
+        nodes.heard("b", report(31, true));
+        assert_eq!(nodes.mean_sessions(100), Some(61), "181 by three, rounded up");
+        nodes.heard("b", report(31, false));
+        assert_eq!(nodes.mean_sessions(100), Some(75));
+        nodes.gone("a");
+        assert_eq!(nodes.mean_sessions(100), None);
     }
 }

@@ -1,4 +1,5 @@
-//! What nodes share through Redis: one pub/sub channel for all that is said, and a hash a topic for presence.
+//! What nodes share through Redis: one pub/sub channel for all that is said, and a hash a topic for presence. Of a Redis
+//! Cluster, presence lies in a few slots, so that it is spread over the masters, and written to each of them in order.
 //!
 //! Nothing here holds anybody up: what is to be said waits in a bounded queue, and what is lost while Redis is away is
 //! said again (reports, presence) or was about a moment that has passed (who came and went).
@@ -8,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ::redis::aio::MultiplexedConnection;
-use ::redis::{RedisResult, cmd, pipe};
+use ::redis::{ErrorKind, Pipeline, RedisError, RedisResult, Value, cmd, pipe};
 use futures_util::StreamExt as _;
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,7 @@ use crate::config;
 use crate::metrics::Metrics;
 use crate::name::TopicName;
 use crate::protocol::MemberInfo;
+use crate::source::redis::{Link, Masters, SharedLink};
 
 /// Things to say or write that may wait. Past it: the next is dropped, and counted.
 const QUEUE_MAX: usize = 65_536;
@@ -39,8 +41,20 @@ const CLEAR_EVERY: u32 = 6;
 /// Longest wait before Redis is tried again.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
+/// Time after which presence that could not be written is written again.
+const PRESENCE_AGAIN: Duration = Duration::from_secs(2);
+
 /// Time that a read of presence may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time between two looks at whether the node that is listened to still is there, and still a master.
+const LISTEN_CHECK: Duration = Duration::from_secs(5);
+
+/// Time that it has to answer.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Slots that presence is spread over in a Redis Cluster.
+const PRESENCE_SLOTS: usize = 16;
 
 /// Topics, and how many are subscribed to each.
 type Counts = Vec<(String, u64)>;
@@ -68,7 +82,7 @@ struct Present {
 }
 
 pub(super) struct Shared {
-    client: ::redis::Client,
+    masters: Masters,
     node: Arc<str>,
     channel: String,
     presence: String,
@@ -76,8 +90,13 @@ pub(super) struct Shared {
     queued: flume::Receiver<Out>,
     questions: Mutex<HashMap<u64, flume::Sender<Counts>>>,
     next: AtomicU64,
-    reader: tokio::sync::Mutex<Option<MultiplexedConnection>>,
+    /// Where presence is: one, or of a cluster one for each slot.
+    links: Vec<SharedLink>,
     metrics: Arc<Metrics>,
+}
+
+fn no_answer() -> RedisError {
+    RedisError::from((ErrorKind::Io, "no answer in time"))
 }
 
 /// Answers to a question as they come.
@@ -100,14 +119,15 @@ impl Drop for Answers<'_> {
 }
 
 impl Shared {
-    pub(super) fn new(redis: &config::Redis, node: Arc<str>, metrics: Arc<Metrics>) -> RedisResult<Self> {
-        let client = ::redis::Client::open(redis.url.as_str())?;
+    pub(super) fn new(redis: &config::Redis, masters: Masters, node: Arc<str>, metrics: Arc<Metrics>) -> Self {
         let first = redis.streams.first().map_or("nexus:deltas", String::as_str);
         // Beside the streams, and not tagged as one of them: presence of many topics is to spread.
         let base: String = first.chars().filter(|c| !matches!(c, '{' | '}')).collect();
         let (queue, queued) = flume::bounded(QUEUE_MAX);
-        Ok(Self {
-            client,
+        let slots = if masters.is_cluster() { PRESENCE_SLOTS } else { 1 };
+        let links = std::iter::repeat_with(|| SharedLink::new(masters.clone())).take(slots).collect();
+        Self {
+            masters,
             node,
             channel: format!("{base}:nodes"),
             presence: format!("{base}:presence:"),
@@ -115,9 +135,9 @@ impl Shared {
             queued,
             questions: Mutex::default(),
             next: AtomicU64::new(rand::random()),
-            reader: tokio::sync::Mutex::default(),
+            links,
             metrics,
-        })
+        }
     }
 
     fn put(&self, out: Out) {
@@ -157,36 +177,27 @@ impl Shared {
         }
     }
 
-    fn key(&self, topic: &TopicName) -> String {
-        format!("{}{topic}", self.presence)
+    /// Which of the links a topic's presence goes over, and its key there.
+    fn key(&self, topic: &TopicName) -> (usize, String) {
+        if self.links.len() == 1 {
+            return (0, format!("{}{topic}", self.presence));
+        }
+        // Any sum will do that all nodes make alike.
+        let sum =
+            topic.as_str().bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
+        let slot = sum % self.links.len();
+        (slot, format!("{}{{{slot}}}:{topic}", self.presence))
     }
 
     /// Everybody who is subscribed to a topic on any node, as far as it has been written. What nobody has renewed, because
     /// its node was killed, is cleared away by whoever reads it.
     pub(super) async fn presence(&self, topic: &TopicName) -> RedisResult<BTreeMap<String, Arc<MemberInfo>>> {
-        let mut slot = self.reader.lock().await;
-        let mut connection = match slot.as_ref() {
-            Some(connection) => connection.clone(),
-            None => {
-                let made = crate::source::redis::connect(&self.client).await?;
-                slot.insert(made).clone()
-            }
-        };
-        drop(slot);
+        let (slot, key) = self.key(topic);
+        let Some(link) = self.links.get(slot) else { return Ok(BTreeMap::new()) };
         let mut command = cmd("HVALS");
-        command.arg(self.key(topic));
-        let read = tokio::time::timeout(READ_TIMEOUT, command.query_async::<Vec<String>>(&mut connection)).await;
-        let values = match read {
-            Ok(Ok(values)) => values,
-            Ok(Err(error)) => {
-                *self.reader.lock().await = None;
-                return Err(error);
-            }
-            Err(_) => {
-                *self.reader.lock().await = None;
-                return Err(::redis::RedisError::from((::redis::ErrorKind::Io, "no answer in time")));
-            }
-        };
+        command.arg(&key);
+        let read = tokio::time::timeout(READ_TIMEOUT, link.query::<Vec<String>>(&key, &command)).await;
+        let values = read.map_err(|_| no_answer())??;
         let now_ms = unix_ms();
         let present = values.iter().filter_map(|text| serde_json::from_str::<Present>(text).ok());
         let (alive, over): (Vec<Present>, Vec<Present>) = present.partition(|p| p.until > now_ms);
@@ -242,10 +253,27 @@ impl Shared {
     }
 
     async fn listen(&self, hear: &impl Fn(&str, Said)) -> RedisResult<()> {
-        let mut pubsub = self.client.get_async_pubsub().await?;
-        pubsub.subscribe(&self.channel).await?;
-        let mut messages = pubsub.on_message();
-        while let Some(message) = messages.next().await {
+        let (pubsub, mut link) = self.masters.subscribe(&self.channel).await?;
+        tracing::info!(node = %link.place(), "listening to the other nodes");
+        let (mut sink, mut messages) = pubsub.split();
+        let moved = self.masters.moved(link.place().clone());
+        tokio::pin!(moved);
+        let mut clock = tokio::time::interval(LISTEN_CHECK);
+        clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let message = tokio::select! {
+                message = messages.next() => message,
+                error = &mut moved => return Err(error),
+                _ = clock.tick() => {
+                    // Nobody may say anything for long; a connection that is cut looks the same.
+                    link.check(&self.channel).await?;
+                    tokio::time::timeout(LISTEN_TIMEOUT, sink.ping::<Value>()).await.map_err(|_| no_answer())??;
+                    continue;
+                }
+            };
+            let Some(message) = message else {
+                return Err(RedisError::from((ErrorKind::Io, "the connection ended", link.place().to_string())));
+            };
             match serde_json::from_slice::<Envelope>(message.get_payload_bytes()) {
                 Ok(Envelope { from, said }) if *from != *self.node => hear(&from, said),
                 Ok(_) => {}
@@ -253,76 +281,96 @@ impl Shared {
                 Err(error) => tracing::debug!(%error, "something that another node said cannot be read"),
             }
         }
-        Ok(())
     }
 
     async fn write(&self, present: &impl Fn() -> Vec<(TopicName, Arc<MemberInfo>)>) -> RedisResult<()> {
-        let mut connection = crate::source::redis::connect(&self.client).await?;
+        let mut link = self.masters.connect(&self.channel).await?;
+        let moved = self.masters.moved(link.place().clone());
+        tokio::pin!(moved);
         // Whoever came while Redis was away, and everybody now and then.
-        self.renew(present(), &mut connection).await?;
+        let mut due = tokio::time::Instant::now();
         let mut renewals = 0_u32;
-        let mut clock = tokio::time::interval_at(tokio::time::Instant::now() + PRESENCE_EVERY, PRESENCE_EVERY);
         loop {
             tokio::select! {
-                _ = clock.tick() => {
+                () = tokio::time::sleep_until(due) => {
+                    // A node that is cut off from its cluster still takes what is said, and nobody hears it.
+                    link.check(&self.channel).await?;
                     let present = present();
                     renewals = renewals.wrapping_add(1);
                     if renewals.is_multiple_of(CLEAR_EVERY) {
                         let topics: std::collections::BTreeSet<&TopicName> = present.iter().map(|(t, _)| t).collect();
                         for topic in topics {
-                            self.presence(topic).await?;
+                            // One that cannot be read now is cleared another time.
+                            let _ = self.presence(topic).await;
                         }
                     }
-                    self.renew(present, &mut connection).await?;
+                    let written = self.renew(present, &mut link).await?;
+                    due = tokio::time::Instant::now() + if written { PRESENCE_EVERY } else { PRESENCE_AGAIN };
                 }
+                error = &mut moved => return Err(error),
                 out = self.queued.recv_async() => {
                     let Ok(first) = out else { return Ok(()) };
                     let more = self.queued.try_iter().take(CHUNK - 1);
-                    self.send(std::iter::once(first).chain(more), &mut connection).await?;
+                    if !self.send(std::iter::once(first).chain(more), &mut link).await? {
+                        due = due.min(tokio::time::Instant::now() + PRESENCE_AGAIN);
+                    }
                 }
             }
         }
     }
 
-    async fn renew(
-        &self,
-        present: Vec<(TopicName, Arc<MemberInfo>)>,
-        connection: &mut MultiplexedConnection,
-    ) -> RedisResult<()> {
+    /// `false` if some of it could not be written.
+    async fn renew(&self, present: Vec<(TopicName, Arc<MemberInfo>)>, link: &mut Link) -> RedisResult<bool> {
+        let mut written = true;
         for chunk in present.chunks(CHUNK) {
             let out = chunk.iter().map(|(topic, info)| Out::Present { topic: topic.clone(), info: info.clone() });
-            self.send(out, connection).await?;
+            written &= self.send(out, link).await?;
         }
-        Ok(())
+        Ok(written)
     }
 
-    async fn send(&self, out: impl Iterator<Item = Out>, connection: &mut MultiplexedConnection) -> RedisResult<()> {
-        let mut pipe = pipe();
+    /// `false` if some presence could not be written: of a cluster, one master may be away and the others not.
+    async fn send(&self, out: impl Iterator<Item = Out>, link: &mut Link) -> RedisResult<bool> {
+        let mut says = pipe();
+        // By slot: the commands, and a key that lies there.
+        let mut presence: BTreeMap<usize, (Pipeline, String)> = BTreeMap::new();
         let mut marks = Vec::new();
         for out in out {
             match out {
-                Out::Mark(mark) => {
-                    marks.push(mark);
-                    continue;
+                Out::Mark(mark) => marks.push(mark),
+                Out::Say(text) => {
+                    says.cmd("PUBLISH").arg(&self.channel).arg(text).ignore();
                 }
-                Out::Say(text) => pipe.cmd("PUBLISH").arg(&self.channel).arg(text).ignore(),
                 Out::Present { topic, info } => {
                     let present = Present { info: (*info).clone(), until: unix_ms() + PRESENCE_TTL_MS };
                     let text = serde_json::to_string(&present).unwrap_or_default();
-                    let key = self.key(&topic);
+                    let (slot, key) = self.key(&topic);
+                    let (pipe, _) = presence.entry(slot).or_insert_with(|| (pipe(), key.clone()));
                     pipe.cmd("HSET").arg(&key).arg(&info.client).arg(text).ignore();
-                    pipe.cmd("PEXPIRE").arg(&key).arg(PRESENCE_TTL_MS + 10_000).ignore()
+                    pipe.cmd("PEXPIRE").arg(&key).arg(PRESENCE_TTL_MS + 10_000).ignore();
                 }
-                Out::Absent { topic, client } => pipe.cmd("HDEL").arg(self.key(&topic)).arg(client).ignore(),
-            };
+                Out::Absent { topic, client } => {
+                    let (slot, key) = self.key(&topic);
+                    let (pipe, _) = presence.entry(slot).or_insert_with(|| (pipe(), key.clone()));
+                    pipe.cmd("HDEL").arg(&key).arg(client).ignore();
+                }
+            }
         }
-        if !pipe.is_empty() {
-            pipe.query_async::<()>(connection).await?;
+        if !says.is_empty() {
+            says.query_async::<()>(link).await?;
+        }
+        let writes = presence.iter().filter_map(|(slot, (pipe, key))| Some(self.links.get(*slot)?.send(key, pipe)));
+        let mut written = true;
+        for outcome in join_all(writes).await {
+            if let Err(error) = outcome {
+                tracing::debug!(%error, "presence could not be written");
+                written = false;
+            }
         }
         for mark in marks {
             let _ = mark.try_send(());
         }
-        Ok(())
+        Ok(written)
     }
 
     /// Returns once everything so far has been written.

@@ -1,6 +1,9 @@
 //! What a well-formed configuration may still get wrong.
 
-use super::{Class, Config, Namespace, TokenAlgorithm};
+use std::path::PathBuf;
+
+use super::secrets::KEY_BYTES_MIN;
+use super::{Class, Config, Limits, MemoryLimit, Namespace, ProxyProtocol, TokenAlgorithm};
 use crate::limits;
 
 /// One fault: the dotted key it is about, and what to do.
@@ -40,8 +43,10 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     if l.subscriptions > 16_384 {
         fault("limits.subscriptions", format!("{} is too many, the most is 16384", l.subscriptions));
     }
+    memory(l, &mut fault);
     let durations = [
         ("limits.handshake_timeout", l.handshake_timeout),
+        ("limits.request_timeout", l.request_timeout),
         ("limits.first_command_timeout", l.first_command_timeout),
         ("limits.ping_interval", l.ping_interval),
         ("limits.pong_timeout", l.pong_timeout),
@@ -73,14 +78,12 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     for (i, key) in config.access.keys.iter().enumerate() {
         let at = format!("access.keys[{i}]");
         match key.algorithm {
-            TokenAlgorithm::HS256 => match (&key.secret, &key.secret_file) {
-                (Some(_), Some(_)) => fault(&at, "give `secret` or `secret_file`, not both".into()),
-                (None, None) => fault(&at, "HS256 needs `secret` or `secret_file`".into()),
-                (Some(secret), None) if secret.len() < 32 => {
+            TokenAlgorithm::HS256 => {
+                one_secret(&at, "HS256", &key.secret, &key.secret_file, &key.secret_env, &mut fault);
+                if let Some(secret) = key.secret.as_ref().filter(|secret| secret.len() < 32) {
                     fault(&format!("{at}.secret"), format!("is {} bytes, the least is 32", secret.len()));
                 }
-                _ => {}
-            },
+            }
             _ if key.public_key_file.is_none() => fault(&at, format!("{:?} needs `public_key_file`", key.algorithm)),
             _ => {}
         }
@@ -108,6 +111,12 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     if config.rpc.timeout.as_millis() < 10 || config.rpc.timeout.as_secs() > 60 {
         fault("rpc.timeout", format!("{:?} is outside 10ms to 1m", config.rpc.timeout));
     }
+    if !(0.0..=1.0).contains(&config.trace.sample) {
+        fault(
+            "trace.sample",
+            format!("{} is outside 0 to 1, the share of deltas that are followed", config.trace.sample),
+        );
+    }
     if !config.ops.interval.is_zero() && config.ops.interval.as_millis() < 100 {
         fault("ops.interval", format!("{:?} is too short, the least is 100ms (or 0s for never)", config.ops.interval));
     }
@@ -124,9 +133,55 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         fault("publish.client_certificate", "nothing says whose certificates; set tls.client_ca_file".into());
     }
     for (i, key) in config.publish.keys.iter().enumerate() {
-        if key.len() < 16 {
-            fault(&format!("publish.keys[{i}]"), format!("is {} bytes, the least is 16", key.len()));
+        if key.len() < KEY_BYTES_MIN {
+            fault(&format!("publish.keys[{i}]"), format!("is {} bytes, the least is {KEY_BYTES_MIN}", key.len()));
         }
+    }
+    for (i, key) in config.publish.key.iter().enumerate() {
+        let at = format!("publish.key[{i}]");
+        one_secret(&at, "a key", &key.secret, &key.secret_file, &key.secret_env, &mut fault);
+        if let Some(secret) = key.secret.as_ref().filter(|secret| secret.len() < KEY_BYTES_MIN) {
+            fault(&format!("{at}.secret"), format!("is {} bytes, the least is {KEY_BYTES_MIN}", secret.len()));
+        }
+        let name_fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if key.name.is_empty() || key.name.len() > 64 || !key.name.chars().all(name_fits) {
+            let reason = "is no name: write 1 to 64 letters, digits, `-`, `_` and `.`";
+            fault(&format!("{at}.name"), reason.into());
+        }
+        if config.publish.key.iter().take(i).any(|other| other.name == key.name) {
+            fault(&format!("{at}.name"), format!("`{}` is another key's name already", key.name));
+        }
+        if key.topics.is_empty() || key.topics.iter().any(String::is_empty) {
+            let reason = "write topics, or prefixes that end in `*`; `[\"*\"]` is all of them";
+            fault(&format!("{at}.topics"), reason.into());
+        }
+        if key.scopes.is_empty() {
+            fault(&format!("{at}.scopes"), "a key that may do nothing; write `publish`, `operate` or both".into());
+        }
+    }
+    let operator = &config.operator;
+    if operator.key.is_some() && operator.key_file.is_some() {
+        fault("operator.key", "give `key` or `key_file`, not both".into());
+    }
+    if let Some(key) = operator.key.as_ref().filter(|key| key.len() < KEY_BYTES_MIN) {
+        fault("operator.key", format!("is {} bytes, the least is {KEY_BYTES_MIN}", key.len()));
+    }
+    if let Some(listen) = operator.listen.filter(|listen| listen.port() != 0) {
+        let others =
+            [("server.listen", Some(config.server.listen)), ("tls.listen", config.tls.as_ref().map(|t| t.listen))];
+        for (key, _) in others.iter().filter(|(_, other)| *other == Some(listen)) {
+            fault("operator.listen", format!("{listen} is {key} already; operators have a port of their own"));
+        }
+    }
+    if config.server.proxy_protocol != ProxyProtocol::Off && config.server.trusted_proxies.is_empty() {
+        fault("server.proxy_protocol", "nobody is believed; set server.trusted_proxies".into());
+    }
+    let authorized = config.rpc.authorization.is_some() || config.rpc.authorization_file.is_some();
+    if authorized && config.rpc.endpoint.as_ref().is_some_and(|endpoint| endpoint.contains('@')) {
+        fault("rpc.authorization", "rpc.endpoint names a user already; take one of them".into());
+    }
+    if config.rpc.authorization.is_some() && config.rpc.authorization_file.is_some() {
+        fault("rpc.authorization", "give `authorization` or `authorization_file`, not both".into());
     }
     for (i, origin) in config.access.origins.iter().enumerate() {
         let good = origin == "*"
@@ -150,20 +205,15 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     }
 
     if let Some(redis) = &config.source.redis {
-        if !["redis://", "rediss://", "unix://", "redis+unix://"].iter().any(|s| redis.url.starts_with(s)) {
-            fault("source.redis.url", "must start with redis:// (or unix://)".into());
-        }
-        if redis.streams.is_empty() || redis.streams.iter().any(String::is_empty) {
-            fault("source.redis.streams", "needs at least one key, and none may be empty".into());
-        }
-        let mut unique = redis.streams.clone();
-        unique.sort();
-        unique.dedup();
-        if unique.len() != redis.streams.len() {
-            fault("source.redis.streams", "names a stream twice".into());
-        }
-        if redis.max_len == 0 {
-            fault("source.redis.max_len", "0 would keep nothing".into());
+        super::redis::faults(redis, &mut fault);
+    }
+    if let Some(nats) = &config.source.nats {
+        nats.check(&mut fault);
+        if config.source.redis.is_some() {
+            fault(
+                "source.nats",
+                "a topic's offsets come from one place: configure source.redis or source.nats, not both".into(),
+            );
         }
     }
     if let Some(simulator) = &config.source.simulator {
@@ -183,6 +233,45 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         }
     }
     faults
+}
+
+/// A secret has one place.
+fn one_secret(
+    at: &str,
+    whose: &str,
+    value: &Option<String>,
+    file: &Option<PathBuf>,
+    variable: &Option<String>,
+    fault: &mut impl FnMut(&str, String),
+) {
+    let places = [value.is_some(), file.is_some(), variable.is_some()];
+    match places.into_iter().filter(|given| *given).count() {
+        0 => fault(at, format!("{whose} needs `secret`, `secret_file` or `secret_env`")),
+        1 => {}
+        _ => fault(at, "give one of `secret`, `secret_file` and `secret_env`".into()),
+    }
+}
+
+fn memory(l: &Limits, fault: &mut impl FnMut(&str, String)) {
+    let parts = [
+        ("limits.backlog_total_bytes", l.backlog_total_bytes),
+        ("limits.history_total_bytes", l.history_total_bytes),
+        ("limits.state_total_bytes", l.state_total_bytes),
+    ];
+    let least = limits::MEMORY_PART_BYTES_MIN;
+    for (key, bytes) in parts.into_iter().filter(|(_, bytes)| (1..least).contains(bytes)) {
+        fault(key, format!("{bytes} is too small, the least is {least} (or 0: a share of limits.memory)"));
+    }
+    let MemoryLimit::Bytes(memory) = l.memory else { return };
+    if memory < limits::MEMORY_BYTES_MIN {
+        let least = MemoryLimit::Bytes(limits::MEMORY_BYTES_MIN);
+        fault("limits.memory", format!("{} is too small, the least is {least}", l.memory));
+    }
+    let sum = parts.iter().fold(0u64, |sum, (_, bytes)| sum.saturating_add(*bytes as u64));
+    if sum > memory {
+        let reason = format!("{} is less than its parts, which are set to {sum} bytes together", l.memory);
+        fault("limits.memory", reason);
+    }
 }
 
 fn namespace(options: &Namespace, at: &str, fault: &mut impl FnMut(&str, String)) {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
+use super::secrets::{is_sensitive, without_quotes};
 use super::{Config, check};
 
 /// Prefix of environment variables; `__` separates sections: `NEXUS_SERVER__LISTEN`.
@@ -22,6 +23,8 @@ pub struct Overrides {
     pub listen: Option<std::net::SocketAddr>,
     /// `--redis`
     pub redis: Option<String>,
+    /// `--nats`
+    pub nats: Option<String>,
     /// `--shards`
     pub shards: Option<usize>,
     /// `--insecure`
@@ -81,7 +84,11 @@ fn read(
                     outcome = Ok(decoded);
                     break;
                 }
-                Err(e) => outcome = Err(error(format!("key {}: {e}", path.join(".")))),
+                Err(e) => {
+                    let key = path.join(".");
+                    let e = if is_sensitive(&key) { without_quotes(&e) } else { e };
+                    outcome = Err(error(format!("key {key}: {e}")));
+                }
             }
         }
         config = outcome?;
@@ -126,8 +133,14 @@ impl Overrides {
             config.server.shards = shards;
         }
         if let Some(url) = &self.redis {
-            config.source.redis.get_or_insert_default().url.clone_from(url);
+            config.source.redis.get_or_insert_default().set_address(url);
             // Real deltas and simulated ones do not mix unless a file says so.
+            if !has_file {
+                config.source.simulator = None;
+            }
+        }
+        if let Some(url) = &self.nats {
+            config.source.nats.get_or_insert_default().urls = vec![url.clone()];
             if !has_file {
                 config.source.simulator = None;
             }
@@ -175,10 +188,33 @@ fn located(name: &str, text: &str, error: &toml::de::Error) -> String {
         Some(span) => {
             let line = line_at(text, span.start);
             let source = text.lines().nth(line - 1).unwrap_or("").trim();
-            format!("{name}:{line}: {message} in `{source}`")
+            // What stands there may be a secret, or be put where one belongs: then neither is shown, but the key is.
+            match may_hold_secret(text, line) {
+                true => {
+                    let key = source.split_once('=').map_or("", |(key, _)| key.trim());
+                    format!("{name}:{line}: {} in `{key} …`", without_quotes(message))
+                }
+                false => format!("{name}:{line}: {message} in `{source}`"),
+            }
         }
-        None => format!("{name}: {message}"),
+        None => format!("{name}: {}", without_quotes(message)),
     }
+}
+
+/// Whether a secret may stand on a line: it belongs to a key that has one, or to none that could be told.
+fn may_hold_secret(text: &str, line: usize) -> bool {
+    let lines: Vec<&str> = text.lines().take(line).collect();
+    for (back, line) in lines.iter().rev().enumerate() {
+        let line = line.trim();
+        if let Some((key, _)) = line.split_once('=') {
+            // All of the line: an inline table has keys of its own.
+            return is_sensitive(if back == 0 { line } else { key });
+        }
+        if line.starts_with('[') && line.ends_with(']') && !line.contains(['"', '\'', ',']) {
+            return false;
+        }
+    }
+    lines.last().is_some_and(|line| is_sensitive(line) || line.contains(['"', '\'']))
 }
 
 fn line_at(text: &str, offset: usize) -> usize {
@@ -233,6 +269,13 @@ mod tests {
             ),
             ("[namespace.x]\nclass = \"quick\"\n", "unknown class", &["c.toml:2", "quick"]),
             ("[source.redis]\nurl = \"http://x\"\n", "scheme", &["c.toml:2", "source.redis.url"]),
+            ("[source.nats]\nsubjects = [\"a\"]\n", "subject", &["c.toml:2", "source.nats.subjects[0]", "`a`"]),
+            ("[source.redis]\n[source.nats]\n", "two streams", &["c.toml:2", "source.nats", "not both"]),
+            (
+                "[source.redis]\nurl = \"redis://x\"\ncluster = [\"redis://y\"]\n",
+                "two forms",
+                &["c.toml:3", "source.redis.cluster", "source.redis.url"],
+            ),
             (
                 "[[access.keys]]\nalgorithm = \"HS256\"\nsecret = \"short\"\n",
                 "short secret",
@@ -245,6 +288,29 @@ mod tests {
                 assert!(error.contains(needle), "{what}: `{needle}` missing in: {error}");
             }
             assert!(!error.contains("short\""), "secrets are not echoed: {error}");
+        }
+    }
+
+    #[test]
+    fn errors_do_not_show_secrets() {
+        for text in [
+            "[publish]\nkeys = \"s3cr3t-value\"\n",
+            "[publish]\nkeys = [\n  \"s3cr3t-value\", 5,\n]\n",
+            "[publish]\nkeyz = [\"s3cr3t-value\"]\n",
+            "[publish]\nkeys = [\"s3cr3t-value]\n",
+            "[[access.keys]]\nalgorithm = \"HS256\"\nsecrt = \"s3cr3t-value\"\n",
+            "[[access.keys]]\nalgorithm = \"HS256\"\nkid = {secret = \"s3cr3t-value\"}\n",
+            "[source.redis]\nurl = [\"redis://:s3cr3t-value@h\"]\n",
+            "[source.redis]\npasword = \"s3cr3t-value\"\n",
+            "[rpc]\nauthorization = [\"s3cr3t-value\"]\n",
+            "[operator]\nkey = [\"s3cr3t-value\"]\n",
+        ] {
+            let error = load_text(text, &[]).unwrap_err().to_string();
+            assert!(!error.contains("s3cr3t") && error.contains("c.toml:"), "{error}");
+        }
+        for variable in ["NEXUS_PUBLISH__KEYS", "NEXUS_SOURCE__REDIS__STREAMS__URL", "NEXUS_OPERATOR__KEY__X"] {
+            let error = load_text("", &[(variable, "s3cr3t-value")]).unwrap_err().to_string();
+            assert!(!error.contains("s3cr3t") && error.contains(variable), "{error}");
         }
     }
 
@@ -290,10 +356,14 @@ mod tests {
     }
 
     #[test]
-    fn redis_on_the_command_line_replaces_the_simulator() {
+    fn a_source_on_the_command_line_replaces_the_simulator() {
         let overrides = Overrides { redis: Some("redis://127.0.0.1:7".into()), ..Overrides::default() };
         let config = load(None, std::iter::empty(), &overrides).unwrap();
         assert!(config.source.simulator.is_none());
-        assert_eq!(config.source.redis.unwrap().url, "redis://127.0.0.1:7");
+        assert_eq!(config.source.redis.unwrap().url.as_deref(), Some("redis://127.0.0.1:7"));
+        let overrides = Overrides { nats: Some("nats://127.0.0.1:7".into()), ..Overrides::default() };
+        let config = load(None, std::iter::empty(), &overrides).unwrap();
+        assert!(config.source.simulator.is_none());
+        assert_eq!(config.source.nats.unwrap().urls, ["nats://127.0.0.1:7"]);
     }
 }

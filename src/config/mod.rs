@@ -2,17 +2,34 @@
 
 mod check;
 mod load;
+mod memory;
+mod nats;
+mod operator;
+mod proxies;
+mod publish_key;
+mod redis;
+pub mod secrets;
 mod tls;
+mod trace;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use load::{ConfigError, Overrides, load};
+pub use memory::MemoryLimit;
+pub use nats::Nats;
+pub use operator::Operator;
+pub use proxies::{ForwardedHeader, ProxyProtocol};
+pub use publish_key::{PublishKey, Scope};
+pub use redis::{Redis, RedisAddress};
+pub use secrets::redacted;
 pub use tls::{TlsOptions, TlsVersion};
+pub use trace::TraceOptions;
 
 use crate::limits;
 
@@ -28,6 +45,8 @@ pub struct Config {
     pub access: Access,
     /// Who may publish.
     pub publish: Publish,
+    /// How operators get in.
+    pub operator: Operator,
     /// Bounds, see `docs/limits.md`.
     pub limits: Limits,
     /// Where deltas come from.
@@ -36,6 +55,8 @@ pub struct Config {
     pub ops: Ops,
     /// Calls of Centrifuge clients.
     pub rpc: Rpc,
+    /// Which deltas are followed through the log.
+    pub trace: TraceOptions,
     /// What only tests need.
     pub debug: Debug,
     /// Options of topics whose namespace is not configured.
@@ -67,6 +88,12 @@ pub struct Server {
     pub log_format: LogFormat,
     /// How shards write to sockets.
     pub flush: FlushBackend,
+    /// Networks of proxies that are believed when they say whose connection theirs is.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether they say it before the connection begins.
+    pub proxy_protocol: ProxyProtocol,
+    /// The header in which they say it.
+    pub forwarded_header: ForwardedHeader,
 }
 
 /// How log lines look.
@@ -103,6 +130,9 @@ impl Default for Server {
             drain_window: Duration::from_secs(5),
             log_format: LogFormat::Text,
             flush: FlushBackend::Auto,
+            trusted_proxies: Vec::new(),
+            proxy_protocol: ProxyProtocol::Off,
+            forwarded_header: ForwardedHeader::XForwardedFor,
         }
     }
 }
@@ -148,10 +178,11 @@ impl Default for Access {
 }
 
 /// `[access.jwks]`: a JSON Web Key Set (RFC 7517) by URL.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Jwks {
     /// `https://…`, or `http://` on a network that is trusted.
+    #[serde(serialize_with = "secrets::hide_url")]
     pub url: String,
     /// Algorithms accepted from it. HS256 is never: a secret has no place in a public document.
     #[serde(default = "jwks_algorithms")]
@@ -162,6 +193,13 @@ pub struct Jwks {
     /// Least time between two fetches, however many tokens name a key that is not known.
     #[serde(default = "jwks_min_interval", with = "humantime_serde")]
     pub min_interval: Duration,
+}
+
+impl std::fmt::Debug for Jwks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("Jwks");
+        shown.field("url", &redacted(&self.url)).field("algorithms", &self.algorithms).finish_non_exhaustive()
+    }
 }
 
 fn jwks_algorithms() -> Vec<TokenAlgorithm> {
@@ -192,20 +230,33 @@ impl Default for Ops {
 }
 
 /// `[rpc]`: where calls of Centrifuge clients go.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rpc {
     /// `http(s)://…`, sent `{"client","user","method","data"}` by POST; answers `{"result":{"data":…}}` or
     /// `{"error":{"code":1000,"message":"…"}}`. Without one, calls are answered "not available".
+    #[serde(serialize_with = "secrets::hide_some_url")]
     pub endpoint: Option<String>,
     /// Time that it has to answer.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
+    /// What it is sent as `Authorization`.
+    #[serde(skip_serializing)]
+    pub authorization: Option<String>,
+    /// File that holds that.
+    pub authorization_file: Option<PathBuf>,
 }
 
 impl Default for Rpc {
     fn default() -> Self {
-        Self { endpoint: None, timeout: limits::RPC_TIMEOUT }
+        Self { endpoint: None, timeout: limits::RPC_TIMEOUT, authorization: None, authorization_file: None }
+    }
+}
+
+impl std::fmt::Debug for Rpc {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let endpoint = self.endpoint.as_deref().map(redacted);
+        f.debug_struct("Rpc").field("endpoint", &endpoint).field("timeout", &self.timeout).finish_non_exhaustive()
     }
 }
 
@@ -233,6 +284,9 @@ pub struct TokenKey {
     /// HS256: file that holds the secret.
     #[serde(default)]
     pub secret_file: Option<PathBuf>,
+    /// HS256: environment variable that holds the secret.
+    #[serde(default)]
+    pub secret_env: Option<String>,
     /// RS256, ES256, EdDSA: PEM file of the public key.
     #[serde(default)]
     pub public_key_file: Option<PathBuf>,
@@ -266,6 +320,8 @@ pub struct Publish {
     pub keys: Vec<String>,
     /// Files that hold one key each.
     pub key_files: Vec<PathBuf>,
+    /// Keys that may do some things; those above may do all.
+    pub key: Vec<PublishKey>,
     /// Accept publishes only over connections whose clients showed a certificate that `tls.client_ca_file` vouches for; with
     /// a key too, if there are any.
     pub client_certificate: bool,
@@ -289,8 +345,12 @@ pub struct Limits {
     pub sessions_per_address: usize,
     /// New sessions one client address may open each second; 0 is no limit.
     pub new_sessions_per_address: u32,
+    /// Sessions one user (`sub` of tokens) may hold; 0 is no limit.
+    pub sessions_per_user: usize,
     #[serde(with = "humantime_serde")]
     pub handshake_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
     #[serde(with = "humantime_serde")]
     pub first_command_timeout: Duration,
     #[serde(with = "humantime_serde")]
@@ -305,6 +365,14 @@ pub struct Limits {
     pub subscriptions: usize,
     pub backlog_bytes: usize,
     pub delta_bytes: usize,
+    /// What the three below follow from, where they are not set.
+    pub memory: MemoryLimit,
+    /// Bytes that all sessions together may be owed; 0 is an eighth of `memory`.
+    pub backlog_total_bytes: usize,
+    /// Bytes of memory that the history of all topics may take; 0 is a quarter of `memory`.
+    pub history_total_bytes: usize,
+    /// Bytes of memory that the states of all topics may take; 0 is a quarter of `memory`.
+    pub state_total_bytes: usize,
     pub topics: usize,
     /// Time after which a topic with neither subscribers nor deltas is forgotten.
     #[serde(with = "humantime_serde")]
@@ -317,7 +385,9 @@ impl Default for Limits {
             fd_reserve: limits::FD_RESERVE,
             sessions_per_address: 0,
             new_sessions_per_address: 0,
+            sessions_per_user: 0,
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,
+            request_timeout: limits::REQUEST_TIMEOUT,
             first_command_timeout: limits::FIRST_COMMAND_TIMEOUT,
             ping_interval: limits::PING_INTERVAL,
             pong_timeout: limits::PONG_TIMEOUT,
@@ -328,6 +398,10 @@ impl Default for Limits {
             subscriptions: limits::SUBSCRIPTIONS_MAX,
             backlog_bytes: limits::BACKLOG_BYTES_MAX,
             delta_bytes: limits::DELTA_BYTES_MAX,
+            memory: MemoryLimit::Auto,
+            backlog_total_bytes: 0,
+            history_total_bytes: 0,
+            state_total_bytes: 0,
             topics: limits::TOPICS_MAX,
             topic_idle: Duration::from_secs(24 * 3600),
         }
@@ -514,73 +588,12 @@ impl Default for Namespace {
 pub struct Sources {
     /// Redis streams.
     pub redis: Option<Redis>,
+    /// A NATS JetStream stream.
+    pub nats: Option<Nats>,
     /// The embedded simulation.
     pub simulator: Option<Simulator>,
     /// A recording.
     pub replay: Option<Replay>,
-}
-
-/// `[source.redis]`
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Redis {
-    /// `redis://[user:password@]host:port[/db]`
-    #[serde(skip_serializing)]
-    pub url: String,
-    /// Stream keys; more than one are partitions that are read in parallel.
-    pub streams: Vec<String>,
-    /// Entry field that holds the topic's name.
-    pub topic_field: String,
-    /// Entry field that holds the delta.
-    pub data_field: String,
-    /// Entry field that holds the kind (`delta` or `snapshot`).
-    pub kind_field: String,
-    /// Entry field that holds the source's time in ms.
-    pub ts_field: String,
-    /// `MAXLEN ~` of what the publish API appends.
-    pub max_len: u64,
-    /// How often one of the nodes saves topic snapshots to Redis, so that a starting node need not read the
-    /// whole stream; `"0s"` is never.
-    #[serde(with = "humantime_serde")]
-    pub snapshot_every: Duration,
-    /// Not ready while what was read last is older than this and more is waiting.
-    #[serde(with = "humantime_serde")]
-    pub max_lag: Duration,
-}
-
-impl Default for Redis {
-    fn default() -> Self {
-        Self {
-            url: "redis://127.0.0.1:6379".into(),
-            streams: vec!["nexus:deltas".into()],
-            topic_field: "topic".into(),
-            data_field: "data".into(),
-            kind_field: "kind".into(),
-            ts_field: "ts".into(),
-            max_len: 1_000_000,
-            snapshot_every: Duration::from_secs(30),
-            max_lag: Duration::from_secs(5),
-        }
-    }
-}
-
-impl std::fmt::Debug for Redis {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Redis")
-            .field("url", &redacted(&self.url))
-            .field("streams", &self.streams)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The URL without its password, for people and logs.
-pub fn redacted(url: &str) -> String {
-    match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => {
-            format!("{}***{}", url.get(..scheme + 3).unwrap_or(""), url.get(at..).unwrap_or(""))
-        }
-        _ => url.to_owned(),
-    }
 }
 
 /// `[source.simulator]`

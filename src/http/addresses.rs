@@ -60,6 +60,7 @@ impl Addresses {
             let now_us = self.now_us();
             self.by_address.retain(|_, usage| usage.sessions > 0 || usage.tat_us > now_us);
         }
+        let address = counted(address);
         let now_us = self.now_us();
         let mut usage = self.by_address.entry(address).or_default();
         if self.sessions_max > 0 && usage.sessions >= self.sessions_max {
@@ -80,6 +81,14 @@ impl Addresses {
 
     fn now_us(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+/// What is counted as one address: of IPv6 the network, as a host has all addresses of one (RFC 4291 §2.5.4).
+fn counted(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(v6) => std::net::Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+        IpAddr::V4(_) => address,
     }
 }
 
@@ -115,6 +124,15 @@ mod tests {
         assert!(addresses.admit(b).is_ok());
         drop(first);
         assert!(addresses.admit(a).is_ok());
+    }
+
+    #[test]
+    fn an_ipv6_host_is_its_network() {
+        let addresses = Addresses::new(&Limits { sessions_per_address: 1, ..Limits::default() });
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let _first = addresses.admit(address("2001:db8:0:1::1")).unwrap();
+        assert_eq!(addresses.admit(address("2001:db8:0:1:ffff::2")).err(), Some(Refused::TooMany));
+        assert!(addresses.admit(address("2001:db8:0:2::1")).is_ok());
     }
 
     #[test]

@@ -17,6 +17,7 @@ use rustls::{RootCertStore, ServerConfig, version};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::operator::Door;
 use super::{Shared, failure};
 use crate::config::{TlsOptions, TlsVersion};
 use crate::metrics::Metrics;
@@ -110,9 +111,14 @@ impl Certificates {
 
 /// Lets publishers and operators through who show a certificate, where `publish.client_certificate` asks for one.
 pub(super) async fn publishers(state: Shared, request: Request, next: Next) -> Response {
+    let door = request.extensions().get::<Door>();
+    let path = request.uri().path();
+    // Operators' own port has no TLS to show one in; orders are taken there for a key alone, deltas are not.
+    let publishes = ["/api/publish", "/api/broadcast", "/api/batch"].contains(&path);
     let asked = state.config.publish.client_certificate
         && request.method() == Method::POST
-        && request.uri().path().starts_with("/api/");
+        && path.starts_with("/api/")
+        && (publishes || door != Some(&Door::Operators));
     let shown = request.extensions().get::<Certified>().is_some_and(|certified| certified.0);
     if asked && !shown {
         state.metrics.refused_publish("certificate");

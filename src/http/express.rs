@@ -8,8 +8,9 @@ use std::net::{SocketAddr, TcpStream};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use bytes::Bytes;
 
-use super::State;
+use super::proxies::{self, Announced};
 use super::upgrade::{Admitted, Asked, admit, look};
+use super::{State, strict};
 
 /// Longest head that is looked at. Those of browsers, cookies and all, are half of it.
 const HEAD_BYTES_MAX: usize = 4 * 1024;
@@ -22,13 +23,23 @@ pub(super) fn upgrade(state: &State, mut socket: TcpStream, peer: SocketAddr) ->
     let mut buffer = [0; HEAD_BYTES_MAX];
     let Ok(bytes) = socket.peek(&mut buffer) else { return Some(socket) };
     let peeked = buffer.get(..bytes).unwrap_or_default();
-    let Some((request, asked, head_bytes)) = handshake(peeked) else { return Some(socket) };
+    // What a proxy says of the connection comes before the handshake.
+    let (connected, before) = match proxies::may_announce(peer, &state.config.server) {
+        false => (peer, 0),
+        true => match proxies::announced(peeked, peer, &state.config.server) {
+            Ok(Announced::As(client, header_bytes)) => (client, header_bytes),
+            _ => return Some(socket),
+        },
+    };
+    let head = peeked.get(before..).unwrap_or_default();
+    let Some((request, asked, head_bytes)) = handshake(head) else { return Some(socket) };
     let Ok(handshake) = look(state, &request, asked) else { return Some(socket) };
-    let Ok(permit) = admit(state, peer) else { return Some(socket) };
-    let early = Bytes::copy_from_slice(peeked.get(head_bytes..).unwrap_or_default());
+    let client = proxies::client(connected.ip(), request.headers(), &state.config.server);
+    let Ok(permit) = admit(state, client) else { return Some(socket) };
+    let early = Bytes::copy_from_slice(head.get(head_bytes..).unwrap_or_default());
     // From here on the connection is a session, or nothing. Both calls are about bytes that are there, or fit.
     let read = socket.read_exact(buffer.get_mut(..bytes).unwrap_or_default());
-    let written = read.and_then(|()| socket.write_all(&head(&handshake.response)));
+    let written = read.and_then(|()| socket.write_all(&answer(&handshake.response)));
     if written.is_ok() {
         Admitted::new(&handshake, None, permit).place(state, socket, None, early);
     }
@@ -61,6 +72,7 @@ fn handshake(bytes: &[u8]) -> Option<(Request<()>, Asked, usize)> {
     };
     let mut request = Request::get(uri).body(()).ok()?;
     *request.headers_mut() = headers;
+    strict::settle(&mut request).ok()?;
     Some((request, asked, head_bytes))
 }
 
@@ -70,7 +82,7 @@ pub fn handshake_bytes(bytes: &[u8]) -> Option<usize> {
 }
 
 /// An answer as it goes over the wire (RFC 9112 §4).
-fn head(response: &axum::http::Response<()>) -> Vec<u8> {
+fn answer(response: &axum::http::Response<()>) -> Vec<u8> {
     let status = response.status();
     let mut head = Vec::with_capacity(256);
     head.extend_from_slice(b"HTTP/1.1 ");
@@ -113,6 +125,8 @@ mod tests {
             format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n"),
             format!("{HEAD}Authorization: Bearer x\r\n\r\n"),
             format!("{HEAD}Bad Name: x\r\n\r\n"),
+            format!("{HEAD}Host: b\r\n\r\n"),
+            whole.replace("Host: a\r\n", ""),
             whole.replace("GET", "POST"),
             whole.replace("HTTP/1.1", "HTTP/1.0"),
             whole.replace("/ws", "/"),
@@ -125,6 +139,6 @@ mod tests {
     #[test]
     fn an_answer_is_written_as_http() {
         let response = axum::http::Response::builder().status(101).header("Upgrade", "websocket").body(()).unwrap();
-        assert_eq!(head(&response), b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n");
+        assert_eq!(answer(&response), b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n");
     }
 }

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use hyper::body::Incoming;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -22,10 +24,15 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::certificates::{Certificates, Certified};
+use super::deadlines::{Bodies, TimedBody, TimedStream, close};
 use super::handover::{Handover, Line};
+use super::proxies::Unannounced;
 use super::secure::TlsStream;
-use super::{State, express};
-use crate::limits::{CLOSE_TIMEOUT, HTTP_CONNECTIONS_MAX, HTTP_WAIT, HTTP_WAITING_MAX, NOTSENT_LOWAT_BYTES};
+use super::{State, express, failure, proxies, strict};
+use crate::limits::{
+    CLOSE_TIMEOUT, HEAD_BYTES_MAX, HTTP_CONNECTIONS_MAX, HTTP_WAIT, HTTP_WAITING_MAX, NOTSENT_LOWAT_BYTES,
+    OPERATOR_CONNECTIONS_MAX, PUBLISH_BODY_BYTES_MAX,
+};
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 4_096;
@@ -80,8 +87,19 @@ pub struct Listener {
     pub router: Router,
     /// What they use.
     pub state: Arc<State>,
-    /// Set where connections begin with a TLS handshake.
-    pub certificates: Option<Arc<Certificates>>,
+    /// How connections begin.
+    pub entrance: Entrance,
+}
+
+/// How the connections of a listener begin.
+#[derive(Clone)]
+pub enum Entrance {
+    /// With a request.
+    Plain,
+    /// With a TLS handshake.
+    Sealed(Arc<Certificates>),
+    /// With a request, never by way of a proxy, and few at a time.
+    Operators,
 }
 
 const LISTENER: Token = Token(0);
@@ -109,36 +127,32 @@ impl Listener {
     }
 
     fn run(self, mut poll: Poll, runtime: &Handle, stop: &CancellationToken) {
-        let lobby = Lobby::default();
+        let lobby = Lobby::of(&self.entrance);
         let mut events = Events::with_capacity(2);
         let mut woken = Instant::now();
         while !stop.is_cancelled() {
             match self.socket.accept() {
                 Ok((stream, peer)) => {
-                    let stream = match self.certificates {
-                        Some(_) => Some(stream.into()),
-                        None => express::upgrade(&self.state, stream.into(), peer),
+                    let peer = proxies::plain(peer);
+                    let stream = match self.entrance {
+                        Entrance::Plain => express::upgrade(&self.state, stream.into(), peer),
+                        Entrance::Sealed(_) | Entrance::Operators => Some(stream.into()),
                     };
                     let Some(stream) = stream else { continue };
                     let (router, state, lobby) = (self.router.clone(), self.state.clone(), lobby.clone());
-                    let certificates = self.certificates.clone();
+                    let entrance = self.entrance.clone();
                     let Some(waiting) = lobby.enter() else {
-                        refuse(stream, &state, certificates.is_some());
+                        refuse(stream, &state, &entrance);
                         continue;
                     };
                     runtime.spawn(async move {
                         match lobby.be_served(waiting).await {
                             Some(_permit) => {
                                 if let Ok(stream) = TcpStream::from_std(stream) {
-                                    match certificates {
-                                        None => serve(stream, Caller::of(peer), router, &state).await,
-                                        Some(certificates) => {
-                                            serve_sealed(stream, peer, &certificates, router, &state).await;
-                                        }
-                                    }
+                                    enter(stream, peer, &entrance, router, &state).await;
                                 }
                             }
-                            None => refuse(stream, &state, certificates.is_some()),
+                            None => refuse(stream, &state, &entrance),
                         }
                     });
                 }
@@ -174,14 +188,15 @@ struct Lobby {
     waiting: Arc<Semaphore>,
 }
 
-impl Default for Lobby {
-    fn default() -> Self {
-        let of = |permits| Arc::new(Semaphore::new(permits));
-        Self { served: of(HTTP_CONNECTIONS_MAX), waiting: of(HTTP_WAITING_MAX) }
-    }
-}
-
 impl Lobby {
+    fn of(entrance: &Entrance) -> Self {
+        let (served, waiting) = match entrance {
+            Entrance::Plain | Entrance::Sealed(_) => (HTTP_CONNECTIONS_MAX, HTTP_WAITING_MAX),
+            Entrance::Operators => (OPERATOR_CONNECTIONS_MAX, OPERATOR_CONNECTIONS_MAX),
+        };
+        Self { served: Arc::new(Semaphore::new(served)), waiting: Arc::new(Semaphore::new(waiting)) }
+    }
+
     /// A place to wait in, if there is one.
     fn enter(&self) -> Option<OwnedSemaphorePermit> {
         self.waiting.clone().try_acquire_owned().ok()
@@ -196,9 +211,9 @@ impl Lobby {
 }
 
 /// Tells a client to come back later, as far as that can be done without waiting for it.
-fn refuse(mut stream: std::net::TcpStream, state: &State, sealed: bool) {
+fn refuse(mut stream: std::net::TcpStream, state: &State, entrance: &Entrance) {
     state.metrics.http_refused.inc();
-    if sealed {
+    if let Entrance::Sealed(_) = entrance {
         return;
     }
     // Its request is read, or the answer would be lost with a reset.
@@ -219,6 +234,41 @@ impl Caller {
     fn of(peer: SocketAddr) -> Self {
         Self { peer, certified: Certified(false) }
     }
+}
+
+/// Serves a connection, once it is known whose it is.
+async fn enter(mut socket: TcpStream, peer: SocketAddr, entrance: &Entrance, router: Router, state: &Arc<State>) {
+    let server = &state.config.server;
+    let announces = !matches!(entrance, Entrance::Operators) && proxies::may_announce(peer, server);
+    let peer = match announces {
+        false => peer,
+        true => {
+            let taken = proxies::take_header(&mut socket, peer, server);
+            match tokio::time::timeout(state.config.limits.handshake_timeout, taken).await {
+                Ok(Ok(client)) => client,
+                Ok(Err(why)) => return unannounced(&why, peer, state),
+                Err(_) => {
+                    state.metrics.handshake_timeouts.inc();
+                    return;
+                }
+            }
+        }
+    };
+    match entrance {
+        Entrance::Plain | Entrance::Operators => serve(socket, Caller::of(peer), router, state).await,
+        Entrance::Sealed(certificates) => serve_sealed(socket, peer, certificates, router, state).await,
+    }
+}
+
+/// Notes why a proxy's connection is closed.
+fn unannounced(why: &Unannounced, peer: SocketAddr, state: &State) {
+    let (reason, what) = match why {
+        Unannounced::Missing => ("missing", "none"),
+        Unannounced::Broken(what) => ("malformed", *what),
+        Unannounced::Gone => return,
+    };
+    state.metrics.refused_proxy_header(reason);
+    tracing::debug!(%peer, what, "a proxy's connection has no good PROXY header (server.proxy_protocol)");
 }
 
 /// Serves a connection that begins with a TLS handshake.
@@ -253,32 +303,84 @@ where
 {
     let handover = Handover::default();
     let taken = handover.clone();
+    let bodies = Bodies::default();
+    let (shared, seen) = (state.clone(), bodies.clone());
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(caller.peer));
         request.extensions_mut().insert(caller.certified);
         request.extensions_mut().insert(handover.clone());
-        router.clone().oneshot(request.map(Body::new))
+        // What is done by hand with the connection below wants a future that may be moved.
+        Box::pin(answer(request, router.clone(), shared.clone(), seen.clone()))
     });
-    let connection = hyper::server::conn::http1::Builder::new()
+    let limits = &state.config.limits;
+    let stream = TimedStream::new(stream, limits.request_timeout);
+    let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(state.config.limits.handshake_timeout)
-        .max_buf_size(16 * 1024)
-        .serve_connection(TokioIo::new(stream), service)
-        .without_shutdown();
-    match connection.await {
-        Ok(parts) => {
-            let mut stream = parts.io.into_inner();
-            match taken.take() {
-                Some(taker) => taker(stream.into(), parts.read_buf),
-                // Over TLS it is said that nothing more will come; a plain socket just closes.
-                None => {
-                    let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
-                }
+        .header_read_timeout(limits.handshake_timeout)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    let outcome = std::future::poll_fn(|context| connection.poll_without_shutdown(context)).await;
+    let parts = connection.into_parts();
+    let mut stream = parts.io.into_inner().into_inner();
+    match outcome {
+        Ok(()) => match taken.take() {
+            Some(taker) => taker(stream.into(), parts.read_buf),
+            None if bodies.unread() => close(stream).await,
+            // Over TLS it is said that nothing more will come; a plain socket just closes.
+            None => {
+                let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
             }
-        }
+        },
         Err(error) if error.is_timeout() => {
             state.metrics.handshake_timeouts.inc();
         }
-        Err(_) => {}
+        Err(error) if error.is_parse() => {
+            state.metrics.http_malformed.inc();
+            close(stream).await;
+        }
+        Err(error) => {
+            let source = std::error::Error::source(&error).and_then(|e| e.downcast_ref::<std::io::Error>());
+            if source.is_some_and(|e| e.kind() == ErrorKind::TimedOut) {
+                state.metrics.timed_out_http("answer");
+            }
+        }
     }
+}
+
+/// Answers one request, if it is one that can be read in one way only and its body comes in time.
+async fn answer(
+    request: hyper::Request<Incoming>,
+    router: Router,
+    state: Arc<State>,
+    bodies: Bodies,
+) -> Result<Response, std::convert::Infallible> {
+    let bytes = request.body().size_hint().lower();
+    let time = state.config.limits.request_timeout;
+    let mut request = request.map(|body| match body.is_end_stream() {
+        true => Body::empty(),
+        false => Body::new(TimedBody::new(body, time, bodies.clone())),
+    });
+    if let Err((status, reason)) = strict::settle(&mut request) {
+        state.metrics.http_malformed.inc();
+        return Ok(closing(failure(status, reason)));
+    }
+    let most = PUBLISH_BODY_BYTES_MAX as u64;
+    if bytes > most {
+        state.metrics.refused_publish("body_too_large");
+        let message = format!("a body of {bytes} bytes, the most is {most}");
+        return Ok(closing(failure(StatusCode::PAYLOAD_TOO_LARGE, message)));
+    }
+    let response = router.oneshot(request).await?;
+    if bodies.late() {
+        state.metrics.timed_out_http("body");
+        let message = format!("the body did not come within {time:?} (limits.request_timeout)");
+        return Ok(closing(failure(StatusCode::REQUEST_TIMEOUT, message)));
+    }
+    Ok(response)
+}
+
+/// An answer behind which nothing is read any more.
+fn closing(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }

@@ -2,17 +2,23 @@
 //! shard and is forgotten here.
 
 mod addresses;
+mod admin;
 mod certificates;
+mod deadlines;
 mod echo;
 mod express;
 mod handover;
+mod handshake;
 mod listener;
 mod operate;
+mod operator;
 mod origin;
 mod pages;
+mod proxies;
 mod publish;
 mod rest;
 mod secure;
+mod strict;
 mod upgrade;
 
 use std::sync::Arc;
@@ -25,7 +31,7 @@ use axum::routing::{get, post};
 use prometheus_client::registry::Registry;
 use serde_json::json;
 
-use crate::auth::Tokens;
+use crate::auth::{ApiKeys, Tokens, Users};
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::hub::Hub;
@@ -34,10 +40,13 @@ use crate::source::SourceStatus;
 use crate::source::publish::Publisher;
 use crate::topic::Topics;
 
+use operator::Door;
+
 pub use addresses::Addresses;
 pub use certificates::Certificates;
 pub use express::handshake_bytes;
-pub use listener::{Listener, bind};
+pub use listener::{Entrance, Listener, bind};
+pub use proxies::forwarded_client;
 
 /// What every handler may use.
 pub struct State {
@@ -51,10 +60,12 @@ pub struct State {
     pub publisher: Arc<Publisher>,
     /// The other nodes.
     pub cluster: Arc<Cluster>,
-    /// Keys that may publish.
-    pub publish_keys: Vec<String>,
+    /// Keys of publishers and operators.
+    pub keys: ApiKeys,
     /// Verifies tokens.
     pub tokens: Arc<Tokens>,
+    /// Sessions by user.
+    pub users: Arc<Users>,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// What `/metrics` shows.
@@ -103,26 +114,53 @@ impl State {
 
 type Shared = axum::extract::State<Arc<State>>;
 
-/// All routes.
+/// The routes of the ports for all; of operators' too, if they have no port of their own.
 pub fn router(state: Arc<State>) -> Router {
-    let router = match state.config.debug.echo {
+    let index = match state.config.debug.echo {
         true => Router::new().route("/", get(echo::or_index)).route("/debug/echo", get(echo::echo)),
         false => Router::new().route("/", get(pages::index)),
     };
-    router
-        .route("/ops", get(pages::index))
+    let public = common().merge(index).merge(publishing()).merge(reading());
+    match state.config.operator.listen {
+        None => finished(state, public.merge(operating()), Door::All),
+        Some(_) => finished(state, public, Door::Public),
+    }
+}
+
+/// The routes of the operators' own port. Backends find all of the API there.
+pub fn operators(state: Arc<State>) -> Router {
+    finished(state, common().merge(publishing()).merge(operating()), Door::Operators)
+}
+
+/// What every port has: whether the process is well, and sockets with the files of the pages that open them.
+fn common() -> Router<Arc<State>> {
+    Router::new()
+        .route("/healthz", get(rest::health))
+        .route("/readyz", get(rest::ready))
         .route("/assets/{*name}", get(pages::asset))
         .route("/ws", get(upgrade::plain))
         .route("/connection/websocket", get(upgrade::centrifuge))
-        .route("/healthz", get(rest::health))
-        .route("/readyz", get(rest::ready))
-        .route("/status", get(rest::status))
-        .route("/metrics", get(rest::metrics))
-        .route("/api/topics", get(rest::topics))
-        .route("/api/topics/{*topic}", get(rest::topic))
+}
+
+/// What clients read.
+fn reading() -> Router<Arc<State>> {
+    Router::new().route("/api/topics", get(rest::topics)).route("/api/topics/{*topic}", get(rest::topic))
+}
+
+/// What publishers send. Operators' commands may be among those of a batch, where [`Door::takes_orders`].
+fn publishing() -> Router<Arc<State>> {
+    Router::new()
         .route("/api/publish", post(publish::publish))
         .route("/api/broadcast", post(publish::broadcast))
         .route("/api/batch", post(publish::batch))
+}
+
+/// What operators read and do; [`operator::guard`] asks for a key, at `/admin/…` always.
+fn operating() -> Router<Arc<State>> {
+    Router::new()
+        .route("/ops", get(pages::index))
+        .route("/status", get(rest::status))
+        .route("/metrics", get(rest::metrics))
         .route("/api/history", post(operate::history))
         .route("/api/presence", post(operate::presence))
         .route("/api/presence_stats", post(operate::presence_stats))
@@ -130,8 +168,16 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/api/disconnect", post(operate::disconnect))
         .route("/api/unsubscribe", post(operate::unsubscribe))
         .route("/api/info", post(operate::info))
+        .route("/admin/drain", post(admin::drain))
+}
+
+fn finished(state: Arc<State>, router: Router<Arc<State>>, door: Door) -> Router {
+    router
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "there is nothing at this path; see docs/protocol.md") })
+        .layer(axum::middleware::from_fn_with_state(state.clone(), publish::known))
         .layer(axum::middleware::from_fn_with_state(state.clone(), certificates::publishers))
+        .layer(axum::middleware::from_fn_with_state(state.clone(), operator::guard))
+        .layer(axum::Extension(door))
         .layer(axum::extract::DefaultBodyLimit::max(crate::limits::PUBLISH_BODY_BYTES_MAX))
         .with_state(state)
 }

@@ -1,5 +1,5 @@
 //! What operators and backends ask for, in Centrifugo's request form: history, presence, channels, disconnect,
-//! unsubscribe, info. The key is the publish API's.
+//! unsubscribe, info. For keys with the scope `operate`; what is about a topic, for those that have it.
 
 use axum::body::Bytes as Body;
 use axum::http::{HeaderMap, StatusCode};
@@ -9,8 +9,10 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::publish::{admit, malformed};
+use super::publish::{admit, beyond, foreign, malformed};
 use super::{Shared, State};
+use crate::auth::ApiKey;
+use crate::config::Scope;
 use crate::hub::{Order, Who};
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset, Position};
@@ -90,8 +92,18 @@ pub(super) struct Info {}
 /// A result, or why there is none.
 pub(super) type Outcome = Result<Value, Refusal>;
 
-fn name(text: &str) -> Result<TopicName, Refusal> {
+/// A topic that an operator's key has.
+fn topic(state: &State, key: &ApiKey, text: &str) -> Result<TopicName, Refusal> {
+    operates(state, key)?;
+    if !key.has_topic(text) {
+        return Err(foreign(state, key, text));
+    }
     TopicName::new(text).map_err(|e| Refusal::new(400, e.to_string()))
+}
+
+/// Whether it is an operator's key.
+fn operates(state: &State, key: &ApiKey) -> Result<(), Refusal> {
+    if key.may(Scope::Operate) { Ok(()) } else { Err(beyond(state, key)) }
 }
 
 fn some(text: Option<String>) -> Option<String> {
@@ -99,7 +111,8 @@ fn some(text: Option<String>) -> Option<String> {
 }
 
 impl History {
-    pub(super) fn run(self, state: &State) -> Outcome {
+    pub(super) fn run(self, state: &State, key: &ApiKey) -> Outcome {
+        let topic = topic(state, key, &self.channel)?;
         let since = match self.since {
             Some(since) => Some(Position {
                 offset: Offset::new(since.offset)
@@ -110,7 +123,7 @@ impl History {
         };
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
         let query = HistoryQuery { limit, since, reverse: self.reverse };
-        let page = state.topics.history(&name(&self.channel)?, &query)?;
+        let page = state.topics.history(&topic, &query)?;
         let publications: Vec<Value> = page
             .publications
             .iter()
@@ -133,16 +146,16 @@ impl History {
 
 impl Channel {
     /// Presence, whatever its clients may see; but there is none where the namespace keeps none.
-    fn counted(&self, state: &State) -> Result<TopicName, Refusal> {
-        let name = name(&self.channel)?;
+    fn counted(&self, state: &State, key: &ApiKey) -> Result<TopicName, Refusal> {
+        let name = topic(state, key, &self.channel)?;
         match state.config.namespace(name.namespace()).presence {
             true => Ok(name),
             false => Err(Refusal::new(501, "the namespace has no presence")),
         }
     }
 
-    pub(super) async fn presence(self, state: &State) -> Outcome {
-        let members = state.cluster.presence(&self.counted(state)?).await?;
+    pub(super) async fn presence(self, state: &State, key: &ApiKey) -> Outcome {
+        let members = state.cluster.presence(&self.counted(state, key)?).await?;
         let json_or_null = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap_or(Value::Null);
         let presence: serde_json::Map<String, Value> = members
             .iter()
@@ -161,23 +174,26 @@ impl Channel {
         Ok(json!({"presence": presence}))
     }
 
-    pub(super) async fn stats(self, state: &State) -> Outcome {
-        let count = state.cluster.presence_stats(&self.counted(state)?).await?;
+    pub(super) async fn stats(self, state: &State, key: &ApiKey) -> Outcome {
+        let count = state.cluster.presence_stats(&self.counted(state, key)?).await?;
         Ok(json!({"num_clients": count.clients, "num_users": count.users}))
     }
 }
 
 impl Channels {
-    pub(super) async fn run(self, state: &State) -> Outcome {
+    pub(super) async fn run(self, state: &State, key: &ApiKey) -> Outcome {
+        operates(state, key)?;
         let census = state.cluster.census(some(self.pattern)).await;
+        let census = census.into_iter().filter(|(name, _)| key.has_topic(name));
         let channels: serde_json::Map<String, Value> =
-            census.into_iter().map(|(name, count)| (name, json!({"num_clients": count}))).collect();
+            census.map(|(name, count)| (name, json!({"num_clients": count}))).collect();
         Ok(json!({"channels": channels}))
     }
 }
 
 impl Disconnect {
-    pub(super) fn run(self, state: &State) -> Outcome {
+    pub(super) fn run(self, state: &State, key: &ApiKey) -> Outcome {
+        operates(state, key)?;
         let Code { code, reason } = self
             .disconnect
             .unwrap_or(Code { code: CloseReason::Forced.code(), reason: CloseReason::Forced.reason().into() });
@@ -185,15 +201,17 @@ impl Disconnect {
             return Err(Refusal::new(400, format!("close code {code} is not one of 3000 to 4999")));
         }
         let who = Who { user: self.user, client: some(self.client), except: self.whitelist };
+        tracing::info!(key = %key.name, user = who.user, code, "disconnect");
         state.cluster.order(&who, &Order::Disconnect { code, reason });
         Ok(json!({}))
     }
 }
 
 impl Unsubscribe {
-    pub(super) fn run(self, state: &State) -> Outcome {
-        let topic = name(&self.channel)?;
+    pub(super) fn run(self, state: &State, key: &ApiKey) -> Outcome {
+        let topic = topic(state, key, &self.channel)?;
         let who = Who { user: self.user, client: some(self.client), except: Vec::new() };
+        tracing::info!(key = %key.name, user = who.user, topic = topic.as_str(), "unsubscribe");
         state.cluster.order(&who, &Order::Unsubscribe { topic });
         Ok(json!({}))
     }
@@ -201,7 +219,8 @@ impl Unsubscribe {
 
 impl Info {
     #[allow(clippy::unused_self, reason = "as the others")]
-    pub(super) fn run(self, state: &State) -> Outcome {
+    pub(super) fn run(self, state: &State, key: &ApiKey) -> Outcome {
+        operates(state, key)?;
         let nodes: Vec<Value> = state
             .cluster
             .nodes
@@ -240,16 +259,21 @@ fn answer(outcome: Outcome) -> Response {
 
 /// Checks the key and reads the command. The guard of a publish is let go of: nothing here has to be waited for.
 #[allow(clippy::result_large_err, reason = "the error is the response itself, made once a refused request")]
-fn read<T: DeserializeOwned>(state: &State, headers: &HeaderMap, body: &Body) -> Result<T, Response> {
-    drop(admit(state, headers)?);
+fn read<'a, T: DeserializeOwned>(
+    state: &'a State,
+    headers: &HeaderMap,
+    body: &Body,
+) -> Result<(T, &'a ApiKey), Response> {
+    let key = admit(state, headers, Some(Scope::Operate))?.key;
     let body: &[u8] = if body.is_empty() { b"{}" } else { body };
-    serde_json::from_slice(body).map_err(|error| malformed(state, &error))
+    let command = serde_json::from_slice(body).map_err(|error| malformed(state, &error))?;
+    Ok((command, key))
 }
 
 /// `POST /api/history`
 pub(super) async fn history(state: Shared, headers: HeaderMap, body: Body) -> Response {
     match read::<History>(&state, &headers, &body) {
-        Ok(command) => answer(command.run(&state)),
+        Ok((command, key)) => answer(command.run(&state, key)),
         Err(refused) => refused,
     }
 }
@@ -257,7 +281,7 @@ pub(super) async fn history(state: Shared, headers: HeaderMap, body: Body) -> Re
 /// `POST /api/presence`
 pub(super) async fn presence(state: Shared, headers: HeaderMap, body: Body) -> Response {
     match read::<Channel>(&state, &headers, &body) {
-        Ok(command) => answer(command.presence(&state).await),
+        Ok((command, key)) => answer(command.presence(&state, key).await),
         Err(refused) => refused,
     }
 }
@@ -265,7 +289,7 @@ pub(super) async fn presence(state: Shared, headers: HeaderMap, body: Body) -> R
 /// `POST /api/presence_stats`
 pub(super) async fn presence_stats(state: Shared, headers: HeaderMap, body: Body) -> Response {
     match read::<Channel>(&state, &headers, &body) {
-        Ok(command) => answer(command.stats(&state).await),
+        Ok((command, key)) => answer(command.stats(&state, key).await),
         Err(refused) => refused,
     }
 }
@@ -273,7 +297,7 @@ pub(super) async fn presence_stats(state: Shared, headers: HeaderMap, body: Body
 /// `POST /api/channels`
 pub(super) async fn channels(state: Shared, headers: HeaderMap, body: Body) -> Response {
     match read::<Channels>(&state, &headers, &body) {
-        Ok(command) => answer(command.run(&state).await),
+        Ok((command, key)) => answer(command.run(&state, key).await),
         Err(refused) => refused,
     }
 }
@@ -281,7 +305,7 @@ pub(super) async fn channels(state: Shared, headers: HeaderMap, body: Body) -> R
 /// `POST /api/disconnect`
 pub(super) async fn disconnect(state: Shared, headers: HeaderMap, body: Body) -> Response {
     match read::<Disconnect>(&state, &headers, &body) {
-        Ok(command) => answer(command.run(&state)),
+        Ok((command, key)) => answer(command.run(&state, key)),
         Err(refused) => refused,
     }
 }
@@ -289,7 +313,7 @@ pub(super) async fn disconnect(state: Shared, headers: HeaderMap, body: Body) ->
 /// `POST /api/unsubscribe`
 pub(super) async fn unsubscribe(state: Shared, headers: HeaderMap, body: Body) -> Response {
     match read::<Unsubscribe>(&state, &headers, &body) {
-        Ok(command) => answer(command.run(&state)),
+        Ok((command, key)) => answer(command.run(&state, key)),
         Err(refused) => refused,
     }
 }
@@ -297,7 +321,7 @@ pub(super) async fn unsubscribe(state: Shared, headers: HeaderMap, body: Body) -
 /// `POST /api/info`
 pub(super) async fn info(state: Shared, headers: HeaderMap, body: Body) -> Response {
     match read::<Info>(&state, &headers, &body) {
-        Ok(command) => answer(command.run(&state)),
+        Ok((command, key)) => answer(command.run(&state, key)),
         Err(refused) => refused,
     }
 }

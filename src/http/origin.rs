@@ -2,8 +2,7 @@
 //! send it, and are held by tokens instead.
 
 /// Whether a request with this `Origin` may be upgraded.
-pub(super) fn allowed(origin: Option<&str>, host: Option<&str>, origins: &[String]) -> bool {
-    let Some(origin) = origin else { return true };
+pub(super) fn allowed(origin: &str, host: Option<&str>, origins: &[String]) -> bool {
     if origins.iter().any(|o| o == "*" || o.eq_ignore_ascii_case(origin)) {
         return true;
     }
@@ -21,15 +20,14 @@ mod tests {
         let list = ["https://app.example.com".to_owned()];
         let any = ["*".to_owned()];
         for (origin, host, origins, expected) in [
-            (None, None, &list[..], true),
-            (Some("https://app.example.com"), None, &list, true),
-            (Some("https://APP.example.com"), None, &list, true),
-            (Some("https://evil.example.com"), None, &list, false),
-            (Some("https://app.example.com.evil.com"), None, &list, false),
-            (Some("null"), None, &list, false),
-            (Some("https://evil.example.com"), None, &any, true),
-            (Some("http://127.0.0.1:8000"), Some("127.0.0.1:8000"), &list, true),
-            (Some("http://127.0.0.1:8001"), Some("127.0.0.1:8000"), &list, false),
+            ("https://app.example.com", None, &list[..], true),
+            ("https://APP.example.com", None, &list, true),
+            ("https://evil.example.com", None, &list, false),
+            ("https://app.example.com.evil.com", None, &list, false),
+            ("null", None, &list, false),
+            ("https://evil.example.com", None, &any, true),
+            ("http://127.0.0.1:8000", Some("127.0.0.1:8000"), &list, true),
+            ("http://127.0.0.1:8001", Some("127.0.0.1:8000"), &list, false),
         ] {
             assert_eq!(allowed(origin, host, origins), expected, "{origin:?} {host:?}");
         }

@@ -2,18 +2,24 @@
 
 use std::sync::atomic::Ordering;
 
+use axum::Extension;
 use axum::body::Bytes as Body;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::Request;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use subtle::ConstantTimeEq as _;
 
 use super::operate::{self, Outcome};
+use super::operator::Door;
 use super::{Shared, State, failure};
+use crate::auth::ApiKey;
+use crate::config::Scope;
 use crate::limits::BATCH_COMMANDS_MAX;
+use crate::protocol::Refusal;
 use crate::source::publish::Failure;
 use crate::topic::{Kind, Payload};
 
@@ -87,13 +93,13 @@ impl From<KindName> for Kind {
 
 /// `POST /api/publish`
 pub(super) async fn publish(state: Shared, headers: HeaderMap, body: Body) -> Response {
-    let _under_way = match admit(&state, &headers) {
-        Ok(under_way) => under_way,
+    let admitted = match admit(&state, &headers, Some(Scope::Publish)) {
+        Ok(admitted) => admitted,
         Err(refused) => return refused,
     };
     match serde_json::from_slice::<Publish<'_>>(&body) {
         Ok(command) => {
-            let (status, reply) = one(&state, command).await;
+            let (status, reply) = one(&state, admitted.key, command).await;
             (status, axum::Json(reply)).into_response()
         }
         Err(error) => malformed(&state, &error),
@@ -102,22 +108,23 @@ pub(super) async fn publish(state: Shared, headers: HeaderMap, body: Body) -> Re
 
 /// `POST /api/broadcast`
 pub(super) async fn broadcast(state: Shared, headers: HeaderMap, body: Body) -> Response {
-    let _under_way = match admit(&state, &headers) {
-        Ok(under_way) => under_way,
+    let admitted = match admit(&state, &headers, Some(Scope::Publish)) {
+        Ok(admitted) => admitted,
         Err(refused) => return refused,
     };
     match serde_json::from_slice::<Broadcast<'_>>(&body) {
-        Ok(command) => (StatusCode::OK, axum::Json(all(&state, command).await)).into_response(),
+        Ok(command) => (StatusCode::OK, axum::Json(all(&state, admitted.key, command).await)).into_response(),
         Err(error) => malformed(&state, &error),
     }
 }
 
-/// `POST /api/batch`
-pub(super) async fn batch(state: Shared, headers: HeaderMap, body: Body) -> Response {
-    let _under_way = match admit(&state, &headers) {
-        Ok(under_way) => under_way,
+/// `POST /api/batch`: what its key is good for is asked command by command.
+pub(super) async fn batch(state: Shared, door: Extension<Door>, headers: HeaderMap, body: Body) -> Response {
+    let admitted = match admit(&state, &headers, None) {
+        Ok(admitted) => admitted,
         Err(refused) => return refused,
     };
+    let key = admitted.key;
     let batch = match serde_json::from_slice::<Batch<'_>>(&body) {
         Ok(batch) => batch,
         Err(error) => return malformed(&state, &error),
@@ -129,25 +136,46 @@ pub(super) async fn batch(state: Shared, headers: HeaderMap, body: Body) -> Resp
     }
     let mut replies = Vec::with_capacity(batch.commands.len());
     for command in batch.commands {
+        if let (Some(order), false) = (command.order(), door.takes_orders()) {
+            replies.push(operate::refused(&Refusal::new(404, format!("{order} is for operator.listen"))).1);
+            continue;
+        }
         replies.push(match command {
-            Command::Publish(command) => match one(&state, command).await.1 {
+            Command::Publish(command) => match one(&state, key, command).await.1 {
                 Value::Object(mut reply) if reply.contains_key("result") => json!({"publish": reply.remove("result")}),
                 reply => reply,
             },
+            Command::Broadcast(_) if !key.may(Scope::Publish) => operate::refused(&beyond(&state, key)).1,
             Command::Broadcast(command) => {
-                let mut reply = all(&state, command).await;
+                let mut reply = all(&state, key, command).await;
                 json!({"broadcast": reply.get_mut("result").map(Value::take)})
             }
-            Command::History(command) => reply("history", command.run(&state)),
-            Command::Presence(command) => reply("presence", command.presence(&state).await),
-            Command::PresenceStats(command) => reply("presence_stats", command.stats(&state).await),
-            Command::Channels(command) => reply("channels", command.run(&state).await),
-            Command::Disconnect(command) => reply("disconnect", command.run(&state)),
-            Command::Unsubscribe(command) => reply("unsubscribe", command.run(&state)),
-            Command::Info(command) => reply("info", command.run(&state)),
+            Command::History(command) => reply("history", command.run(&state, key)),
+            Command::Presence(command) => reply("presence", command.presence(&state, key).await),
+            Command::PresenceStats(command) => reply("presence_stats", command.stats(&state, key).await),
+            Command::Channels(command) => reply("channels", command.run(&state, key).await),
+            Command::Disconnect(command) => reply("disconnect", command.run(&state, key)),
+            Command::Unsubscribe(command) => reply("unsubscribe", command.run(&state, key)),
+            Command::Info(command) => reply("info", command.run(&state, key)),
         });
     }
     (StatusCode::OK, axum::Json(json!({"replies": replies}))).into_response()
+}
+
+impl Command<'_> {
+    /// Its name, if it is for operators.
+    fn order(&self) -> Option<&'static str> {
+        match self {
+            Self::Publish(_) | Self::Broadcast(_) => None,
+            Self::History(_) => Some("history"),
+            Self::Presence(_) => Some("presence"),
+            Self::PresenceStats(_) => Some("presence_stats"),
+            Self::Channels(_) => Some("channels"),
+            Self::Disconnect(_) => Some("disconnect"),
+            Self::Unsubscribe(_) => Some("unsubscribe"),
+            Self::Info(_) => Some("info"),
+        }
+    }
 }
 
 /// One reply of a batch.
@@ -158,28 +186,59 @@ fn reply(command: &'static str, outcome: Outcome) -> Value {
     }
 }
 
-/// Whether the request may publish at all.
-#[allow(clippy::result_large_err, reason = "the error is the response itself, made once a refused request")]
-pub(super) fn admit<'a>(state: &'a State, headers: &HeaderMap) -> Result<UnderWay<'a>, Response> {
-    state.metrics.publish_requests.inc();
-    // Counted before the look at `draining`: a drain waits for those that were counted, and refuses the others.
-    let under_way = UnderWay::new(state);
-    let refuse = |label, status, message: &str| {
-        state.metrics.refused_publish(label);
-        Err(failure(status, message))
-    };
-    if !state.config.publish.open {
-        if state.publish_keys.is_empty() {
-            return refuse("off", StatusCode::FORBIDDEN, "the publish API is off: publish.keys is empty");
-        }
-        let given = headers.get("x-api-key").map(|v| v.as_bytes()).unwrap_or_default();
-        // Every key is compared, and each in constant time, so that the answer's time tells nothing.
-        let known =
-            state.publish_keys.iter().fold(subtle::Choice::from(0), |found, key| found | key.as_bytes().ct_eq(given));
-        if !bool::from(known) {
-            return refuse("key", StatusCode::UNAUTHORIZED, "X-API-Key is missing or not known");
+/// Refuses publishes, and whatever else has the publish API's key, before their body is read: a client without a key makes
+/// this server hold nothing.
+pub(super) async fn known(state: Shared, request: Request, next: Next) -> Response {
+    if request.method() == Method::POST && request.uri().path().starts_with("/api/") {
+        state.metrics.publish_requests.inc();
+        if let Err(refused) = entitled(&state, request.headers()) {
+            return refused;
         }
     }
+    next.run(request).await
+}
+
+/// A request whose key is known.
+pub(super) struct Admitted<'a> {
+    /// Whose request it is.
+    pub(super) key: &'a ApiKey,
+    _under_way: UnderWay<'a>,
+}
+
+/// Whether the request may do something at all, and this.
+#[allow(clippy::result_large_err, reason = "the error is the response itself, made once a refused request")]
+pub(super) fn admit<'a>(state: &'a State, headers: &HeaderMap, scope: Option<Scope>) -> Result<Admitted<'a>, Response> {
+    // Counted before the look at `draining`: a drain waits for those that were counted, and refuses the others.
+    let under_way = UnderWay::new(state);
+    let key = entitled(state, headers)?;
+    state.metrics.used_key(&key.name);
+    if scope.is_some_and(|scope| !key.may(scope)) {
+        let refusal = beyond(state, key);
+        let (status, body) = operate::refused(&refusal);
+        return Err((status, axum::Json(body)).into_response());
+    }
+    Ok(Admitted { key, _under_way: under_way })
+}
+
+/// The key that the request shows, if the API is there for it.
+#[allow(clippy::result_large_err, reason = "the error is the response itself, made once a refused request")]
+fn entitled<'a>(state: &'a State, headers: &HeaderMap) -> Result<&'a ApiKey, Response> {
+    let refuse = |label, status, message: &str| {
+        state.metrics.refused_publish(label);
+        tracing::debug!(reason = label, "a request to the API was refused");
+        Err(failure(status, message))
+    };
+    if state.keys.is_off() {
+        return refuse(
+            "off",
+            StatusCode::FORBIDDEN,
+            "the publish API is off: it has no key (publish.keys, publish.key)",
+        );
+    }
+    let given = headers.get("x-api-key").map(|v| v.as_bytes()).unwrap_or_default();
+    let Some(key) = state.keys.find(given) else {
+        return refuse("key", StatusCode::UNAUTHORIZED, "X-API-Key is missing or not known");
+    };
     // A page of another origin can send a body without asking first, but not with this type.
     let json = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
     if !json.is_some_and(|v| v.trim_start().to_ascii_lowercase().starts_with("application/json")) {
@@ -189,7 +248,21 @@ pub(super) fn admit<'a>(state: &'a State, headers: &HeaderMap) -> Result<UnderWa
     if state.is_draining() && !state.publisher.is_durable() {
         return refuse("draining", StatusCode::SERVICE_UNAVAILABLE, "this server is shutting down");
     }
-    Ok(under_way)
+    Ok(key)
+}
+
+/// The refusal of what a key is not good for.
+pub(super) fn beyond(state: &State, key: &ApiKey) -> Refusal {
+    state.metrics.refused_publish("scope");
+    tracing::debug!(key = %key.name, "a key was used for what is not in its scopes");
+    Refusal::new(403, format!("the key `{}` is not for this (scopes)", key.name))
+}
+
+/// The refusal of a topic that a key does not have.
+pub(super) fn foreign(state: &State, key: &ApiKey, topic: &str) -> Refusal {
+    state.metrics.refused_publish("topic");
+    tracing::debug!(key = %key.name, topic, "a key was used for a topic that it does not have");
+    Refusal::new(403, format!("the key `{}` does not have the topic `{topic}` (topics)", key.name))
 }
 
 /// A publish request that a clean stop waits for.
@@ -213,26 +286,33 @@ pub(super) fn malformed(state: &State, error: &serde_json::Error) -> Response {
     failure(StatusCode::BAD_REQUEST, format!("malformed request: {error}"))
 }
 
-async fn one(state: &State, command: Publish<'_>) -> (StatusCode, Value) {
+async fn one(state: &State, key: &ApiKey, command: Publish<'_>) -> (StatusCode, Value) {
     let Publish { channel, data, kind, ts } = command;
-    publish_to(state, &channel, data, kind, ts).await
+    publish_to(state, key, &channel, data, kind, ts).await
 }
 
-async fn all(state: &State, command: Broadcast<'_>) -> Value {
+async fn all(state: &State, key: &ApiKey, command: Broadcast<'_>) -> Value {
     let mut responses = Vec::with_capacity(command.channels.len());
     for channel in &command.channels {
-        responses.push(publish_to(state, channel, command.data, command.kind, command.ts).await.1);
+        responses.push(publish_to(state, key, channel, command.data, command.kind, command.ts).await.1);
     }
     json!({"result": {"responses": responses}})
 }
 
 async fn publish_to(
     state: &State,
+    key: &ApiKey,
     topic: &str,
     data: &RawValue,
     kind: Option<KindName>,
     ts: Option<u64>,
 ) -> (StatusCode, Value) {
+    if !key.may(Scope::Publish) {
+        return operate::refused(&beyond(state, key));
+    }
+    if !key.has_topic(topic) {
+        return operate::refused(&foreign(state, key, topic));
+    }
     let refuse =
         |status: StatusCode, message: String| (status, json!({"error": {"code": status.as_u16(), "message": message}}));
     let bytes = Bytes::copy_from_slice(data.get().as_bytes());

@@ -35,10 +35,15 @@ pub(super) async fn ready(state: Shared) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, axum::Json(json!({"ready": false, "reasons": reasons}))).into_response()
 }
 
-/// `GET /metrics`
-pub(super) async fn metrics(state: Shared) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], crate::metrics::text(&state.registry)).into_response()
+/// `GET /metrics`: as OpenMetrics to who asks for it, which Prometheus does.
+pub(super) async fn metrics(state: Shared, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let (kind, text) = if accept.contains("application/openmetrics-text") {
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", crate::metrics::text(&state.registry))
+    } else {
+        ("text/plain; version=0.0.4; charset=utf-8", crate::metrics::classic_text(&state.registry))
+    };
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
 /// `GET /status`
@@ -58,6 +63,9 @@ pub(super) async fn status(state: Shared) -> Response {
     let sessions = state.hub.sessions();
     let rss = crate::server::rss_bytes();
     let reasons = state.not_ready();
+    let limits = &state.config.limits;
+    // Without a ceiling there is none to show.
+    let held = |now: u64, max: usize| json!({"now": now, "max": (max > 0).then_some(max)});
     axum::Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": state.started.elapsed().as_secs(),
@@ -75,6 +83,9 @@ pub(super) async fn status(state: Shared) -> Response {
         "queue_depth": state.hub.queue_depth(),
         "memory": {
             "rss_bytes": rss,
+            "backlog_bytes": held(sum(|s| s.backlog_bytes.get()), limits.backlog_total_bytes),
+            "history_bytes": held(state.topics.history_bytes() as u64, limits.history_total_bytes),
+            "state_bytes": held(state.topics.state_bytes() as u64, limits.state_total_bytes),
             "rss_at_start_bytes": state.base_rss_bytes,
             // Everything that grew since the start, topics and history too: an upper bound.
             "bytes_per_session": rss.saturating_sub(state.base_rss_bytes).checked_div(sessions as u64),
@@ -98,7 +109,7 @@ async fn reader(state: &super::State, headers: &HeaderMap) -> Result<Option<Iden
         headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "));
     let Some(token) = bearer else { return Ok(None) };
     let identity = state.tokens.verify(token).await.map_err(|e| {
-        state.metrics.tokens_refused.inc();
+        state.metrics.refused_token(e.label());
         (StatusCode::UNAUTHORIZED, e.to_string())
     });
     // Where no token is needed, a bad one does no harm.

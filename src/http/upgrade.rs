@@ -1,6 +1,6 @@
 //! From an HTTP request to a session: the opening handshake (RFC 6455 §4.2), and the hand-over to a shard.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -8,12 +8,11 @@ use axum::extract::{ConnectInfo, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
-use tokio_tungstenite::tungstenite::handshake::server::create_response;
 
 use super::addresses::Refused;
 use super::handover::Handover;
-use super::{Shared, State, failure, origin};
-use crate::auth::Identity;
+use super::{Shared, State, failure, handshake, origin, proxies};
+use crate::auth::{Identity, TokenError};
 use crate::hub::{NewSession, Permit};
 use crate::protocol::Dialect;
 use crate::wire::negotiate::negotiate;
@@ -71,16 +70,24 @@ pub(super) fn negotiated(headers: &HeaderMap) -> Option<&'static str> {
     negotiate(offers.map(|value| value.to_str().unwrap_or_default()))
 }
 
-/// The answer to an opening handshake: checks version, key and upgrade headers, and derives `Sec-WebSocket-Accept`.
+/// The answer to an opening handshake, or why there is none.
 pub(super) fn accept(
     request: &http::Request<()>,
     deflate: Option<&'static str>,
     subprotocol: Option<&'static str>,
 ) -> Result<http::Response<()>, Box<Response>> {
-    let mut response = create_response(request).map_err(|error| {
-        let mut response = failure(StatusCode::UPGRADE_REQUIRED, format!("not a WebSocket handshake: {error}"));
-        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    let mut response = handshake::answer(request).map_err(|(status, reason)| {
+        let mut response = failure(status, format!("not a WebSocket handshake: {reason}"));
+        let told = response.headers_mut();
+        match status {
+            StatusCode::METHOD_NOT_ALLOWED => drop(told.insert(header::ALLOW, HeaderValue::from_static("GET"))),
+            StatusCode::UPGRADE_REQUIRED => {
+                told.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+                told.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+                told.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            }
+            _ => {}
+        }
         Box::new(response)
     })?;
     let chosen = [(header::SEC_WEBSOCKET_EXTENSIONS, deflate), (header::SEC_WEBSOCKET_PROTOCOL, subprotocol)];
@@ -95,6 +102,8 @@ type Refusal = (&'static str, Box<Response>);
 
 fn refusal(reason: &'static str, status: StatusCode, message: &str) -> Refusal {
     let mut response = failure(status, message);
+    // Whoever is refused has no business here for now, and keeps nobody else from being served.
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         response.headers_mut().insert(header::RETRY_AFTER, retry_after());
     }
@@ -119,8 +128,10 @@ pub(super) fn look(state: &State, request: &http::Request<()>, asked: Asked) -> 
         return Err(refusal("starting", StatusCode::SERVICE_UNAVAILABLE, message));
     }
     let headers = request.headers();
-    let text = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
-    if !origin::allowed(text(header::ORIGIN), text(header::HOST), &state.config.access.origins) {
+    let host = headers.get(header::HOST).and_then(|host: &HeaderValue| host.to_str().ok());
+    // However many there are, and whatever is in them: each must be allowed.
+    let allowed = |o: &HeaderValue| o.to_str().is_ok_and(|o| origin::allowed(o, host, &state.config.access.origins));
+    if !headers.get_all(header::ORIGIN).iter().all(allowed) {
         return Err(refusal("origin", StatusCode::FORBIDDEN, "this Origin is not allowed (access.origins)"));
     }
     let deflate = match state.config.server.compression {
@@ -132,13 +143,13 @@ pub(super) fn look(state: &State, request: &http::Request<()>, asked: Asked) -> 
 }
 
 /// Lets a client in that is who it says: if there is room, and its address is not over its limits.
-pub(super) fn admit(state: &State, peer: SocketAddr) -> Result<Option<Box<dyn Permit>>, Refusal> {
+pub(super) fn admit(state: &State, client: IpAddr) -> Result<Option<Box<dyn Permit>>, Refusal> {
     if state.hub.sessions() >= state.hub.sessions_max() {
         let message = "this server holds as many sessions as it can";
         return Err(refusal("full", StatusCode::SERVICE_UNAVAILABLE, message));
     }
     let too_many = |reason, message| refusal(reason, StatusCode::TOO_MANY_REQUESTS, message);
-    state.addresses.admit(peer.ip()).map_err(|refused| match refused {
+    state.addresses.admit(client).map_err(|refused| match refused {
         Refused::TooMany => too_many("address_sessions", "too many sessions from this address"),
         Refused::TooFast => too_many("address_rate", "too many new sessions from this address"),
     })
@@ -171,31 +182,33 @@ impl Admitted {
 }
 
 async fn upgrade(state: Arc<State>, request: Request, asked: Asked) -> Response {
-    try_upgrade(&state, request, asked).await.unwrap_or_else(|(reason, response)| {
+    let connected = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+    let client = connected.map(|peer| proxies::client(peer, request.headers(), &state.config.server));
+    try_upgrade(&state, request, client, asked).await.unwrap_or_else(|(reason, response)| {
         state.metrics.refused_upgrade(reason);
+        tracing::debug!(client = client.map(tracing::field::display), reason, "an upgrade was refused");
         *response
     })
 }
 
-async fn try_upgrade(state: &Arc<State>, request: Request, asked: Asked) -> Result<Response, Refusal> {
+async fn try_upgrade(
+    state: &Arc<State>,
+    request: Request,
+    client: Option<IpAddr>,
+    asked: Asked,
+) -> Result<Response, Refusal> {
     let request = request.map(|_| ());
     let handshake = look(state, &request, asked)?;
     let authorization = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
     let identity = match authorization.and_then(|v| v.strip_prefix("Bearer ")) {
         None => None,
-        Some(token) => Some(state.tokens.verify(token).await.map_err(|error| {
-            state.metrics.tokens_refused.inc();
-            refusal("token", StatusCode::UNAUTHORIZED, &error.to_string())
-        })?),
+        Some(token) => Some(identified(state, token).await?),
     };
-    let extensions = request.extensions();
-    let (Some(ConnectInfo(peer)), Some(handover)) =
-        (extensions.get::<ConnectInfo<SocketAddr>>(), extensions.get::<Handover>())
-    else {
+    let (Some(client), Some(handover)) = (client, request.extensions().get::<Handover>()) else {
         let message = "this connection cannot be upgraded";
         return Err(refusal("handshake", StatusCode::INTERNAL_SERVER_ERROR, message));
     };
-    let admitted = Admitted::new(&handshake, identity, admit(state, *peer)?);
+    let admitted = Admitted::new(&handshake, identity, admit(state, client)?);
     let state = state.clone();
     handover.to(move |line, early| {
         if let Ok((socket, tls, opened)) = line.into_parts() {
@@ -204,4 +217,15 @@ async fn try_upgrade(state: &Arc<State>, request: Request, asked: Asked) -> Resu
         }
     });
     Ok(handshake.response.map(|()| Body::empty()))
+}
+
+/// Who shows this token, with a seat among its user's sessions.
+async fn identified(state: &State, token: &str) -> Result<Identity, Refusal> {
+    let mut identity = state.tokens.verify(token).await.map_err(|error| {
+        state.metrics.refused_token(error.label());
+        refusal("token", StatusCode::UNAUTHORIZED, &error.to_string())
+    })?;
+    let seated = state.users.seat(&mut identity, None);
+    seated.map_err(|error: TokenError| refusal("user_sessions", StatusCode::TOO_MANY_REQUESTS, &error.to_string()))?;
+    Ok(identity)
 }

@@ -2,7 +2,7 @@
 //!
 //! A producer puts an event into the queue and then asks whether the shard rests; a shard says that it is about to rest and
 //! then looks at the queue. With a fence between the two on each side, at least one of them sees the other: no event is
-//! left lying. `alarm_model` checks that in every interleaving. Changes are swaps, not stores: each sees the last one, so that
+//! left lying. `queue_model` checks that in every interleaving. Changes are swaps, not stores: each sees the last one, so that
 //! they have one order; with stores, loom finds a shard that waits for ever.
 
 use super::atomics::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence};

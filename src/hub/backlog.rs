@@ -84,8 +84,11 @@ impl Backlog {
     /// Drops all but what must follow for the stream of frames to stay whole.
     pub(super) fn cut_short(&mut self) {
         let keep = if self.begun { self.frames.front().copied().unwrap_or(0) } else { 0 };
-        self.bytes.truncate(self.head + keep);
+        // Into memory of its own: closing is to give the rest back at once.
+        self.bytes = self.waiting().get(..keep).unwrap_or_default().to_vec();
+        self.head = 0;
         self.frames.truncate(usize::from(self.begun));
+        self.frames.shrink_to_fit();
     }
 }
 

@@ -36,7 +36,8 @@ impl Shard {
         match token {
             Some(token) => {
                 let purpose = Purpose::Connect { items };
-                self.wanted.push(Request::Authenticate { shard, session: key, id, purpose, token });
+                let held = session.identity.clone();
+                self.wanted.push(Request::Authenticate { shard, session: key, id, purpose, token, held });
             }
             None if known || anonymous => self.begin_session(index, id, items),
             None => self.close(index, CloseReason::InvalidToken),
@@ -105,6 +106,10 @@ impl Shard {
                 self.send(index, dialect.done(&id, Op::Auth));
                 self.replay(key, deferred);
             }
+            // It may come back, with the same token.
+            (Purpose::Auth | Purpose::Connect { .. }, Err(TokenError::TooManySessions(_))) => {
+                self.close(index, CloseReason::TooManySessions)
+            }
             (Purpose::Auth, Err(error)) => {
                 session.deferred = None;
                 self.refuse(index, &id, Op::Auth, &Refusal::new(401, error.to_string()));
@@ -141,7 +146,8 @@ impl Shard {
         let shard = self.id;
         let Some(session) = self.session(index) else { return };
         let key = session.key(index);
-        self.wanted.push(Request::Authenticate { shard, session: key, id, purpose: Purpose::Refresh, token });
+        let (purpose, held) = (Purpose::Refresh, session.identity.clone());
+        self.wanted.push(Request::Authenticate { shard, session: key, id, purpose, token, held });
     }
 
     /// Prolongs a subscription.

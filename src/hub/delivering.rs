@@ -10,13 +10,14 @@ use super::asking::Waiter;
 use super::conflate::Conflated;
 use super::deflating::Deflating;
 use super::event::SessionKey;
+use super::following::Span;
 use super::gathering::join;
 use super::outbox::{Cut, Outbox, Piece};
 use super::session::{Hold, Session};
 use super::shard::Shard;
 use super::subscribers::{Cursor, Form, NONE, Subscription};
 use crate::config::Class;
-use crate::limits::{ATTACH_WINDOW, CONFLATE_WINDOW, DRAIN_CHUNK_BYTES, JOINED_BYTES_MAX};
+use crate::limits::{DRAIN_CHUNK_BYTES, JOINED_BYTES_MAX};
 use crate::protocol::{Delivery, Dialect, INSUFFICIENT_STATE, MembershipChange, Notice};
 use crate::topic::{Delta, Slot, Snapshot};
 use crate::wire::close::CloseReason;
@@ -80,14 +81,15 @@ impl Run {
     }
 }
 
-/// Shares a piece among sessions.
-fn link_to(sessions: impl Iterator<Item = u32>, piece: Piece, outbox: &mut Outbox, all: &mut Slab<Session>) {
+/// Shares a piece among sessions. Returns its number.
+fn link_to(sessions: impl Iterator<Item = u32>, piece: Piece, outbox: &mut Outbox, all: &mut Slab<Session>) -> u32 {
     let piece = outbox.piece(piece);
     for index in sessions {
         if let Some(session) = all.get_mut(index as usize) {
             outbox.link(index, &mut session.chain, piece);
         }
     }
+    piece
 }
 
 impl Shard {
@@ -98,15 +100,12 @@ impl Shard {
         let cursor = Cursor { offset: delta.offset, seq: start.seq + 1 };
         topic.last = cursor;
         topic.moved_ms = self.now_ms;
+        let followed = delta.trace.is_some();
         if topic.class.conflatable() || topic.waiting > 0 {
             if topic.ring.is_empty() {
                 self.ringed.push(slot);
             }
-            topic.ring.push_back(delta.clone());
-            let window = if topic.waiting > 0 { ATTACH_WINDOW } else { CONFLATE_WINDOW };
-            while topic.ring.len() > window {
-                topic.ring.pop_front();
-            }
+            topic.keep(delta.clone());
         }
         for lane_id in &topic.lanes {
             let Some(lane) = lanes.get_mut(*lane_id as usize) else { continue };
@@ -127,6 +126,9 @@ impl Shard {
                     self.runs.push(Run { lane: *lane_id, start, first: frame, more: Vec::new() });
                 }
             }
+        }
+        if followed {
+            self.follow_delta(slot, &delta, cursor.seq);
         }
     }
 
@@ -183,11 +185,18 @@ impl Shard {
                 piece = Some(Piece::delivery(bytes, replaceable, run.start));
             }
         }
+        let conflated = piece.is_some();
         let mut piece =
             piece.unwrap_or_else(|| run.piece(replaceable, lane.encoding.dialect(), lane.form, &mut self.deflating));
         piece.wait_ms = topic.flush_ms.max(1);
         piece.seen_ms = run.first.seen_ms;
-        link_to(lane.receivers(), piece, &mut self.outbox, &mut self.sessions);
+        let number = link_to(lane.receivers(), piece, &mut self.outbox, &mut self.sessions);
+        if !self.following.is_empty()
+            && let Some(piece) = self.outbox.get(number)
+        {
+            let span = Span { from: run.start.seq, upto: run.end().seq, conflated };
+            self.following.linked(lane.slot, &span, number, &piece.bytes, lane.receivers().count());
+        }
     }
 
     /// Once the queue is empty: what the lanes have goes to their members.
@@ -211,6 +220,9 @@ impl Shard {
             if self.subscribers.lane(lane_id).is_some_and(|l| l.due_ms <= self.now_ms) {
                 self.emit(lane_id);
             }
+        }
+        if !self.following.is_empty() {
+            self.fanned_out();
         }
     }
 
@@ -256,7 +268,13 @@ impl Shard {
         let seen_ms = topic.ring.back().map_or(0, |newest| newest.ts.unwrap_or(newest.taken_ms));
         let bytes = self.deflating.shaped(lane.form, bytes);
         let piece = Piece { wait_ms: topic.flush_ms.max(1), seen_ms, ..Piece::delivery(bytes, replaced, start) };
-        link_to(lane.receivers(), piece, &mut self.outbox, &mut self.sessions);
+        let number = link_to(lane.receivers(), piece, &mut self.outbox, &mut self.sessions);
+        if !self.following.is_empty()
+            && let Some(piece) = self.outbox.get(number)
+        {
+            let span = Span { from: start.seq, upto: topic.last.seq, conflated: true };
+            self.following.linked(lane.slot, &span, number, &piece.bytes, lane.receivers().count());
+        }
         lane.due_ms = self.now_ms + lane.interval_ms;
         self.lane_delivered(lane_id);
     }
@@ -265,6 +283,9 @@ impl Shard {
         let Some((lane, topic)) = self.subscribers.lane_and_topic(lane_id) else { return };
         lane.sent = topic.last;
         lane.awaiting = false;
+        if !self.following.is_empty() {
+            self.following.lane_delivered(lane_id);
+        }
         if std::mem::take(&mut lane.pending) {
             topic.behind = topic.behind.saturating_sub(1);
         }
@@ -373,7 +394,7 @@ impl Shard {
             self.end_centrifuge_streams(slot);
         }
         let Some(topic) = self.subscribers.topic_mut(slot) else { return };
-        topic.ring.clear();
+        topic.clear_ring();
         topic.last = Cursor { offset: snapshot.offset, seq: topic.last.seq + 1 };
         // Made of what no longer counts.
         self.conflations.clear();

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::backend::{Answer, Backend};
 use super::event::{Ask, Attached, Event, Request, SessionKey};
 use super::queue::QueueSender;
-use crate::auth::{TokenError, Tokens, Verdict};
+use crate::auth::{TokenError, Tokens, Users, Verdict};
 use crate::metrics::Metrics;
 use crate::protocol::{CommandId, Dialect, Op, Refusal};
 use crate::topic::{ShardId, Topics};
@@ -24,6 +24,7 @@ struct Clerk {
     queues: Arc<[QueueSender]>,
     topics: Arc<Topics>,
     tokens: Arc<Tokens>,
+    users: Arc<Users>,
     backend: Arc<dyn Backend>,
     metrics: Arc<Metrics>,
 }
@@ -41,8 +42,15 @@ impl Desk {
     }
 
     /// Answers until the last shard has ended.
-    pub async fn run(self, topics: Arc<Topics>, tokens: Arc<Tokens>, backend: Arc<dyn Backend>, metrics: Arc<Metrics>) {
-        let clerk = Arc::new(Clerk { queues: self.queues, topics, tokens, backend, metrics });
+    pub async fn run(
+        self,
+        topics: Arc<Topics>,
+        tokens: Arc<Tokens>,
+        users: Arc<Users>,
+        backend: Arc<dyn Backend>,
+        metrics: Arc<Metrics>,
+    ) {
+        let clerk = Arc::new(Clerk { queues: self.queues, topics, tokens, users, backend, metrics });
         while let Ok(batch) = self.requests.recv_async().await {
             for request in batch {
                 clerk.answer(request, Fetch::Allowed);
@@ -63,7 +71,8 @@ impl Desk {
         backend: Arc<dyn Backend>,
         metrics: Arc<Metrics>,
     ) -> impl FnMut() {
-        let clerk = Arc::new(Clerk { queues: self.queues, topics, tokens, backend, metrics });
+        let users = Users::new(0);
+        let clerk = Arc::new(Clerk { queues: self.queues, topics, tokens, users, backend, metrics });
         move || {
             for request in self.requests.try_iter().flatten() {
                 clerk.answer(request, Fetch::Allowed);
@@ -106,8 +115,8 @@ impl Clerk {
             }
             Verdict::KeyNeeded(error) => Err(error),
         };
-        if result.is_err() {
-            self.metrics.tokens_refused.inc();
+        if let Err(error) = &result {
+            self.metrics.refused_token(error.label());
         }
         Some(result)
     }
@@ -210,23 +219,27 @@ impl Clerk {
     }
 
     fn authenticate(self: &Arc<Self>, request: Request, fetch: Fetch) {
-        let Request::Authenticate { shard, session, id, purpose, token } = request else { return };
+        let Request::Authenticate { shard, session, id, purpose, token, held } = request else { return };
         let result = match self.tokens.identity(&token) {
             Verdict::Known(result) => result,
             Verdict::KeyNeeded(_) if fetch == Fetch::Allowed => {
                 let clerk = self.clone();
                 tokio::spawn(async move {
                     clerk.tokens.fetch().await;
-                    let again = Request::Authenticate { shard, session, id, purpose, token };
+                    let again = Request::Authenticate { shard, session, id, purpose, token, held };
                     clerk.authenticate(again, Fetch::Done);
                 });
                 return;
             }
             Verdict::KeyNeeded(error) => Err(error),
         };
-        if result.is_err() {
-            self.metrics.tokens_refused.inc();
+        if let Err(error) = &result {
+            self.metrics.refused_token(error.label());
         }
+        let result = result.and_then(|mut identity| {
+            self.users.seat(&mut identity, held.as_deref())?;
+            Ok(identity)
+        });
         self.send(shard, Event::Authenticated { session, id, purpose, result: result.map(Box::new) });
     }
 

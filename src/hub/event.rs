@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::backend::Member;
+use super::shedding::Share;
 use crate::auth::{Grant, Identity, TokenError};
 use crate::name::TopicName;
 use crate::position::{Offset, Position};
@@ -153,6 +154,11 @@ pub(super) enum Event {
     Drain {
         window: Duration,
     },
+    /// Some of the sessions are to go to other nodes.
+    Shed {
+        share: Share,
+        window: Duration,
+    },
     Hurry,
 }
 
@@ -216,6 +222,8 @@ pub(super) enum Request {
         id: CommandId,
         purpose: Purpose,
         token: String,
+        /// Who it was until now.
+        held: Option<Arc<Identity>>,
     },
     SubRefresh {
         shard: ShardId,

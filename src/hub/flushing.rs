@@ -223,8 +223,12 @@ impl Shard {
                 }
             }
         }
+        let follows = !self.following.is_empty();
         for visit in &mut visits {
             self.unseal(visit);
+            if follows {
+                self.following.visited(&self.outbox, visit.chain, visit.sent);
+            }
             self.visited(visit);
             self.outbox.release(visit.chain);
         }
@@ -307,6 +311,7 @@ impl Shard {
         session.backlog = Some(backlog);
         note_backlog(&self.stats, false, 0, rest.len());
         self.watch_for_room(index);
+        self.relieve();
     }
 
     /// The socket is full: of `chain`, `sent` bytes have gone. What must go out as it is, is kept; what may be
@@ -368,6 +373,7 @@ impl Shard {
         if behind_first > self.config.limits.backlog_bytes {
             self.close(index, CloseReason::Slow);
         }
+        self.relieve();
     }
 
     /// The socket takes bytes again: first what was kept, then what is owed, as it is now.

@@ -5,9 +5,8 @@
 //! the deltas; that order is what makes a subscribe atomic.
 
 mod alarm;
-#[cfg(test)]
-mod alarm_model;
 mod asking;
+/// What the alarm is made of; `queue_model` has another.
 mod atomics {
     pub(super) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence};
 }
@@ -15,6 +14,11 @@ mod attaching;
 mod backend;
 mod backlog;
 mod bringing;
+/// What the queue is made of; `queue_model` has another.
+mod channel {
+    pub(super) use flume::{Receiver, Sender, TrySendError, bounded};
+    pub(super) use mio::Waker;
+}
 mod client;
 mod conflate;
 mod connecting;
@@ -24,6 +28,7 @@ mod desk;
 mod event;
 mod flush;
 mod flushing;
+mod following;
 mod gathering;
 #[cfg(test)]
 mod model;
@@ -32,13 +37,18 @@ mod pacing;
 #[doc(hidden)]
 pub mod parts;
 mod queue;
+#[cfg(test)]
+mod queue_model;
 mod reading;
+mod relieving;
 mod retuning;
 mod sealing;
 mod session;
 mod shard;
+mod shedding;
 mod subscribers;
 mod sweeping;
+mod waves;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -50,7 +60,7 @@ pub use desk::Desk;
 pub use event::{NewSession, Order, Permit, Who};
 
 use crate::config::Config;
-use crate::limits::SHARD_REQUESTS_MAX;
+use crate::limits::{SHARD_REQUESTS_MAX, SHED_SETTLE};
 use crate::metrics::{Metrics, ShardStats};
 use crate::name::TopicName;
 use crate::protocol::MembershipChange;
@@ -69,6 +79,10 @@ const CENSUS_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Hub {
     shards: Vec<ShardHandle>,
     sessions_max: usize,
+    /// Sessions that are to go to other nodes and have not gone yet.
+    shedding: Arc<AtomicUsize>,
+    /// When those who went last will stand elsewhere, Unix ms.
+    settled_ms: AtomicU64,
 }
 
 struct ShardHandle {
@@ -92,6 +106,8 @@ struct Part {
     queue: QueueReceiver,
     sessions: Arc<AtomicUsize>,
     stats: Arc<ShardStats>,
+    /// Of all shards.
+    everybody: Arc<[Arc<ShardStats>]>,
     heartbeat_ms: Arc<AtomicU64>,
 }
 
@@ -110,12 +126,13 @@ impl Hub {
         let (sender, receiver) = flume::bounded(REQUEST_BATCHES_MAX);
         let mut handles = Vec::new();
         let mut parts = Vec::new();
-        for id in 0..u16::try_from(shards.max(1)).unwrap_or(u16::MAX) {
+        let shards = u16::try_from(shards.max(1)).unwrap_or(u16::MAX);
+        let everybody: Arc<[Arc<ShardStats>]> = (0..shards).map(|_| Arc::default()).collect();
+        for (id, stats) in (0..shards).zip(everybody.iter().cloned()) {
             let poll = mio::Poll::new()?;
             let waker = mio::Waker::new(poll.registry(), shard::WAKER)?;
             let (queue, receiver) = queue::queue(waker, metrics.clone());
             let sessions = Arc::new(AtomicUsize::new(0));
-            let stats = Arc::new(ShardStats::default());
             let heartbeat_ms = Arc::new(AtomicU64::new(0));
             handles.push(ShardHandle {
                 queue: queue.clone(),
@@ -123,10 +140,12 @@ impl Hub {
                 stats: stats.clone(),
                 heartbeat_ms: heartbeat_ms.clone(),
             });
-            parts.push(Part { id: ShardId(id), poll, queue: receiver, sessions, stats, heartbeat_ms });
+            let everybody = everybody.clone();
+            parts.push(Part { id: ShardId(id), poll, queue: receiver, sessions, stats, everybody, heartbeat_ms });
         }
         let queues: Arc<[QueueSender]> = handles.iter().map(|h| h.queue.clone()).collect();
-        let hub = Arc::new(Self { shards: handles, sessions_max });
+        let hub =
+            Arc::new(Self { shards: handles, sessions_max, shedding: Arc::default(), settled_ms: AtomicU64::new(0) });
         Ok((hub, Parked { parts, requests: sender, node, config }, Desk::new(receiver, queues)))
     }
 
@@ -196,6 +215,37 @@ impl Hub {
         for shard in &self.shards {
             shard.queue.send(Event::Drain { window });
         }
+    }
+
+    /// Closes `count` sessions in waves over `window`, chosen by lot and from all shards alike, so that they go to other
+    /// nodes. The shards go on.
+    ///
+    /// # Errors
+    /// How many are still to go, if an earlier call is not done yet.
+    pub fn shed(&self, count: usize, window: Duration) -> Result<(), usize> {
+        let mut shares = shedding::apportion(count, &self.sessions_by_shard());
+        let count = shares.iter().sum();
+        self.shedding.compare_exchange(0, count, Ordering::AcqRel, Ordering::Acquire)?;
+        if count > 0 {
+            let settles = u64::try_from((window + SHED_SETTLE).as_millis()).unwrap_or(u64::MAX);
+            self.settled_ms.store(crate::clock::unix_ms().saturating_add(settles), Ordering::Relaxed);
+        }
+        for (shard, count) in self.shards.iter().zip(shares.drain(..)).filter(|(_, count)| *count > 0) {
+            let share = shedding::Share::new(self.shedding.clone(), count);
+            shard.queue.send(Event::Shed { share, window });
+        }
+        Ok(())
+    }
+
+    /// Sessions that are to go to other nodes and have not gone yet.
+    pub fn shedding(&self) -> usize {
+        self.shedding.load(Ordering::Acquire)
+    }
+
+    /// Time until those who were sent to other nodes last will stand there, and be counted.
+    pub fn settling(&self) -> Duration {
+        let settled_ms = self.settled_ms.load(Ordering::Relaxed);
+        Duration::from_millis(settled_ms.saturating_sub(crate::clock::unix_ms()))
     }
 
     /// Carries out an operator's order on all sessions that it is about.

@@ -218,6 +218,11 @@ impl Outbox {
         self.pieces.get(number as usize).map(|shelved| &shelved.piece)
     }
 
+    /// Whether somebody waits for a piece.
+    pub(super) fn is_linked(&self, number: u32) -> bool {
+        self.pieces.get(number as usize).is_some_and(|shelved| shelved.links > 0)
+    }
+
     /// The numbers of a chain's pieces, in order.
     pub(super) fn numbers(&self, chain: Chain) -> impl Iterator<Item = u32> {
         let mut at = chain.head;

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::alarm::Alarm;
+use super::channel::{Receiver, Sender, TrySendError, Waker, bounded};
 use super::event::Event;
 use crate::limits::{QUEUE_EVENTS_MAX, QUEUE_HIGH_WATER};
 use crate::metrics::Metrics;
@@ -13,21 +14,21 @@ use crate::metrics::Metrics;
 /// The producers' end.
 #[derive(Clone)]
 pub(super) struct QueueSender {
-    events: flume::Sender<Event>,
-    waker: Arc<mio::Waker>,
+    events: Sender<Event>,
+    waker: Arc<Waker>,
     alarm: Arc<Alarm>,
     metrics: Arc<Metrics>,
 }
 
 /// The shard's end.
 pub(super) struct QueueReceiver {
-    events: flume::Receiver<Event>,
+    events: Receiver<Event>,
     alarm: Arc<Alarm>,
 }
 
 /// A queue whose consumer is woken by `waker`.
-pub(super) fn queue(waker: mio::Waker, metrics: Arc<Metrics>) -> (QueueSender, QueueReceiver) {
-    let (sender, receiver) = flume::bounded(QUEUE_EVENTS_MAX);
+pub(super) fn queue(waker: Waker, metrics: Arc<Metrics>) -> (QueueSender, QueueReceiver) {
+    let (sender, receiver) = bounded(QUEUE_EVENTS_MAX);
     let alarm = Arc::new(Alarm::new());
     (
         QueueSender { events: sender, waker: Arc::new(waker), alarm: alarm.clone(), metrics },
@@ -42,12 +43,12 @@ impl QueueSender {
         let deep = self.alarm.sending();
         let pressing = !event.may_wait() || deep;
         let outcome = self.events.try_send(event).or_else(|e| match e {
-            flume::TrySendError::Full(event) => {
+            TrySendError::Full(event) => {
                 self.metrics.queue_full.inc();
                 self.wake(true);
                 self.events.send(event).map_err(drop)
             }
-            flume::TrySendError::Disconnected(_) => Err(()),
+            TrySendError::Disconnected(_) => Err(()),
         });
         if outcome.is_err() {
             self.alarm.gone();

@@ -260,8 +260,8 @@ impl Shard {
                 let Some(session) = session else { return };
                 let key = session.key(index);
                 session.deferred = Some(Box::new(Deferred { authenticating: true, ..Deferred::default() }));
-                let purpose = Purpose::Auth;
-                self.wanted.push(Request::Authenticate { shard: self.id, session: key, id, purpose, token });
+                let (purpose, held) = (Purpose::Auth, session.identity.clone());
+                self.wanted.push(Request::Authenticate { shard: self.id, session: key, id, purpose, token, held });
             }
             Command::Subscribe { id, items, refused, terms } => {
                 for refusal in &refused {

@@ -1,5 +1,5 @@
 //! A shard: its loop, and what it owns. The other files of the hub that say `impl Shard` hold its verbs: reading,
-//! connecting, asking, attaching, bringing, delivering, flushing, sweeping.
+//! connecting, asking, attaching, bringing, delivering, flushing, relieving, sweeping, shedding.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -21,13 +21,16 @@ use super::delivering::Run;
 use super::event::{Event, NewSession, Request, SessionKey};
 use super::flush::{self, Flush};
 use super::flushing::Visit;
+use super::following::Following;
 use super::gathering::{BATCH_BYTES, Gathering};
 use super::outbox::{Chain, Outbox, Piece};
 use super::pacing::{Load, Timers, clock32};
 use super::queue::QueueReceiver;
+use super::relieving::Ceiling;
 use super::session::{Session, Stage};
+use super::shedding::Shed;
 use super::subscribers::{Subscribers, Subscription, Traits};
-use super::sweeping::Drain;
+use super::waves::Waves;
 use crate::clock::unix_ms;
 use crate::config::{Class, Config};
 use crate::limits::{self, STRETCH_MS_MAX};
@@ -63,6 +66,8 @@ pub(super) struct Shard {
     pub(super) node: Arc<str>,
     pub(super) config: Arc<Config>,
     pub(super) stats: Arc<ShardStats>,
+    /// On what all sessions of all shards are owed.
+    pub(super) ceiling: Ceiling,
     pub(super) poll: Poll,
     queue: QueueReceiver,
     pub(super) requests: flume::Sender<Vec<Request>>,
@@ -110,6 +115,9 @@ pub(super) struct Shard {
     pub(super) backend: Box<dyn Flush>,
     pub(super) timers: Timers,
     pub(super) load: Load,
+    pub(super) following: Following,
+    /// Events taken so far in this tick.
+    pub(super) taken: usize,
     /// There is more to do: no sleep before the next tick.
     pub(super) again: bool,
     /// Events were taken in the last tick.
@@ -122,7 +130,10 @@ pub(super) struct Shard {
     pub(super) unix_ms: u64,
     pub(super) next_sweep_ms: u64,
     pub(super) sweep_at: usize,
-    pub(super) drain: Option<Drain>,
+    /// Sessions on their way out, all of them.
+    pub(super) drain: Option<Waves>,
+    /// Sessions on their way to other nodes.
+    pub(super) shed: Option<Shed>,
     /// Whether the queue was found long this tick.
     pub(super) overloaded: bool,
 }
@@ -136,6 +147,7 @@ impl Shard {
         Self {
             id: part.id,
             node,
+            ceiling: Ceiling::new(config.limits.backlog_total_bytes, part.everybody),
             config,
             stats: part.stats,
             poll: part.poll,
@@ -172,6 +184,8 @@ impl Shard {
             backend,
             timers: Timers::default(),
             load: Load::default(),
+            following: Following::default(),
+            taken: 0,
             again: false,
             worked: false,
             heard: false,
@@ -181,6 +195,7 @@ impl Shard {
             next_sweep_ms: 0,
             sweep_at: 0,
             drain: None,
+            shed: None,
             overloaded: false,
         }
     }
@@ -213,8 +228,7 @@ impl Shard {
         self.tick(events);
         let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.stats.ticks.add(1);
-        self.stats.busy_us.add(took);
-        self.stats.tick_us_max.raise(took);
+        self.stats.tick(took);
         self.load.ticked(self.started.elapsed(), took);
         self.stats.stretch_ms.set(u64::from(self.load.stretch_ms()));
     }
@@ -246,15 +260,15 @@ impl Shard {
         }
 
         self.overloaded = self.queue.depth() > limits::QUEUE_HIGH_WATER / 16;
-        let mut taken = 0;
-        while taken < limits::TICK_EVENTS_MAX
+        self.taken = 0;
+        while self.taken < limits::TICK_EVENTS_MAX
             && let Some(event) = self.queue.take()
         {
-            taken += 1;
+            self.taken += 1;
             self.handle(event);
         }
-        self.stats.events.add(taken as u64);
-        self.worked = taken > 0;
+        self.stats.events.add(self.taken as u64);
+        self.worked = self.taken > 0;
 
         self.deliver();
         self.sweep();
@@ -285,12 +299,16 @@ impl Shard {
                 let _ = counts.try_send(self.subscribers.census(&*fits, max));
             }
             Event::Drain { window } => self.begin_drain(window),
+            Event::Shed { share, window } => self.begin_shed(share, window),
             Event::Hurry => self.hurry(),
         }
     }
 
     fn end_tick(&mut self) {
         self.outbox.end_tick();
+        if !self.following.is_empty() {
+            self.unfollow();
+        }
         self.runs.clear();
         self.tick_asks.clear();
         self.conflations.clear();
@@ -323,7 +341,7 @@ impl Shard {
             if topic.behind > 0 || topic.waiting > 0 {
                 return true;
             }
-            topic.ring.clear();
+            topic.clear_ring();
             topic.ring.shrink_to(8);
             false
         });

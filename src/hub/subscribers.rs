@@ -11,6 +11,7 @@ use slab::Slab;
 
 use super::event::SessionKey;
 use crate::config::Class;
+use crate::limits::{ATTACH_WINDOW, CONFLATE_WINDOW, CONFLATE_WINDOW_BYTES};
 use crate::name::TopicName;
 use crate::position::Offset;
 use crate::protocol::Encoding;
@@ -56,6 +57,8 @@ pub(super) struct TopicSlot {
     pub(super) last: Cursor,
     /// Recent deltas, for those who are behind.
     pub(super) ring: VecDeque<Arc<Delta>>,
+    /// Bytes of payload in it.
+    pub(super) ring_bytes: usize,
     /// When the last delta came, by the shard's clock.
     pub(super) moved_ms: u64,
     /// Members that are held, and lanes with something pending: while there are any, the ring is kept.
@@ -64,6 +67,30 @@ pub(super) struct TopicSlot {
     pub(super) waiting: u32,
     /// The control plane was told that nobody here wants it any more.
     pub(super) detached: bool,
+}
+
+impl TopicSlot {
+    /// Keeps a delta, within the bounds on what is kept.
+    pub(super) fn keep(&mut self, delta: Arc<Delta>) {
+        self.ring_bytes += delta.payload.bytes().len();
+        self.ring.push_back(delta);
+        // Who is subscribing needs all of it.
+        let (deltas, bytes) = match self.waiting {
+            0 => (CONFLATE_WINDOW, CONFLATE_WINDOW_BYTES),
+            _ => (ATTACH_WINDOW, usize::MAX),
+        };
+        while self.ring.len() > deltas || (self.ring_bytes > bytes && self.ring.len() > 1) {
+            if let Some(gone) = self.ring.pop_front() {
+                self.ring_bytes = self.ring_bytes.saturating_sub(gone.payload.bytes().len());
+            }
+        }
+    }
+
+    /// Lets go of all of them.
+    pub(super) fn clear_ring(&mut self) {
+        self.ring.clear();
+        self.ring_bytes = 0;
+    }
 }
 
 /// Whether a lane's frames are compressed.
@@ -139,6 +166,7 @@ impl Subscribers {
             lanes: Vec::new(),
             last: Cursor::default(),
             ring: VecDeque::new(),
+            ring_bytes: 0,
             moved_ms: 0,
             behind: 0,
             waiting: 0,
@@ -326,6 +354,7 @@ impl Subscribers {
             return None;
         }
         topic.detached = true;
+        topic.clear_ring();
         topic.ring = VecDeque::new();
         if self.by_name.get(topic.name.as_str()) == Some(&slot) {
             self.by_name.remove(topic.name.as_str());

@@ -5,6 +5,7 @@ use super::event::SessionKey;
 use super::pacing::clock32;
 use super::session::Stage;
 use super::shard::{SWEEP_EVERY, Shard};
+use super::waves::Waves;
 use crate::protocol::Notice;
 use crate::wire::close::CloseReason;
 
@@ -14,21 +15,12 @@ const SLICES: usize = 20;
 /// Time that a hurried drain leaves for close frames to be answered.
 const HURRY_MS: u64 = 200;
 
-/// Sessions on their way out.
-pub(super) struct Drain {
-    began_ms: u64,
-    window_ms: u64,
-    /// Who is still to be closed, the first at the end.
-    waiting: Vec<SessionKey>,
-    total: usize,
-}
-
 /// Whether `at`, of the low half of the clock, is not ahead.
 fn is_past(at: u32, now_ms: u64) -> bool {
     clock32(now_ms).wrapping_sub(at) < 1 << 31
 }
 
-fn millis(duration: std::time::Duration) -> u64 {
+pub(super) fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -48,6 +40,9 @@ impl Shard {
             let index = u32::try_from(self.sweep_at).unwrap_or(u32::MAX);
             self.sweep_at += 1;
             self.check(index);
+        }
+        if self.shed.is_some() {
+            self.shed_wave();
         }
         if self.drain.is_some() {
             self.drain_wave();
@@ -122,6 +117,8 @@ impl Shard {
         if self.drain.is_some() {
             return;
         }
+        // Who was to go elsewhere goes with the others.
+        self.shed = None;
         let window_ms = millis(window);
         let waiting: Vec<SessionKey> = self
             .sessions
@@ -136,24 +133,14 @@ impl Shard {
                 self.send(key.index, notice);
             }
         }
-        let total = waiting.len();
-        self.drain = Some(Drain { began_ms: self.now_ms, window_ms, waiting, total });
+        self.drain = Some(Waves::new(self.now_ms, window, waiting));
         self.next_sweep_ms = self.now_ms;
     }
 
     fn drain_wave(&mut self) {
         let now_ms = self.now_ms;
         let Some(drain) = &mut self.drain else { return };
-        let elapsed_ms = now_ms.saturating_sub(drain.began_ms);
-        let due = match drain.window_ms {
-            window_ms if elapsed_ms >= window_ms => drain.total,
-            window_ms => {
-                drain.total * usize::try_from(elapsed_ms).unwrap_or(0) / usize::try_from(window_ms).unwrap_or(1).max(1)
-            }
-        };
-        let keep = drain.total - due;
-        let wave = drain.waiting.split_off(keep.min(drain.waiting.len()));
-        for key in wave {
+        for key in drain.due(now_ms) {
             if self.keyed(key).is_some() {
                 self.close(key.index, CloseReason::ServiceRestart);
             }
@@ -174,7 +161,7 @@ impl Shard {
     pub(super) fn hurry(&mut self) {
         self.begin_drain(std::time::Duration::ZERO);
         if let Some(drain) = &mut self.drain {
-            drain.window_ms = 0;
+            drain.hurry();
         }
         self.drain_wave();
         let until_ms = clock32(self.now_ms + HURRY_MS);

@@ -1,5 +1,6 @@
 //! Where deltas come from. Knows no sessions: what it hands over goes into topics.
 
+pub mod nats;
 pub mod normalize;
 pub mod publish;
 pub mod redis;

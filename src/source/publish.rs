@@ -2,9 +2,34 @@
 //! into the topics.
 
 use super::Feed;
-use super::redis::{AppendError, Appender};
+use super::nats::NatsAppender;
+use super::redis::Appender as RedisAppender;
 use crate::position::{Epoch, Offset};
 use crate::topic::{Incoming, Kind, Payload, PublishError, SourceId};
+
+/// The stream that deltas go into.
+pub enum Appender {
+    /// Of Redis.
+    Redis(Box<RedisAppender>),
+    /// Of NATS.
+    Nats(NatsAppender),
+}
+
+impl Appender {
+    async fn append(
+        &self,
+        topic: &str,
+        kind: Kind,
+        ts: Option<u64>,
+        payload: &Payload,
+    ) -> Result<(Offset, Epoch), Failure> {
+        let unavailable = |error: &dyn std::fmt::Display| Failure::Unavailable(error.to_string());
+        match self {
+            Self::Redis(redis) => redis.append(topic, kind, ts, payload).await.map_err(|e| unavailable(&e)),
+            Self::Nats(nats) => nats.append(topic, kind, ts, payload).await.map_err(|e| unavailable(&e)),
+        }
+    }
+}
 
 /// Takes deltas from the publish API.
 pub struct Publisher {
@@ -19,8 +44,8 @@ pub enum Failure {
     #[error(transparent)]
     Refused(#[from] PublishError),
     /// Something else is; it may be sent again.
-    #[error(transparent)]
-    Unavailable(#[from] AppendError),
+    #[error("{0}")]
+    Unavailable(String),
 }
 
 impl Publisher {
@@ -42,7 +67,7 @@ impl Publisher {
     ) -> Result<(Offset, Epoch), Failure> {
         if let Some(appender) = &self.appender {
             self.feed.topics.check(topic, kind, &payload)?;
-            return Ok(appender.append(topic, kind, ts, &payload).await?);
+            return appender.append(topic, kind, ts, &payload).await;
         }
         let incoming = Incoming { topic, kind, ts, payload, offset: None, source: SourceId(0) };
         let published = self.feed.publish(incoming).await?;

@@ -5,9 +5,13 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use super::payload::Payload;
+use super::trace::Trace;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
 use crate::protocol::{Delivery, Encoding, SnapshotDelivery};
+
+/// What a run of shared bytes takes beside the bytes: its count, and what the allocator adds.
+const FRAME_BYTES: usize = 48;
 
 /// Frames, once made. Boxed, because most deltas that are kept were made for nobody, or for one encoding.
 #[derive(Debug, Default)]
@@ -19,6 +23,13 @@ impl Frames {
             Some(slot) => slot.get_or_init(make).clone(),
             None => make(),
         }
+    }
+
+    /// What was made takes of memory.
+    fn bytes(&self) -> usize {
+        let Some(made) = self.0.get() else { return 0 };
+        let frames = made.iter().filter_map(OnceLock::get).map(|frame| FRAME_BYTES + frame.len());
+        size_of_val(&**made) + frames.sum::<usize>()
     }
 }
 
@@ -52,6 +63,8 @@ pub struct Delta {
     pub payload: Payload,
     /// Bytes of the topic's whole state after it (`merge`), to judge whether a snapshot is shorter than a patch.
     pub state_bytes: usize,
+    /// Set where it is followed through the log.
+    pub trace: Option<Box<Trace>>,
     /// Data of the delta before it, where the namespace has delta compression and there is one.
     pub(super) before: Option<Bytes>,
     frames: Frames,
@@ -66,14 +79,20 @@ pub(super) struct Place {
     pub(super) taken_ms: u64,
     pub(super) state_bytes: usize,
     pub(super) before: Option<Bytes>,
+    pub(super) trace: Option<Box<Trace>>,
 }
 
 impl Delta {
     /// A delta whose frames are not made yet.
     pub(super) fn new(kind: Kind, ts: Option<u64>, payload: Payload, place: Place) -> Arc<Self> {
-        let Place { topic, offset, prev, epoch, taken_ms, state_bytes, before } = place;
+        let Place { topic, offset, prev, epoch, taken_ms, state_bytes, before, trace } = place;
         let frames = Frames::default();
-        Arc::new(Self { topic, offset, prev, epoch, kind, ts, taken_ms, payload, state_bytes, before, frames })
+        Arc::new(Self { topic, offset, prev, epoch, kind, ts, taken_ms, payload, state_bytes, trace, before, frames })
+    }
+
+    /// Bytes that it takes of memory, with the frames that were made so far.
+    pub(super) fn weight(&self) -> usize {
+        size_of::<Self>() + FRAME_BYTES + self.payload.bytes().len() + self.frames.bytes()
     }
 
     /// Its frame in `encoding`.
@@ -122,6 +141,11 @@ pub struct Snapshot {
 impl Snapshot {
     pub(super) fn new(topic: TopicName, offset: Offset, epoch: Epoch, ts: Option<u64>, data: Bytes) -> Self {
         Self { topic, offset, epoch, ts, data, frames: Frames::default() }
+    }
+
+    /// Bytes that it takes of memory with one frame: it is made for somebody.
+    pub(super) fn weight(&self) -> usize {
+        size_of::<Self>() + 2 * (FRAME_BYTES + self.data.len())
     }
 
     /// Its frame in `encoding`.

@@ -79,6 +79,8 @@ pub enum PublishError {
     StreamSnapshot,
     #[error("the topic's state would reach {bytes} bytes, the most is {}", crate::limits::STATE_BYTES_MAX)]
     StateTooLarge { bytes: usize },
+    #[error("the states of all topics have {max} bytes already (limits.state_total_bytes, limits.memory)")]
+    StateTotal { max: usize },
     #[error("the namespace `{OPS}` is the server's own")]
     Reserved,
     #[error("there are {max} topics already (limits.topics)")]
@@ -95,6 +97,7 @@ impl PublishError {
             Self::Patch(_) => "not_an_object",
             Self::StreamSnapshot => "stream_snapshot",
             Self::StateTooLarge { .. } => "state_too_large",
+            Self::StateTotal { .. } => "state_total",
             Self::Reserved => "reserved",
             Self::TooManyTopics { .. } => "too_many_topics",
         }

@@ -1,4 +1,5 @@
-//! The last deltas of a topic, bounded by number, bytes and age, for recovery.
+//! The last deltas of a topic, bounded by number, bytes and age, for recovery. What all topics keep together is bounded
+//! too, and then the oldest go before their time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,10 +11,31 @@ use crate::position::Offset;
 /// Kept deltas, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct History {
-    deltas: VecDeque<Arc<Delta>>,
+    deltas: VecDeque<Kept>,
+    /// Of payload.
     bytes: usize,
+    /// Of memory, as far as was looked.
+    weight: usize,
     /// Everything after this offset is here.
     floor: Offset,
+}
+
+#[derive(Debug)]
+struct Kept {
+    delta: Arc<Delta>,
+    /// Its part of the history's weight.
+    weight: u32,
+}
+
+impl Kept {
+    fn new(delta: Arc<Delta>) -> Self {
+        let weight = Self::weight(&delta);
+        Self { delta, weight }
+    }
+
+    fn weight(delta: &Delta) -> u32 {
+        u32::try_from(delta.weight() + size_of::<Self>()).unwrap_or(u32::MAX)
+    }
 }
 
 impl History {
@@ -26,7 +48,9 @@ impl History {
     pub(super) fn push(&mut self, delta: Arc<Delta>, options: &Namespace) {
         self.bytes += delta.payload.bytes().len();
         let now_ms = delta.taken_ms;
-        self.deltas.push_back(delta);
+        let kept = Kept::new(delta);
+        self.weight += kept.weight as usize;
+        self.deltas.push_back(kept);
         while self.deltas.len() > options.history_size || (self.bytes > options.history_bytes && self.deltas.len() > 1)
         {
             self.pop();
@@ -37,22 +61,56 @@ impl History {
     /// Lets go of what is too old.
     pub(super) fn expire(&mut self, now_ms: u64, options: &Namespace) {
         let ttl_ms = u64::try_from(options.history_ttl.as_millis()).unwrap_or(u64::MAX);
-        while self.deltas.front().is_some_and(|d| now_ms.saturating_sub(d.taken_ms) > ttl_ms) {
+        while self.deltas.front().is_some_and(|kept| now_ms.saturating_sub(kept.delta.taken_ms) > ttl_ms) {
             self.pop();
         }
     }
 
     fn pop(&mut self) {
         if let Some(gone) = self.deltas.pop_front() {
-            self.bytes = self.bytes.saturating_sub(gone.payload.bytes().len());
-            self.floor = gone.offset;
+            self.bytes = self.bytes.saturating_sub(gone.delta.payload.bytes().len());
+            self.weight = self.weight.saturating_sub(gone.weight as usize);
+            self.floor = gone.delta.offset;
         }
+    }
+
+    /// Lets go of the oldest until it weighs no more than this. Returns how many went.
+    pub(super) fn shrink_to(&mut self, weight: usize) -> usize {
+        let before = self.deltas.len();
+        while self.weight > weight && !self.deltas.is_empty() {
+            self.pop();
+        }
+        if self.deltas.len() < self.deltas.capacity() / 4 {
+            self.deltas.shrink_to(self.deltas.len() * 2);
+        }
+        before - self.deltas.len()
+    }
+
+    /// Frames were made of deltas after `offset`.
+    pub(super) fn weigh(&mut self, offset: Offset) {
+        let from = self.deltas.partition_point(|kept| kept.delta.offset <= offset);
+        for kept in self.deltas.range_mut(from..) {
+            let weight = Kept::weight(&kept.delta);
+            self.weight += weight as usize - kept.weight as usize;
+            kept.weight = weight;
+        }
+    }
+
+    /// Bytes of memory.
+    pub(super) fn weight(&self) -> usize {
+        self.weight
+    }
+
+    /// What [`History::weight`] must be.
+    #[cfg(test)]
+    pub(super) fn true_weight(&self) -> usize {
+        self.deltas.iter().map(|kept| Kept::weight(&kept.delta) as usize).sum()
     }
 
     /// Every delta after `offset`, if all of them are still here.
     pub(super) fn since(&self, offset: Offset) -> Option<impl Iterator<Item = &Arc<Delta>>> {
-        let from = self.deltas.partition_point(|d| d.offset <= offset);
-        (offset >= self.floor).then(|| self.deltas.range(from..))
+        let from = self.deltas.partition_point(|kept| kept.delta.offset <= offset);
+        (offset >= self.floor).then(|| self.deltas.range(from..).map(|kept| &kept.delta))
     }
 
     /// The position before the last `count` deltas; `None` for none.
@@ -61,13 +119,13 @@ impl History {
         match (count, first.checked_sub(1)) {
             (0, _) => None,
             (_, None) => Some(self.floor),
-            (_, Some(before)) => self.deltas.get(before).map(|d| d.offset),
+            (_, Some(before)) => self.deltas.get(before).map(|kept| kept.delta.offset),
         }
     }
 
     /// The last `count` deltas.
     pub(super) fn last(&self, count: usize) -> impl Iterator<Item = &Arc<Delta>> {
-        self.deltas.range(self.deltas.len().saturating_sub(count)..)
+        self.deltas.range(self.deltas.len().saturating_sub(count)..).map(|kept| &kept.delta)
     }
 
     /// How many are kept.

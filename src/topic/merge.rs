@@ -64,6 +64,14 @@ impl Node {
         }
     }
 
+    /// Members in it, those of inner objects too.
+    fn members(&self) -> usize {
+        match self {
+            Self::Leaf(_) => 0,
+            Self::Object(members) => count_members(members),
+        }
+    }
+
     /// Bytes of its JSON text.
     pub fn text_bytes(&self) -> usize {
         match self {
@@ -164,33 +172,93 @@ fn parse(text: &str, depth: usize) -> Result<Node, ParseError> {
     Ok(Node::Object(members))
 }
 
-/// RFC 7396 §2: applies `patch` to `target`. Returns by how many bytes the target's JSON text grew, so that the
-/// size of a state is known without writing it.
-pub fn apply(target: &mut Members, patch: &Members) -> isize {
-    let mut growth: isize = 0;
+/// How much larger an object becomes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Growth {
+    /// In bytes of its JSON text.
+    pub bytes: isize,
+    /// In members, those of inner objects too.
+    pub members: isize,
+}
+
+impl Growth {
+    fn of(key: &str, value: &Node) -> Self {
+        Self { bytes: member_bytes(key, value).cast_signed(), members: 1 + value.members().cast_signed() }
+    }
+}
+
+impl std::ops::AddAssign for Growth {
+    fn add_assign(&mut self, more: Self) {
+        self.bytes += more.bytes;
+        self.members += more.members;
+    }
+}
+
+impl std::ops::SubAssign for Growth {
+    fn sub_assign(&mut self, less: Self) {
+        self.bytes -= less.bytes;
+        self.members -= less.members;
+    }
+}
+
+/// Members of an object, those of inner objects too.
+pub fn count_members(members: &Members) -> usize {
+    members.values().map(|value| 1 + value.members()).sum()
+}
+
+/// RFC 7396 §2: applies `patch` to `target`. Returns by how much the target grew, so that the size of a state is known
+/// without looking through it.
+pub fn apply(target: &mut Members, patch: &Members) -> Growth {
+    let mut growth = Growth::default();
+    let commas_before = target.len().saturating_sub(1);
     for (key, value) in patch {
-        let commas_before = target.len().saturating_sub(1);
         if value.is_null() {
             if let Some(old) = target.remove(key) {
-                growth -= member_bytes(key, &old).cast_signed();
+                growth -= Growth::of(key, &old);
             }
-        } else {
-            match (target.get_mut(key), value) {
-                (Some(Node::Object(inner)), Node::Object(inner_patch)) => growth += apply(inner, inner_patch),
-                (Some(old), value) => {
-                    let new = fresh(value);
-                    growth += new.text_bytes().cast_signed() - old.text_bytes().cast_signed();
-                    *old = new;
-                }
-                (None, value) => {
-                    let new = fresh(value);
-                    growth += member_bytes(key, &new).cast_signed();
-                    target.insert(key.clone(), new);
+            continue;
+        }
+        match (target.get_mut(key), value) {
+            (Some(Node::Object(inner)), Node::Object(inner_patch)) => growth += apply(inner, inner_patch),
+            (Some(old), value) => {
+                let new = fresh(value);
+                growth += Growth::of(key, &new);
+                growth -= Growth::of(key, old);
+                *old = new;
+            }
+            (None, value) => {
+                let new = fresh(value);
+                growth += Growth::of(key, &new);
+                target.insert(key.clone(), new);
+            }
+        }
+    }
+    growth.bytes += target.len().saturating_sub(1).cast_signed() - commas_before.cast_signed();
+    growth
+}
+
+/// What [`apply`] would return, without doing it.
+pub fn growth(target: &Members, patch: &Members) -> Growth {
+    let mut growth = Growth::default();
+    let mut len = target.len();
+    for (key, value) in patch {
+        match (target.get(key), value) {
+            (Some(old), value) if value.is_null() => {
+                growth -= Growth::of(key, old);
+                len -= 1;
+            }
+            (None, value) if value.is_null() => {}
+            (Some(Node::Object(inner)), Node::Object(inner_patch)) => growth += self::growth(inner, inner_patch),
+            (old, value) => {
+                growth += Growth::of(key, &fresh(value));
+                match old {
+                    Some(old) => growth -= Growth::of(key, old),
+                    None => len += 1,
                 }
             }
         }
-        growth += target.len().saturating_sub(1).cast_signed() - commas_before.cast_signed();
     }
+    growth.bytes += len.saturating_sub(1).cast_signed() - target.len().saturating_sub(1).cast_signed();
     growth
 }
 
@@ -247,7 +315,7 @@ mod tests {
             (Node::Object(mut target), Node::Object(patch)) => {
                 let before = members_bytes(&target).cast_signed();
                 let growth = apply(&mut target, &patch);
-                assert_eq!(before + growth, members_bytes(&target).cast_signed(), "size is kept right");
+                assert_eq!(before + growth.bytes, members_bytes(&target).cast_signed(), "size is kept right");
                 text(&Node::Object(target))
             }
             (Node::Leaf(_), patch @ Node::Object(_)) => text(&fresh(&patch)),
@@ -336,9 +404,13 @@ mod tests {
         #[test]
         fn applying_agrees_with_an_independent_implementation(target in object(3), patch in object(3)) {
             let mut mine = parse_object(&target.to_string()).unwrap();
-            let before = members_bytes(&mine).cast_signed();
-            let growth = apply(&mut mine, &parse_object(&patch.to_string()).unwrap());
-            prop_assert_eq!(before + growth, members_bytes(&mine).cast_signed());
+            let before = [members_bytes(&mine), count_members(&mine)].map(usize::cast_signed);
+            let parsed = parse_object(&patch.to_string()).unwrap();
+            let foretold = growth(&mine, &parsed);
+            let growth = apply(&mut mine, &parsed);
+            prop_assert_eq!(foretold, growth);
+            let after = [members_bytes(&mine), count_members(&mine)].map(usize::cast_signed);
+            prop_assert_eq!([before[0] + growth.bytes, before[1] + growth.members], after);
             let mut theirs = target;
             json_patch::merge(&mut theirs, &patch);
             prop_assert_eq!(value_of(&mine), theirs);

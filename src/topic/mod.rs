@@ -1,10 +1,19 @@
 //! Topics: what is known of each, who is interested, and what a delta does to it. Knows no sessions and no
 //! sockets: what must reach subscribers is handed to an [`Outlet`].
 
+mod account;
+#[cfg(test)]
+mod accounting_model;
+/// What sources and the registry's own counts are made of; `registry_model` has another.
+mod atomics {
+    pub(super) use std::sync::Mutex;
+    pub(super) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+}
 mod delta;
 mod exchange;
+mod freshness;
 mod history;
-/// What topics are kept in.
+/// What topics are kept in; `registry_model` has another.
 mod map {
     pub(super) use dashmap::DashMap;
     pub(super) use dashmap::mapref::entry::Entry;
@@ -15,8 +24,11 @@ mod registry;
 #[cfg(test)]
 mod registry_model;
 mod state;
+mod trace;
 
 pub use delta::{Delta, Kind, Snapshot};
 pub use exchange::{Attachment, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView};
+pub use freshness::Freshness;
 pub use payload::{Payload, PayloadError};
 pub use registry::Topics;
+pub use trace::Trace;

@@ -1,17 +1,20 @@
 //! All topics: a concurrent map from name to state. Written by sources alone; read by subscribes and REST.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use super::account::{Account, Levels, Sums};
+use super::atomics::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering};
 use super::delta::{Kind, Snapshot};
 use super::exchange::{
     Attachment, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView,
 };
+use super::freshness::{Freshness, Tally};
 use super::map::{DashMap, Entry};
 use super::merge::ParseError;
 use super::payload::Payload;
 use super::state::Topic;
+use super::trace::{self, Passage, Sampler};
 use crate::clock::unix_ms;
 use crate::config::{Class, Config, Namespace, OPS};
 use crate::metrics::Metrics;
@@ -43,6 +46,10 @@ pub struct Topics {
     sources: Vec<SourceState>,
     outlet: Arc<dyn Outlet>,
     metrics: Arc<Metrics>,
+    sums: Arc<Sums>,
+    sampler: Sampler,
+    /// By namespace, as the last sweep found them.
+    freshness: Mutex<std::collections::BTreeMap<String, Freshness>>,
 }
 
 impl Topics {
@@ -59,6 +66,9 @@ impl Topics {
             count: AtomicUsize::new(0),
             namespaces,
             default: Arc::new(config.default.clone()),
+            sums: Arc::new(Sums::new(&config.limits)),
+            sampler: Sampler::new(config.trace.sample),
+            freshness: Mutex::default(),
             config,
             sources: std::iter::repeat_with(source).take(sources.max(1) + 1).collect(),
             outlet,
@@ -69,6 +79,28 @@ impl Topics {
     /// How many there are, the server's own apart.
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of memory that their history takes: all that can be let go of.
+    pub fn history_bytes(&self) -> usize {
+        self.sums.history()
+    }
+
+    /// Bytes of memory that their states take.
+    pub fn state_bytes(&self) -> usize {
+        self.sums.state()
+    }
+
+    /// How the topics of each namespace fare, as of the last sweep.
+    pub fn freshness(&self) -> std::collections::BTreeMap<String, Freshness> {
+        self.freshness.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What [`Topics::history_bytes`] and [`Topics::state_bytes`] must be.
+    #[cfg(test)]
+    pub(super) fn true_weights(&self) -> (usize, usize) {
+        let weights = self.map.iter().map(|topic| topic.true_weights());
+        weights.fold((0, 0), |(history, state), (h, s)| (history + h, state + s))
     }
 
     /// Whether there is none.
@@ -108,7 +140,10 @@ impl Topics {
         if !own {
             self.count.fetch_add(1, Ordering::Relaxed);
         }
-        Topic::new(name, options, source, self.epoch(source), Offset::new(floor).unwrap_or_default(), now_ms)
+        let (epoch, floor) = (self.epoch(source), Offset::new(floor).unwrap_or_default());
+        let mut topic = Topic::new(name, options, source, epoch, floor, now_ms, Account::new(self.sums.clone()));
+        topic.settle();
+        topic
     }
 
     /// Runs `f` on the topic, making it first if need be.
@@ -129,6 +164,10 @@ impl Topics {
                 if self.len() >= self.config.limits.topics && !is_own(entry.key()) {
                     self.metrics.topics_refused.inc();
                     return Err(PublishError::TooManyTopics { max: self.config.limits.topics });
+                }
+                if self.sums.is_full() && !is_own(entry.key()) {
+                    self.metrics.state_refused.inc();
+                    return Err(PublishError::StateTotal { max: self.sums.state_max() });
                 }
                 let mut topic = entry.insert(self.create(name, source, now_ms));
                 Ok(f(&mut topic))
@@ -161,7 +200,8 @@ impl Topics {
             return Err(PublishError::Reserved);
         }
         let silent = self.source(source).is_some_and(|s| s.loading.load(Ordering::Acquire));
-        self.with_topic(topic, source, now_ms, |topic| {
+        let mut followed = None;
+        let outcome = self.with_topic(topic, source, now_ms, |topic| {
             if topic.source != source {
                 // The topic has moved to another partition: offsets of the two cannot be compared.
                 topic.reset(
@@ -176,7 +216,15 @@ impl Topics {
                 return Ok(Published { offset: topic.offset, epoch: topic.epoch.clone(), new: false });
             }
             let offset = offset.unwrap_or_else(|| topic.offset.next());
-            let delta = topic.publish(kind, ts, payload, offset, now_ms)?;
+            let before = topic.offset;
+            // What is loaded in silence goes nowhere.
+            let trace = if silent { None } else { self.sampler.pick(&topic.name, offset) };
+            let delta = topic.publish(kind, ts, payload, offset, now_ms, trace).inspect_err(|error| {
+                if matches!(error, PublishError::StateTotal { .. }) {
+                    self.metrics.state_refused.inc();
+                }
+            })?;
+            let applied_us = delta.trace.as_ref().map(|trace| trace.us());
             // What is loaded silently tells nobody that the topic is back: the next sweep does.
             let back = !silent && std::mem::take(&mut topic.stale);
             if !silent {
@@ -190,8 +238,27 @@ impl Topics {
                     self.outlet.delta(interest.shard, interest.slot, &delta);
                 }
             }
+            self.evicted(topic.settle_delta(before));
+            if let (Some(trace), Some(applied_us)) = (&delta.trace, applied_us) {
+                let encodings = topic.interest.iter().fold(0, |all, interest| all | interest.encodings).count_ones();
+                let (queued_us, shards) = (trace.us(), topic.interest.len());
+                followed = Some((delta.clone(), Passage { applied_us, queued_us, shards, encodings }));
+            }
             Ok(Published { offset, epoch: topic.epoch.clone(), new: true })
-        })?
+        })?;
+        // Not with the topic locked: to write a line takes longer than all the rest.
+        if let Some((delta, passage)) = &followed
+            && let Some(trace) = &delta.trace
+        {
+            trace::published(delta, trace, source.0, passage);
+        }
+        outcome
+    }
+
+    fn evicted(&self, deltas: usize) {
+        if deltas > 0 {
+            self.metrics.history_evicted.inc_by(deltas as u64);
+        }
     }
 
     fn each_interest(&self, topic: &Topic, mut f: impl FnMut(ShardId, Slot)) {
@@ -257,8 +324,9 @@ impl Topics {
             Some(mut topic) => answer(topic.snapshot()),
             None => {
                 let source = self.home(name.as_str());
-                let topic = Topic::new(name.clone(), self.default.clone(), source, self.epoch(source), Offset::ZERO, 0);
-                let mut topic = topic;
+                let (options, epoch) = (self.default.clone(), self.epoch(source));
+                let account = Account::new(self.sums.clone());
+                let mut topic = Topic::new(name.clone(), options, source, epoch, Offset::ZERO, 0, account);
                 answer(topic.snapshot());
             }
         }
@@ -268,7 +336,7 @@ impl Topics {
     /// are gone.
     pub fn replay_for(&self, name: &TopicName, encoding: Encoding, after: Offset, answer: impl FnOnce(Option<Replay>)) {
         match self.map.get_mut(name.as_str()) {
-            Some(topic) => answer(topic.replay(encoding, after)),
+            Some(mut topic) => answer(topic.replay(encoding, after)),
             None => answer(None),
         }
     }
@@ -319,22 +387,28 @@ impl Topics {
         names
     }
 
-    /// Marks topics that went quiet, lets go of old history, forgets topics that nobody needs. To be called about
-    /// once a second.
+    /// Marks topics that went quiet, lets go of old history, forgets topics that nobody needs, and has those with the most
+    /// history let go of some where all together keep too much. To be called about once a second.
     pub fn sweep(&self) {
         let now_ms = unix_ms();
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let idle_ms = millis(self.config.limits.topic_idle);
         let mut forgotten = Vec::new();
+        let mut levels = Levels::new();
+        let mut tally = Tally::new();
         for mut topic in self.map.iter_mut() {
             let quiet_ms = now_ms.saturating_sub(topic.active_ms);
             topic.expire_history(now_ms);
+            topic.add_level(&mut levels);
             let quiet = topic.options.stale_after.is_some_and(|after| quiet_ms > millis(after));
             if topic.known && quiet != topic.stale {
                 topic.stale = quiet;
                 let since_ms = quiet.then_some(topic.active_ms);
                 let topic = topic.value();
                 self.each_interest(topic, |shard, slot| self.outlet.stale(shard, slot, &topic.name, since_ms));
+            }
+            if topic.known {
+                tally.add(&topic.options, topic.stale, topic.active_ms);
             }
             if topic.interest.is_empty() && quiet_ms > idle_ms && !is_own(&topic.name) {
                 forgotten.push(topic.name.clone());
@@ -345,6 +419,11 @@ impl Topics {
             if self.remove_if(&name, unused) {
                 self.metrics.topics_expired.inc();
             }
+        }
+        *self.freshness.lock().unwrap_or_else(PoisonError::into_inner) = tally.named(&self.namespaces);
+        if let Some(level) = self.sums.set_level(&levels) {
+            let gone = self.map.iter_mut().map(|mut topic| topic.shrink_history(level)).sum();
+            self.evicted(gone);
         }
     }
 

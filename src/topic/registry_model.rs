@@ -7,11 +7,18 @@ use std::sync::Arc;
 use loom::thread;
 
 use super::exchange::{Attachment, Incoming, Outlet, ShardId, Slot};
-use super::{delta, exchange, merge, payload, state};
+use super::{account, delta, exchange, freshness, merge, payload, state, trace};
 use crate::config::{Class, Config, Namespace};
 use crate::metrics::Metrics;
 use crate::name::TopicName;
+use crate::position::{Epoch, Offset};
 use crate::protocol::{Encoding, MembershipChange};
+
+/// What sources are made of here.
+mod atomics {
+    pub(super) use loom::sync::Mutex;
+    pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+}
 
 /// A map whose locks loom knows: one for all of it, as a shard of the real one has.
 mod map {
@@ -125,6 +132,7 @@ use registry::Topics;
 enum Event {
     Delta(u32, u64),
     Attached(u32, u64),
+    Reset(u32, u64),
     Detached(u32),
 }
 
@@ -141,7 +149,9 @@ impl Outlet for Queue {
     fn delta(&self, _: ShardId, slot: Slot, delta: &Arc<delta::Delta>) {
         self.push(Event::Delta(slot.0, delta.offset.get()));
     }
-    fn reset(&self, _: ShardId, _: Slot, _: &Arc<delta::Snapshot>) {}
+    fn reset(&self, _: ShardId, slot: Slot, snapshot: &Arc<delta::Snapshot>) {
+        self.push(Event::Reset(slot.0, snapshot.offset.get()));
+    }
     fn stale(&self, _: ShardId, _: Slot, _: &TopicName, _: Option<u64>) {}
     fn membership(&self, _: ShardId, _: Slot, _: &Arc<MembershipChange>) {}
 }
@@ -183,6 +193,7 @@ fn check(events: &[Event], last: u64) {
                 let before = at.insert(slot, offset);
                 assert_eq!(before, Some(offset - 1), "slot {slot}: {events:?}");
             }
+            Event::Reset(slot, offset) => assert!(at.insert(slot, offset).is_some(), "slot {slot}: {events:?}"),
             Event::Detached(slot) => drop(at.remove(&slot)),
         }
     }
@@ -249,5 +260,52 @@ fn a_topic_is_not_forgotten_under_who_has_just_come() {
         leaver.join().unwrap();
         publisher.join().unwrap();
         check(&queue.0.lock().unwrap(), 1);
+    });
+}
+
+/// A source that begins anew while somebody comes: whoever was told of the old past is told that it does not count, and
+/// whoever was not, is told of the new one. Where its offsets begin says which past it is.
+#[test]
+fn nobody_keeps_a_past_that_does_not_count() {
+    const FLOOR: u64 = 40;
+    explore(|| {
+        let (queue, topics) = world();
+        publish(&topics);
+        let source = {
+            let topics = topics.clone();
+            thread::spawn(move || {
+                let source = topics.home(TOPIC);
+                topics.load(source, &Epoch::from_text("new"), Offset::new(FLOOR).unwrap());
+                topics.loaded(source);
+                publish(&topics);
+            })
+        };
+        attach(&topics, &queue, 7);
+        source.join().unwrap();
+        check(&queue.0.lock().unwrap(), FLOOR + 1);
+    });
+}
+
+/// Two who come and go at once, and who look: a topic has as many interests as there are, and none that is over.
+#[test]
+fn interests_are_counted() {
+    explore(|| {
+        let (queue, topics) = world();
+        let other = {
+            let (queue, topics) = (queue.clone(), topics.clone());
+            thread::spawn(move || {
+                attach(&topics, &queue, 8);
+                detach(&topics, &queue, 8);
+            })
+        };
+        attach(&topics, &queue, 7);
+        let slots = || topics.subscribed().into_iter().flat_map(|(_, slots)| slots).map(|(_, slot)| slot.0);
+        assert!(slots().any(|slot| slot == 7));
+        other.join().unwrap();
+        assert_eq!(slots().collect::<Vec<_>>(), [7]);
+        assert_eq!(topics.len(), 1);
+        detach(&topics, &queue, 7);
+        // Nothing was ever published on it.
+        assert!(topics.is_empty() && slots().next().is_none());
     });
 }

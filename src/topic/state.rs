@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::account::{Account, Levels, MEMBER_BYTES, PLACE_BYTES, VALUE_STEP_BYTES};
 use super::delta::{Delta, Kind, Place, Snapshot};
 use super::exchange::{Attachment, PublishError, Replay, ShardId, Slot, SourceId};
 use super::history::History;
 use super::merge::{self, Members};
 use super::payload::Payload;
-use crate::config::{Class, Namespace};
+use super::trace::Trace;
+use crate::config::{Class, Namespace, OPS};
 use crate::limits::{RECOVERY_BYTES, STATE_BYTES_MAX};
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset, Position};
@@ -35,6 +37,8 @@ enum State {
         members: Members,
         /// Bytes of its JSON text.
         bytes: usize,
+        /// Members, those of inner objects too.
+        count: usize,
     },
 }
 
@@ -43,9 +47,23 @@ impl State {
         match class {
             Class::Stream => Self::Stream,
             Class::Latest => Self::Latest(None),
-            Class::Merge => Self::Merge { members: Members::new(), bytes: 2 },
+            Class::Merge => Self::Merge { members: Members::new(), bytes: 2, count: 0 },
         }
     }
+
+    /// Bytes that it takes of memory.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Stream | Self::Latest(None) => 0,
+            Self::Latest(Some(delta)) => value_weight(delta.payload.bytes().len()),
+            Self::Merge { bytes, count, .. } => bytes + count * MEMBER_BYTES,
+        }
+    }
+}
+
+/// Bytes of memory that a value of so many bytes takes.
+fn value_weight(bytes: usize) -> usize {
+    (size_of::<Delta>() + bytes).next_multiple_of(VALUE_STEP_BYTES)
 }
 
 #[derive(Debug)]
@@ -70,6 +88,7 @@ pub(super) struct Topic {
     pub(super) interest: Vec<Interest>,
     /// Of the current offset, once somebody asked.
     snapshot: Option<Arc<Snapshot>>,
+    account: Account,
 }
 
 impl Topic {
@@ -80,8 +99,10 @@ impl Topic {
         epoch: Epoch,
         floor: Offset,
         now_ms: u64,
+        account: Account,
     ) -> Self {
         Self {
+            account,
             state: State::empty(options.class),
             history: History::from_floor(floor),
             name,
@@ -100,6 +121,66 @@ impl Topic {
         }
     }
 
+    /// Brings the topic's account up to date. Whatever changes what it holds ends with this.
+    pub(super) fn settle(&mut self) {
+        let (history, state) = self.weights(self.history.weight());
+        self.account.settle(history, state);
+    }
+
+    fn weights(&self, history: usize) -> (usize, usize) {
+        let snapshot = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.weight());
+        let place = size_of::<Self>() + PLACE_BYTES + self.name.as_str().len();
+        (history + snapshot, place + self.state.weight())
+    }
+
+    /// What the account must say.
+    #[cfg(test)]
+    pub(super) fn true_weights(&self) -> (usize, usize) {
+        let (history, state) = self.weights(self.history.true_weight());
+        let counted = match &self.state {
+            State::Merge { members, bytes, count } => {
+                (merge::members_bytes(members) - bytes) + (merge::count_members(members) - count) * MEMBER_BYTES
+            }
+            _ => 0,
+        };
+        (history, state + counted)
+    }
+
+    /// After a delta, whose frames were made since: `before` is the offset before it. Returns how many deltas had to go
+    /// before their time, because all topics together keep too much.
+    pub(super) fn settle_delta(&mut self, before: Offset) -> usize {
+        let had = self.account.history();
+        self.history.weigh(before);
+        self.settle();
+        let allowance = self.account.sums().allowance(had, self.account.history());
+        if self.account.history() > allowance { self.shrink_history(allowance) } else { 0 }
+    }
+
+    /// Lets go of what can be had again, the oldest first, until it takes no more than this. Returns how many deltas went.
+    pub(super) fn shrink_history(&mut self, bytes: usize) -> usize {
+        if self.account.history() <= bytes {
+            return 0;
+        }
+        self.snapshot = None;
+        let gone = self.history.shrink_to(bytes);
+        self.settle();
+        gone
+    }
+
+    /// Counts the topic among those that have as much history.
+    pub(super) fn add_level(&self, levels: &mut Levels) {
+        levels.add(self.account.history());
+    }
+
+    /// Whether a state may grow from `before` to `now` bytes of memory: not while all states together are too large.
+    fn may_grow(&self, before: usize, now: usize) -> Result<(), PublishError> {
+        let sums = self.account.sums();
+        if now > before && sums.is_overfull() && self.name.namespace() != Some(OPS) {
+            return Err(PublishError::StateTotal { max: sums.state_max() });
+        }
+        Ok(())
+    }
+
     /// Forgets everything but who is interested.
     pub(super) fn reset(&mut self, source: SourceId, epoch: Epoch, floor: Offset) {
         self.state = State::empty(self.options.class);
@@ -111,6 +192,7 @@ impl Topic {
         self.ts = None;
         self.before = None;
         self.snapshot = None;
+        self.settle();
     }
 
     /// Subscribers will be sent the state: the next delta is not to be said by the one before.
@@ -118,7 +200,48 @@ impl Topic {
         self.before = None;
     }
 
-    /// Takes a delta in and returns it as it is to be delivered.
+    /// What a delta does to the state, but for the value of a `latest` topic. Returns the state's bytes (`merge`).
+    fn change(&mut self, kind: Kind, payload: &Payload) -> Result<usize, PublishError> {
+        match (&self.state, kind) {
+            (State::Stream, Kind::Snapshot) => return Err(PublishError::StreamSnapshot),
+            (State::Stream, Kind::Delta) => {}
+            (State::Latest(_), _) => self.may_grow(self.state.weight(), value_weight(payload.bytes().len()))?,
+            (State::Merge { .. }, Kind::Snapshot) => {
+                let members = merge::parse_object(payload.as_str())?;
+                let (bytes, count) = (merge::members_bytes(&members), merge::count_members(&members));
+                if bytes > STATE_BYTES_MAX {
+                    return Err(PublishError::StateTooLarge { bytes });
+                }
+                let whole = State::Merge { members, bytes, count };
+                self.may_grow(self.state.weight(), whole.weight())?;
+                self.state = whole;
+                return Ok(bytes);
+            }
+            (State::Merge { members, bytes, count }, Kind::Delta) => {
+                let patch = merge::parse_object(payload.as_str())?;
+                if bytes + payload.bytes().len() > STATE_BYTES_MAX || self.account.sums().is_overfull() {
+                    // It may be too much; what makes the state smaller never is.
+                    let growth = merge::growth(members, &patch);
+                    let grown = bytes.saturating_add_signed(growth.bytes);
+                    if grown > STATE_BYTES_MAX && growth.bytes > 0 {
+                        return Err(PublishError::StateTooLarge { bytes: grown });
+                    }
+                    let grown = grown + count.saturating_add_signed(growth.members) * MEMBER_BYTES;
+                    self.may_grow(self.state.weight(), grown)?;
+                }
+                if let State::Merge { members, bytes, count } = &mut self.state {
+                    let growth = merge::apply(members, &patch);
+                    *bytes = bytes.saturating_add_signed(growth.bytes);
+                    *count = count.saturating_add_signed(growth.members);
+                    return Ok(*bytes);
+                }
+            }
+        }
+        Ok(0)
+    }
+
+    /// Takes a delta in and returns it as it is to be delivered. The account is settled when its frames are made:
+    /// [`Topic::settle_delta`].
     pub(super) fn publish(
         &mut self,
         kind: Kind,
@@ -126,35 +249,9 @@ impl Topic {
         payload: Payload,
         offset: Offset,
         now_ms: u64,
+        trace: Option<Box<Trace>>,
     ) -> Result<Arc<Delta>, PublishError> {
-        let mut state_bytes = 0;
-        match (&mut self.state, kind) {
-            (State::Stream, Kind::Snapshot) => return Err(PublishError::StreamSnapshot),
-            (State::Merge { members, bytes }, Kind::Snapshot) => {
-                let whole = merge::parse_object(payload.as_str())?;
-                let whole_bytes = merge::members_bytes(&whole);
-                if whole_bytes > STATE_BYTES_MAX {
-                    return Err(PublishError::StateTooLarge { bytes: whole_bytes });
-                }
-                (*members, *bytes, state_bytes) = (whole, whole_bytes, whole_bytes);
-            }
-            (State::Merge { members, bytes }, Kind::Delta) => {
-                let patch = merge::parse_object(payload.as_str())?;
-                if *bytes + payload.bytes().len() > STATE_BYTES_MAX {
-                    // It may be too much; what makes the state smaller never is.
-                    let mut tried = members.clone();
-                    let tried_bytes = bytes.saturating_add_signed(merge::apply(&mut tried, &patch));
-                    if tried_bytes > STATE_BYTES_MAX && tried_bytes > *bytes {
-                        return Err(PublishError::StateTooLarge { bytes: tried_bytes });
-                    }
-                    (*members, *bytes) = (tried, tried_bytes);
-                } else {
-                    *bytes = bytes.saturating_add_signed(merge::apply(members, &patch));
-                }
-                state_bytes = *bytes;
-            }
-            _ => {}
-        }
+        let state_bytes = self.change(kind, &payload)?;
         let before = match self.options.has_fossil() {
             true => self.before.replace(payload.bytes().clone()),
             false => None,
@@ -167,6 +264,7 @@ impl Topic {
             taken_ms: now_ms,
             state_bytes,
             before,
+            trace,
         };
         let delta = Delta::new(kind, ts, payload, place);
         if let State::Latest(last) = &mut self.state {
@@ -198,10 +296,11 @@ impl Topic {
         };
         // What lies between the saved state and what the source still holds is not known here.
         let floor = self.offset.max(offset);
-        self.publish(kind, ts, payload, offset, now_ms)?;
+        self.publish(kind, ts, payload, offset, now_ms, None)?;
         self.history = History::from_floor(floor);
         self.before = None;
         self.unsaved = false;
+        self.settle();
         Ok(())
     }
 
@@ -213,7 +312,7 @@ impl Topic {
         let data = match &self.state {
             _ if !self.known => Bytes::from_static(b"null"),
             State::Latest(last) => last.as_ref().map_or(Bytes::from_static(b"null"), |d| d.payload.bytes().clone()),
-            State::Merge { members, bytes } => {
+            State::Merge { members, bytes, .. } => {
                 let mut out = Vec::with_capacity(*bytes);
                 merge::write_members(members, &mut out);
                 Bytes::from(out)
@@ -238,6 +337,12 @@ impl Topic {
         };
         let made = Arc::new(Snapshot::new(self.name.clone(), self.offset, self.epoch.clone(), self.ts, data));
         self.snapshot = Some(made.clone());
+        self.settle();
+        if self.account.sums().history() > self.account.sums().history_max() {
+            // It can be made again: not kept where there is no room.
+            self.snapshot = None;
+            self.settle();
+        }
         made
     }
 
@@ -268,13 +373,13 @@ impl Topic {
     }
 
     /// The next deltas after `after`, as many as are sent at once; `None` if some are gone.
-    pub(super) fn replay(&self, encoding: Encoding, after: Offset) -> Option<Replay> {
+    pub(super) fn replay(&mut self, encoding: Encoding, after: Offset) -> Option<Replay> {
         let mut replay = Replay { after, upto: after, ..Replay::nothing(after) };
         let mut bytes = 0;
         for delta in self.history.since(after)? {
             if bytes >= RECOVERY_BYTES {
                 replay.complete = false;
-                return Some(replay);
+                break;
             }
             // The first goes to somebody who does not hold the one before it.
             let frame = delta.frame(if replay.frames.is_empty() { encoding.whole() } else { encoding });
@@ -282,8 +387,12 @@ impl Topic {
             replay.upto = delta.offset;
             replay.frames.push(frame);
         }
-        // Positions between the last delta and one that is only the topic's floor are the same place.
-        replay.upto = self.offset;
+        if replay.complete {
+            // Positions between the last delta and one that is only the topic's floor are the same place.
+            replay.upto = self.offset;
+        }
+        self.history.weigh(after);
+        self.settle();
         Some(replay)
     }
 
@@ -300,8 +409,14 @@ impl Topic {
             }
             (State::Stream, _) => false,
         };
+        if !shorter {
+            return None;
+        }
         let encodings = std::iter::once(encoding.whole()).chain(std::iter::repeat(encoding));
-        shorter.then(|| missed.iter().zip(encodings).map(|(d, encoding)| d.frame(encoding)).collect())
+        let frames = missed.iter().zip(encodings).map(|(d, encoding)| d.frame(encoding)).collect();
+        self.history.weigh(offset);
+        self.settle();
+        Some(frames)
     }
 
     /// Some of the kept deltas. An answer is bounded in bytes too: what does not fit is asked for again, from there on.
@@ -358,6 +473,7 @@ impl Topic {
         if self.history.len() != before && self.options.class == Class::Stream {
             self.snapshot = None;
         }
+        self.settle();
     }
 }
 
@@ -368,12 +484,13 @@ mod tests {
     fn topic(class: Class) -> Topic {
         let options = Namespace { class, history_size: 3, ..Namespace::default() };
         let name = TopicName::new("t:x").unwrap();
-        Topic::new(name, Arc::new(options), SourceId(0), Epoch::from_text("e"), Offset::ZERO, 0)
+        let account = Account::new(Arc::new(super::super::account::Sums::new(&crate::config::Limits::default())));
+        Topic::new(name, Arc::new(options), SourceId(0), Epoch::from_text("e"), Offset::ZERO, 0, account)
     }
 
     fn publish(topic: &mut Topic, json: &str) -> Arc<Delta> {
         let payload = Payload::new(Bytes::copy_from_slice(json.as_bytes()), 1000).unwrap();
-        topic.publish(Kind::Delta, None, payload, topic.offset.next(), 0).unwrap()
+        topic.publish(Kind::Delta, None, payload, topic.offset.next(), 0, None).unwrap()
     }
 
     fn since(offset: u64, epoch: &str) -> Option<Position> {
@@ -457,11 +574,11 @@ mod tests {
         let json = |text: &'static str| Payload::new(Bytes::from_static(text.as_bytes()), 100).unwrap();
         let one = Offset::new(1).unwrap();
         let mut merge = topic(Class::Merge);
-        assert!(merge.publish(Kind::Delta, None, json("[1]"), one, 0).is_err());
+        assert!(merge.publish(Kind::Delta, None, json("[1]"), one, 0, None).is_err());
         assert_eq!(merge.offset, Offset::ZERO, "a refused delta leaves no trace");
-        merge.publish(Kind::Delta, None, json(r#"{"a":1,"b":2}"#), one, 0).unwrap();
-        merge.publish(Kind::Snapshot, None, json(r#"{"c":3}"#), one.next(), 0).unwrap();
+        merge.publish(Kind::Delta, None, json(r#"{"a":1,"b":2}"#), one, 0, None).unwrap();
+        merge.publish(Kind::Snapshot, None, json(r#"{"c":3}"#), one.next(), 0, None).unwrap();
         assert_eq!(merge.snapshot().data, r#"{"c":3}"#);
-        assert!(topic(Class::Stream).publish(Kind::Snapshot, None, json("1"), one, 0).is_err());
+        assert!(topic(Class::Stream).publish(Kind::Snapshot, None, json("1"), one, 0, None).is_err());
     }
 }

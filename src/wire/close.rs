@@ -1,5 +1,5 @@
 //! Close codes. 1000–1015 are RFC 6455 §7.4.1; 3000–3499 ask the client to reconnect and 3500–3999 tell it not
-//! to, with the meanings that Centrifuge clients know.
+//! to, with the meanings that Centrifuge clients know; to them 4000–4499 ask for it too, and are for servers to give a meaning.
 
 /// Why the server closes a session: the code on the wire and a word for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,11 +20,12 @@ pub enum CloseReason {
     BadRequest,
     NoCommand,
     Forced,
+    TooManySessions,
 }
 
 impl CloseReason {
     /// All of them, for metrics.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::ProtocolError,
         Self::UnsupportedData,
         Self::InvalidUtf8,
@@ -40,6 +41,7 @@ impl CloseReason {
         Self::BadRequest,
         Self::NoCommand,
         Self::Forced,
+        Self::TooManySessions,
     ];
 
     /// The status code of the close frame.
@@ -60,6 +62,10 @@ impl CloseReason {
             Self::BadRequest => 3501,
             Self::NoCommand => 3502,
             Self::Forced => 3503,
+            // Centrifugo says 3504, after which its SDKs give up for good. But who comes back after its network was gone may
+            // find the sessions that it had still counted, until their pings show that they are dead: it must try again, and
+            // later each time. That is what SDKs do after codes of this range.
+            Self::TooManySessions => 4429,
         }
     }
 
@@ -90,6 +96,7 @@ impl CloseReason {
             Self::BadRequest => "bad request",
             Self::NoCommand => "no valid command in time",
             Self::Forced => "force disconnect",
+            Self::TooManySessions => "too many sessions of this user",
         }
     }
 }

@@ -8,5 +8,6 @@ pub mod frame;
 pub mod inbox;
 pub mod inflate;
 pub mod negotiate;
+pub mod proxy;
 pub mod reader;
 pub mod tls;

@@ -46,7 +46,8 @@ async fn a_token_that_is_not_accepted_ends_the_session() {
         assert_eq!((&reply["ok"], &reply["error"]["code"]), (&json!(false), &json!(401)));
         assert_eq!(client.close_code().await, 3500);
     }
-    assert_eq!(server.metric("tokens_refused_total"), 3.0);
+    assert_eq!(server.metric("tokens_refused_total{reason=\"expired\"}"), 1.0);
+    assert_eq!(server.metric("tokens_refused_total{reason=\"invalid\"}"), 2.0);
     assert!(!server.log().contains(SECRET) && !server.log().contains("publish-key"), "a secret in the log");
 }
 

@@ -25,9 +25,16 @@ fn the_configurations_that_ship_are_good() {
     }
 }
 
-/// The commented default file tells the truth: uncommented, it is the default.
+/// The commented default file tells the truth: uncommented, it is the default. Of the two sources that exclude each other
+/// once with the one, once with the other.
 #[test]
 fn the_default_file_shows_the_defaults() {
+    for (source, without) in [("[source.redis]", "[source.nats]"), ("[source.nats]", "[source.redis]")] {
+        default_file_shows_the_defaults(source, without);
+    }
+}
+
+fn default_file_shows_the_defaults(source: &str, without: &str) {
     let path = format!("{}/config/default.toml", env!("CARGO_MANIFEST_DIR"));
     let shipped = std::fs::read_to_string(path).unwrap();
     let mut section = String::new();
@@ -39,11 +46,29 @@ fn the_default_file_shows_the_defaults() {
         }
         let is_key =
             line.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
-        let optional = ["name", "audience", "issuer", "max_rate", "stale_after", "endpoint"]
-            .iter()
-            .any(|k| line.starts_with(&format!("{k} =")));
+        let optional = [
+            "name",
+            "audience",
+            "issuer",
+            "max_rate",
+            "stale_after",
+            "endpoint",
+            "password_file",
+            "authorization_file",
+            "sentinels",
+            "master",
+            "cluster",
+        ]
+        .iter()
+        .any(|k| line.starts_with(&format!("{k} =")));
+        // How to log in to NATS, and what its bucket is called.
+        let optional = optional
+            || section.starts_with("[source.nats]")
+                && (line.contains("_file =") || ["user =", "bucket ="].iter().any(|k| line.starts_with(k)));
         let skipped =
-            ["[[access.keys]]", "[source.replay]", "[namespace.quotes]"].iter().any(|s| section.starts_with(s));
+            ["[[access.keys]]", "[[publish.key]]", "[operator]", "[source.replay]", "[namespace.quotes]", without]
+                .iter()
+                .any(|s| section.starts_with(s));
         if (line.starts_with('[') || (is_key && !optional)) && !skipped {
             uncommented.push_str(line);
             uncommented.push('\n');
@@ -54,9 +79,11 @@ fn the_default_file_shows_the_defaults() {
     std::fs::write(&full, &uncommented).unwrap();
     std::fs::write(
         &empty,
-        "[access.jwks]\nurl = \"https://auth.example.com/.well-known/jwks.json\"\n[source.redis]\n[source.simulator]\n\
-         [tls]\nlisten = \"0.0.0.0:8443\"\ncertificate_file = \"/etc/nexus/tls.crt\"\nkey_file = \"/etc/nexus/tls.key\"\n\
-         client_ca_file = \"/etc/nexus/clients.crt\"\n",
+        format!(
+            "[access.jwks]\nurl = \"https://auth.example.com/.well-known/jwks.json\"\n{source}\n[source.simulator]\n\
+             [tls]\nlisten = \"0.0.0.0:8443\"\ncertificate_file = \"/etc/nexus/tls.crt\"\nkey_file = \"/etc/nexus/tls.key\"\n\
+             client_ca_file = \"/etc/nexus/clients.crt\"\n",
+        ),
     )
     .unwrap();
     let shown = |path: &std::path::Path| {

@@ -9,6 +9,8 @@ use serde_json::Value;
 
 /// One request to it.
 pub(crate) struct Request {
+    /// Its first line and headers.
+    pub(crate) head: String,
     pub(crate) body: String,
 }
 
@@ -29,16 +31,18 @@ impl Backend {
                 let mut reader = BufReader::new(stream);
                 let mut length = 0;
                 let mut line = String::new();
+                let mut head = String::new();
                 while reader.read_line(&mut line).is_ok_and(|n| n > 2) {
                     if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
                         length = value.trim().parse().unwrap();
                     }
+                    head.push_str(&line);
                     line.clear();
                 }
                 let mut body = vec![0; length];
                 reader.read_exact(&mut body).unwrap();
                 counted.fetch_add(1, Ordering::SeqCst);
-                let reply = answer(Request { body: String::from_utf8(body).unwrap() }).to_string();
+                let reply = answer(Request { head, body: String::from_utf8(body).unwrap() }).to_string();
                 let _ = write!(
                     reader.get_mut(),
                     "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{reply}",

@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 mod certificates;
+#[path = "../../loadtest/src/front_config.rs"]
+mod front_config;
+mod healthy;
 mod support;
 
 mod access;
@@ -17,18 +20,35 @@ mod fuzz_corpus;
 mod hostile_clients;
 mod http;
 mod http_backend;
+mod http_conformance;
 mod layering;
 mod limits;
+mod memory;
+mod metrics;
+mod nats;
 mod operate;
+mod operator_listener;
 mod pacing;
+mod proxies;
+mod publish_keys;
+mod rebalancing;
 mod recordings;
 mod recovery;
 mod redis;
 mod redis_faults;
+mod redis_groups;
+mod redis_ha;
+mod roamer;
+mod scale_out;
 mod sdk;
 mod sdks;
+mod secrets;
 mod shutdown;
 mod supabase;
 mod tls;
 mod tokens;
+mod trace;
 mod two_nodes;
+mod user_limits;
+mod who_gets_in;
+mod wrong_tokens;

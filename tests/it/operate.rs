@@ -113,7 +113,12 @@ async fn disconnect_and_unsubscribe_do_as_the_sdks_understand() {
 #[tokio::test]
 async fn two_nodes_know_of_each_others_sessions() {
     let redis = Redis::start();
-    let config = keyed(&format!("{ROOM}\n{}", redis.source_config()));
+    nodes_know_of_each_other(&redis.source_config()).await;
+}
+
+/// What two nodes with this source know of each other. Returns what they logged.
+pub(crate) async fn nodes_know_of_each_other(source: &str) -> String {
+    let config = keyed(&format!("{ROOM}\n{source}"));
     let (one, mut two) = (Server::start(&config), Server::start(&config));
     for server in [&one, &two] {
         server.until("ready", |s| s.get("/readyz").0 == 200).await;
@@ -162,6 +167,7 @@ async fn two_nodes_know_of_each_others_sessions() {
         }
     };
     assert_eq!(patch.as_object().unwrap().values().filter(|v| v.is_null()).count(), 1);
+    format!("{}{}", one.log(), two.log())
 }
 
 #[tokio::test]

@@ -34,6 +34,8 @@ pub(crate) struct Server {
     log: Arc<Mutex<Vec<String>>>,
     /// The port that speaks TLS, if there is one.
     pub(crate) sealed: Option<SocketAddr>,
+    /// The operators' own port, if there is one.
+    pub(crate) operators: Option<SocketAddr>,
     _directory: tempfile::TempDir,
 }
 
@@ -63,6 +65,11 @@ impl Server {
 
     /// With this configuration, on this port.
     pub(crate) fn start_at(config: &str, port: u16) -> Self {
+        Self::start_in(config, port, &[])
+    }
+
+    /// With more in its environment.
+    pub(crate) fn start_in(config: &str, port: u16, environment: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("nexus-push.toml");
         // `make test` runs what is about full sockets once more without io_uring.
@@ -85,6 +92,7 @@ impl Server {
             .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--config"])
             .arg(&path)
             .env("NEXUS_LOG", "debug")
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -97,13 +105,16 @@ impl Server {
             text
         });
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (mut address, mut sealed) = (None, None);
+        let (mut address, mut sealed, mut operators) = (None, None, None);
         for line in lines.by_ref().map_while(Result::ok) {
             if let Some((_, rest)) = line.split_once("listens on http://") {
                 address = rest.split_whitespace().next().and_then(|a| a.parse().ok());
             }
             if let Some((_, rest)) = line.split_once("TLS on https://") {
                 sealed = rest.split(';').next().and_then(|a| a.parse().ok());
+            }
+            if let Some((_, rest)) = line.split_once("operators on http://") {
+                operators = rest.split(',').next().and_then(|a| a.parse().ok());
             }
             log.lock().unwrap().push(line);
             if address.is_some() {
@@ -123,7 +134,7 @@ impl Server {
         if let (Some(sealed), Some(_)) = (sealed, std::env::var_os("NEXUS_TEST_TLS")) {
             SEALED.lock().unwrap().insert(address, sealed);
         }
-        Self { child, address, log, sealed, _directory: directory }
+        Self { child, address, log, sealed, operators, _directory: directory }
     }
 
     pub(crate) fn open() -> Self {
@@ -165,7 +176,18 @@ impl Server {
 
     /// One HTTP request: status, head and body.
     pub(crate) fn http(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String, String) {
-        let mut stream = TcpStream::connect(self.address).unwrap();
+        Self::http_at(self.address, method, path, headers, body)
+    }
+
+    /// The same at any address.
+    pub(crate) fn http_at(
+        address: SocketAddr,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> (u16, String, String) {
+        let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut request = format!(
             "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {}\r\n",
@@ -199,7 +221,15 @@ impl Server {
             Some(value) => value.parse().unwrap(),
             // A label that has not been counted yet.
             None if name.contains('{') => 0.0,
-            None => panic!("no metric {name}"),
+            // All labels together.
+            None => {
+                let family = text.lines().filter_map(|l| l.strip_prefix(&format!("nexus_push_{name}{{")));
+                let values = family.map(|l| l.rsplit(' ').next().unwrap().parse::<f64>().unwrap());
+                let known = text.contains(&format!("# TYPE nexus_push_{} ", name.trim_end_matches("_total")))
+                    || text.contains(&format!("# TYPE nexus_push_{name} "));
+                assert!(known, "no metric {name}");
+                values.sum()
+            }
         }
     }
 

@@ -193,6 +193,33 @@ async fn certificates_change_without_anybody_losing_a_session() {
 }
 
 #[tokio::test]
+async fn files_that_change_are_noticed_without_a_signal() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let (server, folder) = server(&old, "reload_interval = \"100ms\"\n");
+    let sealed = server.sealed.unwrap();
+    let config = |authority, version| client_config(Some(authority), &[version], None);
+    let mut sessions = Vec::new();
+    for version in [&TLS12, &TLS13] {
+        let mut client = Client::connect_sealed(sealed, &[], config(&old, version)).await.unwrap();
+        client.subscribe(&["stream:a"]).await;
+        sessions.push(client);
+    }
+    new.issue("localhost").write(folder.path(), "server");
+    // The key and the certificate are written one after the other: between them they may not fit, and that is no harm.
+    server.until("read", |s| s.metric("tls_reloads_total") >= 1.0).await;
+    for version in [&TLS12, &TLS13] {
+        assert!(request(sealed, config(&new, version), "GET /healthz", "").is_ok());
+        assert!(request(sealed, config(&old, version), "GET /healthz", "").is_err());
+    }
+    server.publish("stream:a", &json!({"n": 1}));
+    for mut client in sessions {
+        assert_eq!(client.next().await["data"]["n"], 1);
+        client.send(json!({"op": "ping", "id": 2})).await;
+        assert_eq!(client.next().await["op"], "pong");
+    }
+}
+
+#[tokio::test]
 async fn publishers_show_a_certificate_where_that_is_asked() {
     let (authority, publishers, strangers) = (Authority::new(), Authority::new(), Authority::new());
     let folder = tempfile::tempdir().unwrap();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::ChaosArgs;
 use super::verdict::Verdict;
-use crate::benchmarks::{Marks, machine, rewrite};
+use crate::benchmarks::{Marks, rewrite, taken};
 
 pub(super) fn print(verdict: &Verdict) {
     println!("\n{}: {}", verdict.scenario, verdict.fault);
@@ -53,7 +53,7 @@ pub(super) fn write(path: &Path, args: &ChaosArgs, verdicts: &[Verdict]) -> anyh
         "Taken by `make chaos`: {}. {} sessions, each on 8 of 17 topics of all three classes, {} deltas/s of {} B; server,\n\
          sessions, publisher and Redis share the machine.\n\n\
          | fault | what clients saw | lost | whole again after | command |\n|---|---|---|---|---|\n",
-        machine(),
+        taken(),
         args.sessions,
         args.rate,
         args.payload

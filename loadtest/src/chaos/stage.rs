@@ -176,6 +176,8 @@ impl<'a> Stage<'a> {
             batch: false,
             payload_clock: true,
             receive_buffer: 131_072,
+            addresses: 4,
+            polite: false,
             sessions: Vec::new(),
             first: 0,
         }

@@ -2,20 +2,19 @@
 
 use std::sync::Arc;
 
-use ::redis::aio::MultiplexedConnection;
-use tokio::sync::Mutex;
-
 use super::id::EntryId;
+use super::link::SharedLink;
+use super::masters::Masters;
 use crate::config;
 use crate::position::{Epoch, Offset};
 use crate::topic::{Kind, Payload, Topics};
 
 /// Appends deltas to the stream of their topic's partition.
 pub struct Appender {
-    client: ::redis::Client,
     config: config::Redis,
     topics: Arc<Topics>,
-    connection: Mutex<Option<MultiplexedConnection>>,
+    /// One for all streams; of a cluster, one for each.
+    links: Vec<SharedLink>,
 }
 
 /// Why a delta was not appended; it may be sent again.
@@ -25,12 +24,10 @@ pub struct AppendError(String);
 
 impl Appender {
     /// Connects when first used.
-    ///
-    /// # Errors
-    /// If the URL cannot be read.
-    pub fn new(config: config::Redis, topics: Arc<Topics>) -> ::redis::RedisResult<Self> {
-        let client = ::redis::Client::open(config.url.as_str())?;
-        Ok(Self { client, config, topics, connection: Mutex::new(None) })
+    pub fn new(config: config::Redis, masters: &Masters, topics: Arc<Topics>) -> Self {
+        let links = if masters.is_cluster() { config.streams.len() } else { 1 };
+        let links = std::iter::repeat_with(|| SharedLink::new(masters.clone())).take(links.max(1)).collect();
+        Self { config, topics, links }
     }
 
     /// Appends one delta; it is in the stream when this returns.
@@ -56,26 +53,10 @@ impl Appender {
         if let Some(ts) = ts {
             command.arg(&self.config.ts_field).arg(ts);
         }
-        let mut connection = self.connection().await?;
-        match command.query_async::<String>(&mut connection).await {
-            Ok(id) => {
-                let offset = id.parse::<EntryId>().ok().and_then(EntryId::offset).unwrap_or_default();
-                Ok((offset, self.topics.epoch(source)))
-            }
-            Err(error) => {
-                *self.connection.lock().await = None;
-                Err(AppendError(error.to_string()))
-            }
-        }
-    }
-
-    async fn connection(&self) -> Result<MultiplexedConnection, AppendError> {
-        let mut slot = self.connection.lock().await;
-        if let Some(connection) = slot.as_ref() {
-            return Ok(connection.clone());
-        }
-        let connection = super::connect(&self.client).await.map_err(|e| AppendError(e.to_string()))?;
-        *slot = Some(connection.clone());
-        Ok(connection)
+        let link = self.links.get(usize::from(source.0)).or_else(|| self.links.first());
+        let Some(link) = link else { return Err(AppendError("no stream is configured".into())) };
+        let id: String = link.query(stream, &command).await.map_err(|error| AppendError(error.to_string()))?;
+        let offset = id.parse::<EntryId>().ok().and_then(EntryId::offset).unwrap_or_default();
+        Ok((offset, self.topics.epoch(source)))
     }
 }

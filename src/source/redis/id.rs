@@ -68,6 +68,11 @@ impl OffsetPacker {
         Self { last }
     }
 
+    /// The offset that was given last.
+    pub fn last(&self) -> Offset {
+        self.last
+    }
+
     /// The offset of the next entry, and whether it had to be raised. `None` if there is none left.
     pub fn pack(&mut self, id: EntryId) -> Option<(Offset, bool)> {
         let own = id.offset()?;

@@ -1,30 +1,32 @@
 //! Reads one partition: what it holds at the start, then what comes, across failures.
 //!
 //! The epoch of a partition is a key beside the stream, so that all nodes agree on it. It changes when offsets from
-//! before can no longer be compared: the key is gone (a wiped database), the stream's IDs went backwards (a failover
-//! that lost writes), or entries were trimmed before this node had read them. Whoever notices sets a new one; the
-//! others see it within a second. Then the partition's topics are loaded anew and subscribers get snapshots.
+//! before can no longer be compared: the key is gone (a wiped database), what was read last is not in the stream any more
+//! (a failover that lost writes), or entries were trimmed before this node had read them. Whoever notices sets a new one;
+//! the others see it within a second. Then the partition's topics are loaded anew and subscribers get snapshots.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ::redis::aio::MultiplexedConnection;
-use ::redis::{RedisResult, Value, cmd, pipe};
-use bytes::Bytes;
+use ::redis::{FromRedisValue as _, RedisResult, Value, cmd, pipe};
 use rand::RngExt as _;
 use tokio_util::sync::CancellationToken;
 
+use super::continuity::{self, Progress};
+use super::entries::{Entry, EntryDelta, decode_entry, entries, streams};
 use super::id::{EntryId, OffsetPacker};
 use super::keys::Keys;
+use super::link::Link;
+use super::masters::Masters;
 use super::saver;
 use crate::clock::unix_ms;
 use crate::config::{self, Config};
 use crate::metrics::{Metrics, SourceLabel};
 use crate::position::{Epoch, Offset};
 use crate::source::{Feed, Source, SourceStatus};
-use crate::topic::{Incoming, Kind, Payload, SourceId};
+use crate::topic::{Incoming, SourceId};
 
 /// Entries a read returns at most.
 const BATCH: usize = 1_000;
@@ -38,9 +40,11 @@ const BLOCK_MS: usize = 1_000;
 /// Batches from this length on are checked for entries that were trimmed before they were read.
 const CHECK_FROM: usize = 32;
 
-/// Waits after failures double from the first to the last, each with up to as much jitter.
+/// Waits after failures double from the first to the last, each with up to as much jitter. Where another node takes over
+/// from one that is gone, it does so within seconds, and is not to be kept waiting.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_LAST: Duration = Duration::from_secs(5);
+const BACKOFF_LAST_OF_SEVERAL: Duration = Duration::from_secs(1);
 
 /// Sets a new epoch if it still is the one that the caller knows; returns what it is then.
 const CHANGE_EPOCH: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) end \
@@ -48,7 +52,7 @@ const CHANGE_EPOCH: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.
 
 /// The reader of one partition.
 pub struct RedisSource {
-    client: ::redis::Client,
+    masters: Masters,
     config: config::Redis,
     history_ttl: Duration,
     keys: Keys,
@@ -61,29 +65,23 @@ pub struct RedisSource {
     epoch: Option<Epoch>,
 }
 
-/// How far a partition was read.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Progress {
-    /// Last entry taken in.
-    pub(super) last: EntryId,
-    /// Whether what the partition held has been read.
-    pub(super) loaded: bool,
-}
-
 /// The epoch is another now: what is known must be loaded again.
 struct EpochChanged;
 
 impl RedisSource {
-    /// The reader of `config`'s stream number `partition`.
-    ///
-    /// # Errors
-    /// If the URL cannot be read.
-    pub fn new(config: &Config, redis: &config::Redis, partition: u16, metrics: Arc<Metrics>) -> RedisResult<Self> {
+    /// The reader of `redis`'s stream number `partition`.
+    pub fn new(
+        config: &Config,
+        redis: &config::Redis,
+        masters: Masters,
+        partition: u16,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let stream = redis.streams.get(usize::from(partition)).cloned().unwrap_or_default();
         let lag_max_ms = u64::try_from(redis.max_lag.as_millis()).unwrap_or(u64::MAX);
         let longest = config.namespace.values().chain([&config.default]).map(|n| n.history_ttl).max();
-        Ok(Self {
-            client: ::redis::Client::open(redis.url.as_str())?,
+        Self {
+            masters,
             config: redis.clone(),
             history_ttl: longest.unwrap_or_default(),
             keys: Keys::new(&stream),
@@ -94,7 +92,7 @@ impl RedisSource {
             progress: Arc::default(),
             packer: OffsetPacker::default(),
             epoch: None,
-        })
+        }
     }
 
     fn label(&self) -> SourceLabel {
@@ -105,9 +103,10 @@ impl RedisSource {
         let every = self.config.snapshot_every;
         if !every.is_zero() {
             let saver =
-                saver::Saver::new(self.client.clone(), self.keys.clone(), self.id, every, self.progress.clone());
+                saver::Saver::new(self.masters.clone(), self.keys.clone(), self.id, every, self.progress.clone());
             tokio::spawn(saver.run(feed.clone(), stop.clone()));
         }
+        let last = if self.masters.is_one() { BACKOFF_LAST } else { BACKOFF_LAST_OF_SEVERAL };
         let mut backoff = BACKOFF_FIRST;
         loop {
             let outcome = tokio::select! {
@@ -128,28 +127,28 @@ impl RedisSource {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(backoff + jitter) => {}
             }
-            backoff = (backoff * 2).min(BACKOFF_LAST);
+            backoff = (backoff * 2).min(last);
         }
     }
 
     /// One connection's life.
     async fn connected(&mut self, feed: &Feed, backoff: &mut Duration) -> RedisResult<EpochChanged> {
-        let mut connection = super::connect(&self.client).await?;
-        let epoch = self.agree_on_epoch(&mut connection).await?;
+        let mut link = self.masters.connect(&self.keys.stream).await?;
+        let epoch = self.agree_on_epoch(&mut link).await?;
         let progress = self.progress();
         if self.epoch.as_ref() == Some(&epoch) && progress.loaded {
-            if let Some(why) = self.discontinuity(&mut connection, progress.last).await? {
-                self.change_epoch(&mut connection, &why).await?;
+            if let Some(why) = continuity::broken(&mut link, &self.keys, &progress).await? {
+                self.change_epoch(&mut link, &why).await?;
                 return Ok(EpochChanged);
             }
-            tracing::info!(stream = self.keys.stream, after = %progress.last, "Redis is back, reading on");
+            tracing::info!(stream = self.keys.stream, node = %link.place(), after = %progress.last, "Redis is back, reading on");
         } else {
-            self.load(&mut connection, feed, epoch).await?;
+            self.load(&mut link, feed, epoch).await?;
         }
         self.status.set_connected(true);
         self.status.note("");
         *backoff = BACKOFF_FIRST;
-        self.follow(&mut connection, feed).await
+        self.follow(&mut link, feed).await
     }
 
     fn progress(&self) -> Progress {
@@ -160,7 +159,7 @@ impl RedisSource {
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress;
     }
 
-    async fn agree_on_epoch(&self, connection: &mut MultiplexedConnection) -> RedisResult<Epoch> {
+    async fn agree_on_epoch(&self, link: &mut Link) -> RedisResult<Epoch> {
         let proposed = Epoch::random();
         let (agreed,): (String,) = pipe()
             .cmd("SET")
@@ -170,12 +169,12 @@ impl RedisSource {
             .ignore()
             .cmd("GET")
             .arg(&self.keys.epoch)
-            .query_async(connection)
+            .query_async(link)
             .await?;
         Ok(Epoch::from_text(&agreed))
     }
 
-    async fn change_epoch(&self, connection: &mut MultiplexedConnection, why: &str) -> RedisResult<()> {
+    async fn change_epoch(&self, link: &mut Link, why: &str) -> RedisResult<()> {
         let known = self.epoch.as_ref().map_or("", Epoch::as_str);
         let new: Option<String> = cmd("EVAL")
             .arg(CHANGE_EPOCH)
@@ -183,7 +182,7 @@ impl RedisSource {
             .arg(&self.keys.epoch)
             .arg(known)
             .arg(Epoch::random().as_str())
-            .query_async(connection)
+            .query_async(link)
             .await?;
         tracing::warn!(
             stream = self.keys.stream,
@@ -195,53 +194,8 @@ impl RedisSource {
         Ok(())
     }
 
-    /// Why what this node knows does not join up with what the stream holds, if it does not.
-    async fn discontinuity(
-        &self,
-        connection: &mut MultiplexedConnection,
-        last: EntryId,
-    ) -> RedisResult<Option<String>> {
-        if last.is_zero() {
-            return Ok(None);
-        }
-        let newest = self.last_generated(connection).await?;
-        if newest < last {
-            return Ok(Some(format!("the stream's last ID is {newest}, but {last} was read from it")));
-        }
-        let first = self.first_entry(connection).await?;
-        let lost = match first {
-            Some(first) => first > last && newest > last,
-            None => newest > last,
-        };
-        Ok(lost.then(|| format!("entries after {last} were trimmed before they were read")))
-    }
-
-    async fn last_generated(&self, connection: &mut MultiplexedConnection) -> RedisResult<EntryId> {
-        let reply: RedisResult<Value> = cmd("XINFO").arg("STREAM").arg(&self.keys.stream).query_async(connection).await;
-        match reply {
-            Ok(Value::Array(fields)) => {
-                let mut pairs = fields.chunks(2);
-                let found = pairs.find_map(|pair| match pair {
-                    [name, value] if text(name) == Some("last-generated-id") => text(value)?.parse().ok(),
-                    _ => None,
-                });
-                Ok(found.unwrap_or_default())
-            }
-            Ok(_) => Ok(EntryId::default()),
-            // No such key: an empty stream.
-            Err(error) if error.code() == Some("ERR") => Ok(EntryId::default()),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn first_entry(&self, connection: &mut MultiplexedConnection) -> RedisResult<Option<EntryId>> {
-        let reply: Value =
-            cmd("XRANGE").arg(&self.keys.stream).arg("-").arg("+").arg("COUNT").arg(1).query_async(connection).await?;
-        Ok(entries(reply).first().map(|entry| entry.id))
-    }
-
     /// Takes in everything that Redis holds: saved states, then the stream.
-    async fn load(&mut self, connection: &mut MultiplexedConnection, feed: &Feed, epoch: Epoch) -> RedisResult<()> {
+    async fn load(&mut self, link: &mut Link, feed: &Feed, epoch: Epoch) -> RedisResult<()> {
         let changed = self.epoch.as_ref().is_some_and(|known| *known != epoch);
         if changed {
             self.metrics.epoch_changes.get_or_create(&self.label()).inc();
@@ -250,13 +204,13 @@ impl RedisSource {
         self.set_progress(Progress::default());
         self.epoch = Some(epoch.clone());
 
-        let newest = self.last_generated(connection).await?;
-        let saved = saver::position(connection, &self.keys).await?.filter(|at| *at <= newest);
+        let newest = continuity::last_generated(link, &self.keys).await?;
+        let saved = saver::position(link, &self.keys).await?.filter(|at| *at <= newest);
         // Far enough back for the history that recovery needs, and never after what was saved.
         let ttl_ms = u64::try_from(self.history_ttl.as_millis()).unwrap_or(u64::MAX);
         let recent = EntryId { ms: newest.ms.min(unix_ms()).saturating_sub(ttl_ms), seq: 0 };
         let start = saved.map_or(EntryId::default(), |at| at.min(recent));
-        let first = self.first_entry(connection).await?;
+        let first = continuity::first_entry(link, &self.keys).await?;
         if let (Some(at), Some(first)) = (saved, first)
             && first > at
         {
@@ -273,10 +227,11 @@ impl RedisSource {
         feed.topics.load(self.id, &epoch, floor);
         let mut restored = 0;
         if saved.is_some() {
-            restored = saver::restore(connection, &self.keys, self.id, newest, self.delta_bytes_max, feed).await?;
+            restored = saver::restore(link, &self.keys, self.id, newest, self.delta_bytes_max, feed).await?;
         }
         self.packer = OffsetPacker::after(floor);
         let mut last = start;
+        let mut seen = None;
         let mut count = 0;
         loop {
             let from = if last.is_zero() { "-".to_owned() } else { format!("({last}") };
@@ -286,12 +241,14 @@ impl RedisSource {
                 .arg("+")
                 .arg("COUNT")
                 .arg(LOAD_BATCH)
-                .query_async(connection)
+                .query_async(link)
                 .await?;
             let batch = entries(reply);
             let whole = batch.len() == LOAD_BATCH;
             count += batch.len();
-            last = batch.last().map_or(last, |entry| entry.id);
+            if let Some(entry) = batch.last() {
+                (last, seen) = (entry.id, Some(entry.fingerprint()));
+            }
             self.take_in(batch, feed).await;
             self.status.note(format!("loading, {count} entries so far"));
             if !whole {
@@ -300,29 +257,38 @@ impl RedisSource {
         }
         feed.topics.loaded(self.id);
         // An empty stream may have had entries: reading goes on after the last that it ever had.
-        self.set_progress(Progress { last: last.max(if count == 0 { newest } else { last }), loaded: true });
+        let last = if count == 0 { last.max(newest) } else { last };
+        self.set_progress(Progress { last, seen, offset: self.packer.last(), loaded: true });
         self.status.set_loaded(true);
-        tracing::info!(stream = self.keys.stream, %epoch, restored, entries = count, "loaded");
+        tracing::info!(stream = self.keys.stream, node = %link.place(), %epoch, restored, entries = count, "loaded");
         Ok(())
     }
 
     /// Reads on until something breaks or the epoch changes.
-    async fn follow(&mut self, connection: &mut MultiplexedConnection, feed: &Feed) -> RedisResult<EpochChanged> {
+    async fn follow(&mut self, link: &mut Link, feed: &Feed) -> RedisResult<EpochChanged> {
+        let masters = self.masters.clone();
+        let moved = masters.moved(link.place().clone());
+        tokio::pin!(moved);
         loop {
             let before = self.progress().last;
-            let (epoch, reply): (Option<String>, Value) = pipe()
-                .cmd("GET")
-                .arg(&self.keys.epoch)
-                .cmd("XREAD")
-                .arg("COUNT")
-                .arg(BATCH)
-                .arg("BLOCK")
-                .arg(BLOCK_MS)
-                .arg("STREAMS")
-                .arg(&self.keys.stream)
-                .arg(before.to_string())
-                .query_async(connection)
-                .await?;
+            let mut read = pipe();
+            read.cmd("GET").arg(&self.keys.epoch);
+            read.cmd("XREAD").arg("COUNT").arg(BATCH).arg("BLOCK").arg(BLOCK_MS);
+            read.arg("STREAMS").arg(&self.keys.stream).arg(before.to_string());
+            if link.has_role() {
+                read.cmd("ROLE");
+            }
+            // Only this may be given up half-way: what was read is taken in whole, or it would be read again.
+            let mut replies: Vec<Value> = tokio::select! {
+                replies = read.query_async(link) => replies?,
+                error = &mut moved => return Err(error),
+            };
+            // A master that was made a replica may have what others wrote meanwhile, without what was read here.
+            if link.has_role() {
+                link.check_role(&replies.pop().unwrap_or(Value::Nil))?;
+            }
+            let reply = replies.pop().unwrap_or(Value::Nil);
+            let epoch = Option::<String>::from_redis_value(replies.pop().unwrap_or(Value::Nil))?;
             if epoch.as_deref() != self.epoch.as_ref().map(Epoch::as_str) {
                 tracing::warn!(
                     stream = self.keys.stream,
@@ -333,23 +299,23 @@ impl RedisSource {
             }
             let batch = streams(reply);
             let count = batch.len();
-            let Some(last) = batch.last().map(|entry| entry.id) else {
+            let Some((last, seen)) = batch.last().map(|entry| (entry.id, entry.fingerprint())) else {
                 self.status.read(0, 0);
-                if self.last_generated(connection).await? < before {
-                    self.change_epoch(connection, "the stream's IDs went backwards").await?;
+                if continuity::last_generated(link, &self.keys).await? < before {
+                    self.change_epoch(link, "the stream's IDs went backwards").await?;
                     return Ok(EpochChanged);
                 }
                 continue;
             };
             if count >= CHECK_FROM
                 && !before.is_zero()
-                && self.first_entry(connection).await?.is_some_and(|first| first > before)
+                && continuity::first_entry(link, &self.keys).await?.is_some_and(|first| first > before)
             {
-                self.change_epoch(connection, "entries were trimmed before they were read").await?;
+                self.change_epoch(link, "entries were trimmed before they were read").await?;
                 return Ok(EpochChanged);
             }
             self.take_in(batch, feed).await;
-            self.set_progress(Progress { last, loaded: true });
+            self.set_progress(Progress { last, seen: Some(seen), offset: self.packer.last(), loaded: true });
             // Less than a full batch: nothing more was waiting.
             let lag_ms = if count < BATCH { 0 } else { unix_ms().saturating_sub(last.ms) };
             self.status.read(count as u64, lag_ms);
@@ -407,127 +373,5 @@ impl Source for RedisSource {
 
     fn run(self: Box<Self>, feed: Feed, stop: CancellationToken) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin((*self).run(feed, stop))
-    }
-}
-
-/// A delta as an entry gives it.
-pub(super) struct EntryDelta {
-    topic: String,
-    kind: Kind,
-    ts: Option<u64>,
-    payload: Payload,
-}
-
-/// Reads `field value field value …`. Fields that are not configured are ignored.
-fn decode_entry(fields: Vec<Value>, config: &config::Redis, bytes_max: usize) -> Result<EntryDelta, String> {
-    let (mut topic, mut data, mut kind, mut ts) = (None, None, Kind::Delta, None);
-    let mut fields = fields.into_iter();
-    while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
-        let Some(name) = text(&name) else { continue };
-        if name == config.topic_field {
-            topic = text(&value).map(str::to_owned);
-        } else if name == config.data_field {
-            data = match value {
-                Value::BulkString(bytes) => Some(Bytes::from(bytes)),
-                Value::SimpleString(text) => Some(Bytes::from(text)),
-                _ => None,
-            };
-        } else if name == config.kind_field {
-            kind = match text(&value) {
-                Some("snapshot") => Kind::Snapshot,
-                Some("delta" | "") => Kind::Delta,
-                other => {
-                    return Err(format!("field {:?} is {other:?}, it may be delta or snapshot", config.kind_field));
-                }
-            };
-        } else if name == config.ts_field {
-            ts = text(&value).and_then(|t| t.parse().ok());
-        }
-    }
-    let topic = topic.ok_or_else(|| format!("field {:?} is missing", config.topic_field))?;
-    let data = data.ok_or_else(|| format!("field {:?} is missing", config.data_field))?;
-    let payload = Payload::new(data, bytes_max).map_err(|e| e.to_string())?;
-    Ok(EntryDelta { topic, kind, ts, payload })
-}
-
-/// An entry as Redis sends it.
-struct Entry {
-    id: EntryId,
-    fields: Vec<Value>,
-}
-
-fn text(value: &Value) -> Option<&str> {
-    match value {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) => Some(text),
-        _ => None,
-    }
-}
-
-/// Entries of an `XRANGE` reply. One without fields (deleted meanwhile) or with an ID that is none is left out.
-fn entries(reply: Value) -> Vec<Entry> {
-    let Value::Array(list) = reply else { return Vec::new() };
-    list.into_iter()
-        .filter_map(|entry| {
-            let Value::Array(parts) = entry else { return None };
-            let mut parts = parts.into_iter();
-            let id = text(&parts.next()?)?.parse().ok()?;
-            let fields = match parts.next() {
-                Some(Value::Array(fields)) => fields,
-                _ => Vec::new(),
-            };
-            Some(Entry { id, fields })
-        })
-        .collect()
-}
-
-/// An entry as it was read: topic and bytes, or what was wrong.
-pub type ReadEntry = (EntryId, Result<(String, usize), String>);
-
-/// The entries of any reply to `XRANGE` or `XREAD`, read as the source reads them.
-pub fn read_entries(reply: Value, config: &config::Redis, bytes_max: usize) -> Vec<ReadEntry> {
-    let found = [entries(reply.clone()), streams(reply)].into_iter().flatten();
-    found
-        .map(|entry| {
-            let delta = decode_entry(entry.fields, config, bytes_max);
-            (entry.id, delta.map(|delta| (delta.topic, delta.payload.bytes().len())))
-        })
-        .collect()
-}
-
-/// Entries of an `XREAD` reply for one stream.
-fn streams(reply: Value) -> Vec<Entry> {
-    let Value::Array(streams) = reply else { return Vec::new() };
-    match streams.into_iter().next() {
-        Some(Value::Array(parts)) => parts.into_iter().nth(1).map(entries).unwrap_or_default(),
-        _ => Vec::new(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn fields(pairs: &[(&str, &str)]) -> Vec<Value> {
-        let bulk = |s: &str| Value::BulkString(s.as_bytes().to_vec());
-        pairs.iter().flat_map(|(k, v)| [bulk(k), bulk(v)]).collect()
-    }
-
-    #[test]
-    fn entries_are_read_or_refused_with_a_reason() {
-        let config = config::Redis::default();
-        let read = |pairs: &[(&str, &str)]| decode_entry(fields(pairs), &config, 1_000);
-        let good =
-            read(&[("x", "y"), ("topic", "a:b"), ("data", "{}"), ("ts", "5"), ("kind", "snapshot")]).ok().unwrap();
-        assert_eq!((good.topic.as_str(), good.kind, good.ts), ("a:b", Kind::Snapshot, Some(5)));
-        for (pairs, needle) in [
-            (&[("data", "{}")][..], "\"topic\" is missing"),
-            (&[("topic", "a")], "\"data\" is missing"),
-            (&[("topic", "a"), ("data", "{")], "not JSON"),
-            (&[("topic", "a"), ("data", "1"), ("kind", "x")], "delta or snapshot"),
-        ] {
-            assert!(read(pairs).err().unwrap().contains(needle), "{needle}");
-        }
-        assert!(decode_entry(vec![Value::Nil], &config, 10).is_err());
     }
 }

@@ -4,22 +4,26 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ::redis::aio::MultiplexedConnection;
-use ::redis::{RedisResult, cmd, pipe};
+use ::redis::{ErrorKind, RedisError, RedisResult, cmd, pipe};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
+use super::continuity::{self, Progress};
 use super::id::EntryId;
 use super::keys::Keys;
-use super::reader::Progress;
+use super::link::Link;
+use super::masters::Masters;
 use crate::position::{Epoch, Offset};
 use crate::source::Feed;
 use crate::topic::{Incoming, Kind, Payload, SourceId};
 
 /// States in one write.
 const CHUNK: usize = 500;
+
+/// Time that a reader has to finish the batch that states were taken in the middle of.
+const SETTLE: Duration = Duration::from_secs(2);
 
 #[derive(Serialize, Deserialize)]
 struct Saved<'a> {
@@ -32,7 +36,7 @@ struct Saved<'a> {
 
 /// Saves a partition's states now and then, if no other node just did.
 pub(super) struct Saver {
-    client: ::redis::Client,
+    masters: Masters,
     keys: Keys,
     source: SourceId,
     every: Duration,
@@ -43,13 +47,13 @@ pub(super) struct Saver {
 
 impl Saver {
     pub(super) fn new(
-        client: ::redis::Client,
+        masters: Masters,
         keys: Keys,
         source: SourceId,
         every: Duration,
         progress: Arc<Mutex<Progress>>,
     ) -> Self {
-        Self { client, keys, source, every, progress, node: Epoch::random() }
+        Self { masters, keys, source, every, progress, node: Epoch::random() }
     }
 
     pub(super) async fn run(self, feed: Feed, stop: CancellationToken) {
@@ -65,11 +69,11 @@ impl Saver {
     }
 
     async fn save(&self, feed: &Feed) -> RedisResult<()> {
-        let progress = *self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let progress = self.progress();
         if !progress.loaded || progress.last.is_zero() {
             return Ok(());
         }
-        let mut connection = super::connect(&self.client).await?;
+        let mut link = self.masters.connect(&self.keys.stream).await?;
         let lease_ms = u64::try_from(self.every.as_millis()).unwrap_or(u64::MAX).saturating_mul(9) / 10;
         let taken: Option<String> = cmd("SET")
             .arg(&self.keys.saver)
@@ -77,26 +81,52 @@ impl Saver {
             .arg("NX")
             .arg("PX")
             .arg(lease_ms.max(1))
-            .query_async(&mut connection)
+            .query_async(&mut link)
             .await?;
         if taken.is_none() {
             return Ok(());
         }
+        let epoch = feed.topics.epoch(self.source);
         // Everything up to here is in the states that are taken now, or was saved before.
         let states = feed.topics.take_unsaved(self.source);
-        let outcome = self.write(&mut connection, &states, progress.last).await;
+        let newest = states.iter().map(|state| state.offset).max().unwrap_or_default();
+        let outcome = match self.vouch(&mut link, newest).await {
+            Ok(()) if feed.topics.epoch(self.source) == epoch => self.write(&mut link, &states, progress.last).await,
+            // What was taken is no longer what this node knows.
+            Ok(()) => return Ok(()),
+            Err(error) => Err(error),
+        };
         if outcome.is_err() {
             feed.topics.mark_unsaved(states.iter().map(|state| &state.topic));
         }
         outcome
     }
 
-    async fn write(
-        &self,
-        connection: &mut MultiplexedConnection,
-        states: &[Arc<crate::topic::Snapshot>],
-        last: EntryId,
-    ) -> RedisResult<()> {
+    fn progress(&self) -> Progress {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes sure that this master has every delta up to `newest`: one that was promoted without the last of them must not
+    /// be given states that hold them, before the reader has noticed too and changed the epoch.
+    async fn vouch(&self, link: &mut Link, newest: Offset) -> RedisResult<()> {
+        let until = tokio::time::Instant::now() + SETTLE;
+        let progress = loop {
+            let progress = self.progress();
+            if progress.loaded && progress.offset >= newest {
+                break progress;
+            }
+            if tokio::time::Instant::now() > until {
+                return Err(RedisError::from((ErrorKind::Client, "the reader is in the middle of something")));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        match continuity::broken(link, &self.keys, &progress).await? {
+            None => Ok(()),
+            Some(why) => Err(RedisError::from((ErrorKind::Client, "the states are not this master's", why))),
+        }
+    }
+
+    async fn write(&self, link: &mut Link, states: &[Arc<crate::topic::Snapshot>], last: EntryId) -> RedisResult<()> {
         for chunk in states.chunks(CHUNK) {
             let mut write = pipe();
             for state in chunk {
@@ -105,24 +135,24 @@ impl Saver {
                 let text = serde_json::to_string(&saved).unwrap_or_default();
                 write.cmd("HSET").arg(&self.keys.snapshots).arg(state.topic.as_str()).arg(text).ignore();
             }
-            write.query_async::<()>(connection).await?;
+            write.query_async::<()>(link).await?;
         }
-        cmd("SET").arg(&self.keys.position).arg(last.to_string()).query_async::<()>(connection).await?;
+        cmd("SET").arg(&self.keys.position).arg(last.to_string()).query_async::<()>(link).await?;
         tracing::debug!(stream = self.keys.stream, states = states.len(), upto = %last, "topic states saved");
         Ok(())
     }
 }
 
 /// The entry up to which saved states are complete, if any were saved.
-pub(super) async fn position(connection: &mut MultiplexedConnection, keys: &Keys) -> RedisResult<Option<EntryId>> {
-    let text: Option<String> = cmd("GET").arg(&keys.position).query_async(connection).await?;
+pub(super) async fn position(link: &mut Link, keys: &Keys) -> RedisResult<Option<EntryId>> {
+    let text: Option<String> = cmd("GET").arg(&keys.position).query_async(link).await?;
     Ok(text.and_then(|text| text.parse().ok()))
 }
 
 /// Puts saved states back. Those that are past the stream's newest entry hold deltas that a failover lost: they are
 /// left out. Returns how many were put back.
 pub(super) async fn restore(
-    connection: &mut MultiplexedConnection,
+    link: &mut Link,
     keys: &Keys,
     source: SourceId,
     newest: EntryId,
@@ -134,7 +164,7 @@ pub(super) async fn restore(
     let mut restored = 0;
     loop {
         let (next, pairs): (u64, Vec<(String, String)>) =
-            cmd("HSCAN").arg(&keys.snapshots).arg(cursor).arg("COUNT").arg(CHUNK).query_async(connection).await?;
+            cmd("HSCAN").arg(&keys.snapshots).arg(cursor).arg("COUNT").arg(CHUNK).query_async(link).await?;
         for (topic, text) in pairs {
             let Ok(saved) = serde_json::from_str::<Saved<'_>>(&text) else { continue };
             let data = Bytes::copy_from_slice(saved.data.get().as_bytes());

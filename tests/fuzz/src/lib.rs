@@ -2,7 +2,9 @@
 //! every input that is kept in `corpus`, by `tests/it/fuzz_corpus.rs`.
 
 use nexus_push::config;
+use nexus_push::http::handshake_bytes;
 use nexus_push::protocol::{Dialect, Op};
+use nexus_push::source::nats::{Subjects, read_message};
 use nexus_push::source::normalize::{Format, Normalizer};
 use nexus_push::topic::merge::{self, Node};
 use nexus_push::wire::close::CloseReason;
@@ -10,21 +12,24 @@ use nexus_push::wire::frame::header_bytes;
 use nexus_push::wire::inbox::{self, Compressed, Flow, Inbox};
 use nexus_push::wire::inflate::Inflater;
 use nexus_push::wire::negotiate::negotiate;
+use nexus_push::wire::proxy::{self, Parsed};
 
 /// A target: what it is called, and what it does.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("frames", frames),
     ("plain", plain),
     ("centrifuge_json", centrifuge_json),
     ("centrifuge_protobuf", centrifuge_protobuf),
     ("merge_patch", merge_patch),
     ("redis_entries", redis_entries),
+    ("nats_messages", nats_messages),
     ("recording", recording),
     ("configuration", configuration),
     ("handshake", handshake),
+    ("proxy_header", proxy_header),
 ];
 
 /// Longest message of the frame target.
@@ -36,9 +41,9 @@ pub fn frames(data: &[u8]) {
     let Some((&how, bytes)) = data.split_first() else { return };
     let deflate = how & 1 != 0;
     let piece = usize::from(how >> 1).max(1);
-    let whole = read(bytes, usize::MAX, deflate);
-    let cut = read(bytes, piece, deflate);
-    assert_eq!(whole, cut, "cut into pieces of {piece}");
+    let whole = read(std::iter::once(bytes), deflate);
+    assert_eq!(whole, read(bytes.chunks(piece), deflate), "cut into pieces of {piece}");
+    assert_eq!(whole, read(uneven(bytes, how), deflate), "cut into pieces of every length, {how}");
     for message in &whole.0 {
         assert!(message.1.len() <= MESSAGE_MAX, "{} bytes", message.1.len());
     }
@@ -47,11 +52,25 @@ pub fn frames(data: &[u8]) {
 /// What came out: kind and payload of each message, and how it ended.
 type Read = (Vec<(u8, Vec<u8>)>, Option<CloseReason>);
 
-fn read(bytes: &[u8], piece: usize, deflate: bool) -> Read {
+/// Pieces of 1 to 64 bytes in no order that repeats itself soon.
+fn uneven(mut bytes: &[u8], seed: u8) -> impl Iterator<Item = &[u8]> {
+    let mut state = u32::from(seed) | 0x100;
+    std::iter::from_fn(move || {
+        // A xorshift: any would do.
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        let (piece, rest) = bytes.split_at_checked(state as usize % 64 + 1).unwrap_or((bytes, &[]));
+        bytes = rest;
+        Some(piece).filter(|piece| !piece.is_empty())
+    })
+}
+
+fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>, deflate: bool) -> Read {
     let mut inflater = Inflater::new(MESSAGE_MAX);
     let mut open: Option<Box<Inbox>> = None;
     let mut messages = Vec::new();
-    for part in bytes.chunks(piece.min(bytes.len()).max(1)) {
+    for part in pieces {
         let compressed = if deflate { Compressed::Inflated(&mut inflater) } else { Compressed::Refused };
         let fed = inbox::feed(&mut open, &mut part.to_vec(), MESSAGE_MAX, compressed, 0, |message| {
             messages.push(match message {
@@ -133,8 +152,8 @@ pub fn merge_patch(data: &[u8]) {
 
     let mut one_by_one = state.clone();
     let mut bytes = merge::members_bytes(&one_by_one).cast_signed();
-    bytes += merge::apply(&mut one_by_one, &first);
-    bytes += merge::apply(&mut one_by_one, &second);
+    bytes += merge::apply(&mut one_by_one, &first).bytes;
+    bytes += merge::apply(&mut one_by_one, &second).bytes;
     assert_eq!(bytes, merge::members_bytes(&one_by_one).cast_signed(), "size kept");
     assert_eq!(written(&one_by_one).len().cast_signed(), bytes, "size written");
     assert_eq!(value(&one_by_one), theirs, "as another implementation has it");
@@ -167,9 +186,37 @@ pub fn redis_entries(data: &[u8]) {
     let Ok(reply) = redis::parse_redis_value(data) else { return };
     let config = config::Redis::default();
     for (id, outcome) in nexus_push::source::redis::read_entries(reply, &config, MESSAGE_MAX) {
-        if let Ok((topic, bytes)) = outcome {
-            assert!(!topic.is_empty() || bytes <= MESSAGE_MAX, "{id}");
+        match outcome {
+            Ok((_, bytes)) => assert!(bytes <= MESSAGE_MAX, "{id}: {bytes} bytes"),
+            Err(reason) => assert!(!reason.is_empty(), "{id}"),
         }
+    }
+}
+
+/// Messages of NATS: a line with the subject, lines of headers, an empty line, the payload. What is read can be said again: the
+/// topic's own subject, or a header, leads back to it.
+pub fn nats_messages(data: &[u8]) {
+    let mut parts = data.splitn(2, |&b| b == b'\n');
+    let subject = String::from_utf8_lossy(parts.next().unwrap_or_default());
+    let mut rest = parts.next().unwrap_or_default();
+    let mut headers = Vec::new();
+    while let Some(end) = rest.iter().position(|&b| b == b'\n') {
+        let line = String::from_utf8_lossy(&rest[..end]).into_owned();
+        rest = &rest[end + 1..];
+        match line.split_once(':') {
+            Some((name, value)) => headers.push((name.to_owned(), value.trim().to_owned())),
+            None => break,
+        }
+    }
+    let subjects = Subjects::new(&config::Nats::default().subjects);
+    let mut given = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let Ok(read) = read_message(&subjects, &subject, &mut given, rest.to_vec().into(), MESSAGE_MAX) else { return };
+    assert!(read.payload.bytes().len() <= MESSAGE_MAX);
+    let (again, named) = subjects.subject(&read.topic);
+    assert!(again.split('.').all(|token| !token.is_empty() && token != "*" && token != ">"), "{again}");
+    assert!(!again.contains(char::is_whitespace), "{again}");
+    if !named {
+        assert_eq!(subjects.topic(&again).as_deref(), Some(read.topic.as_str()), "{again}");
     }
 }
 
@@ -202,13 +249,86 @@ pub fn configuration(data: &[u8]) {
     }
 }
 
-/// The opening handshake: what the quick look takes is taken whole; and extension offers (RFC 7692).
+/// The opening handshake: what the quick look takes is taken whole, whatever follows, and can be read in one way only; and
+/// extension offers (RFC 7692).
 pub fn handshake(data: &[u8]) {
-    if let Some(bytes) = nexus_push::http::handshake_bytes(data) {
-        assert!(bytes <= data.len());
-        assert!(data.get(..bytes).is_some_and(|head| head.ends_with(b"\n\r\n") || head.ends_with(b"\n\n")));
+    if let Some(bytes) = handshake_bytes(data) {
+        let head = data.get(..bytes).expect("no more than there is");
+        assert!(head.ends_with(b"\n\r\n") || head.ends_with(b"\n\n"));
+        assert_eq!(handshake_bytes(head), Some(bytes), "what follows does not matter");
+        assert_eq!(handshake_bytes(&head[..bytes - 1]), None, "half a head is none");
+        let lines = |name: &[u8]| {
+            let begins = |line: &&[u8]| line.get(..name.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(name));
+            head.split(|&b| b == b'\n').filter(begins).count()
+        };
+        assert_eq!(lines(b"host:"), 1, "one host");
+        assert_eq!(lines(b"content-length:") + lines(b"transfer-encoding:"), 0, "no body");
     }
     if let Some(answer) = std::str::from_utf8(data).ok().and_then(|text| negotiate(text.lines())) {
         assert!(answer.starts_with("permessage-deflate"));
+    }
+}
+
+/// Longest header of the PROXY protocol that the target takes.
+const PROXY_HEADER_MAX: usize = 512;
+
+/// What proxies say before a connection (the first byte 0), and in headers (1 and 2). A header is what another implementation
+/// takes for one too, begins only with what begins it, and does not depend on what follows.
+pub fn proxy_header(data: &[u8]) {
+    let Some((&which, bytes)) = data.split_first() else { return };
+    if which != 0 {
+        let client = nexus_push::http::forwarded_client(bytes, which == 2);
+        assert!(client.is_none_or(|client| client.to_canonical() == client));
+        return;
+    }
+    let parsed = proxy::parse(bytes, PROXY_HEADER_MAX);
+    match parsed {
+        Parsed::Header { bytes: length, source } => {
+            let header = bytes.get(..length).expect("no longer than what is there");
+            assert_eq!(proxy::parse(header, PROXY_HEADER_MAX), parsed, "whatever follows");
+            for cut in 0..length {
+                let begun = proxy::parse(&header[..cut], PROXY_HEADER_MAX);
+                assert!(matches!(begun, Parsed::Begun | Parsed::Unclear), "{cut} bytes of it: {begun:?}");
+            }
+            let theirs = oracle(bytes);
+            match source {
+                Some(source) => assert_eq!(theirs, Some((Some(source), length))),
+                // Theirs reads what a proxy says of its own connection, and takes no long story after UNKNOWN.
+                None => assert!(theirs.is_none_or(|(_, their_length)| their_length == length)),
+            }
+        }
+        Parsed::Begun | Parsed::Unclear => assert!(bytes.len() < PROXY_HEADER_MAX),
+        Parsed::Other => assert_eq!(oracle(bytes), None),
+        Parsed::Broken(_) => {
+            // Theirs is not strict about the end of a line that says UNKNOWN, and takes longer ones.
+            let none = |(source, length): (Option<_>, _)| source.is_none() || length > PROXY_HEADER_MAX;
+            assert!(oracle(bytes).is_none_or(none), "another implementation has an address from it");
+        }
+    }
+}
+
+/// A whole header's source and length, by an implementation that is not ours.
+fn oracle(bytes: &[u8]) -> Option<(Option<std::net::IpAddr>, usize)> {
+    use ppp::{HeaderResult, v1, v2};
+    match HeaderResult::parse(bytes) {
+        // It takes ports with a sign.
+        HeaderResult::V1(Ok(header)) if header.header.contains('+') => None,
+        HeaderResult::V1(Ok(header)) => {
+            let source = match header.addresses {
+                v1::Addresses::Tcp4(both) => Some(both.source_address.into()),
+                v1::Addresses::Tcp6(both) => Some(both.source_address.into()),
+                v1::Addresses::Unknown => None,
+            };
+            Some((source, header.header.len()))
+        }
+        HeaderResult::V2(Ok(header)) => {
+            let source = match header.addresses {
+                v2::Addresses::IPv4(both) => Some(both.source_address.into()),
+                v2::Addresses::IPv6(both) => Some(both.source_address.into()),
+                _ => None,
+            };
+            Some((source, header.header.len()))
+        }
+        _ => None,
     }
 }

@@ -1,0 +1,120 @@
+//! Sessions by user: how many each may hold.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+
+use super::{Identity, TokenError};
+
+/// Counts sessions by the `sub` of their tokens.
+#[derive(Debug)]
+pub struct Users {
+    sessions: DashMap<Arc<str>, usize>,
+    sessions_max: usize,
+}
+
+/// A session's place among its user's, given back once neither it nor anybody it was handed to has it.
+pub struct Seat {
+    users: Arc<Users>,
+    user: Arc<str>,
+}
+
+impl Users {
+    /// Each may hold so many; 0 is no limit.
+    pub fn new(sessions_max: usize) -> Arc<Self> {
+        Arc::new(Self { sessions: DashMap::new(), sessions_max })
+    }
+
+    /// Gives a session that its user is known of a seat; the one that it holds, if it is the same user's. Where there is no
+    /// limit, and for tokens that name no user, none is needed.
+    ///
+    /// # Errors
+    /// The user holds as many as it may.
+    pub fn seat(self: &Arc<Self>, identity: &mut Identity, held: Option<&Identity>) -> Result<(), TokenError> {
+        if self.sessions_max == 0 || identity.user.is_empty() {
+            return Ok(());
+        }
+        let kept = held.and_then(|held| held.seat.as_ref()).filter(|seat| *seat.user == *identity.user);
+        identity.seat = Some(match kept {
+            Some(seat) => seat.clone(),
+            None => self.admit(&identity.user)?,
+        });
+        Ok(())
+    }
+
+    fn admit(self: &Arc<Self>, user: &str) -> Result<Arc<Seat>, TokenError> {
+        let user: Arc<str> = user.into();
+        let mut sessions = self.sessions.entry(user.clone()).or_insert(0);
+        if *sessions >= self.sessions_max {
+            return Err(TokenError::TooManySessions(self.sessions_max));
+        }
+        *sessions += 1;
+        Ok(Arc::new(Seat { users: self.clone(), user }))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut sessions) = self.users.sessions.entry(self.user.clone()) {
+            *sessions.get_mut() = sessions.get().saturating_sub(1);
+            if *sessions.get() == 0 {
+                sessions.remove();
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Seat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Seat").field(&self.user).finish()
+    }
+}
+
+/// What an identity says does not depend on where it sits.
+impl PartialEq for Seat {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Seat {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::TopicRules;
+
+    fn identity(user: &str) -> Identity {
+        Identity {
+            user: user.into(),
+            expires_s: None,
+            topics: TopicRules::default(),
+            info: bytes::Bytes::new(),
+            subscribed: Vec::new(),
+            seat: None,
+        }
+    }
+
+    #[test]
+    fn seats_are_counted_by_user_and_given_back() {
+        let users = Users::new(2);
+        let seated = |user: &str, held: Option<&Identity>| {
+            let mut identity = identity(user);
+            users.seat(&mut identity, held).map(|()| identity)
+        };
+        let (first, second) = (seated("ann", None).unwrap(), seated("ann", None).unwrap());
+        assert_eq!(seated("ann", None), Err(TokenError::TooManySessions(2)));
+        assert!(seated("bob", None).is_ok() && seated("", None).is_ok());
+        // A new token of the same session takes no other seat, and keeps it when the old one is gone.
+        let renewed = seated("ann", Some(&first)).unwrap();
+        drop(first);
+        assert!(seated("ann", None).is_err());
+        // Another user's does not.
+        let other = seated("bob", Some(&second)).unwrap();
+        drop(second);
+        assert!(seated("ann", None).is_ok());
+        drop((renewed, other));
+        assert!(users.sessions.is_empty());
+    }
+}

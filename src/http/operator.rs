@@ -1,0 +1,66 @@
+//! Which door a request came in by, and what operators have to show at theirs.
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use super::{Shared, State, failure};
+use crate::auth::ApiKey;
+use crate::config::Scope;
+
+/// What a listener serves; among the extensions of its requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Door {
+    /// Everything: there is no listener of the operators' own.
+    All,
+    /// Clients and publishers.
+    Public,
+    /// Operators, and backends, which may come by either.
+    Operators,
+}
+
+impl Door {
+    /// Whether operators' commands are carried out here.
+    pub(super) fn takes_orders(self) -> bool {
+        self != Self::Public
+    }
+}
+
+/// The key that a request shows: in `X-API-Key`, or as a bearer's, which is what Prometheus can do.
+fn shown<'a>(state: &'a State, headers: &HeaderMap) -> Option<&'a ApiKey> {
+    let key = headers.get("x-api-key").map(|value| value.as_bytes());
+    let bearer = || headers.get(header::AUTHORIZATION)?.as_bytes().strip_prefix(b"Bearer ");
+    state.keys.find(key.or_else(bearer).unwrap_or_default())
+}
+
+/// Lets operators through to what only they may read or do: `/admin/…` for a key that operates, always (but where
+/// `publish.open` makes an operator of anyone); `/metrics` and `/status` for one where `operator.key` is set.
+pub(super) async fn guard(state: Shared, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let here = request.extensions().get::<Door>().is_some_and(|door| door.takes_orders());
+    let asked = match path {
+        "/metrics" | "/status" => here && state.keys.has_operator_key(),
+        _ => here && path.starts_with("/admin/"),
+    };
+    if asked {
+        let known = shown(&state, request.headers());
+        match known {
+            Some(key) if key.may(Scope::Operate) => {
+                if path.starts_with("/admin/") {
+                    tracing::info!(key = %key.name, path, "an operator's request");
+                }
+            }
+            _ => {
+                let key = known.map(|key| &*key.name);
+                state.metrics.operator_refused.inc();
+                tracing::debug!(key, path, "an operator's request was refused");
+                let status = if known.is_some() { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED };
+                let reason =
+                    "X-API-Key, or Authorization: Bearer, must have operator.key, or a key with the scope `operate`";
+                return failure(status, reason);
+            }
+        }
+    }
+    next.run(request).await
+}

@@ -1,0 +1,40 @@
+//! One family of all limits: how often each was reached. Summed up from what is counted anyway, when somebody asks.
+
+use std::sync::Arc;
+
+use super::{Metrics, Reason, ShardStats};
+use crate::wire::close::CloseReason;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+
+/// Each limit by its key (those without one by what they bound), and how often it was reached.
+pub(super) fn limits_reached(metrics: &Metrics, shards: &[Arc<ShardStats>]) -> Vec<(&'static str, u64)> {
+    let closes = |reason| shards.iter().map(|s| s.closes_for(reason)).sum::<u64>();
+    let sum = |read: fn(&ShardStats) -> u64| shards.iter().map(|s| read(s)).sum::<u64>();
+    let of = |family: &Family<Reason, Counter>, reason| family.get(&Reason { reason }).map_or(0, |c| c.get());
+    let upgrades = |reason| of(&metrics.upgrades_refused, reason);
+    let deltas = |reason| of(&metrics.deltas_refused, reason);
+    let relieved = sum(|s| s.backlog_relieved.get());
+    vec![
+        ("max_sessions", upgrades("full")),
+        ("sessions_per_address", upgrades("address_sessions")),
+        ("new_sessions_per_address", upgrades("address_rate")),
+        ("sessions_per_user", upgrades("user_sessions").saturating_add(closes(CloseReason::TooManySessions))),
+        ("http_connections", metrics.http_refused.get()),
+        ("handshake_timeout", metrics.handshake_timeouts.get()),
+        ("first_command_timeout", closes(CloseReason::NoCommand)),
+        ("pong_timeout", closes(CloseReason::NoPong)),
+        ("message_bytes", closes(CloseReason::MessageTooBig)),
+        ("commands_per_second", closes(CloseReason::TooManyRequests)),
+        ("subscriptions", sum(|s| s.subscriptions_refused.get())),
+        ("backlog_bytes", closes(CloseReason::Slow).saturating_sub(relieved)),
+        ("backlog_total_bytes", relieved),
+        ("history_total_bytes", metrics.history_evicted.get()),
+        ("state_total_bytes", metrics.state_refused.get()),
+        ("topics", metrics.topics_refused.get()),
+        ("delta_bytes", deltas("too_large")),
+        ("merge_state_bytes", deltas("state_too_large")),
+        ("batch_commands", of(&metrics.publish_refused, "batch_too_long")),
+        ("queue_events", metrics.queue_full.get()),
+    ]
+}

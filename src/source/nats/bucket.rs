@@ -1,0 +1,336 @@
+//! The key-value bucket beside the stream.
+//!
+//! `epoch` is what all nodes go by; it is changed by compare-and-set. `position.BASE` and the keys under `state.BASE.` are
+//! topic states and the sequence up to which they are complete; a state that is larger than one message may be lies in
+//! parts, which are written before the key that names them. The base is the epoch with which the past began: a purged
+//! stream, or another one, has a new base, so that what a node still saves that has not noticed counts for nothing.
+//! `saver` is written by whoever saves, so that one does at a time.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::kv::{self, Operation, Store, UpdateErrorKind};
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::future::try_join_all;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::held::Held;
+use super::subjects::token;
+use super::{Trouble, trouble};
+use crate::config;
+use crate::position::{Epoch, Offset};
+use crate::source::Feed;
+use crate::topic::{Incoming, Kind, Payload, Snapshot, SourceId};
+
+const EPOCH: &str = "epoch";
+const SAVER: &str = "saver";
+
+/// Largest piece of a state in one message, in bytes: well below what any server takes.
+const PART_BYTES: usize = 512 * 1024;
+
+/// States written at once.
+const CHUNK: usize = 256;
+
+/// Longest wait for the next of what the bucket holds.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Times that a change is tried again because another node was quicker.
+const ATTEMPTS: usize = 8;
+
+/// What the nodes go by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Agreement {
+    /// Which stream, see [`Held::created`].
+    pub(super) created: String,
+    pub(super) epoch: Epoch,
+    /// The epoch with which the past began: what was saved under another does not count.
+    pub(super) base: Epoch,
+    /// The bucket's number of this.
+    #[serde(skip)]
+    pub(super) revision: u64,
+}
+
+/// Up to where saved states are complete.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Position {
+    pub(super) sequence: u64,
+    /// When the stream took that message, Unix ms.
+    pub(super) ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Saved<'a> {
+    topic: String,
+    offset: Offset,
+    #[serde(default)]
+    ts: Option<u64>,
+    /// Pieces of the data, where it does not fit here.
+    #[serde(default)]
+    parts: usize,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+}
+
+/// The bucket beside the stream.
+#[derive(Clone)]
+pub(super) struct Bucket(Store);
+
+impl Bucket {
+    /// Opens it; makes it where it is missing and `config` lets.
+    pub(super) async fn open(context: &Context, config: &config::Nats) -> Result<Self, Trouble> {
+        let name = config.bucket();
+        let tried = format!("bucket {name}");
+        match context.get_key_value(&name).await {
+            Ok(store) => Ok(Self(store)),
+            Err(_) if config.create => {
+                let made = context.create_key_value(kv::Config {
+                    bucket: name,
+                    description: format!("nexus-push: epoch and saved states of the stream {}", config.stream),
+                    history: 1,
+                    num_replicas: config.replicas,
+                    ..kv::Config::default()
+                });
+                Ok(Self(made.await.map_err(trouble(&tried))?))
+            }
+            Err(error) => Err(Trouble(format!("{tried}: {error}; create it, or set source.nats.create"))),
+        }
+    }
+
+    /// A key's value and its revision, from the bucket's leader: a follower may not have the newest.
+    async fn value(&self, key: &str) -> Result<Option<(u64, Bytes)>, Trouble> {
+        match self.0.stream.get_last_raw_message_by_subject(&format!("{}{key}", self.0.prefix)).await {
+            Ok(message) => Ok(Some((message.sequence, message.payload))),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(Trouble(format!("bucket {}, key {key}: {error}", self.0.name))),
+        }
+    }
+
+    /// What the nodes go by, if they do by anything.
+    pub(super) async fn agreement(&self) -> Result<Option<Agreement>, Trouble> {
+        let Some((revision, value)) = self.value(EPOCH).await? else { return Ok(None) };
+        Ok(serde_json::from_slice::<Agreement>(&value).ok().map(|agreement| Agreement { revision, ..agreement }))
+    }
+
+    /// What the nodes go by for the stream created then; where they go by nothing yet, or by another stream, `known` or
+    /// what all of them would come to is proposed.
+    pub(super) async fn agree(&self, created: &str, known: Option<&Agreement>) -> Result<Agreement, Trouble> {
+        let known = known.filter(|known| known.created == created);
+        let proposed = known.cloned().unwrap_or_else(|| {
+            let epoch = Epoch::from_text(&epoch_of(created));
+            Agreement { created: created.to_owned(), base: epoch.clone(), epoch, revision: 0 }
+        });
+        for _ in 0..ATTEMPTS {
+            let found = self.value(EPOCH).await?;
+            let revision = found.as_ref().map_or(0, |(revision, _)| *revision);
+            let agreement = found.and_then(|(_, value)| serde_json::from_slice::<Agreement>(&value).ok());
+            if let Some(agreement) = agreement.filter(|agreement| agreement.created == created) {
+                return Ok(Agreement { revision, ..agreement });
+            }
+            if let Some(revision) = self.set(&proposed, revision).await? {
+                return Ok(Agreement { revision, ..proposed });
+            }
+        }
+        Err(Trouble(format!("bucket {}: the nodes do not come to an agreement on the epoch", self.0.name)))
+    }
+
+    /// Sets a new epoch, unless another node did meanwhile; with a new base, what was saved no longer counts.
+    pub(super) async fn change(&self, known: &Agreement, new_base: bool) -> Result<(), Trouble> {
+        let epoch = Epoch::random();
+        let base = if new_base { epoch.clone() } else { known.base.clone() };
+        let new = Agreement { created: known.created.clone(), epoch, base, revision: 0 };
+        self.set(&new, known.revision).await?;
+        Ok(())
+    }
+
+    /// The new revision, or nothing if another node was quicker.
+    async fn set(&self, agreement: &Agreement, revision: u64) -> Result<Option<u64>, Trouble> {
+        let tried = format!("bucket {}: changing the epoch", self.0.name);
+        let value = serde_json::to_vec(agreement).map_err(trouble(&tried))?;
+        match self.0.update(EPOCH, value.into(), revision).await {
+            Ok(revision) => Ok(Some(revision)),
+            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(None),
+            Err(error) => Err(Trouble(format!("{tried}: {error}"))),
+        }
+    }
+
+    /// Whether this node is to save now: nobody has since it looked before. `seen` is what it saw then.
+    pub(super) async fn may_save(&self, node: &str, seen: &mut Option<u64>) -> Result<bool, Trouble> {
+        let revision = self.value(SAVER).await?.map_or(0, |(revision, _)| revision);
+        if revision != 0 && *seen != Some(revision) {
+            *seen = Some(revision);
+            return Ok(false);
+        }
+        match self.0.update(SAVER, Bytes::copy_from_slice(node.as_bytes()), revision).await {
+            Ok(own) => {
+                *seen = Some(own);
+                Ok(true)
+            }
+            // Another node just did.
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Writes states, then the position they are complete up to.
+    pub(super) async fn save(
+        &self,
+        base: &Epoch,
+        states: &[std::sync::Arc<Snapshot>],
+        position: Position,
+    ) -> Result<(), Trouble> {
+        let tried = format!("bucket {}: saving", self.0.name);
+        for chunk in states.chunks(CHUNK) {
+            let mut writes = Vec::with_capacity(chunk.len());
+            for state in chunk {
+                writes.push(self.save_one(base, state));
+            }
+            try_join_all(writes).await.map_err(trouble(&tried))?;
+        }
+        let value = serde_json::to_vec(&position).map_err(trouble(&tried))?;
+        self.0.put(format!("position.{base}"), value.into()).await.map_err(trouble(&tried))?;
+        Ok(())
+    }
+
+    async fn save_one(&self, base: &Epoch, state: &Snapshot) -> Result<(), Trouble> {
+        let tried = state.topic.as_str();
+        let key = token(tried);
+        let mut saved = Saved { topic: tried.to_owned(), offset: state.offset, ts: state.ts, parts: 0, data: None };
+        if state.data.len() <= PART_BYTES {
+            saved.data = Some(serde_json::from_slice(&state.data).map_err(trouble(tried))?);
+        } else {
+            for (i, part) in state.data.chunks(PART_BYTES).enumerate() {
+                let at = part_key(base, &key, state.offset, i);
+                self.0.put(&at, Bytes::copy_from_slice(part)).await.map_err(trouble(tried))?;
+                saved.parts = i + 1;
+            }
+        }
+        let head = format!("state.{base}.{key}");
+        let before = if saved.parts > 0 { self.value(&head).await? } else { None };
+        let value = serde_json::to_vec(&saved).map_err(trouble(tried))?;
+        self.0.put(&head, value.into()).await.map_err(trouble(tried))?;
+        let before = before.as_ref().and_then(|(_, value)| serde_json::from_slice::<Saved<'_>>(value).ok());
+        if let Some(before) = before.filter(|before| before.offset != state.offset) {
+            for i in 0..before.parts {
+                self.0.purge(part_key(base, &key, before.offset, i)).await.map_err(trouble(tried))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Up to where states are saved, if they are.
+    pub(super) async fn position(&self, base: &Epoch, held: &Held) -> Result<Option<Position>, Trouble> {
+        let Some((_, value)) = self.value(&format!("position.{base}")).await? else { return Ok(None) };
+        let position = serde_json::from_slice::<Position>(&value).ok();
+        Ok(position.filter(|position| position.sequence <= held.last))
+    }
+
+    /// Puts saved states back, and clears away those that no longer count. Returns how many were put back.
+    pub(super) async fn restore(
+        &self,
+        base: &Epoch,
+        held: &Held,
+        source: SourceId,
+        bytes_max: usize,
+        feed: &Feed,
+    ) -> Result<usize, Trouble> {
+        let tried = format!("bucket {}: reading saved states", self.0.name);
+        let mut parts: HashMap<String, Bytes> = HashMap::new();
+        let mut heads: Vec<(String, Bytes)> = Vec::new();
+        let mut over: BTreeSet<String> = BTreeSet::new();
+        let status = self.0.status().await.map_err(trouble(&tried))?;
+        if status.values() == 0 {
+            return Ok(0);
+        }
+        let mut entries = self.0.watch_with_history(">").await.map_err(trouble(&tried))?;
+        loop {
+            let entry = tokio::time::timeout(READ_TIMEOUT, entries.next()).await.map_err(trouble(&tried))?;
+            let Some(entry) = entry else { break };
+            let entry = entry.map_err(trouble(&tried))?;
+            let last = entry.seen_current;
+            let mut tokens = entry.key.split('.');
+            match (tokens.next(), tokens.next()) {
+                (Some("state" | "part" | "position"), Some(other)) if other != base.as_str() => {
+                    over.insert(other.to_owned());
+                }
+                (Some("part"), _) if entry.operation == Operation::Put => {
+                    parts.insert(entry.key, entry.value);
+                }
+                (Some("state"), _) if entry.operation == Operation::Put => heads.push((entry.key, entry.value)),
+                _ => {}
+            }
+            if last {
+                break;
+            }
+        }
+        let mut restored = 0;
+        for (at, head) in heads {
+            let Ok(saved) = serde_json::from_slice::<Saved<'_>>(&head) else { continue };
+            // Of deltas that are lost: it must not count again once the stream has come as far.
+            if saved.offset.get() > held.last {
+                self.0.purge(&at).await.map_err(trouble(&tried))?;
+                continue;
+            }
+            let key = token(&saved.topic);
+            let data = match saved.data {
+                Some(data) => Some(Bytes::copy_from_slice(data.get().as_bytes())),
+                None => (0..saved.parts)
+                    .map(|i| parts.remove(&part_key(base, &key, saved.offset, i)))
+                    .collect::<Option<Vec<Bytes>>>()
+                    .map(|parts| Bytes::from(parts.concat())),
+            };
+            let Some(data) = data else {
+                tracing::warn!(topic = saved.topic, "a saved state is not whole and was left out");
+                continue;
+            };
+            let Ok(payload) = Payload::new(data, bytes_max.max(crate::limits::STATE_BYTES_MAX)) else { continue };
+            let incoming = Incoming {
+                topic: &saved.topic,
+                kind: Kind::Snapshot,
+                ts: saved.ts,
+                payload,
+                offset: Some(saved.offset),
+                source,
+            };
+            match feed.topics.restore(incoming) {
+                Ok(()) => restored += 1,
+                Err(error) => tracing::warn!(topic = saved.topic, %error, "a saved state was left out"),
+            }
+        }
+        for base in over {
+            for keys in [format!("state.{base}.>"), format!("part.{base}.>"), format!("position.{base}")] {
+                let subject = format!("{}{keys}", self.0.prefix);
+                self.0.stream.purge().filter(subject).await.map_err(trouble(&tried))?;
+            }
+        }
+        Ok(restored)
+    }
+}
+
+fn part_key(base: &Epoch, key: &str, offset: Offset, part: usize) -> String {
+    format!("part.{base}.{key}.{offset}.{part}")
+}
+
+/// The first epoch of a stream created then: the same on whichever node gets to it first.
+fn epoch_of(created: &str) -> String {
+    const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let hash =
+        created.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let letter = |i: u32| ALPHABET.get((hash >> (5 * i) & 31) as usize).copied().map_or('a', char::from);
+    (0..8).map(letter).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::epoch_of;
+
+    #[test]
+    fn a_streams_first_epoch_is_its_own() {
+        let of = epoch_of("1795548000000000001");
+        assert_eq!(of, epoch_of("1795548000000000001"));
+        assert_ne!(of, epoch_of("1795548000000000002"));
+        assert_eq!(of.len(), 8);
+    }
+}

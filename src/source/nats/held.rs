@@ -1,0 +1,164 @@
+//! What a stream holds, and what it means that it holds something else now.
+
+use async_nats::jetstream::stream::{Config, Info, RetentionPolicy};
+use serde::{Deserialize, Serialize};
+
+use super::unix_ms_of;
+
+/// Time by which clocks of servers may differ before a message is taken to have expired, ms.
+const CLOCK_SLACK_MS: u64 = 2_000;
+
+/// What a stream holds, as its server says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Held {
+    /// When the stream was created, Unix ns: what tells one stream from another of its name.
+    pub(super) created: String,
+    /// Sequence of the first message; past `last` if there is none.
+    pub(super) first: u64,
+    /// Sequence of the last message that it ever took.
+    pub(super) last: u64,
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    /// When the last was taken, Unix ms.
+    pub(super) last_ms: u64,
+}
+
+impl Held {
+    pub(super) fn of(info: &Info) -> Self {
+        let state = &info.state;
+        Self {
+            created: info.created.unix_timestamp_nanos().to_string(),
+            first: state.first_sequence,
+            last: state.last_sequence,
+            messages: state.messages,
+            bytes: state.bytes,
+            last_ms: unix_ms_of(state.last_timestamp),
+        }
+    }
+}
+
+/// What makes a stream let go of messages.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Bounds {
+    messages: u64,
+    bytes: u64,
+    age_ms: u64,
+    /// By something else too, so that nothing can be told from what is gone.
+    pub(super) others: bool,
+}
+
+impl Bounds {
+    pub(super) fn of(config: &Config) -> Self {
+        Self {
+            messages: u64::try_from(config.max_messages).unwrap_or(0),
+            bytes: u64::try_from(config.max_bytes).unwrap_or(0),
+            age_ms: u64::try_from(config.max_age.as_millis()).unwrap_or(u64::MAX),
+            others: config.max_messages_per_subject > 0
+                || config.allow_rollup
+                || config.retention != RetentionPolicy::Limits,
+        }
+    }
+
+    /// Whether they can have taken everything that was held before.
+    fn took_all(&self, before: &Held, now: &Held, now_ms: u64) -> bool {
+        self.others
+            || (self.messages > 0 && now.messages >= self.messages)
+            // What is trimmed by size stays near it; by half is near for any but a stream of a few messages.
+            || (self.bytes > 0 && now.bytes.saturating_mul(2) >= self.bytes)
+            || (self.age_ms > 0 && before.last_ms.saturating_add(self.age_ms) <= now_ms.saturating_add(CLOCK_SLACK_MS))
+    }
+}
+
+/// Why offsets from before can no longer be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Break {
+    /// The stream ends before what was read from it: an older copy was put back.
+    Backwards,
+    /// What was read last is another message now.
+    Rewritten,
+    /// Somebody emptied the stream.
+    Purged,
+    /// Messages were let go before they were read.
+    Missed,
+}
+
+impl Break {
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::Backwards => "the stream ends before what was read from it: an older copy was put back",
+            Self::Rewritten => "the message that was read last is another one now: an older copy was put back",
+            Self::Purged => "the stream was purged",
+            Self::Missed => "messages were let go before they were read",
+        }
+    }
+
+    /// Whether states that were saved before no longer count.
+    pub(super) fn ends_the_past(self) -> bool {
+        match self {
+            // Where the two histories part is not known.
+            Self::Purged | Self::Rewritten => true,
+            // Saved states past the end are left out one by one.
+            Self::Backwards | Self::Missed => false,
+        }
+    }
+}
+
+/// Whether everything that was held `before`, or else the first that came since, was taken away by somebody, not by the
+/// stream's own limits.
+fn purged(before: &Held, now: &Held, bounds: &Bounds, now_ms: u64) -> bool {
+    let known = if before.messages > 0 { before.last } else { before.last + 1 };
+    now.first > known && !bounds.took_all(before, now, now_ms)
+}
+
+/// What a look at the stream tells who read up to `last`, and found `before` when it looked last.
+pub(super) fn look(last: u64, before: &Held, now: &Held, bounds: &Bounds, now_ms: u64) -> Option<Break> {
+    if now.last < last {
+        return Some(Break::Backwards);
+    }
+    if purged(before, now, bounds, now_ms) {
+        return Some(Break::Purged);
+    }
+    (now.first > last + 1 && now.last > last).then_some(Break::Missed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(first: u64, last: u64) -> Held {
+        let messages = (last + 1).saturating_sub(first);
+        Held { created: "1".into(), first, last, messages, bytes: messages * 100, last_ms: 1_000_000 }
+    }
+
+    #[test]
+    fn what_a_look_tells() {
+        let none = Bounds::default();
+        let count = Bounds { messages: 50, ..none };
+        let size = Bounds { bytes: 5_000, ..none };
+        let age = Bounds { age_ms: 60_000, ..none };
+        let soon = 1_000_000 + 1_000;
+        let later = 1_000_000 + 70_000;
+        for (what, last, before, now, bounds, now_ms, expected) in [
+            ("nothing new", 100, held(1, 100), held(1, 100), none, soon, None),
+            ("more", 100, held(1, 100), held(1, 150), none, soon, None),
+            ("trimmed up to here", 100, held(1, 100), held(101, 150), count, soon, None),
+            ("trimmed in part", 100, held(1, 100), held(90, 139), count, soon, None),
+            ("trimmed by size", 100, held(1, 100), held(101, 150), size, soon, None),
+            ("expired", 100, held(1, 100), held(101, 100), age, later, None),
+            ("expired and more came", 100, held(1, 100), held(101, 103), age, later, None),
+            ("never had any", 0, held(1, 0), held(1, 0), none, soon, None),
+            ("purged", 100, held(1, 100), held(101, 100), none, soon, Some(Break::Purged)),
+            ("purged before it could expire", 100, held(1, 100), held(101, 100), age, soon, Some(Break::Purged)),
+            ("purged, not full", 100, held(1, 100), held(101, 110), count, soon, Some(Break::Purged)),
+            ("purged, and read on", 110, held(1, 100), held(101, 110), none, soon, Some(Break::Purged)),
+            ("purged before it was looked at", 40, held(1, 0), held(41, 42), none, soon, Some(Break::Purged)),
+            ("purged in part", 100, held(1, 100), held(95, 100), none, soon, None),
+            ("nothing to be told", 100, held(1, 100), held(101, 110), Bounds { others: true, ..none }, soon, None),
+            ("trimmed past here", 100, held(1, 100), held(140, 189), count, soon, Some(Break::Missed)),
+            ("all expired unread", 100, held(1, 150), held(151, 150), age, later, Some(Break::Missed)),
+            ("older copy", 100, held(1, 100), held(1, 90), none, soon, Some(Break::Backwards)),
+        ] {
+            assert_eq!(look(last, &before, &now, &bounds, now_ms), expected, "{what}");
+        }
+    }
+}

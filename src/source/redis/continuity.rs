@@ -1,0 +1,81 @@
+//! Whether what a node has read joins up with what the stream holds.
+//!
+//! Replication keeps the order, so a master that has the entry that was read last has all before it too. One that lacks
+//! it was promoted before it had got it: what was read here is in no other node's state, and never will be.
+
+use ::redis::{RedisResult, Value, cmd};
+
+use super::entries::{entries, text};
+use super::id::EntryId;
+use super::keys::Keys;
+use super::link::Link;
+use crate::position::Offset;
+
+/// How far a partition was read.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Progress {
+    /// Last entry taken in.
+    pub(super) last: EntryId,
+    /// Its fingerprint; `None` where it was not read but is only known to have been.
+    pub(super) seen: Option<u64>,
+    /// Its offset.
+    pub(super) offset: Offset,
+    /// Whether what the partition held has been read.
+    pub(super) loaded: bool,
+}
+
+/// Why what this node knows does not join up with what the stream holds, if it does not.
+pub(super) async fn broken(link: &mut Link, keys: &Keys, progress: &Progress) -> RedisResult<Option<String>> {
+    let last = progress.last;
+    if last.is_zero() {
+        return Ok(None);
+    }
+    let newest = last_generated(link, keys).await?;
+    if newest < last {
+        return Ok(Some(format!("the stream's last ID is {newest}, but {last} was read from it")));
+    }
+    let first = first_entry(link, keys).await?;
+    let trimmed = match first {
+        Some(first) => first > last && newest > last,
+        None => newest > last,
+    };
+    if trimmed {
+        return Ok(Some(format!("entries after {last} were trimmed before they were read")));
+    }
+    let (Some(seen), Some(first)) = (progress.seen, first) else { return Ok(None) };
+    if first > last {
+        return Ok(None);
+    }
+    let reply: Value =
+        cmd("XRANGE").arg(&keys.stream).arg(last.to_string()).arg(last.to_string()).query_async(link).await?;
+    Ok(match entries(reply).first() {
+        Some(entry) if entry.fingerprint() == seen => None,
+        Some(_) => Some(format!("{last} is another entry than the one that was read")),
+        None => Some(format!("{last} was read from the stream, but is not in it")),
+    })
+}
+
+/// The last ID that the stream ever gave.
+pub(super) async fn last_generated(link: &mut Link, keys: &Keys) -> RedisResult<EntryId> {
+    let reply: RedisResult<Value> = cmd("XINFO").arg("STREAM").arg(&keys.stream).query_async(link).await;
+    match reply {
+        Ok(Value::Array(fields)) => {
+            let mut pairs = fields.chunks(2);
+            let found = pairs.find_map(|pair| match pair {
+                [name, value] if text(name) == Some("last-generated-id") => text(value)?.parse().ok(),
+                _ => None,
+            });
+            Ok(found.unwrap_or_default())
+        }
+        Ok(_) => Ok(EntryId::default()),
+        // No such key: an empty stream.
+        Err(error) if error.code() == Some("ERR") => Ok(EntryId::default()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The oldest entry that the stream holds.
+pub(super) async fn first_entry(link: &mut Link, keys: &Keys) -> RedisResult<Option<EntryId>> {
+    let reply: Value = cmd("XRANGE").arg(&keys.stream).arg("-").arg("+").arg("COUNT").arg(1).query_async(link).await?;
+    Ok(entries(reply).first().map(|entry| entry.id))
+}

@@ -1,0 +1,147 @@
+//! Stream entries: as Redis sends them, and the deltas they are.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use ::redis::Value;
+use bytes::Bytes;
+
+use super::id::EntryId;
+use crate::config;
+use crate::topic::{Kind, Payload};
+
+/// A delta as an entry gives it.
+pub(super) struct EntryDelta {
+    pub(super) topic: String,
+    pub(super) kind: Kind,
+    pub(super) ts: Option<u64>,
+    pub(super) payload: Payload,
+}
+
+/// Reads `field value field value …`. Fields that are not configured are ignored.
+pub(super) fn decode_entry(fields: Vec<Value>, config: &config::Redis, bytes_max: usize) -> Result<EntryDelta, String> {
+    let (mut topic, mut data, mut kind, mut ts) = (None, None, Kind::Delta, None);
+    let mut fields = fields.into_iter();
+    while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
+        let Some(name) = text(&name) else { continue };
+        if name == config.topic_field {
+            topic = text(&value).map(str::to_owned);
+        } else if name == config.data_field {
+            data = match value {
+                Value::BulkString(bytes) => Some(Bytes::from(bytes)),
+                Value::SimpleString(text) => Some(Bytes::from(text)),
+                _ => None,
+            };
+        } else if name == config.kind_field {
+            kind = match text(&value) {
+                Some("snapshot") => Kind::Snapshot,
+                Some("delta" | "") => Kind::Delta,
+                other => {
+                    return Err(format!("field {:?} is {other:?}, it may be delta or snapshot", config.kind_field));
+                }
+            };
+        } else if name == config.ts_field {
+            ts = text(&value).and_then(|t| t.parse().ok());
+        }
+    }
+    let topic = topic.ok_or_else(|| format!("field {:?} is missing", config.topic_field))?;
+    let data = data.ok_or_else(|| format!("field {:?} is missing", config.data_field))?;
+    let payload = Payload::new(data, bytes_max).map_err(|e| e.to_string())?;
+    Ok(EntryDelta { topic, kind, ts, payload })
+}
+
+/// An entry as Redis sends it.
+pub(super) struct Entry {
+    pub(super) id: EntryId,
+    pub(super) fields: Vec<Value>,
+}
+
+impl Entry {
+    /// Tells entries of one ID apart: after a failover that lost writes, a clock that is behind gives IDs again.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for field in &self.fields {
+            match field {
+                Value::BulkString(bytes) => bytes.hash(&mut hasher),
+                Value::SimpleString(text) => text.as_bytes().hash(&mut hasher),
+                _ => {}
+            }
+        }
+        hasher.finish()
+    }
+}
+
+pub(super) fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// Entries of an `XRANGE` reply. One without fields (deleted meanwhile) or with an ID that is none is left out.
+pub(super) fn entries(reply: Value) -> Vec<Entry> {
+    let Value::Array(list) = reply else { return Vec::new() };
+    list.into_iter()
+        .filter_map(|entry| {
+            let Value::Array(parts) = entry else { return None };
+            let mut parts = parts.into_iter();
+            let id = text(&parts.next()?)?.parse().ok()?;
+            let fields = match parts.next() {
+                Some(Value::Array(fields)) => fields,
+                _ => Vec::new(),
+            };
+            Some(Entry { id, fields })
+        })
+        .collect()
+}
+
+/// An entry as it was read: topic and bytes, or what was wrong.
+pub type ReadEntry = (EntryId, Result<(String, usize), String>);
+
+/// The entries of any reply to `XRANGE` or `XREAD`, read as the source reads them.
+pub fn read_entries(reply: Value, config: &config::Redis, bytes_max: usize) -> Vec<ReadEntry> {
+    let found = [entries(reply.clone()), streams(reply)].into_iter().flatten();
+    found
+        .map(|entry| {
+            let delta = decode_entry(entry.fields, config, bytes_max);
+            (entry.id, delta.map(|delta| (delta.topic, delta.payload.bytes().len())))
+        })
+        .collect()
+}
+
+/// Entries of an `XREAD` reply for one stream.
+pub(super) fn streams(reply: Value) -> Vec<Entry> {
+    let Value::Array(streams) = reply else { return Vec::new() };
+    match streams.into_iter().next() {
+        Some(Value::Array(parts)) => parts.into_iter().nth(1).map(entries).unwrap_or_default(),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(pairs: &[(&str, &str)]) -> Vec<Value> {
+        let bulk = |s: &str| Value::BulkString(s.as_bytes().to_vec());
+        pairs.iter().flat_map(|(k, v)| [bulk(k), bulk(v)]).collect()
+    }
+
+    #[test]
+    fn entries_are_read_or_refused_with_a_reason() {
+        let config = config::Redis::default();
+        let read = |pairs: &[(&str, &str)]| decode_entry(fields(pairs), &config, 1_000);
+        let good =
+            read(&[("x", "y"), ("topic", "a:b"), ("data", "{}"), ("ts", "5"), ("kind", "snapshot")]).ok().unwrap();
+        assert_eq!((good.topic.as_str(), good.kind, good.ts), ("a:b", Kind::Snapshot, Some(5)));
+        for (pairs, needle) in [
+            (&[("data", "{}")][..], "\"topic\" is missing"),
+            (&[("topic", "a")], "\"data\" is missing"),
+            (&[("topic", "a"), ("data", "{")], "not JSON"),
+            (&[("topic", "a"), ("data", "1"), ("kind", "x")], "delta or snapshot"),
+        ] {
+            assert!(read(pairs).err().unwrap().contains(needle), "{needle}");
+        }
+        assert!(decode_entry(vec![Value::Nil], &config, 10).is_err());
+    }
+}

@@ -1,0 +1,216 @@
+//! What topics take of memory: each keeps its own account, and all of them add up to two sums with a ceiling each.
+//!
+//! The sums are exact in what they count: whatever changes a topic settles its account while it is locked, which costs one
+//! relaxed addition for each of the two that changed. What they count is an estimate of bytes in memory, from above where
+//! it matters: a delta with its frames, a member of an object with its place in the tree.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::config::Limits;
+
+/// A `merge` topic's member, beside its text: a key and a value in a tree that is two thirds full.
+pub(super) const MEMBER_BYTES: usize = 96;
+
+/// A value of a `latest` topic counts in steps of this, so that one digit more is no growth.
+pub(super) const VALUE_STEP_BYTES: usize = 256;
+
+/// A topic's place in the map, and what the allocator adds.
+pub(super) const PLACE_BYTES: usize = 128;
+
+/// Levels of [`Levels`] in each power of two.
+const STEPS: usize = 4;
+
+/// What all topics take, and may.
+#[derive(Debug)]
+pub(super) struct Sums {
+    history: AtomicUsize,
+    state: AtomicUsize,
+    history_max: usize,
+    state_max: usize,
+    /// History that one topic may have, while all together are near their ceiling.
+    level: AtomicUsize,
+}
+
+impl Sums {
+    /// Nothing there yet.
+    pub(super) fn new(limits: &Limits) -> Self {
+        let bound = |bytes: usize| if bytes == 0 { usize::MAX } else { bytes };
+        Self {
+            history: AtomicUsize::new(0),
+            state: AtomicUsize::new(0),
+            history_max: bound(limits.history_total_bytes),
+            state_max: bound(limits.state_total_bytes),
+            level: AtomicUsize::new(usize::MAX),
+        }
+    }
+
+    /// Bytes of everything that can be let go of: kept deltas, snapshots that were made.
+    pub(super) fn history(&self) -> usize {
+        self.history.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of everything that cannot.
+    pub(super) fn state(&self) -> usize {
+        self.state.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn history_max(&self) -> usize {
+        self.history_max
+    }
+
+    pub(super) fn state_max(&self) -> usize {
+        self.state_max
+    }
+
+    /// Whether there is no room for another topic.
+    pub(super) fn is_full(&self) -> bool {
+        self.state() >= self.state_max
+    }
+
+    /// Whether there is no room for larger states either: topics that are there may grow by an eighth more.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.state() >= self.state_max.saturating_add(self.state_max / 8)
+    }
+
+    /// History that a topic which has just grown from `before` bytes to `now` may keep: past the ceiling it makes room for
+    /// what it brings, and until the next sweep nobody else does.
+    pub(super) fn allowance(&self, before: usize, now: usize) -> usize {
+        let level = self.level.load(Ordering::Relaxed);
+        if self.history() > self.history_max { level.min(before.min(now)) } else { level }
+    }
+
+    /// What topics have, by size, was looked at: the most that one may have from now on. `None` while nobody needs to let go
+    /// of anything.
+    pub(super) fn set_level(&self, levels: &Levels) -> Option<usize> {
+        let high = self.history_max - self.history_max / 8;
+        if self.history() > high {
+            let level = levels.fitting(high);
+            self.level.store(level, Ordering::Relaxed);
+            return Some(level);
+        }
+        // Little by little, so that what has just been let go of does not come back at once.
+        let level = self.level.load(Ordering::Relaxed);
+        self.level.store(level.saturating_mul(2), Ordering::Relaxed);
+        None
+    }
+}
+
+/// How many topics have how much history.
+pub(super) struct Levels([(usize, usize); STEPS * usize::BITS as usize]);
+
+impl Levels {
+    pub(super) fn new() -> Self {
+        Self([(0, 0); STEPS * usize::BITS as usize])
+    }
+
+    /// The level that `bytes` reach.
+    fn of(bytes: usize) -> usize {
+        let Some(power) = bytes.checked_ilog2() else { return 0 };
+        let step = if power < 2 { 0 } else { (bytes >> (power - 2)) & 3 };
+        power as usize * STEPS + step
+    }
+
+    /// The least bytes of a level.
+    fn floor(level: usize) -> usize {
+        let (power, step) = (level / STEPS, level % STEPS);
+        if power < 2 { 1 << power } else { (4 + step) << (power - 2) }
+    }
+
+    pub(super) fn add(&mut self, bytes: usize) {
+        if let Some((count, sum)) = self.0.get_mut(Self::of(bytes)) {
+            *count += 1;
+            *sum += bytes;
+        }
+    }
+
+    /// The most that each topic may have for all of them to have `target` together. Who has less keeps all of it.
+    fn fitting(&self, target: usize) -> usize {
+        let (mut smaller, mut larger) = (0usize, self.0.iter().map(|(count, _)| count).sum::<usize>());
+        let mut fits = 0;
+        for (level, (count, sum)) in self.0.iter().enumerate() {
+            let floor = Self::floor(level);
+            if smaller.saturating_add(floor.saturating_mul(larger)) > target {
+                break;
+            }
+            fits = floor;
+            smaller += sum;
+            larger -= count;
+        }
+        fits
+    }
+}
+
+/// What one topic takes. Gives it back when the topic goes.
+#[derive(Debug)]
+pub(super) struct Account {
+    sums: Arc<Sums>,
+    history: usize,
+    state: usize,
+}
+
+impl Account {
+    /// Of a topic that has nothing yet.
+    pub(super) fn new(sums: Arc<Sums>) -> Self {
+        Self { sums, history: 0, state: 0 }
+    }
+
+    pub(super) fn sums(&self) -> &Sums {
+        &self.sums
+    }
+
+    pub(super) fn history(&self) -> usize {
+        self.history
+    }
+
+    /// The topic takes so much now.
+    pub(super) fn settle(&mut self, history: usize, state: usize) {
+        // A difference below zero wraps around, and so does the sum: together they are right.
+        if history != self.history {
+            self.sums.history.fetch_add(history.wrapping_sub(self.history), Ordering::Relaxed);
+            self.history = history;
+        }
+        if state != self.state {
+            self.sums.state.fetch_add(state.wrapping_sub(self.state), Ordering::Relaxed);
+            self.state = state;
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.settle(0, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whatever topics have: at the level they fit, and at one a quarter higher they would not.
+        #[test]
+        fn the_level_is_as_high_as_it_can_be(
+            sizes in prop::collection::vec(prop_oneof![0usize..2_000, 0usize..3_000_000], 1..200),
+            target in 0usize..20_000_000,
+        ) {
+            let mut levels = Levels::new();
+            sizes.iter().for_each(|bytes| levels.add(*bytes));
+            let at = |level: usize| sizes.iter().map(|bytes| (*bytes).min(level)).sum::<usize>();
+            let level = levels.fitting(target);
+            prop_assert!(at(level) <= target, "{level}: {} of {target}", at(level));
+            let higher = level.saturating_add(level / 4 + 2);
+            prop_assert!(at(higher) > target || at(usize::MAX) <= target, "{level} is lower than need be");
+        }
+
+        #[test]
+        fn a_level_has_its_floor(bytes in 1usize..usize::MAX / 4) {
+            let level = Levels::of(bytes);
+            prop_assert!(Levels::floor(level) <= bytes && bytes < Levels::floor(level + 1) || bytes < 4);
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The accounts against the truth: whatever happens to topics, the sums are what looking through all of them comes to, and
+//! the ceilings hold.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::exchange::{Incoming, Outlet, ShardId, Slot};
+use super::{Delta, Kind, Payload, PublishError, Snapshot, Topics};
+use crate::config::{Class, Config, DeltaType, Namespace};
+use crate::metrics::Metrics;
+use crate::name::TopicName;
+use crate::position::{Epoch, Offset, Position};
+use crate::protocol::{Encoding, HistoryQuery, MembershipChange};
+
+const NAMESPACES: [&str; 4] = ["stream", "latest", "merge", "fossil"];
+const NAMES: usize = 6;
+const HISTORY_MAX: usize = 256 * 1024;
+const STATE_MAX: usize = 96 * 1024;
+
+/// Nobody looks.
+struct Nowhere;
+
+impl Outlet for Nowhere {
+    fn delta(&self, _: ShardId, _: Slot, _: &Arc<Delta>) {}
+    fn reset(&self, _: ShardId, _: Slot, _: &Arc<Snapshot>) {}
+    fn stale(&self, _: ShardId, _: Slot, _: &TopicName, _: Option<u64>) {}
+    fn membership(&self, _: ShardId, _: Slot, _: &Arc<MembershipChange>) {}
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    /// So many deltas, or a whole state, of so many bytes.
+    Publish {
+        topic: usize,
+        deltas: usize,
+        bytes: usize,
+        whole: bool,
+    },
+    /// Somebody subscribes, having seen up to so many deltas ago.
+    Attach {
+        topic: usize,
+        encoding: usize,
+        behind: Option<u64>,
+    },
+    Detach {
+        topic: usize,
+    },
+    /// Somebody behind is brought on.
+    Replay {
+        topic: usize,
+        encoding: usize,
+        behind: u64,
+    },
+    Snapshot {
+        topic: usize,
+    },
+    History {
+        topic: usize,
+    },
+    Restore {
+        topic: usize,
+        bytes: usize,
+    },
+    TakeUnsaved,
+    Sweep,
+    /// The past of all topics no longer counts.
+    Load,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let topic = 0..NAMES * NAMESPACES.len();
+    let encoding = 0..Encoding::COUNT;
+    let bytes = prop::sample::select(vec![10usize, 200, 3_000, 30_000]);
+    prop_oneof![
+        12 => (topic.clone(), 1usize..12, bytes.clone(), prop::bool::weighted(0.1))
+            .prop_map(|(topic, deltas, bytes, whole)| Op::Publish { topic, deltas, bytes, whole }),
+        3 => (topic.clone(), encoding.clone(), prop::option::of(0u64..20))
+            .prop_map(|(topic, encoding, behind)| Op::Attach { topic, encoding, behind }),
+        2 => topic.clone().prop_map(|topic| Op::Detach { topic }),
+        2 => (topic.clone(), encoding, 0u64..20)
+            .prop_map(|(topic, encoding, behind)| Op::Replay { topic, encoding, behind }),
+        2 => topic.clone().prop_map(|topic| Op::Snapshot { topic }),
+        1 => topic.clone().prop_map(|topic| Op::History { topic }),
+        1 => (topic, bytes).prop_map(|(topic, bytes)| Op::Restore { topic, bytes }),
+        1 => Just(Op::TakeUnsaved),
+        2 => Just(Op::Sweep),
+        1 => Just(Op::Load),
+    ]
+}
+
+struct World {
+    topics: Topics,
+    published: u64,
+}
+
+fn name(topic: usize) -> TopicName {
+    TopicName::new(&format!("{}:{}", NAMESPACES[topic % NAMESPACES.len()], topic / NAMESPACES.len())).unwrap()
+}
+
+impl World {
+    fn new(history_total_bytes: usize, state_total_bytes: usize) -> Self {
+        let mut config = Config::default();
+        config.limits.history_total_bytes = history_total_bytes;
+        config.limits.state_total_bytes = state_total_bytes;
+        config.limits.topic_idle = Duration::ZERO;
+        for (namespace, class) in
+            NAMESPACES.into_iter().zip([Class::Stream, Class::Latest, Class::Merge, Class::Stream])
+        {
+            let mut options = Namespace { class, history_size: 40, ..Namespace::default() };
+            if namespace == "fossil" {
+                options.allowed_delta_types = vec![DeltaType::Fossil];
+            }
+            config.namespace.insert(namespace.to_owned(), options);
+        }
+        let topics = Topics::new(Arc::new(config), 1, Arc::new(Nowhere), Arc::new(Metrics::default()));
+        Self { topics, published: 0 }
+    }
+
+    fn incoming<'a>(&mut self, topic: &'a str, bytes: usize, kind: Kind, offset: Option<Offset>) -> Incoming<'a> {
+        self.published += 1;
+        let n = self.published;
+        let data = match topic.starts_with("merge") {
+            true => {
+                serde_json::json!({(format!("k{}", n % 17)): {"n": n, "pad": "x".repeat(bytes)}, (format!("k{}", n % 5)): null})
+            }
+            false => serde_json::json!({"n": n, "pad": "x".repeat(bytes)}),
+        };
+        let payload = Payload::new(Bytes::from(data.to_string()), 1 << 20).unwrap();
+        Incoming { topic, kind, ts: None, payload, offset, source: self.topics.home(topic) }
+    }
+
+    fn at(&self, topic: &TopicName, behind: u64) -> Offset {
+        let query = HistoryQuery { limit: 0, since: None, reverse: false };
+        let now = self.topics.history(topic, &query).unwrap().offset.get();
+        Offset::new(now.saturating_sub(behind)).unwrap()
+    }
+
+    fn do_one(&mut self, op: &Op) {
+        match *op {
+            Op::Publish { topic, deltas, bytes, whole } => {
+                let name = name(topic);
+                let kind = if whole && !matches!(topic % 4, 0 | 3) { Kind::Snapshot } else { Kind::Delta };
+                for _ in 0..deltas {
+                    let incoming = self.incoming(name.as_str(), bytes, kind, None);
+                    match self.topics.publish(incoming) {
+                        Ok(_) | Err(PublishError::StateTotal { .. }) => {}
+                        Err(other) => panic!("{other}"),
+                    }
+                }
+            }
+            Op::Attach { topic, encoding, behind } => {
+                let name = name(topic);
+                let since = behind.map(|behind| Position {
+                    offset: self.at(&name, behind),
+                    epoch: self.topics.epoch(self.topics.home(name.as_str())),
+                });
+                // Refused where there is no room for one more.
+                let _ =
+                    self.topics.attach(&name, ShardId(0), Slot(0), Encoding::ALL[encoding], since.as_ref(), 3, drop);
+            }
+            Op::Detach { topic } => self.topics.detach(&name(topic), ShardId(0), Slot(0), || ()),
+            Op::Replay { topic, encoding, behind } => {
+                let name = name(topic);
+                self.topics.replay_for(&name, Encoding::ALL[encoding], self.at(&name, behind), drop);
+            }
+            Op::Snapshot { topic } => self.topics.snapshot_for(&name(topic), drop),
+            Op::History { topic } => {
+                let query = HistoryQuery { limit: 10, since: None, reverse: false };
+                self.topics.history(&name(topic), &query).unwrap();
+            }
+            Op::Restore { topic, bytes } => {
+                let name = name(topic);
+                let offset = Offset::new(self.at(&name, 0).get() + 5);
+                let incoming = self.incoming(name.as_str(), bytes, Kind::Snapshot, offset);
+                let _ = self.topics.restore(incoming);
+            }
+            Op::TakeUnsaved => drop(self.topics.take_unsaved(self.topics.home(""))),
+            Op::Sweep => self.topics.sweep(),
+            Op::Load => {
+                let source = self.topics.home("");
+                self.topics.load(source, &Epoch::random(), Offset::new(self.published % 3).unwrap());
+                self.topics.loaded(source);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_sums_are_the_truth_and_the_ceilings_hold(ops in prop::collection::vec(op(), 1..120)) {
+        let mut world = World::new(HISTORY_MAX, STATE_MAX);
+        for op in &ops {
+            let before = world.topics.history_bytes();
+            world.do_one(op);
+            let counted = (world.topics.history_bytes(), world.topics.state_bytes());
+            prop_assert_eq!(counted, world.topics.true_weights(), "after {:?}", op);
+            match op {
+                // Nothing that is published, or asked for whole, brings the sum over its ceiling.
+                Op::Publish { .. } | Op::Snapshot { .. } | Op::Restore { .. } | Op::TakeUnsaved | Op::Load => {
+                    prop_assert!(counted.0 <= HISTORY_MAX.max(before), "{} after {op:?}", counted.0);
+                }
+                Op::Sweep => prop_assert!(counted.0 <= HISTORY_MAX / 8 * 7, "{} after a sweep", counted.0),
+                // What brings somebody on makes frames of what is there.
+                _ => {}
+            }
+            // An eighth more than the ceiling, and the one delta or topic that reached it.
+            prop_assert!(counted.1 <= STATE_MAX / 8 * 9 + 32_000, "{} bytes of state after {op:?}", counted.1);
+        }
+        // Whoever was let go of is no longer counted.
+        for topic in 0..NAMES * NAMESPACES.len() {
+            world.topics.detach(&name(topic), ShardId(0), Slot(0), || ());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+        world.topics.sweep();
+        prop_assert_eq!((world.topics.history_bytes(), world.topics.state_bytes()), (0, 0));
+    }
+}
+
+/// Those with much give, those with little keep what they have; with room again, all get their past back.
+#[test]
+fn history_is_taken_from_who_has_the_most() {
+    let mut world = World::new(HISTORY_MAX, 0);
+    // Nobody is forgotten.
+    for topic in 0..NAMES * NAMESPACES.len() {
+        world.do_one(&Op::Attach { topic, encoding: 0, behind: None });
+    }
+    let mut publish = |topic: &str, bytes: usize, deltas: usize| {
+        for _ in 0..deltas {
+            let incoming = world.incoming(topic, bytes, Kind::Delta, None);
+            world.topics.publish(incoming).unwrap();
+        }
+        world.topics.sweep();
+        let name = TopicName::new(topic).unwrap();
+        let query = HistoryQuery { limit: 1_000, since: None, reverse: false };
+        world.topics.history(&name, &query).unwrap().publications.len()
+    };
+    for small in 0..4 {
+        assert_eq!(publish(&format!("latest:{small}"), 100, 10), 10);
+    }
+    for _ in 0..3 {
+        for large in 0..6 {
+            let kept = publish(&format!("stream:{large}"), 2_000, 10);
+            assert!((2..=40).contains(&kept), "{kept} are kept of stream:{large}");
+        }
+    }
+    for small in 0..4 {
+        let kept = publish(&format!("latest:{small}"), 100, 1);
+        assert_eq!(kept, 11, "latest:{small} had little");
+    }
+    assert!(world.topics.history_bytes() > HISTORY_MAX / 2, "room is used");
+}

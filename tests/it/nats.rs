@@ -1,0 +1,680 @@
+//! Deltas of a real JetStream stream: what they become, and what a server does when NATS fails under it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream;
+use async_nats::jetstream::stream::{Config, RetentionPolicy};
+use serde_json::{Value, json};
+
+use crate::support::{Authority, Client, Follower, OPEN, PATIENCE, Server, free_port, signal};
+
+/// A real `nats-server` with JetStream.
+struct Nats {
+    child: Option<Child>,
+    port: u16,
+    directory: tempfile::TempDir,
+    /// More of its configuration.
+    more: String,
+}
+
+impl Nats {
+    fn start() -> Self {
+        Self::start_with("")
+    }
+
+    fn start_with(more: &str) -> Self {
+        let mut nats =
+            Self { child: None, port: free_port(), directory: tempfile::tempdir().unwrap(), more: more.to_owned() };
+        nats.start_again();
+        nats
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// On the same port, with the data that was written.
+    fn start_again(&mut self) {
+        let config = self.directory.path().join("nats.conf");
+        let data = self.data();
+        let text = format!(
+            "listen: \"127.0.0.1:{}\"\njetstream {{ store_dir: \"{}\", max_mem: 64MB, max_file: 1GB }}\n{}",
+            self.port,
+            data.display(),
+            self.more
+        );
+        std::fs::write(&config, text).unwrap();
+        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/target/nats-venv/bin/nats-server");
+        let child = Command::new(program)
+            .arg("-c")
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("target/nats-venv must have nats-server: `make tools` does it");
+        self.child = Some(child);
+        let deadline = Instant::now() + PATIENCE;
+        while !self.greets() {
+            assert!(Instant::now() < deadline, "nats-server does not answer");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn greets(&self) -> bool {
+        let Ok(stream) = TcpStream::connect(("127.0.0.1", self.port)) else { return false };
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).is_ok() && line.starts_with("INFO")
+    }
+
+    /// As a power cut would.
+    fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    fn signal(&self, name: &str) {
+        signal(self.child.as_ref().unwrap().id(), name);
+    }
+
+    fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    async fn jetstream(&self) -> jetstream::Context {
+        jetstream::new(async_nats::connect(self.url()).await.unwrap())
+    }
+
+    fn config(&self, more: &str) -> String {
+        format!("{OPEN}\n[source.nats]\nurls = [\"{}\"]\n{more}", self.url())
+    }
+
+    /// A server that reads it, everything open.
+    async fn server(&self, more: &str) -> Server {
+        let server = Server::start(&self.config(more));
+        ready(&server).await;
+        server
+    }
+
+    /// Publishes bytes as they are, the way any client's library writes them.
+    fn raw(&self, subject: &[u8], headers: Option<&[u8]>, payload: &[u8]) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut bytes = b"CONNECT {\"verbose\":false,\"headers\":true,\"no_responders\":true}\r\n".to_vec();
+        match headers {
+            Some(headers) => {
+                bytes.extend([b"HPUB ", subject].concat());
+                bytes.extend(format!(" {} {}\r\n", headers.len(), headers.len() + payload.len()).bytes());
+                bytes.extend(headers);
+            }
+            None => {
+                bytes.extend([b"PUB ", subject].concat());
+                bytes.extend(format!(" {}\r\n", payload.len()).bytes());
+            }
+        }
+        bytes.extend([payload, b"\r\nPING\r\n"].concat());
+        stream.write_all(&bytes).unwrap();
+        let mut lines = BufReader::new(stream).lines();
+        assert!(lines.any(|line| line.unwrap().starts_with("PONG")), "nats-server took it");
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+async fn ready(server: &Server) {
+    server.until("ready", |s| s.get("/readyz").0 == 200).await;
+}
+
+/// Publishes a delta the way a backend would; returns its sequence.
+async fn add(js: &jetstream::Context, subject: &str, data: &Value) -> u64 {
+    let subject = format!("nexus.deltas.{subject}");
+    let ack = js.publish(subject, data.to_string().into()).await.unwrap().await.unwrap();
+    ack.sequence
+}
+
+fn view(server: &Server, topic: &str) -> Value {
+    serde_json::from_str(&server.get(&format!("/api/topics/{topic}")).1).unwrap_or(Value::Null)
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+const SKIPPED: &str = "source_skipped_total{source=\"nats NEXUS\"}";
+const EPOCH_CHANGES: &str = "epoch_changes_total{source=\"nats NEXUS\"}";
+
+#[tokio::test]
+async fn messages_become_deltas_with_their_sequences_for_offsets() {
+    let nats = Nats::start();
+    let server = nats.server("").await;
+    let js = nats.jetstream().await;
+    let mut client = server.client().await;
+    client.subscribe(&["merge:a", "stream:s", "odd.name"]).await;
+    let sequence = add(&js, "merge.a", &json!({"p": "61800.2"})).await;
+    let delta = client.next().await;
+    assert_eq!((&delta["topic"], &delta["offset"]), (&json!("merge:a"), &json!(sequence)));
+    assert_eq!(delta["data"], json!({"p": "61800.2"}));
+    assert!(delta["ts"].as_u64().unwrap() > 1_700_000_000_000, "without a ts of its own, the time of the stream");
+    // Headers say what a subject cannot.
+    nats.raw(b"nexus.deltas.merge.a", Some(b"NATS/1.0\r\nNexus-Kind: snapshot\r\nnexus-ts: 5\r\n\r\n"), b"{\"z\":1}");
+    let snapshot = client.next().await;
+    assert_eq!((&snapshot["type"], &snapshot["ts"]), (&json!("snapshot"), &json!(5)));
+    nats.raw(b"nexus.deltas.x", Some(b"NATS/1.0\r\nNexus-Topic: odd.name\r\n\r\n"), b"1");
+    let delta = client.next().await;
+    assert_eq!((&delta["topic"], &delta["offset"]), (&json!("odd.name"), &json!(sequence + 2)));
+    let status = server.status();
+    assert_eq!(status["sources"][0]["name"], "nats NEXUS", "{status}");
+    assert!(server.metric("source_connected{source=\"nats NEXUS\"}") > 0.0);
+}
+
+#[tokio::test]
+async fn messages_that_are_no_deltas_are_counted_and_passed_over() {
+    let nats = Nats::start();
+    let server = nats.server("").await;
+    let js = nats.jetstream().await;
+    let mut client = server.client().await;
+    client.subscribe(&["stream:s"]).await;
+    nats.raw(b"nexus.deltas.stream.s", None, b"");
+    nats.raw(b"nexus.deltas.stream.s", None, b"{");
+    nats.raw(b"nexus.deltas.stream.s", None, b"\xff\x00");
+    nats.raw(b"nexus.deltas.ops.nodes", None, b"1");
+    nats.raw(b"nexus.deltas.merge.a", None, b"[1]");
+    nats.raw(b"nexus.deltas.stream.s", Some(b"NATS/1.0\r\nNexus-Kind: nonsense\r\n\r\n"), b"1");
+    add(&js, "stream.s", &json!("good")).await;
+    assert_eq!(client.next().await["data"], "good");
+    assert_eq!(server.metric(SKIPPED), 6.0);
+    server.until("caught up", |s| s.get("/readyz").0 == 200).await;
+}
+
+/// What the NATS library cannot parse ends its connection; whoever publishes such a thing must not end the reading.
+#[tokio::test]
+async fn messages_that_end_the_connection_are_passed_over_too() {
+    let nats = Nats::start();
+    let server = nats.server("").await;
+    let js = nats.jetstream().await;
+    let mut client = server.client().await;
+    client.subscribe(&["stream:s"]).await;
+    add(&js, "stream.s", &json!(1)).await;
+    assert_eq!(client.next().await["data"], 1);
+    nats.raw(b"nexus.deltas.stream.s", Some(b"NATS/1.0\r\nno header at all\r\n\r\n"), b"1");
+    nats.raw(b"nexus.deltas.stream.s\xff", None, b"1");
+    nats.raw(b"nexus.deltas.stream.s", Some(b"NATS/1.0\r\nA: \xff\xfe\r\n\r\n"), b"1");
+    for n in 2..=50 {
+        add(&js, "stream.s", &json!(n)).await;
+    }
+    for n in 2..=50 {
+        assert_eq!(client.next().await["data"], n);
+    }
+    assert_eq!(server.metric(SKIPPED), 3.0);
+    assert_eq!(server.metric(EPOCH_CHANGES), 0.0);
+    // A node that starts now has them before it.
+    let second = nats.server("").await;
+    assert_eq!((&view(&second, "stream:s"), second.metric(SKIPPED)), (&view(&server, "stream:s"), 3.0));
+    for n in 51..=60 {
+        add(&js, "stream.s", &json!(n)).await;
+        assert_eq!(client.next().await["data"], n);
+    }
+}
+
+#[tokio::test]
+async fn a_starting_node_loads_what_the_stream_holds_before_it_is_ready() {
+    let nats = Nats::start();
+    let js = nats.jetstream().await;
+    // The stream as the operator wants it: it stays as it is.
+    let own =
+        Config { name: "NEXUS".into(), subjects: vec!["nexus.>".into()], max_messages: 5_000, ..Config::default() };
+    js.create_stream(own).await.unwrap();
+    let mut expected = json!({});
+    for n in 0..300 {
+        let patch = json!({(format!("k{}", n % 10)): n});
+        json_patch::merge(&mut expected, &patch);
+        add(&js, "merge.a", &patch).await;
+        add(&js, "stream.s", &json!(n)).await;
+    }
+    let server = nats.server("").await;
+    assert_eq!(view(&server, "merge:a")["data"], expected);
+    let mut client = server.client().await;
+    client.send(json!({"op": "subscribe", "args": ["stream:s"], "history": 128})).await;
+    client.next().await;
+    for n in 300 - 128..300 {
+        assert_eq!(client.next().await["data"], n);
+    }
+    let info = js.get_stream("NEXUS").await.unwrap().cached_info().clone();
+    assert_eq!((info.config.max_messages, &info.config.subjects), (5_000, &vec!["nexus.>".to_owned()]));
+}
+
+#[tokio::test]
+async fn what_cannot_be_used_is_said_and_nothing_is_made_unasked() {
+    let nats = Nats::start();
+    let js = nats.jetstream().await;
+    let server = Server::start(&nats.config("create = false"));
+    server
+        .until("it says so", |s| s.status()["sources"][0]["note"].to_string().contains("set source.nats.create"))
+        .await;
+    assert_eq!(server.get("/readyz").0, 503);
+    assert!(js.get_stream("NEXUS").await.is_err());
+    let queue = Config {
+        name: "NEXUS".into(),
+        subjects: vec!["nexus.deltas.>".into()],
+        retention: RetentionPolicy::WorkQueue,
+        ..Config::default()
+    };
+    js.create_stream(queue).await.unwrap();
+    server
+        .until("it says so", |s| s.status()["sources"][0]["note"].to_string().contains("retention is not limits"))
+        .await;
+    assert_eq!(server.get("/healthz").0, 200);
+}
+
+#[tokio::test]
+async fn two_nodes_give_the_same_offsets_epochs_snapshots_and_etags() {
+    let nats = Nats::start();
+    let first = nats.server("").await;
+    let js = nats.jetstream().await;
+    for n in 0..50 {
+        add(&js, "merge.m", &json!({(format!("k{}", (n * 7) % 11)): n})).await;
+        add(&js, "stream.s", &json!(n)).await;
+    }
+    let second = nats.server("").await;
+    let last = first.publish("merge:m", &json!({"last": true}));
+    for node in [&first, &second] {
+        node.until("it has it", |s| view(s, "merge:m")["offset"] == last).await;
+    }
+    let answer = |s: &Server| s.http("GET", "/api/topics/merge:m", &[], "");
+    let etag = |head: &str| head.lines().find(|l| l.starts_with("etag")).unwrap().to_owned();
+    let ((_, head_a, body_a), (_, head_b, body_b)) = (answer(&first), answer(&second));
+    assert_eq!((body_a, etag(&head_a)), (body_b, etag(&head_b)));
+    // A client that moves recovers as if it had stayed.
+    let mut client = first.client().await;
+    let reply = client.subscribe(&["stream:s"]).await;
+    let standing = reply["topics"]["stream:s"].clone();
+    drop(client);
+    add(&js, "stream.s", &json!("missed")).await;
+    second.until("it has it", |s| view(s, "stream:s")["offset"].as_u64() > Some(last)).await;
+    let mut client = second.client().await;
+    let since = json!({"stream:s": {"offset": standing["offset"], "epoch": standing["epoch"]}});
+    client.send(json!({"op": "subscribe", "args": ["stream:s"], "since": since})).await;
+    assert_eq!(client.next().await["topics"]["stream:s"]["recovered"], true);
+    assert_eq!(client.next().await["data"], "missed");
+    client.nothing_more().await;
+}
+
+#[tokio::test]
+async fn publishing_over_http_goes_through_the_stream_and_says_when_it_cannot() {
+    let mut nats = Nats::start();
+    let (first, second) = (nats.server("").await, nats.server("").await);
+    let mut client = second.client().await;
+    // Whatever a topic is called.
+    let topics = ["merge:m", "stream:BRK.B", "stream:a:b", "a.b:c", "stream:*", "stream:é>", "plain", "stream:"];
+    client.subscribe(&topics).await;
+    let mut last = 0;
+    for topic in topics {
+        let offset = first.publish(topic, &json!({"of": topic}));
+        assert!(offset > last, "{offset} behind {last}");
+        last = offset;
+        let delta = client.next().await;
+        assert_eq!((&delta["topic"], &delta["offset"]), (&json!(topic), &json!(offset)));
+        assert_eq!(delta["data"]["of"], topic);
+    }
+    let snapshot = json!({"channel": "merge:m", "kind": "snapshot", "ts": 7, "data": {"only": 1}});
+    let (status, reply) = first.post("/api/publish", &snapshot);
+    assert_eq!((status, &reply["result"]["offset"]), (200, &json!(last + 1)));
+    let delta = client.next().await;
+    assert_eq!((&delta["type"], &delta["ts"], &delta["data"]), (&json!("snapshot"), &json!(7), &json!({"only": 1})));
+    nats.kill();
+    first.until("not ready", |s| s.get("/readyz").0 == 503).await;
+    let (status, reply) = first.post("/api/publish", &json!({"channel": "merge:m", "data": {}}));
+    assert_eq!(status, 503, "{reply}");
+    assert!(reply["error"]["message"].as_str().unwrap().contains("NATS did not take the delta"), "{reply}");
+    nats.start_again();
+    first.until("ready", |s| s.get("/readyz").0 == 200).await;
+    first.publish("merge:m", &json!({"again": 1}));
+    assert_eq!(client.next().await["data"], json!({"again": 1}));
+}
+
+async fn expect_stream(client: &mut Client, have: &mut u64, until: u64) {
+    while *have < until {
+        let delta = client.next().await;
+        assert_eq!(delta["data"], *have + 1, "a hole, or a repeat");
+        *have += 1;
+    }
+}
+
+/// Killed again and again while a publisher goes on: what was acknowledged comes once, in order, and offsets go on.
+#[tokio::test]
+async fn killed_and_restarted_with_its_data_under_load_nothing_is_lost() {
+    let mut nats = Nats::start();
+    let server = nats.server("").await;
+    let (mut stream, mut merge) = (server.client().await, server.client().await);
+    stream.subscribe(&["stream:s"]).await;
+    let epoch = merge.subscribe(&["merge:m"]).await["topics"]["merge:m"]["epoch"].clone();
+    let mut follower = Follower { state: json!({}), epoch: epoch.as_str().unwrap().to_owned(), ..Follower::default() };
+    let (url, total) = (nats.url(), 1_200u64);
+    let publisher = tokio::spawn(async move {
+        let js = jetstream::new(async_nats::connect(&url).await.unwrap());
+        for n in 1..=total {
+            for (subject, data) in [("stream.s", json!(n)), ("merge.m", json!({(format!("k{}", n % 20)): n}))] {
+                // Sent again until it is acknowledged; the id sees to it that it is taken once.
+                loop {
+                    let message = jetstream::message::PublishMessage::build()
+                        .payload(data.to_string().into())
+                        .message_id(format!("{subject}-{n}"));
+                    let sent = js.send_publish(format!("nexus.deltas.{subject}"), message).await;
+                    if let Ok(ack) = sent
+                        && ack.await.is_ok()
+                    {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+    });
+    let mut have = 0;
+    for round in 1..=3u64 {
+        expect_stream(&mut stream, &mut have, round * 200).await;
+        nats.kill();
+        server.until("not ready", |s| s.get("/readyz").0 == 503).await;
+        assert_eq!(server.get("/healthz").0, 200, "a NATS that is away is no reason to restart this");
+        assert_eq!(server.get("/api/topics/merge:m").0, 200, "snapshots are served all the same");
+        nats.start_again();
+    }
+    expect_stream(&mut stream, &mut have, total).await;
+    publisher.await.unwrap();
+    server.until("all is read", |s| view(s, "merge:m")["data"]["k0"] == total).await;
+    let last = view(&server, "merge:m");
+    follower.follow(&mut merge, last["offset"].as_u64().unwrap()).await;
+    assert_eq!((&follower.state, &json!(follower.epoch)), (&last["data"], &epoch));
+    assert_eq!(follower.snapshots, 0, "no snapshot was needed");
+    stream.nothing_more().await;
+    ready(&server).await;
+    assert_eq!(server.metric(EPOCH_CHANGES), 0.0);
+    // A server that starts now agrees with the one that went through it.
+    let second = nats.server("").await;
+    assert_eq!(view(&second, "merge:m"), last);
+}
+
+#[tokio::test]
+async fn paused_and_continued_nothing_is_lost() {
+    let nats = Nats::start();
+    let server = nats.server("").await;
+    let js = nats.jetstream().await;
+    let mut client = server.client().await;
+    client.subscribe(&["stream:s"]).await;
+    let mut have = 0;
+    for n in 1..=50 {
+        add(&js, "stream.s", &json!(n)).await;
+    }
+    expect_stream(&mut client, &mut have, 50).await;
+    nats.signal("STOP");
+    server.until("not ready", |s| s.get("/readyz").0 == 503).await;
+    nats.signal("CONT");
+    for n in 51..=100 {
+        nats.raw(b"nexus.deltas.stream.s", None, n.to_string().as_bytes());
+    }
+    expect_stream(&mut client, &mut have, 100).await;
+    client.nothing_more().await;
+    ready(&server).await;
+}
+
+/// Two nodes with a subscriber of a `stream` and of a `merge` topic each, and something on both topics.
+struct Pair {
+    nodes: [Server; 2],
+    clients: Vec<[Client; 2]>,
+    epoch: Value,
+    offset: Value,
+}
+
+impl Pair {
+    async fn new(nats: &Nats, js: &jetstream::Context, more: &str) -> Self {
+        let nodes = [nats.server(more).await, nats.server(more).await];
+        for n in 1..=20 {
+            add(js, "stream.s", &json!(n)).await;
+            add(js, "merge.m", &json!({(format!("k{n}")): n})).await;
+        }
+        let mut clients = Vec::new();
+        let mut standing = Value::Null;
+        for node in &nodes {
+            node.until("it has all", |s| view(s, "merge:m")["data"]["k20"] == 20).await;
+            let (mut stream, mut merge) = (node.client().await, node.client().await);
+            standing = stream.subscribe(&["stream:s"]).await["topics"]["stream:s"].clone();
+            merge.subscribe(&["merge:m"]).await;
+            clients.push([stream, merge]);
+        }
+        Self { nodes, clients, epoch: standing["epoch"].clone(), offset: standing["offset"].clone() }
+    }
+
+    /// Everybody is told that the past is over, and comes to the same: this state of the `merge` topic, under one epoch.
+    async fn all_come_to(&mut self, state: &Value) {
+        let mut ends = Vec::new();
+        for (node, [stream, merge]) in self.nodes.iter().zip(&mut self.clients) {
+            let mut follower = Follower::default();
+            while follower.epoch.is_empty() || json!(follower.epoch) == self.epoch || follower.state != *state {
+                let message = merge.next().await;
+                if message["type"] == "snapshot" || !follower.epoch.is_empty() {
+                    follower.take(&message);
+                }
+            }
+            while stream.next().await["type"] != "snapshot" {}
+            assert!(node.metric(EPOCH_CHANGES) >= 1.0);
+            ends.push((follower.epoch, follower.offset));
+            // A position of the old epoch is worth nothing.
+            let mut back = node.client().await;
+            let since = json!({"stream:s": {"offset": self.offset, "epoch": self.epoch}});
+            back.send(json!({"op": "subscribe", "args": ["stream:s"], "since": since})).await;
+            assert_eq!(back.next().await["topics"]["stream:s"]["recovered"], false);
+            assert_eq!(node.metric("sessions"), 3.0, "nobody was closed");
+        }
+        assert_eq!(ends[0], ends[1]);
+    }
+}
+
+#[tokio::test]
+async fn a_purge_empties_topics_on_all_nodes_and_changes_the_epoch() {
+    let nats = Nats::start();
+    let js = nats.jetstream().await;
+    let mut pair = Pair::new(&nats, &js, "snapshot_every = \"200ms\"").await;
+    js.get_stream("NEXUS").await.unwrap().purge().await.unwrap();
+    // Right behind it, so that nobody sees it empty.
+    add(&js, "stream.s", &json!("new")).await;
+    add(&js, "merge.m", &json!({"new": 1})).await;
+    pair.all_come_to(&json!({"new": 1})).await;
+    // States saved before it stay gone.
+    let third = nats.server("").await;
+    assert_eq!(view(&third, "merge:m")["data"], json!({"new": 1}));
+    assert_eq!(view(&third, "merge:m"), view(&pair.nodes[0], "merge:m"));
+}
+
+#[tokio::test]
+async fn a_stream_deleted_and_created_anew_is_another_one() {
+    let nats = Nats::start();
+    let js = nats.jetstream().await;
+    let mut pair = Pair::new(&nats, &js, "snapshot_every = \"200ms\"").await;
+    let config = js.get_stream("NEXUS").await.unwrap().cached_info().config.clone();
+    js.delete_stream("NEXUS").await.unwrap();
+    js.create_stream(config).await.unwrap();
+    add(&js, "stream.s", &json!("new")).await;
+    add(&js, "merge.m", &json!({"new": 1})).await;
+    pair.all_come_to(&json!({"new": 1})).await;
+    let third = nats.server("").await;
+    assert_eq!(view(&third, "merge:m"), view(&pair.nodes[0], "merge:m"));
+}
+
+/// An older copy of NATS' data is put back: sequences go backwards, and are given out again.
+#[tokio::test]
+async fn an_older_copy_put_back_changes_the_epoch() {
+    let mut nats = Nats::start();
+    let js = nats.jetstream().await;
+    let mut pair = Pair::new(&nats, &js, "snapshot_every = \"0s\"").await;
+    nats.kill();
+    let kept = nats.directory.path().join("kept");
+    copy(&nats.data(), &kept);
+    nats.start_again();
+    let js = nats.jetstream().await;
+    for n in 0..30 {
+        add(&js, "merge.m", &json!({"lost": n})).await;
+    }
+    for node in &pair.nodes {
+        node.until("it has all", |s| view(s, "merge:m")["data"]["lost"] == 29).await;
+    }
+    nats.kill();
+    std::fs::remove_dir_all(nats.data()).unwrap();
+    copy(&kept, &nats.data());
+    nats.start_again();
+    let js = nats.jetstream().await;
+    // As many as were lost, and more.
+    let mut state = (1..=20).map(|n| (format!("k{n}"), json!(n))).collect::<serde_json::Map<String, Value>>();
+    for n in 0..40 {
+        add(&js, "merge.m", &json!({"kept": n})).await;
+    }
+    state.insert("kept".into(), json!(39));
+    pair.all_come_to(&Value::Object(state)).await;
+}
+
+/// A node that could not read for so long that messages were let go says so: new epoch, snapshots.
+#[tokio::test]
+async fn messages_let_go_before_they_were_read_change_the_epoch() {
+    let nats = Nats::start();
+    let server = nats.server("max_messages = 50\nsnapshot_every = \"0s\"").await;
+    let js = nats.jetstream().await;
+    let mut client = server.client().await;
+    let epoch = client.subscribe(&["merge:m"]).await["topics"]["merge:m"]["epoch"].clone();
+    add(&js, "merge.m", &json!({"a": 1})).await;
+    assert_eq!(client.next().await["data"], json!({"a": 1}));
+    server.signal("STOP");
+    for n in 0..3_000 {
+        add(&js, "merge.m", &json!({(format!("k{}", n % 100)): n})).await;
+    }
+    server.signal("CONT");
+    let mut follower = Follower::default();
+    loop {
+        let message = client.next().await;
+        if message["type"] == "snapshot" || !follower.epoch.is_empty() {
+            follower.take(&message);
+        }
+        if !follower.epoch.is_empty() && json!(follower.epoch) != epoch && follower.state["k99"] == 2_999 {
+            break;
+        }
+    }
+    assert!(server.metric(EPOCH_CHANGES) >= 1.0);
+    // Limits that let go of what was read change nothing.
+    let before = server.metric(EPOCH_CHANGES);
+    for n in 0..200 {
+        let offset = add(&js, "merge.m", &json!({"n": n})).await;
+        follower.follow(&mut client, offset).await;
+    }
+    assert_eq!(server.metric(EPOCH_CHANGES), before);
+}
+
+/// States outlive the deltas that made them, whatever their size: a node that starts later has them from the bucket.
+#[tokio::test]
+async fn saved_states_survive_the_messages_that_made_them() {
+    let nats = Nats::start();
+    let more = "max_messages = 3\nsnapshot_every = \"200ms\"";
+    let first = nats.server(more).await;
+    let js = nats.jetstream().await;
+    let large = "x".repeat(250_000);
+    let mut expected = json!({});
+    for n in 0..6 {
+        let patch = json!({(format!("k{n}")): large});
+        json_patch::merge(&mut expected, &patch);
+        add(&js, "merge.large", &patch).await;
+    }
+    add(&js, "merge.a", &json!({"old": 1})).await;
+    add(&js, "latest.b", &json!("value")).await;
+    for n in 0..3 {
+        add(&js, "stream.s", &json!(n)).await;
+    }
+    let last = add(&js, "merge.a", &json!({"new": 2})).await;
+    first.until("the first has it", |s| view(s, "merge:a")["offset"] == last).await;
+    let bucket = js.get_key_value("NEXUS_STATE").await.unwrap();
+    let key = format!("position.{}", view(&first, "merge:a")["epoch"].as_str().unwrap());
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let position = bucket.get(&key).await.unwrap().unwrap_or_default();
+        let saved: Value = serde_json::from_slice(&position).unwrap_or_default();
+        if saved["sequence"] == last {
+            break;
+        }
+        assert!(Instant::now() < deadline, "not saved: {saved}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let second = nats.server(more).await;
+    for (topic, data) in
+        [("merge:a", json!({"old": 1, "new": 2})), ("merge:large", expected), ("latest:b", json!("value"))]
+    {
+        assert_eq!(view(&second, topic)["data"], data, "{topic}");
+        assert_eq!(view(&second, topic), view(&first, topic), "{topic}");
+    }
+    assert_eq!(second.metric(EPOCH_CHANGES), 0.0);
+}
+
+#[tokio::test]
+async fn logins_are_shown_to_nobody_else() {
+    let nats = Nats::start_with("authorization { user: push, password: \"very-secret@1\" }");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("password");
+    std::fs::write(&file, "very-secret@1\n").unwrap();
+    let address = format!("127.0.0.1:{}", nats.port);
+    let ways = [
+        format!("urls = [\"nats://push:very-secret%401@{address}\"]"),
+        format!("urls = [\"nats://{address}\"]\nuser = \"push\"\npassword = \"very-secret@1\""),
+        format!("urls = [\"nats://{address}\"]\nuser = \"push\"\npassword_file = \"{}\"", file.display()),
+    ];
+    for way in ways {
+        let server = Server::start(&format!("{OPEN}\n[source.nats]\n{way}"));
+        ready(&server).await;
+        server.publish("stream:s", &json!(1));
+        let everything = format!("{}{}{}", server.log(), server.get("/status").1, server.get("/readyz").1);
+        assert!(!everything.contains("very-secret"), "{everything}");
+    }
+    let wrong = Server::start(&format!("{OPEN}\n[source.nats]\nurls = [\"nats://push:wrong-secret@{address}\"]"));
+    wrong.until("it says why", |s| s.status()["sources"][0]["note"].to_string().contains("authorization")).await;
+    assert!(!wrong.log().contains("wrong-secret"));
+}
+
+/// TLS, and a certificate of ours; the second of two servers is there.
+#[tokio::test]
+async fn over_tls_and_by_the_server_that_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    std::fs::write(folder.path().join("ca.crt"), authority.pem()).unwrap();
+    authority.issue("localhost").write(folder.path(), "server");
+    authority.issue("push").write(folder.path(), "push");
+    let at = folder.path().display();
+    let nats = Nats::start_with(&format!(
+        "tls {{ cert_file: \"{at}/server.crt\", key_file: \"{at}/server.key\", ca_file: \"{at}/ca.crt\", verify: true }}"
+    ));
+    let more = format!(
+        "urls = [\"tls://localhost:{}\", \"tls://localhost:{}\"]\nca_file = \"{at}/ca.crt\"\n\
+         client_certificate_file = \"{at}/push.crt\"\nclient_key_file = \"{at}/push.key\"",
+        free_port(),
+        nats.port
+    );
+    let server = Server::start(&format!("{OPEN}\n[source.nats]\n{more}"));
+    ready(&server).await;
+    let mut client = server.client().await;
+    client.subscribe(&["stream:s"]).await;
+    let offset = server.publish("stream:s", &json!("sealed"));
+    assert_eq!(client.next().await["offset"], offset);
+}
