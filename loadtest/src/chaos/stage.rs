@@ -437,6 +437,7 @@ impl<'a> Stage<'a> {
             notes: std::mem::take(&mut self.notes),
             lasted_s: self.healed_ns.saturating_sub(self.fault_ns) as f64 / 1e9,
             whole_s,
+            disturbed_s: self.groups.iter().map(|g| g.timeline.whole_after_s(from)).fold(0.0, f64::max),
             oldest_ms,
             acknowledged: ledger.acknowledged,
             uncertain: ledger.uncertain,

@@ -162,6 +162,8 @@ pub(crate) struct Verdict {
     pub(crate) lasted_s: f64,
     /// From its end (or from the fault, where it does not last) until every session held nothing older than a second.
     pub(crate) whole_s: f64,
+    /// The same from its beginning.
+    pub(crate) disturbed_s: f64,
     pub(crate) oldest_ms: u64,
     pub(crate) acknowledged: u64,
     /// Deltas whose acknowledgement was lost, those that had arrived all the same, and those that were sent again.
@@ -184,6 +186,7 @@ impl Verdict {
             notes: Vec::new(),
             lasted_s: 0.0,
             whole_s: 0.0,
+            disturbed_s: 0.0,
             oldest_ms: 0,
             acknowledged: 0,
             uncertain: 0,
@@ -215,6 +218,7 @@ impl Verdict {
     /// For the table.
     pub(crate) fn whole(&self) -> String {
         match (self.whole_s, self.lasted_s) {
+            (0.0, _) if self.disturbed_s > 0.0 => format!("{:.1} s, while it lasted", self.disturbed_s),
             (0.0, _) => "undisturbed".to_owned(),
             (whole, lasted) if lasted < 0.5 => format!("{whole:.1} s"),
             (whole, lasted) => format!("{whole:.1} s after {lasted:.0} s of it"),
