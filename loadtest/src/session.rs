@@ -417,7 +417,8 @@ impl Session {
                     let outcome = tokio::select! {
                         biased;
                         outcome = read => Some(outcome),
-                        () = self.wake.notified() => None,
+                        // A reply must find the subscriptions as they were asked for.
+                        () = self.wake.notified(), if self.replies_due.get() == 0 => None,
                         () = tokio::time::sleep(silence) => bail!("silence for {silence:?}"),
                     };
                     match outcome {

@@ -15,6 +15,7 @@ use crate::benchmarks::{median, taken};
 use crate::chaos::{ChaosArgs, Habits, Node, NodeOptions, Plan, Redis, Stage, Verdict, interrupt, source};
 use crate::chart::{Panel, lines};
 use crate::churn::Churn;
+use crate::session::Endurance;
 use crate::worker::Order;
 
 #[derive(Debug, Clone, Args)]
@@ -62,6 +63,10 @@ pub(crate) struct SoakArgs {
 
 /// Between two looks at the node.
 const SAMPLE: Duration = Duration::from_secs(2);
+
+/// Pings, and clients that wait for them: a machine that is as busy as this one answers late.
+const PING: Duration = Duration::from_secs(5);
+const CLIENTS: Endurance = Endurance { silence: Duration::from_secs(12), connect: Duration::from_secs(10) };
 
 /// From one fault to the next, at most; a short run has them closer.
 const BETWEEN: Duration = Duration::from_secs(45);
@@ -117,7 +122,7 @@ impl Fault {
             Self::NodeKilled => "second node killed, back after 5 s",
             Self::RedisPaused => "Redis stopped for 10 s",
             Self::ClientsHang => "clients hang for 8 s",
-            Self::NodePaused => "second node stopped for 10 s",
+            Self::NodePaused => "second node stopped for 18 s",
         }
     }
 }
@@ -157,6 +162,7 @@ pub(crate) fn run(args: &SoakArgs) -> anyhow::Result<bool> {
         subscriptions: args.subscriptions,
         pulse: Duration::from_secs(1),
         whole: Duration::from_secs(3),
+        clients: CLIENTS,
     };
     let total = Duration::from_secs_f64(args.minutes * 60.0);
     let bar = if args.quiet { ProgressBar::hidden() } else { ProgressBar::new(total.as_secs()) };
@@ -190,6 +196,7 @@ fn ground(stage: &mut Stage<'_>, args: &SoakArgs) -> anyhow::Result<Ground> {
     let options = NodeOptions {
         source: source(redis.port),
         namespaces: "history_size = 2048\nhistory_ttl = \"2m\"\n".to_owned(),
+        ping: Some(PING),
         program: args.server.clone(),
         ..NodeOptions::default()
     };
@@ -258,7 +265,9 @@ impl Soak {
                 if interrupt::came() {
                     return Err(error);
                 }
-                self.late.push(format!("{}: {error:#}", turn.name()));
+                // The error says it of the last look only.
+                let why = if stage.has_ended() { format!("{error:#}") } else { format!("not within {LIMIT:?}") };
+                self.late.push(format!("{}: {why}", turn.name()));
             }
             self.whole_s.entry(turn).or_default().push(stage.whole_after_s());
             stage.forget_timeline();
@@ -287,7 +296,7 @@ impl Soak {
             }
             Fault::NodePaused => {
                 ground.second.pause()?;
-                self.wait(stage, ground, Duration::from_secs(10), fault.name())?;
+                self.wait(stage, ground, Duration::from_secs(18), fault.name())?;
                 ground.second.go_on()?;
             }
             Fault::ClientsCut => {

@@ -129,6 +129,8 @@ pub(crate) struct Node {
 pub(crate) struct NodeOptions {
     /// The `[source.redis]` section, or another.
     pub(crate) source: String,
+    /// `limits.ping_interval`, with twice as long for an answer; 2 s where it is not said.
+    pub(crate) ping: Option<Duration>,
     /// More of `[limits]`.
     pub(crate) limits: String,
     /// More of every namespace.
@@ -150,7 +152,8 @@ impl Node {
         let directory = directory.join(name);
         std::fs::create_dir_all(&directory)?;
         let listen = if options.listen_everywhere { SocketAddr::from(([0, 0, 0, 0], address.port())) } else { address };
-        let (ping, pong) = (PING.as_secs(), 2 * PING.as_secs());
+        let ping = options.ping.unwrap_or(PING).as_secs();
+        let pong = 2 * ping;
         let NodeOptions { source, limits, namespaces, .. } = options;
         let namespace = |class: &str| format!("[namespace.{class}]\nclass = \"{class}\"\n{namespaces}");
         let config = format!(

@@ -27,11 +27,8 @@ use crate::tongue::Tongue;
 use crate::worker::{Order, Outcome, Progress, Spec};
 use crate::workload::Class;
 
-/// A client that hears nothing for so long leaves: more than a ping and its answer take.
-pub(crate) const SILENCE: Duration = Duration::from_secs(5);
-
-/// Time that a client gives a connection to come about.
-const CONNECT: Duration = Duration::from_secs(3);
+/// Clients that leave after 5 s of silence, more than a ping takes, and give a connection 3 s to come about.
+const CLIENTS: Endurance = Endurance { silence: Duration::from_secs(5), connect: Duration::from_secs(3) };
 
 /// How long all must be whole to count as whole again.
 const STEADY: Duration = Duration::from_millis(1_500);
@@ -54,12 +51,14 @@ pub(crate) struct Plan {
     pub(crate) pulse: Duration,
     /// Who holds nothing older than this is whole.
     pub(crate) whole: Duration,
+    /// Clients' patience.
+    pub(crate) clients: Endurance,
 }
 
 impl Default for Plan {
     fn default() -> Self {
         let (pulse, whole) = (Duration::from_millis(100), Duration::from_secs(1));
-        Self { streams: 6, latest: 4, merge: 6, subscriptions: 8, pulse, whole }
+        Self { streams: 6, latest: 4, merge: 6, subscriptions: 8, pulse, whole, clients: CLIENTS }
     }
 }
 
@@ -165,7 +164,7 @@ impl<'a> Stage<'a> {
         Spec {
             servers: servers.to_vec(),
             homes,
-            endurance: Some(Endurance { silence: SILENCE, connect: CONNECT }),
+            endurance: Some(self.plan.clients),
             tls: false,
             topics: self.topic_names(),
             classes: self.topics.iter().map(|(_, class)| *class).collect(),
