@@ -4,7 +4,6 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-
 .PHONY: help run test chaos soak conformance fuzz asan tsan lint deny advisories fmt fmt-check bench bench-peers flame peers tools load scale-out hold web web-check browser-test
 
 help: ## Show this list
