@@ -58,9 +58,10 @@ fuzz: ## Every fuzz target, FUZZ_SECONDS=60 each (nightly toolchain, cargo-fuzz)
 asan: tools ## The whole suite under AddressSanitizer and LeakSanitizer (nightly toolchain; long)
 	tests/sanitize.sh address
 
-# What threads share: the hub, topics, sources, and the server under a few of the tests that load it.
+# What threads share: the hub, topics, sources, and the server under a few of the tests that load it. Not how it stops: see
+# docs/testing.md.
 TSAN_TESTS ?= (test(/^(hub|topic|source|http|auth|cluster|wire)::/) - test(/_model::/)) + \
-  test(/^(delivery|conflation|recovery|limits|hostile_clients|shutdown|compression|http_conformance)::/)
+  test(/^(delivery|conflation|recovery|limits|hostile_clients|compression|http_conformance)::/)
 
 tsan: tools ## Hub, topics and the server's hardest tests under ThreadSanitizer (nightly toolchain with rust-src; long)
 	tests/sanitize.sh thread -E '$(TSAN_TESTS)'
