@@ -1,5 +1,11 @@
-# syntax=docker/dockerfile:1
-FROM rust:1.95-slim-bookworm AS build
+# Built in one image, run in another that has nothing but the server: no shell and no package manager. The dashboard is part
+# of the binary (web/embedded, which `make web-check` compares with what its sources give).
+#
+# Tags name a patch version. A digest pins harder; put yours behind the tag (`@sha256:…`), from:
+#   docker buildx imagetools inspect rust:1.95.0-slim-bookworm
+# deploy/dockerfile_steps.sh runs each step by hand, where there is no Docker.
+FROM rust:1.95.0-slim-bookworm AS build
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 WORKDIR /src
 # Dependencies first: they change less often than the sources, and so stay cached. The benches are not built, but Cargo.toml
 # names them: without their files cargo refuses it.
@@ -14,18 +20,21 @@ COPY src src
 COPY web/embedded web/embedded
 COPY loadtest/src loadtest/src
 RUN touch src/main.rs src/lib.rs && cargo build --release --locked --package nexus-push
+# What the image holds: the server, the libraries that it is linked with, the authorities that key sets by https (access.jwks) are
+# checked with, and `sleep`, for Kubernetes' preStop.
+RUN install -D -m 755 --strip target/release/nexus-push /image/usr/local/bin/nexus-push \
+ && ldd target/release/nexus-push | grep -o '/[^ ]*' | xargs cp --dereference --parents --target-directory /image \
+ && install -D -m 755 /bin/sleep /image/bin/sleep \
+ && install -D -m 644 /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ca-certificates.crt
+COPY config/production.toml /image/etc/nexus-push/nexus-push.toml
 
-FROM debian:bookworm-slim
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin nexus
-# Key sets by https (access.jwks) are checked with the system's certificates, and this image comes without any.
-COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-COPY --from=build /src/target/release/nexus-push /usr/local/bin/nexus-push
-COPY config/production.toml /etc/nexus-push/nexus-push.toml
-USER 10001
+FROM scratch
+COPY --from=build /image /
+USER 10001:10001
 EXPOSE 8000
 # The drain window of the configuration must fit into the time that the orchestrator waits after this signal.
 STOPSIGNAL SIGTERM
-# For Docker and Compose; Kubernetes has probes of its own. Without curl in the image, bash asks.
-HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["/bin/bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8000 && printf 'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r _ status _ <&3 && [ \"$status\" = 200 ]"]
+# For Docker and Compose; Kubernetes has probes of its own.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["/usr/local/bin/nexus-push", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/nexus-push"]
 CMD ["serve", "--config", "/etc/nexus-push/nexus-push.toml"]

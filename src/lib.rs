@@ -32,5 +32,6 @@ pub mod position;
 pub mod protocol;
 pub mod server;
 pub mod source;
+pub mod systemd;
 pub mod topic;
 pub mod wire;

@@ -238,3 +238,7 @@ pub const MEMORY_BYTES_MIN: u64 = 16 * 1024 * 1024;
 
 /// Least part of it, in bytes: `limits.backlog_total_bytes`, `limits.history_total_bytes`, `limits.state_total_bytes`.
 pub const MEMORY_PART_BYTES_MIN: usize = 64 * 1024;
+
+/// Time that connections to a socket that a service manager handed over wait in the kernel while the sources are loaded. Past
+/// it: they are accepted, and upgrades are answered 503 until the sources are.
+pub const HANDED_WAIT: Duration = Duration::from_secs(10);

@@ -1,13 +1,17 @@
 //! Wiring: who is built from what, and the order in which they stop.
 
 mod gauges;
+mod supervised;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use axum::Router;
+use mio::net::TcpListener;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -17,8 +21,9 @@ use crate::backend::Backstage;
 use crate::clock::unix_ms;
 use crate::cluster::{Cluster, NodeReport, Reporter, SourceReport};
 use crate::config::{Config, Scope};
-use crate::http::{Addresses, Certificates, Entrance, Listener, State, bind, operators, router};
+use crate::http::{Addresses, Certificates, Entrance, Listener, State, adopt, bind, operators, router};
 use crate::hub::Hub;
+use crate::limits::HANDED_WAIT;
 use crate::memory::Ceilings;
 use crate::metrics::Metrics;
 use crate::source::nats::{Link, NatsAppender, NatsSource};
@@ -27,6 +32,7 @@ use crate::source::redis::{Appender as RedisAppender, Masters, RedisSource};
 use crate::source::replay::ReplaySource;
 use crate::source::simulator::Simulator;
 use crate::source::{Feed, Source, SourceStatus};
+use crate::systemd::{NAMES, Notifier, Sockets, Tell};
 use crate::topic::{Incoming, Kind, Payload, SourceId, Topics};
 use gauges::Gauges;
 
@@ -36,11 +42,17 @@ const PUBLISH_GRACE: Duration = Duration::from_secs(2);
 /// Time beyond the drain window after which a shard that has not ended is given up.
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
 
+/// Time that accepting has to end, where sockets are handed on to the next process.
+const ACCEPT_GRACE: Duration = Duration::from_secs(1);
+
 /// Time that requests of the shards have to be answered once the last of them has ended.
 const DESK_GRACE: Duration = Duration::from_secs(1);
 
 /// Time between two sweeps over the topics.
 const TOPIC_SWEEP: Duration = Duration::from_secs(1);
+
+/// Time that what comes after the shards and the desk takes at most, but for a manager's patience.
+const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// The topic of how nodes fare.
 const OPS_TOPIC: &str = "ops:nodes";
@@ -92,6 +104,8 @@ fn cores() -> usize {
 /// # Errors
 /// What could not be set up.
 pub fn run(config: Config) -> anyhow::Result<()> {
+    // Before there are other threads.
+    let (sockets, notifier) = (Sockets::from_environment(), Notifier::from_environment());
     let threads = match config.server.control_threads {
         0 => cores().min(4),
         n => n,
@@ -102,16 +116,46 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("the control plane's threads cannot be started")?;
-    let outcome = runtime.block_on(serve(config));
+    let outcome = runtime.block_on(serve(config, sockets, notifier));
     runtime.shutdown_timeout(Duration::from_millis(500));
     outcome
 }
 
-async fn serve(mut config: Config) -> anyhow::Result<()> {
+/// Where clients come in.
+struct Door {
+    sockets: Vec<TcpListener>,
+    /// They were handed over: they outlive this process, and who comes while nobody accepts is served by the next.
+    handed: bool,
+}
+
+impl Door {
+    /// The sockets that were handed over under this name, or one of our own at this address.
+    fn open(handed: &mut Sockets, name: &str, address: SocketAddr) -> anyhow::Result<Self> {
+        let taken = handed.take(name).with_context(|| format!("the socket that was handed over as `{name}`"))?;
+        if taken.is_empty() {
+            let socket = bind(address).with_context(|| format!("cannot listen on {address}"))?;
+            return Ok(Self { sockets: vec![socket], handed: false });
+        }
+        let adopted = taken.into_iter().map(adopt).collect::<Result<Vec<_>, _>>();
+        let sockets = adopted.with_context(|| format!("the socket that was handed over as `{name}`"))?;
+        for socket in &sockets {
+            tracing::info!("{name}: {} was handed over by the service manager", socket.local_addr()?);
+        }
+        Ok(Self { sockets, handed: true })
+    }
+
+    /// Of the first.
+    fn address(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.sockets.first().context("no socket")?.local_addr()?)
+    }
+}
+
+async fn serve(mut config: Config, mut handed: Sockets, notifier: Notifier) -> anyhow::Result<()> {
     let started = Instant::now();
     config.read_secrets()?;
     let ceilings = Ceilings::of(&config.limits);
     ceilings.put_into(&mut config.limits);
+    let notifier = Arc::new(notifier);
     let config = Arc::new(config);
     let capacity = capacity(&config)?;
     let tokens = Arc::new(Tokens::load(&config.access)?);
@@ -129,21 +173,26 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
     let topics = Arc::new(Topics::new(config.clone(), partitions, hub.clone(), metrics.clone()));
     let feed = Feed::new(topics.clone(), hub.clone());
 
-    let listener = bind(config.server.listen).with_context(|| format!("cannot listen on {}", config.server.listen))?;
-    let address = listener.local_addr()?;
+    let door = Door::open(&mut handed, "http", config.server.listen)?;
+    let address = door.address()?;
     let sealed = match &config.tls {
         Some(options) => {
             let certificates = Arc::new(Certificates::load(options, &metrics)?);
-            let socket = bind(options.listen).with_context(|| format!("cannot listen on {}", options.listen))?;
-            Some((socket, certificates))
+            Some((Door::open(&mut handed, "tls", options.listen)?, certificates))
         }
         None => None,
     };
-
     let private = match config.operator.listen {
-        Some(at) => Some(bind(at).with_context(|| format!("operator.listen: cannot listen on {at}"))?),
+        Some(at) => Some(Door::open(&mut handed, "operator", at).context("operator.listen")?),
         None => None,
     };
+    if let [name, ..] = handed.left().as_slice() {
+        bail!(
+            "the service manager handed over a socket named `{name}`, which nothing here takes; names are {} (tls needs [tls], operator operator.listen): \
+             set FileDescriptorName= in its unit, or stop it",
+            NAMES.join(", ")
+        );
+    }
 
     let redis = match &config.source.redis {
         Some(redis) => Some((redis, Masters::new(redis).context("source.redis: an address cannot be read")?)),
@@ -191,6 +240,10 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         }
     });
 
+    // Heard from before it is said that the server is there.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let hangup = signal(SignalKind::hangup())?;
     let threads = parked.start().context("the shards' threads cannot be started")?;
     let fetched = tokens.clone();
     tokio::spawn(async move { fetched.fetch().await });
@@ -203,30 +256,43 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
     tokio::spawn(sweep(topics.clone(), stop.clone()));
     tokio::spawn(cluster.clone().run(stop.clone()));
     tokio::spawn(report(state.clone(), feed, stop.clone()));
+    let told = supervised::tell(notifier.clone(), state.clone(), desk.abort_handle(), stop.clone());
+    tokio::spawn(told);
+    let certificates = sealed.as_ref().map(|(_, certificates)| certificates.clone());
+    tokio::spawn(supervised::reload(hangup, certificates, notifier.clone(), state.clone(), stop.clone()));
+    if door.handed {
+        // Who comes now waits in the kernel, which is better than to be told to come again.
+        loaded(&state).await;
+    }
     let routes = router(state.clone());
-    Listener { socket: listener, router: routes.clone(), state: state.clone(), entrance: Entrance::Plain }
-        .start(stop.clone())
-        .context("connections cannot be accepted")?;
-    if let Some((socket, certificates)) = sealed {
-        certificates.clone().watch(stop.clone())?;
-        let address = socket.local_addr()?;
-        Listener { socket, router: routes, state: state.clone(), entrance: Entrance::Sealed(certificates) }
-            .start(stop.clone())
-            .context("connections cannot be accepted")?;
+    let accept_handed = CancellationToken::new();
+    let mut accepting = Vec::new();
+    let mut accept = |door: Door, router: &Router, entrance: &Entrance| {
+        let until = if door.handed { &accept_handed } else { &stop };
+        for socket in door.sockets {
+            let (router, state, entrance) = (router.clone(), state.clone(), entrance.clone());
+            let listener = Listener { socket, router, state, entrance };
+            let thread = listener.start(until.clone()).context("connections cannot be accepted")?;
+            if door.handed {
+                accepting.push(thread);
+            }
+        }
+        anyhow::Ok(())
+    };
+    accept(door, &routes, &Entrance::Plain)?;
+    if let Some((door, certificates)) = sealed {
+        tokio::spawn(certificates.clone().watch(stop.clone()));
+        let address = door.address()?;
+        accept(door, &routes, &Entrance::Sealed(certificates))?;
         tracing::info!("TLS on https://{address}; clients: wss://{address}/ws");
     }
-    if let Some(socket) = private {
-        let address = socket.local_addr()?;
-        Listener { socket, router: operators(state.clone()), state: state.clone(), entrance: Entrance::Operators }
-            .start(stop.clone())
-            .context("connections cannot be accepted")?;
+    if let Some(door) = private {
+        let address = door.address()?;
+        accept(door, &operators(state.clone()), &Entrance::Operators)?;
         tracing::info!(
             "operators on http://{address}, and nowhere else: /metrics, /status, /ops, their commands of /api"
         );
     }
-    // Heard from before it is said that the server is there.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     announce(&config, address, shards, &capacity, &ceilings, &state);
 
     tokio::select! {
@@ -239,6 +305,12 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         ?window,
         "stopping: not ready any more, closing sessions; a second signal hurries"
     );
+    let longest = ACCEPT_GRACE + PUBLISH_GRACE + window + DRAIN_GRACE + DESK_GRACE + STOP_GRACE;
+    notifier.tell(&[Tell::Stopping, Tell::ExtendTimeout(longest)]);
+    // First of all, so that nobody is refused here whom the next process would take.
+    accept_handed.cancel();
+    let ended = tokio::task::spawn_blocking(move || accepting.into_iter().for_each(|thread| drop(thread.join())));
+    let _ = tokio::time::timeout(ACCEPT_GRACE, ended).await;
     state.draining.store(true, Ordering::SeqCst);
     let grace = Instant::now() + PUBLISH_GRACE;
     while state.publishing.load(Ordering::SeqCst) > 0 && Instant::now() < grace {
@@ -271,6 +343,14 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
     stop.cancel();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Waits until the sources are loaded, for a while.
+async fn loaded(state: &State) {
+    let until = Instant::now() + HANDED_WAIT;
+    while !state.is_loaded() && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 fn join(threads: Vec<JoinHandle<()>>) {
@@ -377,7 +457,7 @@ fn sources(
 /// Says in a few lines what runs here.
 fn announce(
     config: &Config,
-    address: std::net::SocketAddr,
+    address: SocketAddr,
     shards: usize,
     capacity: &Capacity,
     ceilings: &Ceilings,

@@ -47,7 +47,7 @@ pub(crate) struct HoldArgs {
     #[arg(long, default_value_t = 60.0)]
     seconds: f64,
     /// Connections opened a second, over all nodes
-    #[arg(long, default_value_t = 3_000.0)]
+    #[arg(long, default_value_t = 2_000.0)]
     connect_rate: f64,
     /// Document whose table is written; "-" is none
     #[arg(long, default_value = "docs/scale-out.md")]

@@ -1,9 +1,11 @@
 //! The command line.
 
 mod drain;
+mod healthcheck;
 mod publish;
 mod replay;
 mod target;
+mod top;
 
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
@@ -32,6 +34,7 @@ Examples:
   nexus-push serve --redis redis://127.0.0.1:6379    deltas of the stream nexus:deltas
   nexus-push serve --nats nats://127.0.0.1:4222      deltas of the JetStream stream NEXUS
   nexus-push serve --config /etc/nexus-push.toml
+  nexus-push top push-1:8000 push-2:8000             what the nodes do, in the terminal
   nexus-push publish quotes:BTCUSDT '{\"p\":\"61800.2\"}'
   redis-cli XADD nexus:deltas '*' topic quotes:BTCUSDT data '{\"p\":\"61800.2\"}'
   nats pub nexus.deltas.quotes.BTCUSDT '{\"p\":\"61800.2\"}'";
@@ -51,6 +54,10 @@ enum Command {
     Publish(publish::PublishArgs),
     /// Send some of a node's sessions to other nodes, so that a new one fills
     Drain(drain::DrainArgs),
+    /// Watch one or several nodes in the terminal, or print how they fare
+    Top(top::TopArgs),
+    /// Exit 0 if a server is well (GET /healthz), 1 if not: for containers, which have no curl
+    Healthcheck(healthcheck::HealthcheckArgs),
 }
 
 #[derive(Debug, Args)]
@@ -83,6 +90,8 @@ pub fn run() -> ExitCode {
         Command::Replay(args) => in_background(replay::run(args)),
         Command::Publish(args) => in_background(publish::run(args)),
         Command::Drain(args) => in_background(drain::run(args)),
+        Command::Top(args) => in_background(top::run(args)),
+        Command::Healthcheck(args) => in_background(healthcheck::run(args)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

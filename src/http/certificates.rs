@@ -14,7 +14,6 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, version};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::operator::Door;
@@ -80,32 +79,23 @@ impl Certificates {
         tracing::warn!(error = format!("{error:#}"), "certificates were not read again; those at hand stay");
     }
 
-    /// Looks at the files at SIGHUP, and once in `tls.reload_interval`, until told to stop.
-    ///
-    /// # Errors
-    /// The signal cannot be waited for.
-    pub fn watch(self: Arc<Self>, stop: CancellationToken) -> std::io::Result<()> {
-        let mut hangup = signal(SignalKind::hangup())?;
-        tokio::spawn(async move {
-            let every = self.options.reload_interval;
-            loop {
-                let pause = async {
-                    match every.is_zero() {
-                        true => std::future::pending().await,
-                        false => tokio::time::sleep(every).await,
-                    }
-                };
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    _ = hangup.recv() => {}
-                    () = pause => {}
-                }
-                let reloading = self.clone();
-                // It reads files.
-                let _ = tokio::task::spawn_blocking(move || reloading.reload()).await;
+    /// Reads the files again if they have changed; beside the control plane's tasks, for it takes its time.
+    pub async fn read_again(self: Arc<Self>) {
+        let _ = tokio::task::spawn_blocking(move || self.reload()).await;
+    }
+
+    /// Looks at the files once in `tls.reload_interval`, until told to stop.
+    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        let every = self.options.reload_interval;
+        if every.is_zero() {
+            return;
+        }
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(every) => self.clone().read_again().await,
             }
-        });
-        Ok(())
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -45,13 +46,27 @@ const TOGETHER: Duration = Duration::from_millis(1);
 /// # Errors
 /// If the address cannot be had.
 pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    listen(socket)
+}
+
+/// Makes one port of a socket that somebody else has opened: as [`bind`], but for the address.
+///
+/// # Errors
+/// If it is no TCP socket that can listen.
+pub fn adopt(socket: std::net::TcpListener) -> std::io::Result<TcpListener> {
+    listen(socket.into())
+}
+
+fn listen(socket: Socket) -> std::io::Result<TcpListener> {
+    socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     // The backlog of a slow client stays on our side, where it can be conflated.
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)?;
     defer_accept(&socket);
-    socket.bind(&address.into())?;
+    // Of one that listens already, this changes the backlog alone.
     socket.listen(BACKLOG)?;
     Ok(TcpListener::from_std(socket.into()))
 }
@@ -81,7 +96,7 @@ fn defer_accept(socket: &Socket) {
 
 /// Accepts until told to stop.
 pub struct Listener {
-    /// From [`bind`].
+    /// From [`bind`] or [`adopt`].
     pub socket: TcpListener,
     /// All routes.
     pub router: Router,
@@ -111,7 +126,7 @@ impl Listener {
     ///
     /// # Errors
     /// The thread, or what it waits with, cannot be had.
-    pub fn start(mut self, stop: CancellationToken) -> std::io::Result<()> {
+    pub fn start(mut self, stop: CancellationToken) -> std::io::Result<JoinHandle<()>> {
         let poll = Poll::new()?;
         poll.registry().register(&mut self.socket, LISTENER, Interest::READABLE)?;
         let waker = Waker::new(poll.registry(), STOP)?;
@@ -122,8 +137,7 @@ impl Listener {
             // It fails only if the thread has ended already.
             let _ = waker.wake();
         });
-        std::thread::Builder::new().name("accept".to_owned()).spawn(move || self.run(poll, &runtime, &stop))?;
-        Ok(())
+        std::thread::Builder::new().name("accept".to_owned()).spawn(move || self.run(poll, &runtime, &stop))
     }
 
     fn run(self, mut poll: Poll, runtime: &Handle, stop: &CancellationToken) {

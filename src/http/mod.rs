@@ -45,7 +45,7 @@ use operator::Door;
 pub use addresses::Addresses;
 pub use certificates::Certificates;
 pub use express::handshake_bytes;
-pub use listener::{Entrance, Listener, bind};
+pub use listener::{Entrance, Listener, adopt, bind};
 pub use proxies::forwarded_client;
 
 /// What every handler may use.

@@ -9,7 +9,9 @@ use serde_json::value::RawValue;
 
 use super::{Shared, failure};
 use crate::auth::Identity;
+use crate::metrics::{AGE_BUCKETS_MS, Stat};
 use crate::name::TopicName;
+use crate::wire::close::CloseReason;
 
 /// A shard that has shown no sign of life for this long is stuck.
 const HEARTBEAT_MAX_MS: u64 = 15_000;
@@ -63,15 +65,39 @@ pub(super) async fn status(state: Shared) -> Response {
     let sessions = state.hub.sessions();
     let rss = crate::server::rss_bytes();
     let reasons = state.not_ready();
+    let by_shard = state.hub.sessions_by_shard();
+    let shards: Vec<_> = stats
+        .iter()
+        .zip(&by_shard)
+        .map(|(s, sessions)| {
+            json!({
+                "sessions": sessions, "busy_us": s.busy_us.get(), "deliveries": s.deliveries.get(),
+                "visits": s.visits.get(), "io_uring": s.io_uring.get() == 1,
+            })
+        })
+        .collect();
+    let ages: Vec<u64> = (0..=AGE_BUCKETS_MS.len())
+        .map(|i| stats.iter().filter_map(|s| s.age_counts.get(i)).map(Stat::get).sum())
+        .collect();
+    let closed = |i: usize| stats.iter().filter_map(|s| s.closes.get(i)).map(Stat::get).sum::<u64>();
+    let closes: serde_json::Map<String, serde_json::Value> = CloseReason::ALL
+        .iter()
+        .enumerate()
+        .map(|(i, reason)| (reason.reason().to_owned(), closed(i)))
+        .filter(|(_, count)| *count > 0)
+        .map(|(reason, count)| (reason, count.into()))
+        .collect();
     let limits = &state.config.limits;
     // Without a ceiling there is none to show.
     let held = |now: u64, max: usize| json!({"now": now, "max": (max > 0).then_some(max)});
     axum::Json(json!({
+        "name": state.config.server.name,
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": state.started.elapsed().as_secs(),
         "ready": reasons.is_empty(),
         "reasons": reasons,
-        "sessions": {"now": sessions, "max": state.hub.sessions_max(), "by_shard": state.hub.sessions_by_shard(), "slow": sum(|s| s.slow_sessions.get())},
+        "draining": state.is_draining(),
+        "sessions": {"now": sessions, "max": state.hub.sessions_max(), "by_shard": by_shard, "slow": sum(|s| s.slow_sessions.get())},
         "subscriptions": sum(|s| s.subscriptions.get()),
         "topics": state.topics.len(),
         "deltas": state.metrics.deltas.get(),
@@ -81,6 +107,10 @@ pub(super) async fn status(state: Shared) -> Response {
         "sent_bytes": sum(|s| s.bytes.get()),
         "backlog_bytes": sum(|s| s.backlog_bytes.get()),
         "queue_depth": state.hub.queue_depth(),
+        "shards": shards,
+        // Deliveries by their age; the last count is of what was older than the last bound.
+        "age_ms": {"bounds": AGE_BUCKETS_MS, "counts": ages},
+        "closes": closes,
         "memory": {
             "rss_bytes": rss,
             "backlog_bytes": held(sum(|s| s.backlog_bytes.get()), limits.backlog_total_bytes),

@@ -321,6 +321,8 @@ impl Parked {
             .map(|part| {
                 let (requests, node, config) = (requests.clone(), node.clone(), config.clone());
                 let name = format!("shard-{}", part.id.0);
+                // From here on it is missed, even if it never turns once.
+                part.heartbeat_ms.store(crate::clock::unix_ms(), Ordering::Relaxed);
                 std::thread::Builder::new().name(name).spawn(move || Shard::new(part, requests, node, config).run())
             })
             .collect()

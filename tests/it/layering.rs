@@ -9,6 +9,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("name", &["limits"]),
     ("position", &["limits"]),
+    ("systemd", &[]),
     ("wire", &[]),
     ("config", &["limits"]),
     ("memory", &["config"]),
@@ -34,10 +35,10 @@ const LAYERS: &[(&str, &[&str])] = &[
         "server",
         &[
             "auth", "backend", "clock", "cluster", "config", "http", "hub", "limits", "memory", "metrics", "position",
-            "source", "topic",
+            "source", "systemd", "topic",
         ],
     ),
-    ("cli", &["client", "config", "server", "source", "topic"]),
+    ("cli", &["cli", "client", "config", "server", "source", "topic"]),
 ];
 
 fn files(of: &Path) -> Vec<PathBuf> {

@@ -65,11 +65,19 @@ impl Server {
 
     /// With this configuration, on this port.
     pub(crate) fn start_at(config: &str, port: u16) -> Self {
-        Self::start_in(config, port, &[])
+        Self::start_by(config, port, |_| {})
     }
 
     /// With more in its environment.
     pub(crate) fn start_in(config: &str, port: u16, environment: &[(&str, &str)]) -> Self {
+        Self::start_by(config, port, |command| {
+            command.envs(environment.iter().copied());
+        })
+    }
+
+    /// As [`Self::start_at`], by a command that somebody arranges: its environment, or another program in its place that
+    /// becomes this one.
+    pub(crate) fn start_by(config: &str, port: u16, arrange: impl FnOnce(&mut Command)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("nexus-push.toml");
         // `make test` runs what is about full sockets once more without io_uring.
@@ -88,11 +96,12 @@ impl Server {
             _ => config,
         };
         std::fs::write(&path, config).unwrap();
-        let mut child = Command::new(PROGRAM)
+        let mut command = Command::new(PROGRAM);
+        arrange(&mut command);
+        let mut child = command
             .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--config"])
             .arg(&path)
             .env("NEXUS_LOG", "debug")
-            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -297,7 +306,12 @@ pub(crate) struct Redis {
 
 impl Redis {
     pub(crate) fn start() -> Self {
-        let mut redis = Self { child: None, port: free_port(), directory: tempfile::tempdir().unwrap() };
+        Self::start_on(free_port())
+    }
+
+    /// On this port.
+    pub(crate) fn start_on(port: u16) -> Self {
+        let mut redis = Self { child: None, port, directory: tempfile::tempdir().unwrap() };
         redis.start_again();
         redis
     }

@@ -45,6 +45,8 @@ pub(super) trait Flush {
     fn name(&self) -> &'static str;
 }
 
+static SAID: std::sync::Once = std::sync::Once::new();
+
 /// The backend that a shard has, made on its own thread. Where `io_uring` cannot be had, that is epoll; it is said
 /// why if it was asked for by name.
 pub(super) fn backend(wanted: FlushBackend) -> Box<dyn Flush> {
@@ -56,7 +58,8 @@ pub(super) fn backend(wanted: FlushBackend) -> Box<dyn Flush> {
         Err(error) => {
             match wanted {
                 FlushBackend::IoUring => tracing::warn!(%error, "server.flush: io_uring cannot be had, using epoll"),
-                _ => tracing::debug!(%error, "io_uring cannot be had, using epoll"),
+                // Once is enough for all shards.
+                _ => SAID.call_once(|| tracing::info!(%error, "io_uring cannot be had, using epoll")),
             }
             Box::new(Epoll)
         }

@@ -18,7 +18,7 @@ use nexus_push::wire::proxy::{self, Parsed};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("frames", frames),
     ("plain", plain),
     ("centrifuge_json", centrifuge_json),

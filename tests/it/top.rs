@@ -1,0 +1,130 @@
+//! `nexus-push top` and `healthcheck`, against real servers.
+
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+use crate::support::{PROGRAM, Server, free_port};
+
+fn run(args: &[&str]) -> Output {
+    Command::new(PROGRAM).args(args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[tokio::test]
+async fn once_prints_a_table_and_says_who_is_not_there() {
+    let server = Server::open();
+    let mut client = server.client().await;
+    client.subscribe(&["stream:a"]).await;
+    let here = server.address.to_string();
+    let output = run(&["top", "--once", "--interval", "200ms", &here]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let table = text(&output.stdout);
+    let [head, row] = table.lines().map(|l| l.split_whitespace().collect::<Vec<_>>()).collect::<Vec<_>>()[..]
+        .to_vec()
+        .try_into()
+        .unwrap();
+    let cell = |name: &str| row[head.iter().position(|h| *h == name).unwrap()];
+    assert_eq!((cell("NODE"), cell("STATE"), cell("SESSIONS"), cell("QUEUE")), (here.as_str(), "ready", "1", "0"));
+
+    let gone = format!("127.0.0.1:{}", free_port());
+    let output = run(&["top", "--once", "--interval", "200ms", &here, &gone]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains(&format!("{gone} unreachable: ")), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).contains("ready"), "one that is gone hides no other");
+    assert!(text(&output.stderr).contains(&gone));
+}
+
+/// Rates and quantiles come from what the server counts.
+#[tokio::test]
+async fn json_has_rates_ages_and_the_status() {
+    let server = Server::open();
+    let mut client = server.client().await;
+    client.subscribe(&["stream:a"]).await;
+    let url = format!("http://{}/", server.address);
+    let looking = std::thread::spawn(move || run(&["top", "--once", "--json", "--interval", "2s", &url]));
+    while !looking.is_finished() {
+        server.publish("stream:a", &json!(1));
+        client.next().await;
+    }
+    let output = looking.join().unwrap();
+    let all: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let node = &all["nodes"][0];
+    assert_eq!((&node["state"], &node["error"]), (&json!("ready"), &Value::Null), "{node}");
+    for rate in ["deltas", "deliveries", "visits", "bytes"] {
+        assert!(node["rates"][rate].as_f64().unwrap() > 0.0, "{rate}: {node}");
+    }
+    let ages: Vec<f64> = node["rates"]["age_ms"].as_array().unwrap().iter().map(|age| age.as_f64().unwrap()).collect();
+    assert!(ages.is_sorted() && ages[0] > 0.0, "{ages:?}");
+    assert_eq!(node["rates"]["busy"].as_array().unwrap().len(), 2, "of each shard");
+    assert_eq!(node["status"]["sessions"]["now"], 1);
+}
+
+/// Where operators have a port and a key of their own.
+#[test]
+fn an_operators_key_is_shown() {
+    let port = free_port();
+    let at = format!("127.0.0.1:{port}");
+    let key = "0123456789abcdef";
+    let _server = Server::open_with(&format!("[operator]\nlisten = \"{at}\"\nkey = \"{key}\"\n"));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("key");
+    std::fs::write(&file, format!("{key}\n")).unwrap();
+    let look = ["top", "--once", "--interval", "200ms", &at];
+    let output = run(&look);
+    assert!(text(&output.stdout).contains("unreachable: status 401"), "{}", text(&output.stdout));
+    let output = run(&[&look[..], &["--key-file", file.to_str().unwrap()]].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    for (args, needle) in [
+        (&["top", "--once", "redis://127.0.0.1:1"][..], "neither http://"),
+        (&["top", "--interval", "1ms"], "outside 200ms to 1m"),
+        (&["top", "--key-file", "/nonexistent"], "--key-file"),
+    ] {
+        let output = run(args);
+        assert!(!output.status.success());
+        assert!(text(&output.stderr).contains(needle), "{args:?}: {}", text(&output.stderr));
+    }
+}
+
+/// A server that takes connections and says nothing, and one that says something else.
+#[test]
+fn a_node_that_does_not_answer_is_given_up() {
+    use std::io::{Read as _, Write as _};
+    let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let others = other.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in other.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 4_096]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello");
+        }
+    });
+    let output = run(&["top", "--once", &deaf.local_addr().unwrap().to_string(), &others.to_string()]);
+    let table = text(&output.stdout);
+    assert!(
+        table.contains("unreachable: operation timed out") && table.contains("is not one of nexus-push"),
+        "{table}"
+    );
+}
+
+#[test]
+fn healthcheck_is_the_exit_code() {
+    let mut server = Server::open();
+    let url = |path| format!("http://{}{path}", server.address);
+    for (url, code) in [(url("/healthz"), 0), (url("/readyz"), 0), (url("/nothing"), 1)] {
+        assert_eq!(run(&["healthcheck", &url]).status.code(), Some(code), "{url}");
+    }
+    let url = url("/healthz");
+    server.signal("TERM");
+    server.wait();
+    let output = run(&["healthcheck", &url]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains(&url), "{}", text(&output.stderr));
+}
