@@ -74,8 +74,8 @@ const BETWEEN: Duration = Duration::from_secs(45);
 /// Time that all have to be whole after a fault.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A twelfth of the time, at most this, does not count: histories fill up.
-const WARM_UP_MAX: Duration = Duration::from_secs(300);
+/// A twelfth of the time, or this, but no more than half of it, does not count: histories fill up in two minutes.
+const WARM_UP_MIN: Duration = Duration::from_secs(150);
 
 /// What is compared: a quarter of the rest, at most this, at its beginning and its end.
 const WINDOW_MAX: Duration = Duration::from_secs(600);
@@ -365,7 +365,7 @@ impl Soak {
     /// The two stretches that are compared, in seconds.
     fn windows(&self) -> [(f64, f64); 2] {
         let end = self.samples.last().map_or(0.0, |s| s.s);
-        let warm = (end / 12.0).min(WARM_UP_MAX.as_secs_f64());
+        let warm = (end / 12.0).max(WARM_UP_MIN.as_secs_f64()).min(end / 2.0);
         let width = ((end - warm) / 4.0).min(WINDOW_MAX.as_secs_f64());
         [(warm, warm + width), (end - width, end)]
     }

@@ -2,16 +2,28 @@
 //! shard must not wait for. One task, in the order of the requests; what has to wait itself goes on beside it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::backend::{Answer, Backend};
 use super::event::{Ask, Attached, Event, Request, SessionKey};
 use super::queue::QueueSender;
-use crate::auth::{TokenError, Tokens, Users, Verdict};
+use crate::auth::{Grant, TokenError, Tokens, Users, Verdict};
 use crate::metrics::Metrics;
-use crate::protocol::{CommandId, Dialect, Op, Refusal};
-use crate::topic::{ShardId, Topics};
+use crate::name::TopicName;
+use crate::position::Position;
+use crate::protocol::{CommandId, Dialect, Encoding, Op, Refusal};
+use crate::topic::{ShardId, Slot, Topics};
+
+/// A client that comes from a node that is ahead waits for this one to get there: looks at it are made after these times,
+/// 2.5 s in all. Past it, it is told what its position is worth here.
+const CATCH_UP_LOOKS_MS: [u64; 8] = [10, 20, 40, 80, 160, 320, 640, 1_230];
+
+/// Clients that wait so at once. Past it, they are answered as after the wait.
+const CATCHING_UP_MAX: usize = 16_384;
 
 /// The requests of all shards.
 pub struct Desk {
@@ -27,6 +39,7 @@ struct Clerk {
     users: Arc<Users>,
     backend: Arc<dyn Backend>,
     metrics: Arc<Metrics>,
+    catching_up: Arc<Semaphore>,
 }
 
 /// Whether a key that is not here may be fetched first.
@@ -50,7 +63,8 @@ impl Desk {
         backend: Arc<dyn Backend>,
         metrics: Arc<Metrics>,
     ) {
-        let clerk = Arc::new(Clerk { queues: self.queues, topics, tokens, users, backend, metrics });
+        let catching_up = Arc::new(Semaphore::new(CATCHING_UP_MAX));
+        let clerk = Arc::new(Clerk { queues: self.queues, topics, tokens, users, backend, metrics, catching_up });
         while let Ok(batch) = self.requests.recv_async().await {
             for request in batch {
                 clerk.answer(request, Fetch::Allowed);
@@ -72,7 +86,8 @@ impl Desk {
         metrics: Arc<Metrics>,
     ) -> impl FnMut() {
         let users = Users::new(0);
-        let clerk = Arc::new(Clerk { queues: self.queues, topics, tokens, users, backend, metrics });
+        let catching_up = Arc::new(Semaphore::new(CATCHING_UP_MAX));
+        let clerk = Arc::new(Clerk { queues: self.queues, topics, tokens, users, backend, metrics, catching_up });
         move || {
             for request in self.requests.try_iter().flatten() {
                 clerk.answer(request, Fetch::Allowed);
@@ -89,7 +104,46 @@ fn token_refusal(error: &TokenError) -> Refusal {
     }
 }
 
+/// A subscribe that may be carried out.
+struct Attach {
+    shard: ShardId,
+    ask: u32,
+    slot: Slot,
+    topic: TopicName,
+    encoding: Encoding,
+    since: Option<Position>,
+    history: u32,
+    grant: Option<Grant>,
+}
+
 impl Clerk {
+    fn attach(&self, attach: Attach) {
+        let Attach { shard, ask, slot, topic, encoding, since, history, grant } = attach;
+        let outcome = self.topics.attach(&topic, shard, slot, encoding, since.as_ref(), history, |attachment| {
+            let attached = Box::new(Attached { attachment, grant });
+            self.send(shard, Event::Attached { ask, result: Ok(attached) });
+        });
+        if let Err(error) = outcome {
+            let refusal = Refusal::new(503, error.to_string()).about(topic.as_str());
+            self.send(shard, Event::Attached { ask, result: Err(refusal) });
+        }
+    }
+
+    /// A place to wait in, if this node has not read as far as the client has.
+    fn has_to_catch_up(&self, attach: &Attach) -> Option<OwnedSemaphorePermit> {
+        let behind = self.topics.is_behind(&attach.topic, attach.since.as_ref()?);
+        (behind && Handle::try_current().is_ok()).then(|| self.catching_up.clone().try_acquire_owned().ok())?
+    }
+
+    async fn catch_up(&self, attach: &Attach) {
+        for ms in CATCH_UP_LOOKS_MS {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            if attach.since.as_ref().is_none_or(|since| !self.topics.is_behind(&attach.topic, since)) {
+                return;
+            }
+        }
+    }
+
     fn send(&self, shard: ShardId, event: Event) {
         if let Some(queue) = self.queues.get(usize::from(shard.0)) {
             queue.send(event);
@@ -151,14 +205,17 @@ impl Clerk {
                         }
                     }
                 };
-                let outcome =
-                    self.topics.attach(&topic, shard, slot, encoding, since.as_ref(), history, |attachment| {
-                        let attached = Box::new(Attached { attachment, grant });
-                        self.send(shard, Event::Attached { ask, result: Ok(attached) });
-                    });
-                if let Err(error) = outcome {
-                    let refusal = Refusal::new(503, error.to_string()).about(topic.as_str());
-                    self.send(shard, Event::Attached { ask, result: Err(refusal) });
+                let attach = Attach { shard, ask, slot, topic, encoding, since, history, grant };
+                match self.has_to_catch_up(&attach) {
+                    None => self.attach(attach),
+                    Some(place) => {
+                        let clerk = self.clone();
+                        tokio::spawn(async move {
+                            clerk.catch_up(&attach).await;
+                            clerk.attach(attach);
+                            drop(place);
+                        });
+                    }
                 }
             }
             Request::Snapshot { shard, ask, topic } => {

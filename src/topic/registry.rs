@@ -289,6 +289,16 @@ impl Topics {
         })
     }
 
+    /// Whether a client holds more of a topic than this node has read: another node, which is ahead, gave it to it.
+    pub fn is_behind(&self, name: &TopicName, position: &Position) -> bool {
+        if let Some(topic) = self.map.get(name.as_str()) {
+            return topic.epoch == position.epoch && position.offset > topic.offset;
+        }
+        let home = self.home(name.as_str());
+        let floor = self.source(home).map_or(0, |source| source.floor.load(Ordering::Acquire));
+        self.epoch(home) == position.epoch && position.offset.get() > floor
+    }
+
     /// Ends a shard's interest in a topic. `done` runs before anything else can be sent about it.
     pub fn detach(&self, name: &TopicName, shard: ShardId, slot: Slot, done: impl FnOnce()) {
         let mut unused = false;

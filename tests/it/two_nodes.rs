@@ -102,3 +102,50 @@ async fn nodes_share_publishes_and_epochs() {
     }
     assert_eq!(ends[0], ends[1]);
 }
+
+/// A client that comes from a node that is ahead is not told that its position is worth nothing: this one reads on first.
+#[tokio::test]
+async fn a_node_that_is_behind_catches_up_before_it_answers() {
+    let redis = Redis::start();
+    let server = redis.server("").await;
+    let topics = ["stream:s", "merge:m"];
+    for topic in topics {
+        redis.add(topic, &json!({"n": 1}));
+    }
+    let view = |topic: &str| serde_json::from_str::<Value>(&server.get(&format!("/api/topics/{topic}")).1);
+    let read = |_: &Server| topics.iter().all(|topic| view(topic).is_ok_and(|view| view["offset"].is_u64()));
+    server.until("it has read", read).await;
+    // Entries that another node has read already, an hour ahead so that their offsets are known before they are there.
+    let later = |topic: &str, ms: u64| {
+        let view = view(topic).unwrap();
+        let at_ms = (view["offset"].as_u64().unwrap() >> 13) + 3_600_000 + ms;
+        let entry = format!("{}-0", 1_704_067_200_000 + at_ms);
+        (entry, json!({"offset": at_ms << 13, "epoch": view["epoch"]}))
+    };
+    let (first, stream) = later("stream:s", 0);
+    let (second, merge) = later("merge:m", 1_000);
+    let mut client = server.client().await;
+    client.send(json!({"op": "subscribe", "args": topics, "since": {"stream:s": stream, "merge:m": merge}})).await;
+    // It has the command for certain once it answers what came after it.
+    client.send(json!({"op": "ping"})).await;
+    assert_eq!(client.next().await["op"], "pong");
+    for (entry, topic) in [(&first, "stream:s"), (&second, "merge:m")] {
+        redis.command(&["XADD", "nexus:deltas", entry, "topic", topic, "data", r#"{"n":2}"#]);
+    }
+    let reply = client.next().await;
+    for (topic, position) in [("stream:s", &stream), ("merge:m", &merge)] {
+        let standing = &reply["topics"][topic];
+        assert_eq!(
+            (&standing["recovered"], &standing["offset"]),
+            (&json!(true), &position["offset"]),
+            "{topic}: {reply}"
+        );
+    }
+    redis.add("stream:s", &json!({"n": 3}));
+    let next = client.next().await;
+    assert_eq!(
+        (&next["topic"], &next["data"]["n"]),
+        (&json!("stream:s"), &json!(3)),
+        "neither a snapshot nor a repeat"
+    );
+}

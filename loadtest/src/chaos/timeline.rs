@@ -25,7 +25,8 @@ impl Timeline {
 
     /// The crew said at `at_ns` that all have pulse number `pulse`; pulses were due at `due_ns`.
     pub(crate) fn take(&mut self, at_ns: u64, pulse: u64, due_ns: &[u64]) {
-        let at = usize::try_from(pulse).unwrap_or(usize::MAX).saturating_sub(1);
+        // Before the first pulse there is nothing to be behind with.
+        let Some(at) = usize::try_from(pulse).ok().and_then(|pulse| pulse.checked_sub(1)) else { return };
         let Some(due) = due_ns.get(at) else { return };
         self.samples.push(Sample { at_ns, age_ms: at_ns.saturating_sub(*due) / 1_000_000 });
     }
