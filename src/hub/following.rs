@@ -1,4 +1,4 @@
-//! Followed deltas ([`Trace`](crate::topic::Trace)) on their way through a shard: what is counted of them, and logged.
+//! Followed deltas ([`Trace`]) on their way through a shard: what is counted of them, and logged.
 //! While there is none, nothing here is looked at but whether there is one.
 
 use std::sync::Arc;

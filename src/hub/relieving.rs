@@ -1,6 +1,6 @@
 //! The ceiling on what all sessions together are owed: past it, those who are owed most are closed as slow.
 //!
-//! Each shard counts its own (`backlog_bytes` of its [`ShardStats`](crate::metrics::ShardStats)) and looks at the others'
+//! Each shard counts its own (`backlog_bytes` of its [`ShardStats`]) and looks at the others'
 //! only while it has more than its share. If the sum is over the ceiling some shard has, so it is enough that each minds
 //! itself: no lock, and no number that two write.
 
