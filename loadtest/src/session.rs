@@ -303,7 +303,6 @@ impl Session {
                 return;
             }
             tokio::time::sleep(if self.away.get() { wait } else { wait.min(BACKOFF_LAST) }).await;
-            self.away.set(false);
         }
     }
 
@@ -399,6 +398,8 @@ impl Session {
         self.standing.set(true);
         self.opening.borrow_mut().take();
         self.known.set(true);
+        // What it missed while it was away is right behind.
+        self.away.set(false);
     }
 
     /// Reads until the connection ends: by itself, or because this session leaves for so long. All sessions share one

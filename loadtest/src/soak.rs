@@ -161,7 +161,7 @@ pub(crate) fn run(args: &SoakArgs) -> anyhow::Result<bool> {
         merge: args.topics.saturating_sub(2 * twentieth + 1).max(1),
         subscriptions: args.subscriptions,
         pulse: Duration::from_secs(1),
-        whole: Duration::from_secs(3),
+        whole: Duration::from_secs(4),
         clients: CLIENTS,
     };
     let total = Duration::from_secs_f64(args.minutes * 60.0);
