@@ -98,10 +98,12 @@ impl Server {
         std::fs::write(&path, config).unwrap();
         let mut command = Command::new(PROGRAM);
         arrange(&mut command);
+        if !command.get_envs().any(|(name, _)| name == "NEXUS_LOG") {
+            command.env("NEXUS_LOG", "debug");
+        }
         let mut child = command
             .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--config"])
             .arg(&path)
-            .env("NEXUS_LOG", "debug")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -65,7 +65,7 @@ async fn plain() {
     auth(&mut too_many, "bob").await;
     assert_eq!(too_many.close_code().await, 4429);
     // A token is not refused for it.
-    assert_eq!(server.metric("tokens_refused_total"), 0.0);
+    assert_eq!(server.metric("tokens_refused_total{reason=\"user_sessions\"}"), 0.0);
 }
 
 #[tokio::test]
