@@ -11,8 +11,8 @@ use clap::Args;
 
 use crate::benchmarks::{Marks, machine, rewrite};
 use crate::crew::Crew;
-use crate::node::{Node, Setup, redis};
-use crate::process::free_port;
+use crate::node::{Node, Setup};
+use crate::process::{free_port, start_redis};
 use crate::publisher::Publisher;
 use crate::report::Report;
 use crate::run::{assignments, bar};
@@ -110,7 +110,7 @@ async fn measure(args: &HoldArgs) -> anyhow::Result<(Report, Vec<Used>)> {
     let names: Vec<String> = (0..workload.topics).map(|n| workload.topic(n)).collect();
     let classes = vec![workload.class; names.len()];
     let directory = tempfile::tempdir()?;
-    let (_redis, url) = redis(directory.path())?;
+    let (_redis, url) = start_redis(directory.path())?;
     let setup = Setup { program: args.server.clone(), redis: url.clone(), shards: 1, drain_window: "0s".into() };
     let per_node = args.per_node.max(1);
     let nodes: Vec<Node> = (1..=args.sessions.div_ceil(per_node))
@@ -123,23 +123,10 @@ async fn measure(args: &HoldArgs) -> anyhow::Result<(Report, Vec<Used>)> {
         .zip(&nodes)
         .enumerate()
         .map(|(i, (chunk, node))| Spec {
-            servers: vec![node.address],
-            homes: 1,
-            endurance: None,
-            tls: false,
-            topics: names.clone(),
-            classes: classes.clone(),
             tongue: workload.tongue,
-            max_rate: None,
-            slow_every: 0,
-            deflate: false,
-            batch: false,
-            payload_clock: true,
-            receive_buffer: 131_072,
-            addresses: 4,
-            polite: false,
             sessions: chunk.to_vec(),
             first: i * per_node,
+            ..Spec::of(vec![node.address], names.clone(), classes.clone())
         })
         .collect();
     let mut report = Report::new(&workload, 0);

@@ -1,7 +1,7 @@
 //! One of several servers of our own, all on one Redis.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -95,11 +95,6 @@ fn config(name: &str, address: SocketAddr, setup: &Setup) -> String {
          [namespace.latest]\nclass = \"latest\"\n[namespace.merge]\nclass = \"merge\"\n",
         setup.shards, setup.drain_window, setup.redis
     )
-}
-
-/// Redis for them, in memory.
-pub(crate) fn redis(directory: &Path) -> anyhow::Result<(Process, String)> {
-    crate::process::start_redis(directory)
 }
 
 /// Gives every topic a delta, so that it has a place in the stream that nodes which start later know too: of a topic that

@@ -201,12 +201,7 @@ async fn measure(args: &RunArgs) -> anyhow::Result<Report> {
         .chunks(args.per_worker.max(1))
         .enumerate()
         .map(|(i, chunk)| Spec {
-            servers: vec![ground.server],
-            homes: 1,
-            endurance: None,
             tls: args.tls,
-            topics: names.clone(),
-            classes: classes.clone(),
             tongue: workload.tongue,
             max_rate: workload.max_rate,
             slow_every: workload.slow_every,
@@ -214,10 +209,9 @@ async fn measure(args: &RunArgs) -> anyhow::Result<Report> {
             batch: workload.batch,
             payload_clock: !workload.is_replay(),
             receive_buffer: args.receive_buffer,
-            addresses: 4,
-            polite: false,
             sessions: chunk.to_vec(),
             first: i * args.per_worker,
+            ..Spec::of(vec![ground.server], names.clone(), classes.clone())
         })
         .collect();
     let mut crew = Crew::start(&specs, None)?;

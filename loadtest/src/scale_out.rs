@@ -13,8 +13,8 @@ use clap::Args;
 use crate::balancer::Balancer;
 use crate::benchmarks::{Marks, machine, rewrite};
 use crate::crew::Crew;
-use crate::node::{Node, Setup, acquainted, prime, redis};
-use crate::process::free_port;
+use crate::node::{Node, Setup, acquainted, prime};
+use crate::process::{free_port, start_redis};
 use crate::publisher::Publisher;
 use crate::report::Report;
 use crate::run::{assignments, bar};
@@ -206,7 +206,7 @@ async fn measure(args: &ScaleOutArgs) -> anyhow::Result<(Report, Vec<Event>)> {
     let names: Vec<String> = (0..workload.topics).map(|n| workload.topic(n)).collect();
     let classes = vec![workload.class; names.len()];
     let directory = tempfile::tempdir()?;
-    let (_redis, url) = redis(directory.path())?;
+    let (_redis, url) = start_redis(directory.path())?;
     prime(&url, &names).await?;
     let setup =
         Setup { program: args.server.clone(), redis: url.clone(), shards: 1, drain_window: args.drain_window.clone() };
@@ -224,24 +224,13 @@ async fn measure(args: &ScaleOutArgs) -> anyhow::Result<(Report, Vec<Event>)> {
         .chunks(per_worker)
         .enumerate()
         .map(|(i, chunk)| Spec {
-            servers: vec![front],
-            homes: 1,
-            endurance: None,
-            tls: false,
-            topics: names.clone(),
-            classes: classes.clone(),
             tongue: workload.tongue,
-            max_rate: None,
-            slow_every: 0,
-            deflate: false,
-            batch: false,
-            payload_clock: true,
-            receive_buffer: 131_072,
             // As many clients of their own, each with a dozen of sessions: balancers limit them by address.
             addresses: 250,
             polite: true,
             sessions: chunk.to_vec(),
             first: i * per_worker,
+            ..Spec::of(vec![front], names.clone(), classes.clone())
         })
         .collect();
     let mut report = Report::new(&workload, 0);

@@ -60,6 +60,31 @@ pub(crate) struct Spec {
     pub(crate) first: usize,
 }
 
+impl Spec {
+    /// Nobody yet, on these topics: `plain`, one message a delivery, on loopback.
+    pub(crate) fn of(servers: Vec<SocketAddr>, topics: Vec<String>, classes: Vec<Class>) -> Self {
+        Self {
+            homes: servers.len(),
+            servers,
+            endurance: None,
+            tls: false,
+            topics,
+            classes,
+            tongue: Tongue::Plain,
+            max_rate: None,
+            slow_every: 0,
+            deflate: false,
+            batch: false,
+            payload_clock: true,
+            receive_buffer: 131_072,
+            addresses: 4,
+            polite: false,
+            sessions: Vec::new(),
+            first: 0,
+        }
+    }
+}
+
 /// What a worker is told then.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "cmd", rename_all = "lowercase")]

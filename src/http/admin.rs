@@ -10,6 +10,7 @@ use humantime_serde::re::humantime::{format_duration, parse_duration};
 use serde::Deserialize;
 use serde_json::json;
 
+use super::publish::is_json;
 use super::{Shared, failure};
 use crate::limits::{SHED_WINDOW, SHED_WINDOW_MAX};
 
@@ -76,8 +77,7 @@ impl Drain {
 /// Whether a page of another origin may have sent this: it cannot send a key, or this type, without asking first.
 fn may_be_foreign(headers: &HeaderMap) -> bool {
     let shown = headers.contains_key("x-api-key") || headers.contains_key(header::AUTHORIZATION);
-    let json = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
-    !shown && !json.is_some_and(|v| v.trim_start().to_ascii_lowercase().starts_with("application/json"))
+    !shown && !is_json(headers)
 }
 
 /// `POST /admin/drain?share=0.2` or `?to=mean&above=0.2`, with `&window=5s`: closes some of this node's sessions in waves, with the

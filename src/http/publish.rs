@@ -239,9 +239,7 @@ fn entitled<'a>(state: &'a State, headers: &HeaderMap) -> Result<&'a ApiKey, Res
     let Some(key) = state.keys.find(given) else {
         return refuse("key", StatusCode::UNAUTHORIZED, "X-API-Key is missing or not known");
     };
-    // A page of another origin can send a body without asking first, but not with this type.
-    let json = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
-    if !json.is_some_and(|v| v.trim_start().to_ascii_lowercase().starts_with("application/json")) {
+    if !is_json(headers) {
         return refuse("content_type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json");
     }
     // Without a stream behind it, what is accepted now could not reach those who are being closed.
@@ -249,6 +247,13 @@ fn entitled<'a>(state: &'a State, headers: &HeaderMap) -> Result<&'a ApiKey, Res
         return refuse("draining", StatusCode::SERVICE_UNAVAILABLE, "this server is shutting down");
     }
     Ok(key)
+}
+
+/// Whether a request says that it is JSON: a page of another origin can send a body without asking first, but not with this
+/// type.
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    kind.is_some_and(|v| v.trim_start().to_ascii_lowercase().starts_with("application/json"))
 }
 
 /// The refusal of what a key is not good for.

@@ -12,11 +12,14 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::unix_ms;
 use crate::hub::Hub;
-use crate::topic::{Incoming, PublishError, Published, Topics};
+use crate::limits::STATE_BYTES_MAX;
+use crate::position::Offset;
+use crate::topic::{Incoming, Kind, Payload, PublishError, Published, SourceId, Topics};
 
 /// A source has one job: hand over deltas until it is stopped, and keep its status true.
 pub trait Source: Send {
@@ -50,6 +53,26 @@ impl Feed {
             self.hub.room().await;
         }
         self.topics.publish(incoming)
+    }
+
+    /// Puts a saved state back, and says whether it could be. One that is no JSON, or larger than both `bytes_max` and a
+    /// state may be, is left out.
+    fn restore(
+        &self,
+        source: SourceId,
+        topic: &str,
+        offset: Offset,
+        ts: Option<u64>,
+        data: Bytes,
+        bytes_max: usize,
+    ) -> bool {
+        let Ok(payload) = Payload::new(data, bytes_max.max(STATE_BYTES_MAX)) else { return false };
+        let incoming = Incoming { topic, kind: Kind::Snapshot, ts, payload, offset: Some(offset), source };
+        let restored = self.topics.restore(incoming);
+        if let Err(error) = &restored {
+            tracing::warn!(topic, %error, "a saved state was left out");
+        }
+        restored.is_ok()
     }
 }
 

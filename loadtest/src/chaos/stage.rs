@@ -23,7 +23,6 @@ use super::verdict::{Seen, Verdict, check, nothing_lost};
 use crate::crew::Crew;
 use crate::report::Check;
 use crate::session::{Endurance, monotonic_ns};
-use crate::tongue::Tongue;
 use crate::worker::{Order, Outcome, Progress, Spec};
 use crate::workload::Class;
 
@@ -161,25 +160,8 @@ impl<'a> Stage<'a> {
 
     /// What all workers are told.
     fn spec(&self, servers: &[SocketAddr], homes: usize) -> Spec {
-        Spec {
-            servers: servers.to_vec(),
-            homes,
-            endurance: Some(self.plan.clients),
-            tls: false,
-            topics: self.topic_names(),
-            classes: self.topics.iter().map(|(_, class)| *class).collect(),
-            tongue: Tongue::Plain,
-            max_rate: None,
-            slow_every: 0,
-            deflate: false,
-            batch: false,
-            payload_clock: true,
-            receive_buffer: 131_072,
-            addresses: 4,
-            polite: false,
-            sessions: Vec::new(),
-            first: 0,
-        }
+        let classes = self.topics.iter().map(|(_, class)| *class).collect();
+        Spec { homes, endurance: Some(self.plan.clients), ..Spec::of(servers.to_vec(), self.topic_names(), classes) }
     }
 
     /// Sessions that begin with the servers in turn; returns when they stand.

@@ -24,7 +24,7 @@ use super::{Trouble, trouble};
 use crate::config;
 use crate::position::{Epoch, Offset};
 use crate::source::Feed;
-use crate::topic::{Incoming, Kind, Payload, Snapshot, SourceId};
+use crate::topic::{Snapshot, SourceId};
 
 const EPOCH: &str = "epoch";
 const SAVER: &str = "saver";
@@ -285,19 +285,8 @@ impl Bucket {
                 tracing::warn!(topic = saved.topic, "a saved state is not whole and was left out");
                 continue;
             };
-            let Ok(payload) = Payload::new(data, bytes_max.max(crate::limits::STATE_BYTES_MAX)) else { continue };
-            let incoming = Incoming {
-                topic: &saved.topic,
-                kind: Kind::Snapshot,
-                ts: saved.ts,
-                payload,
-                offset: Some(saved.offset),
-                source,
-            };
-            match feed.topics.restore(incoming) {
-                Ok(()) => restored += 1,
-                Err(error) => tracing::warn!(topic = saved.topic, %error, "a saved state was left out"),
-            }
+            let ok = feed.restore(source, &saved.topic, saved.offset, saved.ts, data, bytes_max);
+            restored += usize::from(ok);
         }
         for base in over {
             for keys in [format!("state.{base}.>"), format!("part.{base}.>"), format!("position.{base}")] {

@@ -17,7 +17,7 @@ use super::link::Link;
 use super::masters::Masters;
 use crate::position::{Epoch, Offset};
 use crate::source::Feed;
-use crate::topic::{Incoming, Kind, Payload, SourceId};
+use crate::topic::SourceId;
 
 /// States in one write.
 const CHUNK: usize = 500;
@@ -167,23 +167,11 @@ pub(super) async fn restore(
             cmd("HSCAN").arg(&keys.snapshots).arg(cursor).arg("COUNT").arg(CHUNK).query_async(link).await?;
         for (topic, text) in pairs {
             let Ok(saved) = serde_json::from_str::<Saved<'_>>(&text) else { continue };
-            let data = Bytes::copy_from_slice(saved.data.get().as_bytes());
-            let Ok(payload) = Payload::new(data, bytes_max.max(crate::limits::STATE_BYTES_MAX)) else { continue };
             if saved.offset > newest {
                 continue;
             }
-            let incoming = Incoming {
-                topic: &topic,
-                kind: Kind::Snapshot,
-                ts: saved.ts,
-                payload,
-                offset: Some(saved.offset),
-                source,
-            };
-            match feed.topics.restore(incoming) {
-                Ok(()) => restored += 1,
-                Err(error) => tracing::warn!(topic, %error, "a saved state was left out"),
-            }
+            let data = Bytes::copy_from_slice(saved.data.get().as_bytes());
+            restored += usize::from(feed.restore(source, &topic, saved.offset, saved.ts, data, bytes_max));
         }
         cursor = next;
         if cursor == 0 {
