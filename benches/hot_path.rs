@@ -51,7 +51,7 @@ fn check_payload(bencher: Bencher) {
 fn apply(bencher: Bencher, levels: usize) {
     let mut state = merge::parse_object(&book(levels)).unwrap();
     let patch = book(5);
-    bencher.bench_local(|| merge::apply(&mut state, &merge::parse_object(black_box(&patch)).unwrap()));
+    bencher.bench_local(|| merge::apply(&mut state, merge::parse_object(black_box(&patch)).unwrap()));
 }
 
 /// Composing so many patches into one.

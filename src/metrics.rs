@@ -225,6 +225,8 @@ pub struct Metrics {
     pub http_malformed: Counter,
     pub http_timeouts: Family<Reason, Counter>,
     pub queue_full: Counter,
+    pub subscribes_waiting: Gauge,
+    pub subscribes_ahead: Family<Reason, Counter>,
     pub tokens_refused: Family<Reason, Counter>,
     pub tls_handshakes: Counter,
     pub tls_handshakes_failed: Counter,
@@ -283,6 +285,11 @@ impl Metrics {
     /// Counts a refused token.
     pub fn refused_token(&self, reason: &'static str) {
         self.tokens_refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts a subscribe whose client held more than this node had read.
+    pub fn subscribe_was_ahead(&self, reason: &'static str) {
+        self.subscribes_ahead.get_or_create(&Reason { reason }).inc();
     }
 
     /// Counts a refused upgrade.
@@ -376,6 +383,16 @@ impl Metrics {
             "queue_full",
             "Times that a publisher found a shard's queue full and waited",
             self.queue_full.clone(),
+        );
+        r.register(
+            "subscribes_waiting",
+            "Subscribes that wait, now, for this node to read as far as their client has",
+            self.subscribes_waiting.clone(),
+        );
+        r.register(
+            "subscribes_ahead",
+            "Subscribes whose client had more than this node: it caught up, it did not in time, or too many waited already",
+            self.subscribes_ahead.clone(),
         );
         r.register("tls_handshakes", "TLS handshakes made", self.tls_handshakes.clone());
         r.register("tls_handshakes_failed", "TLS handshakes that failed", self.tls_handshakes_failed.clone());

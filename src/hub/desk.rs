@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -104,6 +105,26 @@ fn token_refusal(error: &TokenError) -> Refusal {
     }
 }
 
+/// A place among those that wait, counted while it is held.
+struct Waiting {
+    _place: OwnedSemaphorePermit,
+    count: Gauge,
+}
+
+impl Waiting {
+    fn new(place: OwnedSemaphorePermit, metrics: &Metrics) -> Self {
+        let count = metrics.subscribes_waiting.clone();
+        count.inc();
+        Self { _place: place, count }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.count.dec();
+    }
+}
+
 /// A subscribe that may be carried out.
 struct Attach {
     shard: ShardId,
@@ -130,18 +151,28 @@ impl Clerk {
     }
 
     /// A place to wait in, if this node has not read as far as the client has.
-    fn has_to_catch_up(&self, attach: &Attach) -> Option<OwnedSemaphorePermit> {
-        let behind = self.topics.is_behind(&attach.topic, attach.since.as_ref()?);
-        (behind && Handle::try_current().is_ok()).then(|| self.catching_up.clone().try_acquire_owned().ok())?
+    fn has_to_catch_up(&self, attach: &Attach) -> Option<Waiting> {
+        if !self.topics.is_behind(&attach.topic, attach.since.as_ref()?) || Handle::try_current().is_err() {
+            return None;
+        }
+        match self.catching_up.clone().try_acquire_owned() {
+            Ok(place) => Some(Waiting::new(place, &self.metrics)),
+            Err(_) => {
+                self.metrics.subscribe_was_ahead("too_many");
+                None
+            }
+        }
     }
 
     async fn catch_up(&self, attach: &Attach) {
         for ms in CATCH_UP_LOOKS_MS {
             tokio::time::sleep(Duration::from_millis(ms)).await;
             if attach.since.as_ref().is_none_or(|since| !self.topics.is_behind(&attach.topic, since)) {
+                self.metrics.subscribe_was_ahead("caught_up");
                 return;
             }
         }
+        self.metrics.subscribe_was_ahead("timed_out");
     }
 
     fn send(&self, shard: ShardId, event: Event) {

@@ -36,5 +36,6 @@ pub(super) fn limits_reached(metrics: &Metrics, shards: &[Arc<ShardStats>]) -> V
         ("merge_state_bytes", deltas("state_too_large")),
         ("batch_commands", of(&metrics.publish_refused, "batch_too_long")),
         ("queue_events", metrics.queue_full.get()),
+        ("subscribes_waiting", of(&metrics.subscribes_ahead, "too_many")),
     ]
 }

@@ -88,8 +88,8 @@ impl History {
 
     /// Frames were made of deltas after `offset`.
     pub(super) fn weigh(&mut self, offset: Offset) {
-        let from = self.deltas.partition_point(|kept| kept.delta.offset <= offset);
-        for kept in self.deltas.range_mut(from..) {
+        // From the newest, which is the only one as a rule: a search would look at deltas that are in no cache any more.
+        for kept in self.deltas.iter_mut().rev().take_while(|kept| kept.delta.offset > offset) {
             let weight = Kept::weight(&kept.delta);
             self.weight += weight as usize - kept.weight as usize;
             kept.weight = weight;

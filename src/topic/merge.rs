@@ -206,30 +206,30 @@ pub fn count_members(members: &Members) -> usize {
     members.values().map(|value| 1 + value.members()).sum()
 }
 
-/// RFC 7396 §2: applies `patch` to `target`. Returns by how much the target grew, so that the size of a state is known
-/// without looking through it.
-pub fn apply(target: &mut Members, patch: &Members) -> Growth {
+/// RFC 7396 §2: applies `patch` to `target`, which takes over its values. Returns by how much the target grew, so that the
+/// size of a state is known without looking through it.
+pub fn apply(target: &mut Members, patch: Members) -> Growth {
     let mut growth = Growth::default();
     let commas_before = target.len().saturating_sub(1);
     for (key, value) in patch {
         if value.is_null() {
-            if let Some(old) = target.remove(key) {
-                growth -= Growth::of(key, &old);
+            if let Some(old) = target.remove(&key) {
+                growth -= Growth::of(&key, &old);
             }
             continue;
         }
-        match (target.get_mut(key), value) {
+        match (target.get_mut(&key), value) {
             (Some(Node::Object(inner)), Node::Object(inner_patch)) => growth += apply(inner, inner_patch),
             (Some(old), value) => {
                 let new = fresh(value);
-                growth += Growth::of(key, &new);
-                growth -= Growth::of(key, old);
+                growth += Growth::of(&key, &new);
+                growth -= Growth::of(&key, old);
                 *old = new;
             }
             (None, value) => {
                 let new = fresh(value);
-                growth += Growth::of(key, &new);
-                target.insert(key.clone(), new);
+                growth += Growth::of(&key, &new);
+                target.insert(key, new);
             }
         }
     }
@@ -250,7 +250,7 @@ pub fn growth(target: &Members, patch: &Members) -> Growth {
             (None, value) if value.is_null() => {}
             (Some(Node::Object(inner)), Node::Object(inner_patch)) => growth += self::growth(inner, inner_patch),
             (old, value) => {
-                growth += Growth::of(key, &fresh(value));
+                growth += Growth::of(key, &fresh(value.clone()));
                 match old {
                     Some(old) => growth -= Growth::of(key, old),
                     None => len += 1,
@@ -263,14 +263,15 @@ pub fn growth(target: &Members, patch: &Members) -> Growth {
 }
 
 /// What a patch's value becomes where there was no object: its nulls fall away (RFC 7396 §2).
-fn fresh(value: &Node) -> Node {
-    match value {
-        Node::Leaf(text) => Node::Leaf(text.clone()),
-        Node::Object(members) => {
-            let kept = members.iter().filter(|(_, v)| !v.is_null());
-            Node::Object(kept.map(|(k, v)| (k.clone(), fresh(v))).collect())
+fn fresh(value: Node) -> Node {
+    let Node::Object(mut members) = value else { return value };
+    members.retain(|_, member| {
+        if let Node::Object(inner) = member {
+            *member = fresh(Node::Object(std::mem::take(inner)));
         }
-    }
+        !member.is_null()
+    });
+    Node::Object(members)
 }
 
 /// The one patch that does what `first` and then `second` do, put into `first`. `false` if no patch can say it,
@@ -314,11 +315,11 @@ mod tests {
         match (Node::parse(target).unwrap(), Node::parse(patch).unwrap()) {
             (Node::Object(mut target), Node::Object(patch)) => {
                 let before = members_bytes(&target).cast_signed();
-                let growth = apply(&mut target, &patch);
+                let growth = apply(&mut target, patch);
                 assert_eq!(before + growth.bytes, members_bytes(&target).cast_signed(), "size is kept right");
                 text(&Node::Object(target))
             }
-            (Node::Leaf(_), patch @ Node::Object(_)) => text(&fresh(&patch)),
+            (Node::Leaf(_), patch @ Node::Object(_)) => text(&fresh(patch)),
             (_, patch) => text(&patch),
         }
     }
@@ -407,7 +408,7 @@ mod tests {
             let before = [members_bytes(&mine), count_members(&mine)].map(usize::cast_signed);
             let parsed = parse_object(&patch.to_string()).unwrap();
             let foretold = growth(&mine, &parsed);
-            let growth = apply(&mut mine, &parsed);
+            let growth = apply(&mut mine, parsed);
             prop_assert_eq!(foretold, growth);
             let after = [members_bytes(&mine), count_members(&mine)].map(usize::cast_signed);
             prop_assert_eq!([before[0] + growth.bytes, before[1] + growth.members], after);
@@ -427,16 +428,16 @@ mod tests {
             let mut composed = Members::new();
             let mut possible = true;
             for patch in &patches {
-                apply(&mut each, patch);
+                apply(&mut each, patch.clone());
                 possible = possible && compose(&mut composed, patch);
             }
             if possible {
-                apply(&mut at_once, &composed);
+                apply(&mut at_once, composed.clone());
                 prop_assert_eq!(&at_once, &each);
                 // Somebody who saw a part of them already ends up in the same state.
                 let mut ahead = parse_object(&state.to_string()).unwrap();
-                apply(&mut ahead, &patches[0]);
-                apply(&mut ahead, &composed);
+                apply(&mut ahead, patches[0].clone());
+                apply(&mut ahead, composed);
                 prop_assert_eq!(&ahead, &each);
             }
         }
@@ -451,8 +452,8 @@ mod tests {
                 let mut plain = Members::new();
                 let mut rich = rich(&first);
                 for state in [&mut plain, &mut rich] {
-                    apply(state, &first);
-                    apply(state, &second);
+                    apply(state, first.clone());
+                    apply(state, second.clone());
                 }
                 prop_assert_eq!(plain_without(&plain), plain_without(&rich));
             }

@@ -230,7 +230,7 @@ impl Topic {
                     self.may_grow(self.state.weight(), grown)?;
                 }
                 if let State::Merge { members, bytes, count } = &mut self.state {
-                    let growth = merge::apply(members, &patch);
+                    let growth = merge::apply(members, patch);
                     *bytes = bytes.saturating_add_signed(growth.bytes);
                     *count = count.saturating_add_signed(growth.members);
                     return Ok(*bytes);

@@ -129,6 +129,8 @@ async fn a_node_that_is_behind_catches_up_before_it_answers() {
     // It has the command for certain once it answers what came after it.
     client.send(json!({"op": "ping"})).await;
     assert_eq!(client.next().await["op"], "pong");
+    let waiting = |server: &Server| server.metric("subscribes_waiting") == 2.0;
+    server.until("both wait", waiting).await;
     for (entry, topic) in [(&first, "stream:s"), (&second, "merge:m")] {
         redis.command(&["XADD", "nexus:deltas", entry, "topic", topic, "data", r#"{"n":2}"#]);
     }
@@ -141,6 +143,8 @@ async fn a_node_that_is_behind_catches_up_before_it_answers() {
             "{topic}: {reply}"
         );
     }
+    assert_eq!(server.metric("subscribes_ahead_total{reason=\"caught_up\"}"), 2.0);
+    server.until("nobody waits", |server| server.metric("subscribes_waiting") == 0.0).await;
     redis.add("stream:s", &json!({"n": 3}));
     let next = client.next().await;
     assert_eq!(

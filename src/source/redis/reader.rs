@@ -8,9 +8,12 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use ::redis::{FromRedisValue as _, RedisResult, Value, cmd, pipe};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use rand::RngExt as _;
 use tokio_util::sync::CancellationToken;
 
@@ -264,23 +267,18 @@ impl RedisSource {
         Ok(())
     }
 
-    /// Reads on until something breaks or the epoch changes.
+    /// Reads on until something breaks or the epoch changes. While what was read is taken in, the next read is under way,
+    /// so that Redis and this node work at the same time.
     async fn follow(&mut self, link: &mut Link, feed: &Feed) -> RedisResult<EpochChanged> {
         let masters = self.masters.clone();
         let moved = masters.moved(link.place().clone());
         tokio::pin!(moved);
+        let mut before = self.progress().last;
+        let mut reading = self.read(link, before);
         loop {
-            let before = self.progress().last;
-            let mut read = pipe();
-            read.cmd("GET").arg(&self.keys.epoch);
-            read.cmd("XREAD").arg("COUNT").arg(BATCH).arg("BLOCK").arg(BLOCK_MS);
-            read.arg("STREAMS").arg(&self.keys.stream).arg(before.to_string());
-            if link.has_role() {
-                read.cmd("ROLE");
-            }
             // Only this may be given up half-way: what was read is taken in whole, or it would be read again.
-            let mut replies: Vec<Value> = tokio::select! {
-                replies = read.query_async(link) => replies?,
+            let mut replies = tokio::select! {
+                replies = reading => replies?,
                 error = &mut moved => return Err(error),
             };
             // A master that was made a replica may have what others wrote meanwhile, without what was read here.
@@ -305,6 +303,7 @@ impl RedisSource {
                     self.change_epoch(link, "the stream's IDs went backwards").await?;
                     return Ok(EpochChanged);
                 }
+                reading = self.read(link, before);
                 continue;
             };
             if count >= CHECK_FROM
@@ -314,12 +313,35 @@ impl RedisSource {
                 self.change_epoch(link, "entries were trimmed before they were read").await?;
                 return Ok(EpochChanged);
             }
+            before = last;
+            reading = self.read(link, before);
+            let early = futures_util::poll!(&mut reading);
+            if count >= CHECK_FROM {
+                // What sends it is another task, which does not run on this thread until this one makes way.
+                tokio::task::yield_now().await;
+            }
             self.take_in(batch, feed).await;
             self.set_progress(Progress { last, seen: Some(seen), offset: self.packer.last(), loaded: true });
             // Less than a full batch: nothing more was waiting.
             let lag_ms = if count < BATCH { 0 } else { unix_ms().saturating_sub(last.ms) };
             self.status.read(count as u64, lag_ms);
+            if let Poll::Ready(replies) = early {
+                reading = std::future::ready(replies).boxed();
+            }
         }
+    }
+
+    /// A read of what comes after `before`: the epoch, entries, and what the node is, where it says so.
+    fn read(&self, link: &Link, before: EntryId) -> BoxFuture<'static, RedisResult<Vec<Value>>> {
+        let mut link = link.clone();
+        let mut read = pipe();
+        read.cmd("GET").arg(&self.keys.epoch);
+        read.cmd("XREAD").arg("COUNT").arg(BATCH).arg("BLOCK").arg(BLOCK_MS);
+        read.arg("STREAMS").arg(&self.keys.stream).arg(before.to_string());
+        if link.has_role() {
+            read.cmd("ROLE");
+        }
+        async move { read.query_async(&mut link).await }.boxed()
     }
 
     async fn take_in(&mut self, batch: Vec<Entry>, feed: &Feed) {

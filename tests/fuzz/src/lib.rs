@@ -144,7 +144,7 @@ pub fn merge_patch(data: &[u8]) {
     let (Ok(mut state), Ok(first), Ok(second)) = parsed else { return };
     // A state has no nulls: it began as a patch that was applied to nothing.
     let patch = std::mem::take(&mut state);
-    merge::apply(&mut state, &patch);
+    merge::apply(&mut state, patch);
 
     let mut theirs = value(&state);
     json_patch::merge(&mut theirs, &value(&first));
@@ -152,8 +152,8 @@ pub fn merge_patch(data: &[u8]) {
 
     let mut one_by_one = state.clone();
     let mut bytes = merge::members_bytes(&one_by_one).cast_signed();
-    bytes += merge::apply(&mut one_by_one, &first).bytes;
-    bytes += merge::apply(&mut one_by_one, &second).bytes;
+    bytes += merge::apply(&mut one_by_one, first.clone()).bytes;
+    bytes += merge::apply(&mut one_by_one, second.clone()).bytes;
     assert_eq!(bytes, merge::members_bytes(&one_by_one).cast_signed(), "size kept");
     assert_eq!(written(&one_by_one).len().cast_signed(), bytes, "size written");
     assert_eq!(value(&one_by_one), theirs, "as another implementation has it");
@@ -161,7 +161,7 @@ pub fn merge_patch(data: &[u8]) {
     let mut composed = first;
     if merge::compose(&mut composed, &second) {
         let mut at_once = state;
-        merge::apply(&mut at_once, &composed);
+        merge::apply(&mut at_once, composed);
         assert_eq!(at_once, one_by_one, "composed");
     }
 }
