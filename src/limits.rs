@@ -153,9 +153,11 @@ pub const FLUSH_INTERVAL_MAX: Duration = Duration::from_secs(5);
 /// Longest time that a busy shard lets a session that was just visited wait for more, in ms.
 pub const STRETCH_MS_MAX: u32 = 21;
 
-/// Share of its time that a shard is busy, in 1/1,000, from which on that time is at its longest. Below, it grows with the
-/// square of the share: a shard at half of this waits a quarter as long.
-pub const STRETCH_FULL: u64 = 260;
+/// Share of its time that a shard is busy, in 1/1,000, from which on sessions wait.
+pub const STRETCH_FROM: u64 = 50;
+
+/// Share from which on that time is at its longest. Between the two it grows evenly.
+pub const STRETCH_FULL: u64 = 235;
 
 /// Longest time that a busy shard lets deltas wait in its queue for more, in ms: a quarter of the former, at most this.
 pub const NAP_MS_MAX: u64 = 4;

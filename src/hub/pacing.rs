@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::backlog::Backlog;
 use super::shard::Shard;
-use crate::limits::{BYTES_PER_SECOND_MIN, DRAIN_CHUNK_BYTES, NAP_MS_MAX, STRETCH_FULL, STRETCH_MS_MAX};
+use crate::limits::{BYTES_PER_SECOND_MIN, DRAIN_CHUNK_BYTES, NAP_MS_MAX, STRETCH_FROM, STRETCH_FULL, STRETCH_MS_MAX};
 
 /// The low half of the shard's clock. Of two times of it the difference is right, as long as it is below seven weeks.
 #[allow(clippy::cast_possible_truncation, reason = "that is what it does")]
@@ -72,7 +72,7 @@ impl Load {
 
     /// The wait, in ms.
     pub(super) fn stretch_ms(&self) -> u32 {
-        let ms = self.busy * self.busy * u64::from(STRETCH_MS_MAX) / (STRETCH_FULL * STRETCH_FULL);
+        let ms = self.busy.saturating_sub(STRETCH_FROM) * u64::from(STRETCH_MS_MAX) / (STRETCH_FULL - STRETCH_FROM);
         let ms = u32::try_from(ms - ms % STRETCH_STEP_MS).unwrap_or(STRETCH_MS_MAX);
         ms.min(STRETCH_MS_MAX)
     }
