@@ -28,6 +28,7 @@ mod report;
 mod run;
 mod scale_out;
 mod session;
+mod shared;
 mod slo;
 mod soak;
 mod tongue;

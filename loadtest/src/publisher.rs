@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::check::{digest, state_digest};
 use crate::raw::RawPublisher;
-use crate::session::monotonic_ns;
+use crate::shared::monotonic_ns;
 use crate::tongue::Tongue;
 use crate::workload::{Class, Workload};
 

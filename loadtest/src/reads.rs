@@ -26,7 +26,7 @@ use crate::benchmarks::{Marks, rewrite};
 use crate::process::{self, until};
 use crate::report::{Latency, Report};
 use crate::run::once;
-use crate::session::LATENCY_US_MAX;
+use crate::shared::LATENCY_US_MAX;
 use crate::workload::{Name, RunArgs, Via};
 
 /// Where the table goes.

@@ -310,7 +310,7 @@ async fn storm(crew: &mut Crew, sessions: u64) -> anyhow::Result<Storm> {
 
 /// One histogram of all workers.
 pub(crate) fn histogram(outcomes: &[Outcome]) -> anyhow::Result<Histogram<u64>> {
-    let mut sum = Histogram::new_with_bounds(1, crate::session::LATENCY_US_MAX, 3)?;
+    let mut sum = Histogram::new_with_bounds(1, crate::shared::LATENCY_US_MAX, 3)?;
     for outcome in outcomes {
         let digit = |pair: &[u8]| std::str::from_utf8(pair).ok().and_then(|p| u8::from_str_radix(p, 16).ok());
         let bytes: Vec<u8> = outcome.latency.as_bytes().chunks(2).filter_map(digit).collect();

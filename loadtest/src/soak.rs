@@ -15,7 +15,7 @@ use crate::benchmarks::{median, taken};
 use crate::chaos::{ChaosArgs, Habits, Node, NodeOptions, Plan, Redis, Stage, Verdict, interrupt, source};
 use crate::chart::{Panel, lines};
 use crate::churn::Churn;
-use crate::session::Endurance;
+use crate::shared::Endurance;
 use crate::worker::Order;
 
 #[derive(Debug, Clone, Args)]

@@ -22,7 +22,8 @@ use crate::churn::{self, Churn};
 use crate::decode::Decoder;
 use crate::inflate::Inflated;
 use crate::line;
-use crate::session::{BUFFER_BYTES, Clock, Counts, Endurance, LATENCY_US_MAX, Session, Shared, monotonic_ns};
+use crate::session::{BUFFER_BYTES, Session};
+use crate::shared::{Clock, Counts, Endurance, LATENCY_US_MAX, Shared, monotonic_ns};
 use crate::tongue::Tongue;
 use crate::workload::Class;
 

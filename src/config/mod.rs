@@ -1,8 +1,10 @@
 //! The configuration: types and defaults here, reading in `load`, checking in `check`.
 
+mod access;
 mod check;
 mod load;
 mod memory;
+mod namespace;
 mod nats;
 mod operator;
 mod proxies;
@@ -20,8 +22,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use access::{Access, Jwks, TokenAlgorithm, TokenKey};
 pub use load::{ConfigError, Overrides, load};
 pub use memory::MemoryLimit;
+pub use namespace::{Action, Class, DeltaType, Namespace, OPS};
 pub use nats::Nats;
 pub use operator::Operator;
 pub use proxies::{ForwardedHeader, ProxyProtocol};
@@ -137,83 +141,6 @@ impl Default for Server {
     }
 }
 
-/// `[access]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Access {
-    /// Let clients in without a token.
-    pub anonymous: bool,
-    /// Origins that may open a socket: `"https://app.example.com"`, or `"*"` for any. Requests without an
-    /// `Origin` header (not browsers) are always let through to the token check.
-    pub origins: Vec<String>,
-    /// Topics a token gives when it carries no `topics` claim: exact names, or prefixes that end in `*`.
-    pub default_topics: Vec<String>,
-    /// Required `aud` of tokens, if any.
-    pub audience: Option<String>,
-    /// Required `iss` of tokens, if any.
-    pub issuer: Option<String>,
-    /// Keys that tokens are verified with.
-    pub keys: Vec<TokenKey>,
-    /// Keys that are fetched.
-    pub jwks: Option<Jwks>,
-    /// Time that a Centrifuge session goes on after its token, or a subscription's, has ended: its client asks for a new
-    /// one when the old one ends, not before.
-    #[serde(with = "humantime_serde")]
-    pub expired_close_delay: Duration,
-}
-
-impl Default for Access {
-    fn default() -> Self {
-        Self {
-            anonymous: false,
-            origins: Vec::new(),
-            default_topics: Vec::new(),
-            audience: None,
-            issuer: None,
-            keys: Vec::new(),
-            jwks: None,
-            expired_close_delay: limits::EXPIRED_CLOSE_DELAY,
-        }
-    }
-}
-
-/// `[access.jwks]`: a JSON Web Key Set (RFC 7517) by URL.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Jwks {
-    /// `https://…`, or `http://` on a network that is trusted.
-    #[serde(serialize_with = "secrets::hide_url")]
-    pub url: String,
-    /// Algorithms accepted from it. HS256 is never: a secret has no place in a public document.
-    #[serde(default = "jwks_algorithms")]
-    pub algorithms: Vec<TokenAlgorithm>,
-    /// Age at which the set is fetched again.
-    #[serde(default = "jwks_max_age", with = "humantime_serde")]
-    pub max_age: Duration,
-    /// Least time between two fetches, however many tokens name a key that is not known.
-    #[serde(default = "jwks_min_interval", with = "humantime_serde")]
-    pub min_interval: Duration,
-}
-
-impl std::fmt::Debug for Jwks {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut shown = f.debug_struct("Jwks");
-        shown.field("url", &redacted(&self.url)).field("algorithms", &self.algorithms).finish_non_exhaustive()
-    }
-}
-
-fn jwks_algorithms() -> Vec<TokenAlgorithm> {
-    vec![TokenAlgorithm::RS256, TokenAlgorithm::ES256, TokenAlgorithm::EdDSA]
-}
-
-fn jwks_max_age() -> Duration {
-    limits::JWKS_MAX_AGE
-}
-
-fn jwks_min_interval() -> Duration {
-    limits::JWKS_MIN_INTERVAL
-}
-
 /// `[ops]`: this server's own topic, `ops:nodes`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -267,48 +194,6 @@ pub struct Debug {
     /// Send every message back, for suites that test WebSocket servers: at `/debug/echo`, and at `/` to who asks for an
     /// upgrade there. Open to all, with limits of its own.
     pub echo: bool,
-}
-
-/// `[[access.keys]]`
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TokenKey {
-    /// Matches the token's `kid`; a key without one serves tokens without one.
-    #[serde(default)]
-    pub kid: Option<String>,
-    /// The one algorithm this key is for.
-    pub algorithm: TokenAlgorithm,
-    /// HS256: the secret itself, at least 32 bytes.
-    #[serde(default, skip_serializing)]
-    pub secret: Option<String>,
-    /// HS256: file that holds the secret.
-    #[serde(default)]
-    pub secret_file: Option<PathBuf>,
-    /// HS256: environment variable that holds the secret.
-    #[serde(default)]
-    pub secret_env: Option<String>,
-    /// RS256, ES256, EdDSA: PEM file of the public key.
-    #[serde(default)]
-    pub public_key_file: Option<PathBuf>,
-}
-
-impl std::fmt::Debug for TokenKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TokenKey").field("kid", &self.kid).field("algorithm", &self.algorithm).finish_non_exhaustive()
-    }
-}
-
-/// Signature algorithms of tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum TokenAlgorithm {
-    /// HMAC with SHA-256.
-    HS256,
-    /// RSA PKCS#1 v1.5 with SHA-256.
-    RS256,
-    /// ECDSA on P-256 with SHA-256.
-    ES256,
-    /// Ed25519.
-    EdDSA,
 }
 
 /// `[publish]`
@@ -404,180 +289,6 @@ impl Default for Limits {
             state_total_bytes: 0,
             topics: limits::TOPICS_MAX,
             topic_idle: Duration::from_secs(24 * 3600),
-        }
-    }
-}
-
-/// What a subscriber who falls behind, or is throttled, gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Class {
-    /// Every delta in order.
-    Stream,
-    /// The newest value only.
-    Latest,
-    /// One merge patch in place of many, or the whole object.
-    Merge,
-}
-
-impl Class {
-    /// As in the configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Stream => "stream",
-            Self::Latest => "latest",
-            Self::Merge => "merge",
-        }
-    }
-
-    /// Whether deltas of this class may be replaced by newer state.
-    pub fn conflatable(self) -> bool {
-        self != Self::Stream
-    }
-}
-
-/// `[namespace.NAME]` and `[default]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Namespace {
-    /// Delivery class.
-    pub class: Class,
-    /// Deliveries a second and subscriber at most; the first change goes at once. Not for `stream`.
-    pub max_rate: Option<f64>,
-    /// A session that was visited less than this ago waits for its deltas, so that one visit carries more of them; one that
-    /// was not gets them at once.
-    #[serde(with = "humantime_serde")]
-    pub flush_interval: Duration,
-    /// Subscribers are told when a topic has had no delta for this long.
-    #[serde(with = "humantime_serde")]
-    pub stale_after: Option<Duration>,
-    /// Deltas kept for recovery.
-    pub history_size: usize,
-    /// Age past which a kept delta goes.
-    #[serde(with = "humantime_serde")]
-    pub history_ttl: Duration,
-    /// Bytes of payload kept for recovery.
-    pub history_bytes: usize,
-    /// Whether clients without a token may subscribe (where `access.anonymous` lets them in at all).
-    #[serde(alias = "anonymous")]
-    pub allow_subscribe_for_anonymous: bool,
-    /// Whether any client with a token may subscribe, whatever topics its token names.
-    pub allow_subscribe_for_client: bool,
-    /// Who may publish over a socket.
-    pub allow_publish_for_subscriber: bool,
-    /// Any client with a token.
-    pub allow_publish_for_client: bool,
-    /// Any client at all.
-    pub allow_publish_for_anonymous: bool,
-    /// Who may read history over a socket.
-    pub allow_history_for_subscriber: bool,
-    /// Any client with a token.
-    pub allow_history_for_client: bool,
-    /// Any client at all.
-    pub allow_history_for_anonymous: bool,
-    /// Keep account of who is subscribed.
-    pub presence: bool,
-    /// Who may read that.
-    pub allow_presence_for_subscriber: bool,
-    /// Any client with a token.
-    pub allow_presence_for_client: bool,
-    /// Any client at all.
-    pub allow_presence_for_anonymous: bool,
-    /// Announce who comes and goes, to those who ask for it and may read presence.
-    pub join_leave: bool,
-    /// Announce it to every Centrifuge subscriber.
-    pub force_push_join_leave: bool,
-    /// Every Centrifuge subscriber can recover; without it, only who asks for it.
-    pub force_recovery: bool,
-    /// Every Centrifuge subscriber is told that its position is watched over; without it, only who asks for it.
-    pub force_positioning: bool,
-    /// Kinds of delta compression that subscribers may ask for.
-    pub allowed_delta_types: Vec<DeltaType>,
-}
-
-/// The namespace of the server's own topics.
-pub const OPS: &str = "ops";
-
-impl Namespace {
-    fn ops(open: bool) -> Self {
-        Self { class: Class::Merge, history_size: 2, allow_subscribe_for_anonymous: open, ..Self::default() }
-    }
-}
-
-/// A kind of delta compression.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DeltaType {
-    /// Fossil SCM's format.
-    Fossil,
-}
-
-/// Something that a client does with a topic, beside subscribing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Hand in a delta.
-    Publish,
-    /// Read its past.
-    History,
-    /// Read who is subscribed.
-    Presence,
-}
-
-impl Namespace {
-    /// Whether subscribers may ask for Fossil deltas.
-    pub fn has_fossil(&self) -> bool {
-        self.allowed_delta_types.contains(&DeltaType::Fossil)
-    }
-
-    /// Whether it has to be known who is subscribed.
-    pub fn counts_members(&self) -> bool {
-        self.presence || self.join_leave
-    }
-
-    /// Whether a client may do something: one with a token or without, subscribed to the topic or not.
-    pub fn allows(&self, action: Action, with_token: bool, subscribed: bool) -> bool {
-        let (subscriber, client, anonymous) = match action {
-            Action::Publish => {
-                (self.allow_publish_for_subscriber, self.allow_publish_for_client, self.allow_publish_for_anonymous)
-            }
-            Action::History => {
-                (self.allow_history_for_subscriber, self.allow_history_for_client, self.allow_history_for_anonymous)
-            }
-            Action::Presence => {
-                (self.allow_presence_for_subscriber, self.allow_presence_for_client, self.allow_presence_for_anonymous)
-            }
-        };
-        (subscriber && subscribed) || (client && with_token) || anonymous
-    }
-}
-
-impl Default for Namespace {
-    fn default() -> Self {
-        Self {
-            class: Class::Stream,
-            max_rate: None,
-            flush_interval: Duration::ZERO,
-            stale_after: None,
-            history_size: limits::HISTORY_DELTAS,
-            history_ttl: limits::HISTORY_TTL,
-            history_bytes: limits::HISTORY_BYTES,
-            allow_subscribe_for_anonymous: true,
-            allow_subscribe_for_client: false,
-            allow_publish_for_subscriber: false,
-            allow_publish_for_client: false,
-            allow_publish_for_anonymous: false,
-            allow_history_for_subscriber: true,
-            allow_history_for_client: false,
-            allow_history_for_anonymous: false,
-            presence: false,
-            allow_presence_for_subscriber: false,
-            allow_presence_for_client: false,
-            allow_presence_for_anonymous: false,
-            join_leave: false,
-            force_push_join_leave: false,
-            force_recovery: true,
-            force_positioning: true,
-            allowed_delta_types: Vec::new(),
         }
     }
 }

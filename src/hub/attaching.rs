@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::asking::{Ask, AskKey, Waiter};
 use super::deflating::form;
-use super::event::{Attached, Request, SessionKey, Shown};
+use super::event::{Attach, Attached, Request, SessionKey, Shown};
 use super::outbox::Piece;
 use super::shard::Shard;
 use super::subscribers::{Cursor, Subscription};
@@ -166,15 +166,8 @@ impl Shard {
             // A token is this session's own: its request is not shared.
             let kind = shown.is_none().then(|| AskKey::Attach(slot, encoding, since.clone(), terms.history));
             let (shard, name, history) = (self.id, topic.clone(), terms.history);
-            self.ask(kind, Some(slot), waiter, |ask| Request::Attach {
-                shard,
-                ask,
-                slot,
-                topic: name,
-                encoding,
-                since,
-                history,
-                shown,
+            self.ask(kind, Some(slot), waiter, |ask| {
+                Request::Attach(Attach { shard, ask, slot, topic: name, encoding, since, history }, shown)
             });
             let answer = None;
             items.push(Item { slot, topic, encoding, interval_ms, was_recovering, options, answer });

@@ -10,14 +10,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::backend::{Answer, Backend};
-use super::event::{Ask, Attached, Event, Request, SessionKey};
+use super::event::{Ask, Attach, Attached, Event, Request, SessionKey};
 use super::queue::QueueSender;
 use crate::auth::{Grant, TokenError, Tokens, Users, Verdict};
 use crate::metrics::Metrics;
-use crate::name::TopicName;
-use crate::position::Position;
-use crate::protocol::{CommandId, Dialect, Encoding, Op, Refusal};
-use crate::topic::{ShardId, Slot, Topics};
+use crate::protocol::{CommandId, Dialect, Op, Refusal};
+use crate::topic::{ShardId, Topics};
 
 /// A client that comes from a node that is ahead waits for this one to get there: looks at it are made after these times,
 /// 2.5 s in all. Past it, it is told what its position is worth here.
@@ -125,21 +123,9 @@ impl Drop for Waiting {
     }
 }
 
-/// A subscribe that may be carried out.
-struct Attach {
-    shard: ShardId,
-    ask: u32,
-    slot: Slot,
-    topic: TopicName,
-    encoding: Encoding,
-    since: Option<Position>,
-    history: u32,
-    grant: Option<Grant>,
-}
-
 impl Clerk {
-    fn attach(&self, attach: Attach) {
-        let Attach { shard, ask, slot, topic, encoding, since, history, grant } = attach;
+    fn attach(&self, attach: Attach, grant: Option<Grant>) {
+        let Attach { shard, ask, slot, topic, encoding, since, history } = attach;
         let outcome = self.topics.attach(&topic, shard, slot, encoding, since.as_ref(), history, |attachment| {
             let attached = Box::new(Attached { attachment, grant });
             self.send(shard, Event::Attached { ask, result: Ok(attached) });
@@ -208,42 +194,31 @@ impl Clerk {
 
     fn answer(self: &Arc<Self>, request: Request, fetch: Fetch) {
         match request {
-            Request::Attach { shard, ask, slot, topic, encoding, since, history, shown } => {
+            Request::Attach(attach, shown) => {
                 let grant = match shown {
                     None => None,
                     Some(shown) => {
-                        let verdict = self.tokens.grant(&shown.token, &shown.user, &topic);
-                        let name = topic.clone();
-                        let position = since.clone();
-                        let again = || Request::Attach {
-                            shard,
-                            ask,
-                            slot,
-                            topic: name,
-                            encoding,
-                            since: position,
-                            history,
-                            shown: Some(shown),
-                        };
-                        match self.settled(verdict, fetch, again) {
+                        let verdict = self.tokens.grant(&shown.token, &shown.user, &attach.topic);
+                        let same = attach.clone();
+                        match self.settled(verdict, fetch, || Request::Attach(same, Some(shown))) {
                             None => return,
                             Some(Ok(grant)) => Some(grant),
                             Some(Err(error)) => {
-                                let refusal = token_refusal(&error).about(topic.as_str());
-                                self.send(shard, Event::Attached { ask, result: Err(refusal) });
+                                let refusal = token_refusal(&error).about(attach.topic.as_str());
+                                let refused = Event::Attached { ask: attach.ask, result: Err(refusal) };
+                                self.send(attach.shard, refused);
                                 return;
                             }
                         }
                     }
                 };
-                let attach = Attach { shard, ask, slot, topic, encoding, since, history, grant };
                 match self.has_to_catch_up(&attach) {
-                    None => self.attach(attach),
+                    None => self.attach(attach, grant),
                     Some(place) => {
                         let clerk = self.clone();
                         tokio::spawn(async move {
                             clerk.catch_up(&attach).await;
-                            clerk.attach(attach);
+                            clerk.attach(attach, grant);
                             drop(place);
                         });
                     }

@@ -185,20 +185,23 @@ pub(super) enum Ask {
     Publish(Payload),
 }
 
+/// A subscribe.
+#[derive(Debug, Clone)]
+pub(super) struct Attach {
+    pub(super) shard: ShardId,
+    pub(super) ask: u32,
+    pub(super) slot: Slot,
+    pub(super) topic: TopicName,
+    pub(super) encoding: Encoding,
+    pub(super) since: Option<Position>,
+    pub(super) history: u32,
+}
+
 /// From a shard to the control plane.
 #[derive(Debug)]
 pub(super) enum Request {
-    Attach {
-        shard: ShardId,
-        ask: u32,
-        slot: Slot,
-        topic: TopicName,
-        encoding: Encoding,
-        since: Option<Position>,
-        history: u32,
-        /// To be good, or there is no subscription.
-        shown: Option<Box<Shown>>,
-    },
+    /// What is shown with it is to be good, or there is no subscription.
+    Attach(Attach, Option<Box<Shown>>),
     Snapshot {
         shard: ShardId,
         ask: u32,

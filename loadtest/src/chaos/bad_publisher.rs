@@ -8,7 +8,7 @@ use super::Props;
 use super::redis_faults::{LIMIT, ground};
 use super::stage::Stage;
 use super::store::open;
-use crate::session::monotonic_ns;
+use crate::shared::monotonic_ns;
 
 /// Times its usual rate.
 const FASTER: u64 = 10;

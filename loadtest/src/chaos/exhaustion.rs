@@ -8,7 +8,7 @@ use super::Props;
 use super::programs::{Node, NodeOptions, Redis};
 use super::redis_faults::{LIMIT, options};
 use super::stage::{Habits, Stage};
-use crate::session::monotonic_ns;
+use crate::shared::monotonic_ns;
 
 /// Descriptors kept back from sessions (`limits.fd_reserve`).
 const RESERVE: usize = 64;

@@ -10,7 +10,7 @@ use super::network::{Namespace, Proxy};
 use super::programs::{Node, NodeOptions, Redis};
 use super::redis_faults::{LIMIT, options};
 use super::stage::{Habits, Stage};
-use crate::session::monotonic_ns;
+use crate::shared::monotonic_ns;
 
 /// A full socket may stand still for so long (`limits.stall_timeout`, shorter here).
 const STALL: &str = "stall_timeout = \"10s\"\n";

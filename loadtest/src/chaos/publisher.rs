@@ -13,7 +13,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::ledger::{Entry, Ledger};
 use super::store::{Settled, Store};
-use crate::session::monotonic_ns;
+use crate::shared::monotonic_ns;
 
 /// Deltas that go out together at most.
 const TOGETHER: usize = 500;

@@ -22,7 +22,7 @@ use super::timeline::Timeline;
 use super::verdict::{Seen, Verdict, check, nothing_lost};
 use crate::crew::Crew;
 use crate::report::Check;
-use crate::session::{Endurance, monotonic_ns};
+use crate::shared::{Endurance, monotonic_ns};
 use crate::worker::{Order, Outcome, Progress, Spec};
 use crate::workload::Class;
 

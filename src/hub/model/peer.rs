@@ -1,0 +1,308 @@
+//! A client of the model: it speaks either dialect, over TLS or not, reads when it is told to, and checks that what it is sent
+//! joins up.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+
+use flate2::{Decompress, FlushDecompress};
+use proptest::prelude::*;
+use rustls::ClientConnection;
+use serde_json::{Value, json};
+
+use super::TOPICS;
+use crate::wire::frame::{Opcode, header_bytes};
+use crate::wire::tls::tests::written;
+
+/// How a client speaks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tongue {
+    pub(super) centrifuge: bool,
+    pub(super) deflate: bool,
+}
+
+/// What a client knows of a topic it is subscribed to.
+#[derive(Debug, Default)]
+pub(super) struct Followed {
+    pub(super) epoch: String,
+    pub(super) offset: u64,
+    pub(super) state: Value,
+}
+
+/// A client: what it has read, and what that came to.
+pub(super) struct Peer {
+    pub(super) socket: TcpStream,
+    pub(super) tls: Option<ClientConnection>,
+    pub(super) tongue: Tongue,
+    pub(super) unread: Vec<u8>,
+    pub(super) followed: HashMap<String, Followed>,
+    /// Commands sent of which nothing was heard yet.
+    pub(super) unanswered: HashSet<u64>,
+    pub(super) sent: u64,
+    /// What is to be subscribed to, by command, where the answer does not say.
+    pub(super) joining: HashMap<u64, &'static str>,
+    /// What is to be unsubscribed from, by command.
+    pub(super) leaving: HashMap<u64, &'static str>,
+    /// Told to go: what it has is no longer followed.
+    pub(super) closed: bool,
+}
+
+impl Peer {
+    /// Sends a command of `plain`, as its dialect has it; of what only `plain` has, nothing.
+    pub(super) fn send(&mut self, command: &Value) {
+        let commands: Vec<Value> = match (self.tongue.centrifuge, command["op"].as_str()) {
+            (false, _) => vec![command.clone()],
+            (true, Some("connect")) => vec![json!({"connect": {}})],
+            (true, Some(op @ ("subscribe" | "unsubscribe"))) => {
+                let topics = command["args"].as_array().into_iter().flatten();
+                topics
+                    .map(|topic| match command["max_rate"].as_u64() {
+                        Some(rate) => json!({op: {"channel": topic, "data": {"max_rate": rate}}}),
+                        None => json!({op: {"channel": topic}}),
+                    })
+                    .collect()
+            }
+            _ => Vec::new(),
+        };
+        for command in commands {
+            self.send_one(command);
+        }
+    }
+
+    pub(super) fn send_one(&mut self, mut command: Value) {
+        self.sent += 1;
+        self.unanswered.insert(self.sent);
+        command["id"] = json!(self.sent);
+        let known = |channel: &Value| TOPICS.into_iter().find(|topic| channel == topic);
+        if let Some(topic) = known(&command["subscribe"]["channel"]) {
+            self.joining.insert(self.sent, topic);
+        }
+        // What is still on its way is followed until the answer comes; then nothing may come.
+        let left = known(&command["unsubscribe"]["channel"]);
+        if let Some(topic) = left.or_else(|| known(&command["args"][0]).filter(|_| command["op"] == "unsubscribe")) {
+            self.leaving.insert(self.sent, topic);
+        }
+        let payload = command.to_string().into_bytes();
+        let mut frame = vec![0x81];
+        match u8::try_from(payload.len()) {
+            Ok(n @ 0..126) => frame.push(0x80 | n),
+            _ => {
+                frame.push(0x80 | 126);
+                frame.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+            }
+        }
+        frame.extend([0; 4]);
+        frame.extend(payload);
+        // Commands are small, and the shard reads: if it does not fit, the client is as good as gone.
+        let sealed = match &mut self.tls {
+            None => frame,
+            Some(tls) => {
+                tls.writer().write_all(&frame).unwrap();
+                written(tls)
+            }
+        };
+        if self.socket.write_all(&sealed).is_err() {
+            self.closed = true;
+        }
+    }
+
+    /// Takes bytes of the shard in.
+    pub(super) fn heard(&mut self, mut bytes: &[u8]) -> Result<(), TestCaseError> {
+        let Some(tls) = &mut self.tls else {
+            self.unread.extend_from_slice(bytes);
+            return Ok(());
+        };
+        while !bytes.is_empty() {
+            tls.read_tls(&mut bytes).unwrap();
+            tls.process_new_packets().map_err(|e| TestCaseError::fail(e.to_string()))?;
+            match tls.reader().read_to_end(&mut self.unread) {
+                Ok(_) => self.closed = true,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                Err(e) => return Err(TestCaseError::fail(e.to_string())),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn read(&mut self, most: usize) -> Result<(), TestCaseError> {
+        let mut buffer = vec![0; most];
+        match self.socket.read(&mut buffer) {
+            Ok(0) => self.closed = true,
+            Ok(n) => self.heard(&buffer[..n])?,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => self.closed = true,
+        }
+        while let Some(frame_bytes) = whole_frame(&self.unread) {
+            let frame: Vec<u8> = self.unread.drain(..frame_bytes).collect();
+            let mut payload = frame[header_bytes(&frame)..].to_vec();
+            if frame[0] & 0x40 != 0 {
+                prop_assert!(self.tongue.deflate, "compressed, which was not agreed");
+                payload = inflated(payload)?;
+            }
+            let broken = |e: serde_json::Error| TestCaseError::fail(e.to_string());
+            match Opcode::from_bits(frame[0]) {
+                Some(Opcode::Text) if self.tongue.centrifuge => {
+                    for line in payload.split(|&b| b == b'\n') {
+                        self.hear(&serde_json::from_slice(line).map_err(broken)?)?;
+                    }
+                }
+                Some(Opcode::Text) => match serde_json::from_slice(&payload).map_err(broken)? {
+                    Value::Array(list) => list.iter().try_for_each(|one| self.take(one))?,
+                    one => self.take(&one)?,
+                },
+                Some(Opcode::Close) => self.closed = true,
+                other => return Err(TestCaseError::fail(format!("an unexpected frame: {other:?}"))),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn take(&mut self, message: &Value) -> Result<(), TestCaseError> {
+        if self.closed {
+            return Ok(());
+        }
+        let Some(topic) = message["topic"].as_str().filter(|_| message["type"].is_string()) else {
+            return self.answered(message);
+        };
+        let offset = message["offset"].as_u64().unwrap();
+        if message["type"] == "snapshot" {
+            // Asked for, it comes to those who are not subscribed too. Of a stream it is a list, which matters here only
+            // where the deltas begin anew.
+            let epoch = message["epoch"].as_str().unwrap().to_owned();
+            let stream = topic.starts_with("stream");
+            if let Some(followed) = self.followed.get_mut(topic).filter(|f| !stream || f.epoch != epoch) {
+                *followed = Followed { epoch, offset, state: message["data"].clone() };
+            }
+            return Ok(());
+        }
+        let followed = self.followed.get_mut(topic);
+        prop_assert!(followed.is_some(), "not subscribed to {topic}: {message}");
+        let followed = followed.unwrap();
+        let prev = message["prev"].as_u64().unwrap();
+        let joins = prev <= followed.offset && followed.offset < offset;
+        prop_assert!(joins, "{topic}: {} does not join up with {message}", followed.offset);
+        if topic.starts_with("stream") {
+            prop_assert!(message["conflated"].is_null(), "{message}");
+            prop_assert_eq!(prev, followed.offset, "a hole in {}", topic);
+        }
+        followed.offset = offset;
+        match topic.starts_with("merge") {
+            true => json_patch::merge(&mut followed.state, &message["data"]),
+            false => followed.state = message["data"].clone(),
+        }
+        Ok(())
+    }
+
+    pub(super) fn answered(&mut self, message: &Value) -> Result<(), TestCaseError> {
+        let op = message["op"].as_str().unwrap_or_default();
+        if matches!(op, "stale" | "fresh") {
+            return Ok(());
+        }
+        prop_assert!(message["id"].is_u64(), "{message}");
+        let refused = !message["error"].is_null();
+        // What is refused of a command comes beside its answer; a command of which everything is refused has that alone.
+        if op == "subscribe" && !refused {
+            for (topic, at) in message["topics"].as_object().unwrap() {
+                // What the client had before does not count; the snapshot follows, where there is one.
+                let offset = at["offset"].as_u64().unwrap();
+                let epoch = at["epoch"].as_str().unwrap().to_owned();
+                self.followed.insert(topic.clone(), Followed { epoch, offset, state: json!({}) });
+            }
+        }
+        let id = message["id"].as_u64().unwrap();
+        if let Some(topic) = self.leaving.remove(&id) {
+            self.followed.remove(topic);
+        }
+        self.unanswered.remove(&id);
+        Ok(())
+    }
+}
+
+/// A client of the Centrifuge protocol.
+impl Peer {
+    pub(super) fn hear(&mut self, reply: &Value) -> Result<(), TestCaseError> {
+        if self.closed {
+            return Ok(());
+        }
+        if let Some(id) = reply["id"].as_u64() {
+            self.unanswered.remove(&id);
+            let (joined, left) = (self.joining.remove(&id), self.leaving.remove(&id));
+            if let (Some(topic), Some(result)) = (joined, reply.get("subscribe")) {
+                let offset = result["offset"].as_u64().unwrap_or(0);
+                let epoch = result["epoch"].as_str().unwrap_or_default().to_owned();
+                // What comes with the answer leads up to its offset.
+                self.followed.insert(topic.to_owned(), Followed { epoch, offset, state: json!({}) });
+                for publication in result["publications"].as_array().into_iter().flatten() {
+                    prop_assert!(publication["offset"].as_u64().unwrap_or(0) <= offset, "{reply}");
+                    if let Some(followed) = self.followed.get_mut(topic) {
+                        followed.apply(topic, publication);
+                    }
+                }
+            }
+            if let (Some(topic), None) = (left, reply.get("error")) {
+                self.followed.remove(topic);
+            }
+            return Ok(());
+        }
+        let push = &reply["push"];
+        let topic = push["channel"].as_str().unwrap_or_default();
+        if !push["unsubscribe"].is_null() {
+            // Asked to subscribe again: there is no word for a list of events that do not follow those before.
+            prop_assert!(topic.starts_with("stream"), "{reply}");
+            self.followed.remove(topic);
+            return Ok(());
+        }
+        let publication = &push["pub"];
+        if publication.is_null() {
+            return Ok(());
+        }
+        let followed = self.followed.get_mut(topic);
+        prop_assert!(followed.is_some(), "not subscribed to {topic}: {reply}");
+        let followed = followed.unwrap();
+        let offset = publication["offset"].as_u64().unwrap_or(0);
+        if publication["tags"]["kind"] != "snapshot" {
+            // Offsets here have no holes, so that it can be seen for how many deltas each stands.
+            let conflated: Option<u64> = publication["tags"]["conflated"].as_str().and_then(|n| n.parse().ok());
+            let prev = offset.checked_sub(conflated.unwrap_or(1));
+            let joins = followed.offset < offset && prev.is_some_and(|prev| prev <= followed.offset);
+            prop_assert!(joins, "{topic}: {} does not join up with {reply}", followed.offset);
+            if topic.starts_with("stream") {
+                prop_assert!(conflated.is_none() && prev == Some(followed.offset), "a hole in {topic}: {reply}");
+            }
+        }
+        followed.apply(topic, publication);
+        followed.offset = offset;
+        Ok(())
+    }
+}
+
+impl Followed {
+    pub(super) fn apply(&mut self, topic: &str, publication: &Value) {
+        match topic.starts_with("merge") && publication["tags"]["kind"] != "snapshot" {
+            true => json_patch::merge(&mut self.state, &publication["data"]),
+            false => self.state = publication["data"].clone(),
+        }
+    }
+}
+
+/// The payload of a compressed message, which no other message has to do with (RFC 7692 §7.2.2).
+pub(super) fn inflated(mut payload: Vec<u8>) -> Result<Vec<u8>, TestCaseError> {
+    payload.extend([0, 0, 0xff, 0xff]);
+    let mut out = Vec::with_capacity(4 << 20);
+    let outcome = Decompress::new(false).decompress_vec(&payload, &mut out, FlushDecompress::Sync);
+    outcome.map_err(|e| TestCaseError::fail(e.to_string()))?;
+    Ok(out)
+}
+
+/// The length of the frame at the front, if all of it is there.
+pub(super) fn whole_frame(bytes: &[u8]) -> Option<usize> {
+    let len = match bytes {
+        [_, n @ 0..126, ..] => 2 + usize::from(*n),
+        [_, 126, a, b, ..] => 4 + usize::from(u16::from_be_bytes([*a, *b])),
+        [_, 127, a, b, c, d, e, f, g, h, ..] => {
+            10 + usize::try_from(u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h])).unwrap()
+        }
+        _ => return None,
+    };
+    (bytes.len() >= len).then_some(len)
+}
