@@ -9,7 +9,6 @@ mod peer;
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,11 +16,10 @@ use bytes::Bytes;
 use mio::Events;
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestRunner};
-use rustls::ClientConnection;
 use rustls::version::{TLS12, TLS13};
 use serde_json::{Value, json};
 
-use self::peer::{Followed, Peer, Tongue};
+use self::peer::{Peer, Tongue};
 use super::backend::{Answer, Backend, Member, MemberCount};
 use super::event::NewSession;
 use super::shard::Shard;
@@ -35,7 +33,6 @@ use crate::position::{Epoch, Offset};
 use crate::protocol::{Dialect, MemberInfo, Refusal};
 use crate::topic::{Incoming, Kind, Payload, Topics};
 use crate::wire::close::CloseReason;
-
 use crate::wire::tls;
 
 /// Few, so that what happens meets.

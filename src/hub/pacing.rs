@@ -222,6 +222,9 @@ mod tests {
         assert!(quiet < 3 && load.stretch_ms() == STRETCH_MS_MAX, "{quiet} {load:?}");
         load.ticked(at(5_000), 100);
         assert_eq!(load.stretch_ms(), 0);
+        // Evenly from a twentieth of the time on, in steps.
+        let waits = [50, 76, 77, 142, 235, 1_000].map(|busy| Load { busy, ..Load::default() }.stretch_ms());
+        assert_eq!(waits, [0, 0, 3, 9, 21, 21]);
     }
 
     #[test]

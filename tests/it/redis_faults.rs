@@ -20,6 +20,33 @@ async fn expect_stream(client: &mut Client, have: &mut u64, until: u64) {
     }
 }
 
+/// Several full batches at once, each read while the one before is taken in, and Redis gone in the middle of it.
+#[tokio::test]
+async fn what_is_read_ahead_is_taken_in_once_and_in_order() {
+    let mut redis = Redis::start();
+    let server = redis.server("").await;
+    let mut client = server.client().await;
+    client.subscribe(&["stream:s"]).await;
+    let mut have = 0;
+    for round in 0..3u64 {
+        let (from, until) = (1 + round * 5_000, (round + 1) * 5_000);
+        let script = format!(
+            "for i = {from}, {until} do redis.call('XADD', 'nexus:deltas', '*', 'topic', 'stream:s', 'data', tostring(i)) end"
+        );
+        redis.command(&["EVAL", &script, "0"]);
+        if round > 0 {
+            redis.kill();
+            redis.start_again();
+        }
+        expect_stream(&mut client, &mut have, until).await;
+    }
+    server.until("all are counted", |s| s.metric("source_deltas_total") == 15_000.0).await;
+    // What is read twice is given offsets that are raised, and so is no duplicate.
+    assert_eq!(server.metric("offset_carries_total"), 0.0);
+    assert_eq!(server.metric("epoch_changes_total{source=\"redis nexus:deltas\"}"), 0.0);
+    assert_eq!(server.metric("sessions"), 1.0);
+}
+
 #[tokio::test]
 async fn killed_and_restarted_with_its_data_nothing_is_lost() {
     let mut redis = Redis::start();

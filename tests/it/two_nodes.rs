@@ -153,3 +153,21 @@ async fn a_node_that_is_behind_catches_up_before_it_answers() {
         "neither a snapshot nor a repeat"
     );
 }
+
+/// A position that no node ever gave: the client waits as long as one who is ahead, and is then told what it is worth.
+#[tokio::test]
+async fn who_is_ahead_of_everybody_is_answered_in_the_end() {
+    let redis = Redis::start();
+    let server = redis.server("").await;
+    redis.add("stream:s", &json!({"n": 1}));
+    let view = || serde_json::from_str::<Value>(&server.get("/api/topics/stream:s").1);
+    server.until("it has read", |_| view().is_ok_and(|view| view["offset"].is_u64())).await;
+    let view = view().unwrap();
+    let ahead = json!({"offset": view["offset"].as_u64().unwrap() + 1, "epoch": view["epoch"]});
+    let mut client = server.client().await;
+    client.send(json!({"op": "subscribe", "args": ["stream:s"], "since": {"stream:s": ahead}})).await;
+    let reply = client.next().await;
+    assert_eq!(reply["topics"]["stream:s"]["recovered"], json!(false), "{reply}");
+    assert_eq!(server.metric("subscribes_ahead_total{reason=\"timed_out\"}"), 1.0);
+    assert_eq!(server.metric("subscribes_waiting"), 0.0);
+}

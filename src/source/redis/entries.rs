@@ -56,6 +56,16 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Bytes of its fields.
+    pub(super) fn bytes(&self) -> usize {
+        let bytes = |field: &Value| match field {
+            Value::BulkString(bytes) => bytes.len(),
+            Value::SimpleString(text) => text.len(),
+            _ => 0,
+        };
+        self.fields.iter().map(bytes).sum()
+    }
+
     /// Tells entries of one ID apart: after a failover that lost writes, a clock that is behind gives IDs again.
     pub(super) fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::redis::{FromRedisValue as _, RedisResult, Value, cmd, pipe};
 use futures_util::FutureExt as _;
@@ -43,6 +43,12 @@ const BLOCK_MS: usize = 1_000;
 /// Batches from this length on are checked for entries that were trimmed before they were read.
 const CHECK_FROM: usize = 32;
 
+/// Batches of more bytes are taken in before the next is asked for, so that not two of them are held at once.
+const READ_AHEAD_BYTES_MAX: usize = 4 << 20;
+
+/// What was read ahead and waited for no longer than this counts as read just now.
+const READ_AHEAD_FRESH: Duration = Duration::from_millis(100);
+
 /// Waits after failures double from the first to the last, each with up to as much jitter. Where another node takes over
 /// from one that is gone, it does so within seconds, and is not to be kept waiting.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -70,6 +76,14 @@ pub struct RedisSource {
 
 /// The epoch is another now: what is known must be loaded again.
 struct EpochChanged;
+
+/// What a read gave.
+struct Read {
+    epoch: Option<String>,
+    batch: Vec<Entry>,
+    /// The oldest entry of the stream.
+    first: Option<EntryId>,
+}
 
 impl RedisSource {
     /// The reader of `redis`'s stream number `partition`.
@@ -275,55 +289,56 @@ impl RedisSource {
         tokio::pin!(moved);
         let mut before = self.progress().last;
         let mut reading = self.read(link, before);
+        // How long the answer may have waited until it was looked at.
+        let mut waited = Duration::ZERO;
         loop {
             // Only this may be given up half-way: what was read is taken in whole, or it would be read again.
-            let mut replies = tokio::select! {
-                replies = reading => replies?,
+            let replies = tokio::select! {
+                biased;
                 error = &mut moved => return Err(error),
+                replies = reading => replies?,
             };
-            // A master that was made a replica may have what others wrote meanwhile, without what was read here.
-            if link.has_role() {
-                link.check_role(&replies.pop().unwrap_or(Value::Nil))?;
-            }
-            let reply = replies.pop().unwrap_or(Value::Nil);
-            let epoch = Option::<String>::from_redis_value(replies.pop().unwrap_or(Value::Nil))?;
-            if epoch.as_deref() != self.epoch.as_ref().map(Epoch::as_str) {
+            let read = self.look_at(link, replies)?;
+            if read.epoch.as_deref() != self.epoch.as_ref().map(Epoch::as_str) {
                 tracing::warn!(
                     stream = self.keys.stream,
-                    found = epoch,
+                    found = read.epoch,
                     "another epoch: the database was wiped, or another node changed it"
                 );
                 return Ok(EpochChanged);
             }
-            let batch = streams(reply);
-            let count = batch.len();
-            let Some((last, seen)) = batch.last().map(|entry| (entry.id, entry.fingerprint())) else {
+            let count = read.batch.len();
+            let Some((last, seen)) = read.batch.last().map(|entry| (entry.id, entry.fingerprint())) else {
                 self.status.read(0, 0);
                 if continuity::last_generated(link, &self.keys).await? < before {
                     self.change_epoch(link, "the stream's IDs went backwards").await?;
                     return Ok(EpochChanged);
                 }
                 reading = self.read(link, before);
+                waited = Duration::ZERO;
                 continue;
             };
-            if count >= CHECK_FROM
-                && !before.is_zero()
-                && continuity::first_entry(link, &self.keys).await?.is_some_and(|first| first > before)
-            {
+            if count >= CHECK_FROM && !before.is_zero() && read.first.is_some_and(|first| first > before) {
                 self.change_epoch(link, "entries were trimmed before they were read").await?;
                 return Ok(EpochChanged);
             }
             before = last;
             reading = self.read(link, before);
-            let early = futures_util::poll!(&mut reading);
-            if count >= CHECK_FROM {
-                // What sends it is another task, which does not run on this thread until this one makes way.
-                tokio::task::yield_now().await;
+            let mut early = Poll::Pending;
+            if read.batch.iter().map(Entry::bytes).sum::<usize>() <= READ_AHEAD_BYTES_MAX {
+                early = futures_util::poll!(&mut reading);
+                if count >= CHECK_FROM {
+                    // What sends it is another task, which does not run on this thread until this one makes way.
+                    tokio::task::yield_now().await;
+                }
             }
-            self.take_in(batch, feed).await;
+            // A batch that is not full left nothing behind when it was read, which may have been a while ago.
+            let is_behind = count == BATCH || waited >= READ_AHEAD_FRESH;
+            let began = Instant::now();
+            self.take_in(read.batch, feed).await;
+            waited = began.elapsed();
             self.set_progress(Progress { last, seen: Some(seen), offset: self.packer.last(), loaded: true });
-            // Less than a full batch: nothing more was waiting.
-            let lag_ms = if count < BATCH { 0 } else { unix_ms().saturating_sub(last.ms) };
+            let lag_ms = if is_behind { unix_ms().saturating_sub(last.ms) } else { 0 };
             self.status.read(count as u64, lag_ms);
             if let Poll::Ready(replies) = early {
                 reading = std::future::ready(replies).boxed();
@@ -331,17 +346,31 @@ impl RedisSource {
         }
     }
 
-    /// A read of what comes after `before`: the epoch, entries, and what the node is, where it says so.
+    /// A read of what comes after `before`.
     fn read(&self, link: &Link, before: EntryId) -> BoxFuture<'static, RedisResult<Vec<Value>>> {
         let mut link = link.clone();
         let mut read = pipe();
         read.cmd("GET").arg(&self.keys.epoch);
         read.cmd("XREAD").arg("COUNT").arg(BATCH).arg("BLOCK").arg(BLOCK_MS);
         read.arg("STREAMS").arg(&self.keys.stream).arg(before.to_string());
+        // Where the stream began just then: later it may have lost more, which was read all the same.
+        read.cmd("XRANGE").arg(&self.keys.stream).arg("-").arg("+").arg("COUNT").arg(1);
         if link.has_role() {
             read.cmd("ROLE");
         }
         async move { read.query_async(&mut link).await }.boxed()
+    }
+
+    /// What a read's answers say, if they are a master's.
+    fn look_at(&self, link: &Link, mut replies: Vec<Value>) -> RedisResult<Read> {
+        // A master that was made a replica may have what others wrote meanwhile, without what was read here.
+        if link.has_role() {
+            link.check_role(&replies.pop().unwrap_or(Value::Nil))?;
+        }
+        let first = entries(replies.pop().unwrap_or(Value::Nil)).first().map(|entry| entry.id);
+        let batch = streams(replies.pop().unwrap_or(Value::Nil));
+        let epoch = Option::<String>::from_redis_value(replies.pop().unwrap_or(Value::Nil))?;
+        Ok(Read { epoch, batch, first })
     }
 
     async fn take_in(&mut self, batch: Vec<Entry>, feed: &Feed) {
