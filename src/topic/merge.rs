@@ -263,15 +263,20 @@ pub fn growth(target: &Members, patch: &Members) -> Growth {
 }
 
 /// What a patch's value becomes where there was no object: its nulls fall away (RFC 7396 §2).
-fn fresh(value: Node) -> Node {
-    let Node::Object(mut members) = value else { return value };
+fn fresh(mut value: Node) -> Node {
+    if let Node::Object(members) = &mut value {
+        drop_nulls(members);
+    }
+    value
+}
+
+fn drop_nulls(members: &mut Members) {
     members.retain(|_, member| {
         if let Node::Object(inner) = member {
-            *member = fresh(Node::Object(std::mem::take(inner)));
+            drop_nulls(inner);
         }
         !member.is_null()
     });
-    Node::Object(members)
 }
 
 /// The one patch that does what `first` and then `second` do, put into `first`. `false` if no patch can say it,

@@ -3,7 +3,7 @@
 //! Replication keeps the order, so a master that has the entry that was read last has all before it too. One that lacks
 //! it was promoted before it had got it: what was read here is in no other node's state, and never will be.
 
-use ::redis::{RedisResult, Value, cmd};
+use ::redis::{Cmd, RedisResult, Value, cmd};
 
 use super::entries::{entries, text};
 use super::id::EntryId;
@@ -74,8 +74,17 @@ pub(super) async fn last_generated(link: &mut Link, keys: &Keys) -> RedisResult<
     }
 }
 
+/// Asks for the oldest entry that the stream holds.
+pub(super) fn ask_first_entry(keys: &Keys) -> Cmd {
+    cmd("XRANGE").arg(&keys.stream).arg("-").arg("+").arg("COUNT").arg(1).to_owned()
+}
+
+/// The ID in the answer to that.
+pub(super) fn first_id(reply: Value) -> Option<EntryId> {
+    entries(reply).first().map(|entry| entry.id)
+}
+
 /// The oldest entry that the stream holds.
 pub(super) async fn first_entry(link: &mut Link, keys: &Keys) -> RedisResult<Option<EntryId>> {
-    let reply: Value = cmd("XRANGE").arg(&keys.stream).arg("-").arg("+").arg("COUNT").arg(1).query_async(link).await?;
-    Ok(entries(reply).first().map(|entry| entry.id))
+    Ok(first_id(ask_first_entry(keys).query_async(link).await?))
 }

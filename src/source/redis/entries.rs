@@ -58,34 +58,29 @@ pub(super) struct Entry {
 impl Entry {
     /// Bytes of its fields.
     pub(super) fn bytes(&self) -> usize {
-        let bytes = |field: &Value| match field {
-            Value::BulkString(bytes) => bytes.len(),
-            Value::SimpleString(text) => text.len(),
-            _ => 0,
-        };
-        self.fields.iter().map(bytes).sum()
+        self.fields.iter().filter_map(raw).map(<[u8]>::len).sum()
     }
 
     /// Tells entries of one ID apart: after a failover that lost writes, a clock that is behind gives IDs again.
     pub(super) fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        for field in &self.fields {
-            match field {
-                Value::BulkString(bytes) => bytes.hash(&mut hasher),
-                Value::SimpleString(text) => text.as_bytes().hash(&mut hasher),
-                _ => {}
-            }
+        for field in self.fields.iter().filter_map(raw) {
+            field.hash(&mut hasher);
         }
         hasher.finish()
     }
 }
 
-pub(super) fn text(value: &Value) -> Option<&str> {
+fn raw(value: &Value) -> Option<&[u8]> {
     match value {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) => Some(text),
+        Value::BulkString(bytes) => Some(bytes),
+        Value::SimpleString(text) => Some(text.as_bytes()),
         _ => None,
     }
+}
+
+pub(super) fn text(value: &Value) -> Option<&str> {
+    raw(value).and_then(|bytes| std::str::from_utf8(bytes).ok())
 }
 
 /// Entries of an `XRANGE` reply. One without fields (deleted meanwhile) or with an ID that is none is left out.

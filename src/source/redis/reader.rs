@@ -354,7 +354,7 @@ impl RedisSource {
         read.cmd("XREAD").arg("COUNT").arg(BATCH).arg("BLOCK").arg(BLOCK_MS);
         read.arg("STREAMS").arg(&self.keys.stream).arg(before.to_string());
         // Where the stream began just then: later it may have lost more, which was read all the same.
-        read.cmd("XRANGE").arg(&self.keys.stream).arg("-").arg("+").arg("COUNT").arg(1);
+        read.add_command(continuity::ask_first_entry(&self.keys));
         if link.has_role() {
             read.cmd("ROLE");
         }
@@ -367,7 +367,7 @@ impl RedisSource {
         if link.has_role() {
             link.check_role(&replies.pop().unwrap_or(Value::Nil))?;
         }
-        let first = entries(replies.pop().unwrap_or(Value::Nil)).first().map(|entry| entry.id);
+        let first = continuity::first_id(replies.pop().unwrap_or(Value::Nil));
         let batch = streams(replies.pop().unwrap_or(Value::Nil));
         let epoch = Option::<String>::from_redis_value(replies.pop().unwrap_or(Value::Nil))?;
         Ok(Read { epoch, batch, first })
