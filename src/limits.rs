@@ -98,7 +98,11 @@ pub const HTTP_CONNECTIONS_MAX: usize = 384;
 pub const HTTP_WAITING_MAX: usize = 96;
 
 /// Longest time that one waits. Past it: 503.
-pub const HTTP_WAIT: Duration = Duration::from_secs(1);
+pub const HTTP_WAIT: Duration = Duration::from_secs(2);
+
+/// Time that a client may be waited for (its TLS handshake in all, its first head, its next request) even while as many are
+/// served as can be. Past it: closed, if others wait.
+pub const HTTP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Largest body of a publish request.
 pub const PUBLISH_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;

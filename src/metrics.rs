@@ -222,6 +222,7 @@ pub struct Metrics {
     pub proxy_headers_refused: Family<Reason, Counter>,
     pub handshake_timeouts: Counter,
     pub http_refused: Counter,
+    pub tls_held_back: Counter,
     pub http_malformed: Counter,
     pub http_timeouts: Family<Reason, Counter>,
     pub queue_full: Counter,
@@ -368,6 +369,11 @@ impl Metrics {
             "http_refused",
             "Plain HTTP connections refused because as many were open as are served",
             self.http_refused.clone(),
+        );
+        r.register(
+            "tls_held_back",
+            "TLS connections that were kept waiting, with all that came after them, because as many were open as are served",
+            self.tls_held_back.clone(),
         );
         r.register(
             "http_malformed",

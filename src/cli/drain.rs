@@ -6,6 +6,8 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::Value;
 
+use super::say;
+
 /// Time that a node has to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -56,8 +58,7 @@ pub(super) async fn run(args: DrainArgs) -> anyhow::Result<()> {
     let number = |name: &str| result.get(name).and_then(Value::as_u64);
     let (shedding, sessions) = (number("shedding").unwrap_or(0), number("sessions").unwrap_or(0));
     let mean = number("mean").map_or_else(|| "no other node known".to_owned(), |mean| format!("mean {mean}"));
-    println!("{shedding} of {sessions} sessions go within {} ({mean})", args.window);
-    Ok(())
+    say(format_args!("{shedding} of {sessions} sessions go within {} ({mean})", args.window))
 }
 
 /// As it may stand in a query: what the server then says of it is the server's matter.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use clap::Args;
 
+use super::say;
 use crate::client;
 
 /// Largest answer that is looked at.
@@ -24,6 +25,5 @@ pub(super) async fn run(args: HealthcheckArgs) -> anyhow::Result<()> {
     let client = client::http(Duration::from_secs(args.timeout)).context("no TLS to be had")?;
     let body = client::body(client.get(&args.url), ANSWER_BYTES_MAX).await;
     let body = body.map_err(|reason| anyhow!("{}: {reason}", args.url))?;
-    print!("{}", String::from_utf8_lossy(&body));
-    Ok(())
+    say(String::from_utf8_lossy(&body).trim_end())
 }

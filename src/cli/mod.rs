@@ -7,11 +7,13 @@ mod replay;
 mod target;
 mod top;
 
-use std::io::IsTerminal as _;
+use std::fmt::Display;
+use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -121,9 +123,16 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 
 fn check_config(file: &std::path::Path) -> anyhow::Result<()> {
     let config: Config = load(Some(file), environment(), &Overrides::default())?;
-    println!("{} is good. With defaults filled in (secrets left out):\n", file.display());
-    println!("{}", toml::to_string_pretty(&config)?);
-    Ok(())
+    let filled_in = toml::to_string_pretty(&config)?;
+    say(format_args!("{} is good. With defaults filled in (secrets left out):\n\n{filled_in}", file.display()))
+}
+
+/// Prints a line. That nobody reads any further (`| head`) is no failure.
+fn say(text: impl Display) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("standard output"),
+        _ => Ok(()),
+    }
 }
 
 fn log_to_stdout(format: LogFormat) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::say;
 use super::target::{Outgoing, Target, TargetArgs};
 use crate::source::replay::Pace;
 
@@ -85,7 +86,7 @@ pub(super) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
             bar.println(format!("first malformed: {fault}"));
         }
         if args.quiet {
-            println!("{}", serde_json::to_string(&counts)?);
+            say(serde_json::to_string(&counts)?)?;
         }
         if !args.repeat {
             bar.finish_and_clear();

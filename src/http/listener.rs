@@ -1,9 +1,13 @@
 //! Listening, and one task for each connection until it is upgraded or ends.
 
+use std::future::Future as _;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,25 +19,22 @@ use axum::response::Response;
 use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mio::net::TcpListener;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Token, Waker};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::certificates::{Certificates, Certified};
 use super::deadlines::{Bodies, TimedBody, TimedStream, close};
 use super::handover::{Handover, Line};
+use super::lobby::Lobby;
 use super::proxies::Unannounced;
 use super::secure::TlsStream;
 use super::{State, express, failure, proxies, strict};
-use crate::limits::{
-    CLOSE_TIMEOUT, HEAD_BYTES_MAX, HTTP_CONNECTIONS_MAX, HTTP_WAIT, HTTP_WAITING_MAX, NOTSENT_LOWAT_BYTES,
-    OPERATOR_CONNECTIONS_MAX, PUBLISH_BODY_BYTES_MAX,
-};
+use crate::limits::{CLOSE_TIMEOUT, HEAD_BYTES_MAX, NOTSENT_LOWAT_BYTES, PUBLISH_BODY_BYTES_MAX};
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 4_096;
@@ -127,7 +128,7 @@ impl Listener {
     /// # Errors
     /// The thread, or what it waits with, cannot be had.
     pub fn start(mut self, stop: CancellationToken) -> std::io::Result<JoinHandle<()>> {
-        let poll = Poll::new()?;
+        let poll = mio::Poll::new()?;
         poll.registry().register(&mut self.socket, LISTENER, Interest::READABLE)?;
         let waker = Waker::new(poll.registry(), STOP)?;
         let runtime = Handle::current();
@@ -140,8 +141,11 @@ impl Listener {
         std::thread::Builder::new().name("accept".to_owned()).spawn(move || self.run(poll, &runtime, &stop))
     }
 
-    fn run(self, mut poll: Poll, runtime: &Handle, stop: &CancellationToken) {
-        let lobby = Lobby::of(&self.entrance);
+    fn run(self, mut poll: mio::Poll, runtime: &Handle, stop: &CancellationToken) {
+        let lobby = match self.entrance {
+            Entrance::Plain | Entrance::Sealed(_) => Lobby::public(),
+            Entrance::Operators => Lobby::operators(),
+        };
         let mut events = Events::with_capacity(2);
         let mut woken = Instant::now();
         while !stop.is_cancelled() {
@@ -155,7 +159,15 @@ impl Listener {
                     let Some(stream) = stream else { continue };
                     let (router, state, lobby) = (self.router.clone(), self.state.clone(), lobby.clone());
                     let entrance = self.entrance.clone();
-                    let Some(waiting) = lobby.enter() else {
+                    let place = match (lobby.enter(), &entrance) {
+                        // It could not be told to come back: better that it and those behind it are late than reset.
+                        (None, Entrance::Sealed(_)) => {
+                            state.metrics.tls_held_back.inc();
+                            runtime.block_on(lobby.enter_in_time(stop))
+                        }
+                        (place, _) => place,
+                    };
+                    let Some(waiting) = place else {
                         refuse(stream, &state, &entrance);
                         continue;
                     };
@@ -163,7 +175,7 @@ impl Listener {
                         match lobby.be_served(waiting).await {
                             Some(_permit) => {
                                 if let Ok(stream) = TcpStream::from_std(stream) {
-                                    enter(stream, peer, &entrance, router, &state).await;
+                                    enter(stream, peer, &entrance, router, &state, &lobby).await;
                                 }
                             }
                             None => refuse(stream, &state, &entrance),
@@ -194,36 +206,6 @@ impl Listener {
     }
 }
 
-/// Plain HTTP holds descriptors too, out of the reserve: so many connections are served, and so many more wait for a while.
-/// Whoever holds them all keeps no socket out.
-#[derive(Clone)]
-struct Lobby {
-    served: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
-}
-
-impl Lobby {
-    fn of(entrance: &Entrance) -> Self {
-        let (served, waiting) = match entrance {
-            Entrance::Plain | Entrance::Sealed(_) => (HTTP_CONNECTIONS_MAX, HTTP_WAITING_MAX),
-            Entrance::Operators => (OPERATOR_CONNECTIONS_MAX, OPERATOR_CONNECTIONS_MAX),
-        };
-        Self { served: Arc::new(Semaphore::new(served)), waiting: Arc::new(Semaphore::new(waiting)) }
-    }
-
-    /// A place to wait in, if there is one.
-    fn enter(&self) -> Option<OwnedSemaphorePermit> {
-        self.waiting.clone().try_acquire_owned().ok()
-    }
-
-    /// Waits until there is room to be served.
-    async fn be_served(&self, waiting: OwnedSemaphorePermit) -> Option<OwnedSemaphorePermit> {
-        let served = tokio::time::timeout(HTTP_WAIT, self.served.clone().acquire_owned()).await;
-        drop(waiting);
-        served.ok()?.ok()
-    }
-}
-
 /// Tells a client to come back later, as far as that can be done without waiting for it.
 fn refuse(mut stream: std::net::TcpStream, state: &State, entrance: &Entrance) {
     state.metrics.http_refused.inc();
@@ -251,7 +233,14 @@ impl Caller {
 }
 
 /// Serves a connection, once it is known whose it is.
-async fn enter(mut socket: TcpStream, peer: SocketAddr, entrance: &Entrance, router: Router, state: &Arc<State>) {
+async fn enter(
+    mut socket: TcpStream,
+    peer: SocketAddr,
+    entrance: &Entrance,
+    router: Router,
+    state: &Arc<State>,
+    lobby: &Lobby,
+) {
     let server = &state.config.server;
     let announces = !matches!(entrance, Entrance::Operators) && proxies::may_announce(peer, server);
     let peer = match announces {
@@ -269,8 +258,8 @@ async fn enter(mut socket: TcpStream, peer: SocketAddr, entrance: &Entrance, rou
         }
     };
     match entrance {
-        Entrance::Plain | Entrance::Operators => serve(socket, Caller::of(peer), router, state).await,
-        Entrance::Sealed(certificates) => serve_sealed(socket, peer, certificates, router, state).await,
+        Entrance::Plain | Entrance::Operators => serve(socket, Caller::of(peer), router, state, lobby).await,
+        Entrance::Sealed(certificates) => serve_sealed(socket, peer, certificates, router, state, lobby).await,
     }
 }
 
@@ -292,13 +281,17 @@ async fn serve_sealed(
     certificates: &Certificates,
     router: Router,
     state: &Arc<State>,
+    lobby: &Lobby,
 ) {
-    let shaken = TlsStream::accept(socket, certificates.current());
+    let shaken = TlsStream::accept(socket, certificates.current(), lobby.to_give_way());
     match tokio::time::timeout(state.config.limits.handshake_timeout, shaken).await {
         Ok(Ok(stream)) => {
             state.metrics.tls_handshakes.inc();
             let certified = Certified(stream.has_client_certificate());
-            serve(stream, Caller { peer, certified }, router, state).await;
+            serve(stream, Caller { peer, certified }, router, state, lobby).await;
+        }
+        Ok(Err(failed)) if failed.error.kind() == ErrorKind::TimedOut => {
+            state.metrics.handshake_timeouts.inc();
         }
         Ok(Err(failed)) => {
             state.metrics.tls_handshakes_failed.inc();
@@ -311,7 +304,7 @@ async fn serve_sealed(
     }
 }
 
-async fn serve<S>(stream: S, caller: Caller, router: Router, state: &Arc<State>)
+async fn serve<S>(stream: S, caller: Caller, router: Router, state: &Arc<State>, lobby: &Lobby)
 where
     S: AsyncRead + AsyncWrite + Into<Line> + Unpin + Send + 'static,
 {
@@ -319,12 +312,22 @@ where
     let taken = handover.clone();
     let bodies = Bodies::default();
     let (shared, seen) = (state.clone(), bodies.clone());
+    let (requests, answers) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (requests, answers) = (&requests, &answers);
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(caller.peer));
         request.extensions_mut().insert(caller.certified);
         request.extensions_mut().insert(handover.clone());
         // What is done by hand with the connection below wants a future that may be moved.
-        Box::pin(answer(request, router.clone(), shared.clone(), seen.clone()))
+        Box::pin({
+            requests.fetch_add(1, Ordering::Relaxed);
+            let answer = answer(request, router.clone(), shared.clone(), seen.clone());
+            async move {
+                let answer = answer.await;
+                answers.fetch_add(1, Ordering::Relaxed);
+                answer
+            }
+        })
     });
     let limits = &state.config.limits;
     let stream = TimedStream::new(stream, limits.request_timeout);
@@ -333,7 +336,38 @@ where
         .header_read_timeout(limits.handshake_timeout)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
-    let outcome = std::future::poll_fn(|context| connection.poll_without_shutdown(context)).await;
+    // Others wait, and the client has been waited for: since it came, or since it had its last answer.
+    let mut gives_way = Box::pin(lobby.to_give_way_after_patience());
+    let (mut since, mut leaves, mut late) = (0, false, false);
+    let outcome = std::future::poll_fn(|context| {
+        let outcome = connection.poll_without_shutdown(context);
+        if outcome.is_ready() || leaves {
+            return outcome;
+        }
+        let asked = requests.load(Ordering::Relaxed);
+        if asked != answers.load(Ordering::Relaxed) {
+            return outcome;
+        }
+        if asked != since {
+            since = asked;
+            gives_way.set(lobby.to_give_way_after_patience());
+        }
+        if gives_way.as_mut().poll(context).is_pending() {
+            return outcome;
+        }
+        if asked == 0 {
+            late = true;
+            return Poll::Ready(Ok(()));
+        }
+        leaves = true;
+        Pin::new(&mut connection).graceful_shutdown();
+        connection.poll_without_shutdown(context)
+    })
+    .await;
+    if late {
+        state.metrics.handshake_timeouts.inc();
+        return;
+    }
     let parts = connection.into_parts();
     let mut stream = parts.io.into_inner().into_inner();
     match outcome {

@@ -10,6 +10,7 @@ mod express;
 mod handover;
 mod handshake;
 mod listener;
+mod lobby;
 mod operate;
 mod operator;
 mod origin;

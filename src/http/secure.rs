@@ -4,12 +4,14 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 
+use crate::limits::HTTP_PATIENCE;
 use crate::wire::tls::{SEALED_BYTES_MAX, Tls, TlsError};
 
 /// Bytes of one read.
@@ -65,16 +67,31 @@ fn broken(error: TlsError) -> io::Error {
 }
 
 impl TlsStream {
-    /// Makes the handshake. It is for the caller to bound its time.
+    /// Makes the handshake. It is for the caller to bound its time. A client that was waited for for [`HTTP_PATIENCE`] in all gives
+    /// way once `wanted` is ready; what it sent may wait for CPU as long as it has to.
     ///
     /// # Errors
-    /// The client goes away, or does not speak TLS as `config` wants it.
-    pub(super) async fn accept(mut socket: TcpStream, config: Arc<ServerConfig>) -> Result<Self, Failed> {
+    /// The client goes away, does not speak TLS as `config` wants it, or gives way (`TimedOut`).
+    pub(super) async fn accept(
+        mut socket: TcpStream,
+        config: Arc<ServerConfig>,
+        wanted: impl Future<Output = ()>,
+    ) -> Result<Self, Failed> {
+        let mut wanted = std::pin::pin!(wanted);
+        let mut patience = HTTP_PATIENCE;
         let mut tls = Box::new(Tls::new(config).map_err(|error| Failed { error: broken(error), told: None })?);
         let mut opened = Vec::new();
         let mut buffer = [0; READ_BYTES];
         while tls.is_handshaking() {
-            let n = socket.read(&mut buffer).await?;
+            let waits = Instant::now();
+            let n = tokio::select! {
+                biased;
+                read = socket.read(&mut buffer) => read?,
+                () = async { sleep(patience).await; wanted.as_mut().await } => {
+                    return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+                }
+            };
+            patience = patience.saturating_sub(waits.elapsed());
             let Some(bytes @ [_, ..]) = buffer.get_mut(..n) else { return Err(gone()) };
             let outcome = tls.feed(bytes, &mut opened);
             let due = tls.due();

@@ -165,6 +165,36 @@ async fn what_is_no_tls_is_turned_away_and_the_others_do_not_notice() {
     assert_eq!(client.next().await["data"]["n"], 1);
 }
 
+/// Handshakes that do not go on, more at once than are served: they give way long before their time-out, and whoever comes
+/// behind them is not reset but late.
+#[tokio::test]
+async fn a_storm_of_handshakes_keeps_nobody_out() {
+    let authority = Authority::new();
+    let (server, _folder) = server(&authority, "[limits]\nhandshake_timeout = \"1h\"\n");
+    let sealed = server.sealed.unwrap();
+    let config = || client_config(Some(&authority), &[&TLS13], None);
+    let mut healthy = Client::connect_sealed(sealed, &[], config()).await.unwrap();
+    healthy.subscribe(&["stream:a"]).await;
+    // As many as are served and wait, and one more.
+    let storm = tokio::task::spawn_blocking(move || {
+        let begun = |_| {
+            let mut socket = TcpStream::connect(sealed).unwrap();
+            socket.write_all(&[22, 3, 1, 2, 0, 1]).unwrap();
+            socket
+        };
+        (0..384 + 96 + 1).map(begun).collect::<Vec<_>>()
+    });
+    let storm = storm.await.unwrap();
+    server.until("it is full", |s| s.metric("tls_held_back_total") >= 1.0).await;
+    let mut late = Client::connect_sealed(sealed, &[], config()).await.unwrap();
+    late.subscribe(&["stream:a"]).await;
+    server.publish("stream:a", &json!({"n": 1}));
+    assert_eq!(late.next().await["data"]["n"], 1);
+    assert_eq!(healthy.next().await["data"]["n"], 1);
+    assert!(server.metric("handshake_timeouts_total") > 0.0);
+    drop(storm);
+}
+
 #[tokio::test]
 async fn certificates_change_without_anybody_losing_a_session() {
     let (old, new) = (Authority::new(), Authority::new());
