@@ -60,6 +60,9 @@ pub fn read_message(
             format!("subject {subject:?} is none of source.nats.subjects, and there is no header {TOPIC}")
         })?,
     };
+    if topic.is_empty() {
+        return Err(format!("its topic, by header {TOPIC} or by subject {subject:?}, is empty"));
+    }
     let payload = Payload::new(payload, bytes_max).map_err(|e| e.to_string())?;
     Ok(ReadDelta { topic, kind, ts, payload })
 }
@@ -82,6 +85,8 @@ mod tests {
         for (subject, headers, payload, needle) in [
             ("elsewhere.x", &[][..], "1", "none of source.nats.subjects"),
             ("nexus.deltas.a\u{fffd}", &[], "1", "not UTF-8"),
+            ("nexus.deltas.a", &[("Nexus-Topic", "")], "1", "is empty"),
+            ("nexus.deltas.", &[], "1", "is empty"),
             ("nexus.deltas.a", &[], "", "not JSON"),
             ("nexus.deltas.a", &[], "{", "not JSON"),
             ("nexus.deltas.a", &[("Nexus-Kind", "x")], "1", "delta or snapshot"),
