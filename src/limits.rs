@@ -91,18 +91,21 @@ pub const FORWARDED_HOPS_MAX: usize = 32;
 /// Connections of the operators' own listener that are served at once, and as many that wait to be. Past it: 503.
 pub const OPERATOR_CONNECTIONS_MAX: usize = 32;
 
-/// Plain HTTP connections (not upgraded at once, or never) served at once. Past it: they wait.
+/// HTTP connections of a listener (not upgraded at once, or never) served at once. Past it: they wait.
 pub const HTTP_CONNECTIONS_MAX: usize = 384;
 
-/// Plain HTTP connections that wait to be served. Past it: 503.
+/// HTTP connections of a listener that wait to be served. Past it: 503; over TLS they are left in the kernel for a while.
 pub const HTTP_WAITING_MAX: usize = 96;
 
-/// Longest time that one waits. Past it: 503.
+/// Longest time that one waits. Past it: 503, over TLS closed.
 pub const HTTP_WAIT: Duration = Duration::from_secs(2);
 
-/// Time that a client may be waited for (its TLS handshake in all, its first head, its next request) even while as many are
-/// served as can be. Past it: closed, if others wait.
+/// Time that a client may be waited for (each of its turns in a TLS handshake, its PROXY header, its first head, its next
+/// request) even while others wait to be served. Past it: closed, the longest waited for first, one for each who waits.
 pub const HTTP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Age from which on a connection gives way right after an answer, if others wait to be served then.
+pub const HTTP_TENURE: Duration = Duration::from_secs(10);
 
 /// Largest body of a publish request.
 pub const PUBLISH_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;

@@ -222,6 +222,7 @@ pub struct Metrics {
     pub proxy_headers_refused: Family<Reason, Counter>,
     pub handshake_timeouts: Counter,
     pub http_refused: Counter,
+    pub http_gave_way: Counter,
     pub tls_held_back: Counter,
     pub http_malformed: Counter,
     pub http_timeouts: Family<Reason, Counter>,
@@ -367,8 +368,13 @@ impl Metrics {
         );
         r.register(
             "http_refused",
-            "Plain HTTP connections refused because as many were open as are served",
+            "HTTP connections, over TLS too, refused because as many were open as are served and wait",
             self.http_refused.clone(),
+        );
+        r.register(
+            "http_gave_way",
+            "HTTP connections closed after an answer, rather than kept open, because others waited to be served",
+            self.http_gave_way.clone(),
         );
         r.register(
             "tls_held_back",

@@ -23,7 +23,7 @@ use crate::cluster::{Cluster, NodeReport, Reporter, SourceReport};
 use crate::config::{Config, Scope};
 use crate::http::{Addresses, Certificates, Entrance, Listener, State, adopt, bind, operators, router};
 use crate::hub::Hub;
-use crate::limits::HANDED_WAIT;
+use crate::limits::{HANDED_WAIT, HTTP_CONNECTIONS_MAX, HTTP_WAITING_MAX};
 use crate::memory::Ceilings;
 use crate::metrics::Metrics;
 use crate::source::nats::{Link, NatsAppender, NatsSource};
@@ -73,7 +73,9 @@ fn capacity(config: &Config) -> anyhow::Result<Capacity> {
     // Not allowed where a supervisor forbids it: then the limit stays as it was.
     let limit = if setrlimit(Resource::Nofile, raised).is_ok() { raised } else { limit };
     let descriptors = usize::try_from(limit.current.unwrap_or(1 << 20)).unwrap_or(1 << 20);
-    let reserve = config.limits.fd_reserve;
+    // The port with TLS has places of its own.
+    let sealed = config.tls.as_ref().map_or(0, |_| HTTP_CONNECTIONS_MAX + HTTP_WAITING_MAX);
+    let reserve = config.limits.fd_reserve + sealed;
     if descriptors <= reserve {
         bail!(
             "the descriptor limit is {descriptors}, which leaves none beside the reserve of {reserve} (limits.fd_reserve); raise `ulimit -n`"

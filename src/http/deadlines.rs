@@ -94,13 +94,20 @@ impl Body for TimedBody {
 /// A connection whose client must take an answer in time: from when it does not fit the socket until all of it is in.
 pub(super) struct TimedStream<S> {
     stream: S,
+    /// Whether there is something that the client does not take.
+    untaken: Arc<AtomicBool>,
     time: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> TimedStream<S> {
     pub(super) fn new(stream: S, time: Duration) -> Self {
-        Self { stream, time, deadline: None }
+        Self { stream, untaken: Arc::default(), time, deadline: None }
+    }
+
+    /// Whether there is something that the client does not take just now.
+    pub(super) fn untaken(&self) -> Arc<AtomicBool> {
+        self.untaken.clone()
     }
 
     pub(super) fn into_inner(self) -> S {
@@ -113,6 +120,7 @@ impl<S> TimedStream<S> {
         if outcome.is_pending() {
             let time = self.time;
             let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(time)));
+            self.untaken.store(true, Ordering::Relaxed);
             if deadline.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Err(std::io::ErrorKind::TimedOut.into()));
             }
@@ -155,6 +163,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
         // The HTTP server flushes once all that it had is written.
         if outcome.is_ready() {
             self.deadline = None;
+            self.untaken.store(false, Ordering::Relaxed);
         }
         self.bounded(context, outcome)
     }

@@ -1,6 +1,5 @@
 //! Listening, and one task for each connection until it is upgraded or ends.
 
-use std::future::Future as _;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
@@ -30,11 +29,11 @@ use tower::ServiceExt as _;
 use super::certificates::{Certificates, Certified};
 use super::deadlines::{Bodies, TimedBody, TimedStream, close};
 use super::handover::{Handover, Line};
-use super::lobby::Lobby;
+use super::lobby::{Awaits, Lobby, Tenure};
 use super::proxies::Unannounced;
 use super::secure::TlsStream;
 use super::{State, express, failure, proxies, strict};
-use crate::limits::{CLOSE_TIMEOUT, HEAD_BYTES_MAX, NOTSENT_LOWAT_BYTES, PUBLISH_BODY_BYTES_MAX};
+use crate::limits::{CLOSE_TIMEOUT, HEAD_BYTES_MAX, HTTP_PATIENCE, NOTSENT_LOWAT_BYTES, PUBLISH_BODY_BYTES_MAX};
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 4_096;
@@ -167,12 +166,21 @@ impl Listener {
                         }
                         (place, _) => place,
                     };
-                    let Some(waiting) = place else {
+                    if place.is_none() && !stop.is_cancelled() {
                         refuse(stream, &state, &entrance);
                         continue;
-                    };
+                    }
                     runtime.spawn(async move {
-                        match lobby.be_served(waiting).await {
+                        let place = match place {
+                            Some(place) => Some(place),
+                            // It was accepted before the stop, so nobody else can take it.
+                            None => lobby.enter_in_time(&CancellationToken::new()).await,
+                        };
+                        let served = match place {
+                            Some(place) => lobby.be_served(place).await,
+                            None => None,
+                        };
+                        match served {
                             Some(_permit) => {
                                 if let Ok(stream) = TcpStream::from_std(stream) {
                                     enter(stream, peer, &entrance, router, &state, &lobby).await;
@@ -247,10 +255,16 @@ async fn enter(
         false => peer,
         true => {
             let taken = proxies::take_header(&mut socket, peer, server);
-            match tokio::time::timeout(state.config.limits.handshake_timeout, taken).await {
-                Ok(Ok(client)) => client,
-                Ok(Err(why)) => return unannounced(&why, peer, state),
-                Err(_) => {
+            let taken = tokio::time::timeout(state.config.limits.handshake_timeout, taken);
+            let taken = tokio::select! {
+                biased;
+                taken = taken => taken.ok(),
+                () = lobby.to_give_way_after(HTTP_PATIENCE) => None,
+            };
+            match taken {
+                Some(Ok(client)) => client,
+                Some(Err(why)) => return unannounced(&why, peer, state),
+                None => {
                     state.metrics.handshake_timeouts.inc();
                     return;
                 }
@@ -283,7 +297,7 @@ async fn serve_sealed(
     state: &Arc<State>,
     lobby: &Lobby,
 ) {
-    let shaken = TlsStream::accept(socket, certificates.current(), lobby.to_give_way());
+    let shaken = TlsStream::accept(socket, certificates.current(), lobby.to_give_way_after(Duration::ZERO));
     match tokio::time::timeout(state.config.limits.handshake_timeout, shaken).await {
         Ok(Ok(stream)) => {
             state.metrics.tls_handshakes.inc();
@@ -331,49 +345,57 @@ where
     });
     let limits = &state.config.limits;
     let stream = TimedStream::new(stream, limits.request_timeout);
+    let untaken = stream.untaken();
     let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.handshake_timeout)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
-    // Others wait, and the client has been waited for: since it came, or since it had its last answer.
-    let mut gives_way = Box::pin(lobby.to_give_way_after_patience());
-    let (mut since, mut leaves, mut late) = (0, false, false);
+    let mut tenure = Tenure::new(lobby, limits.handshake_timeout);
+    let mut gone = None;
     let outcome = std::future::poll_fn(|context| {
         let outcome = connection.poll_without_shutdown(context);
-        if outcome.is_ready() || leaves {
+        if outcome.is_ready() || gone.is_some() {
             return outcome;
         }
         let asked = requests.load(Ordering::Relaxed);
-        if asked != answers.load(Ordering::Relaxed) {
+        let awaits = match asked {
+            _ if untaken.load(Ordering::Relaxed) => Awaits::Taking,
+            0 => Awaits::FirstHead,
+            _ if asked == answers.load(Ordering::Relaxed) => Awaits::NextRequest,
+            _ => Awaits::Us,
+        };
+        if tenure.poll(context, asked, awaits).is_pending() {
             return outcome;
         }
-        if asked != since {
-            since = asked;
-            gives_way.set(lobby.to_give_way_after_patience());
+        gone = Some(awaits);
+        match awaits {
+            // It has all that it asked for: what it asks for next it can ask for elsewhere.
+            Awaits::NextRequest => {
+                Pin::new(&mut connection).graceful_shutdown();
+                connection.poll_without_shutdown(context)
+            }
+            _ => Poll::Ready(Ok(())),
         }
-        if gives_way.as_mut().poll(context).is_pending() {
-            return outcome;
-        }
-        if asked == 0 {
-            late = true;
-            return Poll::Ready(Ok(()));
-        }
-        leaves = true;
-        Pin::new(&mut connection).graceful_shutdown();
-        connection.poll_without_shutdown(context)
     })
     .await;
-    if late {
-        state.metrics.handshake_timeouts.inc();
-        return;
+    match gone {
+        None | Some(Awaits::Us) => {}
+        Some(Awaits::NextRequest) => {
+            state.metrics.http_gave_way.inc();
+        }
+        Some(Awaits::FirstHead) => {
+            state.metrics.handshake_timeouts.inc();
+            return;
+        }
+        Some(Awaits::Taking) => return state.metrics.timed_out_http("answer"),
     }
     let parts = connection.into_parts();
     let mut stream = parts.io.into_inner().into_inner();
     match outcome {
         Ok(()) => match taken.take() {
             Some(taker) => taker(stream.into(), parts.read_buf),
-            None if bodies.unread() => close(stream).await,
+            None if bodies.unread() && gone.is_none() => close(stream).await,
             // Over TLS it is said that nothing more will come; a plain socket just closes.
             None => {
                 let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;

@@ -1,25 +1,66 @@
 //! How many HTTP connections are served and wait, and which of them give way to others.
 
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::{HTTP_CONNECTIONS_MAX, HTTP_PATIENCE, HTTP_WAIT, HTTP_WAITING_MAX, OPERATOR_CONNECTIONS_MAX};
+use crate::limits::{
+    HTTP_CONNECTIONS_MAX, HTTP_PATIENCE, HTTP_TENURE, HTTP_WAIT, HTTP_WAITING_MAX, OPERATOR_CONNECTIONS_MAX,
+};
 
-/// Plain HTTP holds descriptors too, out of the reserve: so many connections are served, and so many more wait for a while.
-/// Whoever holds them all keeps no socket out.
+/// HTTP holds descriptors too, out of the reserve: so many connections of a listener are served, and so many more wait for a
+/// while.
 #[derive(Clone)]
 pub(super) struct Lobby {
     served: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
-    /// How many wait to be served because all places are taken.
-    crowd: Arc<AtomicUsize>,
-    /// How many of those are still to be given way to: a permit for each.
+    crowd: Arc<Crowd>,
+}
+
+/// Where a connection is.
+pub(super) enum Place {
+    /// It is served.
+    Served(OwnedSemaphorePermit),
+    /// It waits for that.
+    Waiting(OwnedSemaphorePermit),
+}
+
+/// Those that wait to be served because all places are taken.
+struct Crowd {
+    size: Mutex<usize>,
+    /// A permit for each of them that is still to be given way to.
     wanted: Arc<Semaphore>,
+}
+
+impl Crowd {
+    fn size(&self) -> MutexGuard<'_, usize> {
+        self.size.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn join(&self) -> InCrowd<'_> {
+        let mut size = self.size();
+        *size += 1;
+        self.wanted.add_permits(1);
+        InCrowd(self)
+    }
+}
+
+/// One of them, for as long as this lives.
+struct InCrowd<'a>(&'a Crowd);
+
+impl Drop for InCrowd<'_> {
+    fn drop(&mut self) {
+        let mut size = self.0.size();
+        *size = size.saturating_sub(1);
+        // A place was found otherwise, or not at all: nobody needs to leave for this one any more.
+        self.0.wanted.forget_permits(self.0.wanted.available_permits().saturating_sub(*size));
+    }
 }
 
 impl Lobby {
@@ -34,64 +75,177 @@ impl Lobby {
     }
 
     fn of(served: usize, waiting: usize) -> Self {
+        let crowd = Crowd { size: Mutex::new(0), wanted: Arc::new(Semaphore::new(0)) };
         Self {
             served: Arc::new(Semaphore::new(served)),
             waiting: Arc::new(Semaphore::new(waiting)),
-            crowd: Arc::default(),
-            wanted: Arc::new(Semaphore::new(0)),
+            crowd: Arc::new(crowd),
         }
     }
 
-    /// A place to wait in, if there is one.
-    pub(super) fn enter(&self) -> Option<OwnedSemaphorePermit> {
-        self.waiting.clone().try_acquire_owned().ok()
+    /// A place, if there is one.
+    pub(super) fn enter(&self) -> Option<Place> {
+        let served = || self.served.clone().try_acquire_owned().map(Place::Served);
+        let waiting = || self.waiting.clone().try_acquire_owned().map(Place::Waiting);
+        served().or_else(|_| waiting()).ok()
     }
 
     /// Waits for a place to wait in, at most [`HTTP_WAIT`] and until `stop`.
-    pub(super) async fn enter_in_time(&self, stop: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+    pub(super) async fn enter_in_time(&self, stop: &CancellationToken) -> Option<Place> {
         let place = timeout(HTTP_WAIT, self.waiting.clone().acquire_owned());
-        stop.run_until_cancelled(place).await?.ok()?.ok()
+        stop.run_until_cancelled(place).await?.ok()?.ok().map(Place::Waiting)
     }
 
     /// Waits until there is room to be served, at most [`HTTP_WAIT`].
-    pub(super) async fn be_served(&self, waiting: OwnedSemaphorePermit) -> Option<OwnedSemaphorePermit> {
-        let served = match self.served.clone().try_acquire_owned() {
-            Ok(served) => Some(served),
-            Err(_) => self.be_given_way().await,
-        };
-        drop(waiting);
-        served
-    }
-
-    async fn be_given_way(&self) -> Option<OwnedSemaphorePermit> {
-        self.crowd.fetch_add(1, Ordering::Relaxed);
-        self.wanted.add_permits(1);
-        let served = timeout(HTTP_WAIT, self.served.clone().acquire_owned()).await;
-        let others = self.crowd.fetch_sub(1, Ordering::Relaxed).saturating_sub(1);
-        // A place was found otherwise, or not at all: nobody needs to leave for this one any more.
-        if self.wanted.available_permits() > others {
-            self.wanted.forget_permits(1);
+    pub(super) async fn be_served(&self, place: Place) -> Option<OwnedSemaphorePermit> {
+        match place {
+            Place::Served(served) => Some(served),
+            Place::Waiting(_place) => {
+                let _one = self.crowd.join();
+                timeout(HTTP_WAIT, self.served.clone().acquire_owned()).await.ok()?.ok()
+            }
         }
-        served.ok()?.ok()
     }
 
-    /// Waits until somebody waits to be served whom nobody else gives way to; of several, the one that asked first is chosen.
-    /// Who calls this then has to end.
-    pub(super) fn to_give_way(&self) -> impl Future<Output = ()> + Send + use<> {
-        let wanted = self.wanted.clone();
+    /// Waits for `patience`, and then until somebody waits to be served to whom nobody else gives way; of several who could, the
+    /// one that asked first is chosen. Whoever calls this has to end then.
+    pub(super) fn to_give_way_after(&self, patience: Duration) -> impl Future<Output = ()> + Send + use<> {
+        let wanted = self.crowd.wanted.clone();
         async move {
+            sleep(patience).await;
             if let Ok(place) = wanted.acquire_owned().await {
                 place.forget();
             }
         }
     }
+}
 
-    /// The same for a client that is waited for: not before it was for [`HTTP_PATIENCE`].
-    pub(super) fn to_give_way_after_patience(&self) -> impl Future<Output = ()> + Send + use<> {
-        let wanted = self.to_give_way();
-        async move {
-            sleep(HTTP_PATIENCE).await;
-            wanted.await;
+/// What a connection that is served waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Awaits {
+    /// The head of its first request.
+    FirstHead,
+    /// An answer, which is ours to give; or a body, which has a time of its own.
+    Us,
+    /// That its client takes what it was answered.
+    Taking,
+    /// One more request.
+    NextRequest,
+}
+
+/// When a connection has to give way.
+pub(super) struct Tenure {
+    lobby: Lobby,
+    begun: Instant,
+    /// Longest that others wait for an answer to be taken.
+    taking: Duration,
+    requests: u64,
+    awaits: Awaits,
+    ends: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Tenure {
+    /// Begins now.
+    pub(super) fn new(lobby: &Lobby, taking: Duration) -> Self {
+        Self {
+            lobby: lobby.clone(),
+            begun: Instant::now(),
+            taking,
+            requests: 0,
+            awaits: Awaits::FirstHead,
+            ends: Box::pin(lobby.to_give_way_after(HTTP_PATIENCE)),
         }
+    }
+
+    /// Ready, once, if the connection has to give way. To be called whenever something has happened on it: how many requests
+    /// it has made, and what it waits for.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>, requests: u64, awaits: Awaits) -> Poll<()> {
+        if (self.requests, self.awaits) != (requests, awaits) {
+            (self.requests, self.awaits) = (requests, awaits);
+            let patience = match awaits {
+                Awaits::Taking => self.taking,
+                Awaits::NextRequest if self.begun.elapsed() >= HTTP_TENURE => Duration::ZERO,
+                _ => HTTP_PATIENCE,
+            };
+            // A new one also while it is our turn: it stands in no queue, where it would take what is meant for others.
+            self.ends = Box::pin(self.lobby.to_give_way_after(patience));
+        }
+        match awaits {
+            Awaits::Us => Poll::Pending,
+            _ => self.ends.as_mut().poll(context),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever asks to give way is asked for as many times as somebody waits, and no more.
+    #[tokio::test(start_paused = true)]
+    async fn one_gives_way_for_each_who_waits() {
+        let lobby = Lobby::of(2, 8);
+        let mut served = Vec::new();
+        for _ in 0..2 {
+            served.push(lobby.be_served(lobby.enter().unwrap()).await.unwrap());
+        }
+        let leaves = || tokio::spawn(lobby.to_give_way_after(Duration::ZERO));
+        let waits = || {
+            let lobby = lobby.clone();
+            tokio::spawn(async move { lobby.be_served(lobby.enter().unwrap()).await })
+        };
+        let (first, second) = (leaves(), leaves());
+        let waiting = waits();
+        first.await.unwrap();
+        assert!(timeout(HTTP_WAIT / 4, second).await.is_err());
+        drop(served.pop());
+        served.push(waiting.await.unwrap().unwrap());
+        // Of those that were not given way to nothing is left.
+        let (one, other) = (waits(), waits());
+        assert!(one.await.unwrap().is_none() && other.await.unwrap().is_none());
+        assert_eq!(lobby.crowd.wanted.available_permits(), 0);
+        let (stays, waiting) = (leaves(), waits());
+        stays.await.unwrap();
+        drop(served);
+        assert!(waiting.await.unwrap().is_some());
+        assert_eq!((*lobby.crowd.size(), lobby.crowd.wanted.available_permits()), (0, 0));
+    }
+
+    /// One that is busy takes no permit that is meant for another.
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_one_stands_in_no_queue() {
+        let lobby = Lobby::of(1, 8);
+        let _served = lobby.be_served(lobby.enter().unwrap()).await.unwrap();
+        let mut tenure = Tenure::new(&lobby, HTTP_PATIENCE);
+        let mut look = async |requests, awaits| {
+            let mut polled = Poll::Pending;
+            let look = std::future::poll_fn(|context| {
+                polled = tenure.poll(context, requests, awaits);
+                polled
+            });
+            timeout(HTTP_PATIENCE + Duration::from_millis(10), look).await.is_ok()
+        };
+        assert!(!look(1, Awaits::NextRequest).await);
+        assert!(!look(2, Awaits::Us).await);
+        let other = tokio::spawn(lobby.to_give_way_after(Duration::ZERO));
+        let waits = lobby.clone();
+        let waits = tokio::spawn(async move { waits.be_served(waits.enter().unwrap()).await.is_some() });
+        other.await.unwrap();
+        assert!(!look(2, Awaits::NextRequest).await);
+        waits.abort();
+        assert!(waits.await.is_err());
+        // One that never pauses for long goes in its turn too.
+        let waits = lobby.clone();
+        let waits = tokio::spawn(async move { waits.be_served(waits.enter().unwrap()).await.is_some() });
+        tokio::time::sleep(HTTP_WAIT / 2).await;
+        assert!(!look(3, Awaits::Us).await);
+        waits.abort();
+        tokio::time::sleep(HTTP_TENURE).await;
+        let waits = lobby.clone();
+        let waits = tokio::spawn(async move { waits.be_served(waits.enter().unwrap()).await.is_some() });
+        tokio::task::yield_now().await;
+        let now = Instant::now();
+        assert!(look(3, Awaits::NextRequest).await && now.elapsed() < HTTP_PATIENCE / 2);
+        waits.abort();
     }
 }

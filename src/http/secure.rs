@@ -67,8 +67,8 @@ fn broken(error: TlsError) -> io::Error {
 }
 
 impl TlsStream {
-    /// Makes the handshake. It is for the caller to bound its time. A client that was waited for for [`HTTP_PATIENCE`] in all gives
-    /// way once `wanted` is ready; what it sent may wait for CPU as long as it has to.
+    /// Makes the handshake. It is for the caller to bound its time. A client whose part of it, between two
+    /// answers of ours, was waited for for [`HTTP_PATIENCE`] in all gives way once `wanted` is ready.
     ///
     /// # Errors
     /// The client goes away, does not speak TLS as `config` wants it, or gives way (`TimedOut`).
@@ -98,6 +98,7 @@ impl TlsStream {
             if !due.is_empty() {
                 socket.write_all(due).await?;
                 tls.gone(usize::MAX);
+                patience = HTTP_PATIENCE;
             }
             if let Err(error) = outcome {
                 return Err(Failed { error: broken(error), told: Some(socket) });

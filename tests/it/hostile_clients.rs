@@ -494,6 +494,31 @@ async fn idle_connections_give_way() {
     assert_eq!(server.metric("http_refused_total"), 0.0);
 }
 
+/// The same of those that do not take what they asked for: long before their own time is over.
+#[tokio::test]
+async fn answers_that_nobody_takes_give_way() {
+    let server = Server::open_with("[limits]\nhandshake_timeout = \"1s\"\nrequest_timeout = \"1h\"");
+    let mut healthy = Healthy::beside(&server).await;
+    let part = "x".repeat(200_000);
+    for n in 0..3 {
+        server.publish("merge:large", &json!({(format!("k{n}")): part}));
+    }
+    let asking: Vec<TcpStream> = (0..384)
+        .map(|_| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            socket.set_recv_buffer_size(4_096).unwrap();
+            socket.connect(&server.address.into()).unwrap();
+            let mut stream: TcpStream = socket.into();
+            stream.write_all(b"GET /api/topics/merge:large HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            stream
+        })
+        .collect();
+    server.until("one gave way", |s| s.metric("http_timeouts_total{reason=\"answer\"}") > 0.0).await;
+    healthy.is_well(&server).await;
+    assert_eq!(server.metric("http_refused_total"), 0.0);
+    drop(asking);
+}
+
 /// What comes with a handshake, in one segment, is read; a head too long to be looked at in passing is no worse for it.
 #[tokio::test]
 async fn a_handshake_comes_with_more_or_in_any_length() {

@@ -175,14 +175,14 @@ async fn a_storm_of_handshakes_keeps_nobody_out() {
     let config = || client_config(Some(&authority), &[&TLS13], None);
     let mut healthy = Client::connect_sealed(sealed, &[], config()).await.unwrap();
     healthy.subscribe(&["stream:a"]).await;
-    // As many as are served and wait, and one more.
+    // As many as are served and wait, and some more.
     let storm = tokio::task::spawn_blocking(move || {
         let begun = |_| {
             let mut socket = TcpStream::connect(sealed).unwrap();
             socket.write_all(&[22, 3, 1, 2, 0, 1]).unwrap();
             socket
         };
-        (0..384 + 96 + 1).map(begun).collect::<Vec<_>>()
+        (0..384 + 96 + 50).map(begun).collect::<Vec<_>>()
     });
     let storm = storm.await.unwrap();
     server.until("it is full", |s| s.metric("tls_held_back_total") >= 1.0).await;
