@@ -104,7 +104,7 @@ pub const HTTP_WAIT: Duration = Duration::from_secs(2);
 /// request) even while others wait to be served. Past it: closed, the longest waited for first, one for each who waits.
 pub const HTTP_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Age from which on a connection gives way right after an answer, if others wait to be served then.
+/// Age from which on an answer is a connection's last, if others wait to be served then.
 pub const HTTP_TENURE: Duration = Duration::from_secs(10);
 
 /// Largest body of a publish request.

@@ -23,7 +23,7 @@ use crate::cluster::{Cluster, NodeReport, Reporter, SourceReport};
 use crate::config::{Config, Scope};
 use crate::http::{Addresses, Certificates, Entrance, Listener, State, adopt, bind, operators, router};
 use crate::hub::Hub;
-use crate::limits::{HANDED_WAIT, HTTP_CONNECTIONS_MAX, HTTP_WAITING_MAX};
+use crate::limits::{HANDED_WAIT, HTTP_CONNECTIONS_MAX, HTTP_WAITING_MAX, OPERATOR_CONNECTIONS_MAX};
 use crate::memory::Ceilings;
 use crate::metrics::Metrics;
 use crate::source::nats::{Link, NatsAppender, NatsSource};
@@ -73,12 +73,13 @@ fn capacity(config: &Config) -> anyhow::Result<Capacity> {
     // Not allowed where a supervisor forbids it: then the limit stays as it was.
     let limit = if setrlimit(Resource::Nofile, raised).is_ok() { raised } else { limit };
     let descriptors = usize::try_from(limit.current.unwrap_or(1 << 20)).unwrap_or(1 << 20);
-    // The port with TLS has places of its own.
+    // Those two ports have places of their own.
     let sealed = config.tls.as_ref().map_or(0, |_| HTTP_CONNECTIONS_MAX + HTTP_WAITING_MAX);
-    let reserve = config.limits.fd_reserve + sealed;
+    let operators = config.operator.listen.map_or(0, |_| 2 * OPERATOR_CONNECTIONS_MAX);
+    let reserve = config.limits.fd_reserve + sealed + operators;
     if descriptors <= reserve {
         bail!(
-            "the descriptor limit is {descriptors}, which leaves none beside the reserve of {reserve} (limits.fd_reserve); raise `ulimit -n`"
+            "the descriptor limit is {descriptors}, which leaves none beside the reserve of {reserve} (limits.fd_reserve, and what the ports of tls and operator may hold); raise `ulimit -n`"
         );
     }
     let room = descriptors - reserve;
@@ -271,9 +272,10 @@ async fn serve(mut config: Config, mut handed: Sockets, notifier: Notifier) -> a
     let mut accepting = Vec::new();
     let mut accept = |door: Door, router: &Router, entrance: &Entrance| {
         let until = if door.handed { &accept_handed } else { &stop };
+        let lobby = entrance.lobby();
         for socket in door.sockets {
-            let (router, state, entrance) = (router.clone(), state.clone(), entrance.clone());
-            let listener = Listener { socket, router, state, entrance };
+            let (router, state, entrance, lobby) = (router.clone(), state.clone(), entrance.clone(), lobby.clone());
+            let listener = Listener { socket, router, state, entrance, lobby };
             let thread = listener.start(until.clone()).context("connections cannot be accepted")?;
             if door.handed {
                 accepting.push(thread);

@@ -33,7 +33,9 @@ use super::lobby::{Awaits, Lobby, Tenure};
 use super::proxies::Unannounced;
 use super::secure::TlsStream;
 use super::{State, express, failure, proxies, strict};
-use crate::limits::{CLOSE_TIMEOUT, HEAD_BYTES_MAX, HTTP_PATIENCE, NOTSENT_LOWAT_BYTES, PUBLISH_BODY_BYTES_MAX};
+use crate::limits::{
+    CLOSE_TIMEOUT, HEAD_BYTES_MAX, HTTP_PATIENCE, HTTP_TENURE, NOTSENT_LOWAT_BYTES, PUBLISH_BODY_BYTES_MAX,
+};
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 4_096;
@@ -104,6 +106,8 @@ pub struct Listener {
     pub state: Arc<State>,
     /// How connections begin.
     pub entrance: Entrance,
+    /// Where they wait. Listeners of one door share it.
+    pub lobby: Lobby,
 }
 
 /// How the connections of a listener begin.
@@ -115,6 +119,16 @@ pub enum Entrance {
     Sealed(Arc<Certificates>),
     /// With a request, never by way of a proxy, and few at a time.
     Operators,
+}
+
+impl Entrance {
+    /// Where connections that come this way wait.
+    pub fn lobby(&self) -> Lobby {
+        match self {
+            Self::Plain | Self::Sealed(_) => Lobby::public(),
+            Self::Operators => Lobby::operators(),
+        }
+    }
 }
 
 const LISTENER: Token = Token(0);
@@ -141,10 +155,6 @@ impl Listener {
     }
 
     fn run(self, mut poll: mio::Poll, runtime: &Handle, stop: &CancellationToken) {
-        let lobby = match self.entrance {
-            Entrance::Plain | Entrance::Sealed(_) => Lobby::public(),
-            Entrance::Operators => Lobby::operators(),
-        };
         let mut events = Events::with_capacity(2);
         let mut woken = Instant::now();
         while !stop.is_cancelled() {
@@ -156,7 +166,7 @@ impl Listener {
                         Entrance::Sealed(_) | Entrance::Operators => Some(stream.into()),
                     };
                     let Some(stream) = stream else { continue };
-                    let (router, state, lobby) = (self.router.clone(), self.state.clone(), lobby.clone());
+                    let (router, state, lobby) = (self.router.clone(), self.state.clone(), self.lobby.clone());
                     let entrance = self.entrance.clone();
                     let place = match (lobby.enter(), &entrance) {
                         // It could not be told to come back: better that it and those behind it are late than reset.
@@ -297,7 +307,7 @@ async fn serve_sealed(
     state: &Arc<State>,
     lobby: &Lobby,
 ) {
-    let shaken = TlsStream::accept(socket, certificates.current(), lobby.to_give_way_after(Duration::ZERO));
+    let shaken = TlsStream::accept(socket, certificates.current(), lobby);
     match tokio::time::timeout(state.config.limits.handshake_timeout, shaken).await {
         Ok(Ok(stream)) => {
             state.metrics.tls_handshakes.inc();
@@ -310,7 +320,10 @@ async fn serve_sealed(
         Ok(Err(failed)) => {
             state.metrics.tls_handshakes_failed.inc();
             tracing::debug!(%peer, error = %failed.error, "a TLS handshake failed");
-            failed.close().await;
+            tokio::select! {
+                () = failed.close() => {}
+                () = lobby.to_give_way_after(Duration::ZERO) => {}
+            }
         }
         Err(_) => {
             state.metrics.handshake_timeouts.inc();
@@ -326,6 +339,7 @@ where
     let taken = handover.clone();
     let bodies = Bodies::default();
     let (shared, seen) = (state.clone(), bodies.clone());
+    let begun = Instant::now();
     let (requests, answers) = (AtomicU64::new(0), AtomicU64::new(0));
     let (requests, answers) = (&requests, &answers);
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
@@ -337,9 +351,15 @@ where
             requests.fetch_add(1, Ordering::Relaxed);
             let answer = answer(request, router.clone(), shared.clone(), seen.clone());
             async move {
-                let answer = answer.await;
+                let Ok(answer) = answer.await;
                 answers.fetch_add(1, Ordering::Relaxed);
-                answer
+                let upgraded = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+                // It had its turn.
+                if !upgraded && begun.elapsed() >= HTTP_TENURE && lobby.has_to_give_way() {
+                    state.metrics.http_gave_way.inc();
+                    return Ok(closing(answer));
+                }
+                Ok::<_, std::convert::Infallible>(answer)
             }
         })
     });
@@ -395,10 +415,11 @@ where
     match outcome {
         Ok(()) => match taken.take() {
             Some(taker) => taker(stream.into(), parts.read_buf),
-            None if bodies.unread() && gone.is_none() => close(stream).await,
+            None if bodies.unread() && gone.is_none() => linger(stream, lobby).await,
             // Over TLS it is said that nothing more will come; a plain socket just closes.
             None => {
-                let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
+                let time = if gone.is_some() { Duration::ZERO } else { CLOSE_TIMEOUT };
+                let _ = tokio::time::timeout(time, stream.shutdown()).await;
             }
         },
         Err(error) if error.is_timeout() => {
@@ -406,7 +427,7 @@ where
         }
         Err(error) if error.is_parse() => {
             state.metrics.http_malformed.inc();
-            close(stream).await;
+            linger(stream, lobby).await;
         }
         Err(error) => {
             let source = std::error::Error::source(&error).and_then(|e| e.downcast_ref::<std::io::Error>());
@@ -414,6 +435,14 @@ where
                 state.metrics.timed_out_http("answer");
             }
         }
+    }
+}
+
+/// Closes a connection so that its client can read what it was told, unless others wait for its place.
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: S, lobby: &Lobby) {
+    tokio::select! {
+        () = close(stream) => {}
+        () = lobby.to_give_way_after(Duration::ZERO) => {}
     }
 }
 

@@ -47,6 +47,7 @@ pub use addresses::Addresses;
 pub use certificates::Certificates;
 pub use express::handshake_bytes;
 pub use listener::{Entrance, Listener, adopt, bind};
+pub use lobby::Lobby;
 pub use proxies::forwarded_client;
 
 /// What every handler may use.

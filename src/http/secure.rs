@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
+use super::lobby::Lobby;
 use crate::limits::HTTP_PATIENCE;
 use crate::wire::tls::{SEALED_BYTES_MAX, Tls, TlsError};
 
@@ -68,16 +69,16 @@ fn broken(error: TlsError) -> io::Error {
 
 impl TlsStream {
     /// Makes the handshake. It is for the caller to bound its time. A client whose part of it, between two
-    /// answers of ours, was waited for for [`HTTP_PATIENCE`] in all gives way once `wanted` is ready.
+    /// answers of ours, was waited for for [`HTTP_PATIENCE`] in all gives way to who waits in `lobby`.
     ///
     /// # Errors
     /// The client goes away, does not speak TLS as `config` wants it, or gives way (`TimedOut`).
     pub(super) async fn accept(
         mut socket: TcpStream,
         config: Arc<ServerConfig>,
-        wanted: impl Future<Output = ()>,
+        lobby: &Lobby,
     ) -> Result<Self, Failed> {
-        let mut wanted = std::pin::pin!(wanted);
+        let mut wanted = std::pin::pin!(lobby.to_give_way_after(Duration::ZERO));
         let mut patience = HTTP_PATIENCE;
         let mut tls = Box::new(Tls::new(config).map_err(|error| Failed { error: broken(error), told: None })?);
         let mut opened = Vec::new();
@@ -99,6 +100,8 @@ impl TlsStream {
                 socket.write_all(due).await?;
                 tls.gone(usize::MAX);
                 patience = HTTP_PATIENCE;
+                // While its time is not over it stands in no queue.
+                wanted.set(lobby.to_give_way_after(Duration::ZERO));
             }
             if let Err(error) = outcome {
                 return Err(Failed { error: broken(error), told: Some(socket) });

@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -499,10 +501,7 @@ async fn idle_connections_give_way() {
 async fn answers_that_nobody_takes_give_way() {
     let server = Server::open_with("[limits]\nhandshake_timeout = \"1s\"\nrequest_timeout = \"1h\"");
     let mut healthy = Healthy::beside(&server).await;
-    let part = "x".repeat(200_000);
-    for n in 0..3 {
-        server.publish("merge:large", &json!({(format!("k{n}")): part}));
-    }
+    server.publish("merge:large", &json!({"k": "x".repeat(200_000)}));
     let asking: Vec<TcpStream> = (0..384)
         .map(|_| {
             let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -515,8 +514,50 @@ async fn answers_that_nobody_takes_give_way() {
         .collect();
     server.until("one gave way", |s| s.metric("http_timeouts_total{reason=\"answer\"}") > 0.0).await;
     healthy.is_well(&server).await;
-    assert_eq!(server.metric("http_refused_total"), 0.0);
     drop(asking);
+}
+
+/// The same of those that ask again and again: while others wait each has its turn, and is told when that ends.
+#[tokio::test]
+async fn who_asks_again_and_again_gives_way() {
+    let server = Server::open_with("[limits]\nhandshake_timeout = \"1h\"");
+    let mut healthy = Healthy::beside(&server).await;
+    let address = server.address;
+    let connect = move || {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    };
+    // The head of the answer; nothing if there is none.
+    let ask = |stream: &mut TcpStream| {
+        let mut answer = [0; 1_024];
+        let n = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").and_then(|()| stream.read(&mut answer));
+        String::from_utf8_lossy(&answer[..n.unwrap_or(0)]).to_ascii_lowercase()
+    };
+    let told = Arc::new(AtomicBool::new(false));
+    let tell = told.clone();
+    let asking = std::thread::spawn(move || {
+        let mut streams: Vec<TcpStream> = (0..384).map(|_| connect()).collect();
+        while !tell.load(Ordering::Relaxed) {
+            for stream in &mut streams {
+                let head = ask(stream);
+                if head.starts_with("http/1.1 200") && head.contains("connection: close") {
+                    tell.store(true, Ordering::Relaxed);
+                } else if head.is_empty() {
+                    *stream = connect();
+                }
+            }
+        }
+    });
+    // Somebody waits all the time.
+    let wait = || {
+        ask(&mut connect());
+        told.load(Ordering::Relaxed)
+    };
+    server.until("one was told", |_| wait()).await;
+    asking.join().unwrap();
+    healthy.is_well(&server).await;
+    assert!(server.metric("http_gave_way_total") > 0.0);
 }
 
 /// What comes with a handshake, in one segment, is read; a head too long to be looked at in passing is no worse for it.
