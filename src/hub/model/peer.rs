@@ -34,6 +34,8 @@ pub(super) struct Peer {
     pub(super) socket: TcpStream,
     pub(super) tls: Option<ClientConnection>,
     pub(super) tongue: Tongue,
+    /// Bytes read from the socket in all.
+    pub(super) heard_bytes: usize,
     pub(super) unread: Vec<u8>,
     pub(super) followed: HashMap<String, Followed>,
     /// Commands sent of which nothing was heard yet.
@@ -128,7 +130,10 @@ impl Peer {
         let mut buffer = vec![0; most];
         match self.socket.read(&mut buffer) {
             Ok(0) => self.closed = true,
-            Ok(n) => self.heard(&buffer[..n])?,
+            Ok(n) => {
+                self.heard_bytes += n;
+                self.heard(&buffer[..n])?;
+            }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {}
             Err(_) => self.closed = true,
         }
