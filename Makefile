@@ -18,7 +18,7 @@ test: tools fmt-check lint deny web-check ## Install what tests need, check form
 	NEXUS_TEST_FLUSH=epoll cargo nextest run --locked --package nexus-push --no-fail-fast \
 	  -E 'test(/^(conflation|delivery|limits|pacing|recovery|shutdown)::/)'
 	NEXUS_TEST_TLS=1 cargo nextest run --locked --package nexus-push --no-fail-fast \
-	  -E 'test(/^(conflation|compression|delivery|hostile_clients|limits|pacing|recovery)::/)'
+	  -E 'test(/^(conflation|compression|delivery|giving_way|hostile_clients|limits|pacing|recovery)::/)'
 	cargo test --locked --workspace --doc --quiet
 	deploy/check.sh
 	systemd/check.sh
@@ -61,7 +61,7 @@ asan: tools ## The whole suite under AddressSanitizer and LeakSanitizer (nightly
 # What threads share: the hub, topics, sources, and the server under a few of the tests that load it. Not how it stops: see
 # docs/testing.md.
 TSAN_TESTS ?= (test(/^(hub|topic|source|http|auth|cluster|wire)::/) - test(/_model::/)) + \
-  test(/^(delivery|conflation|recovery|limits|hostile_clients|compression|http_conformance)::/)
+  test(/^(delivery|conflation|recovery|limits|hostile_clients|giving_way|compression|http_conformance)::/)
 
 tsan: tools ## Hub, topics and the server's hardest tests under ThreadSanitizer (nightly toolchain with rust-src; long)
 	tests/sanitize.sh thread -E '$(TSAN_TESTS)'

@@ -188,7 +188,15 @@ impl Tenure {
 
 #[cfg(test)]
 mod tests {
+    use tokio::task::JoinHandle;
+
     use super::*;
+
+    /// One that comes; its place, if it gets one.
+    fn waits(lobby: &Lobby) -> JoinHandle<Option<OwnedSemaphorePermit>> {
+        let lobby = lobby.clone();
+        tokio::spawn(async move { lobby.be_served(lobby.enter().unwrap()).await })
+    }
 
     /// Whoever asks to give way is asked for as many times as somebody waits, and no more.
     #[tokio::test(start_paused = true)]
@@ -199,10 +207,7 @@ mod tests {
             served.push(lobby.be_served(lobby.enter().unwrap()).await.unwrap());
         }
         let leaves = || tokio::spawn(lobby.to_give_way_after(Duration::ZERO));
-        let waits = || {
-            let lobby = lobby.clone();
-            tokio::spawn(async move { lobby.be_served(lobby.enter().unwrap()).await })
-        };
+        let waits = || waits(&lobby);
         let (first, second) = (leaves(), leaves());
         let waiting = waits();
         first.await.unwrap();
@@ -239,20 +244,18 @@ mod tests {
         assert!(!look(1, Awaits::NextRequest).await);
         assert!(!look(2, Awaits::Us).await);
         let other = tokio::spawn(lobby.to_give_way_after(Duration::ZERO));
-        let waits = lobby.clone();
-        let waits = tokio::spawn(async move { waits.be_served(waits.enter().unwrap()).await.is_some() });
+        let one = waits(&lobby);
         other.await.unwrap();
         assert!(!look(2, Awaits::NextRequest).await);
-        waits.abort();
-        assert!(waits.await.is_err());
+        one.abort();
+        assert!(one.await.is_err());
         // One that takes its answers too slowly gains nothing by asking more.
-        let waits = lobby.clone();
-        let waits = tokio::spawn(async move { waits.be_served(waits.enter().unwrap()).await.is_some() });
+        let one = waits(&lobby);
         let mut asked = 3;
         while !look(asked, Awaits::Taking).await {
             asked += 1;
             assert!(asked < 6);
         }
-        waits.abort();
+        one.abort();
     }
 }

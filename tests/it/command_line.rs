@@ -31,7 +31,7 @@ fn a_reader_that_has_had_enough_is_no_failure() {
     let path = format!("{}/config/default.toml", env!("CARGO_MANIFEST_DIR"));
     let (read, write) = std::io::pipe().unwrap();
     drop(read);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nexus-push"));
+    let mut command = Command::new(PROGRAM);
     let output = command.args(["check-config", &path]).stdout(write).stderr(Stdio::piped()).spawn().unwrap();
     let output = output.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));

@@ -5,6 +5,7 @@
 mod certificates;
 #[path = "../../loadtest/src/front_config.rs"]
 mod front_config;
+mod giving_way;
 mod healthy;
 mod support;
 
