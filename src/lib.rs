@@ -30,6 +30,7 @@ pub mod metrics;
 pub mod name;
 pub mod position;
 pub mod protocol;
+pub mod rate;
 pub mod server;
 pub mod source;
 pub mod systemd;

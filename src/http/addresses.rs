@@ -8,6 +8,7 @@ use dashmap::DashMap;
 
 use crate::config::Limits;
 use crate::hub::Permit;
+use crate::rate::Rate;
 
 /// Entries kept at most before those without sessions are let go of.
 const SWEEP_AT: usize = 65_536;
@@ -17,15 +18,16 @@ const SWEEP_AT: usize = 65_536;
 pub struct Addresses {
     by_address: DashMap<IpAddr, Usage>,
     sessions_max: usize,
-    per_second_max: u32,
+    /// New sessions; one second's worth may come at once.
+    rate: Option<Rate>,
     started: Instant,
 }
 
 #[derive(Debug, Default)]
 struct Usage {
     sessions: usize,
-    /// Theoretical arrival time (GCRA), µs since the start.
-    tat_us: u64,
+    /// Of the rate of new sessions, ns since the start.
+    used_ns: u64,
 }
 
 /// Why an address may not open another session now.
@@ -43,7 +45,10 @@ impl Addresses {
         Arc::new(Self {
             by_address: DashMap::new(),
             sessions_max: limits.sessions_per_address,
-            per_second_max: limits.new_sessions_per_address,
+            rate: (limits.new_sessions_per_address > 0).then(|| {
+                let per_second = u64::from(limits.new_sessions_per_address);
+                Rate::new(per_second, per_second)
+            }),
             started: Instant::now(),
         })
     }
@@ -53,34 +58,30 @@ impl Addresses {
     /// # Errors
     /// Which limit it is over.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Option<Box<dyn Permit>>, Refused> {
-        if self.sessions_max == 0 && self.per_second_max == 0 {
+        if self.sessions_max == 0 && self.rate.is_none() {
             return Ok(None);
         }
         if self.by_address.len() > SWEEP_AT {
-            let now_us = self.now_us();
-            self.by_address.retain(|_, usage| usage.sessions > 0 || usage.tat_us > now_us);
+            let now_ns = self.now_ns();
+            self.by_address.retain(|_, usage| usage.sessions > 0 || !Rate::is_unused(usage.used_ns, now_ns));
         }
         let address = counted(address);
-        let now_us = self.now_us();
+        let now_ns = self.now_ns();
         let mut usage = self.by_address.entry(address).or_default();
         if self.sessions_max > 0 && usage.sessions >= self.sessions_max {
             return Err(Refused::TooMany);
         }
-        if self.per_second_max > 0 {
-            // One second's worth may come at once.
-            let tat = usage.tat_us.max(now_us);
-            let cost_us = 1_000_000 / u64::from(self.per_second_max);
-            if tat - now_us > 1_000_000 - cost_us {
-                return Err(Refused::TooFast);
-            }
-            usage.tat_us = tat + cost_us;
+        if let Some(rate) = self.rate
+            && !rate.spend(&mut usage.used_ns, now_ns, 1)
+        {
+            return Err(Refused::TooFast);
         }
         usage.sessions += 1;
         Ok(Some(Box::new(Held { addresses: self.clone(), address })))
     }
 
-    fn now_us(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
@@ -104,8 +105,9 @@ impl Drop for Held {
         if let Some(mut usage) = self.addresses.by_address.get_mut(&self.address) {
             usage.sessions = usage.sessions.saturating_sub(1);
         }
-        let now_us = self.addresses.now_us();
-        self.addresses.by_address.remove_if(&self.address, |_, usage| usage.sessions == 0 && usage.tat_us <= now_us);
+        let now_ns = self.addresses.now_ns();
+        let unused = |usage: &Usage| usage.sessions == 0 && Rate::is_unused(usage.used_ns, now_ns);
+        self.addresses.by_address.remove_if(&self.address, |_, usage| unused(usage));
     }
 }
 

@@ -11,6 +11,7 @@ use crate::config::Action;
 use crate::limits::{self, CENTRIFUGE_SUBSCRIBE_BYTES, INFLATED_BYTES_MAX};
 use crate::name::TopicName;
 use crate::protocol::{Command, CommandId, Op, Refusal, SubscribeItem};
+use crate::rate::Rate;
 use crate::wire::close::CloseReason;
 use crate::wire::frame::{self, Opcode};
 use crate::wire::inbox::{self, Compressed, Flow, Incoming};
@@ -18,6 +19,9 @@ use crate::wire::inflate::Inflater;
 
 /// Full buffers that one session may fill in one tick before the others have their turn.
 const READS_PER_TICK: usize = 4;
+
+/// The parts that a command is counted in: a Centrifuge subscribe is one of them, as `plain` has one command for many topics.
+const COMMAND_PARTS: u64 = 8;
 
 /// What a message that waits counts: empty ones take memory too.
 fn waiting_bytes(message: &[u8]) -> usize {
@@ -144,19 +148,18 @@ impl Shard {
         self.send(index, bytes::Bytes::new());
     }
 
-    /// Takes one command out of the session's allowance (GCRA), or such a part of one. `false` if there was none left: it
-    /// is closed.
+    /// Takes one command out of the session's allowance, or such a part of one ([`COMMAND_PARTS`] at most). `false` if there
+    /// was none left: it is closed.
     fn spend(&mut self, index: u32, part: u64) -> bool {
-        let (per_second, burst) = (self.config.limits.commands_per_second, self.config.limits.commands_burst);
-        let now_us = self.now_ms * 1_000;
-        let cost_us = 1_000_000 / u64::from(per_second.max(1));
+        let limits = &self.config.limits;
+        let parts = |commands: u32| u64::from(commands) * COMMAND_PARTS;
+        let rate = Rate::new(parts(limits.commands_per_second), parts(limits.commands_burst));
+        let now_ns = self.now_ms * 1_000_000;
         let Some(session) = self.session(index) else { return false };
-        let tat = session.command_tat_us.max(now_us);
-        if tat - now_us > cost_us * u64::from(burst.saturating_sub(1)) {
+        if !rate.spend(&mut session.commands_used_ns, now_ns, COMMAND_PARTS / part) {
             self.close(index, CloseReason::TooManyRequests);
             return false;
         }
-        session.command_tat_us = tat + cost_us / part;
         self.stats.commands.add(1);
         true
     }
@@ -204,7 +207,7 @@ impl Shard {
         let command = dialect.command(text);
         let part = match &command {
             // One a topic, where `plain` has one for all of them.
-            Ok(Command::Subscribe { .. } | Command::Unsubscribe { .. }) if dialect.is_centrifuge() => 8,
+            Ok(Command::Subscribe { .. } | Command::Unsubscribe { .. }) if dialect.is_centrifuge() => COMMAND_PARTS,
             _ => 1,
         };
         if !self.spend(index, part) {

@@ -46,8 +46,8 @@ pub(super) struct Session {
     pub(super) opened_ms: u32,
     /// When the client was last heard.
     pub(super) heard_ms: u32,
-    /// Theoretical arrival time of the command limiter (GCRA), in µs of the shard's clock.
-    pub(super) command_tat_us: u64,
+    /// What it has used of its rate of commands ([`crate::rate::Rate`]), in ns of the shard's clock.
+    pub(super) commands_used_ns: u64,
     /// Two fit in place of the pointer that more of them need.
     pub(super) subscriptions: SmallVec<[Subscription; 2]>,
     /// A message under way.

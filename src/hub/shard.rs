@@ -428,7 +428,7 @@ impl Shard {
             pace: None,
             opened_ms: clock32(self.now_ms),
             heard_ms: clock32(self.now_ms),
-            command_tat_us: 0,
+            commands_used_ns: 0,
             subscriptions: SmallVec::new(),
             inbox: None,
             backlog: None,

@@ -9,6 +9,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("name", &["limits"]),
     ("position", &["limits"]),
+    ("rate", &[]),
     ("systemd", &[]),
     ("wire", &[]),
     ("config", &["limits"]),
@@ -17,7 +18,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("protocol", &["limits", "name", "position", "wire"]),
     ("topic", &["clock", "config", "limits", "metrics", "name", "position", "protocol"]),
     ("auth", &["client", "clock", "config", "limits", "name"]),
-    ("hub", &["auth", "clock", "config", "limits", "metrics", "name", "position", "protocol", "topic", "wire"]),
+    ("hub", &["auth", "clock", "config", "limits", "metrics", "name", "position", "protocol", "rate", "topic", "wire"]),
     ("source", &["clock", "config", "hub", "limits", "metrics", "name", "position", "topic"]),
     ("cluster", &["clock", "config", "hub", "metrics", "name", "protocol", "source", "topic"]),
     (
@@ -27,8 +28,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "http",
         &[
-            "auth", "clock", "cluster", "config", "hub", "limits", "metrics", "name", "position", "protocol", "server",
-            "source", "topic", "wire",
+            "auth", "clock", "cluster", "config", "hub", "limits", "metrics", "name", "position", "protocol", "rate",
+            "server", "source", "topic", "wire",
         ],
     ),
     (

@@ -1,0 +1,109 @@
+//! A rate limit as a token bucket in one number (GCRA, the generic cell rate algorithm of ITU-T I.371, in its virtual
+//! scheduling form).
+//!
+//! The limit itself is a constant; what a client has used is its *theoretical arrival time*: the time at which the bucket
+//! would be full again, in ns of any clock that does not go backwards. So a limited thing costs eight bytes and no timer.
+
+/// Nanoseconds in a second.
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// So many units per second, and so many at once after a time of rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    per_second: u64,
+    burst: u64,
+}
+
+impl Rate {
+    /// `per_second` units per second (at least 1), `burst` of them at once (at least 1).
+    pub const fn new(per_second: u64, burst: u64) -> Self {
+        let per_second = if per_second == 0 { 1 } else { per_second };
+        Self { per_second, burst: if burst == 0 { 1 } else { burst } }
+    }
+
+    /// Time in which so many units come back.
+    fn cost_ns(self, units: u64) -> u64 {
+        let ns = u128::from(units) * u128::from(SECOND_NS) / u128::from(self.per_second);
+        u64::try_from(ns).unwrap_or(u64::MAX)
+    }
+
+    /// Takes `units` if that many are left. More than the burst are never left.
+    pub fn spend(self, used_ns: &mut u64, now_ns: u64, units: u64) -> bool {
+        let after = (*used_ns).max(now_ns).saturating_add(self.cost_ns(units));
+        if after - now_ns > self.cost_ns(self.burst) {
+            return false;
+        }
+        *used_ns = after;
+        true
+    }
+
+    /// Takes `units` whether they are left or not: for what is known only after it was done. The debt is paid back at the
+    /// same rate, and until then nothing is left.
+    pub fn charge(self, used_ns: &mut u64, now_ns: u64, units: u64) {
+        *used_ns = (*used_ns).max(now_ns).saturating_add(self.cost_ns(units));
+    }
+
+    /// Whether at least one unit is left.
+    pub fn has_room(self, used_ns: u64, now_ns: u64) -> bool {
+        self.wait_ns(used_ns, now_ns) == 0
+    }
+
+    /// Time until one unit is left; 0 if one is.
+    pub fn wait_ns(self, used_ns: u64, now_ns: u64) -> u64 {
+        let after = used_ns.max(now_ns).saturating_add(self.cost_ns(1));
+        (after - now_ns).saturating_sub(self.cost_ns(self.burst))
+    }
+
+    /// Whether the bucket is full: such an entry says nothing and need not be kept.
+    pub fn is_unused(used_ns: u64, now_ns: u64) -> bool {
+        used_ns <= now_ns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_then_the_rate() {
+        let rate = Rate::new(10, 5);
+        let mut used = 0;
+        let spent = (0..8).filter(|_| rate.spend(&mut used, 0, 1)).count();
+        assert_eq!(spent, 5);
+        assert_eq!(rate.wait_ns(used, 0), SECOND_NS / 10);
+        assert!(!rate.has_room(used, SECOND_NS / 10 - 1) && rate.has_room(used, SECOND_NS / 10));
+        assert!(rate.spend(&mut used, SECOND_NS / 10, 1) && !rate.spend(&mut used, SECOND_NS / 10, 1));
+        // After a rest the whole burst is back, and no more than that.
+        let later = 100 * SECOND_NS;
+        assert!(Rate::is_unused(used, later));
+        assert_eq!((0..8).filter(|_| rate.spend(&mut used, later, 1)).count(), 5);
+    }
+
+    #[test]
+    fn several_units_at_once() {
+        let bytes = Rate::new(1_000, 4_000);
+        let mut used = 0;
+        assert!(!bytes.spend(&mut used, 0, 4_001), "more than the burst is never left");
+        assert!(bytes.spend(&mut used, 0, 4_000) && !bytes.spend(&mut used, 0, 1));
+        assert!(bytes.spend(&mut used, SECOND_NS, 1_000) && !bytes.has_room(used, SECOND_NS));
+    }
+
+    #[test]
+    fn what_is_charged_is_paid_back() {
+        let bytes = Rate::new(1_000, 1_000);
+        let mut used = 0;
+        bytes.charge(&mut used, 0, 11_000);
+        assert!(!bytes.has_room(used, 10 * SECOND_NS));
+        assert!(bytes.has_room(used, 10 * SECOND_NS + SECOND_NS / 1_000));
+    }
+
+    #[test]
+    fn no_input_overflows() {
+        let rate = Rate::new(0, 0);
+        let mut used = u64::MAX - 1;
+        rate.charge(&mut used, 5, u64::MAX);
+        assert_eq!(used, u64::MAX);
+        assert!(!rate.spend(&mut used, 5, u64::MAX) && !rate.has_room(used, 5));
+        assert!(Rate::new(u64::MAX, u64::MAX).spend(&mut 0, 0, 1));
+    }
+}
