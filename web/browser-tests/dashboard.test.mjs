@@ -231,3 +231,165 @@ test('operators see nodes, sources and rates', async () => {
   await until('rates are there', async () => /ready/i.test(await page.locator('body').textContent()));
   assert.deepEqual(errors, []);
 });
+
+/** Values that a publisher may put where the dashboard expects a text. */
+const ODD = [
+  ...[
+    '1.5',
+    'null',
+    'true',
+    '[]',
+    '{}',
+    '[[1,2],["x"],null]',
+    '{"a":{"b":[null]}}',
+    '1e400',
+    '-1e400',
+    '1e-400',
+    '-7',
+  ],
+  ...['9007199254740993', '"abc"', '""', '" "', '"0.000000000012"', '"1e400"', '"2024-08-09T00:54:16Z"'],
+  ...[`"${'N'.repeat(70)}"`, `"${'9'.repeat(300)}"`, '"\\u0000"', '"<script>"', '{"__proto__":{"a":1}}'],
+];
+const MEMBERS = {
+  quotes: ['bid', 'ask', 'bid_size', 'ask_size', 'last', 'open', 'sim'],
+  book: ['b', 'a'],
+  trades: ['p', 'q', 'side'],
+  signals: [
+    'id',
+    'symbol',
+    'signal',
+    'confidence',
+    'price',
+    'target',
+    'stop_loss',
+    'reason',
+    'source',
+    'time',
+  ],
+};
+const GOOD = {
+  quotes: { bid: '"100.00"', ask: '"100.01"', last: '"100.00"', open: '"99.00"' },
+  book: { b: '{"99.5":"1"}', a: '{"100.5":"2"}' },
+  trades: { p: '"100.00"', q: '"1"', side: '"buy"' },
+  signals: { id: '"odd"', symbol: '"ES"', signal: '"BUY"', confidence: '60', time: '1723164856000' },
+};
+/** Objects of a kind: in each one member is odd, or missing, and one in which all are. */
+function oddObjects(kind) {
+  const text = (members) => `{${Object.entries(members).map(([name, value]) => `"${name}":${value}`)}}`;
+  const objects = [];
+  for (const [at, odd] of ODD.entries()) {
+    const name = MEMBERS[kind][at % MEMBERS[kind].length];
+    objects.push(text({ ...GOOD[kind], [name]: odd }));
+    objects.push(text(Object.fromEntries(MEMBERS[kind].map((member) => [member, odd]))));
+  }
+  return [...objects, '{}', '{"confidence":1.7,"symbol":"ES","signal":"BUY"}', '{"bid":1.5}', '{"p":1.5}'];
+}
+
+/** Nothing on the page has given up, and the healthy row shows this price. */
+async function stands(page, price, what) {
+  await until(
+    `${what}: the healthy row goes on`,
+    async () =>
+      (await page.locator('[data-testid="row-A"] [data-testid="last"]').getAttribute('data-value')) === price,
+  );
+  assert.equal(await page.locator('[data-testid="bad-panel"], [role="alert"]').count(), 0, what);
+}
+
+for (const quotes of ['merge', 'latest']) {
+  test(`odd JSON spoils its own row and nothing else, also after a reload (${quotes})`, async () => {
+    const redis = await stage.redis();
+    const whole = quotes === 'merge' ? 'snapshot' : undefined;
+    const classes = (text) => text.replaceAll('class = "merge"', `class = "${quotes}"`);
+    const server = await stage.server({ config: classes(config(redis)) });
+    const { page, errors } = await stage.browser();
+    let price = 100;
+    const healthy = () => {
+      price += 1;
+      redis.add('quotes:A', { last: `${price}.0`, bid: `${price}.0`, ask: `${price}.1`, open: '100' }, whole);
+      return `${price}.0`;
+    };
+    // One instrument for the odd quotes that are left standing, one that gets all of them.
+    redis.addText('quotes:ODD', '{"bid":1.5,"last":{},"ask":"x"}', whole);
+    redis.addText('book:ODD', '{"b":{"99.5":"1"},"a":{}}', whole);
+    healthy();
+    await page.goto(`${server.url}/#ODD`);
+    await stands(page, `${price}.0`, 'at first');
+    const bad = page.locator('[data-testid="row-ODD"][data-bad]');
+    await bad.waitFor({ timeout: PATIENCE });
+    assert.match(await bad.locator('[data-testid="problem"]').getAttribute('title'), /^quotes:ODD: /);
+    assert.equal(await bad.locator('[data-testid="bid"]').textContent(), '1.5', 'a number is a price too');
+
+    let events = 0;
+    for (const kind of ['quotes', 'book', 'trades', 'signals']) {
+      const stream = kind === 'trades' || kind === 'signals';
+      const anything = stream || quotes === 'latest' ? ODD : [];
+      for (const [at, data] of [...oddObjects(kind), ...anything].entries()) {
+        redis.addText(kind === 'signals' ? 'signals:all' : `${kind}:ODD`, data, stream ? undefined : whole);
+        if (kind === 'signals') events += 1;
+        if (at % 8 === 0) await stands(page, healthy(), `${kind}, ${data}`);
+      }
+      await stands(page, healthy(), kind);
+    }
+    const shown = async () =>
+      (await page.locator('[data-testid^="signal-"]').count()) === Math.min(events, 200);
+    await until('every signal has its row', shown);
+    assert.ok((await page.locator('.signal[data-bad]').count()) > 10, 'and those that are none say so');
+    assert.ok((await page.locator('.tape-list [data-bad]').count()) > 0, 'trades too');
+    redis.addText('quotes:ODD', '{"last":[],"bid":1.5}', whole);
+    await bad.waitFor({ timeout: PATIENCE });
+
+    await page.reload();
+    await stands(page, `${price}.0`, 'after a reload');
+    await bad.waitFor({ timeout: PATIENCE });
+    await until('every signal has its row again', shown);
+    await page.locator('canvas').first().waitFor({ timeout: PATIENCE });
+    await stands(page, healthy(), 'and on');
+    const sideways = () => document.documentElement.scrollWidth - document.documentElement.clientWidth;
+    assert.equal(await page.evaluate(sideways), 0, 'no value is so wide that the page scrolls');
+    assert.deepEqual(errors, []);
+  });
+}
+
+test('operators see the healthy node beside reports that cannot be read', async () => {
+  const server = await stage.server({});
+  const { page, errors } = await stage.browser();
+  // No publisher can write ops:nodes: the odd reports are put in on the way, as another version might send them.
+  const parse = (text) => JSON.parse(text);
+  const ghosts = Object.fromEntries(ODD.map((odd, at) => [`ghost${at}`, parse(odd)]));
+  for (const [at, odd] of ODD.entries()) {
+    const report = [
+      'name',
+      'at',
+      'started_at',
+      'sessions',
+      'sessions_by_shard',
+      'rates',
+      'sources',
+      'reasons',
+    ];
+    ghosts[`half${at}`] = Object.fromEntries(report.map((name) => [name, parse(odd)]));
+  }
+  await page.routeWebSocket(/connection\/websocket/, (socket) => {
+    socket.connectToServer().onMessage((message) => {
+      const lines = String(message)
+        .split('\n')
+        .map((line) => {
+          if (!line.includes('"channel":"ops:nodes"')) return line;
+          const reply = JSON.parse(line);
+          Object.assign(reply.push.pub.data, ghosts);
+          return JSON.stringify(reply);
+        });
+      socket.send(lines.join('\n'));
+    });
+  });
+  await page.goto(`${server.url}/ops`);
+  const healthy = page.locator('tbody tr[data-testid^="node-"]:not([data-bad])', { hasText: /ready/ });
+  const all = page.locator('tbody tr[data-testid^="node-"]');
+  const seen = async () => (await healthy.count()) >= 1 && (await all.count()) > ODD.length;
+  await until('the node and the ghosts are there', seen);
+  assert.ok((await page.locator('tr[data-bad]').count()) > ODD.length / 2, 'what cannot be read says so');
+  await page.reload();
+  await until('and again after a reload', seen);
+  assert.equal(await page.locator('[data-testid="bad-panel"], [role="alert"]').count(), 0);
+  assert.deepEqual(errors, []);
+});

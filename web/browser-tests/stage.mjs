@@ -84,18 +84,11 @@ export class Stage {
         stdio: ['ignore', 'pipe', 'ignore'],
       }).trim();
     await until('Redis answers', () => cli('PING') === 'PONG');
-    const add = (topic, data, kind) =>
-      cli(
-        'XADD',
-        'nexus:deltas',
-        '*',
-        'topic',
-        topic,
-        'data',
-        JSON.stringify(data),
-        ...(kind ? ['kind', kind] : []),
-      );
-    return { url: `redis://127.0.0.1:${port}`, add };
+    /** Adds a delta whose data is this text, whatever it is. */
+    const addText = (topic, text, kind) =>
+      cli('XADD', 'nexus:deltas', '*', 'topic', topic, 'data', text, ...(kind ? ['kind', kind] : []));
+    const add = (topic, data, kind) => addText(topic, JSON.stringify(data), kind);
+    return { url: `redis://127.0.0.1:${port}`, add, addText };
   }
 
   async browser(options = {}) {

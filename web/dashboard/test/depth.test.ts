@@ -35,16 +35,16 @@ describe('depthOf', () => {
   });
 
   it('sorts by value, not by text', () => {
-    expect(depthOf({ b: { '9.0': '1', '10.0': '1' } }, 5).bids[0]?.price).toBe('10.0');
+    expect(depthOf({ b: { '9.0': '1', '10.0': '1' }, a: {} }, 5).bids[0]?.price).toBe('10.0');
   });
 
   it('leaves out sizes of zero and what is no price', () => {
-    expect(depthOf({ b: { '9.0': '0', x: '1' } }, 5).bids).toEqual([]);
+    expect(depthOf({ b: { '9.0': '0', x: '1', '8.0': '1e400' }, a: {} }, 5).bids).toEqual([]);
   });
 
   it('says nothing of a side that is empty', () => {
-    const depth = depthOf({ b: { '1': '1' } }, 5);
+    const depth = depthOf({ b: { '1': '1' }, a: {} }, 5);
     expect([depth.bestAsk, depth.spread]).toEqual([undefined, undefined]);
-    expect(depthOf({}, 5).bidShare).toBeUndefined();
+    expect(depthOf({ b: {}, a: {} }, 5).bidShare).toBeUndefined();
   });
 });

@@ -18,6 +18,9 @@ describe('prices', () => {
   it('keeps the decimals that were sent', () => {
     expect(decimalsOf('1.20')).toBe(2);
     expect(decimalsOf('61800')).toBe(0);
+    expect(decimalsOf('1.5e-3')).toBe(4);
+    expect(decimalsOf('1e3')).toBe(0);
+    expect(decimalsOf('0.1234567890123456')).toBe(12);
     expect(decimalsOf(undefined)).toBe(0);
   });
 

@@ -21,14 +21,8 @@ function node(change: Partial<NodeReport> = {}): NodeReport {
     slow_sessions: 1,
     backlog_bytes: 1000,
     queue_depth: 0,
-    deltas: 0,
-    deliveries: 0,
-    conflated: 0,
-    visits: 0,
-    sent_bytes: 0,
-    closes: 0,
     rss_bytes: 0,
-    rates: { deltas: 1, deliveries: 2, conflated: 0, visits: 0, sent_bytes: 300 },
+    rates: { deltas: 1, deliveries: 2, conflated: 0, sent_bytes: 300 },
     sources: [{ name: 's', connected: true, lag_ms: 7, deltas: 0, note: null }],
     ...change,
   };
@@ -57,6 +51,13 @@ describe('nodeState', () => {
       expect(nodeState(nodes.a, T + skew, least).kind).toBe('ready');
       expect(nodeState(nodes.b, T + skew, least)).toEqual({ kind: 'silent', forMs: 9000 });
     }
+  });
+});
+
+describe('leastAge', () => {
+  it('does not believe a report whose time cannot be true', () => {
+    const nodes = { a: node(), b: node({ at: 0 }), c: node({ at: T + 1e12 }) };
+    expect(leastAge(Number.POSITIVE_INFINITY, nodes, T + 50)).toBe(50);
   });
 });
 

@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
-import type { Signal } from '../src/lib/payloads';
+import { readSignal, type Signal } from '../src/lib/payloads';
 import { addSignals, announcement, SIGNALS_MAX, type SignalEntry } from '../src/lib/signals';
 
-const signal = (id: number): Signal => ({ id, symbol: 'BTCUSDT', signal: 'BUY', confidence: 80 });
+const signal = (id: number): Signal => readSignal({ id, symbol: 'BTCUSDT', signal: 'BUY', confidence: 80 });
 const items = (...offsets: number[]) =>
   offsets.map((offset) => ({ offset, time: offset, data: signal(offset) }));
 const batch = (offsets: number[], flags: { gap?: boolean; restarted?: boolean } = {}) => ({
@@ -52,5 +52,6 @@ describe('announcement', () => {
   it('is short for many', () => {
     expect(announcement(1, signal(1))).toBe('New signal: BUY BTCUSDT, confidence 80 percent');
     expect(announcement(3, signal(1))).toBe('3 new signals. Newest: BUY BTCUSDT, confidence 80 percent');
+    expect(announcement(1, readSignal(null))).toBe('New signal: one that could not be read');
   });
 });

@@ -50,6 +50,7 @@ describe('followStream', () => {
       client: fake.client,
       topic: 't',
       position,
+      parse: (data) => data as number,
       read: async () => {
         const answer = answers.shift();
         if (answer === undefined || answer instanceof Error) throw answer ?? new Error('none');

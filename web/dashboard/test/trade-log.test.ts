@@ -1,10 +1,11 @@
 import { describe, expect, it } from 'vitest';
+import { readTrade } from '../src/lib/payloads';
 import { TradeLog, tradeLog } from '../src/markets/trades/trade-log';
 
 const trade = (offset: number, p: string) => ({
   offset,
   time: offset * 1000,
-  data: { p, q: '2', side: 'buy' as const },
+  data: readTrade({ p, q: '2', side: 'buy' }),
 });
 const batch = (items: ReturnType<typeof trade>[], restarted = false) => ({ items, gap: false, restarted });
 
@@ -15,7 +16,8 @@ describe('TradeLog', () => {
     log.subscribe(() => (told += 1));
     log.add(batch([trade(1, '10.50'), trade(2, '11.00'), trade(3, 'x')]));
     expect(told).toBe(1);
-    expect(log.tape.map((one) => one.price)).toEqual(['11.00', '10.50']);
+    expect(log.tape.map((one) => one.price)).toEqual([undefined, '11.00', '10.50']);
+    expect(log.tape[0]?.problem).toBe('p is "x"');
     expect(log.decimals).toBe(2);
     expect(log.candles['5s'].list).toEqual([
       { time: 0, open: 10.5, high: 11, low: 10.5, close: 11, volume: 4 },

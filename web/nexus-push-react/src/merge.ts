@@ -1,5 +1,3 @@
-import jsonMergePatch from 'json-merge-patch';
-
 /** Whether a JSON value is an object (and not null or an array). */
 export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
@@ -8,20 +6,24 @@ export function isObject(value: unknown): value is Record<string, unknown> {
 /**
  * Applies a JSON Merge Patch (RFC 7396) and returns the result. `target` is not changed; parts of it that
  * the patch does not reach are shared with the result.
- *
- * `json-merge-patch` stops at a member named `__proto__`, `constructor` or `prototype`; such members, and
- * those after them in the same object, are not applied.
  */
 export function applyMergePatch(target: unknown, patch: unknown): unknown {
-  return jsonMergePatch.apply(copyReached(target, patch), patch);
+  if (!isObject(patch)) return patch;
+  // Spreading copies own members as they are, one named `__proto__` too.
+  const result: Record<string, unknown> = isObject(target) ? { ...target } : {};
+  for (const name of Object.keys(patch)) {
+    const value = patch[name];
+    if (value === null) delete result[name];
+    else put(result, name, applyMergePatch(Object.hasOwn(result, name) ? result[name] : undefined, value));
+  }
+  return result;
 }
 
-/** Copies those objects of `target` that the library would change, as it changes them in place. */
-function copyReached(target: unknown, patch: unknown): unknown {
-  if (!isObject(target) || !isObject(patch)) return target;
-  const copy = { ...target };
-  for (const key of Object.keys(patch)) {
-    if (Object.hasOwn(copy, key)) copy[key] = copyReached(copy[key], patch[key]);
+/** Sets a member. By assignment, one named `__proto__` would change the object's prototype. */
+function put(object: Record<string, unknown>, name: string, value: unknown): void {
+  if (name === '__proto__') {
+    Object.defineProperty(object, name, { value, enumerable: true, configurable: true, writable: true });
+  } else {
+    object[name] = value;
   }
-  return copy;
 }

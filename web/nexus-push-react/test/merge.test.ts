@@ -55,6 +55,21 @@ describe('applyMergePatch', () => {
 
   it('does not touch prototypes', () => {
     applyMergePatch({}, JSON.parse('{"__proto__":{"polluted":true}}'));
+    applyMergePatch({}, JSON.parse('{"constructor":{"prototype":{"polluted":true}}}'));
     expect(({} as { polluted?: boolean }).polluted).toBeUndefined();
+  });
+
+  it('applies members of any name, and those after them', () => {
+    const patch = '{"a":1,"__proto__":{"x":{"y":1}},"constructor":2,"prototype":3,"toString":4,"":5,"z":6}';
+    const whole = applyMergePatch({}, JSON.parse(patch));
+    expect(JSON.stringify(whole)).toBe(patch);
+    const changed = applyMergePatch(whole, JSON.parse('{"__proto__":{"x":{"w":2}},"constructor":null}'));
+    expect(JSON.stringify(changed)).toBe(
+      '{"a":1,"__proto__":{"x":{"y":1,"w":2}},"prototype":3,"toString":4,"":5,"z":6}',
+    );
+    expect(JSON.stringify(whole)).toBe(patch);
+    expect(JSON.stringify(applyMergePatch(changed, JSON.parse('{"__proto__":null}')))).not.toContain(
+      '__proto__',
+    );
   });
 });

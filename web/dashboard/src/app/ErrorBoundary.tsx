@@ -1,16 +1,38 @@
 import { Component, type ReactNode } from 'react';
 
+interface Props {
+  children: ReactNode;
+  /** What stands in place of a part that could not be shown. Default: the reason and a button that reloads the page. */
+  fallback?: ((error: Error) => ReactNode) | undefined;
+}
+
+/** A part with a fallback is tried again so soon: the next payload may be a better one. */
+const AGAIN_MS = 5000;
+
 /** Shows what went wrong in one part of the page, and leaves the others alone. */
-export class ErrorBoundary extends Component<{ children: ReactNode }, { error: Error | undefined }> {
+export class ErrorBoundary extends Component<Props, { error: Error | undefined }> {
   override state: { error: Error | undefined } = { error: undefined };
+  #timer: ReturnType<typeof setTimeout> | undefined;
 
   static getDerivedStateFromError(error: unknown) {
     return { error: error instanceof Error ? error : new Error(String(error)) };
   }
 
+  override componentDidCatch() {
+    if (this.props.fallback === undefined) return;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.setState({ error: undefined }), AGAIN_MS);
+  }
+
+  override componentWillUnmount() {
+    clearTimeout(this.#timer);
+  }
+
   override render() {
     const { error } = this.state;
-    if (error === undefined) return this.props.children;
+    const { children, fallback } = this.props;
+    if (error === undefined) return children;
+    if (fallback !== undefined) return fallback(error);
     // Most often: the server was upgraded, and the parts of the old page are gone.
     return (
       <div className="note" role="alert">

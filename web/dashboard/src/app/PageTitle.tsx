@@ -1,5 +1,6 @@
 import { usePushClient } from 'nexus-push-react';
 import { useNow } from '../lib/clock';
+import { readQuote } from '../lib/payloads';
 import { useTitle } from './useTitle';
 
 /** Writes the last price into the title of the tab, once a second. Subscribes to nothing itself. */
@@ -7,7 +8,7 @@ export function PageTitle({ symbol }: { symbol: string }) {
   const client = usePushClient();
   // Renders once a second.
   useNow();
-  const last = client.getTopicState(`quotes:${symbol}`).data?.last;
+  const last = readQuote(client.getTopicState(`quotes:${symbol}`).data).last;
   useTitle(last === undefined ? symbol : `${last} ${symbol}`);
   return null;
 }

@@ -4,6 +4,7 @@ import type { SocketMeter } from '../lib/meter';
 import { ConnectionLabel } from '../status/ConnectionLabel';
 import { RatesLabel } from '../status/RatesLabel';
 import { SimBadge } from '../status/SimBadge';
+import { ErrorBoundary } from './ErrorBoundary';
 import { follow, pathOf, type Route } from './route';
 import { ThemeButton } from './ThemeButton';
 import { TokenForm } from './TokenForm';
@@ -49,8 +50,10 @@ export function Shell({ meter, route, children }: { meter: SocketMeter; route: R
         </nav>
         <SimBadge />
         <div className="status">
-          <RatesLabel meter={meter} />
-          <ConnectionLabel />
+          <ErrorBoundary fallback={() => null}>
+            <RatesLabel meter={meter} />
+            <ConnectionLabel />
+          </ErrorBoundary>
         </div>
         <ThemeButton />
       </header>

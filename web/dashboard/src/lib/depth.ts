@@ -27,14 +27,13 @@ export interface Depth {
   bidShare: number | undefined;
 }
 
-function side(levels: Record<string, string> | undefined, best: 'high' | 'low', rows: number): Level[] {
-  if (levels === undefined) return [];
+function side(levels: Record<string, string>, best: 'high' | 'low', rows: number): Level[] {
   const sorted: { price: string; at: number; size: number }[] = [];
   for (const price in levels) {
     const size = Number(levels[price]);
     const at = Number(price);
     // A size of zero is how some sources say that a level is gone.
-    if (size > 0 && Number.isFinite(at)) sorted.push({ price, at, size });
+    if (size > 0 && Number.isFinite(size) && Number.isFinite(at)) sorted.push({ price, at, size });
   }
   sorted.sort(best === 'high' ? (x, y) => y.at - x.at : (x, y) => x.at - y.at);
   let total = 0;
@@ -45,7 +44,7 @@ function side(levels: Record<string, string> | undefined, best: 'high' | 'low', 
 }
 
 /** The best `rows` levels of each side of `book`. */
-export function depthOf(book: Book, rows: number): Depth {
+export function depthOf(book: Pick<Book, 'a' | 'b'>, rows: number): Depth {
   const bids = side(book.b, 'high', rows);
   const asks = side(book.a, 'low', rows);
   const bidTotal = bids[bids.length - 1]?.total ?? 0;

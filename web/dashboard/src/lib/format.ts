@@ -3,11 +3,14 @@
 /** What stands where there is no value. */
 export const NONE = '–';
 
-/** Decimals of a price as it was sent: the server sends prices as text, so "1.20" has two. */
+/** Most decimals that are computed with: a sum of prices has no more that mean something. */
+const DECIMALS_MAX = 12;
+
+/** Decimals of a price as it was sent: "1.20" has two, "1.5e-3" has four; never more than 12. */
 export function decimalsOf(price: string | undefined): number {
-  if (price === undefined) return 0;
-  const dot = price.indexOf('.');
-  return dot < 0 ? 0 : price.length - dot - 1;
+  const [, fraction = '', exponent = '0'] = /\.?(\d*)(?:e([+-]?\d+))?$/i.exec(price ?? '') ?? [];
+  const written = price?.includes('.') === true ? fraction.length : 0;
+  return Math.min(DECIMALS_MAX, Math.max(0, written - Number(exponent)));
 }
 
 /** A price as a number, or undefined for what is none. */
@@ -17,12 +20,20 @@ export function toNumber(price: string | number | null | undefined): number | un
   return Number.isFinite(n) ? n : undefined;
 }
 
+/** From here on a number is written with a power of ten: its digits would break the page. */
+const HUGE = 1e9;
+
 /** Ask less bid, with as many decimals as the finer of the two. */
 export function formatSpread(bid: string | undefined, ask: string | undefined): string {
   const b = toNumber(bid);
   const a = toNumber(ask);
   if (b === undefined || a === undefined) return NONE;
-  return (a - b).toFixed(Math.max(decimalsOf(bid), decimalsOf(ask)));
+  return formatFixed(a - b, Math.max(decimalsOf(bid), decimalsOf(ask)));
+}
+
+/** A number with so many decimals (0 to 100), or with a power of ten where it is too large for that. */
+export function formatFixed(n: number, decimals: number): string {
+  return Math.abs(n) < 1e15 ? n.toFixed(decimals) : n.toExponential(2);
 }
 
 /** Spread in basis points of the mid price. */
@@ -44,7 +55,9 @@ export function changePercent(open: string | undefined, last: string | undefined
 /** "+1.23%", "−0.40%", "0.00%": always a sign where there is a change, and a true minus, so that columns line up. */
 export function formatPercent(percent: number | undefined, decimals = 2): string {
   if (percent === undefined) return NONE;
-  const text = Math.abs(percent).toFixed(decimals);
+  if (!Number.isFinite(percent)) return NONE;
+  const abs = Math.abs(percent);
+  const text = abs < HUGE ? abs.toFixed(decimals) : abs.toExponential(2);
   // What rounds to nothing has no sign.
   if (Number(text) === 0) return `${text}%`;
   return `${percent > 0 ? '+' : '−'}${text}%`;
@@ -81,6 +94,7 @@ export function formatCount(n: number | undefined): string {
 /** A rate: one decimal below ten, whole above, "k" and "M" where digits would only flicker. */
 export function formatRate(perSecond: number | undefined): string {
   if (perSecond === undefined) return NONE;
+  if (perSecond >= 1e15) return perSecond.toExponential(1);
   if (perSecond >= 10_000_000) return `${(perSecond / 1e6).toFixed(1)}M`;
   if (perSecond >= 100_000) return `${(perSecond / 1000).toFixed(0)}k`;
   if (perSecond >= 9.95) return grouped.format(perSecond);
@@ -99,6 +113,7 @@ export function formatBytes(bytes: number | undefined): string {
     unit += 1;
     // 999.6 kB is written 1.0 MB, not 1000 kB.
   } while (value >= 999.5 && unit < units.length - 1);
+  if (value >= 1e6) return `${value.toExponential(1)} ${units[unit]}`;
   return `${value < 9.95 ? value.toFixed(1) : value.toFixed(0)} ${units[unit]}`;
 }
 
@@ -115,14 +130,22 @@ export function formatLatency(ms: number | undefined): string {
 export function formatSize(size: string | number | undefined, decimals = 3): string {
   const n = toNumber(size);
   if (n === undefined) return NONE;
+  if (Math.abs(n) >= 1e15) return n.toExponential(2);
   if (n >= 1_000_000) return `${(n / 1e6).toFixed(2)}M`;
   if (n >= 10_000) return grouped.format(n);
   return n.toFixed(decimals);
 }
 
+/** A time as ISO 8601; undefined for one that no date can have. */
+export function isoTime(unixMs: number): string | undefined {
+  const date = new Date(unixMs);
+  return Number.isNaN(date.getTime()) ? undefined : date.toISOString();
+}
+
 /** Local time of day, "14:03:09". */
 export function formatTime(unixMs: number): string {
   const d = new Date(unixMs);
+  if (Number.isNaN(d.getTime())) return NONE;
   const two = (n: number) => String(n).padStart(2, '0');
   return `${two(d.getHours())}:${two(d.getMinutes())}:${two(d.getSeconds())}`;
 }

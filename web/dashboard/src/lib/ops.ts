@@ -4,6 +4,9 @@ import type { NodeReport, Nodes } from './payloads';
 /** A node that has not reported for longer is called silent. They report once a second. */
 export const SILENT_MS = 5000;
 
+/** Two clocks are not further apart than this. */
+const SKEW_MAX_MS = 24 * 3_600_000;
+
 /** How a node is. */
 export type NodeState =
   | { kind: 'ready' }
@@ -19,7 +22,8 @@ export function leastAge(least: number, nodes: Nodes, now: number): number {
   let result = least;
   for (const id in nodes) {
     const node = nodes[id];
-    if (node !== undefined) result = Math.min(result, now - node.at);
+    // A report whose time cannot be true says nothing of the browser's clock.
+    if (node !== undefined && Math.abs(now - node.at) < SKEW_MAX_MS) result = Math.min(result, now - node.at);
   }
   return result;
 }

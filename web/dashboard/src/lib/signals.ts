@@ -16,6 +16,11 @@ export interface SignalEntry {
   gapBefore: boolean;
 }
 
+/** Whether it cannot be shown as a signal. */
+export function isBad({ symbol, signal }: Signal): boolean {
+  return symbol === undefined || signal === undefined;
+}
+
 /** A stable name for an entry. */
 export function signalKey({ generation, offset }: SignalEntry): string {
   return `${generation}-${offset}`;
@@ -56,6 +61,6 @@ function byPosition(a: SignalEntry, b: SignalEntry): number {
 /** What a screen reader is told about `count` new signals, of which `newest` came last. */
 export function announcement(count: number, newest: Signal): string {
   const confidence = newest.confidence === undefined ? '' : `, confidence ${newest.confidence} percent`;
-  const one = `${newest.signal} ${newest.symbol}${confidence}`;
+  const one = isBad(newest) ? 'one that could not be read' : `${newest.signal} ${newest.symbol}${confidence}`;
   return count === 1 ? `New signal: ${one}` : `${count} new signals. Newest: ${one}`;
 }

@@ -45,6 +45,8 @@ export interface FollowOptions<P> {
   client: StreamClient;
   topic: string;
   position: StreamPosition;
+  /** Makes something of an event's data, whatever that is. Does not throw. */
+  parse: (data: unknown) => P;
   /** Asks for the kept events. */
   read: (topic: string, signal: AbortSignal) => Promise<TopicAnswer>;
   /** Called at most once per frame. */
@@ -56,7 +58,7 @@ const READ_TIMEOUT_MS = 4000;
 
 /** Follows a topic until the returned function is called. */
 export function followStream<P>(options: FollowOptions<P>): () => void {
-  const { client, topic, position, read, deliver } = options;
+  const { client, topic, position, parse, read, deliver } = options;
   let pending: StreamItem<P>[] = [];
   // Until the kept events are there, live ones wait.
   let holding = true;
@@ -105,7 +107,7 @@ export function followStream<P>(options: FollowOptions<P>): () => void {
     abort = undefined;
 
     unsure = answer === undefined;
-    const kept = keptItems<P>(answer);
+    const kept = keptItems(answer, parse);
     if (position.offset >= 0 && startedOver(answer)) {
       restarted = true;
       position.offset = -1;
@@ -168,7 +170,7 @@ export function followStream<P>(options: FollowOptions<P>): () => void {
         void catchUp();
       }
       if (!holding) position.offset = offset;
-      pending.push({ offset, time, data: data as P });
+      pending.push({ offset, time, data: parse(data) });
       frame.schedule();
     },
     // Nothing is kept by the package for this user: the events go straight through.
@@ -193,7 +195,7 @@ export function followStream<P>(options: FollowOptions<P>): () => void {
   };
 }
 
-function keptItems<P>(answer: TopicAnswer | undefined): StreamItem<P>[] {
+function keptItems<P>(answer: TopicAnswer | undefined, parse: (data: unknown) => P): StreamItem<P>[] {
   if (!Array.isArray(answer?.data)) return [];
   const items: StreamItem<P>[] = [];
   for (const event of answer.data as { offset?: unknown; ts?: unknown; data?: unknown }[]) {
@@ -201,7 +203,7 @@ function keptItems<P>(answer: TopicAnswer | undefined): StreamItem<P>[] {
     items.push({
       offset: event.offset,
       time: typeof event.ts === 'number' ? event.ts : Date.now(),
-      data: event.data as P,
+      data: parse(event.data),
     });
   }
   return items;

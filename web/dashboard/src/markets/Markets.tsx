@@ -1,5 +1,6 @@
 import { useConnection } from 'nexus-push-react';
 import { useCallback, useState } from 'react';
+import { PanelBoundary } from '../app/PanelBoundary';
 import { TokenForm } from '../app/TokenForm';
 import { PHONE, useMedia } from '../lib/media';
 import { BookPanel } from './book/BookPanel';
@@ -48,7 +49,9 @@ export function Markets({ maxRate }: { maxRate: number | undefined }) {
   return (
     <div className="markets" data-view={view} data-live={live}>
       {shows('watchlist') && (
-        <Watchlist instruments={instruments} selected={selected} onSelect={pick} maxRate={quoteRate} />
+        <PanelBoundary className="watchlist" name="Watchlist">
+          <Watchlist instruments={instruments} selected={selected} onSelect={pick} maxRate={quoteRate} />
+        </PanelBoundary>
       )}
       {selected === undefined
         ? !phone && <div className="panel chart" />
@@ -62,7 +65,11 @@ export function Markets({ maxRate }: { maxRate: number | undefined }) {
               bookRate={phone ? BOOK_RATE_PHONE : BOOK_RATE}
             />
           )}
-      {shows('signals') && <SignalsPanel entries={signals} onSelect={pick} />}
+      {shows('signals') && (
+        <PanelBoundary className="signals" name="Signals">
+          <SignalsPanel entries={signals} onSelect={pick} />
+        </PanelBoundary>
+      )}
       {phone && <Tabs view={view} onView={setView} />}
     </div>
   );
@@ -83,9 +90,21 @@ function Instrument({ symbol, instruments, chart, book, quoteRate, bookRate }: I
   const has = instruments.symbols === undefined ? undefined : instruments.books.has(symbol);
   return (
     <>
-      {chart && <ChartPanel symbol={symbol} log={log} maxRate={quoteRate} />}
-      {book && <BookPanel symbol={symbol} has={has} maxRate={bookRate} />}
-      {chart && <Tape log={log} />}
+      {chart && (
+        <PanelBoundary key={`chart ${symbol}`} className="chart" name={`The chart of ${symbol}`}>
+          <ChartPanel symbol={symbol} log={log} maxRate={quoteRate} />
+        </PanelBoundary>
+      )}
+      {book && (
+        <PanelBoundary key={`book ${symbol}`} className="book" name={`The order book of ${symbol}`}>
+          <BookPanel symbol={symbol} has={has} maxRate={bookRate} />
+        </PanelBoundary>
+      )}
+      {chart && (
+        <PanelBoundary key={`tape ${symbol}`} className="tape" name={`The trades of ${symbol}`}>
+          <Tape symbol={symbol} log={log} />
+        </PanelBoundary>
+      )}
     </>
   );
 }

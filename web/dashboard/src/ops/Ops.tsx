@@ -1,3 +1,4 @@
+import { ErrorBoundary } from '../app/ErrorBoundary';
 import { TokenForm } from '../app/TokenForm';
 import { useTitle } from '../app/useTitle';
 import { PHONE, useMedia } from '../lib/media';
@@ -6,6 +7,12 @@ import { SourceTable } from './SourceTable';
 import { TotalTiles } from './TotalTiles';
 import { useNodes } from './useNodes';
 import './ops.css';
+
+const unshown = ({ message }: Error) => (
+  <p className="note" role="alert" data-testid="bad-panel">
+    ops:nodes: this part cannot be shown: {message}
+  </p>
+);
 
 /** The operators' page. */
 export default function Ops() {
@@ -28,18 +35,24 @@ export default function Ops() {
   const list = Object.entries(nodes).sort(([, a], [, b]) => a.name.localeCompare(b.name));
   return (
     <div className="ops">
-      <TotalTiles totals={totals} history={history} now={now} />
+      <ErrorBoundary fallback={unshown}>
+        <TotalTiles totals={totals} history={history} now={now} />
+      </ErrorBoundary>
       <section aria-label="Nodes">
         <h2>Nodes</h2>
-        {phone ? (
-          <NodeCards list={list} now={now} least={least} />
-        ) : (
-          <NodeTable list={list} now={now} least={least} />
-        )}
+        <ErrorBoundary fallback={unshown}>
+          {phone ? (
+            <NodeCards list={list} now={now} least={least} />
+          ) : (
+            <NodeTable list={list} now={now} least={least} />
+          )}
+        </ErrorBoundary>
       </section>
       <section aria-label="Sources">
         <h2>Sources</h2>
-        <SourceTable list={list} now={now} least={least} />
+        <ErrorBoundary fallback={unshown}>
+          <SourceTable list={list} now={now} least={least} />
+        </ErrorBoundary>
       </section>
     </div>
   );

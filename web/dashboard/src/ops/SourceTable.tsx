@@ -28,9 +28,10 @@ export function SourceTable({ list, now, least }: Props) {
         </thead>
         <tbody>
           {list.flatMap(([id, node]) =>
-            node.sources.map((source) => (
+            node.sources.map((source, at) => (
               <tr
-                key={`${id} ${source.name}`}
+                // biome-ignore lint/suspicious/noArrayIndexKey: two sources of one name are two
+                key={`${id} ${source.name} ${at}`}
                 data-silent={nodeState(node, now, least).kind === 'silent' || undefined}
               >
                 <th scope="row">{source.name}</th>

@@ -2,11 +2,11 @@ import { type TopicState, useTopic } from 'nexus-push-react';
 import { useEffect, useState } from 'react';
 import { useNow } from '../lib/clock';
 import { addSample, leastAge, type Sample, type Totals, totalsOf } from '../lib/ops';
-import type { Nodes } from '../lib/payloads';
+import { type Nodes, readNodes } from '../lib/payloads';
 
 /** What the page shows. */
 export interface NodesView {
-  topic: TopicState<Nodes>;
+  topic: TopicState<unknown>;
   nodes: Nodes;
   totals: Totals;
   history: readonly Sample[];
@@ -14,8 +14,6 @@ export interface NodesView {
   /** How far the browser's clock is ahead, see `leastAge`. */
   least: number;
 }
-
-const NONE: Nodes = {};
 
 interface Memory {
   history: readonly Sample[];
@@ -28,15 +26,17 @@ let memory: Memory = { history: [], least: Number.POSITIVE_INFINITY };
 /** The reports of the nodes and what was seen of them before. */
 export function useNodes(): NodesView {
   const topic = useTopic('ops:nodes');
-  const nodes = topic.data ?? NONE;
+  // The same object for the same report.
+  const nodes = readNodes(topic.data);
   const now = useNow();
   const [{ history, least }, setMemory] = useState(memory);
 
   useEffect(() => {
     if (topic.data === undefined) return;
     const at = Date.now();
-    const nextLeast = leastAge(memory.least, topic.data, at);
-    const { deliveries, sessions, lagMs } = totalsOf(topic.data, at, nextLeast);
+    const reports = readNodes(topic.data);
+    const nextLeast = leastAge(memory.least, reports, at);
+    const { deliveries, sessions, lagMs } = totalsOf(reports, at, nextLeast);
     memory = {
       history: addSample(memory.history, { at, deliveries, sessions, lagMs }),
       least: nextLeast,

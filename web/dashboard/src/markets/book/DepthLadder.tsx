@@ -1,8 +1,10 @@
 import { useTopic } from 'nexus-push-react';
 import { type CSSProperties, memo } from 'react';
+import { Problem } from '../../app/Problem';
 import { depthOf, type Level } from '../../lib/depth';
-import { formatSize, NONE } from '../../lib/format';
+import { formatFixed, formatSize, NONE } from '../../lib/format';
 import { useSize } from '../../lib/media';
+import { readBook } from '../../lib/payloads';
 import { useReportSimulated } from '../../lib/simulated';
 import './book.css';
 
@@ -16,16 +18,19 @@ const MOST_ROWS = 25;
 export default function DepthLadder({ symbol, maxRate }: { symbol: string; maxRate: number }) {
   const topic = `book:${symbol}` as const;
   const { data, stale } = useTopic(topic, { maxRate });
-  useReportSimulated(topic, data?.sim === true);
+  const book = readBook(data);
+  useReportSimulated(topic, book.sim);
   const [setSized, { height }] = useSize<HTMLDivElement>();
   const fit = Math.floor((height - MIDDLE_HEIGHT) / 2 / ROW_HEIGHT);
   const rows = Math.min(MOST_ROWS, Math.max(LEAST_ROWS, fit));
-  const depth = data === undefined ? undefined : depthOf(data, rows);
+  const depth = data === undefined ? undefined : depthOf(book, rows);
 
   return (
     <div className="ladder" data-stale={stale || undefined} data-testid="book">
-      <div className="ladder-head" aria-hidden="true">
-        <span>Price</span>
+      <div className="ladder-head">
+        <span>
+          Price <Problem topic={topic} problem={book.problem} />
+        </span>
         <span>Size</span>
         <span>Total</span>
       </div>
@@ -36,11 +41,11 @@ export default function DepthLadder({ symbol, maxRate }: { symbol: string; maxRa
           <>
             <Side name="Asks" side="ask" levels={depth.asks} />
             <p className="ladder-middle">
-              <strong>{depth.spread === undefined ? NONE : depth.spread.toFixed(depth.decimals)}</strong>
+              <strong>{depth.spread === undefined ? NONE : formatFixed(depth.spread, depth.decimals)}</strong>
               <span>spread</span>
               {depth.spread !== undefined && (
                 <span className="ladder-mid">
-                  mid {((Number(depth.bestBid) + Number(depth.bestAsk)) / 2).toFixed(depth.decimals + 1)}
+                  mid {formatFixed((Number(depth.bestBid) + Number(depth.bestAsk)) / 2, depth.decimals + 1)}
                 </span>
               )}
             </p>

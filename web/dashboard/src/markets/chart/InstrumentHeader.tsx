@@ -1,6 +1,8 @@
 import { useTopic } from 'nexus-push-react';
 import { PageTitle } from '../../app/PageTitle';
+import { Problem } from '../../app/Problem';
 import { changePercent, formatPercent, formatSize, formatSpread, NONE, spreadBps } from '../../lib/format';
+import { readQuote } from '../../lib/payloads';
 import { useReportSimulated } from '../../lib/simulated';
 
 /** Name and quote of the selected instrument. */
@@ -8,17 +10,19 @@ export function InstrumentHeader({ symbol, maxRate }: { symbol: string; maxRate:
   const topic = `quotes:${symbol}` as const;
   // The rate of the watchlist: they share the subscription, and of two rates the higher would win.
   const { data, status, stale, error } = useTopic(topic, { maxRate });
-  useReportSimulated(topic, data?.sim === true);
-  const change = changePercent(data?.open, data?.last);
+  const quote = readQuote(data);
+  useReportSimulated(topic, quote.sim);
+  const change = changePercent(quote.open, quote.last);
   const sign = change === undefined || Math.abs(change) < 0.005 ? undefined : change > 0 ? 'up' : 'down';
-  const bps = spreadBps(data?.bid, data?.ask);
+  const bps = spreadBps(quote.bid, quote.ask);
 
   return (
     <div className="instrument" data-stale={stale || undefined}>
       <PageTitle symbol={symbol} />
-      <h2>{symbol}</h2>
+      <h2 title={symbol}>{symbol}</h2>
+      <Problem topic={topic} problem={quote.problem} />
       <div className="instrument-price num">
-        <strong data-sign={sign}>{data?.last ?? NONE}</strong>
+        <strong data-sign={sign}>{quote.last ?? NONE}</strong>
         <span data-sign={sign}>{formatPercent(change)}</span>
         {stale && <span className="tag">stale</span>}
         {status === 'error' && <span className="tag">{error?.message ?? 'refused'}</span>}
@@ -27,25 +31,25 @@ export function InstrumentHeader({ symbol, maxRate }: { symbol: string; maxRate:
         <div>
           <dt>Bid</dt>
           <dd>
-            {data?.bid ?? NONE} <small>× {formatSize(data?.bid_size)}</small>
+            {quote.bid ?? NONE} <small>× {formatSize(quote.bid_size)}</small>
           </dd>
         </div>
         <div>
           <dt>Ask</dt>
           <dd>
-            {data?.ask ?? NONE} <small>× {formatSize(data?.ask_size)}</small>
+            {quote.ask ?? NONE} <small>× {formatSize(quote.ask_size)}</small>
           </dd>
         </div>
         <div>
           <dt>Spread</dt>
           <dd>
-            {formatSpread(data?.bid, data?.ask)}{' '}
+            {formatSpread(quote.bid, quote.ask)}{' '}
             {bps !== undefined && <small>{bps < 1 ? bps.toPrecision(2) : bps.toFixed(1)} bp</small>}
           </dd>
         </div>
         <div>
           <dt>Open</dt>
-          <dd>{data?.open ?? NONE}</dd>
+          <dd>{quote.open ?? NONE}</dd>
         </div>
       </dl>
     </div>

@@ -1,6 +1,7 @@
 import { type CSSProperties, memo } from 'react';
-import { formatTime, NONE } from '../../lib/format';
-import { type SignalEntry, signalKey } from '../../lib/signals';
+import { Problem } from '../../app/Problem';
+import { formatTime, isoTime, NONE } from '../../lib/format';
+import { isBad, type SignalEntry, signalKey } from '../../lib/signals';
 
 interface Props {
   entry: SignalEntry;
@@ -12,35 +13,42 @@ interface Props {
 /** One signal, and below it the marker of a gap if there is one. */
 export const SignalRow = memo(function SignalRow({ entry, current, onSelect }: Props) {
   const { offset, time, data, gapBefore } = entry;
-  const confidence = data.confidence === undefined ? undefined : Math.min(100, Math.max(0, data.confidence));
+  const { symbol, confidence } = data;
   return (
     <>
       <li
         className="signal"
         data-testid={current ? `signal-${offset}` : `old-signal-${signalKey(entry)}`}
         data-offset={offset}
+        data-bad={isBad(data) || undefined}
         title={data.reason}
       >
-        <time className="dim" dateTime={new Date(data.time ?? time).toISOString()}>
+        <time className="dim" dateTime={isoTime(data.time ?? time)}>
           {formatTime(data.time ?? time)}
         </time>
         <span className="badge" data-signal={data.signal}>
-          {data.signal}
+          {data.signal ?? '?'}
         </span>
-        <button type="button" className="signal-symbol" onClick={() => onSelect(data.symbol)}>
-          {data.symbol}
-        </button>
+        {symbol === undefined ? (
+          <span className="signal-symbol bad">signals:all, {data.problem}</span>
+        ) : (
+          <button type="button" className="signal-symbol" title={symbol} onClick={() => onSelect(symbol)}>
+            {symbol}
+          </button>
+        )}
         <span
           className="confidence"
           style={{ '--share': ((confidence ?? 0) / 100).toFixed(2) } as CSSProperties}
         >
           <span className="hidden">confidence </span>
-          {confidence === undefined ? NONE : `${Math.round(confidence)}%`}
+          {confidence === undefined ? NONE : `${Math.round(confidence * 10) / 10}%`}
         </span>
         <Price name="price" value={data.price} />
         <Price name="target" value={data.target} />
         <Price name="stop" value={data.stop_loss} />
-        <span className="signal-source dim">{data.source}</span>
+        <span className="signal-source dim">
+          {data.source} <Problem topic={`signals:all, offset ${offset}`} problem={data.problem} />
+        </span>
       </li>
       {gapBefore && (
         <li className="gap" data-testid="signals-gap">
@@ -50,6 +58,17 @@ export const SignalRow = memo(function SignalRow({ entry, current, onSelect }: P
     </>
   );
 });
+
+/** In place of a signal that could not be drawn. */
+export function BadSignal({ offset, reason }: { offset: number; reason: string }) {
+  return (
+    <li className="signal" data-testid={`signal-${offset}`} data-offset={offset} data-bad>
+      <span className="bad">
+        signals:all, offset {offset}, cannot be shown: {reason}
+      </span>
+    </li>
+  );
+}
 
 function Price({ name, value }: { name: string; value: string | undefined }) {
   return (

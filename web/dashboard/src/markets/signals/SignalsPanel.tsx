@@ -1,10 +1,10 @@
 import { type TopicState, useTopic } from 'nexus-push-react';
 import { memo } from 'react';
-import type { Signal } from '../../lib/payloads';
+import { ErrorBoundary } from '../../app/ErrorBoundary';
 import { type SignalEntry, signalKey } from '../../lib/signals';
 import { useReportSimulated } from '../../lib/simulated';
 import { Announcer } from './Announcer';
-import { SignalRow } from './SignalRow';
+import { BadSignal, SignalRow } from './SignalRow';
 
 interface Props {
   entries: readonly SignalEntry[];
@@ -12,7 +12,7 @@ interface Props {
 }
 
 /** Why the server does not give the topic. Selected, because the panel is not to be drawn for anything else of it. */
-function refusal({ status, error }: TopicState<Signal>): string | undefined {
+function refusal({ status, error }: TopicState<unknown>): string | undefined {
   return status === 'error' ? (error?.message ?? 'no reason given') : undefined;
 }
 
@@ -42,12 +42,16 @@ export const SignalsPanel = memo(function SignalsPanel({ entries, onSelect }: Pr
         // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard
         <ol className="signals-list num" tabIndex={0} aria-label="Signals, newest first" reversed>
           {entries.map((entry) => (
-            <SignalRow
+            <ErrorBoundary
               key={signalKey(entry)}
-              entry={entry}
-              current={entry.generation === entries[0]?.generation}
-              onSelect={onSelect}
-            />
+              fallback={({ message }) => <BadSignal offset={entry.offset} reason={message} />}
+            >
+              <SignalRow
+                entry={entry}
+                current={entry.generation === entries[0]?.generation}
+                onSelect={onSelect}
+              />
+            </ErrorBoundary>
           ))}
         </ol>
       )}

@@ -2,7 +2,7 @@ import { usePushClient } from 'nexus-push-react';
 import { useEffect, useState } from 'react';
 import { useAuth } from '../../app/auth';
 import { readTopic } from '../../lib/api';
-import type { Signal } from '../../lib/payloads';
+import { readSignal } from '../../lib/payloads';
 import { addSignals, type SignalEntry } from '../../lib/signals';
 import { followStream } from '../../lib/stream';
 
@@ -17,10 +17,11 @@ export function useSignals(): readonly SignalEntry[] {
   const [position] = useState(() => ({ offset: -1, epoch: undefined }));
   useEffect(
     () =>
-      followStream<Signal>({
+      followStream({
         client,
         topic: TOPIC,
         position,
+        parse: readSignal,
         read: (topic, signal) => readTopic(topic, token, signal),
         deliver: (batch) => setEntries((old) => addSignals(old, batch)),
       }),

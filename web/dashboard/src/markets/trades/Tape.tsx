@@ -1,9 +1,10 @@
 import { memo, useSyncExternalStore } from 'react';
+import { Problem } from '../../app/Problem';
 import { formatSize, formatTime } from '../../lib/format';
 import type { TapeTrade, TradeLog } from './trade-log';
 
 /** The last trades of the selected instrument, newest on top. */
-export const Tape = memo(function Tape({ log }: { log: TradeLog }) {
+export const Tape = memo(function Tape({ symbol, log }: { symbol: string; log: TradeLog }) {
   const trades = useSyncExternalStore(log.subscribe, () => log.tape);
   return (
     <section className="panel tape" aria-label="Trades">
@@ -21,7 +22,7 @@ export const Tape = memo(function Tape({ log }: { log: TradeLog }) {
         // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard
         <ul className="tape-list num" tabIndex={0} aria-label="Last trades">
           {trades.map((trade) => (
-            <TapeRow key={trade.offset} trade={trade} />
+            <TapeRow key={trade.offset} topic={`trades:${symbol}`} trade={trade} />
           ))}
         </ul>
       )}
@@ -29,12 +30,14 @@ export const Tape = memo(function Tape({ log }: { log: TradeLog }) {
   );
 });
 
-const TapeRow = memo(function TapeRow({ trade }: { trade: TapeTrade }) {
+const TapeRow = memo(function TapeRow({ topic, trade }: { topic: string; trade: TapeTrade }) {
+  const bad = trade.price === undefined;
   return (
-    <li data-side={trade.side}>
+    <li data-side={trade.side} data-bad={bad || undefined}>
       <span>
         {trade.side !== undefined && <span className="hidden">{trade.side} </span>}
-        {trade.price}
+        {trade.price ?? <span title={topic}>no trade</span>}{' '}
+        <Problem topic={`${topic}, offset ${trade.offset}`} problem={trade.problem} />
       </span>
       <span>{formatSize(trade.size)}</span>
       <span className="dim">{formatTime(trade.time)}</span>

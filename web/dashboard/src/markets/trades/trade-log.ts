@@ -12,10 +12,16 @@ export type ChartMode = 'line' | '5s' | '1m';
 export interface TapeTrade {
   offset: number;
   time: number;
-  price: string;
-  size: string;
+  /** Undefined: it cannot be shown as a trade. */
+  price: string | undefined;
+  size: string | undefined;
   side: 'buy' | 'sell' | undefined;
+  /** What of it could not be read. */
+  problem?: string | undefined;
 }
+
+/** The chart's scale ends before this: its own documents say 90 071 992 547 409. */
+const CHART_MAX = 9e13;
 
 /** Trades kept for the tape. */
 const TAPE_MAX = 60;
@@ -47,11 +53,13 @@ export class TradeLog {
     const tape: TapeTrade[] = [];
     for (const { offset, time, data } of batch.items) {
       const price = toNumber(data.p);
-      if (price === undefined) continue;
-      const tick = { time, price, size: toNumber(data.q) ?? 0 };
-      for (const mode in this.candles) this.candles[mode as ChartMode].add(tick);
-      this.decimals = decimalsOf(data.p);
-      tape.push({ offset, time, price: data.p, size: data.q, side: data.side });
+      // A size below nothing is none, and a price that the chart cannot place has no candle.
+      const size = Math.max(0, toNumber(data.q) ?? 0);
+      if (price !== undefined && Math.abs(price) < CHART_MAX && size < CHART_MAX) {
+        for (const mode in this.candles) this.candles[mode as ChartMode].add({ time, price, size });
+        this.decimals = decimalsOf(data.p);
+      }
+      tape.push({ offset, time, price: data.p, size: data.q, side: data.side, problem: data.problem });
     }
     if (tape.length === 0) return;
     // Offsets name the rows; those of another epoch would be named twice.

@@ -2,7 +2,7 @@ import { usePushClient } from 'nexus-push-react';
 import { useEffect, useMemo } from 'react';
 import { useAuth } from '../../app/auth';
 import { readTopic } from '../../lib/api';
-import type { Trade } from '../../lib/payloads';
+import { readTrade } from '../../lib/payloads';
 import { followStream } from '../../lib/stream';
 import { type TradeLog, tradeLog } from './trade-log';
 
@@ -13,10 +13,11 @@ export function useTradeLog(symbol: string): TradeLog {
   const log = useMemo(() => tradeLog(symbol), [symbol]);
   useEffect(
     () =>
-      followStream<Trade>({
+      followStream({
         client,
         topic: `trades:${symbol}`,
         position: log.position,
+        parse: readTrade,
         read: (topic, signal) => readTopic(topic, token, signal),
         deliver: (batch) => log.add(batch),
       }),

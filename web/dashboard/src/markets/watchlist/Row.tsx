@@ -2,10 +2,14 @@
 // biome-ignore-all lint/a11y/useFocusableInteractive: the grid has the focus and points at rows with aria-activedescendant
 import { useTopic } from 'nexus-push-react';
 import { memo } from 'react';
+import { ErrorBoundary } from '../../app/ErrorBoundary';
+import { Problem } from '../../app/Problem';
 import { useOlderThan } from '../../lib/clock';
 import { changePercent, formatPercent, formatSpread } from '../../lib/format';
+import { readQuote } from '../../lib/payloads';
 import { useReportSimulated } from '../../lib/simulated';
 import { AgeCell } from './AgeCell';
+import { BadRow } from './BadRow';
 import { Cell } from './Cell';
 import { FlashCell } from './FlashCell';
 import { usePaced } from './usePaced';
@@ -30,15 +34,28 @@ export function rowId(symbol: string): string {
   return `quote-${symbol}`;
 }
 
-/** One instrument. Subscribes while it is there. */
-export const Row = memo(function Row({ symbol, index, top, active, selected, maxRate }: Props) {
+/** One instrument. What cannot be drawn of it spoils no other row. */
+export const Row = memo(function Row(props: Props) {
+  const { symbol, index, top } = props;
+  return (
+    <ErrorBoundary
+      fallback={({ message }) => <BadRow symbol={symbol} index={index} top={top} reason={message} />}
+    >
+      <QuoteRow {...props} />
+    </ErrorBoundary>
+  );
+});
+
+/** Subscribes while it is there. */
+const QuoteRow = memo(function QuoteRow({ symbol, index, top, active, selected, maxRate }: Props) {
   const enabled = usePaced();
   const topic = `quotes:${symbol}` as const;
   const { data, time, stale, staleSince } = useTopic(topic, { maxRate, enabled });
   const since = staleSince ?? time;
   const old = useOlderThan(since, OLD_MS) || stale;
-  useReportSimulated(topic, data?.sim === true);
-  const change = changePercent(data?.open, data?.last);
+  const quote = readQuote(data);
+  useReportSimulated(topic, quote.sim);
+  const change = changePercent(quote.open, quote.last);
 
   return (
     // Clicks and keys are handled by the list.
@@ -53,17 +70,20 @@ export const Row = memo(function Row({ symbol, index, top, active, selected, max
       aria-selected={selected}
       data-active={active || undefined}
       data-stale={old || undefined}
+      data-bad={quote.problem !== undefined || undefined}
       data-symbol={symbol}
       data-testid={`row-${symbol}`}
     >
-      <Cell column="symbol">{symbol}</Cell>
-      <FlashCell name="last" value={data?.last} />
+      <Cell column="symbol">
+        {symbol} <Problem topic={topic} problem={quote.problem} />
+      </Cell>
+      <FlashCell name="last" value={quote.last} />
       <Cell column="change" sign={signOf(change)}>
         {formatPercent(change)}
       </Cell>
-      <FlashCell name="bid" value={data?.bid} />
-      <FlashCell name="ask" value={data?.ask} />
-      <Cell column="spread">{formatSpread(data?.bid, data?.ask)}</Cell>
+      <FlashCell name="bid" value={quote.bid} />
+      <FlashCell name="ask" value={quote.ask} />
+      <Cell column="spread">{formatSpread(quote.bid, quote.ask)}</Cell>
       <AgeCell time={since} />
     </div>
   );
