@@ -107,6 +107,18 @@ pub const HTTP_PATIENCE: Duration = Duration::from_secs(1);
 /// Age from which on an answer is a connection's last, if others wait to be served then.
 pub const HTTP_TENURE: Duration = Duration::from_secs(10);
 
+/// Topics in one answer of `GET /api/topics`. Past it: the answer says where to go on.
+pub const LISTED_TOPICS_MAX: usize = 10_000;
+
+/// Topics that one client address is listed per second, sustained. Past it: 429 with `Retry-After`.
+pub const LISTED_TOPICS_PER_SECOND: u32 = 20_000;
+
+/// Seconds' worth of them that may be listed at once. What is over, as the answer is known only then, is paid back.
+pub const LISTED_TOPICS_BURST_S: u64 = 2;
+
+/// Topics that a listing counts for at least.
+pub const LISTED_TOPICS_LEAST: usize = 100;
+
 /// Largest body of a publish request.
 pub const PUBLISH_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 

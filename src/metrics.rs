@@ -215,6 +215,7 @@ pub struct Metrics {
     pub state_refused: Counter,
     pub upgrades: Counter,
     pub upgrades_refused: Family<Reason, Counter>,
+    pub listings_refused: Counter,
     pub publish_requests: Counter,
     pub publish_refused: Family<Reason, Counter>,
     pub api_key_requests: Family<KeyLabel, Counter>,
@@ -344,6 +345,11 @@ impl Metrics {
         );
         r.register("upgrades", "Sockets handed to shards", self.upgrades.clone());
         r.register("upgrades_refused", "Upgrades refused, by reason", self.upgrades_refused.clone());
+        r.register(
+            "listings_refused",
+            "Requests to GET /api/topics refused because their address listed too many topics",
+            self.listings_refused.clone(),
+        );
         r.register("publish_requests", "Requests to the publish API", self.publish_requests.clone());
         r.register("publish_refused", "Publish requests refused, by reason", self.publish_refused.clone());
         r.register(

@@ -21,9 +21,11 @@ use crate::backend::Backstage;
 use crate::clock::unix_ms;
 use crate::cluster::{Cluster, NodeReport, Reporter, SourceReport};
 use crate::config::{Config, Scope};
-use crate::http::{Addresses, Certificates, Entrance, Listener, State, adopt, bind, operators, router};
+use crate::http::{AddressRate, Addresses, Certificates, Entrance, Listener, State, adopt, bind, operators, router};
 use crate::hub::Hub;
-use crate::limits::{HANDED_WAIT, HTTP_CONNECTIONS_MAX, HTTP_WAITING_MAX, OPERATOR_CONNECTIONS_MAX};
+use crate::limits::{
+    HANDED_WAIT, HTTP_CONNECTIONS_MAX, HTTP_WAITING_MAX, LISTED_TOPICS_BURST_S, OPERATOR_CONNECTIONS_MAX,
+};
 use crate::memory::Ceilings;
 use crate::metrics::Metrics;
 use crate::source::nats::{Link, NatsAppender, NatsSource};
@@ -234,6 +236,7 @@ async fn serve(mut config: Config, mut handed: Sockets, notifier: Notifier) -> a
             metrics: metrics.clone(),
             sources: statuses,
             addresses: Addresses::new(&config.limits),
+            listings: AddressRate::new(config.limits.listed_topics_per_second, LISTED_TOPICS_BURST_S),
             loaded: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             publishing: AtomicUsize::new(0),

@@ -53,6 +53,11 @@ impl TopicRules {
         Self(rules.into_iter().collect())
     }
 
+    /// The rules' texts.
+    pub fn rules(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
     /// Whether one of them fits.
     pub fn allow(&self, topic: &TopicName) -> bool {
         self.allow_str(topic.as_str())

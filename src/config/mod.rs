@@ -230,6 +230,8 @@ pub struct Limits {
     pub sessions_per_address: usize,
     /// New sessions one client address may open each second; 0 is no limit.
     pub new_sessions_per_address: u32,
+    /// Topics one client address is listed each second by `GET /api/topics`; 0 is no limit.
+    pub listed_topics_per_second: u32,
     /// Sessions one user (`sub` of tokens) may hold; 0 is no limit.
     pub sessions_per_user: usize,
     #[serde(with = "humantime_serde")]
@@ -270,6 +272,7 @@ impl Default for Limits {
             fd_reserve: limits::FD_RESERVE,
             sessions_per_address: 0,
             new_sessions_per_address: 0,
+            listed_topics_per_second: limits::LISTED_TOPICS_PER_SECOND,
             sessions_per_user: 0,
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,
             request_timeout: limits::REQUEST_TIMEOUT,

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 
@@ -12,6 +13,9 @@ use crate::rate::Rate;
 
 /// Entries kept at most before those without sessions are let go of.
 const SWEEP_AT: usize = 65_536;
+
+/// Least time between two looks for entries of a rate that can go.
+const SWEEP_EVERY_NS: u64 = 1_000_000_000;
 
 /// Counts sessions by address.
 #[derive(Debug)]
@@ -93,6 +97,56 @@ fn counted(address: IpAddr) -> IpAddr {
     }
 }
 
+/// A rate for each client address, of something that costs the server work.
+#[derive(Debug)]
+pub struct AddressRate {
+    used_ns: DashMap<IpAddr, u64>,
+    rate: Option<Rate>,
+    /// Time of the last look for entries that say nothing any more, ns since the start.
+    swept_ns: AtomicU64,
+    started: Instant,
+}
+
+impl AddressRate {
+    /// So many units per second, of which `burst_s` seconds' worth may come at once; 0 is no limit.
+    pub fn new(per_second: u32, burst_s: u64) -> Self {
+        let per_second = u64::from(per_second);
+        Self {
+            used_ns: DashMap::new(),
+            rate: (per_second > 0).then(|| Rate::new(per_second, per_second * burst_s)),
+            swept_ns: AtomicU64::new(0),
+            started: Instant::now(),
+        }
+    }
+
+    /// How long an address has to wait until it has a unit left; `None` if it has.
+    pub fn wait(&self, address: IpAddr) -> Option<Duration> {
+        let rate = self.rate?;
+        let used_ns = self.used_ns.get(&counted(address)).map_or(0, |used| *used);
+        let wait_ns = rate.wait_ns(used_ns, self.now_ns());
+        (wait_ns > 0).then(|| Duration::from_nanos(wait_ns))
+    }
+
+    /// Counts units that an address was given.
+    pub fn charge(&self, address: IpAddr, units: usize) {
+        let Some(rate) = self.rate else { return };
+        let now_ns = self.now_ns();
+        let mut used = self.used_ns.entry(counted(address)).or_default();
+        rate.charge(&mut used, now_ns, units as u64);
+        drop(used);
+        let swept_ns = self.swept_ns.load(Ordering::Relaxed);
+        let due = now_ns.saturating_sub(swept_ns) > SWEEP_EVERY_NS && self.used_ns.len() > SWEEP_AT;
+        // One of those that find it due does it.
+        if due && self.swept_ns.compare_exchange(swept_ns, now_ns, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.used_ns.retain(|_, used_ns| !Rate::is_unused(*used_ns, now_ns));
+        }
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
 struct Held {
     addresses: Arc<Addresses>,
     address: IpAddr,
@@ -126,6 +180,20 @@ mod tests {
         assert!(addresses.admit(b).is_ok());
         drop(first);
         assert!(addresses.admit(a).is_ok());
+    }
+
+    #[test]
+    fn what_an_address_was_given_is_paid_back_before_it_gets_more() {
+        let rate = AddressRate::new(10, 2);
+        let (a, b) = ([127, 0, 0, 1].into(), [127, 0, 0, 2].into());
+        assert_eq!(rate.wait(a), None);
+        rate.charge(a, 1_000);
+        let wait = rate.wait(a).unwrap();
+        assert!((90..=100).contains(&wait.as_secs()), "{wait:?}");
+        assert_eq!(rate.wait(b), None, "another address is not asked to pay");
+        let off = AddressRate::new(0, 2);
+        off.charge(a, 1_000);
+        assert_eq!(off.wait(a), None);
     }
 
     #[test]

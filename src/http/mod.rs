@@ -10,6 +10,7 @@ mod express;
 mod handover;
 mod handshake;
 mod listener;
+mod listing;
 mod lobby;
 mod operate;
 mod operator;
@@ -43,7 +44,7 @@ use crate::topic::Topics;
 
 use operator::Door;
 
-pub use addresses::Addresses;
+pub use addresses::{AddressRate, Addresses};
 pub use certificates::Certificates;
 pub use express::handshake_bytes;
 pub use listener::{Entrance, Listener, adopt, bind};
@@ -76,6 +77,8 @@ pub struct State {
     pub sources: Vec<Arc<SourceStatus>>,
     /// Clients by address.
     pub addresses: Arc<Addresses>,
+    /// Topics listed, by client address.
+    pub listings: AddressRate,
     /// Set once every source has read what it held at the start.
     pub loaded: AtomicBool,
     /// Set when the server is on its way out.
@@ -146,7 +149,7 @@ fn common() -> Router<Arc<State>> {
 
 /// What clients read.
 fn reading() -> Router<Arc<State>> {
-    Router::new().route("/api/topics", get(rest::topics)).route("/api/topics/{*topic}", get(rest::topic))
+    Router::new().route("/api/topics", get(listing::topics)).route("/api/topics/{*topic}", get(rest::topic))
 }
 
 /// What publishers send. Operators' commands may be among those of a batch, where [`Door::takes_orders`].

@@ -1,9 +1,8 @@
 //! Everything that is read over plain HTTP: health, readiness, status, metrics, topics.
 
-use axum::extract::{Path, Query};
+use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -15,9 +14,6 @@ use crate::wire::close::CloseReason;
 
 /// A shard that has shown no sign of life for this long is stuck.
 const HEARTBEAT_MAX_MS: u64 = 15_000;
-
-/// Topics in one answer.
-const LIST_MAX: usize = 10_000;
 
 /// `GET /healthz`: whether the process works. Never looks at Redis: its failure is no reason to restart this.
 pub(super) async fn health(state: Shared) -> Response {
@@ -125,16 +121,11 @@ pub(super) async fn status(state: Shared) -> Response {
     .into_response()
 }
 
-#[derive(Deserialize)]
-pub(super) struct ListQuery {
-    #[serde(default)]
-    prefix: String,
-    after: Option<String>,
-    limit: Option<usize>,
-}
-
 /// Who asks.
-async fn reader(state: &super::State, headers: &HeaderMap) -> Result<Option<Identity>, (StatusCode, String)> {
+pub(super) async fn reader(
+    state: &super::State,
+    headers: &HeaderMap,
+) -> Result<Option<Identity>, (StatusCode, String)> {
     let bearer =
         headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "));
     let Some(token) = bearer else { return Ok(None) };
@@ -147,7 +138,11 @@ async fn reader(state: &super::State, headers: &HeaderMap) -> Result<Option<Iden
 }
 
 /// Whether REST may show a topic: as much as a client without a token may subscribe to, or as the token says.
-fn may_read(state: &super::State, reader: Option<&Identity>, topic: &TopicName) -> Result<(), (StatusCode, String)> {
+pub(super) fn may_read(
+    state: &super::State,
+    reader: Option<&Identity>,
+    topic: &TopicName,
+) -> Result<(), (StatusCode, String)> {
     if state.config.access.anonymous && state.config.namespace(topic.namespace()).allow_subscribe_for_anonymous {
         return Ok(());
     }
@@ -159,30 +154,7 @@ fn may_read(state: &super::State, reader: Option<&Identity>, topic: &TopicName) 
     }
 }
 
-/// `GET /api/topics?prefix=…&after=…&limit=…`
-pub(super) async fn topics(state: Shared, headers: HeaderMap, Query(query): Query<ListQuery>) -> Response {
-    let limit = query.limit.unwrap_or(1_000).clamp(1, LIST_MAX);
-    let reader = match reader(&state, &headers).await {
-        Ok(reader) => reader,
-        Err((status, reason)) => return failure(status, reason),
-    };
-    let names = state.topics.list(&query.prefix, query.after.as_deref(), limit);
-    let next = (names.len() == limit).then(|| names.last().map(|n| n.as_str().to_owned())).flatten();
-    let mut refusal = None;
-    let mut visible = Vec::with_capacity(names.len());
-    for name in &names {
-        match may_read(&state, reader.as_ref(), name) {
-            Ok(()) => visible.push(name.as_str()),
-            Err(why) => refusal = Some(why),
-        }
-    }
-    match refusal {
-        Some((status, reason)) if visible.is_empty() => failure(status, reason),
-        _ => axum::Json(json!({"topics": visible, "next": next})).into_response(),
-    }
-}
-
-/// `GET /api/topics/{topic}`: the snapshot, with an `ETag` that is its position.
+/// `GET /api/topics/{topic}`: the snapshot, with an `ETag` that names this body.
 pub(super) async fn topic(state: Shared, headers: HeaderMap, Path(name): Path<String>) -> Response {
     let name = match TopicName::new(&name) {
         Ok(name) => name,
@@ -199,7 +171,8 @@ pub(super) async fn topic(state: Shared, headers: HeaderMap, Path(name): Path<St
         return failure(StatusCode::NOT_FOUND, format!("nothing was published on {name} yet"));
     };
     let snapshot = &view.snapshot;
-    let etag = format!("\"{}-{}{}\"", snapshot.epoch, snapshot.offset, if view.stale { "-stale" } else { "" });
+    let stale = if view.stale { format!("-stale{}", view.active_ms) } else { String::new() };
+    let etag = format!("\"{}-{}-{:x}{stale}\"", snapshot.epoch, snapshot.offset, snapshot.digest());
     let same = headers
         .get(header::IF_NONE_MATCH)
         .and_then(|v| v.to_str().ok())

@@ -19,6 +19,7 @@ pub(super) fn limits_reached(metrics: &Metrics, shards: &[Arc<ShardStats>]) -> V
         ("max_sessions", upgrades("full")),
         ("sessions_per_address", upgrades("address_sessions")),
         ("new_sessions_per_address", upgrades("address_rate")),
+        ("listed_topics_per_second", metrics.listings_refused.get()),
         ("sessions_per_user", upgrades("user_sessions").saturating_add(closes(CloseReason::TooManySessions))),
         ("http_connections", metrics.http_refused.get()),
         ("handshake_timeout", metrics.handshake_timeouts.get()),

@@ -15,8 +15,8 @@ pub(super) const MEMBER_BYTES: usize = 96;
 /// A value of a `latest` topic counts in steps of this, so that one digit more is no growth.
 pub(super) const VALUE_STEP_BYTES: usize = 256;
 
-/// A topic's place in the map, and what the allocator adds.
-pub(super) const PLACE_BYTES: usize = 128;
+/// A topic's place in the map and in the index of names, and what the allocator adds.
+pub(super) const PLACE_BYTES: usize = 160;
 
 /// Levels of [`Levels`] in each power of two.
 const STEPS: usize = 4;

@@ -1,5 +1,6 @@
 //! One delta and one snapshot, with their frames: made at most once for each encoding, shared by all who get them.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -136,11 +137,21 @@ pub struct Snapshot {
     /// JSON: the value, the object, or (`stream`) the list of kept deltas. `null` where nothing is known.
     pub data: Bytes,
     frames: Frames,
+    digest: OnceLock<u64>,
 }
 
 impl Snapshot {
     pub(super) fn new(topic: TopicName, offset: Offset, epoch: Epoch, ts: Option<u64>, data: Bytes) -> Self {
-        Self { topic, offset, epoch, ts, data, frames: Frames::default() }
+        Self { topic, offset, epoch, ts, data, frames: Frames::default(), digest: OnceLock::new() }
+    }
+
+    /// Tells states at one position apart: what is kept of a `stream` goes with time. Made once.
+    pub fn digest(&self) -> u64 {
+        *self.digest.get_or_init(|| {
+            let mut hasher = DefaultHasher::new();
+            (self.ts, &self.data).hash(&mut hasher);
+            hasher.finish()
+        })
     }
 
     /// Bytes that it takes of memory with one frame: it is made for somebody.

@@ -19,6 +19,7 @@ mod map {
     pub(super) use dashmap::mapref::entry::Entry;
 }
 pub mod merge;
+mod names;
 mod payload;
 mod registry;
 #[cfg(test)]
@@ -29,6 +30,7 @@ mod trace;
 pub use delta::{Delta, Kind, Snapshot};
 pub use exchange::{Attachment, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView};
 pub use freshness::Freshness;
+pub use names::{NameRange, NameRanges};
 pub use payload::{Payload, PayloadError};
 pub use registry::Topics;
 pub use trace::Trace;

@@ -12,6 +12,7 @@ use super::exchange::{
 use super::freshness::{Freshness, Tally};
 use super::map::{DashMap, Entry};
 use super::merge::ParseError;
+use super::names::{NameRange, Names};
 use super::payload::Payload;
 use super::state::Topic;
 use super::trace::{self, Passage, Sampler};
@@ -38,6 +39,8 @@ fn is_own(name: &TopicName) -> bool {
 /// All topics.
 pub struct Topics {
     map: DashMap<TopicName, Topic>,
+    /// Of topics that were published. Changed under their topic's lock; no topic is locked while it is.
+    names: Names,
     count: AtomicUsize,
     config: Arc<Config>,
     namespaces: std::collections::HashMap<String, Arc<Namespace>>,
@@ -63,6 +66,7 @@ impl Topics {
         };
         Self {
             map: DashMap::new(),
+            names: Names::default(),
             count: AtomicUsize::new(0),
             namespaces,
             default: Arc::new(config.default.clone()),
@@ -216,7 +220,7 @@ impl Topics {
                 return Ok(Published { offset: topic.offset, epoch: topic.epoch.clone(), new: false });
             }
             let offset = offset.unwrap_or_else(|| topic.offset.next());
-            let before = topic.offset;
+            let (before, known) = (topic.offset, topic.known);
             // What is loaded in silence goes nowhere.
             let trace = if silent { None } else { self.sampler.pick(&topic.name, offset) };
             let delta = topic.publish(kind, ts, payload, offset, now_ms, trace).inspect_err(|error| {
@@ -224,6 +228,9 @@ impl Topics {
                     self.metrics.state_refused.inc();
                 }
             })?;
+            if !known {
+                self.names.insert(&topic.name);
+            }
             let applied_us = delta.trace.as_ref().map(|trace| trace.us());
             // What is loaded silently tells nobody that the topic is back: the next sweep does.
             let back = !silent && std::mem::take(&mut topic.stale);
@@ -316,7 +323,13 @@ impl Topics {
 
     /// `true` if it was removed.
     fn remove_if(&self, name: &TopicName, condition: impl FnOnce(&Topic) -> bool) -> bool {
-        let removed = self.map.remove_if(name, |_, topic| condition(topic));
+        let removed = self.map.remove_if(name, |_, topic| {
+            let unwanted = condition(topic);
+            if unwanted {
+                self.names.remove(name);
+            }
+            unwanted
+        });
         if let Some((_, topic)) = &removed {
             if !is_own(name) {
                 self.count.fetch_sub(1, Ordering::Relaxed);
@@ -384,17 +397,14 @@ impl Topics {
         Some(TopicView { snapshot: topic.snapshot(), active_ms: topic.active_ms, stale: topic.stale })
     }
 
-    /// Names of topics that start with `prefix` and are above `after`, in order, at most `limit`.
-    pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<TopicName> {
-        let mut names: Vec<TopicName> = self
-            .map
-            .iter()
-            .filter(|t| t.known && t.key().as_str().starts_with(prefix) && after.is_none_or(|a| t.key().as_str() > a))
-            .map(|t| t.key().clone())
-            .collect();
-        names.sort_unstable();
-        names.truncate(limit);
-        names
+    /// The first `max` names of a range, in order. Some may be of topics that are not [known](Topics::is_known) any more.
+    pub fn names(&self, range: &NameRange, max: usize) -> Vec<TopicName> {
+        self.names.page(range, max)
+    }
+
+    /// Whether the topic was published in its source's present epoch.
+    pub fn is_known(&self, name: &TopicName) -> bool {
+        self.map.get(name.as_str()).is_some_and(|topic| topic.known)
     }
 
     /// Marks topics that went quiet, lets go of old history, forgets topics that nobody needs, and has those with the most
@@ -445,6 +455,9 @@ impl Topics {
         state.floor.store(floor.get(), Ordering::Release);
         state.epoch.lock().unwrap_or_else(PoisonError::into_inner).clone_from(epoch);
         for mut topic in self.map.iter_mut().filter(|topic| topic.source == source) {
+            if topic.known {
+                self.names.remove(&topic.name);
+            }
             topic.reset(source, epoch.clone(), floor);
         }
     }
@@ -459,7 +472,11 @@ impl Topics {
         let Some(offset) = offset else { return Ok(()) };
         self.with_topic(topic, source, now_ms, |topic| {
             if topic.source == source && (!topic.known || offset > topic.offset) {
-                topic.restore(offset, ts, payload, now_ms)
+                topic.restore(offset, ts, payload, now_ms)?;
+                if topic.known {
+                    self.names.insert(&topic.name);
+                }
+                Ok(())
             } else {
                 Ok(())
             }

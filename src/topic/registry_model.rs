@@ -7,7 +7,7 @@ use std::sync::Arc;
 use loom::thread;
 
 use super::exchange::{Attachment, Incoming, Outlet, ShardId, Slot};
-use super::{account, delta, exchange, freshness, merge, payload, state, trace};
+use super::{account, delta, exchange, freshness, merge, names, payload, state, trace};
 use crate::config::{Class, Config, Namespace};
 use crate::metrics::Metrics;
 use crate::name::TopicName;
@@ -36,9 +36,6 @@ mod map {
     }
 
     impl<K: Eq + Hash + Clone, V> Ref<'_, K, V> {
-        pub(super) fn key(&self) -> &K {
-            &self.key
-        }
         pub(super) fn value(&self) -> &V {
             self
         }

@@ -24,6 +24,7 @@ mod http_backend;
 mod http_conformance;
 mod layering;
 mod limits;
+mod listing;
 mod memory;
 mod metrics;
 mod nats;
