@@ -113,6 +113,6 @@ fn read_command(bencher: Bencher) {
         let nexus_push::wire::reader::Front::Frame(frame, _) = front(&mut frame, 65_536, false).unwrap() else {
             return false;
         };
-        Dialect::Plain.command(frame.payload).is_ok()
+        Dialect::Plain.command(frame.payload, 512).is_ok()
     });
 }

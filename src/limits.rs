@@ -28,8 +28,48 @@ pub const INFLATED_BYTES_MAX: usize = 1024 * 1024;
 /// many, if that is more than a message of `plain`.
 pub const CENTRIFUGE_SUBSCRIBE_BYTES: usize = 256;
 
-/// Subscriptions a session may hold. Past it: that subscribe is refused.
+/// Subscriptions a session may hold. Past it: that subscribe is refused. Also the longest list of topics that one command
+/// may have: a longer one is refused as a whole.
 pub const SUBSCRIPTIONS_MAX: usize = 512;
+
+/// Bytes of topic names that the reply to one command names as refused. Past it: they are counted.
+pub const REFUSED_NAME_BYTES_MAX: usize = 1_024;
+
+/// Reasons for which the reply to one command says topics were refused. Past it: those topics are counted.
+pub const REFUSED_REASONS_MAX: usize = 8;
+
+/// Bytes of one reason in an error that repeats something of the command. Past it: cut.
+pub const REASON_BYTES_MAX: usize = 256;
+
+/// Positions (`subs`) that a Centrifuge connect may bring: as many as the topics that its token may name, and some that
+/// an earlier token did. Past it: close 3501.
+pub const CONNECT_SUBS_MAX: usize = 4 * SERVER_SUBSCRIPTIONS_MAX;
+
+/// Bytes that compressed messages of one session may inflate to, a second, sustained. Past the burst: the session is not
+/// read until that is paid back.
+pub const INFLATED_BYTES_PER_SECOND: u32 = 1024 * 1024;
+
+/// The same at once.
+pub const INFLATED_BYTES_BURST: u64 = 2 * 1024 * 1024;
+
+/// Bytes of one read from a socket: what a session that has had its turn makes the server keep for it.
+pub const READ_BYTES: usize = 32 * 1024;
+
+/// Topics that the commands of one session name in one tick. Past it: its next command waits for the next tick.
+pub const TURN_TOPICS: usize = 512;
+
+/// Bytes of commands, inflated, that one session is heard in one tick. Past it: likewise.
+pub const TURN_BYTES: usize = 256 * 1024;
+
+/// Bytes that one session may be sent in answer in one tick. Past it: likewise.
+pub const TURN_REPLY_BYTES: u32 = 64 * 1024;
+
+/// Topics that the commands of all sessions of a shard name in one tick. Past it: the other sessions have their turn in the
+/// next tick, after the deltas of this one.
+pub const TICK_TOPICS: usize = 16_384;
+
+/// Bytes of commands, inflated, that a shard hears in one tick. Past it: likewise.
+pub const TICK_BYTES: usize = 4 * 1024 * 1024;
 
 /// Commands a session may send each second, sustained. Past the burst: close 3013.
 pub const COMMANDS_PER_SECOND: u32 = 50;
@@ -65,6 +105,40 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time from upgrade to a first valid command. Past it: close 3502. Also the longest that one message may
 /// take from its first byte to its last.
 pub const FIRST_COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time from upgrade to a valid token, where no topic can be had without one. Past it: close 3502.
+pub const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Share of all sessions that may be without a token, where no topic can be had without one. Past it: upgrades without a
+/// token are answered 503.
+pub const TOKENLESS_SHARE: f64 = 0.25;
+
+/// Bytes of answers that a session, or all sessions of one user, may ask for each second (snapshots, history, presence,
+/// calls, subscribing to what it has), sustained. Past the burst: refused until that is paid back.
+pub const REPLY_BYTES_PER_SECOND: u32 = 256 * 1024;
+
+/// The same at once.
+pub const REPLY_BYTES_BURST: u32 = 4 * 1024 * 1024;
+
+/// Subscriptions of one session that others are told of (join, leave), a second, sustained; as many at once as it may hold.
+/// Past it: others are not told of a subscription, neither when it begins nor when it ends. Presence has it all the same.
+pub const ANNOUNCED_PER_SECOND: u64 = 5;
+
+/// Time between two deliveries of joins and leaves of one topic, in ms. What comes between is told together; who came and
+/// went in between is not.
+pub const MEMBERSHIP_EVERY_MS: u64 = 200;
+
+/// Joins and leaves of one topic that wait for that. Past it: dropped, and counted.
+pub const MEMBERSHIP_WAITING_MAX: usize = 1_024;
+
+/// Clients that wait at once for this node to read as far as they have. Past it: they are answered as after the wait.
+pub const CATCHING_UP_MAX: usize = 16_384;
+
+/// Part of the free places of those that one user, or one session without a user, may hold: one in so many.
+pub const CATCHING_UP_PART: usize = 16;
+
+/// The same once three quarters are taken, in places; of the last sixteenth it is one.
+pub const CATCHING_UP_FEW: usize = 8;
 
 /// Silence after which the server sends a ping.
 pub const PING_INTERVAL: Duration = Duration::from_secs(25);

@@ -98,6 +98,11 @@ pub struct ShardStats {
     pub backlog_relieved: Stat,
     pub commands: Stat,
     pub commands_refused: Stat,
+    pub snapshots_refused: Stat,
+    pub reading_held_up: Stat,
+    pub inflating_held_up: Stat,
+    pub memberships_dropped: Stat,
+    pub announcements_withheld: Stat,
     pub pings: Stat,
     pub subscriptions_refused: Stat,
     pub closes: [Stat; CloseReason::ALL.len()],
@@ -181,6 +186,36 @@ const SHARD_METRICS: &[ShardMetric] = &[
         MetricType::Counter,
         |s| s.subscriptions_refused.get(),
     ),
+    (
+        "snapshots_refused",
+        "Snapshots, and subscribes to what a session has, refused because of limits.reply_bytes_per_second",
+        MetricType::Counter,
+        |s| s.snapshots_refused.get(),
+    ),
+    (
+        "reading_held_up",
+        "Times that a session was not read on because half of limits.backlog_bytes was owed to it",
+        MetricType::Counter,
+        |s| s.reading_held_up.get(),
+    ),
+    (
+        "inflating_held_up",
+        "Times that a session was not read on because its messages inflated to too many bytes per second",
+        MetricType::Counter,
+        |s| s.inflating_held_up.get(),
+    ),
+    (
+        "memberships_dropped",
+        "Joins and leaves not told to subscribers because too many of one topic waited",
+        MetricType::Counter,
+        |s| s.memberships_dropped.get(),
+    ),
+    (
+        "announcements_withheld",
+        "Subscriptions whose begin and end others are not told of because their session makes too many",
+        MetricType::Counter,
+        |s| s.announcements_withheld.get(),
+    ),
     ("pings", "Pings sent to quiet sessions", MetricType::Counter, |s| s.pings.get()),
     ("disconnects", "Sessions that ended without a close of ours", MetricType::Counter, |s| s.disconnects.get()),
     ("sessions_shed", "Sessions closed so that they go to other nodes (POST /admin/drain)", MetricType::Counter, |s| {
@@ -241,6 +276,7 @@ pub struct Metrics {
     pub epoch_changes: Family<SourceLabel, Counter>,
     pub offset_carries: Counter,
     pub client_publishes: Counter,
+    pub replies_refused: Counter,
     pub cluster_dropped: Counter,
     gauges: OnceLock<Vec<Box<dyn GaugeSource>>>,
 }
@@ -441,6 +477,11 @@ impl Metrics {
             "offset_carries",
             "Offsets raised because the source's IDs did not grow when packed",
             self.offset_carries.clone(),
+        );
+        r.register(
+            "replies_refused",
+            "History, presence and calls refused because of limits.reply_bytes_per_second",
+            self.replies_refused.clone(),
         );
         r.register("client_publishes", "Deltas that clients published over sockets", self.client_publishes.clone());
         r.register(

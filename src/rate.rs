@@ -4,6 +4,9 @@
 //! The limit itself is a constant; what a client has used is its *theoretical arrival time*: the time at which the bucket
 //! would be full again, in ns of any clock that does not go backwards. So a limited thing costs eight bytes and no timer.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
 /// Nanoseconds in a second.
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -60,9 +63,62 @@ impl Rate {
     }
 }
 
+/// What several have used of one limit together, on whatever threads; the clock is its own.
+#[derive(Debug)]
+pub struct Shared {
+    used_ns: AtomicU64,
+    started: Instant,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self { used_ns: AtomicU64::new(0), started: Instant::now() }
+    }
+}
+
+impl Shared {
+    /// As [`Rate::charge`].
+    pub fn charge(&self, rate: Rate, units: u64) {
+        let now_ns = self.now_ns();
+        let charged = |used_ns| {
+            let mut used_ns = used_ns;
+            rate.charge(&mut used_ns, now_ns, units);
+            Some(used_ns)
+        };
+        // It always has a new value.
+        let _ = self.used_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charged);
+    }
+
+    /// As [`Rate::wait_ns`].
+    pub fn wait_ns(&self, rate: Rate) -> u64 {
+        rate.wait_ns(self.used_ns.load(Ordering::Relaxed), self.now_ns())
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// What was used says nothing of who uses it.
+impl PartialEq for Shared {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Shared {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_several_use_together_is_one_sum() {
+        let (rate, shared) = (Rate::new(1, 100), Shared::default());
+        (0..4).for_each(|_| shared.charge(rate, 25));
+        assert!(shared.wait_ns(rate) > 0);
+        assert_eq!(Shared::default().wait_ns(rate), 0);
+    }
 
     #[test]
     fn a_burst_then_the_rate() {

@@ -1,5 +1,7 @@
 //! What tokens say.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -69,7 +71,15 @@ impl Claims {
             )));
         }
         let topics = self.topics.map_or_else(|| default_topics.clone(), TopicRules::new);
-        Ok(Identity { user: self.sub, expires_s: self.exp, topics, info, subscribed, seat: None })
+        Ok(Identity {
+            user: self.sub,
+            expires_s: self.exp,
+            topics,
+            info,
+            subscribed,
+            asked: Arc::default(),
+            seat: None,
+        })
     }
 
     /// As a subscription token of `user` for `topic`.

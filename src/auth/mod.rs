@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::name::TopicName;
+use crate::rate::Shared;
 
 pub use api_keys::{ApiKey, ApiKeys};
 pub use tokens::{TokenError, Tokens, Verdict};
@@ -30,6 +31,8 @@ pub struct Identity {
     pub info: Bytes,
     /// What the server subscribes its Centrifuge session to.
     pub subscribed: Vec<TopicName>,
+    /// Bytes of answers that the user's sessions have asked for.
+    pub asked: Arc<Shared>,
     /// Kept as long as the session is this user's, where sessions are counted by user.
     pub seat: Option<Arc<Seat>>,
 }

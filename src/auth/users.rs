@@ -1,18 +1,24 @@
 //! Sessions by user: how many each may hold.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
 use super::{Identity, TokenError};
+use crate::rate::Shared;
 
 /// Counts sessions by the `sub` of their tokens.
 #[derive(Debug)]
 pub struct Users {
     sessions: DashMap<Arc<str>, usize>,
     sessions_max: usize,
+    /// What the sessions of each have asked for, while there are any.
+    asked: DashMap<Arc<str>, Weak<Shared>>,
 }
+
+/// Users that are remembered before those without sessions are forgotten.
+const SWEEP_AT: usize = 16_384;
 
 /// A session's place among its user's, given back once neither it nor anybody it was handed to has it.
 pub struct Seat {
@@ -23,7 +29,7 @@ pub struct Seat {
 impl Users {
     /// Each may hold so many; 0 is no limit.
     pub fn new(sessions_max: usize) -> Arc<Self> {
-        Arc::new(Self { sessions: DashMap::new(), sessions_max })
+        Arc::new(Self { sessions: DashMap::new(), sessions_max, asked: DashMap::new() })
     }
 
     /// Gives a session that its user is known of a seat; the one that it holds, if it is the same user's. Where there is no
@@ -32,7 +38,11 @@ impl Users {
     /// # Errors
     /// The user holds as many as it may.
     pub fn seat(self: &Arc<Self>, identity: &mut Identity, held: Option<&Identity>) -> Result<(), TokenError> {
-        if self.sessions_max == 0 || identity.user.is_empty() {
+        if identity.user.is_empty() {
+            return Ok(());
+        }
+        identity.asked = self.asked(&identity.user);
+        if self.sessions_max == 0 {
             return Ok(());
         }
         let kept = held.and_then(|held| held.seat.as_ref()).filter(|seat| *seat.user == *identity.user);
@@ -41,6 +51,19 @@ impl Users {
             None => self.admit(&identity.user)?,
         });
         Ok(())
+    }
+
+    /// What the user's sessions have asked for together.
+    fn asked(&self, user: &str) -> Arc<Shared> {
+        if self.asked.len() > SWEEP_AT {
+            self.asked.retain(|_, asked| asked.strong_count() > 0);
+        }
+        let mut entry = self.asked.entry(user.into()).or_default();
+        entry.upgrade().unwrap_or_else(|| {
+            let asked = Arc::new(Shared::default());
+            *entry = Arc::downgrade(&asked);
+            asked
+        })
     }
 
     fn admit(self: &Arc<Self>, user: &str) -> Result<Arc<Seat>, TokenError> {
@@ -92,8 +115,22 @@ mod tests {
             topics: TopicRules::default(),
             info: bytes::Bytes::new(),
             subscribed: Vec::new(),
+            asked: Arc::default(),
             seat: None,
         }
+    }
+
+    #[test]
+    fn the_sessions_of_a_user_ask_together() {
+        let users = Users::new(0);
+        let seated = |user: &str| {
+            let mut identity = identity(user);
+            users.seat(&mut identity, None).unwrap();
+            identity.asked
+        };
+        let (first, second, other) = (seated("ann"), seated("ann"), seated("bob"));
+        assert!(Arc::ptr_eq(&first, &second) && !Arc::ptr_eq(&first, &other));
+        assert!(!Arc::ptr_eq(&seated(""), &seated("")));
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         ("limits.topics", l.topics, 1),
         ("limits.commands_per_second", l.commands_per_second as usize, 1),
         ("limits.commands_burst", l.commands_burst as usize, 1),
+        ("limits.reply_bytes_per_second", l.reply_bytes_per_second as usize, 1_024),
+        ("limits.reply_bytes_burst", l.reply_bytes_burst as usize, 64 * 1024),
         ("limits.fd_reserve", l.fd_reserve, 64),
     ];
     for (key, value, least) in at_least {
@@ -43,11 +45,16 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     if l.subscriptions > 16_384 {
         fault("limits.subscriptions", format!("{} is too many, the most is 16384", l.subscriptions));
     }
+    if !(l.tokenless_share > 0.0 && l.tokenless_share <= 1.0) {
+        let reason = "is not above 0 and at most 1, the share of all sessions that may be without a token";
+        fault("limits.tokenless_share", format!("{} {reason}", l.tokenless_share));
+    }
     memory(l, &mut fault);
     let durations = [
         ("limits.handshake_timeout", l.handshake_timeout),
         ("limits.request_timeout", l.request_timeout),
         ("limits.first_command_timeout", l.first_command_timeout),
+        ("limits.token_timeout", l.token_timeout),
         ("limits.ping_interval", l.ping_interval),
         ("limits.pong_timeout", l.pong_timeout),
         ("limits.stall_timeout", l.stall_timeout),

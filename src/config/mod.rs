@@ -240,6 +240,11 @@ pub struct Limits {
     pub request_timeout: Duration,
     #[serde(with = "humantime_serde")]
     pub first_command_timeout: Duration,
+    /// Time from the upgrade to a valid token, where no topic can be had without one.
+    #[serde(with = "humantime_serde")]
+    pub token_timeout: Duration,
+    /// Share of all sessions that may be without a token, where no topic can be had without one.
+    pub tokenless_share: f64,
     #[serde(with = "humantime_serde")]
     pub ping_interval: Duration,
     #[serde(with = "humantime_serde")]
@@ -249,6 +254,10 @@ pub struct Limits {
     pub message_bytes: usize,
     pub commands_per_second: u32,
     pub commands_burst: u32,
+    /// Bytes of answers (not of deltas) that a session, or all sessions of one user, may ask for each second.
+    pub reply_bytes_per_second: u32,
+    /// The same at once.
+    pub reply_bytes_burst: u32,
     pub subscriptions: usize,
     pub backlog_bytes: usize,
     pub delta_bytes: usize,
@@ -277,12 +286,16 @@ impl Default for Limits {
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,
             request_timeout: limits::REQUEST_TIMEOUT,
             first_command_timeout: limits::FIRST_COMMAND_TIMEOUT,
+            token_timeout: limits::TOKEN_TIMEOUT,
+            tokenless_share: limits::TOKENLESS_SHARE,
             ping_interval: limits::PING_INTERVAL,
             pong_timeout: limits::PONG_TIMEOUT,
             stall_timeout: limits::STALL_TIMEOUT,
             message_bytes: limits::MESSAGE_BYTES_MAX,
             commands_per_second: limits::COMMANDS_PER_SECOND,
             commands_burst: limits::COMMANDS_BURST,
+            reply_bytes_per_second: limits::REPLY_BYTES_PER_SECOND,
+            reply_bytes_burst: limits::REPLY_BYTES_BURST,
             subscriptions: limits::SUBSCRIPTIONS_MAX,
             backlog_bytes: limits::BACKLOG_BYTES_MAX,
             delta_bytes: limits::DELTA_BYTES_MAX,
@@ -375,6 +388,12 @@ impl Config {
         let ops = self.namespace.entry(OPS.to_owned()).or_insert_with(|| Namespace::ops(open));
         // What is published there are patches.
         ops.class = Class::Merge;
+    }
+
+    /// Whether no topic can be had without a token.
+    pub fn needs_token(&self) -> bool {
+        let mut namespaces = self.namespace.values().chain([&self.default]);
+        !(self.access.anonymous && namespaces.any(|n| n.allow_subscribe_for_anonymous))
     }
 
     /// Options for the topics of `namespace` (the part before the first `:`, if there is one).

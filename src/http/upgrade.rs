@@ -143,10 +143,15 @@ pub(super) fn look(state: &State, request: &http::Request<()>, asked: Asked) -> 
 }
 
 /// Lets a client in that is who it says: if there is room, and its address is not over its limits.
-pub(super) fn admit(state: &State, client: IpAddr) -> Result<Option<Box<dyn Permit>>, Refusal> {
+pub(super) fn admit(state: &State, client: IpAddr, has_token: bool) -> Result<Option<Box<dyn Permit>>, Refusal> {
     if state.hub.sessions() >= state.hub.sessions_max() {
         let message = "this server holds as many sessions as it can";
         return Err(refusal("full", StatusCode::SERVICE_UNAVAILABLE, message));
+    }
+    if !has_token && state.hub.tokenless() >= state.hub.tokenless_max() {
+        let message = "this server holds as many sessions without a token as it may (limits.tokenless_share): \
+                       come later, or with `Authorization: Bearer …`";
+        return Err(refusal("tokenless", StatusCode::SERVICE_UNAVAILABLE, message));
     }
     let too_many = |reason, message| refusal(reason, StatusCode::TOO_MANY_REQUESTS, message);
     state.addresses.admit(client).map_err(|refused| match refused {
@@ -208,7 +213,10 @@ async fn try_upgrade(
         let message = "this connection cannot be upgraded";
         return Err(refusal("handshake", StatusCode::INTERNAL_SERVER_ERROR, message));
     };
-    let admitted = Admitted::new(&handshake, identity, admit(state, client)?);
+    let admitted = {
+        let permit = admit(state, client, identity.is_some())?;
+        Admitted::new(&handshake, identity, permit)
+    };
     let state = state.clone();
     handover.to(move |line, early| {
         if let Ok((socket, tls, opened)) = line.into_parts() {

@@ -4,6 +4,9 @@
 //! its topic are kept; when the last answer of the command is there, the client gets the reply, then for each topic
 //! its state at the answer's offset, then the deltas kept since: no gap, no repeat, whatever was in flight.
 
+use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+
 use bytes::Bytes;
 
 use super::asking::{Ask, AskKey, Waiter};
@@ -17,7 +20,7 @@ use crate::limits::RECOVERY_BYTES;
 use crate::name::TopicName;
 use crate::position::{Offset, Position};
 use crate::protocol::{
-    CommandId, Encoding, Notice, Op, Refusal, Standing, SubscribeOptions, SubscribeTerms, Subscribed,
+    CommandId, Encoding, Notice, Op, Refusal, Refused, Standing, SubscribeOptions, SubscribeTerms, Subscribed,
 };
 use crate::topic::{Attachment, Delta, Slot};
 use crate::wire::close::CloseReason;
@@ -36,6 +39,8 @@ pub(super) struct Group {
     pub(super) op: Op,
     pub(super) remaining: usize,
     pub(super) items: Vec<Item>,
+    /// Topics that it was not carried out for.
+    pub(super) refused: Refused,
     /// For snapshot commands.
     pub(super) standings: Vec<Standing>,
     /// For them too: bytes of state sent.
@@ -49,6 +54,8 @@ pub(super) struct Item {
     encoding: Encoding,
     interval_ms: u64,
     was_recovering: bool,
+    /// Whether the session gets a subscription more by it.
+    joins: bool,
     pub(super) options: Option<Box<SubscribeOptions>>,
     /// The answer, and the topic's sequence when it came.
     answer: Option<Result<Answered, Refusal>>,
@@ -113,7 +120,8 @@ impl Begun {
 }
 
 impl Shard {
-    /// Begins a subscribe; topics past the limit are refused one by one. `false` if nothing is left to wait for.
+    /// Begins a subscribe; topics past the limit are refused. What the session has, or has asked for, counts once. `false` if
+    /// nothing is left to wait for.
     pub(super) fn subscribe(
         &mut self,
         index: u32,
@@ -121,7 +129,9 @@ impl Shard {
         op: Op,
         wanted: Vec<Wanted>,
         terms: SubscribeTerms,
+        refused: Refused,
     ) -> bool {
+        let mut refused = refused;
         let limit = self.config.limits.subscriptions;
         let Some(session) = self.session(index) else { return false };
         let (key, dialect) = (session.key(index), session.dialect);
@@ -129,23 +139,28 @@ impl Shard {
         let group = u32::try_from(self.groups.vacant_key()).unwrap_or(u32::MAX);
         let mut items = Vec::with_capacity(wanted.len());
         for Wanted { topic, since, options } in wanted {
+            let found = self.subscribers.find(&topic);
+            let has = found.is_some_and(|slot| self.is_subscribed(index, slot));
+            let joining = self.joining.get(&key);
+            let joins = !has && !found.is_some_and(|slot| joining.is_some_and(|slots| slots.contains(&slot)));
+            let joining = joining.map_or(0, HashSet::len);
             let Some(session) = self.session(index) else { return false };
-            let refusal = if session.subscriptions.len() + usize::from(session.attaching) >= limit {
+            let refusal = if joins && session.subscriptions.len() + joining >= limit {
                 Some(Refusal::new(
                     429,
                     format!("this session has {limit} subscriptions, which is the most (limits.subscriptions)"),
                 ))
             } else if !self.desk_has_room(1) {
                 Some(Refusal::new(503, "too many subscribes are waiting, try again"))
+            } else if has {
+                // To start it over brings its state once more.
+                self.asks_too_much(index)
             } else {
                 None
             };
             if let Some(refusal) = refusal {
                 self.stats.subscriptions_refused.add(1);
-                // An error in reply to a connect would say that there is no session.
-                if op == Op::Subscribe {
-                    self.refuse(index, &id, op, &refusal.about(topic.as_str()));
-                }
+                refused.add(refusal.about(topic.as_str()));
                 continue;
             }
             let (traits, interval_ms) = self.terms(&topic, terms.max_rate);
@@ -159,6 +174,9 @@ impl Shard {
             if let Some(session) = self.session(index) {
                 session.attaching += 1;
             }
+            if joins {
+                self.joining.entry(key).or_default().insert(slot);
+            }
             let waiter = Waiter::Subscribe { group, item: items.len() };
             let was_recovering = since.is_some();
             let token = options.as_ref().and_then(|o| o.token.clone());
@@ -166,16 +184,22 @@ impl Shard {
             // A token is this session's own: its request is not shared.
             let kind = shown.is_none().then(|| AskKey::Attach(slot, encoding, since.clone(), terms.history));
             let (shard, name, history) = (self.id, topic.clone(), terms.history);
+            let identity = if since.is_some() { self.session(index).and_then(|s| s.identity.clone()) } else { None };
             self.ask(kind, Some(slot), waiter, |ask| {
-                Request::Attach(Attach { shard, ask, slot, topic: name, encoding, since, history }, shown)
+                let topic = name;
+                let attach = Attach { shard, ask, slot, topic, encoding, since, session: key, identity, history };
+                Request::Attach(attach, shown)
             });
             let answer = None;
-            items.push(Item { slot, topic, encoding, interval_ms, was_recovering, options, answer });
+            items.push(Item { slot, topic, encoding, interval_ms, was_recovering, joins, options, answer });
         }
         let any = !items.is_empty();
         if any {
-            let remaining = items.len();
-            self.groups.insert(Group { session: key, id, op, remaining, items, standings: Vec::new(), bytes: 0 });
+            let (remaining, standings) = (items.len(), Vec::new());
+            self.groups.insert(Group { session: key, id, op, remaining, items, refused, standings, bytes: 0 });
+        } else if op == Op::Subscribe {
+            // An error in reply to a connect would say that there is no session.
+            self.answer_topics(index, &id, op, false, None, &refused);
         }
         any
     }
@@ -207,7 +231,15 @@ impl Shard {
 
     /// All answers of a subscribe are there.
     fn complete(&mut self, group: Group) {
-        let Group { session: key, id, op, items, .. } = group;
+        let Group { session: key, id, op, items, mut refused, .. } = group;
+        if let Entry::Occupied(mut joining) = self.joining.entry(key) {
+            for item in items.iter().filter(|item| item.joins) {
+                joining.get_mut().remove(&item.slot);
+            }
+            if joining.get().is_empty() {
+                joining.remove();
+            }
+        }
         let Some(session) = self.keyed(key) else {
             for item in items {
                 self.end_waiting(item.slot);
@@ -229,7 +261,7 @@ impl Shard {
                     None => self.close(key.index, CloseReason::InsufficientState),
                 },
                 // What the server itself wanted is passed over.
-                Some(Err(refusal)) if op == Op::Subscribe => self.refuse(key.index, &id, op, refusal),
+                Some(Err(refusal)) if op == Op::Subscribe => refused.add(refusal.clone()),
                 _ => {}
             }
         }
@@ -238,12 +270,12 @@ impl Shard {
                 let subs: Vec<Subscribed<'_>> = begun.iter().map(Begun::subscribed).collect();
                 self.say_connected(key.index, &id, &subs);
                 begun.iter_mut().for_each(Begun::replied);
-            } else if dialect.is_centrifuge() {
+            } else if dialect.is_centrifuge() && !begun.is_empty() {
                 for one in &mut begun {
                     self.send(key.index, dialect.subscribed(&id, &one.subscribed()));
                     one.replied();
                 }
-            } else if !begun.is_empty() {
+            } else {
                 let standing = |b: &Begun| Standing {
                     topic: b.topic.clone(),
                     offset: b.attachment.offset,
@@ -251,7 +283,7 @@ impl Shard {
                     recovered: b.attachment.recovered,
                 };
                 let standings: Vec<Standing> = begun.iter().map(standing).collect();
-                self.send(key.index, dialect.standings(&id, Op::Subscribe, &standings));
+                self.answer_topics(key.index, &id, op, !begun.is_empty(), Some(&standings), &refused);
             }
         }
         for one in begun {
@@ -274,7 +306,7 @@ impl Shard {
     fn begin(&mut self, key: SessionKey, item: Item, room: &mut usize) -> Option<Begun> {
         let slot = item.slot;
         let Some(Ok(Answered { attachment, grant, seq })) = item.answer.clone() else { return None };
-        self.end_subscription(key.index, slot);
+        let had = self.end_subscription(key.index, slot);
         self.seal_topic(slot);
         let topic = self.subscribers.topic(slot)?;
         let session = self.sessions.get(key.index as usize)?;
@@ -289,13 +321,16 @@ impl Shard {
         let subscription = self.subscribers.join(key.index, slot, item.encoding, form, item.interval_ms)?;
         self.stats.subscriptions.add(1);
         if let Some(session) = self.session(key.index) {
-            session.subscriptions.push(subscription);
+            session.add(subscription);
         }
         let expires_s = grant.as_ref().and_then(|g| g.expires_s);
         let ttl_s = expires_s.map(|at| at.saturating_sub(self.unix_ms / 1_000));
         self.note_special(key.index, &item, grant);
         let mut frames = attachment.missed.frames.clone();
         let bytes: usize = frames.iter().map(Bytes::len).sum();
+        if had {
+            self.asked_for(key.index, bytes);
+        }
         let missed = &attachment.missed;
         let mut owed = (!missed.complete).then_some(Cursor { offset: missed.upto, seq });
         let mut offset = match conflatable {

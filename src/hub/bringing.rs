@@ -10,16 +10,20 @@ use super::subscribers::{Cursor, Subscription};
 use crate::limits::RECOVERY_BYTES;
 use crate::name::TopicName;
 use crate::position::Offset;
-use crate::protocol::{CommandId, Encoding, Op, Refusal, Standing};
+use crate::protocol::{CommandId, Encoding, Op, Refusal, Refused, Standing};
 use crate::topic::{Replay, Slot, Snapshot};
 use crate::wire::close::CloseReason;
 
 impl Shard {
     /// Begins a snapshot command.
-    pub(super) fn snapshots(&mut self, index: u32, id: CommandId, wanted: Vec<Wanted>) {
+    pub(super) fn snapshots(&mut self, index: u32, id: CommandId, wanted: Vec<Wanted>, refused: Refused) {
         if !self.desk_has_room(wanted.len()) {
             self.stats.subscriptions_refused.add(1);
             self.refuse(index, &id, Op::Snapshot, &Refusal::new(503, "too many requests are waiting, try again"));
+            return;
+        }
+        if let Some(refusal) = self.asks_too_much(index) {
+            self.refuse(index, &id, Op::Snapshot, &refusal);
             return;
         }
         let Some(session) = self.session(index) else { return };
@@ -30,6 +34,7 @@ impl Shard {
             op: Op::Snapshot,
             remaining: wanted.len(),
             items: Vec::new(),
+            refused,
             standings: Vec::new(),
             bytes: 0,
         };
@@ -92,7 +97,7 @@ impl Shard {
                 continue;
             }
             let Some(replay) = &replay else {
-                self.close(key.index, CloseReason::InsufficientState);
+                self.close(key.index, CloseReason::ReplayLost);
                 continue;
             };
             hold.cursor.offset = replay.upto;
@@ -111,7 +116,9 @@ impl Shard {
     /// Notes that a session has everything of a topic up to `cursor`, whatever its lane has delivered.
     pub(super) fn stand_at(&mut self, key: SessionKey, lane_id: u32, cursor: Cursor) {
         let Some(session) = self.sessions.get_mut(key.index as usize) else { return };
-        let Some(subscription) = session.subscriptions.iter().copied().find(|s| s.lane == lane_id) else { return };
+        let Some(subscription) = session.place_of(lane_id).and_then(|at| session.subscriptions.get(at)).copied() else {
+            return;
+        };
         let Some((lane, topic)) = self.subscribers.lane_and_topic(lane_id) else { return };
         if !topic.class.conflatable() {
             // Every delta of it counts: its replay goes on from where it was.
@@ -152,25 +159,28 @@ impl Shard {
     fn snapshot_for_command(&mut self, group: u32, slot: Option<Slot>, snapshot: &Snapshot) {
         let Some(waiting) = self.groups.get_mut(group as usize) else { return };
         waiting.remaining = waiting.remaining.saturating_sub(1);
-        let (key, done) = (waiting.session, waiting.remaining == 0);
-        let too_much = waiting.bytes > RECOVERY_BYTES;
-        let id = too_much.then(|| waiting.id.clone());
+        let (key, done, so_far) = (waiting.session, waiting.remaining == 0, waiting.bytes);
+        let refusal = match so_far > RECOVERY_BYTES {
+            true => Some(Refusal::new(429, "too much at once, ask for fewer topics")),
+            false => self.keyed(key).is_some().then(|| self.asks_too_much(key.index)).flatten(),
+        };
+        let Some(waiting) = self.groups.get_mut(group as usize) else { return };
         if let Some(session) =
             self.sessions.get(key.index as usize).filter(|s| s.generation == key.generation && s.is_live())
         {
-            if let Some(id) = id {
-                let refusal =
-                    Refusal::new(429, "too much at once, ask for fewer topics").about(snapshot.topic.as_str());
-                self.refuse(key.index, &id, Op::Snapshot, &refusal);
+            if let Some(refusal) = refusal {
+                waiting.refused.add(refusal.about(snapshot.topic.as_str()));
             } else {
                 let bytes = snapshot.frame(session.dialect.encoding(false));
                 waiting.bytes += bytes.len();
+                let asked_bytes = bytes.len();
                 waiting.standings.push(Standing {
                     topic: snapshot.topic.clone(),
                     offset: snapshot.offset,
                     epoch: snapshot.epoch.clone(),
                     recovered: false,
                 });
+                self.asked_for(key.index, asked_bytes);
                 self.stats.snapshots.add(1);
                 let subscribed = slot.and_then(|slot| self.subscribers.topic(slot).map(|topic| (slot, topic.last)));
                 let stands = subscribed.filter(|(_, last)| last.offset == snapshot.offset);
@@ -184,17 +194,16 @@ impl Shard {
         }
         if done {
             let group = self.groups.remove(group as usize);
-            if let Some(session) = self.keyed(key).filter(|s| s.is_live()) {
-                let reply = session.dialect.standings(&group.id, group.op, &group.standings);
-                self.send(key.index, reply);
+            if self.keyed(key).is_some_and(|s| s.is_live()) {
+                let (any, standings) = (!group.standings.is_empty(), Some(&group.standings[..]));
+                self.answer_topics(key.index, &group.id, group.op, any, standings, &group.refused);
             }
         }
     }
 
     fn lane_of(&self, index: u32, slot: Slot) -> Option<u32> {
         let session = self.sessions.get(index as usize)?;
-        let lanes = session.subscriptions.iter().map(|s| s.lane);
-        lanes.into_iter().find(|lane| self.subscribers.lane(*lane).is_some_and(|l| l.slot == slot))
+        session.place_in(&self.subscribers, slot).and_then(|at| session.subscriptions.get(at)).map(|s| s.lane)
     }
 
     fn snapshot_for_hold(&mut self, key: SessionKey, lane_id: u32, snapshot: &Snapshot) {

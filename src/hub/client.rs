@@ -1,9 +1,12 @@
 //! What a session needs beyond deliveries: a name of its own, and what is special about some of its subscriptions.
 //! Centrifuge sessions have it; of the others only those that others can see.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
 use super::backend::Member;
+use crate::rate::Shared;
 use crate::topic::Slot;
 
 /// Kept in a box: most subscriptions are not special, and `plain` sessions seldom need it at all.
@@ -14,7 +17,12 @@ pub(super) struct Client {
     pub(super) pinged_ms: u64,
     /// Commands that wait for an answer from beyond the hub.
     pub(super) pending: u16,
+    /// In order of their topics' slots.
     pub(super) specials: Vec<Special>,
+    /// What it has used of the rate at which others are told of its subscriptions ([`crate::rate::Rate`]), in ns.
+    pub(super) announced_used_ns: u64,
+    /// Bytes of answers that it asked for, where it is not known which user it is of.
+    pub(super) asked: Arc<Shared>,
 }
 
 /// What is special about a subscription.
@@ -31,15 +39,32 @@ pub(super) struct Special {
 
 impl Client {
     pub(super) fn new(now_ms: u64) -> Box<Self> {
-        Box::new(Self { id: Uuid::new_v4(), pinged_ms: now_ms, pending: 0, specials: Vec::new() })
+        Box::new(Self {
+            id: Uuid::new_v4(),
+            pinged_ms: now_ms,
+            pending: 0,
+            specials: Vec::new(),
+            announced_used_ns: 0,
+            asked: Arc::default(),
+        })
     }
 
     pub(super) fn special(&self, slot: Slot) -> Option<&Special> {
-        self.specials.iter().find(|s| s.slot == slot)
+        self.specials.get(self.special_at(slot).ok()?)
     }
 
     pub(super) fn take_special(&mut self, slot: Slot) -> Option<Special> {
-        let at = self.specials.iter().position(|s| s.slot == slot)?;
-        Some(self.specials.swap_remove(at))
+        let at = self.special_at(slot).ok()?;
+        Some(self.specials.remove(at))
+    }
+
+    /// Keeps what is special about a subscription that begins.
+    pub(super) fn add_special(&mut self, special: Special) {
+        let at = self.special_at(special.slot).unwrap_or_else(|at| at);
+        self.specials.insert(at, special);
+    }
+
+    fn special_at(&self, slot: Slot) -> Result<usize, usize> {
+        self.specials.binary_search_by_key(&slot, |s| s.slot)
     }
 }

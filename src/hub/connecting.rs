@@ -1,6 +1,9 @@
 //! The life of a Centrifuge session beside its deliveries: connect, refresh, tokens of subscriptions, who can see it;
 //! and what operators order.
 
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 
 use super::attaching::{Item, Wanted};
@@ -11,12 +14,13 @@ use super::session::{Deferred, Stage};
 use super::shard::Shard;
 use crate::auth::{Grant, Identity, TokenError};
 use crate::config::Action;
-use crate::limits::PENDING_COMMANDS_MAX;
+use crate::limits::{ANNOUNCED_PER_SECOND, PENDING_COMMANDS_MAX};
 use crate::name::TopicName;
 use crate::protocol::{
-    CommandId, Connected, MemberInfo, Op, Refusal, SUBSCRIPTION_EXPIRED, SubscribeItem, SubscribeTerms, Subscribed,
-    UNSUBSCRIBED_BY_SERVER,
+    CommandId, Connected, MemberInfo, Op, Refusal, Refused, SUBSCRIPTION_EXPIRED, SubscribeItem, SubscribeTerms,
+    Subscribed, UNSUBSCRIBED_BY_SERVER,
 };
+use crate::rate::Rate;
 use crate::topic::{Payload, Slot};
 use crate::wire::close::CloseReason;
 
@@ -50,12 +54,12 @@ impl Shard {
         let Some(session) = self.session(index) else { return };
         let key = session.key(index);
         let topics = session.identity.as_ref().map(|i| i.subscribed.clone()).unwrap_or_default();
-        let mut items = items;
+        let mut items: HashMap<TopicName, SubscribeItem> =
+            items.into_iter().map(|item| (item.topic.clone(), item)).collect();
         let wanted: Vec<Wanted> = topics
             .into_iter()
             .map(|topic| {
-                let at = items.iter().position(|item| item.topic == topic);
-                let known = at.map(|at| items.swap_remove(at));
+                let known = items.remove(&topic);
                 let since = known.as_ref().and_then(|item| item.since.clone());
                 let options = known.and_then(|item| item.options).map(|mut options| {
                     options.token = None;
@@ -64,7 +68,8 @@ impl Shard {
                 Wanted { topic, since, options }
             })
             .collect();
-        if !self.subscribe(index, id.clone(), Op::Connect, wanted, SubscribeTerms::default()) {
+        let (terms, refused) = (SubscribeTerms::default(), Refused::default());
+        if !self.subscribe(index, id.clone(), Op::Connect, wanted, terms, refused) {
             self.say_connected(index, &id, &[]);
             let deferred = self.session(index).and_then(|s| s.deferred.take());
             self.replay(key, deferred);
@@ -101,7 +106,7 @@ impl Shard {
         match (purpose, result) {
             (Purpose::Auth, Ok(identity)) => {
                 let deferred = session.deferred.take();
-                session.identity = Some(std::sync::Arc::new(*identity));
+                self.identify(index, *identity);
                 self.valid(index);
                 self.send(index, dialect.done(&id, Op::Auth));
                 self.replay(key, deferred);
@@ -116,7 +121,7 @@ impl Shard {
                 self.close(index, CloseReason::InvalidToken);
             }
             (Purpose::Connect { items }, Ok(identity)) => {
-                session.identity = Some(std::sync::Arc::new(*identity));
+                self.identify(index, *identity);
                 self.begin_session(index, id, items);
             }
             // Its client gets a new token and comes again, on this socket or another.
@@ -125,9 +130,11 @@ impl Shard {
                 session.client = None;
                 let refusal = Refusal::new(Refusal::TOKEN_EXPIRED, error.to_string());
                 self.refuse(index, &id, Op::Connect, &refusal);
+                self.replay(key, None);
             }
             (Purpose::Refresh, Ok(identity)) if same_user => {
-                session.identity = Some(std::sync::Arc::new(*identity));
+                self.identify(index, *identity);
+                let Some(session) = self.session(index) else { return };
                 let ttl_s = ttl_s(session.identity.as_deref(), now_ms);
                 let client = session.client.as_ref().map(|c| c.id.to_string()).unwrap_or_default();
                 self.send(index, dialect.refreshed(&id, &client, ttl_s));
@@ -138,6 +145,14 @@ impl Shard {
             }
             // Not accepted, or somebody else's.
             (Purpose::Connect { .. } | Purpose::Refresh, _) => self.close(index, CloseReason::InvalidToken),
+        }
+    }
+
+    /// It is known who a session is.
+    fn identify(&mut self, index: u32, identity: Identity) {
+        let Some(session) = self.session(index) else { return };
+        if session.identity.replace(std::sync::Arc::new(identity)).is_none() {
+            self.tokenless.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -195,8 +210,7 @@ impl Shard {
 
     /// Whether a session has a topic.
     pub(super) fn is_subscribed(&self, index: u32, slot: Slot) -> bool {
-        let Some(session) = self.sessions.get(index as usize) else { return false };
-        session.subscriptions.iter().any(|s| self.subscribers.lane(s.lane).is_some_and(|l| l.slot == slot))
+        self.sessions.get(index as usize).is_some_and(|s| s.place_in(&self.subscribers, slot).is_some())
     }
 
     /// Keeps what is special about a subscription that begins, and lets it be seen.
@@ -210,9 +224,13 @@ impl Shard {
         if !presence && !announce && expires_s.is_none() {
             return;
         }
-        let now_ms = self.now_ms;
+        let (now_ms, now_ns) = (self.now_ms, self.now_ns());
+        let announced = Rate::new(ANNOUNCED_PER_SECOND, self.config.limits.subscriptions as u64);
         let Some(session) = self.session(index) else { return };
         let client = session.client.get_or_insert_with(|| Client::new(now_ms));
+        // Who is told that it came is told that it goes: both or neither.
+        let may_announce = !announce || announced.spend(&mut client.announced_used_ns, now_ns, 1);
+        let announce = announce && may_announce;
         let member = (presence || announce).then(|| {
             let identity = session.identity.as_deref();
             let info = MemberInfo {
@@ -224,7 +242,8 @@ impl Shard {
             Box::new(Member { info: std::sync::Arc::new(info), presence, announce })
         });
         let special = Special { slot: item.slot, expires_s, member: member.clone(), join_leave: wants };
-        client.specials.push(special);
+        client.add_special(special);
+        self.stats.announcements_withheld.add(u64::from(!may_announce));
         if let Some(member) = member {
             self.wanted.push(Request::Joined { topic: item.topic.clone(), member });
         }
@@ -284,9 +303,10 @@ impl Shard {
             self.refuse(index, &id, op, &Refusal::new(429, "too many commands are waiting for answers"));
             return;
         }
+        let Some(asked) = self.asked(index) else { return };
         let Some(session) = self.session(index) else { return };
         let (session, dialect) = (session.key(index), session.dialect);
-        self.wanted.push(Request::Topic { shard, session, dialect, id, topic, ask });
+        self.wanted.push(Request::Topic { shard, session, dialect, id, topic, ask, asked });
     }
 
     /// A client hands in a delta.
@@ -311,11 +331,12 @@ impl Shard {
             return;
         }
         let shard = self.id;
+        let Some(asked) = self.asked(index) else { return };
         let Some(session) = self.session(index) else { return };
         let client = session.client.as_ref().map(|c| c.id.to_string()).unwrap_or_default();
         let user = session.identity.as_ref().map(|i| i.user.clone()).unwrap_or_default();
         let (session, dialect) = (session.key(index), session.dialect);
-        self.wanted.push(Request::Call { shard, session, dialect, id, client, user, method, data });
+        self.wanted.push(Request::Call { shard, session, dialect, id, client, user, method, data, asked });
     }
 
     fn take_turn(&mut self, index: u32) -> bool {

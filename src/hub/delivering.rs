@@ -18,7 +18,7 @@ use super::shard::Shard;
 use super::subscribers::{Cursor, Form, NONE, Subscription};
 use crate::config::Class;
 use crate::limits::{DRAIN_CHUNK_BYTES, JOINED_BYTES_MAX};
-use crate::protocol::{Delivery, Dialect, INSUFFICIENT_STATE, MembershipChange, Notice};
+use crate::protocol::{Delivery, Dialect, INSUFFICIENT_STATE, Notice};
 use crate::topic::{Delta, Slot, Snapshot};
 use crate::wire::close::CloseReason;
 
@@ -456,27 +456,6 @@ impl Shard {
                 &mut self.outbox,
                 &mut self.sessions,
             );
-        }
-    }
-
-    /// Somebody came or went: those who want to know are told.
-    pub(super) fn membership(&mut self, slot: Slot, change: &MembershipChange) {
-        let Some(topic) = self.subscribers.topic(slot) else { return };
-        let name = topic.name.clone();
-        let force = self.config.namespace(name.namespace()).force_push_join_leave;
-        let lanes: Vec<u32> = topic.lanes.clone();
-        for lane_id in lanes {
-            let Some(lane) = self.subscribers.lane(lane_id) else { continue };
-            let Some(frame) = lane.encoding.dialect().membership(&name, change) else { continue };
-            let members: Vec<u32> = lane.members().collect();
-            let piece = self.outbox.piece(Piece::control(frame));
-            for index in members {
-                let Some(session) = self.sessions.get_mut(index as usize) else { continue };
-                let wants = session.client.as_ref().and_then(|c| c.special(slot)).is_some_and(|s| s.join_leave);
-                if force || wants {
-                    self.outbox.link(index, &mut session.chain, piece);
-                }
-            }
         }
     }
 }

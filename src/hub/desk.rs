@@ -7,27 +7,28 @@ use std::time::Duration;
 use bytes::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::allowance;
 use super::backend::{Answer, Backend};
 use super::event::{Ask, Attach, Attached, Event, Request, SessionKey};
+use super::places::{Holder, Place, Places};
 use super::queue::QueueSender;
 use crate::auth::{Grant, TokenError, Tokens, Users, Verdict};
 use crate::metrics::Metrics;
 use crate::protocol::{CommandId, Dialect, Op, Refusal};
+use crate::rate::{Rate, Shared};
 use crate::topic::{ShardId, Topics};
 
 /// A client that comes from a node that is ahead waits for this one to get there: looks at it are made after these times,
 /// 2.5 s in all. Past it, it is told what its position is worth here.
 const CATCH_UP_LOOKS_MS: [u64; 8] = [10, 20, 40, 80, 160, 320, 640, 1_230];
 
-/// Clients that wait so at once. Past it, they are answered as after the wait.
-const CATCHING_UP_MAX: usize = 16_384;
-
 /// The requests of all shards.
 pub struct Desk {
     requests: flume::Receiver<Vec<Request>>,
     queues: Arc<[QueueSender]>,
+    /// Bytes of answers that a session may ask for.
+    answers: Rate,
 }
 
 /// What requests are answered with.
@@ -38,7 +39,8 @@ struct Clerk {
     users: Arc<Users>,
     backend: Arc<dyn Backend>,
     metrics: Arc<Metrics>,
-    catching_up: Arc<Semaphore>,
+    catching_up: Arc<Places>,
+    answers: Rate,
 }
 
 /// Whether a key that is not here may be fetched first.
@@ -49,8 +51,8 @@ enum Fetch {
 }
 
 impl Desk {
-    pub(super) fn new(requests: flume::Receiver<Vec<Request>>, queues: Arc<[QueueSender]>) -> Self {
-        Self { requests, queues }
+    pub(super) fn new(requests: flume::Receiver<Vec<Request>>, queues: Arc<[QueueSender]>, answers: Rate) -> Self {
+        Self { requests, queues, answers }
     }
 
     /// Answers until the last shard has ended.
@@ -62,8 +64,9 @@ impl Desk {
         backend: Arc<dyn Backend>,
         metrics: Arc<Metrics>,
     ) {
-        let catching_up = Arc::new(Semaphore::new(CATCHING_UP_MAX));
-        let clerk = Arc::new(Clerk { queues: self.queues, topics, tokens, users, backend, metrics, catching_up });
+        let (catching_up, answers) = (Arc::default(), self.answers);
+        let clerk =
+            Arc::new(Clerk { queues: self.queues, topics, tokens, users, backend, metrics, catching_up, answers });
         while let Ok(batch) = self.requests.recv_async().await {
             for request in batch {
                 clerk.answer(request, Fetch::Allowed);
@@ -85,8 +88,9 @@ impl Desk {
         metrics: Arc<Metrics>,
     ) -> impl FnMut() {
         let users = Users::new(0);
-        let catching_up = Arc::new(Semaphore::new(CATCHING_UP_MAX));
-        let clerk = Arc::new(Clerk { queues: self.queues, topics, tokens, users, backend, metrics, catching_up });
+        let (catching_up, answers) = (Arc::default(), self.answers);
+        let clerk =
+            Arc::new(Clerk { queues: self.queues, topics, tokens, users, backend, metrics, catching_up, answers });
         move || {
             for request in self.requests.try_iter().flatten() {
                 clerk.answer(request, Fetch::Allowed);
@@ -105,12 +109,12 @@ fn token_refusal(error: &TokenError) -> Refusal {
 
 /// A place among those that wait, counted while it is held.
 struct Waiting {
-    _place: OwnedSemaphorePermit,
+    _place: Place,
     count: Gauge,
 }
 
 impl Waiting {
-    fn new(place: OwnedSemaphorePermit, metrics: &Metrics) -> Self {
+    fn new(place: Place, metrics: &Metrics) -> Self {
         let count = metrics.subscribes_waiting.clone();
         count.inc();
         Self { _place: place, count }
@@ -125,7 +129,7 @@ impl Drop for Waiting {
 
 impl Clerk {
     fn attach(&self, attach: Attach, grant: Option<Grant>) {
-        let Attach { shard, ask, slot, topic, encoding, since, history } = attach;
+        let Attach { shard, ask, slot, topic, encoding, since, history, .. } = attach;
         let outcome = self.topics.attach(&topic, shard, slot, encoding, since.as_ref(), history, |attachment| {
             let attached = Box::new(Attached { attachment, grant });
             self.send(shard, Event::Attached { ask, result: Ok(attached) });
@@ -141,9 +145,11 @@ impl Clerk {
         if !self.topics.is_behind(&attach.topic, attach.since.as_ref()?) || Handle::try_current().is_err() {
             return None;
         }
-        match self.catching_up.clone().try_acquire_owned() {
-            Ok(place) => Some(Waiting::new(place, &self.metrics)),
-            Err(_) => {
+        let user = attach.identity.as_ref().map(|i| i.user.clone()).filter(|user| !user.is_empty());
+        let holder = user.map_or_else(|| Holder::Session(attach.shard, attach.session), Holder::User);
+        match self.catching_up.take(holder) {
+            Some(place) => Some(Waiting::new(place, &self.metrics)),
+            None => {
                 self.metrics.subscribe_was_ahead("too_many");
                 None
             }
@@ -248,31 +254,39 @@ impl Clerk {
                 let Some(result) = self.settled(verdict, fetch, again) else { return };
                 self.send(shard, Event::SubRefreshed { session, id, slot, result });
             }
-            Request::Topic { shard, session, dialect, id, topic, ask } => {
-                let to = To { shard, session, dialect, id };
+            Request::Topic { shard, session, dialect, id, topic, ask, asked } => {
+                let to = To { shard, session, dialect, id, asked };
+                let op = match &ask {
+                    Ask::History(_) => Op::History,
+                    Ask::Presence => Op::Presence,
+                    Ask::PresenceStats => Op::PresenceStats,
+                    Ask::Publish(_) => Op::Publish,
+                };
+                let Some(to) = self.may_ask(to, op) else { return };
                 match ask {
                     Ask::History(query) => {
                         let reply = self.topics.history(&topic, &query).map(|page| dialect.history(&to.id, &page));
-                        self.reply(to, Op::History, reply);
+                        self.reply(to, op, reply);
                     }
                     Ask::Presence => {
                         let reply = move |id: &CommandId, members: Vec<_>| dialect.presence(id, &members);
-                        self.later(to, Op::Presence, self.backend.presence(topic), reply);
+                        self.later(to, op, self.backend.presence(topic), reply);
                     }
                     Ask::PresenceStats => {
                         let reply = move |id: &CommandId, count: super::backend::MemberCount| {
                             dialect.presence_stats(id, count.clients, count.users)
                         };
-                        self.later(to, Op::PresenceStats, self.backend.presence_stats(topic), reply);
+                        self.later(to, op, self.backend.presence_stats(topic), reply);
                     }
                     Ask::Publish(payload) => {
                         let reply = move |id: &CommandId, ()| dialect.done(id, Op::Publish);
-                        self.later(to, Op::Publish, self.backend.publish(topic, payload), reply);
+                        self.later(to, op, self.backend.publish(topic, payload), reply);
                     }
                 }
             }
-            Request::Call { shard, session, dialect, id, client, user, method, data } => {
-                let to = To { shard, session, dialect, id };
+            Request::Call { shard, session, dialect, id, client, user, method, data, asked } => {
+                let to = To { shard, session, dialect, id, asked };
+                let Some(to) = self.may_ask(to, Op::Rpc) else { return };
                 let reply = move |id: &CommandId, data: Bytes| dialect.rpc(id, &data);
                 self.later(to, Op::Rpc, self.backend.call(client, user, method, data), reply);
             }
@@ -306,9 +320,20 @@ impl Clerk {
         self.send(shard, Event::Authenticated { session, id, purpose, result: result.map(Box::new) });
     }
 
+    /// Whom to answer, unless it asked for too much already: then it is told so.
+    fn may_ask(&self, to: To, op: Op) -> Option<To> {
+        // What a publish brings is a few bytes: it is for the rate of commands.
+        let refusal = allowance::refusal(&to.asked, self.answers).filter(|_| op != Op::Publish);
+        let Some(refusal) = refusal else { return Some(to) };
+        self.metrics.replies_refused.inc();
+        self.reply(to, op, Err(refusal));
+        None
+    }
+
     fn reply(&self, to: To, op: Op, reply: Result<Bytes, Refusal>) {
-        let To { shard, session, dialect, id } = to;
+        let To { shard, session, dialect, id, asked } = to;
         let reply = reply.unwrap_or_else(|refusal| dialect.refusal(&id, op, &refusal));
+        asked.charge(self.answers, reply.len() as u64);
         self.send(shard, Event::Answered { session, reply });
     }
 
@@ -322,7 +347,10 @@ impl Clerk {
     ) {
         let clerk = self.clone();
         tokio::spawn(async move {
-            let result = answer.await.map(|value| reply(&to.id, value));
+            let answer = answer.await;
+            // Many may have been asked for at once. What was only read need not be said; what was done must be.
+            let Some(to) = (if op == Op::Presence { clerk.may_ask(to, op) } else { Some(to) }) else { return };
+            let result = answer.map(|value| reply(&to.id, value));
             clerk.reply(to, op, result);
         });
     }
@@ -334,4 +362,6 @@ struct To {
     session: SessionKey,
     dialect: Dialect,
     id: CommandId,
+    /// What it has asked for so far.
+    asked: Arc<Shared>,
 }

@@ -13,6 +13,7 @@ use crate::auth::{Grant, Identity, TokenError};
 use crate::name::TopicName;
 use crate::position::{Offset, Position};
 use crate::protocol::{CommandId, Dialect, Encoding, HistoryQuery, MembershipChange, Refusal, SubscribeItem};
+use crate::rate::Shared;
 use crate::topic::{Attachment, Delta, Payload, Replay, ShardId, Slot, Snapshot};
 use crate::wire::tls::Tls;
 
@@ -194,6 +195,10 @@ pub(super) struct Attach {
     pub(super) topic: TopicName,
     pub(super) encoding: Encoding,
     pub(super) since: Option<Position>,
+    /// The first who asked.
+    pub(super) session: SessionKey,
+    /// Who that is, if it recovers.
+    pub(super) identity: Option<Arc<Identity>>,
     pub(super) history: u32,
 }
 
@@ -243,6 +248,8 @@ pub(super) enum Request {
         id: CommandId,
         topic: TopicName,
         ask: Ask,
+        /// What the session has asked for so far.
+        asked: Arc<Shared>,
     },
     Call {
         shard: ShardId,
@@ -253,6 +260,7 @@ pub(super) enum Request {
         user: String,
         method: String,
         data: Bytes,
+        asked: Arc<Shared>,
     },
     Joined {
         topic: TopicName,

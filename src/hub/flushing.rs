@@ -412,6 +412,7 @@ impl Shard {
                 self.stats.deliveries.add(completed);
                 self.stats.bytes.add(n as u64);
                 self.stats.backlog_bytes.sub(n as u64);
+                self.resume_if_there_is_room(index);
             }
             Sent::All => {
                 let completed = backlog.sent(before, now_ms);
@@ -426,6 +427,7 @@ impl Shard {
                 }
                 self.visit(index);
                 self.pay(index);
+                self.resume_if_there_is_room(index);
             }
         }
     }
@@ -466,8 +468,7 @@ impl Shard {
 }
 
 fn subscription_of(session: &Session, subscribers: &Subscribers, topic: Slot) -> Option<Subscription> {
-    let here = |s: &Subscription| subscribers.lane(s.lane).is_some_and(|lane| lane.slot == topic);
-    session.subscriptions.iter().copied().find(here)
+    session.place_in(subscribers, topic).and_then(|at| session.subscriptions.get(at).copied())
 }
 
 /// Notes where a session stands in a topic whose frames it cannot take now: where it stood before the first of them,

@@ -5,6 +5,7 @@
 //! the deltas; that order is what makes a subscribe atomic.
 
 mod alarm;
+mod allowance;
 mod asking;
 /// What the alarm is made of; `queue_model` has another.
 mod atomics {
@@ -20,6 +21,7 @@ mod channel {
     pub(super) use mio::Waker;
 }
 mod client;
+mod commands;
 mod conflate;
 mod connecting;
 mod deflating;
@@ -30,12 +32,14 @@ mod flush;
 mod flushing;
 mod following;
 mod gathering;
+mod memberships;
 #[cfg(test)]
 mod model;
 mod outbox;
 mod pacing;
 #[doc(hidden)]
 pub mod parts;
+mod places;
 mod queue;
 #[cfg(test)]
 mod queue_model;
@@ -48,6 +52,7 @@ mod shard;
 mod shedding;
 mod subscribers;
 mod sweeping;
+mod turns;
 mod waves;
 
 use std::sync::Arc;
@@ -79,6 +84,9 @@ const CENSUS_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Hub {
     shards: Vec<ShardHandle>,
     sessions_max: usize,
+    /// Sessions without a token.
+    tokenless: Arc<AtomicUsize>,
+    tokenless_max: usize,
     /// Sessions that are to go to other nodes and have not gone yet.
     shedding: Arc<AtomicUsize>,
     /// When those who went last will stand elsewhere, Unix ms.
@@ -105,6 +113,7 @@ struct Part {
     poll: mio::Poll,
     queue: QueueReceiver,
     sessions: Arc<AtomicUsize>,
+    tokenless: Arc<AtomicUsize>,
     stats: Arc<ShardStats>,
     /// Of all shards.
     everybody: Arc<[Arc<ShardStats>]>,
@@ -127,6 +136,7 @@ impl Hub {
         let mut handles = Vec::new();
         let mut parts = Vec::new();
         let shards = u16::try_from(shards.max(1)).unwrap_or(u16::MAX);
+        let tokenless = Arc::new(AtomicUsize::new(0));
         let everybody: Arc<[Arc<ShardStats>]> = (0..shards).map(|_| Arc::default()).collect();
         for (id, stats) in (0..shards).zip(everybody.iter().cloned()) {
             let poll = mio::Poll::new()?;
@@ -141,18 +151,26 @@ impl Hub {
                 heartbeat_ms: heartbeat_ms.clone(),
             });
             let everybody = everybody.clone();
-            parts.push(Part { id: ShardId(id), poll, queue: receiver, sessions, stats, everybody, heartbeat_ms });
+            let (id, tokenless) = (ShardId(id), tokenless.clone());
+            parts.push(Part { id, poll, queue: receiver, sessions, tokenless, stats, everybody, heartbeat_ms });
         }
         let queues: Arc<[QueueSender]> = handles.iter().map(|h| h.queue.clone()).collect();
-        let hub =
-            Arc::new(Self { shards: handles, sessions_max, shedding: Arc::default(), settled_ms: AtomicU64::new(0) });
-        Ok((hub, Parked { parts, requests: sender, node, config }, Desk::new(receiver, queues)))
+        let hub = Arc::new(Self {
+            shards: handles,
+            sessions_max,
+            tokenless,
+            tokenless_max: tokenless_max(&config, sessions_max),
+            shedding: Arc::default(),
+            settled_ms: AtomicU64::new(0),
+        });
+        let desk = Desk::new(receiver, queues, allowance::answers(&config.limits));
+        Ok((hub, Parked { parts, requests: sender, node, config }, desk))
     }
 
     /// Hands a session to the shard that has the fewest; gives it back if there are too many already.
     ///
     /// # Errors
-    /// The session, if the server holds as many as it can.
+    /// The session, if the server holds as many as it can, or as many without a token as it may.
     pub fn place(&self, session: Box<NewSession>) -> Result<(), Box<NewSession>> {
         let counts = || self.shards.iter().map(|s| s.sessions.load(Ordering::Relaxed));
         if counts().sum::<usize>() >= self.sessions_max {
@@ -161,6 +179,12 @@ impl Hub {
         let Some(shard) = self.shards.iter().min_by_key(|s| s.sessions.load(Ordering::Relaxed)) else {
             return Err(session);
         };
+        if session.identity.is_none() {
+            let more = |n: usize| (n < self.tokenless_max).then_some(n + 1);
+            if self.tokenless.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
+                return Err(session);
+            }
+        }
         shard.sessions.fetch_add(1, Ordering::Relaxed);
         shard.queue.send(Event::Open(session));
         Ok(())
@@ -174,6 +198,16 @@ impl Hub {
     /// Sessions held at most.
     pub fn sessions_max(&self) -> usize {
         self.sessions_max
+    }
+
+    /// Sessions without a token held now.
+    pub fn tokenless(&self) -> usize {
+        self.tokenless.load(Ordering::Relaxed)
+    }
+
+    /// Sessions without a token held at most.
+    pub fn tokenless_max(&self) -> usize {
+        self.tokenless_max
     }
 
     /// Sessions of each shard.
@@ -281,6 +315,21 @@ impl Hub {
             shard.queue.send(Event::Hurry);
         }
     }
+}
+
+/// How many sessions may be without a token: a part of them all, where they can have nothing without one.
+fn tokenless_max(config: &Config, sessions_max: usize) -> usize {
+    if !config.needs_token() {
+        return usize::MAX;
+    }
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a share of a count of descriptors"
+    )]
+    let share = (sessions_max as f64 * config.limits.tokenless_share).ceil() as usize;
+    share.max(1)
 }
 
 impl Outlet for Hub {

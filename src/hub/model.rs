@@ -159,6 +159,8 @@ impl World {
         config.limits.backlog_bytes = ways.backlog_bytes;
         // Not what this is about: clients say a lot, and in no time.
         config.limits.commands_burst = 1_000_000;
+        config.limits.reply_bytes_per_second = u32::MAX;
+        config.limits.reply_bytes_burst = u32::MAX;
         for (name, class) in [("merge", Class::Merge), ("latest", Class::Latest), ("stream", Class::Stream)] {
             let namespace = Namespace { class, history_size: 100_000, history_bytes: 1 << 30, ..Namespace::default() };
             config.namespace.insert(name.to_owned(), namespace);

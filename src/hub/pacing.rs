@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::backlog::Backlog;
 use super::shard::Shard;
+use super::turns::Reading;
 use crate::limits::{BYTES_PER_SECOND_MIN, DRAIN_CHUNK_BYTES, NAP_MS_MAX, STRETCH_FROM, STRETCH_FULL, STRETCH_MS_MAX};
 
 /// The low half of the shard's clock. Of two times of it the difference is right, as long as it is below seven weeks.
@@ -148,6 +149,10 @@ impl Shard {
                 let Some(session) = self.sessions.get_mut(index as usize) else { continue };
                 if session.timer_ms == clock32(at_ms).max(1) {
                     session.timer_ms = 0;
+                }
+                if session.reading == Reading::Quota {
+                    session.reading = Reading::Turn;
+                    self.readable.push(index);
                 }
                 if session.backlog.is_some() {
                     self.writable.push(index);

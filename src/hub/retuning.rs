@@ -4,7 +4,7 @@ use super::pacing::Pace;
 use super::session::Hold;
 use super::shard::Shard;
 use crate::name::TopicName;
-use crate::protocol::{CommandId, Op, Refusal, SessionWishes};
+use crate::protocol::{CommandId, Op, Refusal, Refused, SessionWishes};
 
 impl Shard {
     /// Changes the rates of subscriptions, and answers.
@@ -13,25 +13,17 @@ impl Shard {
         index: u32,
         id: &CommandId,
         topics: &[TopicName],
-        refused: &[Refusal],
+        refused: Refused,
         max_rate: Option<f64>,
     ) {
-        let mut failed = refused.to_vec();
+        let (mut refused, mut any) = (refused, false);
         for topic in topics {
-            if let Err(refusal) = self.change_rate(index, topic, max_rate) {
-                failed.push(refusal.about(topic.as_str()));
+            match self.change_rate(index, topic, max_rate) {
+                Ok(()) => any = true,
+                Err(refusal) => refused.add(refusal.about(topic.as_str())),
             }
         }
-        let Some(session) = self.session(index) else { return };
-        let dialect = session.dialect;
-        // A Centrifuge command has one reply.
-        let one_reply = dialect.is_centrifuge() && !failed.is_empty();
-        for refusal in failed.iter().take(if one_reply { 1 } else { failed.len() }) {
-            self.refuse(index, id, Op::Rate, refusal);
-        }
-        if !one_reply {
-            self.send(index, dialect.done(id, Op::Rate));
-        }
+        self.answer_topics(index, id, Op::Rate, any, None, &refused);
     }
 
     /// Moves a subscription to the lane of another rate. What it has already counts there: it is held until it has been
@@ -45,16 +37,17 @@ impl Shard {
         let slot = self.subscribers.find(name).ok_or_else(not_subscribed)?;
         self.seal_topic(slot);
         let session = self.sessions.get_mut(index as usize).ok_or_else(not_subscribed)?;
-        let here = |lane: u32| self.subscribers.lane(lane).filter(|lane| lane.slot == slot);
-        let place = session.subscriptions.iter_mut().find(|s| here(s.lane).is_some()).ok_or_else(not_subscribed)?;
-        let (from, lane) = (*place, here(place.lane).ok_or_else(not_subscribed)?);
+        let at = session.place_in(&self.subscribers, slot).ok_or_else(not_subscribed)?;
+        let from = session.subscriptions.get(at).copied().ok_or_else(not_subscribed)?;
+        let lane = self.subscribers.lane(from.lane).ok_or_else(not_subscribed)?;
         if lane.interval_ms == interval_ms {
             return Ok(());
         }
         let (encoding, form, throttled, sent) = (lane.encoding, lane.form, lane.interval_ms > 0, lane.sent);
         let last = self.subscribers.topic(slot).ok_or_else(not_subscribed)?.last;
         let to = self.subscribers.join(index, slot, encoding, form, interval_ms).ok_or_else(not_subscribed)?;
-        *place = to;
+        session.subscriptions.remove(at);
+        session.add(to);
         let hold = session.hold_of(from).map(|at| session.holds.swap_remove(at));
         let cursor = hold.map_or(if throttled { sent } else { last }, |hold| hold.cursor);
         session.holds.push(Hold { subscription: to, cursor, awaiting: false });

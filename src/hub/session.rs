@@ -11,9 +11,11 @@ use super::client::Client;
 use super::event::{Permit, SessionKey};
 use super::outbox::Chain;
 use super::pacing::Pace;
-use super::subscribers::{Cursor, Subscription};
+use super::subscribers::{Cursor, Subscribers, Subscription};
+use super::turns::Reading;
 use crate::auth::Identity;
 use crate::protocol::Dialect;
+use crate::topic::Slot;
 use crate::wire::inbox::Inbox;
 use crate::wire::tls::Tls;
 
@@ -31,6 +33,8 @@ pub(super) struct Session {
     /// The poll tells when it takes bytes again.
     pub(super) watched: bool,
     pub(super) generation: u32,
+    /// Whether it is read, or what it waits for.
+    pub(super) reading: Reading,
     /// Subscribes under way.
     pub(super) attaching: u16,
     /// What waits for the next visit.
@@ -48,7 +52,7 @@ pub(super) struct Session {
     pub(super) heard_ms: u32,
     /// What it has used of its rate of commands ([`crate::rate::Rate`]), in ns of the shard's clock.
     pub(super) commands_used_ns: u64,
-    /// Two fit in place of the pointer that more of them need.
+    /// In order of their lanes. Two fit in place of the pointer that more of them need.
     pub(super) subscriptions: SmallVec<[Subscription; 2]>,
     /// A message under way.
     pub(super) inbox: Option<Box<Inbox>>,
@@ -56,7 +60,7 @@ pub(super) struct Session {
     pub(super) backlog: Option<Box<Backlog>>,
     /// Subscriptions that stand elsewhere than their lane.
     pub(super) holds: ThinVec<Hold>,
-    /// Messages that wait for an earlier command's answer.
+    /// Commands that wait for an earlier one's answer.
     pub(super) deferred: Option<Box<Deferred>>,
     pub(super) identity: Option<Arc<Identity>>,
     /// What not every session needs.
@@ -88,11 +92,10 @@ pub(super) struct Hold {
     pub(super) awaiting: bool,
 }
 
-/// Messages in the order they came.
+/// What is left of a message whose commands depend on the answer to an earlier one. The messages behind it are not read.
 #[derive(Debug, Default)]
 pub(super) struct Deferred {
-    pub(super) messages: std::collections::VecDeque<Vec<u8>>,
-    pub(super) bytes: usize,
+    pub(super) rest: Vec<u8>,
     /// A token is being checked, or the session is being set up.
     pub(super) authenticating: bool,
 }
@@ -109,12 +112,35 @@ impl Session {
 
     /// A subscription is at another place now.
     pub(super) fn moved(&mut self, from: Subscription, to: Subscription) {
-        for place in self.subscriptions.iter_mut().filter(|s| **s == from) {
-            *place = to;
+        if let Some(at) = self.place_of(from.lane)
+            && let Some(place) = self.subscriptions.get_mut(at).filter(|s| **s == from)
+        {
+            if from.lane == to.lane {
+                *place = to;
+            } else {
+                self.subscriptions.remove(at);
+                self.add(to);
+            }
         }
         for hold in self.holds.iter_mut().filter(|h| h.subscription == from) {
             hold.subscription = to;
         }
+    }
+
+    /// Where its subscription in a lane is among the others.
+    pub(super) fn place_of(&self, lane: u32) -> Option<usize> {
+        self.subscriptions.binary_search_by_key(&lane, |s| s.lane).ok()
+    }
+
+    /// Where its subscription of a topic is among the others.
+    pub(super) fn place_in(&self, subscribers: &Subscribers, topic: Slot) -> Option<usize> {
+        subscribers.topic(topic)?.lanes.iter().find_map(|lane| self.place_of(*lane))
+    }
+
+    /// Keeps a subscription that has begun.
+    pub(super) fn add(&mut self, subscription: Subscription) {
+        let at = self.subscriptions.partition_point(|s| s.lane < subscription.lane);
+        self.subscriptions.insert(at, subscription);
     }
 
     /// The hold of a subscription.

@@ -1,8 +1,8 @@
 //! A shard: its loop, and what it owns. The other files of the hub that say `impl Shard` hold its verbs: reading,
-//! connecting, asking, attaching, bringing, delivering, flushing, relieving, sweeping, shedding.
+//! turns, reading, commands, connecting, asking, attaching, bringing, delivering, flushing, relieving, sweeping, shedding.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -23,6 +23,7 @@ use super::flush::{self, Flush};
 use super::flushing::Visit;
 use super::following::Following;
 use super::gathering::{BATCH_BYTES, Gathering};
+use super::memberships::Memberships;
 use super::outbox::{Chain, Outbox, Piece};
 use super::pacing::{Load, Timers, clock32};
 use super::queue::QueueReceiver;
@@ -30,6 +31,7 @@ use super::relieving::Ceiling;
 use super::session::{Session, Stage};
 use super::shedding::Shed;
 use super::subscribers::{Subscribers, Subscription, Traits};
+use super::turns::{Reading, Turns};
 use super::waves::Waves;
 use crate::clock::unix_ms;
 use crate::config::{Class, Config};
@@ -94,6 +96,16 @@ pub(super) struct Shard {
     pub(super) asks: Slab<Ask>,
     pub(super) tick_asks: HashMap<AskKey, u32>,
     pub(super) groups: Slab<Group>,
+    /// Topics that sessions have asked to subscribe to and do not have yet.
+    pub(super) joining: HashMap<SessionKey, HashSet<Slot>>,
+    /// What sessions have used of the rate at which they may make the server inflate ([`crate::rate::Rate`]), in ns.
+    pub(super) inflating: HashMap<SessionKey, u64>,
+    pub(super) memberships: Memberships,
+    pub(super) turns: Turns,
+    /// Sessions of all shards that have no token.
+    pub(super) tokenless: Arc<AtomicUsize>,
+    /// No topic can be had without a token.
+    pub(super) needs_token: bool,
     /// Sessions that are owed something and whose socket is not known to be full.
     pub(super) owed: Vec<u32>,
     /// Sockets that became writable.
@@ -123,7 +135,7 @@ pub(super) struct Shard {
     /// Events were taken in the last tick.
     worked: bool,
     /// Clients were heard in the last tick.
-    heard: bool,
+    pub(super) heard: bool,
     started: Instant,
     pub(super) now_ms: u64,
     /// Wall clock of this tick.
@@ -147,6 +159,8 @@ impl Shard {
         Self {
             id: part.id,
             node,
+            tokenless: part.tokenless,
+            needs_token: config.needs_token(),
             ceiling: Ceiling::new(config.limits.backlog_total_bytes, part.everybody),
             config,
             stats: part.stats,
@@ -170,6 +184,10 @@ impl Shard {
             asks: Slab::new(),
             tick_asks: HashMap::new(),
             groups: Slab::new(),
+            joining: HashMap::new(),
+            inflating: HashMap::new(),
+            memberships: Memberships::default(),
+            turns: Turns::default(),
             owed: Vec::new(),
             writable: Vec::new(),
             readable: Vec::new(),
@@ -239,25 +257,7 @@ impl Shard {
         self.unix_ms = unix_ms();
         self.heartbeat_ms.store(self.unix_ms, Ordering::Relaxed);
 
-        let again = std::mem::take(&mut self.readable);
-        self.heard = false;
-        for event in events {
-            let token = event.token();
-            if token == WAKER {
-                continue;
-            }
-            let index = u32::try_from(token.0).unwrap_or(u32::MAX);
-            if event.is_writable() {
-                self.writable.push(index);
-            }
-            if event.is_readable() || event.is_read_closed() || event.is_error() {
-                self.heard = true;
-                self.read(index);
-            }
-        }
-        for index in again {
-            self.read(index);
-        }
+        self.hear(events);
 
         self.overloaded = self.queue.depth() > limits::QUEUE_HIGH_WATER / 16;
         self.taken = 0;
@@ -270,6 +270,7 @@ impl Shard {
         self.stats.events.add(self.taken as u64);
         self.worked = self.taken > 0;
 
+        self.tell_memberships();
         self.deliver();
         self.sweep();
         self.flush();
@@ -374,6 +375,7 @@ impl Shard {
         let sweep_ms = if idle && self.drain.is_none() { now_ms + 1_000 } else { self.next_sweep_ms };
         let due_ms = self.dues.peek().map_or(u64::MAX, |Reverse((due, _))| *due);
         let timer_ms = self.timers.next_ms().unwrap_or(u64::MAX);
+        let timer_ms = timer_ms.min(self.memberships.next_ms().unwrap_or(u64::MAX));
         Duration::from_millis(sweep_ms.min(due_ms).min(timer_ms).saturating_sub(now_ms))
     }
 
@@ -407,6 +409,7 @@ impl Shard {
         if let Err(error) = self.poll.registry().register(&mut socket, Token(index), Interest::READABLE) {
             tracing::warn!(shard = self.id.0, %error, "a socket could not be watched");
             self.placed.fetch_sub(1, Ordering::Relaxed);
+            self.tokenless.fetch_sub(usize::from(new.identity.is_none()), Ordering::Relaxed);
             return;
         }
         self.generation = self.generation.wrapping_add(1);
@@ -419,6 +422,7 @@ impl Shard {
             pinged: false,
             watched: false,
             generation: self.generation,
+            reading: Reading::Free,
             attaching: 0,
             chain: Chain::default(),
             batch: false,
@@ -443,6 +447,7 @@ impl Shard {
             self.close(index, CloseReason::ServiceRestart);
         } else if !new.early.is_empty() {
             let mut early = new.early.to_vec();
+            self.turns.begin();
             self.received(index, &mut early);
         }
     }
@@ -500,6 +505,10 @@ impl Shard {
         self.stats.close(reason);
         self.leave_all(index);
         self.send(index, frame::close_with(code, text));
+        // The client's answer is waited for, whatever else was.
+        if self.session(index).is_some_and(|s| s.reading != Reading::Free) {
+            self.wait_for(index, Reading::Turn);
+        }
     }
 
     /// Takes a session out of all its topics.
@@ -554,8 +563,10 @@ impl Shard {
         }
         self.say_goodbye(&mut session);
         // To close the socket, which nothing else holds, also ends the poll's watch over it.
+        let tokenless = session.identity.is_none();
         drop(session);
         self.placed.fetch_sub(1, Ordering::Relaxed);
+        self.tokenless.fetch_sub(usize::from(tokenless), Ordering::Relaxed);
     }
 
     /// What a topic is, and its least interval for a subscriber who asks for `max_rate`.

@@ -5,6 +5,7 @@ use super::event::SessionKey;
 use super::pacing::clock32;
 use super::session::Stage;
 use super::shard::{SWEEP_EVERY, Shard};
+use super::turns::Reading;
 use super::waves::Waves;
 use crate::protocol::Notice;
 use crate::wire::close::CloseReason;
@@ -36,6 +37,7 @@ impl Shard {
         for _ in 0..slice.min(capacity) {
             if self.sweep_at >= capacity {
                 self.sweep_at = 0;
+                self.forget_inflated();
             }
             let index = u32::try_from(self.sweep_at).unwrap_or(u32::MAX);
             self.sweep_at += 1;
@@ -54,6 +56,7 @@ impl Shard {
         let limits = &self.config.limits;
         let (first_command_ms, stall_ms) = (millis(limits.first_command_timeout), millis(limits.stall_timeout));
         let (ping_ms, pong_ms) = (millis(limits.ping_interval), millis(limits.pong_timeout));
+        let (needs_token, token_ms) = (self.needs_token, millis(limits.token_timeout));
         let expired_delay_s = self.config.access.expired_close_delay.as_secs();
         let (now_ms, now_s) = (self.now_ms, self.unix_ms / 1_000);
         let Some(session) = self.session(index) else { return };
@@ -65,8 +68,21 @@ impl Shard {
             }
             Stage::Closing { .. } | Stage::Done => return,
             Stage::New if age(session.opened_ms) > first_command_ms => Some(CloseReason::NoCommand),
-            _ if session.inbox.as_ref().is_some_and(|i| now_ms.saturating_sub(i.since_ms) > first_command_ms) => {
-                Some(CloseReason::NoCommand)
+            // One that waits for its turn is not late: it is not listened to.
+            _ if session.reading == Reading::Free
+                && session.inbox.as_ref().is_some_and(|i| now_ms.saturating_sub(i.since_ms) > first_command_ms) =>
+            {
+                Some(CloseReason::SlowMessage)
+            }
+            // One that got a topic by a token of the topic's own has shown one.
+            _ if needs_token
+                && session.identity.is_none()
+                && session.subscriptions.is_empty()
+                && session.attaching == 0
+                && !session.deferred.as_ref().is_some_and(|d| d.authenticating)
+                && age(session.opened_ms) > token_ms =>
+            {
+                Some(CloseReason::NoToken)
             }
             _ if session.backlog.as_ref().is_some_and(|b| now_ms.saturating_sub(b.moved_ms) > stall_ms) => {
                 Some(CloseReason::Slow)

@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 
-use crate::limits::{BYTES_PER_SECOND_MIN, FLUSH_INTERVAL_MAX};
+use crate::limits::{
+    BYTES_PER_SECOND_MIN, FLUSH_INTERVAL_MAX, REASON_BYTES_MAX, REFUSED_NAME_BYTES_MAX, REFUSED_REASONS_MAX,
+    TOPIC_NAME_BYTES_MAX,
+};
 use crate::name::TopicName;
 use crate::position::Position;
 
@@ -106,16 +109,16 @@ pub struct HistoryQuery {
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "`id` is echoed, `topic` is the topic, and the rest is named as in the protocols")]
 pub enum Command {
-    /// Start deliveries. `items` have valid names; each of the others is answered by itself.
-    Subscribe { id: CommandId, items: Vec<SubscribeItem>, refused: Vec<Refusal>, terms: SubscribeTerms },
+    /// Start deliveries. `items` have valid names; the others are in `refused`, and the one reply names them.
+    Subscribe { id: CommandId, items: Vec<SubscribeItem>, refused: Refused, terms: SubscribeTerms },
     /// End deliveries.
-    Unsubscribe { id: CommandId, topics: Vec<TopicName>, refused: Vec<Refusal> },
+    Unsubscribe { id: CommandId, topics: Vec<TopicName>, refused: Refused },
     /// Change the rate of subscriptions that are live; without one, to what the namespace says.
-    Rate { id: CommandId, topics: Vec<TopicName>, refused: Vec<Refusal>, max_rate: Option<f64> },
+    Rate { id: CommandId, topics: Vec<TopicName>, refused: Refused, max_rate: Option<f64> },
     /// Change how the session is served.
     Session { id: CommandId, wishes: SessionWishes },
     /// Send the state now.
-    Snapshot { id: CommandId, topics: Vec<TopicName>, refused: Vec<Refusal> },
+    Snapshot { id: CommandId, topics: Vec<TopicName>, refused: Refused },
     /// Prove who the client is, or prolong it.
     Auth { id: CommandId, token: String },
     /// Round trip.
@@ -170,6 +173,86 @@ impl Refusal {
     }
 }
 
+/// The topics of one command that were refused: the reason of each kind, and as many names as fit. What it holds is
+/// bounded ([`REFUSED_REASONS_MAX`], [`REFUSED_NAME_BYTES_MAX`]), however long the command was.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Refused {
+    first: Option<Refusal>,
+    groups: Vec<RefusedGroup>,
+    count: usize,
+    name_bytes: usize,
+}
+
+/// Topics that were refused for one reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedGroup {
+    /// As in [`Refusal`].
+    pub code: u16,
+    /// For people.
+    pub reason: String,
+    /// The first of the topics, as sent, each cut to the length that a name may have.
+    pub topics: Vec<String>,
+    /// How many more there are that are not in `topics`.
+    pub more: usize,
+}
+
+impl Refused {
+    /// Adds one topic of the command.
+    pub fn add(&mut self, refusal: Refusal) {
+        self.count += 1;
+        let topic = clipped(refusal.topic.as_deref().unwrap_or_default(), TOPIC_NAME_BYTES_MAX);
+        let fits = self.name_bytes + topic.len() <= REFUSED_NAME_BYTES_MAX;
+        let known = self.groups.iter().position(|g| g.code == refusal.code && g.reason == refusal.reason);
+        // Reasons past the bound are told with the last one that there was room for.
+        let full = self.groups.len() >= REFUSED_REASONS_MAX;
+        let at = known.or_else(|| full.then(|| self.groups.len().saturating_sub(1)));
+        match at.and_then(|at| self.groups.get_mut(at)) {
+            Some(group) if fits && known.is_some() => {
+                group.topics.push(topic.to_owned());
+                self.name_bytes += topic.len();
+            }
+            Some(group) => group.more += 1,
+            None => {
+                let reason = clipped(&refusal.reason, REASON_BYTES_MAX).to_owned();
+                let topics = if fits { vec![topic.to_owned()] } else { Vec::new() };
+                self.name_bytes += if fits { topic.len() } else { 0 };
+                let more = usize::from(!fits);
+                self.groups.push(RefusedGroup { code: refusal.code, reason, topics, more });
+            }
+        }
+        if self.first.is_none() {
+            let reason = clipped(&refusal.reason, REASON_BYTES_MAX).to_owned();
+            let topic = refusal.topic.as_deref().map(|topic| clipped(topic, TOPIC_NAME_BYTES_MAX).to_owned());
+            self.first = Some(Refusal { code: refusal.code, reason, topic });
+        }
+    }
+
+    /// The first refusal, if there is one.
+    pub fn first(&self) -> Option<&Refusal> {
+        self.first.as_ref()
+    }
+
+    /// All of them, by reason.
+    pub fn groups(&self) -> &[RefusedGroup] {
+        &self.groups
+    }
+
+    /// How many topics were refused.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether none was.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+/// The beginning of `text`, at most so many bytes of it, cut between characters.
+pub(super) fn clipped(text: &str, bytes_max: usize) -> &str {
+    text.get(..text.floor_char_boundary(bytes_max)).unwrap_or_default()
+}
+
 /// Names of commands, for replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "as in `Command`")]
@@ -203,4 +286,28 @@ pub struct BadCommand {
     pub refusal: Refusal,
     /// There is nothing to answer: the session must be closed.
     pub fatal: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// However many topics a command names and whatever they are, what its refusals take is bounded and none is lost.
+        #[test]
+        fn refusals_are_bounded_and_all_are_counted(topics in prop::collection::vec((".{0,400}", 0u8..20), 1..60)) {
+            let mut refused = Refused::default();
+            for (topic, reason) in &topics {
+                refused.add(Refusal::new(400, format!("reason {reason}")).about(topic.clone()));
+            }
+            prop_assert_eq!(refused.len(), topics.len());
+            let told: usize = refused.groups().iter().map(|g| g.topics.len() + g.more).sum();
+            prop_assert_eq!(told, topics.len());
+            let names: usize = refused.groups().iter().flat_map(|g| &g.topics).map(String::len).sum();
+            prop_assert!(names <= REFUSED_NAME_BYTES_MAX && refused.groups().len() <= REFUSED_REASONS_MAX);
+            let first = refused.first().unwrap();
+            prop_assert!(topics[0].0.starts_with(first.topic.as_deref().unwrap()));
+        }
+    }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::centrifuge::{self, Format};
 use super::{
     BadCommand, Command, CommandId, Connected, Encoding, HistoryPage, MemberInfo, MembershipChange, Notice, Op,
-    Refusal, Standing, Subscribed, plain,
+    Refusal, Refused, Standing, Subscribed, plain,
 };
 use crate::name::TopicName;
 use crate::wire::frame::{self, Opcode};
@@ -61,14 +61,15 @@ impl Dialect {
         }
     }
 
-    /// Reads one command of a client.
+    /// Reads one command of a client. A list of topics in it may have `topics_max` entries: a longer one is refused, and not
+    /// read to its end.
     ///
     /// # Errors
     /// What was wrong with it, ready to be sent back.
-    pub fn command(self, bytes: &[u8]) -> Result<Command, BadCommand> {
+    pub fn command(self, bytes: &[u8], topics_max: usize) -> Result<Command, BadCommand> {
         match self.format() {
-            None => plain::command(bytes),
-            Some(format) => centrifuge::command(format, bytes),
+            None => plain::command(bytes, topics_max),
+            Some(format) => centrifuge::command(format, bytes, topics_max),
         }
     }
 
@@ -88,9 +89,21 @@ impl Dialect {
         }
     }
 
-    /// The reply to a command about topics that was carried out. `plain` alone has it.
-    pub fn standings(self, id: &CommandId, op: Op, standings: &[Standing]) -> Bytes {
-        plain::standings(id, op, standings)
+    /// The one reply to a command about topics. `any`: it was carried out for one at least; `standings`: where those stand,
+    /// of commands whose reply says it. Centrifuge has commands about one topic, and a rate that is for all or none.
+    pub fn outcome(
+        self,
+        id: &CommandId,
+        op: Op,
+        any: bool,
+        standings: Option<&[Standing]>,
+        refused: &Refused,
+    ) -> Bytes {
+        match (self.format(), refused.first()) {
+            (None, _) => plain::outcome(id, op, any, standings, refused),
+            (Some(format), Some(first)) => centrifuge::refusal(format, id, first),
+            (Some(format), None) => centrifuge::done(format, id, op),
+        }
     }
 
     /// The reply to a subscribe. `centrifuge` alone has it.

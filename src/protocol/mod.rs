@@ -6,12 +6,13 @@ mod command;
 mod delivery;
 mod dialect;
 mod fossil;
+mod lists;
 mod plain;
 mod reply;
 
 pub use command::{
-    BadCommand, Command, CommandId, HistoryQuery, Op, Refusal, SessionWishes, SubscribeItem, SubscribeOptions,
-    SubscribeTerms,
+    BadCommand, Command, CommandId, HistoryQuery, Op, Refusal, Refused, RefusedGroup, SessionWishes, SubscribeItem,
+    SubscribeOptions, SubscribeTerms,
 };
 pub use delivery::{Delivery, Encoding, SnapshotDelivery};
 pub use dialect::Dialect;

@@ -1,19 +1,18 @@
 //! The `plain` dialect: one JSON object a message. `docs/protocol.md` is its specification.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::io::Write;
 
 use bytes::Bytes;
 use compact_str::CompactString;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{
-    BadCommand, Command, CommandId, Delivery, Notice, Op, Refusal, SessionWishes, SnapshotDelivery, Standing,
-    SubscribeItem, SubscribeTerms,
+    BadCommand, Command, CommandId, Delivery, Notice, Op, Refusal, Refused, SessionWishes, SnapshotDelivery, Standing,
+    SubscribeItem, SubscribeTerms, lists,
 };
 use crate::name::TopicName;
-use crate::position::Position;
 use crate::wire::frame;
 
 /// Longest string id.
@@ -25,11 +24,12 @@ struct Message<'a> {
     #[serde(borrow)]
     op: Cow<'a, str>,
     #[serde(default)]
-    id: Option<Id<'a>>,
+    id: Option<Id>,
+    /// Read apart from the rest, no further than it may be long.
     #[serde(borrow, default)]
-    args: Option<Vec<Cow<'a, str>>>,
+    args: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    since: HashMap<Cow<'a, str>, Position>,
+    since: Option<&'a RawValue>,
     #[serde(default)]
     max_rate: Option<f64>,
     #[serde(default)]
@@ -49,29 +49,54 @@ struct Message<'a> {
 struct Head<'a> {
     #[serde(borrow, default)]
     op: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    id: Option<Id<'a>>,
+    #[serde(default)]
+    id: Option<Id>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Id<'a> {
-    Number(u64),
-    Text(Cow<'a, str>),
+/// As JSON, or how many bytes a string has that is too long.
+enum Id {
+    Json(CompactString),
+    TooLong(usize),
+}
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct IdVisitor;
+
+        impl serde::de::Visitor<'_> for IdVisitor {
+            type Value = Id;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an id, which is a whole number or a string")
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, n: u64) -> Result<Id, E> {
+                Ok(Id::Json(compact_str::format_compact!("{n}")))
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Id, E> {
+                match text.len() {
+                    0..=ID_BYTES_MAX => {
+                        serde_json::to_string(text).map(|json| Id::Json(json.into())).map_err(E::custom)
+                    }
+                    bytes => Ok(Id::TooLong(bytes)),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(IdVisitor)
+    }
 }
 
 impl CommandId {
-    fn from_plain(id: Option<Id<'_>>) -> Result<Self, Refusal> {
-        Ok(Self(match id {
-            None => None,
-            Some(Id::Number(n)) => Some(compact_str::format_compact!("{n}")),
-            Some(Id::Text(text)) if text.len() <= ID_BYTES_MAX => {
-                Some(CompactString::from(serde_json::to_string(&text).unwrap_or_default()))
+    fn from_plain(id: Option<Id>) -> Result<Self, Refusal> {
+        match id {
+            None => Ok(Self(None)),
+            Some(Id::Json(json)) => Ok(Self(Some(json))),
+            Some(Id::TooLong(bytes)) => {
+                Err(Refusal::new(400, format!("id has {bytes} bytes, the most is {ID_BYTES_MAX}")))
             }
-            Some(Id::Text(text)) => {
-                return Err(Refusal::new(400, format!("id has {} bytes, the most is {ID_BYTES_MAX}", text.len())));
-            }
-        }))
+        }
     }
 }
 
@@ -104,7 +129,8 @@ impl Op {
     }
 }
 
-pub(super) fn command(message: &[u8]) -> Result<Command, BadCommand> {
+/// Reads a command; its lists of topics may have `topics_max` entries.
+pub(super) fn command(message: &[u8], topics_max: usize) -> Result<Command, BadCommand> {
     let bad = |id: CommandId, op: Op, refusal: Refusal| BadCommand { id, op, refusal, fatal: false };
     let parsed: Message<'_> = match serde_json::from_slice(message) {
         Ok(parsed) => parsed,
@@ -112,50 +138,47 @@ pub(super) fn command(message: &[u8]) -> Result<Command, BadCommand> {
             let head = serde_json::from_slice::<Head<'_>>(message).ok();
             let op = head.as_ref().and_then(|h| h.op.as_deref()).map_or(Op::Unknown, Op::from_name);
             let id = head.and_then(|h| CommandId::from_plain(h.id).ok()).unwrap_or_default();
-            return Err(bad(id, op, Refusal::new(400, format!("malformed command: {error}"))));
+            return Err(bad(id, op, Refusal::new(400, format!("malformed command: {}", lists::bounded(&error)))));
         }
     };
     let op = Op::from_name(&parsed.op);
     let id = CommandId::from_plain(parsed.id).map_err(|refusal| bad(CommandId::default(), op, refusal))?;
     let refuse = |reason: String| bad(id.clone(), op, Refusal::new(400, reason));
-    let mut refused = Vec::new();
-    let mut names = |args: Option<Vec<Cow<'_, str>>>| -> Result<Vec<TopicName>, BadCommand> {
-        let args = args.filter(|args| !args.is_empty()).ok_or_else(|| refuse("`args` names no topic".into()))?;
-        let mut good = Vec::with_capacity(args.len());
-        for arg in args {
-            match TopicName::new(&arg) {
-                Ok(name) => good.push(name),
-                Err(e) => refused.push(Refusal::new(400, e.to_string()).about(arg.into_owned())),
-            }
-        }
-        Ok(good)
-    };
+    let refused = |refusal: Refusal| bad(id.clone(), op, refusal);
+    let names = || lists::names("args", parsed.args, topics_max).map_err(refused);
     match op {
         Op::Subscribe => {
-            let terms = SubscribeTerms::new(parsed.max_rate, parsed.history.unwrap_or(0))
-                .map_err(|refusal| bad(id.clone(), op, refusal))?;
-            let mut since = parsed.since;
-            let items = names(parsed.args)?
+            let terms = SubscribeTerms::new(parsed.max_rate, parsed.history.unwrap_or(0)).map_err(refused)?;
+            let lists::Names { topics, refused: others } = names()?;
+            let mut since = lists::positions("since", parsed.since, topics_max).map_err(refused)?;
+            let items = topics
                 .into_iter()
                 .map(|topic| SubscribeItem { since: since.remove(topic.as_str()), topic, options: None })
                 .collect();
-            if let Some(stray) = since.keys().next() {
+            if let Some(stray) = since.keys().find(|topic| TopicName::new(topic).is_ok()) {
                 return Err(refuse(format!("`since` names {stray:?}, which is not in `args`")));
             }
-            Ok(Command::Subscribe { id, items, refused, terms })
+            Ok(Command::Subscribe { id, items, refused: others, terms })
         }
-        Op::Unsubscribe => Ok(Command::Unsubscribe { topics: names(parsed.args)?, id, refused }),
+        Op::Unsubscribe => {
+            let lists::Names { topics, refused } = names()?;
+            Ok(Command::Unsubscribe { id, topics, refused })
+        }
         Op::Rate => {
-            let terms = SubscribeTerms::new(parsed.max_rate, 0).map_err(|refusal| bad(id.clone(), op, refusal))?;
-            Ok(Command::Rate { topics: names(parsed.args)?, id, refused, max_rate: terms.max_rate })
+            let terms = SubscribeTerms::new(parsed.max_rate, 0).map_err(refused)?;
+            let lists::Names { topics, refused } = names()?;
+            Ok(Command::Rate { id, topics, refused, max_rate: terms.max_rate })
         }
         Op::Session => {
             let Message { flush_interval_ms, bytes_per_second, batch, .. } = parsed;
             let wishes = SessionWishes { flush_interval_ms, bytes_per_second, batch };
-            let wishes = wishes.check().map_err(|refusal| bad(id.clone(), op, refusal))?;
+            let wishes = wishes.check().map_err(refused)?;
             Ok(Command::Session { id, wishes })
         }
-        Op::Snapshot => Ok(Command::Snapshot { topics: names(parsed.args)?, id, refused }),
+        Op::Snapshot => {
+            let lists::Names { topics, refused } = names()?;
+            Ok(Command::Snapshot { id, topics, refused })
+        }
         Op::Auth => match parsed.token {
             Some(token) => Ok(Command::Auth { id, token }),
             None => Err(refuse("`token` is missing".into())),
@@ -245,24 +268,72 @@ fn put_reply_head(out: &mut Vec<u8>, id: &CommandId, op: Op) {
     let _ = write!(out, "\"op\":\"{name}\"");
 }
 
-pub(super) fn standings(id: &CommandId, op: Op, standings: &[Standing]) -> Bytes {
-    frame::text(64 + standings.len() * 96, |out| {
+/// The one reply to a command about topics: where those stand that it was carried out for (of commands whose replies say
+/// it), and which were refused. `any`: it was carried out for one at least.
+pub(super) fn outcome(id: &CommandId, op: Op, any: bool, standings: Option<&[Standing]>, refused: &Refused) -> Bytes {
+    let told: usize = refused.groups().iter().map(|g| 64 + g.reason.len() + g.topics.len() * 24).sum();
+    frame::text(64 + standings.map_or(0, |s| s.len() * 96) + told, |out| {
         put_reply_head(out, id, op);
-        out.extend_from_slice(b",\"ok\":true,\"topics\":{");
-        for (i, s) in standings.iter().enumerate() {
-            if i > 0 {
-                out.push(b',');
-            }
-            put_str(out, s.topic.as_str());
-            let _ = write!(out, ":{{\"offset\":{},\"epoch\":", s.offset);
-            put_str(out, s.epoch.as_str());
-            if op == Op::Subscribe {
-                let _ = write!(out, ",\"recovered\":{}", s.recovered);
-            }
-            out.push(b'}');
+        let _ = write!(out, ",\"ok\":{any}");
+        if let Some(standings) = standings.filter(|_| any) {
+            put_standings(out, op, standings);
         }
-        out.extend_from_slice(b"}}");
+        if let Some(first) = refused.first() {
+            put_error(out, first);
+        }
+        // One topic alone is named in `error`.
+        if refused.len() > 1 || (any && !refused.is_empty()) {
+            put_refused(out, refused);
+        }
+        out.push(b'}');
     })
+}
+
+fn put_standings(out: &mut Vec<u8>, op: Op, standings: &[Standing]) {
+    out.extend_from_slice(b",\"topics\":{");
+    for (i, s) in standings.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        put_str(out, s.topic.as_str());
+        let _ = write!(out, ":{{\"offset\":{},\"epoch\":", s.offset);
+        put_str(out, s.epoch.as_str());
+        if op == Op::Subscribe {
+            let _ = write!(out, ",\"recovered\":{}", s.recovered);
+        }
+        out.push(b'}');
+    }
+    out.push(b'}');
+}
+
+fn put_error(out: &mut Vec<u8>, refusal: &Refusal) {
+    let code = told_code(refusal.code);
+    let _ = write!(out, ",\"error\":{{\"code\":{code},\"reason\":");
+    put_str(out, &refusal.reason);
+    if let Some(topic) = &refusal.topic {
+        out.extend_from_slice(b",\"topic\":");
+        put_str(out, topic);
+    }
+    out.push(b'}');
+}
+
+fn put_refused(out: &mut Vec<u8>, refused: &Refused) {
+    out.extend_from_slice(b",\"refused\":[");
+    for (i, group) in refused.groups().iter().enumerate() {
+        let _ = write!(out, "{}{{\"code\":{},\"reason\":", if i > 0 { "," } else { "" }, told_code(group.code));
+        put_str(out, &group.reason);
+        out.extend_from_slice(b",\"topics\":");
+        let _ = serde_json::to_writer(&mut *out, &group.topics);
+        if group.more > 0 {
+            let _ = write!(out, ",\"more\":{}", group.more);
+        }
+        out.push(b'}');
+    }
+    out.push(b']');
+}
+
+fn told_code(code: u16) -> u16 {
+    if code == Refusal::TOKEN_EXPIRED { 401 } else { code }
 }
 
 pub(super) fn done(id: &CommandId, op: Op) -> Bytes {
@@ -275,14 +346,9 @@ pub(super) fn done(id: &CommandId, op: Op) -> Bytes {
 pub(super) fn refusal(id: &CommandId, op: Op, refusal: &Refusal) -> Bytes {
     frame::text(192, |out| {
         put_reply_head(out, id, op);
-        let code = if refusal.code == Refusal::TOKEN_EXPIRED { 401 } else { refusal.code };
-        let _ = write!(out, ",\"ok\":false,\"error\":{{\"code\":{code},\"reason\":");
-        put_str(out, &refusal.reason);
-        if let Some(topic) = &refusal.topic {
-            out.extend_from_slice(b",\"topic\":");
-            put_str(out, topic);
-        }
-        out.extend_from_slice(b"}}");
+        out.extend_from_slice(b",\"ok\":false");
+        put_error(out, refusal);
+        out.push(b'}');
     })
 }
 
@@ -290,7 +356,8 @@ pub(super) fn refusal(id: &CommandId, op: Op, refusal: &Refusal) -> Bytes {
 mod tests {
     use super::super::Dialect;
     use super::*;
-    use crate::position::{Epoch, Offset};
+    use crate::limits::{REASON_BYTES_MAX, REFUSED_NAME_BYTES_MAX};
+    use crate::position::{Epoch, Offset, Position};
     use proptest::prelude::*;
 
     fn payload(frame: &Bytes) -> &[u8] {
@@ -328,7 +395,7 @@ mod tests {
             ("{\"op\":\"subscribe\",\"args\":[\"a\"],\"sinse\":{}}", "sinse"),
         ];
         for (message, needle) in table {
-            let bad = Dialect::Plain.command(message.as_bytes()).expect_err(message);
+            let bad = Dialect::Plain.command(message.as_bytes(), 512).expect_err(message);
             let reply = text(&Dialect::Plain.refusal(&bad.id, bad.op, &bad.refusal));
             assert!(reply.contains(needle), "{message} → {reply}");
             serde_json::from_str::<serde_json::Value>(&reply).unwrap();
@@ -339,12 +406,65 @@ mod tests {
     fn one_bad_name_does_not_spoil_the_others() {
         let Ok(Command::Subscribe { items, refused, .. }) = Dialect::Plain.command(
             b"{\"op\":\"subscribe\",\"args\":[\"a:b\",\"c d\"],\"since\":{\"a:b\":{\"offset\":9,\"epoch\":\"x\"}}}",
+            512,
         ) else {
             panic!()
         };
         assert_eq!(items.len(), 1);
         assert_eq!(items[0].since, Some(Position { offset: Offset::new(9).unwrap(), epoch: Epoch::from_text("x") }));
-        assert_eq!(refused[0].topic.as_deref(), Some("c d"));
+        assert_eq!(refused.first().unwrap().topic.as_deref(), Some("c d"));
+    }
+
+    #[test]
+    fn refused_topics_read_as_the_specification_says() {
+        let id = CommandId(Some("1".into()));
+        let refuse = |reason: &str, topics: &[&str]| {
+            let mut refused = Refused::default();
+            topics.iter().for_each(|t| refused.add(Refusal::new(403, reason).about(*t)));
+            refused
+        };
+        let one = refuse("no", &["a"]);
+        assert_eq!(
+            text(&outcome(&id, Op::Subscribe, false, Some(&[]), &one)),
+            r#"{"id":1,"op":"subscribe","ok":false,"error":{"code":403,"reason":"no","topic":"a"}}"#
+        );
+        assert_eq!(
+            text(&outcome(&id, Op::Unsubscribe, true, None, &one)),
+            r#"{"id":1,"op":"unsubscribe","ok":true,"error":{"code":403,"reason":"no","topic":"a"},"refused":[{"code":403,"reason":"no","topics":["a"]}]}"#
+        );
+        let two = refuse("no", &["a", "b"]);
+        assert_eq!(
+            text(&outcome(&id, Op::Rate, false, None, &two)),
+            r#"{"id":1,"op":"rate","ok":false,"error":{"code":403,"reason":"no","topic":"a"},"refused":[{"code":403,"reason":"no","topics":["a","b"]}]}"#
+        );
+    }
+
+    /// Whatever a command is, its answer is short: what it repeats is cut.
+    #[test]
+    fn the_answer_to_a_long_command_is_short() {
+        let long = "x".repeat(60_000);
+        let names = vec![long.as_str(); 3];
+        let many: Vec<String> = (0..500).map(|n| format!("bad name {n}")).collect();
+        for message in [
+            format!("{{\"op\":\"{long}\"}}"),
+            format!("{{\"op\":\"ping\",\"{long}\":1}}"),
+            format!("{{\"op\":\"ping\",\"id\":\"{long}\"}}"),
+            format!("{{\"op\":\"ping\",\"id\":[[[\"{long}\"]]]}}"),
+            format!("{{\"op\":\"subscribe\",\"args\":[\"a\"],\"since\":{{\"{long}\":7}}}}"),
+            serde_json::json!({"op": "subscribe", "args": names}).to_string(),
+            serde_json::json!({"op": "subscribe", "args": many}).to_string(),
+            serde_json::json!({"op": "subscribe", "args": vec!["a"; 16_300]}).to_string(),
+            serde_json::json!({"op": "snapshot", "args": vec![""; 16_300]}).to_string(),
+        ] {
+            let reply = match Dialect::Plain.command(message.as_bytes(), 512) {
+                Err(bad) => refusal(&bad.id, bad.op, &bad.refusal),
+                Ok(Command::Subscribe { id, refused, .. }) => outcome(&id, Op::Subscribe, false, None, &refused),
+                Ok(other) => panic!("{other:?}"),
+            };
+            let most = REFUSED_NAME_BYTES_MAX + 4 * REASON_BYTES_MAX;
+            assert!(reply.len() <= most, "{} bytes: {}", reply.len(), text(&reply));
+            serde_json::from_str::<serde_json::Value>(&text(&reply)).unwrap();
+        }
     }
 
     #[test]
@@ -370,7 +490,7 @@ mod tests {
         let id = CommandId(Some("1".into()));
         let standing = Standing { topic, offset: offset(12), epoch, recovered: false };
         assert_eq!(
-            text(&standings(&id, Op::Subscribe, &[standing])),
+            text(&outcome(&id, Op::Subscribe, true, Some(&[standing]), &Refused::default())),
             r#"{"id":1,"op":"subscribe","ok":true,"topics":{"quotes:\"X\"":{"offset":12,"epoch":"e","recovered":false}}}"#
         );
         assert_eq!(text(&done(&id, Op::Ping)), r#"{"id":1,"op":"pong"}"#);
@@ -379,7 +499,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_give_a_command_or_a_reason(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Dialect::Plain.command(&bytes);
+            let _ = Dialect::Plain.command(&bytes, 512);
         }
 
         #[test]

@@ -37,6 +37,8 @@ impl GaugeSource for Gauges {
             put("shards", "Shard threads", Vec::new(), whole(hub.sessions_by_shard().len()));
             put("sessions", "Sessions held now", Vec::new(), whole(hub.sessions()));
             put("sessions_max", "Sessions that can be held", Vec::new(), whole(hub.sessions_max()));
+            let tokenless = whole(hub.tokenless());
+            put("sessions_tokenless", "Sessions without a token held now", Vec::new(), tokenless);
             let shedding = whole(hub.shedding());
             put("sessions_shedding", "Sessions still to be closed by POST /admin/drain", Vec::new(), shedding);
             put("queue_depth", "Events waiting in the longest shard queue", Vec::new(), whole(hub.queue_depth()));

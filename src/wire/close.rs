@@ -14,18 +14,21 @@ pub enum CloseReason {
     Expired,
     Slow,
     InsufficientState,
+    ReplayLost,
     NoPong,
     TooManyRequests,
     InvalidToken,
     BadRequest,
     NoCommand,
+    SlowMessage,
+    NoToken,
     Forced,
     TooManySessions,
 }
 
 impl CloseReason {
     /// All of them, for metrics.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::ProtocolError,
         Self::UnsupportedData,
         Self::InvalidUtf8,
@@ -35,11 +38,14 @@ impl CloseReason {
         Self::Expired,
         Self::Slow,
         Self::InsufficientState,
+        Self::ReplayLost,
         Self::NoPong,
         Self::TooManyRequests,
         Self::InvalidToken,
         Self::BadRequest,
         Self::NoCommand,
+        Self::SlowMessage,
+        Self::NoToken,
         Self::Forced,
         Self::TooManySessions,
     ];
@@ -55,12 +61,13 @@ impl CloseReason {
             Self::ServiceRestart => 1012,
             Self::Expired => 3005,
             Self::Slow => 3008,
-            Self::InsufficientState => 3010,
+            // To both the answer is the same: connect again, and recover what can be.
+            Self::InsufficientState | Self::ReplayLost => 3010,
             Self::NoPong => 3012,
             Self::TooManyRequests => 3013,
             Self::InvalidToken => 3500,
             Self::BadRequest => 3501,
-            Self::NoCommand => 3502,
+            Self::NoCommand | Self::SlowMessage | Self::NoToken => 3502,
             Self::Forced => 3503,
             // Centrifugo says 3504, after which its SDKs give up for good. But who comes back after its network was gone may
             // find the sessions that it had still counted, until their pings show that they are dead: it must try again, and
@@ -90,11 +97,14 @@ impl CloseReason {
             Self::Expired => "token expired",
             Self::Slow => "slow: reconnect and recover",
             Self::InsufficientState => "insufficient state: reconnect and recover",
+            Self::ReplayLost => "replay slower than history: reconnect and recover",
             Self::NoPong => "no pong",
             Self::TooManyRequests => "too many commands",
             Self::InvalidToken => "invalid token",
             Self::BadRequest => "bad request",
             Self::NoCommand => "no valid command in time",
+            Self::SlowMessage => "message not whole in time",
+            Self::NoToken => "no token in time",
             Self::Forced => "force disconnect",
             Self::TooManySessions => "too many sessions of this user",
         }

@@ -18,6 +18,20 @@ pub struct Inbox {
     compressed: bool,
     /// When this message began, by the caller's clock.
     pub since_ms: u64,
+    /// What is held may have whole messages in it: its reader paused.
+    paused: bool,
+}
+
+impl Inbox {
+    /// Whether there may be whole messages in it, to be heard by calling [`feed`] again.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Bytes that came and were not heard yet, but for those of earlier fragments.
+    pub fn held_bytes(&self) -> usize {
+        self.held.len()
+    }
 }
 
 /// Something whole that a client sent.
@@ -51,6 +65,8 @@ pub enum Compressed<'a> {
 pub enum Flow {
     /// Next message.
     Continue,
+    /// Its turn is over: what follows is kept as it came, to be looked at when [`feed`] is called again.
+    Pause,
     /// The session is over; what follows does not matter.
     Stop,
 }
@@ -69,7 +85,7 @@ pub fn feed(
     now_ms: u64,
     mut handle: impl FnMut(Incoming<'_>) -> Flow,
 ) -> Result<(), CloseReason> {
-    let mut reading = Reading { message_max, compressed, now_ms, handle: &mut handle };
+    let mut reading = Reading { message_max, compressed, now_ms, paused: false, handle: &mut handle };
     let held = match inbox {
         Some(open) if !open.held.is_empty() => {
             let mut held = std::mem::take(&mut open.held);
@@ -85,10 +101,15 @@ pub fn feed(
             bytes.get(used..).unwrap_or_default().to_vec()
         }
     };
+    let paused = reading.paused && !held.is_empty();
     if !held.is_empty() {
-        reading.open(inbox).held = held;
-    } else if inbox.as_ref().is_some_and(|i| i.opcode.is_none()) {
-        *inbox = None;
+        let open = reading.open(inbox);
+        (open.held, open.paused) = (held, paused);
+    } else if let Some(open) = inbox {
+        open.paused = false;
+        if open.opcode.is_none() {
+            *inbox = None;
+        }
     }
     Ok(())
 }
@@ -98,6 +119,8 @@ struct Reading<'a, H> {
     message_max: usize,
     compressed: Compressed<'a>,
     now_ms: u64,
+    /// Its reader has had enough for now.
+    paused: bool,
     handle: &'a mut H,
 }
 
@@ -116,11 +139,18 @@ impl<H: FnMut(Incoming<'_>) -> Flow> Reading<'_, H> {
             match front(rest, room, !matches!(self.compressed, Compressed::Refused))? {
                 Front::Incomplete => return Ok(Some(at)),
                 Front::Frame(frame, used) => {
-                    if self.accept(inbox, frame)? == Flow::Stop {
-                        *inbox = None;
-                        return Ok(None);
-                    }
                     at += used;
+                    match self.accept(inbox, frame)? {
+                        Flow::Continue => {}
+                        Flow::Pause => {
+                            self.paused = true;
+                            return Ok(Some(at));
+                        }
+                        Flow::Stop => {
+                            *inbox = None;
+                            return Ok(None);
+                        }
+                    }
                 }
             }
         }
@@ -243,6 +273,30 @@ mod tests {
         ]
         .concat();
         assert_eq!(run(&[&bytes], 100), (vec!["ping !".into(), "text hello".into()], Ok(()), false));
+    }
+
+    #[test]
+    fn what_comes_behind_a_pause_is_kept_and_heard_later() {
+        let bytes: Vec<u8> = (0..5).flat_map(|n| client_frame(true, 1, &[b'0' + n], MASK)).collect();
+        let (mut inbox, mut seen) = (None, Vec::new());
+        let mut turn = |inbox: &mut Option<Box<Inbox>>, bytes: &[u8]| {
+            let mut heard = 0;
+            let outcome = feed(inbox, &mut bytes.to_vec(), 100, Compressed::Refused, 0, |message| {
+                heard += 1;
+                if let Incoming::Text(text) = message {
+                    seen.extend_from_slice(text);
+                }
+                if heard == 2 { Flow::Pause } else { Flow::Continue }
+            });
+            assert_eq!(outcome, Ok(()));
+            seen.clone()
+        };
+        // The last frame is cut: its rest comes with a later turn.
+        assert_eq!(turn(&mut inbox, &bytes[..bytes.len() - 1]), b"01");
+        assert_eq!(turn(&mut inbox, &[]), b"0123");
+        assert_eq!(turn(&mut inbox, &[]), b"0123");
+        assert_eq!(turn(&mut inbox, &bytes[bytes.len() - 1..]), b"01234");
+        assert!(inbox.is_none());
     }
 
     #[test]

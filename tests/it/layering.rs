@@ -17,7 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("metrics", &["wire"]),
     ("protocol", &["limits", "name", "position", "wire"]),
     ("topic", &["clock", "config", "limits", "metrics", "name", "position", "protocol"]),
-    ("auth", &["client", "clock", "config", "limits", "name"]),
+    ("auth", &["client", "clock", "config", "limits", "name", "rate"]),
     ("hub", &["auth", "clock", "config", "limits", "metrics", "name", "position", "protocol", "rate", "topic", "wire"]),
     ("source", &["clock", "config", "hub", "limits", "metrics", "name", "position", "topic"]),
     ("cluster", &["clock", "config", "hub", "metrics", "name", "protocol", "source", "topic"]),

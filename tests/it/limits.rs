@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Server};
+use crate::support::{Client, Got, Server};
 
 #[tokio::test]
 async fn sessions() {
@@ -130,10 +130,15 @@ async fn commands_per_second() {
 async fn subscriptions() {
     let server = Server::open_with("[limits]\nsubscriptions = 3");
     let mut client = server.client().await;
+    // More than it may ever hold is refused as a whole, what does not fit any more topic by topic.
     client.send(json!({"op": "subscribe", "id": 1, "args": ["latest:a", "latest:b", "latest:c", "latest:d"]})).await;
     let refused = client.next().await;
-    assert_eq!((&refused["error"]["code"], &refused["error"]["topic"]), (&json!(429), &json!("latest:d")));
-    assert_eq!(client.next().await["topics"].as_object().unwrap().len(), 3);
+    assert_eq!((&refused["ok"], &refused["error"]["code"]), (&json!(false), &json!(429)), "{refused}");
+    assert_eq!(client.subscribe(&["latest:a"]).await["ok"], true);
+    client.send(json!({"op": "subscribe", "id": 1, "args": ["latest:b", "latest:c", "latest:d"]})).await;
+    let reply = client.next().await;
+    assert_eq!((&reply["error"]["code"], &reply["error"]["topic"]), (&json!(429), &json!("latest:d")));
+    assert_eq!(reply["topics"].as_object().unwrap().len(), 2);
     assert_eq!(server.metric("subscriptions_refused_total"), 1.0);
     client.send(json!({"op": "unsubscribe", "args": ["latest:a"]})).await;
     client.next().await;
@@ -182,8 +187,8 @@ async fn topics() {
     assert!(reply["error"]["message"].as_str().unwrap().contains("limits.topics"), "{reply}");
     let mut client = server.client().await;
     client.send(json!({"op": "subscribe", "id": 1, "args": ["latest:4", "latest:0"]})).await;
-    assert_eq!(client.next().await["error"]["code"], 503);
-    assert_eq!(client.next().await["topics"]["latest:0"]["offset"], 1);
+    let reply = client.next().await;
+    assert_eq!((&reply["error"]["code"], &reply["topics"]["latest:0"]["offset"]), (&json!(503), &json!(1)));
     assert_eq!(client.next().await["type"], "snapshot");
     assert_eq!(server.metric("topics_refused_total"), 2.0);
     // Those that nobody uses go; the one with a subscriber stays.
@@ -263,26 +268,101 @@ async fn asked_snapshots() {
     }
     let mut client = server.client().await;
     let count = async |client: &mut Client| {
-        let (mut snapshots, mut refused) = (0, Vec::new());
+        let mut snapshots = 0;
         loop {
             let message = client.next().await;
-            match (message["error"]["code"].as_u64(), message["op"].as_str()) {
-                (Some(code), _) => refused.push(code),
-                (_, Some("snapshot")) => return (snapshots, refused),
-                _ => snapshots += u32::from(message["type"] == "snapshot"),
+            if message["op"] == "snapshot" {
+                let groups = message["refused"].as_array().cloned().unwrap_or_default();
+                let refused = groups.iter().map(|group| {
+                    assert_eq!(group["code"], 429, "{message}");
+                    group["topics"].as_array().unwrap().len() as u64 + group["more"].as_u64().unwrap_or(0)
+                });
+                return (snapshots, refused.sum::<u64>());
             }
+            snapshots += u64::from(message["type"] == "snapshot");
         }
     };
-    client.send(json!({"op": "snapshot", "id": 1, "args": vec!["merge:1"; 4_000]})).await;
-    assert_eq!(count(&mut client).await, (1, vec![]));
-    let many: Vec<String> = (100..600).map(|n| format!("merge:{n}")).collect();
+    client.send(json!({"op": "snapshot", "id": 1, "args": vec!["merge:1"; 64]})).await;
+    assert_eq!(count(&mut client).await, (1, 0));
+    let many: Vec<String> = (100..165).map(|n| format!("merge:{n}")).collect();
     client.send(json!({"op": "snapshot", "id": 2, "args": many})).await;
-    assert_eq!(count(&mut client).await, (64, vec![429]));
+    let refused = client.next().await;
+    assert_eq!((&refused["ok"], &refused["error"]["code"]), (&json!(false), &json!(429)), "{refused}");
     // 800 KB in all: about a third of it at once.
     let large: Vec<String> = (0..40).map(|n| format!("merge:{n}")).collect();
     client.send(json!({"op": "snapshot", "id": 3, "args": large})).await;
     let (snapshots, refused) = count(&mut client).await;
-    assert!((10..20).contains(&snapshots) && refused.len() == 40 - snapshots as usize, "{snapshots} {refused:?}");
+    assert!((10..20).contains(&snapshots) && refused == 40 - snapshots, "{snapshots} {refused}");
+}
+
+/// Where no topic can be had without a token, a session gets so long to show one; a ping is none.
+#[tokio::test]
+async fn time_to_a_token() {
+    let config = crate::tokens::config("[limits]\ntoken_timeout = \"1s\"\nping_interval = \"300ms\"");
+    let server = Server::start(&config);
+    let token = crate::tokens::hs256(&crate::tokens::claims("ann", 60, json!({"topics": ["*"]})));
+    let (mut pings, mut signed_in) = (server.client().await, server.client().await);
+    pings.nothing_more().await;
+    signed_in.send(json!({"op": "auth", "token": token})).await;
+    assert_eq!(signed_in.next().await["ok"], true);
+    loop {
+        match pings.got().await {
+            Got::Close(code, reason) => {
+                assert_eq!((code, reason.as_str()), (3502, "no token in time"));
+                break;
+            }
+            Got::Json(_) => {}
+            Got::End => panic!("no close frame"),
+        }
+    }
+    assert_eq!(server.metric("closes_total{reason=\"no token in time\"}"), 1.0);
+    signed_in.nothing_more().await;
+    // A session without one is as good as another where topics can be had without.
+    let server = Server::open_with("[limits]\ntoken_timeout = \"100ms\"");
+    let mut anonymous = server.client().await;
+    anonymous.nothing_more().await;
+    let sweeps = server.metric("ticks_total") + 50.0;
+    server.until("it was looked at", |s| s.metric("ticks_total") > sweeps).await;
+    anonymous.nothing_more().await;
+}
+
+/// Where no topic can be had without a token, sessions without one get a share of the places, and the others the rest.
+#[tokio::test]
+async fn sessions_without_a_token() {
+    let config = crate::tokens::config("[server]\nmax_sessions = 20\n[limits]\ntokenless_share = 0.2");
+    let server = Server::start(&config);
+    let token = crate::tokens::hs256(&crate::tokens::claims("ann", 60, json!({"topics": ["*"]})));
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(server.client().await);
+    }
+    let (status, head, _) = upgrade_by_hand(&server);
+    assert!(status == 503 && head.contains("retry-after: "), "{head}");
+    assert_eq!(server.metric("upgrades_refused_total{reason=\"tokenless\"}"), 1.0);
+    assert_eq!(server.metric("sessions_tokenless"), 4.0);
+    // One that brings its token is let in, and one that shows it makes room.
+    let bearer = format!("Bearer {token}");
+    let mut with_token = Client::connect_with(server.address, &[("authorization", &bearer)]).await.unwrap();
+    with_token.nothing_more().await;
+    let mut first = held.swap_remove(0);
+    first.send(json!({"op": "auth", "token": token})).await;
+    assert_eq!(first.next().await["ok"], true);
+    // Once more changes nothing.
+    first.send(json!({"op": "auth", "token": token})).await;
+    assert_eq!(first.next().await["ok"], true);
+    held.push(server.client().await);
+    assert_eq!(server.metric("sessions_tokenless"), 4.0);
+    assert_eq!(Client::connect_with(server.address, &[]).await.err(), Some(503));
+    // Those that leave are not counted any more, with a token or without.
+    drop((held, first, with_token));
+    server.until("all gone", |s| s.metric("sessions") == 0.0 && s.metric("sessions_tokenless") == 0.0).await;
+    // Where topics can be had without, there is no such share.
+    let server = Server::start(&crate::support::OPEN.replace("shards = 2", "shards = 2\nmax_sessions = 4"));
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(server.client().await);
+    }
+    assert_eq!(server.metric("upgrades_refused_total{reason=\"tokenless\"}"), 0.0);
 }
 
 /// A state larger than what may wait for a session reaches a client that takes little at a time.

@@ -13,6 +13,7 @@ mod access;
 mod algorithms;
 mod centrifuge;
 mod command_line;
+mod commands;
 mod compression;
 mod conflation;
 mod conformance;

@@ -2,14 +2,16 @@
 
 use bytes::Bytes;
 use prost::Message as _;
+use serde_json::value::RawValue;
 
 use super::Format;
 use super::messages;
+use crate::limits::CONNECT_SUBS_MAX;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset, Position};
 use crate::protocol::{
-    BadCommand, Command, CommandId, HistoryQuery, Op, Refusal, SessionWishes, SubscribeItem, SubscribeOptions,
-    SubscribeTerms,
+    BadCommand, Command, CommandId, HistoryQuery, Op, Refusal, Refused, SessionWishes, SubscribeItem, SubscribeOptions,
+    SubscribeTerms, lists,
 };
 
 /// Takes the first command off a message; `None` at its end. A length that is not true takes the whole rest, which is
@@ -52,10 +54,13 @@ fn fatal(reason: impl Into<String>) -> BadCommand {
 }
 
 /// Reads one command.
-pub(in crate::protocol) fn command(format: Format, bytes: &[u8]) -> Result<Command, BadCommand> {
+pub(in crate::protocol) fn command(format: Format, bytes: &[u8], topics_max: usize) -> Result<Command, BadCommand> {
     let command = match format {
         Format::Json => serde_json::from_slice::<messages::Command>(bytes).map_err(|e| fatal(e.to_string()))?,
         Format::Protobuf => {
+            if messages::connect_subs(bytes) > CONNECT_SUBS_MAX {
+                return Err(fatal(messages::too_many_subs()));
+            }
             messages::Command::decode(Bytes::copy_from_slice(bytes)).map_err(|e| fatal(e.to_string()))?
         }
     };
@@ -100,11 +105,11 @@ pub(in crate::protocol) fn command(format: Format, bytes: &[u8]) -> Result<Comma
     if let Some(request) = subscribe {
         let terms = terms(&request.data).map_err(|refusal| bad(Op::Subscribe, refusal))?;
         let item = item(request).map_err(|refusal| bad(Op::Subscribe, refusal))?;
-        return Ok(Command::Subscribe { id, items: vec![item], refused: Vec::new(), terms });
+        return Ok(Command::Subscribe { id, items: vec![item], refused: Refused::default(), terms });
     }
     if let Some(request) = unsubscribe {
         let topics = vec![topic(Op::Unsubscribe, &request.channel)?];
-        return Ok(Command::Unsubscribe { id, topics, refused: Vec::new() });
+        return Ok(Command::Unsubscribe { id, topics, refused: Refused::default() });
     }
     if let Some(request) = publish {
         let topic = topic(Op::Publish, &request.channel)?;
@@ -131,7 +136,7 @@ pub(in crate::protocol) fn command(format: Format, bytes: &[u8]) -> Result<Comma
     }
     if let Some(request) = rpc {
         if let Some(method) = request.method.strip_prefix(OWN_METHODS) {
-            return own(&id, method, &request.data).map_err(|refusal| bad(Op::Rpc, refusal));
+            return own(&id, method, &request.data, topics_max).map_err(|refusal| bad(Op::Rpc, refusal));
         }
         return Ok(Command::Rpc { id, method: request.method, data: request.data });
     }
@@ -151,29 +156,37 @@ pub(in crate::protocol) fn command(format: Format, bytes: &[u8]) -> Result<Comma
 const OWN_METHODS: &str = "nexus.";
 
 /// What the protocol has no command for.
-fn own(id: &CommandId, method: &str, data: &[u8]) -> Result<Command, Refusal> {
+fn own(id: &CommandId, method: &str, data: &[u8], topics_max: usize) -> Result<Command, Refusal> {
     #[derive(serde::Deserialize)]
     #[serde(deny_unknown_fields)]
-    struct Rate {
-        channels: Vec<String>,
+    struct Rate<'a> {
+        #[serde(borrow)]
+        channels: Option<&'a RawValue>,
         #[serde(default)]
         max_rate: Option<f64>,
     }
-    let malformed = |error: serde_json::Error| Refusal::new(400, format!("{OWN_METHODS}{method}: {error}"));
+    let malformed = |error: serde_json::Error| {
+        let method = method.chars().take(40).collect::<String>();
+        Refusal::new(400, format!("{OWN_METHODS}{method}: {}", lists::bounded(&error)))
+    };
     match method {
         "rate" => {
             let Rate { channels, max_rate } = serde_json::from_slice(data).map_err(malformed)?;
             let max_rate = SubscribeTerms::new(max_rate, 0)?.max_rate;
-            let name =
-                |channel: String| TopicName::new(&channel).map_err(|e| Refusal::new(400, e.to_string()).about(channel));
-            let topics = channels.into_iter().map(name).collect::<Result<_, _>>()?;
-            Ok(Command::Rate { id: id.clone(), topics, refused: Vec::new(), max_rate })
+            let lists::Names { topics, refused } = lists::names("channels", channels, topics_max)?;
+            if let Some(first) = refused.first() {
+                return Err(first.clone());
+            }
+            Ok(Command::Rate { id: id.clone(), topics, refused, max_rate })
         }
         "session" => {
             let wishes: SessionWishes = serde_json::from_slice(data).map_err(malformed)?;
             Ok(Command::Session { id: id.clone(), wishes: wishes.check()? })
         }
-        _ => Err(Refusal::new(404, format!("there is no {OWN_METHODS}{method}; there are rate and session"))),
+        _ => {
+            let method = method.chars().take(40).collect::<String>();
+            Err(Refusal::new(404, format!("there is no {OWN_METHODS}{method}; there are rate and session")))
+        }
     }
 }
 
@@ -229,7 +242,7 @@ mod tests {
 
     fn commands(message: &[u8]) -> Vec<Result<Command, BadCommand>> {
         let mut rest = message;
-        std::iter::from_fn(|| split(Format::Json, &mut rest)).map(|one| command(Format::Json, one)).collect()
+        std::iter::from_fn(|| split(Format::Json, &mut rest)).map(|one| command(Format::Json, one, 512)).collect()
     }
 
     #[test]
@@ -269,7 +282,7 @@ mod tests {
         message.push(0);
         let mut rest = message.as_slice();
         let all: Vec<_> = std::iter::from_fn(|| split(Format::Protobuf, &mut rest))
-            .map(|one| command(Format::Protobuf, one).unwrap())
+            .map(|one| command(Format::Protobuf, one, 512).unwrap())
             .collect();
         assert_eq!(all.len(), 3);
         assert!(matches!(&all[0], Command::Connect { token: Some(token), .. } if token == "t"));
@@ -298,6 +311,20 @@ mod tests {
         }
     }
 
+    /// A connect that brings more positions than any token has topics is not read to its end.
+    #[test]
+    fn positions_of_a_connect_are_bounded() {
+        for (count, good) in [(CONNECT_SUBS_MAX, true), (CONNECT_SUBS_MAX + 1, false)] {
+            let subs: Vec<String> = (0..count).map(|n| format!("\"a:{n}\":{{}}")).collect();
+            let json = format!("{{\"id\":1,\"connect\":{{\"subs\":{{{}}}}}}}", subs.join(","));
+            assert_eq!(command(Format::Json, json.as_bytes(), 512).is_ok(), good, "{count}");
+            let subs = (0..count).map(|n| (format!("a:{n}"), messages::SubscribeRequest::default())).collect();
+            let connect = messages::ConnectRequest { subs, ..Default::default() };
+            let connect = messages::Command { id: 1, connect: Some(connect), ..Default::default() };
+            assert_eq!(command(Format::Protobuf, &connect.encode_to_vec(), 512).is_ok(), good, "{count}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_give_commands_or_reasons(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
@@ -305,7 +332,7 @@ mod tests {
                 let mut rest = bytes.as_slice();
                 let mut left = bytes.len() + 1;
                 while let Some(one) = split(format, &mut rest) {
-                    let _ = command(format, one);
+                    let _ = command(format, one, 512);
                     prop_assert!(rest.len() < left, "every command takes something");
                     left = rest.len();
                 }

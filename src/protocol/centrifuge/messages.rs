@@ -5,7 +5,11 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use prost::Message;
+use prost::encoding::{WireType, decode_key, decode_varint};
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
+
+use crate::limits::CONNECT_SUBS_MAX;
 
 /// A `bytes` field, which in JSON is the JSON value itself.
 mod json {
@@ -31,6 +35,79 @@ fn unset<T: Default + PartialEq>(value: &T) -> bool {
 /// A nullable member of a command: `null` counts as absent.
 fn nullable<'de, T: Deserialize<'de> + Default, D: serde::Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Why a connect is not read.
+pub(super) fn too_many_subs() -> String {
+    format!("a connect with more than {CONNECT_SUBS_MAX} subs")
+}
+
+/// The positions of a connect, read no further than [`CONNECT_SUBS_MAX`] of them; `null` counts as none.
+fn subs<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<HashMap<String, SubscribeRequest>, D::Error> {
+    struct Subs;
+
+    impl<'de> Visitor<'de> for Subs {
+        type Value = HashMap<String, SubscribeRequest>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("subscriptions by channel")
+        }
+
+        fn visit_unit<E: serde::de::Error>(self) -> Result<Self::Value, E> {
+            Ok(HashMap::new())
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let (mut subs, mut entries) = (HashMap::new(), 0);
+            while let Some(channel) = map.next_key()? {
+                entries += 1;
+                if entries > CONNECT_SUBS_MAX {
+                    return Err(serde::de::Error::custom(too_many_subs()));
+                }
+                subs.insert(channel, map.next_value()?);
+            }
+            Ok(subs)
+        }
+    }
+
+    deserializer.deserialize_any(Subs)
+}
+
+/// How many positions a connect in Protobuf brings, without decoding them. Bytes that are no message have none: decoding
+/// tells what is wrong with them.
+pub(super) fn connect_subs(command: &[u8]) -> usize {
+    const CONNECT: u32 = 4;
+    const SUBS: u32 = 3;
+    fields(command)
+        .filter(|(tag, _)| *tag == CONNECT)
+        .flat_map(|(_, connect)| fields(connect))
+        .filter(|(tag, _)| *tag == SUBS)
+        .count()
+}
+
+/// The fields of a message that have a length, by their numbers.
+fn fields(message: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
+    let mut rest = message;
+    std::iter::from_fn(move || {
+        loop {
+            let (tag, kind) = decode_key(&mut rest).ok()?;
+            let bytes = match kind {
+                WireType::Varint => {
+                    decode_varint(&mut rest).ok()?;
+                    continue;
+                }
+                WireType::SixtyFourBit => 8,
+                WireType::ThirtyTwoBit => 4,
+                WireType::LengthDelimited => usize::try_from(decode_varint(&mut rest).ok()?).ok()?,
+                WireType::StartGroup | WireType::EndGroup => return None,
+            };
+            let (field, after) = rest.split_at_checked(bytes)?;
+            rest = after;
+            if kind == WireType::LengthDelimited {
+                return Some((tag, field));
+            }
+        }
+    })
 }
 
 /// What a client sends: an id and one of the others. With none of them it is a pong.
@@ -79,7 +156,7 @@ pub(super) struct ConnectRequest {
     #[serde(with = "json")]
     pub(super) data: Bytes,
     #[prost(map = "string, message", tag = "3")]
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "subs")]
     pub(super) subs: HashMap<String, SubscribeRequest>,
     #[prost(string, tag = "4")]
     pub(super) name: String,

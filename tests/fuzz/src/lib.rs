@@ -111,7 +111,7 @@ fn commands(dialect: Dialect, message: &[u8]) {
     while let Some(one) = dialect.split(&mut rest) {
         turns += 1;
         assert!(turns <= message.len(), "each command takes bytes off the message");
-        let Err(bad) = dialect.command(one) else { continue };
+        let Err(bad) = dialect.command(one, 512) else { continue };
         if bad.fatal {
             continue;
         }

@@ -1,0 +1,191 @@
+//! Who comes to topics and goes: told to those who want to know, one topic at most every so often. A session that comes and
+//! goes all the time so costs its watchers no more than one that came once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::outbox::Piece;
+use super::shard::Shard;
+use crate::limits::{MEMBERSHIP_EVERY_MS, MEMBERSHIP_WAITING_MAX};
+use crate::protocol::MembershipChange;
+use crate::topic::Slot;
+
+/// What waits to be told, by topic.
+#[derive(Debug, Default)]
+pub(super) struct Memberships {
+    topics: HashMap<Slot, Waiting>,
+    /// When the first of them is due, ms of the shard's clock.
+    next_ms: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    due_ms: u64,
+    /// By client: who came and went meanwhile, or the other way round, is not in it.
+    changes: Vec<Arc<MembershipChange>>,
+    by_client: HashMap<String, usize>,
+}
+
+impl Memberships {
+    /// When there may be something to tell.
+    pub(super) fn next_ms(&self) -> Option<u64> {
+        self.next_ms
+    }
+
+    /// Takes a change: `true` if it is to be told at once. `Err` if too many wait.
+    fn take(&mut self, slot: Slot, change: &Arc<MembershipChange>, now_ms: u64) -> Result<bool, ()> {
+        let due_ms = now_ms + MEMBERSHIP_EVERY_MS;
+        let Some(waiting) = self.topics.get_mut(&slot) else {
+            self.topics.insert(slot, Waiting { due_ms, changes: Vec::new(), by_client: HashMap::new() });
+            self.next_ms = Some(self.next_ms.map_or(due_ms, |next_ms| next_ms.min(due_ms)));
+            return Ok(true);
+        };
+        let client = change.info.client.as_str();
+        if let Some(at) = waiting.by_client.remove(client) {
+            // The one that waits says the contrary, or the same once more.
+            let same = waiting.changes.get(at).is_some_and(|other| other.joined == change.joined);
+            if same {
+                waiting.by_client.insert(client.to_owned(), at);
+                return Ok(false);
+            }
+            waiting.changes.swap_remove(at);
+            if let Some(moved) = waiting.changes.get(at) {
+                waiting.by_client.insert(moved.info.client.clone(), at);
+            }
+            return Ok(false);
+        }
+        if waiting.changes.len() >= MEMBERSHIP_WAITING_MAX {
+            return Err(());
+        }
+        waiting.by_client.insert(client.to_owned(), waiting.changes.len());
+        waiting.changes.push(change.clone());
+        Ok(false)
+    }
+
+    /// What is due now.
+    fn due(&mut self, now_ms: u64) -> Vec<(Slot, Vec<Arc<MembershipChange>>)> {
+        if self.next_ms.is_none_or(|next_ms| next_ms > now_ms) {
+            return Vec::new();
+        }
+        let mut due = Vec::new();
+        self.topics.retain(|slot, waiting| {
+            if waiting.due_ms > now_ms {
+                return true;
+            }
+            // Quiet for as long as it takes: the next one is told at once again.
+            if waiting.changes.is_empty() {
+                return false;
+            }
+            waiting.due_ms = now_ms + MEMBERSHIP_EVERY_MS;
+            waiting.by_client.clear();
+            due.push((*slot, std::mem::take(&mut waiting.changes)));
+            true
+        });
+        self.next_ms = self.topics.values().map(|waiting| waiting.due_ms).min();
+        due
+    }
+}
+
+impl Shard {
+    /// A session came or went.
+    pub(super) fn membership(&mut self, slot: Slot, change: &Arc<MembershipChange>) {
+        match self.memberships.take(slot, change, self.now_ms) {
+            Ok(true) => self.tell_membership(slot, change),
+            Ok(false) => {}
+            Err(()) => self.stats.memberships_dropped.add(1),
+        }
+    }
+
+    /// Tells what waited long enough.
+    pub(super) fn tell_memberships(&mut self) {
+        for (slot, changes) in self.memberships.due(self.now_ms) {
+            for change in changes {
+                self.tell_membership(slot, &change);
+            }
+        }
+    }
+
+    /// Those who want to know are told.
+    fn tell_membership(&mut self, slot: Slot, change: &MembershipChange) {
+        let Some(topic) = self.subscribers.topic(slot) else { return };
+        let name = topic.name.clone();
+        let force = self.config.namespace(name.namespace()).force_push_join_leave;
+        let lanes: Vec<u32> = topic.lanes.clone();
+        for lane_id in lanes {
+            let Some(lane) = self.subscribers.lane(lane_id) else { continue };
+            let Some(frame) = lane.encoding.dialect().membership(&name, change) else { continue };
+            let members: Vec<u32> = lane.members().collect();
+            let piece = self.outbox.piece(Piece::control(frame));
+            for index in members {
+                let Some(session) = self.sessions.get_mut(index as usize) else { continue };
+                let wants = session.client.as_ref().and_then(|c| c.special(slot)).is_some_and(|s| s.join_leave);
+                if force || wants {
+                    self.outbox.link(index, &mut session.chain, piece);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::MemberInfo;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    fn change(client: u8, joined: bool) -> Arc<MembershipChange> {
+        let (user, conn_info, chan_info) = (String::new(), Bytes::new(), Bytes::new());
+        let info = Arc::new(MemberInfo { user, client: client.to_string(), conn_info, chan_info });
+        Arc::new(MembershipChange { joined, info })
+    }
+
+    proptest! {
+        /// Clients that come and go: whoever watches ends up with those that are there, and is told of a client at most
+        /// once each interval.
+        #[test]
+        fn watchers_end_up_with_who_is_there(steps in prop::collection::vec((0u8..5, 0u64..150), 1..200)) {
+            let (mut memberships, mut now_ms) = (Memberships::default(), 0);
+            let (mut there, mut seen, mut told) = ([false; 5], [false; 5], [0u64; 5]);
+            let mut tell = |change: &MembershipChange, seen: &mut [bool; 5]| {
+                let client: usize = change.info.client.parse().unwrap();
+                assert_ne!(seen[client], change.joined, "told twice of one coming");
+                seen[client] = change.joined;
+                told[client] += 1;
+            };
+            for (client, ms) in steps {
+                now_ms += ms;
+                for (_, changes) in memberships.due(now_ms) {
+                    changes.iter().for_each(|c| tell(c, &mut seen));
+                }
+                let at = usize::from(client);
+                there[at] = !there[at];
+                let change = change(client, there[at]);
+                if memberships.take(Slot(1), &change, now_ms).unwrap() {
+                    tell(&change, &mut seen);
+                }
+            }
+            while let Some(next_ms) = memberships.next_ms() {
+                now_ms = next_ms;
+                for (_, changes) in memberships.due(now_ms) {
+                    changes.iter().for_each(|c| tell(c, &mut seen));
+                }
+            }
+            prop_assert_eq!(there, seen);
+            prop_assert!(told.iter().all(|n| *n <= now_ms / MEMBERSHIP_EVERY_MS + 1));
+        }
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let mut memberships = Memberships::default();
+        let name = |n: usize| {
+            let (user, conn_info, chan_info) = (String::new(), Bytes::new(), Bytes::new());
+            let info = Arc::new(MemberInfo { user, client: n.to_string(), conn_info, chan_info });
+            Arc::new(MembershipChange { joined: true, info })
+        };
+        assert_eq!(memberships.take(Slot(1), &name(0), 0), Ok(true));
+        let kept = (1..5_000).filter(|n| memberships.take(Slot(1), &name(*n), 0).is_ok()).count();
+        assert_eq!(kept, MEMBERSHIP_WAITING_MAX);
+    }
+}
