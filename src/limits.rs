@@ -92,8 +92,16 @@ pub const HISTORY_TTL: Duration = Duration::from_secs(300);
 /// Bytes of payload kept for recovery, each topic; the newest delta is always kept.
 pub const HISTORY_BYTES: usize = 1024 * 1024;
 
-/// Time for the HTTP request head, from accept or from the previous response.
+/// Time for an HTTP request head: of the first request from accept, of the next from its first byte. Past it: closed.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time that an HTTP connection stays open between two requests. Past it: closed, so that a request that is on its way is
+/// not answered by a reset. Answers announce a second less (`Keep-Alive`).
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// HTTP connections of one address (of IPv6, one /64) that are served while others wait. Past it: they are the first to be
+/// closed, and wait for one another alone.
+pub const CONNECTIONS_PER_ADDRESS: usize = 64;
 
 /// Largest HTTP request head, in bytes; it has at most 100 headers. Past it: 431.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -168,8 +176,25 @@ pub const OPERATOR_CONNECTIONS_MAX: usize = 32;
 /// HTTP connections of a listener (not upgraded at once, or never) served at once. Past it: they wait.
 pub const HTTP_CONNECTIONS_MAX: usize = 384;
 
-/// HTTP connections of a listener that wait to be served. Past it: 503; over TLS they are left in the kernel for a while.
-pub const HTTP_WAITING_MAX: usize = 96;
+/// HTTP connections of a listener that wait to be served, half of them at most of addresses that are past their share. Past
+/// it: 503; over TLS they are left in the kernel for a while, or closed if their address is past its share.
+pub const HTTP_WAITING_MAX: usize = 64;
+
+/// HTTP connections of a listener that found no place and are read only to see whether they ask for `/healthz` or `/readyz`.
+/// Past it, and where they ask for something else: 503.
+pub const HTTP_OVERFLOW_MAX: usize = 32;
+
+/// The same of one address (of IPv6, one /64).
+pub const HTTP_OVERFLOW_PER_ADDRESS: usize = 8;
+
+/// Time that such a connection has for its request head. Past it: 503.
+pub const HTTP_OVERFLOW_TIME: Duration = Duration::from_millis(500);
+
+/// Connections of `server.health_listen` that are served at once, and as many that wait to be. Past it: 503.
+pub const HEALTH_CONNECTIONS_MAX: usize = 16;
+
+/// Requests that wait for a key set to be fetched. Past it: 503 with Retry-After.
+pub const KEY_WAITERS_MAX: usize = 32;
 
 /// Longest time that one waits. Past it: 503, over TLS closed.
 pub const HTTP_WAIT: Duration = Duration::from_secs(2);
@@ -324,6 +349,9 @@ const _: () = assert!(RECOVERY_BYTES < BACKLOG_BYTES_MAX, "recovering must not l
 
 /// Bytes of one `merge` topic's state. Past it: the delta is refused at the source.
 pub const STATE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Time for which browsers are told to reach the host of the TLS port by TLS alone.
+pub const HSTS: Duration = Duration::from_secs(365 * 86_400);
 
 /// Time between two looks at the files of certificates.
 pub const TLS_RELOAD_INTERVAL: Duration = Duration::from_secs(60);

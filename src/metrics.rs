@@ -259,6 +259,11 @@ pub struct Metrics {
     pub handshake_timeouts: Counter,
     pub http_refused: Counter,
     pub http_gave_way: Counter,
+    pub http_address_refused: Counter,
+    pub http_idle_closed: Counter,
+    pub health_answered_aside: Counter,
+    pub hosts_refused: Counter,
+    pub key_waits_refused: Counter,
     pub tls_held_back: Counter,
     pub http_malformed: Counter,
     pub http_timeouts: Family<Reason, Counter>,
@@ -417,6 +422,31 @@ impl Metrics {
             "http_gave_way",
             "HTTP connections closed after an answer, rather than kept open, because others waited to be served",
             self.http_gave_way.clone(),
+        );
+        r.register(
+            "http_address_refused",
+            "HTTP connections and requests refused because their address held limits.connections_per_address or more",
+            self.http_address_refused.clone(),
+        );
+        r.register(
+            "http_idle_closed",
+            "HTTP connections closed after limits.keep_alive_timeout without a request",
+            self.http_idle_closed.clone(),
+        );
+        r.register(
+            "health_answered_aside",
+            "Requests for /healthz and /readyz answered although all places for HTTP connections were taken",
+            self.health_answered_aside.clone(),
+        );
+        r.register(
+            "hosts_refused",
+            "HTTP requests, upgrades too, refused because their Host is no name of this server (server.hosts)",
+            self.hosts_refused.clone(),
+        );
+        r.register(
+            "key_waits_refused",
+            "Requests refused because as many waited for the key set to be fetched (access.jwks) as may",
+            self.key_waits_refused.clone(),
         );
         r.register(
             "tls_held_back",

@@ -21,10 +21,13 @@ use crate::backend::Backstage;
 use crate::clock::unix_ms;
 use crate::cluster::{Cluster, NodeReport, Reporter, SourceReport};
 use crate::config::{Config, Scope};
-use crate::http::{AddressRate, Addresses, Certificates, Entrance, Listener, State, adopt, bind, operators, router};
+use crate::http::{
+    AddressRate, Addresses, Certificates, Entrance, Listener, State, adopt, bind, health_alone, operators, router,
+};
 use crate::hub::Hub;
 use crate::limits::{
-    HANDED_WAIT, HTTP_CONNECTIONS_MAX, HTTP_WAITING_MAX, LISTED_TOPICS_BURST_S, OPERATOR_CONNECTIONS_MAX,
+    HANDED_WAIT, HEALTH_CONNECTIONS_MAX, HTTP_CONNECTIONS_MAX, HTTP_OVERFLOW_MAX, HTTP_WAITING_MAX, KEY_WAITERS_MAX,
+    LISTED_TOPICS_BURST_S, OPERATOR_CONNECTIONS_MAX,
 };
 use crate::memory::Ceilings;
 use crate::metrics::Metrics;
@@ -75,13 +78,14 @@ fn capacity(config: &Config) -> anyhow::Result<Capacity> {
     // Not allowed where a supervisor forbids it: then the limit stays as it was.
     let limit = if setrlimit(Resource::Nofile, raised).is_ok() { raised } else { limit };
     let descriptors = usize::try_from(limit.current.unwrap_or(1 << 20)).unwrap_or(1 << 20);
-    // Those two ports have places of their own.
-    let sealed = config.tls.as_ref().map_or(0, |_| HTTP_CONNECTIONS_MAX + HTTP_WAITING_MAX);
+    // These ports have places of their own.
+    let sealed = config.tls.as_ref().map_or(0, |_| HTTP_CONNECTIONS_MAX + HTTP_WAITING_MAX + HTTP_OVERFLOW_MAX);
     let operators = config.operator.listen.map_or(0, |_| 2 * OPERATOR_CONNECTIONS_MAX);
-    let reserve = config.limits.fd_reserve + sealed + operators;
+    let health = config.server.health_listen.map_or(0, |_| 2 * HEALTH_CONNECTIONS_MAX);
+    let reserve = config.limits.fd_reserve + sealed + operators + health;
     if descriptors <= reserve {
         bail!(
-            "the descriptor limit is {descriptors}, which leaves none beside the reserve of {reserve} (limits.fd_reserve, and what the ports of tls and operator may hold); raise `ulimit -n`"
+            "the descriptor limit is {descriptors}, which leaves none beside the reserve of {reserve} (limits.fd_reserve, and what the ports of tls, operator and health may hold); raise `ulimit -n`"
         );
     }
     let room = descriptors - reserve;
@@ -104,11 +108,12 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Serves until it is told to stop. Returns once every session is closed.
+/// Serves until it is told to stop. Returns once every session is closed. Only where that is said to be meant (`insecure`) may
+/// anyone publish over more than loopback.
 ///
 /// # Errors
 /// What could not be set up.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: Config, insecure: bool) -> anyhow::Result<()> {
     // Before there are other threads.
     let (sockets, notifier) = (Sockets::from_environment(), Notifier::from_environment());
     let threads = match config.server.control_threads {
@@ -121,7 +126,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("the control plane's threads cannot be started")?;
-    let outcome = runtime.block_on(serve(config, sockets, notifier));
+    let outcome = runtime.block_on(serve(config, insecure, sockets, notifier));
     runtime.shutdown_timeout(Duration::from_millis(500));
     outcome
 }
@@ -155,7 +160,7 @@ impl Door {
     }
 }
 
-async fn serve(mut config: Config, mut handed: Sockets, notifier: Notifier) -> anyhow::Result<()> {
+async fn serve(mut config: Config, insecure: bool, mut handed: Sockets, notifier: Notifier) -> anyhow::Result<()> {
     let started = Instant::now();
     config.read_secrets()?;
     let ceilings = Ceilings::of(&config.limits);
@@ -191,6 +196,23 @@ async fn serve(mut config: Config, mut handed: Sockets, notifier: Notifier) -> a
         Some(at) => Some(Door::open(&mut handed, "operator", at).context("operator.listen")?),
         None => None,
     };
+    let healthy = match config.server.health_listen {
+        Some(at) => Some(Door { sockets: vec![bind(at).context("server.health_listen")?], handed: false }),
+        None => None,
+    };
+    if !insecure && config.publishes_openly() {
+        for door in [Some(&door), sealed.as_ref().map(|(door, _)| door), private.as_ref()].into_iter().flatten() {
+            for socket in &door.sockets {
+                let address = socket.local_addr()?;
+                if !address.ip().to_canonical().is_loopback() {
+                    bail!(
+                        "anyone who reaches {address} could publish: publish.open is set, as it is without a configuration. \
+                         Give publishers a key (publish.key), listen on 127.0.0.1, or say --insecure if that is meant"
+                    );
+                }
+            }
+        }
+    }
     if let [name, ..] = handed.left().as_slice() {
         bail!(
             "the service manager handed over a socket named `{name}`, which nothing here takes; names are {} (tls needs [tls], operator operator.listen): \
@@ -240,6 +262,7 @@ async fn serve(mut config: Config, mut handed: Sockets, notifier: Notifier) -> a
             loaded: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             publishing: AtomicUsize::new(0),
+            key_waits: tokio::sync::Semaphore::new(KEY_WAITERS_MAX),
             started,
             base_rss_bytes: rss_bytes(),
             config: config.clone(),
@@ -275,7 +298,7 @@ async fn serve(mut config: Config, mut handed: Sockets, notifier: Notifier) -> a
     let mut accepting = Vec::new();
     let mut accept = |door: Door, router: &Router, entrance: &Entrance| {
         let until = if door.handed { &accept_handed } else { &stop };
-        let lobby = entrance.lobby();
+        let lobby = entrance.lobby(state.config.limits.connections_per_address);
         for socket in door.sockets {
             let (router, state, entrance, lobby) = (router.clone(), state.clone(), entrance.clone(), lobby.clone());
             let listener = Listener { socket, router, state, entrance, lobby };
@@ -299,6 +322,11 @@ async fn serve(mut config: Config, mut handed: Sockets, notifier: Notifier) -> a
         tracing::info!(
             "operators on http://{address}, and nowhere else: /metrics, /status, /ops, their commands of /api"
         );
+    }
+    if let Some(door) = healthy {
+        let address = door.address()?;
+        accept(door, &health_alone(state.clone()), &Entrance::Health)?;
+        tracing::info!("health on http://{address}: /healthz, /readyz, nothing else");
     }
     announce(&config, address, shards, &capacity, &ceilings, &state);
 

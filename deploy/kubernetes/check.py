@@ -16,6 +16,10 @@ PUBLISH_GRACE_S, DRAIN_GRACE_S, DESK_GRACE_S = (
 )
 ROUTES = set(re.findall(r'\.route\("([^"]+)", get\(', (ROOT / "src/http/mod.rs").read_text()))
 POSTS = set(re.findall(r'\.route\("([^"]+)", post\(', (ROOT / "src/http/mod.rs").read_text()))
+# Programs that the image holds, and what the server can be told to do.
+IMAGE = set(re.findall(r" /image(/(?:usr/local/)?s?bin/\S+)", (ROOT / "Dockerfile").read_text()))
+COMMANDS = {re.sub(r"(?<!^)([A-Z])", r"-\1", name).lower() for name in re.findall(
+    r"(?m)^    ([A-Z]\w+)[({ ]", re.search(r"enum Command \{(.*?)\n\}", (ROOT / "src/cli/mod.rs").read_text(), re.S)[1])}
 faults = []
 
 
@@ -80,6 +84,8 @@ def check(path):
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         get = container[probe]["httpGet"]
         must(get["path"] in ROUTES and get["port"] in ports, at(f"{probe}: {get}"))
+    for port in (config["server"]["health_listen"], config["operator"]["listen"]):
+        must(int(port.rsplit(":", 1)[1]) in ports.values(), at(f"{port} is no port of the pod"))
     must(container["readinessProbe"]["httpGet"]["path"] == "/readyz", at("readiness does not ask /readyz"))
     must(container["livenessProbe"]["httpGet"]["path"] == "/healthz", at("liveness does not ask /healthz"))
 
@@ -100,7 +106,7 @@ def check(path):
         else:
             files |= {f"{mounts[volume['name']]}/{item['path']}" for item in volume["secret"]["items"]}
     keys = [k.get("public_key_file") or k.get("secret_file") for k in config["access"]["keys"]]
-    for file in [*keys, *config["publish"]["key_files"], container["args"][container["args"].index("--config") + 1]]:
+    for file in [*keys, *config["publish"]["key_files"], config["operator"]["key_file"], container["args"][container["args"].index("--config") + 1]]:
         must(file in files, at(f"{file} is not mounted"))
     must("url" not in config["source"]["redis"], at("source.redis.url may hold a password: it belongs into the Secret"))
     environment = [e["name"] for e in container["env"]]
@@ -132,19 +138,39 @@ def check(path):
          and inside["capabilities"]["drop"] == ["ALL"], at("the container's securityContext"))
 
 
+    # What is started exists in the image, which has no shell.
+    for spec in [pod, *(j["spec"]["jobTemplate"]["spec"]["template"]["spec"] for j in kinds.get("CronJob", []))]:
+        for started in spec["containers"] + spec.get("initContainers", []):
+            hooks = [started.get(probe, {}) for probe in ("startupProbe", "livenessProbe", "readinessProbe")]
+            hooks += started.get("lifecycle", {}).values()
+            for command in [started.get("command"), *(hook.get("exec", {}).get("command") for hook in hooks)]:
+                must(command is None or command[0] in IMAGE, at(f"{started['name']}: the image has no {command and command[0]}"))
+            if started["image"].split(":")[0] == "nexus-push" and "command" not in started:
+                must(started["args"][0] in COMMANDS, at(f"{started['name']}: nexus-push has no command {started['args'][0]}"))
+
     # Rebalancing: a job that asks every pod.
     for job in kinds.get("CronJob", []):
         asking = job["spec"]["jobTemplate"]["spec"]["template"]
         name, its = job["metadata"]["name"], asking["metadata"]["labels"]
-        script = asking["spec"]["containers"][0]["args"][0]
+        script = " ".join([*asking["spec"]["containers"][0].get("command", []), *asking["spec"]["containers"][0]["args"]])
         must(not any(selects(s["spec"]["selector"], its) for s in kinds["Service"]), at(f"a Service selects {name}"))
         must(any(selects(peer.get("podSelector", {}).get("matchLabels", {}), its)
-                 for rule in policy["spec"]["ingress"] for peer in rule["from"]), at(f"{name} may not ask the pods"))
+                 for rule in policy["spec"]["ingress"] for peer in rule.get("from", [])
+                 if any(p["port"] == "operator" for p in rule["ports"])), at(f"{name} may not ask the pods"))
         must(any(selects(p["spec"]["podSelector"]["matchLabels"], its) for p in kinds["NetworkPolicy"]),
              at(f"no NetworkPolicy selects {name}"))
         headless = [s["metadata"]["name"] for s in kinds["Service"] if s["spec"].get("clusterIP") == "None"]
-        must(any(f" {s} " in script for s in headless), at(f"{name} asks for the pods of no headless Service"))
+        must(any(f" {s}:" in script for s in headless), at(f"{name} asks for the pods of no headless Service"))
         must(all(int(port) in ports.values() for port in re.findall(r":(\d+)", script)), at(f"{name}: a port of no pod"))
+        operators = config.get("operator", {})
+        must(all(port == operators["listen"].rsplit(":", 1)[1] for port in re.findall(r":(\d+)", script)),
+             at(f"{name} does not ask the operators' port, which is the one with /admin"))
+        given = {f"{m['mountPath']}/{item['path']}": item["key"]
+                 for m in asking["spec"]["containers"][0]["volumeMounts"] for v in asking["spec"]["volumes"]
+                 if v["name"] == m["name"] for item in v["secret"]["items"]}
+        must(set(given) == set(re.findall(r"--key-file (\S+)", script)), at(f"{name}: its key is not what is mounted"))
+        must(given == {operators["key_file"]: "operator.key"}, at(f"{name} holds another key than the operators'"))
+        must("env" not in asking["spec"]["containers"][0], at(f"{name}: secrets are files here"))
         must("/admin/drain" in POSTS, at(f"{name}: the server has no /admin/drain"))
         secure, inside = asking["spec"]["securityContext"], asking["spec"]["containers"][0]["securityContext"]
         must(secure["runAsNonRoot"] and inside["readOnlyRootFilesystem"] and inside["capabilities"]["drop"] == ["ALL"],

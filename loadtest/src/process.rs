@@ -77,7 +77,7 @@ pub(crate) fn start_server(
     let interval = format!("flush_interval = \"{}\"\n", args.flush_interval);
     let config = format!(
         "{tls}[server]\nlisten = \"{address}\"\nshards = {}\nflush = \"{}\"\ndrain_window = \"0s\"\n\
-         [access]\nanonymous = true\norigins = [\"*\"]\n[publish]\nopen = true\n[limits]\nfd_reserve = 400\n{source}\
+         [access]\nanonymous = true\norigins = [\"*\"]\n[publish]\nopen = true\n[limits]\nfd_reserve = 400\nconnections_per_address = 0\n{source}\
          [namespace.stream]\nclass = \"stream\"\n{interval}history_size = 65536\nhistory_bytes = 33554432\n\
          [namespace.latest]\nclass = \"latest\"\n{interval}[namespace.merge]\nclass = \"merge\"\n{interval}\
          [namespace.quotes]\nclass = \"merge\"\n{interval}[namespace.book]\nclass = \"merge\"\n{interval}\
@@ -143,7 +143,7 @@ pub(crate) fn ask(method: &str, address: SocketAddr, path: &str) -> std::io::Res
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(ASK_TIMEOUT))?;
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n"
     );
     stream.write_all(request.as_bytes())?;
     let mut answer = String::new();

@@ -112,7 +112,7 @@ async fn answered(reader: &mut (impl tokio::io::AsyncRead + Unpin), peer: Peer, 
 fn request(peer: Peer, topic: &str, envelope: &str) -> anyhow::Result<String> {
     let post = |path: &str, kind: &str, body: &str| {
         format!(
-            "POST {path} HTTP/1.1\r\nHost: peer\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         )
     };

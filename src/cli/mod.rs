@@ -1,5 +1,6 @@
 //! The command line.
 
+mod argv;
 mod drain;
 mod healthcheck;
 mod publish;
@@ -71,21 +72,23 @@ struct ServeArgs {
     #[arg(short, long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
     /// Read deltas from Redis at this URL; redis+sentinel://HOST,HOST/MASTER and redis+cluster://HOST,HOST too
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", env = "NEXUS_REDIS_URL", hide_env_values = true)]
     redis: Option<String>,
     /// Read deltas from NATS JetStream at this URL
-    #[arg(long, value_name = "URL", conflicts_with = "redis")]
+    #[arg(long, value_name = "URL", conflicts_with = "redis", env = "NEXUS_NATS_URL", hide_env_values = true)]
     nats: Option<String>,
     /// Shard threads [default: one a core]
     #[arg(long, value_name = "N")]
     shards: Option<usize>,
-    /// Anonymous clients, any Origin, publishing without a key. For development
+    /// Anonymous clients, any Origin, publishing without a key, on any address. For development
     #[arg(long)]
     insecure: bool,
 }
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
+    // Before there are other threads.
+    argv::hide_secrets();
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve(args),
         Command::CheckConfig { file } => check_config(&file),
@@ -110,13 +113,19 @@ fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let overrides = Overrides { listen, redis, nats, shards, insecure: *insecure };
     let config = load(args.config.as_deref(), environment(), &overrides)?;
     log_to_stdout(config.server.log_format);
+    if let Some(variables) = argv::moved() {
+        tracing::warn!(
+            "the command line had a secret in it, which is in the history of a shell; give it as {variables}, or in a file \
+             (docs/security.md, Keys)"
+        );
+    }
     if args.insecure {
         tracing::warn!("INSECURE by --insecure: anonymous clients, any Origin, publishing without a key");
     }
-    crate::server::run(config)
+    crate::server::run(config, args.insecure)
 }
 
-/// `NEXUS_…` variables that are configuration; `NEXUS_CONFIG`, `NEXUS_LOG` and `NEXUS_API_KEY` are not.
+/// `NEXUS_…` variables that are configuration; `NEXUS_CONFIG`, `NEXUS_LOG`, `NEXUS_REDIS_URL` and the like are not.
 fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars().filter(|(name, _)| name.contains("__"))
 }

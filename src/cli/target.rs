@@ -23,7 +23,7 @@ pub(super) struct Outgoing {
 #[derive(Debug, Args)]
 pub(super) struct TargetArgs {
     /// Where to: http://HOST:PORT of a server, or redis://HOST:PORT
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000", env = "NEXUS_TO", hide_env_values = true)]
     to: String,
     /// Redis: stream to append to
     #[arg(long, value_name = "KEY", default_value = "nexus:deltas")]
@@ -51,7 +51,7 @@ impl Target {
             stream.set_nodelay(true)?;
             let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
             tokio::spawn(connection);
-            return Ok(Self::Server { sender, host, key: args.key.clone() });
+            return Ok(Self::Server { sender, host, key: args.key.as_ref().map(|key| key.trim().to_owned()) });
         }
         if args.to.starts_with("redis://") || args.to.starts_with("unix://") {
             let client = redis::Client::open(args.to.as_str())?;

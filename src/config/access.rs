@@ -48,6 +48,13 @@ impl Default for Access {
     }
 }
 
+impl Access {
+    /// Whether a client needs a token, and can have one.
+    pub fn asks_for_tokens(&self) -> bool {
+        !self.anonymous && (!self.keys.is_empty() || self.jwks.is_some())
+    }
+}
+
 /// `[access.jwks]`: a JSON Web Key Set (RFC 7517) by URL.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

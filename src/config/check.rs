@@ -52,6 +52,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     memory(l, &mut fault);
     let durations = [
         ("limits.handshake_timeout", l.handshake_timeout),
+        ("limits.keep_alive_timeout", l.keep_alive_timeout),
         ("limits.request_timeout", l.request_timeout),
         ("limits.first_command_timeout", l.first_command_timeout),
         ("limits.token_timeout", l.token_timeout),
@@ -166,6 +167,15 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
             fault(&format!("{at}.scopes"), "a key that may do nothing; write `publish`, `operate` or both".into());
         }
     }
+    for (i, host) in config.server.hosts.iter().enumerate() {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:[]".contains(c);
+        let has_port = host.parse::<std::net::IpAddr>().is_err() && !host.ends_with(']') && host.contains(':');
+        if host != "*" && (host.is_empty() || has_port || !host.chars().all(plain)) {
+            let reason =
+                format!("`{host}` is no host; write a name such as `push.example.com`, without a port, or `*`");
+            fault(&format!("server.hosts[{i}]"), reason);
+        }
+    }
     let operator = &config.operator;
     if operator.key.is_some() && operator.key_file.is_some() {
         fault("operator.key", "give `key` or `key_file`, not both".into());
@@ -179,6 +189,19 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         for (key, _) in others.iter().filter(|(_, other)| *other == Some(listen)) {
             fault("operator.listen", format!("{listen} is {key} already; operators have a port of their own"));
         }
+    }
+    if let Some(listen) = config.server.health_listen.filter(|listen| listen.port() != 0) {
+        let others = [
+            ("server.listen", Some(config.server.listen)),
+            ("tls.listen", config.tls.as_ref().map(|t| t.listen)),
+            ("operator.listen", operator.listen),
+        ];
+        for (key, _) in others.iter().filter(|(_, other)| *other == Some(listen)) {
+            fault("server.health_listen", format!("{listen} is {key} already; health has a port of its own here"));
+        }
+    }
+    if config.tls.as_ref().is_some_and(|tls| tls.hsts.as_secs() > 10 * 366 * 86_400) {
+        fault("tls.hsts", "is longer than ten years; write `365days`, or `0s` for not at all".into());
     }
     if config.server.proxy_protocol != ProxyProtocol::Off && config.server.trusted_proxies.is_empty() {
         fault("server.proxy_protocol", "nobody is believed; set server.trusted_proxies".into());

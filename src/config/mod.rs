@@ -2,6 +2,7 @@
 
 mod access;
 mod check;
+mod dashboard;
 mod load;
 mod memory;
 mod namespace;
@@ -23,6 +24,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use access::{Access, Jwks, TokenAlgorithm, TokenKey};
+pub use dashboard::Dashboard;
 pub use load::{ConfigError, Overrides, load};
 pub use memory::MemoryLimit;
 pub use namespace::{Action, Class, DeltaType, Namespace, OPS};
@@ -77,6 +79,13 @@ pub struct Server {
     pub name: Option<String>,
     /// Address of the one port.
     pub listen: SocketAddr,
+    /// Address of a port with `/healthz` and `/readyz` and nothing else.
+    pub health_listen: Option<SocketAddr>,
+    /// Names under which clients reach this server, for the `Host` of their requests; `"*"` is any. Addresses and
+    /// `localhost` need not be named.
+    pub hosts: Vec<String>,
+    /// Whether `/` and `/ops` are served.
+    pub dashboard: Dashboard,
     /// Shard threads; 0 means one a core.
     pub shards: usize,
     /// Threads of the control plane; 0 means one a core, at most 4.
@@ -127,6 +136,9 @@ impl Default for Server {
         Self {
             name: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            health_listen: None,
+            hosts: Vec::new(),
+            dashboard: Dashboard::Auto,
             shards: 0,
             control_threads: 0,
             max_sessions: 0,
@@ -228,6 +240,8 @@ pub struct Limits {
     pub fd_reserve: usize,
     /// Sessions one client address may hold; 0 is no limit.
     pub sessions_per_address: usize,
+    /// HTTP connections of one client address that are served while others wait; 0 is no limit.
+    pub connections_per_address: usize,
     /// New sessions one client address may open each second; 0 is no limit.
     pub new_sessions_per_address: u32,
     /// Topics one client address is listed each second by `GET /api/topics`; 0 is no limit.
@@ -236,6 +250,8 @@ pub struct Limits {
     pub sessions_per_user: usize,
     #[serde(with = "humantime_serde")]
     pub handshake_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub keep_alive_timeout: Duration,
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
     #[serde(with = "humantime_serde")]
@@ -280,10 +296,12 @@ impl Default for Limits {
         Self {
             fd_reserve: limits::FD_RESERVE,
             sessions_per_address: 0,
+            connections_per_address: limits::CONNECTIONS_PER_ADDRESS,
             new_sessions_per_address: 0,
             listed_topics_per_second: limits::LISTED_TOPICS_PER_SECOND,
             sessions_per_user: 0,
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,
+            keep_alive_timeout: limits::KEEP_ALIVE_TIMEOUT,
             request_timeout: limits::REQUEST_TIMEOUT,
             first_command_timeout: limits::FIRST_COMMAND_TIMEOUT,
             token_timeout: limits::TOKEN_TIMEOUT,
@@ -380,6 +398,27 @@ impl Config {
             namespace,
             ..Self::default()
         }
+    }
+
+    /// Whether the dashboard is served, at the operators' own port or at one for all.
+    pub fn has_dashboard(&self, operators: bool) -> bool {
+        match self.server.dashboard {
+            Dashboard::On => true,
+            Dashboard::Off => false,
+            Dashboard::Auto => operators || !self.access.asks_for_tokens(),
+        }
+    }
+
+    /// Whether `/metrics` and `/status` are closed for lack of a key: clients need tokens, and nothing says how operators
+    /// get in.
+    pub fn closes_operators_pages(&self) -> bool {
+        let operator = &self.operator;
+        self.access.asks_for_tokens() && !operator.open && !operator.has_key() && operator.listen.is_none()
+    }
+
+    /// Whether anyone may publish, without a key and without a certificate.
+    pub fn publishes_openly(&self) -> bool {
+        self.publish.open && !self.publish.client_certificate
     }
 
     /// Adds the namespace of the server's own topics, unless it is configured. Only who has a token that names it may

@@ -18,6 +18,8 @@ pub struct Operator {
     pub key: Option<String>,
     /// File that holds it.
     pub key_file: Option<PathBuf>,
+    /// Serve `/metrics` and `/status` without a key although clients need tokens.
+    pub open: bool,
 }
 
 impl Operator {

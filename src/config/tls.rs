@@ -27,6 +27,13 @@ pub struct TlsOptions {
     /// Time between two looks at the files, beside those at SIGHUP; `"0s"` is at SIGHUP alone.
     #[serde(default = "reload_interval", with = "humantime_serde")]
     pub reload_interval: Duration,
+    /// Time for which browsers are told to reach this host by TLS alone (RFC 6797); `"0s"` is not at all.
+    #[serde(default = "hsts", with = "humantime_serde")]
+    pub hsts: Duration,
+}
+
+fn hsts() -> Duration {
+    limits::HSTS
 }
 
 fn reload_interval() -> Duration {

@@ -90,7 +90,7 @@ impl Addresses {
 }
 
 /// What is counted as one address: of IPv6 the network, as a host has all addresses of one (RFC 4291 §2.5.4).
-fn counted(address: IpAddr) -> IpAddr {
+pub(super) fn counted(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(v6) => std::net::Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
         IpAddr::V4(_) => address,

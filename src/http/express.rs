@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use bytes::Bytes;
 
+use super::hosts::Hosts;
 use super::proxies::{self, Announced};
 use super::upgrade::{Admitted, Asked, admit, look};
 use super::{State, strict};
@@ -19,7 +20,7 @@ const HEAD_BYTES_MAX: usize = 4 * 1024;
 const HEADERS_MAX: usize = 64;
 
 /// Makes a session of the connection if it can be done at once; otherwise gives it back, nothing having been read.
-pub(super) fn upgrade(state: &State, mut socket: TcpStream, peer: SocketAddr) -> Option<TcpStream> {
+pub(super) fn upgrade(state: &State, hosts: &Hosts, mut socket: TcpStream, peer: SocketAddr) -> Option<TcpStream> {
     let mut buffer = [0; HEAD_BYTES_MAX];
     let Ok(bytes) = socket.peek(&mut buffer) else { return Some(socket) };
     let peeked = buffer.get(..bytes).unwrap_or_default();
@@ -33,6 +34,9 @@ pub(super) fn upgrade(state: &State, mut socket: TcpStream, peer: SocketAddr) ->
     };
     let head = peeked.get(before..).unwrap_or_default();
     let Some((request, asked, head_bytes)) = handshake(head) else { return Some(socket) };
+    if hosts.foreign(request.headers()).is_some() {
+        return Some(socket);
+    }
     let Ok(handshake) = look(state, &request, asked) else { return Some(socket) };
     let client = proxies::client(connected.ip(), request.headers(), &state.config.server);
     let Ok(permit) = admit(state, client, false) else { return Some(socket) };
@@ -82,7 +86,7 @@ pub fn handshake_bytes(bytes: &[u8]) -> Option<usize> {
 }
 
 /// An answer as it goes over the wire (RFC 9112 §4).
-fn answer(response: &axum::http::Response<()>) -> Vec<u8> {
+pub(super) fn answer(response: &axum::http::Response<()>) -> Vec<u8> {
     let status = response.status();
     let mut head = Vec::with_capacity(256);
     head.extend_from_slice(b"HTTP/1.1 ");

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -29,13 +29,19 @@ use tower::ServiceExt as _;
 use super::certificates::{Certificates, Certified};
 use super::deadlines::{Bodies, TimedBody, TimedStream, close};
 use super::handover::{Handover, Line};
-use super::lobby::{Awaits, Lobby, Tenure};
+use super::heads::Followed;
+use super::hosts::Hosts;
+use super::lobby::{Guest, Lobby, Place, Seat};
 use super::proxies::Unannounced;
 use super::secure::TlsStream;
-use super::{State, express, failure, proxies, strict};
+use super::tenure::{Awaits, HeadClock, Tenure};
+use super::{State, express, failure, health, proxies, strict};
 use crate::limits::{
-    CLOSE_TIMEOUT, HEAD_BYTES_MAX, HTTP_PATIENCE, HTTP_TENURE, NOTSENT_LOWAT_BYTES, PUBLISH_BODY_BYTES_MAX,
+    CLOSE_TIMEOUT, HEAD_BYTES_MAX, HTTP_OVERFLOW_TIME, HTTP_PATIENCE, HTTP_TENURE, NOTSENT_LOWAT_BYTES,
+    PUBLISH_BODY_BYTES_MAX,
 };
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 4_096;
@@ -119,15 +125,23 @@ pub enum Entrance {
     Sealed(Arc<Certificates>),
     /// With a request, never by way of a proxy, and few at a time.
     Operators,
+    /// The same, for health alone.
+    Health,
 }
 
 impl Entrance {
     /// Where connections that come this way wait.
-    pub fn lobby(&self) -> Lobby {
+    pub fn lobby(&self, connections_per_address: usize) -> Lobby {
         match self {
-            Self::Plain | Self::Sealed(_) => Lobby::public(),
+            Self::Plain | Self::Sealed(_) => Lobby::public(connections_per_address),
             Self::Operators => Lobby::operators(),
+            Self::Health => Lobby::health(),
         }
+    }
+
+    /// Whether proxies may come this way.
+    fn takes_proxies(&self) -> bool {
+        matches!(self, Self::Plain | Self::Sealed(_))
     }
 }
 
@@ -157,48 +171,25 @@ impl Listener {
     fn run(self, mut poll: mio::Poll, runtime: &Handle, stop: &CancellationToken) {
         let mut events = Events::with_capacity(2);
         let mut woken = Instant::now();
+        let address = self.socket.local_addr().unwrap_or(self.state.config.server.listen);
+        let for_operators = matches!(self.entrance, Entrance::Operators);
+        let port = Arc::new(Port {
+            router: self.router,
+            hosts: Hosts::of(&self.state.config, address, for_operators),
+            state: self.state,
+            entrance: self.entrance,
+        });
         while !stop.is_cancelled() {
             match self.socket.accept() {
                 Ok((stream, peer)) => {
                     let peer = proxies::plain(peer);
-                    let stream = match self.entrance {
-                        Entrance::Plain => express::upgrade(&self.state, stream.into(), peer),
-                        Entrance::Sealed(_) | Entrance::Operators => Some(stream.into()),
+                    let stream = match port.entrance {
+                        Entrance::Plain => express::upgrade(&port.state, &port.hosts, stream.into(), peer),
+                        _ => Some(stream.into()),
                     };
-                    let Some(stream) = stream else { continue };
-                    let (router, state, lobby) = (self.router.clone(), self.state.clone(), self.lobby.clone());
-                    let entrance = self.entrance.clone();
-                    let place = match (lobby.enter(), &entrance) {
-                        // It could not be told to come back: better that it and those behind it are late than reset.
-                        (None, Entrance::Sealed(_)) => {
-                            state.metrics.tls_held_back.inc();
-                            runtime.block_on(lobby.enter_in_time(stop))
-                        }
-                        (place, _) => place,
-                    };
-                    if place.is_none() && !stop.is_cancelled() {
-                        refuse(stream, &state, &entrance);
-                        continue;
+                    if let Some(stream) = stream {
+                        accepted(&port, &self.lobby, stream, peer, runtime, stop);
                     }
-                    runtime.spawn(async move {
-                        let place = match place {
-                            Some(place) => Some(place),
-                            // It was accepted before the stop, so nobody else can take it.
-                            None => lobby.enter_in_time(&CancellationToken::new()).await,
-                        };
-                        let served = match place {
-                            Some(place) => lobby.be_served(place).await,
-                            None => None,
-                        };
-                        match served {
-                            Some(_permit) => {
-                                if let Ok(stream) = TcpStream::from_std(stream) {
-                                    enter(stream, peer, &entrance, router, &state, &lobby).await;
-                                }
-                            }
-                            None => refuse(stream, &state, &entrance),
-                        }
-                    });
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     if let Err(error) = poll.poll(&mut events, None)
@@ -224,16 +215,146 @@ impl Listener {
     }
 }
 
+/// What the connections of a listener have in common.
+struct Port {
+    router: Router,
+    hosts: Hosts,
+    state: Arc<State>,
+    entrance: Entrance,
+}
+
+impl Port {
+    fn is_sealed(&self) -> bool {
+        matches!(self.entrance, Entrance::Sealed(_))
+    }
+}
+
+/// Finds a place for a connection, on the thread that accepts, and has it served.
+fn accepted(
+    port: &Arc<Port>,
+    lobby: &Lobby,
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    runtime: &Handle,
+    stop: &CancellationToken,
+) {
+    let state = &port.state;
+    // A proxy's connections are many clients'.
+    let is_proxy =
+        port.entrance.takes_proxies() && proxies::is_trusted(peer.ip(), &state.config.server.trusted_proxies);
+    let address = (!is_proxy).then_some(peer.ip());
+    let place = match (lobby.enter(address), port.is_sealed()) {
+        (Some(place @ Place::Served(_)), _) | (Some(place), true) => Some(place),
+        // It could not be told to come back: better that it and those behind it are late than reset.
+        (None, true) if !lobby.has_its_share(address) => {
+            state.metrics.tls_held_back.inc();
+            runtime.block_on(lobby.enter_in_time(address, stop))
+        }
+        (None, true) => None,
+        // Health is told without a place.
+        (place, false) => match health::answer(state, stream, peer) {
+            None => return,
+            Some(stream) => {
+                let (port, lobby, stopped) = (port.clone(), lobby.clone(), stop.is_cancelled());
+                runtime
+                    .spawn(async move { wait_and_serve(&port, &lobby, place, stream, peer, address, stopped).await });
+                return;
+            }
+        },
+    };
+    if place.is_none() && !stop.is_cancelled() {
+        return refuse(stream, port, lobby, address);
+    }
+    let (port, lobby) = (port.clone(), lobby.clone());
+    runtime.spawn(async move {
+        let place = match place {
+            Some(place) => Some(place),
+            // It was accepted before the stop, so nobody else can take it.
+            None => lobby.enter_in_time(address, &CancellationToken::new()).await,
+        };
+        let seat = match place {
+            Some(place) => lobby.be_served(place).await,
+            None => None,
+        };
+        match (seat, TcpStream::from_std(stream)) {
+            (Some(seat), Ok(stream)) => enter(stream, peer, &port, &seat).await,
+            (None, Ok(stream)) => {
+                if let Ok(stream) = stream.into_std() {
+                    refuse(stream, &port, &lobby, address);
+                }
+            }
+            (_, Err(_)) => {}
+        }
+    });
+}
+
+/// Serves a connection that found all places taken once it has one; without one it is read to see whether it asks for health.
+async fn wait_and_serve(
+    port: &Port,
+    lobby: &Lobby,
+    place: Option<Place>,
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    address: Option<std::net::IpAddr>,
+    is_stopped: bool,
+) {
+    let state = &port.state;
+    let place = match place {
+        // It was accepted before the stop, so nobody else can take it.
+        None if is_stopped => lobby.enter_in_time(address, &CancellationToken::new()).await,
+        place => place,
+    };
+    let overflow = if place.is_none() { lobby.overflow(address) } else { None };
+    if place.is_none() && overflow.is_none() {
+        return refuse(stream, port, lobby, address);
+    }
+    let Ok(stream) = TcpStream::from_std(stream) else { return };
+    let seat = async {
+        match place {
+            Some(place) => lobby.be_served(place).await,
+            None => {
+                tokio::time::sleep(HTTP_OVERFLOW_TIME).await;
+                None
+            }
+        }
+    };
+    let asked = async {
+        let is_health = health::is_asked_for(state, &stream, peer).await;
+        // One that asks for something else, and waits for no place, need not be read any longer.
+        is_health || overflow.is_some()
+    };
+    let seat = tokio::select! {
+        biased;
+        seat = seat => seat,
+        true = asked => None,
+    };
+    match seat {
+        Some(seat) => enter(stream, peer, port, &seat).await,
+        None => {
+            if let Ok(stream) = stream.into_std()
+                && let Some(stream) = health::answer(state, stream, peer)
+            {
+                refuse(stream, port, lobby, address);
+            }
+        }
+    }
+}
+
 /// Tells a client to come back later, as far as that can be done without waiting for it.
-fn refuse(mut stream: std::net::TcpStream, state: &State, entrance: &Entrance) {
-    state.metrics.http_refused.inc();
-    if let Entrance::Sealed(_) = entrance {
+fn refuse(mut stream: std::net::TcpStream, port: &Port, lobby: &Lobby, address: Option<std::net::IpAddr>) {
+    let metrics = &port.state.metrics;
+    metrics.http_refused.inc();
+    if lobby.has_its_share(address) {
+        metrics.http_address_refused.inc();
+    }
+    if port.is_sealed() {
         return;
     }
     // Its request is read, or the answer would be lost with a reset.
     let _ = stream.read(&mut [0; 4 * 1024]);
     let _ = stream.write_all(
-        b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nX-Content-Type-Options: nosniff\r\nContent-Length: 0\r\n\
+          Connection: close\r\n\r\n",
     );
 }
 
@@ -244,23 +365,11 @@ struct Caller {
     certified: Certified,
 }
 
-impl Caller {
-    fn of(peer: SocketAddr) -> Self {
-        Self { peer, certified: Certified(false) }
-    }
-}
-
 /// Serves a connection, once it is known whose it is.
-async fn enter(
-    mut socket: TcpStream,
-    peer: SocketAddr,
-    entrance: &Entrance,
-    router: Router,
-    state: &Arc<State>,
-    lobby: &Lobby,
-) {
+async fn enter(mut socket: TcpStream, peer: SocketAddr, port: &Port, seat: &Seat) {
+    let state = &port.state;
     let server = &state.config.server;
-    let announces = !matches!(entrance, Entrance::Operators) && proxies::may_announce(peer, server);
+    let announces = port.entrance.takes_proxies() && proxies::may_announce(peer, server);
     let peer = match announces {
         false => peer,
         true => {
@@ -269,10 +378,15 @@ async fn enter(
             let taken = tokio::select! {
                 biased;
                 taken = taken => taken.ok(),
-                () = lobby.to_give_way_after(HTTP_PATIENCE) => None,
+                () = seat.guest().to_give_way_after(HTTP_PATIENCE) => None,
             };
             match taken {
-                Some(Ok(client)) => client,
+                Some(Ok(client)) => {
+                    if !proxies::is_trusted(client.ip(), &server.trusted_proxies) {
+                        seat.is_of(client.ip());
+                    }
+                    client
+                }
                 Some(Err(why)) => return unannounced(&why, peer, state),
                 None => {
                     state.metrics.handshake_timeouts.inc();
@@ -281,9 +395,9 @@ async fn enter(
             }
         }
     };
-    match entrance {
-        Entrance::Plain | Entrance::Operators => serve(socket, Caller::of(peer), router, state, lobby).await,
-        Entrance::Sealed(certificates) => serve_sealed(socket, peer, certificates, router, state, lobby).await,
+    match &port.entrance {
+        Entrance::Sealed(certificates) => serve_sealed(socket, peer, certificates, port, seat.guest()).await,
+        _ => serve(socket, Caller { peer, certified: Certified(false) }, port, seat.guest()).await,
     }
 }
 
@@ -299,20 +413,14 @@ fn unannounced(why: &Unannounced, peer: SocketAddr, state: &State) {
 }
 
 /// Serves a connection that begins with a TLS handshake.
-async fn serve_sealed(
-    socket: TcpStream,
-    peer: SocketAddr,
-    certificates: &Certificates,
-    router: Router,
-    state: &Arc<State>,
-    lobby: &Lobby,
-) {
-    let shaken = TlsStream::accept(socket, certificates.current(), lobby);
+async fn serve_sealed(socket: TcpStream, peer: SocketAddr, certificates: &Certificates, port: &Port, guest: &Guest) {
+    let state = &port.state;
+    let shaken = TlsStream::accept(socket, certificates.current(), guest);
     match tokio::time::timeout(state.config.limits.handshake_timeout, shaken).await {
         Ok(Ok(stream)) => {
             state.metrics.tls_handshakes.inc();
             let certified = Certified(stream.has_client_certificate());
-            serve(stream, Caller { peer, certified }, router, state, lobby).await;
+            serve(stream, Caller { peer, certified }, port, guest).await;
         }
         Ok(Err(failed)) if failed.error.kind() == ErrorKind::TimedOut => {
             state.metrics.handshake_timeouts.inc();
@@ -322,7 +430,7 @@ async fn serve_sealed(
             tracing::debug!(%peer, error = %failed.error, "a TLS handshake failed");
             tokio::select! {
                 () = failed.close() => {}
-                () = lobby.to_give_way_after(Duration::ZERO) => {}
+                () = guest.to_give_way_after(Duration::ZERO) => {}
             }
         }
         Err(_) => {
@@ -331,48 +439,64 @@ async fn serve_sealed(
     }
 }
 
-async fn serve<S>(stream: S, caller: Caller, router: Router, state: &Arc<State>, lobby: &Lobby)
+async fn serve<S>(stream: S, caller: Caller, port: &Port, guest: &Guest)
 where
     S: AsyncRead + AsyncWrite + Into<Line> + Unpin + Send + 'static,
 {
+    let state = &port.state;
+    let limits = &state.config.limits;
     let handover = Handover::default();
     let taken = handover.clone();
     let bodies = Bodies::default();
-    let (shared, seen) = (state.clone(), bodies.clone());
     let begun = Instant::now();
     let (requests, answers) = (AtomicU64::new(0), AtomicU64::new(0));
     let (requests, answers) = (&requests, &answers);
+    let stream = TimedStream::new(stream, limits.request_timeout);
+    let untaken = stream.untaken();
+    let stream = Followed::new(stream);
+    let (heads, seen) = (stream.heads(), bodies.clone());
+    let followed = heads.clone();
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(caller.peer));
         request.extensions_mut().insert(caller.certified);
         request.extensions_mut().insert(handover.clone());
         // What is done by hand with the connection below wants a future that may be moved.
         Box::pin({
-            requests.fetch_add(1, Ordering::Relaxed);
-            let answer = answer(request, router.clone(), shared.clone(), seen.clone());
+            let number = requests.fetch_add(1, Ordering::Relaxed) + 1;
+            let wants_more = !says_close(request.headers());
+            let answer = answer(request, caller, port, guest.lobby(), followed.is_ambiguous(number), seen.clone());
             async move {
-                let Ok(answer) = answer.await;
+                let mut answer = answer.await;
                 answers.fetch_add(1, Ordering::Relaxed);
-                let upgraded = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+                if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    return Ok(answer);
+                }
+                harden(&mut answer, port);
                 // It had its turn.
-                if !upgraded && begun.elapsed() >= HTTP_TENURE && lobby.has_to_give_way() {
+                if begun.elapsed() >= HTTP_TENURE && guest.has_to_give_way() {
                     state.metrics.http_gave_way.inc();
                     return Ok(closing(answer));
+                }
+                if state.is_draining() {
+                    return Ok(closing(answer));
+                }
+                if wants_more && !says_close(answer.headers()) {
+                    announce_keep_alive(&mut answer, limits.keep_alive_timeout);
                 }
                 Ok::<_, std::convert::Infallible>(answer)
             }
         })
     });
-    let limits = &state.config.limits;
-    let stream = TimedStream::new(stream, limits.request_timeout);
-    let untaken = stream.untaken();
+    // The time of heads is kept below, where the first is told from the next.
     let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.handshake_timeout)
+        .header_read_timeout(None)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
-    let mut tenure = Tenure::new(lobby, limits.handshake_timeout);
+    let mut tenure = Tenure::new(guest, limits.handshake_timeout);
+    let mut clock = HeadClock::new(limits.handshake_timeout, limits.keep_alive_timeout);
     let mut gone = None;
+    let mut is_late = false;
     let outcome = std::future::poll_fn(|context| {
         let outcome = connection.poll_without_shutdown(context);
         if outcome.is_ready() || gone.is_some() {
@@ -385,13 +509,15 @@ where
             _ if asked == answers.load(Ordering::Relaxed) => Awaits::NextRequest,
             _ => Awaits::Us,
         };
-        if tenure.poll(context, asked, awaits).is_pending() {
+        is_late = clock.poll(context, asked, awaits, heads.has_begun()).is_ready();
+        if !is_late && tenure.poll(context, asked, awaits).is_pending() {
             return outcome;
         }
-        gone = Some(awaits);
-        match awaits {
+        // Half a head that is late is as bad as none.
+        gone = Some(if is_late && heads.has_begun() { Awaits::FirstHead } else { awaits });
+        match gone {
             // It has all that it asked for: what it asks for next it can ask for elsewhere.
-            Awaits::NextRequest => {
+            Some(Awaits::NextRequest) => {
                 Pin::new(&mut connection).graceful_shutdown();
                 connection.poll_without_shutdown(context)
             }
@@ -401,6 +527,9 @@ where
     .await;
     match gone {
         None | Some(Awaits::Us) => {}
+        Some(Awaits::NextRequest) if is_late => {
+            state.metrics.http_idle_closed.inc();
+        }
         Some(Awaits::NextRequest) => {
             state.metrics.http_gave_way.inc();
         }
@@ -411,23 +540,22 @@ where
         Some(Awaits::Taking) => return state.metrics.timed_out_http("answer"),
     }
     let parts = connection.into_parts();
-    let mut stream = parts.io.into_inner().into_inner();
+    let mut stream = parts.io.into_inner().into_inner().into_inner();
     match outcome {
         Ok(()) => match taken.take() {
             Some(taker) => taker(stream.into(), parts.read_buf),
-            None if bodies.unread() && gone.is_none() => linger(stream, lobby).await,
+            None if bodies.unread() && gone.is_none() => linger(stream, guest).await,
+            // A request may be on its way: it must find an end, not a reset.
+            None if is_late => linger(stream, guest).await,
             // Over TLS it is said that nothing more will come; a plain socket just closes.
             None => {
                 let time = if gone.is_some() { Duration::ZERO } else { CLOSE_TIMEOUT };
                 let _ = tokio::time::timeout(time, stream.shutdown()).await;
             }
         },
-        Err(error) if error.is_timeout() => {
-            state.metrics.handshake_timeouts.inc();
-        }
         Err(error) if error.is_parse() => {
             state.metrics.http_malformed.inc();
-            linger(stream, lobby).await;
+            linger(stream, guest).await;
         }
         Err(error) => {
             let source = std::error::Error::source(&error).and_then(|e| e.downcast_ref::<std::io::Error>());
@@ -438,44 +566,106 @@ where
     }
 }
 
-/// Closes a connection so that its client can read what it was told, unless others wait for its place.
-async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: S, lobby: &Lobby) {
-    tokio::select! {
-        () = close(stream) => {}
-        () = lobby.to_give_way_after(Duration::ZERO) => {}
+/// Whether a message says that it is the last of its connection.
+fn says_close(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|option| option.trim().eq_ignore_ascii_case("close"))
+}
+
+/// Puts onto an answer what a browser has to know of every answer.
+fn harden(response: &mut Response, port: &Port) {
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let hsts = port.state.config.tls.as_ref().map_or(0, |tls| tls.hsts.as_secs());
+    if port.is_sealed()
+        && hsts > 0
+        && let Ok(value) = HeaderValue::from_str(&format!("max-age={hsts}"))
+    {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, value);
     }
 }
 
-/// Answers one request, if it is one that can be read in one way only and its body comes in time.
+/// Says how long the connection is kept, a second less than it is: clients that heed it never send into its end.
+fn announce_keep_alive(response: &mut Response, time: Duration) {
+    if let seconds @ 1.. = time.as_secs().saturating_sub(1)
+        && let Ok(value) = HeaderValue::from_str(&format!("timeout={seconds}"))
+    {
+        response.headers_mut().insert(KEEP_ALIVE, value);
+    }
+}
+
+/// Closes a connection so that its client can read what it was told, unless others wait for its place.
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: S, guest: &Guest) {
+    tokio::select! {
+        () = close(stream) => {}
+        () = guest.to_give_way_after(Duration::ZERO) => {}
+    }
+}
+
+/// Answers one request, if it is one that can be read in one way only, is meant for this server, and its body comes in time.
 async fn answer(
     request: hyper::Request<Incoming>,
-    router: Router,
-    state: Arc<State>,
+    caller: Caller,
+    port: &Port,
+    lobby: &Lobby,
+    is_ambiguous: bool,
     bodies: Bodies,
-) -> Result<Response, std::convert::Infallible> {
+) -> Response {
+    let state = &port.state;
     let bytes = request.body().size_hint().lower();
     let time = state.config.limits.request_timeout;
     let mut request = request.map(|body| match body.is_end_stream() {
         true => Body::empty(),
         false => Body::new(TimedBody::new(body, time, bodies.clone())),
     });
-    if let Err((status, reason)) = strict::settle(&mut request) {
+    let settled = match is_ambiguous {
+        true => Err((StatusCode::BAD_REQUEST, "there is a Content-Length and a Transfer-Encoding; send one of them")),
+        false => strict::settle(&mut request),
+    };
+    if let Err((status, reason)) = settled {
         state.metrics.http_malformed.inc();
-        return Ok(closing(failure(status, reason)));
+        return closing(failure(status, reason));
+    }
+    if !health::is_health(request.uri().path())
+        && let Some(host) = port.hosts.foreign(request.headers())
+    {
+        state.metrics.hosts_refused.inc();
+        tracing::debug!(peer = %caller.peer, host, "a request for a host that this server is not");
+        let message = format!("this server is not known as `{host}`: if it should be, add that to server.hosts");
+        return closing(failure(StatusCode::MISDIRECTED_REQUEST, message));
     }
     let most = PUBLISH_BODY_BYTES_MAX as u64;
     if bytes > most {
         state.metrics.refused_publish("body_too_large");
         let message = format!("a body of {bytes} bytes, the most is {most}");
-        return Ok(closing(failure(StatusCode::PAYLOAD_TOO_LARGE, message)));
+        return closing(failure(StatusCode::PAYLOAD_TOO_LARGE, message));
     }
-    let response = router.oneshot(request).await?;
+    let _under_way = match proxied(&request, caller, port).map(|client| lobby.request(client)) {
+        Some(None) => {
+            state.metrics.http_address_refused.inc();
+            let message = "as many requests of this address are under way as may be (limits.connections_per_address)";
+            let mut response = failure(StatusCode::SERVICE_UNAVAILABLE, message);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            return response;
+        }
+        counted => counted.flatten(),
+    };
+    let Ok(response) = port.router.clone().oneshot(request).await;
     if bodies.late() {
         state.metrics.timed_out_http("body");
         let message = format!("the body did not come within {time:?} (limits.request_timeout)");
-        return Ok(closing(failure(StatusCode::REQUEST_TIMEOUT, message)));
+        return closing(failure(StatusCode::REQUEST_TIMEOUT, message));
     }
-    Ok(response)
+    response
+}
+
+/// The client of a request that came by way of a trusted proxy, on a connection that is the proxy's own.
+fn proxied(request: &hyper::Request<Body>, caller: Caller, port: &Port) -> Option<std::net::IpAddr> {
+    let (peer, server) = (caller.peer.ip(), &port.state.config.server);
+    if !port.entrance.takes_proxies() || !proxies::is_trusted(peer, &server.trusted_proxies) {
+        return None;
+    }
+    Some(proxies::client(peer, request.headers(), server)).filter(|client| *client != peer)
 }
 
 /// An answer behind which nothing is read any more.

@@ -4,11 +4,15 @@
 mod addresses;
 mod admin;
 mod certificates;
+mod cors;
 mod deadlines;
 mod echo;
 mod express;
 mod handover;
 mod handshake;
+mod heads;
+mod health;
+mod hosts;
 mod listener;
 mod listing;
 mod lobby;
@@ -21,6 +25,7 @@ mod publish;
 mod rest;
 mod secure;
 mod strict;
+mod tenure;
 mod upgrade;
 
 use std::sync::Arc;
@@ -33,7 +38,9 @@ use axum::routing::{get, post};
 use prometheus_client::registry::Registry;
 use serde_json::json;
 
-use crate::auth::{ApiKeys, Tokens, Users};
+use tokio::sync::Semaphore;
+
+use crate::auth::{ApiKeys, Identity, TokenError, Tokens, Users, Verdict};
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::hub::Hub;
@@ -85,6 +92,8 @@ pub struct State {
     pub draining: AtomicBool,
     /// Publish requests under way.
     pub publishing: AtomicUsize,
+    /// Requests that may wait for a key set.
+    pub key_waits: Semaphore,
     /// When the process began.
     pub started: std::time::Instant,
     /// `VmRSS` before there were sessions, in bytes.
@@ -110,6 +119,21 @@ impl State {
         loaded
     }
 
+    /// Who shows this token. Of those whose key has to be fetched first so many wait for it, and no more: then `None`.
+    async fn identify(&self, token: &str) -> Option<Result<Identity, TokenError>> {
+        match self.tokens.identity(token) {
+            Verdict::Known(result) => Some(result),
+            Verdict::KeyNeeded(_) => {
+                let Ok(_waits) = self.key_waits.try_acquire() else {
+                    self.metrics.key_waits_refused.inc();
+                    return None;
+                };
+                self.tokens.fetch().await;
+                Some(self.tokens.identity(token).without_fetch())
+            }
+        }
+    }
+
     /// Why the server is not ready; empty if it is.
     pub fn not_ready(&self) -> Vec<String> {
         let draining = self.is_draining().then(|| "draining".to_owned());
@@ -119,37 +143,67 @@ impl State {
 
 type Shared = axum::extract::State<Arc<State>>;
 
+/// What a client is told whose token's key is waited for by as many as may.
+const KEYS_AWAITED: &str =
+    "the token's key is not known, and as many requests wait for the key set (access.jwks) as may";
+
 /// The routes of the ports for all; of operators' too, if they have no port of their own.
 pub fn router(state: Arc<State>) -> Router {
-    let index = match state.config.debug.echo {
-        true => Router::new().route("/", get(echo::or_index)).route("/debug/echo", get(echo::echo)),
-        false => Router::new().route("/", get(pages::index)),
+    let has_dashboard = state.config.has_dashboard(false);
+    let mut public = common().merge(publishing()).merge(reading(&state));
+    public = match (state.config.debug.echo, has_dashboard) {
+        (true, true) => public.route("/", get(echo::or_index)),
+        (true, false) => public.route("/", get(echo::echo)),
+        (false, true) => public.route("/", get(pages::index)),
+        (false, false) => public,
     };
-    let public = common().merge(index).merge(publishing()).merge(reading());
+    if state.config.debug.echo {
+        public = public.route("/debug/echo", get(echo::echo));
+    }
+    if has_dashboard {
+        public = public.merge(assets());
+    }
     match state.config.operator.listen {
-        None => finished(state, public.merge(operating()), Door::All),
+        None => finished(state, public.merge(operating(has_dashboard)), Door::All),
         Some(_) => finished(state, public, Door::Public),
     }
 }
 
 /// The routes of the operators' own port. Backends find all of the API there.
 pub fn operators(state: Arc<State>) -> Router {
-    finished(state, common().merge(publishing()).merge(operating()), Door::Operators)
+    let has_dashboard = state.config.has_dashboard(true);
+    let mut routes = common().merge(publishing()).merge(operating(has_dashboard));
+    if has_dashboard {
+        routes = routes.merge(assets());
+    }
+    finished(state, routes, Door::Operators)
 }
 
-/// What every port has: whether the process is well, and sockets with the files of the pages that open them.
+/// The routes of `server.health_listen`.
+pub fn health_alone(state: Arc<State>) -> Router {
+    health_routes().fallback(nothing_here).with_state(state)
+}
+
+fn health_routes() -> Router<Arc<State>> {
+    Router::new().route("/healthz", get(health::health)).route("/readyz", get(health::ready))
+}
+
+/// What every port but that for health has: whether the process is well, and sockets.
 fn common() -> Router<Arc<State>> {
-    Router::new()
-        .route("/healthz", get(rest::health))
-        .route("/readyz", get(rest::ready))
-        .route("/assets/{*name}", get(pages::asset))
-        .route("/ws", get(upgrade::plain))
-        .route("/connection/websocket", get(upgrade::centrifuge))
+    health_routes().route("/ws", get(upgrade::plain)).route("/connection/websocket", get(upgrade::centrifuge))
 }
 
-/// What clients read.
-fn reading() -> Router<Arc<State>> {
-    Router::new().route("/api/topics", get(listing::topics)).route("/api/topics/{*topic}", get(rest::topic))
+/// The files of the dashboard's pages.
+fn assets() -> Router<Arc<State>> {
+    Router::new().route("/assets/{*name}", get(pages::asset))
+}
+
+/// What clients read; pages of other origins too.
+fn reading(state: &Arc<State>) -> Router<Arc<State>> {
+    Router::new()
+        .route("/api/topics", get(listing::topics).options(cors::preflight))
+        .route("/api/topics/{*topic}", get(rest::topic).options(cors::preflight))
+        .route_layer(axum::middleware::from_fn_with_state(state.clone(), cors::readable))
 }
 
 /// What publishers send. Operators' commands may be among those of a batch, where [`Door::takes_orders`].
@@ -161,9 +215,12 @@ fn publishing() -> Router<Arc<State>> {
 }
 
 /// What operators read and do; [`operator::guard`] asks for a key, at `/admin/…` always.
-fn operating() -> Router<Arc<State>> {
-    Router::new()
-        .route("/ops", get(pages::index))
+fn operating(has_dashboard: bool) -> Router<Arc<State>> {
+    let pages = match has_dashboard {
+        true => Router::new().route("/ops", get(pages::index)),
+        false => Router::new(),
+    };
+    pages
         .route("/status", get(rest::status))
         .route("/metrics", get(rest::metrics))
         .route("/api/history", post(operate::history))
@@ -176,9 +233,13 @@ fn operating() -> Router<Arc<State>> {
         .route("/admin/drain", post(admin::drain))
 }
 
+async fn nothing_here() -> Response {
+    failure(StatusCode::NOT_FOUND, "there is nothing at this path; see docs/protocol.md")
+}
+
 fn finished(state: Arc<State>, router: Router<Arc<State>>, door: Door) -> Router {
     router
-        .fallback(|| async { failure(StatusCode::NOT_FOUND, "there is nothing at this path; see docs/protocol.md") })
+        .fallback(nothing_here)
         .layer(axum::middleware::from_fn_with_state(state.clone(), publish::known))
         .layer(axum::middleware::from_fn_with_state(state.clone(), certificates::publishers))
         .layer(axum::middleware::from_fn_with_state(state.clone(), operator::guard))

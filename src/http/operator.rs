@@ -40,9 +40,19 @@ pub(super) async fn guard(state: Shared, request: Request, next: Next) -> Respon
     let path = request.uri().path();
     let here = request.extensions().get::<Door>().is_some_and(|door| door.takes_orders());
     let asked = match path {
-        "/metrics" | "/status" => here && state.keys.has_operator_key(),
+        // A key with the scope `operate` opens them where they are closed for lack of `operator.key`.
+        "/metrics" | "/status" => {
+            let closed = state.config.closes_operators_pages() && state.keys.count(Scope::Operate) > 0;
+            here && (closed || state.keys.has_operator_key())
+        }
         _ => here && path.starts_with("/admin/"),
     };
+    if here && matches!(path, "/metrics" | "/status") && state.config.closes_operators_pages() && !asked {
+        state.metrics.operator_refused.inc();
+        let reason = "closed, as clients need tokens here and nothing says how operators get in: set operator.key_file, \
+                      operator.listen, or operator.open = true";
+        return failure(StatusCode::FORBIDDEN, reason);
+    }
     if asked {
         let known = shown(&state, request.headers());
         match known {

@@ -17,10 +17,18 @@ use super::failure;
 #[folder = "web/embedded"]
 struct Files;
 
-/// No script, style or picture but our own; sockets to this server, and from pages served elsewhere to others.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
-                      connect-src 'self' ws: wss:; img-src 'self' data:; font-src 'self'; base-uri 'none'; \
-                      form-action 'none'; frame-ancestors 'none'";
+/// No script, style, picture or socket but our own.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+                      font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'";
+
+/// The policy for a page of this host. To some browsers `'self'` is no socket, so its sockets are named.
+fn policy(headers: &HeaderMap) -> HeaderValue {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    // Nothing that would mean something in a policy.
+    let plain = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._:[]".contains(c));
+    let named = plain.then(|| HeaderValue::from_str(&format!("{POLICY} ws://{host} wss://{host}")).ok()).flatten();
+    named.unwrap_or(HeaderValue::from_static(POLICY))
+}
 
 /// A file as it is sent.
 struct File {
@@ -75,7 +83,8 @@ fn respond(name: &str, headers: &HeaderMap, caching: &'static str) -> Response {
         (header::ETAG, etag),
         (header::CACHE_CONTROL, HeaderValue::from_static(caching)),
         (header::VARY, HeaderValue::from_static("accept-encoding")),
-        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+        (header::CONTENT_SECURITY_POLICY, policy(headers)),
+        (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
     ];

@@ -253,7 +253,14 @@ fn entitled<'a>(state: &'a State, headers: &HeaderMap) -> Result<&'a ApiKey, Res
 /// type.
 pub(super) fn is_json(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
-    kind.is_some_and(|v| v.trim_start().to_ascii_lowercase().starts_with("application/json"))
+    // The media type itself (RFC 9110 §8.3.1), whatever its parameters: `application/jsonp` is another.
+    let kind = kind.and_then(|kind| kind.split(';').next()).map(|kind| kind.trim().to_ascii_lowercase());
+    kind.is_some_and(|kind| {
+        let json = |suffix: &str| {
+            kind.strip_prefix("application/").is_some_and(|sub| sub.ends_with(suffix) && sub.len() > suffix.len())
+        };
+        kind == "application/json" || json("+json")
+    })
 }
 
 /// The refusal of what a key is not good for.

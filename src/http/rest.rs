@@ -1,4 +1,4 @@
-//! Everything that is read over plain HTTP: health, readiness, status, metrics, topics.
+//! Everything that is read over plain HTTP but health: status, metrics, topics.
 
 use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -11,27 +11,6 @@ use crate::auth::Identity;
 use crate::metrics::{AGE_BUCKETS_MS, Stat};
 use crate::name::TopicName;
 use crate::wire::close::CloseReason;
-
-/// A shard that has shown no sign of life for this long is stuck.
-const HEARTBEAT_MAX_MS: u64 = 15_000;
-
-/// `GET /healthz`: whether the process works. Never looks at Redis: its failure is no reason to restart this.
-pub(super) async fn health(state: Shared) -> Response {
-    let age_ms = state.hub.heartbeat_age_ms();
-    if age_ms > HEARTBEAT_MAX_MS && !state.is_draining() {
-        return failure(StatusCode::SERVICE_UNAVAILABLE, format!("a shard has not turned for {age_ms} ms"));
-    }
-    "ok\n".into_response()
-}
-
-/// `GET /readyz`: whether clients should be sent here.
-pub(super) async fn ready(state: Shared) -> Response {
-    let reasons = state.not_ready();
-    if reasons.is_empty() {
-        return "ready\n".into_response();
-    }
-    (StatusCode::SERVICE_UNAVAILABLE, axum::Json(json!({"ready": false, "reasons": reasons}))).into_response()
-}
 
 /// `GET /metrics`: as OpenMetrics to who asks for it, which Prometheus does.
 pub(super) async fn metrics(state: Shared, headers: HeaderMap) -> Response {
@@ -129,7 +108,10 @@ pub(super) async fn reader(
     let bearer =
         headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "));
     let Some(token) = bearer else { return Ok(None) };
-    let identity = state.tokens.verify(token).await.map_err(|e| {
+    let Some(verified) = state.identify(token).await else {
+        return Err((StatusCode::SERVICE_UNAVAILABLE, super::KEYS_AWAITED.into()));
+    };
+    let identity = verified.map_err(|e| {
         state.metrics.refused_token(e.label());
         (StatusCode::UNAUTHORIZED, e.to_string())
     });

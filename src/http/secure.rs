@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-use super::lobby::Lobby;
+use super::lobby::Guest;
 use crate::limits::HTTP_PATIENCE;
 use crate::wire::tls::{SEALED_BYTES_MAX, Tls, TlsError};
 
@@ -69,16 +69,16 @@ fn broken(error: TlsError) -> io::Error {
 
 impl TlsStream {
     /// Makes the handshake. It is for the caller to bound its time. A client whose part of it, between two
-    /// answers of ours, was waited for for [`HTTP_PATIENCE`] in all gives way to who waits in `lobby`.
+    /// answers of ours, was waited for for [`HTTP_PATIENCE`] in all gives way to who waits for its place.
     ///
     /// # Errors
     /// The client goes away, does not speak TLS as `config` wants it, or gives way (`TimedOut`).
     pub(super) async fn accept(
         mut socket: TcpStream,
         config: Arc<ServerConfig>,
-        lobby: &Lobby,
+        guest: &Guest,
     ) -> Result<Self, Failed> {
-        let mut wanted = std::pin::pin!(lobby.to_give_way_after(Duration::ZERO));
+        let mut wanted = std::pin::pin!(guest.to_give_way_after(Duration::ZERO));
         let mut patience = HTTP_PATIENCE;
         let mut tls = Box::new(Tls::new(config).map_err(|error| Failed { error: broken(error), told: None })?);
         let mut opened = Vec::new();
@@ -101,7 +101,7 @@ impl TlsStream {
                 tls.gone(usize::MAX);
                 patience = HTTP_PATIENCE;
                 // While its time is not over it stands in no queue.
-                wanted.set(lobby.to_give_way_after(Duration::ZERO));
+                wanted.set(guest.to_give_way_after(Duration::ZERO));
             }
             if let Err(error) = outcome {
                 return Err(Failed { error: broken(error), told: Some(socket) });

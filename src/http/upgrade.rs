@@ -38,12 +38,14 @@ impl Asked {
     pub(super) fn centrifuge(headers: &HeaderMap, query: Option<&str>) -> Self {
         let asked = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
         let mut asked = asked.filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',').map(str::trim));
-        let subprotocol = asked.any(|name| name == PROTOBUF).then_some(PROTOBUF);
+        // RFC 6455 §4.1: in the client's order of preference. Of a list with neither, none is agreed on.
+        let subprotocol = asked.find_map(|name| [JSON, PROTOBUF].into_iter().find(|known| *known == name));
         let mut query = query.unwrap_or_default().split('&');
         let by_query = query.any(|pair| matches!(pair, "cf_protocol=protobuf" | "format=protobuf"));
-        let dialect = match subprotocol.is_some() || by_query {
-            true => Dialect::CentrifugeProtobuf,
-            false => Dialect::CentrifugeJson,
+        let dialect = match subprotocol {
+            Some(PROTOBUF) => Dialect::CentrifugeProtobuf,
+            None if by_query => Dialect::CentrifugeProtobuf,
+            _ => Dialect::CentrifugeJson,
         };
         Self { dialect, subprotocol }
     }
@@ -62,6 +64,9 @@ pub(super) async fn centrifuge(state: Shared, request: Request) -> Response {
 
 /// The subprotocol that asks for Protobuf.
 const PROTOBUF: &str = "centrifuge-protobuf";
+
+/// The one that asks for JSON, as no subprotocol does.
+const JSON: &str = "centrifuge-json";
 
 /// The answer to what the client offers of permessage-deflate.
 pub(super) fn negotiated(headers: &HeaderMap) -> Option<&'static str> {
@@ -229,7 +234,9 @@ async fn try_upgrade(
 
 /// Who shows this token, with a seat among its user's sessions.
 async fn identified(state: &State, token: &str) -> Result<Identity, Refusal> {
-    let mut identity = state.tokens.verify(token).await.map_err(|error| {
+    let verified = state.identify(token).await;
+    let verified = verified.ok_or_else(|| refusal("keys", StatusCode::SERVICE_UNAVAILABLE, super::KEYS_AWAITED))?;
+    let mut identity = verified.map_err(|error| {
         state.metrics.refused_token(error.label());
         refusal("token", StatusCode::UNAUTHORIZED, &error.to_string())
     })?;

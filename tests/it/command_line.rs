@@ -60,6 +60,7 @@ fn default_file_shows_the_defaults(source: &str, without: &str) {
             line.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
         let optional = [
             "name",
+            "health_listen",
             "audience",
             "issuer",
             "max_rate",
@@ -227,5 +228,86 @@ async fn startup_says_what_runs() {
         "publish API off",
     ] {
         assert!(log.contains(needle), "{needle} missing in\n{log}");
+    }
+}
+
+/// A server that was started with these arguments, once it says that it listens.
+fn listening(arguments: &[&str]) -> (std::process::Child, std::net::SocketAddr) {
+    let mut child = Command::new(PROGRAM).args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    let mut lines = lines.map_while(Result::ok);
+    let address =
+        lines.find_map(|line| line.split_once("listens on http://")?.1.split_whitespace().next()?.parse().ok());
+    std::thread::spawn(move || lines.for_each(drop));
+    (child, address.unwrap())
+}
+
+#[test]
+fn what_anyone_may_publish_to_does_not_leave_the_machine_unless_that_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("open.toml");
+    std::fs::write(&path, "[server]\nlisten = \"0.0.0.0:0\"\n[publish]\nopen = true\n").unwrap();
+    for arguments in [&["serve", "--listen", "0.0.0.0:0"][..], &["serve", "--config", path.to_str().unwrap()]] {
+        let output = run(arguments);
+        let error = text(&output.stderr);
+        assert!(!output.status.success() && error.contains("--insecure") && error.contains("0.0.0.0:"), "{error}");
+    }
+    for arguments in [&["serve", "--insecure", "--listen", "0.0.0.0:0"][..], &["serve", "--listen", "127.0.0.1:0"]] {
+        let (mut child, address) = listening(arguments);
+        assert_ne!(address.port(), 0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+#[test]
+fn passwords_of_arguments_are_in_no_list_of_processes() {
+    let redis = Redis::start();
+    redis.command(&["CONFIG", "SET", "requirepass", "s3cr3t-word"]);
+    let url = redis.url().replace("redis://", "redis://:s3cr3t-word@");
+    for arguments in [vec!["--redis", &url], vec![&format!("--redis={url}")[..]]] {
+        let (mut child, address) = listening(&[&["serve", "--listen", "127.0.0.1:0"][..], &arguments].concat());
+        let shown = std::fs::read(format!("/proc/{}/cmdline", child.id())).unwrap();
+        let shown = String::from_utf8_lossy(&shown).replace('\0', " ");
+        assert!(shown.contains("serve --listen 127.0.0.1:0") && !shown.contains("s3cr3t"), "{shown}");
+        let name = std::fs::read_to_string(format!("/proc/{}/comm", child.id())).unwrap();
+        assert_eq!(name.trim(), "nexus-push");
+        // It is used all the same.
+        let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+        while !run(&["healthcheck", &format!("http://{address}/readyz")]).status.success() {
+            assert!(std::time::Instant::now() < deadline, "it does not read Redis");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+/// As a job in a cluster does it: every address of a name, with a key from a file.
+#[tokio::test]
+async fn drain_asks_every_node_behind_a_name() {
+    let key = "operator-key-0123456789";
+    let server = Server::start(&format!("[access]\nanonymous = true\n[operator]\nkey = \"{key}\"\n"));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("operator.key");
+    std::fs::write(&path, format!("{key}\n")).unwrap();
+    let file = path.to_str().unwrap();
+    let _client = server.client().await;
+    server.until("it is there", |s| s.log().contains("open: ")).await;
+    let name = server.address.to_string();
+    let output = run(&["drain", "--dns", &name, "--share", "1", "--key-file", file]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).starts_with(&format!("{name}: ")), "{}", text(&output.stdout));
+    // That a node knows of no other is no failure; that it cannot be asked, or the key is wrong, is.
+    let output = run(&["drain", "--dns", &name, "--to-mean", "--key-file", file]);
+    assert!(output.status.success() && text(&output.stdout).contains("not now"), "{}", text(&output.stderr));
+    let nobody = format!("127.0.0.1:{}", crate::support::free_port());
+    for arguments in [
+        ["drain", "--dns", &nobody, "--to-mean", "--key-file", file],
+        ["drain", "--dns", &name, "--to-mean", "--key", "wrong-key-0123456789"],
+        ["drain", "--dns", "127.0.0.1", "--to-mean", "--key-file", file],
+    ] {
+        let output = run(&arguments);
+        assert!(!output.status.success() && !output.stderr.is_empty(), "{arguments:?}");
     }
 }

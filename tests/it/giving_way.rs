@@ -22,7 +22,7 @@ fn connect(address: SocketAddr) -> TcpStream {
 /// Asks for something small. The answer, in small letters; nothing if there is none.
 fn ask(stream: &mut TcpStream) -> String {
     let mut answer = [0; 1_024];
-    let n = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").and_then(|()| stream.read(&mut answer));
+    let n = stream.write_all(b"HEAD /status HTTP/1.1\r\nHost: x\r\n\r\n").and_then(|()| stream.read(&mut answer));
     String::from_utf8_lossy(&answer[..n.unwrap_or(0)]).to_ascii_lowercase()
 }
 
@@ -69,7 +69,7 @@ async fn slow_handshakes_do_not_keep_others_out() {
 /// Connections that were answered and are kept open, as many as are served: they give way to whoever comes.
 #[tokio::test]
 async fn idle_connections_give_way() {
-    let server = Server::open_with("[limits]\nhandshake_timeout = \"1h\"");
+    let server = Server::open_with("[limits]\nhandshake_timeout = \"1h\"\nconnections_per_address = 0");
     let mut healthy = Healthy::beside(&server).await;
     let address = server.address;
     let closed = |stream: &mut TcpStream| {

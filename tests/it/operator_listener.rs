@@ -12,6 +12,9 @@ use crate::tokens::{claims, hs256};
 const KEY: (&str, &str) = ("X-API-Key", "full-key-0123456789");
 const OPERATOR: &str = "operator-key-0123456789";
 
+/// Without this there are none where clients need tokens.
+const PAGES: &str = "[server]\ndashboard = true\n";
+
 fn config(more: &str) -> String {
     crate::tokens::config(more).replace(
         "open = true",
@@ -21,7 +24,7 @@ fn config(more: &str) -> String {
 }
 
 fn with_listener(more: &str) -> Server {
-    Server::start(&config(&format!("[operator]\nlisten = \"127.0.0.1:0\"\n{more}")))
+    Server::start(&config(&format!("{PAGES}[operator]\nlisten = \"127.0.0.1:0\"\n{more}")))
 }
 
 fn ask(at: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> u16 {
@@ -42,7 +45,7 @@ fn ask(at: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> u1
 fn each_path_has_its_port() {
     let server = with_listener("");
     let operators = server.operators.unwrap();
-    let alone = Server::start(&config(""));
+    let alone = Server::start(&config(PAGES));
     for (method, path, public, private) in [
         ("GET", "/healthz", 200, 200),
         ("GET", "/readyz", 200, 200),
@@ -85,7 +88,7 @@ fn each_path_has_its_port() {
 #[test]
 fn what_operators_read_may_need_their_key_and_what_they_do_always_does() {
     let keyed = format!("key = \"{OPERATOR}\"\n");
-    let (apart, together) = (with_listener(&keyed), Server::start(&config(&format!("[operator]\n{keyed}"))));
+    let (apart, together) = (with_listener(&keyed), Server::start(&config(&format!("{PAGES}[operator]\n{keyed}"))));
     let bearer = format!("Bearer {OPERATOR}");
     for at in [apart.operators.unwrap(), together.address] {
         for path in ["/metrics", "/status", "/admin/nothing"] {

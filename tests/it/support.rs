@@ -36,6 +36,8 @@ pub(crate) struct Server {
     pub(crate) sealed: Option<SocketAddr>,
     /// The operators' own port, if there is one.
     pub(crate) operators: Option<SocketAddr>,
+    /// The port for health alone, if there is one.
+    pub(crate) health: Option<SocketAddr>,
     _directory: tempfile::TempDir,
 }
 
@@ -95,6 +97,16 @@ impl Server {
             }
             _ => config,
         };
+        // Tests say what they like in `Host`, and read metrics without a key, unless they are about that.
+        let config = match config {
+            config if config.contains("hosts =") => config,
+            config if config.contains("[server]\n") => config.replacen("[server]\n", "[server]\nhosts = [\"*\"]\n", 1),
+            config => format!("{config}\n[server]\nhosts = [\"*\"]\n"),
+        };
+        let config = match config.contains("[operator]") {
+            true => config,
+            false => format!("{config}\n[operator]\nopen = true\n"),
+        };
         std::fs::write(&path, config).unwrap();
         let mut command = Command::new(PROGRAM);
         arrange(&mut command);
@@ -116,7 +128,7 @@ impl Server {
             text
         });
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (mut address, mut sealed, mut operators) = (None, None, None);
+        let (mut address, mut sealed, mut operators, mut health) = (None, None, None, None);
         for line in lines.by_ref().map_while(Result::ok) {
             if let Some((_, rest)) = line.split_once("listens on http://") {
                 address = rest.split_whitespace().next().and_then(|a| a.parse().ok());
@@ -126,6 +138,9 @@ impl Server {
             }
             if let Some((_, rest)) = line.split_once("operators on http://") {
                 operators = rest.split(',').next().and_then(|a| a.parse().ok());
+            }
+            if let Some((_, rest)) = line.split_once("health on http://") {
+                health = rest.split(": ").next().and_then(|a| a.parse().ok());
             }
             log.lock().unwrap().push(line);
             if address.is_some() {
@@ -145,7 +160,7 @@ impl Server {
         if let (Some(sealed), Some(_)) = (sealed, std::env::var_os("NEXUS_TEST_TLS")) {
             SEALED.lock().unwrap().insert(address, sealed);
         }
-        Self { child, address, log, sealed, operators, _directory: directory }
+        Self { child, address, log, sealed, operators, health, _directory: directory }
     }
 
     pub(crate) fn open() -> Self {
@@ -200,10 +215,11 @@ impl Server {
     ) -> (u16, String, String) {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {}\r\n",
-            body.len()
-        );
+        let mut request =
+            format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+        if !headers.iter().any(|(name, _)| *name == "Host") {
+            request.push_str("Host: test\r\n");
+        }
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
         }

@@ -170,7 +170,7 @@ async fn what_is_no_tls_is_turned_away_and_the_others_do_not_notice() {
 #[tokio::test]
 async fn a_storm_of_handshakes_keeps_nobody_out() {
     let authority = Authority::new();
-    let (server, _folder) = server(&authority, "[limits]\nhandshake_timeout = \"1h\"\n");
+    let (server, _folder) = server(&authority, "[limits]\nhandshake_timeout = \"1h\"\nconnections_per_address = 0\n");
     let sealed = server.sealed.unwrap();
     let config = || client_config(Some(&authority), &[&TLS13], None);
     let mut healthy = Client::connect_sealed(sealed, &[], config()).await.unwrap();

@@ -194,7 +194,7 @@ impl Node {
             }
         };
         let child = command
-            .args(["serve", "--config"])
+            .args(["serve", "--insecure", "--config"])
             .arg(self.directory.join("server.toml"))
             .envs(self.environment.iter().map(|(k, v)| (k, v)))
             .stdout(log.try_clone()?)

@@ -1,0 +1,211 @@
+//! `/healthz` and `/readyz`: as routes, and answered beside all places where there is none for who asks.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::response::IntoResponse as _;
+use serde_json::json;
+
+use super::proxies::{self, Announced};
+use super::{Shared, State, express};
+
+/// A shard that has shown no sign of life for this long is stuck.
+const HEARTBEAT_MAX_MS: u64 = 15_000;
+
+/// Longest head that is looked at.
+const HEAD_BYTES_MAX: usize = 4 * 1024;
+
+/// Most headers that are looked at.
+const HEADERS_MAX: usize = 64;
+
+/// Time between two looks at a connection whose head is not whole.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// A status and the text that goes with it.
+struct Health {
+    status: StatusCode,
+    kind: &'static str,
+    text: String,
+}
+
+impl Health {
+    fn new(status: StatusCode, text: &str) -> Self {
+        Self { status, kind: "text/plain; charset=utf-8", text: text.to_owned() }
+    }
+
+    fn json(text: &serde_json::Value) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, kind: "application/json", text: text.to_string() }
+    }
+
+    /// Whether the process works. Never looks at Redis: its failure is no reason to restart this.
+    fn alive(state: &State) -> Self {
+        let age_ms = state.hub.heartbeat_age_ms();
+        if age_ms > HEARTBEAT_MAX_MS && !state.is_draining() {
+            let message = format!("a shard has not turned for {age_ms} ms");
+            return Self::json(&json!({"error": {"code": 503, "message": message}}));
+        }
+        Self::new(StatusCode::OK, "ok\n")
+    }
+
+    /// Whether clients should be sent here.
+    fn ready(state: &State) -> Self {
+        let reasons = state.not_ready();
+        match reasons.is_empty() {
+            true => Self::new(StatusCode::OK, "ready\n"),
+            false => Self::json(&json!({"ready": false, "reasons": reasons})),
+        }
+    }
+
+    fn response(self) -> axum::response::Response {
+        (self.status, [(header::CONTENT_TYPE, HeaderValue::from_static(self.kind))], self.text).into_response()
+    }
+}
+
+/// `GET /healthz`
+pub(super) async fn health(state: Shared) -> axum::response::Response {
+    Health::alive(&state).response()
+}
+
+/// `GET /readyz`
+pub(super) async fn ready(state: Shared) -> axum::response::Response {
+    Health::ready(&state).response()
+}
+
+/// Whether this path is exempt from what other requests are asked.
+pub(super) fn is_health(path: &str) -> bool {
+    path == "/healthz" || path == "/readyz"
+}
+
+/// What the first bytes of a connection ask for.
+#[derive(Debug, PartialEq)]
+enum Asked {
+    Health {
+        head_bytes: usize,
+        is_ready: bool,
+        /// HEAD: without the text.
+        head: bool,
+    },
+    SomethingElse,
+    /// That is still open.
+    Unclear,
+}
+
+fn asked(peeked: &[u8], peer: SocketAddr, state: &State) -> Asked {
+    let before = match proxies::may_announce(peer, &state.config.server) {
+        false => 0,
+        true => match proxies::announced(peeked, peer, &state.config.server) {
+            Ok(Announced::As(_, header_bytes)) => header_bytes,
+            Ok(Announced::Begun | Announced::Unclear) => return Asked::Unclear,
+            Err(_) => return Asked::SomethingElse,
+        },
+    };
+    match requested(peeked.get(before..).unwrap_or_default()) {
+        Asked::Health { head_bytes, is_ready, head } => {
+            Asked::Health { head_bytes: before + head_bytes, is_ready, head }
+        }
+        other => other,
+    }
+}
+
+fn requested(head: &[u8]) -> Asked {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut parsed = httparse::Request::new(&mut headers);
+    let status = parsed.parse(head);
+    // Told by its first line, so that what is something else is not waited for.
+    let path = parsed.path.map(|path| path.split('?').next().unwrap_or_default());
+    let is_read = parsed.method.is_none_or(|method| method == "GET" || method == "HEAD");
+    if !is_read || path.is_some_and(|path| !is_health(path)) {
+        return Asked::SomethingElse;
+    }
+    match (status, path) {
+        (Ok(httparse::Status::Complete(head_bytes)), Some(path)) => {
+            let names = parsed.headers.iter().map(|header| header.name);
+            let has_body = names.into_iter().any(|name| name.eq_ignore_ascii_case("transfer-encoding"))
+                || parsed.headers.iter().any(|h| {
+                    h.name.eq_ignore_ascii_case("content-length") && h.value.iter().any(|digit| *digit != b'0')
+                });
+            if has_body {
+                return Asked::SomethingElse;
+            }
+            Asked::Health { head_bytes, is_ready: path == "/readyz", head: parsed.method == Some("HEAD") }
+        }
+        (Ok(httparse::Status::Partial), _) if head.len() < HEAD_BYTES_MAX => Asked::Unclear,
+        _ => Asked::SomethingElse,
+    }
+}
+
+/// Answers a connection whose whole head is there and asks for health, and ends it; otherwise gives it back, nothing having
+/// been read.
+pub(super) fn answer(state: &State, mut socket: TcpStream, peer: SocketAddr) -> Option<TcpStream> {
+    let mut buffer = [0; HEAD_BYTES_MAX];
+    let Ok(bytes) = socket.peek(&mut buffer) else { return Some(socket) };
+    let Asked::Health { head_bytes, is_ready, head } = asked(buffer.get(..bytes).unwrap_or_default(), peer, state)
+    else {
+        return Some(socket);
+    };
+    let health = if is_ready { Health::ready(state) } else { Health::alive(state) };
+    let mut response = Response::new(());
+    *response.status_mut() = health.status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(health.kind));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(health.text.len()));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    let mut bytes = express::answer(&response);
+    if !head {
+        bytes.extend_from_slice(health.text.as_bytes());
+    }
+    // Both calls are about bytes that are there, or fit.
+    let read = socket.read_exact(buffer.get_mut(..head_bytes).unwrap_or_default());
+    if read.and_then(|()| socket.write_all(&bytes)).is_ok() {
+        state.metrics.health_answered_aside.inc();
+    }
+    None
+}
+
+/// Whether a connection turns out to ask for health. It is for the caller to bound its time.
+pub(super) async fn is_asked_for(state: &State, stream: &tokio::net::TcpStream, peer: SocketAddr) -> bool {
+    let mut buffer = vec![0; HEAD_BYTES_MAX];
+    loop {
+        let Ok(bytes @ 1..) = stream.peek(&mut buffer).await else { return false };
+        match asked(buffer.get(..bytes).unwrap_or_default(), peer, state) {
+            Asked::Health { .. } => return true,
+            Asked::SomethingElse => return false,
+            Asked::Unclear => tokio::time::sleep(LOOK_EVERY).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_is_told_from_everything_else_as_soon_as_it_can_be() {
+        let whole = |line: &str| format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n");
+        for (line, is_ready, head) in
+            [("GET /healthz", false, false), ("GET /readyz", true, false), ("HEAD /healthz?x=1", false, true)]
+        {
+            let text = whole(line);
+            let head_bytes = text.len();
+            assert_eq!(requested(text.as_bytes()), Asked::Health { head_bytes, is_ready, head });
+            for cut in 0..text.len() {
+                assert_eq!(requested(&text.as_bytes()[..cut]), Asked::Unclear, "{cut}");
+            }
+        }
+        for other in [
+            whole("POST /healthz"),
+            whole("GET /healthz/"),
+            whole("GET /ws"),
+            "GET /metrics HTTP/1.1\r\nHo".to_owned(),
+            "GET /healthz HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello".to_owned(),
+            "GET /healthz HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(),
+            "GET /healthz HTTP/1.1\r\nbad header\r\n\r\n".to_owned(),
+            "\x16\x03\x01".to_owned(),
+        ] {
+            assert_eq!(requested(other.as_bytes()), Asked::SomethingElse, "{other:?}");
+        }
+    }
+}
