@@ -15,6 +15,7 @@
 //!
 //! `ARCHITECTURE.md` tells it at length.
 
+pub mod accounts;
 pub mod auth;
 pub mod backend;
 pub mod cli;

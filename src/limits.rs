@@ -28,6 +28,29 @@ pub const INFLATED_BYTES_MAX: usize = 1024 * 1024;
 /// many, if that is more than a message of `plain`.
 pub const CENTRIFUGE_SUBSCRIBE_BYTES: usize = 256;
 
+/// Largest message of a `plain` session that needs a token and has none, in bytes. Past it: close 1009. A Centrifuge client
+/// sends its subscribes with its connect: its message is bounded as any, and [`Limits::incoming_total_bytes`] holds.
+///
+/// [`Limits::incoming_total_bytes`]: crate::config::Limits::incoming_total_bytes
+pub const MESSAGE_BYTES_BEFORE_AUTH_MAX: usize = 8 * 1024;
+
+/// Topics that nobody has published and that exist for their subscribers alone, where no ceiling on memory makes it less.
+/// Past it: the subscribe is refused.
+pub const UNPUBLISHED_TOPICS_MAX: usize = 262_144;
+
+/// Bytes that one of them is taken to have, of all that the server holds for it, to find their number from
+/// `limits.memory`.
+pub const UNPUBLISHED_TOPIC_BYTES: usize = 1024;
+
+/// Share of them that one user, or one address or session without a user, may have made: one in so many.
+pub const UNPUBLISHED_SHARE: usize = 8;
+
+/// Size from which on an HTTP answer is refused while all answers together are over their ceiling, in bytes.
+pub const ANSWER_BYTES_SMALL: usize = 64 * 1024;
+
+/// Bytes of an answer that are handed to a connection at once: what its client does not take stays shared.
+pub const ANSWER_CHUNK_BYTES: usize = 16 * 1024;
+
 /// Subscriptions a session may hold. Past it: that subscribe is refused. Also the longest list of topics that one command
 /// may have: a longer one is refused as a whole.
 pub const SUBSCRIPTIONS_MAX: usize = 512;
@@ -241,8 +264,8 @@ pub const CONFLATE_WINDOW: usize = 512;
 /// Bytes of them. As no patch that is longer than the state is ever sent, more than a state may have is of no use.
 pub const CONFLATE_WINDOW_BYTES: usize = STATE_BYTES_MAX;
 
-/// Deltas of one topic that a shard keeps while a subscribe of it is under way. Past it: the subscriber is
-/// disconnected with "reconnect".
+/// Deltas of one topic that a shard keeps while a subscribe of it is under way. Past it: the subscriber gets the topic's
+/// state as it is by then, or a replay of a stream.
 pub const ATTACH_WINDOW: usize = 16_384;
 
 /// Requests of one shard that may wait for the control plane. Past it: subscribes are refused with 503.
@@ -359,7 +382,7 @@ pub const TLS_RELOAD_INTERVAL: Duration = Duration::from_secs(60);
 /// Least `limits.memory`, in bytes.
 pub const MEMORY_BYTES_MIN: u64 = 16 * 1024 * 1024;
 
-/// Least part of it, in bytes: `limits.backlog_total_bytes`, `limits.history_total_bytes`, `limits.state_total_bytes`.
+/// Least part of it, in bytes: `limits.backlog_total_bytes`, `limits.history_total_bytes`, and the others like them.
 pub const MEMORY_PART_BYTES_MIN: usize = 64 * 1024;
 
 /// Time that connections to a socket that a service manager handed over wait in the kernel while the sources are loaded. Past

@@ -1,12 +1,13 @@
 //! How much memory there is, and how much of it backlogs, history and state may take.
 //!
-//! One figure, `limits.memory`, is shared out: an eighth for what slow sessions are owed (a backlog takes up to twice its
-//! bytes while it grows), a quarter for history, a quarter for state. The rest is for the program, sessions, queues and
-//! what is on its way to sockets.
+//! One figure, `limits.memory`, is shared out: an eighth for backlogs, a quarter for history, a quarter for state, an eighth
+//! for deltas that shards keep, 1/32 each for messages that come, HTTP requests and HTTP answers, 1/16 for topics that only
+//! subscribers named. The rest is for the program and its sessions.
 
 use std::path::{Path, PathBuf};
 
 use crate::config::{Limits, MemoryLimit};
+use crate::limits::{UNPUBLISHED_TOPIC_BYTES, UNPUBLISHED_TOPICS_MAX};
 
 /// Share of the memory that was found, with `limits.memory = "auto"`, in quarters.
 const AUTO_QUARTERS: u64 = 3;
@@ -20,6 +21,16 @@ pub struct Ceilings {
     pub history: usize,
     /// All topics' state.
     pub state: usize,
+    /// Deltas that no topic keeps.
+    pub deltas: usize,
+    /// Messages of clients that are not whole, or wait.
+    pub incoming: usize,
+    /// Bodies of HTTP requests.
+    pub requests: usize,
+    /// HTTP answers.
+    pub answers: usize,
+    /// Topics that only subscribers named: how many.
+    pub unpublished: usize,
     /// Where they come from, for people.
     pub why: String,
 }
@@ -50,6 +61,15 @@ impl Ceilings {
             backlog: part(limits.backlog_total_bytes, 8),
             history: part(limits.history_total_bytes, 4),
             state: part(limits.state_total_bytes, 4),
+            deltas: part(limits.deltas_total_bytes, 8),
+            incoming: part(limits.incoming_total_bytes, 32),
+            requests: part(limits.requests_total_bytes, 32),
+            answers: part(limits.answers_total_bytes, 32),
+            unpublished: match (limits.unpublished_topics, part(0, 16)) {
+                (0, 0) => UNPUBLISHED_TOPICS_MAX,
+                (0, bytes) => (bytes / UNPUBLISHED_TOPIC_BYTES).min(UNPUBLISHED_TOPICS_MAX),
+                (set, _) => set,
+            },
             why: match memory {
                 Some(memory) => format!("of {}: {why}", Size(memory)),
                 None => why,
@@ -62,12 +82,26 @@ impl Ceilings {
         limits.backlog_total_bytes = self.backlog;
         limits.history_total_bytes = self.history;
         limits.state_total_bytes = self.state;
+        limits.deltas_total_bytes = self.deltas;
+        limits.incoming_total_bytes = self.incoming;
+        limits.requests_total_bytes = self.requests;
+        limits.answers_total_bytes = self.answers;
+        limits.unpublished_topics = self.unpublished;
     }
 }
 
 impl std::fmt::Display for Ceilings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (what, bytes) in [("backlogs", self.backlog), (", history", self.history), (", state", self.state)] {
+        let parts = [
+            ("backlogs", self.backlog),
+            (", history", self.history),
+            (", state", self.state),
+            (", deltas", self.deltas),
+            (", incoming messages", self.incoming),
+            (", HTTP requests", self.requests),
+            (", HTTP answers", self.answers),
+        ];
+        for (what, bytes) in parts {
             match bytes {
                 0 => write!(f, "{what} without a ceiling")?,
                 bytes => write!(f, "{what} up to {}", Size(bytes as u64))?,
@@ -144,7 +178,7 @@ mod tests {
             let [backlog_total_bytes, history_total_bytes, state_total_bytes] = set;
             let limits =
                 Limits { memory, backlog_total_bytes, history_total_bytes, state_total_bytes, ..Limits::default() };
-            let Ceilings { backlog, history, state, why } = Ceilings::with(&limits, found);
+            let Ceilings { backlog, history, state, why, .. } = Ceilings::with(&limits, found);
             ([backlog, history, state].map(|b| b >> 20), why)
         };
         let mib = 1 << 20;
@@ -157,11 +191,21 @@ mod tests {
         ] {
             assert_eq!(of(memory, set), (parts, why.to_owned()));
         }
+        let of = |memory| Ceilings::with(&Limits { memory, ..Limits::default() }, found);
+        let small = of(MemoryLimit::Bytes(256 << 20));
+        assert_eq!(
+            (small.deltas >> 20, small.incoming >> 20, small.requests >> 20, small.answers >> 20),
+            (32, 8, 8, 8)
+        );
+        assert_eq!(small.unpublished, 16_384);
+        assert_eq!((of(MemoryLimit::Off).deltas, of(MemoryLimit::Off).unpublished), (0, 262_144));
         let limits = Limits { memory: MemoryLimit::Auto, ..Limits::default() };
         assert_eq!(Ceilings::with(&limits, || None).history, 0);
         let text = Ceilings::with(&limits, found).to_string();
         assert!(
-            text.starts_with("backlogs up to 1.5 GiB, history up to 3.0 GiB, state up to 3.0 GiB (of 12"),
+            text.starts_with(
+                "backlogs up to 1.5 GiB, history up to 3.0 GiB, state up to 3.0 GiB, deltas up to 1.5 GiB"
+            ),
             "{text}"
         );
     }

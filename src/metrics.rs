@@ -96,6 +96,13 @@ pub struct ShardStats {
     pub stretch_ms: Stat,
     pub backlog_bytes: Stat,
     pub backlog_relieved: Stat,
+    pub incoming_relieved: Stat,
+    pub deltas_relieved: Stat,
+    pub session_bytes: Stat,
+    pub subscription_bytes: Stat,
+    pub outgoing_bytes: Stat,
+    /// The most events that were ever in its queue, which keeps the room for them.
+    pub queue_high: Stat,
     pub commands: Stat,
     pub commands_refused: Stat,
     pub snapshots_refused: Stat,
@@ -177,6 +184,18 @@ const SHARD_METRICS: &[ShardMetric] = &[
         "Sessions closed as slow because all backlogs together reached limits.backlog_total_bytes",
         MetricType::Counter,
         |s| s.backlog_relieved.get(),
+    ),
+    (
+        "incoming_relieved",
+        "Sessions closed because the messages that are not whole reached limits.incoming_total_bytes",
+        MetricType::Counter,
+        |s| s.incoming_relieved.get(),
+    ),
+    (
+        "deltas_relieved",
+        "Topics whose deltas a shard no longer keeps for lagging subscriptions: limits.deltas_total_bytes was reached",
+        MetricType::Counter,
+        |s| s.deltas_relieved.get(),
     ),
     ("commands", "Commands of clients", MetricType::Counter, |s| s.commands.get()),
     ("commands_refused", "Commands answered with an error", MetricType::Counter, |s| s.commands_refused.get()),
@@ -267,6 +286,9 @@ pub struct Metrics {
     pub tls_held_back: Counter,
     pub http_malformed: Counter,
     pub http_timeouts: Family<Reason, Counter>,
+    pub answers_refused: Counter,
+    pub requests_refused: Counter,
+    pub unpublished_refused: Counter,
     pub queue_full: Counter,
     pub subscribes_waiting: Gauge,
     pub subscribes_ahead: Family<Reason, Counter>,
@@ -462,6 +484,21 @@ impl Metrics {
             "http_timeouts",
             "HTTP connections closed because a body did not come or an answer was not taken in time",
             self.http_timeouts.clone(),
+        );
+        r.register(
+            "answers_refused",
+            "HTTP answers replaced by 503 because clients do not take those before (limits.answers_total_bytes)",
+            self.answers_refused.clone(),
+        );
+        r.register(
+            "requests_refused",
+            "HTTP requests answered 503 because the bodies of all requests reached limits.requests_total_bytes",
+            self.requests_refused.clone(),
+        );
+        r.register(
+            "unpublished_refused",
+            "Subscribes refused because limits.unpublished_topics, or its caller's share of it, was reached",
+            self.unpublished_refused.clone(),
         );
         r.register(
             "queue_full",

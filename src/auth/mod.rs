@@ -37,6 +37,16 @@ pub struct Identity {
     pub seat: Option<Arc<Seat>>,
 }
 
+impl Identity {
+    /// Bytes of memory.
+    pub fn bytes(&self) -> usize {
+        let rules: usize = self.topics.0.iter().map(|rule| size_of::<String>() + rule.capacity()).sum();
+        let subscribed: usize = self.subscribed.iter().map(|name| 2 * size_of::<usize>() + name.as_str().len()).sum();
+        // With the counts of what is shared.
+        size_of::<Self>() + 4 * size_of::<usize>() + self.user.capacity() + self.info.len() + rules + subscribed
+    }
+}
+
 /// What a valid subscription token says: its bearer may have the one topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {

@@ -20,6 +20,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     let l = &config.limits;
     let at_least = [
         ("limits.message_bytes", l.message_bytes, 1_024),
+        ("limits.message_bytes_before_auth", l.message_bytes_before_auth, 1_024),
         ("limits.backlog_bytes", l.backlog_bytes, 64 * 1024),
         ("limits.delta_bytes", l.delta_bytes, 1_024),
         ("limits.subscriptions", l.subscriptions, 1),
@@ -287,6 +288,10 @@ fn memory(l: &Limits, fault: &mut impl FnMut(&str, String)) {
         ("limits.backlog_total_bytes", l.backlog_total_bytes),
         ("limits.history_total_bytes", l.history_total_bytes),
         ("limits.state_total_bytes", l.state_total_bytes),
+        ("limits.deltas_total_bytes", l.deltas_total_bytes),
+        ("limits.incoming_total_bytes", l.incoming_total_bytes),
+        ("limits.requests_total_bytes", l.requests_total_bytes),
+        ("limits.answers_total_bytes", l.answers_total_bytes),
     ];
     let least = limits::MEMORY_PART_BYTES_MIN;
     for (key, bytes) in parts.into_iter().filter(|(_, bytes)| (1..least).contains(bytes)) {

@@ -268,6 +268,8 @@ pub struct Limits {
     #[serde(with = "humantime_serde")]
     pub stall_timeout: Duration,
     pub message_bytes: usize,
+    /// Bytes of a `plain` session's message while it needs a token and has none.
+    pub message_bytes_before_auth: usize,
     pub commands_per_second: u32,
     pub commands_burst: u32,
     /// Bytes of answers (not of deltas) that a session, or all sessions of one user, may ask for each second.
@@ -277,7 +279,7 @@ pub struct Limits {
     pub subscriptions: usize,
     pub backlog_bytes: usize,
     pub delta_bytes: usize,
-    /// What the three below follow from, where they are not set.
+    /// What those below follow from, where they are not set.
     pub memory: MemoryLimit,
     /// Bytes that all sessions together may be owed; 0 is an eighth of `memory`.
     pub backlog_total_bytes: usize,
@@ -285,6 +287,18 @@ pub struct Limits {
     pub history_total_bytes: usize,
     /// Bytes of memory that the states of all topics may take; 0 is a quarter of `memory`.
     pub state_total_bytes: usize,
+    /// Bytes of memory that deltas may take which no topic keeps: on their way to shards, and kept there for lagging
+    /// subscriptions; 0 is an eighth of `memory`.
+    pub deltas_total_bytes: usize,
+    /// Bytes of memory that messages of clients may take which are not whole, or wait; 0 is 1/32 of `memory`.
+    pub incoming_total_bytes: usize,
+    /// Bytes of memory that bodies of HTTP requests may take; 0 is 1/32 of `memory`.
+    pub requests_total_bytes: usize,
+    /// Bytes of memory that HTTP answers may take which their clients have not taken; 0 is 1/32 of `memory`.
+    pub answers_total_bytes: usize,
+    /// Topics that nobody has published, and that exist for their subscribers alone; 0 is what 1/16 of `memory` holds of
+    /// them, 262,144 at most.
+    pub unpublished_topics: usize,
     pub topics: usize,
     /// Time after which a topic with neither subscribers nor deltas is forgotten.
     #[serde(with = "humantime_serde")]
@@ -310,6 +324,7 @@ impl Default for Limits {
             pong_timeout: limits::PONG_TIMEOUT,
             stall_timeout: limits::STALL_TIMEOUT,
             message_bytes: limits::MESSAGE_BYTES_MAX,
+            message_bytes_before_auth: limits::MESSAGE_BYTES_BEFORE_AUTH_MAX,
             commands_per_second: limits::COMMANDS_PER_SECOND,
             commands_burst: limits::COMMANDS_BURST,
             reply_bytes_per_second: limits::REPLY_BYTES_PER_SECOND,
@@ -321,6 +336,11 @@ impl Default for Limits {
             backlog_total_bytes: 0,
             history_total_bytes: 0,
             state_total_bytes: 0,
+            deltas_total_bytes: 0,
+            incoming_total_bytes: 0,
+            requests_total_bytes: 0,
+            answers_total_bytes: 0,
+            unpublished_topics: 0,
             topics: limits::TOPICS_MAX,
             topic_idle: Duration::from_secs(24 * 3600),
         }

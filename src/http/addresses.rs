@@ -152,7 +152,14 @@ struct Held {
     address: IpAddr,
 }
 
-impl Permit for Held {}
+impl Permit for Held {
+    fn address(&self) -> Option<u64> {
+        use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+        let mut hasher = DefaultHasher::new();
+        self.address.hash(&mut hasher);
+        Some(hasher.finish())
+    }
+}
 
 impl Drop for Held {
     fn drop(&mut self) {

@@ -4,8 +4,8 @@
 use std::future::Future as _;
 use std::io::IoSlice;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,25 +13,60 @@ use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use crate::accounts::{self, Held};
 use crate::limits::{CLOSE_TIMEOUT, PUBLISH_BODY_BYTES_MAX};
 
 /// Bytes of one read that nobody looks at.
 const DISCARD_BYTES: usize = 16 * 1024;
 
+/// What a part of a body takes beside its bytes.
+const PART_BYTES: usize = 64;
+
 /// What became of the bodies of a connection.
 #[derive(Clone, Default)]
 pub(super) struct Bodies(Arc<Outcomes>);
 
-#[derive(Default)]
 struct Outcomes {
     late: AtomicBool,
     unread: AtomicBool,
+    full: AtomicBool,
+    /// Of the body that is there, or coming.
+    held: Mutex<Held>,
+}
+
+impl Default for Outcomes {
+    fn default() -> Self {
+        Self {
+            late: AtomicBool::new(false),
+            unread: AtomicBool::new(false),
+            full: AtomicBool::new(false),
+            held: Mutex::new(Held::none(&accounts::REQUESTS)),
+        }
+    }
 }
 
 impl Bodies {
     /// Whether one did not come in time.
     pub(super) fn late(&self) -> bool {
         self.0.late.load(Ordering::Relaxed)
+    }
+
+    /// Whether there was no room for one.
+    pub(super) fn full(&self) -> bool {
+        self.0.full.load(Ordering::Relaxed)
+    }
+
+    /// The request is answered: its body is gone.
+    pub(super) fn answered(&self) {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner).set(0);
+    }
+
+    /// So many more bytes came. `false` if all bodies together are over their ceiling now; 0 is none.
+    fn came(&self, bytes: usize, max: usize) -> bool {
+        let mut held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = held.bytes() + bytes + PART_BYTES;
+        held.set(sum);
+        max == 0 || accounts::REQUESTS.bytes() <= max
     }
 
     /// Whether nobody read one to its end.
@@ -45,13 +80,15 @@ pub(super) struct TimedBody {
     body: Incoming,
     deadline: Pin<Box<Sleep>>,
     bodies: Bodies,
+    /// Bytes that all bodies of all connections may have; 0 is no ceiling.
+    max: usize,
     ended: bool,
 }
 
 impl TimedBody {
     /// All of `body` must come within `time`; if it does not, it ends with an error and `bodies` says so.
-    pub(super) fn new(body: Incoming, time: Duration, bodies: Bodies) -> Self {
-        Self { body, deadline: Box::pin(sleep(time)), bodies, ended: false }
+    pub(super) fn new(body: Incoming, time: Duration, max: usize, bodies: Bodies) -> Self {
+        Self { body, deadline: Box::pin(sleep(time)), bodies, max, ended: false }
     }
 }
 
@@ -73,6 +110,11 @@ impl Body for TimedBody {
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
             self.ended = frame.is_none();
+            let bytes = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref().map(Bytes::len));
+            if bytes.is_some_and(|bytes| !self.bodies.came(bytes, self.max)) {
+                self.bodies.0.full.store(true, Ordering::Relaxed);
+                return Poll::Ready(Some(Err("there is no room for the body".into())));
+            }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         if self.deadline.as_mut().poll(context).is_ready() {

@@ -35,7 +35,7 @@ use super::lobby::{Guest, Lobby, Place, Seat};
 use super::proxies::Unannounced;
 use super::secure::TlsStream;
 use super::tenure::{Awaits, HeadClock, Tenure};
-use super::{State, express, failure, health, proxies, strict};
+use super::{State, answers, express, failure, health, proxies, strict};
 use crate::limits::{
     CLOSE_TIMEOUT, HEAD_BYTES_MAX, HTTP_OVERFLOW_TIME, HTTP_PATIENCE, HTTP_TENURE, NOTSENT_LOWAT_BYTES,
     PUBLISH_BODY_BYTES_MAX,
@@ -616,7 +616,7 @@ async fn answer(
     let time = state.config.limits.request_timeout;
     let mut request = request.map(|body| match body.is_end_stream() {
         true => Body::empty(),
-        false => Body::new(TimedBody::new(body, time, bodies.clone())),
+        false => Body::new(TimedBody::new(body, time, state.config.limits.requests_total_bytes, bodies.clone())),
     });
     let settled = match is_ambiguous {
         true => Err((StatusCode::BAD_REQUEST, "there is a Content-Length and a Transfer-Encoding; send one of them")),
@@ -651,12 +651,21 @@ async fn answer(
         counted => counted.flatten(),
     };
     let Ok(response) = port.router.clone().oneshot(request).await;
+    bodies.answered();
+    if bodies.full() {
+        state.metrics.requests_refused.inc();
+        let message =
+            "the bodies of all requests take as much memory as they may (limits.requests_total_bytes); try again";
+        let mut refusal = failure(StatusCode::SERVICE_UNAVAILABLE, message);
+        refusal.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        return closing(refusal);
+    }
     if bodies.late() {
         state.metrics.timed_out_http("body");
         let message = format!("the body did not come within {time:?} (limits.request_timeout)");
         return closing(failure(StatusCode::REQUEST_TIMEOUT, message));
     }
-    response
+    answers::counted(response, &port.state)
 }
 
 /// The client of a request that came by way of a trusted proxy, on a connection that is the proxy's own.

@@ -3,6 +3,7 @@
 
 mod addresses;
 mod admin;
+mod answers;
 mod certificates;
 mod cors;
 mod deadlines;
@@ -16,6 +17,7 @@ mod hosts;
 mod listener;
 mod listing;
 mod lobby;
+pub(crate) mod memory;
 mod operate;
 mod operator;
 mod origin;

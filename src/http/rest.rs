@@ -1,11 +1,13 @@
 //! Everything that is read over plain HTTP but health: status, metrics, topics.
 
+use axum::body::Body;
 use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde_json::json;
-use serde_json::value::RawValue;
 
+use super::answers::{Parts, Shares};
 use super::{Shared, failure};
 use crate::auth::Identity;
 use crate::metrics::{AGE_BUCKETS_MS, Stat};
@@ -65,6 +67,10 @@ pub(super) async fn status(state: Shared) -> Response {
     let limits = &state.config.limits;
     // Without a ceiling there is none to show.
     let held = |now: u64, max: usize| json!({"now": now, "max": (max > 0).then_some(max)});
+    let lines = super::memory::accounts(&state.hub, &state.topics, limits);
+    let counted: usize = lines.iter().map(|line| line.bytes).sum();
+    let accounts: serde_json::Map<String, serde_json::Value> =
+        lines.iter().map(|line| (line.account.to_owned(), held(line.bytes as u64, line.max))).collect();
     axum::Json(json!({
         "name": state.config.server.name,
         "version": env!("CARGO_PKG_VERSION"),
@@ -92,6 +98,9 @@ pub(super) async fn status(state: Shared) -> Response {
             "history_bytes": held(state.topics.history_bytes() as u64, limits.history_total_bytes),
             "state_bytes": held(state.topics.state_bytes() as u64, limits.state_total_bytes),
             "rss_at_start_bytes": state.base_rss_bytes,
+            // What holds memory and how much, each byte once; the rest of what is resident is the program's own.
+            "accounts": accounts,
+            "counted_bytes": counted,
             // Everything that grew since the start, topics and history too: an upper bound.
             "bytes_per_session": rss.saturating_sub(state.base_rss_bytes).checked_div(sessions as u64),
         },
@@ -164,18 +173,16 @@ pub(super) async fn topic(state: Shared, headers: HeaderMap, Path(name): Path<St
     if same {
         return (StatusCode::NOT_MODIFIED, caching).into_response();
     }
-    let Ok(data) = serde_json::from_slice::<&RawValue>(&snapshot.data) else {
-        return failure(StatusCode::INTERNAL_SERVER_ERROR, "the topic's state is no JSON");
-    };
     let body = json!({
         "topic": snapshot.topic.as_str(), "offset": snapshot.offset, "epoch": snapshot.epoch, "ts": snapshot.ts,
         "stale_since": view.stale.then_some(view.active_ms),
     });
-    // The data goes in as it is, so that numbers keep their digits.
-    let mut text = body.to_string();
-    text.pop();
-    text.push_str(",\"data\":");
-    text.push_str(data.get());
-    text.push('}');
-    (caching, [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response()
+    // The data goes in as it is, so that numbers keep their digits, and is shared by all who ask for it.
+    let mut head = body.to_string();
+    head.pop();
+    head.push_str(",\"data\":");
+    let shares = Shares { snapshot: view.snapshot.clone(), own_bytes: head.len() + 1 };
+    let parts = Parts::new([head.into(), snapshot.data.clone(), Bytes::from_static(b"}")]);
+    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    (caching, kind, axum::Extension(shares), Body::new(parts)).into_response()
 }

@@ -43,7 +43,7 @@ pub(super) struct Group {
     pub(super) refused: Refused,
     /// For snapshot commands.
     pub(super) standings: Vec<Standing>,
-    /// For them too: bytes of state sent.
+    /// Bytes of state and of missed deltas: sent for a snapshot command, kept until all answers are there otherwise.
     pub(super) bytes: usize,
 }
 
@@ -66,6 +66,10 @@ struct Answered {
     attachment: Attachment,
     grant: Option<Grant>,
     seq: u64,
+    /// Bytes of what was missed, or of the state.
+    bytes: usize,
+    /// That is more than its command may still get at once, and was let go of.
+    cut: bool,
 }
 
 /// A subscription that has begun, and what is to be sent for it.
@@ -133,9 +137,11 @@ impl Shard {
     ) -> bool {
         let mut refused = refused;
         let limit = self.config.limits.subscriptions;
+        let shard = self.id;
         let Some(session) = self.session(index) else { return false };
         let (key, dialect) = (session.key(index), session.dialect);
         let user = session.identity.as_ref().map(|i| i.user.clone()).unwrap_or_default();
+        let maker = session.maker(shard, key);
         let group = u32::try_from(self.groups.vacant_key()).unwrap_or(u32::MAX);
         let mut items = Vec::with_capacity(wanted.len());
         for Wanted { topic, since, options } in wanted {
@@ -187,7 +193,8 @@ impl Shard {
             let identity = if since.is_some() { self.session(index).and_then(|s| s.identity.clone()) } else { None };
             self.ask(kind, Some(slot), waiter, |ask| {
                 let topic = name;
-                let attach = Attach { shard, ask, slot, topic, encoding, since, session: key, identity, history };
+                let attach =
+                    Attach { shard, ask, slot, topic, encoding, since, session: key, identity, history, maker };
                 Request::Attach(attach, shown)
             });
             let answer = None;
@@ -214,12 +221,30 @@ impl Shard {
             topic.last.offset = attached.attachment.offset;
         }
         let seq = topic.last.seq;
-        let answer = result.map(|a| Answered { attachment: a.attachment, grant: a.grant, seq });
+        let answer = result.map(|a| Answered {
+            bytes: a.attachment.missed.frames.iter().map(Bytes::len).sum(),
+            attachment: a.attachment,
+            grant: a.grant,
+            seq,
+            cut: false,
+        });
+        let bytes = answer.as_ref().map_or(0, |a| a.bytes);
         for waiter in waiters {
             let Waiter::Subscribe { group, item } = waiter else { continue };
             let Some(waiting) = self.groups.get_mut(group as usize) else { continue };
+            waiting.bytes = waiting.bytes.saturating_add(bytes);
+            let mut answer = answer.clone();
+            // It would wait here for the other topics' answers, and not be sent at once then.
+            if let Ok(answered) = &mut answer
+                && waiting.bytes > RECOVERY_BYTES
+                && bytes > 0
+            {
+                waiting.bytes -= bytes;
+                answered.cut = true;
+                answered.attachment.missed.frames = Vec::new();
+            }
             if let Some(item) = waiting.items.get_mut(item) {
-                item.answer = Some(answer.clone());
+                item.answer = Some(answer);
             }
             waiting.remaining = waiting.remaining.saturating_sub(1);
             if waiting.remaining == 0 {
@@ -305,7 +330,7 @@ impl Shard {
     /// does not fit is owed, and follows as the socket takes it. `None` if what came meanwhile was more than is kept.
     fn begin(&mut self, key: SessionKey, item: Item, room: &mut usize) -> Option<Begun> {
         let slot = item.slot;
-        let Some(Ok(Answered { attachment, grant, seq })) = item.answer.clone() else { return None };
+        let Some(Ok(Answered { attachment, grant, seq, bytes, cut })) = item.answer.clone() else { return None };
         let had = self.end_subscription(key.index, slot);
         self.seal_topic(slot);
         let topic = self.subscribers.topic(slot)?;
@@ -313,9 +338,8 @@ impl Shard {
         let full = session.backlog.is_some();
         let from = topic.ring.partition_point(|d| d.offset <= attachment.offset);
         let since: Vec<_> = topic.ring.range(from..).cloned().collect();
-        if since.len() as u64 != topic.last.seq - seq {
-            return None;
-        }
+        // Otherwise some of them had to go: what it holds by then is worked out once it is there.
+        let whole = !cut && since.len() as u64 == topic.last.seq - seq;
         let (last, conflatable) = (topic.last, topic.class.conflatable());
         let form = form(session.dialect, session.deflate, session.batch);
         let subscription = self.subscribers.join(key.index, slot, item.encoding, form, item.interval_ms)?;
@@ -327,7 +351,6 @@ impl Shard {
         let ttl_s = expires_s.map(|at| at.saturating_sub(self.unix_ms / 1_000));
         self.note_special(key.index, &item, grant);
         let mut frames = attachment.missed.frames.clone();
-        let bytes: usize = frames.iter().map(Bytes::len).sum();
         if had {
             self.asked_for(key.index, bytes);
         }
@@ -339,7 +362,7 @@ impl Shard {
             true => attachment.offset,
             false => missed.after,
         };
-        if bytes > 0 && (full || bytes > *room) {
+        if !whole || bytes > 0 && (full || bytes > *room) {
             // A stream's is replayed from where the client is, any other's is its state by then.
             owed = Some(if conflatable { Cursor::NOWHERE } else { Cursor { offset: missed.after, seq } });
             frames = Vec::new();

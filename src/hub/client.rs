@@ -25,6 +25,9 @@ pub(super) struct Client {
     pub(super) asked: Arc<Shared>,
 }
 
+/// A member that others see, with its texts.
+const MEMBER_BYTES: usize = size_of::<Member>() + 96;
+
 /// What is special about a subscription.
 #[derive(Debug)]
 pub(super) struct Special {
@@ -47,6 +50,12 @@ impl Client {
             announced_used_ns: 0,
             asked: Arc::default(),
         })
+    }
+
+    /// Bytes of memory.
+    pub(super) fn bytes(&self) -> usize {
+        let members = self.specials.iter().filter(|special| special.member.is_some()).count();
+        size_of::<Self>() + self.specials.capacity() * size_of::<Special>() + members * MEMBER_BYTES
     }
 
     pub(super) fn special(&self, slot: Slot) -> Option<&Special> {

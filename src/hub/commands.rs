@@ -35,7 +35,7 @@ impl Shard {
             }
             if self.text(index, one) {
                 if let Some(deferred) = self.session(index).and_then(|s| s.deferred.as_mut()) {
-                    deferred.rest = behind.to_vec();
+                    deferred.keep(behind);
                 }
                 return;
             }
@@ -56,7 +56,7 @@ impl Shard {
         let command = dialect.command(text, topics_max);
         // One that may be about a subscribe that is under way takes its turn after that.
         if session.attaching > 0 && matches!(command, Ok(Command::Unsubscribe { .. } | Command::Rate { .. })) {
-            session.deferred = Some(Box::default());
+            session.deferred = Some(Box::new(Deferred::new(false)));
             return true;
         }
         let part = match &command {
@@ -134,7 +134,7 @@ impl Shard {
                 let session = self.session(index);
                 let Some(session) = session else { return };
                 let key = session.key(index);
-                session.deferred = Some(Box::new(Deferred { authenticating: true, ..Deferred::default() }));
+                session.deferred = Some(Box::new(Deferred::new(true)));
                 let (purpose, held) = (Purpose::Auth, session.identity.clone());
                 self.wanted.push(Request::Authenticate { shard: self.id, session: key, id, purpose, token, held });
             }

@@ -23,7 +23,13 @@ pub(super) enum Conflated {
 
 /// What was worked out in this tick, so that all who stand at one place share one frame.
 #[derive(Default)]
-pub(super) struct Conflations(HashMap<(Slot, Encoding, Offset, Offset), Conflated>);
+pub(super) struct Conflations {
+    made: HashMap<(Slot, Encoding, Offset, Offset), Conflated>,
+    bytes: usize,
+}
+
+/// Bytes of frames that are kept for others in a tick.
+const MADE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 impl Conflations {
     /// What brings a subscriber of `topic` from `from` to `to`, whatever it holds.
@@ -42,13 +48,25 @@ impl Conflations {
             return Conflated::Nothing;
         }
         let encoding = encoding.whole();
-        let made = self.0.entry((slot, encoding, from.offset, to.offset));
-        made.or_insert_with(|| conflate(topic, encoding, from, to)).clone()
+        let key = (slot, encoding, from.offset, to.offset);
+        if let Some(made) = self.made.get(&key) {
+            return made.clone();
+        }
+        if self.bytes > MADE_BYTES_MAX {
+            self.clear();
+        }
+        let made = conflate(topic, encoding, from, to);
+        if let Conflated::Frame(bytes, _) = &made {
+            self.bytes += bytes.len();
+        }
+        self.made.insert(key, made.clone());
+        made
     }
 
     pub(super) fn clear(&mut self) {
-        self.0.clear();
-        self.0.shrink_to(1_024);
+        self.made.clear();
+        self.made.shrink_to(1_024);
+        self.bytes = 0;
     }
 }
 

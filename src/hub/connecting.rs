@@ -35,7 +35,7 @@ impl Shard {
         }
         session.client = Some(Client::new(now_ms));
         // What comes behind it waits until it has been answered.
-        session.deferred = Some(Box::new(Deferred { authenticating: true, ..Deferred::default() }));
+        session.deferred = Some(Box::new(Deferred::new(true)));
         let (key, known) = (session.key(index), session.identity.is_some());
         match token {
             Some(token) => {

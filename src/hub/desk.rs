@@ -129,8 +129,8 @@ impl Drop for Waiting {
 
 impl Clerk {
     fn attach(&self, attach: Attach, grant: Option<Grant>) {
-        let Attach { shard, ask, slot, topic, encoding, since, history, .. } = attach;
-        let outcome = self.topics.attach(&topic, shard, slot, encoding, since.as_ref(), history, |attachment| {
+        let Attach { shard, ask, slot, topic, encoding, since, history, maker, .. } = attach;
+        let outcome = self.topics.attach(&topic, shard, slot, encoding, since.as_ref(), history, maker, |attachment| {
             let attached = Box::new(Attached { attachment, grant });
             self.send(shard, Event::Attached { ask, result: Ok(attached) });
         });

@@ -25,7 +25,12 @@ pub(super) struct SessionKey {
 }
 
 /// Released when the session ends; the front door counts sessions by address with it.
-pub trait Permit: Send + Sync {}
+pub trait Permit: Send + Sync {
+    /// A number for the client's address, where it is counted.
+    fn address(&self) -> Option<u64> {
+        None
+    }
+}
 
 /// A socket that was upgraded, on its way to a shard.
 pub struct NewSession {
@@ -200,6 +205,8 @@ pub(super) struct Attach {
     /// Who that is, if it recovers.
     pub(super) identity: Option<Arc<Identity>>,
     pub(super) history: u32,
+    /// Whose share the topic is taken from, if nobody has published it.
+    pub(super) maker: u64,
 }
 
 /// From a shard to the control plane.

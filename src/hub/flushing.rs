@@ -384,42 +384,49 @@ impl Shard {
         }
         let Some(session) = self.sessions.get_mut(index as usize) else { return };
         let Some(backlog) = session.backlog.as_mut() else { return };
-        let before = backlog.len();
-        let outcome = match &mut session.tls {
-            None => {
-                let mut outgoing = [Outgoing { socket: &session.socket, bytes: backlog.waiting(), sent: Sent::Gone }];
-                self.backend.send(&mut outgoing);
-                let [outgoing] = outgoing;
-                outgoing.sent
-            }
-            Some(tls) => {
-                let due = tls.due().len();
-                let outcome = send_sealed(tls, &session.socket, backlog.waiting());
-                if tls.due().len() != due {
-                    backlog.moved_ms = now_ms;
+        let (mut sent, mut completed) = (0, 0);
+        let outcome = loop {
+            let part = backlog.waiting().len();
+            let outcome = match &mut session.tls {
+                None => {
+                    let mut outgoing =
+                        [Outgoing { socket: &session.socket, bytes: backlog.waiting(), sent: Sent::Gone }];
+                    self.backend.send(&mut outgoing);
+                    let [outgoing] = outgoing;
+                    outgoing.sent
                 }
-                outcome
+                Some(tls) => {
+                    let due = tls.due().len();
+                    let outcome = send_sealed(tls, &session.socket, backlog.waiting());
+                    if tls.due().len() != due {
+                        backlog.moved_ms = now_ms;
+                    }
+                    outcome
+                }
+            };
+            self.stats.visits.add(u64::from(part > 0));
+            let bytes = match outcome {
+                Sent::All => part,
+                Sent::Full(n) => n,
+                Sent::Gone => 0,
+            };
+            completed += backlog.sent(bytes, now_ms);
+            sent += bytes;
+            if !matches!(outcome, Sent::All) || backlog.len() == 0 {
+                break outcome;
             }
         };
-        self.stats.visits.add(u64::from(before > 0));
-        if let (Some(pace), Sent::All | Sent::Full(_)) = (&mut session.pace, outcome) {
-            pace.spend(if let Sent::Full(n) = outcome { n } else { before }, now_ms);
+        if let Some(pace) = &mut session.pace {
+            pace.spend(sent, now_ms);
         }
+        self.stats.deliveries.add(completed);
+        self.stats.bytes.add(sent as u64);
+        self.stats.backlog_bytes.sub(sent as u64);
         match outcome {
             Sent::Gone => self.drop_session(index),
-            Sent::Full(n) => {
-                let completed = backlog.sent(n, now_ms);
-                self.stats.deliveries.add(completed);
-                self.stats.bytes.add(n as u64);
-                self.stats.backlog_bytes.sub(n as u64);
-                self.resume_if_there_is_room(index);
-            }
+            Sent::Full(_) => self.resume_if_there_is_room(index),
             Sent::All => {
-                let completed = backlog.sent(before, now_ms);
                 session.backlog = None;
-                self.stats.deliveries.add(completed);
-                self.stats.bytes.add(before as u64);
-                self.stats.backlog_bytes.sub(before as u64);
                 self.stats.slow_sessions.sub(1);
                 if session.stage == Stage::Done {
                     self.drop_session(index);

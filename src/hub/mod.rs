@@ -44,6 +44,7 @@ mod queue;
 #[cfg(test)]
 mod queue_model;
 mod reading;
+mod recent;
 mod relieving;
 mod retuning;
 mod sealing;
@@ -91,6 +92,8 @@ pub struct Hub {
     shedding: Arc<AtomicUsize>,
     /// When those who went last will stand elsewhere, Unix ms.
     settled_ms: AtomicU64,
+    /// Bytes of deltas that no topic keeps at which sources wait; 0 is none.
+    deltas_max: usize,
 }
 
 struct ShardHandle {
@@ -162,6 +165,7 @@ impl Hub {
             tokenless_max: tokenless_max(&config, sessions_max),
             shedding: Arc::default(),
             settled_ms: AtomicU64::new(0),
+            deltas_max: config.limits.deltas_total_bytes,
         });
         let desk = Desk::new(receiver, queues, allowance::answers(&config.limits));
         Ok((hub, Parked { parts, requests: sender, node, config }, desk))
@@ -225,9 +229,16 @@ impl Hub {
         self.shards.iter().map(|s| s.queue.depth()).max().unwrap_or(0)
     }
 
+    /// Bytes of memory that the shards' queues take, deltas apart.
+    pub fn queue_bytes(&self) -> usize {
+        let room = |s: &ShardHandle| usize::try_from(s.stats.queue_high.get()).unwrap_or(usize::MAX);
+        self.shards.iter().map(|s| room(s).max(s.queue.depth()).next_power_of_two() * size_of::<Event>()).sum()
+    }
+
     /// Whether sources may hand over more.
     pub fn has_room(&self) -> bool {
-        self.shards.iter().all(|s| s.queue.has_room())
+        let fit = self.deltas_max == 0 || crate::accounts::DELTAS.bytes() < self.deltas_max;
+        fit && self.shards.iter().all(|s| s.queue.has_room())
     }
 
     /// Returns once sources may hand over more.

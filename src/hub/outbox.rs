@@ -35,6 +35,11 @@ pub(super) struct Cut {
 }
 
 impl Piece {
+    /// Bytes of memory. Those of a frame that others hold too count as well: most frames are not held elsewhere for long.
+    fn weight(&self) -> usize {
+        size_of::<Shelved>() + self.bytes.len() + self.cuts.capacity() * size_of::<Cut>()
+    }
+
     /// A frame that must go out as it is, at once.
     pub(super) fn control(bytes: Bytes) -> Self {
         Self {
@@ -129,6 +134,8 @@ pub(super) struct Outbox {
     live_links: usize,
     /// Sessions to look at, in the order in which they got something.
     pub(super) dirty: Vec<u32>,
+    /// Of memory of all pieces.
+    bytes: usize,
 }
 
 impl Default for Outbox {
@@ -141,6 +148,7 @@ impl Default for Outbox {
             free_links: NONE,
             live_links: 0,
             dirty: Vec::new(),
+            bytes: 0,
         }
     }
 }
@@ -148,6 +156,7 @@ impl Default for Outbox {
 impl Outbox {
     /// Adds a piece; to be linked before the tick ends.
     pub(super) fn piece(&mut self, piece: Piece) -> u32 {
+        self.bytes += piece.weight();
         let shelved = Shelved { piece, links: 0, free: false };
         let at = match self.free_pieces.pop() {
             Some(at) => {
@@ -205,6 +214,11 @@ impl Outbox {
             let deliveries = u16::try_from(shelved.piece.deliveries).unwrap_or(u16::MAX);
             chain.replaceable = chain.replaceable.saturating_add(deliveries);
         }
+    }
+
+    /// Bytes of memory of all that waits for a write.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes + self.links.len() * size_of::<Link>()
     }
 
     /// Links of all chains.
@@ -285,6 +299,7 @@ impl Outbox {
             && !shelved.free
         {
             shelved.free = true;
+            self.bytes -= shelved.piece.weight();
             shelved.piece = Piece::control(Bytes::new());
             self.free_pieces.push(at);
         }
@@ -294,6 +309,7 @@ impl Outbox {
     pub(super) fn end_tick(&mut self) {
         if self.live_links == 0 {
             self.pieces.clear();
+            self.bytes = 0;
             self.free_pieces.clear();
             self.made.clear();
             self.links.clear();

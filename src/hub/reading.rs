@@ -73,8 +73,7 @@ impl Shard {
     /// Handles bytes of a client.
     pub(super) fn received(&mut self, index: u32, bytes: &mut [u8]) {
         let now_ms = self.now_ms;
-        let centrifuge = self.session(index).is_some_and(|s| s.dialect.is_centrifuge());
-        let message_max = self.message_max(centrifuge);
+        let message_max = self.message_max(index);
         let Some(session) = self.session(index) else { return };
         session.heard_ms = clock32(now_ms);
         session.pinged = false;
@@ -108,6 +107,7 @@ impl Shard {
                 if let Some(reading) = self.must_wait(index) {
                     self.wait_for(index, reading);
                 }
+                self.relieve_incoming();
             }
             Err(reason) => self.close(index, reason),
         }
@@ -187,9 +187,16 @@ impl Shard {
 
     /// The largest message of a session, in bytes. A Centrifuge client subscribes topic by topic, and to all of them in
     /// one message when it comes back.
-    fn message_max(&self, centrifuge: bool) -> usize {
-        let limits = &self.config.limits;
-        let all = if centrifuge { limits.subscriptions.saturating_mul(CENTRIFUGE_SUBSCRIBE_BYTES) } else { 0 };
-        limits.message_bytes.max(all)
+    fn message_max(&self, index: u32) -> usize {
+        let (limits, anonymous) = (&self.config.limits, self.config.access.anonymous);
+        let Some(session) = self.sessions.get(index as usize) else { return limits.message_bytes };
+        if session.dialect.is_centrifuge() {
+            return limits.message_bytes.max(limits.subscriptions.saturating_mul(CENTRIFUGE_SUBSCRIBE_BYTES));
+        }
+        // What comes behind a token is not looked at before the token is.
+        match anonymous || session.identity.is_some() {
+            true => limits.message_bytes,
+            false => limits.message_bytes.min(limits.message_bytes_before_auth),
+        }
     }
 }

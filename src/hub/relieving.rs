@@ -9,8 +9,12 @@ use std::cmp::Reverse;
 use super::event::SessionKey;
 use super::session::Stage;
 use super::shard::Shard;
+use crate::accounts;
 use crate::metrics::ShardStats;
 use crate::wire::close::CloseReason;
+
+/// Time between two looks through all sessions for messages that are not whole, where that did not help, in ms.
+const RELIEF_EVERY_MS: u64 = 10;
 
 /// A ceiling on the backlogs of all shards.
 pub(super) struct Ceiling {
@@ -66,6 +70,41 @@ impl Shard {
             }
             self.drop_session(key.index);
         }
+    }
+}
+
+impl Shard {
+    /// Closes those whose messages are not whole, while those of all sessions together are too much: those that have not
+    /// said who they are first, and of them the largest.
+    pub(super) fn relieve_incoming(&mut self) {
+        let max = self.config.limits.incoming_total_bytes;
+        if max == 0 || accounts::INCOMING.bytes() <= max || self.now_ms < self.next_relief_ms {
+            return;
+        }
+        let holders = self.sessions.iter().filter_map(|(index, session)| {
+            let bytes = session.incoming_bytes();
+            let key = session.key(u32::try_from(index).ok()?);
+            (bytes > 0).then_some((session.identity.is_some(), Reverse(bytes), key))
+        });
+        let mut holders: Vec<_> = holders.collect();
+        holders.sort_unstable_by_key(|(known, bytes, _)| (*known, *bytes));
+        for (_, _, key) in holders {
+            if accounts::INCOMING.bytes() <= max - max / 8 {
+                return;
+            }
+            if !self.keyed(key).is_some_and(|session| session.is_live()) {
+                // It is closing already, and still sends.
+                self.drop_session(key.index);
+                continue;
+            }
+            self.stats.incoming_relieved.add(1);
+            self.close(key.index, CloseReason::TooMuchIncoming);
+            if let Some(session) = self.keyed(key) {
+                session.inbox = None;
+            }
+        }
+        // The others' turn: there is nothing here for a while.
+        self.next_relief_ms = self.now_ms + RELIEF_EVERY_MS;
     }
 }
 

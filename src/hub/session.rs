@@ -1,5 +1,6 @@
 //! One connected client, as its shard knows it: a slab entry. What few sessions need is boxed.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use mio::net::TcpStream;
@@ -13,9 +14,10 @@ use super::outbox::Chain;
 use super::pacing::Pace;
 use super::subscribers::{Cursor, Subscribers, Subscription};
 use super::turns::Reading;
+use crate::accounts::{self, Held, allocated};
 use crate::auth::Identity;
 use crate::protocol::Dialect;
-use crate::topic::Slot;
+use crate::topic::{ShardId, Slot};
 use crate::wire::inbox::Inbox;
 use crate::wire::tls::Tls;
 
@@ -69,6 +71,9 @@ pub(super) struct Session {
     pub(super) _permit: Option<Box<Box<dyn Permit>>>,
 }
 
+/// A permit in its boxes, and its share of its address's entry.
+const PERMIT_BYTES: usize = 96;
+
 /// Where a session is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -93,11 +98,24 @@ pub(super) struct Hold {
 }
 
 /// What is left of a message whose commands depend on the answer to an earlier one. The messages behind it are not read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Deferred {
     pub(super) rest: Vec<u8>,
     /// A token is being checked, or the session is being set up.
     pub(super) authenticating: bool,
+    account: Held,
+}
+
+impl Deferred {
+    pub(super) fn new(authenticating: bool) -> Self {
+        Self { rest: Vec::new(), authenticating, account: Held::none(&accounts::INCOMING) }
+    }
+
+    /// What is left of the message.
+    pub(super) fn keep(&mut self, rest: &[u8]) {
+        self.rest = rest.to_vec();
+        self.account.set(self.rest.capacity());
+    }
 }
 
 impl Session {
@@ -141,6 +159,38 @@ impl Session {
     pub(super) fn add(&mut self, subscription: Subscription) {
         let at = self.subscriptions.partition_point(|s| s.lane < subscription.lane);
         self.subscriptions.insert(at, subscription);
+    }
+
+    /// The number under which topics that only it wants are counted: its user's, or else its address's, or else its own.
+    pub(super) fn maker(&self, shard: ShardId, key: SessionKey) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        let user = self.identity.as_ref().map(|identity| identity.user.as_str()).filter(|user| !user.is_empty());
+        match (user, self._permit.as_ref().and_then(|permit| permit.address())) {
+            (Some(user), _) => (0u8, user).hash(&mut hasher),
+            (None, Some(address)) => (1u8, address).hash(&mut hasher),
+            (None, None) => (2u8, shard, key).hash(&mut hasher),
+        }
+        hasher.finish()
+    }
+
+    /// Bytes of messages that are not whole, or wait.
+    pub(super) fn incoming_bytes(&self) -> usize {
+        self.inbox.as_ref().map_or(0, |inbox| inbox.bytes())
+            + self.deferred.as_ref().map_or(0, |deferred| deferred.rest.capacity())
+            + self.tls.as_ref().map_or(0, |tls| tls.partial_bytes())
+    }
+
+    /// Bytes of memory beside its entry, of what is not counted elsewhere.
+    pub(super) fn boxed_bytes(&self) -> usize {
+        let spilled = if self.subscriptions.spilled() { self.subscriptions.capacity() } else { 0 };
+        let identity = self.identity.as_ref().map_or(0, |identity| identity.bytes());
+        allocated(spilled * size_of::<Subscription>())
+            + allocated(self.holds.capacity() * size_of::<Hold>())
+            + self.pace.as_ref().map_or(0, |_| size_of::<Pace>())
+            + self.tls.as_ref().map_or(0, |tls| tls.bytes())
+            + self.client.as_ref().map_or(0, |client| client.bytes())
+            + self._permit.as_ref().map_or(0, |_| PERMIT_BYTES)
+            + identity
     }
 
     /// The hold of a subscription.

@@ -30,7 +30,7 @@ use super::queue::QueueReceiver;
 use super::relieving::Ceiling;
 use super::session::{Session, Stage};
 use super::shedding::Shed;
-use super::subscribers::{Subscribers, Subscription, Traits};
+use super::subscribers::{SHRINK_FROM, Subscribers, Subscription, Traits};
 use super::turns::{Reading, Turns};
 use super::waves::Waves;
 use crate::clock::unix_ms;
@@ -54,6 +54,9 @@ const CROWD_GAP: Duration = Duration::from_micros(500);
 
 /// Length of a reply from which on it is compressed.
 const COMPRESS_REPLY_BYTES_MIN: usize = 1_024;
+
+/// Bytes of memory of a request under way, with the list of who waits.
+const ASK_BYTES: usize = size_of::<Ask>() + size_of::<usize>() + 32;
 
 /// Time between two looks at rings that may be let go of, in ms.
 const RINGS_EVERY_MS: u64 = 16;
@@ -142,6 +145,11 @@ pub(super) struct Shard {
     pub(super) unix_ms: u64,
     pub(super) next_sweep_ms: u64,
     pub(super) sweep_at: usize,
+    /// Bytes of what sessions have in boxes, as the last sweep found it, and as far as this one has come.
+    pub(super) boxed_bytes: usize,
+    pub(super) boxed_so_far: usize,
+    /// When sessions may be looked through next for messages that are not whole.
+    pub(super) next_relief_ms: u64,
     /// Sessions on their way out, all of them.
     pub(super) drain: Option<Waves>,
     /// Sessions on their way to other nodes.
@@ -212,6 +220,9 @@ impl Shard {
             unix_ms: unix_ms(),
             next_sweep_ms: 0,
             sweep_at: 0,
+            boxed_bytes: 0,
+            boxed_so_far: 0,
+            next_relief_ms: 0,
             drain: None,
             shed: None,
             overloaded: false,
@@ -259,6 +270,7 @@ impl Shard {
 
         self.hear(events);
 
+        self.stats.queue_high.set(self.stats.queue_high.get().max(self.queue.depth() as u64));
         self.overloaded = self.queue.depth() > limits::QUEUE_HIGH_WATER / 16;
         self.taken = 0;
         while self.taken < limits::TICK_EVENTS_MAX
@@ -312,9 +324,11 @@ impl Shard {
         }
         self.runs.clear();
         self.tick_asks.clear();
+        self.tick_asks.shrink_to(SHRINK_FROM);
         self.conflations.clear();
         self.deflating.end_tick();
         self.clear_rings();
+        self.trim_recent();
         if self.read_buffer.len() < limits::READ_BUFFER_BYTES {
             self.read_buffer.resize(limits::READ_BUFFER_BYTES, 0);
         }
@@ -322,6 +336,11 @@ impl Shard {
         self.sealing.shrink_to(2 * BATCH_BYTES);
         self.opened.shrink_to(limits::READ_BUFFER_BYTES);
         self.stats.topics.set(self.subscribers.topics() as u64);
+        self.stats.outgoing_bytes.set(self.outbox.bytes() as u64);
+        let entries = self.sessions.len() * (size_of::<Session>() + size_of::<usize>());
+        self.stats.session_bytes.set((entries + self.boxed_bytes) as u64);
+        let asked = self.asks.capacity() * ASK_BYTES;
+        self.stats.subscription_bytes.set((self.subscribers.bytes() + asked) as u64);
     }
 
     /// Lets go of the deltas that nobody needs any more: nobody is behind, and whoever waits for a visit has been visited.

@@ -10,12 +10,16 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::event::SessionKey;
+use crate::accounts::allocated;
 use crate::config::Class;
 use crate::limits::{ATTACH_WINDOW, CONFLATE_WINDOW, CONFLATE_WINDOW_BYTES};
 use crate::name::TopicName;
 use crate::position::Offset;
 use crate::protocol::Encoding;
 use crate::topic::{Delta, Slot};
+
+/// Entries that a list keeps room for, however few there are.
+pub(super) const SHRINK_FROM: usize = 1_024;
 
 /// No index.
 pub(super) const NONE: u32 = u32::MAX;
@@ -146,6 +150,13 @@ pub(super) struct Subscribers {
     slots: Slab<TopicSlot>,
     lanes: Slab<Lane>,
     by_name: HashMap<TopicName, Slot>,
+    /// Bytes of the topics' names and of the lists of members.
+    listed_bytes: usize,
+}
+
+/// Bytes of memory of a topic's name: two counts and the text.
+fn name_bytes(name: &TopicName) -> usize {
+    allocated(2 * size_of::<usize>() + name.as_str().len())
 }
 
 fn index(slot: Slot) -> usize {
@@ -159,6 +170,7 @@ impl Subscribers {
             return *slot;
         }
         let Traits { class, flush_ms } = traits();
+        self.listed_bytes += name_bytes(name);
         let at = self.slots.insert(TopicSlot {
             name: name.clone(),
             class,
@@ -312,7 +324,9 @@ impl Subscribers {
         let lane = self.lanes.get_mut(lane_id as usize)?;
         lane.base = None;
         let pos = u32::try_from(lane.members.len()).unwrap_or(NONE);
+        let room = lane.members.capacity();
         lane.members.push(session);
+        self.listed_bytes += (lane.members.capacity() - room) * size_of::<u32>();
         Some(Subscription { lane: lane_id, pos })
     }
 
@@ -340,9 +354,12 @@ impl Subscribers {
                 topic.behind = topic.behind.saturating_sub(1);
             }
             topic.lanes.retain(|l| *l != lane_id);
+            self.listed_bytes -= lane.members.capacity() * size_of::<u32>();
             self.lanes.remove(lane_id as usize);
         } else if lane.members.len() * 4 < lane.members.capacity() {
+            let room = lane.members.capacity();
             lane.members.shrink_to(lane.members.len() * 2);
+            self.listed_bytes -= (room - lane.members.capacity()) * size_of::<u32>();
         }
         (moved, self.unwanted(slot))
     }
@@ -365,7 +382,30 @@ impl Subscribers {
     /// The control plane will send nothing more about `slot`.
     pub(super) fn free(&mut self, slot: Slot) {
         if self.slots.get(index(slot)).is_some_and(|t| t.detached) {
-            self.slots.remove(index(slot));
+            let topic = self.slots.remove(index(slot));
+            self.listed_bytes -= name_bytes(&topic.name);
+        }
+    }
+
+    /// Bytes of memory, kept deltas apart.
+    pub(super) fn bytes(&self) -> usize {
+        // A list of one lane, and a ring that was empty once, have room for some.
+        let topic = size_of::<TopicSlot>() + 2 * size_of::<usize>() + 16;
+        let lane = size_of::<Lane>() + size_of::<usize>();
+        let name = size_of::<(TopicName, Slot)>() + 1;
+        self.slots.len() * topic + self.lanes.len() * lane + self.by_name.capacity() * name * 8 / 7 + self.listed_bytes
+    }
+
+    /// Gives back room that nothing is in. To be called once in a while.
+    pub(super) fn shrink(&mut self) {
+        if self.by_name.len() * 4 < self.by_name.capacity() && self.by_name.capacity() > SHRINK_FROM {
+            self.by_name.shrink_to(self.by_name.len() * 2);
+        }
+        if self.slots.len() * 4 < self.slots.capacity() && self.slots.capacity() > SHRINK_FROM {
+            self.slots.shrink_to_fit();
+        }
+        if self.lanes.len() * 4 < self.lanes.capacity() && self.lanes.capacity() > SHRINK_FROM {
+            self.lanes.shrink_to_fit();
         }
     }
 

@@ -5,6 +5,7 @@ use super::event::SessionKey;
 use super::pacing::clock32;
 use super::session::Stage;
 use super::shard::{SWEEP_EVERY, Shard};
+use super::subscribers::SHRINK_FROM;
 use super::turns::Reading;
 use super::waves::Waves;
 use crate::protocol::Notice;
@@ -41,13 +42,33 @@ impl Shard {
             }
             let index = u32::try_from(self.sweep_at).unwrap_or(u32::MAX);
             self.sweep_at += 1;
+            self.boxed_so_far += self.session(index).map_or(0, |session| session.boxed_bytes());
             self.check(index);
+        }
+        self.relieve_incoming();
+        if self.sweep_at >= capacity {
+            self.swept();
         }
         if self.shed.is_some() {
             self.shed_wave();
         }
         if self.drain.is_some() {
             self.drain_wave();
+        }
+    }
+
+    /// All sessions have been looked at.
+    fn swept(&mut self) {
+        self.boxed_bytes = std::mem::take(&mut self.boxed_so_far);
+        self.subscribers.shrink();
+        if self.asks.is_empty() && self.asks.capacity() > SHRINK_FROM {
+            self.asks.shrink_to_fit();
+        }
+        if self.groups.is_empty() && self.groups.capacity() > SHRINK_FROM {
+            self.groups.shrink_to_fit();
+        }
+        if self.sessions.len() * 4 < self.sessions.capacity() && self.sessions.capacity() > SHRINK_FROM {
+            self.sessions.shrink_to_fit();
         }
     }
 

@@ -46,6 +46,14 @@ impl GaugeSource for Gauges {
         if let Some(topics) = self.topics.upgrade() {
             self.of_topics(&topics, put);
         }
+        if let (Some(hub), Some(topics)) = (self.hub.upgrade(), self.topics.upgrade()) {
+            for line in crate::http::memory::accounts(&hub, &topics, &self.limits) {
+                let label = || vec![("account", line.account.to_owned())];
+                put("memory_bytes", "Memory held, by account (docs/limits.md)", label(), whole(line.bytes));
+                let help = "Ceiling on an account of memory_bytes; 0 is none";
+                put("memory_limit_bytes", help, label(), whole(line.max));
+            }
+        }
         self.ceilings(put);
         if let Some(state) = self.ready.upgrade() {
             let ready = usize::from(state.not_ready().is_empty());
@@ -65,7 +73,9 @@ impl GaugeSource for Gauges {
 
 impl Gauges {
     fn of_topics(&self, topics: &Topics, put: Put<'_>) {
-        put("topics", "Topics held now", Vec::new(), whole(topics.len()));
+        put("topics", "Published topics held now", Vec::new(), whole(topics.len()));
+        let help = "Topics that only subscribers named, now; limits.unpublished_topics bounds them";
+        put("unpublished_topics", help, Vec::new(), whole(topics.unpublished().0));
         put(
             "history_bytes",
             "Memory of kept deltas and made snapshots, all topics together",

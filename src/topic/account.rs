@@ -15,8 +15,11 @@ pub(super) const MEMBER_BYTES: usize = 96;
 /// A value of a `latest` topic counts in steps of this, so that one digit more is no growth.
 pub(super) const VALUE_STEP_BYTES: usize = 256;
 
-/// A topic's place in the map and in the index of names, and what the allocator adds.
-pub(super) const PLACE_BYTES: usize = 160;
+/// A topic's place in the map, which is half full as a rule, and what the allocator adds.
+pub(super) const PLACE_BYTES: usize = 64;
+
+/// A published topic's place in the index of names.
+pub(super) const INDEX_BYTES: usize = 64;
 
 /// Levels of [`Levels`] in each power of two.
 const STEPS: usize = 4;
@@ -26,6 +29,8 @@ const STEPS: usize = 4;
 pub(super) struct Sums {
     history: AtomicUsize,
     state: AtomicUsize,
+    /// Of topics that nobody has published: they take nothing of what published ones may have.
+    unpublished: AtomicUsize,
     history_max: usize,
     state_max: usize,
     /// History that one topic may have, while all together are near their ceiling.
@@ -39,6 +44,7 @@ impl Sums {
         Self {
             history: AtomicUsize::new(0),
             state: AtomicUsize::new(0),
+            unpublished: AtomicUsize::new(0),
             history_max: bound(limits.history_total_bytes),
             state_max: bound(limits.state_total_bytes),
             level: AtomicUsize::new(usize::MAX),
@@ -53,6 +59,11 @@ impl Sums {
     /// Bytes of everything that cannot.
     pub(super) fn state(&self) -> usize {
         self.state.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of topics that nobody has published.
+    pub(super) fn unpublished(&self) -> usize {
+        self.unpublished.load(Ordering::Relaxed)
     }
 
     pub(super) fn history_max(&self) -> usize {
@@ -147,12 +158,13 @@ pub(super) struct Account {
     sums: Arc<Sums>,
     history: usize,
     state: usize,
+    published: bool,
 }
 
 impl Account {
     /// Of a topic that has nothing yet.
     pub(super) fn new(sums: Arc<Sums>) -> Self {
-        Self { sums, history: 0, state: 0 }
+        Self { sums, history: 0, state: 0, published: false }
     }
 
     pub(super) fn sums(&self) -> &Sums {
@@ -163,6 +175,19 @@ impl Account {
         self.history
     }
 
+    /// Whether the topic counts among those that were published.
+    pub(super) fn is_published(&self) -> bool {
+        self.published
+    }
+
+    /// The topic counts among those that were published from now on.
+    pub(super) fn publish(&mut self) {
+        let state = self.state;
+        self.settle(self.history, 0);
+        self.published = true;
+        self.settle(self.history, state);
+    }
+
     /// The topic takes so much now.
     pub(super) fn settle(&mut self, history: usize, state: usize) {
         // A difference below zero wraps around, and so does the sum: together they are right.
@@ -171,7 +196,8 @@ impl Account {
             self.history = history;
         }
         if state != self.state {
-            self.sums.state.fetch_add(state.wrapping_sub(self.state), Ordering::Relaxed);
+            let sum = if self.published { &self.sums.state } else { &self.sums.unpublished };
+            sum.fetch_add(state.wrapping_sub(self.state), Ordering::Relaxed);
             self.state = state;
         }
     }

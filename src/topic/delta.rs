@@ -1,36 +1,136 @@
 //! One delta and one snapshot, with their frames: made at most once for each encoding, shared by all who get them.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
 use super::payload::Payload;
 use super::trace::Trace;
+use crate::accounts::{self, Account, allocated};
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
 use crate::protocol::{Delivery, Encoding, SnapshotDelivery};
 
-/// What a run of shared bytes takes beside the bytes: its count, and what the allocator adds.
-const FRAME_BYTES: usize = 48;
+/// What a run of shared bytes takes beside the bytes: its counts.
+const SHARED_BYTES: usize = 32;
+
+/// Bytes of memory of a frame of so many. It was written into some more room than it needed.
+fn frame_bytes(bytes: usize) -> usize {
+    allocated(bytes + 64) + SHARED_BYTES
+}
 
 /// Frames, once made. Boxed, because most deltas that are kept were made for nobody, or for one encoding.
 #[derive(Debug, Default)]
 struct Frames(OnceLock<Box<[OnceLock<Bytes>; Encoding::COUNT]>>);
 
 impl Frames {
-    fn get(&self, encoding: Encoding, make: impl FnOnce() -> Bytes) -> Bytes {
-        match self.0.get_or_init(Box::default).get(encoding.index()) {
+    /// The frame in `encoding`, and whether it was made now.
+    fn get(&self, encoding: Encoding, make: impl FnOnce() -> Bytes) -> (Bytes, bool) {
+        let mut made = false;
+        let make = || {
+            made = true;
+            make()
+        };
+        let frame = match self.0.get_or_init(Box::default).get(encoding.index()) {
             Some(slot) => slot.get_or_init(make).clone(),
             None => make(),
-        }
+        };
+        (frame, made)
     }
 
     /// What was made takes of memory.
     fn bytes(&self) -> usize {
         let Some(made) = self.0.get() else { return 0 };
-        let frames = made.iter().filter_map(OnceLock::get).map(|frame| FRAME_BYTES + frame.len());
-        size_of_val(&**made) + frames.sum::<usize>()
+        let frames = made.iter().filter_map(OnceLock::get).map(|frame| frame_bytes(frame.len()));
+        allocated(size_of_val(&**made)) + frames.sum::<usize>()
+    }
+}
+
+/// What a delta or a snapshot counts in the account of those that no topic keeps. While a topic keeps it, it counts there.
+#[derive(Debug)]
+struct Loose {
+    account: &'static Account,
+    /// Places of its topic that hold it.
+    kept: AtomicU32,
+    counted: AtomicUsize,
+}
+
+impl Loose {
+    fn new(account: &'static Account) -> Self {
+        Self { account, kept: AtomicU32::new(0), counted: AtomicUsize::new(0) }
+    }
+
+    /// Brings the account up to date. Whatever the order of two that do so at once: in the end it has what was counted last.
+    fn recount(&self, weight: impl FnOnce() -> usize) {
+        let now = if self.kept.load(Ordering::Acquire) > 0 { 0 } else { weight() };
+        self.account.change(self.counted.swap(now, Ordering::AcqRel), now);
+    }
+}
+
+impl Drop for Loose {
+    fn drop(&mut self) {
+        self.account.change(*self.counted.get_mut(), 0);
+    }
+}
+
+/// What can be kept by a topic.
+pub(super) trait Keepable {
+    /// How many places of its topic hold it.
+    fn places(&self) -> &AtomicU32;
+    /// Brings the account of those that no topic keeps up to date.
+    fn recount(&self);
+}
+
+impl Keepable for Delta {
+    fn places(&self) -> &AtomicU32 {
+        &self.loose.kept
+    }
+
+    fn recount(&self) {
+        self.loose.recount(|| self.weight());
+    }
+}
+
+impl Keepable for Snapshot {
+    fn places(&self) -> &AtomicU32 {
+        &self.loose.kept
+    }
+
+    fn recount(&self) {
+        self.loose.recount(|| self.true_weight());
+    }
+}
+
+/// A topic's hold on a delta or a snapshot: counted there as long as this lives, and afterwards on its own, if others hold it.
+#[derive(Debug)]
+pub(super) struct Keep<T: Keepable>(Arc<T>);
+
+impl<T: Keepable> Keep<T> {
+    pub(super) fn new(item: Arc<T>) -> Self {
+        item.places().fetch_add(1, Ordering::AcqRel);
+        item.recount();
+        Self(item)
+    }
+}
+
+impl<T: Keepable> Deref for Keep<T> {
+    type Target = Arc<T>;
+
+    fn deref(&self) -> &Arc<T> {
+        &self.0
+    }
+}
+
+impl<T: Keepable> Drop for Keep<T> {
+    fn drop(&mut self) {
+        self.0.places().fetch_sub(1, Ordering::AcqRel);
+        // Most that go are held by nobody else, and need not be counted for a moment.
+        if Arc::strong_count(&self.0) > 1 {
+            self.0.recount();
+        }
     }
 }
 
@@ -69,7 +169,14 @@ pub struct Delta {
     /// Data of the delta before it, where the namespace has delta compression and there is one.
     pub(super) before: Option<Bytes>,
     frames: Frames,
+    loose: Loose,
 }
+
+/// Bytes of memory of a delta without its payload and frames, with the counts of who holds it.
+const DELTA_BYTES: usize = allocated(size_of::<Delta>() + 2 * size_of::<usize>());
+
+/// The same of a snapshot.
+const SNAPSHOT_BYTES: usize = allocated(size_of::<Snapshot>() + 2 * size_of::<usize>());
 
 /// What is known of a delta beside what it says.
 pub(super) struct Place {
@@ -87,20 +194,34 @@ impl Delta {
     /// A delta whose frames are not made yet.
     pub(super) fn new(kind: Kind, ts: Option<u64>, payload: Payload, place: Place) -> Arc<Self> {
         let Place { topic, offset, prev, epoch, taken_ms, state_bytes, before, trace } = place;
-        let frames = Frames::default();
-        Arc::new(Self { topic, offset, prev, epoch, kind, ts, taken_ms, payload, state_bytes, trace, before, frames })
+        let (frames, loose) = (Frames::default(), Loose::new(&accounts::DELTAS));
+        Arc::new(Self {
+            topic,
+            offset,
+            prev,
+            epoch,
+            kind,
+            ts,
+            taken_ms,
+            payload,
+            state_bytes,
+            trace,
+            before,
+            frames,
+            loose,
+        })
     }
 
     /// Bytes that it takes of memory, with the frames that were made so far.
     pub(super) fn weight(&self) -> usize {
-        size_of::<Self>() + FRAME_BYTES + self.payload.bytes().len() + self.frames.bytes()
+        DELTA_BYTES + allocated(self.payload.bytes().len()) + self.frames.bytes()
     }
 
     /// Its frame in `encoding`.
     pub fn frame(&self, encoding: Encoding) -> Bytes {
         // Without the delta before it, what changed since is everything: one frame does for both.
         let encoding = if self.before.is_some() { encoding } else { encoding.whole() };
-        self.frames.get(encoding, || match self.kind {
+        let (frame, made) = self.frames.get(encoding, || match self.kind {
             Kind::Delta => encoding.delivery(
                 &Delivery {
                     topic: &self.topic,
@@ -119,7 +240,11 @@ impl Delta {
                 ts: self.ts,
                 data: self.payload.bytes(),
             }),
-        })
+        });
+        if made && self.loose.kept.load(Ordering::Acquire) == 0 {
+            self.recount();
+        }
+        frame
     }
 }
 
@@ -138,11 +263,13 @@ pub struct Snapshot {
     pub data: Bytes,
     frames: Frames,
     digest: OnceLock<u64>,
+    loose: Loose,
 }
 
 impl Snapshot {
     pub(super) fn new(topic: TopicName, offset: Offset, epoch: Epoch, ts: Option<u64>, data: Bytes) -> Self {
-        Self { topic, offset, epoch, ts, data, frames: Frames::default(), digest: OnceLock::new() }
+        let loose = Loose::new(&accounts::SNAPSHOTS);
+        Self { topic, offset, epoch, ts, data, frames: Frames::default(), digest: OnceLock::new(), loose }
     }
 
     /// Tells states at one position apart: what is kept of a `stream` goes with time. Made once.
@@ -156,13 +283,18 @@ impl Snapshot {
 
     /// Bytes that it takes of memory with one frame: it is made for somebody.
     pub(super) fn weight(&self) -> usize {
-        size_of::<Self>() + 2 * (FRAME_BYTES + self.data.len())
+        SNAPSHOT_BYTES + 2 * frame_bytes(self.data.len())
+    }
+
+    /// Bytes that it takes of memory, with the frames that were made so far.
+    fn true_weight(&self) -> usize {
+        SNAPSHOT_BYTES + frame_bytes(self.data.len()) + self.frames.bytes()
     }
 
     /// Its frame in `encoding`.
     pub fn frame(&self, encoding: Encoding) -> Bytes {
         let encoding = encoding.whole();
-        self.frames.get(encoding, || {
+        let (frame, made) = self.frames.get(encoding, || {
             encoding.snapshot(&SnapshotDelivery {
                 topic: &self.topic,
                 offset: self.offset,
@@ -170,6 +302,10 @@ impl Snapshot {
                 ts: self.ts,
                 data: &self.data,
             })
-        })
+        });
+        if made && self.loose.kept.load(Ordering::Acquire) == 0 {
+            self.recount();
+        }
+        frame
     }
 }

@@ -85,6 +85,12 @@ pub enum PublishError {
     Reserved,
     #[error("there are {max} topics already (limits.topics)")]
     TooManyTopics { max: usize },
+    #[error("there are {max} topics already that nobody has published (limits.unpublished_topics); try again later")]
+    TooManyUnpublished { max: usize },
+    #[error(
+        "{max} topics that nobody has published are there for this caller already, its share of limits.unpublished_topics"
+    )]
+    UnpublishedShare { max: usize },
 }
 
 impl PublishError {
@@ -100,6 +106,7 @@ impl PublishError {
             Self::StateTotal { .. } => "state_total",
             Self::Reserved => "reserved",
             Self::TooManyTopics { .. } => "too_many_topics",
+            Self::TooManyUnpublished { .. } | Self::UnpublishedShare { .. } => "unpublished_topics",
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::delta::Delta;
+use super::delta::{Delta, Keep};
 use crate::config::Namespace;
 use crate::position::Offset;
 
@@ -22,7 +22,7 @@ pub(super) struct History {
 
 #[derive(Debug)]
 struct Kept {
-    delta: Arc<Delta>,
+    delta: Keep<Delta>,
     /// Its part of the history's weight.
     weight: u32,
 }
@@ -30,7 +30,7 @@ struct Kept {
 impl Kept {
     fn new(delta: Arc<Delta>) -> Self {
         let weight = Self::weight(&delta);
-        Self { delta, weight }
+        Self { delta: Keep::new(delta), weight }
     }
 
     fn weight(delta: &Delta) -> u32 {
@@ -110,7 +110,7 @@ impl History {
     /// Every delta after `offset`, if all of them are still here.
     pub(super) fn since(&self, offset: Offset) -> Option<impl Iterator<Item = &Arc<Delta>>> {
         let from = self.deltas.partition_point(|kept| kept.delta.offset <= offset);
-        (offset >= self.floor).then(|| self.deltas.range(from..).map(|kept| &kept.delta))
+        (offset >= self.floor).then(|| self.deltas.range(from..).map(|kept| &*kept.delta))
     }
 
     /// The position before the last `count` deltas; `None` for none.
@@ -125,7 +125,7 @@ impl History {
 
     /// The last `count` deltas.
     pub(super) fn last(&self, count: usize) -> impl Iterator<Item = &Arc<Delta>> {
-        self.deltas.range(self.deltas.len().saturating_sub(count)..).map(|kept| &kept.delta)
+        self.deltas.range(self.deltas.len().saturating_sub(count)..).map(|kept| &*kept.delta)
     }
 
     /// How many are kept.

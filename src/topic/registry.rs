@@ -18,10 +18,14 @@ use super::state::Topic;
 use super::trace::{self, Passage, Sampler};
 use crate::clock::unix_ms;
 use crate::config::{Class, Config, Namespace, OPS};
+use crate::limits::{UNPUBLISHED_SHARE, UNPUBLISHED_TOPICS_MAX};
 use crate::metrics::Metrics;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset, Position};
 use crate::protocol::{Encoding, HistoryPage, HistoryQuery, MembershipChange, Refusal};
+
+/// Topics that the map keeps room for, however few there are.
+const SHRINK_FROM: usize = 65_536;
 
 struct SourceState {
     epoch: Mutex<Epoch>,
@@ -36,12 +40,32 @@ fn is_own(name: &TopicName) -> bool {
     name.namespace() == Some(OPS)
 }
 
+/// Topics that nobody has published.
+#[derive(Default)]
+struct Unpublished {
+    count: usize,
+    by_maker: std::collections::HashMap<u64, usize>,
+}
+
+/// Who wants a topic to be there.
+#[derive(Clone, Copy)]
+enum By {
+    /// Somebody who publishes it.
+    Publisher,
+    /// A subscriber, who is counted under this number.
+    Subscriber(u64),
+}
+
 /// All topics.
 pub struct Topics {
-    map: DashMap<TopicName, Topic>,
+    /// Boxed: the map has room for up to twice as many as there are.
+    map: DashMap<TopicName, Box<Topic>>,
     /// Of topics that were published. Changed under their topic's lock; no topic is locked while it is.
     names: Names,
+    /// How many those are.
     count: AtomicUsize,
+    /// Those that exist for subscribers alone, and by whom they were made.
+    unpublished: Mutex<Unpublished>,
     config: Arc<Config>,
     namespaces: std::collections::HashMap<String, Arc<Namespace>>,
     default: Arc<Namespace>,
@@ -68,6 +92,7 @@ impl Topics {
             map: DashMap::new(),
             names: Names::default(),
             count: AtomicUsize::new(0),
+            unpublished: Mutex::default(),
             namespaces,
             default: Arc::new(config.default.clone()),
             sums: Arc::new(Sums::new(&config.limits)),
@@ -80,7 +105,13 @@ impl Topics {
         }
     }
 
-    /// How many there are, the server's own apart.
+    /// How many there are that nobody has published, and their bytes of memory.
+    pub fn unpublished(&self) -> (usize, usize) {
+        let count = self.unpublished.lock().unwrap_or_else(PoisonError::into_inner).count;
+        (count, self.sums.unpublished())
+    }
+
+    /// How many were published, the server's own apart.
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
@@ -100,11 +131,27 @@ impl Topics {
         self.freshness.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What [`Topics::history_bytes`] and [`Topics::state_bytes`] must be.
+    /// What [`Topics::history_bytes`], [`Topics::state_bytes`], [`Topics::unpublished`] and [`Topics::len`] must be.
     #[cfg(test)]
-    pub(super) fn true_weights(&self) -> (usize, usize) {
-        let weights = self.map.iter().map(|topic| topic.true_weights());
-        weights.fold((0, 0), |(history, state), (h, s)| (history + h, state + s))
+    pub(super) fn truth(&self) -> (usize, usize, (usize, usize), usize) {
+        let (mut history, mut state, mut unpublished, mut published) = (0, 0, (0, 0), 0);
+        for topic in self.map.iter() {
+            let (h, s) = topic.true_weights();
+            history += h;
+            match topic.account.is_published() {
+                true => (state, published) = (state + s, published + 1),
+                false => unpublished = (unpublished.0 + 1, unpublished.1 + s),
+            }
+            assert_eq!(topic.account.is_published(), topic.maker.is_none());
+            assert!(topic.account.is_published() || !topic.known);
+        }
+        (history, state, unpublished, published)
+    }
+
+    /// The same, as counted.
+    #[cfg(test)]
+    pub(super) fn counted(&self) -> (usize, usize, (usize, usize), usize) {
+        (self.history_bytes(), self.state_bytes(), self.unpublished(), self.len())
     }
 
     /// Whether there is none.
@@ -136,18 +183,80 @@ impl Topics {
         state.map_or_else(Epoch::random, |s| s.epoch.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    fn create(&self, name: TopicName, source: SourceId, now_ms: u64) -> Topic {
+    fn create(&self, name: TopicName, source: SourceId, now_ms: u64, by: By) -> Box<Topic> {
         let options = name.namespace().and_then(|n| self.namespaces.get(n)).unwrap_or(&self.default).clone();
         let own = is_own(&name);
         let source = if own { self.local() } else { source };
         let floor = self.source(source).map_or(0, |s| s.floor.load(Ordering::Acquire));
-        if !own {
-            self.count.fetch_add(1, Ordering::Relaxed);
-        }
         let (epoch, floor) = (self.epoch(source), Offset::new(floor).unwrap_or_default());
         let mut topic = Topic::new(name, options, source, epoch, floor, now_ms, Account::new(self.sums.clone()));
+        match by {
+            By::Publisher => self.count_published(&mut topic),
+            By::Subscriber(maker) => topic.maker = Some(maker),
+        }
         topic.settle();
-        topic
+        Box::new(topic)
+    }
+
+    /// Whether a topic may be published that was not before.
+    fn has_room(&self, name: &TopicName) -> Result<(), PublishError> {
+        if is_own(name) {
+            return Ok(());
+        }
+        if self.len() >= self.config.limits.topics {
+            self.metrics.topics_refused.inc();
+            return Err(PublishError::TooManyTopics { max: self.config.limits.topics });
+        }
+        if self.sums.is_full() {
+            self.metrics.state_refused.inc();
+            return Err(PublishError::StateTotal { max: self.sums.state_max() });
+        }
+        Ok(())
+    }
+
+    fn count_published(&self, topic: &mut Topic) {
+        if !is_own(&topic.name) {
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
+        topic.account.publish();
+        self.no_longer_unpublished(topic.maker.take());
+    }
+
+    /// A topic that `maker` had made is published now, or gone.
+    fn no_longer_unpublished(&self, maker: Option<u64>) {
+        let Some(maker) = maker else { return };
+        let mut unpublished = self.unpublished.lock().unwrap_or_else(PoisonError::into_inner);
+        unpublished.count = unpublished.count.saturating_sub(1);
+        if let Some(count) = unpublished.by_maker.get_mut(&maker) {
+            *count -= 1;
+            if *count == 0 {
+                unpublished.by_maker.remove(&maker);
+            }
+        }
+        if unpublished.by_maker.len() * 4 < unpublished.by_maker.capacity() {
+            let room = unpublished.by_maker.len() * 2;
+            unpublished.by_maker.shrink_to(room.max(1_024));
+        }
+    }
+
+    /// Counts one more topic that nobody has published, if there may be one.
+    fn admit_unpublished(&self, maker: u64) -> Result<(), PublishError> {
+        let limits = &self.config.limits;
+        let max = if limits.unpublished_topics == 0 { UNPUBLISHED_TOPICS_MAX } else { limits.unpublished_topics };
+        let share = (max / UNPUBLISHED_SHARE).max(limits.subscriptions).min(max);
+        let mut unpublished = self.unpublished.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = match unpublished.by_maker.get(&maker) {
+            _ if unpublished.count >= max => Some(PublishError::TooManyUnpublished { max }),
+            Some(count) if *count >= share => Some(PublishError::UnpublishedShare { max: share }),
+            _ => None,
+        };
+        if let Some(full) = full {
+            self.metrics.unpublished_refused.inc();
+            return Err(full);
+        }
+        unpublished.count += 1;
+        *unpublished.by_maker.entry(maker).or_default() += 1;
+        Ok(())
     }
 
     /// Runs `f` on the topic, making it first if need be.
@@ -156,24 +265,32 @@ impl Topics {
         name: &str,
         source: SourceId,
         now_ms: u64,
+        by: By,
         f: impl FnOnce(&mut Topic) -> R,
     ) -> Result<R, PublishError> {
+        let there = |topic: &mut Topic| {
+            if matches!(by, By::Publisher) && !topic.account.is_published() {
+                self.has_room(&topic.name)?;
+                self.count_published(topic);
+            }
+            Ok::<(), PublishError>(())
+        };
         if let Some(mut topic) = self.map.get_mut(name) {
+            there(&mut topic)?;
             return Ok(f(&mut topic));
         }
         let name = TopicName::new(name)?;
         match self.map.entry(name.clone()) {
-            Entry::Occupied(mut topic) => Ok(f(topic.get_mut())),
+            Entry::Occupied(mut topic) => {
+                there(topic.get_mut())?;
+                Ok(f(topic.get_mut()))
+            }
             Entry::Vacant(entry) => {
-                if self.len() >= self.config.limits.topics && !is_own(entry.key()) {
-                    self.metrics.topics_refused.inc();
-                    return Err(PublishError::TooManyTopics { max: self.config.limits.topics });
+                match by {
+                    By::Publisher => self.has_room(entry.key())?,
+                    By::Subscriber(maker) => self.admit_unpublished(maker)?,
                 }
-                if self.sums.is_full() && !is_own(entry.key()) {
-                    self.metrics.state_refused.inc();
-                    return Err(PublishError::StateTotal { max: self.sums.state_max() });
-                }
-                let mut topic = entry.insert(self.create(name, source, now_ms));
+                let mut topic = entry.insert(self.create(name, source, now_ms, by));
                 Ok(f(&mut topic))
             }
         }
@@ -205,7 +322,7 @@ impl Topics {
         }
         let silent = self.source(source).is_some_and(|s| s.loading.load(Ordering::Acquire));
         let mut followed = None;
-        let outcome = self.with_topic(topic, source, now_ms, |topic| {
+        let outcome = self.with_topic(topic, source, now_ms, By::Publisher, |topic| {
             if topic.source != source {
                 // The topic has moved to another partition: offsets of the two cannot be compared.
                 topic.reset(
@@ -274,11 +391,11 @@ impl Topics {
         }
     }
 
-    /// Registers a shard's interest and hands what the subscriber gets to `answer`, both before any further delta
+    /// Registers a shard's interest (on behalf of `maker`, if the topic is not there) and hands what the subscriber gets to `answer`, both before any further delta
     /// of the topic can be handed to the shard.
     ///
     /// # Errors
-    /// If the topic would be one too many.
+    /// If the topic is not there and would be one too many of those that nobody has published.
     #[allow(clippy::too_many_arguments, reason = "one call site, each named there")]
     pub fn attach(
         &self,
@@ -288,9 +405,11 @@ impl Topics {
         encoding: Encoding,
         since: Option<&Position>,
         history: u32,
+        maker: u64,
         answer: impl FnOnce(Attachment),
     ) -> Result<(), PublishError> {
-        self.with_topic(name.as_str(), self.home(name.as_str()), unix_ms(), |topic| {
+        let by = By::Subscriber(maker);
+        self.with_topic(name.as_str(), self.home(name.as_str()), unix_ms(), by, |topic| {
             topic.add_interest(shard, slot, encoding);
             answer(topic.attach(encoding, since, history));
         })
@@ -331,9 +450,10 @@ impl Topics {
             unwanted
         });
         if let Some((_, topic)) = &removed {
-            if !is_own(name) {
+            if topic.account.is_published() && !is_own(name) {
                 self.count.fetch_sub(1, Ordering::Relaxed);
             }
+            self.no_longer_unpublished(topic.maker);
             if let Some(source) = self.source(topic.source) {
                 source.floor.fetch_max(topic.offset.get(), Ordering::AcqRel);
             }
@@ -441,6 +561,9 @@ impl Topics {
             }
         }
         *self.freshness.lock().unwrap_or_else(PoisonError::into_inner) = tally.named(&self.namespaces);
+        if self.map.len() * 4 < self.map.capacity() && self.map.capacity() > SHRINK_FROM {
+            self.map.shrink_to_fit();
+        }
         if let Some(level) = self.sums.set_level(&levels) {
             let gone = self.map.iter_mut().map(|mut topic| topic.shrink_history(level)).sum();
             self.evicted(gone);
@@ -470,7 +593,7 @@ impl Topics {
         let now_ms = unix_ms();
         let Incoming { topic, ts, payload, offset, source, .. } = incoming;
         let Some(offset) = offset else { return Ok(()) };
-        self.with_topic(topic, source, now_ms, |topic| {
+        self.with_topic(topic, source, now_ms, By::Publisher, |topic| {
             if topic.source == source && (!topic.known || offset > topic.offset) {
                 topic.restore(offset, ts, payload, now_ms)?;
                 if topic.known {

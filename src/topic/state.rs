@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::account::{Account, Levels, MEMBER_BYTES, PLACE_BYTES, VALUE_STEP_BYTES};
-use super::delta::{Delta, Kind, Place, Snapshot};
+use super::account::{Account, INDEX_BYTES, Levels, MEMBER_BYTES, PLACE_BYTES, VALUE_STEP_BYTES};
+use super::delta::{Delta, Keep, Kind, Place, Snapshot};
 use super::exchange::{Attachment, PublishError, Replay, ShardId, Slot, SourceId};
 use super::history::History;
 use super::merge::{self, Members};
 use super::payload::Payload;
 use super::trace::Trace;
+use crate::accounts::allocated;
 use crate::config::{Class, Namespace, OPS};
 use crate::limits::{RECOVERY_BYTES, STATE_BYTES_MAX};
 use crate::name::TopicName;
@@ -32,7 +33,7 @@ pub(super) struct Interest {
 enum State {
     /// The history is the state.
     Stream,
-    Latest(Option<Arc<Delta>>),
+    Latest(Option<Keep<Delta>>),
     Merge {
         members: Members,
         /// Bytes of its JSON text.
@@ -87,8 +88,10 @@ pub(super) struct Topic {
     before: Option<Bytes>,
     pub(super) interest: Vec<Interest>,
     /// Of the current offset, once somebody asked.
-    snapshot: Option<Arc<Snapshot>>,
-    account: Account,
+    snapshot: Option<Keep<Snapshot>>,
+    pub(super) account: Account,
+    /// Who had it made by a subscribe; `None` where that was a publisher.
+    pub(super) maker: Option<u64>,
 }
 
 impl Topic {
@@ -103,6 +106,7 @@ impl Topic {
     ) -> Self {
         Self {
             account,
+            maker: None,
             state: State::empty(options.class),
             history: History::from_floor(floor),
             name,
@@ -129,7 +133,10 @@ impl Topic {
 
     fn weights(&self, history: usize) -> (usize, usize) {
         let snapshot = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.weight());
-        let place = size_of::<Self>() + PLACE_BYTES + self.name.as_str().len();
+        let interest = self.interest.capacity() * size_of::<Interest>();
+        let name = allocated(2 * size_of::<usize>() + self.name.as_str().len());
+        let index = if self.known { INDEX_BYTES } else { 0 };
+        let place = allocated(size_of::<Self>()) + PLACE_BYTES + index + name + allocated(interest);
         (history + snapshot, place + self.state.weight())
     }
 
@@ -268,7 +275,7 @@ impl Topic {
         };
         let delta = Delta::new(kind, ts, payload, place);
         if let State::Latest(last) = &mut self.state {
-            *last = Some(delta.clone());
+            *last = Some(Keep::new(delta.clone()));
         }
         self.history.push(delta.clone(), &self.options);
         self.offset = offset;
@@ -307,7 +314,7 @@ impl Topic {
     /// The whole state now; made once for each offset.
     pub(super) fn snapshot(&mut self) -> Arc<Snapshot> {
         if let Some(made) = &self.snapshot {
-            return made.clone();
+            return Arc::clone(made);
         }
         let data = match &self.state {
             _ if !self.known => Bytes::from_static(b"null"),
@@ -336,7 +343,7 @@ impl Topic {
             }
         };
         let made = Arc::new(Snapshot::new(self.name.clone(), self.offset, self.epoch.clone(), self.ts, data));
-        self.snapshot = Some(made.clone());
+        self.snapshot = Some(Keep::new(made.clone()));
         self.settle();
         if self.account.sums().history() > self.account.sums().history_max() {
             // It can be made again: not kept where there is no room.
@@ -456,7 +463,11 @@ impl Topic {
     pub(super) fn add_interest(&mut self, shard: ShardId, slot: Slot, encoding: Encoding) {
         match self.interest.iter_mut().find(|i| i.shard == shard && i.slot == slot) {
             Some(interest) => interest.encodings |= encoding.bit(),
-            None => self.interest.push(Interest { shard, slot, encodings: encoding.bit() }),
+            None => {
+                self.interest.reserve_exact(1);
+                self.interest.push(Interest { shard, slot, encodings: encoding.bit() });
+                self.settle();
+            }
         }
     }
 
@@ -464,6 +475,7 @@ impl Topic {
     pub(super) fn remove_interest(&mut self, shard: ShardId, slot: Slot) {
         self.interest.retain(|i| !(i.shard == shard && i.slot == slot));
         self.interest.shrink_to_fit();
+        self.settle();
     }
 
     /// Lets go of history that is too old.

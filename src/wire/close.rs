@@ -24,11 +24,12 @@ pub enum CloseReason {
     NoToken,
     Forced,
     TooManySessions,
+    TooMuchIncoming,
 }
 
 impl CloseReason {
     /// All of them, for metrics.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::ProtocolError,
         Self::UnsupportedData,
         Self::InvalidUtf8,
@@ -48,6 +49,7 @@ impl CloseReason {
         Self::NoToken,
         Self::Forced,
         Self::TooManySessions,
+        Self::TooMuchIncoming,
     ];
 
     /// The status code of the close frame.
@@ -73,6 +75,8 @@ impl CloseReason {
             // find the sessions that it had still counted, until their pings show that they are dead: it must try again, and
             // later each time. That is what SDKs do after codes of this range.
             Self::TooManySessions => 4429,
+            // Not the client's fault alone: it may come back, and does so later each time.
+            Self::TooMuchIncoming => 4413,
         }
     }
 
@@ -107,6 +111,7 @@ impl CloseReason {
             Self::NoToken => "no token in time",
             Self::Forced => "force disconnect",
             Self::TooManySessions => "too many sessions of this user",
+            Self::TooMuchIncoming => "too many messages that are not whole: reconnect",
         }
     }
 }

@@ -4,9 +4,10 @@ use super::close::CloseReason;
 use super::frame::Opcode;
 use super::inflate::Inflater;
 use super::reader::{ClientFrame, Front, front};
+use crate::accounts::{self, Held, append};
 
 /// What a session keeps while a message is under way: boxed, because nearly no session is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Inbox {
     /// Bytes of a frame that is not whole yet.
     held: Vec<u8>,
@@ -20,9 +21,25 @@ pub struct Inbox {
     pub since_ms: u64,
     /// What is held may have whole messages in it: its reader paused.
     paused: bool,
+    account: Held,
 }
 
 impl Inbox {
+    fn new(since_ms: u64) -> Self {
+        let account = Held::none(&accounts::INCOMING);
+        let (held, message) = (Vec::new(), Vec::new());
+        Self { held, message, opcode: None, compressed: false, since_ms, paused: false, account }
+    }
+
+    /// Bytes of memory.
+    pub fn bytes(&self) -> usize {
+        self.account.bytes()
+    }
+
+    fn recount(&mut self) {
+        self.account.set(size_of::<Self>() + self.held.capacity() + self.message.capacity());
+    }
+
     /// Whether there may be whole messages in it, to be heard by calling [`feed`] again.
     pub fn is_paused(&self) -> bool {
         self.paused
@@ -89,7 +106,7 @@ pub fn feed(
     let held = match inbox {
         Some(open) if !open.held.is_empty() => {
             let mut held = std::mem::take(&mut open.held);
-            held.extend_from_slice(bytes);
+            append(&mut held, bytes);
             let Some(used) = reading.consume(inbox, &mut held)? else { return Ok(()) };
             // A frame that is not whole stays where it is: a large one that comes in small pieces is not copied for
             // each of them.
@@ -111,6 +128,9 @@ pub fn feed(
             *inbox = None;
         }
     }
+    if let Some(inbox) = inbox {
+        inbox.recount();
+    }
     Ok(())
 }
 
@@ -126,7 +146,7 @@ struct Reading<'a, H> {
 
 impl<H: FnMut(Incoming<'_>) -> Flow> Reading<'_, H> {
     fn open<'i>(&self, inbox: &'i mut Option<Box<Inbox>>) -> &'i mut Inbox {
-        inbox.get_or_insert_with(|| Box::new(Inbox { since_ms: self.now_ms, ..Inbox::default() }))
+        inbox.get_or_insert_with(|| Box::new(Inbox::new(self.now_ms)))
     }
 
     /// How many bytes were whole frames; `None` if the session is over.
@@ -167,7 +187,7 @@ impl<H: FnMut(Incoming<'_>) -> Flow> Reading<'_, H> {
             Opcode::Continuation => {
                 let Some(open) = inbox.as_mut() else { return Err(CloseReason::ProtocolError) };
                 let Some(opcode) = open.opcode else { return Err(CloseReason::ProtocolError) };
-                open.message.extend_from_slice(frame.payload);
+                append(&mut open.message, frame.payload);
                 if !frame.fin {
                     return Ok(Flow::Continue);
                 }

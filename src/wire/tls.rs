@@ -7,6 +7,8 @@ use rustls::ServerConfig;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
 
+use crate::accounts::{self, Held};
+
 /// Plaintext of one record at most (RFC 8446 §5.1).
 const RECORD_BYTES_MAX: usize = 16 * 1024;
 
@@ -20,11 +22,16 @@ const HANDSHAKE_ROOM: usize = 2 * 1024;
 /// state cannot replace it.
 pub const SEALED_BYTES_MAX: usize = 4 * RECORD_BYTES_MAX;
 
+/// What rustls keeps for a connection whose handshake is over, in boxes of its own.
+const KEYS_BYTES: usize = 2 * 1024;
+
 /// The server's side of a connection.
 pub struct Tls {
     connection: UnbufferedServerConnection,
     /// Of records that are not all there yet.
     partial: Vec<u8>,
+    /// What those count.
+    account: Held,
     /// Ciphertext that is to be written before any other.
     due: Vec<u8>,
     closed: bool,
@@ -44,7 +51,8 @@ impl Tls {
     /// What rustls finds wrong with `config`.
     pub fn new(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
         let connection = UnbufferedServerConnection::new(config)?;
-        Ok(Self { connection, partial: Vec::new(), due: Vec::new(), closed: false, ended: false })
+        let account = Held::none(&accounts::INCOMING);
+        Ok(Self { connection, partial: Vec::new(), account, due: Vec::new(), closed: false, ended: false })
     }
 
     /// Takes bytes of the client, appends what they say to `plain`, and answers by what is [due](Self::due).
@@ -55,6 +63,7 @@ impl Tls {
         if self.partial.is_empty() {
             let used = self.turn(bytes, plain)?;
             self.partial = bytes.get(used..).unwrap_or_default().to_vec();
+            self.account.set(self.partial.capacity());
             return Ok(());
         }
         let mut all = std::mem::take(&mut self.partial);
@@ -64,6 +73,7 @@ impl Tls {
             all.drain(..used);
             self.partial = all;
         }
+        self.account.set(self.partial.capacity());
         Ok(())
     }
 
@@ -107,6 +117,16 @@ impl Tls {
                 return Ok(used);
             }
         }
+    }
+
+    /// Bytes of memory beside what is partial or due.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + KEYS_BYTES
+    }
+
+    /// Bytes of records that are not all there.
+    pub fn partial_bytes(&self) -> usize {
+        self.account.bytes()
     }
 
     /// Whether the handshake is not over.

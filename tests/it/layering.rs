@@ -5,20 +5,27 @@ use std::path::{Path, PathBuf};
 /// Each module and what it may use, ground floor first.
 const LAYERS: &[(&str, &[&str])] = &[
     ("limits", &[]),
+    ("accounts", &[]),
     ("client", &[]),
     ("clock", &[]),
     ("name", &["limits"]),
     ("position", &["limits"]),
     ("rate", &[]),
     ("systemd", &[]),
-    ("wire", &[]),
+    ("wire", &["accounts"]),
     ("config", &["limits"]),
-    ("memory", &["config"]),
+    ("memory", &["config", "limits"]),
     ("metrics", &["wire"]),
     ("protocol", &["limits", "name", "position", "wire"]),
-    ("topic", &["clock", "config", "limits", "metrics", "name", "position", "protocol"]),
+    ("topic", &["accounts", "clock", "config", "limits", "metrics", "name", "position", "protocol"]),
     ("auth", &["client", "clock", "config", "limits", "name", "rate"]),
-    ("hub", &["auth", "clock", "config", "limits", "metrics", "name", "position", "protocol", "rate", "topic", "wire"]),
+    (
+        "hub",
+        &[
+            "accounts", "auth", "clock", "config", "limits", "metrics", "name", "position", "protocol", "rate",
+            "topic", "wire",
+        ],
+    ),
     ("source", &["clock", "config", "hub", "limits", "metrics", "name", "position", "topic"]),
     ("cluster", &["clock", "config", "hub", "metrics", "name", "protocol", "source", "topic"]),
     (
@@ -28,8 +35,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "http",
         &[
-            "auth", "clock", "cluster", "config", "hub", "limits", "metrics", "name", "position", "protocol", "rate",
-            "server", "source", "topic", "wire",
+            "accounts", "auth", "clock", "cluster", "config", "hub", "limits", "metrics", "name", "position",
+            "protocol", "rate", "server", "source", "topic", "wire",
         ],
     ),
     (

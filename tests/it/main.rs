@@ -10,6 +10,7 @@ mod healthy;
 mod support;
 
 mod access;
+mod accounts;
 mod algorithms;
 mod centrifuge;
 mod command_line;

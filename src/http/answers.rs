@@ -1,0 +1,127 @@
+//! Answers that their clients may not take: counted, bounded together, and handed to a connection in small parts, so that
+//! what is not taken stays where it can be shared.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use bytes::Bytes;
+use hyper::body::{Body as _, Frame, SizeHint};
+
+use super::{State, failure};
+use crate::accounts::{self, Held};
+use crate::limits::{ANSWER_BYTES_SMALL, ANSWER_CHUNK_BYTES};
+use crate::topic::Snapshot;
+
+/// Put into a response's extensions: its body is this snapshot's data, and so many bytes of its own. The snapshot has an
+/// account already.
+#[derive(Clone)]
+pub(super) struct Shares {
+    #[allow(dead_code, reason = "held for its account")]
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) own_bytes: usize,
+}
+
+/// A body of parts that lie elsewhere.
+pub(super) struct Parts {
+    parts: std::array::IntoIter<Bytes, 3>,
+    bytes: u64,
+}
+
+impl Parts {
+    pub(super) fn new(parts: [Bytes; 3]) -> Self {
+        let bytes = parts.iter().map(|part| part.len() as u64).sum();
+        Self { parts: parts.into_iter(), bytes }
+    }
+}
+
+impl hyper::body::Body for Parts {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let part = self.parts.next();
+        self.bytes -= part.as_ref().map_or(0, |part| part.len() as u64);
+        Poll::Ready(part.map(|part| Ok(Frame::data(part))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.parts.len() == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes)
+    }
+}
+
+/// A body on its way to a client, in parts of bounded size.
+struct Counted {
+    body: Body,
+    /// What came of it last and was not handed on yet.
+    current: Bytes,
+    _held: Held,
+    _shares: Option<Shares>,
+}
+
+impl hyper::body::Body for Counted {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if self.current.is_empty() {
+            match Pin::new(&mut self.body).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => self.current = data,
+                    Err(other) => return Poll::Ready(Some(Ok(other))),
+                },
+                other => return other,
+            }
+        }
+        let bytes = self.current.len().min(ANSWER_CHUNK_BYTES);
+        Poll::Ready(Some(Ok(Frame::data(self.current.split_to(bytes)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.current.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (rest, current) = (self.body.size_hint(), self.current.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + current);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + current);
+        }
+        hint
+    }
+}
+
+/// The same answer, counted until its client has taken it; or another in its place, while all answers together are over their
+/// ceiling and this one is not small.
+pub(super) fn counted(mut response: Response, state: &State) -> Response {
+    let shares = response.extensions_mut().remove::<Shares>();
+    let bytes = usize::try_from(response.body().size_hint().lower()).unwrap_or(usize::MAX);
+    if bytes == 0 {
+        return response;
+    }
+    let max = state.config.limits.answers_total_bytes;
+    let waiting = accounts::ANSWERS.bytes() + accounts::SNAPSHOTS.bytes();
+    if bytes > ANSWER_BYTES_SMALL && max > 0 && waiting >= max {
+        state.metrics.answers_refused.inc();
+        let message = format!(
+            "{waiting} bytes of answers wait for clients that do not take them, the most is {max} \
+             (limits.answers_total_bytes); try again"
+        );
+        let mut refusal = failure(StatusCode::SERVICE_UNAVAILABLE, message);
+        refusal.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        return refusal;
+    }
+    let held = Held::of(&accounts::ANSWERS, shares.as_ref().map_or(bytes, |shares| shares.own_bytes));
+    response.map(|body| Body::new(Counted { body, current: Bytes::new(), _held: held, _shares: shares }))
+}
