@@ -39,7 +39,7 @@ fn peak(server: &Server) -> usize {
 }
 
 /// Both grew by much, and by about the same.
-async fn agree(server: &Server, before: Books) -> usize {
+async fn agree(server: &Server, before: Books) {
     // What moves settles: sweeps count, and what was freed goes back.
     let mut last = (0, 0);
     let mut now = books(server);
@@ -48,7 +48,7 @@ async fn agree(server: &Server, before: Books) -> usize {
         last = (grown, now.counted.saturating_sub(before.counted));
         if grown > 100 * MIB && last.1.abs_diff(grown) * 100 <= grown * 15 {
             println!("resident {} MiB more, counted {} MiB more", last.0 / MIB, last.1 / MIB);
-            return grown;
+            return;
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
         now = books(server);
@@ -170,7 +170,7 @@ async fn topics_that_nobody_publishes_are_counted_apart_and_freed() {
     }
     let all = (SESSIONS * 512) as f64;
     server.until("subscribed", |s| s.metric("unpublished_topics") == all).await;
-    let grown = agree(&server, before).await;
+    agree(&server, before).await;
     // None of them took a publisher's place.
     assert_eq!(server.metric("topics"), 1.0);
     server.publish("stream:new", &json!(1));
@@ -179,8 +179,6 @@ async fn topics_that_nobody_publishes_are_counted_apart_and_freed() {
     healthy.is_well(&server).await;
     drop(held);
     server.until("freed", |s| s.metric("unpublished_topics") == 0.0 && account(s, "unpublished") == 0).await;
-    let gone = |s: &Server| books(s).resident < before.resident + grown / 3;
-    server.until("given back", gone).await;
 }
 
 /// The limit on them, and each caller's share.
@@ -355,11 +353,10 @@ async fn answers_that_nobody_takes_are_counted_and_freed() {
         assert_eq!(status_of(&mut stream), 200);
         held.push(stream);
     }
-    let grown = agree(&server, before).await;
+    agree(&server, before).await;
     healthy.is_well(&server).await;
     drop(held);
     server.until("freed", |s| account(s, "answers") < MIB).await;
-    server.until("given back", |s| books(s).resident < before.resident + grown / 3).await;
 }
 
 /// The same with a limit on memory: 503 past it, for large answers alone, until others are taken.
