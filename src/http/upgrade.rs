@@ -186,7 +186,10 @@ impl Admitted {
                 state.metrics.upgrades.inc();
             }
             // Filled up between the check and now: the socket closes.
-            Err(_) => state.metrics.refused_upgrade("full"),
+            Err(session) => {
+                let tokenless = session.identity.is_none() && state.hub.sessions() < state.hub.sessions_max();
+                state.metrics.refused_upgrade(if tokenless { "tokenless" } else { "full" });
+            }
         }
     }
 }
