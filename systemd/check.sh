@@ -29,6 +29,8 @@ scored=$(systemd-analyze security --no-pager --offline=true --threshold=$exposur
   exit 1
 }
 
+grep -q '^MemoryMax=' nexus-push.service || { echo "systemd: the unit has no MemoryMax"; exit 1; }
+
 for call in io_uring_setup io_uring_enter io_uring_register; do
   systemd-analyze syscall-filter @aio | grep -qw "$call" || { echo "systemd: @aio has no $call"; exit 1; }
 done

@@ -26,6 +26,7 @@ mod proxies;
 mod publish;
 mod rest;
 mod secure;
+mod sockets;
 mod strict;
 mod tenure;
 mod upgrade;
@@ -56,9 +57,10 @@ use operator::Door;
 pub use addresses::{AddressRate, Addresses};
 pub use certificates::Certificates;
 pub use express::handshake_bytes;
-pub use listener::{Entrance, Listener, adopt, bind};
+pub use listener::{Entrance, Listener};
 pub use lobby::Lobby;
 pub use proxies::forwarded_client;
+pub use sockets::{adopt, bind};
 
 /// What every handler may use.
 pub struct State {
