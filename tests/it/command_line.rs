@@ -248,7 +248,17 @@ fn what_anyone_may_publish_to_does_not_leave_the_machine_unless_that_is_said() {
     let path = dir.path().join("open.toml");
     std::fs::write(&path, "[server]\nlisten = \"0.0.0.0:0\"\n[publish]\nopen = true\n").unwrap();
     for arguments in [&["serve", "--listen", "0.0.0.0:0"][..], &["serve", "--config", path.to_str().unwrap()]] {
-        let output = run(arguments);
+        let mut child =
+            Command::new(PROGRAM).args(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+        while child.try_wait().unwrap().is_none() {
+            if std::time::Instant::now() > deadline {
+                child.kill().unwrap();
+                panic!("{arguments:?} serves");
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let output = child.wait_with_output().unwrap();
         let error = text(&output.stderr);
         assert!(!output.status.success() && error.contains("--insecure") && error.contains("0.0.0.0:"), "{error}");
     }
