@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use divan::{Bencher, black_box};
+use nexus_push::config::PayloadForm;
 use nexus_push::name::TopicName;
 use nexus_push::position::Offset;
 use nexus_push::protocol::{Delivery, Dialect, Encoding};
@@ -35,6 +36,7 @@ fn encode(bencher: Bencher) {
         count: 1,
         ts: Some(1_723_161_256_313),
         data: QUOTE.as_bytes(),
+        form: PayloadForm::Json,
     };
     bencher.bench(|| Encoding::Plain.delivery(black_box(&delivery), None));
 }

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use axum::http::{HeaderValue, header};
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::cluster::Cluster;
@@ -33,6 +32,15 @@ struct Calls {
     client: reqwest::Client,
     endpoint: String,
     authorization: Option<HeaderValue>,
+}
+
+/// What the endpoint is asked.
+#[derive(Serialize)]
+struct Call<'a> {
+    client: &'a str,
+    user: &'a str,
+    method: &'a str,
+    data: &'a RawValue,
 }
 
 #[derive(Deserialize)]
@@ -161,8 +169,17 @@ impl Backend for Backstage {
         let Some(calls) = self.calls.clone() else {
             return Box::pin(async { Err(Refusal::new(501, "no calls are configured (rpc.endpoint)")) });
         };
-        let data: serde_json::Value = serde_json::from_slice(&data).unwrap_or_default();
-        let request = json!({"client": client, "user": user, "method": method, "data": data}).to_string();
-        Box::pin(calls.call(request))
+        Box::pin(async move {
+            // Protobuf clients may send any bytes, the endpoint is asked in JSON.
+            let data = if data.is_empty() { Ok(RawValue::NULL) } else { serde_json::from_slice::<&RawValue>(&data) };
+            let data = data.map_err(|error| {
+                let reason = format!("data of the call `{method}` is not JSON, which rpc.endpoint is sent: {error}");
+                Refusal::new(400, reason)
+            })?;
+            let request = Call { client: &client, user: &user, method: &method, data };
+            // The data goes on as it came: numbers keep their digits.
+            let request = serde_json::to_string(&request).map_err(|e| Refusal::new(400, e.to_string()))?;
+            calls.call(request).await
+        })
     }
 }

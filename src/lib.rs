@@ -23,6 +23,7 @@ pub mod client;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+pub mod form;
 pub mod http;
 pub mod hub;
 pub mod limits;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::secrets::KEY_BYTES_MIN;
-use super::{Class, Config, Limits, MemoryLimit, Namespace, ProxyProtocol, TokenAlgorithm};
+use super::{Class, Config, Limits, MemoryLimit, Namespace, PayloadForm, ProxyProtocol, TokenAlgorithm};
 use crate::limits;
 
 /// One fault: the dotted key it is about, and what to do.
@@ -310,6 +310,11 @@ fn memory(l: &Limits, fault: &mut impl FnMut(&str, String)) {
 }
 
 fn namespace(options: &Namespace, at: &str, fault: &mut impl FnMut(&str, String)) {
+    if options.payload == PayloadForm::Bytes && options.class == Class::Merge {
+        let reason =
+            "\"bytes\" is not for class `merge`, whose deltas are JSON Merge Patches; use `latest` or `stream`";
+        fault(&format!("{at}.payload"), reason.into());
+    }
     if let Some(rate) = options.max_rate {
         if options.class == Class::Stream {
             fault(

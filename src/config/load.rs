@@ -268,6 +268,11 @@ mod tests {
                 &["c.toml:3", "namespace.trades.max_rate"],
             ),
             ("[namespace.x]\nclass = \"quick\"\n", "unknown class", &["c.toml:2", "quick"]),
+            (
+                "[namespace.x]\nclass = \"merge\"\npayload = \"bytes\"\n",
+                "bytes to merge",
+                &["c.toml:3", "namespace.x.payload", "latest"],
+            ),
             ("[source.redis]\nurl = \"http://x\"\n", "scheme", &["c.toml:2", "source.redis.url"]),
             ("[source.nats]\nsubjects = [\"a\"]\n", "subject", &["c.toml:2", "source.nats.subjects[0]", "`a`"]),
             ("[source.redis]\n[source.nats]\n", "two streams", &["c.toml:2", "source.nats", "not both"]),

@@ -37,6 +37,7 @@ pub use secrets::redacted;
 pub use tls::{TlsOptions, TlsVersion};
 pub use trace::TraceOptions;
 
+pub use crate::form::PayloadForm;
 use crate::limits;
 
 /// The whole configuration file. Every section and key may be left out.
@@ -447,6 +448,7 @@ impl Config {
         let ops = self.namespace.entry(OPS.to_owned()).or_insert_with(|| Namespace::ops(open));
         // What is published there are patches.
         ops.class = Class::Merge;
+        ops.payload = PayloadForm::Json;
     }
 
     /// Whether no topic can be had without a token.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::form::PayloadForm;
 use crate::limits;
 
 /// What a subscriber who falls behind, or is throttled, gets.
@@ -40,6 +41,8 @@ impl Class {
 pub struct Namespace {
     /// Delivery class.
     pub class: Class,
+    /// What deltas are made of. `bytes` is not for `merge`.
+    pub payload: PayloadForm,
     /// Deliveries a second and subscriber at most; the first change goes at once. Not for `stream`.
     pub max_rate: Option<f64>,
     /// A session that was visited less than this ago waits for its deltas, so that one visit carries more of them; one that
@@ -153,6 +156,7 @@ impl Default for Namespace {
     fn default() -> Self {
         Self {
             class: Class::Stream,
+            payload: PayloadForm::Json,
             max_rate: None,
             flush_interval: Duration::ZERO,
             stale_after: None,

@@ -1,6 +1,8 @@
 //! What operators and backends ask for, in Centrifugo's request form: history, presence, channels, disconnect,
 //! unsubscribe, info. For keys with the scope `operate`; what is about a topic, for those that have it.
 
+use std::borrow::Cow;
+
 use axum::body::Bytes as Body;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -12,11 +14,11 @@ use serde_json::{Value, json};
 use super::publish::{admit, beyond, foreign, malformed};
 use super::{Shared, State};
 use crate::auth::ApiKey;
-use crate::config::Scope;
+use crate::config::{PayloadForm, Scope};
 use crate::hub::{Order, Who};
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset, Position};
-use crate::protocol::{HistoryQuery, Refusal};
+use crate::protocol::{HistoryQuery, Refusal, base64_json};
 use crate::wire::close::CloseReason;
 
 #[derive(Deserialize)]
@@ -129,13 +131,18 @@ impl History {
             .iter()
             .map(|p| {
                 // As published: a number keeps its digits.
-                let data = serde_json::from_slice::<Box<RawValue>>(&p.data).ok();
+                let bytes = p.form == PayloadForm::Bytes;
+                let data = if bytes { Cow::Owned(base64_json(&p.data)) } else { Cow::Borrowed(&*p.data) };
+                let data = serde_json::from_slice::<&RawValue>(&data).ok();
                 let mut publication = json!({"data": data, "offset": p.offset});
                 if let (Some(ts), Some(members)) = (p.ts, publication.as_object_mut()) {
                     members.insert("time".into(), json!(ts));
                 }
-                if let (true, Some(members)) = (p.snapshot, publication.as_object_mut()) {
-                    members.insert("tags".into(), json!({"kind": "snapshot"}));
+                let tags = [(p.snapshot, "kind", "snapshot"), (bytes, "encoding", "base64")];
+                let tags: serde_json::Map<String, Value> =
+                    tags.into_iter().filter(|tag| tag.0).map(|(_, name, value)| (name.into(), value.into())).collect();
+                if let (false, Some(members)) = (tags.is_empty(), publication.as_object_mut()) {
+                    members.insert("tags".into(), Value::Object(tags));
                 }
                 publication
             })

@@ -1,5 +1,6 @@
 //! The publish API, in Centrifugo's request form: `{"channel":…,"data":…}` with the key in `X-API-Key`.
 
+use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 
 use axum::Extension;
@@ -21,15 +22,23 @@ use crate::config::Scope;
 use crate::limits::BATCH_COMMANDS_MAX;
 use crate::protocol::Refusal;
 use crate::source::publish::Failure;
-use crate::topic::{Kind, Payload};
+use crate::topic::{Kind, Payload, PayloadError};
+
+/// A member that is there, be it `null`: that is a value, too.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Publish<'a> {
     #[serde(alias = "topic")]
     channel: String,
-    #[serde(borrow)]
-    data: &'a RawValue,
+    #[serde(borrow, default, deserialize_with = "present")]
+    data: Option<&'a RawValue>,
+    /// Bytes in base64, in place of `data`.
+    #[serde(borrow, default)]
+    b64data: Option<Cow<'a, str>>,
     #[serde(default)]
     kind: Option<KindName>,
     #[serde(default)]
@@ -41,8 +50,11 @@ struct Publish<'a> {
 struct Broadcast<'a> {
     #[serde(alias = "topics")]
     channels: Vec<String>,
-    #[serde(borrow)]
-    data: &'a RawValue,
+    #[serde(borrow, default, deserialize_with = "present")]
+    data: Option<&'a RawValue>,
+    /// Bytes in base64, in place of `data`.
+    #[serde(borrow, default)]
+    b64data: Option<Cow<'a, str>>,
     #[serde(default)]
     kind: Option<KindName>,
     #[serde(default)]
@@ -299,23 +311,47 @@ pub(super) fn malformed(state: &State, error: &serde_json::Error) -> Response {
 }
 
 async fn one(state: &State, key: &ApiKey, command: Publish<'_>) -> (StatusCode, Value) {
-    let Publish { channel, data, kind, ts } = command;
-    publish_to(state, key, &channel, data, kind, ts).await
+    let Publish { channel, data, b64data, kind, ts } = command;
+    publish_to(state, key, &channel, Data { json: data, base64: b64data.as_deref() }, kind, ts).await
 }
 
 async fn all(state: &State, key: &ApiKey, command: Broadcast<'_>) -> Value {
     let mut responses = Vec::with_capacity(command.channels.len());
     for channel in &command.channels {
-        responses.push(publish_to(state, key, channel, command.data, command.kind, command.ts).await.1);
+        let data = Data { json: command.data, base64: command.b64data.as_deref() };
+        responses.push(publish_to(state, key, channel, data, command.kind, command.ts).await.1);
     }
     json!({"result": {"responses": responses}})
+}
+
+/// What is to be published, as the request has it.
+#[derive(Clone, Copy)]
+struct Data<'a> {
+    json: Option<&'a RawValue>,
+    base64: Option<&'a str>,
+}
+
+impl Data<'_> {
+    /// As the topic's namespace takes it; `None` if the request has both or none of them. Some clients send an empty text
+    /// for what they do not use.
+    fn payload(self, state: &State, topic: &str) -> Option<Result<Payload, PayloadError>> {
+        let (most, form) = (state.config.limits.delta_bytes, state.topics.payload_form(topic));
+        match (self.json, self.base64) {
+            (Some(json), None | Some("")) => {
+                Some(Payload::read(Bytes::copy_from_slice(json.get().as_bytes()), most, form))
+            }
+            (None, Some(text)) => Some(Payload::from_base64(text, most, form)),
+            (Some(json), Some(text)) if json.get() == "null" => Some(Payload::from_base64(text, most, form)),
+            _ => None,
+        }
+    }
 }
 
 async fn publish_to(
     state: &State,
     key: &ApiKey,
     topic: &str,
-    data: &RawValue,
+    data: Data<'_>,
     kind: Option<KindName>,
     ts: Option<u64>,
 ) -> (StatusCode, Value) {
@@ -327,13 +363,13 @@ async fn publish_to(
     }
     let refuse =
         |status: StatusCode, message: String| (status, json!({"error": {"code": status.as_u16(), "message": message}}));
-    let bytes = Bytes::copy_from_slice(data.get().as_bytes());
-    let payload = match Payload::new(bytes, state.config.limits.delta_bytes) {
-        Ok(payload) => payload,
-        Err(error) => {
+    let payload = match data.payload(state, topic) {
+        None => return refuse(StatusCode::BAD_REQUEST, "give one of `data` (JSON) and `b64data` (base64)".into()),
+        Some(Ok(payload)) => payload,
+        Some(Err(error)) => {
             state.metrics.refused_delta(crate::topic::PublishError::from(error.clone()).label());
             let status = match error {
-                crate::topic::PayloadError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+                PayloadError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
                 _ => StatusCode::BAD_REQUEST,
             };
             return refuse(status, error.to_string());

@@ -10,8 +10,10 @@ use serde_json::json;
 use super::answers::{Parts, Shares};
 use super::{Shared, failure};
 use crate::auth::Identity;
+use crate::config::PayloadForm;
 use crate::metrics::{AGE_BUCKETS_MS, Stat};
 use crate::name::TopicName;
+use crate::protocol::base64_json;
 use crate::wire::close::CloseReason;
 
 /// `GET /metrics`: as OpenMetrics to who asks for it, which Prometheus does.
@@ -177,12 +179,16 @@ pub(super) async fn topic(state: Shared, headers: HeaderMap, Path(name): Path<St
         "topic": snapshot.topic.as_str(), "offset": snapshot.offset, "epoch": snapshot.epoch, "ts": snapshot.ts,
         "stale_since": view.stale.then_some(view.active_ms),
     });
-    // The data goes in as it is, so that numbers keep their digits, and is shared by all who ask for it.
+    // The data goes in as it is, so that numbers keep their digits, and is shared by all who ask for it. Bytes are written
+    // for this answer alone.
+    let bytes = snapshot.form == PayloadForm::Bytes;
+    let data = if bytes { base64_json(&snapshot.data).into() } else { snapshot.data.clone() };
     let mut head = body.to_string();
     head.pop();
-    head.push_str(",\"data\":");
-    let shares = Shares { snapshot: view.snapshot.clone(), own_bytes: head.len() + 1 };
-    let parts = Parts::new([head.into(), snapshot.data.clone(), Bytes::from_static(b"}")]);
+    head.push_str(if bytes { ",\"encoding\":\"base64\",\"data\":" } else { ",\"data\":" });
+    let own_bytes = head.len() + 1 + if bytes { data.len() } else { 0 };
+    let shares = Shares { snapshot: view.snapshot.clone(), own_bytes };
+    let parts = Parts::new([head.into(), data, Bytes::from_static(b"}")]);
     let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     (caching, kind, axum::Extension(shares), Body::new(parts)).into_response()
 }

@@ -79,8 +79,10 @@ fn conflate(topic: &TopicSlot, encoding: Encoding, from: Cursor, to: Cursor) -> 
     if count == 1 {
         return Conflated::Frame(last.frame(encoding), 1);
     }
+    let form = last.payload.form();
     let frame = |data: &[u8]| {
-        let delivery = Delivery { topic: &topic.name, offset: to.offset, prev: from.offset, count, ts: last.ts, data };
+        let delivery =
+            Delivery { topic: &topic.name, offset: to.offset, prev: from.offset, count, ts: last.ts, data, form };
         Conflated::Frame(encoding.delivery(&delivery, None), count)
     };
     match topic.class {

@@ -1,6 +1,7 @@
 //! The life of a Centrifuge session beside its deliveries: connect, refresh, tokens of subscriptions, who can see it;
 //! and what operators order.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
@@ -13,15 +14,15 @@ use super::event::{Ask, Order, Purpose, Request, SessionKey, Shown, Who};
 use super::session::{Deferred, Stage};
 use super::shard::Shard;
 use crate::auth::{Grant, Identity, TokenError};
-use crate::config::Action;
+use crate::config::{Action, PayloadForm};
 use crate::limits::{ANNOUNCED_PER_SECOND, PENDING_COMMANDS_MAX};
 use crate::name::TopicName;
 use crate::protocol::{
-    CommandId, Connected, MemberInfo, Op, Refusal, Refused, SUBSCRIPTION_EXPIRED, SubscribeItem, SubscribeTerms,
-    Subscribed, UNSUBSCRIBED_BY_SERVER,
+    CommandId, Connected, Dialect, MemberInfo, Op, Refusal, Refused, SUBSCRIPTION_EXPIRED, SubscribeItem,
+    SubscribeTerms, Subscribed, UNSUBSCRIBED_BY_SERVER,
 };
 use crate::rate::Rate;
-use crate::topic::{Payload, Slot};
+use crate::topic::{Payload, PayloadError, Slot};
 use crate::wire::close::CloseReason;
 
 impl Shard {
@@ -311,7 +312,17 @@ impl Shard {
 
     /// A client hands in a delta.
     pub(super) fn publish(&mut self, index: u32, id: CommandId, topic: TopicName, data: Bytes) {
-        match Payload::new(data, self.config.limits.delta_bytes) {
+        let Some(dialect) = self.session(index).map(|session| session.dialect) else { return };
+        let (form, most) = (self.config.namespace(topic.namespace()).payload, self.config.limits.delta_bytes);
+        let payload = if form == PayloadForm::Bytes && dialect != Dialect::CentrifugeProtobuf {
+            // As such a client is sent them.
+            serde_json::from_slice::<Cow<'_, str>>(&data)
+                .map_err(|e| PayloadError::NotBase64(e.to_string()))
+                .and_then(|text| Payload::from_base64(&text, most, form))
+        } else {
+            Payload::read(data, most, form)
+        };
+        match payload {
             Ok(payload) => self.ask_about(index, id, Op::Publish, topic, Action::Publish, Ask::Publish(payload)),
             Err(error) => {
                 let refusal = Refusal::new(400, error.to_string()).about(topic.as_str());

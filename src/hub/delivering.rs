@@ -256,7 +256,8 @@ impl Shard {
         let data = newest.payload.bytes().clone();
         let before = lane.base.replace(data.clone())?;
         let (offset, prev, ts) = (newest.offset, lane.sent.offset, newest.ts);
-        let delivery = Delivery { topic: &topic.name, offset, prev, count, ts, data: &data };
+        let delivery =
+            Delivery { topic: &topic.name, offset, prev, count, ts, data: &data, form: newest.payload.form() };
         Some(lane.encoding.delivery(&delivery, Some(&before)))
     }
 

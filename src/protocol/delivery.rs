@@ -1,9 +1,12 @@
 //! What topics send, and how it is encoded.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
 use super::centrifuge::{self, Form, Format};
 use super::{Dialect, fossil, plain};
+use crate::form::PayloadForm;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
 
@@ -20,8 +23,10 @@ pub struct Delivery<'a> {
     pub count: u64,
     /// Time the source saw it, Unix ms.
     pub ts: Option<u64>,
-    /// JSON.
+    /// As published.
     pub data: &'a [u8],
+    /// What the namespace's deltas are made of.
+    pub form: PayloadForm,
 }
 
 /// A topic's whole state as it is delivered.
@@ -35,8 +40,23 @@ pub struct SnapshotDelivery<'a> {
     pub epoch: &'a Epoch,
     /// Time of that delta at its source, Unix ms.
     pub ts: Option<u64>,
-    /// JSON.
+    /// JSON, or bytes; of a topic of bytes that nothing is known of, none.
     pub data: &'a [u8],
+    /// Which of them.
+    pub form: PayloadForm,
+    /// Whether there is a state: what is not known is `null` in JSON.
+    pub known: bool,
+}
+
+/// How bytes look in JSON: as text in base64, in quotes.
+pub fn base64_json(bytes: &[u8]) -> Vec<u8> {
+    let mut out = vec![0; bytes.len().div_ceil(3) * 4 + 2];
+    let (first, rest) = out.split_at_mut(1);
+    first.fill(b'"');
+    let written = STANDARD.encode_slice(bytes, rest).unwrap_or(0);
+    out.truncate(written + 1);
+    out.push(b'"');
+    out
 }
 
 /// How a delivery looks. A delta is encoded at most once for each that has a subscriber.
@@ -93,6 +113,11 @@ impl Encoding {
         }
     }
 
+    /// Whether it can hold any bytes: Protobuf.
+    fn is_binary(self) -> bool {
+        matches!(self, Self::Protobuf | Self::ProtobufFossil)
+    }
+
     /// Whether it says what changed since the delta before.
     pub fn is_fossil(self) -> bool {
         matches!(self, Self::JsonFossil | Self::ProtobufFossil)
@@ -101,8 +126,18 @@ impl Encoding {
     /// A whole frame with a delta. `before` is the data of the delivery that the receiver holds; without one, or where
     /// nothing is gained by it, the data is whole.
     pub fn delivery(self, delivery: &Delivery<'_>, before: Option<&[u8]>) -> Bytes {
+        if delivery.form == PayloadForm::Json || self.is_binary() {
+            return self.encode(delivery, before);
+        }
+        // What such a receiver holds, and is told the difference to, is the JSON.
+        let (data, before) = (base64_json(delivery.data), before.map(base64_json));
+        self.encode(&Delivery { data: &data, ..*delivery }, before.as_deref())
+    }
+
+    fn encode(self, delivery: &Delivery<'_>, before: Option<&[u8]>) -> Bytes {
+        let text = !(self.is_binary() && delivery.form == PayloadForm::Bytes);
         let fossil = |format| {
-            let delta = before.and_then(|before| fossil::delta(before, delivery.data));
+            let delta = before.and_then(|before| fossil::delta(before, delivery.data, text));
             centrifuge::delivery(format, delta.as_deref().map_or(Form::Whole, Form::Fossil), delivery)
         };
         match self {
@@ -117,11 +152,35 @@ impl Encoding {
 
     /// A whole frame with a snapshot.
     pub fn snapshot(self, snapshot: &SnapshotDelivery<'_>) -> Bytes {
+        if snapshot.form == PayloadForm::Json || self.is_binary() {
+            return self.encode_snapshot(snapshot);
+        }
+        if !snapshot.known {
+            return self.encode_snapshot(&SnapshotDelivery { data: b"null", form: PayloadForm::Json, ..*snapshot });
+        }
+        self.encode_snapshot(&SnapshotDelivery { data: &base64_json(snapshot.data), ..*snapshot })
+    }
+
+    fn encode_snapshot(self, snapshot: &SnapshotDelivery<'_>) -> Bytes {
         match self {
             Self::Plain => plain::snapshot(snapshot),
             Self::Json => centrifuge::snapshot(Format::Json, Form::Usual, snapshot),
             Self::JsonWhole | Self::JsonFossil => centrifuge::snapshot(Format::Json, Form::Whole, snapshot),
             Self::Protobuf | Self::ProtobufFossil => centrifuge::snapshot(Format::Protobuf, Form::Usual, snapshot),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn bytes_in_json_are_base64_in_quotes(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            let text: String = serde_json::from_slice(&base64_json(&bytes)).unwrap();
+            prop_assert_eq!(STANDARD.decode(text).unwrap(), bytes);
         }
     }
 }

@@ -66,9 +66,9 @@ fn put_copy(out: &mut Vec<u8>, count: usize, from: usize) {
     out.push(b',');
 }
 
-/// What turns `source` into `target`; `None` where that is not shorter than `target` itself, or where it would cut a
-/// character in two (JSON carries it as text).
-pub(super) fn delta(source: &[u8], target: &[u8]) -> Option<Vec<u8>> {
+/// What turns `source` into `target`; `None` where that is not shorter than `target` itself, or, of `text`, where it
+/// would cut a character in two (JSON carries it as text).
+pub(super) fn delta(source: &[u8], target: &[u8], text: bool) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(target.len().min(256));
     put_int(&mut out, target.len());
     out.push(b'\n');
@@ -118,7 +118,7 @@ pub(super) fn delta(source: &[u8], target: &[u8]) -> Option<Vec<u8>> {
     put_literal(&mut out, target.get(pending..).unwrap_or_default());
     put_int(&mut out, checksum(target) as usize);
     out.push(b';');
-    (out.len() < target.len() && std::str::from_utf8(&out).is_ok()).then_some(out)
+    (out.len() < target.len() && (!text || std::str::from_utf8(&out).is_ok())).then_some(out)
 }
 
 #[cfg(test)]
@@ -130,22 +130,37 @@ mod tests {
     fn a_changed_price_is_a_fraction_of_the_value() {
         let source = br#"{"symbol":"BTCUSDT","bid":"61800.20","ask":"61800.30","bid_size":"1.204","ask_size":"0.500","last":"61800.20"}"#;
         let target = br#"{"symbol":"BTCUSDT","bid":"61800.40","ask":"61800.50","bid_size":"1.204","ask_size":"0.500","last":"61800.40"}"#;
-        let made = delta(source, target).unwrap();
+        let made = delta(source, target, true).unwrap();
         assert_eq!(fossil_delta::deltainv(&source[..], &made), target);
         assert!(made.len() * 2 < target.len(), "{} of {}", made.len(), target.len());
     }
 
     #[test]
     fn what_would_not_be_shorter_or_would_cut_a_character_is_sent_whole() {
-        assert_eq!(delta(b"{\"a\":1}", b"{\"b\":2}"), None);
-        assert_eq!(delta(b"", b""), None);
+        assert_eq!(delta(b"{\"a\":1}", b"{\"b\":2}", true), None);
+        assert_eq!(delta(b"", b"", true), None);
         let (source, target) = ("é".repeat(40), "é".repeat(20) + &"è".repeat(20));
-        if let Some(made) = delta(source.as_bytes(), target.as_bytes()) {
+        if let Some(made) = delta(source.as_bytes(), target.as_bytes(), true) {
             assert!(std::str::from_utf8(&made).is_ok());
         }
     }
 
     proptest! {
+        /// Of bytes too, whatever is in them.
+        #[test]
+        fn the_target_comes_back_of_bytes(
+            source in prop::collection::vec(any::<u8>(), 0..400),
+            at in any::<prop::sample::Index>(),
+            change in prop::collection::vec(any::<u8>(), 1..20),
+        ) {
+            let mut target = source.clone();
+            let at = at.index(source.len() + 1);
+            target.splice(at..(at + change.len() / 2).min(source.len()), change);
+            if let Some(made) = delta(&source, &target, false) {
+                prop_assert_eq!(fossil_delta::deltainv(source.as_slice(), &made), target);
+            }
+        }
+
         /// An independent decoder gets the target back, whatever source and target have in common.
         #[test]
         fn the_target_comes_back(
@@ -159,7 +174,7 @@ mod tests {
                 changed[at] = text;
             }
             let target = changed.concat();
-            if let Some(made) = delta(source.as_bytes(), target.as_bytes()) {
+            if let Some(made) = delta(source.as_bytes(), target.as_bytes(), true) {
                 prop_assert_eq!(fossil_delta::deltainv(source.as_bytes(), &made), target.as_bytes());
                 prop_assert!(made.len() < target.len());
             }

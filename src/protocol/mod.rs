@@ -14,7 +14,7 @@ pub use command::{
     BadCommand, Command, CommandId, HistoryQuery, Op, Refusal, Refused, RefusedGroup, SessionWishes, SubscribeItem,
     SubscribeOptions, SubscribeTerms,
 };
-pub use delivery::{Delivery, Encoding, SnapshotDelivery};
+pub use delivery::{Delivery, Encoding, SnapshotDelivery, base64_json};
 pub use dialect::Dialect;
 pub use reply::{
     Connected, HistoryDelta, HistoryPage, INSUFFICIENT_STATE, MemberInfo, MembershipChange, Notice,

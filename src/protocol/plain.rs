@@ -12,6 +12,7 @@ use super::{
     BadCommand, Command, CommandId, Delivery, Notice, Op, Refusal, Refused, SessionWishes, SnapshotDelivery, Standing,
     SubscribeItem, SubscribeTerms, lists,
 };
+use crate::form::PayloadForm;
 use crate::name::TopicName;
 use crate::wire::frame;
 
@@ -202,9 +203,12 @@ fn put_delivery_head(out: &mut Vec<u8>, topic: &TopicName, kind: &str) {
     let _ = write!(out, ",\"type\":\"{kind}\"");
 }
 
-fn put_delivery_tail(out: &mut Vec<u8>, ts: Option<u64>, data: &[u8]) {
+fn put_delivery_tail(out: &mut Vec<u8>, ts: Option<u64>, form: PayloadForm, data: &[u8]) {
     if let Some(ts) = ts {
         let _ = write!(out, ",\"ts\":{ts}");
+    }
+    if form == PayloadForm::Bytes {
+        out.extend_from_slice(b",\"encoding\":\"base64\"");
     }
     out.extend_from_slice(b",\"data\":");
     out.extend_from_slice(data);
@@ -218,7 +222,7 @@ pub(super) fn delivery(d: &Delivery<'_>) -> Bytes {
         if d.count > 1 {
             let _ = write!(out, ",\"conflated\":{}", d.count);
         }
-        put_delivery_tail(out, d.ts, d.data);
+        put_delivery_tail(out, d.ts, d.form, d.data);
     })
 }
 
@@ -227,7 +231,7 @@ pub(super) fn snapshot(s: &SnapshotDelivery<'_>) -> Bytes {
         put_delivery_head(out, s.topic, "snapshot");
         let _ = write!(out, ",\"offset\":{},\"epoch\":", s.offset);
         put_str(out, s.epoch.as_str());
-        put_delivery_tail(out, s.ts, s.data);
+        put_delivery_tail(out, s.ts, s.form, s.data);
     })
 }
 
@@ -471,8 +475,9 @@ mod tests {
     fn deliveries_read_as_the_specification_says() {
         let topic = TopicName::new("quotes:\"X\"").unwrap();
         let offset = |n| Offset::new(n).unwrap();
+        let form = PayloadForm::Json;
         let delta =
-            Delivery { topic: &topic, offset: offset(19), prev: offset(13), count: 6, ts: Some(5), data: b"{}" };
+            Delivery { topic: &topic, offset: offset(19), prev: offset(13), count: 6, ts: Some(5), data: b"{}", form };
         assert_eq!(
             text(&delivery(&delta)),
             r#"{"topic":"quotes:\"X\"","type":"delta","offset":19,"prev":13,"conflated":6,"ts":5,"data":{}}"#
@@ -482,7 +487,15 @@ mod tests {
             r#"{"topic":"quotes:\"X\"","type":"delta","offset":19,"prev":13,"data":{}}"#
         );
         let epoch = Epoch::from_text("e");
-        let whole = SnapshotDelivery { topic: &topic, offset: offset(12), epoch: &epoch, ts: None, data: b"1" };
+        let whole = SnapshotDelivery {
+            topic: &topic,
+            offset: offset(12),
+            epoch: &epoch,
+            ts: None,
+            data: b"1",
+            form,
+            known: true,
+        };
         assert_eq!(
             text(&snapshot(&whole)),
             r#"{"topic":"quotes:\"X\"","type":"snapshot","offset":12,"epoch":"e","data":1}"#

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::form::PayloadForm;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
 
@@ -96,8 +97,10 @@ pub struct HistoryDelta {
     pub offset: Offset,
     /// Time at its source, Unix ms.
     pub ts: Option<u64>,
-    /// JSON.
+    /// As published.
     pub data: Bytes,
+    /// What the namespace's deltas are made of.
+    pub form: PayloadForm,
     /// Whether it replaced the state.
     pub snapshot: bool,
 }

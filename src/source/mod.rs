@@ -55,7 +55,8 @@ impl Feed {
         self.topics.publish(incoming)
     }
 
-    /// Puts a saved state back, and says whether it could be. One that is no JSON, or larger than both `bytes_max` and a
+    /// Puts a saved state back, and says whether it could be. One that is not what its
+    /// namespace takes, or larger than both `bytes_max` and a
     /// state may be, is left out.
     fn restore(
         &self,
@@ -66,7 +67,8 @@ impl Feed {
         data: Bytes,
         bytes_max: usize,
     ) -> bool {
-        let Ok(payload) = Payload::new(data, bytes_max.max(STATE_BYTES_MAX)) else { return false };
+        let form = self.topics.payload_form(topic);
+        let Ok(payload) = Payload::read(data, bytes_max.max(STATE_BYTES_MAX), form) else { return false };
         let incoming = Incoming { topic, kind: Kind::Snapshot, ts, payload, offset: Some(offset), source };
         let restored = self.topics.restore(incoming);
         if let Err(error) = &restored {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::payload::Payload;
 use super::trace::Trace;
 use crate::accounts::{self, Account, allocated};
+use crate::config::PayloadForm;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
 use crate::protocol::{Delivery, Encoding, SnapshotDelivery};
@@ -160,7 +161,7 @@ pub struct Delta {
     pub ts: Option<u64>,
     /// Time this server took it in, Unix ms.
     pub taken_ms: u64,
-    /// JSON.
+    /// What was published.
     pub payload: Payload,
     /// Bytes of the topic's whole state after it (`merge`), to judge whether a snapshot is shorter than a patch.
     pub state_bytes: usize,
@@ -230,6 +231,7 @@ impl Delta {
                     count: 1,
                     ts: self.ts,
                     data: self.payload.bytes(),
+                    form: self.payload.form(),
                 },
                 self.before.as_deref(),
             ),
@@ -239,6 +241,8 @@ impl Delta {
                 epoch: &self.epoch,
                 ts: self.ts,
                 data: self.payload.bytes(),
+                form: self.payload.form(),
+                known: true,
             }),
         });
         if made && self.loose.kept.load(Ordering::Acquire) == 0 {
@@ -260,16 +264,29 @@ pub struct Snapshot {
     /// Time of that delta at its source, Unix ms.
     pub ts: Option<u64>,
     /// JSON: the value, the object, or (`stream`) the list of kept deltas. `null` where nothing is known.
+    /// Of a `latest` topic of bytes: the bytes, none where nothing is known.
     pub data: Bytes,
+    /// Whether `data` is JSON: a list of deltas always is, whatever is in them.
+    pub form: PayloadForm,
+    /// Whether there is a state.
+    pub known: bool,
     frames: Frames,
     digest: OnceLock<u64>,
     loose: Loose,
 }
 
+/// What is in a snapshot.
+pub(super) struct SnapshotData {
+    pub(super) data: Bytes,
+    pub(super) form: PayloadForm,
+    pub(super) known: bool,
+}
+
 impl Snapshot {
-    pub(super) fn new(topic: TopicName, offset: Offset, epoch: Epoch, ts: Option<u64>, data: Bytes) -> Self {
-        let loose = Loose::new(&accounts::SNAPSHOTS);
-        Self { topic, offset, epoch, ts, data, frames: Frames::default(), digest: OnceLock::new(), loose }
+    pub(super) fn new(topic: TopicName, at: (Offset, Epoch), ts: Option<u64>, data: SnapshotData) -> Self {
+        let SnapshotData { data, form, known } = data;
+        let (frames, digest, loose) = (Frames::default(), OnceLock::new(), Loose::new(&accounts::SNAPSHOTS));
+        Self { topic, offset: at.0, epoch: at.1, ts, data, form, known, frames, digest, loose }
     }
 
     /// Tells states at one position apart: what is kept of a `stream` goes with time. Made once.
@@ -301,6 +318,8 @@ impl Snapshot {
                 epoch: &self.epoch,
                 ts: self.ts,
                 data: &self.data,
+                form: self.form,
+                known: self.known,
             })
         });
         if made && self.loose.kept.load(Ordering::Acquire) == 0 {

@@ -46,7 +46,7 @@ pub struct Incoming<'a> {
     pub kind: Kind,
     /// Time at its source, Unix ms.
     pub ts: Option<u64>,
-    /// JSON.
+    /// As its namespace takes it; JSON is taken by all.
     pub payload: Payload,
     /// Its position, where the source gives one; otherwise the next.
     pub offset: Option<Offset>,

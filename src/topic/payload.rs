@@ -1,13 +1,20 @@
-//! What a source may hand in: one JSON value, bounded in size and depth.
+//! What a source may hand in: one JSON value, bounded in size and depth, or any bytes where the namespace takes them.
 
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 
+use crate::config::PayloadForm;
 use crate::limits::JSON_DEPTH_MAX;
 
-/// A valid JSON value in UTF-8 without line breaks, ready to be placed inside a frame.
+/// A valid JSON value in UTF-8 without line breaks, ready to be placed inside a frame; or any bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Payload(Bytes);
+pub struct Payload {
+    bytes: Bytes,
+    form: PayloadForm,
+}
 
 /// Why bytes were refused as a payload.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,7 +28,7 @@ pub enum PayloadError {
         max: usize,
     },
     /// Not UTF-8.
-    #[error("delta is not UTF-8 from byte {0} on")]
+    #[error("delta is not UTF-8 from byte {0} on, and the namespace takes JSON (`payload = \"bytes\"` takes anything)")]
     NotUtf8(usize),
     /// Not JSON.
     #[error("delta is not JSON: {0}")]
@@ -29,10 +36,55 @@ pub enum PayloadError {
     /// Nested too deep.
     #[error("delta is nested deeper than {JSON_DEPTH_MAX}")]
     TooDeep,
+    /// Bytes for a namespace that takes JSON.
+    #[error("delta is bytes, and the namespace takes JSON (`payload = \"bytes\"` takes anything)")]
+    NotForBytes,
+    /// A JSON client's publish to a namespace of bytes that is no text in base64.
+    #[error("delta is not base64 text, which is how bytes are written in JSON: {0}")]
+    NotBase64(String),
 }
 
 impl Payload {
-    /// Checks `bytes`.
+    /// Takes `bytes` as what a namespace's deltas are made of.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn read(bytes: Bytes, bytes_max: usize, form: PayloadForm) -> Result<Self, PayloadError> {
+        match form {
+            PayloadForm::Json => Self::new(bytes, bytes_max),
+            PayloadForm::Bytes if bytes.len() > bytes_max => {
+                Err(PayloadError::TooLarge { bytes: bytes.len(), max: bytes_max })
+            }
+            PayloadForm::Bytes => Ok(Self { bytes, form }),
+        }
+    }
+
+    /// Bytes that are written in base64 (standard alphabet, with or without padding), for a namespace of either form.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn from_base64(text: &str, bytes_max: usize, form: PayloadForm) -> Result<Self, PayloadError> {
+        // Three bytes of four characters: looked at first, so that nothing is decoded only to be refused.
+        let least = (text.trim_end_matches('=').len() / 4).saturating_mul(3);
+        if least > bytes_max {
+            return Err(PayloadError::TooLarge { bytes: least, max: bytes_max });
+        }
+        let bytes = BASE64.decode(text).map_err(|e| PayloadError::NotBase64(e.to_string()))?;
+        Self::read(bytes.into(), bytes_max, form)
+    }
+
+    /// The same for a namespace: JSON is bytes too, but bytes need not be JSON.
+    ///
+    /// # Errors
+    /// If it is bytes and the namespace takes JSON.
+    pub(super) fn for_form(self, form: PayloadForm) -> Result<Self, PayloadError> {
+        match (self.form, form) {
+            (PayloadForm::Bytes, PayloadForm::Json) => Err(PayloadError::NotForBytes),
+            _ => Ok(Self { form, ..self }),
+        }
+    }
+
+    /// Checks `bytes`, which are to be JSON.
     ///
     /// # Errors
     /// What is wrong with them.
@@ -47,28 +99,39 @@ impl Payload {
         }
         serde_json::from_str::<IgnoredAny>(text).map_err(|e| PayloadError::NotJson(e.to_string()))?;
         if !shape.line_breaks {
-            return Ok(Self(bytes));
+            return Ok(Self { bytes, form: PayloadForm::Json });
         }
         // In valid JSON a raw line break can only be white space between tokens.
         let flat: Vec<u8> = bytes.iter().map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { *b }).collect();
-        Ok(Self(Bytes::from(flat)))
+        Ok(Self { bytes: Bytes::from(flat), form: PayloadForm::Json })
     }
 
-    /// The JSON text.
+    /// The JSON text, or the bytes.
     pub fn bytes(&self) -> &Bytes {
-        &self.0
+        &self.bytes
     }
 
-    /// The JSON text.
+    /// What it is.
+    pub fn form(&self) -> PayloadForm {
+        self.form
+    }
+
+    /// The JSON text; nothing of bytes that are no text.
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        std::str::from_utf8(&self.bytes).unwrap_or_default()
     }
 
     /// Whether it is a JSON object.
     pub fn is_object(&self) -> bool {
-        self.0.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{')
+        self.form == PayloadForm::Json && self.bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{')
     }
 }
+
+/// As publishers write it, whether or not they pad.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 struct Shape {
     depth: usize,
@@ -116,6 +179,38 @@ mod tests {
             assert_eq!(check(text).as_deref(), Ok(text));
         }
         assert_eq!(check("{\n\"a\":\r\n1}").as_deref(), Ok("{ \"a\":  1}"));
+    }
+
+    #[test]
+    fn bytes_pass_as_they_are_where_the_namespace_takes_them() {
+        let all: Bytes = (0..=255).collect::<Vec<u8>>().into();
+        for bytes in [all, Bytes::new(), Bytes::from_static(b"{\n}"), Bytes::from(vec![0xff; 1000])] {
+            let payload = Payload::read(bytes.clone(), 1000, PayloadForm::Bytes).unwrap();
+            assert_eq!((payload.bytes(), payload.form()), (&bytes, PayloadForm::Bytes));
+            assert!(!payload.is_object());
+            assert_eq!(payload.clone().for_form(PayloadForm::Bytes), Ok(payload.clone()));
+            assert_eq!(payload.for_form(PayloadForm::Json), Err(PayloadError::NotForBytes));
+        }
+        let large = Payload::read(Bytes::from(vec![0; 1001]), 1000, PayloadForm::Bytes);
+        assert_eq!(large, Err(PayloadError::TooLarge { bytes: 1001, max: 1000 }));
+    }
+
+    #[test]
+    fn base64_is_read_padded_or_not_and_bounded_before_it_is_decoded() {
+        let read = |text: &str| Payload::from_base64(text, 4, PayloadForm::Bytes).map(|p| p.bytes().to_vec());
+        assert_eq!(read("/wD/"), Ok(vec![255, 0, 255]));
+        for text in ["/wA=", "/wA"] {
+            assert_eq!(read(text), Ok(vec![255, 0]), "{text}");
+        }
+        assert_eq!(read(""), Ok(vec![]));
+        for text in ["_w", "a", "/wA=x", "a b=", "ü"] {
+            assert!(matches!(read(text), Err(PayloadError::NotBase64(_))), "{text}");
+        }
+        assert_eq!(read("AAAAAAA="), Err(PayloadError::TooLarge { bytes: 5, max: 4 }));
+        assert_eq!(read(&"!".repeat(4000)), Err(PayloadError::TooLarge { bytes: 3000, max: 4 }));
+        let json = |text| Payload::from_base64(text, 99, PayloadForm::Json);
+        assert_eq!(json("eyJhIjoxfQ==").unwrap().as_str(), "{\"a\":1}");
+        assert!(matches!(json("/wA="), Err(PayloadError::NotUtf8(0))));
     }
 
     #[test]

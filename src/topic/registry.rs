@@ -13,11 +13,11 @@ use super::freshness::{Freshness, Tally};
 use super::map::{DashMap, Entry};
 use super::merge::ParseError;
 use super::names::{NameRange, Names};
-use super::payload::Payload;
+use super::payload::{Payload, PayloadError};
 use super::state::Topic;
 use super::trace::{self, Passage, Sampler};
 use crate::clock::unix_ms;
-use crate::config::{Class, Config, Namespace, OPS};
+use crate::config::{Class, Config, Namespace, OPS, PayloadForm};
 use crate::limits::{UNPUBLISHED_SHARE, UNPUBLISHED_TOPICS_MAX};
 use crate::metrics::Metrics;
 use crate::name::TopicName;
@@ -294,6 +294,11 @@ impl Topics {
                 Ok(f(&mut topic))
             }
         }
+    }
+
+    /// What the deltas of a topic are made of.
+    pub fn payload_form(&self, topic: &str) -> PayloadForm {
+        self.config.namespace(topic.split_once(':').map(|(namespace, _)| namespace)).payload
     }
 
     /// Takes a delta in: state, history, and on to every shard with a subscriber.
@@ -647,8 +652,12 @@ impl Topics {
     /// Why not.
     pub fn check(&self, topic: &str, kind: Kind, payload: &Payload) -> Result<(), PublishError> {
         let result = TopicName::new(topic).map_err(PublishError::from).and_then(|name| {
-            match self.config.namespace(name.namespace()).class {
+            let options = self.config.namespace(name.namespace());
+            match options.class {
                 _ if is_own(&name) => Err(PublishError::Reserved),
+                _ if payload.form() == PayloadForm::Bytes && options.payload == PayloadForm::Json => {
+                    Err(PayloadError::NotForBytes.into())
+                }
                 Class::Stream if kind == Kind::Snapshot => Err(PublishError::StreamSnapshot),
                 Class::Merge if !payload.is_object() => Err(PublishError::Patch(ParseError::NotObject)),
                 _ => Ok(()),

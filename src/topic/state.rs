@@ -6,18 +6,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::account::{Account, INDEX_BYTES, Levels, MEMBER_BYTES, PLACE_BYTES, VALUE_STEP_BYTES};
-use super::delta::{Delta, Keep, Kind, Place, Snapshot};
+use super::delta::{Delta, Keep, Kind, Place, Snapshot, SnapshotData};
 use super::exchange::{Attachment, PublishError, Replay, ShardId, Slot, SourceId};
 use super::history::History;
 use super::merge::{self, Members};
 use super::payload::Payload;
 use super::trace::Trace;
 use crate::accounts::allocated;
-use crate::config::{Class, Namespace, OPS};
+use crate::config::{Class, Namespace, OPS, PayloadForm};
 use crate::limits::{RECOVERY_BYTES, STATE_BYTES_MAX};
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset, Position};
-use crate::protocol::{Encoding, HistoryDelta, HistoryPage, HistoryQuery, Refusal};
+use crate::protocol::{Encoding, HistoryDelta, HistoryPage, HistoryQuery, Refusal, base64_json};
 
 /// A shard with subscribers of the topic.
 #[derive(Debug, Clone, Copy)]
@@ -258,6 +258,7 @@ impl Topic {
         now_ms: u64,
         trace: Option<Box<Trace>>,
     ) -> Result<Arc<Delta>, PublishError> {
+        let payload = payload.for_form(self.options.payload)?;
         let state_bytes = self.change(kind, &payload)?;
         let before = match self.options.has_fossil() {
             true => self.before.replace(payload.bytes().clone()),
@@ -316,9 +317,15 @@ impl Topic {
         if let Some(made) = &self.snapshot {
             return Arc::clone(made);
         }
+        let null = Bytes::from_static(b"null");
+        let mut form = PayloadForm::Json;
         let data = match &self.state {
-            _ if !self.known => Bytes::from_static(b"null"),
-            State::Latest(last) => last.as_ref().map_or(Bytes::from_static(b"null"), |d| d.payload.bytes().clone()),
+            State::Latest(last) => {
+                form = self.options.payload;
+                let nothing = if form == PayloadForm::Bytes { Bytes::new() } else { null };
+                last.as_ref().filter(|_| self.known).map_or(nothing, |d| d.payload.bytes().clone())
+            }
+            _ if !self.known => null,
             State::Merge { members, bytes, .. } => {
                 let mut out = Vec::with_capacity(*bytes);
                 merge::write_members(members, &mut out);
@@ -334,15 +341,21 @@ impl Topic {
                     if let Some(ts) = delta.ts {
                         let _ = write!(out, ",\"ts\":{ts}");
                     }
-                    out.extend_from_slice(b",\"data\":");
-                    out.extend_from_slice(delta.payload.bytes());
+                    if delta.payload.form() == PayloadForm::Bytes {
+                        out.extend_from_slice(b",\"encoding\":\"base64\",\"data\":");
+                        out.append(&mut base64_json(delta.payload.bytes()));
+                    } else {
+                        out.extend_from_slice(b",\"data\":");
+                        out.extend_from_slice(delta.payload.bytes());
+                    }
                     out.push(b'}');
                 }
                 out.push(b']');
                 Bytes::from(out)
             }
         };
-        let made = Arc::new(Snapshot::new(self.name.clone(), self.offset, self.epoch.clone(), self.ts, data));
+        let (at, known) = ((self.offset, self.epoch.clone()), self.known);
+        let made = Arc::new(Snapshot::new(self.name.clone(), at, self.ts, SnapshotData { data, form, known }));
         self.snapshot = Some(Keep::new(made.clone()));
         self.settle();
         if self.account.sums().history() > self.account.sums().history_max() {
@@ -452,6 +465,7 @@ impl Topic {
                     offset: delta.offset,
                     ts: delta.ts,
                     data: delta.payload.bytes().clone(),
+                    form: delta.payload.form(),
                     snapshot: delta.kind == Kind::Snapshot,
                 });
             }

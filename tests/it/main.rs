@@ -12,6 +12,7 @@ mod support;
 mod access;
 mod accounts;
 mod algorithms;
+mod bytes;
 mod centrifuge;
 mod command_line;
 mod commands;

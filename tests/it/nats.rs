@@ -586,6 +586,41 @@ async fn messages_let_go_before_they_were_read_change_the_epoch() {
     assert_eq!(server.metric(EPOCH_CHANGES), before);
 }
 
+/// Messages of a namespace of bytes are taken as they are; their states are saved, small and large, and put back.
+#[tokio::test]
+async fn bytes_survive_the_messages_that_brought_them() {
+    let nats = Nats::start();
+    let more = "max_messages = 2\nsnapshot_every = \"200ms\"\n[namespace.raw]\npayload = \"bytes\"\nclass = \"latest\"";
+    let first = nats.server(more).await;
+    let js = nats.jetstream().await;
+    let (small, large) = (vec![0xff, 0, b'\n'], [0xfe, 0].repeat(100_000));
+    for (subject, bytes) in [("nexus.deltas.raw.small", &small), ("nexus.deltas.raw.large", &large)] {
+        js.publish(subject, bytes.clone().into()).await.unwrap().await.unwrap();
+    }
+    add(&js, "stream.s", &json!(1)).await;
+    let last = add(&js, "stream.s", &json!(2)).await;
+    first.until("the first has it", |s| view(s, "stream:s")["offset"] == last).await;
+    let bucket = js.get_key_value("NEXUS_STATE").await.unwrap();
+    let key = format!("position.{}", view(&first, "stream:s")["epoch"].as_str().unwrap());
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let saved: Value =
+            serde_json::from_slice(&bucket.get(&key).await.unwrap().unwrap_or_default()).unwrap_or_default();
+        if saved["sequence"] == last {
+            break;
+        }
+        assert!(Instant::now() < deadline, "not saved: {saved}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let second = nats.server(more).await;
+    for (topic, bytes) in [("raw:small", &small), ("raw:large", &large)] {
+        let seen = view(&second, topic);
+        let text = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes);
+        assert_eq!((&seen["encoding"], &seen["data"]), (&json!("base64"), &json!(text)), "{topic}");
+        assert_eq!(view(&first, topic)["data"], seen["data"], "{topic}");
+    }
+}
+
 /// States outlive the deltas that made them, whatever their size: a node that starts later has them from the bucket.
 #[tokio::test]
 async fn saved_states_survive_the_messages_that_made_them() {

@@ -387,13 +387,17 @@ impl Redis {
     }
 
     fn try_command(&self, args: &[&str]) -> Option<String> {
+        self.try_bytes(&args.iter().map(|arg| arg.as_bytes()).collect::<Vec<_>>())
+    }
+
+    fn try_bytes(&self, args: &[&[u8]]) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        let mut request = format!("*{}\r\n", args.len());
+        let mut request = format!("*{}\r\n", args.len()).into_bytes();
         for arg in args {
-            request.push_str(&format!("${}\r\n{arg}\r\n", arg.len()));
+            request.extend([format!("${}\r\n", arg.len()).as_bytes(), arg, b"\r\n"].concat());
         }
-        stream.write_all(request.as_bytes()).ok()?;
+        stream.write_all(&request).ok()?;
         let mut reader = BufReader::new(stream);
         let mut line = String::new();
         reader.read_line(&mut line).ok()?;
@@ -418,12 +422,18 @@ impl Redis {
         self.command(&["XADD", "nexus:deltas", "*", "topic", topic, "data", &data.to_string()])
     }
 
-    /// A server that reads it, everything open.
+    /// The same with bytes as they are.
+    pub(crate) fn add_bytes(&self, topic: &str, data: &[u8]) {
+        let answer = self.try_bytes(&[b"XADD", b"nexus:deltas", b"*", b"topic", topic.as_bytes(), b"data", data]);
+        assert!(answer.is_some_and(|id| id.contains('-')));
+    }
+
     /// A server's configuration of this as its source.
     pub(crate) fn source_config(&self) -> String {
         format!("[source.redis]\nurl = \"{}\"\n", self.url())
     }
 
+    /// A server that reads it, everything open.
     pub(crate) async fn server(&self, more: &str) -> Server {
         let server = Server::start(&format!("{OPEN}\n[source.redis]\nurl = \"{}\"\n{more}", self.url()));
         server.until("ready", |s| s.get("/readyz").0 == 200).await;

@@ -10,11 +10,17 @@ const failure = (error) => ({ code: error.code, message: error.message });
 
 let client;
 let protobuf = false;
+/** Payloads are bytes of any kind: commands and events have them in base64. */
+let raw = false;
 const waitingForToken = [];
 
 /** Payloads are bytes in Protobuf, JSON in both. */
-const read = (data) => (data instanceof Uint8Array ? JSON.parse(new TextDecoder().decode(data)) : data);
-const write = (value) => (protobuf ? new TextEncoder().encode(JSON.stringify(value)) : value);
+const decoded = (data) =>
+  raw ? Buffer.from(data).toString('base64') : JSON.parse(new TextDecoder().decode(data));
+const read = (data) => (data instanceof Uint8Array ? decoded(data) : data);
+const encoded = (value) =>
+  raw ? Buffer.from(value, 'base64') : new TextEncoder().encode(JSON.stringify(value));
+const write = (value) => (protobuf ? encoded(value) : value);
 const publication = (topic, ctx) => ({
   topic,
   data: read(ctx.data),
@@ -32,7 +38,8 @@ function askForToken(topic) {
   return new Promise((resolve) => waitingForToken.push(resolve));
 }
 
-function connect({ url, token, tokens, protocol }) {
+function connect({ url, token, tokens, protocol, bytes }) {
+  raw = bytes === true;
   protobuf = protocol === 'protobuf';
   const options = { websocket: WebSocket, minReconnectDelay: 50, maxReconnectDelay: 300, token };
   if (tokens) options.getToken = () => askForToken(undefined);

@@ -11,6 +11,7 @@ use super::messages::{
     self, ClientInfo, ConnectResult, Data, Error, HistoryResult, Membership, Nothing, PresenceResult,
     PresenceStatsResult, Publication, Push, RefreshResult, Reply, SubRefreshResult, SubscribeResult, Unsubscribe,
 };
+use crate::form::PayloadForm;
 use crate::name::TopicName;
 use crate::protocol::{
     CommandId, Connected, Delivery, MemberInfo, MembershipChange, Notice, Op, Refusal, SnapshotDelivery, Subscribed,
@@ -92,7 +93,7 @@ fn publication_frame(
     data: &[u8],
     offset: u64,
     ts: Option<u64>,
-    tag: Option<(&str, &str)>,
+    tags: &[(&str, &str)],
 ) -> Bytes {
     let bytes = if let Form::Fossil(delta) = form { delta } else { data };
     let capacity = topic.as_str().len() + bytes.len() + bytes.len() / 8 + 128;
@@ -107,8 +108,12 @@ fn publication_frame(
             if offset > 0 {
                 let _ = write!(out, ",\"offset\":{offset}");
             }
-            if let Some((name, value)) = tag {
-                let _ = write!(out, ",\"tags\":{{\"{name}\":\"{value}\"}}");
+            for (i, (name, value)) in tags.iter().enumerate() {
+                let before = if i == 0 { ",\"tags\":{" } else { "," };
+                let _ = write!(out, "{before}\"{name}\":\"{value}\"");
+            }
+            if !tags.is_empty() {
+                out.push(b'}');
             }
             if let Form::Fossil(_) = form {
                 out.extend_from_slice(b",\"delta\":true");
@@ -119,7 +124,7 @@ fn publication_frame(
             out.extend_from_slice(b"}}}");
         }),
         Format::Protobuf => {
-            let tags = tag.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let tags = tags.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
             let publication = Publication {
                 data: Bytes::copy_from_slice(bytes),
                 offset,
@@ -171,14 +176,27 @@ fn publication_of(format: Format, topic: &TopicName, frame: &Bytes) -> Bytes {
     }
 }
 
+/// Whether data is bytes in JSON, which a tag then says.
+fn is_base64(format: Format, form: PayloadForm) -> bool {
+    format == Format::Json && form == PayloadForm::Bytes
+}
+
 pub(in crate::protocol) fn delivery(format: Format, form: Form<'_>, d: &Delivery<'_>) -> Bytes {
     let count = d.count.to_string();
-    let tag = (d.count > 1).then_some(("conflated", count.as_str()));
-    publication_frame(format, d.topic, form, d.data, d.offset.get(), d.ts, tag)
+    let (conflated, base64) = (("conflated", count.as_str()), ("encoding", "base64"));
+    let tags: &[_] = match (d.count > 1, is_base64(format, d.form)) {
+        (false, false) => &[],
+        (true, false) => &[conflated],
+        (false, true) => &[base64],
+        (true, true) => &[conflated, base64],
+    };
+    publication_frame(format, d.topic, form, d.data, d.offset.get(), d.ts, tags)
 }
 
 pub(in crate::protocol) fn snapshot(format: Format, form: Form<'_>, s: &SnapshotDelivery<'_>) -> Bytes {
-    publication_frame(format, s.topic, form, s.data, s.offset.get(), s.ts, Some(("kind", "snapshot")))
+    let tags = [("kind", "snapshot"), ("encoding", "base64")];
+    let tags = tags.get(..if is_base64(format, s.form) { 2 } else { 1 }).unwrap_or_default();
+    publication_frame(format, s.topic, form, s.data, s.offset.get(), s.ts, tags)
 }
 
 pub(in crate::protocol) fn notice(format: Format, notice: Notice<'_>) -> Bytes {
@@ -373,12 +391,17 @@ pub(in crate::protocol) fn presence_stats(format: Format, id: &CommandId, client
 }
 
 pub(in crate::protocol) fn history(format: Format, id: &CommandId, h: &crate::protocol::HistoryPage) -> Bytes {
-    let publications = h.publications.iter().map(|p| Publication {
-        data: p.data.clone(),
-        offset: p.offset.get(),
-        tags: if p.snapshot { BTreeMap::from([("kind".into(), "snapshot".into())]) } else { BTreeMap::new() },
-        delta: false,
-        time: p.ts.and_then(|ts| i64::try_from(ts).ok()).unwrap_or(0),
+    let publications = h.publications.iter().map(|p| {
+        let base64 = is_base64(format, p.form);
+        let tags = [(p.snapshot, "kind", "snapshot"), (base64, "encoding", "base64")];
+        let tags = tags.into_iter().filter(|(has, ..)| *has);
+        Publication {
+            data: if base64 { crate::protocol::base64_json(&p.data).into() } else { p.data.clone() },
+            offset: p.offset.get(),
+            tags: tags.map(|(_, name, value)| (name.to_owned(), value.to_owned())).collect(),
+            delta: false,
+            time: p.ts.and_then(|ts| i64::try_from(ts).ok()).unwrap_or(0),
+        }
     });
     let result = HistoryResult {
         publications: publications.collect(),

@@ -12,6 +12,8 @@ use std::time::Duration;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{self, Operation, Store, UpdateErrorKind};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::try_join_all;
@@ -21,7 +23,7 @@ use serde_json::value::RawValue;
 use super::held::Held;
 use super::subjects::token;
 use super::{Trouble, trouble};
-use crate::config;
+use crate::config::{self, PayloadForm};
 use crate::position::{Epoch, Offset};
 use crate::source::Feed;
 use crate::topic::{Snapshot, SourceId};
@@ -73,6 +75,9 @@ struct Saved<'a> {
     parts: usize,
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
+    /// In place of it: bytes, in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    b64data: Option<String>,
 }
 
 /// The bucket beside the stream.
@@ -197,8 +202,11 @@ impl Bucket {
     async fn save_one(&self, base: &Epoch, state: &Snapshot) -> Result<(), Trouble> {
         let tried = state.topic.as_str();
         let key = token(tried);
-        let mut saved = Saved { topic: tried.to_owned(), offset: state.offset, ts: state.ts, parts: 0, data: None };
-        if state.data.len() <= PART_BYTES {
+        let mut saved =
+            Saved { topic: tried.to_owned(), offset: state.offset, ts: state.ts, parts: 0, data: None, b64data: None };
+        if state.data.len() <= PART_BYTES && state.form == PayloadForm::Bytes {
+            saved.b64data = Some(STANDARD.encode(&state.data));
+        } else if state.data.len() <= PART_BYTES {
             saved.data = Some(serde_json::from_slice(&state.data).map_err(trouble(tried))?);
         } else {
             for (i, part) in state.data.chunks(PART_BYTES).enumerate() {
@@ -274,9 +282,10 @@ impl Bucket {
                 continue;
             }
             let key = token(&saved.topic);
-            let data = match saved.data {
-                Some(data) => Some(Bytes::copy_from_slice(data.get().as_bytes())),
-                None => (0..saved.parts)
+            let data = match (saved.data, saved.b64data) {
+                (Some(data), _) => Some(Bytes::copy_from_slice(data.get().as_bytes())),
+                (None, Some(text)) => STANDARD.decode(text).ok().map(Bytes::from),
+                (None, None) => (0..saved.parts)
                     .map(|i| parts.remove(&part_key(base, &key, saved.offset, i)))
                     .collect::<Option<Vec<Bytes>>>()
                     .map(|parts| Bytes::from(parts.concat())),

@@ -1,9 +1,10 @@
-//! A message as a delta: the topic by its subject, the payload its JSON. Headers say more: `Nexus-Topic` names the topic
+//! A message as a delta: the topic by its subject, the payload its data. Headers say more: `Nexus-Topic` names the topic
 //! in place of the subject, `Nexus-Kind: snapshot` replaces its state, `Nexus-Ts` is the source's time in ms.
 
 use bytes::Bytes;
 
 use super::subjects::Subjects;
+use crate::config::PayloadForm;
 use crate::topic::{Kind, Payload};
 
 /// Names the topic in place of the subject.
@@ -24,11 +25,11 @@ pub struct ReadDelta {
     pub kind: Kind,
     /// The source's time, Unix ms.
     pub ts: Option<u64>,
-    /// JSON.
+    /// As its topic's namespace takes it.
     pub payload: Payload,
 }
 
-/// Reads a message. Headers' names are read in any case; what is not known is ignored.
+/// Reads a message. `form` says what a topic's deltas are made of. Headers' names are read in any case; what is not known is ignored.
 ///
 /// # Errors
 /// Why it is no delta.
@@ -38,6 +39,7 @@ pub fn read_message(
     headers: &mut dyn Iterator<Item = (&str, &str)>,
     payload: Bytes,
     bytes_max: usize,
+    form: &dyn Fn(&str) -> PayloadForm,
 ) -> Result<ReadDelta, String> {
     let (mut topic, mut kind, mut ts) = (None, Kind::Delta, None);
     for (name, value) in headers {
@@ -63,7 +65,7 @@ pub fn read_message(
     if topic.is_empty() {
         return Err(format!("its topic, by header {TOPIC} or by subject {subject:?}, is empty"));
     }
-    let payload = Payload::new(payload, bytes_max).map_err(|e| e.to_string())?;
+    let payload = Payload::read(payload, bytes_max, form(&topic)).map_err(|e| e.to_string())?;
     Ok(ReadDelta { topic, kind, ts, payload })
 }
 
@@ -75,10 +77,15 @@ mod tests {
     fn messages_are_read_or_refused_with_a_reason() {
         let subjects = Subjects::new(&["nexus.deltas.>".to_owned()]);
         let read = |subject: &str, headers: &[(&'static str, &'static str)], payload: &'static str| {
-            read_message(&subjects, subject, &mut headers.iter().copied(), Bytes::from_static(payload.as_bytes()), 100)
+            let (headers, payload) = (&mut headers.iter().copied(), Bytes::from_static(payload.as_bytes()));
+            read_message(&subjects, subject, headers, payload, 100, &|topic| match topic {
+                "raw:X" => PayloadForm::Bytes,
+                _ => PayloadForm::Json,
+            })
         };
         let plain = read("nexus.deltas.quotes.X", &[], "{}").unwrap();
         assert_eq!((plain.topic.as_str(), plain.kind, plain.ts), ("quotes:X", Kind::Delta, None));
+        assert_eq!(read("nexus.deltas.raw.X", &[], "{\n").unwrap().payload.bytes(), "{\n");
         let headers = [("nexus-topic", "a.b"), ("Nexus-Kind", "snapshot"), ("NEXUS-TS", "5"), ("x", "y")];
         let full = read("elsewhere", &headers, "1").unwrap();
         assert_eq!((full.topic.as_str(), full.kind, full.ts), ("a.b", Kind::Snapshot, Some(5)));

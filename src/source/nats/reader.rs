@@ -450,7 +450,8 @@ impl NatsSource {
 
     async fn take_in(&mut self, entry: Entry, feed: &Feed) {
         let (sequence, ms) = (entry.sequence, entry.ms);
-        match (entry.delta(&self.subjects, self.delta_bytes_max), Offset::new(sequence)) {
+        let form = |topic: &str| feed.topics.payload_form(topic);
+        match (entry.delta(&self.subjects, self.delta_bytes_max, &form), Offset::new(sequence)) {
             (Ok(delta), Some(offset)) => {
                 let incoming = Incoming {
                     topic: &delta.topic,

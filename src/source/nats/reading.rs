@@ -24,6 +24,7 @@ use serde_json::json;
 use super::message::{ReadDelta, read_message};
 use super::subjects::Subjects;
 use super::{Trouble, trouble, unix_ms_of};
+use crate::config::PayloadForm;
 
 /// Messages asked for at once; the next are asked for when half of them have come.
 const BATCH: usize = 2_000;
@@ -98,13 +99,18 @@ enum Body {
 
 impl Entry {
     /// What it says.
-    pub(super) fn delta(self, subjects: &Subjects, bytes_max: usize) -> Result<ReadDelta, String> {
+    pub(super) fn delta(
+        self,
+        subjects: &Subjects,
+        bytes_max: usize,
+        form: &dyn Fn(&str) -> PayloadForm,
+    ) -> Result<ReadDelta, String> {
         match self.body {
             Body::Pulled(message) => {
                 let headers = message.headers.iter().flat_map(|map| map.iter());
                 let mut headers =
                     headers.filter_map(|(name, values)| Some((AsRef::<str>::as_ref(name), values.first()?.as_str())));
-                read_message(subjects, &message.subject, &mut headers, message.payload, bytes_max)
+                read_message(subjects, &message.subject, &mut headers, message.payload, bytes_max, form)
             }
             Body::Fetched(message) => {
                 let decode = |text: &str| STANDARD.decode(text).map_err(|e| format!("cannot be decoded: {e}"));
@@ -115,7 +121,7 @@ impl Entry {
                     lines.iter().map(|line| line.split_once(':').map(|(name, value)| (name, value.trim()))).collect();
                 let pairs = pairs.ok_or("its headers are malformed")?;
                 let payload = Bytes::from(decode(&message.payload)?);
-                read_message(subjects, &message.subject, &mut pairs.into_iter(), payload, bytes_max)
+                read_message(subjects, &message.subject, &mut pairs.into_iter(), payload, bytes_max, form)
             }
         }
     }

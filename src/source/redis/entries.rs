@@ -6,7 +6,7 @@ use ::redis::Value;
 use bytes::Bytes;
 
 use super::id::EntryId;
-use crate::config;
+use crate::config::{self, PayloadForm};
 use crate::topic::{Kind, Payload};
 
 /// A delta as an entry gives it.
@@ -17,8 +17,14 @@ pub(super) struct EntryDelta {
     pub(super) payload: Payload,
 }
 
-/// Reads `field value field value …`. Fields that are not configured are ignored.
-pub(super) fn decode_entry(fields: Vec<Value>, config: &config::Redis, bytes_max: usize) -> Result<EntryDelta, String> {
+/// Reads `field value field value …`. Fields that are not configured are ignored. `form` says what a topic's deltas are
+/// made of.
+pub(super) fn decode_entry(
+    fields: Vec<Value>,
+    config: &config::Redis,
+    bytes_max: usize,
+    form: impl Fn(&str) -> PayloadForm,
+) -> Result<EntryDelta, String> {
     let (mut topic, mut data, mut kind, mut ts) = (None, None, Kind::Delta, None);
     let mut fields = fields.into_iter();
     while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
@@ -45,7 +51,7 @@ pub(super) fn decode_entry(fields: Vec<Value>, config: &config::Redis, bytes_max
     }
     let topic = topic.ok_or_else(|| format!("field {:?} is missing", config.topic_field))?;
     let data = data.ok_or_else(|| format!("field {:?} is missing", config.data_field))?;
-    let payload = Payload::new(data, bytes_max).map_err(|e| e.to_string())?;
+    let payload = Payload::read(data, bytes_max, form(&topic)).map_err(|e| e.to_string())?;
     Ok(EntryDelta { topic, kind, ts, payload })
 }
 
@@ -103,12 +109,12 @@ pub(super) fn entries(reply: Value) -> Vec<Entry> {
 /// An entry as it was read: topic and bytes, or what was wrong.
 pub type ReadEntry = (EntryId, Result<(String, usize), String>);
 
-/// The entries of any reply to `XRANGE` or `XREAD`, read as the source reads them.
+/// The entries of any reply to `XRANGE` or `XREAD`, read as the source reads those of topics of JSON.
 pub fn read_entries(reply: Value, config: &config::Redis, bytes_max: usize) -> Vec<ReadEntry> {
     let found = [entries(reply.clone()), streams(reply)].into_iter().flatten();
     found
         .map(|entry| {
-            let delta = decode_entry(entry.fields, config, bytes_max);
+            let delta = decode_entry(entry.fields, config, bytes_max, |_| PayloadForm::Json);
             (entry.id, delta.map(|delta| (delta.topic, delta.payload.bytes().len())))
         })
         .collect()
@@ -135,7 +141,7 @@ mod tests {
     #[test]
     fn entries_are_read_or_refused_with_a_reason() {
         let config = config::Redis::default();
-        let read = |pairs: &[(&str, &str)]| decode_entry(fields(pairs), &config, 1_000);
+        let read = |pairs: &[(&str, &str)]| decode_entry(fields(pairs), &config, 1_000, |_| PayloadForm::Json);
         let good =
             read(&[("x", "y"), ("topic", "a:b"), ("data", "{}"), ("ts", "5"), ("kind", "snapshot")]).ok().unwrap();
         assert_eq!((good.topic.as_str(), good.kind, good.ts), ("a:b", Kind::Snapshot, Some(5)));
@@ -147,6 +153,13 @@ mod tests {
         ] {
             assert!(read(pairs).err().unwrap().contains(needle), "{needle}");
         }
-        assert!(decode_entry(vec![Value::Nil], &config, 10).is_err());
+        assert!(decode_entry(vec![Value::Nil], &config, 10, |_| PayloadForm::Json).is_err());
+        let raw = vec![0xff, b'\n', 0];
+        let mut bytes = fields(&[("topic", "raw:a"), ("data", "")]);
+        bytes[3] = Value::BulkString(raw.clone());
+        let form = |topic: &str| if topic == "raw:a" { PayloadForm::Bytes } else { PayloadForm::Json };
+        assert_eq!(decode_entry(bytes.clone(), &config, 3, form).ok().unwrap().payload.bytes(), &raw);
+        assert!(decode_entry(bytes.clone(), &config, 2, form).err().unwrap().contains("the most is 2"));
+        assert!(decode_entry(bytes, &config, 3, |_| PayloadForm::Json).err().unwrap().contains("not UTF-8"));
     }
 }

@@ -383,7 +383,7 @@ impl RedisSource {
                 self.metrics.offset_carries.inc();
             }
             let id = entry.id;
-            match self.delta(entry.fields) {
+            match self.delta(entry.fields, feed) {
                 Ok(delta) => {
                     let incoming = Incoming {
                         topic: &delta.topic,
@@ -412,8 +412,8 @@ impl RedisSource {
     }
 
     /// Reads an entry's fields.
-    fn delta(&self, fields: Vec<Value>) -> Result<EntryDelta, String> {
-        decode_entry(fields, &self.config, self.delta_bytes_max)
+    fn delta(&self, fields: Vec<Value>, feed: &Feed) -> Result<EntryDelta, String> {
+        decode_entry(fields, &self.config, self.delta_bytes_max, |topic| feed.topics.payload_form(topic))
     }
 }
 

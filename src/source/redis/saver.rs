@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ::redis::{ErrorKind, RedisError, RedisResult, cmd, pipe};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -15,6 +17,7 @@ use super::id::EntryId;
 use super::keys::Keys;
 use super::link::Link;
 use super::masters::Masters;
+use crate::config::PayloadForm;
 use crate::position::{Epoch, Offset};
 use crate::source::Feed;
 use crate::topic::SourceId;
@@ -30,8 +33,21 @@ struct Saved<'a> {
     offset: Offset,
     #[serde(default)]
     ts: Option<u64>,
-    #[serde(borrow)]
-    data: &'a RawValue,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    data: Option<&'a RawValue>,
+    /// In place of it: bytes, in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    b64data: Option<String>,
+}
+
+impl Saved<'_> {
+    /// The state, as it was published.
+    fn bytes(self) -> Option<Bytes> {
+        match (self.data, self.b64data) {
+            (Some(data), _) => Some(Bytes::copy_from_slice(data.get().as_bytes())),
+            (None, text) => text.and_then(|text| STANDARD.decode(text).ok()).map(Bytes::from),
+        }
+    }
 }
 
 /// Saves a partition's states now and then, if no other node just did.
@@ -130,8 +146,14 @@ impl Saver {
         for chunk in states.chunks(CHUNK) {
             let mut write = pipe();
             for state in chunk {
-                let Ok(data) = serde_json::from_slice::<&RawValue>(&state.data) else { continue };
-                let saved = Saved { offset: state.offset, ts: state.ts, data };
+                let mut saved = Saved { offset: state.offset, ts: state.ts, data: None, b64data: None };
+                match state.form {
+                    PayloadForm::Bytes => saved.b64data = Some(STANDARD.encode(&state.data)),
+                    PayloadForm::Json => match serde_json::from_slice(&state.data) {
+                        Ok(data) => saved.data = Some(data),
+                        Err(_) => continue,
+                    },
+                }
                 let text = serde_json::to_string(&saved).unwrap_or_default();
                 write.cmd("HSET").arg(&self.keys.snapshots).arg(state.topic.as_str()).arg(text).ignore();
             }
@@ -170,8 +192,9 @@ pub(super) async fn restore(
             if saved.offset > newest {
                 continue;
             }
-            let data = Bytes::copy_from_slice(saved.data.get().as_bytes());
-            restored += usize::from(feed.restore(source, &topic, saved.offset, saved.ts, data, bytes_max));
+            let (offset, ts) = (saved.offset, saved.ts);
+            let Some(data) = saved.bytes() else { continue };
+            restored += usize::from(feed.restore(source, &topic, offset, ts, data, bytes_max));
         }
         cursor = next;
         if cursor == 0 {

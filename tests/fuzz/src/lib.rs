@@ -1,7 +1,7 @@
 //! What the fuzz targets do with their input, and what must hold whatever it is. Used by the fuzzer (`make fuzz`) and, with
 //! every input that is kept in `corpus`, by `tests/it/fuzz_corpus.rs`.
 
-use nexus_push::config;
+use nexus_push::config::{self, PayloadForm};
 use nexus_push::http::handshake_bytes;
 use nexus_push::protocol::{Dialect, Op};
 use nexus_push::source::nats::{Subjects, read_message};
@@ -210,7 +210,11 @@ pub fn nats_messages(data: &[u8]) {
     }
     let subjects = Subjects::new(&config::Nats::default().subjects);
     let mut given = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let Ok(read) = read_message(&subjects, &subject, &mut given, rest.to_vec().into(), MESSAGE_MAX) else { return };
+    let Ok(read) =
+        read_message(&subjects, &subject, &mut given, rest.to_vec().into(), MESSAGE_MAX, &|_| PayloadForm::Json)
+    else {
+        return;
+    };
     assert!(read.payload.bytes().len() <= MESSAGE_MAX);
     let (again, named) = subjects.subject(&read.topic);
     assert!(again.split('.').all(|token| !token.is_empty() && token != "*" && token != ">"), "{again}");
