@@ -43,6 +43,14 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     if l.delta_bytes > 16 * 1024 * 1024 {
         fault("limits.delta_bytes", format!("{} is too large, the most is 16 MiB", l.delta_bytes));
     }
+    if l.delta_bytes > l.backlog_bytes.max(limits::DELTA_BYTES_MAX) {
+        let reason = format!(
+            "{} is more than limits.backlog_bytes, which is {}: two such deltas at once would make any client of a `stream` a \
+             slow one; raise limits.backlog_bytes, or lower this",
+            l.delta_bytes, l.backlog_bytes
+        );
+        fault("limits.delta_bytes", reason);
+    }
     if l.subscriptions > 16_384 {
         fault("limits.subscriptions", format!("{} is too many, the most is 16384", l.subscriptions));
     }

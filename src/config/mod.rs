@@ -306,6 +306,14 @@ pub struct Limits {
     pub topic_idle: Duration,
 }
 
+impl Limits {
+    /// Bytes of snapshots and missed deltas that a subscribe or a replay sends at once: so little that a client that reads
+    /// is never taken for a slow one.
+    pub fn recovery_bytes(&self) -> usize {
+        limits::RECOVERY_BYTES.min(self.backlog_bytes / 2)
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

@@ -16,7 +16,6 @@ use super::outbox::Piece;
 use super::shard::Shard;
 use super::subscribers::{Cursor, Subscription};
 use crate::auth::Grant;
-use crate::limits::RECOVERY_BYTES;
 use crate::name::TopicName;
 use crate::position::{Offset, Position};
 use crate::protocol::{
@@ -61,6 +60,14 @@ pub(super) struct Item {
     answer: Option<Result<Answered, Refusal>>,
 }
 
+impl Item {
+    /// Whether the client wants no subscription without what it missed, and that is not kept.
+    fn is_unrecoverable(&self) -> bool {
+        let rejects = self.was_recovering && self.options.as_ref().is_some_and(|o| o.reject_unrecovered);
+        rejects && self.answer.as_ref().is_some_and(|a| a.as_ref().is_ok_and(|a| !a.attachment.recovered))
+    }
+}
+
 #[derive(Clone)]
 struct Answered {
     attachment: Attachment,
@@ -80,6 +87,8 @@ pub(super) struct Begun {
     class: &'static str,
     /// Told to Centrifuge clients: what the frames follow on, or where the topic stood.
     offset: Offset,
+    /// Told to `plain` clients: what the next delta follows on; 0 where the state comes first.
+    have: Offset,
     attachment: Attachment,
     recoverable: bool,
     positioned: bool,
@@ -274,13 +283,24 @@ impl Shard {
         session.attaching = session.attaching.saturating_sub(u16::try_from(items.len()).unwrap_or(u16::MAX));
         let (live, dialect) = (session.is_live(), session.dialect);
         let slots: Vec<Slot> = items.iter().map(|item| item.slot).collect();
-        let mut room = RECOVERY_BYTES;
+        if op == Op::Connect
+            && let Some(item) = items.iter().find(|item| item.is_unrecoverable())
+        {
+            let refusal = Refusal::new(416, "").about(item.topic.as_str());
+            self.refuse_connect(key.index, &id, &refusal);
+            slots.into_iter().for_each(|slot| self.end_waiting(slot));
+            return;
+        }
+        let mut room = self.config.limits.recovery_bytes();
         let mut begun = Vec::with_capacity(items.len());
         for item in items {
             if !self.keyed(key).is_some_and(|s| s.is_live()) {
                 break;
             }
             match &item.answer {
+                Some(Ok(_)) if item.is_unrecoverable() => {
+                    refused.add(Refusal::new(416, "").about(item.topic.as_str()));
+                }
                 Some(Ok(_)) => match self.begin(key, item, &mut room) {
                     Some(one) => begun.push(one),
                     None => self.close(key.index, CloseReason::InsufficientState),
@@ -306,6 +326,7 @@ impl Shard {
                     offset: b.attachment.offset,
                     epoch: b.attachment.epoch.clone(),
                     recovered: b.attachment.recovered,
+                    have: b.have,
                 };
                 let standings: Vec<Standing> = begun.iter().map(standing).collect();
                 self.answer_topics(key.index, &id, op, !begun.is_empty(), Some(&standings), &refused);
@@ -326,9 +347,9 @@ impl Shard {
         self.replay(key, deferred);
     }
 
-    /// Puts the session among the subscribers of one topic. `room` is what the subscribe may still send at once: what
+    /// Puts the session among the subscribers of one topic. `remaining` is what the subscribe may still send at once: what
     /// does not fit is owed, and follows as the socket takes it. `None` if what came meanwhile was more than is kept.
-    fn begin(&mut self, key: SessionKey, item: Item, room: &mut usize) -> Option<Begun> {
+    fn begin(&mut self, key: SessionKey, item: Item, remaining: &mut usize) -> Option<Begun> {
         let slot = item.slot;
         let Some(Ok(Answered { attachment, grant, seq, bytes, cut })) = item.answer.clone() else { return None };
         let had = self.end_subscription(key.index, slot);
@@ -355,6 +376,8 @@ impl Shard {
             self.asked_for(key.index, bytes);
         }
         let missed = &attachment.missed;
+        let mut have = missed.after;
+        let room = (*remaining).min(self.allowance(key.index));
         let mut owed = (!missed.complete).then_some(Cursor { offset: missed.upto, seq });
         let mut offset = match conflatable {
             // Until it has the state, a client has nothing to recover from.
@@ -362,17 +385,24 @@ impl Shard {
             true => attachment.offset,
             false => missed.after,
         };
-        if !whole || bytes > 0 && (full || bytes > *room) {
+        let mut left = room.saturating_sub(bytes);
+        if !whole || bytes > 0 && (full || bytes > room) {
             // A stream's is replayed from where the client is, any other's is its state by then.
             owed = Some(if conflatable { Cursor::NOWHERE } else { Cursor { offset: missed.after, seq } });
             frames = Vec::new();
             offset = if conflatable { Offset::ZERO } else { missed.after };
-        } else {
-            *room = room.saturating_sub(bytes);
-            if conflatable && bytes > 0 {
-                self.stats.snapshots.add(1);
-            }
+            have = offset;
+            left = room;
+        } else if conflatable && bytes > 0 {
+            self.stats.snapshots.add(1);
         }
+        if !conflatable && owed.is_none() {
+            let bytes = since.iter().map(|delta| delta.frame(item.encoding).len()).sum::<usize>();
+            // What came meanwhile is replayed too, where it is more than the client is allowed.
+            owed = (bytes > left).then_some(Cursor { offset: attachment.offset, seq });
+            left = left.saturating_sub(bytes);
+        }
+        *remaining = left;
         let options = self.config.namespace(item.topic.namespace());
         let asked = item.options.as_deref();
         Some(Begun {
@@ -383,6 +413,7 @@ impl Shard {
             positioned: options.force_positioning || asked.is_some_and(|o| o.positioned),
             topic: item.topic,
             offset,
+            have,
             attachment,
             was_recovering: item.was_recovering,
             encoding: item.encoding,

@@ -6,7 +6,7 @@ use super::event::{Request, SessionKey};
 use super::outbox::Piece;
 use super::session::Hold;
 use super::shard::Shard;
-use super::subscribers::{Cursor, Subscription};
+use super::subscribers::{Cursor, NONE, Subscription};
 use crate::limits::RECOVERY_BYTES;
 use crate::name::TopicName;
 use crate::position::Offset;
@@ -54,7 +54,7 @@ impl Shard {
     /// Notes that a session stands at `cursor` of a topic and is to be brought on.
     pub(super) fn owe_from(&mut self, key: SessionKey, subscription: Subscription, cursor: Cursor) {
         if let Some(session) = self.session(key.index) {
-            session.holds.push(Hold { subscription, cursor, awaiting: false });
+            session.holds.push(Hold::new(subscription, cursor));
         }
         self.subscribers.hold(subscription, true);
         self.owed.push(key.index);
@@ -83,6 +83,11 @@ impl Shard {
             if self.subscribers.lane(lane).is_none_or(|lane| lane.slot != slot) {
                 continue;
             }
+            let bytes = replay.as_ref().map_or(0, |replay| replay.bytes());
+            if self.keyed(key).is_some_and(|s| s.backlog.is_none()) && !self.fits(key.index, bytes) {
+                // What waits for the end of this tick goes first, or the replay could be too much beside it.
+                self.visit(key.index);
+            }
             let Some(session) = self.keyed(key).filter(|s| s.is_live()) else { continue };
             let full = session.backlog.is_some();
             // Another subscription may have taken its place, which asked from elsewhere.
@@ -96,20 +101,49 @@ impl Shard {
                 // Asked again when there is room.
                 continue;
             }
+            if !self.fits(key.index, bytes) {
+                self.owed.push(key.index);
+                continue;
+            }
+            let Some(session) = self.keyed(key) else { continue };
+            let Some(hold) = session.holds.get_mut(at) else { continue };
             let Some(replay) = &replay else {
                 self.close(key.index, CloseReason::ReplayLost);
                 continue;
             };
             hold.cursor.offset = replay.upto;
             if replay.complete {
-                let subscription = hold.subscription;
-                session.holds.remove(at);
-                self.let_go(key.index, subscription);
+                let hold = session.holds.remove(at);
+                self.let_go(key.index, hold.subscription);
+                self.hold_ended(slot, hold);
             }
             self.owed.push(key.index);
             for bytes in replay.frames.iter().cloned() {
                 self.send_piece(key.index, Piece::delivery(bytes, None, Cursor::default()));
             }
+        }
+    }
+
+    /// Bytes that may be added to what waits for a session before it counts as slow.
+    pub(super) fn allowance(&self, index: u32) -> usize {
+        let Some(session) = self.sessions.get(index as usize) else { return 0 };
+        let waiting = session.backlog.as_ref().map_or(0, |backlog| backlog.len()) + session.chain.bytes() as usize;
+        self.config.limits.backlog_bytes.saturating_sub(waiting)
+    }
+
+    /// Whether that much may be added. Where nothing waits anything may: the frame that is being sent does not count.
+    fn fits(&self, index: u32, bytes: usize) -> bool {
+        bytes <= self.allowance(index) || self.sessions.get(index as usize).is_none_or(|s| s.chain.is_empty())
+    }
+
+    /// A subscription is where its lane is, or over: the snapshot that waited for that is asked for.
+    pub(super) fn hold_ended(&mut self, slot: Slot, hold: Hold) {
+        if hold.snapshot == NONE {
+            return;
+        }
+        match self.subscribers.topic(slot).map(|topic| topic.name.clone()) {
+            Some(topic) => self.ask_snapshot(topic, Waiter::Snapshot { group: hold.snapshot }),
+            None => self.snapshot_answered(hold.snapshot),
         }
     }
 
@@ -135,7 +169,7 @@ impl Shard {
                 return;
             }
             lane.joiners.push(key);
-            session.holds.push(Hold { subscription, cursor, awaiting: false });
+            session.holds.push(Hold::new(subscription, cursor));
             self.subscribers.hold(subscription, true);
         }
     }
@@ -157,47 +191,71 @@ impl Shard {
     }
 
     fn snapshot_for_command(&mut self, group: u32, slot: Option<Slot>, snapshot: &Snapshot) {
-        let Some(waiting) = self.groups.get_mut(group as usize) else { return };
-        waiting.remaining = waiting.remaining.saturating_sub(1);
-        let (key, done, so_far) = (waiting.session, waiting.remaining == 0, waiting.bytes);
-        let refusal = match so_far > RECOVERY_BYTES {
-            true => Some(Refusal::new(429, "too much at once, ask for fewer topics")),
-            false => self.keyed(key).is_some().then(|| self.asks_too_much(key.index)).flatten(),
+        let Some(waiting) = self.groups.get(group as usize) else { return };
+        let (key, sent_bytes) = (waiting.session, waiting.bytes);
+        let lane = slot.and_then(|slot| self.lane_of(key.index, slot));
+        let topic = slot.and_then(|slot| self.subscribers.topic(slot));
+        let conflatable = topic.is_some_and(|topic| topic.class.conflatable());
+        let last = topic.map(|topic| topic.last);
+        let backlog_max = self.config.limits.backlog_bytes;
+        let waits = backlog_max - self.allowance(key.index);
+        let Some(session) = self.keyed(key).filter(|s| s.is_live()) else {
+            self.snapshot_answered(group);
+            return;
         };
-        let Some(waiting) = self.groups.get_mut(group as usize) else { return };
-        if let Some(session) =
-            self.sessions.get(key.index as usize).filter(|s| s.generation == key.generation && s.is_live())
-        {
-            if let Some(refusal) = refusal {
+        let bytes = snapshot.frame(session.dialect.encoding(false));
+        let replaying = session.holds.iter_mut().find(|h| !conflatable && Some(h.subscription.lane) == lane);
+        let refusal = match replaying {
+            // Events that are still owed come first: a snapshot ahead of them would say that they were had.
+            Some(hold) if hold.snapshot == NONE => {
+                hold.snapshot = group;
+                return;
+            }
+            Some(_) => Some(Refusal::new(503, "a snapshot of it waits for missed events already, try again")),
+            None if sent_bytes > RECOVERY_BYTES || (waits > 0 && waits + bytes.len() > backlog_max) => {
+                Some(Refusal::new(429, "too much at once, ask for fewer topics"))
+            }
+            None => self.asks_too_much(key.index),
+        };
+        if let Some(refusal) = refusal {
+            if let Some(waiting) = self.groups.get_mut(group as usize) {
                 waiting.refused.add(refusal.about(snapshot.topic.as_str()));
-            } else {
-                let bytes = snapshot.frame(session.dialect.encoding(false));
+            }
+        } else {
+            if let Some(waiting) = self.groups.get_mut(group as usize) {
                 waiting.bytes += bytes.len();
-                let asked_bytes = bytes.len();
                 waiting.standings.push(Standing {
                     topic: snapshot.topic.clone(),
                     offset: snapshot.offset,
                     epoch: snapshot.epoch.clone(),
                     recovered: false,
+                    have: snapshot.offset,
                 });
-                self.asked_for(key.index, asked_bytes);
-                self.stats.snapshots.add(1);
-                let subscribed = slot.and_then(|slot| self.subscribers.topic(slot).map(|topic| (slot, topic.last)));
-                let stands = subscribed.filter(|(_, last)| last.offset == snapshot.offset);
-                self.send_piece(key.index, Piece { stands, ..Piece::delivery(bytes, None, Cursor::default()) });
-                if let Some((slot, last)) = stands
-                    && let Some(lane) = self.lane_of(key.index, slot)
-                {
-                    self.stand_at(key, lane, last);
-                }
+            }
+            self.asked_for(key.index, bytes.len());
+            self.stats.snapshots.add(1);
+            // A stream's list of events says nothing of those that its subscriber is owed.
+            let stands = slot.zip(last).filter(|(_, last)| conflatable && last.offset == snapshot.offset);
+            self.send_piece(key.index, Piece { stands, ..Piece::delivery(bytes, None, Cursor::default()) });
+            if let Some(((_, last), lane)) = stands.zip(lane) {
+                self.stand_at(key, lane, last);
             }
         }
-        if done {
-            let group = self.groups.remove(group as usize);
-            if self.keyed(key).is_some_and(|s| s.is_live()) {
-                let (any, standings) = (!group.standings.is_empty(), Some(&group.standings[..]));
-                self.answer_topics(key.index, &group.id, group.op, any, standings, &group.refused);
-            }
+        self.snapshot_answered(group);
+    }
+
+    /// One topic of a snapshot command is dealt with; the reply follows the last.
+    pub(super) fn snapshot_answered(&mut self, group: u32) {
+        let Some(waiting) = self.groups.get_mut(group as usize) else { return };
+        waiting.remaining = waiting.remaining.saturating_sub(1);
+        if waiting.remaining > 0 {
+            return;
+        }
+        let group = self.groups.remove(group as usize);
+        let key = group.session;
+        if self.keyed(key).is_some_and(|s| s.is_live()) {
+            let (any, standings) = (!group.standings.is_empty(), Some(&group.standings[..]));
+            self.answer_topics(key.index, &group.id, group.op, any, standings, &group.refused);
         }
     }
 

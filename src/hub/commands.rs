@@ -258,13 +258,16 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(index as usize) else { return false };
         let Some(at) = session.place_in(&self.subscribers, slot) else { return false };
         let subscription = session.subscriptions.remove(at);
-        session.holds.retain(|h| h.subscription != subscription);
+        let hold = session.hold_of(subscription).map(|at| session.holds.remove(at));
         if !session.holds.is_empty() {
             // Others may have waited for this one's answer.
             self.owed.push(index);
         }
         if let Some(special) = session.client.as_mut().and_then(|c| c.take_special(slot)) {
             self.depart(special);
+        }
+        if let Some(hold) = hold {
+            self.hold_ended(slot, hold);
         }
         self.leave(subscription);
         true

@@ -77,6 +77,17 @@ impl Shard {
         }
     }
 
+    /// The session has not begun: its client may connect again.
+    pub(super) fn refuse_connect(&mut self, index: u32, id: &CommandId, refusal: &Refusal) {
+        let Some(session) = self.session(index).filter(|s| s.is_live()) else { return };
+        session.deferred = None;
+        session.client = None;
+        session.stage = Stage::New;
+        let key = session.key(index);
+        self.refuse(index, id, Op::Connect, refusal);
+        self.replay(key, None);
+    }
+
     /// The reply to a connect.
     pub(super) fn say_connected(&mut self, index: u32, id: &CommandId, subs: &[Subscribed<'_>]) {
         let (time_ms, node) = (self.unix_ms, self.node.clone());
@@ -127,11 +138,8 @@ impl Shard {
             }
             // Its client gets a new token and comes again, on this socket or another.
             (Purpose::Connect { .. }, Err(error @ TokenError::Expired)) => {
-                session.deferred = None;
-                session.client = None;
                 let refusal = Refusal::new(Refusal::TOKEN_EXPIRED, error.to_string());
-                self.refuse(index, &id, Op::Connect, &refusal);
-                self.replay(key, None);
+                self.refuse_connect(index, &id, &refusal);
             }
             (Purpose::Refresh, Ok(identity)) if same_user => {
                 self.identify(index, *identity);

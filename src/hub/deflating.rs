@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::backlog::frame_bytes;
 use super::gathering::seams;
+use super::outbox::Piece;
 use super::subscribers::Form;
 use crate::protocol::Dialect;
 use crate::wire::deflate::{self, Deflater, Part};
@@ -40,9 +41,9 @@ impl Deflating {
         made.clone()
     }
 
-    /// A frame as sessions of a lane of this form get it.
-    pub(super) fn shaped(&mut self, form: Form, frame: Bytes) -> Bytes {
-        if form == Form::Plain { frame } else { self.frame(&frame) }
+    /// A piece of one frame as sessions of a lane of this form get it.
+    pub(super) fn shaped(&mut self, form: Form, piece: Piece) -> Piece {
+        if form == Form::Plain { piece } else { piece.compressed(|frame| self.frame(frame)) }
     }
 
     /// Several frames of one topic as one: in `plain` a list.

@@ -5,19 +5,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use slab::Slab;
+use smallvec::SmallVec;
 
 use super::asking::Waiter;
 use super::conflate::Conflated;
 use super::deflating::Deflating;
 use super::event::SessionKey;
 use super::following::Span;
-use super::gathering::join;
+use super::gathering::{join, message_bytes_max};
 use super::outbox::{Cut, Outbox, Piece};
 use super::session::{Hold, Session};
 use super::shard::Shard;
 use super::subscribers::{Cursor, Form, NONE, Subscription};
 use crate::config::Class;
-use crate::limits::{DRAIN_CHUNK_BYTES, JOINED_BYTES_MAX};
 use crate::protocol::{Delivery, Dialect, INSUFFICIENT_STATE, Notice};
 use crate::topic::{Delta, Slot, Snapshot};
 use crate::wire::close::CloseReason;
@@ -54,30 +54,49 @@ impl Run {
         self.more.last().unwrap_or(&self.first).cursor
     }
 
-    /// All frames as one run of bytes; of a Centrifuge lane as one message, if that is not too large.
+    /// All frames as one run of bytes: where they come together anyway, as messages of no more than these may have.
     fn piece(&self, topic: Option<Slot>, dialect: Dialect, form: Form, deflating: &mut Deflating) -> Piece {
         let deliveries = u32::try_from(self.len()).unwrap_or(u32::MAX);
         if self.more.is_empty() {
-            let bytes = deflating.shaped(form, self.first.bytes.clone());
-            return Piece { deliveries, ..Piece::delivery(bytes, topic, self.start) };
+            let piece = Piece::delivery(self.first.bytes.clone(), topic, self.start);
+            return deflating.shaped(form, piece);
         }
-        if form == Form::DeflateRuns && self.frames().map(|f| f.bytes.len()).sum::<usize>() <= DRAIN_CHUNK_BYTES {
-            let bytes = deflating.run(self.frames().map(|f| &f.bytes), dialect);
-            return Piece { deliveries, ..Piece::delivery(bytes, topic, self.start) };
-        }
-        let mut joined = Vec::with_capacity(self.frames().map(|f| f.bytes.len()).sum());
+        let inflated = self.frames().map(|f| f.bytes.len()).sum();
+        // The lists of a `plain` session are made when it is written to: others of its group may want none.
+        let together = form == Form::DeflateRuns || (form == Form::Plain && dialect.is_centrifuge());
+        let most = if together { message_bytes_max(dialect) } else { 0 };
+        let mut joined = Vec::with_capacity(inflated);
         let mut cuts = Vec::with_capacity(self.len());
-        for frame in self.frames() {
-            joined.extend_from_slice(&deflating.shaped(form, frame.bytes.clone()));
-            cuts.push(Cut { end: joined.len(), cursor: frame.cursor });
-        }
-        if form == Form::Plain && dialect.is_centrifuge() && joined.len() <= JOINED_BYTES_MAX {
-            let mut one = Vec::with_capacity(joined.len());
-            if join(&joined, dialect, &mut one) {
-                return Piece { deliveries, ..Piece::delivery(Bytes::from(one), topic, self.start) };
+        let (mut list, mut one) = (SmallVec::<[&Bytes; 16]>::new(), Vec::new());
+        let mut rest = self.frames().peekable();
+        while let Some(first) = rest.next() {
+            let (mut bytes, mut last) = (first.bytes.len(), first);
+            list.push(&first.bytes);
+            while let Some(next) = rest.next_if(|next| bytes + next.bytes.len() <= most) {
+                bytes += next.bytes.len();
+                list.push(&next.bytes);
+                last = next;
             }
+            match (list.as_slice(), form) {
+                ([frame], Form::Plain) => joined.extend_from_slice(frame),
+                ([frame], _) => joined.extend_from_slice(&deflating.frame(frame)),
+                (several, Form::Plain) => {
+                    let at = joined.len();
+                    several.iter().for_each(|frame| joined.extend_from_slice(frame));
+                    if join(joined.get(at..).unwrap_or_default(), dialect, &mut one) {
+                        joined.truncate(at);
+                        joined.extend_from_slice(&one);
+                    }
+                }
+                (several, _) => joined.extend_from_slice(&deflating.run(several.iter().copied(), dialect)),
+            }
+            list.clear();
+            cuts.push(Cut { end: joined.len(), cursor: last.cursor, inflated: bytes });
         }
-        Piece { deliveries, cuts, ..Piece::delivery(Bytes::from(joined), topic, self.start) }
+        // What is one message needs no cuts.
+        let cuts = if cuts.len() == 1 { Vec::new() } else { cuts };
+        let inflated = if form == Form::Plain { 0 } else { inflated };
+        Piece { deliveries, cuts, inflated, ..Piece::delivery(Bytes::from(joined), topic, self.start) }
     }
 }
 
@@ -181,8 +200,8 @@ impl Shard {
             let made = self.conflations.between(lane.slot, topic, lane.encoding, run.start, run.end());
             if let Conflated::Frame(bytes, count) = made {
                 self.stats.conflated.add((count - 1) * lane.len() as u64);
-                let bytes = self.deflating.shaped(lane.form, bytes);
-                piece = Some(Piece::delivery(bytes, replaceable, run.start));
+                let one = Piece::delivery(bytes, replaceable, run.start);
+                piece = Some(self.deflating.shaped(lane.form, one));
             }
         }
         let conflated = piece.is_some();
@@ -267,8 +286,8 @@ impl Shard {
         self.stats.conflated.add((count - 1) * lane.len() as u64);
         let (replaced, start) = (Some(lane.slot), lane.sent);
         let seen_ms = topic.ring.back().map_or(0, |newest| newest.ts.unwrap_or(newest.taken_ms));
-        let bytes = self.deflating.shaped(lane.form, bytes);
-        let piece = Piece { wait_ms: topic.flush_ms.max(1), seen_ms, ..Piece::delivery(bytes, replaced, start) };
+        let piece = self.deflating.shaped(lane.form, Piece::delivery(bytes, replaced, start));
+        let piece = Piece { wait_ms: topic.flush_ms.max(1), seen_ms, ..piece };
         let number = link_to(lane.receivers(), piece, &mut self.outbox, &mut self.sessions);
         if !self.following.is_empty()
             && let Some(piece) = self.outbox.get(number)
@@ -421,8 +440,8 @@ impl Shard {
             }
             lane.base = None;
             let bytes = snapshot.frame(lane.encoding);
-            let bytes = self.deflating.shaped(lane.form, bytes);
             let piece = Piece::delivery(bytes, conflatable.then_some(slot), Cursor::NOWHERE);
+            let piece = self.deflating.shaped(lane.form, piece);
             self.stats.snapshots.add(lane.len() as u64);
             link_to(lane.receivers(), piece, &mut self.outbox, &mut self.sessions);
             self.lane_delivered(lane_id);

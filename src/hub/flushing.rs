@@ -249,7 +249,7 @@ impl Shard {
     /// What a visit came to.
     fn visited(&mut self, visit: &Visit) {
         let now_ms = self.now_ms;
-        let Visit { index, chain, deliveries, gathered: Gathered { joined, .. }, time_ms, .. } = *visit;
+        let Visit { index, chain, deliveries, time_ms, .. } = *visit;
         let Some(session) = self.sessions.get_mut(index as usize) else { return };
         session.visited_ms = time_ms;
         let bytes = self.gathering.bytes(&self.outbox, &visit.gathered);
@@ -267,6 +267,7 @@ impl Shard {
                 self.stats.bytes.add(len as u64);
                 self.stats.deliveries.add(deliveries);
                 self.stats.coalesced.add(deliveries.saturating_sub(1));
+                session.written(now_ms);
                 if session.stage == Stage::Done && session.chain.is_empty() {
                     self.drop_session(index);
                 }
@@ -278,13 +279,10 @@ impl Shard {
                 if n >= bytes.len() {
                     // All of it was sealed, and some of that must wait.
                     self.keep(index, chain, usize::MAX);
-                } else if joined && n > 0 {
-                    let rest = Bytes::copy_from_slice(bytes.get(n..).unwrap_or_default());
-                    // The message counts for one more when its rest has gone.
-                    self.stats.deliveries.add(deliveries.saturating_sub(1));
-                    self.keep_rest(index, &rest);
                 } else {
-                    self.keep(index, chain, n);
+                    let (end, pieces_end) = visit.gathered.cut(n);
+                    let rest = Bytes::copy_from_slice(bytes.get(n..end).unwrap_or_default());
+                    self.keep_behind(index, &rest, chain, pieces_end);
                 }
             }
             Sent::Gone => self.drop_session(index),
@@ -292,31 +290,21 @@ impl Shard {
     }
 
     /// Visits one session now.
-    fn visit(&mut self, index: u32) {
+    pub(super) fn visit(&mut self, index: u32) {
         self.prepare(index, true);
         if !self.visits.is_empty() {
             self.make_visits();
         }
     }
 
-    /// The socket is full in the middle of a message: the rest of it must follow as it is.
-    fn keep_rest(&mut self, index: u32, rest: &[u8]) {
-        let Some(session) = self.sessions.get_mut(index as usize) else { return };
-        if session.stage == Stage::Done {
-            self.drop_session(index);
-            return;
-        }
-        let mut backlog = Box::new(Backlog::new(self.now_ms));
-        backlog.push_rest(rest);
-        session.backlog = Some(backlog);
-        note_backlog(&self.stats, false, 0, rest.len());
-        self.watch_for_room(index);
-        self.relieve();
-    }
-
     /// The socket is full: of `chain`, `sent` bytes have gone. What must go out as it is, is kept; what may be
     /// replaced by newer state is noted as owed.
     fn keep(&mut self, index: u32, chain: Chain, sent: usize) {
+        self.keep_behind(index, &[], chain, sent);
+    }
+
+    /// The same behind the rest of a message that was begun, which must follow as it is.
+    fn keep_behind(&mut self, index: u32, rest: &[u8], chain: Chain, sent: usize) {
         let Some(session) = self.sessions.get_mut(index as usize) else { return };
         if session.stage == Stage::Done {
             self.drop_session(index);
@@ -325,12 +313,15 @@ impl Shard {
         let was_full = session.backlog.is_some();
         let mut backlog = session.backlog.take().unwrap_or_else(|| Box::new(Backlog::new(self.now_ms)));
         let before = backlog.len();
-        let mut at = 0;
+        if !rest.is_empty() {
+            backlog.push_rest(rest);
+        }
+        let (mut at, mut completed) = (0, 0);
         for piece in self.outbox.chain(chain) {
             let (piece_start, piece_end) = (at, at + piece.bytes.len());
             at = piece_end;
             if piece_end <= sent {
-                self.stats.deliveries.add(u64::from(piece.deliveries));
+                completed += u64::from(piece.deliveries);
                 continue;
             }
             if let Some((topic, cursor)) = piece.stands {
@@ -366,6 +357,8 @@ impl Shard {
                 break;
             }
         }
+        // What was begun counts for one more when its rest has gone.
+        self.stats.deliveries.add(completed.saturating_sub(u64::from(!rest.is_empty())));
         let (after, behind_first) = (backlog.len(), backlog.behind_first());
         session.backlog = Some(backlog);
         note_backlog(&self.stats, was_full, before, after);
@@ -432,6 +425,7 @@ impl Shard {
                     self.drop_session(index);
                     return;
                 }
+                session.written(now_ms);
                 self.visit(index);
                 self.pay(index);
                 self.resume_if_there_is_room(index);
@@ -484,7 +478,7 @@ fn owe(session: &mut Session, subscribers: &mut Subscribers, topic: Slot, cursor
     let Some(subscription) = subscription_of(session, subscribers, topic) else { return };
     match session.hold_of(subscription).and_then(|at| session.holds.get_mut(at)) {
         None => {
-            session.holds.push(Hold { subscription, cursor, awaiting: false });
+            session.holds.push(Hold::new(subscription, cursor));
             subscribers.hold(subscription, true);
         }
         // It is to begin anew: what it had before does not count.

@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use super::backlog::frame_bytes;
 use super::deflating::{self, any_compressed};
 use super::outbox::{Chain, Outbox, Piece};
@@ -18,8 +20,27 @@ pub(super) const BATCH_BYTES: usize = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Gathered {
     lies: Lies,
-    /// Several frames were made one: it cannot be cut between them.
-    pub(super) joined: bool,
+    /// Where frames were put together: the messages that they became, which cannot be cut. Else empty.
+    messages: SmallVec<[Message; 1]>,
+}
+
+/// A message of a visit: where it ends among the gathered bytes, and among those of the pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Message {
+    end: usize,
+    pieces_end: usize,
+}
+
+impl Gathered {
+    /// Of a visit that got to `sent`: where the message ends that was begun, and how far its last whole frame got in the
+    /// bytes of the pieces once that is sent too.
+    pub(super) fn cut(&self, sent: usize) -> (usize, usize) {
+        let begun = self.messages.partition_point(|message| message.end < sent);
+        match self.messages.get(begun).filter(|_| sent > 0) {
+            Some(message) => (message.end, message.pieces_end),
+            None => (sent, sent),
+        }
+    }
 }
 
 /// Where they are.
@@ -86,24 +107,67 @@ impl Gathering {
         if let [only] = self.last[..]
             && outbox.get(only).is_some_and(whole)
         {
-            return Gathered { lies: Lies::Piece(only), joined: false };
+            return Gathered { lies: Lies::Piece(only), messages: SmallVec::new() };
         }
         let begin = self.bytes.len();
         for piece in outbox.chain(chain) {
             self.bytes.extend_from_slice(&piece.bytes);
         }
-        let joined = self.join(begin, shape);
-        Gathered { lies: Lies::Range(begin..self.bytes.len()), joined }
+        let messages = if shape.list || shape.dialect.is_centrifuge() {
+            let inflated = outbox.chain(chain).map(Piece::inflated_bytes).sum();
+            self.messages(begin, outbox, chain, shape, inflated)
+        } else {
+            SmallVec::new()
+        };
+        Gathered { lies: Lies::Range(begin..self.bytes.len()), messages }
     }
 
-    /// Makes one message of what lies from `begin` on, one event for a browser in place of many, where the session wants it
-    /// and it can be done.
+    /// Makes messages of what lies from `begin` on, each as large as it may be: few events for a browser in place of many.
+    fn messages(
+        &mut self,
+        begin: usize,
+        outbox: &Outbox,
+        chain: Chain,
+        shape: Shape,
+        inflated: usize,
+    ) -> SmallVec<[Message; 1]> {
+        let most = message_bytes_max(shape.dialect);
+        let pieces_end = self.bytes.len() - begin;
+        if inflated <= most && self.join(begin, shape) {
+            return SmallVec::from_buf([Message { end: self.bytes.len() - begin, pieces_end }]);
+        }
+        let frames = self.bytes.split_off(begin);
+        let (mut messages, mut from, mut upto, mut size, mut count) = (SmallVec::new(), 0, 0, 0, 0);
+        for (len, inflated) in outbox.chain(chain).flat_map(Piece::frames) {
+            let whole = frames.get(upto..upto + len).unwrap_or_default();
+            // A control frame stays alone, and so does what is too large.
+            let is_data = whole.first().copied().and_then(Opcode::from_bits) == Some(shape.dialect.opcode());
+            let inflated = if is_data { inflated } else { most + 1 };
+            if count > 0 && size + inflated > most {
+                messages.push(self.message(begin, &frames, from..upto, count, shape));
+                (from, size, count) = (upto, 0, 0);
+            }
+            (upto, size, count) = (upto + len, size + inflated, count + 1);
+        }
+        if count > 0 {
+            messages.push(self.message(begin, &frames, from..upto, count, shape));
+        }
+        messages
+    }
+
+    /// Appends these frames as one message; one alone as it is.
+    fn message(&mut self, begin: usize, frames: &[u8], range: Range<usize>, count: usize, shape: Shape) -> Message {
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(frames.get(range.clone()).unwrap_or_default());
+        if count > 1 {
+            self.join(at, shape);
+        }
+        Message { end: self.bytes.len() - begin, pieces_end: range.end }
+    }
+
+    /// Makes one message of what lies from `begin` on, if it can be done.
     fn join(&mut self, begin: usize, shape: Shape) -> bool {
         let frames = self.bytes.get(begin..).unwrap_or_default();
-        let most = if shape.list { DRAIN_CHUNK_BYTES } else { JOINED_BYTES_MAX };
-        if !(shape.list || shape.dialect.is_centrifuge()) || frames.len() > most {
-            return false;
-        }
         if shape.deflate && any_compressed(frames) {
             let Some(message) = deflating::join(frames, shape.dialect) else { return false };
             self.bytes.truncate(begin);
@@ -136,6 +200,11 @@ impl Gathering {
     pub(super) fn end_tick(&mut self) {
         self.bytes.shrink_to(2 * BATCH_BYTES);
     }
+}
+
+/// Largest message that several deliveries are put into, as the client reads it.
+pub(super) fn message_bytes_max(dialect: Dialect) -> usize {
+    if dialect.is_centrifuge() { JOINED_BYTES_MAX } else { DRAIN_CHUNK_BYTES }
 }
 
 /// What stands before, between and behind messages that are put into one: in `plain` they become a list, in Centrifuge's
@@ -212,7 +281,7 @@ mod tests {
         assert_ne!(other, first);
         assert_eq!(bytes, [&frames[1][..], &frames[2]].concat());
         let (listed, bytes) = gather(3, list);
-        assert!(listed.joined);
+        assert_eq!(listed.messages.len(), 1);
         assert_eq!(bytes, &frame::frame(Opcode::Text, b"[1,2]")[..]);
     }
 }

@@ -1,7 +1,9 @@
-//! A whole shard against a model: random subscribes, deltas, full sockets, rates, ceilings, snapshots, closes and turns in any
-//! order, on real sockets with small buffers, with the desk answering whenever it comes to it, in both dialects, compressed
-//! or not, with backlogs that are large enough or too small. Whatever happens, each session's deliveries join up, no delta of a
-//! stream is missing, and in the end everybody has the state of the source and nothing is left behind in the shard.
+//! A whole shard against a model: random subscribes, recoveries, deltas, full sockets, rates, ceilings, snapshots, closes,
+//! lulls and turns in any order, on real sockets with small buffers, with the desk answering whenever it comes to it, in
+//! both dialects, compressed or not, with backlogs that are large enough or too small. Whatever happens, each session's
+//! deliveries join up, no delta of a stream is missing, no message is too large, only clients that were pinged are closed
+//! for a missing pong, and in the end all clients have the state of the source and nothing is left behind in the shard. Then
+//! all come back and recover all that there is, and none of them is taken for a slow one.
 //!
 //! Each test prints its seed and takes one: `NEXUS_TEST_SEED=7`. `PROPTEST_CASES` says how many worlds are tried.
 
@@ -19,10 +21,11 @@ use proptest::test_runner::{RngSeed, TestRunner};
 use rustls::version::{TLS12, TLS13};
 use serde_json::{Value, json};
 
-use self::peer::{Peer, Tongue};
+use self::peer::{Followed, Peer, Tongue};
 use super::backend::{Answer, Backend, Member, MemberCount};
 use super::event::NewSession;
-use super::shard::Shard;
+use super::session::{Ping, Session};
+use super::shard::{SWEEP_EVERY, Shard};
 use super::{Desk, Hub, Parked};
 use crate::auth::Tokens;
 use crate::config::{Class, Config, FlushBackend, Namespace};
@@ -49,6 +52,15 @@ enum Op {
     /// A client goes without a word.
     Go(usize),
     Subscribe(usize, Vec<usize>, Option<u32>),
+    /// A client remembers where it is.
+    Mark(usize),
+    /// A client subscribes from where it is, or from where it was once.
+    Recover {
+        client: usize,
+        topics: Vec<usize>,
+        old: bool,
+        reject: bool,
+    },
     Unsubscribe(usize, usize),
     Snapshot(usize, Vec<usize>),
     Rate(usize, usize, Option<u32>),
@@ -68,6 +80,8 @@ enum Op {
     NewEpoch,
     /// A client reads so many bytes at most.
     Read(usize, usize),
+    /// So many ms pass in which nothing happens.
+    Lull(u64),
     /// The shard turns, after waiting so long for something to do.
     Turn(u64),
     /// The desk answers what waits.
@@ -82,13 +96,17 @@ fn op() -> impl Strategy<Value = Op> {
         2 => client.clone().prop_map(Op::Come),
         1 => client.clone().prop_map(Op::Go),
         4 => (client.clone(), topics.clone(), rate.clone()).prop_map(|(c, t, r)| Op::Subscribe(c, t, r)),
+        1 => client.clone().prop_map(Op::Mark),
+        3 => (client.clone(), topics.clone(), any::<bool>(), any::<bool>())
+            .prop_map(|(client, topics, old, reject)| Op::Recover { client, topics, old, reject }),
         1 => (client.clone(), topic.clone()).prop_map(|(c, t)| Op::Unsubscribe(c, t)),
-        1 => (client.clone(), topics).prop_map(|(c, t)| Op::Snapshot(c, t)),
+        2 => (client.clone(), topics).prop_map(|(c, t)| Op::Snapshot(c, t)),
         3 => (client.clone(), topic.clone(), rate).prop_map(|(c, t, r)| Op::Rate(c, t, r)),
         2 => (client.clone(), prop::sample::select(vec![0u32, 20, 200]), prop::sample::select(vec![0u32, 2_000_000]), any::<bool>())
             .prop_map(|(client, flush_ms, bytes_per_second, batch)| Op::Session { client, flush_ms, bytes_per_second, batch }),
         8 => (topic, 1usize..14, prop::sample::select(vec![10usize, 500, 6_000])).prop_map(|(topic, deltas, bytes)| Op::Publish { topic, deltas, bytes }),
         1 => Just(Op::NewEpoch),
+        3 => prop::sample::select(vec![1_000u64, 11_000, 26_000, 40_000]).prop_map(Op::Lull),
         6 => (client, prop::sample::select(vec![50usize, 5_000, 100_000])).prop_map(|(c, n)| Op::Read(c, n)),
         10 => (0u64..4).prop_map(Op::Turn),
         6 => Just(Op::Desk),
@@ -104,16 +122,20 @@ struct Ways {
     /// A ceiling on all backlogs that two clients reach soon, or none: who is over it is sent away, whoever stays is told
     /// the same.
     backlog_total_bytes: usize,
+    /// Deltas kept of each topic: all of them, or so few that replays are lost.
+    history_size: usize,
 }
 
 fn ways() -> impl Strategy<Value = Ways> {
     let tongue = || (prop::bool::weighted(0.4), prop::bool::weighted(0.4));
     let tongues = [tongue(), tongue(), tongue()];
     let bytes = (prop::sample::select(vec![20_000, 1 << 30]), prop::sample::select(vec![0, 48 * 1024]));
-    (tongues, bytes).prop_map(|(tongues, (backlog_bytes, backlog_total_bytes))| Ways {
+    let history = prop_oneof![3 => Just(100_000), 1 => Just(20)];
+    (tongues, bytes, history).prop_map(|(tongues, (backlog_bytes, backlog_total_bytes), history_size)| Ways {
         tongues: tongues.map(|(centrifuge, deflate)| Tongue { centrifuge, deflate }),
         backlog_bytes,
         backlog_total_bytes,
+        history_size,
     })
 }
 
@@ -148,6 +170,10 @@ struct World {
     sealed: &'static [&'static rustls::SupportedProtocolVersion],
     ways: Ways,
     published: u64,
+    /// What clients remember of topics that they were once subscribed to.
+    marks: [HashMap<String, Followed>; CLIENTS],
+    /// Since when a session's ping has been written, by its place and generation, in ms of the shard's clock.
+    pinged: HashMap<(usize, u32), u64>,
 }
 
 impl World {
@@ -161,8 +187,11 @@ impl World {
         config.limits.commands_burst = 1_000_000;
         config.limits.reply_bytes_per_second = u32::MAX;
         config.limits.reply_bytes_burst = u32::MAX;
+        let long = Duration::from_secs(86_400);
+        (config.limits.stall_timeout, config.limits.first_command_timeout) = (long, long);
         for (name, class) in [("merge", Class::Merge), ("latest", Class::Latest), ("stream", Class::Stream)] {
-            let namespace = Namespace { class, history_size: 100_000, history_bytes: 1 << 30, ..Namespace::default() };
+            let (history_size, history_bytes) = (ways.history_size, 1 << 30);
+            let namespace = Namespace { class, history_size, history_bytes, ..Namespace::default() };
             config.namespace.insert(name.to_owned(), namespace);
         }
         let config = Arc::new(config);
@@ -174,7 +203,8 @@ impl World {
         let shard = Shard::new(parts.remove(0), requests, node, config);
         let desk = Desk::at_hand(desk, topics.clone(), tokens, Arc::new(Nobody), metrics);
         let events = Events::with_capacity(64);
-        Self { hub, shard, topics, desk: Box::new(desk), events, peers: Default::default(), sealed, ways, published: 0 }
+        let (desk, peers, marks, pinged) = (Box::new(desk), Default::default(), Default::default(), HashMap::new());
+        Self { hub, shard, topics, desk, events, peers, sealed, ways, published: 0, marks, pinged }
     }
 
     fn do_one(&mut self, op: Op) -> Result<(), TestCaseError> {
@@ -186,7 +216,24 @@ impl World {
         };
         match op {
             Op::Come(client) => self.come(client),
-            Op::Go(client) => self.peers[client] = None,
+            Op::Go(client) => self.go(client),
+            Op::Mark(client) => {
+                if let Some(peer) = &self.peers[client] {
+                    self.marks[client].extend(peer.followed.clone());
+                }
+            }
+            Op::Recover { client, topics, old, reject } => {
+                if let Some(peer) = &mut self.peers[client] {
+                    let known = |topic: &&str| {
+                        let (now, once) = (peer.followed.get(*topic), self.marks[client].get(*topic));
+                        Some(((*topic).to_owned(), if old { once.or(now) } else { now.or(once) }?.clone()))
+                    };
+                    let topics = names(&topics);
+                    let from = topics.iter().filter_map(known).collect();
+                    peer.recover(&topics, &from, reject);
+                }
+            }
+            Op::Lull(ms) => self.lull(ms)?,
             Op::Subscribe(client, topics, rate) => {
                 let mut command = json!({"op": "subscribe", "args": names(&topics)});
                 if let Some(rate) = rate {
@@ -216,7 +263,7 @@ impl World {
                     peer.read(most)?;
                 }
             }
-            Op::Turn(ms) => self.turn(ms),
+            Op::Turn(ms) => self.turn(ms)?,
             Op::Desk => (self.desk)(),
         }
         Ok(())
@@ -264,6 +311,7 @@ impl World {
             unanswered: HashSet::new(),
             sent: 0,
             joining: HashMap::new(),
+            recovering: HashMap::new(),
             leaving: HashMap::new(),
             closed: false,
         });
@@ -286,12 +334,51 @@ impl World {
         self.topics.publish(incoming).unwrap();
     }
 
-    fn turn(&mut self, ms: u64) {
+    /// A client goes without a word. It remembers where it was, unless it remembers an earlier place.
+    fn go(&mut self, client: usize) {
+        for (topic, followed) in self.peers[client].take().into_iter().flat_map(|peer| peer.followed) {
+            self.marks[client].entry(topic).or_insert(followed);
+        }
+    }
+
+    /// Time passes, and then as many sweeps as it takes to look at all sessions.
+    fn lull(&mut self, ms: u64) -> Result<(), TestCaseError> {
+        self.shard.pass(Duration::from_millis(ms));
+        (0..=CLIENTS).try_for_each(|_| {
+            self.shard.pass(SWEEP_EVERY);
+            self.turn(0)
+        })
+    }
+
+    fn closes(&self, reason: CloseReason) -> u64 {
+        let closes = CloseReason::ALL.iter().zip(&self.shard.stats.closes);
+        closes.filter(|(other, _)| **other == reason).map(|(_, closes)| closes.get()).sum()
+    }
+
+    fn turn(&mut self, ms: u64) -> Result<(), TestCaseError> {
+        let live = |(index, s): (usize, &Session)| s.is_live().then_some((index, s.generation));
+        let lived: Vec<_> = self.shard.sessions.iter().filter_map(live).collect();
+        let no_pong = self.closes(CloseReason::NoPong);
         self.shard.turn(&mut self.events, Duration::from_millis(ms));
+        let lives: HashSet<_> = self.shard.sessions.iter().filter_map(live).collect();
+        let pong_ms = u64::try_from(self.shard.config.limits.pong_timeout.as_millis()).unwrap();
+        let had_its_time = |key: &(usize, u32)| self.pinged.get(key).is_some_and(|at| at + pong_ms < self.shard.now_ms);
+        let may_be = lived.iter().filter(|key| !lives.contains(key) && had_its_time(key)).count();
+        let closed = self.closes(CloseReason::NoPong) - no_pong;
+        prop_assert!(closed <= may_be as u64, "{closed} closed for no pong, {may_be} had their time to answer a ping");
+        for (index, session) in &self.shard.sessions {
+            let key = (index, session.generation);
+            if session.ping == Ping::None {
+                self.pinged.remove(&key);
+            } else if session.chain.is_empty() && session.backlog.is_none() {
+                self.pinged.entry(key).or_insert(self.shard.now_ms);
+            }
+        }
         let owed: usize = self.shard.sessions.iter().filter_map(|(_, s)| Some(s.backlog.as_ref()?.len())).sum();
         assert_eq!(owed as u64, self.shard.stats.backlog_bytes.get(), "what sessions are owed is counted right");
         let total = self.shard.config.limits.backlog_total_bytes;
         assert!(total == 0 || owed <= total, "{owed} bytes are owed, {total} may be");
+        Ok(())
     }
 
     /// Everybody reads, everything is answered, until all are where the source is. That may take its time, as windows of a few
@@ -299,7 +386,7 @@ impl World {
     fn settle(&mut self) -> Result<(), TestCaseError> {
         let (mut heard, mut heard_at) = (0, Instant::now());
         loop {
-            self.turn(1);
+            self.turn(1)?;
             (self.desk)();
             let mut waiting = Vec::new();
             for (n, peer) in self.peers.iter_mut().enumerate().filter_map(|(n, p)| Some((n, p.as_mut()?))) {
@@ -332,6 +419,24 @@ impl World {
         Ok(())
     }
 
+    /// All clients come back, recover all that there is, and read: nothing that they are sent for it makes them slow.
+    fn come_back(&mut self) -> Result<(), TestCaseError> {
+        (0..CLIENTS).for_each(|client| self.go(client));
+        let slow = self.closes(CloseReason::Slow);
+        let from = TOPICS.iter().map(|topic| ((*topic).to_owned(), Followed::default())).collect();
+        for client in 0..CLIENTS {
+            self.come(client);
+            if let Some(peer) = &mut self.peers[client] {
+                peer.recover(&TOPICS, &from, false);
+            }
+        }
+        self.settle()?;
+        let closed = self.closes(CloseReason::Slow) - slow;
+        let relieved = self.ways.backlog_total_bytes > 0;
+        prop_assert!(closed == 0 || relieved, "{closed} clients that read all they were sent were taken for slow ones");
+        Ok(())
+    }
+
     /// Everybody goes, and nothing stays behind.
     fn leave(&mut self) -> Result<(), TestCaseError> {
         self.peers = Default::default();
@@ -343,7 +448,7 @@ impl World {
                 break;
             }
             prop_assert!(began.elapsed() < PATIENCE, "sessions, topics, asks, groups: {counts:?}");
-            self.turn(1);
+            self.turn(1)?;
             (self.desk)();
         }
         let stats = &self.shard.stats;
@@ -376,15 +481,17 @@ fn runs(
         world.do_one(op)?;
     }
     world.settle()?;
+    world.come_back()?;
     world.leave()?;
     let stats = &world.shard.stats;
-    let closes = CloseReason::ALL.iter().zip(&stats.closes);
-    let slow = closes.filter(|(reason, _)| **reason == CloseReason::Slow).map(|(_, closes)| closes.get()).sum();
-    Ok([stats.visits_partial.get(), stats.conflated.get(), stats.snapshots.get(), slow])
+    let (slow, no_pong) = (world.closes(CloseReason::Slow), world.closes(CloseReason::NoPong));
+    let pings = stats.pings.get();
+    Ok([stats.visits_partial.get(), stats.conflated.get(), stats.snapshots.get(), slow, pings, no_pong])
 }
 
-/// Visits that a socket did not take whole, deltas that others stood for, snapshots, clients sent away for being slow.
-type Happened = [u64; 4];
+/// Visits that a socket did not take whole, deltas that others stood for, snapshots, clients sent away for being slow, pings,
+/// clients sent away for not answering them.
+type Happened = [u64; 6];
 
 fn explore(flush: FlushBackend, sealed: &'static [&'static rustls::SupportedProtocolVersion]) {
     let seed = std::env::var("NEXUS_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
@@ -397,17 +504,18 @@ fn explore(flush: FlushBackend, sealed: &'static [&'static rustls::SupportedProt
     };
     let cases = config.cases;
     let worlds = (ways(), prop::collection::vec(op(), 1..250));
-    let happened = Cell::new(Happened::default());
+    let (happened, tried) = (Cell::new(Happened::default()), Cell::new(0));
     let outcome = TestRunner::new(config).run(&worlds, |(ways, ops)| {
+        tried.set(tried.get() + 1);
         let (before, more) = (happened.get(), runs(flush, sealed, ways, ops)?);
         happened.set(std::array::from_fn(|i| before[i] + more[i]));
         Ok(())
     });
     if let Err(error) = outcome {
-        panic!("NEXUS_TEST_SEED={seed}: {error}");
+        panic!("NEXUS_TEST_SEED={seed}, {} worlds: {error}", tried.get());
     }
     let happened = happened.get();
-    println!("{cases} worlds: partial visits, conflated, snapshots, sent away: {happened:?}");
+    println!("{cases} worlds: partial visits, conflated, snapshots, slow, pings, no pong: {happened:?}");
     // Or it would have tested less than it says.
     assert!(cases < 64 || happened.iter().all(|n| *n > 0), "{happened:?}");
 }

@@ -18,6 +18,8 @@ pub(super) struct Piece {
     pub(super) stands: Option<(Slot, Cursor)>,
     /// Ends of its frames and where a receiver stands after each; empty for a single frame.
     pub(super) cuts: Vec<Cut>,
+    /// Bytes of its frames before they were compressed; 0 where none is.
+    pub(super) inflated: usize,
     /// Deliveries in it.
     pub(super) deliveries: u32,
     /// How long after a session's last visit it may wait for others to go with it, ms: 0 is not at all, 1 as long as a busy
@@ -32,6 +34,8 @@ pub(super) struct Piece {
 pub(super) struct Cut {
     pub(super) end: usize,
     pub(super) cursor: Cursor,
+    /// Bytes of that frame before it was compressed.
+    pub(super) inflated: usize,
 }
 
 impl Piece {
@@ -48,6 +52,7 @@ impl Piece {
             start: Cursor::default(),
             stands: None,
             cuts: Vec::new(),
+            inflated: 0,
             deliveries: 0,
             wait_ms: 0,
             seen_ms: 0,
@@ -57,6 +62,24 @@ impl Piece {
     /// One frame that delivers something to who stands at `start`; `topic` where newer state may take its place.
     pub(super) fn delivery(bytes: Bytes, topic: Option<Slot>, start: Cursor) -> Self {
         Self { topic, start, deliveries: 1, ..Self::control(bytes) }
+    }
+
+    /// The same as `compress` makes it.
+    pub(super) fn compressed(self, compress: impl FnOnce(&Bytes) -> Bytes) -> Self {
+        Self { bytes: compress(&self.bytes), inflated: self.bytes.len(), ..self }
+    }
+
+    /// The length of each of its frames, and what it was before it was compressed.
+    pub(super) fn frames(&self) -> impl Iterator<Item = (usize, usize)> {
+        let mut at = 0;
+        let cuts = self.cuts.iter().map(move |cut| (cut.end - std::mem::replace(&mut at, cut.end), cut.inflated));
+        let whole = (self.cuts.is_empty() && !self.bytes.is_empty()).then(|| (self.bytes.len(), self.inflated_bytes()));
+        cuts.chain(whole)
+    }
+
+    /// Bytes of what a client gets of it, as it reads them.
+    pub(super) fn inflated_bytes(&self) -> usize {
+        self.inflated.max(self.bytes.len())
     }
 }
 

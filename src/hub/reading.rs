@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read};
 
 use super::pacing::clock32;
-use super::session::Stage;
+use super::session::{Ping, Stage};
 use super::shard::Shard;
 use super::turns::Reading;
 use crate::limits::{CENTRIFUGE_SUBSCRIBE_BYTES, INFLATED_BYTES_MAX, READ_BYTES};
@@ -46,6 +46,7 @@ impl Shard {
                     self.drop_session(index);
                     break;
                 }
+                // Until there is no more: the poll tells only once, and a client's last words may come with its end.
                 Ok(n) => {
                     reads += 1;
                     let sealed = session.tls.is_some();
@@ -54,9 +55,6 @@ impl Shard {
                             false => self.received(index, bytes),
                             true => self.received_sealed(index, bytes),
                         }
-                    }
-                    if n < READ_BYTES {
-                        break;
                     }
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
@@ -76,7 +74,7 @@ impl Shard {
         let message_max = self.message_max(index);
         let Some(session) = self.session(index) else { return };
         session.heard_ms = clock32(now_ms);
-        session.pinged = false;
+        session.ping = Ping::None;
         let mut inbox = session.inbox.take();
         if let Some(inbox) = inbox.as_mut().filter(|inbox| inbox.is_paused()) {
             // Until now it was this server that did not listen.

@@ -50,7 +50,7 @@ impl Shard {
         session.add(to);
         let hold = session.hold_of(from).map(|at| session.holds.swap_remove(at));
         let cursor = hold.map_or(if throttled { sent } else { last }, |hold| hold.cursor);
-        session.holds.push(Hold { subscription: to, cursor, awaiting: false });
+        session.holds.push(Hold::new(to, cursor));
         let (moved, _) = self.subscribers.leave(from);
         if let Some(moved) = moved
             && let Some(session) = self.session(moved.session)

@@ -11,8 +11,8 @@ use super::backlog::Backlog;
 use super::client::Client;
 use super::event::{Permit, SessionKey};
 use super::outbox::Chain;
-use super::pacing::Pace;
-use super::subscribers::{Cursor, Subscribers, Subscription};
+use super::pacing::{Pace, clock32};
+use super::subscribers::{Cursor, NONE, Subscribers, Subscription};
 use super::turns::Reading;
 use crate::accounts::{self, Held, allocated};
 use crate::auth::Identity;
@@ -30,8 +30,8 @@ pub(super) struct Session {
     /// permessage-deflate was negotiated.
     pub(super) deflate: bool,
     pub(super) stage: Stage,
-    /// A ping was sent since the client was last heard.
-    pub(super) pinged: bool,
+    /// How far the ping is that was sent since the client was last heard.
+    pub(super) ping: Ping,
     /// The poll tells when it takes bytes again.
     pub(super) watched: bool,
     pub(super) generation: u32,
@@ -50,7 +50,7 @@ pub(super) struct Session {
     /// Its ceiling on bytes a second.
     pub(super) pace: Option<Box<Pace>>,
     pub(super) opened_ms: u32,
-    /// When the client was last heard.
+    /// When the client was last heard; once a ping was written, since when it can answer that.
     pub(super) heard_ms: u32,
     /// What it has used of its rate of commands ([`crate::rate::Rate`]), in ns of the shard's clock.
     pub(super) commands_used_ns: u64,
@@ -88,6 +88,17 @@ pub(super) enum Stage {
     Done,
 }
 
+/// A ping that the client has not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ping {
+    /// There is none.
+    None,
+    /// It waits to be written.
+    Queued,
+    /// The socket has taken all of it.
+    Written,
+}
+
 /// A subscription whose owner must be brought to where its lane is.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Hold {
@@ -95,6 +106,14 @@ pub(super) struct Hold {
     pub(super) cursor: Cursor,
     /// A snapshot was asked for and will do it.
     pub(super) awaiting: bool,
+    /// The snapshot command that waits until a stream's replay has been sent, or [`NONE`].
+    pub(super) snapshot: u32,
+}
+
+impl Hold {
+    pub(super) fn new(subscription: Subscription, cursor: Cursor) -> Self {
+        Self { subscription, cursor, awaiting: false, snapshot: NONE }
+    }
 }
 
 /// What is left of a message whose commands depend on the answer to an earlier one. The messages behind it are not read.
@@ -191,6 +210,14 @@ impl Session {
             + self.client.as_ref().map_or(0, |client| client.bytes())
             + self._permit.as_ref().map_or(0, |_| PERMIT_BYTES)
             + identity
+    }
+
+    /// The socket has taken all that was to be written: a client that was pinged has its time from now on.
+    pub(super) fn written(&mut self, now_ms: u64) {
+        if self.ping != Ping::None && self.chain.is_empty() {
+            self.ping = Ping::Written;
+            self.heard_ms = clock32(now_ms);
+        }
     }
 
     /// The hold of a subscription.

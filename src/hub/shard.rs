@@ -28,9 +28,9 @@ use super::outbox::{Chain, Outbox, Piece};
 use super::pacing::{Load, Timers, clock32};
 use super::queue::QueueReceiver;
 use super::relieving::Ceiling;
-use super::session::{Session, Stage};
+use super::session::{Ping, Session, Stage};
 use super::shedding::Shed;
-use super::subscribers::{SHRINK_FROM, Subscribers, Subscription, Traits};
+use super::subscribers::{NONE, SHRINK_FROM, Subscribers, Subscription, Traits};
 use super::turns::{Reading, Turns};
 use super::waves::Waves;
 use crate::clock::unix_ms;
@@ -245,6 +245,12 @@ impl Shard {
         }
     }
 
+    /// So much time has passed.
+    #[cfg(test)]
+    pub(super) fn pass(&mut self, time: Duration) {
+        self.started -= time;
+    }
+
     /// Waits at most so long for something to do, and does it.
     pub(super) fn turn(&mut self, events: &mut Events, timeout: Duration) {
         if let Err(error) = self.poll.poll(events, Some(timeout))
@@ -438,7 +444,7 @@ impl Shard {
             dialect: new.dialect,
             deflate: new.deflate,
             stage: Stage::New,
-            pinged: false,
+            ping: Ping::None,
             watched: false,
             generation: self.generation,
             reading: Reading::Free,
@@ -489,7 +495,7 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(index as usize) else { return };
         // Replies are each session's own: only the long ones, of a recovery, are worth it.
         let piece = match session.deflate && (piece.deliveries > 0 || piece.bytes.len() >= COMPRESS_REPLY_BYTES_MIN) {
-            true => Piece { bytes: self.deflating.frame(&piece.bytes), ..piece },
+            true => piece.compressed(|bytes| self.deflating.frame(bytes)),
             false => piece,
         };
         let piece = self.outbox.piece(piece);
@@ -534,10 +540,13 @@ impl Shard {
     pub(super) fn leave_all(&mut self, index: u32) {
         let Some(session) = self.session(index) else { return };
         session.deferred = None;
-        session.holds = ThinVec::new();
+        let holds = std::mem::replace(&mut session.holds, ThinVec::new());
         let specials = session.client.as_mut().map(|c| std::mem::take(&mut c.specials)).unwrap_or_default();
         for special in specials {
             self.depart(special);
+        }
+        for hold in holds.iter().filter(|hold| hold.snapshot != NONE) {
+            self.snapshot_answered(hold.snapshot);
         }
         while let Some(subscription) = self.session(index).and_then(|s| s.subscriptions.pop()) {
             self.leave(subscription);

@@ -3,7 +3,7 @@
 
 use super::event::SessionKey;
 use super::pacing::clock32;
-use super::session::Stage;
+use super::session::{Ping, Stage};
 use super::shard::{SWEEP_EVERY, Shard};
 use super::subscribers::SHRINK_FROM;
 use super::turns::Reading;
@@ -82,44 +82,45 @@ impl Shard {
         let (now_ms, now_s) = (self.now_ms, self.unix_ms / 1_000);
         let Some(session) = self.session(index) else { return };
         let age = |since: u32| u64::from(clock32(now_ms).wrapping_sub(since));
-        let reason = match session.stage {
-            Stage::Closing { until_ms } if is_past(until_ms, now_ms) => {
-                self.drop_session(index);
-                return;
-            }
-            Stage::Closing { .. } | Stage::Done => return,
-            Stage::New if age(session.opened_ms) > first_command_ms => Some(CloseReason::NoCommand),
-            // One that waits for its turn is not late: it is not listened to.
-            _ if session.reading == Reading::Free
-                && session.inbox.as_ref().is_some_and(|i| now_ms.saturating_sub(i.since_ms) > first_command_ms) =>
-            {
-                Some(CloseReason::SlowMessage)
-            }
-            // One that got a topic by a token of the topic's own has shown one.
-            _ if needs_token
-                && session.identity.is_none()
-                && session.subscriptions.is_empty()
-                && session.attaching == 0
-                && !session.deferred.as_ref().is_some_and(|d| d.authenticating)
-                && age(session.opened_ms) > token_ms =>
-            {
-                Some(CloseReason::NoToken)
-            }
-            _ if session.backlog.as_ref().is_some_and(|b| now_ms.saturating_sub(b.moved_ms) > stall_ms) => {
-                Some(CloseReason::Slow)
-            }
-            _ if session
-                .identity
-                .as_ref()
-                .and_then(|i| i.expires_s)
-                .is_some_and(|exp| now_s > exp + if session.dialect.is_centrifuge() { expired_delay_s } else { 0 }) =>
-            {
-                Some(CloseReason::Expired)
-            }
-            // A client that still takes bytes is alive, though its pong may be behind them.
-            _ if session.backlog.is_none() && age(session.heard_ms) > ping_ms + pong_ms => Some(CloseReason::NoPong),
-            _ => None,
-        };
+        let reason =
+            match session.stage {
+                Stage::Closing { until_ms } if is_past(until_ms, now_ms) => {
+                    self.drop_session(index);
+                    return;
+                }
+                Stage::Closing { .. } | Stage::Done => return,
+                Stage::New if age(session.opened_ms) > first_command_ms => Some(CloseReason::NoCommand),
+                // One that waits for its turn is not late: it is not listened to.
+                _ if session.reading == Reading::Free
+                    && session.inbox.as_ref().is_some_and(|i| now_ms.saturating_sub(i.since_ms) > first_command_ms) =>
+                {
+                    Some(CloseReason::SlowMessage)
+                }
+                // One that got a topic by a token of the topic's own has shown one.
+                _ if needs_token
+                    && session.identity.is_none()
+                    && session.subscriptions.is_empty()
+                    && session.attaching == 0
+                    && !session.deferred.as_ref().is_some_and(|d| d.authenticating)
+                    && age(session.opened_ms) > token_ms =>
+                {
+                    Some(CloseReason::NoToken)
+                }
+                _ if session.backlog.as_ref().is_some_and(|b| now_ms.saturating_sub(b.moved_ms) > stall_ms) => {
+                    Some(CloseReason::Slow)
+                }
+                _ if session.identity.as_ref().and_then(|i| i.expires_s).is_some_and(|exp| {
+                    now_s > exp + if session.dialect.is_centrifuge() { expired_delay_s } else { 0 }
+                }) =>
+                {
+                    Some(CloseReason::Expired)
+                }
+                // While its socket is full, whether it takes bytes decides, not its pong.
+                _ if session.ping == Ping::Written && session.backlog.is_none() && age(session.heard_ms) > pong_ms => {
+                    Some(CloseReason::NoPong)
+                }
+                _ => None,
+            };
         if let Some(reason) = reason {
             self.close(index, reason);
             return;
@@ -135,14 +136,18 @@ impl Shard {
                 && now_ms.saturating_sub(client.pinged_ms) > ping_ms - spread
             {
                 client.pinged_ms = now_ms;
+                // The time to answer begins with the first of several that were not answered.
+                if session.ping == Ping::None {
+                    session.ping = Ping::Queued;
+                }
                 let ping = session.dialect.ping();
                 self.send(index, ping);
                 self.stats.pings.add(1);
             }
             return;
         }
-        if !session.pinged && session.backlog.is_none() && age(session.heard_ms) > ping_ms - spread {
-            session.pinged = true;
+        if session.ping == Ping::None && session.backlog.is_none() && age(session.heard_ms) > ping_ms - spread {
+            session.ping = Ping::Queued;
             let ping = session.dialect.ping();
             self.send(index, ping);
             self.stats.pings.add(1);

@@ -37,6 +37,8 @@ pub struct SubscribeOptions {
     pub join_leave: bool,
     /// It can apply Fossil deltas.
     pub fossil: bool,
+    /// It wants an error in place of a subscription that could not be recovered.
+    pub reject_unrecovered: bool,
 }
 
 /// What any subscriber may ask for beside topics.

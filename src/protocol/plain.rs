@@ -303,7 +303,7 @@ fn put_standings(out: &mut Vec<u8>, op: Op, standings: &[Standing]) {
         let _ = write!(out, ":{{\"offset\":{},\"epoch\":", s.offset);
         put_str(out, s.epoch.as_str());
         if op == Op::Subscribe {
-            let _ = write!(out, ",\"recovered\":{}", s.recovered);
+            let _ = write!(out, ",\"recovered\":{},\"have\":{}", s.recovered, s.have);
         }
         out.push(b'}');
     }
@@ -501,10 +501,10 @@ mod tests {
             r#"{"topic":"quotes:\"X\"","type":"snapshot","offset":12,"epoch":"e","data":1}"#
         );
         let id = CommandId(Some("1".into()));
-        let standing = Standing { topic, offset: offset(12), epoch, recovered: false };
+        let standing = Standing { topic, offset: offset(12), epoch, recovered: false, have: offset(9) };
         assert_eq!(
             text(&outcome(&id, Op::Subscribe, true, Some(&[standing]), &Refused::default())),
-            r#"{"id":1,"op":"subscribe","ok":true,"topics":{"quotes:\"X\"":{"offset":12,"epoch":"e","recovered":false}}}"#
+            r#"{"id":1,"op":"subscribe","ok":true,"topics":{"quotes:\"X\"":{"offset":12,"epoch":"e","recovered":false,"have":9}}}"#
         );
         assert_eq!(text(&done(&id, Op::Ping)), r#"{"id":1,"op":"pong"}"#);
     }

@@ -127,6 +127,8 @@ pub struct Standing {
     pub epoch: Epoch,
     /// Whether the client lost nothing since the position it named.
     pub recovered: bool,
+    /// Subscribes: what the next delta follows on; 0 where the state comes first.
+    pub have: Offset,
 }
 
 /// What the server says of itself.

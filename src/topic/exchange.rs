@@ -129,7 +129,7 @@ pub struct Attachment {
 /// Whole frames, in order.
 #[derive(Debug, Clone)]
 pub struct Replay {
-    /// The position before them.
+    /// The position before them; 0 where they are the state, which needs nothing before it.
     pub after: Offset,
     /// The position after them.
     pub upto: Offset,
@@ -143,6 +143,11 @@ impl Replay {
     /// No frames, at this position.
     pub fn nothing(at: Offset) -> Self {
         Self { after: at, upto: at, frames: Vec::new(), complete: true }
+    }
+
+    /// Bytes of the frames.
+    pub fn bytes(&self) -> usize {
+        self.frames.iter().map(Bytes::len).sum()
     }
 }
 

@@ -44,6 +44,11 @@ impl History {
         Self { floor, ..Self::default() }
     }
 
+    /// Everything after this offset is here.
+    pub(super) fn floor(&self) -> Offset {
+        self.floor
+    }
+
     /// Keeps `delta`, letting go of what is over the bounds.
     pub(super) fn push(&mut self, delta: Arc<Delta>, options: &Namespace) {
         self.bytes += delta.payload.bytes().len();

@@ -33,4 +33,5 @@ pub use freshness::Freshness;
 pub use names::{NameRange, NameRanges};
 pub use payload::{Payload, PayloadError};
 pub use registry::Topics;
+pub use state::Floor;
 pub use trace::Trace;

@@ -14,7 +14,7 @@ use super::map::{DashMap, Entry};
 use super::merge::ParseError;
 use super::names::{NameRange, Names};
 use super::payload::{Payload, PayloadError};
-use super::state::Topic;
+use super::state::{Floor, Topic};
 use super::trace::{self, Passage, Sampler};
 use crate::clock::unix_ms;
 use crate::config::{Class, Config, Namespace, OPS, PayloadForm};
@@ -31,6 +31,8 @@ struct SourceState {
     epoch: Mutex<Epoch>,
     /// Offsets up to here may have been given to deltas that are not known here.
     floor: AtomicU64,
+    /// The source holds all that it ever had, and no topic of it was forgotten here.
+    whole: AtomicBool,
     /// While true, deltas change topics but nobody is told: a reset follows.
     loading: AtomicBool,
 }
@@ -86,6 +88,7 @@ impl Topics {
         let source = || SourceState {
             epoch: Mutex::new(Epoch::random()),
             floor: AtomicU64::new(0),
+            whole: AtomicBool::new(true),
             loading: AtomicBool::new(false),
         };
         Self {
@@ -187,8 +190,12 @@ impl Topics {
         let options = name.namespace().and_then(|n| self.namespaces.get(n)).unwrap_or(&self.default).clone();
         let own = is_own(&name);
         let source = if own { self.local() } else { source };
-        let floor = self.source(source).map_or(0, |s| s.floor.load(Ordering::Acquire));
-        let (epoch, floor) = (self.epoch(source), Offset::new(floor).unwrap_or_default());
+        let floor = self.source(source).map_or_else(Floor::default, |s| {
+            let whole = s.whole.load(Ordering::Acquire);
+            let offset = Offset::new(s.floor.load(Ordering::Acquire)).unwrap_or_default();
+            Floor { offset, kept_after: if whole { Offset::ZERO } else { offset } }
+        });
+        let epoch = self.epoch(source);
         let mut topic = Topic::new(name, options, source, epoch, floor, now_ms, Account::new(self.sums.clone()));
         match by {
             By::Publisher => self.count_published(&mut topic),
@@ -333,7 +340,7 @@ impl Topics {
                 topic.reset(
                     source,
                     self.epoch(source),
-                    offset.map_or(Offset::ZERO, |o| Offset::new(o.get().saturating_sub(1)).unwrap_or_default()),
+                    offset.map_or(Offset::ZERO, |o| Offset::new(o.get().saturating_sub(1)).unwrap_or_default()).into(),
                 );
                 let snapshot = topic.snapshot();
                 self.each_interest(topic, |shard, slot| self.outlet.reset(shard, slot, &snapshot));
@@ -416,7 +423,7 @@ impl Topics {
         let by = By::Subscriber(maker);
         self.with_topic(name.as_str(), self.home(name.as_str()), unix_ms(), by, |topic| {
             topic.add_interest(shard, slot, encoding);
-            answer(topic.attach(encoding, since, history));
+            answer(topic.attach(encoding, since, history, self.config.limits.recovery_bytes()));
         })
     }
 
@@ -451,6 +458,11 @@ impl Topics {
             let unwanted = condition(topic);
             if unwanted {
                 self.names.remove(name);
+                if topic.known
+                    && let Some(source) = self.source(topic.source)
+                {
+                    source.whole.store(false, Ordering::Release);
+                }
             }
             unwanted
         });
@@ -474,7 +486,7 @@ impl Topics {
                 let source = self.home(name.as_str());
                 let (options, epoch) = (self.default.clone(), self.epoch(source));
                 let account = Account::new(self.sums.clone());
-                let mut topic = Topic::new(name.clone(), options, source, epoch, Offset::ZERO, 0, account);
+                let mut topic = Topic::new(name.clone(), options, source, epoch, Floor::default(), 0, account);
                 answer(topic.snapshot());
             }
         }
@@ -484,7 +496,7 @@ impl Topics {
     /// are gone.
     pub fn replay_for(&self, name: &TopicName, encoding: Encoding, after: Offset, answer: impl FnOnce(Option<Replay>)) {
         match self.map.get_mut(name.as_str()) {
-            Some(mut topic) => answer(topic.replay(encoding, after)),
+            Some(mut topic) => answer(topic.replay(encoding, after, self.config.limits.recovery_bytes())),
             None => answer(None),
         }
     }
@@ -577,10 +589,12 @@ impl Topics {
 
     /// `source` begins anew in `epoch`, knowing nothing up to `floor`: its topics are emptied and deltas taken in
     /// silence until [`Topics::loaded`].
-    pub fn load(&self, source: SourceId, epoch: &Epoch, floor: Offset) {
+    pub fn load(&self, source: SourceId, epoch: &Epoch, floor: impl Into<Floor>) {
         let Some(state) = self.source(source) else { return };
+        let floor = floor.into();
         state.loading.store(true, Ordering::Release);
-        state.floor.store(floor.get(), Ordering::Release);
+        state.whole.store(floor.kept_after == Offset::ZERO, Ordering::Release);
+        state.floor.store(floor.offset.get(), Ordering::Release);
         state.epoch.lock().unwrap_or_else(PoisonError::into_inner).clone_from(epoch);
         for mut topic in self.map.iter_mut().filter(|topic| topic.source == source) {
             if topic.known {

@@ -29,6 +29,22 @@ pub(super) struct Interest {
     pub(super) encodings: u8,
 }
 
+/// Where a topic begins of which nothing is known yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Floor {
+    /// Offsets up to here may have been given to deltas that are not known here.
+    pub offset: Offset,
+    /// Every delta after this offset will be known: less than the former only where the source still holds all that it
+    /// ever had.
+    pub kept_after: Offset,
+}
+
+impl From<Offset> for Floor {
+    fn from(offset: Offset) -> Self {
+        Self { offset, kept_after: offset }
+    }
+}
+
 #[derive(Debug)]
 enum State {
     /// The history is the state.
@@ -100,7 +116,7 @@ impl Topic {
         options: Arc<Namespace>,
         source: SourceId,
         epoch: Epoch,
-        floor: Offset,
+        floor: Floor,
         now_ms: u64,
         account: Account,
     ) -> Self {
@@ -108,12 +124,12 @@ impl Topic {
             account,
             maker: None,
             state: State::empty(options.class),
-            history: History::from_floor(floor),
+            history: History::from_floor(floor.kept_after),
             name,
             options,
             source,
             epoch,
-            offset: floor,
+            offset: floor.offset,
             known: false,
             ts: None,
             active_ms: now_ms,
@@ -189,12 +205,12 @@ impl Topic {
     }
 
     /// Forgets everything but who is interested.
-    pub(super) fn reset(&mut self, source: SourceId, epoch: Epoch, floor: Offset) {
+    pub(super) fn reset(&mut self, source: SourceId, epoch: Epoch, floor: Floor) {
         self.state = State::empty(self.options.class);
-        self.history = History::from_floor(floor);
+        self.history = History::from_floor(floor.kept_after);
         self.source = source;
         self.epoch = epoch;
-        self.offset = floor;
+        self.offset = floor.offset;
         self.known = false;
         self.ts = None;
         self.before = None;
@@ -267,7 +283,8 @@ impl Topic {
         let place = Place {
             topic: self.name.clone(),
             offset,
-            prev: self.offset,
+            // Nothing of this topic lies between the two.
+            prev: if self.known { self.offset } else { self.history.floor() },
             epoch: self.epoch.clone(),
             taken_ms: now_ms,
             state_bytes,
@@ -367,24 +384,33 @@ impl Topic {
     }
 
     /// What a new subscriber gets: what it missed since the position it names, or the state (DESIGN section 4).
-    pub(super) fn attach(&mut self, encoding: Encoding, since: Option<&Position>, history: u32) -> Attachment {
+    pub(super) fn attach(
+        &mut self,
+        encoding: Encoding,
+        since: Option<&Position>,
+        history: u32,
+        bytes_max: usize,
+    ) -> Attachment {
         // Who has nothing yet may not know the epoch.
         let same = |p: &Position| p.epoch == self.epoch || (p.epoch.as_str().is_empty() && p.offset == Offset::ZERO);
         let comparable = since.filter(|p| same(p) && p.offset <= self.offset);
         if self.options.class == Class::Stream {
-            let recovered = comparable.and_then(|p| self.replay(encoding, p.offset));
+            let recovered = comparable.and_then(|p| self.replay(encoding, p.offset, bytes_max));
             let wanted = if since.is_some() { 0 } else { history as usize };
             let missed = match &recovered {
                 Some(_) => recovered.clone(),
-                None => self.history.before_last(wanted).and_then(|from| self.replay(encoding, from)),
+                None => self.history.before_last(wanted).and_then(|from| self.replay(encoding, from, bytes_max)),
             };
             return self.attachment(recovered.is_some(), missed.unwrap_or(Replay::nothing(self.offset)));
         }
-        if let Some(frames) = comparable.and_then(|p| self.missed(encoding, p.offset)) {
-            return self.attachment(true, Replay { frames, ..Replay::nothing(self.offset) });
+        if let Some((after, frames)) = comparable.and_then(|p| Some((p.offset, self.missed(encoding, p.offset)?))) {
+            return self.attachment(true, Replay { after, frames, ..Replay::nothing(self.offset) });
         }
-        let frames = if self.known || since.is_some() { vec![self.snapshot().frame(encoding)] } else { Vec::new() };
-        self.attachment(since.is_some(), Replay { frames, ..Replay::nothing(self.offset) })
+        if !self.known && since.is_none() {
+            return self.attachment(false, Replay::nothing(self.offset));
+        }
+        let (after, frames) = (Offset::ZERO, vec![self.snapshot().frame(encoding)]);
+        self.attachment(since.is_some(), Replay { after, frames, ..Replay::nothing(self.offset) })
     }
 
     fn attachment(&self, recovered: bool, missed: Replay) -> Attachment {
@@ -392,18 +418,18 @@ impl Topic {
         Attachment { offset: self.offset, epoch: self.epoch.clone(), recovered, missed, stale_since_ms }
     }
 
-    /// The next deltas after `after`, as many as are sent at once; `None` if some are gone.
-    pub(super) fn replay(&mut self, encoding: Encoding, after: Offset) -> Option<Replay> {
+    /// The next deltas after `after`, one or as many as have `bytes_max`; `None` if some are gone.
+    pub(super) fn replay(&mut self, encoding: Encoding, after: Offset, bytes_max: usize) -> Option<Replay> {
         let mut replay = Replay { after, upto: after, ..Replay::nothing(after) };
         let mut bytes = 0;
         for delta in self.history.since(after)? {
-            if bytes >= RECOVERY_BYTES {
+            // The first goes to a session that does not hold the one before it.
+            let frame = delta.frame(if replay.frames.is_empty() { encoding.whole() } else { encoding });
+            bytes += frame.len();
+            if bytes > bytes_max && !replay.frames.is_empty() {
                 replay.complete = false;
                 break;
             }
-            // The first goes to somebody who does not hold the one before it.
-            let frame = delta.frame(if replay.frames.is_empty() { encoding.whole() } else { encoding });
-            bytes += frame.len();
             replay.upto = delta.offset;
             replay.frames.push(frame);
         }
@@ -511,7 +537,7 @@ mod tests {
         let options = Namespace { class, history_size: 3, ..Namespace::default() };
         let name = TopicName::new("t:x").unwrap();
         let account = Account::new(Arc::new(super::super::account::Sums::new(&crate::config::Limits::default())));
-        Topic::new(name, Arc::new(options), SourceId(0), Epoch::from_text("e"), Offset::ZERO, 0, account)
+        Topic::new(name, Arc::new(options), SourceId(0), Epoch::from_text("e"), Floor::default(), 0, account)
     }
 
     fn publish(topic: &mut Topic, json: &str) -> Arc<Delta> {
@@ -560,7 +586,7 @@ mod tests {
             for n in 1..=5 {
                 publish(&mut topic, &format!("{{\"n{}\":{n}}}", n % 4));
             }
-            let attachment = topic.attach(Encoding::Plain, position.as_ref(), 0);
+            let attachment = topic.attach(Encoding::Plain, position.as_ref(), 0, RECOVERY_BYTES);
             let expected = (*recovered, frames.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>());
             assert_eq!(seen(&attachment), expected, "{class:?} since {position:?}");
             assert_eq!(attachment.offset.get(), 5);
@@ -573,8 +599,8 @@ mod tests {
         for n in 1..=5 {
             publish(&mut topic, &n.to_string());
         }
-        assert_eq!(seen(&topic.attach(Encoding::Plain, None, 2)).1, ["d@4", "d@5"]);
-        assert_eq!(seen(&topic.attach(Encoding::Plain, None, 99)).1.len(), 3);
+        assert_eq!(seen(&topic.attach(Encoding::Plain, None, 2, RECOVERY_BYTES)).1, ["d@4", "d@5"]);
+        assert_eq!(seen(&topic.attach(Encoding::Plain, None, 99, RECOVERY_BYTES)).1.len(), 3);
         assert_eq!(topic.snapshot().data, r#"[{"offset":3,"data":3},{"offset":4,"data":4},{"offset":5,"data":5}]"#);
     }
 

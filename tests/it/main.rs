@@ -50,6 +50,7 @@ mod scale_out;
 mod sdk;
 mod sdks;
 mod secrets;
+mod sessions;
 mod shutdown;
 mod supabase;
 mod systemd;

@@ -11,6 +11,7 @@ use rustls::ClientConnection;
 use serde_json::{Value, json};
 
 use super::TOPICS;
+use crate::limits::{DRAIN_CHUNK_BYTES, JOINED_BYTES_MAX};
 use crate::wire::frame::{Opcode, header_bytes};
 use crate::wire::tls::tests::written;
 
@@ -22,7 +23,7 @@ pub(super) struct Tongue {
 }
 
 /// What a client knows of a topic it is subscribed to.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Followed {
     pub(super) epoch: String,
     pub(super) offset: u64,
@@ -43,6 +44,8 @@ pub(super) struct Peer {
     pub(super) sent: u64,
     /// What is to be subscribed to, by command, where the answer does not say.
     pub(super) joining: HashMap<u64, &'static str>,
+    /// Where a client is of what it is to recover, by command, and whether it wants an error where it cannot.
+    pub(super) recovering: HashMap<u64, (HashMap<String, Followed>, bool)>,
     /// What is to be unsubscribed from, by command.
     pub(super) leaving: HashMap<u64, &'static str>,
     /// Told to go: what it has is no longer followed.
@@ -71,6 +74,26 @@ impl Peer {
         }
     }
 
+    /// Subscribes to topics from where it is in them, which it may not know of all of them.
+    pub(super) fn recover(&mut self, topics: &[&str], from: &HashMap<String, Followed>, reject: bool) {
+        if !self.tongue.centrifuge {
+            let since: HashMap<_, _> =
+                from.iter().map(|(topic, f)| (topic, json!({"offset": f.offset, "epoch": f.epoch}))).collect();
+            self.recovering.insert(self.sent + 1, (from.clone(), false));
+            self.send_one(json!({"op": "subscribe", "args": topics, "since": since}));
+            return;
+        }
+        for topic in topics {
+            let mut command = json!({"channel": topic, "flag": if reject { 3 } else { 1 }});
+            if let Some(Followed { epoch, offset, .. }) = from.get(*topic) {
+                (command["recover"], command["epoch"], command["offset"]) = (json!(true), json!(epoch), json!(offset));
+            }
+            let from = from.iter().filter(|(name, _)| name == topic).map(|(name, f)| (name.clone(), f.clone()));
+            self.recovering.insert(self.sent + 1, (from.collect(), reject));
+            self.send_one(json!({"subscribe": command}));
+        }
+    }
+
     pub(super) fn send_one(&mut self, mut command: Value) {
         self.sent += 1;
         self.unanswered.insert(self.sent);
@@ -84,8 +107,11 @@ impl Peer {
         if let Some(topic) = left.or_else(|| known(&command["args"][0]).filter(|_| command["op"] == "unsubscribe")) {
             self.leaving.insert(self.sent, topic);
         }
-        let payload = command.to_string().into_bytes();
-        let mut frame = vec![0x81];
+        self.send_frame(0x81, command.to_string().into_bytes());
+    }
+
+    fn send_frame(&mut self, opcode: u8, payload: Vec<u8>) {
+        let mut frame = vec![opcode];
         match u8::try_from(payload.len()) {
             Ok(n @ 0..126) => frame.push(0x80 | n),
             _ => {
@@ -147,14 +173,21 @@ impl Peer {
             let broken = |e: serde_json::Error| TestCaseError::fail(e.to_string());
             match Opcode::from_bits(frame[0]) {
                 Some(Opcode::Text) if self.tongue.centrifuge => {
+                    let several = payload.contains(&b'\n');
+                    prop_assert!(!several || payload.len() <= JOINED_BYTES_MAX, "{} bytes", payload.len());
                     for line in payload.split(|&b| b == b'\n') {
                         self.hear(&serde_json::from_slice(line).map_err(broken)?)?;
                     }
                 }
                 Some(Opcode::Text) => match serde_json::from_slice(&payload).map_err(broken)? {
-                    Value::Array(list) => list.iter().try_for_each(|one| self.take(one))?,
+                    Value::Array(list) => {
+                        let bytes = payload.len();
+                        prop_assert!(list.len() < 2 || bytes <= DRAIN_CHUNK_BYTES, "a list of {bytes} bytes");
+                        list.iter().try_for_each(|one| self.take(one))?;
+                    }
                     one => self.take(&one)?,
                 },
+                Some(Opcode::Ping) => self.send_frame(0x8a, payload),
                 Some(Opcode::Close) => self.closed = true,
                 other => return Err(TestCaseError::fail(format!("an unexpected frame: {other:?}"))),
             }
@@ -171,11 +204,9 @@ impl Peer {
         };
         let offset = message["offset"].as_u64().unwrap();
         if message["type"] == "snapshot" {
-            // Asked for, it comes to those who are not subscribed too. Of a stream it is a list, which matters here only
-            // where the deltas begin anew.
+            // Asked for, it comes to those who are not subscribed too.
             let epoch = message["epoch"].as_str().unwrap().to_owned();
-            let stream = topic.starts_with("stream");
-            if let Some(followed) = self.followed.get_mut(topic).filter(|f| !stream || f.epoch != epoch) {
+            if let Some(followed) = self.followed.get_mut(topic) {
                 *followed = Followed { epoch, offset, state: message["data"].clone() };
             }
             return Ok(());
@@ -207,11 +238,19 @@ impl Peer {
         let refused = !message["error"].is_null();
         // What is refused of a command comes beside its answer; a command of which everything is refused has that alone.
         if op == "subscribe" && !refused {
+            let from = self.recovering.remove(&message["id"].as_u64().unwrap()).unwrap_or_default().0;
             for (topic, at) in message["topics"].as_object().unwrap() {
-                // What the client had before does not count; the snapshot follows, where there is one.
-                let offset = at["offset"].as_u64().unwrap();
+                let offset = at["have"].as_u64().unwrap();
                 let epoch = at["epoch"].as_str().unwrap().to_owned();
-                self.followed.insert(topic.clone(), Followed { epoch, offset, state: json!({}) });
+                // What the client has had since does not count; the snapshot follows, where there is one.
+                let followed = match from.get(topic).filter(|_| at["recovered"] == true) {
+                    None => Followed { epoch, offset, state: json!({}) },
+                    Some(known) => {
+                        prop_assert!(offset == 0 || offset == known.offset, "recovered {topic} from {known:?}: {at}");
+                        Followed { epoch, ..known.clone() }
+                    }
+                };
+                self.followed.insert(topic.clone(), followed);
             }
         }
         let id = message["id"].as_u64().unwrap();
@@ -232,21 +271,34 @@ impl Peer {
         if let Some(id) = reply["id"].as_u64() {
             self.unanswered.remove(&id);
             let (joined, left) = (self.joining.remove(&id), self.leaving.remove(&id));
+            let (mut from, reject) = self.recovering.remove(&id).unwrap_or_default();
             if let (Some(topic), Some(result)) = (joined, reply.get("subscribe")) {
                 let offset = result["offset"].as_u64().unwrap_or(0);
                 let epoch = result["epoch"].as_str().unwrap_or_default().to_owned();
-                // What comes with the answer leads up to its offset.
-                self.followed.insert(topic.to_owned(), Followed { epoch, offset, state: json!({}) });
-                for publication in result["publications"].as_array().into_iter().flatten() {
-                    prop_assert!(publication["offset"].as_u64().unwrap_or(0) <= offset, "{reply}");
-                    if let Some(followed) = self.followed.get_mut(topic) {
-                        followed.apply(topic, publication);
-                    }
+                let recovered = result["recovered"] == true;
+                prop_assert!(recovered || !reject || from.is_empty(), "not recovered, and not refused: {reply}");
+                let known = from.remove(topic).filter(|_| recovered);
+                let stream = topic.starts_with("stream");
+                let state = known.as_ref().map_or_else(|| json!({}), |known| known.state.clone());
+                if let Some(known) = known.filter(|_| stream) {
+                    prop_assert_eq!(known.offset, offset, "recovered from elsewhere: {}", reply);
                 }
+                let mut followed = Followed { epoch, offset, state };
+                for publication in result["publications"].as_array().into_iter().flatten() {
+                    let at = publication["offset"].as_u64().unwrap_or(0);
+                    prop_assert!(if stream { at == followed.offset + 1 } else { at <= offset }, "{reply}");
+                    followed.apply(topic, publication);
+                    followed.offset = followed.offset.max(at);
+                }
+                self.followed.insert(topic.to_owned(), followed);
             }
             if let (Some(topic), None) = (left, reply.get("error")) {
                 self.followed.remove(topic);
             }
+            return Ok(());
+        }
+        if reply.as_object().is_some_and(serde_json::Map::is_empty) {
+            self.send_frame(0x81, b"{}".to_vec());
             return Ok(());
         }
         let push = &reply["push"];

@@ -217,6 +217,7 @@ fn item(request: messages::SubscribeRequest) -> Result<SubscribeItem, Refusal> {
         join_leave: request.join_leave,
         // Another kind of delta that the server does not know is no error: it is not negotiated.
         fossil: request.delta == "fossil",
+        reject_unrecovered: request.flag & messages::REJECT_UNRECOVERED != 0,
     };
     Ok(SubscribeItem { topic, since, options: Some(Box::new(options)) })
 }

@@ -164,6 +164,9 @@ pub(super) struct ConnectRequest {
     pub(super) version: String,
 }
 
+/// The bit of a subscribe's `flag` with which it is refused where it cannot be recovered.
+pub(super) const REJECT_UNRECOVERED: i64 = 2;
+
 #[derive(Clone, PartialEq, Message, Deserialize)]
 #[serde(default)]
 pub(super) struct SubscribeRequest {
@@ -192,6 +195,10 @@ pub(super) struct SubscribeRequest {
     /// A filter by tags; deltas here have no tags of their own.
     #[prost(message, optional, tag = "13")]
     pub(super) tf: Option<Nothing>,
+    /// Bits; of those this server knows [`REJECT_UNRECOVERED`] alone.
+    #[prost(int64, tag = "14")]
+    #[serde(deserialize_with = "nullable")]
+    pub(super) flag: i64,
     /// Kind of subscription; this server has the first (0) alone.
     #[prost(int32, tag = "15")]
     #[serde(rename = "type")]

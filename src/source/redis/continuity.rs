@@ -57,21 +57,36 @@ pub(super) async fn broken(link: &mut Link, keys: &Keys, progress: &Progress) ->
 
 /// The last ID that the stream ever gave.
 pub(super) async fn last_generated(link: &mut Link, keys: &Keys) -> RedisResult<EntryId> {
+    let found = field(&info(link, keys).await?, "last-generated-id").and_then(|id| text(id)?.parse().ok());
+    Ok(found.unwrap_or_default())
+}
+
+/// Whether the stream still holds every entry that was ever added to it. Servers before Redis 7 do not say.
+pub(super) async fn is_untrimmed(link: &mut Link, keys: &Keys) -> RedisResult<bool> {
+    let info = info(link, keys).await?;
+    let number = |name: &str| match field(&info, name) {
+        Some(Value::Int(number)) => Some(*number),
+        _ => None,
+    };
+    Ok(number("entries-added").is_some_and(|added| number("length") == Some(added)))
+}
+
+/// What Redis says of the stream; nothing where there is none.
+async fn info(link: &mut Link, keys: &Keys) -> RedisResult<Vec<Value>> {
     let reply: RedisResult<Value> = cmd("XINFO").arg("STREAM").arg(&keys.stream).query_async(link).await;
     match reply {
-        Ok(Value::Array(fields)) => {
-            let mut pairs = fields.chunks(2);
-            let found = pairs.find_map(|pair| match pair {
-                [name, value] if text(name) == Some("last-generated-id") => text(value)?.parse().ok(),
-                _ => None,
-            });
-            Ok(found.unwrap_or_default())
-        }
-        Ok(_) => Ok(EntryId::default()),
-        // No such key: an empty stream.
-        Err(error) if error.code() == Some("ERR") => Ok(EntryId::default()),
+        Ok(Value::Array(fields)) => Ok(fields),
+        Ok(_) => Ok(Vec::new()),
+        Err(error) if error.code() == Some("ERR") => Ok(Vec::new()),
         Err(error) => Err(error),
     }
+}
+
+fn field<'a>(info: &'a [Value], name: &str) -> Option<&'a Value> {
+    info.chunks(2).find_map(|pair| match pair {
+        [key, value] if text(key) == Some(name) => Some(value),
+        _ => None,
+    })
 }
 
 /// Asks for the oldest entry that the stream holds.

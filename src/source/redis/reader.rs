@@ -29,7 +29,7 @@ use crate::config::{self, Config};
 use crate::metrics::{Metrics, SourceLabel};
 use crate::position::{Epoch, Offset};
 use crate::source::{Feed, Source, SourceStatus};
-use crate::topic::{Incoming, SourceId};
+use crate::topic::{Floor, Incoming, SourceId};
 
 /// Entries a read returns at most.
 const BATCH: usize = 1_000;
@@ -222,7 +222,8 @@ impl RedisSource {
         self.epoch = Some(epoch.clone());
 
         let newest = continuity::last_generated(link, &self.keys).await?;
-        let saved = saver::position(link, &self.keys).await?.filter(|at| *at <= newest);
+        let saved_at = saver::position(link, &self.keys).await?;
+        let saved = saved_at.filter(|at| *at <= newest);
         // Far enough back for the history that recovery needs, and never after what was saved.
         let ttl_ms = u64::try_from(self.history_ttl.as_millis()).unwrap_or(u64::MAX);
         let recent = EntryId { ms: newest.ms.min(unix_ms()).saturating_sub(ttl_ms), seq: 0 };
@@ -241,7 +242,12 @@ impl RedisSource {
         } else {
             Offset::new(before_first).unwrap_or_default()
         };
-        feed.topics.load(self.id, &epoch, floor);
+        // States that were saved of entries that are not there tell that there was another stream.
+        let is_same = saved_at.is_none_or(|at| first.is_some_and(|first| first <= at) && at <= newest);
+        let reads_all = is_same && first.is_some_and(|first| start <= first);
+        let is_whole = reads_all && continuity::is_untrimmed(link, &self.keys).await?;
+        let kept_after = if is_whole { Offset::ZERO } else { floor };
+        feed.topics.load(self.id, &epoch, Floor { offset: floor, kept_after });
         let mut restored = 0;
         if saved.is_some() {
             restored = saver::restore(link, &self.keys, self.id, newest, self.delta_bytes_max, feed).await?;
@@ -271,6 +277,10 @@ impl RedisSource {
             if !whole {
                 break;
             }
+        }
+        if is_whole && !continuity::is_untrimmed(link, &self.keys).await? {
+            let reason = "entries were trimmed while they were read";
+            return Err((::redis::ErrorKind::Io, reason).into());
         }
         feed.topics.loaded(self.id);
         // An empty stream may have had entries: reading goes on after the last that it ever had.
