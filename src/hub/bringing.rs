@@ -198,7 +198,7 @@ impl Shard {
         let conflatable = topic.is_some_and(|topic| topic.class.conflatable());
         let last = topic.map(|topic| topic.last);
         let backlog_max = self.config.limits.backlog_bytes;
-        let waits = backlog_max - self.allowance(key.index);
+        let waits = backlog_max.saturating_sub(self.allowance(key.index));
         let Some(session) = self.keyed(key).filter(|s| s.is_live()) else {
             self.snapshot_answered(group);
             return;
