@@ -238,6 +238,7 @@ impl Shard {
             cut: false,
         });
         let bytes = answer.as_ref().map_or(0, |a| a.bytes);
+        let recovery_max = self.config.limits.recovery_bytes();
         for waiter in waiters {
             let Waiter::Subscribe { group, item } = waiter else { continue };
             let Some(waiting) = self.groups.get_mut(group as usize) else { continue };
@@ -245,7 +246,7 @@ impl Shard {
             let mut answer = answer.clone();
             // It would wait here for the other topics' answers, and not be sent at once then.
             if let Ok(answered) = &mut answer
-                && waiting.bytes > RECOVERY_BYTES
+                && waiting.bytes > recovery_max
                 && bytes > 0
             {
                 waiting.bytes -= bytes;
