@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::name::TopicName;
 use crate::protocol::{MemberInfo, Refusal};
 use crate::source::publish::{Failure, Publisher};
-use crate::topic::{Kind, Payload};
+use crate::topic::{Kind, Payload, PublishError};
 
 /// The hub's backend.
 pub struct Backstage {
@@ -128,7 +128,10 @@ impl Backend for Backstage {
                     metrics.client_publishes.inc();
                     Ok(())
                 }
-                Err(Failure::Refused(error)) => Err(Refusal::new(400, error.to_string()).about(topic.as_str())),
+                Err(Failure::Refused(error)) => {
+                    let code = if error == PublishError::UnknownNamespace { Refusal::UNKNOWN_TOPIC } else { 400 };
+                    Err(Refusal::new(code, error.to_string()).about(topic.as_str()))
+                }
                 Err(Failure::Unavailable(error)) => {
                     tracing::warn!(%error, "a client's publish was not taken");
                     Err(Refusal::new(503, "the publish was not taken, try again").about(topic.as_str()))

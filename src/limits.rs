@@ -322,6 +322,47 @@ pub const JWKS_MIN_INTERVAL: Duration = Duration::from_secs(10);
 /// Time that a fetch of a key set may take.
 pub const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Time that a token of an unknown key waits for the key set, counted from when its fetch began. Past it: answered with the
+/// keys that are known.
+pub const JWKS_WAIT: Duration = Duration::from_secs(1);
+
+/// Longest token, in bytes. Past it: not valid.
+pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
+
+/// Tokens of a session that may fail; one more each minute. Past it: close 3500, and what waits is answered without a look.
+pub const TOKEN_FAILURES: u32 = 10;
+
+/// Time after which one failed token more of a session is forgotten.
+pub const TOKEN_FAILURE_FORGOTTEN: Duration = Duration::from_secs(60);
+
+/// Tokens of HTTP requests and upgrades of one address that may fail each second. Past it: 429, but for tokens that were
+/// verified before.
+pub const TOKEN_FAILURES_PER_ADDRESS: u32 = 20;
+
+/// Seconds of that rate that may come at once after a time of rest.
+pub const TOKEN_FAILURES_BURST: u64 = 5;
+
+/// Addresses whose failures are counted at once. Past it: those of further ones are not.
+pub const TOKEN_ADDRESSES_MAX: usize = 65_536;
+
+/// Tokens of one address that wait to be verified. Past it: 503.
+pub const TOKENS_WAITING_OF_ADDRESS: usize = 256;
+
+/// Bytes of tokens of one session or address that wait to be verified. Past it: try again.
+pub const TOKENS_WAITING_BYTES: usize = 1024 * 1024;
+
+/// Bytes of all tokens that wait to be verified; the first of a session or address always may. Past it: try again.
+pub const TOKENS_WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Tokens of sessions that wait for the key set at once. Past it: try again.
+pub const SESSION_KEY_WAITERS_MAX: usize = 1_024;
+
+/// Tokens that were good and are not verified again. Past it: some of them are.
+pub const VERIFIED_TOKENS_MAX: usize = 1_024;
+
+/// Longest of these, in bytes.
+pub const VERIFIED_TOKEN_BYTES_MAX: usize = 4 * 1024;
+
 /// Largest key set, in bytes.
 pub const JWKS_BYTES_MAX: usize = 256 * 1024;
 

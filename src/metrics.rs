@@ -293,6 +293,7 @@ pub struct Metrics {
     pub subscribes_waiting: Gauge,
     pub subscribes_ahead: Family<Reason, Counter>,
     pub tokens_refused: Family<Reason, Counter>,
+    pub key_set_fetches: Family<Reason, Counter>,
     pub tls_handshakes: Counter,
     pub tls_handshakes_failed: Counter,
     pub tls_reloads: Counter,
@@ -351,6 +352,11 @@ impl Metrics {
     /// Counts a refused token.
     pub fn refused_token(&self, reason: &'static str) {
         self.tokens_refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts a fetch of the key set.
+    pub fn fetched_key_set(&self, outcome: &'static str) {
+        self.key_set_fetches.get_or_create(&Reason { reason: outcome }).inc();
     }
 
     /// Counts a subscribe whose client held more than this node had read.
@@ -529,6 +535,11 @@ impl Metrics {
             self.tls_certificate_ends.clone(),
         );
         r.register("tokens_refused", "Tokens refused, by reason", self.tokens_refused.clone());
+        r.register(
+            "key_set_fetches",
+            "Fetches of access.jwks by outcome: replaced, failed, no_keys (the last two change nothing)",
+            self.key_set_fetches.clone(),
+        );
         r.register("source_errors", "Failures of a source, each followed by a retry", self.source_errors.clone());
         r.register(
             "source_skipped",

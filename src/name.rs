@@ -3,9 +3,20 @@
 use std::fmt;
 use std::sync::Arc;
 
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
+
 use crate::limits::TOPIC_NAME_BYTES_MAX;
 
-/// A valid topic name: 1 to 255 bytes, printable, no white space. Cheap to clone.
+/// A name that begins with it is private, where names say who may have them.
+pub const PRIVATE_PREFIX: char = '$';
+
+/// Behind the last one in a name stand the users who may have it, likewise.
+pub const USER_BOUNDARY: char = '#';
+
+/// Between two of these users.
+pub const USER_SEPARATOR: char = ',';
+
+/// A valid topic name: 1 to 255 bytes, every character of them visible. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicName(Arc<str>);
 
@@ -18,9 +29,41 @@ pub enum NameError {
     /// Over the bound.
     #[error("topic name has {0} bytes, the most is {TOPIC_NAME_BYTES_MAX}")]
     TooLong(usize),
-    /// White space or a control character.
-    #[error("topic name has a character that is not printable: {0:?}")]
+    /// A character that cannot be seen.
+    #[error("topic name has U+{:04X} ({}), which is not printable; leave it out", u32::from(*.0), kind(*.0))]
     NotPrintable(char),
+}
+
+/// The first character that no name may have: two names must not look alike, and each must be readable in a log.
+/// By general category (UAX #44): white space, control, format and private-use characters, and unassigned code points.
+pub fn unprintable(text: &str) -> Option<char> {
+    if text.bytes().all(|b| b.is_ascii_graphic()) {
+        return None;
+    }
+    text.chars().find(|c| {
+        matches!(
+            c.general_category(),
+            GeneralCategory::Control
+                | GeneralCategory::Format
+                | GeneralCategory::Surrogate
+                | GeneralCategory::PrivateUse
+                | GeneralCategory::Unassigned
+                | GeneralCategory::LineSeparator
+                | GeneralCategory::ParagraphSeparator
+                | GeneralCategory::SpaceSeparator
+        )
+    })
+}
+
+/// The general category of such a character, for people.
+fn kind(c: char) -> &'static str {
+    match c.general_category() {
+        GeneralCategory::Control => "a control character",
+        GeneralCategory::Format => "a format character",
+        GeneralCategory::PrivateUse => "a private-use character",
+        GeneralCategory::Unassigned => "no character in Unicode",
+        _ => "white space",
+    }
 }
 
 impl TopicName {
@@ -35,7 +78,7 @@ impl TopicName {
         if text.len() > TOPIC_NAME_BYTES_MAX {
             return Err(NameError::TooLong(text.len()));
         }
-        match text.chars().find(|c| c.is_control() || c.is_whitespace()) {
+        match unprintable(text) {
             Some(c) => Err(NameError::NotPrintable(c)),
             None => Ok(Self(Arc::from(text))),
         }
@@ -46,9 +89,15 @@ impl TopicName {
         &self.0
     }
 
-    /// The part before the first `:`, if there is one.
+    /// The part before the first `:`, if there is one. [`PRIVATE_PREFIX`] is not part of it.
     pub fn namespace(&self) -> Option<&str> {
-        self.0.split_once(':').map(|(namespace, _)| namespace)
+        let namespace = self.0.split_once(':').map(|(namespace, _)| namespace)?;
+        Some(namespace.strip_prefix(PRIVATE_PREFIX).unwrap_or(namespace))
+    }
+
+    /// Whether the name begins with this and a `:`.
+    pub fn is_in(&self, namespace: &str) -> bool {
+        self.0.strip_prefix(namespace).is_some_and(|rest| rest.starts_with(':'))
     }
 }
 
@@ -103,11 +152,40 @@ mod tests {
         assert_eq!(TopicName::new("quotes:BTCUSDT").unwrap().namespace(), Some("quotes"));
         assert_eq!(TopicName::new("a:b:c").unwrap().namespace(), Some("a"));
         assert_eq!(TopicName::new("plain").unwrap().namespace(), None);
+        assert_eq!(TopicName::new("$a:b").unwrap().namespace(), Some("a"));
+        assert!(TopicName::new("a:b").unwrap().is_in("a") && !TopicName::new("$a:b").unwrap().is_in("a"));
         assert_eq!(TopicName::new(""), Err(NameError::Empty));
         assert_eq!(TopicName::new("a b"), Err(NameError::NotPrintable(' ')));
         assert_eq!(TopicName::new("a\u{7}"), Err(NameError::NotPrintable('\u{7}')));
         assert!(TopicName::new(&"x".repeat(255)).is_ok());
+        for name in ["größe:ß", "価格:東京", "e\u{301}", "🚀", "☁\u{fe0f}", "a#1,2", "$x"] {
+            assert!(TopicName::new(name).is_ok(), "{name}");
+        }
         assert_eq!(TopicName::new(&"x".repeat(256)), Err(NameError::TooLong(256)));
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_refused_with_its_code_point() {
+        for (c, shown) in [
+            ('\u{feff}', "U+FEFF (a format character)"),
+            ('\u{200b}', "U+200B (a format character)"),
+            ('\u{200d}', "U+200D"),
+            ('\u{202e}', "U+202E"),
+            ('\u{2066}', "U+2066"),
+            ('\u{ad}', "U+00AD"),
+            ('\u{e0041}', "U+E0041"),
+            ('\u{a0}', "U+00A0 (white space)"),
+            ('\u{3000}', "U+3000"),
+            ('\u{2028}', "U+2028 (white space)"),
+            ('\u{85}', "U+0085 (a control character)"),
+            ('\u{e000}', "U+E000 (a private-use character)"),
+            ('\u{ffff}', "U+FFFF (no character in Unicode)"),
+        ] {
+            for name in [format!("a:{c}b"), format!("{c}"), format!("quotes:X{c}")] {
+                let error = TopicName::new(&name).unwrap_err().to_string();
+                assert!(error.contains(shown), "{error}");
+            }
+        }
     }
 
     #[test]

@@ -16,17 +16,17 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::{ApiKeys, Tokens, Users};
+use crate::auth::{ApiKeys, Tokens, Users, Verifier};
 use crate::backend::Backstage;
 use crate::clock::unix_ms;
-use crate::cluster::{Cluster, NodeReport, Reporter, SourceReport};
+use crate::cluster::{Cluster, Reporter};
 use crate::config::{Config, Scope};
 use crate::http::{
     AddressRate, Addresses, Certificates, Entrance, Listener, State, adopt, bind, health_alone, operators, router,
 };
 use crate::hub::Hub;
 use crate::limits::{
-    HANDED_WAIT, HEALTH_CONNECTIONS_MAX, HTTP_CONNECTIONS_MAX, HTTP_OVERFLOW_MAX, HTTP_WAITING_MAX, KEY_WAITERS_MAX,
+    HANDED_WAIT, HEALTH_CONNECTIONS_MAX, HTTP_CONNECTIONS_MAX, HTTP_OVERFLOW_MAX, HTTP_WAITING_MAX,
     LISTED_TOPICS_BURST_S, OPERATOR_CONNECTIONS_MAX,
 };
 use crate::memory::Ceilings;
@@ -168,10 +168,13 @@ async fn serve(mut config: Config, insecure: bool, mut handed: Sockets, notifier
     let notifier = Arc::new(notifier);
     let config = Arc::new(config);
     let capacity = capacity(&config)?;
-    let tokens = Arc::new(Tokens::load(&config.access)?);
+    let metrics = Arc::new(Metrics::default());
+    let tokens = Arc::new(Tokens::load(&config.access, &metrics)?);
+    let verifier =
+        Verifier::start(tokens.clone(), &config.limits, metrics.clone(), cores(), tokio::runtime::Handle::current())
+            .context("the threads that verify tokens cannot be started")?;
     let keys = ApiKeys::load(&config)?;
     let users = Users::new(config.limits.sessions_per_user);
-    let metrics = Arc::new(Metrics::default());
     let shards = match config.server.shards {
         0 => cores(),
         n => n,
@@ -253,7 +256,7 @@ async fn serve(mut config: Config, insecure: bool, mut handed: Sockets, notifier
             publisher,
             cluster: cluster.clone(),
             keys,
-            tokens: tokens.clone(),
+            verifier: verifier.clone(),
             users: users.clone(),
             metrics: metrics.clone(),
             sources: statuses,
@@ -262,7 +265,6 @@ async fn serve(mut config: Config, insecure: bool, mut handed: Sockets, notifier
             loaded: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             publishing: AtomicUsize::new(0),
-            key_waits: tokio::sync::Semaphore::new(KEY_WAITERS_MAX),
             started,
             base_rss_bytes: rss_bytes(),
             config: config.clone(),
@@ -274,9 +276,8 @@ async fn serve(mut config: Config, insecure: bool, mut handed: Sockets, notifier
     let mut interrupt = signal(SignalKind::interrupt())?;
     let hangup = signal(SignalKind::hangup())?;
     let threads = parked.start().context("the shards' threads cannot be started")?;
-    let fetched = tokens.clone();
-    tokio::spawn(async move { fetched.fetch().await });
-    let desk = tokio::spawn(desk.run(topics.clone(), tokens, users, Arc::new(backend), metrics.clone()));
+    tokio::spawn(async move { tokens.fetch().await });
+    let desk = tokio::spawn(desk.run(topics.clone(), verifier, users, Arc::new(backend), metrics.clone()));
     let stop_sources = CancellationToken::new();
     for source in sources {
         tokio::spawn(source.run(feed.clone(), stop_sources.clone()));
@@ -413,11 +414,6 @@ async fn report(state: Arc<State>, feed: Feed, stop: CancellationToken) {
     if every.is_zero() {
         return;
     }
-    let name = state.config.server.name.clone().unwrap_or_else(|| {
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        format!("{host}-{}", std::process::id())
-    });
-    let started_at = unix_ms();
     let mut reporter = Reporter::new();
     let mut clock = tokio::time::interval(every);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -426,32 +422,7 @@ async fn report(state: Arc<State>, feed: Feed, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = clock.tick() => {}
         }
-        let reasons = state.not_ready();
-        let source = |s: &Arc<SourceStatus>| SourceReport {
-            name: s.name.clone(),
-            connected: s.connected(),
-            lag_ms: s.lag_ms(),
-            deltas: s.deltas(),
-            note: Some(s.last_note()).filter(|note| !note.is_empty()),
-        };
-        let mut report = NodeReport {
-            name: name.clone(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            at: unix_ms(),
-            started_at,
-            ready: reasons.is_empty(),
-            reasons,
-            draining: state.is_draining(),
-            sessions: state.hub.sessions(),
-            sessions_max: state.hub.sessions_max(),
-            sessions_by_shard: state.hub.sessions_by_shard(),
-            topics: state.topics.len(),
-            queue_depth: state.hub.queue_depth(),
-            deltas: state.metrics.deltas.get(),
-            rss_bytes: rss_bytes(),
-            sources: state.sources.iter().map(source).collect(),
-            ..NodeReport::default()
-        };
+        let mut report = state.report();
         reporter.fill(&mut report, &state.hub.stats());
         state.cluster.report(report);
         let patch = state.cluster.nodes.patch().to_string();

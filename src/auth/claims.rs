@@ -9,15 +9,37 @@ use serde_json::value::RawValue;
 
 use super::{Grant, Identity, TokenError, TopicRules};
 use crate::limits::SERVER_SUBSCRIPTIONS_MAX;
-use crate::name::TopicName;
+use crate::name::{NameError, TopicName, unprintable};
+
+/// Difference between clocks that is forgiven, in s.
+const LEEWAY_S: f64 = 5.0;
+
+/// Latest time that a claim may name: the last second of the year 9999, Unix time. Times in ms are beyond it.
+const DATE_MAX_S: f64 = 253_402_300_799.0;
+
+/// `aud`: one, or several of which one is enough.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Several(Vec<String>),
+}
 
 /// Claims of connection and subscription tokens, named as Centrifugo names them, and `topics`.
 #[derive(Deserialize)]
 pub(super) struct Claims {
-    #[serde(default)]
-    sub: String,
-    #[serde(default)]
-    exp: Option<u64>,
+    #[serde(default, deserialize_with = "as_written")]
+    sub: Option<Box<RawValue>>,
+    #[serde(default, deserialize_with = "as_written")]
+    iss: Option<Box<RawValue>>,
+    #[serde(default, deserialize_with = "as_written")]
+    aud: Option<Box<RawValue>>,
+    #[serde(default, deserialize_with = "as_written")]
+    exp: Option<Box<RawValue>>,
+    #[serde(default, deserialize_with = "as_written")]
+    nbf: Option<Box<RawValue>>,
+    #[serde(default, deserialize_with = "as_written")]
+    iat: Option<Box<RawValue>>,
     /// What may be subscribed to.
     #[serde(default)]
     topics: Option<Vec<String>>,
@@ -37,7 +59,92 @@ pub(super) struct Claims {
     b64info: Option<String>,
 }
 
+/// `null` is a value of the wrong kind, not a claim that is missing.
+fn as_written<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// Whether what was good is good no more.
+pub(super) fn has_expired(identity: &Identity) -> bool {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is 5")]
+    let leeway_s = LEEWAY_S as u64;
+    identity.expires_s.is_some_and(|exp| exp.saturating_add(leeway_s) <= crate::clock::unix_ms() / 1_000)
+}
+
+fn invalid(reason: impl Into<String>) -> TokenError {
+    TokenError::Invalid(reason.into())
+}
+
+/// A time, in Unix seconds (NumericDate, RFC 7519 §2: it may have a fraction).
+fn date(name: &str, claim: Option<&RawValue>) -> Result<Option<f64>, TokenError> {
+    let Some(claim) = claim else { return Ok(None) };
+    let shown: String = claim.get().chars().take(24).collect();
+    let Ok(seconds) = serde_json::from_str::<f64>(claim.get()) else {
+        return Err(invalid(format!("{name} is {shown}, it must be a number: Unix time in seconds")));
+    };
+    if seconds < 0.0 {
+        return Err(invalid(format!("{name} is {shown}, which is before 1970")));
+    }
+    if seconds > DATE_MAX_S {
+        let hint = "which is past the year 9999; it looks like milliseconds, write Unix time in seconds";
+        return Err(invalid(format!("{name} is {shown}, {hint}")));
+    }
+    Ok(Some(seconds))
+}
+
+/// A text (StringOrURI, RFC 7519 §2).
+fn text(name: &str, claim: Option<&RawValue>) -> Result<Option<String>, TokenError> {
+    let Some(claim) = claim else { return Ok(None) };
+    match serde_json::from_str::<String>(claim.get()) {
+        Ok(text) => Ok(Some(text)),
+        Err(_) => Err(invalid(format!("{name} must be one text, not a list or anything else (RFC 7519 §4.1)"))),
+    }
+}
+
 impl Claims {
+    /// Checks for whom, by whom and when the token is valid. `now_s` is Unix time, in s.
+    pub(super) fn check(&self, issuer: Option<&str>, audience: Option<&str>, now_s: f64) -> Result<(), TokenError> {
+        let issued_by = text("iss", self.iss.as_deref())?;
+        if let Some(issuer) = issuer {
+            match issued_by {
+                None => return Err(invalid("iss is missing (access.issuer)")),
+                Some(iss) if iss != issuer => return Err(invalid("iss is not access.issuer")),
+                Some(_) => {}
+            }
+        }
+        if let Some(audience) = audience {
+            let Some(aud) = &self.aud else { return Err(invalid("aud is missing (access.audience)")) };
+            let named = match serde_json::from_str::<Audience>(aud.get()) {
+                Ok(Audience::One(one)) => one == audience,
+                Ok(Audience::Several(several)) => several.iter().any(|one| one == audience),
+                Err(_) => return Err(invalid("aud must be a text or a list of texts")),
+            };
+            if !named {
+                return Err(invalid("aud is not access.audience"));
+            }
+        }
+        date("iat", self.iat.as_deref())?;
+        if date("nbf", self.nbf.as_deref())?.is_some_and(|nbf| nbf > now_s + LEEWAY_S) {
+            return Err(invalid("it is not valid yet (nbf)"));
+        }
+        match date("exp", self.exp.as_deref())? {
+            None => Err(invalid("exp is missing")),
+            Some(exp) if exp + LEEWAY_S <= now_s => Err(TokenError::Expired),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// `exp` in whole Unix seconds: a part of a second is not worth a session's longer life.
+    fn expires_s(&self) -> Result<Option<u64>, TokenError> {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`date` bounds it")]
+        let whole = |seconds: f64| seconds as u64;
+        Ok(date("exp", self.exp.as_deref())?.map(whole))
+    }
+
+    fn user(&self) -> Result<String, TokenError> {
+        Ok(text("sub", self.sub.as_deref())?.unwrap_or_default())
+    }
+
     fn info(&self) -> Result<Bytes, TokenError> {
         match (&self.info, &self.b64info) {
             (Some(info), _) => Ok(Bytes::copy_from_slice(info.get().as_bytes())),
@@ -58,7 +165,7 @@ impl Claims {
         if self.channel.is_some() {
             return Err(TokenError::Invalid("it is a subscription token (it has a `channel`)".into()));
         }
-        let info = self.info()?;
+        let (info, user, expires_s) = (self.info()?, self.user()?, self.expires_s()?);
         let names = self.channels.iter().chain(self.subs.keys());
         let subscribed: Result<Vec<TopicName>, _> = names.map(|name| TopicName::new(name)).collect();
         let mut subscribed = subscribed.map_err(|e| TokenError::Invalid(format!("channels: {e}")))?;
@@ -70,16 +177,13 @@ impl Claims {
                 subscribed.len()
             )));
         }
+        for rule in self.topics.iter().flatten() {
+            if let Some(c) = unprintable(rule) {
+                return Err(invalid(format!("topics: {}", NameError::NotPrintable(c))));
+            }
+        }
         let topics = self.topics.map_or_else(|| default_topics.clone(), TopicRules::new);
-        Ok(Identity {
-            user: self.sub,
-            expires_s: self.exp,
-            topics,
-            info,
-            subscribed,
-            asked: Arc::default(),
-            seat: None,
-        })
+        Ok(Identity { user, expires_s, topics, info, subscribed, asked: Arc::default(), seat: None })
     }
 
     /// As a subscription token of `user` for `topic`.
@@ -87,9 +191,68 @@ impl Claims {
         if self.channel.as_deref() != Some(topic.as_str()) {
             return Err(TokenError::Invalid("it is not for this topic (`channel`)".into()));
         }
-        if self.sub != user {
+        if self.user()? != user {
             return Err(TokenError::Invalid("it is not for this user (`sub`)".into()));
         }
-        Ok(Grant { expires_s: self.exp, info: self.info()? })
+        Ok(Grant { user: user.to_owned(), expires_s: self.expires_s()?, info: self.info()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NOW_S: f64 = 1_764_000_000.0;
+
+    fn check(claims: &str) -> Result<(), TokenError> {
+        serde_json::from_str::<Claims>(claims).unwrap().check(Some("me"), None, NOW_S)
+    }
+
+    #[test]
+    fn times_may_have_a_fraction_and_implausible_ones_are_refused_by_name() {
+        for exp in ["1764000000.5", "1764000001", "1.764e9", "253402300799", "1763999996"] {
+            assert_eq!(check(&format!(r#"{{"iss":"me","exp":{exp}}}"#)), Ok(()), "{exp}");
+        }
+        for (claims, shown) in [
+            (r#""exp":1764000000000"#, "exp is 1764000000000, which is past the year 9999; it looks like milliseconds"),
+            (r#""exp":18446744073709551590"#, "past the year 9999"),
+            (r#""exp":18446744073709551616"#, "past the year 9999"),
+            (r#""exp":1e300"#, "past the year 9999"),
+            (r#""exp":1e400"#, "exp is 1e400, it must be a number"),
+            (r#""exp":-1"#, "exp is -1, which is before 1970"),
+            (r#""exp":"1764000001""#, "exp is \"1764000001\", it must be a number"),
+            (r#""exp":null"#, "exp is null"),
+            (r#""nbf":0"#, "exp is missing"),
+            (r#""exp":1764000001,"nbf":1764000000000"#, "nbf is 1764000000000"),
+            (r#""exp":1764000001,"nbf":1764000006"#, "not valid yet"),
+            (r#""exp":1764000001,"iat":1764000000000"#, "iat is 1764000000000"),
+            (r#""exp":1764000001,"iat":"now""#, "iat is \"now\""),
+        ] {
+            let error = check(&format!(r#"{{"iss":"me",{claims}}}"#)).unwrap_err().to_string();
+            assert!(error.contains(shown), "{error}");
+        }
+        assert_eq!(check(r#"{"iss":"me","exp":1763999994.5}"#), Err(TokenError::Expired));
+    }
+
+    #[test]
+    fn an_issuer_is_one_text() {
+        for iss in [r#"["me"]"#, r#"["me","you"]"#, "1", "null", "{}"] {
+            for issuer in [Some("me"), None] {
+                let claims: Claims = serde_json::from_str(&format!(r#"{{"iss":{iss},"exp":1764000001}}"#)).unwrap();
+                let error = claims.check(issuer, None, NOW_S).unwrap_err().to_string();
+                assert!(error.contains("iss must be one text"), "{error}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_time_lasts_beyond_the_year_9999(exp in any::<f64>()) {
+            let claims: Claims = serde_json::from_str(&format!(r#"{{"exp":{}}}"#, serde_json::json!(exp))).unwrap();
+            if claims.check(None, None, NOW_S).is_ok() {
+                prop_assert!(claims.expires_s().unwrap().unwrap() <= 253_402_300_799);
+            }
+        }
     }
 }

@@ -1,15 +1,18 @@
 //! A key set by URL: cached, fetched again when it is old and when a token names a key that is not in it, but never
 //! more often than so often, whatever tokens say.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use jsonwebtoken::Algorithm;
 use jsonwebtoken::jwk::JwkSet;
+use tokio::sync::Notify;
 
 use super::keys::{self, Key};
 use crate::config;
-use crate::limits::{JWKS_BYTES_MAX, JWKS_TIMEOUT};
+use crate::limits::{JWKS_BYTES_MAX, JWKS_TIMEOUT, JWKS_WAIT};
+use crate::metrics::Metrics;
 
 /// A set as it was fetched last.
 #[derive(Default)]
@@ -24,19 +27,41 @@ pub(super) struct Jwks {
     algorithms: Vec<Algorithm>,
     client: reqwest::Client,
     set: RwLock<Arc<Set>>,
-    /// When a fetch was last begun. Held while one is under way, so that all who need it wait for the same.
-    tried: tokio::sync::Mutex<Option<Instant>>,
+    fetches: Mutex<Fetches>,
+    /// Told when a fetch has ended, so that all who need it wait for the same.
+    ended: Notify,
+    /// Sets that there have been.
+    generation: AtomicU64,
+    metrics: Arc<Metrics>,
+}
+
+/// What is known of fetches.
+#[derive(Default)]
+struct Fetches {
+    /// When one was last begun.
+    began: Option<Instant>,
+    under_way: bool,
+}
+
+impl Set {
+    /// Whether there ever was one.
+    pub(super) fn was_read(&self) -> bool {
+        self.fetched.is_some()
+    }
 }
 
 impl Jwks {
-    pub(super) fn new(config: &config::Jwks) -> Result<Self, String> {
+    pub(super) fn new(config: &config::Jwks, metrics: &Arc<Metrics>) -> Result<Self, String> {
         let client = crate::client::http(JWKS_TIMEOUT).map_err(|e| e.to_string())?;
         Ok(Self {
             algorithms: config.algorithms.iter().copied().map(keys::algorithm).collect(),
             config: config.clone(),
             client,
             set: RwLock::default(),
-            tried: tokio::sync::Mutex::default(),
+            fetches: Mutex::default(),
+            ended: Notify::new(),
+            generation: AtomicU64::new(0),
+            metrics: metrics.clone(),
         })
     }
 
@@ -49,35 +74,62 @@ impl Jwks {
         self.set.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How many sets there have been.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
     /// Whether it should be fetched again, though it may be used meanwhile.
     pub(super) fn is_old(&self) -> bool {
         self.set().fetched.is_none_or(|at| at.elapsed() > self.config.max_age)
     }
 
-    /// Fetches the set, unless that was tried a moment ago. What was known stays if it cannot be had.
-    pub(super) async fn refresh(&self) {
-        let mut tried = self.tried.lock().await;
-        if tried.is_some_and(|at| at.elapsed() < self.config.min_interval) {
-            return;
-        }
-        *tried = Some(Instant::now());
-        match self.fetch().await {
-            Ok(keys) => {
-                if keys.is_empty() {
-                    tracing::warn!(
-                        url = config::redacted(&self.config.url),
-                        "the key set has no key that could be used"
-                    );
-                } else {
-                    tracing::debug!(url = config::redacted(&self.config.url), keys = keys.len(), "key set fetched");
+    /// Fetches the set, unless that was tried a moment ago, and waits for it: until [`JWKS_WAIT`] after the fetch began, so
+    /// that one that hangs keeps nobody. What was known stays if nothing better can be had.
+    pub(super) async fn refresh(self: &Arc<Self>) {
+        // From here on its end is noticed.
+        let ended = self.ended.notified();
+        let left = {
+            let mut fetches = self.fetches.lock().unwrap_or_else(PoisonError::into_inner);
+            match fetches.began {
+                Some(began) if fetches.under_way => JWKS_WAIT.saturating_sub(began.elapsed()),
+                Some(began) if began.elapsed() < self.config.min_interval => return,
+                _ => {
+                    *fetches = Fetches { began: Some(Instant::now()), under_way: true };
+                    let jwks = self.clone();
+                    tokio::spawn(async move { jwks.replace().await });
+                    JWKS_WAIT
                 }
+            }
+        };
+        if !left.is_zero() {
+            let _ = tokio::time::timeout(left, ended).await;
+        }
+    }
+
+    /// Puts what the URL has in place of what is known, if it has keys that can be used.
+    async fn replace(&self) {
+        let url = config::redacted(&self.config.url);
+        let reason = match self.fetch().await {
+            Ok(keys) if keys.is_empty() => {
+                tracing::warn!(url, "the key set has no key that can be used; the keys known before stay in use");
+                "no_keys"
+            }
+            Ok(keys) => {
+                tracing::debug!(url, keys = keys.len(), "key set fetched");
                 let set = Arc::new(Set { keys, fetched: Some(Instant::now()) });
                 *self.set.write().unwrap_or_else(PoisonError::into_inner) = set;
+                self.generation.fetch_add(1, Ordering::Release);
+                "replaced"
             }
             Err(error) => {
-                tracing::warn!(url = config::redacted(&self.config.url), error, "the key set cannot be fetched")
+                tracing::warn!(url, error, "the key set cannot be fetched; the keys known before stay in use");
+                "failed"
             }
-        }
+        };
+        self.metrics.fetched_key_set(reason);
+        self.fetches.lock().unwrap_or_else(PoisonError::into_inner).under_way = false;
+        self.ended.notify_waiters();
     }
 
     async fn fetch(&self) -> Result<Vec<Key>, String> {

@@ -4,8 +4,11 @@ mod api_keys;
 mod claims;
 mod jwks;
 mod keys;
+mod rights;
 mod tokens;
 mod users;
+mod verified;
+mod verifier;
 
 use std::sync::Arc;
 
@@ -15,8 +18,10 @@ use crate::name::TopicName;
 use crate::rate::Shared;
 
 pub use api_keys::{ApiKey, ApiKeys};
+pub use rights::{Denied, may_have, names_its_users};
 pub use tokens::{TokenError, Tokens, Verdict};
 pub use users::{Seat, Users};
+pub use verifier::{Caller, Verifier};
 
 /// What a valid token says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +34,7 @@ pub struct Identity {
     pub topics: TopicRules,
     /// JSON shown to others in presence, join and leave; empty without.
     pub info: Bytes,
-    /// What the server subscribes its Centrifuge session to.
+    /// What the server subscribes its Centrifuge session to, sorted.
     pub subscribed: Vec<TopicName>,
     /// Bytes of answers that the user's sessions have asked for.
     pub asked: Arc<Shared>,
@@ -45,11 +50,18 @@ impl Identity {
         // With the counts of what is shared.
         size_of::<Self>() + 4 * size_of::<usize>() + self.user.capacity() + self.info.len() + rules + subscribed
     }
+
+    /// Whether the server subscribes its sessions to a topic.
+    pub fn is_subscribed(&self, topic: &TopicName) -> bool {
+        self.subscribed.binary_search(topic).is_ok()
+    }
 }
 
 /// What a valid subscription token says: its bearer may have the one topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
+    /// `sub`: whose session may have it.
+    pub user: String,
     /// `exp`, Unix s.
     pub expires_s: Option<u64>,
     /// JSON shown to others in presence, join and leave; empty without.
@@ -74,6 +86,15 @@ impl TopicRules {
     /// Whether one of them fits.
     pub fn allow(&self, topic: &TopicName) -> bool {
         self.allow_str(topic.as_str())
+    }
+
+    /// Whether one of them fits and has `mark` itself: as a name, or before its `*`.
+    pub(super) fn name_with(&self, topic: &TopicName, mark: char) -> bool {
+        let topic = topic.as_str();
+        self.0.iter().any(|rule| match rule.strip_suffix('*') {
+            Some(prefix) => prefix.contains(mark) && topic.starts_with(prefix),
+            None => rule == topic,
+        })
     }
 
     /// The same of a name that nobody has looked at yet.

@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use jsonwebtoken::{Validation, decode, decode_header};
+use base64::Engine as _;
+use jsonwebtoken::decode_header;
 
 use super::claims::Claims;
 use super::jwks::Jwks;
 use super::keys::Key;
 use super::{Grant, Identity, TopicRules};
 use crate::config::Access;
+use crate::metrics::Metrics;
 use crate::name::TopicName;
-
-/// Clock difference that is forgiven, in seconds.
-const LEEWAY_S: u64 = 5;
 
 /// Verifies tokens with the configured keys, and with those of a key set.
 pub struct Tokens {
@@ -56,6 +55,18 @@ pub enum TokenError {
     /// Anything else.
     #[error("token is not valid: {0}")]
     Invalid(String),
+    /// Its key may be in the key set, which has never been read.
+    #[error("the key set cannot be read now (access.jwks); try again")]
+    NoKeySet,
+    /// Its caller showed too many that failed, and is not believed for a while.
+    #[error("too many tokens from here were not valid (limits.token_failures, limits.token_failures_per_address)")]
+    TooManyFailures,
+    /// Its key is not known, and too many wait for the key set already.
+    #[error("the token's key is not known, and as many requests wait for the key set (access.jwks) as may")]
+    KeysAwaited,
+    /// Too many wait already.
+    #[error("too many tokens wait to be verified; try again")]
+    Busy,
     /// It is good, but its user holds as many sessions as it may.
     #[error("the user holds {0} sessions, the most (limits.sessions_per_user)")]
     TooManySessions(usize),
@@ -73,12 +84,26 @@ pub enum TokenError {
 }
 
 impl TokenError {
+    /// Whether another try with the same token may go better.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::NoKeySet | Self::KeysAwaited | Self::Busy)
+    }
+
+    /// Whether a signature was looked at for it, and whoever showed it is to blame.
+    pub(super) fn is_the_tokens_fault(&self) -> bool {
+        matches!(self, Self::Expired | Self::Invalid(_))
+    }
+
     /// Short name for metrics.
     pub fn label(&self) -> &'static str {
         match self {
             Self::NoKeys => "no_keys",
             Self::Expired => "expired",
             Self::Invalid(_) => "invalid",
+            Self::NoKeySet => "no_key_set",
+            Self::TooManyFailures => "failures",
+            Self::KeysAwaited => "keys",
+            Self::Busy => "waiting",
             Self::TooManySessions(_) => "user_sessions",
             Self::KeySet(_) => "key_set",
             Self::Key { .. } => "key",
@@ -91,7 +116,7 @@ impl Tokens {
     ///
     /// # Errors
     /// Which key could not be loaded, and why.
-    pub fn load(access: &Access) -> Result<Self, TokenError> {
+    pub fn load(access: &Access, metrics: &Arc<Metrics>) -> Result<Self, TokenError> {
         let keys = access
             .keys
             .iter()
@@ -99,7 +124,7 @@ impl Tokens {
             .map(|(index, key)| Key::load(key).map_err(|reason| TokenError::Key { index, reason }))
             .collect::<Result<_, _>>()?;
         let jwks = match &access.jwks {
-            Some(jwks) => Some(Arc::new(Jwks::new(jwks).map_err(TokenError::KeySet)?)),
+            Some(jwks) => Some(Arc::new(Jwks::new(jwks, metrics).map_err(TokenError::KeySet)?)),
             None => None,
         };
         Ok(Self {
@@ -111,18 +136,9 @@ impl Tokens {
         })
     }
 
-    /// Verifies a connection token, fetching keys if need be.
-    ///
-    /// # Errors
-    /// Why it was not accepted.
-    pub async fn verify(&self, token: &str) -> Result<Identity, TokenError> {
-        match self.identity(token) {
-            Verdict::Known(result) => result,
-            Verdict::KeyNeeded(_) => {
-                self.fetch().await;
-                self.identity(token).without_fetch()
-            }
-        }
+    /// Changes whenever keys may have been withdrawn.
+    pub(super) fn generation(&self) -> u64 {
+        self.jwks.as_ref().map_or(0, |jwks| jwks.generation())
     }
 
     /// Verifies a connection token with the keys that are here.
@@ -135,7 +151,7 @@ impl Tokens {
         self.check(token, |claims| claims.grant(user, topic))
     }
 
-    /// Fetches the key set, unless that was just done.
+    /// Fetches the key set, unless that was just done. Returns when it is there, or [`crate::limits::JWKS_WAIT`] after the fetch began.
     pub async fn fetch(&self) {
         if let Some(jwks) = &self.jwks {
             jwks.refresh().await;
@@ -161,41 +177,30 @@ impl Tokens {
         let fetched = set.iter().flat_map(|set| &set.keys);
         let mut fitting = self.keys.iter().chain(fetched).filter(|key| key.fits(header.alg, kid)).peekable();
         if fitting.peek().is_none() {
-            return if set.is_some() { Verdict::KeyNeeded(unknown()) } else { Verdict::Known(Err(unknown())) };
+            return match set {
+                Some(set) if set.was_read() => Verdict::KeyNeeded(unknown()),
+                Some(_) => Verdict::KeyNeeded(TokenError::NoKeySet),
+                None => Verdict::Known(Err(unknown())),
+            };
         }
         self.refresh_if_old();
         let mut last = unknown();
         for key in fitting {
-            match decode::<Claims>(token, &key.key, &self.validation(key)) {
-                Ok(data) => return Verdict::Known(read(data.claims)),
-                Err(error) => last = error.into(),
+            match claims(token, key) {
+                Ok(claims) => {
+                    #[allow(clippy::cast_precision_loss, reason = "ms of this era are far below 2^53")]
+                    let now_s = crate::clock::unix_ms() as f64 / 1_000.0;
+                    let checked = claims.check(self.issuer.as_deref(), self.audience.as_deref(), now_s);
+                    return Verdict::Known(checked.and_then(|()| read(claims)));
+                }
+                Err(error) => last = error,
             }
         }
         Verdict::Known(Err(last))
     }
 
-    fn validation(&self, key: &Key) -> Validation {
-        let mut validation = Validation::new(key.algorithm);
-        validation.leeway = LEEWAY_S;
-        validation.validate_nbf = true;
-        validation.set_required_spec_claims(&["exp"]);
-        match &self.audience {
-            Some(audience) => validation.set_audience(&[audience]),
-            None => validation.validate_aud = false,
-        }
-        if let Some(issuer) = &self.issuer {
-            validation.set_issuer(&[issuer]);
-            // Asked for is asked for: a token that does not say is not accepted.
-            validation.required_spec_claims.insert("iss".into());
-        }
-        if self.audience.is_some() {
-            validation.required_spec_claims.insert("aud".into());
-        }
-        validation
-    }
-
     /// An old set is used while a new one is fetched.
-    fn refresh_if_old(&self) {
+    pub(super) fn refresh_if_old(&self) {
         let Some(jwks) = self.jwks.as_ref().filter(|jwks| jwks.is_old()) else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let jwks = jwks.clone();
@@ -204,12 +209,24 @@ impl Tokens {
     }
 }
 
+/// The claims of a token that this key has signed. The library checks the signature alone: its reading of claims stops at
+/// some that are of another kind than it expects, and names none.
+fn claims(token: &str, key: &Key) -> Result<Claims, TokenError> {
+    let malformed = || TokenError::Invalid("it is not three parts with a `.` between them".to_owned());
+    let (signed, signature) = token.rsplit_once('.').ok_or_else(malformed)?;
+    if !jsonwebtoken::crypto::verify(signature, signed.as_bytes(), &key.key, key.algorithm)? {
+        return Err(TokenError::Invalid("its signature is not of this key".to_owned()));
+    }
+    let (_, claims) = signed.rsplit_once('.').ok_or_else(malformed)?;
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD
+        .decode(claims)
+        .map_err(|_| TokenError::Invalid("its claims are not base64".to_owned()))?;
+    serde_json::from_slice(&claims).map_err(|error| TokenError::Invalid(format!("its claims cannot be read: {error}")))
+}
+
 impl From<jsonwebtoken::errors::Error> for TokenError {
     fn from(error: jsonwebtoken::errors::Error) -> Self {
-        match error.kind() {
-            jsonwebtoken::errors::ErrorKind::ExpiredSignature => Self::Expired,
-            _ => Self::Invalid(error.to_string()),
-        }
+        Self::Invalid(error.to_string())
     }
 }
 
@@ -238,7 +255,7 @@ mod tests {
             default_topics: vec!["public:*".into()],
             ..Access::default()
         };
-        Tokens::load(&access).unwrap()
+        Tokens::load(&access, &Arc::default()).unwrap()
     }
 
     fn sign(algorithm: Algorithm, secret: &str, change: impl FnOnce(&mut serde_json::Value)) -> String {

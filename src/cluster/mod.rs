@@ -187,6 +187,11 @@ impl Cluster {
         all
     }
 
+    /// This node's id.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
     /// Says how this node fares, here and to the others.
     pub fn report(&self, report: NodeReport) {
         self.say(Said::Report { report: Box::new(report.clone()) });

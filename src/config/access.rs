@@ -31,6 +31,32 @@ pub struct Access {
     /// one when the old one ends, not before.
     #[serde(with = "humantime_serde")]
     pub expired_close_delay: Duration,
+    /// What becomes of topics whose namespace is not configured.
+    pub unknown_namespace: UnknownNamespace,
+    /// Whether a topic's name may say who may have it.
+    pub channel_syntax: ChannelSyntax,
+}
+
+/// What becomes of topics whose namespace is not configured. One without a `:` has none, and the options of `[default]`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownNamespace {
+    /// They have the options of `[default]`.
+    #[default]
+    Default,
+    /// They are refused, to clients, publishers and sources alike.
+    Refuse,
+}
+
+/// Whether a topic's name may say who may have it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChannelSyntax {
+    /// As in Centrifugo: `$…` is private, `…#1,2` is for users 1 and 2.
+    #[default]
+    Centrifugo,
+    /// No.
+    Plain,
 }
 
 impl Default for Access {
@@ -44,6 +70,8 @@ impl Default for Access {
             keys: Vec::new(),
             jwks: None,
             expired_close_delay: limits::EXPIRED_CLOSE_DELAY,
+            unknown_namespace: UnknownNamespace::default(),
+            channel_syntax: ChannelSyntax::default(),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::secrets::KEY_BYTES_MIN;
 use super::{Class, Config, Limits, MemoryLimit, Namespace, PayloadForm, ProxyProtocol, TokenAlgorithm};
 use crate::limits;
+use crate::name::{NameError, PRIVATE_PREFIX, unprintable};
 
 /// One fault: the dotted key it is about, and what to do.
 pub(super) struct Fault {
@@ -83,12 +84,13 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
 
     namespace(&config.default, "default", &mut fault);
     for (name, options) in &config.namespace {
-        if name.contains(':') || name.is_empty() {
+        if name.contains(':') || name.is_empty() || name.starts_with(PRIVATE_PREFIX) {
             fault(
                 &format!("namespace.{name}"),
-                "a namespace's name is what stands before the first `:`, and not empty".into(),
+                "a namespace's name is what stands before the first `:`, not empty and without a `$` before it".into(),
             );
         }
+        visible(&format!("namespace.{name}"), name, &mut fault);
         namespace(options, &format!("namespace.{name}"), &mut fault);
     }
 
@@ -172,6 +174,9 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
             let reason = "write topics, or prefixes that end in `*`; `[\"*\"]` is all of them";
             fault(&format!("{at}.topics"), reason.into());
         }
+        for (j, rule) in key.topics.iter().enumerate() {
+            visible(&format!("{at}.topics[{j}]"), rule, &mut fault);
+        }
         if key.scopes.is_empty() {
             fault(&format!("{at}.scopes"), "a key that may do nothing; write `publish`, `operate` or both".into());
         }
@@ -241,6 +246,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
                 "is empty; write a topic, or a prefix that ends in `*`".into(),
             );
         }
+        visible(&format!("access.default_topics[{i}]"), rule, &mut fault);
     }
 
     if let Some(redis) = &config.source.redis {
@@ -272,6 +278,13 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         }
     }
     faults
+}
+
+/// What no topic name may have is in no rule about topics either: it would look like one that fits, and never fit.
+fn visible(at: &str, text: &str, fault: &mut impl FnMut(&str, String)) {
+    if let Some(c) = unprintable(text) {
+        fault(at, NameError::NotPrintable(c).to_string());
+    }
 }
 
 /// A secret has one place.
@@ -342,14 +355,6 @@ fn namespace(options: &Namespace, at: &str, fault: &mut impl FnMut(&str, String)
     }
     if options.force_push_join_leave && !options.join_leave {
         fault(&format!("{at}.force_push_join_leave"), "pushes what `join_leave` makes; set that too".into());
-    }
-    if !options.presence
-        && (options.allow_presence_for_subscriber
-            || options.allow_presence_for_client
-            || options.allow_presence_for_anonymous)
-        && !options.join_leave
-    {
-        fault(&format!("{at}.presence"), "is off, but somebody is allowed to read it; set `presence = true`".into());
     }
     if options.history_size > 65_536 {
         fault(&format!("{at}.history_size"), format!("{} is too many, the most is 65536", options.history_size));

@@ -23,7 +23,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use access::{Access, Jwks, TokenAlgorithm, TokenKey};
+pub use access::{Access, ChannelSyntax, Jwks, TokenAlgorithm, TokenKey, UnknownNamespace};
 pub use dashboard::Dashboard;
 pub use load::{ConfigError, Overrides, load};
 pub use memory::MemoryLimit;
@@ -249,6 +249,10 @@ pub struct Limits {
     pub listed_topics_per_second: u32,
     /// Sessions one user (`sub` of tokens) may hold; 0 is no limit.
     pub sessions_per_user: usize,
+    /// Tokens of one session that may fail; 0 is no limit.
+    pub token_failures: u32,
+    /// Tokens of requests of one address that may fail each second; 0 is no limit.
+    pub token_failures_per_address: u32,
     #[serde(with = "humantime_serde")]
     pub handshake_timeout: Duration,
     #[serde(with = "humantime_serde")]
@@ -323,6 +327,8 @@ impl Default for Limits {
             new_sessions_per_address: 0,
             listed_topics_per_second: limits::LISTED_TOPICS_PER_SECOND,
             sessions_per_user: 0,
+            token_failures: limits::TOKEN_FAILURES,
+            token_failures_per_address: limits::TOKEN_FAILURES_PER_ADDRESS,
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,
             keep_alive_timeout: limits::KEEP_ALIVE_TIMEOUT,
             request_timeout: limits::REQUEST_TIMEOUT,
@@ -463,6 +469,12 @@ impl Config {
     pub fn needs_token(&self) -> bool {
         let mut namespaces = self.namespace.values().chain([&self.default]);
         !(self.access.anonymous && namespaces.any(|n| n.allow_subscribe_for_anonymous))
+    }
+
+    /// Whether there may be topics of `namespace` (the part before the first `:`, if there is one).
+    pub fn knows_namespace(&self, namespace: Option<&str>) -> bool {
+        self.access.unknown_namespace == UnknownNamespace::Default
+            || namespace.is_none_or(|name| self.namespace.contains_key(name))
     }
 
     /// Options for the topics of `namespace` (the part before the first `:`, if there is one).

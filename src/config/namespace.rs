@@ -64,6 +64,8 @@ pub struct Namespace {
     pub allow_subscribe_for_anonymous: bool,
     /// Whether any client with a token may subscribe, whatever topics its token names.
     pub allow_subscribe_for_client: bool,
+    /// Whether the users named behind the `#` of a topic's name may subscribe to it, whatever topics their tokens name.
+    pub allow_user_limited_channels: bool,
     /// Who may publish over a socket.
     pub allow_publish_for_subscriber: bool,
     /// Any client with a token.
@@ -165,6 +167,7 @@ impl Default for Namespace {
             history_bytes: limits::HISTORY_BYTES,
             allow_subscribe_for_anonymous: true,
             allow_subscribe_for_client: false,
+            allow_user_limited_channels: false,
             allow_publish_for_subscriber: false,
             allow_publish_for_client: false,
             allow_publish_for_anonymous: false,

@@ -76,11 +76,11 @@ pub(super) async fn topics(
     if let Some(refused) = too_fast(&state, Some(address)) {
         return refused;
     }
-    let reader = match reader(&state, &headers).await {
+    let reader = match reader(&state, Some(address), &headers).await {
         Ok(reader) => reader,
-        Err((status, reason)) => {
+        Err(refused) => {
             state.listings.charge(address, LISTED_TOPICS_LEAST);
-            return failure(status, reason);
+            return *refused;
         }
     };
     if reader.is_none() && !state.config.access.anonymous {

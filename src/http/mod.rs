@@ -4,6 +4,7 @@
 mod addresses;
 mod admin;
 mod answers;
+mod authorization;
 mod certificates;
 mod cors;
 mod deadlines;
@@ -18,6 +19,7 @@ mod listener;
 mod listing;
 mod lobby;
 pub(crate) mod memory;
+mod node;
 mod operate;
 mod operator;
 mod origin;
@@ -41,9 +43,7 @@ use axum::routing::{get, post};
 use prometheus_client::registry::Registry;
 use serde_json::json;
 
-use tokio::sync::Semaphore;
-
-use crate::auth::{ApiKeys, Identity, TokenError, Tokens, Users, Verdict};
+use crate::auth::{ApiKeys, Users, Verifier};
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::hub::Hub;
@@ -77,7 +77,7 @@ pub struct State {
     /// Keys of publishers and operators.
     pub keys: ApiKeys,
     /// Verifies tokens.
-    pub tokens: Arc<Tokens>,
+    pub verifier: Arc<Verifier>,
     /// Sessions by user.
     pub users: Arc<Users>,
     /// Counts.
@@ -96,8 +96,6 @@ pub struct State {
     pub draining: AtomicBool,
     /// Publish requests under way.
     pub publishing: AtomicUsize,
-    /// Requests that may wait for a key set.
-    pub key_waits: Semaphore,
     /// When the process began.
     pub started: std::time::Instant,
     /// `VmRSS` before there were sessions, in bytes.
@@ -123,21 +121,6 @@ impl State {
         loaded
     }
 
-    /// Who shows this token. Of those whose key has to be fetched first so many wait for it, and no more: then `None`.
-    async fn identify(&self, token: &str) -> Option<Result<Identity, TokenError>> {
-        match self.tokens.identity(token) {
-            Verdict::Known(result) => Some(result),
-            Verdict::KeyNeeded(_) => {
-                let Ok(_waits) = self.key_waits.try_acquire() else {
-                    self.metrics.key_waits_refused.inc();
-                    return None;
-                };
-                self.tokens.fetch().await;
-                Some(self.tokens.identity(token).without_fetch())
-            }
-        }
-    }
-
     /// Why the server is not ready; empty if it is.
     pub fn not_ready(&self) -> Vec<String> {
         let draining = self.is_draining().then(|| "draining".to_owned());
@@ -146,10 +129,6 @@ impl State {
 }
 
 type Shared = axum::extract::State<Arc<State>>;
-
-/// What a client is told whose token's key is waited for by as many as may.
-const KEYS_AWAITED: &str =
-    "the token's key is not known, and as many requests wait for the key set (access.jwks) as may";
 
 /// The routes of the ports for all; of operators' too, if they have no port of their own.
 pub fn router(state: Arc<State>) -> Router {

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use super::publish::{admit, beyond, foreign, malformed};
 use super::{Shared, State};
-use crate::auth::ApiKey;
+use crate::auth::{ApiKey, Denied};
+use crate::cluster::Reporter;
 use crate::config::{PayloadForm, Scope};
 use crate::hub::{Order, Who};
 use crate::name::TopicName;
@@ -100,7 +101,11 @@ fn topic(state: &State, key: &ApiKey, text: &str) -> Result<TopicName, Refusal> 
     if !key.has_topic(text) {
         return Err(foreign(state, key, text));
     }
-    TopicName::new(text).map_err(|e| Refusal::new(400, e.to_string()))
+    let name = TopicName::new(text).map_err(|e| Refusal::new(400, e.to_string()))?;
+    match state.config.knows_namespace(name.namespace()) {
+        true => Ok(name),
+        false => Err(Refusal::new(Refusal::UNKNOWN_TOPIC, Denied::UnknownNamespace.to_string())),
+    }
 }
 
 /// Whether it is an operator's key.
@@ -228,10 +233,14 @@ impl Info {
     #[allow(clippy::unused_self, reason = "as the others")]
     pub(super) fn run(self, state: &State, key: &ApiKey) -> Outcome {
         operates(state, key)?;
-        let nodes: Vec<Value> = state
-            .cluster
-            .nodes
-            .reports()
+        let mut reports = state.cluster.nodes.reports();
+        // Where nodes do not report, this one is known all the same.
+        if state.config.ops.interval.is_zero() {
+            let mut report = state.report();
+            Reporter::new().fill(&mut report, &state.hub.stats());
+            reports.push((state.cluster.node().to_owned(), report));
+        }
+        let nodes: Vec<Value> = reports
             .into_iter()
             .map(|(uid, r)| {
                 json!({
@@ -249,6 +258,7 @@ impl Info {
 pub(super) fn refused(refusal: &Refusal) -> (StatusCode, Value) {
     let status = match refusal.code {
         501 => StatusCode::NOT_IMPLEMENTED,
+        Refusal::UNKNOWN_TOPIC => StatusCode::NOT_FOUND,
         code => StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
     };
     (status, json!({"error": {"code": status.as_u16(), "message": refusal.reason}}))

@@ -1,11 +1,11 @@
 //! Which door a request came in by, and what operators have to show at theirs.
 
 use axum::extract::Request;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::{Shared, State, failure};
+use super::{Shared, State, authorization, failure};
 use crate::auth::ApiKey;
 use crate::config::Scope;
 
@@ -30,7 +30,7 @@ impl Door {
 /// The key that a request shows: in `X-API-Key`, or as a bearer's, which is what Prometheus can do.
 fn shown<'a>(state: &'a State, headers: &HeaderMap) -> Option<&'a ApiKey> {
     let key = headers.get("x-api-key").map(|value| value.as_bytes());
-    let bearer = || headers.get(header::AUTHORIZATION)?.as_bytes().strip_prefix(b"Bearer ");
+    let bearer = || authorization::bearer(headers).ok().flatten().map(str::as_bytes);
     state.keys.find(key.or_else(bearer).unwrap_or_default())
 }
 

@@ -22,7 +22,7 @@ use crate::config::Scope;
 use crate::limits::BATCH_COMMANDS_MAX;
 use crate::protocol::Refusal;
 use crate::source::publish::Failure;
-use crate::topic::{Kind, Payload, PayloadError};
+use crate::topic::{Kind, Payload, PayloadError, PublishError};
 
 /// A member that is there, be it `null`: that is a value, too.
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
@@ -377,6 +377,9 @@ async fn publish_to(
     };
     match state.publisher.publish(topic, kind.map_or(Kind::Delta, Kind::from), ts, payload).await {
         Ok((offset, epoch)) => (StatusCode::OK, json!({"result": {"offset": offset, "epoch": epoch}})),
+        Err(Failure::Refused(error @ PublishError::UnknownNamespace)) => {
+            operate::refused(&Refusal::new(Refusal::UNKNOWN_TOPIC, error.to_string()))
+        }
         Err(Failure::Refused(error)) => refuse(StatusCode::BAD_REQUEST, error.to_string()),
         Err(Failure::Unavailable(error)) => {
             state.metrics.refused_publish("unavailable");

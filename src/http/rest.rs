@@ -1,15 +1,17 @@
 //! Everything that is read over plain HTTP but health: status, metrics, topics.
 
+use std::net::IpAddr;
+
 use axum::body::Body;
 use axum::extract::Path;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde_json::json;
 
 use super::answers::{Parts, Shares};
-use super::{Shared, failure};
-use crate::auth::Identity;
+use super::{Shared, authorization, failure};
+use crate::auth::{Denied, Identity, may_have};
 use crate::config::PayloadForm;
 use crate::metrics::{AGE_BUCKETS_MS, Stat};
 use crate::name::TopicName;
@@ -111,53 +113,50 @@ pub(super) async fn status(state: Shared) -> Response {
     .into_response()
 }
 
-/// Who asks.
+/// Who asks, by the token that the request shows.
 pub(super) async fn reader(
     state: &super::State,
+    client: Option<IpAddr>,
     headers: &HeaderMap,
-) -> Result<Option<Identity>, (StatusCode, String)> {
-    let bearer =
-        headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "));
-    let Some(token) = bearer else { return Ok(None) };
-    let Some(verified) = state.identify(token).await else {
-        return Err((StatusCode::SERVICE_UNAVAILABLE, super::KEYS_AWAITED.into()));
-    };
-    let identity = verified.map_err(|e| {
-        state.metrics.refused_token(e.label());
-        (StatusCode::UNAUTHORIZED, e.to_string())
-    });
-    // Where no token is needed, a bad one does no harm.
-    if state.config.access.anonymous { Ok(identity.ok()) } else { identity.map(Some) }
+) -> Result<Option<Identity>, Box<Response>> {
+    match authorization::identity(state, client, headers).await {
+        Ok(identity) => Ok(identity),
+        // Where no token is needed, one that is not good does no harm; a header that shows none at all is a mistake.
+        Err(_) if state.config.access.anonymous && authorization::bearer(headers).is_ok() => Ok(None),
+        Err(error) => Err(Box::new(authorization::refused(&error))),
+    }
 }
 
-/// Whether REST may show a topic: as much as a client without a token may subscribe to, or as the token says.
+/// Whether REST may show a topic: as much as the same client may subscribe to.
 pub(super) fn may_read(
     state: &super::State,
     reader: Option<&Identity>,
     topic: &TopicName,
 ) -> Result<(), (StatusCode, String)> {
-    if state.config.access.anonymous && state.config.namespace(topic.namespace()).allow_subscribe_for_anonymous {
-        return Ok(());
-    }
-    match reader {
-        None => Err((StatusCode::UNAUTHORIZED, "a token is needed: Authorization: Bearer …".into())),
-        Some(identity) if identity.topics.allow(topic) => Ok(()),
-        Some(_) if state.config.namespace(topic.namespace()).allow_subscribe_for_client => Ok(()),
-        Some(_) => Err((StatusCode::FORBIDDEN, "topic not allowed".into())),
-    }
+    may_have(&state.config, reader, topic).map_err(|denied| match denied {
+        Denied::NoToken => (StatusCode::UNAUTHORIZED, "a token is needed: Authorization: Bearer …".into()),
+        Denied::UnknownNamespace => (StatusCode::NOT_FOUND, denied.to_string()),
+        _ => (StatusCode::FORBIDDEN, denied.to_string()),
+    })
 }
 
 /// `GET /api/topics/{topic}`: the snapshot, with an `ETag` that names this body.
-pub(super) async fn topic(state: Shared, headers: HeaderMap, Path(name): Path<String>) -> Response {
+pub(super) async fn topic(
+    state: Shared,
+    extensions: Extensions,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+) -> Response {
     let name = match TopicName::new(&name) {
         Ok(name) => name,
         Err(error) => return failure(StatusCode::BAD_REQUEST, error.to_string()),
     };
-    let allowed = match reader(&state, &headers).await {
-        Ok(reader) => may_read(&state, reader.as_ref(), &name),
-        Err(refused) => Err(refused),
+    let client = authorization::client(&state, &extensions, &headers);
+    let reader = match reader(&state, client, &headers).await {
+        Ok(reader) => reader,
+        Err(refused) => return *refused,
     };
-    if let Err((status, reason)) = allowed {
+    if let Err((status, reason)) = may_read(&state, reader.as_ref(), &name) {
         return failure(status, reason);
     }
     let Some(view) = state.topics.view(name.as_str()) else {

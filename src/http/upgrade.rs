@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::addresses::Refused;
 use super::handover::Handover;
-use super::{Shared, State, failure, handshake, origin, proxies};
+use super::{Shared, State, authorization, failure, handshake, origin, proxies};
 use crate::auth::{Identity, TokenError};
 use crate::hub::{NewSession, Permit};
 use crate::protocol::Dialect;
@@ -212,11 +212,7 @@ async fn try_upgrade(
 ) -> Result<Response, Refusal> {
     let request = request.map(|_| ());
     let handshake = look(state, &request, asked)?;
-    let authorization = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-    let identity = match authorization.and_then(|v| v.strip_prefix("Bearer ")) {
-        None => None,
-        Some(token) => Some(identified(state, token).await?),
-    };
+    let identity = identified(state, client, request.headers()).await?;
     let (Some(client), Some(handover)) = (client, request.extensions().get::<Handover>()) else {
         let message = "this connection cannot be upgraded";
         return Err(refusal("handshake", StatusCode::INTERNAL_SERVER_ERROR, message));
@@ -235,15 +231,26 @@ async fn try_upgrade(
     Ok(handshake.response.map(|()| Body::empty()))
 }
 
-/// Who shows this token, with a seat among its user's sessions.
-async fn identified(state: &State, token: &str) -> Result<Identity, Refusal> {
-    let verified = state.identify(token).await;
-    let verified = verified.ok_or_else(|| refusal("keys", StatusCode::SERVICE_UNAVAILABLE, super::KEYS_AWAITED))?;
-    let mut identity = verified.map_err(|error| {
-        state.metrics.refused_token(error.label());
-        refusal("token", StatusCode::UNAUTHORIZED, &error.to_string())
-    })?;
-    let seated = state.users.seat(&mut identity, None);
-    seated.map_err(|error: TokenError| refusal("user_sessions", StatusCode::TOO_MANY_REQUESTS, &error.to_string()))?;
-    Ok(identity)
+/// Who asks, if the request shows a token, with a seat among its user's sessions.
+async fn identified(state: &State, client: Option<IpAddr>, headers: &HeaderMap) -> Result<Option<Identity>, Refusal> {
+    let refused = |error: TokenError| {
+        let status = authorization::status(&error);
+        let reason = match (&error, status) {
+            (TokenError::TooManySessions(_), _) => "user_sessions",
+            (TokenError::TooManyFailures, _) => "token_failures",
+            (TokenError::KeysAwaited, _) => "keys",
+            (_, StatusCode::SERVICE_UNAVAILABLE) => "token_unverified",
+            _ => "token",
+        };
+        let (reason, mut response) = refusal(reason, status, &error.to_string());
+        if status == StatusCode::UNAUTHORIZED {
+            authorization::wants_bearer(&mut response);
+        }
+        (reason, response)
+    };
+    let Some(mut identity) = authorization::identity(state, client, headers).await.map_err(refused)? else {
+        return Ok(None);
+    };
+    state.users.seat(&mut identity, None).map_err(refused)?;
+    Ok(Some(identity))
 }

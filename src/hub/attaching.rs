@@ -15,7 +15,7 @@ use super::event::{Attach, Attached, Request, SessionKey, Shown};
 use super::outbox::Piece;
 use super::shard::Shard;
 use super::subscribers::{Cursor, Subscription};
-use crate::auth::Grant;
+use crate::auth::{Grant, TokenError};
 use crate::name::TopicName;
 use crate::position::{Offset, Position};
 use crate::protocol::{
@@ -195,7 +195,7 @@ impl Shard {
             let waiter = Waiter::Subscribe { group, item: items.len() };
             let was_recovering = since.is_some();
             let token = options.as_ref().and_then(|o| o.token.clone());
-            let shown = token.map(|token| Box::new(Shown { token, user: user.clone() }));
+            let shown = token.map(|token| Box::new(Shown { token, user: user.clone(), session: key }));
             // A token is this session's own: its request is not shared.
             let kind = shown.is_none().then(|| AskKey::Attach(slot, encoding, since.clone(), terms.history));
             let (shard, name, history) = (self.id, topic.clone(), terms.history);
@@ -294,6 +294,8 @@ impl Shard {
         }
         let mut room = self.config.limits.recovery_bytes();
         let mut begun = Vec::with_capacity(items.len());
+        // Subscription tokens that were not good.
+        let mut failures = 0;
         for item in items {
             if !self.keyed(key).is_some_and(|s| s.is_live()) {
                 break;
@@ -307,7 +309,11 @@ impl Shard {
                     None => self.close(key.index, CloseReason::InsufficientState),
                 },
                 // What the server itself wanted is passed over.
-                Some(Err(refusal)) if op == Op::Subscribe => refused.add(refusal.clone()),
+                Some(Err(refusal)) if op == Op::Subscribe => {
+                    let shown = item.options.as_ref().is_some_and(|o| o.token.is_some());
+                    failures += usize::from(shown && matches!(refusal.code, 403 | Refusal::TOKEN_EXPIRED));
+                    refused.add(refusal.clone());
+                }
                 _ => {}
             }
         }
@@ -331,6 +337,11 @@ impl Shard {
                 };
                 let standings: Vec<Standing> = begun.iter().map(standing).collect();
                 self.answer_topics(key.index, &id, op, !begun.is_empty(), Some(&standings), &refused);
+            }
+            for _ in 0..failures {
+                if self.token_failed(key.index, &TokenError::Expired) {
+                    break;
+                }
             }
         }
         for one in begun {

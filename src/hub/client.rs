@@ -10,7 +10,7 @@ use crate::rate::Shared;
 use crate::topic::Slot;
 
 /// Kept in a box: most subscriptions are not special, and `plain` sessions seldom need it at all.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Client {
     pub(super) id: Uuid,
     /// When it was last pinged (Centrifuge), by the shard's clock.
@@ -23,6 +23,10 @@ pub(super) struct Client {
     pub(super) announced_used_ns: u64,
     /// Bytes of answers that it asked for, where it is not known which user it is of.
     pub(super) asked: Arc<Shared>,
+    /// A connect of it was taken on, or is being looked at.
+    pub(super) connecting: bool,
+    /// Tokens that failed ([`crate::rate::Rate`]), in ns of the shard's clock.
+    pub(super) failures_used_ns: u64,
 }
 
 /// A member that others see, with its texts.
@@ -32,7 +36,7 @@ const MEMBER_BYTES: usize = size_of::<Member>() + 96;
 #[derive(Debug)]
 pub(super) struct Special {
     pub(super) slot: Slot,
-    /// When its token ends, Unix s.
+    /// When its token ends, Unix s; set for all that rest on a subscription token.
     pub(super) expires_s: Option<u64>,
     /// Set where others can see it.
     pub(super) member: Option<Box<Member>>,
@@ -42,14 +46,7 @@ pub(super) struct Special {
 
 impl Client {
     pub(super) fn new(now_ms: u64) -> Box<Self> {
-        Box::new(Self {
-            id: Uuid::new_v4(),
-            pinged_ms: now_ms,
-            pending: 0,
-            specials: Vec::new(),
-            announced_used_ns: 0,
-            asked: Arc::default(),
-        })
+        Box::new(Self { id: Uuid::new_v4(), pinged_ms: now_ms, ..Self::default() })
     }
 
     /// Bytes of memory.

@@ -8,11 +8,20 @@ use super::reading::COMMAND_PARTS;
 use super::session::{Deferred, Stage};
 use super::shard::Shard;
 use super::turns::Reading;
+use crate::auth::{Denied, may_have};
 use crate::config::Action;
 use crate::limits;
 use crate::name::TopicName;
-use crate::protocol::{Command, CommandId, Op, Refusal, Refused, Standing, SubscribeItem};
+use crate::protocol::{BadCommand, Command, CommandId, Op, Refusal, Refused, Standing, SubscribeItem};
 use crate::wire::close::CloseReason;
+
+/// Whether a command must wait for the subscribes before it: it is about them, or changes whose they are.
+fn is_about_subscribes(command: &Result<Command, BadCommand>) -> bool {
+    matches!(
+        command,
+        Ok(Command::Unsubscribe { .. } | Command::Rate { .. } | Command::Auth { .. } | Command::Refresh { .. })
+    )
+}
 
 impl Shard {
     /// The commands of one message.
@@ -55,7 +64,7 @@ impl Shard {
         let dialect = session.dialect;
         let command = dialect.command(text, topics_max);
         // One that may be about a subscribe that is under way takes its turn after that.
-        if session.attaching > 0 && matches!(command, Ok(Command::Unsubscribe { .. } | Command::Rate { .. })) {
+        if session.attaching > 0 && is_about_subscribes(&command) {
             session.deferred = Some(Box::new(Deferred::new(false)));
             return true;
         }
@@ -148,7 +157,8 @@ impl Shard {
                     }
                     // A subscription token says by itself what its bearer may have.
                     let has_token = options.as_ref().is_some_and(|o| o.token.is_some());
-                    let refusal = if has_token { None } else { self.not_allowed(index, &topic) };
+                    let refusal = self.not_allowed(index, &topic);
+                    let refusal = refusal.filter(|r| !has_token || r.code == Refusal::UNKNOWN_TOPIC);
                     match refusal.or_else(|| self.already(index, &topic)) {
                         Some(refusal) => refused.add(refusal),
                         None => wanted.push(Wanted { topic, since, options }),
@@ -212,16 +222,13 @@ impl Shard {
     }
 
     /// Why a session may not have a topic.
-    fn not_allowed(&mut self, index: u32, topic: &TopicName) -> Option<Refusal> {
-        let for_client = self.config.namespace(topic.namespace()).allow_subscribe_for_client;
-        let anonymous =
-            self.config.access.anonymous && self.config.namespace(topic.namespace()).allow_subscribe_for_anonymous;
-        let session = self.session(index)?;
-        let refusal = match &session.identity {
-            _ if anonymous => return None,
-            Some(identity) if for_client || identity.topics.allow(topic) => return None,
-            Some(_) => Refusal::new(403, "topic not allowed"),
-            None => Refusal::new(401, "a token is needed: send {\"op\":\"auth\",\"token\":…} first"),
+    pub(super) fn not_allowed(&mut self, index: u32, topic: &TopicName) -> Option<Refusal> {
+        let identity = self.sessions.get(index as usize)?.identity.as_deref();
+        let denied = may_have(&self.config, identity, topic).err()?;
+        let refusal = match denied {
+            Denied::NoToken => Refusal::new(401, "a token is needed: send {\"op\":\"auth\",\"token\":…} first"),
+            Denied::UnknownNamespace => Refusal::new(Refusal::UNKNOWN_TOPIC, denied.to_string()),
+            _ => Refusal::new(403, denied.to_string()),
         };
         Some(refusal.about(topic.as_str()))
     }

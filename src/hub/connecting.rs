@@ -13,28 +13,31 @@ use super::client::{Client, Special};
 use super::event::{Ask, Order, Purpose, Request, SessionKey, Shown, Who};
 use super::session::{Deferred, Stage};
 use super::shard::Shard;
-use crate::auth::{Grant, Identity, TokenError};
+use crate::auth::{Grant, Identity, TokenError, may_have, names_its_users};
 use crate::config::{Action, PayloadForm};
-use crate::limits::{ANNOUNCED_PER_SECOND, PENDING_COMMANDS_MAX};
+use crate::limits::{ANNOUNCED_PER_SECOND, PENDING_COMMANDS_MAX, TOKEN_FAILURE_FORGOTTEN};
 use crate::name::TopicName;
 use crate::protocol::{
-    CommandId, Connected, Dialect, MemberInfo, Op, Refusal, Refused, SUBSCRIPTION_EXPIRED, SubscribeItem,
-    SubscribeTerms, Subscribed, UNSUBSCRIBED_BY_SERVER,
+    CommandId, Connected, Dialect, MemberInfo, NOT_ALLOWED_ANY_MORE, Op, Refusal, Refused, SUBSCRIPTION_EXPIRED,
+    SubscribeItem, SubscribeTerms, Subscribed, UNSUBSCRIBED_BY_SERVER,
 };
 use crate::rate::Rate;
 use crate::topic::{Payload, PayloadError, Slot};
 use crate::wire::close::CloseReason;
+
+/// Seconds after which one failed token more is forgotten.
+const FAILURE_FORGOTTEN_S: u64 = TOKEN_FAILURE_FORGOTTEN.as_secs();
 
 impl Shard {
     /// The first command of a Centrifuge session.
     pub(super) fn connect(&mut self, index: u32, id: CommandId, token: Option<String>, items: Vec<SubscribeItem>) {
         let (now_ms, shard, anonymous) = (self.now_ms, self.id, self.config.access.anonymous);
         let Some(session) = self.session(index) else { return };
-        if session.client.is_some() {
+        let client = session.client.get_or_insert_with(|| Client::new(now_ms));
+        if std::mem::replace(&mut client.connecting, true) {
             self.close(index, CloseReason::BadRequest);
             return;
         }
-        session.client = Some(Client::new(now_ms));
         // What comes behind it waits until it has been answered.
         session.deferred = Some(Box::new(Deferred::new(true)));
         let (key, known) = (session.key(index), session.identity.is_some());
@@ -81,7 +84,9 @@ impl Shard {
     pub(super) fn refuse_connect(&mut self, index: u32, id: &CommandId, refusal: &Refusal) {
         let Some(session) = self.session(index).filter(|s| s.is_live()) else { return };
         session.deferred = None;
-        session.client = None;
+        if let Some(client) = &mut session.client {
+            client.connecting = false;
+        }
         session.stage = Stage::New;
         let key = session.key(index);
         self.refuse(index, id, Op::Connect, refusal);
@@ -118,14 +123,20 @@ impl Shard {
         match (purpose, result) {
             (Purpose::Auth, Ok(identity)) => {
                 let deferred = session.deferred.take();
-                self.identify(index, *identity);
                 self.valid(index);
                 self.send(index, dialect.done(&id, Op::Auth));
+                self.identify(index, *identity);
                 self.replay(key, deferred);
             }
             // It may come back, with the same token.
             (Purpose::Auth | Purpose::Connect { .. }, Err(TokenError::TooManySessions(_))) => {
                 self.close(index, CloseReason::TooManySessions)
+            }
+            // Nothing is wrong with the token as far as is known: the session stays what it was.
+            (Purpose::Auth, Err(error)) if error.is_temporary() => {
+                let deferred = session.deferred.take();
+                self.refuse(index, &id, Op::Auth, &Refusal::new(503, error.to_string()));
+                self.replay(key, deferred);
             }
             (Purpose::Auth, Err(error)) => {
                 session.deferred = None;
@@ -137,39 +148,110 @@ impl Shard {
                 self.begin_session(index, id, items);
             }
             // Its client gets a new token and comes again, on this socket or another.
-            (Purpose::Connect { .. }, Err(error @ TokenError::Expired)) => {
-                let refusal = Refusal::new(Refusal::TOKEN_EXPIRED, error.to_string());
-                self.refuse_connect(index, &id, &refusal);
+            (Purpose::Connect { .. }, Err(error)) if error == TokenError::Expired || error.is_temporary() => {
+                if !self.token_failed(index, &error) {
+                    self.refuse_connect(index, &id, &retry(&error));
+                }
             }
             (Purpose::Refresh, Ok(identity)) if same_user => {
-                self.identify(index, *identity);
-                let Some(session) = self.session(index) else { return };
-                let ttl_s = ttl_s(session.identity.as_deref(), now_ms);
+                let ttl_s = ttl_s(Some(&identity), now_ms);
+                let deferred = session.deferred.take();
                 let client = session.client.as_ref().map(|c| c.id.to_string()).unwrap_or_default();
                 self.send(index, dialect.refreshed(&id, &client, ttl_s));
+                self.identify(index, *identity);
+                self.replay(key, deferred);
             }
-            (Purpose::Refresh, Err(error @ TokenError::Expired)) => {
-                let refusal = Refusal::new(Refusal::TOKEN_EXPIRED, error.to_string());
-                self.refuse(index, &id, Op::Refresh, &refusal);
+            (Purpose::Refresh, Err(error)) if error == TokenError::Expired || error.is_temporary() => {
+                let deferred = session.deferred.take();
+                self.refuse(index, &id, Op::Refresh, &retry(&error));
+                if !self.token_failed(index, &error) {
+                    self.replay(key, deferred);
+                }
             }
             // Not accepted, or somebody else's.
             (Purpose::Connect { .. } | Purpose::Refresh, _) => self.close(index, CloseReason::InvalidToken),
         }
     }
 
-    /// It is known who a session is.
+    /// From now on the session is what this token says: what it does not give ends, and others see its user.
     fn identify(&mut self, index: u32, identity: Identity) {
         let Some(session) = self.session(index) else { return };
-        if session.identity.replace(std::sync::Arc::new(identity)).is_none() {
+        let (identity, dialect) = (std::sync::Arc::new(identity), session.dialect);
+        let before = session.identity.replace(identity.clone());
+        if before.is_none() {
             self.tokenless.fetch_sub(1, Ordering::Relaxed);
+        }
+        let user_before = before.as_ref().map_or("", |i| i.user.as_str());
+        let other_user = user_before != identity.user;
+        let Some(session) = self.session(index) else { return };
+        let lanes: Vec<u32> = session.subscriptions.iter().map(|s| s.lane).collect();
+        let slots: Vec<Slot> = lanes.into_iter().filter_map(|l| self.subscribers.lane(l).map(|l| l.slot)).collect();
+        for slot in slots {
+            let Some(topic) = self.subscribers.topic(slot).map(|t| t.name.clone()) else { continue };
+            let special = self.session(index).and_then(|s| s.client.as_ref()).and_then(|c| c.special(slot));
+            let by_its_own_token = special.is_some_and(|s| s.expires_s.is_some());
+            let kept = (by_its_own_token && !other_user)
+                || (dialect.is_centrifuge() && identity.is_subscribed(&topic))
+                || may_have(&self.config, Some(&identity), &topic).is_ok();
+            if !kept {
+                self.revoke(index, slot, NOT_ALLOWED_ANY_MORE, "the present token does not give it");
+            }
+        }
+        let info_before = before.map(|i| i.info.clone()).unwrap_or_default();
+        if other_user || info_before != identity.info {
+            self.show_identity(index, &identity);
         }
     }
 
-    /// Prolongs a session.
+    /// Others see who a session is now: whom it was has left, whom it is has come.
+    fn show_identity(&mut self, index: u32, identity: &Identity) {
+        let now_ns = self.now_ns();
+        let announced = Rate::new(ANNOUNCED_PER_SECOND, self.config.limits.subscriptions as u64);
+        let Some(client) = self.session(index).and_then(|s| s.client.as_mut()) else { return };
+        let mut changes = Vec::new();
+        for special in &mut client.specials {
+            let Some(member) = &mut special.member else { continue };
+            let left = member.clone();
+            member.announce = member.announce && announced.spend(&mut client.announced_used_ns, now_ns, 1);
+            let info = MemberInfo {
+                user: identity.user.clone(),
+                conn_info: identity.info.clone(),
+                client: member.info.client.clone(),
+                chan_info: member.info.chan_info.clone(),
+            };
+            member.info = std::sync::Arc::new(info);
+            changes.push((special.slot, left, member.clone()));
+        }
+        for (slot, left, joined) in changes {
+            let Some(topic) = self.subscribers.topic(slot).map(|topic| topic.name.clone()) else { continue };
+            self.wanted.push(Request::Left { topic: topic.clone(), member: left });
+            self.wanted.push(Request::Joined { topic, member: joined });
+        }
+    }
+
+    /// A token that the session showed was not good. Too many of them, and it is closed: `true`.
+    pub(super) fn token_failed(&mut self, index: u32, error: &TokenError) -> bool {
+        let failures = u64::from(self.config.limits.token_failures);
+        if failures == 0 || error.is_temporary() {
+            return false;
+        }
+        // The last one is the one too many.
+        let rate = Rate::new(1, (failures - 1) * FAILURE_FORGOTTEN_S);
+        let now_ns = self.now_ns();
+        let Some(client) = self.session(index).and_then(|s| s.client.as_mut()) else { return false };
+        let over = failures == 1 || !rate.spend(&mut client.failures_used_ns, now_ns, FAILURE_FORGOTTEN_S);
+        if over {
+            self.close(index, CloseReason::TooManyTokens);
+        }
+        over
+    }
+
+    /// Prolongs a session. What comes behind it waits: it is for the new token to say whether it may be done.
     pub(super) fn refresh(&mut self, index: u32, id: CommandId, token: String) {
         let shard = self.id;
         let Some(session) = self.session(index) else { return };
         let key = session.key(index);
+        session.deferred = Some(Box::new(Deferred::new(true)));
         let (purpose, held) = (Purpose::Refresh, session.identity.clone());
         self.wanted.push(Request::Authenticate { shard, session: key, id, purpose, token, held });
     }
@@ -183,7 +265,7 @@ impl Shard {
         let user = session.identity.as_ref().map(|i| i.user.clone()).unwrap_or_default();
         match slot {
             Some(slot) => {
-                let shown = Shown { token, user };
+                let shown = Shown { token, user, session: key };
                 self.wanted.push(Request::SubRefresh { shard, session: key, id, slot, topic, shown });
             }
             None => self.refuse(index, &id, Op::SubRefresh, &Refusal::new(403, "not subscribed").about(topic.as_str())),
@@ -211,8 +293,12 @@ impl Shard {
                 self.send(key.index, dialect.sub_refreshed(id, ttl_s));
             }
             Err(error) => {
-                let code = if error == TokenError::Expired { Refusal::TOKEN_EXPIRED } else { 403 };
-                self.refuse(key.index, id, Op::SubRefresh, &Refusal::new(code, error.to_string()));
+                let refusal = match error == TokenError::Expired || error.is_temporary() {
+                    true => retry(&error),
+                    false => Refusal::new(403, error.to_string()),
+                };
+                self.refuse(key.index, id, Op::SubRefresh, &refusal);
+                self.token_failed(key.index, &error);
             }
         }
     }
@@ -293,16 +379,25 @@ impl Shard {
     pub(super) fn ask_about(&mut self, index: u32, id: CommandId, op: Op, topic: TopicName, action: Action, ask: Ask) {
         let subscribed = self.subscribers.find(&topic).is_some_and(|slot| self.is_subscribed(index, slot));
         let shard = self.id;
-        let (options, open) = (self.config.namespace(topic.namespace()), self.config.access.anonymous);
-        let (presence, fits) = (options.presence, options.clone());
-        let Some(session) = self.session(index) else { return };
-        let with_token = session.identity.is_some();
-        let refusal = if !fits.allows(action, with_token, subscribed) || !(with_token || open) {
-            Some(Refusal::new(403, "the namespace does not allow it"))
-        } else if action == Action::Presence && !presence {
-            Some(Refusal::new(501, "the namespace has no presence"))
-        } else {
-            None
+        let denied = self.not_allowed(index, &topic);
+        let named = names_its_users(&self.config, &topic);
+        let options = self.config.namespace(topic.namespace());
+        let off = match action {
+            Action::Presence if !options.presence => Some("the namespace has no presence"),
+            Action::History if options.history_size == 0 => Some("the namespace has no history"),
+            _ => None,
+        };
+        let with_token = self.sessions.get(index as usize).is_some_and(|s| s.identity.is_some());
+        let allowed = options.allows(action, with_token, subscribed);
+        let refusal = match denied {
+            Some(denied) if denied.code == Refusal::UNKNOWN_TOPIC => Some(denied),
+            _ if off.is_some() => off.map(|reason| Refusal::new(501, reason)),
+            // What a namespace opens to all does not open what is for some by its name.
+            Some(denied) if named && !subscribed => Some(denied),
+            _ if !allowed || !(with_token || self.config.access.anonymous) => {
+                Some(Refusal::new(403, "the namespace does not allow it"))
+            }
+            _ => None,
         };
         if let Some(refusal) = refusal {
             self.refuse(index, &id, op, &refusal.about(topic.as_str()));
@@ -404,6 +499,12 @@ impl Shard {
     pub(super) fn is_unconnected(&self, index: u32) -> bool {
         self.sessions.get(index as usize).is_some_and(|s| s.dialect.is_centrifuge() && s.stage == Stage::New)
     }
+}
+
+/// The refusal of a token whose client may do better.
+fn retry(error: &TokenError) -> Refusal {
+    let code = if error.is_temporary() { 503 } else { Refusal::TOKEN_EXPIRED };
+    Refusal::new(code, error.to_string())
 }
 
 fn ttl_s(identity: Option<&Identity>, now_ms: u64) -> Option<u64> {

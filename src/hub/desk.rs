@@ -10,14 +10,14 @@ use tokio::runtime::Handle;
 
 use super::allowance;
 use super::backend::{Answer, Backend};
-use super::event::{Ask, Attach, Attached, Event, Request, SessionKey};
+use super::event::{Ask, Attach, Attached, Event, Request, SessionKey, Shown};
 use super::places::{Holder, Place, Places};
 use super::queue::QueueSender;
-use crate::auth::{Grant, TokenError, Tokens, Users, Verdict};
+use crate::auth::{Caller, Grant, TokenError, Users, Verifier};
 use crate::metrics::Metrics;
 use crate::protocol::{CommandId, Dialect, Op, Refusal};
 use crate::rate::{Rate, Shared};
-use crate::topic::{ShardId, Topics};
+use crate::topic::{PublishError, ShardId, Topics};
 
 /// A client that comes from a node that is ahead waits for this one to get there: looks at it are made after these times,
 /// 2.5 s in all. Past it, it is told what its position is worth here.
@@ -35,19 +35,12 @@ pub struct Desk {
 struct Clerk {
     queues: Arc<[QueueSender]>,
     topics: Arc<Topics>,
-    tokens: Arc<Tokens>,
+    verifier: Arc<Verifier>,
     users: Arc<Users>,
     backend: Arc<dyn Backend>,
     metrics: Arc<Metrics>,
     catching_up: Arc<Places>,
     answers: Rate,
-}
-
-/// Whether a key that is not here may be fetched first.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fetch {
-    Allowed,
-    Done,
 }
 
 impl Desk {
@@ -59,17 +52,17 @@ impl Desk {
     pub async fn run(
         self,
         topics: Arc<Topics>,
-        tokens: Arc<Tokens>,
+        verifier: Arc<Verifier>,
         users: Arc<Users>,
         backend: Arc<dyn Backend>,
         metrics: Arc<Metrics>,
     ) {
         let (catching_up, answers) = (Arc::default(), self.answers);
         let clerk =
-            Arc::new(Clerk { queues: self.queues, topics, tokens, users, backend, metrics, catching_up, answers });
+            Arc::new(Clerk { queues: self.queues, topics, verifier, users, backend, metrics, catching_up, answers });
         while let Ok(batch) = self.requests.recv_async().await {
             for request in batch {
-                clerk.answer(request, Fetch::Allowed);
+                clerk.answer(request);
             }
             // A storm's batches are long; others on this thread get their turn.
             tokio::task::yield_now().await;
@@ -83,17 +76,18 @@ impl Desk {
     pub(super) fn at_hand(
         self,
         topics: Arc<Topics>,
-        tokens: Arc<Tokens>,
+        tokens: Arc<crate::auth::Tokens>,
         backend: Arc<dyn Backend>,
         metrics: Arc<Metrics>,
     ) -> impl FnMut() {
         let users = Users::new(0);
+        let verifier = Verifier::at_hand(tokens, &crate::config::Limits::default(), metrics.clone());
         let (catching_up, answers) = (Arc::default(), self.answers);
         let clerk =
-            Arc::new(Clerk { queues: self.queues, topics, tokens, users, backend, metrics, catching_up, answers });
+            Arc::new(Clerk { queues: self.queues, topics, verifier, users, backend, metrics, catching_up, answers });
         move || {
             for request in self.requests.try_iter().flatten() {
-                clerk.answer(request, Fetch::Allowed);
+                clerk.answer(request);
             }
         }
     }
@@ -103,8 +97,14 @@ impl Desk {
 fn token_refusal(error: &TokenError) -> Refusal {
     match error {
         TokenError::Expired => Refusal::new(Refusal::TOKEN_EXPIRED, error.to_string()),
+        error if error.is_temporary() => Refusal::new(503, error.to_string()),
         _ => Refusal::new(403, error.to_string()),
     }
+}
+
+/// A session, as one who shows tokens.
+fn caller(shard: ShardId, session: SessionKey) -> Caller {
+    Caller::Session(shard.0, u64::from(session.generation) << 32 | u64::from(session.index))
 }
 
 /// A place among those that wait, counted while it is held.
@@ -135,7 +135,8 @@ impl Clerk {
             self.send(shard, Event::Attached { ask, result: Ok(attached) });
         });
         if let Err(error) = outcome {
-            let refusal = Refusal::new(503, error.to_string()).about(topic.as_str());
+            let code = if error == PublishError::UnknownNamespace { Refusal::UNKNOWN_TOPIC } else { 503 };
+            let refusal = Refusal::new(code, error.to_string()).about(topic.as_str());
             self.send(shard, Event::Attached { ask, result: Err(refusal) });
         }
     }
@@ -173,62 +174,36 @@ impl Clerk {
         }
     }
 
-    /// A verdict that can be acted upon, or `None`: then the request is answered again once keys were fetched.
-    fn settled<T>(
-        self: &Arc<Self>,
-        verdict: Verdict<T>,
-        fetch: Fetch,
-        again: impl FnOnce() -> Request,
-    ) -> Option<Result<T, TokenError>> {
-        let result = match verdict {
-            Verdict::Known(result) => result,
-            Verdict::KeyNeeded(_) if fetch == Fetch::Allowed => {
-                let (clerk, request) = (self.clone(), again());
+    /// Subscribes, now or once this node has read as far as the client has.
+    fn subscribe(self: &Arc<Self>, attach: Attach, grant: Option<Grant>) {
+        match self.has_to_catch_up(&attach) {
+            None => self.attach(attach, grant),
+            Some(place) => {
+                let clerk = self.clone();
                 tokio::spawn(async move {
-                    clerk.tokens.fetch().await;
-                    clerk.answer(request, Fetch::Done);
+                    clerk.catch_up(&attach).await;
+                    clerk.attach(attach, grant);
+                    drop(place);
                 });
-                return None;
             }
-            Verdict::KeyNeeded(error) => Err(error),
-        };
-        if let Err(error) = &result {
-            self.metrics.refused_token(error.label());
         }
-        Some(result)
     }
 
-    fn answer(self: &Arc<Self>, request: Request, fetch: Fetch) {
+    /// Nothing here waits for a signature: what a token is for goes on when it has been verified. A session's tokens are
+    /// verified one after the other, and what it sent behind an `auth`, a `connect` or a `refresh` waits, so no order is lost.
+    fn answer(self: &Arc<Self>, request: Request) {
         match request {
-            Request::Attach(attach, shown) => {
-                let grant = match shown {
-                    None => None,
-                    Some(shown) => {
-                        let verdict = self.tokens.grant(&shown.token, &shown.user, &attach.topic);
-                        let same = attach.clone();
-                        match self.settled(verdict, fetch, || Request::Attach(same, Some(shown))) {
-                            None => return,
-                            Some(Ok(grant)) => Some(grant),
-                            Some(Err(error)) => {
-                                let refusal = token_refusal(&error).about(attach.topic.as_str());
-                                let refused = Event::Attached { ask: attach.ask, result: Err(refusal) };
-                                self.send(attach.shard, refused);
-                                return;
-                            }
-                        }
+            Request::Attach(attach, None) => self.subscribe(attach, None),
+            Request::Attach(attach, Some(shown)) => {
+                let Shown { token, user, session } = *shown;
+                let (clerk, topic) = (self.clone(), attach.topic.clone());
+                self.verifier.grant(caller(attach.shard, session), token, user, topic, move |result| match result {
+                    Ok(grant) => clerk.subscribe(attach, Some(grant)),
+                    Err(error) => {
+                        let refusal = token_refusal(&error).about(attach.topic.as_str());
+                        clerk.send(attach.shard, Event::Attached { ask: attach.ask, result: Err(refusal) });
                     }
-                };
-                match self.has_to_catch_up(&attach) {
-                    None => self.attach(attach, grant),
-                    Some(place) => {
-                        let clerk = self.clone();
-                        tokio::spawn(async move {
-                            clerk.catch_up(&attach).await;
-                            clerk.attach(attach, grant);
-                            drop(place);
-                        });
-                    }
-                }
+                });
             }
             Request::Snapshot { shard, ask, topic } => {
                 self.topics.snapshot_for(&topic, |snapshot| self.send(shard, Event::Snapshot { ask, snapshot }));
@@ -241,18 +216,22 @@ impl Clerk {
             Request::Detach { shard, slot, topic } => {
                 self.topics.detach(&topic, shard, slot, || self.send(shard, Event::Detached { slot }));
             }
-            // A signature takes its time to check, and a storm brings thousands: beside the others, on all threads.
-            // What the session sent after it waits for the answer, so no order is lost.
-            Request::Authenticate { .. } => {
+            Request::Authenticate { shard, session, id, purpose, token, held } => {
                 let clerk = self.clone();
-                tokio::spawn(async move { clerk.authenticate(request, fetch) });
+                self.verifier.identity(caller(shard, session), token, move |result| {
+                    let result = result.and_then(|mut identity| {
+                        clerk.users.seat(&mut identity, held.as_deref())?;
+                        Ok(identity)
+                    });
+                    clerk.send(shard, Event::Authenticated { session, id, purpose, result: result.map(Box::new) });
+                });
             }
             Request::SubRefresh { shard, session, id, slot, topic, shown } => {
-                let verdict = self.tokens.grant(&shown.token, &shown.user, &topic);
-                let echo = id.clone();
-                let again = || Request::SubRefresh { shard, session, id: echo, slot, topic, shown };
-                let Some(result) = self.settled(verdict, fetch, again) else { return };
-                self.send(shard, Event::SubRefreshed { session, id, slot, result });
+                let clerk = self.clone();
+                let Shown { token, user, .. } = shown;
+                self.verifier.grant(caller(shard, session), token, user, topic, move |result| {
+                    clerk.send(shard, Event::SubRefreshed { session, id, slot, result });
+                });
             }
             Request::Topic { shard, session, dialect, id, topic, ask, asked } => {
                 let to = To { shard, session, dialect, id, asked };
@@ -293,31 +272,6 @@ impl Clerk {
             Request::Joined { topic, member } => self.backend.joined(&topic, &member),
             Request::Left { topic, member } => self.backend.left(&topic, &member),
         }
-    }
-
-    fn authenticate(self: &Arc<Self>, request: Request, fetch: Fetch) {
-        let Request::Authenticate { shard, session, id, purpose, token, held } = request else { return };
-        let result = match self.tokens.identity(&token) {
-            Verdict::Known(result) => result,
-            Verdict::KeyNeeded(_) if fetch == Fetch::Allowed => {
-                let clerk = self.clone();
-                tokio::spawn(async move {
-                    clerk.tokens.fetch().await;
-                    let again = Request::Authenticate { shard, session, id, purpose, token, held };
-                    clerk.authenticate(again, Fetch::Done);
-                });
-                return;
-            }
-            Verdict::KeyNeeded(error) => Err(error),
-        };
-        if let Err(error) = &result {
-            self.metrics.refused_token(error.label());
-        }
-        let result = result.and_then(|mut identity| {
-            self.users.seat(&mut identity, held.as_deref())?;
-            Ok(identity)
-        });
-        self.send(shard, Event::Authenticated { session, id, purpose, result: result.map(Box::new) });
     }
 
     /// Whom to answer, unless it asked for too much already: then it is told so.

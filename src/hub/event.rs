@@ -180,6 +180,7 @@ impl Event {
 pub(super) struct Shown {
     pub(super) token: String,
     pub(super) user: String,
+    pub(super) session: SessionKey,
 }
 
 /// Something that a session asks for beyond topics.

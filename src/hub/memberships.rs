@@ -21,9 +21,14 @@ pub(super) struct Memberships {
 #[derive(Debug)]
 struct Waiting {
     due_ms: u64,
-    /// By client: who came and went meanwhile, or the other way round, is not in it.
+    /// By client and user, as a session may become another user's: who came and went meanwhile, or the other way round, is not in it.
     changes: Vec<Arc<MembershipChange>>,
-    by_client: HashMap<String, usize>,
+    by_member: HashMap<(String, String), usize>,
+}
+
+/// Whom a change is about: a session, as long as it is one user's.
+fn member(change: &MembershipChange) -> (String, String) {
+    (change.info.client.clone(), change.info.user.clone())
 }
 
 impl Memberships {
@@ -36,28 +41,28 @@ impl Memberships {
     fn take(&mut self, slot: Slot, change: &Arc<MembershipChange>, now_ms: u64) -> Result<bool, ()> {
         let due_ms = now_ms + MEMBERSHIP_EVERY_MS;
         let Some(waiting) = self.topics.get_mut(&slot) else {
-            self.topics.insert(slot, Waiting { due_ms, changes: Vec::new(), by_client: HashMap::new() });
+            self.topics.insert(slot, Waiting { due_ms, changes: Vec::new(), by_member: HashMap::new() });
             self.next_ms = Some(self.next_ms.map_or(due_ms, |next_ms| next_ms.min(due_ms)));
             return Ok(true);
         };
-        let client = change.info.client.as_str();
-        if let Some(at) = waiting.by_client.remove(client) {
+        let member = member(change);
+        if let Some(at) = waiting.by_member.remove(&member) {
             // The one that waits says the contrary, or the same once more.
             let same = waiting.changes.get(at).is_some_and(|other| other.joined == change.joined);
             if same {
-                waiting.by_client.insert(client.to_owned(), at);
+                waiting.by_member.insert(member, at);
                 return Ok(false);
             }
             waiting.changes.swap_remove(at);
             if let Some(moved) = waiting.changes.get(at) {
-                waiting.by_client.insert(moved.info.client.clone(), at);
+                waiting.by_member.insert(self::member(moved), at);
             }
             return Ok(false);
         }
         if waiting.changes.len() >= MEMBERSHIP_WAITING_MAX {
             return Err(());
         }
-        waiting.by_client.insert(client.to_owned(), waiting.changes.len());
+        waiting.by_member.insert(member, waiting.changes.len());
         waiting.changes.push(change.clone());
         Ok(false)
     }
@@ -77,7 +82,7 @@ impl Memberships {
                 return false;
             }
             waiting.due_ms = now_ms + MEMBERSHIP_EVERY_MS;
-            waiting.by_client.clear();
+            waiting.by_member.clear();
             due.push((*slot, std::mem::take(&mut waiting.changes)));
             true
         });

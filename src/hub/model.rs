@@ -199,7 +199,7 @@ impl World {
         let (hub, parked, desk) = Hub::new(1, 100, "model".into(), config.clone(), &metrics).unwrap();
         let Parked { mut parts, requests, node, .. } = parked;
         let topics = Arc::new(Topics::new(config.clone(), 1, hub.clone(), metrics.clone()));
-        let tokens = Arc::new(Tokens::load(&config.access).unwrap());
+        let tokens = Arc::new(Tokens::load(&config.access, &metrics).unwrap());
         let shard = Shard::new(parts.remove(0), requests, node, config);
         let desk = Desk::at_hand(desk, topics.clone(), tokens, Arc::new(Nobody), metrics);
         let events = Events::with_capacity(64);

@@ -149,7 +149,7 @@ pub enum Command {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// In the manner of HTTP: 400 malformed, 401 no token, 403 not allowed, 404 unknown command, 409 already subscribed,
-    /// 416 position gone, 429 over a limit, [`Refusal::TOKEN_EXPIRED`], 501 not available, 503 try again; from 1000 on
+    /// 416 position gone, 429 over a limit, [`Refusal::TOKEN_EXPIRED`], [`Refusal::UNKNOWN_TOPIC`], 501 not available, 503 try again; from 1000 on
     /// a backend's own.
     pub code: u16,
     /// For people.
@@ -161,6 +161,9 @@ pub struct Refusal {
 impl Refusal {
     /// A token that was good: `plain` clients are told 401, the others to get a new one.
     pub const TOKEN_EXPIRED: u16 = 498;
+
+    /// A topic that there cannot be: `plain` clients are told 404, the others 102 "unknown channel".
+    pub const UNKNOWN_TOPIC: u16 = 494;
 
     /// A refusal that is about no topic.
     pub fn new(code: u16, reason: impl Into<String>) -> Self {

@@ -17,6 +17,6 @@ pub use command::{
 pub use delivery::{Delivery, Encoding, SnapshotDelivery, base64_json};
 pub use dialect::Dialect;
 pub use reply::{
-    Connected, HistoryDelta, HistoryPage, INSUFFICIENT_STATE, MemberInfo, MembershipChange, Notice,
-    SUBSCRIPTION_EXPIRED, Standing, Subscribed, UNSUBSCRIBED_BY_SERVER,
+    Connected, HistoryDelta, HistoryPage, INSUFFICIENT_STATE, MemberInfo, MembershipChange, NOT_ALLOWED_ANY_MORE,
+    Notice, SUBSCRIPTION_EXPIRED, Standing, Subscribed, UNSUBSCRIBED_BY_SERVER,
 };

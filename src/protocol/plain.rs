@@ -337,7 +337,11 @@ fn put_refused(out: &mut Vec<u8>, refused: &Refused) {
 }
 
 fn told_code(code: u16) -> u16 {
-    if code == Refusal::TOKEN_EXPIRED { 401 } else { code }
+    match code {
+        Refusal::TOKEN_EXPIRED => 401,
+        Refusal::UNKNOWN_TOPIC => 404,
+        code => code,
+    }
 }
 
 pub(super) fn done(id: &CommandId, op: Op) -> Bytes {

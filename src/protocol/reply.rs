@@ -161,3 +161,6 @@ pub const INSUFFICIENT_STATE: u16 = 2_500;
 
 /// Code of an unsubscribe whose token ended: the client subscribes again with a new one.
 pub const SUBSCRIPTION_EXPIRED: u16 = 2_501;
+
+/// Code of an unsubscribe because the session's present token does not give the topic, for good.
+pub const NOT_ALLOWED_ANY_MORE: u16 = 2_403;

@@ -58,6 +58,8 @@ impl GaugeSource for Gauges {
         if let Some(state) = self.ready.upgrade() {
             let ready = usize::from(state.not_ready().is_empty());
             put("ready", "Whether clients should be sent here", Vec::new(), whole(ready));
+            let waiting = whole(state.verifier.waiting());
+            put("tokens_waiting", "Tokens that wait to be verified", Vec::new(), waiting);
         }
         let rss = usize::try_from(rss_bytes()).unwrap_or(usize::MAX);
         put("resident_memory_bytes", "Resident memory", Vec::new(), whole(rss));

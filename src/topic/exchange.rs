@@ -81,6 +81,8 @@ pub enum PublishError {
     StateTooLarge { bytes: usize },
     #[error("the states of all topics have {max} bytes already (limits.state_total_bytes, limits.memory)")]
     StateTotal { max: usize },
+    #[error("unknown topic: its namespace is not configured (access.unknown_namespace)")]
+    UnknownNamespace,
     #[error("the namespace `{OPS}` is the server's own")]
     Reserved,
     #[error("there are {max} topics already (limits.topics)")]
@@ -104,6 +106,7 @@ impl PublishError {
             Self::StreamSnapshot => "stream_snapshot",
             Self::StateTooLarge { .. } => "state_too_large",
             Self::StateTotal { .. } => "state_total",
+            Self::UnknownNamespace => "unknown_namespace",
             Self::Reserved => "reserved",
             Self::TooManyTopics { .. } => "too_many_topics",
             Self::TooManyUnpublished { .. } | Self::UnpublishedShare { .. } => "unpublished_topics",

@@ -39,7 +39,7 @@ struct SourceState {
 
 /// Whether a topic is one that this process writes itself. It does not count.
 fn is_own(name: &TopicName) -> bool {
-    name.namespace() == Some(OPS)
+    name.is_in(OPS)
 }
 
 /// Topics that nobody has published.
@@ -293,6 +293,9 @@ impl Topics {
                 Ok(f(topic.get_mut()))
             }
             Entry::Vacant(entry) => {
+                if !self.config.knows_namespace(entry.key().namespace()) {
+                    return Err(PublishError::UnknownNamespace);
+                }
                 match by {
                     By::Publisher => self.has_room(entry.key())?,
                     By::Subscriber(maker) => self.admit_unpublished(maker)?,
@@ -669,6 +672,7 @@ impl Topics {
             let options = self.config.namespace(name.namespace());
             match options.class {
                 _ if is_own(&name) => Err(PublishError::Reserved),
+                _ if !self.config.knows_namespace(name.namespace()) => Err(PublishError::UnknownNamespace),
                 _ if payload.form() == PayloadForm::Bytes && options.payload == PayloadForm::Json => {
                     Err(PayloadError::NotForBytes.into())
                 }

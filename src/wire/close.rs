@@ -18,6 +18,7 @@ pub enum CloseReason {
     NoPong,
     TooManyRequests,
     InvalidToken,
+    TooManyTokens,
     BadRequest,
     NoCommand,
     SlowMessage,
@@ -29,7 +30,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All of them, for metrics.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::ProtocolError,
         Self::UnsupportedData,
         Self::InvalidUtf8,
@@ -43,6 +44,7 @@ impl CloseReason {
         Self::NoPong,
         Self::TooManyRequests,
         Self::InvalidToken,
+        Self::TooManyTokens,
         Self::BadRequest,
         Self::NoCommand,
         Self::SlowMessage,
@@ -67,7 +69,7 @@ impl CloseReason {
             Self::InsufficientState | Self::ReplayLost => 3010,
             Self::NoPong => 3012,
             Self::TooManyRequests => 3013,
-            Self::InvalidToken => 3500,
+            Self::InvalidToken | Self::TooManyTokens => 3500,
             Self::BadRequest => 3501,
             Self::NoCommand | Self::SlowMessage | Self::NoToken => 3502,
             Self::Forced => 3503,
@@ -105,6 +107,7 @@ impl CloseReason {
             Self::NoPong => "no pong",
             Self::TooManyRequests => "too many commands",
             Self::InvalidToken => "invalid token",
+            Self::TooManyTokens => "too many invalid tokens",
             Self::BadRequest => "bad request",
             Self::NoCommand => "no valid command in time",
             Self::SlowMessage => "message not whole in time",

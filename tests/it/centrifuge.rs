@@ -136,7 +136,7 @@ async fn what_is_refused_is_answered() {
         ("\"subscribe\":{\"channel\":\"closed:a\",\"token\":\"x\"}", 103),
         ("\"subscribe\":{\"channel\":\"stream:b\",\"type\":4}", 107),
         ("\"publish\":{\"channel\":\"stream:a\",\"data\":{}}", 103),
-        ("\"presence\":{\"channel\":\"stream:a\"}", 103),
+        ("\"presence\":{\"channel\":\"stream:a\"}", 108),
         ("\"rpc\":{\"method\":\"x\",\"data\":{}}", 108),
         ("\"sub_refresh\":{\"channel\":\"stream:z\",\"token\":\"x\"}", 103),
         ("\"dance\":{}", 104),

@@ -14,12 +14,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("rate", &[]),
     ("systemd", &[]),
     ("wire", &["accounts"]),
-    ("config", &["form", "limits"]),
+    ("config", &["form", "limits", "name"]),
     ("memory", &["config", "limits"]),
     ("metrics", &["wire"]),
     ("protocol", &["form", "limits", "name", "position", "wire"]),
     ("topic", &["accounts", "clock", "config", "limits", "metrics", "name", "position", "protocol"]),
-    ("auth", &["client", "clock", "config", "limits", "name", "rate"]),
+    ("auth", &["client", "clock", "config", "limits", "metrics", "name", "rate"]),
     (
         "hub",
         &[

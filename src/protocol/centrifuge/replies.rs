@@ -38,6 +38,7 @@ fn error(refusal: &Refusal) -> Error {
         409 => (105, "already subscribed", false),
         416 => (112, "unrecoverable position", false),
         429 => (106, "limit exceeded", false),
+        Refusal::UNKNOWN_TOPIC => (102, "unknown channel", false),
         Refusal::TOKEN_EXPIRED => (109, "token expired", false),
         501 => (108, "not available", false),
         code @ 1_000..2_000 => (code, "", false),

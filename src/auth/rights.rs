@@ -1,0 +1,181 @@
+//! Which topics a client may have: by its token, its namespace, and what a name says of itself.
+
+use super::Identity;
+use crate::config::{ChannelSyntax, Config};
+use crate::name::{PRIVATE_PREFIX, TopicName, USER_BOUNDARY, USER_SEPARATOR};
+
+/// Why a client may not have a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// It has shown no token. Nothing is said of the topic.
+    #[error("a token is needed")]
+    NoToken,
+    /// The topic's namespace is not configured, and must be.
+    #[error("unknown topic: its namespace is not configured (access.unknown_namespace)")]
+    UnknownNamespace,
+    /// Its name says that a token must name it.
+    #[error("topic not allowed: for a name that begins with `$` a token must say so itself, not only by `*`")]
+    Private,
+    /// Its name says for whom it is.
+    #[error("topic not allowed: it is for the users named behind its `#`")]
+    UserLimited,
+    /// The token does not give it.
+    #[error("topic not allowed")]
+    NotAllowed,
+}
+
+/// What a name says of who may have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind<'a> {
+    Ordinary,
+    /// `$…`: who holds a token for it.
+    Private,
+    /// `…#1,2`: these users.
+    UserLimited(&'a str),
+}
+
+fn kind(syntax: ChannelSyntax, topic: &str) -> Kind<'_> {
+    match syntax {
+        ChannelSyntax::Plain => Kind::Ordinary,
+        ChannelSyntax::Centrifugo if topic.starts_with(PRIVATE_PREFIX) => Kind::Private,
+        ChannelSyntax::Centrifugo => match topic.rsplit_once(USER_BOUNDARY) {
+            Some((_, users)) => Kind::UserLimited(users),
+            None => Kind::Ordinary,
+        },
+    }
+}
+
+/// Whether a name says of itself who may have it, so that what a namespace opens to all is not meant.
+pub fn names_its_users(config: &Config, topic: &TopicName) -> bool {
+    kind(config.access.channel_syntax, topic.as_str()) != Kind::Ordinary
+}
+
+/// Whether a client that is `identity` (or nobody yet) may subscribe to a topic, or read it, without a subscription token.
+///
+/// # Errors
+/// Why not.
+pub fn may_have(config: &Config, identity: Option<&Identity>, topic: &TopicName) -> Result<(), Denied> {
+    let anonymous = config.access.anonymous;
+    if identity.is_none() && !anonymous {
+        return Err(Denied::NoToken);
+    }
+    if !config.knows_namespace(topic.namespace()) {
+        return Err(Denied::UnknownNamespace);
+    }
+    let options = config.namespace(topic.namespace());
+    match (kind(config.access.channel_syntax, topic.as_str()), identity) {
+        (Kind::Ordinary, _) if anonymous && options.allow_subscribe_for_anonymous => Ok(()),
+        (Kind::Ordinary, Some(i)) if options.allow_subscribe_for_client || i.topics.allow(topic) => Ok(()),
+        (Kind::Ordinary, Some(_)) => Err(Denied::NotAllowed),
+        (_, None) => Err(Denied::NoToken),
+        (Kind::Private, Some(i)) if i.topics.name_with(topic, PRIVATE_PREFIX) => Ok(()),
+        (Kind::Private, Some(_)) => Err(Denied::Private),
+        (Kind::UserLimited(_), Some(i)) if i.topics.name_with(topic, USER_BOUNDARY) => Ok(()),
+        (Kind::UserLimited(users), Some(i)) if options.allow_user_limited_channels && is_listed(users, &i.user) => {
+            Ok(())
+        }
+        (Kind::UserLimited(_), Some(_)) => Err(Denied::UserLimited),
+    }
+}
+
+/// A token without a user is on no list, not even an empty one.
+fn is_listed(users: &str, user: &str) -> bool {
+    !user.is_empty() && users.split(USER_SEPARATOR).any(|listed| listed == user)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::TopicRules;
+    use crate::config::{Namespace, UnknownNamespace};
+    use proptest::prelude::*;
+
+    fn config(limited: bool, open: bool, syntax: ChannelSyntax) -> Config {
+        let mut config = Config::default();
+        config.access.anonymous = open;
+        config.access.channel_syntax = syntax;
+        config.access.unknown_namespace = UnknownNamespace::Refuse;
+        config.default.allow_subscribe_for_client = true;
+        config.default.allow_user_limited_channels = limited;
+        config.namespace.insert("news".into(), Namespace { ..config.default.clone() });
+        config
+    }
+
+    fn identity(user: &str, rules: &[&str]) -> Identity {
+        Identity {
+            user: user.into(),
+            expires_s: None,
+            topics: TopicRules::new(rules.iter().map(|rule| (*rule).to_owned())),
+            info: bytes::Bytes::new(),
+            subscribed: Vec::new(),
+            asked: std::sync::Arc::default(),
+            seat: None,
+        }
+    }
+
+    #[test]
+    fn names_mean_what_they_mean_to_centrifugo() {
+        let config = config(true, true, ChannelSyntax::Centrifugo);
+        let may = |user: &str, rules: &[&str], topic: &str| {
+            may_have(&config, Some(&identity(user, rules)), &TopicName::new(topic).unwrap())
+        };
+        for (user, rules, topic, outcome) in [
+            ("42", &[][..], "#42", Ok(())),
+            ("43", &[], "#42", Err(Denied::UserLimited)),
+            ("4", &[], "#42", Err(Denied::UserLimited)),
+            ("2", &[], "dialog#1,2", Ok(())),
+            ("1,2", &[], "dialog#1,2", Err(Denied::UserLimited)),
+            ("3", &[], "dialog#1,2", Err(Denied::UserLimited)),
+            ("3", &["*"], "dialog#1,2", Err(Denied::UserLimited)),
+            ("3", &["dialog*"], "dialog#1,2", Err(Denied::UserLimited)),
+            ("3", &["dialog#*"], "dialog#1,2", Ok(())),
+            ("3", &["dialog#1,2"], "dialog#1,2", Ok(())),
+            ("2", &[], "news:a#1#2", Ok(())),
+            ("1", &[], "news:a#1#2", Err(Denied::UserLimited)),
+            // Nobody is on an empty list.
+            ("", &[], "dialog#", Err(Denied::UserLimited)),
+            ("", &[], "dialog#,", Err(Denied::UserLimited)),
+            ("1", &[], "$private", Err(Denied::Private)),
+            ("1", &["*"], "$private", Err(Denied::Private)),
+            ("1", &["$*"], "$private", Ok(())),
+            ("1", &["$private"], "$private", Ok(())),
+            ("1", &[], "$dialog#1", Err(Denied::Private)),
+            ("1", &["$*"], "$news:x", Ok(())),
+            ("1", &["$*"], "$olds:x", Err(Denied::UnknownNamespace)),
+            ("1", &[], "news:$x", Ok(())),
+            ("1", &["*"], "olds:x", Err(Denied::UnknownNamespace)),
+            ("1", &[], "no-namespace", Ok(())),
+        ] {
+            assert_eq!(may(user, rules, topic), outcome, "{user} {rules:?} {topic}");
+        }
+        for topic in ["#42", "$private", "dialog#1,2"] {
+            assert_eq!(may_have(&config, None, &TopicName::new(topic).unwrap()), Err(Denied::NoToken), "{topic}");
+        }
+    }
+
+    #[test]
+    fn without_the_option_user_limited_names_need_a_token_that_names_them() {
+        let config = config(false, false, ChannelSyntax::Centrifugo);
+        let topic = TopicName::new("dialog#1,2").unwrap();
+        assert_eq!(may_have(&config, Some(&identity("1", &["*"])), &topic), Err(Denied::UserLimited));
+        assert_eq!(may_have(&config, Some(&identity("1", &["dialog#1,2"])), &topic), Ok(()));
+    }
+
+    proptest! {
+        #[test]
+        fn no_open_namespace_opens_a_name_that_names_its_users(head in "[a-z]{0,4}", users in "[0-9,]{0,6}", open in any::<bool>()) {
+            let config = config(true, open, ChannelSyntax::Centrifugo);
+            for name in [format!("{head}#{users}"), format!("${head}#{users}")] {
+                let topic = TopicName::new(&name).unwrap();
+                prop_assert!(may_have(&config, Some(&identity("x", &["*"])), &topic).is_err());
+                prop_assert!(may_have(&config, None, &topic).is_err());
+            }
+        }
+
+        #[test]
+        fn where_names_mean_nothing_they_are_as_others(name in "[$#a-z0-9,]{1,8}") {
+            let config = config(false, false, ChannelSyntax::Plain);
+            prop_assert_eq!(may_have(&config, Some(&identity("x", &[])), &TopicName::new(&name).unwrap()), Ok(()));
+        }
+    }
+}

@@ -1,0 +1,445 @@
+//! Verifies tokens on threads of its own. A signature takes 50 to 400 µs to check, and forging one takes nothing: so nothing
+//! else waits for signatures, callers take turns, and whoever shows too many that fail is answered without a look.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::runtime::Handle;
+
+use super::verified::Verified;
+use super::{Grant, Identity, TokenError, Tokens, Verdict};
+use crate::config::Limits;
+use crate::limits::{
+    KEY_WAITERS_MAX, SESSION_KEY_WAITERS_MAX, TOKEN_ADDRESSES_MAX, TOKEN_BYTES_MAX, TOKEN_FAILURES_BURST,
+    TOKENS_WAITING_BYTES, TOKENS_WAITING_BYTES_MAX, TOKENS_WAITING_OF_ADDRESS,
+};
+use crate::metrics::Metrics;
+use crate::name::TopicName;
+use crate::rate::Rate;
+
+/// Who shows a token. Each has a line of its own; lines take turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Caller {
+    /// A session, by its shard and a number that no other session of that shard has. Its tokens are verified one by one, in
+    /// their order.
+    Session(u16, u64),
+    /// An HTTP request, by its client's address.
+    Address(IpAddr),
+}
+
+/// Verifies tokens, bounded and fair.
+pub struct Verifier {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    tokens: Arc<Tokens>,
+    metrics: Arc<Metrics>,
+    verified: Verified,
+    lines: Mutex<Lines>,
+    /// Told when a line has a job for whom there is a thread.
+    ready: Condvar,
+    started: Instant,
+    /// Failures after which the rest of a session's line is not looked at; 0 is no limit.
+    session_failures: usize,
+    /// Failures of an address.
+    address_failures: Option<Rate>,
+    /// Jobs of one session that may wait.
+    session_jobs: usize,
+    /// Jobs of one address that may be under way at once.
+    address_busy: usize,
+    /// Without one, jobs are done at once, where they are handed in.
+    runtime: Option<Handle>,
+}
+
+#[derive(Default)]
+struct Lines {
+    by_caller: HashMap<Caller, Line>,
+    /// Lines with a job that may begin, each once.
+    turns: VecDeque<Caller>,
+    bytes: usize,
+    /// Jobs of sessions that wait for the key set.
+    sessions_for_keys: usize,
+    /// The same of requests: each of them keeps a place among the connections.
+    requests_for_keys: usize,
+    /// Of the rate of failures, by address, ns since the start.
+    spent: HashMap<IpAddr, u64>,
+    stopped: bool,
+}
+
+#[derive(Default)]
+struct Line {
+    jobs: VecDeque<Job>,
+    bytes: usize,
+    busy: usize,
+    queued: bool,
+    failures: usize,
+}
+
+impl Lines {
+    /// Jobs of sessions or of requests that wait for the key set, and how many may.
+    fn for_keys(&mut self, of_sessions: bool) -> (&mut usize, usize) {
+        match of_sessions {
+            true => (&mut self.sessions_for_keys, SESSION_KEY_WAITERS_MAX),
+            false => (&mut self.requests_for_keys, KEY_WAITERS_MAX),
+        }
+    }
+}
+
+/// What a look at a job came to.
+enum Step {
+    Good,
+    Failed,
+    KeyNeeded,
+}
+
+/// How a job is to be done.
+enum Way {
+    /// A key that is not here may be fetched first.
+    Verify,
+    /// With the keys that are here.
+    VerifyNow,
+    Refuse(TokenError),
+}
+
+/// Does a job, or says that it cannot be done yet.
+type Run = dyn FnMut(&Inner, Way) -> Step + Send;
+
+struct Job {
+    bytes: usize,
+    fetched: bool,
+    run: Box<Run>,
+}
+
+impl Verifier {
+    /// On `threads` threads, which end with the process. What comes of a job may use `runtime`.
+    ///
+    /// # Errors
+    /// If a thread cannot be started.
+    pub fn start(
+        tokens: Arc<Tokens>,
+        limits: &Limits,
+        metrics: Arc<Metrics>,
+        threads: usize,
+        runtime: Handle,
+    ) -> std::io::Result<Arc<Self>> {
+        let verifier = Self::new(tokens, limits, metrics, threads, Some(runtime.clone()));
+        for n in 0..threads.max(1) {
+            let (inner, runtime) = (verifier.inner.clone(), runtime.clone());
+            std::thread::Builder::new().name(format!("tokens-{n}")).spawn(move || {
+                let _entered = runtime.enter();
+                while let Some((caller, job, way)) = inner.next() {
+                    // A fault in a library of cryptography must not cost a thread, and so all tokens after it.
+                    let done = AssertUnwindSafe(|| Inner::perform(&inner, caller, job, way));
+                    if std::panic::catch_unwind(done).is_err() {
+                        tracing::error!("verifying a token panicked; the token counts as one that failed");
+                        inner.ended(caller, true);
+                    }
+                }
+            })?;
+        }
+        Ok(verifier)
+    }
+
+    /// One that answers at once, where it is asked.
+    #[cfg(test)]
+    pub(crate) fn at_hand(tokens: Arc<Tokens>, limits: &Limits, metrics: Arc<Metrics>) -> Arc<Self> {
+        Self::new(tokens, limits, metrics, 1, None)
+    }
+
+    fn new(
+        tokens: Arc<Tokens>,
+        limits: &Limits,
+        metrics: Arc<Metrics>,
+        threads: usize,
+        runtime: Option<Handle>,
+    ) -> Arc<Self> {
+        let rate = u64::from(limits.token_failures_per_address);
+        let inner = Inner {
+            tokens,
+            metrics,
+            verified: Verified::default(),
+            lines: Mutex::default(),
+            ready: Condvar::new(),
+            started: Instant::now(),
+            session_failures: limits.token_failures as usize,
+            address_failures: (rate > 0).then(|| Rate::new(rate, rate.saturating_mul(TOKEN_FAILURES_BURST))),
+            session_jobs: limits.subscriptions.saturating_add(limits.commands_burst as usize),
+            address_busy: (threads / 2).max(1),
+            runtime,
+        };
+        Arc::new(Self { inner: Arc::new(inner) })
+    }
+
+    /// Verifies a connection token and calls `done`, on another thread as a rule.
+    pub fn identity(
+        &self,
+        caller: Caller,
+        token: String,
+        done: impl FnOnce(Result<Identity, TokenError>) + Send + 'static,
+    ) {
+        if token.len() > TOKEN_BYTES_MAX {
+            done(Err(too_long(&token)));
+            return;
+        }
+        // An address is known for what others behind it do, too: a token that was good a moment ago is good.
+        if let Caller::Address(_) = caller
+            && let Some(known) = self.inner.verified.find(&self.inner.tokens, &token)
+        {
+            done(known);
+            return;
+        }
+        let bytes = token.len();
+        let verify = move |inner: &Inner| match inner.verified.find(&inner.tokens, &token) {
+            Some(known) => Verdict::Known(known),
+            None => {
+                let generation = inner.tokens.generation();
+                let verdict = inner.tokens.identity(&token);
+                if let Verdict::Known(Ok(identity)) = &verdict {
+                    inner.verified.keep(&token, identity, generation);
+                }
+                verdict
+            }
+        };
+        self.submit(caller, bytes, verify, done);
+    }
+
+    /// Verifies a subscription token of `user` for `topic`, likewise.
+    pub fn grant(
+        &self,
+        caller: Caller,
+        token: String,
+        user: String,
+        topic: TopicName,
+        done: impl FnOnce(Result<Grant, TokenError>) + Send + 'static,
+    ) {
+        if token.len() > TOKEN_BYTES_MAX {
+            done(Err(too_long(&token)));
+            return;
+        }
+        let bytes = token.len() + user.len();
+        self.submit(caller, bytes, move |inner| inner.tokens.grant(&token, &user, &topic), done);
+    }
+
+    /// Verifies the connection token of a request that came from `address`.
+    ///
+    /// # Errors
+    /// Why it was not accepted.
+    pub async fn verify(&self, address: IpAddr, token: &str) -> Result<Identity, TokenError> {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        self.identity(Caller::Address(address), token.to_owned(), move |result| {
+            let _ = tell.send(result);
+        });
+        told.await.unwrap_or(Err(TokenError::Busy))
+    }
+
+    /// Tokens that wait to be verified, now.
+    pub fn waiting(&self) -> usize {
+        self.inner.lines().by_caller.values().map(|line| line.jobs.len()).sum()
+    }
+
+    fn submit<T: 'static>(
+        &self,
+        caller: Caller,
+        bytes: usize,
+        verify: impl Fn(&Inner) -> Verdict<T> + Send + 'static,
+        done: impl FnOnce(Result<T, TokenError>) + Send + 'static,
+    ) {
+        let mut done = Some(done);
+        let run = move |inner: &Inner, way: Way| {
+            let result = match way {
+                Way::Refuse(error) => Err(error),
+                Way::Verify => match verify(inner) {
+                    Verdict::Known(result) => result,
+                    Verdict::KeyNeeded(_) => return Step::KeyNeeded,
+                },
+                Way::VerifyNow => verify(inner).without_fetch(),
+            };
+            let step = match &result {
+                Err(error) if error.is_the_tokens_fault() => Step::Failed,
+                _ => Step::Good,
+            };
+            if let Err(error) = &result {
+                inner.metrics.refused_token(error.label());
+            }
+            if let Some(done) = done.take() {
+                done(result);
+            }
+            step
+        };
+        Inner::hand_in(&self.inner, caller, Job { bytes, fetched: false, run: Box::new(run) });
+    }
+}
+
+impl Drop for Verifier {
+    fn drop(&mut self) {
+        self.inner.lines().stopped = true;
+        self.inner.ready.notify_all();
+    }
+}
+
+fn too_long(token: &str) -> TokenError {
+    TokenError::Invalid(format!("it has {} bytes, the most is {TOKEN_BYTES_MAX}", token.len()))
+}
+
+impl Inner {
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Puts a job into its caller's line, or refuses it.
+    fn hand_in(inner: &Arc<Self>, caller: Caller, mut job: Job) {
+        if inner.runtime.is_none() {
+            (job.run)(inner, Way::VerifyNow);
+            return;
+        }
+        let mut lines = inner.lines();
+        let jobs_max = match caller {
+            Caller::Session(..) => inner.session_jobs,
+            Caller::Address(_) => TOKENS_WAITING_OF_ADDRESS,
+        };
+        let total = lines.bytes;
+        let line = lines.by_caller.entry(caller).or_default();
+        // A line's first job always has room, or long lines would keep short ones out.
+        let full = !line.jobs.is_empty()
+            && (line.jobs.len() >= jobs_max
+                || line.bytes + job.bytes > TOKENS_WAITING_BYTES
+                || total + job.bytes > TOKENS_WAITING_BYTES_MAX);
+        if full {
+            drop(lines);
+            (job.run)(inner, Way::Refuse(TokenError::Busy));
+            return;
+        }
+        line.bytes += job.bytes;
+        let bytes = job.bytes;
+        line.jobs.push_back(job);
+        lines.bytes += bytes;
+        inner.queue(&mut lines, caller);
+    }
+
+    /// Gives a line its turn, if it has a job that may begin.
+    fn queue(&self, lines: &mut Lines, caller: Caller) {
+        let busy_max = match caller {
+            Caller::Session(..) => 1,
+            Caller::Address(_) => self.address_busy,
+        };
+        let Some(line) = lines.by_caller.get_mut(&caller) else { return };
+        if !line.queued && line.busy < busy_max && !line.jobs.is_empty() {
+            line.queued = true;
+            lines.turns.push_back(caller);
+            self.ready.notify_one();
+        }
+    }
+
+    /// The next job, once there is one; `None` when all is over.
+    fn next(&self) -> Option<(Caller, Job, Way)> {
+        let mut lines = self.lines();
+        loop {
+            if lines.stopped {
+                return None;
+            }
+            let Some(caller) = lines.turns.pop_front() else {
+                lines = self.ready.wait(lines).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let spent = match caller {
+                Caller::Address(address) => lines.spent.get(&address).copied().unwrap_or(0),
+                Caller::Session(..) => 0,
+            };
+            let Some(line) = lines.by_caller.get_mut(&caller) else { continue };
+            line.queued = false;
+            let Some(job) = line.jobs.pop_front() else { continue };
+            line.bytes -= job.bytes;
+            line.busy += 1;
+            let too_many = match (caller, self.address_failures) {
+                (Caller::Session(..), _) => self.session_failures > 0 && line.failures >= self.session_failures,
+                (Caller::Address(_), Some(rate)) => !rate.has_room(spent, self.now_ns()),
+                (Caller::Address(_), None) => false,
+            };
+            let way = match (too_many, job.fetched) {
+                (true, _) => Way::Refuse(TokenError::TooManyFailures),
+                (false, true) => Way::VerifyNow,
+                (false, false) => Way::Verify,
+            };
+            lines.bytes -= job.bytes;
+            self.queue(&mut lines, caller);
+            return Some((caller, job, way));
+        }
+    }
+
+    fn perform(inner: &Arc<Self>, caller: Caller, mut job: Job, way: Way) {
+        let failed = match ((job.run)(inner, way), &inner.runtime) {
+            (Step::KeyNeeded, Some(runtime)) => {
+                Self::wait_for_keys(inner, caller, job, runtime);
+                return;
+            }
+            (step, _) => matches!(step, Step::Failed),
+        };
+        inner.ended(caller, failed);
+    }
+
+    /// Does a job once the key set has been fetched, if not too many wait for that.
+    fn wait_for_keys(inner: &Arc<Self>, caller: Caller, mut job: Job, runtime: &Handle) {
+        // A session's later tokens wait for this one; other requests of the same address do not.
+        let holds = matches!(caller, Caller::Session(..));
+        let waits = {
+            let mut lines = inner.lines();
+            let (waiting, waiting_max) = lines.for_keys(holds);
+            let waits = *waiting < waiting_max;
+            *waiting += usize::from(waits);
+            waits
+        };
+        if !waits {
+            inner.metrics.key_waits_refused.inc();
+            (job.run)(inner, Way::Refuse(TokenError::KeysAwaited));
+            inner.ended(caller, false);
+            return;
+        }
+        if !holds {
+            inner.ended(caller, false);
+        }
+        let inner = inner.clone();
+        runtime.spawn(async move {
+            inner.tokens.fetch().await;
+            job.fetched = true;
+            let mut lines = inner.lines();
+            let (waiting, _) = lines.for_keys(holds);
+            *waiting = waiting.saturating_sub(1);
+            lines.bytes += job.bytes;
+            let line = lines.by_caller.entry(caller).or_default();
+            line.bytes += job.bytes;
+            line.busy = line.busy.saturating_sub(usize::from(holds));
+            line.jobs.push_front(job);
+            inner.queue(&mut lines, caller);
+        });
+    }
+
+    /// A job has ended.
+    fn ended(&self, caller: Caller, failed: bool) {
+        let now_ns = self.now_ns();
+        let mut lines = self.lines();
+        if let (true, Caller::Address(address), Some(rate)) = (failed, caller, self.address_failures) {
+            if lines.spent.len() >= TOKEN_ADDRESSES_MAX {
+                lines.spent.retain(|_, used| !Rate::is_unused(*used, now_ns));
+            }
+            if lines.spent.len() < TOKEN_ADDRESSES_MAX || lines.spent.contains_key(&address) {
+                rate.charge(lines.spent.entry(address).or_insert(0), now_ns, 1);
+            }
+        }
+        let Some(line) = lines.by_caller.get_mut(&caller) else { return };
+        line.busy = line.busy.saturating_sub(1);
+        line.failures += usize::from(failed);
+        if line.jobs.is_empty() && line.busy == 0 {
+            lines.by_caller.remove(&caller);
+            return;
+        }
+        self.queue(&mut lines, caller);
+    }
+}
