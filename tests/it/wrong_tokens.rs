@@ -21,7 +21,7 @@ fn config() -> String {
         format!("[[access.keys]]\nalgorithm = \"{algorithm}\"\npublic_key_file = \"{KEYS}/{name}.pub.pem\"\n")
     };
     format!(
-        "[publish]\nopen = true\n[limits]\ntoken_failures_per_address = 0\n[access]\naudience = \"dashboards\"\nissuer = \"backend\"\n\
+        "[publish]\nopen = true\n[limits]\ntoken_failures_per_address = 0\nmessage_bytes_before_auth = 65536\n[access]\naudience = \"dashboards\"\nissuer = \"backend\"\n\
          [[access.keys]]\nalgorithm = \"HS256\"\nsecret = \"{SECRET}\"\n{}{}{}",
         key("RS256", "rsa"),
         key("ES256", "ec"),
