@@ -67,6 +67,11 @@ impl Memberships {
         Ok(false)
     }
 
+    /// Drops what waits: the number will be another topic's, whose subscribers must not learn of this one's.
+    pub(super) fn forget(&mut self, slot: Slot) {
+        self.topics.remove(&slot);
+    }
+
     /// What is due now.
     fn due(&mut self, now_ms: u64) -> Vec<(Slot, Vec<Arc<MembershipChange>>)> {
         if self.next_ms.is_none_or(|next_ms| next_ms > now_ms) {
@@ -179,6 +184,16 @@ mod tests {
             prop_assert_eq!(there, seen);
             prop_assert!(told.iter().all(|n| *n <= now_ms / MEMBERSHIP_EVERY_MS + 1));
         }
+    }
+
+    #[test]
+    fn a_topic_is_told_nothing_of_the_one_that_had_its_number() {
+        let mut memberships = Memberships::default();
+        assert_eq!(memberships.take(Slot(1), &change(0, true), 0), Ok(true));
+        assert_eq!(memberships.take(Slot(1), &change(1, true), 10), Ok(false));
+        memberships.forget(Slot(1));
+        assert_eq!(memberships.take(Slot(1), &change(2, true), 20), Ok(true), "another topic, and quiet");
+        assert!(memberships.due(20 + MEMBERSHIP_EVERY_MS).is_empty());
     }
 
     #[test]

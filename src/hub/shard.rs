@@ -305,7 +305,10 @@ impl Shard {
             Event::Attached { ask, result } => self.attached(ask, result),
             Event::Snapshot { ask, snapshot } => self.snapshot_came(ask, &snapshot),
             Event::Replayed { ask, replay } => self.replayed(ask, replay),
-            Event::Detached { slot } => self.subscribers.free(slot),
+            Event::Detached { slot } => {
+                self.memberships.forget(slot);
+                self.subscribers.free(slot);
+            }
             Event::Membership { slot, change } => self.membership(slot, &change),
             Event::Authenticated { session, id, purpose, result } => {
                 self.authenticated(session, id, purpose, result);
