@@ -16,6 +16,7 @@
 //! `ARCHITECTURE.md` tells it at length.
 
 pub mod accounts;
+pub mod allocator;
 pub mod auth;
 pub mod backend;
 pub mod cli;

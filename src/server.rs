@@ -123,6 +123,7 @@ pub fn run(config: Config, insecure: bool) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .thread_name("control")
+        .on_thread_park(crate::allocator::give_back)
         .enable_all()
         .build()
         .context("the control plane's threads cannot be started")?;

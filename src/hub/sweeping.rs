@@ -70,6 +70,7 @@ impl Shard {
         if self.sessions.len() * 4 < self.sessions.capacity() && self.sessions.capacity() > SHRINK_FROM {
             self.sessions.shrink_to_fit();
         }
+        crate::allocator::give_back();
     }
 
     /// Looks at one session's time-outs.

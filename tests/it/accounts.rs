@@ -171,6 +171,7 @@ async fn topics_that_nobody_publishes_are_counted_apart_and_freed() {
     let all = (SESSIONS * 512) as f64;
     server.until("subscribed", |s| s.metric("unpublished_topics") == all).await;
     agree(&server, before).await;
+    let held_bytes = books(&server).resident - before.resident;
     // None of them took a publisher's place.
     assert_eq!(server.metric("topics"), 1.0);
     server.publish("stream:new", &json!(1));
@@ -179,6 +180,7 @@ async fn topics_that_nobody_publishes_are_counted_apart_and_freed() {
     healthy.is_well(&server).await;
     drop(held);
     server.until("freed", |s| s.metric("unpublished_topics") == 0.0 && account(s, "unpublished") == 0).await;
+    server.until("given back", |s| books(s).resident < before.resident + held_bytes / 2).await;
 }
 
 /// The limit on them, and each caller's share.

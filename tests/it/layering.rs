@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 /// Each module and what it may use, ground floor first.
 const LAYERS: &[(&str, &[&str])] = &[
     ("limits", &[]),
+    ("allocator", &[]),
     ("accounts", &[]),
     ("client", &[]),
     ("clock", &[]),
@@ -43,8 +44,21 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "server",
         &[
-            "auth", "backend", "clock", "cluster", "config", "http", "hub", "limits", "memory", "metrics", "position",
-            "source", "systemd", "topic",
+            "allocator",
+            "auth",
+            "backend",
+            "clock",
+            "cluster",
+            "config",
+            "http",
+            "hub",
+            "limits",
+            "memory",
+            "metrics",
+            "position",
+            "source",
+            "systemd",
+            "topic",
         ],
     ),
     ("cli", &["cli", "client", "config", "server", "source", "topic"]),
