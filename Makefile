@@ -143,6 +143,7 @@ tools:
 	@[ -x target/sdk-venv/bin/python ] || { python3 -m venv target/sdk-venv 2>/dev/null || { apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv && python3 -m venv target/sdk-venv; }; }
 	@target/sdk-venv/bin/python -c 'import centrifuge' 2>/dev/null || target/sdk-venv/bin/pip install -q centrifuge-python==0.7.0
+	@target/sdk-venv/bin/python -c 'import cent' 2>/dev/null || target/sdk-venv/bin/pip install -q cent==5.2.0
 	@target/sdk-venv/bin/python -c 'import kosoku' 2>/dev/null || target/sdk-venv/bin/pip install -q kosoku==0.1.0
 	@command -v haproxy >/dev/null && command -v promtool >/dev/null && command -v nginx >/dev/null || { apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends haproxy prometheus nginx-light; }

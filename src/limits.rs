@@ -244,8 +244,30 @@ pub const LISTED_TOPICS_LEAST: usize = 100;
 /// Largest body of a publish request.
 pub const PUBLISH_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Commands in one `/api/batch`.
+/// Commands in one request to the API, and deltas that it publishes: a broadcast counts for each of its channels. Past it:
+/// refused before any of it is done.
 pub const BATCH_COMMANDS_MAX: usize = 10_000;
+
+/// Bytes of deltas that one request to the API publishes: a broadcast's count for each of its channels. Past it: refused.
+pub const BROADCAST_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes of answers after which no more of a request's commands that read something are carried out. Past it: refused, each.
+pub const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Longest idempotency key, in bytes. Past it: refused.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+
+/// Time for which a publish with an idempotency key is answered with the first one's result.
+pub const IDEMPOTENCY_TTL: Duration = Duration::from_secs(300);
+
+/// Results of publishes with idempotency keys that this process remembers where it has no stream. Past it: the oldest go.
+pub const IDEMPOTENCY_RESULTS_MAX: usize = 65_536;
+
+/// Deltas that are sent to Redis or NATS before their answers are awaited.
+pub const APPEND_DELTAS_MAX: usize = 512;
+
+/// Bytes of them.
+pub const APPEND_BYTES_MAX: usize = 1024 * 1024;
 
 /// Events that may wait in one shard's queue. Publishing waits at [`QUEUE_HIGH_WATER`], so the queue itself
 /// is never full in practice; if it is, the publisher blocks until the shard has taken some.

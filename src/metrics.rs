@@ -272,6 +272,8 @@ pub struct Metrics {
     pub listings_refused: Counter,
     pub publish_requests: Counter,
     pub publish_refused: Family<Reason, Counter>,
+    pub publish_repeated: Counter,
+    pub idempotency_forgotten: Counter,
     pub api_key_requests: Family<KeyLabel, Counter>,
     pub operator_refused: Counter,
     pub proxy_headers_refused: Family<Reason, Counter>,
@@ -421,6 +423,16 @@ impl Metrics {
         );
         r.register("publish_requests", "Requests to the publish API", self.publish_requests.clone());
         r.register("publish_refused", "Publish requests refused, by reason", self.publish_refused.clone());
+        r.register(
+            "publish_repeated",
+            "Publishes answered with the result of an earlier one that had the same idempotency key",
+            self.publish_repeated.clone(),
+        );
+        r.register(
+            "idempotency_forgotten",
+            "Results of publishes with an idempotency key forgotten before their time because there were too many",
+            self.idempotency_forgotten.clone(),
+        );
         r.register(
             "api_key_requests",
             "Requests to the publish and operators' API, by the name of their key",

@@ -233,13 +233,18 @@ async fn serve(mut config: Config, insecure: bool, mut handed: Sockets, notifier
     let sources = sources(&config, redis.as_ref().map(|(_, masters)| masters), &link, &metrics)?;
     let statuses: Vec<Arc<SourceStatus>> = sources.iter().map(|s| s.status()).collect();
     let appender = match (&redis, &config.source.nats) {
-        (Some((redis, masters)), _) => {
-            Some(Appender::Redis(Box::new(RedisAppender::new((*redis).clone(), masters, topics.clone()))))
+        (Some((redis, masters)), _) => Some(Appender::Redis(Box::new(RedisAppender::new(
+            (*redis).clone(),
+            masters,
+            topics.clone(),
+            metrics.clone(),
+        )))),
+        (None, Some(nats)) => {
+            Some(Appender::Nats(NatsAppender::new(nats, link, NATS, topics.clone(), metrics.clone())))
         }
-        (None, Some(nats)) => Some(Appender::Nats(NatsAppender::new(nats, link, NATS, topics.clone()))),
         (None, None) => None,
     };
-    let publisher = Arc::new(Publisher::new(feed.clone(), appender));
+    let publisher = Arc::new(Publisher::new(feed.clone(), appender, metrics.clone()));
     let cluster = Cluster::new(node, redis, topics.clone(), hub.clone(), metrics.clone());
     let backend = Backstage::new(publisher.clone(), cluster.clone(), &config.rpc, metrics.clone())?;
     let state = Arc::new_cyclic(|weak| {

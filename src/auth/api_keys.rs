@@ -36,6 +36,11 @@ impl ApiKey {
     pub fn has_topic(&self, topic: &str) -> bool {
         self.topics.allow_str(topic)
     }
+
+    /// Whether it is for all topics there are.
+    pub fn has_all_topics(&self) -> bool {
+        self.topics.rules().any(|rule| rule == "*")
+    }
 }
 
 /// All keys.

@@ -225,6 +225,19 @@ pub struct Publish {
     pub client_certificate: bool,
     /// Accept publishes without a key. For development on loopback.
     pub open: bool,
+    /// How the API says that a command was refused, where the request does not ask for either way.
+    pub error_style: ErrorStyle,
+}
+
+/// How the API says that a command was refused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ErrorStyle {
+    /// Status 200, and an error with one of Centrifugo's codes.
+    #[default]
+    Centrifugo,
+    /// An HTTP status, which is the error's code too.
+    Http,
 }
 
 impl std::fmt::Debug for Publish {

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::Context as _;
 use axum::extract::Request;
-use axum::http::{Method, StatusCode};
+use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
 use prometheus_client::metrics::gauge::Gauge;
@@ -104,10 +104,9 @@ pub(super) async fn publishers(state: Shared, request: Request, next: Next) -> R
     let door = request.extensions().get::<Door>();
     let path = request.uri().path();
     // Operators' own port has no TLS to show one in; orders are taken there for a key alone, deltas are not.
-    let publishes = ["/api/publish", "/api/broadcast", "/api/batch"].contains(&path);
+    let publishes = ["/api", "/api/publish", "/api/broadcast", "/api/batch"].contains(&path);
     let asked = state.config.publish.client_certificate
-        && request.method() == Method::POST
-        && path.starts_with("/api/")
+        && super::publish::is_command(&request)
         && (publishes || door != Some(&Door::Operators));
     let shown = request.extensions().get::<Certified>().is_some_and(|certified| certified.0);
     if asked && !shown {

@@ -5,7 +5,9 @@ mod addresses;
 mod admin;
 mod answers;
 mod authorization;
+mod body;
 mod certificates;
+mod commands;
 mod cors;
 mod deadlines;
 mod echo;
@@ -18,6 +20,7 @@ mod hosts;
 mod listener;
 mod listing;
 mod lobby;
+mod members;
 pub(crate) mod memory;
 mod node;
 mod operate;
@@ -30,6 +33,7 @@ mod rest;
 mod secure;
 mod sockets;
 mod strict;
+mod style;
 mod tenure;
 mod upgrade;
 
@@ -192,9 +196,10 @@ fn reading(state: &Arc<State>) -> Router<Arc<State>> {
 /// What publishers send. Operators' commands may be among those of a batch, where [`Door::takes_orders`].
 fn publishing() -> Router<Arc<State>> {
     Router::new()
-        .route("/api/publish", post(publish::publish))
-        .route("/api/broadcast", post(publish::broadcast))
-        .route("/api/batch", post(publish::batch))
+        .route("/api", post(commands::older))
+        .route("/api/publish", post(commands::one))
+        .route("/api/broadcast", post(commands::one))
+        .route("/api/batch", post(commands::batch))
 }
 
 /// What operators read and do; [`operator::guard`] asks for a key, at `/admin/…` always.
@@ -203,16 +208,11 @@ fn operating(has_dashboard: bool) -> Router<Arc<State>> {
         true => Router::new().route("/ops", get(pages::index)),
         false => Router::new(),
     };
-    pages
+    let orders = operate::ORDERS.iter();
+    orders
+        .fold(pages, |router, order| router.route(&format!("/api/{order}"), post(commands::one)))
         .route("/status", get(rest::status))
         .route("/metrics", get(rest::metrics))
-        .route("/api/history", post(operate::history))
-        .route("/api/presence", post(operate::presence))
-        .route("/api/presence_stats", post(operate::presence_stats))
-        .route("/api/channels", post(operate::channels))
-        .route("/api/disconnect", post(operate::disconnect))
-        .route("/api/unsubscribe", post(operate::unsubscribe))
-        .route("/api/info", post(operate::info))
         .route("/admin/drain", post(admin::drain))
 }
 

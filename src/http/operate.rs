@@ -1,344 +1,307 @@
-//! What operators and backends ask for, in Centrifugo's request form: history, presence, channels, disconnect,
-//! unsubscribe, info. For keys with the scope `operate`; what is about a topic, for those that have it.
+//! What operators and backends ask for, in Centrifugo's request form: history, presence, who is there, and orders to sessions.
+//! For keys with the scope `operate`; what is about a topic, for those that have it.
 
 use std::borrow::Cow;
 
-use axum::body::Bytes as Body;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::publish::{admit, beyond, foreign, malformed};
-use super::{Shared, State};
+use super::State;
+use super::members::Members;
+use super::publish::foreign;
+use super::style::Outcome;
 use crate::auth::{ApiKey, Denied};
 use crate::cluster::Reporter;
-use crate::config::{PayloadForm, Scope};
+use crate::config::PayloadForm;
 use crate::hub::{Order, Who};
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset, Position};
 use crate::protocol::{HistoryQuery, Refusal, base64_json};
 use crate::wire::close::CloseReason;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct History {
-    #[serde(alias = "topic")]
-    channel: String,
-    /// Below 0 is all.
-    #[serde(default)]
-    limit: i64,
-    #[serde(default)]
-    since: Option<Since>,
-    #[serde(default)]
-    reverse: bool,
-}
+/// What there is.
+pub(super) const ORDERS: [&str; 11] = [
+    "history",
+    "history_remove",
+    "presence",
+    "presence_stats",
+    "channels",
+    "info",
+    "disconnect",
+    "unsubscribe",
+    "subscribe",
+    "refresh",
+    "rpc",
+];
 
-#[derive(Deserialize)]
-struct Since {
-    #[serde(default)]
-    offset: u64,
-    #[serde(default)]
-    epoch: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Channel {
-    #[serde(alias = "topic")]
-    channel: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Channels {
-    #[serde(default)]
-    pattern: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Disconnect {
-    user: String,
-    #[serde(default)]
-    client: Option<String>,
-    #[serde(default)]
-    whitelist: Vec<String>,
-    #[serde(default)]
-    disconnect: Option<Code>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Code {
-    code: u16,
-    #[serde(default)]
-    reason: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Unsubscribe {
-    user: String,
-    #[serde(alias = "topic")]
-    channel: String,
-    #[serde(default)]
-    client: Option<String>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Info {}
-
-/// A result, or why there is none.
-pub(super) type Outcome = Result<Value, Refusal>;
-
-/// A topic that an operator's key has.
-fn topic(state: &State, key: &ApiKey, text: &str) -> Result<TopicName, Refusal> {
-    operates(state, key)?;
-    if !key.has_topic(text) {
-        return Err(foreign(state, key, text));
+/// Carries one out for a key that operates.
+pub(super) async fn run(order: &str, mut members: Members<'_>, state: &State, key: &ApiKey) -> Outcome {
+    let members = &mut members;
+    match order {
+        "history" => history(members, state, key),
+        "history_remove" => history_remove(members, state, key).await,
+        "presence" => presence(members, state, key).await,
+        "presence_stats" => presence_stats(members, state, key).await,
+        "channels" => channels(members, state, key).await,
+        "info" => info(members, state),
+        "disconnect" => disconnect(members, state, key),
+        "unsubscribe" => unsubscribe(members, state, key),
+        "subscribe" => subscribe(members, state, key),
+        "refresh" => refresh(members, state, key),
+        _ => Err(Refusal::new(404, format!("`{order}`: this server runs no functions for its API; see rpc.endpoint"))),
     }
-    let name = TopicName::new(text).map_err(|e| Refusal::new(400, e.to_string()))?;
+}
+
+/// Why a key for some topics is not good for what concerns whole sessions.
+pub(super) fn needs_all_topics(key: &ApiKey) -> String {
+    format!("this concerns whole sessions, and the key `{}` is for some topics; it needs topics = [\"*\"]", key.name)
+}
+
+/// Whether a key may act on whole sessions.
+fn for_sessions(state: &State, key: &ApiKey) -> Result<(), Refusal> {
+    if key.has_all_topics() {
+        return Ok(());
+    }
+    state.metrics.refused_publish("topic");
+    Err(Refusal::new(403, needs_all_topics(key)))
+}
+
+/// The topic of a command, if the key has it.
+fn topic(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Result<TopicName, Refusal> {
+    let text = members.named("channel", "topic")?;
+    if !key.has_topic(&text) {
+        return Err(foreign(state, key, &text));
+    }
+    let name = TopicName::new(&text).map_err(|error| Refusal::new(400, format!("`channel`: {error}")))?;
     match state.config.knows_namespace(name.namespace()) {
         true => Ok(name),
         false => Err(Refusal::new(Refusal::UNKNOWN_TOPIC, Denied::UnknownNamespace.to_string())),
     }
 }
 
-/// Whether it is an operator's key.
-fn operates(state: &State, key: &ApiKey) -> Result<(), Refusal> {
-    if key.may(Scope::Operate) { Ok(()) } else { Err(beyond(state, key)) }
+/// Whose sessions are meant.
+fn who(members: &mut Members<'_>) -> Result<Who, Refusal> {
+    let user = members.text("user")?.ok_or_else(|| Refusal::new(400, "`user` is missing"))?;
+    let client = members.filled("client")?;
+    members.idle(&[
+        ("session", "a session is named by its `client`"),
+        ("label_filter", "sessions have no labels"),
+        ("all_users", "sessions are named by their `user`"),
+    ])?;
+    Ok(Who { user, client, except: Vec::new() })
 }
 
-fn some(text: Option<String>) -> Option<String> {
-    text.filter(|text| !text.is_empty())
+/// Ends the reading of a command.
+fn end(members: &mut Members<'_>) -> Result<(), Refusal> {
+    std::mem::take(members).end()
 }
 
-impl History {
-    pub(super) fn run(self, state: &State, key: &ApiKey) -> Outcome {
-        let topic = topic(state, key, &self.channel)?;
-        let since = match self.since {
-            Some(since) => Some(Position {
-                offset: Offset::new(since.offset)
-                    .ok_or_else(|| Refusal::new(400, format!("offset {} is larger than 2^53-1", since.offset)))?,
-                epoch: Epoch::from_text(&since.epoch),
-            }),
-            None => None,
-        };
-        let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
-        let query = HistoryQuery { limit, since, reverse: self.reverse };
-        let page = state.topics.history(&topic, &query)?;
-        let publications: Vec<Value> = page
-            .publications
-            .iter()
-            .map(|p| {
-                // As published: a number keeps its digits.
-                let bytes = p.form == PayloadForm::Bytes;
-                let data = if bytes { Cow::Owned(base64_json(&p.data)) } else { Cow::Borrowed(&*p.data) };
-                let data = serde_json::from_slice::<&RawValue>(&data).ok();
-                let mut publication = json!({"data": data, "offset": p.offset});
-                if let (Some(ts), Some(members)) = (p.ts, publication.as_object_mut()) {
-                    members.insert("time".into(), json!(ts));
-                }
-                let tags = [(p.snapshot, "kind", "snapshot"), (bytes, "encoding", "base64")];
-                let tags: serde_json::Map<String, Value> =
-                    tags.into_iter().filter(|tag| tag.0).map(|(_, name, value)| (name.into(), value.into())).collect();
-                if let (false, Some(members)) = (tags.is_empty(), publication.as_object_mut()) {
-                    members.insert("tags".into(), Value::Object(tags));
-                }
-                publication
-            })
-            .collect();
-        Ok(json!({"publications": publications, "offset": page.offset, "epoch": page.epoch}))
+/// A position; without both of its members there is none.
+fn position(value: Option<&RawValue>, name: &str) -> Result<Option<Position>, Refusal> {
+    let Some(value) = value else { return Ok(None) };
+    let mut members = Members::of(value, &format!("`{name}`"))?;
+    let (offset, epoch) = (members.number("offset")?, members.text("epoch")?);
+    members.end()?;
+    if offset.is_none() && epoch.is_none() {
+        return Ok(None);
+    }
+    let offset = offset.unwrap_or_default();
+    let too_large = || Refusal::new(400, format!("`{name}`: offset {offset} is larger than 2^53-1"));
+    let offset = Offset::new(offset).ok_or_else(too_large)?;
+    Ok(Some(Position { offset, epoch: Epoch::from_text(&epoch.unwrap_or_default()) }))
+}
+
+fn history(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Outcome {
+    let topic = topic(members, state, key)?;
+    // Below 0 is all.
+    let limit = usize::try_from(members.signed("limit")?.unwrap_or(0)).unwrap_or(usize::MAX);
+    let since = position(members.value("since"), "since")?;
+    let reverse = members.flag("reverse")?;
+    end(members)?;
+    let page = state.topics.history(&topic, &HistoryQuery { limit, since, reverse })?;
+    let publications: Vec<Value> = page
+        .publications
+        .iter()
+        .map(|p| {
+            // As published: a number keeps its digits.
+            let bytes = p.form == PayloadForm::Bytes;
+            let data = if bytes { Cow::Owned(base64_json(&p.data)) } else { Cow::Borrowed(&*p.data) };
+            let data = serde_json::from_slice::<&RawValue>(&data).ok();
+            let mut publication = json!({"data": data, "offset": p.offset});
+            if let (Some(ts), Some(members)) = (p.ts, publication.as_object_mut()) {
+                members.insert("time".into(), json!(ts));
+            }
+            let tags = [(p.snapshot, "kind", "snapshot"), (bytes, "encoding", "base64")];
+            let tags: serde_json::Map<String, Value> =
+                tags.into_iter().filter(|tag| tag.0).map(|(_, name, value)| (name.into(), value.into())).collect();
+            if let (false, Some(members)) = (tags.is_empty(), publication.as_object_mut()) {
+                members.insert("tags".into(), Value::Object(tags));
+            }
+            publication
+        })
+        .collect();
+    Ok(json!({"publications": publications, "offset": page.offset, "epoch": page.epoch}))
+}
+
+async fn history_remove(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Outcome {
+    let topic = topic(members, state, key)?;
+    end(members)?;
+    tracing::info!(key = %key.name, topic = topic.as_str(), "history is removed");
+    state.publisher.remove_history(&topic).await.map_err(|error| {
+        state.metrics.refused_publish("unavailable");
+        Refusal::new(503, error.to_string())
+    })?;
+    Ok(json!({}))
+}
+
+/// Presence, whatever its clients may see; but there is none where the namespace keeps none.
+fn counted(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Result<TopicName, Refusal> {
+    let name = topic(members, state, key)?;
+    end(members)?;
+    match state.config.namespace(name.namespace()).presence {
+        true => Ok(name),
+        false => Err(Refusal::new(501, "the namespace has no presence")),
     }
 }
 
-impl Channel {
-    /// Presence, whatever its clients may see; but there is none where the namespace keeps none.
-    fn counted(&self, state: &State, key: &ApiKey) -> Result<TopicName, Refusal> {
-        let name = topic(state, key, &self.channel)?;
-        match state.config.namespace(name.namespace()).presence {
-            true => Ok(name),
-            false => Err(Refusal::new(501, "the namespace has no presence")),
-        }
-    }
-
-    pub(super) async fn presence(self, state: &State, key: &ApiKey) -> Outcome {
-        let members = state.cluster.presence(&self.counted(state, key)?).await?;
-        let json_or_null = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap_or(Value::Null);
-        let presence: serde_json::Map<String, Value> = members
-            .iter()
-            .map(|(client, m)| {
-                let mut info = json!({"client": m.client, "user": m.user});
-                if let Some(info) = info.as_object_mut() {
-                    for (key, bytes) in [("conn_info", &m.conn_info), ("chan_info", &m.chan_info)] {
-                        if !bytes.is_empty() {
-                            info.insert(key.into(), json_or_null(bytes));
-                        }
+async fn presence(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Outcome {
+    let members = state.cluster.presence(&counted(members, state, key)?).await?;
+    let json_or_null = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap_or(Value::Null);
+    let presence: serde_json::Map<String, Value> = members
+        .iter()
+        .map(|(client, m)| {
+            let mut info = json!({"client": m.client, "user": m.user});
+            if let Some(info) = info.as_object_mut() {
+                for (key, bytes) in [("conn_info", &m.conn_info), ("chan_info", &m.chan_info)] {
+                    if !bytes.is_empty() {
+                        info.insert(key.into(), json_or_null(bytes));
                     }
                 }
-                (client.clone(), info)
+            }
+            (client.clone(), info)
+        })
+        .collect();
+    Ok(json!({"presence": presence}))
+}
+
+async fn presence_stats(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Outcome {
+    let count = state.cluster.presence_stats(&counted(members, state, key)?).await?;
+    Ok(json!({"num_clients": count.clients, "num_users": count.users}))
+}
+
+async fn channels(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Outcome {
+    let pattern = members.filled("pattern")?;
+    end(members)?;
+    let census = state.cluster.census(pattern).await;
+    let census = census.into_iter().filter(|(name, _)| key.has_topic(name));
+    let channels: serde_json::Map<String, Value> =
+        census.map(|(name, count)| (name, json!({"num_clients": count}))).collect();
+    Ok(json!({"channels": channels}))
+}
+
+fn info(members: &mut Members<'_>, state: &State) -> Outcome {
+    end(members)?;
+    let mut reports = state.cluster.nodes.reports();
+    // Where nodes do not report, this one is known all the same.
+    if state.config.ops.interval.is_zero() {
+        let mut report = state.report();
+        Reporter::new().fill(&mut report, &state.hub.stats());
+        reports.push((state.cluster.node().to_owned(), report));
+    }
+    let nodes: Vec<Value> = reports
+        .into_iter()
+        .map(|(uid, r)| {
+            json!({
+                "uid": uid, "name": r.name, "version": r.version, "num_clients": r.sessions,
+                "num_subs": r.subscriptions, "num_channels": r.topics,
+                "uptime": r.at.saturating_sub(r.started_at) / 1_000, "ready": r.ready,
             })
-            .collect();
-        Ok(json!({"presence": presence}))
-    }
-
-    pub(super) async fn stats(self, state: &State, key: &ApiKey) -> Outcome {
-        let count = state.cluster.presence_stats(&self.counted(state, key)?).await?;
-        Ok(json!({"num_clients": count.clients, "num_users": count.users}))
-    }
+        })
+        .collect();
+    Ok(json!({"nodes": nodes}))
 }
 
-impl Channels {
-    pub(super) async fn run(self, state: &State, key: &ApiKey) -> Outcome {
-        operates(state, key)?;
-        let census = state.cluster.census(some(self.pattern)).await;
-        let census = census.into_iter().filter(|(name, _)| key.has_topic(name));
-        let channels: serde_json::Map<String, Value> =
-            census.map(|(name, count)| (name, json!({"num_clients": count}))).collect();
-        Ok(json!({"channels": channels}))
-    }
-}
-
-impl Disconnect {
-    pub(super) fn run(self, state: &State, key: &ApiKey) -> Outcome {
-        operates(state, key)?;
-        let Code { code, reason } = self
-            .disconnect
-            .unwrap_or(Code { code: CloseReason::Forced.code(), reason: CloseReason::Forced.reason().into() });
-        if !(3_000..5_000).contains(&code) {
-            return Err(Refusal::new(400, format!("close code {code} is not one of 3000 to 4999")));
-        }
-        let who = Who { user: self.user, client: some(self.client), except: self.whitelist };
-        tracing::info!(key = %key.name, user = who.user, code, "disconnect");
-        state.cluster.order(&who, &Order::Disconnect { code, reason });
-        Ok(json!({}))
-    }
-}
-
-impl Unsubscribe {
-    pub(super) fn run(self, state: &State, key: &ApiKey) -> Outcome {
-        let topic = topic(state, key, &self.channel)?;
-        let who = Who { user: self.user, client: some(self.client), except: Vec::new() };
-        tracing::info!(key = %key.name, user = who.user, topic = topic.as_str(), "unsubscribe");
-        state.cluster.order(&who, &Order::Unsubscribe { topic });
-        Ok(json!({}))
-    }
-}
-
-impl Info {
-    #[allow(clippy::unused_self, reason = "as the others")]
-    pub(super) fn run(self, state: &State, key: &ApiKey) -> Outcome {
-        operates(state, key)?;
-        let mut reports = state.cluster.nodes.reports();
-        // Where nodes do not report, this one is known all the same.
-        if state.config.ops.interval.is_zero() {
-            let mut report = state.report();
-            Reporter::new().fill(&mut report, &state.hub.stats());
-            reports.push((state.cluster.node().to_owned(), report));
-        }
-        let nodes: Vec<Value> = reports
-            .into_iter()
-            .map(|(uid, r)| {
-                json!({
-                    "uid": uid, "name": r.name, "version": r.version, "num_clients": r.sessions,
-                    "num_subs": r.subscriptions, "num_channels": r.topics,
-                    "uptime": r.at.saturating_sub(r.started_at) / 1_000, "ready": r.ready,
-                })
-            })
-            .collect();
-        Ok(json!({"nodes": nodes}))
-    }
-}
-
-/// A refusal's status and body.
-pub(super) fn refused(refusal: &Refusal) -> (StatusCode, Value) {
-    let status = match refusal.code {
-        501 => StatusCode::NOT_IMPLEMENTED,
-        Refusal::UNKNOWN_TOPIC => StatusCode::NOT_FOUND,
-        code => StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-    };
-    (status, json!({"error": {"code": status.as_u16(), "message": refusal.reason}}))
-}
-
-fn answer(outcome: Outcome) -> Response {
-    match outcome {
-        Ok(result) => axum::Json(json!({"result": result})).into_response(),
-        Err(refusal) => {
-            let (status, body) = refused(&refusal);
-            (status, axum::Json(body)).into_response()
+fn disconnect(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Outcome {
+    for_sessions(state, key)?;
+    let mut who = who(members)?;
+    who.except = members.texts("whitelist", crate::limits::BATCH_COMMANDS_MAX)?.unwrap_or_default();
+    let (mut code, mut reason) = (CloseReason::Forced.code(), CloseReason::Forced.reason().to_owned());
+    if let Some(value) = members.value("disconnect") {
+        let mut asked = Members::of(value, "`disconnect`")?;
+        let (number, text) = (asked.number("code")?.unwrap_or_default(), asked.text("reason")?.unwrap_or_default());
+        asked.idle(&[("reconnect", "the code says whether clients come back")])?;
+        asked.end()?;
+        // Go's client writes an empty one where none is meant.
+        if number != 0 || !text.is_empty() {
+            code = u16::try_from(number).ok().filter(|code| (3_000..5_000).contains(code)).ok_or_else(|| {
+                Refusal::new(400, format!("`disconnect`: close code {number} is not one of 3000 to 4999"))
+            })?;
+            reason = text;
         }
     }
+    end(members)?;
+    tracing::info!(key = %key.name, user = who.user, code, "disconnect");
+    state.cluster.order(&who, &Order::Disconnect { code, reason });
+    Ok(json!({}))
 }
 
-/// Checks the key and reads the command. The guard of a publish is let go of: nothing here has to be waited for.
-#[allow(clippy::result_large_err, reason = "the error is the response itself, made once a refused request")]
-fn read<'a, T: DeserializeOwned>(
-    state: &'a State,
-    headers: &HeaderMap,
-    body: &Body,
-) -> Result<(T, &'a ApiKey), Response> {
-    let key = admit(state, headers, Some(Scope::Operate))?.key;
-    let body: &[u8] = if body.is_empty() { b"{}" } else { body };
-    let command = serde_json::from_slice(body).map_err(|error| malformed(state, &error))?;
-    Ok((command, key))
+fn unsubscribe(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Outcome {
+    let topic = topic(members, state, key)?;
+    let who = who(members)?;
+    end(members)?;
+    tracing::info!(key = %key.name, user = who.user, topic = topic.as_str(), "unsubscribe");
+    state.cluster.order(&who, &Order::Unsubscribe { topic });
+    Ok(json!({}))
 }
 
-/// `POST /api/history`
-pub(super) async fn history(state: Shared, headers: HeaderMap, body: Body) -> Response {
-    match read::<History>(&state, &headers, &body) {
-        Ok((command, key)) => answer(command.run(&state, key)),
-        Err(refused) => refused,
+/// What a subscribe by the server cannot be given.
+const NOT_GIVEN: [(&str, &str); 6] = [
+    ("expire_at", "the subscription lasts as long as the session"),
+    ("info", "presence shows the `info` of the session's token"),
+    ("b64info", "presence shows the `info` of the session's token"),
+    ("data", "the client is told the class of the topic"),
+    ("b64data", "the client is told the class of the topic"),
+    ("label_filter", "sessions have no labels"),
+];
+
+fn subscribe(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Outcome {
+    let topic = topic(members, state, key)?;
+    let who = who(members)?;
+    let since = position(members.value("recover_since"), "recover_since")?;
+    if let Some(value) = members.value("override") {
+        let mut options = Members::of(value, "`override`")?;
+        for option in ["presence", "join_leave", "force_recovery", "force_positioning", "force_push_join_leave"] {
+            if options.value(option).is_some() {
+                let message =
+                    format!("`override`: `{option}` is not supported: the namespace's options hold; leave it out");
+                return Err(Refusal::new(400, message));
+            }
+        }
+        options.end()?;
     }
+    members.idle(&NOT_GIVEN)?;
+    end(members)?;
+    tracing::info!(key = %key.name, user = who.user, topic = topic.as_str(), "subscribe");
+    state.cluster.order(&who, &Order::Subscribe { topic, since });
+    Ok(json!({}))
 }
 
-/// `POST /api/presence`
-pub(super) async fn presence(state: Shared, headers: HeaderMap, body: Body) -> Response {
-    match read::<Channel>(&state, &headers, &body) {
-        Ok((command, key)) => answer(command.presence(&state, key).await),
-        Err(refused) => refused,
+fn refresh(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Outcome {
+    for_sessions(state, key)?;
+    let who = who(members)?;
+    let expired = members.flag("expired")?;
+    let expires_s = members.number("expire_at")?.filter(|at| *at != 0);
+    members.idle(&[("info", "a session's `info` is its token's")])?;
+    end(members)?;
+    if let Some(at) = expires_s.filter(|at| *at > EXPIRE_AT_MAX) {
+        let message =
+            format!("`expire_at` is in Unix seconds; {at} is later than the year 9999: are those milliseconds?");
+        return Err(Refusal::new(400, message));
     }
+    tracing::info!(key = %key.name, user = who.user, expired, expires_s, "refresh");
+    state.cluster.order(&who, &Order::Refresh { expired, expires_s });
+    Ok(json!({}))
 }
 
-/// `POST /api/presence_stats`
-pub(super) async fn presence_stats(state: Shared, headers: HeaderMap, body: Body) -> Response {
-    match read::<Channel>(&state, &headers, &body) {
-        Ok((command, key)) => answer(command.stats(&state, key).await),
-        Err(refused) => refused,
-    }
-}
-
-/// `POST /api/channels`
-pub(super) async fn channels(state: Shared, headers: HeaderMap, body: Body) -> Response {
-    match read::<Channels>(&state, &headers, &body) {
-        Ok((command, key)) => answer(command.run(&state, key).await),
-        Err(refused) => refused,
-    }
-}
-
-/// `POST /api/disconnect`
-pub(super) async fn disconnect(state: Shared, headers: HeaderMap, body: Body) -> Response {
-    match read::<Disconnect>(&state, &headers, &body) {
-        Ok((command, key)) => answer(command.run(&state, key)),
-        Err(refused) => refused,
-    }
-}
-
-/// `POST /api/unsubscribe`
-pub(super) async fn unsubscribe(state: Shared, headers: HeaderMap, body: Body) -> Response {
-    match read::<Unsubscribe>(&state, &headers, &body) {
-        Ok((command, key)) => answer(command.run(&state, key)),
-        Err(refused) => refused,
-    }
-}
-
-/// `POST /api/info`
-pub(super) async fn info(state: Shared, headers: HeaderMap, body: Body) -> Response {
-    match read::<Info>(&state, &headers, &body) {
-        Ok((command, key)) => answer(command.run(&state, key)),
-        Err(refused) => refused,
-    }
-}
+/// The last second of the year 9999.
+const EXPIRE_AT_MAX: u64 = 253_402_300_799;

@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::{Shared, State, authorization, failure};
+use super::{Shared, State, authorization, failure, operate};
 use crate::auth::ApiKey;
 use crate::config::Scope;
 
@@ -56,6 +56,11 @@ pub(super) async fn guard(state: Shared, request: Request, next: Next) -> Respon
     if asked {
         let known = shown(&state, request.headers());
         match known {
+            Some(key) if path.starts_with("/admin/") && key.may(Scope::Operate) && !key.has_all_topics() => {
+                state.metrics.operator_refused.inc();
+                tracing::debug!(key = %key.name, path, "an operator's request was refused");
+                return failure(StatusCode::FORBIDDEN, operate::needs_all_topics(key));
+            }
             Some(key) if key.may(Scope::Operate) => {
                 if path.starts_with("/admin/") {
                     tracing::info!(key = %key.name, path, "an operator's request");

@@ -1,213 +1,190 @@
-//! The publish API, in Centrifugo's request form: `{"channel":…,"data":…}` with the key in `X-API-Key`.
+//! Publishing through the API: who may, what a publish says, and what became of it.
 
-use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 
-use axum::Extension;
-use axum::body::Bytes as Body;
+use axum::body::Bytes;
 use axum::extract::Request;
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use serde::Deserialize;
+use axum::response::Response;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::operate::{self, Outcome};
-use super::operator::Door;
+use super::members::{Members, shown};
+use super::style::Outcome;
 use super::{Shared, State, failure};
 use crate::auth::ApiKey;
-use crate::config::Scope;
-use crate::limits::BATCH_COMMANDS_MAX;
+use crate::config::{ErrorStyle, PayloadForm};
+use crate::limits::{BATCH_COMMANDS_MAX, BROADCAST_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
+use crate::name::TopicName;
 use crate::protocol::Refusal;
-use crate::source::publish::Failure;
+use crate::source::publish::{Failure, Outgoing};
 use crate::topic::{Kind, Payload, PayloadError, PublishError};
 
-/// A member that is there, be it `null`: that is a value, too.
-fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
+/// What one request may still publish: a body names many topics in few bytes.
+pub(super) struct Room {
+    deltas: usize,
+    bytes: usize,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Publish<'a> {
-    #[serde(alias = "topic")]
-    channel: String,
-    #[serde(borrow, default, deserialize_with = "present")]
-    data: Option<&'a RawValue>,
-    /// Bytes in base64, in place of `data`.
-    #[serde(borrow, default)]
-    b64data: Option<Cow<'a, str>>,
-    #[serde(default)]
-    kind: Option<KindName>,
-    #[serde(default)]
+impl Default for Room {
+    fn default() -> Self {
+        Self { deltas: BATCH_COMMANDS_MAX, bytes: BROADCAST_BYTES_MAX }
+    }
+}
+
+impl Room {
+    /// Takes room for so many deltas of so many bytes each.
+    fn take(&mut self, deltas: usize, bytes: usize) -> Result<(), Refusal> {
+        let total = deltas.saturating_mul(bytes);
+        if deltas <= self.deltas && total <= self.bytes {
+            self.deltas -= deltas;
+            self.bytes -= total;
+            return Ok(());
+        }
+        (self.deltas, self.bytes) = (0, 0);
+        let (most, bytes) = (BATCH_COMMANDS_MAX, BROADCAST_BYTES_MAX);
+        Err(Refusal::new(
+            413,
+            format!("a request publishes at most {most} deltas with {bytes} bytes together; send several"),
+        ))
+    }
+
+    /// Whether more was asked for than there was.
+    pub(super) fn is_spent(&self) -> bool {
+        self.deltas == 0 && self.bytes == 0
+    }
+}
+
+/// A publish or a broadcast, read and checked but for its topics.
+pub(super) struct Prepared {
+    topics: Vec<String>,
+    /// As each form of its topics' namespaces takes it.
+    payloads: Vec<(PayloadForm, Result<Payload, Refusal>)>,
+    kind: Kind,
     ts: Option<u64>,
+    /// The idempotency key.
+    once: Option<String>,
+    is_broadcast: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Broadcast<'a> {
-    #[serde(alias = "topics")]
-    channels: Vec<String>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    data: Option<&'a RawValue>,
-    /// Bytes in base64, in place of `data`.
-    #[serde(borrow, default)]
-    b64data: Option<Cow<'a, str>>,
-    #[serde(default)]
-    kind: Option<KindName>,
-    #[serde(default)]
-    ts: Option<u64>,
-}
+/// What a publish asks for that other servers do and this one does not, and why.
+const UNSUPPORTED: [(&str, &str); 4] = [
+    ("skip_history", "the namespace says what is kept (history_size, history_ttl)"),
+    ("tags", "a publication carries none of its publisher"),
+    ("version", "offsets tell which delta is newer"),
+    ("version_epoch", "offsets tell which delta is newer"),
+];
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Batch<'a> {
-    #[serde(borrow)]
-    commands: Vec<Command<'a>>,
-    /// Accepted for Centrifugo's sake; commands are carried out in order either way.
-    #[serde(default, rename = "parallel")]
-    _parallel: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "snake_case")]
-enum Command<'a> {
-    #[serde(borrow)]
-    Publish(Publish<'a>),
-    #[serde(borrow)]
-    Broadcast(Broadcast<'a>),
-    History(operate::History),
-    Presence(operate::Channel),
-    PresenceStats(operate::Channel),
-    Channels(operate::Channels),
-    Disconnect(operate::Disconnect),
-    Unsubscribe(operate::Unsubscribe),
-    Info(operate::Info),
-}
-
-#[derive(Deserialize, Clone, Copy)]
-#[serde(rename_all = "lowercase")]
-enum KindName {
-    Delta,
-    Snapshot,
-}
-
-impl From<KindName> for Kind {
-    fn from(name: KindName) -> Self {
-        match name {
-            KindName::Delta => Self::Delta,
-            KindName::Snapshot => Self::Snapshot,
+/// The idempotency key of a command.
+pub(super) fn idempotency_key(members: &mut Members<'_>) -> Result<Option<String>, Refusal> {
+    let key = members.filled("idempotency_key")?;
+    match &key {
+        Some(key) if key.len() > IDEMPOTENCY_KEY_BYTES_MAX => {
+            let bytes = key.len();
+            let message = format!("`idempotency_key` has {bytes} bytes, the most is {IDEMPOTENCY_KEY_BYTES_MAX}");
+            Err(Refusal::new(400, message))
         }
+        _ => Ok(key),
     }
 }
 
-/// `POST /api/publish`
-pub(super) async fn publish(state: Shared, headers: HeaderMap, body: Body) -> Response {
-    let admitted = match admit(&state, &headers, Some(Scope::Publish)) {
-        Ok(admitted) => admitted,
-        Err(refused) => return refused,
-    };
-    match serde_json::from_slice::<Publish<'_>>(&body) {
-        Ok(command) => {
-            let (status, reply) = one(&state, admitted.key, command).await;
-            (status, axum::Json(reply)).into_response()
-        }
-        Err(error) => malformed(&state, &error),
+impl Prepared {
+    /// Of a publish.
+    pub(super) fn publish(state: &State, mut members: Members<'_>, room: &mut Room) -> Result<Self, Refusal> {
+        let topic = members.named("channel", "topic")?;
+        Self::rest(state, members, vec![topic], false, room)
     }
-}
 
-/// `POST /api/broadcast`
-pub(super) async fn broadcast(state: Shared, headers: HeaderMap, body: Body) -> Response {
-    let admitted = match admit(&state, &headers, Some(Scope::Publish)) {
-        Ok(admitted) => admitted,
-        Err(refused) => return refused,
-    };
-    match serde_json::from_slice::<Broadcast<'_>>(&body) {
-        Ok(command) => (StatusCode::OK, axum::Json(all(&state, admitted.key, command).await)).into_response(),
-        Err(error) => malformed(&state, &error),
-    }
-}
-
-/// `POST /api/batch`: what its key is good for is asked command by command.
-pub(super) async fn batch(state: Shared, door: Extension<Door>, headers: HeaderMap, body: Body) -> Response {
-    let admitted = match admit(&state, &headers, None) {
-        Ok(admitted) => admitted,
-        Err(refused) => return refused,
-    };
-    let key = admitted.key;
-    let batch = match serde_json::from_slice::<Batch<'_>>(&body) {
-        Ok(batch) => batch,
-        Err(error) => return malformed(&state, &error),
-    };
-    if batch.commands.len() > BATCH_COMMANDS_MAX {
-        state.metrics.refused_publish("batch_too_long");
-        let message = format!("{} commands, the most is {BATCH_COMMANDS_MAX}", batch.commands.len());
-        return failure(StatusCode::PAYLOAD_TOO_LARGE, message);
-    }
-    let mut replies = Vec::with_capacity(batch.commands.len());
-    for command in batch.commands {
-        if let (Some(order), false) = (command.order(), door.takes_orders()) {
-            replies.push(operate::refused(&Refusal::new(404, format!("{order} is for operator.listen"))).1);
-            continue;
-        }
-        replies.push(match command {
-            Command::Publish(command) => match one(&state, key, command).await.1 {
-                Value::Object(mut reply) if reply.contains_key("result") => json!({"publish": reply.remove("result")}),
-                reply => reply,
-            },
-            Command::Broadcast(_) if !key.may(Scope::Publish) => operate::refused(&beyond(&state, key)).1,
-            Command::Broadcast(command) => {
-                let mut reply = all(&state, key, command).await;
-                json!({"broadcast": reply.get_mut("result").map(Value::take)})
+    /// Of a broadcast.
+    pub(super) fn broadcast(state: &State, mut members: Members<'_>, room: &mut Room) -> Result<Self, Refusal> {
+        let (channels, topics) =
+            (members.texts("channels", BATCH_COMMANDS_MAX), members.texts("topics", BATCH_COMMANDS_MAX));
+        let topics = match (channels?, topics?) {
+            (Some(topics), None) | (None, Some(topics)) => topics,
+            (None, None) => return Err(Refusal::new(400, "`channels` is missing")),
+            (Some(_), Some(_)) => {
+                return Err(Refusal::new(400, "`channels` and `topics` mean the same; write one of them"));
             }
-            Command::History(command) => reply("history", command.run(&state, key)),
-            Command::Presence(command) => reply("presence", command.presence(&state, key).await),
-            Command::PresenceStats(command) => reply("presence_stats", command.stats(&state, key).await),
-            Command::Channels(command) => reply("channels", command.run(&state, key).await),
-            Command::Disconnect(command) => reply("disconnect", command.run(&state, key)),
-            Command::Unsubscribe(command) => reply("unsubscribe", command.run(&state, key)),
-            Command::Info(command) => reply("info", command.run(&state, key)),
-        });
+        };
+        Self::rest(state, members, topics, true, room)
     }
-    (StatusCode::OK, axum::Json(json!({"replies": replies}))).into_response()
-}
 
-impl Command<'_> {
-    /// Its name, if it is for operators.
-    fn order(&self) -> Option<&'static str> {
-        match self {
-            Self::Publish(_) | Self::Broadcast(_) => None,
-            Self::History(_) => Some("history"),
-            Self::Presence(_) => Some("presence"),
-            Self::PresenceStats(_) => Some("presence_stats"),
-            Self::Channels(_) => Some("channels"),
-            Self::Disconnect(_) => Some("disconnect"),
-            Self::Unsubscribe(_) => Some("unsubscribe"),
-            Self::Info(_) => Some("info"),
+    fn rest(
+        state: &State,
+        mut members: Members<'_>,
+        topics: Vec<String>,
+        is_broadcast: bool,
+        room: &mut Room,
+    ) -> Result<Self, Refusal> {
+        let kind = match members.filled("kind")?.as_deref() {
+            None | Some("delta") => Kind::Delta,
+            Some("snapshot") => Kind::Snapshot,
+            Some(other) => {
+                return Err(Refusal::new(400, format!("`kind` may be delta or snapshot, not {}", shown(other))));
+            }
+        };
+        let ts = members.number("ts")?;
+        let once = idempotency_key(&mut members)?;
+        // Deltas of deltas are made where the namespace has them, whether a publisher asks or not.
+        members.flag("delta")?;
+        members.idle(&UNSUPPORTED)?;
+        let base64 = members.text("b64data")?;
+        let data = members.raw("data");
+        members.end()?;
+        // Some clients send an empty text, or `null`, for what they do not use.
+        let (json, base64) = match (data.map(RawValue::get), base64.as_deref()) {
+            (Some(json), None | Some("")) => (Some(json), None),
+            (None | Some("null"), Some(base64)) => (None, Some(base64)),
+            _ => return Err(Refusal::new(400, "give one of `data` (JSON) and `b64data` (base64)")),
+        };
+        room.take(topics.len(), json.or(base64).map_or(0, str::len))?;
+        let most = state.config.limits.delta_bytes;
+        let mut payloads: Vec<(PayloadForm, Result<Payload, Refusal>)> = Vec::new();
+        for topic in &topics {
+            let form = state.topics.payload_form(topic);
+            if payloads.iter().any(|(known, _)| *known == form) {
+                continue;
+            }
+            let payload = match (json, base64) {
+                (Some(json), _) => Payload::read(Bytes::copy_from_slice(json.as_bytes()), most, form),
+                (None, base64) => Payload::from_base64(base64.unwrap_or_default(), most, form),
+            };
+            let member = if json.is_some() { "data" } else { "b64data" };
+            let payload = payload.map_err(|error| {
+                let code = if matches!(error, PayloadError::TooLarge { .. }) { 413 } else { 400 };
+                let refusal = Refusal::new(code, format!("`{member}`: {error}"));
+                state.metrics.refused_delta(PublishError::from(error).label());
+                refusal
+            });
+            payloads.push((form, payload));
         }
+        Ok(Self { topics, payloads, kind, ts, once, is_broadcast })
     }
-}
 
-/// One reply of a batch.
-fn reply(command: &'static str, outcome: Outcome) -> Value {
-    match outcome {
-        Ok(result) => json!({ command: result }),
-        Err(refusal) => operate::refused(&refusal).1,
+    /// With this idempotency key, unless it has one.
+    pub(super) fn once(mut self, key: impl FnOnce() -> String) -> Self {
+        self.once.get_or_insert_with(key);
+        self
     }
 }
 
 /// Refuses publishes, and whatever else has the publish API's key, before their body is read: a client without a key makes
 /// this server hold nothing.
 pub(super) async fn known(state: Shared, request: Request, next: Next) -> Response {
-    if request.method() == Method::POST && request.uri().path().starts_with("/api/") {
+    if is_command(&request) {
         state.metrics.publish_requests.inc();
         if let Err(refused) = entitled(&state, request.headers()) {
             return refused;
         }
     }
     next.run(request).await
+}
+
+/// Whether a request is one to the API with its keys.
+pub(super) fn is_command(request: &Request) -> bool {
+    let path = request.uri().path();
+    request.method() == Method::POST && (path == "/api" || path.starts_with("/api/"))
 }
 
 /// A request whose key is known.
@@ -217,19 +194,26 @@ pub(super) struct Admitted<'a> {
     _under_way: UnderWay<'a>,
 }
 
-/// Whether the request may do something at all, and this.
+/// Whether the request may do something at all.
 #[allow(clippy::result_large_err, reason = "the error is the response itself, made once a refused request")]
-pub(super) fn admit<'a>(state: &'a State, headers: &HeaderMap, scope: Option<Scope>) -> Result<Admitted<'a>, Response> {
+pub(super) fn admit<'a>(state: &'a State, headers: &HeaderMap) -> Result<Admitted<'a>, Response> {
     // Counted before the look at `draining`: a drain waits for those that were counted, and refuses the others.
     let under_way = UnderWay::new(state);
     let key = entitled(state, headers)?;
     state.metrics.used_key(&key.name);
-    if scope.is_some_and(|scope| !key.may(scope)) {
-        let refusal = beyond(state, key);
-        let (status, body) = operate::refused(&refusal);
-        return Err((status, axum::Json(body)).into_response());
-    }
     Ok(Admitted { key, _under_way: under_way })
+}
+
+/// The key that a request shows: in `X-API-Key`, or as `Authorization: apikey …`.
+fn given(headers: &HeaderMap) -> &[u8] {
+    if let Some(key) = headers.get("x-api-key") {
+        return key.as_bytes();
+    }
+    let authorization = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
+    match authorization.split_at_checked(b"apikey ".len()) {
+        Some((scheme, key)) if scheme.eq_ignore_ascii_case(b"apikey ") => key.trim_ascii(),
+        _ => &[],
+    }
 }
 
 /// The key that the request shows, if the API is there for it.
@@ -247,9 +231,9 @@ fn entitled<'a>(state: &'a State, headers: &HeaderMap) -> Result<&'a ApiKey, Res
             "the publish API is off: it has no key (publish.keys, publish.key)",
         );
     }
-    let given = headers.get("x-api-key").map(|v| v.as_bytes()).unwrap_or_default();
-    let Some(key) = state.keys.find(given) else {
-        return refuse("key", StatusCode::UNAUTHORIZED, "X-API-Key is missing or not known");
+    let Some(key) = state.keys.find(given(headers)) else {
+        let message = "X-API-Key (or Authorization: apikey …) is missing or not known";
+        return refuse("key", StatusCode::UNAUTHORIZED, message);
     };
     if !is_json(headers) {
         return refuse("content_type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json");
@@ -286,7 +270,8 @@ pub(super) fn beyond(state: &State, key: &ApiKey) -> Refusal {
 pub(super) fn foreign(state: &State, key: &ApiKey, topic: &str) -> Refusal {
     state.metrics.refused_publish("topic");
     tracing::debug!(key = %key.name, topic, "a key was used for a topic that it does not have");
-    Refusal::new(403, format!("the key `{}` does not have the topic `{topic}` (topics)", key.name))
+    let shown = topic.get(..topic.floor_char_boundary(TOPIC_NAME_BYTES_MAX)).unwrap_or_default();
+    Refusal::new(403, format!("the key `{}` does not have the topic `{shown}` (topics)", key.name))
 }
 
 /// A publish request that a clean stop waits for.
@@ -305,85 +290,82 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-pub(super) fn malformed(state: &State, error: &serde_json::Error) -> Response {
-    state.metrics.refused_publish("malformed");
-    failure(StatusCode::BAD_REQUEST, format!("malformed request: {error}"))
-}
-
-async fn one(state: &State, key: &ApiKey, command: Publish<'_>) -> (StatusCode, Value) {
-    let Publish { channel, data, b64data, kind, ts } = command;
-    publish_to(state, key, &channel, Data { json: data, base64: b64data.as_deref() }, kind, ts).await
-}
-
-async fn all(state: &State, key: &ApiKey, command: Broadcast<'_>) -> Value {
-    let mut responses = Vec::with_capacity(command.channels.len());
-    for channel in &command.channels {
-        let data = Data { json: command.data, base64: command.b64data.as_deref() };
-        responses.push(publish_to(state, key, channel, data, command.kind, command.ts).await.1);
-    }
-    json!({"result": {"responses": responses}})
-}
-
-/// What is to be published, as the request has it.
-#[derive(Clone, Copy)]
-struct Data<'a> {
-    json: Option<&'a RawValue>,
-    base64: Option<&'a str>,
-}
-
-impl Data<'_> {
-    /// As the topic's namespace takes it; `None` if the request has both or none of them. Some clients send an empty text
-    /// for what they do not use.
-    fn payload(self, state: &State, topic: &str) -> Option<Result<Payload, PayloadError>> {
-        let (most, form) = (state.config.limits.delta_bytes, state.topics.payload_form(topic));
-        match (self.json, self.base64) {
-            (Some(json), None | Some("")) => {
-                Some(Payload::read(Bytes::copy_from_slice(json.get().as_bytes()), most, form))
+/// Publishes in order, all together. Returns an outcome for each.
+pub(super) async fn publish_all(state: &State, key: &ApiKey, style: ErrorStyle, prepared: &[Prepared]) -> Vec<Outcome> {
+    let mut outgoing = Vec::new();
+    // For each topic of each: nothing where it goes out, or why it does not.
+    let mut refused: Vec<Vec<Option<Refusal>>> = Vec::with_capacity(prepared.len());
+    for one in prepared {
+        let checked = one.topics.iter().map(|topic| {
+            let form = state.topics.payload_form(topic);
+            let payload = one.payloads.iter().find(|(known, _)| *known == form).map(|(_, payload)| payload);
+            let checked = may_publish(state, key, topic).and_then(|()| match payload {
+                Some(payload) => payload.clone(),
+                None => Err(Refusal::new(400, "`data` is missing")),
+            });
+            match checked {
+                Ok(payload) => {
+                    outgoing.push(Outgoing { topic, kind: one.kind, ts: one.ts, payload, once: one.once.as_deref() });
+                    None
+                }
+                Err(refusal) => Some(refusal),
             }
-            (None, Some(text)) => Some(Payload::from_base64(text, most, form)),
-            (Some(json), Some(text)) if json.get() == "null" => Some(Payload::from_base64(text, most, form)),
-            _ => None,
-        }
+        });
+        refused.push(checked.collect());
     }
+    let mut done = state.publisher.publish_all(&outgoing).await.into_iter();
+    let mut outcomes = Vec::with_capacity(prepared.len());
+    for (one, refused) in prepared.iter().zip(refused) {
+        let mut responses = refused.into_iter().map(|refusal| match refusal {
+            Some(refusal) => Err(refusal),
+            None => published(state, done.next()),
+        });
+        outcomes.push(match one.is_broadcast {
+            false => responses.next().unwrap_or(Ok(Value::Null)),
+            true => {
+                let responses = responses.map(|outcome| match outcome {
+                    Ok(result) => json!({ "result": result }),
+                    Err(refusal) => style.error(&refusal),
+                });
+                Ok(json!({"responses": responses.collect::<Vec<Value>>()}))
+            }
+        });
+    }
+    outcomes
 }
 
-async fn publish_to(
-    state: &State,
-    key: &ApiKey,
-    topic: &str,
-    data: Data<'_>,
-    kind: Option<KindName>,
-    ts: Option<u64>,
-) -> (StatusCode, Value) {
-    if !key.may(Scope::Publish) {
-        return operate::refused(&beyond(state, key));
-    }
+fn may_publish(state: &State, key: &ApiKey, topic: &str) -> Result<(), Refusal> {
     if !key.has_topic(topic) {
-        return operate::refused(&foreign(state, key, topic));
+        return Err(foreign(state, key, topic));
     }
-    let refuse =
-        |status: StatusCode, message: String| (status, json!({"error": {"code": status.as_u16(), "message": message}}));
-    let payload = match data.payload(state, topic) {
-        None => return refuse(StatusCode::BAD_REQUEST, "give one of `data` (JSON) and `b64data` (base64)".into()),
-        Some(Ok(payload)) => payload,
-        Some(Err(error)) => {
-            state.metrics.refused_delta(crate::topic::PublishError::from(error.clone()).label());
-            let status = match error {
-                PayloadError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-                _ => StatusCode::BAD_REQUEST,
+    TopicName::new(topic).map(drop).map_err(|error| {
+        state.metrics.refused_delta("name");
+        Refusal::new(400, format!("`channel`: {error}"))
+    })
+}
+
+fn published(
+    state: &State,
+    done: Option<Result<(crate::position::Offset, crate::position::Epoch), Failure>>,
+) -> Outcome {
+    match done {
+        Some(Ok((offset, epoch))) => Ok(json!({"offset": offset, "epoch": epoch})),
+        Some(Err(Failure::Refused(error @ PublishError::UnknownNamespace))) => {
+            Err(Refusal::new(Refusal::UNKNOWN_TOPIC, error.to_string()))
+        }
+        Some(Err(Failure::Refused(error))) => {
+            let member = match &error {
+                PublishError::Name(_) | PublishError::Reserved => "`channel`: ",
+                PublishError::Payload(_) | PublishError::Patch(_) | PublishError::StateTooLarge { .. } => "`data`: ",
+                PublishError::StreamSnapshot => "`kind`: ",
+                _ => "",
             };
-            return refuse(status, error.to_string());
+            Err(Refusal::new(400, format!("{member}{error}")))
         }
-    };
-    match state.publisher.publish(topic, kind.map_or(Kind::Delta, Kind::from), ts, payload).await {
-        Ok((offset, epoch)) => (StatusCode::OK, json!({"result": {"offset": offset, "epoch": epoch}})),
-        Err(Failure::Refused(error @ PublishError::UnknownNamespace)) => {
-            operate::refused(&Refusal::new(Refusal::UNKNOWN_TOPIC, error.to_string()))
-        }
-        Err(Failure::Refused(error)) => refuse(StatusCode::BAD_REQUEST, error.to_string()),
-        Err(Failure::Unavailable(error)) => {
+        Some(Err(Failure::Unavailable(error))) => {
             state.metrics.refused_publish("unavailable");
-            refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+            Err(Refusal::new(503, error))
         }
+        None => Err(Refusal::new(503, "the publish was not carried out")),
     }
 }

@@ -324,10 +324,22 @@ impl Shard {
                 begun.iter_mut().for_each(Begun::replied);
             } else if dialect.is_centrifuge() && !begun.is_empty() {
                 for one in &mut begun {
-                    self.send(key.index, dialect.subscribed(&id, &one.subscribed()));
-                    one.replied();
+                    let reply = match op {
+                        Op::ServerSubscribe => dialect.subscribed_by_server(&one.subscribed()),
+                        _ => dialect.subscribed(&id, &one.subscribed()),
+                    };
+                    self.send(key.index, reply);
+                    // What the server began by itself has no reply that takes what was missed.
+                    if op != Op::ServerSubscribe {
+                        one.replied();
+                    }
                 }
-            } else {
+            } else if op != Op::ServerSubscribe || !begun.is_empty() {
+                // A client is not told of what it did not ask for and does not get.
+                let (op, refused) = match op {
+                    Op::ServerSubscribe => (Op::Subscribe, Refused::default()),
+                    op => (op, refused),
+                };
                 let standing = |b: &Begun| Standing {
                     topic: b.topic.clone(),
                     offset: b.attachment.offset,

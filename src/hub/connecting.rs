@@ -17,6 +17,7 @@ use crate::auth::{Grant, Identity, TokenError, may_have, names_its_users};
 use crate::config::{Action, PayloadForm};
 use crate::limits::{ANNOUNCED_PER_SECOND, PENDING_COMMANDS_MAX, TOKEN_FAILURE_FORGOTTEN};
 use crate::name::TopicName;
+use crate::position::Position;
 use crate::protocol::{
     CommandId, Connected, Dialect, MemberInfo, NOT_ALLOWED_ANY_MORE, Op, Refusal, Refused, SUBSCRIPTION_EXPIRED,
     SubscribeItem, SubscribeTerms, Subscribed, UNSUBSCRIBED_BY_SERVER,
@@ -491,8 +492,27 @@ impl Shard {
                         self.revoke(index, slot, UNSUBSCRIBED_BY_SERVER, "server unsubscribe");
                     }
                 }
+                Order::Subscribe { topic, since } => self.subscribe_by_server(index, topic, since.as_ref()),
+                Order::Refresh { expired: true, .. } => self.close(index, CloseReason::Expired),
+                Order::Refresh { expires_s, .. } => {
+                    if let Some(identity) = self.session(index).and_then(|session| session.identity.as_mut()) {
+                        std::sync::Arc::make_mut(identity).expires_s = *expires_s;
+                    }
+                }
             }
         }
+    }
+
+    /// Subscribes a session that did not ask for it, unless it has the topic.
+    fn subscribe_by_server(&mut self, index: u32, topic: &TopicName, since: Option<&Position>) {
+        let subscribed = self.subscribers.find(topic).is_some_and(|slot| self.is_subscribed(index, slot));
+        // A Centrifuge session has no subscriptions before it is connected.
+        if subscribed || self.is_unconnected(index) {
+            return;
+        }
+        let wanted = Wanted { topic: topic.clone(), since: since.cloned(), options: None };
+        let (id, terms, refused) = (CommandId::default(), SubscribeTerms::default(), Refused::default());
+        self.subscribe(index, id, Op::ServerSubscribe, vec![wanted], terms, refused);
     }
 
     /// Whether a Centrifuge session has not been connected yet.

@@ -77,6 +77,20 @@ pub enum Order {
         /// Topic.
         topic: TopicName,
     },
+    /// Subscribe them to a topic, as far as their limits go.
+    Subscribe {
+        /// Topic.
+        topic: TopicName,
+        /// What they are to recover from.
+        since: Option<Position>,
+    },
+    /// Let them go on for another time than their tokens say.
+    Refresh {
+        /// They end now.
+        expired: bool,
+        /// When they end, Unix s; `None` is never.
+        expires_s: Option<u64>,
+    },
 }
 
 /// Why a token was checked.
@@ -147,10 +161,8 @@ pub(super) enum Event {
         session: SessionKey,
         reply: Bytes,
     },
-    Order {
-        who: Who,
-        order: Order,
-    },
+    /// Boxed: it is seldom, and the largest that there is would be the size of every event.
+    Order(Box<(Who, Order)>),
     /// How many are subscribed to what, of the topics that fit?
     Census {
         fits: Arc<dyn Fn(&str) -> bool + Send + Sync>,

@@ -296,7 +296,7 @@ impl Hub {
     /// Carries out an operator's order on all sessions that it is about.
     pub fn order(&self, who: &Who, order: &Order) {
         for shard in &self.shards {
-            shard.queue.send(Event::Order { who: who.clone(), order: order.clone() });
+            shard.queue.send(Event::Order(Box::new((who.clone(), order.clone()))));
         }
     }
 

@@ -315,7 +315,7 @@ impl Shard {
             }
             Event::SubRefreshed { session, id, slot, result } => self.sub_refreshed(session, &id, slot, result),
             Event::Answered { session, reply } => self.answered(session, reply),
-            Event::Order { who, order } => self.obey(&who, &order),
+            Event::Order(order) => self.obey(&order.0, &order.1),
             Event::Census { fits, max, counts } => {
                 // Nobody may wait for it any more.
                 let _ = counts.try_send(self.subscribers.census(&*fits, max));

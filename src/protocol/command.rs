@@ -277,6 +277,8 @@ pub enum Op {
     Refresh,
     SubRefresh,
     Rpc,
+    /// A subscribe that the server itself began.
+    ServerSubscribe,
     Unknown,
 }
 

@@ -111,6 +111,11 @@ impl Dialect {
         centrifuge::subscribed(self.format().unwrap_or(Format::Json), id, subscribed)
     }
 
+    /// What is said of a subscription that the server began. `centrifuge` alone has it.
+    pub fn subscribed_by_server(self, subscribed: &Subscribed<'_>) -> Bytes {
+        centrifuge::subscribed_by_server(self.format().unwrap_or(Format::Json), subscribed)
+    }
+
     /// The reply to a connect.
     pub fn connected(self, id: &CommandId, connected: &Connected<'_>) -> Bytes {
         centrifuge::connected(self.format().unwrap_or(Format::Json), id, connected)

@@ -10,6 +10,7 @@ mod lists;
 mod plain;
 mod reply;
 
+pub use centrifuge::server_error;
 pub use command::{
     BadCommand, Command, CommandId, HistoryQuery, Op, Refusal, Refused, RefusedGroup, SessionWishes, SubscribeItem,
     SubscribeOptions, SubscribeTerms,

@@ -104,7 +104,7 @@ impl CommandId {
 impl Op {
     fn name(self) -> &'static str {
         match self {
-            Self::Subscribe => "subscribe",
+            Self::Subscribe | Self::ServerSubscribe => "subscribe",
             Self::Unsubscribe => "unsubscribe",
             Self::Rate => "rate",
             Self::Session => "session",

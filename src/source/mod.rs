@@ -2,6 +2,7 @@
 
 pub mod nats;
 pub mod normalize;
+mod once;
 pub mod publish;
 pub mod redis;
 pub mod replay;

@@ -1,11 +1,34 @@
-//! What the publish API does with a delta: into the stream if there is one, so that all nodes see it, else straight
-//! into the topics.
+//! What the publish API does with deltas: into the stream if there is one, so that all nodes see them, else straight into
+//! the topics.
+
+use std::sync::Arc;
 
 use super::Feed;
 use super::nats::NatsAppender;
+use super::once::{Once, OnceKey};
 use super::redis::Appender as RedisAppender;
+use crate::metrics::Metrics;
+use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
 use crate::topic::{Incoming, Kind, Payload, PublishError, SourceId};
+
+/// Deltas that are taken in before other work has its turn.
+const STEP: usize = 64;
+
+/// A delta on its way out.
+#[derive(Debug, Clone)]
+pub struct Outgoing<'a> {
+    /// Topic, not yet checked.
+    pub topic: &'a str,
+    /// What it does.
+    pub kind: Kind,
+    /// Time at its source, Unix ms.
+    pub ts: Option<u64>,
+    /// JSON.
+    pub payload: Payload,
+    /// The idempotency key: the same publish with it again is answered with the first one's result, for a while.
+    pub once: Option<&'a str>,
+}
 
 /// The stream that deltas go into.
 pub enum Appender {
@@ -16,17 +39,17 @@ pub enum Appender {
 }
 
 impl Appender {
-    async fn append(
-        &self,
-        topic: &str,
-        kind: Kind,
-        ts: Option<u64>,
-        payload: &Payload,
-    ) -> Result<(Offset, Epoch), Failure> {
+    async fn append_all(&self, outgoing: &[&Outgoing<'_>]) -> Vec<Result<(Offset, Epoch), Failure>> {
         let unavailable = |error: &dyn std::fmt::Display| Failure::Unavailable(error.to_string());
         match self {
-            Self::Redis(redis) => redis.append(topic, kind, ts, payload).await.map_err(|e| unavailable(&e)),
-            Self::Nats(nats) => nats.append(topic, kind, ts, payload).await.map_err(|e| unavailable(&e)),
+            Self::Redis(redis) => {
+                let done = redis.append_all(outgoing).await.into_iter();
+                done.map(|done| done.map_err(|error| unavailable(&error))).collect()
+            }
+            Self::Nats(nats) => {
+                let done = nats.append_all(outgoing).await.into_iter();
+                done.map(|done| done.map_err(|error| unavailable(&error))).collect()
+            }
         }
     }
 }
@@ -35,6 +58,8 @@ impl Appender {
 pub struct Publisher {
     feed: Feed,
     appender: Option<Appender>,
+    /// Results of publishes with idempotency keys, where no stream keeps them.
+    once: Once,
 }
 
 /// Why a publish failed.
@@ -50,8 +75,8 @@ pub enum Failure {
 
 impl Publisher {
     /// Through `appender` if there is one.
-    pub fn new(feed: Feed, appender: Option<Appender>) -> Self {
-        Self { feed, appender }
+    pub fn new(feed: Feed, appender: Option<Appender>, metrics: Arc<Metrics>) -> Self {
+        Self { feed, appender, once: Once::new(metrics) }
     }
 
     /// Publishes one delta. When this returns, it is in the stream, or on its way to the subscribers.
@@ -65,13 +90,61 @@ impl Publisher {
         ts: Option<u64>,
         payload: Payload,
     ) -> Result<(Offset, Epoch), Failure> {
-        if let Some(appender) = &self.appender {
-            self.feed.topics.check(topic, kind, &payload)?;
-            return appender.append(topic, kind, ts, &payload).await;
+        let one = Outgoing { topic, kind, ts, payload, once: None };
+        let done = self.publish_all(std::slice::from_ref(&one)).await.pop();
+        done.unwrap_or_else(|| Err(Failure::Unavailable("the publish was not carried out".into())))
+    }
+
+    /// Publishes deltas, those of one topic in their order. When this returns, each is in the stream, or on its way to the
+    /// subscribers, or its result says why not.
+    pub async fn publish_all(&self, outgoing: &[Outgoing<'_>]) -> Vec<Result<(Offset, Epoch), Failure>> {
+        let Some(appender) = &self.appender else { return self.take_in(outgoing).await };
+        let topics = &self.feed.topics;
+        let mut checked = Vec::with_capacity(outgoing.len());
+        for (at, one) in outgoing.iter().enumerate() {
+            checked.push(topics.check(one.topic, one.kind, &one.payload).map_err(Failure::Refused));
+            if at % STEP == STEP - 1 {
+                tokio::task::yield_now().await;
+            }
         }
-        let incoming = Incoming { topic, kind, ts, payload, offset: None, source: SourceId(0) };
+        let good: Vec<&Outgoing<'_>> =
+            outgoing.iter().zip(&checked).filter(|(_, checked)| checked.is_ok()).map(|(one, _)| one).collect();
+        let mut appended = appender.append_all(&good).await.into_iter();
+        let lost = || Err(Failure::Unavailable("the publish was not carried out".into()));
+        checked.into_iter().map(|checked| checked.and_then(|()| appended.next().unwrap_or_else(lost))).collect()
+    }
+
+    async fn take_in(&self, outgoing: &[Outgoing<'_>]) -> Vec<Result<(Offset, Epoch), Failure>> {
+        let mut done = Vec::with_capacity(outgoing.len());
+        for (at, one) in outgoing.iter().enumerate() {
+            done.push(match one.once {
+                None => self.take_in_one(one).await,
+                Some(key) => {
+                    let key = OnceKey::new(one.topic, key);
+                    self.once.result(key, || self.take_in_one(one)).await
+                }
+            });
+            if at % STEP == STEP - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        done
+    }
+
+    async fn take_in_one(&self, one: &Outgoing<'_>) -> Result<(Offset, Epoch), Failure> {
+        let (topic, payload) = (one.topic, one.payload.clone());
+        let incoming = Incoming { topic, kind: one.kind, ts: one.ts, payload, offset: None, source: SourceId(0) };
         let published = self.feed.publish(incoming).await?;
         Ok((published.offset, published.epoch))
+    }
+
+    /// Removes a topic's history, on all nodes where there is a stream.
+    ///
+    /// # Errors
+    /// If the stream did not take that.
+    pub async fn remove_history(&self, topic: &TopicName) -> Result<(), Failure> {
+        let payload = Payload::null();
+        self.publish(topic.as_str(), Kind::HistoryRemoval, None, payload).await.map(drop)
     }
 
     /// Whether deltas outlive this process.

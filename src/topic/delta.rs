@@ -142,6 +142,29 @@ pub enum Kind {
     Delta,
     /// Replaces it.
     Snapshot,
+    /// Removes the history before it, and changes nothing else. No subscriber sees it.
+    HistoryRemoval,
+}
+
+impl Kind {
+    /// As streams say it. A delta says nothing.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Delta => None,
+            Self::Snapshot => Some("snapshot"),
+            Self::HistoryRemoval => Some("history_remove"),
+        }
+    }
+
+    /// What a stream says.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "delta" | "" => Some(Self::Delta),
+            "snapshot" => Some(Self::Snapshot),
+            "history_remove" => Some(Self::HistoryRemoval),
+            _ => None,
+        }
+    }
 }
 
 /// One delta of a topic as published.
@@ -223,7 +246,7 @@ impl Delta {
         // Without the delta before it, what changed since is everything: one frame does for both.
         let encoding = if self.before.is_some() { encoding } else { encoding.whole() };
         let (frame, made) = self.frames.get(encoding, || match self.kind {
-            Kind::Delta => encoding.delivery(
+            Kind::Delta | Kind::HistoryRemoval => encoding.delivery(
                 &Delivery {
                     topic: &self.topic,
                     offset: self.offset,

@@ -63,6 +63,15 @@ impl History {
         self.expire(now_ms, options);
     }
 
+    /// Removes what is before `offset`. Returns how many went.
+    pub(super) fn remove_before(&mut self, offset: Offset) -> usize {
+        let before = self.deltas.len();
+        while self.deltas.front().is_some_and(|kept| kept.delta.offset < offset) {
+            self.pop();
+        }
+        before - self.deltas.len()
+    }
+
     /// Lets go of what is too old.
     pub(super) fn expire(&mut self, now_ms: u64, options: &Namespace) {
         let ttl_ms = u64::try_from(options.history_ttl.as_millis()).unwrap_or(u64::MAX);

@@ -106,6 +106,11 @@ impl Payload {
         Ok(Self { bytes: Bytes::from(flat), form: PayloadForm::Json })
     }
 
+    /// `null`.
+    pub fn null() -> Self {
+        Self { bytes: Bytes::from_static(b"null"), form: PayloadForm::Json }
+    }
+
     /// The JSON text, or the bytes.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes

@@ -171,6 +171,12 @@ impl Topics {
         SourceId(u16::try_from(hash % shared.max(1)).unwrap_or(0))
     }
 
+    /// The source that what is said of a topic is to come from: that of its deltas, if there are any.
+    pub fn source_of(&self, topic: &str) -> SourceId {
+        let known = self.map.get(topic).filter(|topic| topic.known).map(|topic| topic.source);
+        known.unwrap_or_else(|| self.home(topic))
+    }
+
     /// What this process says of itself: its offsets mean nothing elsewhere.
     pub fn local(&self) -> SourceId {
         SourceId(u16::try_from(self.sources.len() - 1).unwrap_or(0))
@@ -316,6 +322,9 @@ impl Topics {
     /// # Errors
     /// Why it was refused; the topic is as it was.
     pub fn publish(&self, incoming: Incoming<'_>) -> Result<Published, PublishError> {
+        if incoming.kind == Kind::HistoryRemoval {
+            return self.remove_history(incoming.topic, incoming.offset, incoming.source);
+        }
         let result = self.take_in(incoming);
         match &result {
             Ok(published) if published.new => {
@@ -392,6 +401,18 @@ impl Topics {
             trace::published(delta, trace, source.0, passage);
         }
         outcome
+    }
+
+    /// Removes a topic's history before `offset`; all of it where the source gives no offsets. What another source says of
+    /// a topic counts for nothing: its offsets are others.
+    fn remove_history(&self, name: &str, offset: Option<Offset>, source: SourceId) -> Result<Published, PublishError> {
+        let nothing = || Published { offset: Offset::ZERO, epoch: self.epoch(source), new: false };
+        let Some(mut topic) = self.map.get_mut(name).filter(|topic| topic.source == source || offset.is_none()) else {
+            return Ok(nothing());
+        };
+        let before = offset.unwrap_or_else(|| topic.offset.next());
+        topic.remove_history(before);
+        Ok(Published { offset: topic.offset, epoch: topic.epoch.clone(), new: false })
     }
 
     fn evicted(&self, deltas: usize) {
@@ -673,6 +694,7 @@ impl Topics {
             match options.class {
                 _ if is_own(&name) => Err(PublishError::Reserved),
                 _ if !self.config.knows_namespace(name.namespace()) => Err(PublishError::UnknownNamespace),
+                _ if kind == Kind::HistoryRemoval => Ok(()),
                 _ if payload.form() == PayloadForm::Bytes && options.payload == PayloadForm::Json => {
                     Err(PayloadError::NotForBytes.into())
                 }

@@ -227,7 +227,7 @@ impl Topic {
     fn change(&mut self, kind: Kind, payload: &Payload) -> Result<usize, PublishError> {
         match (&self.state, kind) {
             (State::Stream, Kind::Snapshot) => return Err(PublishError::StreamSnapshot),
-            (State::Stream, Kind::Delta) => {}
+            (State::Stream, Kind::Delta) | (_, Kind::HistoryRemoval) => {}
             (State::Latest(_), _) => self.may_grow(self.state.weight(), value_weight(payload.bytes().len()))?,
             (State::Merge { .. }, Kind::Snapshot) => {
                 let members = merge::parse_object(payload.as_str())?;
@@ -515,6 +515,14 @@ impl Topic {
     pub(super) fn remove_interest(&mut self, shard: ShardId, slot: Slot) {
         self.interest.retain(|i| !(i.shard == shard && i.slot == slot));
         self.interest.shrink_to_fit();
+        self.settle();
+    }
+
+    /// Removes the history before `offset`; the state and the position stay.
+    pub(super) fn remove_history(&mut self, offset: Offset) {
+        if self.history.remove_before(offset) > 0 && self.options.class == Class::Stream {
+            self.snapshot = None;
+        }
         self.settle();
     }
 

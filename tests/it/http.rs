@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::Server;
+use crate::support::{BY_STATUS, Server};
 
 #[tokio::test]
 async fn snapshots_over_rest_with_etag() {
@@ -77,7 +77,8 @@ async fn publishing_single_broadcast_and_batch() {
 async fn malformed_publishes_are_refused_with_a_reason() {
     let server = Server::open();
     for (body, needle) in [
-        ("{", "malformed"),
+        ("{", "ends within its JSON"),
+        ("{]", "not JSON from line 1 column 2 on"),
         (r#"{"data":1}"#, "channel"),
         (r#"{"channel":"a"}"#, "data"),
         (r#"{"channel":"a","data":1,"dota":2}"#, "dota"),
@@ -85,7 +86,8 @@ async fn malformed_publishes_are_refused_with_a_reason() {
         (r#"{"channel":"stream:a","kind":"snapshot","data":1}"#, "stream"),
         (r#"{"channel":"merge:a","data":1}"#, "object"),
     ] {
-        let (status, _, answer) = server.http("POST", "/api/publish", &[("Content-Type", "application/json")], body);
+        let (status, _, answer) =
+            server.http("POST", "/api/publish", &[("Content-Type", "application/json"), BY_STATUS], body);
         assert_eq!(status, 400, "{body}: {answer}");
         assert!(answer.contains(needle), "{body}: {answer}");
     }

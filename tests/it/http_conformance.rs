@@ -73,7 +73,8 @@ fn check(server: &Server, what: &str, bytes: &[u8], expected: Expected<'_>) {
 
 /// A publish with these headers and this body.
 fn publish(headers: &str, body: &str) -> String {
-    format!("POST /api/publish HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{headers}\r\n{body}")
+    let by_status = "X-Centrifugo-Error-Mode: transport\r\n";
+    format!("POST /api/publish HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{by_status}{headers}\r\n{body}")
 }
 
 const DELTA: &str = r#"{"channel":"stream:a","data":1}"#;

@@ -108,7 +108,7 @@ async fn names_that_a_client_may_not_read_are_told_in_no_way() {
 
 /// The fastest of some: what the request itself costs, whatever else the machine does.
 fn fastest(server: &Server, query: &str) -> Duration {
-    let times = (0..7).map(|_| {
+    let times = (0..40).map(|_| {
         let began = Instant::now();
         assert_eq!(list(server, query, None).0, 200);
         began.elapsed()
@@ -129,7 +129,7 @@ async fn a_listing_costs_what_it_answers_however_many_topics_there_are() {
     fill(&server, 500, 40_000);
     let many = ["limit=1", "prefix=latest:0001", "prefix=nothing:"].map(|query| fastest(&server, query));
     for (few, many) in few.iter().zip(many) {
-        assert!(many < *few * 5 + Duration::from_millis(2), "{few:?} at 500 topics, {many:?} at 40,000");
+        assert!(many < *few * 5 + Duration::from_millis(5), "{few:?} at 500 topics, {many:?} at 40,000");
     }
     // Two requests per second were enough to stop publishing when each looked at all topics.
     let mut healthy = Healthy::beside(&server).await;

@@ -12,6 +12,8 @@ mod support;
 mod access;
 mod accounts;
 mod algorithms;
+mod api_clients;
+mod batches;
 mod bytes;
 mod centrifuge;
 mod channel_names;

@@ -320,6 +320,32 @@ async fn two_nodes_give_the_same_offsets_epochs_snapshots_and_etags() {
 }
 
 #[tokio::test]
+async fn batches_keep_their_order_repeats_are_known_and_history_is_removed_on_all_nodes() {
+    let nats = Nats::start();
+    let (first, second) = (nats.server("").await, nats.server("").await);
+    let commands: Vec<Value> =
+        (0..1_500).map(|n| json!({"publish": {"channel": format!("stream:{}", n % 3), "data": n}})).collect();
+    let batch = json!({"commands": commands, "idempotency_key": "batch"});
+    let (status, stored) = first.post("/api/batch", &batch);
+    let replies = stored["replies"].as_array().unwrap();
+    let offsets: Vec<u64> = replies.iter().map(|reply| reply["publish"]["offset"].as_u64().unwrap()).collect();
+    assert!(status == 200 && offsets.windows(2).all(|pair| pair[0] < pair[1]), "{offsets:?}");
+    assert_eq!(second.post("/api/batch", &batch).1, stored);
+    assert_eq!(second.metric("publish_repeated_total"), 1_500.0);
+    let last = first.publish("stream:0", &json!("last"));
+    assert_eq!(last, offsets[1_499] + 1, "nothing was stored twice");
+    let kept = |s: &Server| view(s, "stream:0")["data"].as_array().map_or(0, Vec::len);
+    for node in [&first, &second] {
+        node.until("it has it", |s| view(s, "stream:0")["offset"] == last && kept(s) > 100).await;
+    }
+    assert_eq!(second.post("/api/history_remove", &json!({"channel": "stream:0"})).0, 200);
+    for node in [&first, &second] {
+        node.until("it is removed", |s| kept(s) == 0).await;
+        assert_eq!(view(node, "stream:0")["offset"], last);
+    }
+}
+
+#[tokio::test]
 async fn publishing_over_http_goes_through_the_stream_and_says_when_it_cannot() {
     let mut nats = Nats::start();
     let (first, second) = (nats.server("").await, nats.server("").await);

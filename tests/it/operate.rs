@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::sdk::{Driver, Sdk};
-use crate::support::{Redis, Server};
+use crate::support::{BY_STATUS, Redis, Server};
 use crate::tokens::{claims, hs256};
 
 const ROOM: &str =
@@ -15,7 +15,7 @@ fn keyed(more: &str) -> String {
 
 /// A call with the key: its result, or the whole answer.
 fn call(server: &Server, command: &str, body: Value) -> Value {
-    let headers = [("Content-Type", "application/json"), ("X-API-Key", "publish-key-0123456789")];
+    let headers = [("Content-Type", "application/json"), ("X-API-Key", "publish-key-0123456789"), BY_STATUS];
     let (status, _, text) = server.http("POST", &format!("/api/{command}"), &headers, &body.to_string());
     let mut answer: Value = serde_json::from_str(&text).unwrap();
     match answer.get_mut("result") {
@@ -73,7 +73,7 @@ async fn history_presence_channels_and_info() {
         ]}),
     );
     assert_eq!(replies, json!({"status": 200, "error": null}), "a batch has `replies`, no `result`");
-    let headers = [("Content-Type", "application/json"), ("X-API-Key", "publish-key-0123456789")];
+    let headers = [("Content-Type", "application/json"), ("X-API-Key", "publish-key-0123456789"), BY_STATUS];
     let body = json!({"commands": [{"presence_stats": {"channel": "room:2"}}, {"presence": {"channel": "none"}}]});
     let (_, _, text) = server.http("POST", "/api/batch", &headers, &body.to_string());
     let replies: Value = serde_json::from_str(&text).unwrap();

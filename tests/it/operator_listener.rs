@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
-use crate::support::{Client, Server};
+use crate::support::{BY_STATUS, Client, Server};
 use crate::tokens::{claims, hs256};
 
 const KEY: (&str, &str) = ("X-API-Key", "full-key-0123456789");
@@ -28,7 +28,8 @@ fn with_listener(more: &str) -> Server {
 }
 
 fn ask(at: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> u16 {
-    let headers: Vec<(&str, &str)> = [("Content-Type", "application/json")].iter().chain(headers).copied().collect();
+    let headers: Vec<(&str, &str)> =
+        [("Content-Type", "application/json"), BY_STATUS].iter().chain(headers).copied().collect();
     let body = match path {
         "/api/disconnect" => r#"{"user":"nobody"}"#,
         "/api/unsubscribe" => r#"{"user":"nobody","channel":"a:b"}"#,
@@ -72,7 +73,7 @@ fn each_path_has_its_port() {
         assert_eq!(ask(alone.address, method, path, &[KEY]), both, "{method} {path} where there is one port");
     }
     // Not by way of a batch either.
-    let headers = [KEY, ("Content-Type", "application/json")];
+    let headers = [KEY, ("Content-Type", "application/json"), BY_STATUS];
     let body =
         json!({"commands": [{"info": {}}, {"disconnect": {"user": "x"}}, {"publish": {"channel": "a:b", "data": 1}}]});
     let replies = |at| {

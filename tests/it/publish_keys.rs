@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::Server;
+use crate::support::{BY_STATUS, Server};
 
 const FULL: &str = "full-key-0123456789";
 const FEED: &str = "feed-key-0123456789";
@@ -25,7 +25,7 @@ fn server(folder: &std::path::Path) -> Server {
 }
 
 fn call(server: &Server, key: &str, command: &str, body: Value) -> (u16, Value) {
-    let headers = [("Content-Type", "application/json"), ("X-API-Key", key)];
+    let headers = [("Content-Type", "application/json"), ("X-API-Key", key), BY_STATUS];
     let (status, _, text) = server.http("POST", &format!("/api/{command}"), &headers, &body.to_string());
     (status, serde_json::from_str(&text).unwrap_or(Value::Null))
 }
@@ -94,7 +94,8 @@ fn each_topic_of_a_broadcast_and_each_command_of_a_batch_is_asked_about() {
     for refused in 0..3 {
         assert_eq!(replies[refused]["error"]["code"], 403, "{reply}");
     }
-    assert!(replies[3]["history"].is_object() && replies[4]["disconnect"].is_object(), "{reply}");
+    assert!(replies[3]["history"].is_object() && replies[5]["info"].is_object(), "{reply}");
+    assert_eq!(replies[4]["error"]["code"], 403, "it is for some topics, and a session has others too: {reply}");
     assert_eq!(server.get("/api/topics/signals:other").0, 404, "nothing was published there");
 }
 
@@ -112,7 +113,11 @@ async fn operators_commands_need_their_scope_and_what_is_about_a_topic_the_topic
             _ => json!({"channel": "quotes:A"}),
         };
         assert_eq!(call(&server, FEED, command, body.clone()).0, 403, "{command}");
-        assert_eq!(call(&server, SUPPORT, command, body.clone()).0, 200, "{command}");
+        let (status, reply) = call(&server, SUPPORT, command, body.clone());
+        match command {
+            "disconnect" => assert!(status == 403 && reply.to_string().contains("topics = [\\\"*\\\"]"), "{reply}"),
+            _ => assert_eq!(status, 200, "{command}"),
+        }
         assert_eq!(call(&server, FULL, command, body).0, 200, "{command}");
     }
     for (command, body) in [
@@ -126,7 +131,7 @@ async fn operators_commands_need_their_scope_and_what_is_about_a_topic_the_topic
     let channels = |key| call(&server, key, "channels", json!({})).1["result"]["channels"].as_object().unwrap().len();
     assert_eq!((channels(SUPPORT), channels(FULL)), (1, 2), "of topics that it does not have it is not told");
     // Who did it is written down; with what, nowhere.
-    server.until("said", |s| s.log().contains("disconnect key=support user=\"nobody\"")).await;
+    server.until("said", |s| s.log().contains("disconnect key=publish.keys[0] user=\"nobody\"")).await;
     let everything = format!("{}\n{}\n{}", server.log(), server.get("/metrics").1, server.get("/status").1);
     for key in [FULL, FEED, SUPPORT, FILED, ENV] {
         assert!(!everything.contains(key), "{key} is shown");

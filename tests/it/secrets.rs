@@ -105,7 +105,7 @@ async fn nothing_that_is_said_or_shown_has_a_secret_in_it() {
         shown.push(token);
     }
     let publish = |key: &str| {
-        let headers = [("Content-Type", "application/json"), ("X-API-Key", key)];
+        let headers = [("Content-Type", "application/json"), ("X-API-Key", key), crate::support::BY_STATUS];
         server.http("POST", "/api/publish", &headers, r#"{"channel":"stream:a","data":1}"#).0
     };
     for key in ["env", "key-file", "feed"] {

@@ -25,6 +25,9 @@ static SEALED: LazyLock<Mutex<HashMap<SocketAddr, SocketAddr>>> = LazyLock::new(
 /// Longest wait for anything that must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Asks the API to refuse commands by status.
+pub(crate) const BY_STATUS: (&str, &str) = ("X-Centrifugo-Error-Mode", "transport");
+
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_nexus-push");
 
 /// A running server; killed when dropped.
@@ -269,8 +272,10 @@ impl Server {
         }
     }
 
+    /// A command of the API, refused by status.
     pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let (status, _, body) = self.http("POST", path, &[("Content-Type", "application/json")], &body.to_string());
+        let headers = [("Content-Type", "application/json"), BY_STATUS];
+        let (status, _, body) = self.http("POST", path, &headers, &body.to_string());
         (status, serde_json::from_str(&body).unwrap_or(Value::Null))
     }
 

@@ -359,6 +359,28 @@ pub(super) struct Push {
     #[prost(message, optional, tag = "8")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) message: Option<Data>,
+    #[prost(message, optional, tag = "9")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) subscribe: Option<SubscribePush>,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub(super) struct SubscribePush {
+    #[prost(bool, tag = "1")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) recoverable: bool,
+    #[prost(string, tag = "4")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) epoch: String,
+    #[prost(uint64, tag = "5")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) offset: u64,
+    #[prost(bool, tag = "6")]
+    #[serde(skip_serializing_if = "unset")]
+    pub(super) positioned: bool,
+    #[prost(bytes = "bytes", tag = "7")]
+    #[serde(with = "json", skip_serializing_if = "unset")]
+    pub(super) data: Bytes,
 }
 
 #[derive(Clone, PartialEq, Message, Serialize)]

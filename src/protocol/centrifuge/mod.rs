@@ -7,6 +7,7 @@ mod messages;
 mod replies;
 
 pub(super) use commands::{command, split};
+pub use replies::server_error;
 pub(super) use replies::*;
 
 /// The two formats of one protocol.

@@ -9,7 +9,8 @@ use prost::Message as _;
 use super::Format;
 use super::messages::{
     self, ClientInfo, ConnectResult, Data, Error, HistoryResult, Membership, Nothing, PresenceResult,
-    PresenceStatsResult, Publication, Push, RefreshResult, Reply, SubRefreshResult, SubscribeResult, Unsubscribe,
+    PresenceStatsResult, Publication, Push, RefreshResult, Reply, SubRefreshResult, SubscribePush, SubscribeResult,
+    Unsubscribe,
 };
 use crate::form::PayloadForm;
 use crate::name::TopicName;
@@ -37,7 +38,7 @@ fn error(refusal: &Refusal) -> Error {
         404 => (104, "method not found", false),
         409 => (105, "already subscribed", false),
         416 => (112, "unrecoverable position", false),
-        429 => (106, "limit exceeded", false),
+        413 | 429 => (106, "limit exceeded", false),
         Refusal::UNKNOWN_TOPIC => (102, "unknown channel", false),
         Refusal::TOKEN_EXPIRED => (109, "token expired", false),
         501 => (108, "not available", false),
@@ -50,6 +51,12 @@ fn error(refusal: &Refusal) -> Error {
         (meaning, reason) => format!("{meaning}: {reason}"),
     };
     Error { code: code.into(), message, temporary }
+}
+
+/// A refusal's code and message as Centrifugo's server API has them.
+pub fn server_error(refusal: &Refusal) -> (u32, String) {
+    let Error { code, message, .. } = error(refusal);
+    (code, message)
 }
 
 fn number(id: &CommandId) -> u32 {
@@ -314,6 +321,18 @@ pub(in crate::protocol) fn subscribed(format: Format, id: &CommandId, s: &Subscr
         }),
         Format::Protobuf => protobuf_reply(id, tag::REPLY_SUBSCRIBE, &protobuf_result(s)),
     }
+}
+
+/// A subscription that the server began; its publications follow.
+pub(in crate::protocol) fn subscribed_by_server(format: Format, s: &Subscribed<'_>) -> Bytes {
+    let subscribe = SubscribePush {
+        recoverable: s.recoverable,
+        epoch: s.epoch.as_str().to_owned(),
+        offset: s.offset.get(),
+        positioned: s.positioned,
+        data: Bytes::from(format!("{{\"class\":\"{}\"}}", s.class)),
+    };
+    push(format, Push { channel: s.topic.as_str().to_owned(), subscribe: Some(subscribe), ..Push::default() })
 }
 
 pub(in crate::protocol) fn connected(format: Format, id: &CommandId, c: &Connected<'_>) -> Bytes {

@@ -2,15 +2,21 @@
 
 use std::sync::Arc;
 
+use async_nats::jetstream::context::PublishAckFuture;
 use async_nats::jetstream::message::PublishMessage;
+use futures_util::future::join_all;
 
 use super::link::Link;
 use super::message::{KIND, TOPIC, TS};
 use super::subjects::Subjects;
 use super::{Trouble, trouble};
 use crate::config;
+use crate::limits::{APPEND_BYTES_MAX, APPEND_DELTAS_MAX};
+use crate::metrics::Metrics;
 use crate::position::{Epoch, Offset};
-use crate::topic::{Kind, Payload, SourceId, Topics};
+use crate::source::once::OnceKey;
+use crate::source::publish::Outgoing;
+use crate::topic::{SourceId, Topics};
 
 /// Appends deltas to the stream.
 pub struct NatsAppender {
@@ -19,41 +25,76 @@ pub struct NatsAppender {
     subjects: Subjects,
     source: SourceId,
     topics: Arc<Topics>,
+    metrics: Arc<Metrics>,
 }
 
 impl NatsAppender {
     /// Over the connection that the source reads with.
-    pub fn new(config: &config::Nats, link: Link, source: SourceId, topics: Arc<Topics>) -> Self {
-        Self { link, stream: config.stream.clone(), subjects: Subjects::new(&config.subjects), source, topics }
+    pub fn new(
+        config: &config::Nats,
+        link: Link,
+        source: SourceId,
+        topics: Arc<Topics>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let (stream, subjects) = (config.stream.clone(), Subjects::new(&config.subjects));
+        Self { link, stream, subjects, source, topics, metrics }
     }
 
-    /// Appends one delta; it is in the stream when this returns.
-    ///
-    /// # Errors
-    /// If NATS did not confirm it. It may have been appended all the same, if the connection broke in between.
-    pub async fn append(
-        &self,
-        topic: &str,
-        kind: Kind,
-        ts: Option<u64>,
-        payload: &Payload,
-    ) -> Result<(Offset, Epoch), Trouble> {
-        let not_taken = "NATS did not take the delta";
-        let context = self.link.get().ok_or_else(|| Trouble(format!("{not_taken}: it is not connected")))?;
-        let (subject, named) = self.subjects.subject(topic);
-        let mut message = PublishMessage::build().payload(payload.bytes().clone()).expected_stream(&self.stream);
+    /// Appends deltas in their order. Each is in the stream when this returns, or its result says why not. One that was not
+    /// confirmed may have been appended all the same, if the connection broke in between: who sent it with an idempotency key
+    /// may send it again.
+    pub async fn append_all(&self, outgoing: &[&Outgoing<'_>]) -> Vec<Result<(Offset, Epoch), Trouble>> {
+        let mut results = Vec::with_capacity(outgoing.len());
+        while let Some(rest) = outgoing.get(results.len()..).filter(|rest| !rest.is_empty()) {
+            let mut bytes = 0;
+            let fits = |one: &&&Outgoing<'_>| {
+                let room = bytes < APPEND_BYTES_MAX;
+                bytes += one.payload.bytes().len();
+                room
+            };
+            let chunk: Vec<&&Outgoing<'_>> = rest.iter().take(APPEND_DELTAS_MAX).take_while(fits).collect();
+            let mut sent = Vec::with_capacity(chunk.len());
+            for one in chunk {
+                sent.push(self.send(one).await);
+            }
+            let confirmed = sent.into_iter().map(|sent| async {
+                match sent {
+                    Ok(confirmed) => confirmed.await.map_err(trouble(NOT_TAKEN)),
+                    Err(trouble) => Err(trouble),
+                }
+            });
+            for confirmed in join_all(confirmed).await {
+                results.push(confirmed.map(|confirmed| {
+                    if confirmed.duplicate {
+                        self.metrics.publish_repeated.inc();
+                    }
+                    let offset = Offset::new(confirmed.sequence).unwrap_or_default();
+                    (offset, self.topics.epoch(self.source))
+                }));
+            }
+        }
+        results
+    }
+
+    async fn send(&self, one: &Outgoing<'_>) -> Result<PublishAckFuture, Trouble> {
+        let context = self.link.get().ok_or_else(|| Trouble(format!("{NOT_TAKEN}: it is not connected")))?;
+        let (subject, named) = self.subjects.subject(one.topic);
+        let mut message = PublishMessage::build().payload(one.payload.bytes().clone()).expected_stream(&self.stream);
         if named {
-            message = message.header(TOPIC, topic);
+            message = message.header(TOPIC, one.topic);
         }
-        if kind == Kind::Snapshot {
-            message = message.header(KIND, "snapshot");
+        if let Some(kind) = one.kind.name() {
+            message = message.header(KIND, kind);
         }
-        if let Some(ts) = ts {
+        if let Some(ts) = one.ts {
             message = message.header(TS, ts.to_string());
         }
-        let confirmed = context.send_publish(subject, message).await.map_err(trouble(not_taken))?;
-        let confirmed = confirmed.await.map_err(trouble(not_taken))?;
-        let offset = Offset::new(confirmed.sequence).unwrap_or_default();
-        Ok((offset, self.topics.epoch(self.source)))
+        if let Some(key) = one.once {
+            message = message.message_id(OnceKey::new(one.topic, key).hex());
+        }
+        context.send_publish(subject, message).await.map_err(trouble(NOT_TAKEN))
     }
 }
+
+const NOT_TAKEN: &str = "NATS did not take the delta";

@@ -46,11 +46,8 @@ pub fn read_message(
         if name.eq_ignore_ascii_case(TOPIC) {
             topic = Some(value.to_owned());
         } else if name.eq_ignore_ascii_case(KIND) {
-            kind = match value {
-                "snapshot" => Kind::Snapshot,
-                "delta" | "" => Kind::Delta,
-                other => return Err(format!("header {KIND} is {other:?}, it may be delta or snapshot")),
-            };
+            kind = Kind::from_name(value)
+                .ok_or_else(|| format!("header {KIND} is {value:?}, it may be delta, snapshot or history_remove"))?;
         } else if name.eq_ignore_ascii_case(TS) {
             ts = value.parse().ok();
         }
@@ -96,7 +93,7 @@ mod tests {
             ("nexus.deltas.", &[], "1", "is empty"),
             ("nexus.deltas.a", &[], "", "not JSON"),
             ("nexus.deltas.a", &[], "{", "not JSON"),
-            ("nexus.deltas.a", &[("Nexus-Kind", "x")], "1", "delta or snapshot"),
+            ("nexus.deltas.a", &[("Nexus-Kind", "x")], "1", "delta, snapshot or history_remove"),
         ] {
             let error = read(subject, headers, payload).unwrap_err();
             assert!(error.contains(needle), "{needle} missing in {error}");

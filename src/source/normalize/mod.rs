@@ -174,7 +174,7 @@ impl Normalizer {
         state.begun = true;
         let side = |levels: Vec<(String, String)>| -> Map<String, Value> {
             let levels = levels.into_iter().filter_map(|(price, size)| match (is_zero(&size), kind) {
-                (true, Kind::Snapshot) => None,
+                (true, Kind::Snapshot | Kind::HistoryRemoval) => None,
                 (true, Kind::Delta) => Some((price, Value::Null)),
                 (false, _) => Some((price, Value::String(size))),
             });

@@ -38,13 +38,11 @@ pub(super) fn decode_entry(
                 _ => None,
             };
         } else if name == config.kind_field {
-            kind = match text(&value) {
-                Some("snapshot") => Kind::Snapshot,
-                Some("delta" | "") => Kind::Delta,
-                other => {
-                    return Err(format!("field {:?} is {other:?}, it may be delta or snapshot", config.kind_field));
-                }
-            };
+            let named = text(&value);
+            kind = named.and_then(Kind::from_name).ok_or_else(|| {
+                let field = &config.kind_field;
+                format!("field {field:?} is {named:?}, it may be delta, snapshot or history_remove")
+            })?;
         } else if name == config.ts_field {
             ts = text(&value).and_then(|t| t.parse().ok());
         }
@@ -149,7 +147,7 @@ mod tests {
             (&[("data", "{}")][..], "\"topic\" is missing"),
             (&[("topic", "a")], "\"data\" is missing"),
             (&[("topic", "a"), ("data", "{")], "not JSON"),
-            (&[("topic", "a"), ("data", "1"), ("kind", "x")], "delta or snapshot"),
+            (&[("topic", "a"), ("data", "1"), ("kind", "x")], "delta, snapshot or history_remove"),
         ] {
             assert!(read(pairs).err().unwrap().contains(needle), "{needle}");
         }

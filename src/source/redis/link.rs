@@ -201,6 +201,60 @@ impl SharedLink {
         self.attempts(key, Sent::Several(commands)).await.map(drop)
     }
 
+    /// Sends commands about keys of the slot of `key` together, and answers each: those that follow each other are done in
+    /// their order. Commands from some place on are sent again only if the node said of all of them that it did not do them.
+    pub async fn each(&self, key: &str, commands: &[Cmd]) -> Vec<RedisResult<Value>> {
+        let mut answers: Vec<RedisResult<Value>> = Vec::with_capacity(commands.len());
+        let attempts = async {
+            let mut attempt = 1;
+            while let Some(rest) = commands.get(answers.len()..).filter(|rest| !rest.is_empty()) {
+                let mut link = self.link(key).await?;
+                let mut pipeline = Pipeline::with_capacity(rest.len());
+                for command in rest {
+                    pipeline.add_command(command.clone());
+                }
+                let values = link.req_packed_commands(&pipeline, 0, rest.len()).await;
+                let values = match values {
+                    Ok(values) => values,
+                    Err(error) => {
+                        let refused = is_elsewhere(&error);
+                        self.give_up(&link).await;
+                        if !refused || attempt == ATTEMPTS_MAX {
+                            return Err(error);
+                        }
+                        Vec::new()
+                    }
+                };
+                let mut values: Vec<RedisResult<Value>> = values
+                    .into_iter()
+                    .map(|value| match value {
+                        Value::ServerError(error) => Err(RedisError::from(error)),
+                        value => Ok(value),
+                    })
+                    .collect();
+                let elsewhere = |value: &RedisResult<Value>| value.as_ref().is_err_and(is_elsewhere);
+                let undone = values.iter().rev().take_while(|value| elsewhere(value)).count();
+                if undone > 0 {
+                    self.give_up(&link).await;
+                }
+                if attempt < ATTEMPTS_MAX {
+                    values.truncate(values.len() - undone);
+                }
+                answers.extend(values);
+                if answers.len() < commands.len() {
+                    attempt += 1;
+                    tokio::time::sleep(ATTEMPT_WAIT).await;
+                }
+            }
+            Ok(())
+        };
+        let outcome = tokio::time::timeout(QUERY_TIMEOUT, attempts).await.unwrap_or_else(|_| Err(no_answer()));
+        if let Err(error) = outcome {
+            answers.resize_with(commands.len(), || Err(error.clone()));
+        }
+        answers
+    }
+
     async fn attempts(&self, key: &str, sent: Sent<'_>) -> RedisResult<Value> {
         let attempts = async {
             let mut attempt = 1;

@@ -1,0 +1,339 @@
+//! The API in Centrifugo's request form: one command by its own path, several in `/api/batch`, or in the older form one
+//! behind the other at `/api`, each with its `method`.
+
+use axum::Extension;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::body::Text;
+use super::members::{self, Members, shown};
+use super::operator::Door;
+use super::publish::{Prepared, Room, admit, beyond, publish_all};
+use super::style::{self, Outcome};
+use super::{Shared, State, failure, operate};
+use crate::auth::ApiKey;
+use crate::config::{ErrorStyle, Scope};
+use crate::limits::{ANSWER_BYTES_MAX, BATCH_COMMANDS_MAX};
+use crate::protocol::Refusal;
+
+/// Methods of the older form by their numbers.
+const NUMBERED: [&str; 13] = [
+    "publish",
+    "broadcast",
+    "unsubscribe",
+    "disconnect",
+    "presence",
+    "presence_stats",
+    "history",
+    "history_remove",
+    "channels",
+    "info",
+    "rpc",
+    "subscribe",
+    "refresh",
+];
+
+/// A command that was read as far as can be told without carrying it out.
+enum Command<'a> {
+    Publish(Prepared),
+    /// For operators.
+    Order(&'static str, Members<'a>),
+}
+
+/// Whose request it is, and by which way it came.
+struct Caller<'a> {
+    state: &'a State,
+    key: &'a ApiKey,
+    door: Door,
+    style: ErrorStyle,
+}
+
+impl Caller<'_> {
+    /// Reads a command. Whether its key is good for it is asked before its parameters are looked at.
+    fn read<'b>(&self, method: &str, params: &'b RawValue, room: &mut Room) -> Result<Command<'b>, Refusal> {
+        let Self { state, key, door, .. } = self;
+        if let "publish" | "broadcast" = method {
+            if !key.may(Scope::Publish) {
+                return Err(beyond(state, key));
+            }
+            let members = Members::of(params, "a command")?;
+            let read = if method == "publish" { Prepared::publish } else { Prepared::broadcast };
+            return read(state, members, room).map(Command::Publish);
+        }
+        let Some(order) = operate::ORDERS.iter().find(|order| **order == method) else {
+            let known = operate::ORDERS.join(", ");
+            let method = shown(method);
+            return Err(Refusal::new(
+                404,
+                format!("`{method}` is not known here; known are publish, broadcast, {known}"),
+            ));
+        };
+        if !door.takes_orders() {
+            return Err(Refusal::new(404, format!("{order} is for operator.listen")));
+        }
+        if !key.may(Scope::Operate) {
+            return Err(beyond(state, key));
+        }
+        Ok(Command::Order(order, Members::of(params, "a command")?))
+    }
+
+    /// Carries commands out in their order. Publishes that follow each other go to the source together.
+    async fn run(&self, commands: Vec<Result<Command<'_>, Refusal>>) -> Vec<Outcome> {
+        let mut outcomes: Vec<Outcome> = Vec::with_capacity(commands.len());
+        let mut waiting: Vec<(usize, Prepared)> = Vec::new();
+        let mut answered = 0;
+        for (at, command) in commands.into_iter().enumerate() {
+            match command {
+                Ok(Command::Publish(prepared)) => {
+                    waiting.push((at, prepared));
+                    outcomes.push(Ok(Value::Null));
+                }
+                Ok(Command::Order(order, members)) => {
+                    self.publish(std::mem::take(&mut waiting), &mut outcomes).await;
+                    if answered > ANSWER_BYTES_MAX {
+                        self.state.metrics.refused_publish("answer_too_long");
+                        let message = format!(
+                            "the answers before it have {answered} bytes; ask for this in a request of its own"
+                        );
+                        outcomes.push(Err(Refusal::new(429, message)));
+                        continue;
+                    }
+                    let outcome = operate::run(order, members, self.state, self.key).await;
+                    answered += outcome.as_ref().map_or(0, bytes);
+                    outcomes.push(outcome);
+                    tokio::task::yield_now().await;
+                }
+                Err(refusal) => outcomes.push(Err(refusal)),
+            }
+        }
+        self.publish(waiting, &mut outcomes).await;
+        outcomes
+    }
+
+    async fn publish(&self, waiting: Vec<(usize, Prepared)>, outcomes: &mut [Outcome]) {
+        if waiting.is_empty() {
+            return;
+        }
+        let (places, prepared): (Vec<usize>, Vec<Prepared>) = waiting.into_iter().unzip();
+        let done = publish_all(self.state, self.key, self.style, &prepared).await;
+        for (at, outcome) in places.into_iter().zip(done) {
+            if let Some(place) = outcomes.get_mut(at) {
+                *place = outcome;
+            }
+        }
+    }
+}
+
+/// `POST /api/publish` and the others: the method is the path's last part.
+pub(super) async fn one(
+    state: Shared,
+    Extension(door): Extension<Door>,
+    uri: Uri,
+    headers: HeaderMap,
+    text: Text,
+) -> Response {
+    let style = style::asked(&state, &headers);
+    let admitted = match admit(&state, &headers) {
+        Ok(admitted) => admitted,
+        Err(refused) => return refused,
+    };
+    let caller = Caller { state: &state, key: admitted.key, door, style };
+    let params = match text.json() {
+        Ok(params) => params,
+        Err(refused) => return malformed(&state, *refused),
+    };
+    let method = uri.path().rsplit('/').next().unwrap_or_default();
+    let command = caller.read(method, params, &mut Room::default());
+    counted(&state, &command);
+    let outcome = caller.run(vec![command]).await.pop();
+    style.answer(outcome.unwrap_or(Ok(Value::Null)))
+}
+
+/// `POST /api/batch`
+pub(super) async fn batch(state: Shared, Extension(door): Extension<Door>, headers: HeaderMap, text: Text) -> Response {
+    let style = style::asked(&state, &headers);
+    let admitted = match admit(&state, &headers) {
+        Ok(admitted) => admitted,
+        Err(refused) => return refused,
+    };
+    let caller = Caller { state: &state, key: admitted.key, door, style };
+    let body = match text.json() {
+        Ok(body) => body,
+        Err(refused) => return malformed(&state, *refused),
+    };
+    let (methods, commands) = match batched(&caller, body) {
+        Ok(read) => read,
+        Err(refusal) => {
+            state.metrics.refused_publish(if refusal.code == 413 { "batch_too_long" } else { "malformed" });
+            return style.answer(Err(refusal));
+        }
+    };
+    let outcomes = caller.run(commands).await;
+    let replies: Vec<Value> = methods
+        .iter()
+        .zip(outcomes)
+        .map(|(method, outcome)| match outcome {
+            Ok(result) => json!({ method: result }),
+            Err(refusal) => style.error(&refusal),
+        })
+        .collect();
+    axum::Json(json!({"replies": replies})).into_response()
+}
+
+type Batched<'a> = (Vec<String>, Vec<Result<Command<'a>, Refusal>>);
+
+/// The commands of a batch. What is wrong with one of them is that one's error.
+fn batched<'a>(caller: &Caller<'_>, body: &'a RawValue) -> Result<Batched<'a>, Refusal> {
+    let mut batch = Members::of(body, "a batch")?;
+    let commands = batch.value("commands").ok_or_else(|| Refusal::new(400, "`commands` is missing"))?;
+    // Publishes to one topic keep their order either way, and others do not wait for each other.
+    batch.flag("parallel")?;
+    let once = super::publish::idempotency_key(&mut batch)?;
+    batch.end()?;
+    let commands = members::list(commands, "commands", BATCH_COMMANDS_MAX)?;
+    let mut room = Room::default();
+    let mut methods = Vec::with_capacity(commands.len());
+    let mut read = Vec::with_capacity(commands.len());
+    for (at, command) in commands.into_iter().enumerate() {
+        let named = single(command);
+        let (method, command) = match named {
+            Ok((method, params)) => {
+                let command = caller.read(&method, params, &mut room);
+                (method, command)
+            }
+            Err(refusal) => (String::new(), Err(refusal)),
+        };
+        // The whole is refused before any of it is done.
+        if let Err(refusal) = &command
+            && refusal.code == 413
+            && room.is_spent()
+        {
+            return Err(refusal.clone());
+        }
+        methods.push(method);
+        read.push(command.map(|command| match (command, &once) {
+            (Command::Publish(prepared), Some(once)) => Command::Publish(prepared.once(|| format!("{once}\0{at}"))),
+            (command, _) => command,
+        }));
+    }
+    Ok((methods, read))
+}
+
+/// A command of a batch: an object with one member, whose name is the method.
+fn single(command: &RawValue) -> Result<(String, &RawValue), Refusal> {
+    Members::of(command, "a command")?.only().ok_or_else(|| {
+        Refusal::new(400, "a command has one member, whose name is the method, such as {\"publish\":{…}}")
+    })
+}
+
+/// `POST /api`: `{"method":…,"params":{…}}`, one or several, each on a line of its own as a rule; answered likewise.
+pub(super) async fn older(state: Shared, Extension(door): Extension<Door>, headers: HeaderMap, text: Text) -> Response {
+    let style = style::asked(&state, &headers);
+    let admitted = match admit(&state, &headers) {
+        Ok(admitted) => admitted,
+        Err(refused) => return refused,
+    };
+    let caller = Caller { state: &state, key: admitted.key, door, style };
+    let mut envelopes = Vec::new();
+    for value in text.values() {
+        match value {
+            Ok(_) if envelopes.len() == BATCH_COMMANDS_MAX => {
+                state.metrics.refused_publish("batch_too_long");
+                let message = format!("the body has more than {BATCH_COMMANDS_MAX} commands, the most");
+                return failure(StatusCode::PAYLOAD_TOO_LARGE, message);
+            }
+            Ok(value) => envelopes.push(value),
+            Err(refused) => return malformed(&state, *refused),
+        }
+    }
+    if envelopes.is_empty() {
+        state.metrics.refused_publish("malformed");
+        return failure(StatusCode::BAD_REQUEST, "the body has no command: {\"method\":\"publish\",\"params\":{…}}");
+    }
+    let mut room = Room::default();
+    let mut ids = Vec::with_capacity(envelopes.len());
+    let mut commands = Vec::with_capacity(envelopes.len());
+    for envelope in envelopes {
+        let mut id = None;
+        let command = enveloped(&caller, envelope, &mut id, &mut room);
+        if let Err(refusal) = &command
+            && refusal.code == 413
+            && room.is_spent()
+        {
+            state.metrics.refused_publish("batch_too_long");
+            return style.answer(Err(refusal.clone()));
+        }
+        counted(&state, &command);
+        ids.push(id);
+        commands.push(command);
+    }
+    let outcomes = caller.run(commands).await;
+    if let (ErrorStyle::Http, [Err(refusal)]) = (style, outcomes.as_slice()) {
+        return style.answer(Err(refusal.clone()));
+    }
+    let lines = ids.into_iter().zip(outcomes).map(|(id, outcome)| {
+        let mut reply = match outcome {
+            Ok(result) => json!({ "result": result }),
+            Err(refusal) => style.error(&refusal),
+        };
+        if let (Some(id), Some(reply)) = (id, reply.as_object_mut()) {
+            reply.insert("id".into(), id.into());
+        }
+        reply.to_string()
+    });
+    let lines: Vec<String> = lines.collect();
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], lines.join("\n")).into_response()
+}
+
+fn enveloped<'a>(
+    caller: &Caller<'_>,
+    envelope: &'a RawValue,
+    id: &mut Option<u64>,
+    room: &mut Room,
+) -> Result<Command<'a>, Refusal> {
+    let mut members = Members::of(envelope, "a command")?;
+    *id = members.number("id")?.filter(|id| *id != 0);
+    let method = members.value("method").map(RawValue::get);
+    let params = members.value("params");
+    members.end()?;
+    let numbered = |number: &str| number.parse::<usize>().ok().and_then(|number| NUMBERED.get(number)).copied();
+    let method = match method {
+        // As Centrifugo reads it: number 0, which may be left out.
+        None => "publish".to_owned(),
+        Some(text) if text.starts_with('"') => {
+            serde_json::from_str::<String>(text).unwrap_or_default().to_ascii_lowercase()
+        }
+        Some(number) => numbered(number)
+            .ok_or_else(|| Refusal::new(404, format!("method {} is not known here", shown(number))))?
+            .to_owned(),
+    };
+    let empty = serde_json::from_str::<&RawValue>("{}").ok();
+    let params = params.or(empty).ok_or_else(|| Refusal::new(400, "`params` is missing"))?;
+    caller.read(&method, params, room)
+}
+
+/// About as many bytes as a value takes as text.
+fn bytes(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len() + 2,
+        Value::Array(values) => values.iter().map(|value| bytes(value) + 1).sum::<usize>() + 2,
+        Value::Object(members) => members.iter().map(|(name, value)| name.len() + bytes(value) + 4).sum::<usize>() + 2,
+        _ => 8,
+    }
+}
+
+/// Counts a command that was refused where it was read.
+fn counted(state: &State, command: &Result<Command<'_>, Refusal>) {
+    match command {
+        Err(refusal) if refusal.code == 400 => state.metrics.refused_publish("malformed"),
+        Err(refusal) if refusal.code == 413 => state.metrics.refused_publish("batch_too_long"),
+        _ => {}
+    }
+}
+
+fn malformed(state: &State, refused: Response) -> Response {
+    state.metrics.refused_publish("malformed");
+    refused
+}

@@ -1,0 +1,322 @@
+//! Commands of the API: JSON objects whose members are read one by one, so that an error names the member that is wrong, and a
+//! member that cannot be honoured is refused by its name.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::protocol::Refusal;
+
+/// Members of one command.
+const MEMBERS_MAX: usize = 64;
+
+/// Bytes of a client's own text that an error shows.
+const SHOWN_BYTES: usize = 64;
+
+/// The members of a command that were not read yet.
+#[derive(Debug, Default)]
+pub(super) struct Members<'a> {
+    left: Vec<(String, &'a RawValue)>,
+    /// The names that were asked for, to say what is known here.
+    known: Vec<&'static str>,
+}
+
+fn bad(message: impl Into<String>) -> Refusal {
+    Refusal::new(400, message)
+}
+
+/// What a JSON value is, in words.
+fn described(value: &RawValue) -> Cow<'static, str> {
+    let text = value.get();
+    match text.as_bytes().first() {
+        Some(b'{') => "an object".into(),
+        Some(b'[') => "a list".into(),
+        Some(b'"') => "a string".into(),
+        Some(b'n') => "null".into(),
+        _ => Cow::Owned(shown(text).to_owned()),
+    }
+}
+
+/// As much of a text as an error shows.
+pub(super) fn shown(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(SHOWN_BYTES)).unwrap_or_default()
+}
+
+impl<'a> Members<'a> {
+    /// Those of an object; `[]` is one without any, as PHP writes it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn of(command: &'a RawValue, what: &str) -> Result<Self, Refusal> {
+        let left = match command.get().as_bytes().first() {
+            Some(b'{') => serde_json::from_str::<Listed<'a>>(command.get()).map_err(|error| bad(plain(&error)))?.0,
+            Some(b'[') if command.get().bytes().filter(|byte| !byte.is_ascii_whitespace()).count() == 2 => Vec::new(),
+            _ => return Err(bad(format!("{what} must be a JSON object, not {}", described(command)))),
+        };
+        Ok(Self { left, known: Vec::new() })
+    }
+
+    /// The one member, if there is one and no more.
+    pub(super) fn only(mut self) -> Option<(String, &'a RawValue)> {
+        let only = self.left.pop();
+        only.filter(|_| self.left.is_empty())
+    }
+
+    /// The value of a member, `null` too.
+    pub(super) fn raw(&mut self, name: &'static str) -> Option<&'a RawValue> {
+        self.known.push(name);
+        let at = self.left.iter().position(|(known, _)| known == name)?;
+        Some(self.left.swap_remove(at).1)
+    }
+
+    /// The value of a member; `null` is none.
+    pub(super) fn value(&mut self, name: &'static str) -> Option<&'a RawValue> {
+        self.raw(name).filter(|value| value.get() != "null")
+    }
+
+    fn read<T: Deserialize<'a>>(&mut self, name: &'static str, kind: &str) -> Result<Option<T>, Refusal> {
+        let Some(value) = self.value(name) else { return Ok(None) };
+        let read = serde_json::from_str(value.get());
+        read.map(Some).map_err(|_| bad(format!("`{name}` must be {kind}, not {}", described(value))))
+    }
+
+    /// A text.
+    pub(super) fn text(&mut self, name: &'static str) -> Result<Option<String>, Refusal> {
+        self.read(name, "a string")
+    }
+
+    /// A text that says something.
+    pub(super) fn filled(&mut self, name: &'static str) -> Result<Option<String>, Refusal> {
+        Ok(self.text(name)?.filter(|text| !text.is_empty()))
+    }
+
+    /// A text that must be there, under either name.
+    pub(super) fn named(&mut self, name: &'static str, other: &'static str) -> Result<String, Refusal> {
+        match (self.text(name)?, self.text(other)?) {
+            (Some(text), None) | (None, Some(text)) => Ok(text),
+            (None, None) => Err(bad(format!("`{name}` is missing"))),
+            (Some(_), Some(_)) => Err(bad(format!("`{name}` and `{other}` mean the same; write one of them"))),
+        }
+    }
+
+    /// Whether something is wanted.
+    pub(super) fn flag(&mut self, name: &'static str) -> Result<bool, Refusal> {
+        Ok(self.read(name, "true or false")?.unwrap_or(false))
+    }
+
+    /// A number from 0 up.
+    pub(super) fn number(&mut self, name: &'static str) -> Result<Option<u64>, Refusal> {
+        self.read(name, "a whole number from 0 up")
+    }
+
+    /// A number.
+    pub(super) fn signed(&mut self, name: &'static str) -> Result<Option<i64>, Refusal> {
+        self.read(name, "a whole number")
+    }
+
+    /// Texts, at most `max` of them.
+    pub(super) fn texts(&mut self, name: &'static str, max: usize) -> Result<Option<Vec<String>>, Refusal> {
+        let Some(value) = self.value(name) else { return Ok(None) };
+        let mut values = serde_json::Deserializer::from_str(value.get());
+        let read = values.deserialize_seq(Texts { max });
+        read.map(Some).map_err(|error| match error.to_string().starts_with(TOO_MANY) {
+            true => Refusal::new(413, format!("`{name}` has more than {max} entries, the most")),
+            false => bad(format!("`{name}` must be a list of strings")),
+        })
+    }
+
+    /// Members that are accepted where they ask for what happens anyway: nothing, `false`, 0 or empty.
+    ///
+    /// # Errors
+    /// Which of them asks for more.
+    pub(super) fn idle(&mut self, members: &[(&'static str, &str)]) -> Result<(), Refusal> {
+        for (name, why) in members {
+            let Some(value) = self.value(name) else { continue };
+            let text: String = value.get().chars().filter(|c| !c.is_ascii_whitespace()).collect();
+            if !matches!(text.as_str(), "false" | "0" | "\"\"" | "{}" | "[]") {
+                return Err(bad(format!("`{name}` is not supported: {why}; leave it out")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses what was not asked for.
+    ///
+    /// # Errors
+    /// The first such member, and what is known.
+    pub(super) fn end(self) -> Result<(), Refusal> {
+        match self.left.first() {
+            None => Ok(()),
+            Some((name, _)) => {
+                let known: Vec<String> = self.known.iter().map(|known| format!("`{known}`")).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                Err(bad(format!("`{}` is not known here; known are {known}", shown(name))))
+            }
+        }
+    }
+}
+
+/// A JSON error without the position, which is none that the client sees, and in plain words.
+fn plain(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.split(" at line ").next().unwrap_or_default().to_owned()
+}
+
+/// Members in their order.
+struct Listed<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Listed<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Listed<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members: Vec<(String, &'de RawValue)> = Vec::new();
+                while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
+                    if members.len() == MEMBERS_MAX {
+                        return Err(A::Error::custom(format!(
+                            "a command has more than {MEMBERS_MAX} members, the most"
+                        )));
+                    }
+                    if members.iter().any(|(known, _)| *known == name) {
+                        return Err(A::Error::custom(format!("`{}` is there twice", shown(&name))));
+                    }
+                    members.push((name, value));
+                }
+                Ok(Listed(members))
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+const TOO_MANY: &str = "too many entries";
+
+/// Reads texts until there are too many: the rest is not looked at.
+struct Texts {
+    max: usize,
+}
+
+impl<'de> Visitor<'de> for Texts {
+    type Value = Vec<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of strings")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut texts = Vec::new();
+        while let Some(text) = seq.next_element::<String>()? {
+            if texts.len() == self.max {
+                return Err(A::Error::custom(TOO_MANY));
+            }
+            texts.push(text);
+        }
+        Ok(texts)
+    }
+}
+
+/// The values of a list, at most `max`.
+///
+/// # Errors
+/// If it is no list, or has more.
+pub(super) fn list<'a>(value: &'a RawValue, name: &str, max: usize) -> Result<Vec<&'a RawValue>, Refusal> {
+    struct Values(usize);
+    impl<'de> Visitor<'de> for Values {
+        type Value = Vec<&'de RawValue>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut values = Vec::new();
+            while let Some(value) = seq.next_element::<&'de RawValue>()? {
+                if values.len() == self.0 {
+                    return Err(A::Error::custom(TOO_MANY));
+                }
+                values.push(value);
+            }
+            Ok(values)
+        }
+    }
+    let mut values = serde_json::Deserializer::from_str(value.get());
+    values.deserialize_seq(Values(max)).map_err(|error| match error.to_string().starts_with(TOO_MANY) {
+        true => Refusal::new(413, format!("`{name}` has more than {max} entries, the most")),
+        false => bad(format!("`{name}` must be a list, not {}", described(value))),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn members(text: &str) -> Result<Members<'_>, Refusal> {
+        Members::of(serde_json::from_str(text).unwrap(), "a command")
+    }
+
+    #[test]
+    fn errors_name_the_member_in_plain_words() {
+        let told = |text: &str| {
+            let mut read = match members(text) {
+                Ok(read) => read,
+                Err(refusal) => return refusal.reason,
+            };
+            let outcome = (|| {
+                read.named("channel", "topic")?;
+                read.number("ts")?;
+                read.flag("reverse")?;
+                read.texts("channels", 2)?;
+                read.idle(&[("tags", "publications carry none")])?;
+                read.end()
+            })();
+            outcome.err().map(|refusal: Refusal| refusal.reason).unwrap_or_default()
+        };
+        for (text, reason) in [
+            (r#"{"channel":"a","tags":{},"reverse":null}"#, ""),
+            (r#"{"topic":"a","channels":["x","y"],"ts":5}"#, ""),
+            ("{}", "`channel` is missing"),
+            ("[]", "`channel` is missing"),
+            ("[1]", "a command must be a JSON object, not a list"),
+            ("7", "a command must be a JSON object, not 7"),
+            (r#"{"channel":5}"#, "`channel` must be a string, not 5"),
+            (r#"{"channel":{"a":1}}"#, "`channel` must be a string, not an object"),
+            (r#"{"channel":"a","topic":"b"}"#, "`channel` and `topic` mean the same; write one of them"),
+            (r#"{"channel":"a","channel":"b"}"#, "`channel` is there twice"),
+            (r#"{"channel":"a","ts":-1}"#, "`ts` must be a whole number from 0 up, not -1"),
+            (r#"{"channel":"a","ts":"1"}"#, "`ts` must be a whole number from 0 up, not a string"),
+            (r#"{"channel":"a","reverse":1}"#, "`reverse` must be true or false, not 1"),
+            (r#"{"channel":"a","channels":["x","y","z"]}"#, "`channels` has more than 2 entries, the most"),
+            (r#"{"channel":"a","channels":["x",1]}"#, "`channels` must be a list of strings"),
+            (r#"{"channel":"a","channels":"x"}"#, "`channels` must be a list of strings"),
+            (r#"{"channel":"a","tags":{"k":"v"}}"#, "`tags` is not supported: publications carry none; leave it out"),
+        ] {
+            assert_eq!(told(text), reason, "{text}");
+        }
+        assert!(told(r#"{"channel":"a","chanel":"b"}"#).starts_with("`chanel` is not known here; known are `channel`"));
+        let many: String = (0..65).map(|n| format!("\"m{n}\":0,")).collect();
+        assert!(told(&format!("{{{many}\"channel\":\"a\"}}")).contains("more than 64 members"));
+    }
+
+    proptest! {
+        /// Whatever JSON comes, it is read or refused, and an error does not grow with what was sent.
+        #[test]
+        fn any_json_is_read_or_refused(text in r#"[\[\]{}:,"0-9a-z\\ntrue ]{0,40}"#, long in "[a-zé]{0,400}") {
+            for text in [text, format!("{{\"{long}\":1}}"), format!("{{\"channel\":\"{long}\",\"{long}\":[]}}")] {
+                let Ok(value) = serde_json::from_str::<&RawValue>(&text) else { continue };
+                let outcome = Members::of(value, "a command").and_then(|mut read| {
+                    read.named("channel", "topic")?;
+                    read.end()
+                });
+                if let Err(refusal) = outcome {
+                    prop_assert!(refusal.reason.len() < 200, "{}", refusal.reason);
+                }
+            }
+        }
+    }
+}
