@@ -101,7 +101,7 @@ async fn a_list_longer_than_a_session_may_hold_is_refused_as_a_whole() {
 /// A few bytes that inflate to many names, without a token, as often as a session may speak, from four sockets at once.
 #[tokio::test]
 async fn names_by_the_thousand_without_a_token_cost_next_to_nothing() {
-    let server = Server::start(&config("[limits]\nmemory = \"256MiB\""));
+    let server = Server::start(&config("[limits]\nmemory = \"256MiB\"\nmessage_bytes_before_auth = 65536"));
     let bearer = format!("Bearer {}", token("healthy"));
     let mut healthy = Healthy::beside_with(&server, &[("authorization", &bearer)]).await;
     let before = server.metric("resident_memory_bytes");
