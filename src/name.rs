@@ -35,29 +35,56 @@ pub enum NameError {
 }
 
 /// The first character that no name may have: two names must not look alike, and each must be readable in a log.
-/// By general category (UAX #44): white space, control, format and private-use characters, and unassigned code points.
+/// By general category (UAX #44): white space, control, format and private-use characters, and unassigned code points; and
+/// what other categories have that leaves no trace ([`is_blank`]).
 pub fn unprintable(text: &str) -> Option<char> {
     if text.bytes().all(|b| b.is_ascii_graphic()) {
         return None;
     }
+    let mut before = None;
     text.chars().find(|c| {
-        matches!(
-            c.general_category(),
-            GeneralCategory::Control
-                | GeneralCategory::Format
-                | GeneralCategory::Surrogate
-                | GeneralCategory::PrivateUse
-                | GeneralCategory::Unassigned
-                | GeneralCategory::LineSeparator
-                | GeneralCategory::ParagraphSeparator
-                | GeneralCategory::SpaceSeparator
-        )
+        // A variation selector changes how a symbol looks; behind ASCII, or as the first, it is not seen.
+        let bare = before.replace(*c).is_none_or(|before: char| before.is_ascii());
+        is_blank(*c)
+            || (bare && is_selector(*c))
+            || matches!(
+                c.general_category(),
+                GeneralCategory::Control
+                    | GeneralCategory::Format
+                    | GeneralCategory::Surrogate
+                    | GeneralCategory::PrivateUse
+                    | GeneralCategory::Unassigned
+                    | GeneralCategory::LineSeparator
+                    | GeneralCategory::ParagraphSeparator
+                    | GeneralCategory::SpaceSeparator
+            )
     })
+}
+
+/// Letters and marks that are not shown: `Default_Ignorable_Code_Point` of Unicode's DerivedCoreProperties.txt, as far as
+/// general categories do not say it, and the Braille pattern without a dot.
+fn is_blank(c: char) -> bool {
+    matches!(
+        c,
+        '\u{34f}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{2800}'
+            | '\u{3164}'
+            | '\u{ffa0}'
+    )
+}
+
+/// Variation selectors (chapter 23.4 of the Unicode standard).
+fn is_selector(c: char) -> bool {
+    matches!(c, '\u{fe00}'..='\u{fe0f}' | '\u{e0100}'..='\u{e01ef}')
 }
 
 /// The general category of such a character, for people.
 fn kind(c: char) -> &'static str {
     match c.general_category() {
+        _ if is_blank(c) || is_selector(c) => "not shown",
         GeneralCategory::Control => "a control character",
         GeneralCategory::Format => "a format character",
         GeneralCategory::PrivateUse => "a private-use character",
@@ -170,6 +197,11 @@ mod tests {
             ('\u{feff}', "U+FEFF (a format character)"),
             ('\u{200b}', "U+200B (a format character)"),
             ('\u{200d}', "U+200D"),
+            ('\u{3164}', "U+3164 (not shown)"),
+            ('\u{115f}', "U+115F"),
+            ('\u{fe0f}', "U+FE0F"),
+            ('\u{e0100}', "U+E0100"),
+            ('\u{2800}', "U+2800"),
             ('\u{202e}', "U+202E"),
             ('\u{2066}', "U+2066"),
             ('\u{ad}', "U+00AD"),

@@ -237,7 +237,9 @@ impl Shard {
     fn already(&mut self, index: u32, topic: &TopicName) -> Option<Refusal> {
         let centrifuge = self.session(index).is_some_and(|s| s.dialect.is_centrifuge());
         let slot = self.subscribers.find(topic).filter(|_| centrifuge)?;
-        self.is_subscribed(index, slot).then(|| Refusal::new(409, "").about(topic.as_str()))
+        let key = self.session(index)?.key(index);
+        let under_way = self.joining.get(&key).is_some_and(|slots| slots.contains(&slot));
+        (under_way || self.is_subscribed(index, slot)).then(|| Refusal::new(409, "").about(topic.as_str()))
     }
 
     /// Carries out what waited for an answer that has come.

@@ -1,7 +1,9 @@
 //! Where shards' requests are answered, on the control plane: it may look up topics and check signatures, which a
 //! shard must not wait for. One task, in the order of the requests; what has to wait itself goes on beside it.
 
-use std::sync::Arc;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,9 +17,10 @@ use super::places::{Holder, Place, Places};
 use super::queue::QueueSender;
 use crate::auth::{Caller, Grant, TokenError, Users, Verifier};
 use crate::metrics::Metrics;
+use crate::name::TopicName;
 use crate::protocol::{CommandId, Dialect, Op, Refusal};
 use crate::rate::{Rate, Shared};
-use crate::topic::{PublishError, ShardId, Topics};
+use crate::topic::{Payload, PublishError, ShardId, Topics};
 
 /// A client that comes from a node that is ahead waits for this one to get there: looks at it are made after these times,
 /// 2.5 s in all. Past it, it is told what its position is worth here.
@@ -41,7 +44,12 @@ struct Clerk {
     metrics: Arc<Metrics>,
     catching_up: Arc<Places>,
     answers: Rate,
+    publishes: Publishes,
 }
+
+/// Publishes that wait for the one before them, of each session that has one under way: they are stored in the order in
+/// which they were sent. A session has at most [`PENDING_COMMANDS_MAX`](crate::limits::PENDING_COMMANDS_MAX) requests under way, and these are of them.
+type Publishes = Mutex<HashMap<(ShardId, SessionKey), VecDeque<(To, TopicName, Payload)>>>;
 
 impl Desk {
     pub(super) fn new(requests: flume::Receiver<Vec<Request>>, queues: Arc<[QueueSender]>, answers: Rate) -> Self {
@@ -58,8 +66,17 @@ impl Desk {
         metrics: Arc<Metrics>,
     ) {
         let (catching_up, answers) = (Arc::default(), self.answers);
-        let clerk =
-            Arc::new(Clerk { queues: self.queues, topics, verifier, users, backend, metrics, catching_up, answers });
+        let clerk = Arc::new(Clerk {
+            queues: self.queues,
+            topics,
+            verifier,
+            users,
+            backend,
+            metrics,
+            catching_up,
+            answers,
+            publishes: Publishes::default(),
+        });
         while let Ok(batch) = self.requests.recv_async().await {
             for request in batch {
                 clerk.answer(request);
@@ -83,8 +100,17 @@ impl Desk {
         let users = Users::new(0);
         let verifier = Verifier::at_hand(tokens, &crate::config::Limits::default(), metrics.clone());
         let (catching_up, answers) = (Arc::default(), self.answers);
-        let clerk =
-            Arc::new(Clerk { queues: self.queues, topics, verifier, users, backend, metrics, catching_up, answers });
+        let clerk = Arc::new(Clerk {
+            queues: self.queues,
+            topics,
+            verifier,
+            users,
+            backend,
+            metrics,
+            catching_up,
+            answers,
+            publishes: Publishes::default(),
+        });
         move || {
             for request in self.requests.try_iter().flatten() {
                 clerk.answer(request);
@@ -258,8 +284,7 @@ impl Clerk {
                         self.later(to, op, self.backend.presence_stats(topic), reply);
                     }
                     Ask::Publish(payload) => {
-                        let reply = move |id: &CommandId, ()| dialect.done(id, Op::Publish);
-                        self.later(to, op, self.backend.publish(topic, payload), reply);
+                        self.publish(to, topic, payload);
                     }
                 }
             }
@@ -289,6 +314,43 @@ impl Clerk {
         let reply = reply.unwrap_or_else(|refusal| dialect.refusal(&id, op, &refusal));
         asked.charge(self.answers, reply.len() as u64);
         self.send(shard, Event::Answered { session, reply });
+    }
+
+    fn publish(self: &Arc<Self>, to: To, topic: TopicName, payload: Payload) {
+        let key = (to.shard, to.session);
+        match self.publishes().entry(key) {
+            Entry::Occupied(mut waiting) => {
+                waiting.get_mut().push_back((to, topic, payload));
+                return;
+            }
+            Entry::Vacant(none) => {
+                none.insert(VecDeque::new());
+            }
+        }
+        let clerk = self.clone();
+        tokio::spawn(async move {
+            let mut next = Some((to, topic, payload));
+            while let Some((to, topic, payload)) = next {
+                let result = clerk.backend.publish(topic, payload).await;
+                let reply = result.map(|()| to.dialect.done(&to.id, Op::Publish));
+                clerk.reply(to, Op::Publish, reply);
+                next = clerk.next_publish(key);
+            }
+        });
+    }
+
+    fn publishes(&self) -> MutexGuard<'_, HashMap<(ShardId, SessionKey), VecDeque<(To, TopicName, Payload)>>> {
+        self.publishes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The session's next one; with none, its queue goes.
+    fn next_publish(&self, key: (ShardId, SessionKey)) -> Option<(To, TopicName, Payload)> {
+        let mut publishes = self.publishes();
+        let next = publishes.get_mut(&key).and_then(VecDeque::pop_front);
+        if next.is_none() {
+            publishes.remove(&key);
+        }
+        next
     }
 
     /// Answers when the answer is there.

@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::outbox::Piece;
 use super::shard::Shard;
 use crate::limits::{MEMBERSHIP_EVERY_MS, MEMBERSHIP_WAITING_MAX};
@@ -21,14 +23,38 @@ pub(super) struct Memberships {
 #[derive(Debug)]
 struct Waiting {
     due_ms: u64,
-    /// By client and user, as a session may become another user's: who came and went meanwhile, or the other way round, is not in it.
-    changes: Vec<Arc<MembershipChange>>,
-    by_member: HashMap<(String, String), usize>,
+    /// In order. A member that came and went meanwhile, or the other way round, has left holes.
+    changes: Vec<Option<Arc<MembershipChange>>>,
+    holes: usize,
+    by_member: HashMap<Member, usize>,
 }
 
-/// Whom a change is about: a session, as long as it is one user's.
-fn member(change: &MembershipChange) -> (String, String) {
-    (change.info.client.clone(), change.info.user.clone())
+/// Whom a change is about: a session, as long as it is one user's and shows the same of it.
+type Member = (String, String, Bytes, Bytes);
+
+fn member(change: &MembershipChange) -> Member {
+    let info = &change.info;
+    (info.client.clone(), info.user.clone(), info.conn_info.clone(), info.chan_info.clone())
+}
+
+impl Waiting {
+    fn new(due_ms: u64) -> Self {
+        Self { due_ms, changes: Vec::new(), holes: 0, by_member: HashMap::new() }
+    }
+
+    /// Leaves a hole; where there are more of them than changes, they go.
+    fn remove(&mut self, at: usize) {
+        if let Some(change) = self.changes.get_mut(at) {
+            *change = None;
+            self.holes += 1;
+        }
+        if self.holes * 2 > self.changes.len() {
+            self.changes.retain(Option::is_some);
+            self.holes = 0;
+            let members = self.changes.iter().flatten().enumerate();
+            self.by_member = members.map(|(at, change)| (member(change), at)).collect();
+        }
+    }
 }
 
 impl Memberships {
@@ -41,29 +67,27 @@ impl Memberships {
     fn take(&mut self, slot: Slot, change: &Arc<MembershipChange>, now_ms: u64) -> Result<bool, ()> {
         let due_ms = now_ms + MEMBERSHIP_EVERY_MS;
         let Some(waiting) = self.topics.get_mut(&slot) else {
-            self.topics.insert(slot, Waiting { due_ms, changes: Vec::new(), by_member: HashMap::new() });
+            self.topics.insert(slot, Waiting::new(due_ms));
             self.next_ms = Some(self.next_ms.map_or(due_ms, |next_ms| next_ms.min(due_ms)));
             return Ok(true);
         };
         let member = member(change);
         if let Some(at) = waiting.by_member.remove(&member) {
             // The one that waits says the contrary, or the same once more.
-            let same = waiting.changes.get(at).is_some_and(|other| other.joined == change.joined);
+            let other = waiting.changes.get(at).and_then(Option::as_ref);
+            let same = other.is_some_and(|other| other.joined == change.joined);
             if same {
                 waiting.by_member.insert(member, at);
                 return Ok(false);
             }
-            waiting.changes.swap_remove(at);
-            if let Some(moved) = waiting.changes.get(at) {
-                waiting.by_member.insert(self::member(moved), at);
-            }
+            waiting.remove(at);
             return Ok(false);
         }
         if waiting.changes.len() >= MEMBERSHIP_WAITING_MAX {
             return Err(());
         }
         waiting.by_member.insert(member, waiting.changes.len());
-        waiting.changes.push(change.clone());
+        waiting.changes.push(Some(change.clone()));
         Ok(false)
     }
 
@@ -83,12 +107,11 @@ impl Memberships {
                 return true;
             }
             // Quiet for as long as it takes: the next one is told at once again.
-            if waiting.changes.is_empty() {
+            if waiting.changes.iter().all(Option::is_none) {
                 return false;
             }
-            waiting.due_ms = now_ms + MEMBERSHIP_EVERY_MS;
-            waiting.by_member.clear();
-            due.push((*slot, std::mem::take(&mut waiting.changes)));
+            let last = std::mem::replace(waiting, Waiting::new(now_ms + MEMBERSHIP_EVERY_MS));
+            due.push((*slot, last.changes.into_iter().flatten().collect()));
             true
         });
         self.next_ms = self.topics.values().map(|waiting| waiting.due_ms).min();
@@ -141,7 +164,6 @@ impl Shard {
 mod tests {
     use super::*;
     use crate::protocol::MemberInfo;
-    use bytes::Bytes;
     use proptest::prelude::*;
 
     fn change(client: u8, joined: bool) -> Arc<MembershipChange> {
@@ -184,6 +206,24 @@ mod tests {
             prop_assert_eq!(there, seen);
             prop_assert!(told.iter().all(|n| *n <= now_ms / MEMBERSHIP_EVERY_MS + 1));
         }
+    }
+
+    /// A session that shows something else of its user leaves as what it was and joins as what it is, in this order.
+    #[test]
+    fn what_others_see_of_a_session_changes_by_a_leave_and_a_join() {
+        let shown = |joined, info: &'static str| {
+            let other = change(1, joined);
+            let info = MemberInfo { conn_info: Bytes::from_static(info.as_bytes()), ..(*other.info).clone() };
+            Arc::new(MembershipChange { joined, info: Arc::new(info) })
+        };
+        let mut memberships = Memberships::default();
+        assert_eq!(memberships.take(Slot(1), &shown(true, "1"), 0), Ok(true));
+        for next in [shown(false, "1"), change(2, true), shown(true, "2"), change(2, false)] {
+            assert_eq!(memberships.take(Slot(1), &next, 10), Ok(false));
+        }
+        let due = memberships.due(MEMBERSHIP_EVERY_MS);
+        let told: Vec<_> = due[0].1.iter().map(|c| (c.joined, c.info.conn_info.clone())).collect();
+        assert_eq!(told, [(false, "1".into()), (true, "2".into())]);
     }
 
     #[test]

@@ -243,7 +243,8 @@ async fn lagging_subscriptions_have_a_ceiling_and_lose_nothing() {
     for round in 0..ROUNDS {
         let deltas: Vec<_> = topics.iter().map(|t| (t.clone(), pad(round, 3_000))).collect();
         server.publish_all(&deltas);
-        assert!(account(&server, "deltas") <= 17 * MIB, "{}", account(&server, "deltas"));
+        // 16 MiB is where sources wait; what history lets go of in one sweep comes on top until shards have dropped theirs.
+        assert!(account(&server, "deltas") <= 24 * MIB, "{}", account(&server, "deltas"));
     }
     healthy.is_well(&server).await;
     assert!(server.metric("deltas_relieved_total") > 0.0, "the ceiling was not reached");

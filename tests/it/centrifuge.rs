@@ -52,6 +52,31 @@ impl Raw {
     }
 }
 
+/// Publishes of one session are stored and answered in the order in which they were sent, in one message or in several.
+#[tokio::test]
+async fn publishes_of_a_session_keep_their_order() {
+    let server = Server::open_with("[namespace.chat]\nallow_publish_for_anonymous = true\nhistory_size = 1000\n");
+    let mut raw = Raw::connected(&server).await;
+    let publish = |n: u32| format!("{{\"id\":{},\"publish\":{{\"channel\":\"chat:a\",\"data\":{n}}}}}", n + 10);
+    for round in 0..4 {
+        let commands: Vec<String> = (0..40).map(|n| publish(round * 40 + n)).collect();
+        if round % 2 == 0 {
+            raw.send(&commands.join("\n")).await;
+        } else {
+            for command in &commands {
+                raw.send(command).await;
+            }
+        }
+        for n in 0..40 {
+            assert_eq!(raw.next().await["id"], round * 40 + n + 10);
+        }
+    }
+    let body = server.get("/api/topics/chat:a").1;
+    let body: Value = serde_json::from_str(&body).unwrap();
+    let stored: Vec<u64> = body["data"].as_array().unwrap().iter().map(|d| d["data"].as_u64().unwrap()).collect();
+    assert_eq!(stored, (0..160).collect::<Vec<_>>());
+}
+
 #[tokio::test]
 async fn several_commands_a_message_are_answered_in_order() {
     let server = Server::open();

@@ -58,8 +58,10 @@ pub(in crate::protocol) fn command(format: Format, bytes: &[u8], topics_max: usi
     let command = match format {
         Format::Json => serde_json::from_slice::<messages::Command>(bytes).map_err(|e| fatal(e.to_string()))?,
         Format::Protobuf => {
-            if messages::connect_subs(bytes) > CONNECT_SUBS_MAX {
-                return Err(fatal(messages::too_many_subs()));
+            match messages::connect_subs(bytes) {
+                Some(count) if count > CONNECT_SUBS_MAX => return Err(fatal(messages::too_many_subs())),
+                Some(_) => {}
+                None => return Err(fatal("not a message, or one with groups, which the protocol does not use")),
             }
             messages::Command::decode(Bytes::copy_from_slice(bytes)).map_err(|e| fatal(e.to_string()))?
         }
@@ -290,6 +292,30 @@ mod tests {
         let Command::History { query, .. } = &all[1] else { panic!("{:?}", all[1]) };
         assert_eq!((query.limit, query.reverse), (usize::MAX, true));
         assert_eq!(all[2], Command::Pong);
+    }
+
+    /// Fields that the protocol does not have are skipped; a group, whose end would have to be looked for, is refused before
+    /// anything behind it is decoded.
+    #[test]
+    fn groups_hide_no_positions() {
+        let subs = |n: usize| (0..n).map(|n| (n.to_string(), messages::SubscribeRequest::default())).collect();
+        let encoded = |n: usize| {
+            let connect = messages::ConnectRequest { subs: subs(n), ..Default::default() };
+            messages::Command { id: 1, connect: Some(connect), ..Default::default() }.encode_to_vec()
+        };
+        let read = |bytes: &[u8]| command(Format::Protobuf, bytes, 512);
+        assert!(read(&encoded(CONNECT_SUBS_MAX)).is_ok());
+        assert!(read(&encoded(CONNECT_SUBS_MAX + 1)).is_err_and(|bad| bad.fatal));
+        let group: &[u8] = &[0xa3, 0x01, 0xa4, 0x01];
+        let unknown: &[u8] = &[0xa0, 0x01, 0x05];
+        assert!(read(&[unknown, &encoded(1)].concat()).is_ok());
+        assert!(read(&[group, &encoded(1)].concat()).is_err_and(|bad| bad.fatal));
+        let inner = messages::ConnectRequest { subs: subs(CONNECT_SUBS_MAX + 1), ..Default::default() };
+        let inner = [group, &inner.encode_to_vec()].concat();
+        let mut outer = vec![0x22];
+        prost::encoding::encode_varint(inner.len() as u64, &mut outer);
+        outer.extend(inner);
+        assert!(read(&outer).is_err_and(|bad| bad.fatal));
     }
 
     #[test]

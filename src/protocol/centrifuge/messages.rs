@@ -73,41 +73,56 @@ fn subs<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<HashMap<Str
     deserializer.deserialize_any(Subs)
 }
 
-/// How many positions a connect in Protobuf brings, without decoding them. Bytes that are no message have none: decoding
-/// tells what is wrong with them.
-pub(super) fn connect_subs(command: &[u8]) -> usize {
+/// How many positions a connect in Protobuf brings, without decoding them. `None` if that cannot be told: the bytes are no
+/// message, or have groups, which the protocol does not use and whose end only decoding finds.
+pub(super) fn connect_subs(command: &[u8]) -> Option<usize> {
     const CONNECT: u32 = 4;
     const SUBS: u32 = 3;
-    fields(command)
-        .filter(|(tag, _)| *tag == CONNECT)
-        .flat_map(|(_, connect)| fields(connect))
-        .filter(|(tag, _)| *tag == SUBS)
-        .count()
-}
-
-/// The fields of a message that have a length, by their numbers.
-fn fields(message: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
-    let mut rest = message;
-    std::iter::from_fn(move || {
-        loop {
-            let (tag, kind) = decode_key(&mut rest).ok()?;
-            let bytes = match kind {
-                WireType::Varint => {
-                    decode_varint(&mut rest).ok()?;
-                    continue;
-                }
-                WireType::SixtyFourBit => 8,
-                WireType::ThirtyTwoBit => 4,
-                WireType::LengthDelimited => usize::try_from(decode_varint(&mut rest).ok()?).ok()?,
-                WireType::StartGroup | WireType::EndGroup => return None,
-            };
-            let (field, after) = rest.split_at_checked(bytes)?;
-            rest = after;
-            if kind == WireType::LengthDelimited {
-                return Some((tag, field));
+    let mut count = 0;
+    for field in fields(command) {
+        if let (CONNECT, connect) = field? {
+            for field in fields(connect) {
+                count += usize::from(field?.0 == SUBS);
             }
         }
+    }
+    Some(count)
+}
+
+/// The fields of a message that have a length, by their numbers; `None`, once and last, where it cannot be read on.
+fn fields(message: &[u8]) -> impl Iterator<Item = Option<(u32, &[u8])>> {
+    let mut rest = message;
+    std::iter::from_fn(move || {
+        while !rest.is_empty() {
+            match field(&mut rest) {
+                Some((_, None)) => {}
+                Some((tag, Some(bytes))) => return Some(Some((tag, bytes))),
+                None => {
+                    rest = &[];
+                    return Some(None);
+                }
+            }
+        }
+        None
     })
+}
+
+/// One field: its number, and its bytes if it has a length.
+fn field<'a>(rest: &mut &'a [u8]) -> Option<(u32, Option<&'a [u8]>)> {
+    let (tag, kind) = decode_key(rest).ok()?;
+    let bytes = match kind {
+        WireType::Varint => {
+            decode_varint(rest).ok()?;
+            return Some((tag, None));
+        }
+        WireType::SixtyFourBit => 8,
+        WireType::ThirtyTwoBit => 4,
+        WireType::LengthDelimited => usize::try_from(decode_varint(rest).ok()?).ok()?,
+        WireType::StartGroup | WireType::EndGroup => return None,
+    };
+    let (field, after) = rest.split_at_checked(bytes)?;
+    *rest = after;
+    Some((tag, (kind == WireType::LengthDelimited).then_some(field)))
 }
 
 /// What a client sends: an id and one of the others. With none of them it is a pong.
