@@ -93,6 +93,12 @@ fn kind(c: char) -> &'static str {
     }
 }
 
+/// The namespace that a text would have as a topic name.
+pub fn namespace_of(name: &str) -> Option<&str> {
+    let namespace = name.split_once(':').map(|(namespace, _)| namespace)?;
+    Some(namespace.strip_prefix(PRIVATE_PREFIX).unwrap_or(namespace))
+}
+
 impl TopicName {
     /// Checks `text`.
     ///
@@ -118,8 +124,7 @@ impl TopicName {
 
     /// The part before the first `:`, if there is one. [`PRIVATE_PREFIX`] is not part of it.
     pub fn namespace(&self) -> Option<&str> {
-        let namespace = self.0.split_once(':').map(|(namespace, _)| namespace)?;
-        Some(namespace.strip_prefix(PRIVATE_PREFIX).unwrap_or(namespace))
+        namespace_of(&self.0)
     }
 
     /// Whether the name begins with this and a `:`.

@@ -89,9 +89,10 @@ impl TokenError {
         matches!(self, Self::NoKeySet | Self::KeysAwaited | Self::Busy)
     }
 
-    /// Whether a signature was looked at for it, and whoever showed it is to blame.
+    /// Whether a signature was looked at for it, and whoever showed it is to blame. A token that has expired was good: clients
+    /// that were away show all that they had, and get new ones.
     pub(super) fn is_the_tokens_fault(&self) -> bool {
-        matches!(self, Self::Expired | Self::Invalid(_))
+        matches!(self, Self::Invalid(_))
     }
 
     /// Short name for metrics.

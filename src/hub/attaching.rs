@@ -311,7 +311,7 @@ impl Shard {
                 // What the server itself wanted is passed over.
                 Some(Err(refusal)) if op == Op::Subscribe => {
                     let shown = item.options.as_ref().is_some_and(|o| o.token.is_some());
-                    failures += usize::from(shown && matches!(refusal.code, 403 | Refusal::TOKEN_EXPIRED));
+                    failures += usize::from(shown && refusal.code == 403);
                     refused.add(refusal.clone());
                 }
                 _ => {}
@@ -351,7 +351,7 @@ impl Shard {
                 self.answer_topics(key.index, &id, op, !begun.is_empty(), Some(&standings), &refused);
             }
             for _ in 0..failures {
-                if self.token_failed(key.index, &TokenError::Expired) {
+                if self.token_failed(key.index, &TokenError::Invalid("it is not for this subscription".into())) {
                     break;
                 }
             }

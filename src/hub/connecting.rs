@@ -233,7 +233,7 @@ impl Shard {
     /// A token that the session showed was not good. Too many of them, and it is closed: `true`.
     pub(super) fn token_failed(&mut self, index: u32, error: &TokenError) -> bool {
         let failures = u64::from(self.config.limits.token_failures);
-        if failures == 0 || error.is_temporary() {
+        if failures == 0 || error.is_temporary() || *error == TokenError::Expired {
             return false;
         }
         // The last one is the one too many.

@@ -56,6 +56,7 @@ impl Places {
 /// How many one holder may have of so many free places: the fewer there are, the less, down to one.
 fn part(free: usize) -> usize {
     match free {
+        0 => 0,
         _ if free >= CATCHING_UP_MAX / 4 => free / CATCHING_UP_PART,
         _ if free >= CATCHING_UP_MAX / 16 => CATCHING_UP_FEW,
         _ => 1,

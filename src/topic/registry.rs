@@ -314,7 +314,7 @@ impl Topics {
 
     /// What the deltas of a topic are made of.
     pub fn payload_form(&self, topic: &str) -> PayloadForm {
-        self.config.namespace(topic.split_once(':').map(|(namespace, _)| namespace)).payload
+        self.config.namespace(crate::name::namespace_of(topic)).payload
     }
 
     /// Takes a delta in: state, history, and on to every shard with a subscriber.

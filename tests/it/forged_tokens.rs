@@ -101,6 +101,28 @@ async fn a_session_that_shows_too_many_forged_subscription_tokens_is_closed() {
 }
 
 /// What a token is for is answered in the order in which a session showed them.
+/// A client that was away shows all the subscription tokens that it had: they have expired, and are not forged.
+#[tokio::test]
+async fn expired_subscription_tokens_close_nothing() {
+    let server = Server::start(&config(""));
+    let mut socket = connected(server.address, &good("alice")).await;
+    let old = |n: usize| {
+        let token = signed(&claims("alice", -60, json!({"channel": format!("stream:{n}")})));
+        json!({"id": n + 2, "subscribe": {"channel": format!("stream:{n}"), "token": token}}).to_string()
+    };
+    let all: Vec<String> = (0..50).map(old).collect();
+    socket.send(Message::text(all.join("\n"))).await.unwrap();
+    let mut expired = 0;
+    while expired < 50 {
+        let message = tokio::time::timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
+        assert!(message.is_text(), "{message:?}");
+        expired += message.to_text().unwrap().matches("\"code\":109").count();
+    }
+    socket.send(Message::text(json!({"id": 99, "subscribe": {"channel": "stream:a"}}).to_string())).await.unwrap();
+    let message = tokio::time::timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
+    assert!(message.to_text().unwrap().contains("\"id\":99,\"subscribe\""), "{message}");
+}
+
 #[tokio::test]
 async fn the_tokens_of_a_session_are_answered_in_order() {
     let server = Server::start(&config("[limits]\ntoken_failures = 0\n"));

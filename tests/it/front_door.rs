@@ -125,9 +125,11 @@ async fn behind_a_proxy_requests_of_a_client_are_counted() {
     let mut slow = TcpStream::connect(server.address).unwrap();
     slow.write_all(
         b"POST /api/publish HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 203.0.113.7\r\nContent-Type: application/json\r\n\
-          Content-Length: 100\r\n\r\n{",
+          Expect: 100-continue\r\nContent-Length: 100\r\n\r\n",
     )
     .unwrap();
+    // Its body is awaited: from here on it counts.
+    slow.read_exact(&mut [0; "HTTP/1.1 100 Continue".len()]).unwrap();
     server.until("it is counted", |_| ask("203.0.113.7") == 503).await;
     assert_eq!(ask("203.0.113.8"), 200);
     healthy.is_well(&server).await;

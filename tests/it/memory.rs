@@ -40,7 +40,8 @@ async fn backlogs_of_all_sessions() {
         let got = healthy.next().await;
         assert_eq!((&got["offset"], &got["data"]["n"]), (&json!(last), &json!(last)), "nobody healthy misses anything");
         let owed = server.metric("backlog_bytes");
-        assert!(owed <= ceiling, "{owed} bytes are owed");
+        // It may be read when a shard has taken this delta and not closed anybody for it yet.
+        assert!(owed <= ceiling + 2.0 * 16_384.0, "{owed} bytes are owed");
         assert!(last < 2_000, "{owed} bytes are owed and nobody is closed");
     }
     let mut closed = 0;
