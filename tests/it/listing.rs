@@ -38,6 +38,7 @@ fn pages(server: &Server, prefix: &str, limit: usize, token: Option<&str>) -> Ve
         match body["next"].as_str() {
             Some(next) => {
                 assert_eq!(names.last().map(String::as_str), Some(next), "a name that it was told");
+                assert!(names.len() < 1_000, "pages without end");
                 after = format!("&after={next}");
             }
             None => return names,
