@@ -44,12 +44,15 @@ struct Clerk {
     metrics: Arc<Metrics>,
     catching_up: Arc<Places>,
     answers: Rate,
-    publishes: Publishes,
+    publishes: Mutex<Publishes>,
 }
 
 /// Publishes that wait for the one before them, of each session that has one under way: they are stored in the order in
 /// which they were sent. A session has at most [`PENDING_COMMANDS_MAX`](crate::limits::PENDING_COMMANDS_MAX) requests under way, and these are of them.
-type Publishes = Mutex<HashMap<(ShardId, SessionKey), VecDeque<(To, TopicName, Payload)>>>;
+type Publishes = HashMap<(ShardId, SessionKey), VecDeque<Publish>>;
+
+/// Whom to answer, and what is to be stored where.
+type Publish = (To, TopicName, Payload);
 
 impl Desk {
     pub(super) fn new(requests: flume::Receiver<Vec<Request>>, queues: Arc<[QueueSender]>, answers: Rate) -> Self {
@@ -75,7 +78,7 @@ impl Desk {
             metrics,
             catching_up,
             answers,
-            publishes: Publishes::default(),
+            publishes: Mutex::default(),
         });
         while let Ok(batch) = self.requests.recv_async().await {
             for request in batch {
@@ -109,7 +112,7 @@ impl Desk {
             metrics,
             catching_up,
             answers,
-            publishes: Publishes::default(),
+            publishes: Mutex::default(),
         });
         move || {
             for request in self.requests.try_iter().flatten() {
@@ -339,12 +342,12 @@ impl Clerk {
         });
     }
 
-    fn publishes(&self) -> MutexGuard<'_, HashMap<(ShardId, SessionKey), VecDeque<(To, TopicName, Payload)>>> {
+    fn publishes(&self) -> MutexGuard<'_, Publishes> {
         self.publishes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The session's next one; with none, its queue goes.
-    fn next_publish(&self, key: (ShardId, SessionKey)) -> Option<(To, TopicName, Payload)> {
+    fn next_publish(&self, key: (ShardId, SessionKey)) -> Option<Publish> {
         let mut publishes = self.publishes();
         let next = publishes.get_mut(&key).and_then(VecDeque::pop_front);
         if next.is_none() {
