@@ -36,7 +36,7 @@ pub enum NameError {
 
 /// The first character that no name may have: two names must not look alike, and each must be readable in a log.
 /// By general category (UAX #44): white space, control, format and private-use characters, and unassigned code points; and
-/// what other categories have that leaves no trace ([`is_blank`]).
+/// what other categories have that leaves no trace.
 pub fn unprintable(text: &str) -> Option<char> {
     if text.bytes().all(|b| b.is_ascii_graphic()) {
         return None;

@@ -45,7 +45,7 @@ const TOGETHER: Duration = Duration::from_millis(1);
 
 /// Accepts until told to stop.
 pub struct Listener {
-    /// From [`bind`] or [`adopt`].
+    /// From [`bind`](super::bind) or [`adopt`](super::adopt).
     pub socket: TcpListener,
     /// All routes.
     pub router: Router,
