@@ -48,7 +48,7 @@ struct Clerk {
 }
 
 /// Publishes that wait for the one before them, of each session that has one under way: they are stored in the order in
-/// which they were sent. A session has at most [`PENDING_COMMANDS_MAX`](crate::limits::PENDING_COMMANDS_MAX) requests under way, and these are of them.
+/// which they were sent. At most [`PENDING_COMMANDS_MAX`](crate::limits::PENDING_COMMANDS_MAX) of each session.
 type Publishes = HashMap<(ShardId, SessionKey), VecDeque<Publish>>;
 
 /// Whom to answer, and what is to be stored where.
@@ -57,6 +57,21 @@ type Publish = (To, TopicName, Payload);
 impl Desk {
     pub(super) fn new(requests: flume::Receiver<Vec<Request>>, queues: Arc<[QueueSender]>, answers: Rate) -> Self {
         Self { requests, queues, answers }
+    }
+
+    /// The requests, and what answers them.
+    fn staffed(
+        self,
+        topics: Arc<Topics>,
+        verifier: Arc<Verifier>,
+        users: Arc<Users>,
+        backend: Arc<dyn Backend>,
+        metrics: Arc<Metrics>,
+    ) -> (flume::Receiver<Vec<Request>>, Arc<Clerk>) {
+        let Self { requests, queues, answers } = self;
+        let (catching_up, publishes) = (Arc::default(), Mutex::default());
+        let clerk = Clerk { queues, topics, verifier, users, backend, metrics, catching_up, answers, publishes };
+        (requests, Arc::new(clerk))
     }
 
     /// Answers until the last shard has ended.
@@ -68,19 +83,8 @@ impl Desk {
         backend: Arc<dyn Backend>,
         metrics: Arc<Metrics>,
     ) {
-        let (catching_up, answers) = (Arc::default(), self.answers);
-        let clerk = Arc::new(Clerk {
-            queues: self.queues,
-            topics,
-            verifier,
-            users,
-            backend,
-            metrics,
-            catching_up,
-            answers,
-            publishes: Mutex::default(),
-        });
-        while let Ok(batch) = self.requests.recv_async().await {
+        let (requests, clerk) = self.staffed(topics, verifier, users, backend, metrics);
+        while let Ok(batch) = requests.recv_async().await {
             for request in batch {
                 clerk.answer(request);
             }
@@ -102,20 +106,9 @@ impl Desk {
     ) -> impl FnMut() {
         let users = Users::new(0);
         let verifier = Verifier::at_hand(tokens, &crate::config::Limits::default(), metrics.clone());
-        let (catching_up, answers) = (Arc::default(), self.answers);
-        let clerk = Arc::new(Clerk {
-            queues: self.queues,
-            topics,
-            verifier,
-            users,
-            backend,
-            metrics,
-            catching_up,
-            answers,
-            publishes: Mutex::default(),
-        });
+        let (requests, clerk) = self.staffed(topics, verifier, users, backend, metrics);
         move || {
-            for request in self.requests.try_iter().flatten() {
+            for request in requests.try_iter().flatten() {
                 clerk.answer(request);
             }
         }
