@@ -46,6 +46,11 @@ impl Rate {
         *used_ns = (*used_ns).max(now_ns).saturating_add(self.cost_ns(units));
     }
 
+    /// Gives back units that were taken and not needed.
+    pub fn give_back(self, used_ns: &mut u64, units: u64) {
+        *used_ns = used_ns.saturating_sub(self.cost_ns(units));
+    }
+
     /// Whether at least one unit is left.
     pub fn has_room(self, used_ns: u64, now_ns: u64) -> bool {
         self.wait_ns(used_ns, now_ns) == 0
@@ -151,6 +156,18 @@ mod tests {
         bytes.charge(&mut used, 0, 11_000);
         assert!(!bytes.has_room(used, 10 * SECOND_NS));
         assert!(bytes.has_room(used, 10 * SECOND_NS + SECOND_NS / 1_000));
+    }
+
+    #[test]
+    fn what_is_given_back_was_never_taken() {
+        let rate = Rate::new(1_000, 1_000);
+        let (mut once, mut twice) = (0, 0);
+        rate.charge(&mut once, 7, 100);
+        rate.charge(&mut twice, 7, 700);
+        rate.give_back(&mut twice, 600);
+        assert_eq!(once, twice);
+        rate.give_back(&mut twice, u64::MAX);
+        assert_eq!(twice, 0);
     }
 
     #[test]

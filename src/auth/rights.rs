@@ -1,8 +1,8 @@
 //! Which topics a client may have: by its token, its namespace, and what a name says of itself.
 
 use super::Identity;
-use crate::config::{ChannelSyntax, Config};
-use crate::name::{PRIVATE_PREFIX, TopicName, USER_BOUNDARY, USER_SEPARATOR};
+use crate::config::{Config, NameKind};
+use crate::name::{PRIVATE_PREFIX, TopicName, USER_BOUNDARY};
 
 /// Why a client may not have a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -24,30 +24,9 @@ pub enum Denied {
     NotAllowed,
 }
 
-/// What a name says of who may have it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind<'a> {
-    Ordinary,
-    /// `$…`: who holds a token for it.
-    Private,
-    /// `…#1,2`: these users.
-    UserLimited(&'a str),
-}
-
-fn kind(syntax: ChannelSyntax, topic: &str) -> Kind<'_> {
-    match syntax {
-        ChannelSyntax::Plain => Kind::Ordinary,
-        ChannelSyntax::Centrifugo if topic.starts_with(PRIVATE_PREFIX) => Kind::Private,
-        ChannelSyntax::Centrifugo => match topic.rsplit_once(USER_BOUNDARY) {
-            Some((_, users)) => Kind::UserLimited(users),
-            None => Kind::Ordinary,
-        },
-    }
-}
-
 /// Whether a name says of itself who may have it, so that what a namespace opens to all is not meant.
 pub fn names_its_users(config: &Config, topic: &TopicName) -> bool {
-    kind(config.access.channel_syntax, topic.as_str()) != Kind::Ordinary
+    config.access.channel_syntax.kind(topic.as_str()) != NameKind::Ordinary
 }
 
 /// Whether a client that is `identity` (or nobody yet) may subscribe to a topic, or read it, without a subscription token.
@@ -63,31 +42,29 @@ pub fn may_have(config: &Config, identity: Option<&Identity>, topic: &TopicName)
         return Err(Denied::UnknownNamespace);
     }
     let options = config.namespace(topic.namespace());
-    match (kind(config.access.channel_syntax, topic.as_str()), identity) {
-        (Kind::Ordinary, _) if anonymous && options.allow_subscribe_for_anonymous => Ok(()),
-        (Kind::Ordinary, Some(i)) if options.allow_subscribe_for_client || i.topics.allow(topic) => Ok(()),
-        (Kind::Ordinary, Some(_)) => Err(Denied::NotAllowed),
+    let kind = config.access.channel_syntax.kind(topic.as_str());
+    match (kind, identity) {
+        (NameKind::Ordinary, _) if anonymous && options.allow_subscribe_for_anonymous => Ok(()),
+        (NameKind::Ordinary, Some(i)) if options.allow_subscribe_for_client || i.topics.allow(topic) => Ok(()),
+        (NameKind::Ordinary, Some(_)) => Err(Denied::NotAllowed),
         (_, None) => Err(Denied::NoToken),
-        (Kind::Private, Some(i)) if i.topics.name_with(topic, PRIVATE_PREFIX) => Ok(()),
-        (Kind::Private, Some(_)) => Err(Denied::Private),
-        (Kind::UserLimited(_), Some(i)) if i.topics.name_with(topic, USER_BOUNDARY) => Ok(()),
-        (Kind::UserLimited(users), Some(i)) if options.allow_user_limited_channels && is_listed(users, &i.user) => {
+        (NameKind::Private, Some(i)) if i.topics.name_with(topic, PRIVATE_PREFIX) => Ok(()),
+        (NameKind::Private, Some(_)) => Err(Denied::Private),
+        (NameKind::UserLimited(_), Some(i)) if i.topics.name_with(topic, USER_BOUNDARY) => Ok(()),
+        (NameKind::UserLimited(_), Some(i))
+            if options.allow_user_limited_channels && kind.users().any(|user| user == i.user) =>
+        {
             Ok(())
         }
-        (Kind::UserLimited(_), Some(_)) => Err(Denied::UserLimited),
+        (NameKind::UserLimited(_), Some(_)) => Err(Denied::UserLimited),
     }
-}
-
-/// A token without a user is on no list, not even an empty one.
-fn is_listed(users: &str, user: &str) -> bool {
-    !user.is_empty() && users.split(USER_SEPARATOR).any(|listed| listed == user)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::auth::TopicRules;
-    use crate::config::{Namespace, UnknownNamespace};
+    use crate::config::{ChannelSyntax, Namespace, UnknownNamespace};
     use proptest::prelude::*;
 
     fn config(limited: bool, open: bool, syntax: ChannelSyntax) -> Config {

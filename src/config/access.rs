@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::secrets::{self, redacted};
 use crate::limits;
+use crate::name::{PRIVATE_PREFIX, USER_BOUNDARY, USER_SEPARATOR};
 
 /// `[access]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,6 +58,42 @@ pub enum ChannelSyntax {
     Centrifugo,
     /// No.
     Plain,
+}
+
+/// What a topic's name says of who may have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameKind<'a> {
+    /// Nothing.
+    Ordinary,
+    /// `$…`: clients with a token for it.
+    Private,
+    /// `…#1,2`: these users; see [`NameKind::users`].
+    UserLimited(&'a str),
+}
+
+impl ChannelSyntax {
+    /// What this syntax makes of a topic's name.
+    pub fn kind(self, topic: &str) -> NameKind<'_> {
+        match self {
+            Self::Plain => NameKind::Ordinary,
+            Self::Centrifugo if topic.starts_with(PRIVATE_PREFIX) => NameKind::Private,
+            Self::Centrifugo => match topic.rsplit_once(USER_BOUNDARY) {
+                Some((_, users)) => NameKind::UserLimited(users),
+                None => NameKind::Ordinary,
+            },
+        }
+    }
+}
+
+impl<'a> NameKind<'a> {
+    /// The users that the name lists. The empty text is no user: a token may have none.
+    pub fn users(self) -> impl Iterator<Item = &'a str> {
+        let users = match self {
+            Self::UserLimited(users) => users,
+            Self::Ordinary | Self::Private => "",
+        };
+        users.split(USER_SEPARATOR).filter(|user| !user.is_empty())
+    }
 }
 
 impl Default for Access {

@@ -23,7 +23,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use access::{Access, ChannelSyntax, Jwks, TokenAlgorithm, TokenKey, UnknownNamespace};
+pub use access::{Access, ChannelSyntax, Jwks, NameKind, TokenAlgorithm, TokenKey, UnknownNamespace};
 pub use dashboard::Dashboard;
 pub use load::{ConfigError, Overrides, load};
 pub use memory::MemoryLimit;

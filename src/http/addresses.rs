@@ -119,12 +119,30 @@ impl AddressRate {
         }
     }
 
-    /// How long an address has to wait until it has a unit left; `None` if it has.
-    pub fn wait(&self, address: IpAddr) -> Option<Duration> {
-        let rate = self.rate?;
-        let used_ns = self.used_ns.get(&counted(address)).map_or(0, |used| *used);
-        let wait_ns = rate.wait_ns(used_ns, self.now_ns());
-        (wait_ns > 0).then(|| Duration::from_nanos(wait_ns))
+    /// Takes units, whether that many are left or not, if one is.
+    ///
+    /// # Errors
+    /// How long the address has to wait until it has one.
+    pub fn take(&self, address: IpAddr, units: usize) -> Result<(), Duration> {
+        let Some(rate) = self.rate else { return Ok(()) };
+        let now_ns = self.now_ns();
+        let mut used = self.used_ns.entry(counted(address)).or_default();
+        let wait_ns = rate.wait_ns(*used, now_ns);
+        if wait_ns > 0 {
+            return Err(Duration::from_nanos(wait_ns));
+        }
+        rate.charge(&mut used, now_ns, units as u64);
+        drop(used);
+        self.sweep(now_ns);
+        Ok(())
+    }
+
+    /// Gives back units that were taken and not needed.
+    pub fn give_back(&self, address: IpAddr, units: usize) {
+        let Some(rate) = self.rate else { return };
+        if let Some(mut used) = self.used_ns.get_mut(&counted(address)) {
+            rate.give_back(&mut used, units as u64);
+        }
     }
 
     /// Counts units that an address was given.
@@ -134,6 +152,11 @@ impl AddressRate {
         let mut used = self.used_ns.entry(counted(address)).or_default();
         rate.charge(&mut used, now_ns, units as u64);
         drop(used);
+        self.sweep(now_ns);
+    }
+
+    /// Lets go of entries that say nothing any more, where there are many and it was not done a moment ago.
+    fn sweep(&self, now_ns: u64) {
         let swept_ns = self.swept_ns.load(Ordering::Relaxed);
         let due = now_ns.saturating_sub(swept_ns) > SWEEP_EVERY_NS && self.used_ns.len() > SWEEP_AT;
         // One of those that find it due does it.
@@ -193,14 +216,16 @@ mod tests {
     fn what_an_address_was_given_is_paid_back_before_it_gets_more() {
         let rate = AddressRate::new(10, 2);
         let (a, b) = ([127, 0, 0, 1].into(), [127, 0, 0, 2].into());
-        assert_eq!(rate.wait(a), None);
+        assert_eq!(rate.take(a, 1), Ok(()));
         rate.charge(a, 1_000);
-        let wait = rate.wait(a).unwrap();
+        let wait = rate.take(a, 1).unwrap_err();
         assert!((90..=100).contains(&wait.as_secs()), "{wait:?}");
-        assert_eq!(rate.wait(b), None, "another address is not asked to pay");
+        assert_eq!(rate.take(b, 1_000), Ok(()), "another address is not asked to pay");
+        rate.give_back(b, 999);
+        assert_eq!(rate.take(b, 1), Ok(()), "what was not needed is there again");
         let off = AddressRate::new(0, 2);
         off.charge(a, 1_000);
-        assert_eq!(off.wait(a), None);
+        assert_eq!(off.take(a, 1), Ok(()));
     }
 
     #[test]

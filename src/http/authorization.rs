@@ -52,6 +52,13 @@ pub(super) fn refused(error: &TokenError) -> Response {
     response
 }
 
+/// The answer to a request that needs a token and shows none.
+pub(super) fn no_token() -> Response {
+    let mut response = failure(StatusCode::UNAUTHORIZED, "a token is needed: Authorization: Bearer …");
+    wants_bearer(&mut response);
+    response
+}
+
 /// Says that a token is wanted.
 pub(super) fn wants_bearer(response: &mut Response) {
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

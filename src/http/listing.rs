@@ -1,18 +1,21 @@
 //! `GET /api/topics`: names of published topics, of which a client is told those that it may read and nothing else.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Query};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::rest::{may_read, reader};
-use super::{Shared, State, failure, proxies};
+use super::visible::{Visible, within};
+use super::{Shared, State, authorization, failure, proxies};
 use crate::auth::Identity;
-use crate::config::Namespace;
 use crate::limits::{LISTED_TOPICS_LEAST, LISTED_TOPICS_MAX};
-use crate::topic::{NameRange, NameRanges};
+use crate::name::TopicName;
+use crate::topic::{NameRange, Section};
 
 /// Names in an answer where the request does not say.
 const LIMIT: usize = 1_000;
@@ -20,49 +23,26 @@ const LIMIT: usize = 1_000;
 /// Names read from the index at once. Publishing a new topic waits no longer than for one such page.
 const PAGE: usize = 256;
 
+/// Names and ranges looked at until other work has its turn.
+const TURN: usize = 256;
+
 #[derive(Deserialize)]
-pub(super) struct ListQuery {
+struct ListQuery {
     #[serde(default)]
     prefix: String,
     after: Option<String>,
     limit: Option<usize>,
 }
 
-/// Ranges of names that a client may read: what one without a token may subscribe to, what the token says, and what any
-/// token gives.
-fn readable(state: &State, reader: Option<&Identity>) -> NameRanges {
-    let config = &state.config;
-    let open = |namespace: &Namespace| {
-        (config.access.anonymous && namespace.allow_subscribe_for_anonymous)
-            || (reader.is_some() && namespace.allow_subscribe_for_client)
-    };
-    let of_namespace = |name: &str| NameRange::prefix(&format!("{name}:"));
-    let mut ranges: Vec<NameRange> = Vec::new();
-    if open(&config.default) {
-        let configured = NameRanges::union(config.namespace.keys().map(|name| of_namespace(name)));
-        ranges.extend(configured.complement().iter().cloned());
-    }
-    let namespaces = config.namespace.iter().filter(|(_, namespace)| open(namespace));
-    ranges.extend(namespaces.map(|(name, _)| of_namespace(name)));
-    if let Some(identity) = reader {
-        ranges.extend(identity.topics.rules().map(|rule| match rule.strip_suffix('*') {
-            Some(prefix) => NameRange::prefix(prefix),
-            None => NameRange::exact(rule),
-        }));
-    }
-    NameRanges::union(ranges)
-}
-
 /// Refuses a client whose address lists too much.
-fn too_fast(state: &State, address: Option<IpAddr>) -> Option<Response> {
-    let wait = address.and_then(|address| state.listings.wait(address))?;
+fn too_fast(state: &State, address: IpAddr, wait: Duration) -> Response {
     state.metrics.listings_refused.inc();
-    tracing::debug!(client = address.map(tracing::field::display), "a listing was refused");
+    tracing::debug!(client = tracing::field::display(address), "a listing was refused");
     let reason = "this address lists too many topics (limits.listed_topics_per_second); see Retry-After";
     let mut response = failure(StatusCode::TOO_MANY_REQUESTS, reason);
     let seconds = HeaderValue::from(wait.as_secs().saturating_add(1));
     response.headers_mut().insert(header::RETRY_AFTER, seconds);
-    Some(response)
+    response
 }
 
 /// `GET /api/topics?prefix=…&after=…&limit=…`
@@ -70,34 +50,41 @@ pub(super) async fn topics(
     state: Shared,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
-    Query(query): Query<ListQuery>,
+    uri: Uri,
 ) -> Response {
     let address = proxies::client(peer.ip(), &headers, &state.config.server);
-    if let Some(refused) = too_fast(&state, Some(address)) {
-        return refused;
+    if let Err(wait) = state.listings.take(address, LISTED_TOPICS_LEAST) {
+        return too_fast(&state, address, wait);
     }
     let reader = match reader(&state, Some(address), &headers).await {
         Ok(reader) => reader,
-        Err(refused) => {
-            state.listings.charge(address, LISTED_TOPICS_LEAST);
-            return *refused;
-        }
+        Err(refused) => return *refused,
     };
     if reader.is_none() && !state.config.access.anonymous {
-        state.listings.charge(address, LISTED_TOPICS_LEAST);
-        return failure(StatusCode::UNAUTHORIZED, "a token is needed: Authorization: Bearer …");
+        return authorization::no_token();
     }
+    let query = match Query::<ListQuery>::try_from_uri(&uri) {
+        Ok(Query(query)) => query,
+        Err(error) => {
+            let reason = format!("{}; give prefix and after as text, limit as a whole number", error.body_text());
+            return failure(StatusCode::BAD_REQUEST, reason);
+        }
+    };
     let limit = query.limit.unwrap_or(LIMIT).clamp(1, LISTED_TOPICS_MAX);
     let asked = NameRange::prefix(&query.prefix);
     let asked = match &query.after {
         Some(after) => asked.after(after),
         None => Some(asked),
     };
-    let ranges = asked.map(|asked| readable(&state, reader.as_ref()).within(&asked)).unwrap_or_default();
+    let visible = asked.map(|asked| within(&state.config, reader.as_ref(), &asked)).unwrap_or_default();
+    // Charged before the work, as the most that it can be; what it was less than that is given back.
+    let ranges: usize = visible.iter().map(|visible| visible.ranges.iter().count()).sum();
+    let most = ranges + limit;
+    state.listings.charge(address, most.saturating_sub(LISTED_TOPICS_LEAST));
     let mut listed = Listed { text: String::from("{\"topics\":["), count: 0, last: None };
-    let mut looked = 0;
-    let more = listed.fill(&state, reader.as_ref(), &ranges, limit, &mut looked).await;
-    state.listings.charge(address, looked.max(LISTED_TOPICS_LEAST));
+    let more = listed.fill(&state, reader.as_ref(), visible, limit).await;
+    let cost = ranges + listed.count;
+    state.listings.give_back(address, most.max(LISTED_TOPICS_LEAST) - cost.max(LISTED_TOPICS_LEAST));
     listed.text.push_str("],\"next\":");
     match listed.last.filter(|_| more) {
         Some(last) => listed.text.push_str(&quoted(&last)),
@@ -105,6 +92,49 @@ pub(super) async fn topics(
     }
     listed.text.push('}');
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], listed.text).into_response()
+}
+
+/// The names of one section that are still to be told, in order.
+struct Names<'a> {
+    section: Section<'a>,
+    ranges: std::vec::IntoIter<NameRange>,
+    /// What is left of the range under way.
+    range: Option<NameRange>,
+    page: VecDeque<TopicName>,
+}
+
+/// The work of one request since other work had its turn.
+#[derive(Default)]
+struct Turn(usize);
+
+impl Turn {
+    async fn count(&mut self, looked: usize) {
+        self.0 += looked;
+        if self.0 >= TURN {
+            self.0 = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl<'a> Names<'a> {
+    fn new(visible: Visible<'a>) -> Self {
+        let ranges: Vec<NameRange> = visible.ranges.iter().cloned().collect();
+        Self { section: visible.section, ranges: ranges.into_iter(), range: None, page: VecDeque::new() }
+    }
+
+    /// The next name, which stays; `most` are of use at most.
+    async fn peek(&mut self, state: &State, most: usize, turn: &mut Turn) -> Option<&TopicName> {
+        while self.page.is_empty() {
+            let range = self.range.take().or_else(|| self.ranges.next())?;
+            let max = most.min(PAGE);
+            let page = state.topics.names(self.section, &range, max);
+            self.range = page.last().filter(|_| page.len() == max).and_then(|last| range.after(last.as_str()));
+            turn.count(page.len() + 1).await;
+            self.page = page.into();
+        }
+        self.page.front()
+    }
 }
 
 /// An answer under way.
@@ -120,35 +150,39 @@ impl Listed {
         &mut self,
         state: &State,
         reader: Option<&Identity>,
-        ranges: &NameRanges,
+        visible: Vec<Visible<'_>>,
         limit: usize,
-        looked: &mut usize,
     ) -> bool {
-        for range in ranges.iter() {
-            let mut rest = Some(range.clone());
-            while let Some(range) = rest {
-                let page = state.topics.names(&range, PAGE);
-                *looked += page.len();
-                rest = page.last().filter(|_| page.len() == PAGE).and_then(|last| range.after(last.as_str()));
-                for name in &page {
-                    // The ranges say it already; what is told rests on the rule itself.
-                    if !state.topics.is_known(name) || may_read(state, reader, name).is_err() {
-                        continue;
-                    }
-                    if self.count == limit {
-                        return true;
-                    }
-                    if self.count > 0 {
-                        self.text.push(',');
-                    }
-                    self.text.push_str(&quoted(name.as_str()));
-                    self.count += 1;
-                    self.last = Some(name.as_str().to_owned());
+        let mut sections: Vec<Names<'_>> = visible.into_iter().map(Names::new).collect();
+        let mut turn = Turn::default();
+        loop {
+            let most = limit - self.count + 1;
+            let mut next: Option<TopicName> = None;
+            for section in &mut sections {
+                let name = section.peek(state, most, &mut turn).await;
+                if let Some(name) = name.filter(|name| next.as_ref().is_none_or(|next| *name < next)) {
+                    next = Some(name.clone());
                 }
-                tokio::task::yield_now().await;
             }
+            let Some(name) = next else { return false };
+            // One that is for its users may also be named by the token: it is told once.
+            for section in &mut sections {
+                section.page.pop_front_if(|first| *first == name);
+            }
+            // The sections say it already; what is told rests on the rule itself.
+            if may_read(state, reader, &name).is_err() {
+                continue;
+            }
+            if self.count == limit {
+                return true;
+            }
+            if self.count > 0 {
+                self.text.push(',');
+            }
+            self.text.push_str(&quoted(name.as_str()));
+            self.count += 1;
+            self.last = Some(name.as_str().to_owned());
         }
-        false
     }
 }
 

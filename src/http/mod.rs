@@ -36,6 +36,7 @@ mod strict;
 mod style;
 mod tenure;
 mod upgrade;
+mod visible;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use axum::body::Body;
 use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -145,19 +146,23 @@ pub(super) async fn topic(
     state: Shared,
     extensions: Extensions,
     headers: HeaderMap,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
 ) -> Response {
-    let name = match TopicName::new(&name) {
-        Ok(name) => name,
-        Err(error) => return failure(StatusCode::BAD_REQUEST, error.to_string()),
-    };
     let client = authorization::client(&state, &extensions, &headers);
     let reader = match reader(&state, client, &headers).await {
         Ok(reader) => reader,
         Err(refused) => return *refused,
     };
+    if reader.is_none() && !state.config.access.anonymous {
+        return authorization::no_token();
+    }
+    let name = name.map_err(|error| error.body_text());
+    let name = match name.and_then(|Path(name)| TopicName::new(&name).map_err(|error| error.to_string())) {
+        Ok(name) => name,
+        Err(reason) => return failure(StatusCode::BAD_REQUEST, reason),
+    };
     if let Err((status, reason)) = may_read(&state, reader.as_ref(), &name) {
-        return failure(status, reason);
+        return if status == StatusCode::UNAUTHORIZED { authorization::no_token() } else { failure(status, reason) };
     }
     let Some(view) = state.topics.view(name.as_str()) else {
         return failure(StatusCode::NOT_FOUND, format!("nothing was published on {name} yet"));

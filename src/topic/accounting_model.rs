@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::exchange::{Incoming, Outlet, ShardId, Slot};
 use super::{Delta, Kind, Payload, PublishError, Snapshot, Topics};
-use crate::config::{Class, Config, DeltaType, Namespace};
+use crate::config::{Class, Config, DeltaType, Namespace, PayloadForm};
 use crate::metrics::Metrics;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset, Position};
@@ -38,6 +38,10 @@ enum Op {
         deltas: usize,
         bytes: usize,
         whole: bool,
+    },
+    /// A delta that is refused.
+    Refused {
+        topic: usize,
     },
     /// Somebody subscribes, having seen up to so many deltas ago.
     Attach {
@@ -77,6 +81,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         12 => (topic.clone(), 1usize..12, bytes.clone(), prop::bool::weighted(0.1))
             .prop_map(|(topic, deltas, bytes, whole)| Op::Publish { topic, deltas, bytes, whole }),
+        2 => topic.clone().prop_map(|topic| Op::Refused { topic }),
         3 => (topic.clone(), encoding.clone(), prop::option::of(0u64..20))
             .prop_map(|(topic, encoding, behind)| Op::Attach { topic, encoding, behind }),
         2 => topic.clone().prop_map(|topic| Op::Detach { topic }),
@@ -132,6 +137,15 @@ impl World {
         Incoming { topic, kind, ts: None, payload, offset, source: self.topics.home(topic) }
     }
 
+    /// A publish of what the topic cannot be: bytes where JSON is meant.
+    fn refused(&self, topic: usize) {
+        let name = name(topic);
+        let payload = Payload::read(Bytes::from_static(b"\xff"), 100, PayloadForm::Bytes).unwrap();
+        let source = self.topics.home(name.as_str());
+        let incoming = Incoming { topic: name.as_str(), kind: Kind::Delta, ts: None, payload, offset: None, source };
+        assert!(self.topics.publish(incoming).is_err());
+    }
+
     fn at(&self, topic: &TopicName, behind: u64) -> Offset {
         let query = HistoryQuery { limit: 0, since: None, reverse: false };
         let now = self.topics.history(topic, &query).unwrap().offset.get();
@@ -151,6 +165,7 @@ impl World {
                     }
                 }
             }
+            Op::Refused { topic } => self.refused(topic),
             Op::Attach { topic, encoding, behind } => {
                 let name = name(topic);
                 let since = behind.map(|behind| Position {
@@ -253,4 +268,24 @@ fn history_is_taken_from_who_has_the_most() {
         assert_eq!(kept, 11, "latest:{small} had little");
     }
     assert!(world.topics.history_bytes() > HISTORY_MAX / 2, "room is used");
+}
+
+/// Only what was published counts as published: a refused delta changes no count, makes no topic, and ends nobody's share of
+/// those that nobody has published.
+#[test]
+fn a_refused_first_publish_counts_for_nothing() {
+    let mut world = World::new(0, 0);
+    world.do_one(&Op::Attach { topic: 2, encoding: 0, behind: None });
+    let before = world.topics.counted();
+    assert_eq!((before.2.0, before.3), (1, 0));
+    // One that a subscriber waits for, and one that is not there.
+    for topic in [2, 6] {
+        world.refused(topic);
+        assert_eq!(world.topics.counted(), before);
+        assert_eq!(world.topics.truth(), before);
+    }
+    world.do_one(&Op::Publish { topic: 2, deltas: 1, bytes: 10, whole: false });
+    let after = world.topics.counted();
+    assert_eq!((after.2, after.3), ((0, 0), 1));
+    assert_eq!(after, world.topics.truth());
 }

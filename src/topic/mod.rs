@@ -30,7 +30,7 @@ mod trace;
 pub use delta::{Delta, Kind, Snapshot};
 pub use exchange::{Attachment, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView};
 pub use freshness::Freshness;
-pub use names::{NameRange, NameRanges};
+pub use names::{NameRange, NameRanges, Section};
 pub use payload::{Payload, PayloadError};
 pub use registry::Topics;
 pub use state::Floor;

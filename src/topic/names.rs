@@ -1,35 +1,191 @@
-//! Names of published topics in order, so that listing some of them does not look at all of them.
+//! Names of published topics in order, so that listing some of them does not look at all of them. Names that say who may
+//! have them are kept apart, and under each of their users: a client's listing passes no name that it may not see.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::{Mutex, PoisonError};
 
+use crate::config::{ChannelSyntax, NameKind};
 use crate::name::TopicName;
 
 /// The index. Its lock is taken when a topic is first published or forgotten, and for one [page](Names::page) at a time.
+#[derive(Debug)]
+pub(super) struct Names {
+    index: Mutex<Index>,
+    syntax: ChannelSyntax,
+}
+
 #[derive(Debug, Default)]
-pub(super) struct Names(Mutex<BTreeSet<TopicName>>);
+struct Index {
+    ordinary: BTreeSet<TopicName>,
+    private: BTreeSet<TopicName>,
+    user_limited: BTreeSet<TopicName>,
+    of_users: BTreeSet<OfUser>,
+}
+
+/// Names that are listed together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Section<'a> {
+    /// Those that say nothing of who may have them.
+    Ordinary,
+    /// `$…`
+    Private,
+    /// `…#1,2`
+    UserLimited,
+    /// Those of [`Section::UserLimited`] that list this user, where their namespaces let listed users have them.
+    OfUser(&'a str),
+}
 
 impl Names {
-    fn with<R>(&self, f: impl FnOnce(&mut BTreeSet<TopicName>) -> R) -> R {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    /// No names yet, with the meanings that this syntax gives them.
+    pub(super) fn new(syntax: ChannelSyntax) -> Self {
+        Self { index: Mutex::default(), syntax }
     }
 
-    /// Adds a name.
-    pub(super) fn insert(&self, name: &TopicName) {
-        self.with(|names| names.insert(name.clone()));
+    fn with<R>(&self, f: impl FnOnce(&mut Index) -> R) -> R {
+        f(&mut self.index.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Removes a name.
+    /// Adds a name; under its users too, where they may have it (`for_users`).
+    pub(super) fn insert(&self, name: &TopicName, for_users: bool) {
+        let kind = self.syntax.kind(name.as_str());
+        self.with(|index| {
+            if for_users {
+                index.of_users.extend(OfUser::all(name, kind));
+            }
+            index.of_kind(kind).insert(name.clone())
+        });
+    }
+
+    /// Removes a name, also from under its users.
     pub(super) fn remove(&self, name: &TopicName) {
-        self.with(|names| names.remove(name));
+        let kind = self.syntax.kind(name.as_str());
+        self.with(|index| {
+            for of_user in OfUser::all(name, kind) {
+                index.of_users.remove(&of_user);
+            }
+            index.of_kind(kind).remove(name)
+        });
     }
 
-    /// The first `max` names of a range.
-    pub(super) fn page(&self, range: &NameRange, max: usize) -> Vec<TopicName> {
-        let to = range.to.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let bounds = (Bound::Included(range.from.as_str()), to);
-        self.with(|names| names.range::<str, _>(bounds).take(max).cloned().collect())
+    /// The first `max` names of a section that are in a range.
+    pub(super) fn page(&self, section: Section<'_>, range: &NameRange, max: usize) -> Vec<TopicName> {
+        self.with(|index| {
+            let names = match section {
+                Section::Ordinary => &index.ordinary,
+                Section::Private => &index.private,
+                Section::UserLimited => &index.user_limited,
+                Section::OfUser(user) => return index.of_user(user, range).take(max).cloned().collect(),
+            };
+            let to = range.to.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            names.range::<str, _>((Bound::Included(range.from.as_str()), to)).take(max).cloned().collect()
+        })
+    }
+}
+
+impl Index {
+    fn of_kind(&mut self, kind: NameKind<'_>) -> &mut BTreeSet<TopicName> {
+        match kind {
+            NameKind::Ordinary => &mut self.ordinary,
+            NameKind::Private => &mut self.private,
+            NameKind::UserLimited(_) => &mut self.user_limited,
+        }
+    }
+
+    fn of_user<'a>(&'a self, user: &'a str, range: &'a NameRange) -> impl Iterator<Item = &'a TopicName> {
+        let from: &dyn UserKey = &(user, range.from.as_str());
+        let names = self.of_users.range::<dyn UserKey + '_, _>((Bound::Included(from), Bound::Unbounded));
+        let inside =
+            move |of: &&OfUser| of.user() == user && range.to.as_ref().is_none_or(|to| of.name.as_str() < to.as_str());
+        names.take_while(inside).map(|of| &of.name)
+    }
+}
+
+/// A name under one of its users.
+#[derive(Debug)]
+struct OfUser {
+    name: TopicName,
+    /// Where in the name the user stands; a name has 255 bytes at most.
+    from: u8,
+    to: u8,
+}
+
+impl OfUser {
+    fn all<'a>(name: &'a TopicName, kind: NameKind<'a>) -> impl Iterator<Item = Self> + 'a {
+        kind.users().filter_map(|user| {
+            let from = user.as_ptr() as usize - name.as_str().as_ptr() as usize;
+            let at = |byte: usize| u8::try_from(byte).ok();
+            Some(Self { name: name.clone(), from: at(from)?, to: at(from + user.len())? })
+        })
+    }
+
+    fn user(&self) -> &str {
+        self.name.as_str().get(usize::from(self.from)..usize::from(self.to)).unwrap_or_default()
+    }
+}
+
+/// Entries are in order of their users, then of their names; a look-up brings a user and a name of its own.
+trait UserKey {
+    fn key(&self) -> (&str, &str);
+}
+
+impl UserKey for OfUser {
+    fn key(&self) -> (&str, &str) {
+        (self.user(), self.name.as_str())
+    }
+}
+
+impl UserKey for (&str, &str) {
+    fn key(&self) -> (&str, &str) {
+        *self
+    }
+}
+
+impl<'a> Borrow<dyn UserKey + 'a> for OfUser {
+    fn borrow(&self) -> &(dyn UserKey + 'a) {
+        self
+    }
+}
+
+impl PartialEq for dyn UserKey + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for dyn UserKey + '_ {}
+
+impl PartialOrd for dyn UserKey + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for dyn UserKey + '_ {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl PartialEq for OfUser {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for OfUser {}
+
+impl PartialOrd for OfUser {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for OfUser {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
     }
 }
 
@@ -140,6 +296,12 @@ impl NameRanges {
         Self(self.0.iter().filter_map(|one| one.common(range)).collect())
     }
 
+    /// Whether a name is in one of them.
+    #[cfg(test)]
+    pub fn has(&self, name: &str) -> bool {
+        self.iter().any(|r| r.from.as_str() <= name && r.to.as_ref().is_none_or(|to| name < to.as_str()))
+    }
+
     /// The ranges.
     pub fn iter(&self) -> impl Iterator<Item = &NameRange> {
         self.0.iter()
@@ -150,10 +312,6 @@ impl NameRanges {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    fn has(ranges: &NameRanges, name: &str) -> bool {
-        ranges.iter().any(|r| r.from.as_str() <= name && r.to.as_ref().is_none_or(|to| name < to.as_str()))
-    }
 
     #[test]
     fn prefixes_end_where_no_name_begins_with_them() {
@@ -169,21 +327,57 @@ mod tests {
         }
     }
 
+    fn index(syntax: ChannelSyntax, all: &[&str]) -> Names {
+        let names = Names::new(syntax);
+        for name in all {
+            names.insert(&TopicName::new(name).unwrap(), !name.starts_with("off:"));
+        }
+        names
+    }
+
+    fn page(names: &Names, section: Section<'_>, range: &NameRange, max: usize) -> Vec<String> {
+        names.page(section, range, max).iter().map(|name| name.as_str().to_owned()).collect()
+    }
+
     #[test]
     fn pages_are_of_one_range_and_in_order() {
-        let names = Names::default();
-        for name in ["b:1", "a:2", "a:1", "b:0", "c:9"] {
-            names.insert(&TopicName::new(name).unwrap());
-        }
+        let names = index(ChannelSyntax::Centrifugo, &["b:1", "a:2", "a:1", "b:0", "c:9"]);
         names.remove(&TopicName::new("b:0").unwrap());
-        let page = |range: &NameRange, max| -> Vec<String> {
-            names.page(range, max).iter().map(|name| name.as_str().to_owned()).collect()
-        };
+        let page = |range: &NameRange, max| page(&names, Section::Ordinary, range, max);
         assert_eq!(page(&NameRange::prefix(""), 9), ["a:1", "a:2", "b:1", "c:9"]);
         assert_eq!(page(&NameRange::prefix("a:"), 1), ["a:1"]);
         assert_eq!(page(&NameRange::prefix("a:").after("a:1").unwrap(), 9), ["a:2"]);
         assert_eq!(NameRange::prefix("a:").after("b:1"), None);
         assert_eq!(page(&NameRange::exact("b:1"), 9), ["b:1"]);
+    }
+
+    #[test]
+    fn names_that_say_who_may_have_them_are_in_sections_of_their_own() {
+        let all = ["#42", "$a", "$a#1", "a", "b#1,2", "b#2,1,2,,", "c#12", "off:x#1", "z"];
+        let names = index(ChannelSyntax::Centrifugo, &all);
+        let whole = |names: &Names, section| page(names, section, &NameRange::prefix(""), 99);
+        for (section, expected) in [
+            (Section::Ordinary, &["a", "z"][..]),
+            (Section::Private, &["$a", "$a#1"]),
+            (Section::UserLimited, &["#42", "b#1,2", "b#2,1,2,,", "c#12", "off:x#1"]),
+            (Section::OfUser("1"), &["b#1,2", "b#2,1,2,,"]),
+            (Section::OfUser("2"), &["b#1,2", "b#2,1,2,,"]),
+            (Section::OfUser("42"), &["#42"]),
+            (Section::OfUser("4"), &[]),
+            (Section::OfUser(""), &[]),
+        ] {
+            assert_eq!(whole(&names, section), expected, "{section:?}");
+        }
+        assert_eq!(page(&names, Section::OfUser("1"), &NameRange::exact("b#1,2"), 9), ["b#1,2"]);
+        assert_eq!(page(&names, Section::OfUser("1"), &NameRange::prefix("a"), 9), [""; 0]);
+        for name in all {
+            names.remove(&TopicName::new(name).unwrap());
+        }
+        names.with(|index| {
+            assert!(index.ordinary.is_empty() && index.private.is_empty());
+            assert!(index.user_limited.is_empty() && index.of_users.is_empty());
+        });
+        assert_eq!(whole(&index(ChannelSyntax::Plain, &all), Section::Ordinary), all);
     }
 
     fn rule() -> impl Strategy<Value = (String, bool)> {
@@ -202,10 +396,10 @@ mod tests {
             let range = |(rule, whole): &(String, bool)| if *whole { NameRange::exact(rule) } else { NameRange::prefix(rule) };
             let ranges = NameRanges::union(rules.iter().map(range));
             let expected = rules.iter().any(fits);
-            prop_assert_eq!(has(&ranges, &name), expected);
-            prop_assert_eq!(has(&ranges.complement(), &name), !expected);
+            prop_assert_eq!(ranges.has(&name), expected);
+            prop_assert_eq!(ranges.complement().has(&name), !expected);
             let some = ranges.within(&NameRange::prefix(&within));
-            prop_assert_eq!(has(&some, &name), expected && name.starts_with(&within));
+            prop_assert_eq!(some.has(&name), expected && name.starts_with(&within));
             for pair in ranges.0.windows(2) {
                 prop_assert!(pair[0].to.as_ref().is_some_and(|to| *to < pair[1].from));
             }

@@ -12,12 +12,12 @@ use super::exchange::{
 use super::freshness::{Freshness, Tally};
 use super::map::{DashMap, Entry};
 use super::merge::ParseError;
-use super::names::{NameRange, Names};
+use super::names::{NameRange, Names, Section};
 use super::payload::{Payload, PayloadError};
 use super::state::{Floor, Topic};
 use super::trace::{self, Passage, Sampler};
 use crate::clock::unix_ms;
-use crate::config::{Class, Config, Namespace, OPS, PayloadForm};
+use crate::config::{ChannelSyntax, Class, Config, Namespace, OPS, PayloadForm};
 use crate::limits::{UNPUBLISHED_SHARE, UNPUBLISHED_TOPICS_MAX};
 use crate::metrics::Metrics;
 use crate::name::TopicName;
@@ -49,15 +49,6 @@ struct Unpublished {
     by_maker: std::collections::HashMap<u64, usize>,
 }
 
-/// Who wants a topic to be there.
-#[derive(Clone, Copy)]
-enum By {
-    /// Somebody who publishes it.
-    Publisher,
-    /// A subscriber, who is counted under this number.
-    Subscriber(u64),
-}
-
 /// All topics.
 pub struct Topics {
     /// Boxed: the map has room for up to twice as many as there are.
@@ -84,7 +75,13 @@ pub struct Topics {
 impl Topics {
     /// No topics yet, fed by `sources` (at least one) that give offsets.
     pub fn new(config: Arc<Config>, sources: usize, outlet: Arc<dyn Outlet>, metrics: Arc<Metrics>) -> Self {
-        let namespaces = config.namespace.iter().map(|(k, v)| (k.clone(), Arc::new(v.clone()))).collect();
+        let options = |namespace: &Namespace| {
+            let mut options = namespace.clone();
+            // Where names say nothing, they say nothing of users.
+            options.allow_user_limited_channels &= config.access.channel_syntax != ChannelSyntax::Plain;
+            Arc::new(options)
+        };
+        let namespaces = config.namespace.iter().map(|(name, namespace)| (name.clone(), options(namespace))).collect();
         let source = || SourceState {
             epoch: Mutex::new(Epoch::random()),
             floor: AtomicU64::new(0),
@@ -93,11 +90,11 @@ impl Topics {
         };
         Self {
             map: DashMap::new(),
-            names: Names::default(),
+            names: Names::new(config.access.channel_syntax),
             count: AtomicUsize::new(0),
             unpublished: Mutex::default(),
             namespaces,
-            default: Arc::new(config.default.clone()),
+            default: options(&config.default),
             sums: Arc::new(Sums::new(&config.limits)),
             sampler: Sampler::new(config.trace.sample),
             freshness: Mutex::default(),
@@ -192,7 +189,8 @@ impl Topics {
         state.map_or_else(Epoch::random, |s| s.epoch.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    fn create(&self, name: TopicName, source: SourceId, now_ms: u64, by: By) -> Box<Topic> {
+    /// `maker` is the subscriber on whose behalf it is made; `None` for a publisher.
+    fn create(&self, name: TopicName, source: SourceId, now_ms: u64, maker: Option<u64>) -> Box<Topic> {
         let options = name.namespace().and_then(|n| self.namespaces.get(n)).unwrap_or(&self.default).clone();
         let own = is_own(&name);
         let source = if own { self.local() } else { source };
@@ -203,10 +201,7 @@ impl Topics {
         });
         let epoch = self.epoch(source);
         let mut topic = Topic::new(name, options, source, epoch, floor, now_ms, Account::new(self.sums.clone()));
-        match by {
-            By::Publisher => self.count_published(&mut topic),
-            By::Subscriber(maker) => topic.maker = Some(maker),
-        }
+        topic.maker = maker;
         topic.settle();
         Box::new(topic)
     }
@@ -272,42 +267,70 @@ impl Topics {
         Ok(())
     }
 
-    /// Runs `f` on the topic, making it first if need be.
-    fn with_topic<R>(
+    /// Runs a publish on the topic, making it first if need be. It counts as published, and one that was not there stays,
+    /// only once a delta was taken in.
+    fn published<R>(
         &self,
         name: &str,
         source: SourceId,
         now_ms: u64,
-        by: By,
-        f: impl FnOnce(&mut Topic) -> R,
+        publish: impl FnOnce(&mut Topic) -> Result<R, PublishError>,
     ) -> Result<R, PublishError> {
-        let there = |topic: &mut Topic| {
-            if matches!(by, By::Publisher) && !topic.account.is_published() {
-                self.has_room(&topic.name)?;
-                self.count_published(topic);
-            }
-            Ok::<(), PublishError>(())
-        };
         if let Some(mut topic) = self.map.get_mut(name) {
-            there(&mut topic)?;
-            return Ok(f(&mut topic));
+            return self.published_on(&mut topic, publish);
         }
         let name = TopicName::new(name)?;
-        match self.map.entry(name.clone()) {
-            Entry::Occupied(mut topic) => {
-                there(topic.get_mut())?;
-                Ok(f(topic.get_mut()))
-            }
+        match self.map.entry(name) {
+            Entry::Occupied(mut topic) => self.published_on(topic.get_mut(), publish),
             Entry::Vacant(entry) => {
                 if !self.config.knows_namespace(entry.key().namespace()) {
                     return Err(PublishError::UnknownNamespace);
                 }
-                match by {
-                    By::Publisher => self.has_room(entry.key())?,
-                    By::Subscriber(maker) => self.admit_unpublished(maker)?,
+                let mut topic = self.create(entry.key().clone(), source, now_ms, None);
+                let done = self.published_on(&mut topic, publish)?;
+                if topic.known {
+                    entry.insert(topic);
                 }
-                let mut topic = entry.insert(self.create(name, source, now_ms, by));
-                Ok(f(&mut topic))
+                Ok(done)
+            }
+        }
+    }
+
+    fn published_on<R>(
+        &self,
+        topic: &mut Topic,
+        publish: impl FnOnce(&mut Topic) -> Result<R, PublishError>,
+    ) -> Result<R, PublishError> {
+        if topic.account.is_published() {
+            return publish(topic);
+        }
+        self.has_room(&topic.name)?;
+        let done = publish(topic)?;
+        if topic.known {
+            self.count_published(topic);
+        }
+        Ok(done)
+    }
+
+    /// Runs `f` on the topic, making it on behalf of `maker` first if need be.
+    fn subscribed_to<R>(
+        &self,
+        name: &TopicName,
+        maker: u64,
+        f: impl FnOnce(&mut Topic) -> R,
+    ) -> Result<R, PublishError> {
+        if let Some(mut topic) = self.map.get_mut(name.as_str()) {
+            return Ok(f(&mut topic));
+        }
+        match self.map.entry(name.clone()) {
+            Entry::Occupied(mut topic) => Ok(f(topic.get_mut())),
+            Entry::Vacant(entry) => {
+                if !self.config.knows_namespace(name.namespace()) {
+                    return Err(PublishError::UnknownNamespace);
+                }
+                self.admit_unpublished(maker)?;
+                let made = self.create(name.clone(), self.home(name.as_str()), unix_ms(), Some(maker));
+                Ok(f(&mut entry.insert(made)))
             }
         }
     }
@@ -346,7 +369,7 @@ impl Topics {
         }
         let silent = self.source(source).is_some_and(|s| s.loading.load(Ordering::Acquire));
         let mut followed = None;
-        let outcome = self.with_topic(topic, source, now_ms, By::Publisher, |topic| {
+        let outcome = self.published(topic, source, now_ms, |topic| {
             if topic.source != source {
                 // The topic has moved to another partition: offsets of the two cannot be compared.
                 topic.reset(
@@ -370,7 +393,7 @@ impl Topics {
                 }
             })?;
             if !known {
-                self.names.insert(&topic.name);
+                self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
             }
             let applied_us = delta.trace.as_ref().map(|trace| trace.us());
             // What is loaded silently tells nobody that the topic is back: the next sweep does.
@@ -393,7 +416,7 @@ impl Topics {
                 followed = Some((delta.clone(), Passage { applied_us, queued_us, shards, encodings }));
             }
             Ok(Published { offset, epoch: topic.epoch.clone(), new: true })
-        })?;
+        });
         // Not with the topic locked: to write a line takes longer than all the rest.
         if let Some((delta, passage)) = &followed
             && let Some(trace) = &delta.trace
@@ -444,8 +467,7 @@ impl Topics {
         maker: u64,
         answer: impl FnOnce(Attachment),
     ) -> Result<(), PublishError> {
-        let by = By::Subscriber(maker);
-        self.with_topic(name.as_str(), self.home(name.as_str()), unix_ms(), by, |topic| {
+        self.subscribed_to(name, maker, |topic| {
             topic.add_interest(shard, slot, encoding);
             answer(topic.attach(encoding, since, history, self.config.limits.recovery_bytes()));
         })
@@ -558,14 +580,10 @@ impl Topics {
         Some(TopicView { snapshot: topic.snapshot(), active_ms: topic.active_ms, stale: topic.stale })
     }
 
-    /// The first `max` names of a range, in order. Some may be of topics that are not [known](Topics::is_known) any more.
-    pub fn names(&self, range: &NameRange, max: usize) -> Vec<TopicName> {
-        self.names.page(range, max)
-    }
-
-    /// Whether the topic was published in its source's present epoch.
-    pub fn is_known(&self, name: &TopicName) -> bool {
-        self.map.get(name.as_str()).is_some_and(|topic| topic.known)
+    /// The first `max` names of a section that are in a range, in order: those of topics that were published in their
+    /// sources' present epochs.
+    pub fn names(&self, section: Section<'_>, range: &NameRange, max: usize) -> Vec<TopicName> {
+        self.names.page(section, range, max)
     }
 
     /// Marks topics that went quiet, lets go of old history, forgets topics that nobody needs, and has those with the most
@@ -636,17 +654,15 @@ impl Topics {
         let now_ms = unix_ms();
         let Incoming { topic, ts, payload, offset, source, .. } = incoming;
         let Some(offset) = offset else { return Ok(()) };
-        self.with_topic(topic, source, now_ms, By::Publisher, |topic| {
+        self.published(topic, source, now_ms, |topic| {
             if topic.source == source && (!topic.known || offset > topic.offset) {
                 topic.restore(offset, ts, payload, now_ms)?;
                 if topic.known {
-                    self.names.insert(&topic.name);
+                    self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
                 }
-                Ok(())
-            } else {
-                Ok(())
             }
-        })?
+            Ok(())
+        })
     }
 
     /// The load of `source` is complete: subscribers are given the state of its topics.

@@ -13,7 +13,7 @@ use super::merge::{self, Members};
 use super::payload::Payload;
 use super::trace::Trace;
 use crate::accounts::allocated;
-use crate::config::{Class, Namespace, OPS, PayloadForm};
+use crate::config::{ChannelSyntax, Class, Namespace, OPS, PayloadForm};
 use crate::limits::{RECOVERY_BYTES, STATE_BYTES_MAX};
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset, Position};
@@ -151,9 +151,18 @@ impl Topic {
         let snapshot = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.weight());
         let interest = self.interest.capacity() * size_of::<Interest>();
         let name = allocated(2 * size_of::<usize>() + self.name.as_str().len());
-        let index = if self.known { INDEX_BYTES } else { 0 };
+        let index = if self.known { self.index_bytes() } else { 0 };
         let place = allocated(size_of::<Self>()) + PLACE_BYTES + index + name + allocated(interest);
         (history + snapshot, place + self.state.weight())
+    }
+
+    /// Bytes of its places in the index of names: its own, and one under each user who may have it.
+    fn index_bytes(&self) -> usize {
+        let users = match self.options.allow_user_limited_channels {
+            true => ChannelSyntax::Centrifugo.kind(self.name.as_str()).users().count(),
+            false => 0,
+        };
+        INDEX_BYTES * (1 + users)
     }
 
     /// What the account must say.

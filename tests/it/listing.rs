@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::healthy::Healthy;
 use crate::support::{Client, Redis, Server};
+use crate::tokens::{claims, hs256};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
@@ -39,7 +40,7 @@ fn pages(server: &Server, prefix: &str, limit: usize, token: Option<&str>) -> Ve
             Some(next) => {
                 assert_eq!(names.last().map(String::as_str), Some(next), "a name that it was told");
                 assert!(names.len() < 1_000, "pages without end");
-                after = format!("&after={next}");
+                after = format!("&after={}", next.replace('#', "%23"));
             }
             None => return names,
         }
@@ -107,6 +108,153 @@ async fn names_that_a_client_may_not_read_are_told_in_no_way() {
     assert_eq!(answers[0], answers[1]);
 }
 
+/// Where no client is let in without a token, nothing of a request is looked at before it; and what is wrong is told as JSON.
+#[test]
+fn a_token_is_asked_for_before_anything_else() {
+    let closed = Server::start(&crate::tokens::config(""));
+    let good = hs256(&claims("alice", 600, json!({"topics": ["a:*"]})));
+    let open = Server::open();
+    let wrong = ["?limit=x", "?limit=-1", "?limit=1&limit=2", "?prefix=a&prefix=b", "/%ff", "/a%20b", "/%E2%80%8B"];
+    for path in wrong.map(|rest| format!("/api/topics{rest}")) {
+        let ask = |server: &Server, token: Option<&str>| {
+            let bearer = token.map(|token| format!("Bearer {token}"));
+            let headers: Vec<_> = bearer.iter().map(|bearer| ("Authorization", bearer.as_str())).collect();
+            let (status, head, body) = server.http("GET", &path, &headers, "");
+            let body: Value = serde_json::from_str(&body).unwrap_or_else(|_| panic!("{path}: {status} {body}"));
+            assert_eq!(body["error"]["code"], status, "{path}: {body}");
+            assert!(body["error"]["message"].as_str().is_some_and(|message| message.len() > 10), "{path}: {body}");
+            assert_eq!(status == 401, head.contains("www-authenticate: bearer"), "{head}");
+            status
+        };
+        assert_eq!(ask(&closed, None), 401, "{path}");
+        assert_eq!(ask(&closed, Some("a.b.c")), 401, "{path}");
+        assert_eq!(ask(&closed, Some(&good)), 400, "{path}");
+        assert_eq!(ask(&open, None), 400, "{path}");
+    }
+}
+
+fn with_users(syntax: &str, more: &str) -> Server {
+    Server::start(&format!(
+        "[access]\nanonymous = true\nchannel_syntax = \"{syntax}\"\n\
+         [[access.keys]]\nalgorithm = \"HS256\"\nsecret = \"{SECRET}\"\n[publish]\nopen = true\n\
+         [default]\nallow_user_limited_channels = true\n\
+         [namespace.news]\nallow_subscribe_for_anonymous = false\nallow_user_limited_channels = true\n\
+         [namespace.shut]\nallow_subscribe_for_anonymous = false\n\
+         [namespace.free]\n{more}"
+    ))
+}
+
+const NAMES_OF_USERS: [&str; 14] = [
+    "$free:q",
+    "$news:p",
+    "$private",
+    "a",
+    "a#alice",
+    "b#alice,bob",
+    "b#bob",
+    "c#",
+    "free:x",
+    "news:x",
+    "news:x#alice",
+    "shut:x#alice",
+    "shut:y",
+    "z",
+];
+
+/// Names that say who may have them are listed for those clients, and for no other.
+#[test]
+fn names_that_say_who_may_have_them_are_listed_for_those() {
+    let server = with_users("centrifugo", "[limits]\nlisted_topics_per_second = 0\n");
+    for topic in NAMES_OF_USERS {
+        server.publish(topic, &json!(1));
+    }
+    for (user, rules, expected) in [
+        (None, &[][..], &[][..]),
+        (Some("alice"), &[], &["a#alice", "b#alice,bob", "news:x#alice"]),
+        (Some("bob"), &["news:*"], &["b#alice,bob", "b#bob", "news:x"]),
+        (Some("eve"), &["*"], &["news:x", "shut:y"]),
+        (Some("eve"), &["$*", "b#*"], &["$free:q", "$news:p", "$private", "b#alice,bob", "b#bob"]),
+        (
+            Some("alice"),
+            &["b#*", "a#alice", "$private"],
+            &["$private", "a#alice", "b#alice,bob", "b#bob", "news:x#alice"],
+        ),
+        (Some(""), &["shut:x#alice", "c#"], &["c#", "shut:x#alice"]),
+    ] {
+        let token = user.map(|user| hs256(&claims(user, 600, json!({"topics": rules}))));
+        let mut expected = [expected, &["a", "free:x", "z"]].concat();
+        expected.sort_unstable();
+        for limit in [1, 2, 5, 100] {
+            let mut listed = pages(&server, "", limit, token.as_deref());
+            listed.retain(|name| !name.starts_with("ops:"));
+            assert_eq!(listed, expected, "{user:?} {rules:?} {limit}");
+        }
+        for prefix in ["$", "a", "b", "news:", "shut:"] {
+            let some: Vec<&str> = expected.iter().copied().filter(|name| name.starts_with(prefix)).collect();
+            assert_eq!(pages(&server, prefix, 2, token.as_deref()), some, "{user:?} {prefix}");
+        }
+    }
+}
+
+/// Where names have no such meaning, their namespaces' options are all there is; a `$` before a namespace changes nothing.
+#[test]
+fn where_names_have_no_meaning_their_namespaces_say_who_sees_them() {
+    let server = with_users("plain", "[limits]\nlisted_topics_per_second = 0\n");
+    for topic in NAMES_OF_USERS {
+        server.publish(topic, &json!(1));
+    }
+    let open = ["$free:q", "$private", "a", "a#alice", "b#alice,bob", "b#bob", "c#", "free:x", "z"];
+    let alice = hs256(&claims("alice", 600, json!({"topics": []})));
+    let rule = hs256(&claims("eve", 600, json!({"topics": ["$news:*", "shut:x*"]})));
+    for limit in [1, 3, 100] {
+        assert_eq!(pages(&server, "", limit, None), open);
+        assert_eq!(pages(&server, "", limit, Some(&alice)), open);
+        let mut more = [&open[..], &["$news:p", "shut:x#alice"]].concat();
+        more.sort_unstable();
+        assert_eq!(pages(&server, "", limit, Some(&rule)), more);
+    }
+}
+
+/// Names that a client may not see, of every kind, change nothing of its answer, or of when it may ask again.
+#[test]
+fn what_a_client_may_not_see_costs_it_nothing_and_tells_it_nothing() {
+    let more = "[limits]\nlisted_topics_per_second = 10\n[server]\ntrusted_proxies = [\"127.0.0.1/32\"]\n";
+    let servers = [(); 2].map(|()| with_users("centrifugo", more));
+    let visible: Vec<(String, Value)> = (0..150).map(|n| (format!("m:{n:03}"), json!(n))).collect();
+    let hidden = (0..3_000).flat_map(|n| {
+        ["$m:N", "m:N#bob,carol", "m:0#N", "news:N", "news:N#alice2", "shut:N#alice"]
+            .map(|name| name.replace('N', &n.to_string()))
+    });
+    let hidden: Vec<(String, Value)> = hidden.map(|name| (name, json!(1))).collect();
+    servers.iter().for_each(|server| server.publish_all(&visible));
+    servers[1].publish_all(&hidden);
+    let alice = format!("Bearer {}", hs256(&claims("alice", 600, json!({"topics": ["m:00*", "other:*"]}))));
+    for (n, bearer) in [None, Some(&alice)].into_iter().enumerate() {
+        for (m, query) in
+            ["limit=10000", "limit=149", "limit=1", "prefix=m:0&limit=99", "prefix=news:"].into_iter().enumerate()
+        {
+            let answers = servers.each_ref().map(|server| {
+                let from = format!("192.0.2.{}", n * 10 + m);
+                let mut headers = vec![("X-Forwarded-For", from.as_str())];
+                headers.extend(bearer.map(|bearer| ("Authorization", bearer.as_str())));
+                let (status, _, body) = server.http("GET", &format!("/api/topics?{query}"), &headers, "");
+                assert_eq!(status, 200, "{body}");
+                let (status, head, _) = server.http("GET", "/api/topics", &headers, "");
+                assert_eq!(status, 429);
+                let after = head.lines().find_map(|line| line.strip_prefix("retry-after: ")).unwrap();
+                (body, after.parse::<u64>().unwrap())
+            });
+            assert_eq!(answers[0].0, answers[1].0, "{query}");
+            assert!(
+                answers[0].1.abs_diff(answers[1].1) <= 2,
+                "{query}: waits {} s, and {} s",
+                answers[0].1,
+                answers[1].1
+            );
+        }
+    }
+}
+
 /// The fastest of some: what the request itself costs, whatever else the machine does.
 fn fastest(server: &Server, query: &str) -> Duration {
     let times = (0..40).map(|_| {
@@ -128,6 +276,12 @@ async fn a_listing_costs_what_it_answers_however_many_topics_there_are() {
     fill(&server, 0, 500);
     let few = ["limit=1", "prefix=latest:0001", "prefix=nothing:"].map(|query| fastest(&server, query));
     fill(&server, 500, 40_000);
+    // Names among them that this client may not see count for nothing.
+    let hidden: Vec<(String, Value)> = (0..20_000)
+        .map(|n| (format!("latest:0001#{n}"), json!(n)))
+        .chain((0..5_000).map(|n| (format!("$latest:{n}"), json!(n))))
+        .collect();
+    server.publish_all(&hidden);
     let many = ["limit=1", "prefix=latest:0001", "prefix=nothing:"].map(|query| fastest(&server, query));
     for (few, many) in few.iter().zip(many) {
         assert!(many < *few * 5 + Duration::from_millis(5), "{few:?} at 500 topics, {many:?} at 40,000");

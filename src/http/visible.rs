@@ -1,0 +1,129 @@
+//! The names that a client may see, as ranges of the index's sections. They say the same as [`may_have`](crate::auth::may_have).
+
+use crate::auth::Identity;
+use crate::config::{ChannelSyntax, Config, Namespace};
+use crate::name::{PRIVATE_PREFIX, USER_BOUNDARY};
+use crate::topic::{NameRange, NameRanges, Section};
+
+/// Ranges of one section, all of whose names a client may see.
+#[derive(Debug)]
+pub(super) struct Visible<'a> {
+    pub(super) section: Section<'a>,
+    pub(super) ranges: NameRanges,
+}
+
+/// What a client may see of the names in a range.
+pub(super) fn within<'a>(config: &Config, reader: Option<&'a Identity>, asked: &NameRange) -> Vec<Visible<'a>> {
+    let named = |mark: Option<char>| NameRanges::union(rules(reader, mark));
+    let open = open(config, reader.is_some());
+    let ordinary = open.into_iter().chain(rules(reader, None));
+    let mut all = vec![(Section::Ordinary, NameRanges::union(ordinary))];
+    if let (ChannelSyntax::Centrifugo, Some(reader)) = (config.access.channel_syntax, reader) {
+        all.push((Section::Private, named(Some(PRIVATE_PREFIX))));
+        all.push((Section::UserLimited, named(Some(USER_BOUNDARY))));
+        if !reader.user.is_empty() {
+            all.push((Section::OfUser(&reader.user), NameRanges::union([NameRange::prefix("")])));
+        }
+    }
+    all.into_iter().map(|(section, ranges)| Visible { section, ranges: ranges.within(asked) }).collect()
+}
+
+/// What namespaces open to all who are let in, or to all with a token.
+fn open(config: &Config, with_token: bool) -> Vec<NameRange> {
+    let open = |namespace: &Namespace| {
+        (config.access.anonymous && namespace.allow_subscribe_for_anonymous)
+            || (with_token && namespace.allow_subscribe_for_client)
+    };
+    // A name with a `$` before its namespace has that namespace's options, whatever else the `$` means.
+    let of_namespace =
+        |name: &str| [format!("{name}:"), format!("{PRIVATE_PREFIX}{name}:")].map(|prefix| NameRange::prefix(&prefix));
+    let mut ranges = Vec::new();
+    if open(&config.default) {
+        let configured = NameRanges::union(config.namespace.keys().flat_map(|name| of_namespace(name)));
+        ranges.extend(configured.complement().iter().cloned());
+    }
+    let namespaces = config.namespace.iter().filter(|(_, namespace)| open(namespace));
+    ranges.extend(namespaces.flat_map(|(name, _)| of_namespace(name)));
+    ranges
+}
+
+/// What a token's rules give; of names with a mark only by rules that have it themselves.
+fn rules(reader: Option<&Identity>, mark: Option<char>) -> impl Iterator<Item = NameRange> {
+    let rules = reader.into_iter().flat_map(|identity| identity.topics.rules());
+    rules.filter(move |rule| mark.is_none_or(|mark| rule.contains(mark))).map(|rule| match rule.strip_suffix('*') {
+        Some(prefix) => NameRange::prefix(prefix),
+        None => NameRange::exact(rule),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{TopicRules, may_have};
+    use crate::config::UnknownNamespace;
+    use crate::name::TopicName;
+    use proptest::prelude::*;
+
+    fn namespace() -> impl Strategy<Value = Namespace> {
+        any::<[bool; 3]>().prop_map(|[anonymous, client, users]| Namespace {
+            allow_subscribe_for_anonymous: anonymous,
+            allow_subscribe_for_client: client,
+            allow_user_limited_channels: users,
+            ..Namespace::default()
+        })
+    }
+
+    fn identity() -> impl Strategy<Value = Identity> {
+        let rules = prop::collection::vec("[$ab:#12,]{0,4}\\*?", 0..5);
+        ("[12]{0,2}", rules).prop_map(|(user, rules)| Identity {
+            user,
+            expires_s: None,
+            topics: TopicRules::new(rules),
+            info: bytes::Bytes::new(),
+            subscribed: Vec::new(),
+            asked: std::sync::Arc::default(),
+            seat: None,
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// What is listed is what may be had: no more, and no less.
+        #[test]
+        fn the_sections_say_what_the_rule_says(
+            default in namespace(),
+            a in namespace(),
+            reader in prop::option::of(identity()),
+            anonymous in any::<bool>(),
+            plain in any::<bool>(),
+            refuse in any::<bool>(),
+            name in "[$]{0,2}[ab]{0,2}:?[ab]{0,1}(#[12,]{0,3})?",
+            asked in "[$ab]{0,1}",
+        ) {
+            let mut config = Config { default, ..Config::default() };
+            config.namespace.insert("a".into(), a);
+            config.access.anonymous = anonymous;
+            config.access.channel_syntax = if plain { ChannelSyntax::Plain } else { ChannelSyntax::Centrifugo };
+            if refuse {
+                config.access.unknown_namespace = UnknownNamespace::Refuse;
+            }
+            // No topic of a namespace that is refused is ever in the index.
+            let topic = TopicName::new(&name).ok().filter(|topic| config.knows_namespace(topic.namespace()));
+            let Some(topic) = topic else { return Ok(()) };
+            let kind = config.access.channel_syntax.kind(&name);
+            let in_section = |section: Section<'_>| match section {
+                Section::Ordinary => kind == crate::config::NameKind::Ordinary,
+                Section::Private => kind == crate::config::NameKind::Private,
+                Section::UserLimited => matches!(kind, crate::config::NameKind::UserLimited(_)),
+                Section::OfUser(user) => {
+                    config.namespace(topic.namespace()).allow_user_limited_channels && kind.users().any(|u| u == user)
+                }
+            };
+            let sections = within(&config, reader.as_ref(), &NameRange::prefix(&asked));
+            let seen = sections.iter().any(|visible| in_section(visible.section) && visible.ranges.has(&name));
+            let may = may_have(&config, reader.as_ref(), &topic).is_ok();
+            prop_assert_eq!(seen, may && name.starts_with(&asked), "{:?}", sections);
+        }
+    }
+}
