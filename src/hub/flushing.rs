@@ -317,7 +317,7 @@ impl Shard {
             backlog.push_rest(rest);
         }
         let (mut at, mut completed) = (0, 0);
-        for piece in self.outbox.chain(chain) {
+        'pieces: for piece in self.outbox.chain(chain) {
             let (piece_start, piece_end) = (at, at + piece.bytes.len());
             at = piece_end;
             if piece_end <= sent {
@@ -346,15 +346,15 @@ impl Shard {
                         break;
                     } else {
                         backlog.push(frame);
+                        if backlog.behind_first() > self.config.limits.backlog_bytes {
+                            break 'pieces;
+                        }
                     }
                 }
                 if let Some(cut) = cut {
                     cursor = cut.cursor;
                 }
                 frame_start = frame_end;
-            }
-            if backlog.behind_first() > self.config.limits.backlog_bytes {
-                break;
             }
         }
         // What was begun counts for one more when its rest has gone.

@@ -196,7 +196,9 @@ async fn a_socket_that_never_reads_is_closed_at_its_limit() {
         server.publish_all(&batch);
         published += 1;
         assert!(published < 200, "never closed");
-        assert!(server.metric("backlog_bytes") <= 110_000.0 + 10_000.0);
+        // The first frame is let through whatever its size; behind it, the one that goes past the limit ends the session.
+        let owed = server.metric("backlog_bytes");
+        assert!(owed <= 100_000.0 + 2.0 * 10_100.0, "{owed} bytes");
         healthy.is_well(&server).await;
     }
     server.until("it is gone", |s| s.metric("sessions") == 1.0 && s.metric("backlog_bytes") == 0.0).await;
