@@ -24,7 +24,7 @@ use crate::wire::close::CloseReason;
 /// One label: why.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Reason {
-    reason: &'static str,
+    pub(crate) reason: &'static str,
 }
 
 /// One label: which source.

@@ -11,8 +11,13 @@ use super::{Grant, Identity, TokenError, TopicRules};
 use crate::limits::SERVER_SUBSCRIPTIONS_MAX;
 use crate::name::{NameError, TopicName, unprintable};
 
-/// Difference between clocks that is forgiven, in s.
-const LEEWAY_S: f64 = 5.0;
+/// Difference between clocks that is forgiven, in s: a token may be used until so long after its `exp`, and a session or a
+/// subscription that it began ends then.
+const LEEWAY_S: u64 = 5;
+
+/// The same for times with a fraction.
+#[allow(clippy::cast_precision_loss, reason = "it is 5")]
+const LEEWAY: f64 = LEEWAY_S as f64;
 
 /// Latest time that a claim may name: the last second of the year 9999, Unix time. Times in ms are beyond it.
 const DATE_MAX_S: f64 = 253_402_300_799.0;
@@ -64,11 +69,15 @@ fn as_written<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Optio
     Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
+/// Whether what rests on a token that expires at `expires_s` (Unix s; `None` is never) has ended at `now_s`. It never has while
+/// the token itself is accepted.
+pub fn has_ended(expires_s: Option<u64>, now_s: u64) -> bool {
+    expires_s.is_some_and(|exp| exp.saturating_add(LEEWAY_S) <= now_s)
+}
+
 /// Whether what was good is good no more.
 pub(super) fn has_expired(identity: &Identity) -> bool {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is 5")]
-    let leeway_s = LEEWAY_S as u64;
-    identity.expires_s.is_some_and(|exp| exp.saturating_add(leeway_s) <= crate::clock::unix_ms() / 1_000)
+    has_ended(identity.expires_s, crate::clock::unix_ms() / 1_000)
 }
 
 fn invalid(reason: impl Into<String>) -> TokenError {
@@ -124,20 +133,20 @@ impl Claims {
             }
         }
         date("iat", self.iat.as_deref())?;
-        if date("nbf", self.nbf.as_deref())?.is_some_and(|nbf| nbf > now_s + LEEWAY_S) {
+        if date("nbf", self.nbf.as_deref())?.is_some_and(|nbf| nbf > now_s + LEEWAY) {
             return Err(invalid("it is not valid yet (nbf)"));
         }
         match date("exp", self.exp.as_deref())? {
             None => Err(invalid("exp is missing")),
-            Some(exp) if exp + LEEWAY_S <= now_s => Err(TokenError::Expired),
+            Some(exp) if exp + LEEWAY <= now_s => Err(TokenError::Expired),
             Some(_) => Ok(()),
         }
     }
 
-    /// `exp` in whole Unix seconds: a part of a second is not worth a session's longer life.
+    /// `exp` in whole Unix seconds, rounded up: a session lasts as long as its token is accepted, a part of a second more.
     fn expires_s(&self) -> Result<Option<u64>, TokenError> {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`date` bounds it")]
-        let whole = |seconds: f64| seconds as u64;
+        let whole = |seconds: f64| seconds.ceil() as u64;
         Ok(date("exp", self.exp.as_deref())?.map(whole))
     }
 
@@ -247,6 +256,17 @@ mod tests {
     }
 
     proptest! {
+        /// One rule for both: whatever is accepted begins something that goes on, and ends within a second of what it says.
+        #[test]
+        fn what_is_accepted_has_not_ended(exp in NOW_S - 20.0..NOW_S + 20.0, now_s in NOW_S - 20.0..NOW_S + 20.0) {
+            let claims: Claims = serde_json::from_str(&format!(r#"{{"exp":{exp}}}"#)).unwrap();
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let ended = |at: f64| has_ended(claims.expires_s().unwrap(), at as u64);
+            let accepted = claims.check(None, None, now_s).is_ok();
+            prop_assert!(!(accepted && ended(now_s)));
+            prop_assert!(accepted || ended(now_s + 2.0));
+        }
+
         #[test]
         fn no_time_lasts_beyond_the_year_9999(exp in any::<f64>()) {
             let claims: Claims = serde_json::from_str(&format!(r#"{{"exp":{}}}"#, serde_json::json!(exp))).unwrap();

@@ -43,6 +43,16 @@ struct Fetches {
     under_way: bool,
 }
 
+/// A fetch under way. However it ends, those who wait for it are told, and another can begin.
+struct Fetch(Arc<Jwks>);
+
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        self.0.fetches.lock().unwrap_or_else(PoisonError::into_inner).under_way = false;
+        self.0.ended.notify_waiters();
+    }
+}
+
 impl Set {
     /// Whether there ever was one.
     pub(super) fn was_read(&self) -> bool {
@@ -96,8 +106,8 @@ impl Jwks {
                 Some(began) if began.elapsed() < self.config.min_interval => return,
                 _ => {
                     *fetches = Fetches { began: Some(Instant::now()), under_way: true };
-                    let jwks = self.clone();
-                    tokio::spawn(async move { jwks.replace().await });
+                    let fetch = Fetch(self.clone());
+                    tokio::spawn(async move { fetch.0.replace().await });
                     JWKS_WAIT
                 }
             }
@@ -128,8 +138,6 @@ impl Jwks {
             }
         };
         self.metrics.fetched_key_set(reason);
-        self.fetches.lock().unwrap_or_else(PoisonError::into_inner).under_way = false;
-        self.ended.notify_waiters();
     }
 
     async fn fetch(&self) -> Result<Vec<Key>, String> {
@@ -139,5 +147,28 @@ impl Jwks {
         let all = set.get("keys").and_then(|keys| keys.as_array()).ok_or("not a key set: `keys` is missing")?;
         let known = all.iter().filter_map(|key| serde_json::from_value(key.clone()).ok()).collect();
         Ok(keys::of_set(&JwkSet { keys: known }, &self.algorithms))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A fetch dies with its task: nobody waits for it any more, and the next one is made.
+    #[test]
+    fn a_fetch_that_dies_is_not_waited_for() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let config = serde_json::from_value(serde_json::json!({"url": url, "min_interval": "0s"})).unwrap();
+        let jwks = Arc::new(Jwks::new(&config, &Arc::default()).unwrap());
+        for _ in 0..2 {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let begun = jwks.clone();
+            runtime.spawn(async move { begun.refresh().await });
+            // It asks: once more the second time.
+            drop(listener.accept().unwrap());
+            drop(runtime);
+            assert!(!jwks.fetches.lock().unwrap().under_way);
+        }
     }
 }

@@ -18,6 +18,7 @@ use crate::name::TopicName;
 use crate::rate::Shared;
 
 pub use api_keys::{ApiKey, ApiKeys};
+pub use claims::has_ended;
 pub use rights::{Denied, may_have, names_its_users};
 pub use tokens::{TokenError, Tokens, Verdict};
 pub use users::{Seat, Users};
@@ -28,7 +29,7 @@ pub use verifier::{Caller, Verifier};
 pub struct Identity {
     /// `sub`.
     pub user: String,
-    /// `exp`, Unix s.
+    /// `exp`, Unix s; [`has_ended`] says when it counts no more.
     pub expires_s: Option<u64>,
     /// What may be subscribed to.
     pub topics: TopicRules,
@@ -62,7 +63,7 @@ impl Identity {
 pub struct Grant {
     /// `sub`: whose session may have it.
     pub user: String,
-    /// `exp`, Unix s.
+    /// `exp`, Unix s; likewise.
     pub expires_s: Option<u64>,
     /// JSON shown to others in presence, join and leave; empty without.
     pub info: Bytes,

@@ -67,6 +67,9 @@ pub enum TokenError {
     /// Too many wait already.
     #[error("too many tokens wait to be verified; try again")]
     Busy,
+    /// This server failed, whatever the token is.
+    #[error("the token could not be verified because of a fault in this server; try again")]
+    Fault,
     /// It is good, but its user holds as many sessions as it may.
     #[error("the user holds {0} sessions, the most (limits.sessions_per_user)")]
     TooManySessions(usize),
@@ -86,7 +89,7 @@ pub enum TokenError {
 impl TokenError {
     /// Whether another try with the same token may go better.
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::NoKeySet | Self::KeysAwaited | Self::Busy)
+        matches!(self, Self::NoKeySet | Self::KeysAwaited | Self::Busy | Self::Fault)
     }
 
     /// Whether a signature was looked at for it, and whoever showed it is to blame. A token that has expired was good: clients
@@ -105,6 +108,7 @@ impl TokenError {
             Self::TooManyFailures => "failures",
             Self::KeysAwaited => "keys",
             Self::Busy => "waiting",
+            Self::Fault => "fault",
             Self::TooManySessions(_) => "user_sessions",
             Self::KeySet(_) => "key_set",
             Self::Key { .. } => "key",

@@ -2,6 +2,7 @@
 //! else waits for signatures, callers take turns, and whoever shows too many that fail is answered without a look.
 
 use std::collections::{HashMap, VecDeque};
+use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -114,6 +115,59 @@ struct Job {
     run: Box<Run>,
 }
 
+/// The answer that a caller waits for. It is given whatever becomes of the job: one that dies is a fault of this server.
+struct Owed<T, F: FnOnce(Result<T, TokenError>)> {
+    done: Option<F>,
+    metrics: Arc<Metrics>,
+    answer: PhantomData<fn(T)>,
+}
+
+impl<T, F: FnOnce(Result<T, TokenError>)> Owed<T, F> {
+    fn settle(&mut self, result: Result<T, TokenError>) {
+        if let Err(error) = &result {
+            self.metrics.refused_token(error.label());
+        }
+        if let Some(done) = self.done.take() {
+            done(result);
+        }
+    }
+}
+
+impl<T, F: FnOnce(Result<T, TokenError>)> Drop for Owed<T, F> {
+    fn drop(&mut self) {
+        if self.done.is_some() {
+            tracing::error!("a token was not verified to the end; its caller is told to try again");
+            self.settle(Err(TokenError::Fault));
+        }
+    }
+}
+
+/// A job that waits for the key set. However the wait ends, the job goes back to the front of its line.
+struct KeyWait {
+    inner: Arc<Inner>,
+    caller: Caller,
+    /// Its line waits for it.
+    holds: bool,
+    job: Option<Job>,
+}
+
+impl Drop for KeyWait {
+    fn drop(&mut self) {
+        let Some(mut job) = self.job.take() else { return };
+        let (inner, caller) = (&self.inner, self.caller);
+        job.fetched = true;
+        let mut lines = inner.lines();
+        let (waiting, _) = lines.for_keys(self.holds);
+        *waiting = waiting.saturating_sub(1);
+        lines.bytes += job.bytes;
+        let line = lines.by_caller.entry(caller).or_default();
+        line.bytes += job.bytes;
+        line.busy = line.busy.saturating_sub(usize::from(self.holds));
+        line.jobs.push_front(job);
+        inner.queue(&mut lines, caller);
+    }
+}
+
 impl Verifier {
     /// On `threads` threads, which end with the process. What comes of a job may use `runtime`.
     ///
@@ -135,7 +189,7 @@ impl Verifier {
                     // A fault in a library of cryptography must not cost a thread, and so all tokens after it.
                     let done = AssertUnwindSafe(|| Inner::perform(&inner, caller, job, way));
                     if std::panic::catch_unwind(done).is_err() {
-                        tracing::error!("verifying a token panicked; the token counts as one that failed");
+                        tracing::error!("verifying a token panicked; it counts as one that failed");
                         inner.ended(caller, true);
                     }
                 }
@@ -248,7 +302,7 @@ impl Verifier {
         verify: impl Fn(&Inner) -> Verdict<T> + Send + 'static,
         done: impl FnOnce(Result<T, TokenError>) + Send + 'static,
     ) {
-        let mut done = Some(done);
+        let mut owed = Owed { done: Some(done), metrics: self.inner.metrics.clone(), answer: PhantomData };
         let run = move |inner: &Inner, way: Way| {
             let result = match way {
                 Way::Refuse(error) => Err(error),
@@ -262,12 +316,7 @@ impl Verifier {
                 Err(error) if error.is_the_tokens_fault() => Step::Failed,
                 _ => Step::Good,
             };
-            if let Err(error) = &result {
-                inner.metrics.refused_token(error.label());
-            }
-            if let Some(done) = done.take() {
-                done(result);
-            }
+            owed.settle(result);
             step
         };
         Inner::hand_in(&self.inner, caller, Job { bytes, fetched: false, run: Box::new(run) });
@@ -405,19 +454,10 @@ impl Inner {
         if !holds {
             inner.ended(caller, false);
         }
-        let inner = inner.clone();
+        let wait = KeyWait { inner: inner.clone(), caller, holds, job: Some(job) };
         runtime.spawn(async move {
-            inner.tokens.fetch().await;
-            job.fetched = true;
-            let mut lines = inner.lines();
-            let (waiting, _) = lines.for_keys(holds);
-            *waiting = waiting.saturating_sub(1);
-            lines.bytes += job.bytes;
-            let line = lines.by_caller.entry(caller).or_default();
-            line.bytes += job.bytes;
-            line.busy = line.busy.saturating_sub(usize::from(holds));
-            line.jobs.push_front(job);
-            inner.queue(&mut lines, caller);
+            wait.inner.tokens.fetch().await;
+            drop(wait);
         });
     }
 
@@ -441,5 +481,80 @@ impl Inner {
             return;
         }
         self.queue(&mut lines, caller);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+
+    use super::*;
+    use crate::config::Access;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+    const SESSION: Caller = Caller::Session(0, 1);
+
+    fn started(access: &Access, runtime: &tokio::runtime::Runtime) -> (Arc<Verifier>, Arc<Metrics>) {
+        let metrics: Arc<Metrics> = Arc::default();
+        let tokens = Arc::new(Tokens::load(access, &metrics).unwrap());
+        let verifier = Verifier::start(tokens, &Limits::default(), metrics.clone(), 1, runtime.handle().clone());
+        (verifier.unwrap(), metrics)
+    }
+
+    fn refused(metrics: &Metrics, reason: &'static str) -> u64 {
+        metrics.tokens_refused.get(&crate::metrics::Reason { reason }).map_or(0, |count| count.get())
+    }
+
+    /// No token is known that makes the verification panic. If there is one, its session hears of it, and neither its next
+    /// tokens nor those of others wait for ever.
+    #[test]
+    fn a_verification_that_dies_is_answered_and_the_next_goes_on() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (verifier, metrics) = started(&Access::default(), &runtime);
+        let (tell, told) = mpsc::channel();
+        for caller in [SESSION, Caller::Address([127, 0, 0, 1].into())] {
+            for n in 0..5 {
+                let tell = tell.clone();
+                let dies = |_: &Inner| -> Verdict<()> { panic!("injected") };
+                verifier.submit(caller, 10, dies, move |result| tell.send((n, result)).unwrap());
+                assert_eq!(told.recv_timeout(PATIENCE), Ok((n, Err(TokenError::Fault))));
+            }
+            let tell = tell.clone();
+            verifier.submit(caller, 10, |_| Verdict::Known(Ok(())), move |result| tell.send((9, result)).unwrap());
+            assert_eq!(told.recv_timeout(PATIENCE), Ok((9, Ok(()))));
+        }
+        assert!(TokenError::Fault.is_temporary());
+        assert_eq!(refused(&metrics, "fault"), 10);
+        assert_eq!(verifier.waiting(), 0);
+    }
+
+    /// The task that waits for the key set dies: what it waited for is answered as far as is known, and its places are free.
+    #[test]
+    fn a_wait_for_keys_that_dies_is_answered_and_gives_its_place_back() {
+        let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", hanging.local_addr().unwrap());
+        let jwks = serde_json::from_value(serde_json::json!({"url": url})).unwrap();
+        let access = Access { jwks: Some(jwks), ..Access::default() };
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (verifier, metrics) = started(&access, &runtime);
+        let key = EncodingKey::from_rsa_pem(include_bytes!("../../tests/keys/rsa.pem")).unwrap();
+        let token = encode(&Header::new(Algorithm::RS256), &serde_json::json!({"exp": 1}), &key).unwrap();
+        let (tell, told) = mpsc::channel();
+        let also = tell.clone();
+        verifier.identity(SESSION, token.clone(), move |result| tell.send(result).unwrap());
+        // Behind it, of the same session.
+        verifier.identity(SESSION, token, move |result| also.send(result).unwrap());
+        // The fetch has begun: the task waits.
+        drop(hanging.accept().unwrap());
+        runtime.shutdown_background();
+        for _ in 0..2 {
+            assert_eq!(told.recv_timeout(PATIENCE), Ok(Err(TokenError::NoKeySet)));
+        }
+        assert_eq!(refused(&metrics, "no_key_set"), 2);
+        let lines = verifier.inner.lines();
+        assert_eq!((lines.sessions_for_keys, lines.bytes), (0, 0));
     }
 }

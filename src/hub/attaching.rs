@@ -10,6 +10,7 @@ use std::collections::hash_map::Entry;
 use bytes::Bytes;
 
 use super::asking::{Ask, AskKey, Waiter};
+use super::connecting::ttl_s;
 use super::deflating::form;
 use super::event::{Attach, Attached, Request, SessionKey, Shown};
 use super::outbox::Piece;
@@ -393,7 +394,7 @@ impl Shard {
             session.add(subscription);
         }
         let expires_s = grant.as_ref().and_then(|g| g.expires_s);
-        let ttl_s = expires_s.map(|at| at.saturating_sub(self.unix_ms / 1_000));
+        let ttl_s = ttl_s(expires_s, self.unix_ms);
         self.note_special(key.index, &item, grant);
         let mut frames = attachment.missed.frames.clone();
         if had {

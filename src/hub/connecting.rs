@@ -13,7 +13,7 @@ use super::client::{Client, Special};
 use super::event::{Ask, Order, Purpose, Request, SessionKey, Shown, Who};
 use super::session::{Deferred, Stage};
 use super::shard::Shard;
-use crate::auth::{Grant, Identity, TokenError, may_have, names_its_users};
+use crate::auth::{Grant, Identity, TokenError, has_ended, may_have, names_its_users};
 use crate::config::{Action, PayloadForm};
 use crate::limits::{ANNOUNCED_PER_SECOND, PENDING_COMMANDS_MAX, TOKEN_FAILURE_FORGOTTEN};
 use crate::name::TopicName;
@@ -99,7 +99,7 @@ impl Shard {
         let (time_ms, node) = (self.unix_ms, self.node.clone());
         let ping_s = u32::try_from(self.config.limits.ping_interval.as_secs().max(1)).unwrap_or(u32::MAX);
         let Some(session) = self.session(index) else { return };
-        let (dialect, ttl_s) = (session.dialect, ttl_s(session.identity.as_deref(), time_ms));
+        let (dialect, ttl_s) = (session.dialect, ttl_s(session.identity.as_ref().and_then(|i| i.expires_s), time_ms));
         let Some(client) = &session.client else { return };
         let client = client.id.to_string();
         let connected = Connected { client: &client, node: &node, ping_s, ttl_s, time_ms, subs };
@@ -155,7 +155,7 @@ impl Shard {
                 }
             }
             (Purpose::Refresh, Ok(identity)) if same_user => {
-                let ttl_s = ttl_s(Some(&identity), now_ms);
+                let ttl_s = ttl_s(identity.expires_s, now_ms);
                 let deferred = session.deferred.take();
                 let client = session.client.as_ref().map(|c| c.id.to_string()).unwrap_or_default();
                 self.send(index, dialect.refreshed(&id, &client, ttl_s));
@@ -281,7 +281,7 @@ impl Shard {
         slot: Slot,
         result: Result<Grant, TokenError>,
     ) {
-        let now_s = self.unix_ms / 1_000;
+        let now_ms = self.unix_ms;
         let Some(session) = self.keyed(key).filter(|s| s.is_live()) else { return };
         let dialect = session.dialect;
         match result {
@@ -290,7 +290,7 @@ impl Shard {
                 if let Some(special) = special {
                     special.expires_s = grant.expires_s;
                 }
-                let ttl_s = grant.expires_s.map(|at| at.saturating_sub(now_s));
+                let ttl_s = ttl_s(grant.expires_s, now_ms);
                 self.send(key.index, dialect.sub_refreshed(id, ttl_s));
             }
             Err(error) => {
@@ -352,10 +352,10 @@ impl Shard {
         self.wanted.push(Request::Left { topic, member });
     }
 
-    /// Subscriptions whose tokens have ended are over; their clients subscribe again with new ones.
+    /// Subscriptions whose tokens had ended at `until_s` are over; their clients subscribe again with new ones.
     pub(super) fn expire_subscriptions(&mut self, index: u32, until_s: u64) {
         let Some(client) = self.session(index).and_then(|s| s.client.as_ref()) else { return };
-        let over = |s: &&Special| s.expires_s.is_some_and(|at| at < until_s);
+        let over = |s: &&Special| has_ended(s.expires_s, until_s);
         let over: Vec<Slot> = client.specials.iter().filter(over).map(|s| s.slot).collect();
         for slot in over {
             self.revoke(index, slot, SUBSCRIPTION_EXPIRED, "subscription expired");
@@ -527,6 +527,7 @@ fn retry(error: &TokenError) -> Refusal {
     Refusal::new(code, error.to_string())
 }
 
-fn ttl_s(identity: Option<&Identity>, now_ms: u64) -> Option<u64> {
-    identity.and_then(|i| i.expires_s).map(|at| at.saturating_sub(now_ms / 1_000))
+/// Time after which a client is to bring a new token, in s: that until `exp`, but 1 at least, as 0 is left out of Protobuf.
+pub(super) fn ttl_s(expires_s: Option<u64>, now_ms: u64) -> Option<u64> {
+    expires_s.map(|at| at.saturating_sub(now_ms / 1_000).max(1))
 }

@@ -8,6 +8,7 @@ use super::shard::{SWEEP_EVERY, Shard};
 use super::subscribers::SHRINK_FROM;
 use super::turns::Reading;
 use super::waves::Waves;
+use crate::auth::has_ended;
 use crate::protocol::Notice;
 use crate::wire::close::CloseReason;
 
@@ -83,45 +84,45 @@ impl Shard {
         let (now_ms, now_s) = (self.now_ms, self.unix_ms / 1_000);
         let Some(session) = self.session(index) else { return };
         let age = |since: u32| u64::from(clock32(now_ms).wrapping_sub(since));
-        let reason =
-            match session.stage {
-                Stage::Closing { until_ms } if is_past(until_ms, now_ms) => {
-                    self.drop_session(index);
-                    return;
-                }
-                Stage::Closing { .. } | Stage::Done => return,
-                Stage::New if age(session.opened_ms) > first_command_ms => Some(CloseReason::NoCommand),
-                // One that waits for its turn is not late: it is not listened to.
-                _ if session.reading == Reading::Free
-                    && session.inbox.as_ref().is_some_and(|i| now_ms.saturating_sub(i.since_ms) > first_command_ms) =>
-                {
-                    Some(CloseReason::SlowMessage)
-                }
-                // One that got a topic by a token of the topic's own has shown one.
-                _ if needs_token
-                    && session.identity.is_none()
-                    && session.subscriptions.is_empty()
-                    && session.attaching == 0
-                    && !session.deferred.as_ref().is_some_and(|d| d.authenticating)
-                    && age(session.opened_ms) > token_ms =>
-                {
-                    Some(CloseReason::NoToken)
-                }
-                _ if session.backlog.as_ref().is_some_and(|b| now_ms.saturating_sub(b.moved_ms) > stall_ms) => {
-                    Some(CloseReason::Slow)
-                }
-                _ if session.identity.as_ref().and_then(|i| i.expires_s).is_some_and(|exp| {
-                    now_s > exp + if session.dialect.is_centrifuge() { expired_delay_s } else { 0 }
-                }) =>
-                {
-                    Some(CloseReason::Expired)
-                }
-                // While its socket is full, whether it takes bytes decides, not its pong.
-                _ if session.ping == Ping::Written && session.backlog.is_none() && age(session.heard_ms) > pong_ms => {
-                    Some(CloseReason::NoPong)
-                }
-                _ => None,
-            };
+        let reason = match session.stage {
+            Stage::Closing { until_ms } if is_past(until_ms, now_ms) => {
+                self.drop_session(index);
+                return;
+            }
+            Stage::Closing { .. } | Stage::Done => return,
+            Stage::New if age(session.opened_ms) > first_command_ms => Some(CloseReason::NoCommand),
+            // One that waits for its turn is not late: it is not listened to.
+            _ if session.reading == Reading::Free
+                && session.inbox.as_ref().is_some_and(|i| now_ms.saturating_sub(i.since_ms) > first_command_ms) =>
+            {
+                Some(CloseReason::SlowMessage)
+            }
+            // One that got a topic by a token of the topic's own has shown one.
+            _ if needs_token
+                && session.identity.is_none()
+                && session.subscriptions.is_empty()
+                && session.attaching == 0
+                && !session.deferred.as_ref().is_some_and(|d| d.authenticating)
+                && age(session.opened_ms) > token_ms =>
+            {
+                Some(CloseReason::NoToken)
+            }
+            _ if session.backlog.as_ref().is_some_and(|b| now_ms.saturating_sub(b.moved_ms) > stall_ms) => {
+                Some(CloseReason::Slow)
+            }
+            _ if session.identity.as_ref().is_some_and(|i| {
+                let delay_s = if session.dialect.is_centrifuge() { expired_delay_s } else { 0 };
+                has_ended(i.expires_s, now_s.saturating_sub(delay_s))
+            }) =>
+            {
+                Some(CloseReason::Expired)
+            }
+            // While its socket is full, whether it takes bytes decides, not its pong.
+            _ if session.ping == Ping::Written && session.backlog.is_none() && age(session.heard_ms) > pong_ms => {
+                Some(CloseReason::NoPong)
+            }
+            _ => None,
+        };
         if let Some(reason) = reason {
             self.close(index, reason);
             return;

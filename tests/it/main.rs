@@ -16,6 +16,7 @@ mod api_clients;
 mod batches;
 mod bytes;
 mod centrifuge;
+mod centrifuge_client;
 mod channel_names;
 mod command_line;
 mod commands;

@@ -1,10 +1,9 @@
 //! Rights, identity, presence and limits follow the token that a session has now, not one that it had.
 
-use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
-use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{Client, PATIENCE, Server};
+use crate::centrifuge_client::Centrifuge;
+use crate::support::{Client, Server};
 use crate::tokens::{claims, config, hs256};
 
 const SEEN: &str = "[namespace.vip]\npresence = true\njoin_leave = true\nforce_push_join_leave = true\n\
@@ -145,49 +144,6 @@ async fn an_anonymous_session_becomes_its_tokens_user() {
     // Anonymous clients may have it, so a token that does not name it takes nothing away.
     server.publish("vip:a", &json!(1));
     assert_eq!(client.next().await["data"], 1);
-}
-
-struct Centrifuge {
-    socket: tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>,
-    pending: Vec<Value>,
-}
-
-impl Centrifuge {
-    async fn connect(server: &Server, token: &str) -> Self {
-        let url = format!("ws://{}/connection/websocket", server.address);
-        let socket = tokio_tungstenite::connect_async(url).await.unwrap().0;
-        let mut client = Self { socket, pending: Vec::new() };
-        client.send(json!({"id": 1, "connect": {"token": token}})).await;
-        let reply = client.next().await;
-        assert!(reply["connect"]["client"].is_string(), "{reply}");
-        client
-    }
-
-    async fn send(&mut self, command: Value) {
-        self.socket.send(Message::text(command.to_string())).await.unwrap();
-    }
-
-    /// The next message but pings.
-    async fn next(&mut self) -> Value {
-        loop {
-            if !self.pending.is_empty() {
-                return self.pending.remove(0);
-            }
-            match tokio::time::timeout(PATIENCE, self.socket.next()).await.unwrap().unwrap().unwrap() {
-                Message::Text(text) => {
-                    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-                    self.pending.extend(lines.filter(|v| v != &json!({})));
-                }
-                Message::Close(frame) => return json!({"close": u16::from(frame.unwrap().code)}),
-                _ => {}
-            }
-        }
-    }
-
-    async fn ask(&mut self, command: Value) -> Value {
-        self.send(command).await;
-        self.next().await
-    }
 }
 
 #[tokio::test]

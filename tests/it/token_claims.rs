@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
+use crate::centrifuge_client::Centrifuge;
 use crate::http_backend::Backend;
 use crate::support::{Client, Server};
 use crate::tokens::{claims, config, hs256, now_s};
@@ -58,6 +59,36 @@ async fn times_with_a_fraction_are_good_and_implausible_ones_are_refused_by_name
         assert!(reply["error"]["reason"].as_str().unwrap().contains(shown), "{more}: {reply}");
         assert_eq!(client.close_code().await, 3500, "{more}");
     }
+}
+
+/// A token may be used for 5 seconds after its `exp`, as clocks differ. What it begins then ends when those are over, not at
+/// once: in both dialects, for sessions and for subscriptions with a token of their own.
+#[tokio::test]
+async fn what_a_token_begins_lasts_as_long_as_the_token_is_accepted() {
+    let server = Server::start(&config("").replace("expired_close_delay = \"1s\"", "expired_close_delay = \"0s\""));
+    let exp = now_s();
+    let late = token(json!({"exp": exp}));
+    let (mut plain, reply) = auth(&server, &late).await;
+    assert_eq!(reply["ok"], true, "{reply}");
+    assert_eq!(plain.subscribe(&["stream:a"]).await["ok"], true);
+    let mut session = Centrifuge::open(&server).await;
+    let reply = session.ask(json!({"id": 1, "connect": {"token": late}})).await;
+    // Its client is to bring another soon, and is not told 0, which means "never" where it is left out.
+    assert_eq!((&reply["connect"]["expires"], &reply["connect"]["ttl"]), (&json!(true), &json!(1)), "{reply}");
+    let mut other = Centrifuge::connect(&server, &token(json!({}))).await;
+    let own = hs256(&json!({"sub": "u1", "exp": exp, "channel": "own:a"}));
+    let reply = other.ask(json!({"id": 2, "subscribe": {"channel": "own:a", "token": own}})).await;
+    assert_eq!(reply["subscribe"]["ttl"], 1, "{reply}");
+
+    let not_before_its_time = |what: &str| assert!(now_s() >= exp + 5, "{what} ended {} s after exp", now_s() - exp);
+    assert_eq!(plain.close_code().await, 3005);
+    not_before_its_time("the plain session");
+    assert_eq!(session.next().await, json!({"close": 3005}));
+    not_before_its_time("the Centrifuge session");
+    assert_eq!(other.next().await["push"]["unsubscribe"]["code"], 2501);
+    not_before_its_time("the subscription");
+    // From then on the token begins nothing more.
+    assert_eq!(auth(&server, &late).await.1["error"]["code"], 401);
 }
 
 #[tokio::test]
