@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::name::TopicName;
+use crate::name::{TopicName, namespace_of};
 use crate::rate::Shared;
 
 pub use api_keys::{ApiKey, ApiKeys};
@@ -96,6 +96,13 @@ impl TopicRules {
             Some(prefix) => prefix.contains(mark) && topic.starts_with(prefix),
             None => rule == topic,
         })
+    }
+
+    /// Whether one of them fits and names the topic's namespace: as a name, or before its `*`.
+    pub(super) fn name_itself(&self, topic: &TopicName) -> bool {
+        let topic = topic.as_str();
+        let named = self.rules().filter(|rule| namespace_of(rule) == namespace_of(topic));
+        named.into_iter().any(|rule| rule.strip_suffix('*').map_or(rule == topic, |prefix| topic.starts_with(prefix)))
     }
 
     /// The same of a name that nobody has looked at yet.

@@ -1,7 +1,7 @@
 //! Which topics a client may have: by its token, its namespace, and what a name says of itself.
 
 use super::Identity;
-use crate::config::{Config, NameKind};
+use crate::config::{Config, NameKind, OPS};
 use crate::name::{PRIVATE_PREFIX, TopicName, USER_BOUNDARY};
 
 /// Why a client may not have a topic.
@@ -16,6 +16,9 @@ pub enum Denied {
     /// Its name says that a token must name it.
     #[error("topic not allowed: for a name that begins with `$` a token must say so itself, not only by `*`")]
     Private,
+    /// It is the server's own.
+    #[error("topic not allowed: a token must name the server's own namespace `ops` itself, not only by `*`")]
+    Own,
     /// Its name says for whom it is.
     #[error("topic not allowed: it is for the users named behind its `#`")]
     UserLimited,
@@ -45,7 +48,13 @@ pub fn may_have(config: &Config, identity: Option<&Identity>, topic: &TopicName)
     let kind = config.access.channel_syntax.kind(topic.as_str());
     match (kind, identity) {
         (NameKind::Ordinary, _) if anonymous && options.allow_subscribe_for_anonymous => Ok(()),
-        (NameKind::Ordinary, Some(i)) if options.allow_subscribe_for_client || i.topics.allow(topic) => Ok(()),
+        (NameKind::Ordinary, Some(_)) if options.allow_subscribe_for_client => Ok(()),
+        // `ops:…`, by which nodes say how they fare, is for those whom the operator lets see it.
+        (NameKind::Ordinary, Some(i)) if topic.namespace() == Some(OPS) => match i.topics.name_itself(topic) {
+            true => Ok(()),
+            false => Err(Denied::Own),
+        },
+        (NameKind::Ordinary, Some(i)) if i.topics.allow(topic) => Ok(()),
         (NameKind::Ordinary, Some(_)) => Err(Denied::NotAllowed),
         (_, None) => Err(Denied::NoToken),
         (NameKind::Private, Some(i)) if i.topics.name_with(topic, PRIVATE_PREFIX) => Ok(()),

@@ -1,8 +1,8 @@
 //! The names that a client may see, as ranges of the index's sections. They say the same as [`may_have`](crate::auth::may_have).
 
 use crate::auth::Identity;
-use crate::config::{ChannelSyntax, Config, Namespace};
-use crate::name::{PRIVATE_PREFIX, USER_BOUNDARY};
+use crate::config::{ChannelSyntax, Config, Namespace, OPS};
+use crate::name::{PRIVATE_PREFIX, USER_BOUNDARY, namespace_of};
 use crate::topic::{NameRange, NameRanges, Section};
 
 /// Ranges of one section, all of whose names a client may see.
@@ -14,13 +14,13 @@ pub(super) struct Visible<'a> {
 
 /// What a client may see of the names in a range.
 pub(super) fn within<'a>(config: &Config, reader: Option<&'a Identity>, asked: &NameRange) -> Vec<Visible<'a>> {
-    let named = |mark: Option<char>| NameRanges::union(rules(reader, mark));
+    let named = |mark: char| NameRanges::union(rules(reader, |rule| rule.contains(mark)));
     let open = open(config, reader.is_some());
-    let ordinary = open.into_iter().chain(rules(reader, None));
+    let ordinary = open.into_iter().chain(rules_beside_own(reader)).chain(rules(reader, is_about_own));
     let mut all = vec![(Section::Ordinary, NameRanges::union(ordinary))];
     if let (ChannelSyntax::Centrifugo, Some(reader)) = (config.access.channel_syntax, reader) {
-        all.push((Section::Private, named(Some(PRIVATE_PREFIX))));
-        all.push((Section::UserLimited, named(Some(USER_BOUNDARY))));
+        all.push((Section::Private, named(PRIVATE_PREFIX)));
+        all.push((Section::UserLimited, named(USER_BOUNDARY)));
         if !reader.user.is_empty() {
             all.push((Section::OfUser(&reader.user), NameRanges::union([NameRange::prefix("")])));
         }
@@ -34,9 +34,6 @@ fn open(config: &Config, with_token: bool) -> Vec<NameRange> {
         (config.access.anonymous && namespace.allow_subscribe_for_anonymous)
             || (with_token && namespace.allow_subscribe_for_client)
     };
-    // A name with a `$` before its namespace has that namespace's options, whatever else the `$` means.
-    let of_namespace =
-        |name: &str| [format!("{name}:"), format!("{PRIVATE_PREFIX}{name}:")].map(|prefix| NameRange::prefix(&prefix));
     let mut ranges = Vec::new();
     if open(&config.default) {
         let configured = NameRanges::union(config.namespace.keys().flat_map(|name| of_namespace(name)));
@@ -47,13 +44,30 @@ fn open(config: &Config, with_token: bool) -> Vec<NameRange> {
     ranges
 }
 
-/// What a token's rules give; of names with a mark only by rules that have it themselves.
-fn rules(reader: Option<&Identity>, mark: Option<char>) -> impl Iterator<Item = NameRange> {
+/// What those of a token's rules give that are meant.
+fn rules(reader: Option<&Identity>, meant: impl Fn(&str) -> bool) -> impl Iterator<Item = NameRange> {
     let rules = reader.into_iter().flat_map(|identity| identity.topics.rules());
-    rules.filter(move |rule| mark.is_none_or(|mark| rule.contains(mark))).map(|rule| match rule.strip_suffix('*') {
+    rules.filter(move |rule| meant(rule)).map(|rule| match rule.strip_suffix('*') {
         Some(prefix) => NameRange::prefix(prefix),
         None => NameRange::exact(rule),
     })
+}
+
+/// Whether a rule names the server's own namespace itself.
+fn is_about_own(rule: &str) -> bool {
+    namespace_of(rule) == Some(OPS)
+}
+
+/// What a token's other rules give: the server's own namespace is not in it.
+fn rules_beside_own(reader: Option<&Identity>) -> Vec<NameRange> {
+    let given = NameRanges::union(rules(reader, |rule| !is_about_own(rule)));
+    let own = NameRanges::union(of_namespace(OPS));
+    own.complement().iter().flat_map(|beside| given.within(beside).iter().cloned().collect::<Vec<_>>()).collect()
+}
+
+/// The names of a namespace. One with a `$` before it has that namespace's options, whatever else the `$` means.
+fn of_namespace(name: &str) -> [NameRange; 2] {
+    [format!("{name}:"), format!("{PRIVATE_PREFIX}{name}:")].map(|prefix| NameRange::prefix(&prefix))
 }
 
 #[cfg(test)]
@@ -74,7 +88,7 @@ mod tests {
     }
 
     fn identity() -> impl Strategy<Value = Identity> {
-        let rules = prop::collection::vec("[$ab:#12,]{0,4}\\*?", 0..5);
+        let rules = prop::collection::vec("([$]?(o|op|ops):?|[$ab:#12,]{0,3})[$ab:#12,]{0,1}\\*?", 0..5);
         ("[12]{0,2}", rules).prop_map(|(user, rules)| Identity {
             user,
             expires_s: None,
@@ -98,11 +112,15 @@ mod tests {
             anonymous in any::<bool>(),
             plain in any::<bool>(),
             refuse in any::<bool>(),
-            name in "[$]{0,2}[ab]{0,2}:?[ab]{0,1}(#[12,]{0,3})?",
+            ops in any::<bool>(),
+            name in "[$]{0,2}([ab]{0,2}|ops|op):?[ab]{0,1}(#[12,]{0,3})?",
             asked in "[$ab]{0,1}",
         ) {
             let mut config = Config { default, ..Config::default() };
-            config.namespace.insert("a".into(), a);
+            config.namespace.insert("a".into(), a.clone());
+            if ops {
+                config.namespace.insert(OPS.into(), a);
+            }
             config.access.anonymous = anonymous;
             config.access.channel_syntax = if plain { ChannelSyntax::Plain } else { ChannelSyntax::Centrifugo };
             if refuse {

@@ -20,7 +20,7 @@ use crate::clock::unix_ms;
 use crate::config::{ChannelSyntax, Class, Config, Namespace, OPS, PayloadForm};
 use crate::limits::{UNPUBLISHED_SHARE, UNPUBLISHED_TOPICS_MAX};
 use crate::metrics::Metrics;
-use crate::name::TopicName;
+use crate::name::{TopicName, namespace_of};
 use crate::position::{Epoch, Offset, Position};
 use crate::protocol::{Encoding, HistoryPage, HistoryQuery, MembershipChange, Refusal};
 
@@ -37,9 +37,9 @@ struct SourceState {
     loading: AtomicBool,
 }
 
-/// Whether a topic is one that this process writes itself. It does not count.
+/// Whether a topic is one that this process alone may write. It does not count.
 fn is_own(name: &TopicName) -> bool {
-    name.is_in(OPS)
+    name.namespace() == Some(OPS)
 }
 
 /// Topics that nobody has published.
@@ -364,7 +364,7 @@ impl Topics {
     fn take_in(&self, incoming: Incoming<'_>) -> Result<Published, PublishError> {
         let now_ms = unix_ms();
         let Incoming { topic, kind, ts, payload, offset, source } = incoming;
-        if source != self.local() && topic.strip_prefix(OPS).is_some_and(|rest| rest.starts_with(':')) {
+        if source != self.local() && namespace_of(topic) == Some(OPS) {
             return Err(PublishError::Reserved);
         }
         let silent = self.source(source).is_some_and(|s| s.loading.load(Ordering::Acquire));
@@ -654,6 +654,9 @@ impl Topics {
         let now_ms = unix_ms();
         let Incoming { topic, ts, payload, offset, source, .. } = incoming;
         let Some(offset) = offset else { return Ok(()) };
+        if source != self.local() && namespace_of(topic) == Some(OPS) {
+            return Err(PublishError::Reserved);
+        }
         self.published(topic, source, now_ms, |topic| {
             if topic.source == source && (!topic.known || offset > topic.offset) {
                 topic.restore(offset, ts, payload, now_ms)?;

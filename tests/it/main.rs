@@ -39,6 +39,7 @@ mod metrics;
 mod nats;
 mod operate;
 mod operator_listener;
+mod own_topics;
 mod pacing;
 mod pages;
 mod present_token;
