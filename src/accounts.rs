@@ -18,6 +18,12 @@ pub static SNAPSHOTS: Account = Account::new();
 /// What clients of sockets have sent and no command was made of: partial messages, commands that wait for an answer.
 pub static INCOMING: Account = Account::new();
 
+/// What sessions have asked for and is under way: requests to the control plane, with their tokens and payloads.
+pub static ASKED: Account = Account::new();
+
+/// What shards keep of subscribes and snapshots that wait for the answers to those.
+pub static SUBSCRIBING: Account = Account::new();
+
 /// Bodies of HTTP requests that are read or being answered.
 pub static REQUESTS: Account = Account::new();
 

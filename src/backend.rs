@@ -173,16 +173,21 @@ impl Backend for Backstage {
             return Box::pin(async { Err(Refusal::new(501, "no calls are configured (rpc.endpoint)")) });
         };
         Box::pin(async move {
-            // Protobuf clients may send any bytes, the endpoint is asked in JSON.
-            let data = if data.is_empty() { Ok(RawValue::NULL) } else { serde_json::from_slice::<&RawValue>(&data) };
-            let data = data.map_err(|error| {
-                let reason = format!("data of the call `{method}` is not JSON, which rpc.endpoint is sent: {error}");
-                Refusal::new(400, reason)
-            })?;
-            let request = Call { client: &client, user: &user, method: &method, data };
-            // The data goes on as it came: numbers keep their digits.
-            let request = serde_json::to_string(&request).map_err(|e| Refusal::new(400, e.to_string()))?;
+            let request = question(&client, &user, &method, &data)?;
+            // While the answer is awaited, the data is held once.
+            drop(data);
             calls.call(request).await
         })
     }
+}
+
+/// What the endpoint is asked. The data goes on as it came: numbers keep their digits.
+fn question(client: &str, user: &str, method: &str, data: &[u8]) -> Result<String, Refusal> {
+    // Protobuf clients may send any bytes, the endpoint is asked in JSON.
+    let data = if data.is_empty() { Ok(RawValue::NULL) } else { serde_json::from_slice::<&RawValue>(data) };
+    let data = data.map_err(|error| {
+        let reason = format!("data of the call `{method}` is not JSON, which rpc.endpoint is sent: {error}");
+        Refusal::new(400, reason)
+    })?;
+    serde_json::to_string(&Call { client, user, method, data }).map_err(|e| Refusal::new(400, e.to_string()))
 }

@@ -293,6 +293,32 @@ pub const ATTACH_WINDOW: usize = 16_384;
 /// Requests of one shard that may wait for the control plane. Past it: subscribes are refused with 503.
 pub const SHARD_REQUESTS_MAX: usize = 131_072;
 
+/// Bytes that requests of sessions under way may take together where `limits.memory` is off.
+pub const ASKED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The least that they may where it is not: some 4,000 subscribes.
+pub const ASKED_BYTES_MIN: usize = 1024 * 1024;
+
+/// Size up to which a request may take the second half of that, in bytes. Large ones (long tokens, publishes, calls) leave it
+/// to the others.
+pub const ASKED_BYTES_SMALL: usize = 2 * 1024;
+
+/// Part of that which the requests of all shards may have that the control plane has not looked at yet: one in so many. Past
+/// it: clients are not heard until it has looked at some.
+pub const UNSEEN_PART: usize = 8;
+
+/// The most of them for one shard, in bytes.
+pub const UNSEEN_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Time that a client's publish waits for those that it sent before. Past it: refused with 503, and not stored.
+pub const PUBLISH_WAIT: Duration = Duration::from_secs(15);
+
+/// Time that anything behind the control plane may take to answer, above the time-outs of its own. Past it: 503.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// Time that a session's commands wait for the answer to an earlier one. Past it: close 4408.
+pub const DEFERRED_MAX: Duration = Duration::from_secs(60);
+
 /// Bytes of the read buffer that all sessions of a shard share.
 pub const READ_BUFFER_BYTES: usize = 128 * 1024;
 

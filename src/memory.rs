@@ -1,13 +1,14 @@
 //! How much memory there is, and how much of it backlogs, history and state may take.
 //!
 //! One figure, `limits.memory`, is shared out: an eighth for backlogs, a quarter for history, a quarter for state, an eighth
-//! for deltas that shards keep, 1/32 each for messages that come, HTTP requests and HTTP answers, 1/16 for topics that only
-//! subscribers named. The rest is for the program and its sessions.
+//! for deltas that shards keep, 1/32 each for messages that come, HTTP requests and HTTP answers, 1/64 each for what sessions
+//! asked for and for what is written to them, 1/16 for topics that only subscribers named. The rest is for the program and its
+//! sessions.
 
 use std::path::{Path, PathBuf};
 
 use crate::config::{Limits, MemoryLimit};
-use crate::limits::{UNPUBLISHED_TOPIC_BYTES, UNPUBLISHED_TOPICS_MAX};
+use crate::limits::{ASKED_BYTES_MAX, ASKED_BYTES_MIN, UNPUBLISHED_TOPIC_BYTES, UNPUBLISHED_TOPICS_MAX};
 
 /// Share of the memory that was found, with `limits.memory = "auto"`, in quarters.
 const AUTO_QUARTERS: u64 = 3;
@@ -25,6 +26,10 @@ pub struct Ceilings {
     pub deltas: usize,
     /// Messages of clients that are not whole, or wait.
     pub incoming: usize,
+    /// Requests of sessions under way.
+    pub asked: usize,
+    /// Frames that wait for a write.
+    pub outgoing: usize,
     /// Bodies of HTTP requests.
     pub requests: usize,
     /// HTTP answers.
@@ -63,6 +68,12 @@ impl Ceilings {
             state: part(limits.state_total_bytes, 4),
             deltas: part(limits.deltas_total_bytes, 8),
             incoming: part(limits.incoming_total_bytes, 32),
+            asked: match (limits.asked_total_bytes, part(0, 64)) {
+                (0, 0) => ASKED_BYTES_MAX,
+                (0, bytes) => bytes.max(ASKED_BYTES_MIN),
+                (set, _) => set,
+            },
+            outgoing: part(limits.outgoing_total_bytes, 64),
             requests: part(limits.requests_total_bytes, 32),
             answers: part(limits.answers_total_bytes, 32),
             unpublished: match (limits.unpublished_topics, part(0, 16)) {
@@ -84,6 +95,8 @@ impl Ceilings {
         limits.state_total_bytes = self.state;
         limits.deltas_total_bytes = self.deltas;
         limits.incoming_total_bytes = self.incoming;
+        limits.asked_total_bytes = self.asked;
+        limits.outgoing_total_bytes = self.outgoing;
         limits.requests_total_bytes = self.requests;
         limits.answers_total_bytes = self.answers;
         limits.unpublished_topics = self.unpublished;
@@ -98,6 +111,8 @@ impl std::fmt::Display for Ceilings {
             (", state", self.state),
             (", deltas", self.deltas),
             (", incoming messages", self.incoming),
+            (", requests of sessions", self.asked),
+            (", outgoing frames", self.outgoing),
             (", HTTP requests", self.requests),
             (", HTTP answers", self.answers),
         ];
@@ -197,6 +212,10 @@ mod tests {
             (small.deltas >> 20, small.incoming >> 20, small.requests >> 20, small.answers >> 20),
             (32, 8, 8, 8)
         );
+        assert_eq!((small.asked >> 20, small.outgoing >> 20), (4, 4));
+        // However little there is, one session's subscribes fit; and without a limit on memory there is one on these.
+        assert_eq!(of(MemoryLimit::Bytes(16 << 20)).asked >> 20, 1);
+        assert_eq!((of(MemoryLimit::Off).asked >> 20, of(MemoryLimit::Off).outgoing), (64, 0));
         assert_eq!(small.unpublished, 16_384);
         assert_eq!((of(MemoryLimit::Off).deltas, of(MemoryLimit::Off).unpublished), (0, 262_144));
         let limits = Limits { memory: MemoryLimit::Auto, ..Limits::default() };

@@ -97,6 +97,9 @@ pub struct ShardStats {
     pub backlog_bytes: Stat,
     pub backlog_relieved: Stat,
     pub incoming_relieved: Stat,
+    pub asked_refused: Stat,
+    pub hearing_held_up: Stat,
+    pub outgoing_hurried: Stat,
     pub deltas_relieved: Stat,
     pub session_bytes: Stat,
     pub subscription_bytes: Stat,
@@ -190,6 +193,24 @@ const SHARD_METRICS: &[ShardMetric] = &[
         "Sessions closed because the messages that are not whole reached limits.incoming_total_bytes",
         MetricType::Counter,
         |s| s.incoming_relieved.get(),
+    ),
+    (
+        "asked_refused",
+        "Commands refused because what sessions asked for and is under way reached limits.asked_total_bytes",
+        MetricType::Counter,
+        |s| s.asked_refused.get(),
+    ),
+    (
+        "hearing_held_up",
+        "Ticks in which a shard did not hear its clients because the control plane had too many of its requests to look at",
+        MetricType::Counter,
+        |s| s.hearing_held_up.get(),
+    ),
+    (
+        "outgoing_hurried",
+        "Times that what waited for a write was written at once because it reached a shard's part of limits.outgoing_total_bytes",
+        MetricType::Counter,
+        |s| s.outgoing_hurried.get(),
     ),
     (
         "deltas_relieved",
@@ -307,6 +328,7 @@ pub struct Metrics {
     pub offset_carries: Counter,
     pub client_publishes: Counter,
     pub replies_refused: Counter,
+    pub answers_died: Counter,
     pub cluster_dropped: Counter,
     gauges: OnceLock<Vec<Box<dyn GaugeSource>>>,
 }
@@ -572,6 +594,11 @@ impl Metrics {
             "replies_refused",
             "History, presence and calls refused because of limits.reply_bytes_per_second",
             self.replies_refused.clone(),
+        );
+        r.register(
+            "answers_died",
+            "Requests of sessions that a fault in this server left without an answer; they were told to try again",
+            self.answers_died.clone(),
         );
         r.register("client_publishes", "Deltas that clients published over sockets", self.client_publishes.clone());
         r.register(

@@ -310,6 +310,10 @@ pub struct Limits {
     pub deltas_total_bytes: usize,
     /// Bytes of memory that messages of clients may take which are not whole, or wait; 0 is 1/32 of `memory`.
     pub incoming_total_bytes: usize,
+    /// Bytes of memory that what sessions asked for may take while it is under way; 0 is 1/64 of `memory`, 1 MiB at least.
+    pub asked_total_bytes: usize,
+    /// Bytes of memory that frames may take which wait for a write; 0 is 1/64 of `memory`.
+    pub outgoing_total_bytes: usize,
     /// Bytes of memory that bodies of HTTP requests may take; 0 is 1/32 of `memory`.
     pub requests_total_bytes: usize,
     /// Bytes of memory that HTTP answers may take which their clients have not taken; 0 is 1/32 of `memory`.
@@ -366,6 +370,8 @@ impl Default for Limits {
             state_total_bytes: 0,
             deltas_total_bytes: 0,
             incoming_total_bytes: 0,
+            asked_total_bytes: 0,
+            outgoing_total_bytes: 0,
             requests_total_bytes: 0,
             answers_total_bytes: 0,
             unpublished_topics: 0,

@@ -23,9 +23,10 @@ pub(crate) fn accounts(hub: &Hub, topics: &Topics, limits: &Limits) -> Vec<Line>
     let line = |account, bytes, max| Line { account, bytes, max };
     vec![
         line("sessions", sum(|s| &s.session_bytes), 0),
-        line("subscriptions", sum(|s| &s.subscription_bytes), 0),
+        line("subscriptions", sum(|s| &s.subscription_bytes) + accounts::SUBSCRIBING.bytes(), 0),
         line("incoming", accounts::INCOMING.bytes(), limits.incoming_total_bytes),
-        line("outgoing", sum(|s| &s.outgoing_bytes), 0),
+        line("asked", accounts::ASKED.bytes(), limits.asked_total_bytes),
+        line("outgoing", sum(|s| &s.outgoing_bytes), limits.outgoing_total_bytes),
         line("backlog", accounts::BACKLOGS.bytes(), limits.backlog_total_bytes),
         line("queue", hub.queue_bytes(), 0),
         line("deltas", accounts::DELTAS.bytes(), limits.deltas_total_bytes),

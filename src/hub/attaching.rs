@@ -16,6 +16,7 @@ use super::event::{Attach, Attached, Request, SessionKey, Shown};
 use super::outbox::Piece;
 use super::shard::Shard;
 use super::subscribers::{Cursor, Subscription};
+use crate::accounts::{self, Held, allocated};
 use crate::auth::{Grant, TokenError};
 use crate::name::TopicName;
 use crate::position::{Offset, Position};
@@ -45,6 +46,16 @@ pub(super) struct Group {
     pub(super) standings: Vec<Standing>,
     /// Bytes of state and of missed deltas: sent for a snapshot command, kept until all answers are there otherwise.
     pub(super) bytes: usize,
+    /// What this takes.
+    pub(super) _held: Held,
+}
+
+impl Group {
+    pub(super) fn new(session: SessionKey, id: CommandId, op: Op, items: Vec<Item>, refused: Refused) -> Self {
+        let bytes = size_of::<Self>() + allocated(items.capacity() * size_of::<Item>());
+        let (remaining, _held) = (items.len(), Held::of(&accounts::SUBSCRIBING, bytes));
+        Self { session, id, op, remaining, items, refused, standings: Vec::new(), bytes: 0, _held }
+    }
 }
 
 /// A topic of a subscribe.
@@ -161,11 +172,14 @@ impl Shard {
             let joins = !has && !found.is_some_and(|slot| joining.is_some_and(|slots| slots.contains(&slot)));
             let joining = joining.map_or(0, HashSet::len);
             let Some(session) = self.session(index) else { return false };
+            let token_bytes = options.as_ref().and_then(|o| o.token.as_ref()).map_or(0, String::len);
             let refusal = if joins && session.subscriptions.len() + joining >= limit {
                 Some(Refusal::new(
                     429,
                     format!("this session has {limit} subscriptions, which is the most (limits.subscriptions)"),
                 ))
+            } else if let Some(refusal) = self.nothing_more_under_way(token_bytes) {
+                Some(refusal)
             } else if !self.desk_has_room(1) {
                 Some(Refusal::new(503, "too many subscribes are waiting, try again"))
             } else if has {
@@ -212,8 +226,7 @@ impl Shard {
         }
         let any = !items.is_empty();
         if any {
-            let (remaining, standings) = (items.len(), Vec::new());
-            self.groups.insert(Group { session: key, id, op, remaining, items, refused, standings, bytes: 0 });
+            self.groups.insert(Group::new(key, id, op, items, refused));
         } else if op == Op::Subscribe {
             // An error in reply to a connect would say that there is no session.
             self.answer_topics(index, &id, op, false, None, &refused);
@@ -260,7 +273,12 @@ impl Shard {
             waiting.remaining = waiting.remaining.saturating_sub(1);
             if waiting.remaining == 0 {
                 let group = self.groups.remove(group as usize);
+                let index = group.session.index;
                 self.complete(group);
+                // Thousands may have waited for this, and each has a reply of its own.
+                if self.outbox.frame_bytes() > self.outgoing_max {
+                    self.visit(index);
+                }
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Bringing sessions to where their lanes are by something else than the lanes' own frames: a snapshot, or a replay.
 
+use std::collections::hash_map::Entry;
+
 use super::asking::{Ask, AskKey, Waiter};
 use super::attaching::{Group, Wanted};
 use super::event::{Request, SessionKey};
@@ -26,18 +28,18 @@ impl Shard {
             self.refuse(index, &id, Op::Snapshot, &refusal);
             return;
         }
+        let most = 2 * self.config.limits.subscriptions;
         let Some(session) = self.session(index) else { return };
         let key = session.key(index);
-        let group = Group {
-            session: key,
-            id,
-            op: Op::Snapshot,
-            remaining: wanted.len(),
-            items: Vec::new(),
-            refused,
-            standings: Vec::new(),
-            bytes: 0,
-        };
+        let waiting = self.snapshotting.entry(key).or_default();
+        if *waiting + wanted.len() > most {
+            let reason = format!("snapshots of {waiting} topics wait already, the most is {most}");
+            self.stats.snapshots_refused.add(1);
+            self.refuse(index, &id, Op::Snapshot, &Refusal::new(429, reason));
+            return;
+        }
+        *waiting += wanted.len();
+        let group = Group { remaining: wanted.len(), ..Group::new(key, id, Op::Snapshot, Vec::new(), refused) };
         let group = u32::try_from(self.groups.insert(group)).unwrap_or(u32::MAX);
         for Wanted { topic, .. } in wanted {
             self.ask_snapshot(topic, Waiter::Snapshot { group });
@@ -199,6 +201,7 @@ impl Shard {
         let last = topic.map(|topic| topic.last);
         let backlog_max = self.config.limits.backlog_bytes;
         let waits = backlog_max.saturating_sub(self.allowance(key.index));
+        let denied = self.keyed(key).is_some().then(|| self.not_allowed(key.index, &snapshot.topic)).flatten();
         let Some(session) = self.keyed(key).filter(|s| s.is_live()) else {
             self.snapshot_answered(group);
             return;
@@ -206,6 +209,8 @@ impl Shard {
         let bytes = snapshot.frame(session.dialect.encoding(false));
         let replaying = session.holds.iter_mut().find(|h| !conflatable && Some(h.subscription.lane) == lane);
         let refusal = match replaying {
+            // Another token may have come since it was asked for.
+            _ if denied.is_some() => denied,
             // Events that are still owed come first: a snapshot ahead of them would say that they were had.
             Some(hold) if hold.snapshot == NONE => {
                 hold.snapshot = group;
@@ -248,6 +253,12 @@ impl Shard {
     pub(super) fn snapshot_answered(&mut self, group: u32) {
         let Some(waiting) = self.groups.get_mut(group as usize) else { return };
         waiting.remaining = waiting.remaining.saturating_sub(1);
+        if let Entry::Occupied(mut snapshots) = self.snapshotting.entry(waiting.session) {
+            *snapshots.get_mut() = snapshots.get().saturating_sub(1);
+            if *snapshots.get() == 0 {
+                snapshots.remove();
+            }
+        }
         if waiting.remaining > 0 {
             return;
         }

@@ -10,7 +10,6 @@ use super::shard::Shard;
 use super::turns::Reading;
 use crate::auth::{Denied, may_have};
 use crate::config::Action;
-use crate::limits;
 use crate::name::TopicName;
 use crate::protocol::{BadCommand, Command, CommandId, Op, Refusal, Refused, Standing, SubscribeItem};
 use crate::wire::close::CloseReason;
@@ -56,7 +55,7 @@ impl Shard {
 
     /// One command; `true` if it has to wait for an earlier one's answer.
     fn text(&mut self, index: u32, text: &[u8]) -> bool {
-        let topics_max = self.config.limits.subscriptions;
+        let (topics_max, now_ms) = (self.config.limits.subscriptions, self.now_ms);
         let Some(session) = self.session(index) else { return false };
         if session.deferred.is_some() {
             return true;
@@ -64,8 +63,9 @@ impl Shard {
         let dialect = session.dialect;
         let command = dialect.command(text, topics_max);
         // One that may be about a subscribe that is under way takes its turn after that.
-        if session.attaching > 0 && is_about_subscribes(&command) {
-            session.deferred = Some(Box::new(Deferred::new(false)));
+        let full = usize::from(session.attaching) >= topics_max && matches!(command, Ok(Command::Subscribe { .. }));
+        if full || session.attaching > 0 && is_about_subscribes(&command) {
+            session.deferred = Some(Box::new(Deferred::new(false, now_ms)));
             return true;
         }
         let part = match &command {
@@ -140,12 +140,16 @@ impl Shard {
                 self.send(index, dialect.done(&id, Op::Ping));
             }
             Command::Auth { id, token } => {
-                let session = self.session(index);
-                let Some(session) = session else { return };
+                if let Some(refusal) = self.nothing_more_under_way(token.len()) {
+                    self.refuse(index, &id, Op::Auth, &refusal);
+                    return;
+                }
+                let (shard, now_ms) = (self.id, self.now_ms);
+                let Some(session) = self.session(index) else { return };
                 let key = session.key(index);
-                session.deferred = Some(Box::new(Deferred::new(true)));
+                session.deferred = Some(Box::new(Deferred::new(true, now_ms)));
                 let (purpose, held) = (Purpose::Auth, session.identity.clone());
-                self.wanted.push(Request::Authenticate { shard: self.id, session: key, id, purpose, token, held });
+                self.request(Request::Authenticate { shard, session: key, id, purpose, token, held });
             }
             Command::Subscribe { id, items, mut refused, terms } => {
                 self.turns.named(items.len() + refused.len());
@@ -280,10 +284,5 @@ impl Shard {
         }
         self.leave(subscription);
         true
-    }
-
-    /// Whether the requests waiting for the control plane leave room for `more`.
-    pub(super) fn desk_has_room(&self, more: usize) -> bool {
-        self.wanted.len() + more <= limits::SHARD_REQUESTS_MAX
     }
 }

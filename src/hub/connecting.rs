@@ -31,8 +31,9 @@ const FAILURE_FORGOTTEN_S: u64 = TOKEN_FAILURE_FORGOTTEN.as_secs();
 
 impl Shard {
     /// The first command of a Centrifuge session.
-    pub(super) fn connect(&mut self, index: u32, id: CommandId, token: Option<String>, items: Vec<SubscribeItem>) {
+    pub(super) fn connect(&mut self, index: u32, id: CommandId, token: Option<String>, mut items: Vec<SubscribeItem>) {
         let (now_ms, shard, anonymous) = (self.now_ms, self.id, self.config.access.anonymous);
+        let full = token.as_ref().and_then(|token| self.nothing_more_under_way(token.len()));
         let Some(session) = self.session(index) else { return };
         let client = session.client.get_or_insert_with(|| Client::new(now_ms));
         if std::mem::replace(&mut client.connecting, true) {
@@ -40,13 +41,20 @@ impl Shard {
             return;
         }
         // What comes behind it waits until it has been answered.
-        session.deferred = Some(Box::new(Deferred::new(true)));
+        let deferred = session.deferred.insert(Box::new(Deferred::new(true, now_ms)));
+        if let Some(refusal) = full {
+            self.refuse_connect(index, &id, &refusal);
+            return;
+        }
+        if token.is_some() {
+            deferred.keep_items(std::mem::take(&mut items));
+        }
         let (key, known) = (session.key(index), session.identity.is_some());
         match token {
             Some(token) => {
-                let purpose = Purpose::Connect { items };
+                let purpose = Purpose::Connect;
                 let held = session.identity.clone();
-                self.wanted.push(Request::Authenticate { shard, session: key, id, purpose, token, held });
+                self.request(Request::Authenticate { shard, session: key, id, purpose, token, held });
             }
             None if known || anonymous => self.begin_session(index, id, items),
             None => self.close(index, CloseReason::InvalidToken),
@@ -130,7 +138,7 @@ impl Shard {
                 self.replay(key, deferred);
             }
             // It may come back, with the same token.
-            (Purpose::Auth | Purpose::Connect { .. }, Err(TokenError::TooManySessions(_))) => {
+            (Purpose::Auth | Purpose::Connect, Err(TokenError::TooManySessions(_))) => {
                 self.close(index, CloseReason::TooManySessions)
             }
             // Nothing is wrong with the token as far as is known: the session stays what it was.
@@ -144,12 +152,13 @@ impl Shard {
                 self.refuse(index, &id, Op::Auth, &Refusal::new(401, error.to_string()));
                 self.close(index, CloseReason::InvalidToken);
             }
-            (Purpose::Connect { items }, Ok(identity)) => {
+            (Purpose::Connect, Ok(identity)) => {
+                let items = session.deferred.as_mut().map(|d| d.take_items()).unwrap_or_default();
                 self.identify(index, *identity);
                 self.begin_session(index, id, items);
             }
             // Its client gets a new token and comes again, on this socket or another.
-            (Purpose::Connect { .. }, Err(error)) if error == TokenError::Expired || error.is_temporary() => {
+            (Purpose::Connect, Err(error)) if error == TokenError::Expired || error.is_temporary() => {
                 if !self.token_failed(index, &error) {
                     self.refuse_connect(index, &id, &retry(&error));
                 }
@@ -170,7 +179,7 @@ impl Shard {
                 }
             }
             // Not accepted, or somebody else's.
-            (Purpose::Connect { .. } | Purpose::Refresh, _) => self.close(index, CloseReason::InvalidToken),
+            (Purpose::Connect | Purpose::Refresh, _) => self.close(index, CloseReason::InvalidToken),
         }
     }
 
@@ -225,8 +234,8 @@ impl Shard {
         }
         for (slot, left, joined) in changes {
             let Some(topic) = self.subscribers.topic(slot).map(|topic| topic.name.clone()) else { continue };
-            self.wanted.push(Request::Left { topic: topic.clone(), member: left });
-            self.wanted.push(Request::Joined { topic, member: joined });
+            self.request(Request::Left { topic: topic.clone(), member: left });
+            self.request(Request::Joined { topic, member: joined });
         }
     }
 
@@ -249,16 +258,24 @@ impl Shard {
 
     /// Prolongs a session. What comes behind it waits: it is for the new token to say whether it may be done.
     pub(super) fn refresh(&mut self, index: u32, id: CommandId, token: String) {
-        let shard = self.id;
+        if let Some(refusal) = self.nothing_more_under_way(token.len()) {
+            self.refuse(index, &id, Op::Refresh, &refusal);
+            return;
+        }
+        let (shard, now_ms) = (self.id, self.now_ms);
         let Some(session) = self.session(index) else { return };
         let key = session.key(index);
-        session.deferred = Some(Box::new(Deferred::new(true)));
+        session.deferred = Some(Box::new(Deferred::new(true, now_ms)));
         let (purpose, held) = (Purpose::Refresh, session.identity.clone());
-        self.wanted.push(Request::Authenticate { shard, session: key, id, purpose, token, held });
+        self.request(Request::Authenticate { shard, session: key, id, purpose, token, held });
     }
 
     /// Prolongs a subscription.
     pub(super) fn sub_refresh(&mut self, index: u32, id: CommandId, topic: TopicName, token: String) {
+        if let Some(refusal) = self.nothing_more_under_way(token.len()) {
+            self.refuse(index, &id, Op::SubRefresh, &refusal.about(topic.as_str()));
+            return;
+        }
         let shard = self.id;
         let slot = self.subscribers.find(&topic).filter(|slot| self.is_subscribed(index, *slot));
         let Some(session) = self.session(index) else { return };
@@ -267,7 +284,7 @@ impl Shard {
         match slot {
             Some(slot) => {
                 let shown = Shown { token, user, session: key };
-                self.wanted.push(Request::SubRefresh { shard, session: key, id, slot, topic, shown });
+                self.request(Request::SubRefresh { shard, session: key, id, slot, topic, shown });
             }
             None => self.refuse(index, &id, Op::SubRefresh, &Refusal::new(403, "not subscribed").about(topic.as_str())),
         }
@@ -341,7 +358,7 @@ impl Shard {
         client.add_special(special);
         self.stats.announcements_withheld.add(u64::from(!may_announce));
         if let Some(member) = member {
-            self.wanted.push(Request::Joined { topic: item.topic.clone(), member });
+            self.request(Request::Joined { topic: item.topic.clone(), member });
         }
     }
 
@@ -349,7 +366,7 @@ impl Shard {
     pub(super) fn depart(&mut self, special: Special) {
         let Some(member) = special.member else { return };
         let Some(topic) = self.subscribers.topic(special.slot).map(|topic| topic.name.clone()) else { return };
-        self.wanted.push(Request::Left { topic, member });
+        self.request(Request::Left { topic, member });
     }
 
     /// Subscriptions whose tokens had ended at `until_s` are over; their clients subscribe again with new ones.
@@ -404,14 +421,15 @@ impl Shard {
             self.refuse(index, &id, op, &refusal.about(topic.as_str()));
             return;
         }
-        if !self.take_turn(index) {
-            self.refuse(index, &id, op, &Refusal::new(429, "too many commands are waiting for answers"));
+        let bytes = if let Ask::Publish(payload) = &ask { payload.bytes().len() } else { 0 };
+        if let Some(refusal) = self.take_turn(index, bytes) {
+            self.refuse(index, &id, op, &refusal);
             return;
         }
         let Some(asked) = self.asked(index) else { return };
         let Some(session) = self.session(index) else { return };
         let (session, dialect) = (session.key(index), session.dialect);
-        self.wanted.push(Request::Topic { shard, session, dialect, id, topic, ask, asked });
+        self.request(Request::Topic { shard, session, dialect, id, topic, ask, asked });
     }
 
     /// A client hands in a delta.
@@ -441,8 +459,8 @@ impl Shard {
             self.refuse(index, &id, Op::Rpc, &Refusal::new(501, "no calls are configured (rpc.endpoint)"));
             return;
         }
-        if !self.take_turn(index) {
-            self.refuse(index, &id, Op::Rpc, &Refusal::new(429, "too many commands are waiting for answers"));
+        if let Some(refusal) = self.take_turn(index, method.len() + data.len()) {
+            self.refuse(index, &id, Op::Rpc, &refusal);
             return;
         }
         let shard = self.id;
@@ -451,15 +469,19 @@ impl Shard {
         let client = session.client.as_ref().map(|c| c.id.to_string()).unwrap_or_default();
         let user = session.identity.as_ref().map(|i| i.user.clone()).unwrap_or_default();
         let (session, dialect) = (session.key(index), session.dialect);
-        self.wanted.push(Request::Call { shard, session, dialect, id, client, user, method, data, asked });
+        self.request(Request::Call { shard, session, dialect, id, client, user, method, data, asked });
     }
 
-    fn take_turn(&mut self, index: u32) -> bool {
-        let has_room = self.desk_has_room(1);
-        let Some(client) = self.session(index).and_then(|s| s.client.as_mut()) else { return false };
-        let free = has_room && client.pending < PENDING_COMMANDS_MAX;
-        client.pending += u16::from(free);
-        free
+    /// Counts a command with so many bytes of its own that is answered beyond the hub; why not, if it cannot be.
+    fn take_turn(&mut self, index: u32, bytes: usize) -> Option<Refusal> {
+        let full = self.nothing_more_under_way(bytes);
+        let too_many = || Refusal::new(429, "too many commands are waiting for answers");
+        let Some(client) = self.session(index).and_then(|s| s.client.as_mut()) else { return Some(too_many()) };
+        if full.is_none() && client.pending >= PENDING_COMMANDS_MAX {
+            return Some(too_many());
+        }
+        client.pending += u16::from(full.is_none());
+        full
     }
 
     /// The answer of something beyond the hub.

@@ -3,19 +3,23 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use super::allowance;
 use super::backend::{Answer, Backend};
-use super::event::{Ask, Attach, Attached, Event, Request, SessionKey, Shown};
+use super::event::{Ask, Asked, Attach, Attached, Batch, Event, Request, SessionKey, Shown};
 use super::places::{Holder, Place, Places};
 use super::queue::QueueSender;
+use crate::accounts::Held;
 use crate::auth::{Caller, Grant, TokenError, Users, Verifier};
+use crate::limits::{ANSWER_TIMEOUT, PUBLISH_WAIT};
 use crate::metrics::Metrics;
 use crate::name::TopicName;
 use crate::protocol::{CommandId, Dialect, Op, Refusal};
@@ -28,7 +32,7 @@ const CATCH_UP_LOOKS_MS: [u64; 8] = [10, 20, 40, 80, 160, 320, 640, 1_230];
 
 /// The requests of all shards.
 pub struct Desk {
-    requests: flume::Receiver<Vec<Request>>,
+    requests: flume::Receiver<Batch>,
     queues: Arc<[QueueSender]>,
     /// Bytes of answers that a session may ask for.
     answers: Rate,
@@ -51,11 +55,83 @@ struct Clerk {
 /// which they were sent. At most [`PENDING_COMMANDS_MAX`](crate::limits::PENDING_COMMANDS_MAX) of each session.
 type Publishes = HashMap<(ShardId, SessionKey), VecDeque<Publish>>;
 
-/// Whom to answer, and what is to be stored where.
-type Publish = (To, TopicName, Payload);
+/// A publish that waits.
+struct Publish {
+    to: Debt,
+    topic: TopicName,
+    payload: Payload,
+    since: Instant,
+    _held: Held,
+}
+
+/// A subscribe that is being answered.
+struct Attaching {
+    attach: Attach,
+    grant: Option<Grant>,
+    debt: Debt,
+    _held: Held,
+}
+
+/// An answer that a session waits for. It is given even if the task dies that was to give it: then it says so.
+struct Debt {
+    clerk: Arc<Clerk>,
+    owed: Option<Owed>,
+}
+
+enum Owed {
+    Attached(ShardId, u32),
+    Reply(To, Op),
+}
+
+impl Debt {
+    fn attached(clerk: &Arc<Clerk>, attach: &Attach) -> Self {
+        Self { clerk: clerk.clone(), owed: Some(Owed::Attached(attach.shard, attach.ask)) }
+    }
+
+    fn reply(clerk: &Arc<Clerk>, to: To, op: Op) -> Self {
+        Self { clerk: clerk.clone(), owed: Some(Owed::Reply(to, op)) }
+    }
+
+    /// Whom a reply goes to.
+    fn to(&self) -> Option<&To> {
+        match &self.owed {
+            Some(Owed::Reply(to, _)) => Some(to),
+            _ => None,
+        }
+    }
+
+    /// Answers a subscribe.
+    fn attach(&mut self, result: Result<Box<Attached>, Refusal>) {
+        if let Some(Owed::Attached(shard, ask)) = self.owed.take() {
+            self.clerk.send(shard, Event::Attached { ask, result });
+        }
+    }
+
+    /// Answers a command.
+    fn settle(&mut self, reply: Result<Bytes, Refusal>) {
+        if let Some(Owed::Reply(to, op)) = self.owed.take() {
+            self.clerk.reply(to, op, reply);
+        }
+    }
+}
+
+impl Drop for Debt {
+    fn drop(&mut self) {
+        if self.owed.is_none() {
+            return;
+        }
+        tracing::error!("a request of a session was not answered; it is told to try again");
+        self.clerk.metrics.answers_died.inc();
+        let refusal = Refusal::new(503, "the command was not answered because of a fault in this server; try again");
+        match &self.owed {
+            Some(Owed::Attached(..)) => self.attach(Err(refusal)),
+            _ => self.settle(Err(refusal)),
+        }
+    }
+}
 
 impl Desk {
-    pub(super) fn new(requests: flume::Receiver<Vec<Request>>, queues: Arc<[QueueSender]>, answers: Rate) -> Self {
+    pub(super) fn new(requests: flume::Receiver<Batch>, queues: Arc<[QueueSender]>, answers: Rate) -> Self {
         Self { requests, queues, answers }
     }
 
@@ -67,7 +143,7 @@ impl Desk {
         users: Arc<Users>,
         backend: Arc<dyn Backend>,
         metrics: Arc<Metrics>,
-    ) -> (flume::Receiver<Vec<Request>>, Arc<Clerk>) {
+    ) -> (flume::Receiver<Batch>, Arc<Clerk>) {
         let Self { requests, queues, answers } = self;
         let (catching_up, publishes) = (Arc::default(), Mutex::default());
         let clerk = Clerk { queues, topics, verifier, users, backend, metrics, catching_up, answers, publishes };
@@ -84,9 +160,13 @@ impl Desk {
         metrics: Arc<Metrics>,
     ) {
         let (requests, clerk) = self.staffed(topics, verifier, users, backend, metrics);
-        while let Ok(batch) = requests.recv_async().await {
-            for request in batch {
-                clerk.answer(request);
+        while let Ok(mut batch) = requests.recv_async().await {
+            for asked in std::mem::take(&mut batch.requests) {
+                // A fault that one request finds must not end what answers all others; its own answer is given by `Debt`.
+                let answer = AssertUnwindSafe(|| clerk.answer(asked));
+                if std::panic::catch_unwind(answer).is_err() {
+                    tracing::error!("answering a request of a session panicked");
+                }
             }
             // A storm's batches are long; others on this thread get their turn.
             tokio::task::yield_now().await;
@@ -108,8 +188,8 @@ impl Desk {
         let verifier = Verifier::at_hand(tokens, &crate::config::Limits::default(), metrics.clone());
         let (requests, clerk) = self.staffed(topics, verifier, users, backend, metrics);
         move || {
-            for request in requests.try_iter().flatten() {
-                clerk.answer(request);
+            for mut batch in requests.try_iter() {
+                std::mem::take(&mut batch.requests).into_iter().for_each(|asked| clerk.answer(asked));
             }
         }
     }
@@ -150,16 +230,15 @@ impl Drop for Waiting {
 }
 
 impl Clerk {
-    fn attach(&self, attach: Attach, grant: Option<Grant>) {
-        let Attach { shard, ask, slot, topic, encoding, since, history, maker, .. } = attach;
+    fn attach(&self, attaching: Attaching) {
+        let Attaching { attach, grant, mut debt, _held } = attaching;
+        let Attach { shard, slot, topic, encoding, since, history, maker, .. } = attach;
         let outcome = self.topics.attach(&topic, shard, slot, encoding, since.as_ref(), history, maker, |attachment| {
-            let attached = Box::new(Attached { attachment, grant });
-            self.send(shard, Event::Attached { ask, result: Ok(attached) });
+            debt.attach(Ok(Box::new(Attached { attachment, grant })));
         });
         if let Err(error) = outcome {
             let code = if error == PublishError::UnknownNamespace { Refusal::UNKNOWN_TOPIC } else { 503 };
-            let refusal = Refusal::new(code, error.to_string()).about(topic.as_str());
-            self.send(shard, Event::Attached { ask, result: Err(refusal) });
+            debt.attach(Err(Refusal::new(code, error.to_string()).about(topic.as_str())));
         }
     }
 
@@ -197,14 +276,14 @@ impl Clerk {
     }
 
     /// Subscribes, now or once this node has read as far as the client has.
-    fn subscribe(self: &Arc<Self>, attach: Attach, grant: Option<Grant>) {
-        match self.has_to_catch_up(&attach) {
-            None => self.attach(attach, grant),
+    fn subscribe(self: &Arc<Self>, attaching: Attaching) {
+        match self.has_to_catch_up(&attaching.attach) {
+            None => self.attach(attaching),
             Some(place) => {
                 let clerk = self.clone();
                 tokio::spawn(async move {
-                    clerk.catch_up(&attach).await;
-                    clerk.attach(attach, grant);
+                    clerk.catch_up(&attaching.attach).await;
+                    clerk.attach(attaching);
                     drop(place);
                 });
             }
@@ -213,17 +292,21 @@ impl Clerk {
 
     /// Nothing here waits for a signature: what a token is for goes on when it has been verified. A session's tokens are
     /// verified one after the other, and what it sent behind an `auth`, a `connect` or a `refresh` waits, so no order is lost.
-    fn answer(self: &Arc<Self>, request: Request) {
+    fn answer(self: &Arc<Self>, asked: Asked) {
+        let Asked { request, held } = asked;
         match request {
-            Request::Attach(attach, None) => self.subscribe(attach, None),
-            Request::Attach(attach, Some(shown)) => {
+            Request::Attach(attach, shown) => {
+                let debt = Debt::attached(self, &attach);
+                let mut attaching = Attaching { attach, grant: None, debt, _held: held };
+                let Some(shown) = shown else { return self.subscribe(attaching) };
                 let Shown { token, user, session } = *shown;
-                let (clerk, topic) = (self.clone(), attach.topic.clone());
-                self.verifier.grant(caller(attach.shard, session), token, user, topic, move |result| match result {
-                    Ok(grant) => clerk.subscribe(attach, Some(grant)),
+                let (clerk, topic) = (self.clone(), attaching.attach.topic.clone());
+                let caller = caller(attaching.attach.shard, session);
+                self.verifier.grant(caller, token, user, topic, move |result| match result {
+                    Ok(grant) => clerk.subscribe(Attaching { grant: Some(grant), ..attaching }),
                     Err(error) => {
-                        let refusal = token_refusal(&error).about(attach.topic.as_str());
-                        clerk.send(attach.shard, Event::Attached { ask: attach.ask, result: Err(refusal) });
+                        let refusal = token_refusal(&error).about(attaching.attach.topic.as_str());
+                        attaching.debt.attach(Err(refusal));
                     }
                 });
             }
@@ -238,11 +321,12 @@ impl Clerk {
             Request::Detach { shard, slot, topic } => {
                 self.topics.detach(&topic, shard, slot, || self.send(shard, Event::Detached { slot }));
             }
-            Request::Authenticate { shard, session, id, purpose, token, held } => {
+            Request::Authenticate { shard, session, id, purpose, token, held: before } => {
                 let clerk = self.clone();
                 self.verifier.identity(caller(shard, session), token, move |result| {
+                    drop(held);
                     let result = result.and_then(|mut identity| {
-                        clerk.users.seat(&mut identity, held.as_deref())?;
+                        clerk.users.seat(&mut identity, before.as_deref())?;
                         Ok(identity)
                     });
                     clerk.send(shard, Event::Authenticated { session, id, purpose, result: result.map(Box::new) });
@@ -252,6 +336,7 @@ impl Clerk {
                 let clerk = self.clone();
                 let Shown { token, user, .. } = shown;
                 self.verifier.grant(caller(shard, session), token, user, topic, move |result| {
+                    drop(held);
                     clerk.send(shard, Event::SubRefreshed { session, id, slot, result });
                 });
             }
@@ -271,16 +356,19 @@ impl Clerk {
                     }
                     Ask::Presence => {
                         let reply = move |id: &CommandId, members: Vec<_>| dialect.presence(id, &members);
-                        self.later(to, op, self.backend.presence(topic), reply);
+                        let debt = Debt::reply(self, to, op);
+                        self.later(debt, self.backend.presence(topic), held, reply);
                     }
                     Ask::PresenceStats => {
                         let reply = move |id: &CommandId, count: super::backend::MemberCount| {
                             dialect.presence_stats(id, count.clients, count.users)
                         };
-                        self.later(to, op, self.backend.presence_stats(topic), reply);
+                        let debt = Debt::reply(self, to, op);
+                        self.later(debt, self.backend.presence_stats(topic), held, reply);
                     }
                     Ask::Publish(payload) => {
-                        self.publish(to, topic, payload);
+                        let to = Debt::reply(self, to, op);
+                        self.publish(Publish { to, topic, payload, since: Instant::now(), _held: held });
                     }
                 }
             }
@@ -288,7 +376,8 @@ impl Clerk {
                 let to = To { shard, session, dialect, id, asked };
                 let Some(to) = self.may_ask(to, Op::Rpc) else { return };
                 let reply = move |id: &CommandId, data: Bytes| dialect.rpc(id, &data);
-                self.later(to, Op::Rpc, self.backend.call(client, user, method, data), reply);
+                let debt = Debt::reply(self, to, Op::Rpc);
+                self.later(debt, self.backend.call(client, user, method, data), held, reply);
             }
             Request::Joined { topic, member } => self.backend.joined(&topic, &member),
             Request::Left { topic, member } => self.backend.left(&topic, &member),
@@ -298,11 +387,16 @@ impl Clerk {
     /// Whom to answer, unless it asked for too much already: then it is told so.
     fn may_ask(&self, to: To, op: Op) -> Option<To> {
         // What a publish brings is a few bytes: it is for the rate of commands.
-        let refusal = allowance::refusal(&to.asked, self.answers).filter(|_| op != Op::Publish);
+        let refusal = if op == Op::Publish { None } else { self.asked_too_much(&to) };
         let Some(refusal) = refusal else { return Some(to) };
-        self.metrics.replies_refused.inc();
         self.reply(to, op, Err(refusal));
         None
+    }
+
+    fn asked_too_much(&self, to: &To) -> Option<Refusal> {
+        let refusal = allowance::refusal(&to.asked, self.answers)?;
+        self.metrics.replies_refused.inc();
+        Some(refusal)
     }
 
     fn reply(&self, to: To, op: Op, reply: Result<Bytes, Refusal>) {
@@ -312,25 +406,31 @@ impl Clerk {
         self.send(shard, Event::Answered { session, reply });
     }
 
-    fn publish(self: &Arc<Self>, to: To, topic: TopicName, payload: Payload) {
+    fn publish(self: &Arc<Self>, publish: Publish) {
+        let Some(to) = publish.to.to() else { return };
         let key = (to.shard, to.session);
         match self.publishes().entry(key) {
             Entry::Occupied(mut waiting) => {
-                waiting.get_mut().push_back((to, topic, payload));
+                waiting.get_mut().push_back(publish);
                 return;
             }
             Entry::Vacant(none) => {
                 none.insert(VecDeque::new());
             }
         }
-        let clerk = self.clone();
+        let mut line = Line { clerk: self.clone(), key, ended: false };
         tokio::spawn(async move {
-            let mut next = Some((to, topic, payload));
-            while let Some((to, topic, payload)) = next {
-                let result = clerk.backend.publish(topic, payload).await;
-                let reply = result.map(|()| to.dialect.done(&to.id, Op::Publish));
-                clerk.reply(to, Op::Publish, reply);
-                next = clerk.next_publish(key);
+            let mut next = Some(publish);
+            while let Some(Publish { mut to, topic, payload, since, _held }) = next {
+                let result = if since.elapsed() > PUBLISH_WAIT {
+                    let reason = "it waited too long for the publishes before it, and was not stored; try again";
+                    Err(Refusal::new(503, reason).about(topic.as_str()))
+                } else {
+                    in_time(line.clerk.backend.publish(topic, payload)).await
+                };
+                let done = to.to().map(|to| to.dialect.done(&to.id, Op::Publish));
+                to.settle(result.map(|()| done.unwrap_or_default()));
+                next = line.next();
             }
         });
     }
@@ -339,33 +439,60 @@ impl Clerk {
         self.publishes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The session's next one; with none, its queue goes.
-    fn next_publish(&self, key: (ShardId, SessionKey)) -> Option<Publish> {
-        let mut publishes = self.publishes();
-        let next = publishes.get_mut(&key).and_then(VecDeque::pop_front);
+    /// Answers when the answer is there.
+    fn later<T: Send + 'static>(
+        &self,
+        mut debt: Debt,
+        answer: Answer<T>,
+        held: Held,
+        reply: impl FnOnce(&CommandId, T) -> Bytes + Send + 'static,
+    ) {
+        tokio::spawn(async move {
+            let _held = held;
+            let answer = in_time(answer).await;
+            let Some(Owed::Reply(to, op)) = &debt.owed else { return };
+            // Many may have been asked for at once. What was only read need not be said; what was done must be.
+            let refusal = if *op == Op::Presence { debt.clerk.asked_too_much(to) } else { None };
+            let result = answer.map(|value| reply(&to.id, value));
+            debt.settle(refusal.map_or(result, Err));
+        });
+    }
+}
+
+/// The publishes of a session. If the task dies that stores them, those that wait are answered, and the next begin again.
+struct Line {
+    clerk: Arc<Clerk>,
+    key: (ShardId, SessionKey),
+    ended: bool,
+}
+
+impl Line {
+    /// The next one; with none, the line goes.
+    fn next(&mut self) -> Option<Publish> {
+        let mut publishes = self.clerk.publishes();
+        let next = publishes.get_mut(&self.key).and_then(VecDeque::pop_front);
         if next.is_none() {
-            publishes.remove(&key);
+            publishes.remove(&self.key);
+            self.ended = true;
         }
         next
     }
+}
 
-    /// Answers when the answer is there.
-    fn later<T: Send + 'static>(
-        self: &Arc<Self>,
-        to: To,
-        op: Op,
-        answer: Answer<T>,
-        reply: impl FnOnce(&CommandId, T) -> Bytes + Send + 'static,
-    ) {
-        let clerk = self.clone();
-        tokio::spawn(async move {
-            let answer = answer.await;
-            // Many may have been asked for at once. What was only read need not be said; what was done must be.
-            let Some(to) = (if op == Op::Presence { clerk.may_ask(to, op) } else { Some(to) }) else { return };
-            let result = answer.map(|value| reply(&to.id, value));
-            clerk.reply(to, op, result);
-        });
+impl Drop for Line {
+    fn drop(&mut self) {
+        if !self.ended {
+            let left = self.clerk.publishes().remove(&self.key);
+            // Answered without the lock.
+            drop(left);
+        }
     }
+}
+
+/// The answer, if it comes in time: what gives it has a time-out of its own, and this is for one that does not keep it.
+async fn in_time<T>(answer: Answer<T>) -> Result<T, Refusal> {
+    let late = |_| Err(Refusal::new(503, "there was no answer in time; try again"));
+    tokio::time::timeout(ANSWER_TIMEOUT, answer).await.unwrap_or_else(late)
 }
 
 /// Whom an answer goes to.
@@ -376,4 +503,144 @@ struct To {
     id: CommandId,
     /// What it has asked for so far.
     asked: Arc<Shared>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::super::backend::{Member, MemberCount};
+    use super::super::{Hub, Parked};
+    use super::*;
+    use crate::auth::Tokens;
+    use crate::config::Config;
+    use crate::config::PayloadForm;
+    use crate::protocol::MemberInfo;
+
+    /// What is behind the hub, when it fails: what it does is in the topic's name.
+    struct Fails;
+
+    impl Backend for Fails {
+        fn publish(&self, topic: TopicName, _: Payload) -> Answer<()> {
+            match topic.as_str() {
+                "panics" => Box::pin(async { panic!("injected") }),
+                "panics:at:once" => panic!("injected"),
+                "hangs" => Box::pin(std::future::pending()),
+                _ => Box::pin(async { Ok(()) }),
+            }
+        }
+        fn joined(&self, _: &TopicName, _: &Member) {}
+        fn left(&self, _: &TopicName, _: &Member) {}
+        fn presence(&self, _: TopicName) -> Answer<Vec<Arc<MemberInfo>>> {
+            Box::pin(async { panic!("injected") })
+        }
+        fn presence_stats(&self, _: TopicName) -> Answer<MemberCount> {
+            Box::pin(std::future::pending())
+        }
+        fn call(&self, _: String, _: String, _: String, _: Bytes) -> Answer<Bytes> {
+            panic!("injected")
+        }
+    }
+
+    /// A desk whose backend fails, and a shard's end that a test has in hand.
+    struct Shard {
+        requests: flume::Sender<Batch>,
+        part: super::super::Part,
+        unseen: Arc<AtomicUsize>,
+        asked: Arc<Shared>,
+        metrics: Arc<Metrics>,
+    }
+
+    impl Shard {
+        fn start() -> Self {
+            let (config, metrics) = (Arc::new(Config::default()), Arc::new(Metrics::default()));
+            let (hub, parked, desk) = Hub::new(1, 100, "test".into(), config.clone(), &metrics).unwrap();
+            let Parked { mut parts, requests, .. } = parked;
+            let topics = Arc::new(Topics::new(config.clone(), 1, hub, metrics.clone()));
+            let tokens = Arc::new(Tokens::load(&config.access, &metrics).unwrap());
+            let verifier = Verifier::at_hand(tokens, &config.limits, metrics.clone());
+            tokio::spawn(desk.run(topics, verifier, Users::new(0), Arc::new(Fails), metrics.clone()));
+            Self { requests, part: parts.remove(0), unseen: Arc::default(), asked: Arc::default(), metrics }
+        }
+
+        fn ask(&self, id: u64, topic: &str, ask: Ask) {
+            let (shard, session) = (ShardId(0), SessionKey { index: 0, generation: 1 });
+            let (dialect, id, topic) = (Dialect::CentrifugeJson, command_id(id), TopicName::new(topic).unwrap());
+            let asked = self.asked.clone();
+            self.send(Request::Topic { shard, session, dialect, id, topic, ask, asked });
+        }
+
+        fn send(&self, request: Request) {
+            self.requests.send(Batch::new(vec![Asked::new(request)], 100, &self.unseen)).unwrap();
+        }
+
+        fn publish(&self, id: u64, topic: &str) {
+            let payload = Payload::read(Bytes::from_static(b"1"), 100, PayloadForm::Json).unwrap();
+            self.ask(id, topic, Ask::Publish(payload));
+        }
+
+        /// The next reply: its id, and its error's code.
+        async fn reply(&self) -> (u64, u64) {
+            loop {
+                if let Some(Event::Answered { reply, .. }) = self.part.queue.take() {
+                    let text = String::from_utf8_lossy(&reply);
+                    let reply: serde_json::Value = serde_json::from_str(&text[text.find('{').unwrap()..]).unwrap();
+                    return (reply["id"].as_u64().unwrap(), reply["error"]["code"].as_u64().unwrap_or(0));
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+
+    fn command_id(id: u64) -> CommandId {
+        let command = format!(r#"{{"id":{id},"presence":{{"channel":"a"}}}}"#);
+        match Dialect::CentrifugeJson.command(command.as_bytes(), 1) {
+            Ok(crate::protocol::Command::Presence { id, .. }) => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Whatever dies behind the hub, its session has an answer, what it asks next is done, and nothing stays counted.
+    #[tokio::test]
+    async fn what_dies_is_answered_and_the_next_goes_on() {
+        let shard = Shard::start();
+        for topic in ["panics", "panics:at:once"] {
+            shard.publish(1, topic);
+            shard.publish(2, topic);
+            assert_eq!([shard.reply().await, shard.reply().await], [(1, 100), (2, 100)], "{topic}");
+            shard.publish(3, "good");
+            assert_eq!(shard.reply().await, (3, 0), "{topic}");
+        }
+        shard.ask(4, "good", Ask::Presence);
+        assert_eq!(shard.reply().await, (4, 100));
+        shard.send(Request::Call {
+            shard: ShardId(0),
+            session: SessionKey { index: 0, generation: 1 },
+            dialect: Dialect::CentrifugeJson,
+            id: command_id(5),
+            client: String::new(),
+            user: String::new(),
+            method: String::new(),
+            data: Bytes::new(),
+            asked: shard.asked.clone(),
+        });
+        assert_eq!(shard.reply().await, (5, 100));
+        shard.publish(6, "good");
+        assert_eq!(shard.reply().await, (6, 0));
+        assert_eq!(shard.metrics.answers_died.get(), 6);
+    }
+
+    /// What does not answer is given up, and what waited behind it is refused, not stored after its time.
+    #[tokio::test(start_paused = true)]
+    async fn what_hangs_is_given_up() {
+        let shard = Shard::start();
+        shard.publish(1, "hangs");
+        shard.publish(2, "good");
+        assert_eq!([shard.reply().await, shard.reply().await], [(1, 100), (2, 100)]);
+        shard.publish(3, "good");
+        assert_eq!(shard.reply().await, (3, 0));
+        shard.ask(4, "good", Ask::PresenceStats);
+        assert_eq!(shard.reply().await, (4, 100));
+        assert_eq!(shard.unseen.load(std::sync::atomic::Ordering::Relaxed), 0);
+    }
 }

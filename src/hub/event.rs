@@ -2,6 +2,7 @@
 
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,10 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::backend::Member;
 use super::shedding::Share;
+use crate::accounts::{self, Held, allocated};
 use crate::auth::{Grant, Identity, TokenError};
 use crate::name::TopicName;
 use crate::position::{Offset, Position};
-use crate::protocol::{CommandId, Dialect, Encoding, HistoryQuery, MembershipChange, Refusal, SubscribeItem};
+use crate::protocol::{CommandId, Dialect, Encoding, HistoryQuery, MembershipChange, Refusal};
 use crate::rate::Shared;
 use crate::topic::{Attachment, Delta, Payload, Replay, ShardId, Slot, Snapshot};
 use crate::wire::tls::Tls;
@@ -99,7 +101,7 @@ pub(super) enum Purpose {
     /// `auth` of `plain`.
     Auth,
     /// The session's beginning.
-    Connect { items: Vec<SubscribeItem> },
+    Connect,
     /// Its continuation.
     Refresh,
 }
@@ -222,6 +224,40 @@ pub(super) struct Attach {
     pub(super) maker: u64,
 }
 
+/// A request, counted as long as it is under way.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) request: Request,
+    pub(super) held: Held,
+}
+
+impl Asked {
+    pub(super) fn new(request: Request) -> Self {
+        let held = Held::of(&accounts::ASKED, request.bytes());
+        Self { request, held }
+    }
+}
+
+/// Requests of one tick, on their way. Their bytes count as not looked at until this is dropped.
+pub(super) struct Batch {
+    pub(super) requests: Vec<Asked>,
+    bytes: usize,
+    unseen: Arc<AtomicUsize>,
+}
+
+impl Batch {
+    pub(super) fn new(requests: Vec<Asked>, bytes: usize, unseen: &Arc<AtomicUsize>) -> Self {
+        unseen.fetch_add(bytes, Ordering::Relaxed);
+        Self { requests, bytes, unseen: unseen.clone() }
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.unseen.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// From a shard to the control plane.
 #[derive(Debug)]
 pub(super) enum Request {
@@ -290,4 +326,22 @@ pub(super) enum Request {
         topic: TopicName,
         member: Box<Member>,
     },
+}
+
+impl Request {
+    /// Bytes of memory, without what it shares with others.
+    fn bytes(&self) -> usize {
+        let shown = |shown: &Shown| size_of::<Shown>() + allocated(shown.token.len()) + allocated(shown.user.len());
+        let more = match self {
+            Self::Attach(_, with_token) => with_token.as_deref().map_or(0, shown),
+            Self::Authenticate { token, .. } => allocated(token.len()),
+            Self::SubRefresh { shown: with, .. } => shown(with),
+            Self::Topic { ask: Ask::Publish(payload), .. } => allocated(payload.bytes().len()),
+            Self::Call { client, user, method, data, .. } => {
+                allocated(client.len()) + allocated(user.len()) + allocated(method.len()) + allocated(data.len())
+            }
+            _ => 0,
+        };
+        size_of::<Asked>() + more
+    }
 }

@@ -42,6 +42,7 @@ impl Shard {
         for index in std::mem::take(&mut self.writable) {
             self.writable_again(index);
         }
+        let hurry = self.must_hurry();
         let batch = self.backend.batch();
         // A visit may close a session and so make it dirty again, behind the others.
         let mut at = 0;
@@ -52,7 +53,7 @@ impl Shard {
                 && let Some(index) = self.outbox.dirty.get(at).copied()
             {
                 at += 1;
-                self.prepare(index, false);
+                self.prepare(index, hurry);
             }
             if self.visits.is_empty() {
                 break;

@@ -71,7 +71,7 @@ use crate::metrics::{Metrics, ShardStats};
 use crate::name::TopicName;
 use crate::protocol::MembershipChange;
 use crate::topic::{Delta, Outlet, ShardId, Slot, Snapshot};
-use event::{Event, Request};
+use event::{Batch, Event};
 use queue::{QueueReceiver, QueueSender};
 use shard::Shard;
 
@@ -106,7 +106,7 @@ struct ShardHandle {
 /// Shards that are set up but do not run yet.
 pub struct Parked {
     parts: Vec<Part>,
-    requests: flume::Sender<Vec<Request>>,
+    requests: flume::Sender<Batch>,
     node: Arc<str>,
     config: Arc<Config>,
 }

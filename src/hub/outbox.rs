@@ -244,6 +244,11 @@ impl Outbox {
         self.bytes + self.links.len() * size_of::<Link>()
     }
 
+    /// The same, of the frames alone.
+    pub(super) fn frame_bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Links of all chains.
     #[cfg(test)]
     pub(super) fn links(&self) -> usize {

@@ -16,6 +16,11 @@ use crate::wire::close::CloseReason;
 /// Time between two looks through all sessions for messages that are not whole, where that did not help, in ms.
 const RELIEF_EVERY_MS: u64 = 10;
 
+/// A shard's part of a ceiling on what waits for a write; 0 is none.
+pub(super) fn outgoing_max(total: usize, shards: usize) -> usize {
+    if total == 0 { usize::MAX } else { total / shards.max(1) }
+}
+
 /// A ceiling on the backlogs of all shards.
 pub(super) struct Ceiling {
     total: u64,
@@ -70,6 +75,22 @@ impl Shard {
             }
             self.drop_session(key.index);
         }
+    }
+}
+
+impl Shard {
+    /// Whether so much waits for a write that nothing may wait any longer. What sockets do not take is a backlog then.
+    pub(super) fn must_hurry(&mut self) -> bool {
+        if self.outbox.frame_bytes() <= self.outgoing_max {
+            return false;
+        }
+        self.stats.outgoing_hurried.add(1);
+        for (index, session) in &mut self.sessions {
+            if std::mem::take(&mut session.chain.parked) {
+                self.outbox.dirty.push(u32::try_from(index).unwrap_or(u32::MAX));
+            }
+        }
+        true
     }
 }
 

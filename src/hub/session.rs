@@ -16,7 +16,7 @@ use super::subscribers::{Cursor, NONE, Subscribers, Subscription};
 use super::turns::Reading;
 use crate::accounts::{self, Held, allocated};
 use crate::auth::Identity;
-use crate::protocol::Dialect;
+use crate::protocol::{Dialect, SubscribeItem};
 use crate::topic::{ShardId, Slot};
 use crate::wire::inbox::Inbox;
 use crate::wire::tls::Tls;
@@ -122,18 +122,41 @@ pub(super) struct Deferred {
     pub(super) rest: Vec<u8>,
     /// A token is being checked, or the session is being set up.
     pub(super) authenticating: bool,
+    /// Of a connect whose token is being checked: the positions that it brought.
+    items: Vec<SubscribeItem>,
+    /// Since when, by the shard's clock.
+    pub(super) since_ms: u64,
     account: Held,
 }
 
 impl Deferred {
-    pub(super) fn new(authenticating: bool) -> Self {
-        Self { rest: Vec::new(), authenticating, account: Held::none(&accounts::INCOMING) }
+    pub(super) fn new(authenticating: bool, since_ms: u64) -> Self {
+        let account = Held::none(&accounts::INCOMING);
+        Self { rest: Vec::new(), authenticating, items: Vec::new(), since_ms, account }
     }
 
     /// What is left of the message.
     pub(super) fn keep(&mut self, rest: &[u8]) {
         self.rest = rest.to_vec();
-        self.account.set(self.rest.capacity());
+        self.count();
+    }
+
+    /// What is to be done once the token has been checked.
+    pub(super) fn keep_items(&mut self, items: Vec<SubscribeItem>) {
+        self.items = items;
+        self.count();
+    }
+
+    pub(super) fn take_items(&mut self) -> Vec<SubscribeItem> {
+        let items = std::mem::take(&mut self.items);
+        self.count();
+        items
+    }
+
+    fn count(&mut self) {
+        let entries = allocated(self.items.capacity() * size_of::<SubscribeItem>());
+        let items: usize = self.items.iter().map(SubscribeItem::boxed_bytes).sum();
+        self.account.set(self.rest.capacity() + entries + items);
     }
 }
 
@@ -195,7 +218,7 @@ impl Session {
     /// Bytes of messages that are not whole, or wait.
     pub(super) fn incoming_bytes(&self) -> usize {
         self.inbox.as_ref().map_or(0, |inbox| inbox.bytes())
-            + self.deferred.as_ref().map_or(0, |deferred| deferred.rest.capacity())
+            + self.deferred.as_ref().map_or(0, |deferred| deferred.account.bytes())
             + self.tls.as_ref().map_or(0, |tls| tls.partial_bytes())
     }
 

@@ -13,12 +13,12 @@ use smallvec::SmallVec;
 use thin_vec::ThinVec;
 
 use super::Part;
-use super::asking::{Ask, AskKey};
+use super::asking::{Ask, AskKey, unseen_max};
 use super::attaching::Group;
 use super::conflate::Conflations;
 use super::deflating::Deflating;
 use super::delivering::Run;
-use super::event::{Event, NewSession, Request, SessionKey};
+use super::event::{Asked, Batch, Event, NewSession, Request, SessionKey};
 use super::flush::{self, Flush};
 use super::flushing::Visit;
 use super::following::Following;
@@ -27,7 +27,7 @@ use super::memberships::Memberships;
 use super::outbox::{Chain, Outbox, Piece};
 use super::pacing::{Load, Timers, clock32};
 use super::queue::QueueReceiver;
-use super::relieving::Ceiling;
+use super::relieving::{Ceiling, outgoing_max};
 use super::session::{Ping, Session, Stage};
 use super::shedding::Shed;
 use super::subscribers::{NONE, SHRINK_FROM, Subscribers, Subscription, Traits};
@@ -75,15 +75,21 @@ pub(super) struct Shard {
     pub(super) ceiling: Ceiling,
     pub(super) poll: Poll,
     queue: QueueReceiver,
-    pub(super) requests: flume::Sender<Vec<Request>>,
-    /// Requests of this tick, and of earlier ones while the desk was full.
-    pub(super) wanted: Vec<Request>,
+    pub(super) requests: flume::Sender<Batch>,
+    /// Requests of this tick, and of earlier ones while the desk was full; and their bytes.
+    pub(super) wanted: Vec<Asked>,
+    pub(super) wanted_bytes: usize,
+    /// Bytes of requests that the desk has not looked at yet, and how many there may be before clients wait.
+    pub(super) unseen: Arc<AtomicUsize>,
+    pub(super) unseen_max: usize,
     placed: Arc<AtomicUsize>,
     heartbeat_ms: Arc<AtomicU64>,
     pub(super) sessions: Slab<Session>,
     pub(super) generation: u32,
     pub(super) subscribers: Subscribers,
     pub(super) outbox: Outbox,
+    /// Bytes in it from which on nothing waits.
+    pub(super) outgoing_max: usize,
     pub(super) runs: Vec<Run>,
     /// Lanes that may deliver something this tick.
     pub(super) touched: Vec<u32>,
@@ -101,6 +107,8 @@ pub(super) struct Shard {
     pub(super) groups: Slab<Group>,
     /// Topics that sessions have asked to subscribe to and do not have yet.
     pub(super) joining: HashMap<SessionKey, HashSet<Slot>>,
+    /// Topics of snapshot commands that wait, of each session that has some.
+    pub(super) snapshotting: HashMap<SessionKey, usize>,
     /// What sessions have used of the rate at which they may make the server inflate ([`crate::rate::Rate`]), in ns.
     pub(super) inflating: HashMap<SessionKey, u64>,
     pub(super) memberships: Memberships,
@@ -131,8 +139,9 @@ pub(super) struct Shard {
     pub(super) timers: Timers,
     pub(super) load: Load,
     pub(super) following: Following,
-    /// Events taken so far in this tick.
+    /// Events taken so far in this tick, and bytes of deltas among them.
     pub(super) taken: usize,
+    tick_bytes: usize,
     /// There is more to do: no sleep before the next tick.
     pub(super) again: bool,
     /// Events were taken in the last tick.
@@ -160,7 +169,7 @@ pub(super) struct Shard {
 
 impl Shard {
     /// To be called on the thread that will run it.
-    pub(super) fn new(part: Part, requests: flume::Sender<Vec<Request>>, node: Arc<str>, config: Arc<Config>) -> Self {
+    pub(super) fn new(part: Part, requests: flume::Sender<Batch>, node: Arc<str>, config: Arc<Config>) -> Self {
         let backend = flush::backend(config.server.flush);
         tracing::debug!(shard = part.id.0, backend = backend.name(), "shard starts");
         part.stats.io_uring.set(u64::from(backend.name() == "io_uring"));
@@ -169,6 +178,8 @@ impl Shard {
             node,
             tokenless: part.tokenless,
             needs_token: config.needs_token(),
+            unseen_max: unseen_max(config.limits.asked_total_bytes, part.everybody.len()),
+            outgoing_max: outgoing_max(config.limits.outgoing_total_bytes, part.everybody.len()),
             ceiling: Ceiling::new(config.limits.backlog_total_bytes, part.everybody),
             config,
             stats: part.stats,
@@ -176,6 +187,8 @@ impl Shard {
             queue: part.queue,
             requests,
             wanted: Vec::new(),
+            wanted_bytes: 0,
+            unseen: Arc::default(),
             placed: part.sessions,
             heartbeat_ms: part.heartbeat_ms,
             sessions: Slab::new(),
@@ -193,6 +206,7 @@ impl Shard {
             tick_asks: HashMap::new(),
             groups: Slab::new(),
             joining: HashMap::new(),
+            snapshotting: HashMap::new(),
             inflating: HashMap::new(),
             memberships: Memberships::default(),
             turns: Turns::default(),
@@ -212,6 +226,7 @@ impl Shard {
             load: Load::default(),
             following: Following::default(),
             taken: 0,
+            tick_bytes: 0,
             again: false,
             worked: false,
             heard: false,
@@ -278,8 +293,9 @@ impl Shard {
 
         self.stats.queue_high.set(self.stats.queue_high.get().max(self.queue.depth() as u64));
         self.overloaded = self.queue.depth() > limits::QUEUE_HIGH_WATER / 16;
-        self.taken = 0;
+        (self.taken, self.tick_bytes) = (0, 0);
         while self.taken < limits::TICK_EVENTS_MAX
+            && (self.taken == 0 || self.tick_bytes.max(self.outbox.frame_bytes()) <= self.outgoing_max)
             && let Some(event) = self.queue.take()
         {
             self.taken += 1;
@@ -299,7 +315,10 @@ impl Shard {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Open(session) => self.open(*session),
-            Event::Delta { slot, delta } => self.delta(slot, delta),
+            Event::Delta { slot, delta } => {
+                self.tick_bytes += delta.payload.bytes().len();
+                self.delta(slot, delta);
+            }
             Event::Reset { slot, snapshot } => self.reset(slot, &snapshot),
             Event::Stale { slot, since_ms } => self.stale(slot, since_ms),
             Event::Attached { ask, result } => self.attached(ask, result),
@@ -395,7 +414,8 @@ impl Shard {
         }
         if !self.readable.is_empty() || !self.wanted.is_empty() {
             // A full desk is asked again soon, without spinning.
-            return if self.wanted.is_empty() { Duration::ZERO } else { Duration::from_millis(1) };
+            let at_once = self.wanted.is_empty() && !self.desk_is_behind();
+            return if at_once { Duration::ZERO } else { Duration::from_millis(1) };
         }
         let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         // With nobody here, once a second is enough to show that the shard lives.
@@ -405,16 +425,6 @@ impl Shard {
         let timer_ms = self.timers.next_ms().unwrap_or(u64::MAX);
         let timer_ms = timer_ms.min(self.memberships.next_ms().unwrap_or(u64::MAX));
         Duration::from_millis(sweep_ms.min(due_ms).min(timer_ms).saturating_sub(now_ms))
-    }
-
-    fn send_requests(&mut self) {
-        if self.wanted.is_empty() {
-            return;
-        }
-        match self.requests.try_send(std::mem::take(&mut self.wanted)) {
-            Ok(()) | Err(flume::TrySendError::Disconnected(_)) => {}
-            Err(flume::TrySendError::Full(wanted)) => self.wanted = wanted,
-        }
     }
 
     /// Has the poll tell when a full socket takes bytes again; from then on for good.
@@ -576,7 +586,8 @@ impl Shard {
     /// Tells the control plane that nobody here wants this topic.
     pub(super) fn detach(&mut self, slot: Slot) {
         if let Some(topic) = self.subscribers.topic(slot) {
-            self.wanted.push(Request::Detach { shard: self.id, slot, topic: topic.name.clone() });
+            let topic = topic.name.clone();
+            self.request(Request::Detach { shard: self.id, slot, topic });
         }
     }
 

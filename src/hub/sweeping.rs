@@ -9,6 +9,7 @@ use super::subscribers::SHRINK_FROM;
 use super::turns::Reading;
 use super::waves::Waves;
 use crate::auth::has_ended;
+use crate::limits::DEFERRED_MAX;
 use crate::protocol::Notice;
 use crate::wire::close::CloseReason;
 
@@ -80,6 +81,7 @@ impl Shard {
         let (first_command_ms, stall_ms) = (millis(limits.first_command_timeout), millis(limits.stall_timeout));
         let (ping_ms, pong_ms) = (millis(limits.ping_interval), millis(limits.pong_timeout));
         let (needs_token, token_ms) = (self.needs_token, millis(limits.token_timeout));
+        let deferred_ms = millis(DEFERRED_MAX);
         let expired_delay_s = self.config.access.expired_close_delay.as_secs();
         let (now_ms, now_s) = (self.now_ms, self.unix_ms / 1_000);
         let Some(session) = self.session(index) else { return };
@@ -106,6 +108,9 @@ impl Shard {
                 && age(session.opened_ms) > token_ms =>
             {
                 Some(CloseReason::NoToken)
+            }
+            _ if session.deferred.as_ref().is_some_and(|d| now_ms.saturating_sub(d.since_ms) > deferred_ms) => {
+                Some(CloseReason::NoAnswer)
             }
             _ if session.backlog.as_ref().is_some_and(|b| now_ms.saturating_sub(b.moved_ms) > stall_ms) => {
                 Some(CloseReason::Slow)

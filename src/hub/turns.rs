@@ -101,7 +101,9 @@ impl Shard {
         self.turns.tick = Heard::default();
         let mut ready = ready.into_iter();
         while let Some(index) = ready.next() {
-            if self.turns.tick_is_over() {
+            let behind = self.desk_is_behind();
+            if behind || self.turns.tick_is_over() || self.outbox.frame_bytes() > self.outgoing_max {
+                self.stats.hearing_held_up.add(u64::from(behind));
                 for index in std::iter::once(index).chain(ready.by_ref()) {
                     self.wait_for(index, Reading::Turn);
                 }

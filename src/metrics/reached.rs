@@ -46,6 +46,8 @@ pub(super) fn limits_reached(metrics: &Metrics, shards: &[Arc<ShardStats>]) -> V
         ("state_total_bytes", metrics.state_refused.get()),
         ("deltas_total_bytes", sum(|s| s.deltas_relieved.get())),
         ("incoming_total_bytes", sum(|s| s.incoming_relieved.get())),
+        ("asked_total_bytes", sum(|s| s.asked_refused.get())),
+        ("outgoing_total_bytes", sum(|s| s.outgoing_hurried.get())),
         ("requests_total_bytes", metrics.requests_refused.get()),
         ("answers_total_bytes", metrics.answers_refused.get()),
         ("unpublished_topics", metrics.unpublished_refused.get()),

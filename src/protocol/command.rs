@@ -24,6 +24,18 @@ pub struct SubscribeItem {
     pub options: Option<Box<SubscribeOptions>>,
 }
 
+impl SubscribeItem {
+    /// Bytes of memory beside its own.
+    pub fn boxed_bytes(&self) -> usize {
+        // With the counts of a name that is shared, and of an epoch.
+        let counts = 2 * size_of::<usize>();
+        let epoch = self.since.as_ref().map_or(0, |since| counts + since.epoch.as_str().len());
+        let token = self.options.as_ref().and_then(|options| options.token.as_ref()).map_or(0, String::len);
+        let options = self.options.as_ref().map_or(0, |_| size_of::<SubscribeOptions>());
+        counts + self.topic.as_str().len() + epoch + options + token
+    }
+}
+
 /// What a Centrifuge client may ask for with a subscribe.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SubscribeOptions {

@@ -26,11 +26,12 @@ pub enum CloseReason {
     Forced,
     TooManySessions,
     TooMuchIncoming,
+    NoAnswer,
 }
 
 impl CloseReason {
     /// All of them, for metrics.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::ProtocolError,
         Self::UnsupportedData,
         Self::InvalidUtf8,
@@ -52,6 +53,7 @@ impl CloseReason {
         Self::Forced,
         Self::TooManySessions,
         Self::TooMuchIncoming,
+        Self::NoAnswer,
     ];
 
     /// The status code of the close frame.
@@ -79,6 +81,8 @@ impl CloseReason {
             Self::TooManySessions => 4429,
             // Not the client's fault alone: it may come back, and does so later each time.
             Self::TooMuchIncoming => 4413,
+            // This server's fault alone.
+            Self::NoAnswer => 4408,
         }
     }
 
@@ -115,6 +119,7 @@ impl CloseReason {
             Self::Forced => "force disconnect",
             Self::TooManySessions => "too many sessions of this user",
             Self::TooMuchIncoming => "too many messages that are not whole: reconnect",
+            Self::NoAnswer => "no answer in time: reconnect",
         }
     }
 }

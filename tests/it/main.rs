@@ -67,6 +67,7 @@ mod tokens;
 mod top;
 mod trace;
 mod two_nodes;
+mod under_way;
 mod user_limits;
 mod who_gets_in;
 mod wrong_tokens;
