@@ -1,17 +1,19 @@
 //! The API in Centrifugo's request form: one command by its own path, several in `/api/batch`, or in the older form one
 //! behind the other at `/api`, each with its `method`.
 
+use std::collections::BTreeMap;
+
 use axum::Extension;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
 use super::body::Text;
 use super::members::{self, Members, shown};
 use super::operator::Door;
 use super::publish::{Prepared, Room, admit, beyond, publish_all};
-use super::style::{self, Outcome};
+use super::style::{self, Outcome, Reply, written};
 use super::{Shared, State, failure, operate};
 use crate::auth::ApiKey;
 use crate::config::{ErrorStyle, Scope};
@@ -88,7 +90,7 @@ impl Caller<'_> {
             match command {
                 Ok(Command::Publish(prepared)) => {
                     waiting.push((at, prepared));
-                    outcomes.push(Ok(Value::Null));
+                    outcomes.push(written(&()));
                 }
                 Ok(Command::Order(order, members)) => {
                     self.publish(std::mem::take(&mut waiting), &mut outcomes).await;
@@ -101,7 +103,7 @@ impl Caller<'_> {
                         continue;
                     }
                     let outcome = operate::run(order, members, self.state, self.key).await;
-                    answered += outcome.as_ref().map_or(0, bytes);
+                    answered += outcome.as_ref().map_or(0, |result| result.get().len());
                     outcomes.push(outcome);
                     tokio::task::yield_now().await;
                 }
@@ -148,7 +150,7 @@ pub(super) async fn one(
     let command = caller.read(method, params, &mut Room::default());
     counted(&state, &command);
     let outcome = caller.run(vec![command]).await.pop();
-    style.answer(outcome.unwrap_or(Ok(Value::Null)))
+    style.answer(outcome.unwrap_or_else(|| written(&())))
 }
 
 /// `POST /api/batch`
@@ -171,15 +173,8 @@ pub(super) async fn batch(state: Shared, Extension(door): Extension<Door>, heade
         }
     };
     let outcomes = caller.run(commands).await;
-    let replies: Vec<Value> = methods
-        .iter()
-        .zip(outcomes)
-        .map(|(method, outcome)| match outcome {
-            Ok(result) => json!({ method: result }),
-            Err(refusal) => style.error(&refusal),
-        })
-        .collect();
-    axum::Json(json!({"replies": replies})).into_response()
+    let replies = methods.iter().zip(&outcomes).map(|(method, outcome)| Reply::new(method, outcome, style));
+    axum::Json(BTreeMap::from([("replies", replies.collect::<Vec<_>>())])).into_response()
 }
 
 type Batched<'a> = (Vec<String>, Vec<Result<Command<'a>, Refusal>>);
@@ -274,17 +269,19 @@ pub(super) async fn older(state: Shared, Extension(door): Extension<Door>, heade
         return style.answer(Err(refusal.clone()));
     }
     let lines = ids.into_iter().zip(outcomes).map(|(id, outcome)| {
-        let mut reply = match outcome {
-            Ok(result) => json!({ "result": result }),
-            Err(refusal) => style.error(&refusal),
-        };
-        if let (Some(id), Some(reply)) = (id, reply.as_object_mut()) {
-            reply.insert("id".into(), id.into());
-        }
-        reply.to_string()
+        serde_json::to_string(&Line { reply: Reply::new("result", &outcome, style), id }).unwrap_or_default()
     });
     let lines: Vec<String> = lines.collect();
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], lines.join("\n")).into_response()
+}
+
+/// An answer of the older form.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    reply: Reply<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u64>,
 }
 
 fn enveloped<'a>(
@@ -312,16 +309,6 @@ fn enveloped<'a>(
     let empty = serde_json::from_str::<&RawValue>("{}").ok();
     let params = params.or(empty).ok_or_else(|| Refusal::new(400, "`params` is missing"))?;
     caller.read(&method, params, room)
-}
-
-/// About as many bytes as a value takes as text.
-fn bytes(value: &Value) -> usize {
-    match value {
-        Value::String(text) => text.len() + 2,
-        Value::Array(values) => values.iter().map(|value| bytes(value) + 1).sum::<usize>() + 2,
-        Value::Object(members) => members.iter().map(|(name, value)| name.len() + bytes(value) + 4).sum::<usize>() + 2,
-        _ => 8,
-    }
 }
 
 /// Counts a command that was refused where it was read.

@@ -2,14 +2,16 @@
 //! For keys with the scope `operate`; what is about a topic, for those that have it.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
+use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::State;
 use super::members::Members;
 use super::publish::foreign;
-use super::style::Outcome;
+use super::style::{Outcome, written};
 use crate::auth::{ApiKey, Denied};
 use crate::cluster::Reporter;
 use crate::config::PayloadForm;
@@ -119,28 +121,50 @@ fn history(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Outcome {
     let reverse = members.flag("reverse")?;
     end(members)?;
     let page = state.topics.history(&topic, &HistoryQuery { limit, since, reverse })?;
-    let publications: Vec<Value> = page
+    let data: Vec<Cow<'_, [u8]>> = page
         .publications
         .iter()
-        .map(|p| {
-            // As published: a number keeps its digits.
-            let bytes = p.form == PayloadForm::Bytes;
-            let data = if bytes { Cow::Owned(base64_json(&p.data)) } else { Cow::Borrowed(&*p.data) };
-            let data = serde_json::from_slice::<&RawValue>(&data).ok();
-            let mut publication = json!({"data": data, "offset": p.offset});
-            if let (Some(ts), Some(members)) = (p.ts, publication.as_object_mut()) {
-                members.insert("time".into(), json!(ts));
-            }
-            let tags = [(p.snapshot, "kind", "snapshot"), (bytes, "encoding", "base64")];
-            let tags: serde_json::Map<String, Value> =
-                tags.into_iter().filter(|tag| tag.0).map(|(_, name, value)| (name.into(), value.into())).collect();
-            if let (false, Some(members)) = (tags.is_empty(), publication.as_object_mut()) {
-                members.insert("tags".into(), Value::Object(tags));
-            }
-            publication
+        .map(|p| match p.form {
+            PayloadForm::Bytes => Cow::Owned(base64_json(&p.data)),
+            PayloadForm::Json => Cow::Borrowed(&*p.data),
         })
         .collect();
-    Ok(json!({"publications": publications, "offset": page.offset, "epoch": page.epoch}))
+    let publications = page.publications.iter().zip(&data).map(|(p, data)| {
+        let tags = [(p.snapshot, "kind", "snapshot"), (p.form == PayloadForm::Bytes, "encoding", "base64")];
+        PublicationOut {
+            data: raw(data),
+            offset: p.offset,
+            time: p.ts,
+            tags: tags.into_iter().filter(|tag| tag.0).map(|(_, name, value)| (name, value)).collect(),
+        }
+    });
+    written(&HistoryOut { publications: publications.collect(), offset: page.offset, epoch: page.epoch })
+}
+
+/// JSON that was checked when it came, as it was written.
+fn raw(json: &[u8]) -> &RawValue {
+    serde_json::from_slice(json).unwrap_or(RawValue::NULL)
+}
+
+fn raw_if_any(json: &[u8]) -> Option<&RawValue> {
+    (!json.is_empty()).then(|| raw(json))
+}
+
+#[derive(Serialize)]
+struct HistoryOut<'a> {
+    publications: Vec<PublicationOut<'a>>,
+    offset: Offset,
+    epoch: Epoch,
+}
+
+#[derive(Serialize)]
+struct PublicationOut<'a> {
+    data: &'a RawValue,
+    offset: Offset,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<u64>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    tags: BTreeMap<&'static str, &'static str>,
 }
 
 async fn history_remove(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Outcome {
@@ -151,7 +175,7 @@ async fn history_remove(members: &mut Members<'_>, state: &State, key: &ApiKey) 
         state.metrics.refused_publish("unavailable");
         Refusal::new(503, error.to_string())
     })?;
-    Ok(json!({}))
+    written(&json!({}))
 }
 
 /// Presence, whatever its clients may see; but there is none where the namespace keeps none.
@@ -166,27 +190,34 @@ fn counted(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Result<Top
 
 async fn presence(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Outcome {
     let members = state.cluster.presence(&counted(members, state, key)?).await?;
-    let json_or_null = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap_or(Value::Null);
-    let presence: serde_json::Map<String, Value> = members
+    let presence: BTreeMap<&str, MemberOut<'_>> = members
         .iter()
-        .map(|(client, m)| {
-            let mut info = json!({"client": m.client, "user": m.user});
-            if let Some(info) = info.as_object_mut() {
-                for (key, bytes) in [("conn_info", &m.conn_info), ("chan_info", &m.chan_info)] {
-                    if !bytes.is_empty() {
-                        info.insert(key.into(), json_or_null(bytes));
-                    }
-                }
-            }
-            (client.clone(), info)
+        .map(|(id, m)| {
+            let member = MemberOut {
+                client: &m.client,
+                user: &m.user,
+                conn_info: raw_if_any(&m.conn_info),
+                chan_info: raw_if_any(&m.chan_info),
+            };
+            (id.as_str(), member)
         })
         .collect();
-    Ok(json!({"presence": presence}))
+    written(&BTreeMap::from([("presence", presence)]))
+}
+
+#[derive(Serialize)]
+struct MemberOut<'a> {
+    client: &'a str,
+    user: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conn_info: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chan_info: Option<&'a RawValue>,
 }
 
 async fn presence_stats(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Outcome {
     let count = state.cluster.presence_stats(&counted(members, state, key)?).await?;
-    Ok(json!({"num_clients": count.clients, "num_users": count.users}))
+    written(&json!({"num_clients": count.clients, "num_users": count.users}))
 }
 
 async fn channels(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Outcome {
@@ -196,7 +227,7 @@ async fn channels(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Out
     let census = census.into_iter().filter(|(name, _)| key.has_topic(name));
     let channels: serde_json::Map<String, Value> =
         census.map(|(name, count)| (name, json!({"num_clients": count}))).collect();
-    Ok(json!({"channels": channels}))
+    written(&json!({"channels": channels}))
 }
 
 fn info(members: &mut Members<'_>, state: &State) -> Outcome {
@@ -218,7 +249,7 @@ fn info(members: &mut Members<'_>, state: &State) -> Outcome {
             })
         })
         .collect();
-    Ok(json!({"nodes": nodes}))
+    written(&json!({"nodes": nodes}))
 }
 
 fn disconnect(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Outcome {
@@ -242,7 +273,7 @@ fn disconnect(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Outcome
     end(members)?;
     tracing::info!(key = %key.name, user = who.user, code, "disconnect");
     state.cluster.order(&who, &Order::Disconnect { code, reason });
-    Ok(json!({}))
+    written(&json!({}))
 }
 
 fn unsubscribe(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Outcome {
@@ -251,7 +282,7 @@ fn unsubscribe(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Outcom
     end(members)?;
     tracing::info!(key = %key.name, user = who.user, topic = topic.as_str(), "unsubscribe");
     state.cluster.order(&who, &Order::Unsubscribe { topic });
-    Ok(json!({}))
+    written(&json!({}))
 }
 
 /// What a subscribe by the server cannot be given.
@@ -283,7 +314,7 @@ fn subscribe(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Outcome 
     end(members)?;
     tracing::info!(key = %key.name, user = who.user, topic = topic.as_str(), "subscribe");
     state.cluster.order(&who, &Order::Subscribe { topic, since });
-    Ok(json!({}))
+    written(&json!({}))
 }
 
 fn refresh(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Outcome {
@@ -300,7 +331,7 @@ fn refresh(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Outcome {
     }
     tracing::info!(key = %key.name, user = who.user, expired, expires_s, "refresh");
     state.cluster.order(&who, &Order::Refresh { expired, expires_s });
-    Ok(json!({}))
+    written(&json!({}))
 }
 
 /// The last second of the year 9999.

@@ -1,5 +1,6 @@
 //! Publishing through the API: who may, what a publish says, and what became of it.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use axum::body::Bytes;
@@ -7,11 +8,11 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
+use serde_json::json;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
 use super::members::{Members, shown};
-use super::style::Outcome;
+use super::style::{Outcome, Reply, written};
 use super::{Shared, State, failure};
 use crate::auth::ApiKey;
 use crate::config::{ErrorStyle, PayloadForm};
@@ -321,13 +322,11 @@ pub(super) async fn publish_all(state: &State, key: &ApiKey, style: ErrorStyle, 
             None => published(state, done.next()),
         });
         outcomes.push(match one.is_broadcast {
-            false => responses.next().unwrap_or(Ok(Value::Null)),
+            false => responses.next().unwrap_or_else(|| written(&())),
             true => {
-                let responses = responses.map(|outcome| match outcome {
-                    Ok(result) => json!({ "result": result }),
-                    Err(refusal) => style.error(&refusal),
-                });
-                Ok(json!({"responses": responses.collect::<Vec<Value>>()}))
+                let outcomes: Vec<Outcome> = responses.collect();
+                let responses = outcomes.iter().map(|outcome| Reply::new("result", outcome, style));
+                written(&BTreeMap::from([("responses", responses.collect::<Vec<_>>())]))
             }
         });
     }
@@ -349,7 +348,7 @@ fn published(
     done: Option<Result<(crate::position::Offset, crate::position::Epoch), Failure>>,
 ) -> Outcome {
     match done {
-        Some(Ok((offset, epoch))) => Ok(json!({"offset": offset, "epoch": epoch})),
+        Some(Ok((offset, epoch))) => written(&json!({"offset": offset, "epoch": epoch})),
         Some(Err(Failure::Refused(error @ PublishError::UnknownNamespace))) => {
             Err(Refusal::new(Refusal::UNKNOWN_TOPIC, error.to_string()))
         }

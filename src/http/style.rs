@@ -1,15 +1,42 @@
 //! How the API says that something was refused: as Centrifugo does, or by HTTP status.
 
+use std::collections::BTreeMap;
+
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use super::State;
 use crate::config::ErrorStyle;
 use crate::protocol::{Refusal, server_error};
 
-/// A result, or why there is none.
-pub(super) type Outcome = Result<Value, Refusal>;
+/// A result as JSON text, or why there is none.
+pub(super) type Outcome = Result<Box<RawValue>, Refusal>;
+
+/// Writes a result down. What publishers and clients wrote goes in as [`RawValue`]: byte for byte, whatever it is.
+pub(super) fn written(result: &impl Serialize) -> Outcome {
+    to_raw_value(result).map_err(|error| Refusal::new(500, format!("the answer cannot be written: {error}")))
+}
+
+/// One of several answers.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(super) enum Reply<'a> {
+    /// A result under the name that stands before it.
+    Result(BTreeMap<&'a str, &'a RawValue>),
+    Error(Value),
+}
+
+impl<'a> Reply<'a> {
+    pub(super) fn new(name: &'a str, outcome: &'a Outcome, style: ErrorStyle) -> Self {
+        match outcome {
+            Ok(result) => Self::Result(BTreeMap::from([(name, &**result)])),
+            Err(refusal) => Self::Error(style.error(refusal)),
+        }
+    }
+}
 
 /// The style that a request is answered in: `X-Centrifugo-Error-Mode: transport` asks for HTTP statuses, another value for
 /// Centrifugo's codes; without the header `publish.error_style` decides.
@@ -47,7 +74,7 @@ impl ErrorStyle {
     /// The answer to one command.
     pub(super) fn answer(self, outcome: Outcome) -> Response {
         match outcome {
-            Ok(result) => axum::Json(json!({"result": result})).into_response(),
+            Ok(_) => axum::Json(Reply::new("result", &outcome, self)).into_response(),
             Err(refusal) => {
                 let (status, body) = self.refused(&refusal);
                 (status, axum::Json(body)).into_response()

@@ -37,6 +37,7 @@ mod listing;
 mod memory;
 mod metrics;
 mod nats;
+mod odd_values;
 mod operate;
 mod operator_listener;
 mod own_topics;

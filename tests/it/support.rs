@@ -539,6 +539,18 @@ impl Client {
         }
     }
 
+    /// The next message, as it came.
+    pub(crate) async fn next_text(&mut self) -> String {
+        loop {
+            let next = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("something should have come");
+            match next.unwrap().unwrap() {
+                Message::Text(text) => return text.to_string(),
+                Message::Ping(_) | Message::Pong(_) => {}
+                other => panic!("{other:?} in place of a message"),
+            }
+        }
+    }
+
     /// The next message.
     pub(crate) async fn next(&mut self) -> Value {
         match self.got().await {
