@@ -1,9 +1,14 @@
 //! Keys: each serves one algorithm; `none` does not exist here.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 
 use crate::config::{TokenAlgorithm, TokenKey};
+
+/// Lengths that the modulus of an RSA key of a set may have, in bytes.
+const RSA_BYTES: std::ops::RangeInclusive<usize> = 128..=512;
 
 /// A key and the one algorithm that it is for.
 pub(super) struct Key {
@@ -83,8 +88,31 @@ pub(super) fn of_set(set: &JwkSet, allowed: &[Algorithm]) -> Vec<Key> {
         if named != natural || !allowed.contains(&named) {
             return None;
         }
-        let decoding = DecodingKey::from_jwk(jwk).ok()?;
+        let decoding = DecodingKey::from_jwk(jwk).ok().filter(|key| verifies(&jwk.algorithm, key, named))?;
         Some(Key { kid: jwk.common.key_id.clone(), algorithm: named, key: decoding })
     };
     set.keys.iter().filter_map(key).collect()
+}
+
+/// Whether signatures can be verified with a key of a set: its numbers have the length and the values that its type asks
+/// for. A set is taken for what it holds of such keys alone, so that one of others does not replace it.
+fn verifies(parameters: &AlgorithmParameters, key: &DecodingKey, algorithm: Algorithm) -> bool {
+    let number = |text: &str| URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).unwrap_or_default();
+    match parameters {
+        AlgorithmParameters::RSA(p) => {
+            let (n, e) = (number(&p.n), number(&p.e));
+            let (n, e) = (significant(&n), significant(&e));
+            let odd = |number: &[u8]| number.last().is_some_and(|last| last % 2 == 1);
+            RSA_BYTES.contains(&n.len()) && odd(n) && odd(e) && (e.len() <= 4) && e != [1]
+        }
+        // The length first: what reads such a key takes 32 bytes for granted.
+        AlgorithmParameters::OctetKeyPair(p) if number(&p.x).len() != 32 => false,
+        // Whether it is a point of its curve is looked at before the signature is.
+        _ => jsonwebtoken::crypto::verify("", b"", key, algorithm).is_ok(),
+    }
+}
+
+/// A number without the zeros before it.
+fn significant(number: &[u8]) -> &[u8] {
+    number.get(number.iter().take_while(|byte| **byte == 0).count()..).unwrap_or_default()
 }

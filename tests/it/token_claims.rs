@@ -143,10 +143,24 @@ async fn a_key_set_that_is_worth_nothing_does_not_replace_good_keys() {
         encode(&header, &claims("u1", 600, json!({})), &key).unwrap()
     };
     assert_eq!(auth(&server, &signed("ec")).await.1["ok"], true);
-    let foreign = json!({"kty": "oct", "k": "AAAA", "kid": "ec"});
-    for worthless in
-        [json!({"keys": []}), json!({}), json!("<html>"), json!([]), json!({"keys": [foreign]}), json!({"keys": 1})]
-    {
+    // Of the right kind and name, with numbers that are none of a key.
+    let ec = |x: &str, y: &str| json!({"kty": "EC", "crv": "P-256", "alg": "ES256", "kid": "ec", "x": x, "y": y});
+    let (short, other) = ("AA", "A".repeat(43));
+    let ed = |x: &str| json!({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": "unknown", "x": x});
+    let rsa = |n: &str, e: &str| json!({"kty": "RSA", "alg": "RS256", "kid": "rsa", "n": n, "e": e});
+    let keys = [
+        json!({"kty": "oct", "k": "AAAA", "kid": "ec"}),
+        ec(short, short),
+        ec(&other, &other),
+        ec("", ""),
+        ed(short),
+        ed(&"A".repeat(1000)),
+        rsa("AQ", "AQAB"),
+        rsa(&"_".repeat(342), "AA"),
+        rsa(&"_".repeat(2000), "AQAB"),
+    ];
+    let sets = [json!({"keys": []}), json!({}), json!("<html>"), json!([]), json!({"keys": 1})];
+    for worthless in keys.into_iter().map(|key| json!({"keys": [key]})).chain(sets) {
         *now.lock().unwrap() = worthless.clone();
         let before = backend.requests();
         while backend.requests() == before {
