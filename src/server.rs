@@ -409,8 +409,11 @@ async fn sweep(topics: Arc<Topics>, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = clock.tick() => topics.sweep(),
+            _ = clock.tick() => {}
         }
+        let topics = topics.clone();
+        // A walk over a million topics takes a good part of a second, for which the control plane must not stand still.
+        let _ = tokio::task::spawn_blocking(move || topics.sweep()).await;
     }
 }
 

@@ -104,7 +104,11 @@ impl Saver {
         }
         let epoch = feed.topics.epoch(self.source);
         // Everything up to here is in the states that are taken now, or was saved before.
-        let states = feed.topics.take_unsaved(self.source);
+        let (topics, source) = (feed.topics.clone(), self.source);
+        // A walk over all topics: not on a thread that others wait for.
+        let states = tokio::task::spawn_blocking(move || topics.take_unsaved(source))
+            .await
+            .map_err(|_| RedisError::from((ErrorKind::Client, "the states could not be taken")))?;
         let newest = states.iter().map(|state| state.offset).max().unwrap_or_default();
         let outcome = match self.vouch(&mut link, newest).await {
             Ok(()) if feed.topics.epoch(self.source) == epoch => self.write(&mut link, &states, progress.last).await,
