@@ -100,7 +100,6 @@ async fn a_session_that_shows_too_many_forged_subscription_tokens_is_closed() {
     }
 }
 
-/// What a token is for is answered in the order in which a session showed them.
 /// A client that was away shows all the subscription tokens that it had: they have expired, and are not forged.
 #[tokio::test]
 async fn expired_subscription_tokens_close_nothing() {
@@ -123,6 +122,7 @@ async fn expired_subscription_tokens_close_nothing() {
     assert!(message.to_text().unwrap().contains("\"id\":99,\"subscribe\""), "{message}");
 }
 
+/// What a token is for is answered in the order in which a session showed them.
 #[tokio::test]
 async fn the_tokens_of_a_session_are_answered_in_order() {
     let server = Server::start(&config("[limits]\ntoken_failures = 0\n"));

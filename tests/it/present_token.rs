@@ -91,6 +91,39 @@ async fn a_subscribe_in_the_same_breath_as_the_token_counts_for_the_token_before
     }
 }
 
+/// A snapshot of a stream waits for the events that its subscriber is owed. Another token that comes meanwhile counts for it.
+#[tokio::test]
+async fn a_snapshot_that_waited_is_for_the_present_token_to_give() {
+    let server = Server::start(&config("[namespace.vip]\nclass = \"stream\"\nhistory_size = 1000\n"));
+    let pad = "x".repeat(4_000);
+    let first = server.publish("vip:a", &json!({"n": 0, "pad": pad}));
+    let (_, state) = server.post("/api/history", &json!({"channel": "vip:a", "limit": 1}));
+    let epoch = state["result"]["epoch"].as_str().unwrap().to_owned();
+    for n in 1..220 {
+        server.publish("vip:a", &json!({"n": n, "pad": pad}));
+    }
+    let mut client = server.client().await;
+    auth(&mut client, &token("alice", &["vip:*"])).await;
+    // So slow that its replay is not over when the other token has been checked.
+    client.send(json!({"op": "session", "id": 0, "bytes_per_second": 300_000})).await;
+    let since = json!({"vip:a": {"offset": first, "epoch": epoch}});
+    client.send(json!({"op": "subscribe", "id": 1, "args": ["vip:a"], "since": since})).await;
+    client.send(json!({"op": "snapshot", "id": 2, "args": ["vip:a"]})).await;
+    client.send(json!({"op": "auth", "id": 3, "token": token("bob", &["trades:*"])})).await;
+    let mut said = Vec::new();
+    while said.len() < 5 {
+        let message = client.next().await;
+        assert_ne!(message["type"], "snapshot", "after {said:?}");
+        match message["op"].as_str() {
+            Some("unsubscribed") => said.push("unsubscribed".to_owned()),
+            Some(op) => said.push(format!("{op} {} {}", message["id"], message["error"]["code"])),
+            None => {}
+        }
+    }
+    said.sort();
+    assert_eq!(said, ["auth 3 null", "session 0 null", "snapshot 2 403", "subscribe 1 null", "unsubscribed"]);
+}
+
 #[tokio::test]
 async fn sessions_count_for_the_present_user_alone() {
     let server = Server::start(&config("[limits]\nsessions_per_user = 2\n"));
