@@ -318,6 +318,19 @@ async fn what_is_refused_says_why() {
     }
 }
 
+/// The same where there is a stream: what would be refused by those who read it is not put there.
+#[tokio::test]
+async fn bytes_that_no_node_would_take_are_not_put_into_the_stream() {
+    let redis = Redis::start();
+    let server = redis.server(NAMESPACES).await;
+    let (status, reply) = server.post("/api/publish", &json!({"channel": "stream:a", "b64data": "/w=="}));
+    assert_eq!(status, 400, "{reply}");
+    assert!(reply["error"]["message"].as_str().unwrap().contains("payload = \"bytes\""), "{reply}");
+    assert_eq!(redis.command(&["XLEN", "nexus:deltas"]), ":0");
+    publish(&server, "raw:a", &[0xff]);
+    assert_eq!(redis.command(&["XLEN", "nexus:deltas"]), ":1");
+}
+
 /// Calls go on as JSON: other data is refused, and not taken for `null`. Numbers keep their digits.
 #[tokio::test]
 async fn calls_whose_data_is_no_json_are_refused() {
