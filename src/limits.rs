@@ -219,7 +219,7 @@ pub const HEALTH_CONNECTIONS_MAX: usize = 16;
 /// Requests that wait for a key set to be fetched. Past it: 503 with Retry-After.
 pub const KEY_WAITERS_MAX: usize = 32;
 
-/// Longest time that one waits. Past it: 503, over TLS closed.
+/// Longest time that an HTTP connection waits for a place to be served. Past it: 503, over TLS closed.
 pub const HTTP_WAIT: Duration = Duration::from_secs(2);
 
 /// Time that a client may be waited for (each of its turns in a TLS handshake, its PROXY header, its first head, its next
@@ -235,7 +235,8 @@ pub const LISTED_TOPICS_MAX: usize = 10_000;
 /// Topics that one client address is listed per second, sustained. Past it: 429 with `Retry-After`.
 pub const LISTED_TOPICS_PER_SECOND: u32 = 20_000;
 
-/// Seconds' worth of them that may be listed at once. What is over, as the answer is known only then, is paid back.
+/// Seconds' worth of them that may be listed at once. A listing is charged the most that it may answer with before it
+/// is made, and given back the rest.
 pub const LISTED_TOPICS_BURST_S: u64 = 2;
 
 /// Topics that a listing counts for at least.

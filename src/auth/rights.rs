@@ -32,7 +32,8 @@ pub fn names_its_users(config: &Config, topic: &TopicName) -> bool {
     config.access.channel_syntax.kind(topic.as_str()) != NameKind::Ordinary
 }
 
-/// Whether a client that is `identity` (or nobody yet) may subscribe to a topic, or read it, without a subscription token.
+/// Whether a client may subscribe to a topic, or read it, without a subscription token. `identity` is what its
+/// connection token says; `None` while it has shown none.
 ///
 /// # Errors
 /// Why not.
@@ -49,7 +50,7 @@ pub fn may_have(config: &Config, identity: Option<&Identity>, topic: &TopicName)
     match (kind, identity) {
         (NameKind::Ordinary, _) if anonymous && options.allow_subscribe_for_anonymous => Ok(()),
         (NameKind::Ordinary, Some(_)) if options.allow_subscribe_for_client => Ok(()),
-        // `ops:…`, by which nodes say how they fare, is for those whom the operator lets see it.
+        // `ops:…` has the nodes' reports, which a token for "everything" was not meant to open.
         (NameKind::Ordinary, Some(i)) if topic.namespace() == Some(OPS) => match i.topics.name_itself(topic) {
             true => Ok(()),
             false => Err(Denied::Own),
@@ -118,7 +119,7 @@ mod tests {
             ("3", &["dialog#1,2"], "dialog#1,2", Ok(())),
             ("2", &[], "news:a#1#2", Ok(())),
             ("1", &[], "news:a#1#2", Err(Denied::UserLimited)),
-            // Nobody is on an empty list.
+            // An empty list lets no user in, not even one without a name.
             ("", &[], "dialog#", Err(Denied::UserLimited)),
             ("", &[], "dialog#,", Err(Denied::UserLimited)),
             ("1", &[], "$private", Err(Denied::Private)),

@@ -92,8 +92,8 @@ impl TokenError {
         matches!(self, Self::NoKeySet | Self::KeysAwaited | Self::Busy | Self::Fault)
     }
 
-    /// Whether a signature was looked at for it, and whoever showed it is to blame. A token that has expired was good: clients
-    /// that were away show all that they had, and get new ones.
+    /// Whether it counts against the client that showed the token. An expired token does not: clients that were away
+    /// show all that they had, and get new ones.
     pub(super) fn is_the_tokens_fault(&self) -> bool {
         matches!(self, Self::Invalid(_))
     }

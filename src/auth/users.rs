@@ -20,7 +20,7 @@ pub struct Users {
 /// Users that are remembered before those without sessions are forgotten.
 const SWEEP_AT: usize = 16_384;
 
-/// A session's place among its user's, given back once neither it nor anybody it was handed to has it.
+/// A session's place among its user's, given back when the last reference to it is dropped.
 pub struct Seat {
     users: Arc<Users>,
     user: Arc<str>,
@@ -32,8 +32,8 @@ impl Users {
         Arc::new(Self { sessions: DashMap::new(), sessions_max, asked: DashMap::new() })
     }
 
-    /// Gives a session that its user is known of a seat; the one that it holds, if it is the same user's. Where there is no
-    /// limit, and for tokens that name no user, none is needed.
+    /// Gives a session a seat among its user's: the one that it holds, if that is the same user's. Without a limit, and
+    /// for tokens that name no user, none is needed.
     ///
     /// # Errors
     /// The user holds as many as it may.

@@ -1,5 +1,5 @@
-//! Connection tokens that were good a moment ago, by the SHA-256 of their text: who polls, or comes back, shows the same one
-//! again.
+//! Connection tokens that were good a moment ago, by the SHA-256 of their text: clients that poll, or reconnect, show
+//! the same one again.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -26,7 +26,7 @@ fn digest(token: &str) -> [u8; 32] {
 }
 
 impl Verified {
-    /// What a token says that was verified with the present keys; that it has expired, if it has since.
+    /// What a token says, if it was verified with the present keys and has not expired since.
     pub(super) fn find(&self, tokens: &Tokens, token: &str) -> Option<Result<Identity, TokenError>> {
         if token.len() > VERIFIED_TOKEN_BYTES_MAX {
             return None;

@@ -1,5 +1,6 @@
 //! Verifies tokens on threads of its own. A signature takes 50 to 400 µs to check, and forging one takes nothing: so nothing
-//! else waits for signatures, callers take turns, and whoever shows too many that fail is answered without a look.
+//! else waits for signatures, callers take turns, and a caller with too many failed tokens is refused without
+//! verification.
 
 use std::collections::{HashMap, VecDeque};
 use std::marker::PhantomData;
@@ -41,7 +42,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     verified: Verified,
     lines: Mutex<Lines>,
-    /// Told when a line has a job for whom there is a thread.
+    /// Notified when a line has a job that a thread may begin.
     ready: Condvar,
     started: Instant,
     /// Failures after which the rest of a session's line is not looked at; 0 is no limit.
@@ -90,7 +91,7 @@ impl Lines {
     }
 }
 
-/// What a look at a job came to.
+/// Result of one attempt at a job.
 enum Step {
     Good,
     Failed,

@@ -25,7 +25,8 @@ pub(super) struct Drain {
     share: Option<String>,
     /// `mean`: as many as this node has above the mean of all.
     to: Option<String>,
-    /// With `to=mean`: nobody goes unless this node has more than so large a share above the mean. 0 unless it says more.
+    /// With `to=mean`: no session goes unless this node has more than so large a share above the mean; 0 if it is left
+    /// out.
     above: Option<String>,
     /// Time over which they are closed.
     window: Option<String>,
@@ -140,7 +141,7 @@ fn above_mean(sessions: usize, mean: usize, above: f64) -> usize {
     if more as f64 > mean as f64 * above { more } else { 0 }
 }
 
-/// Rounded, but not down to nobody.
+/// Rounded, but not down to none.
 #[allow(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,

@@ -177,7 +177,7 @@ fn build(options: &TlsOptions, files: Vec<Vec<u8>>, ends: &Gauge) -> anyhow::Res
         .with_single_cert(chain, key)
         .with_context(|| format!("tls.key_file: {}: does not fit the certificate", options.key_file.display()))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // Who comes back resumes: what is needed for that is with the client, sealed, not here.
+    // Clients that reconnect resume from a ticket that they hold, sealed; the server keeps nothing for it.
     config.ticketer = rustls::crypto::ring::Ticketer::new()?;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     config.send_tls13_tickets = 1;

@@ -16,7 +16,7 @@ use tokio::time::{Sleep, sleep};
 use crate::accounts::{self, Held};
 use crate::limits::{CLOSE_TIMEOUT, PUBLISH_BODY_BYTES_MAX};
 
-/// Bytes of one read that nobody looks at.
+/// Bytes of one read of what is thrown away.
 const DISCARD_BYTES: usize = 16 * 1024;
 
 /// What a part of a body takes beside its bytes.
@@ -69,7 +69,7 @@ impl Bodies {
         max == 0 || accounts::REQUESTS.bytes() <= max
     }
 
-    /// Whether nobody read one to its end.
+    /// Whether one was not read to its end.
     pub(super) fn unread(&self) -> bool {
         self.0.unread.load(Ordering::Relaxed)
     }

@@ -1,6 +1,6 @@
 //! Upgrades in bulk. A handshake that is all there when its connection is accepted, and in order, is answered at once: no task,
 //! no HTTP connection, no registration with the runtime. It is only peeked at, so whatever is not quite so (another page,
-//! half a head, a refusal, a token that must be waited for) is left to the HTTP server as if nobody had looked.
+//! half a head, a refusal, a token that must be waited for) is left to the HTTP server, untouched.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};

@@ -41,8 +41,8 @@ impl Line {
 
 type Taker = Box<dyn FnOnce(Line, Bytes) + Send>;
 
-/// One for each connection, among the extensions of its requests. Whoever answers with 101 leaves in it what takes the
-/// socket, and what came behind the request.
+/// One for each connection, among the extensions of its requests. The handler that answers with 101 leaves in it what
+/// takes the socket, and what came behind the request.
 #[derive(Clone, Default)]
 pub(super) struct Handover(Arc<Mutex<Option<Taker>>>);
 

@@ -73,7 +73,7 @@ enum Part {
     ChunkEnd,
     /// A line behind the last chunk.
     Trailer,
-    /// Nobody knows: the HTTP server refuses this, or the connection ends after it.
+    /// Cannot be told: the HTTP server refuses this, or the connection ends after it.
     Lost,
 }
 

@@ -1,4 +1,4 @@
-//! `/healthz` and `/readyz`: as routes, and answered beside all places where there is none for who asks.
+//! `/healthz` and `/readyz`: as routes, and answered without a place where all places are taken.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};

@@ -210,7 +210,7 @@ fn accepted(
     runtime.spawn(async move {
         let place = match place {
             Some(place) => Some(place),
-            // It was accepted before the stop, so nobody else can take it.
+            // It was accepted before the stop: the next process will not see it.
             None => lobby.enter_in_time(address, &CancellationToken::new()).await,
         };
         let seat = match place {
@@ -241,7 +241,7 @@ async fn wait_and_serve(
 ) {
     let state = &port.state;
     let place = match place {
-        // It was accepted before the stop, so nobody else can take it.
+        // It was accepted before the stop: the next process will not see it.
         None if is_stopped => lobby.enter_in_time(address, &CancellationToken::new()).await,
         place => place,
     };
@@ -299,7 +299,7 @@ fn refuse(mut stream: std::net::TcpStream, port: &Port, lobby: &Lobby, address: 
     );
 }
 
-/// Who is at the other end, beside its address.
+/// The client of a connection, and whether it showed a certificate.
 #[derive(Clone, Copy)]
 struct Caller {
     peer: SocketAddr,

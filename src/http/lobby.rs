@@ -1,5 +1,5 @@
-//! How many HTTP connections are served and wait, and which of them give way to others. An address that holds more than its
-//! share does so only while nobody else needs the places.
+//! How many HTTP connections are served and wait, and which of them give way to others. An address holds more than its
+//! share only while no other address needs the places.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
@@ -38,12 +38,12 @@ struct Room {
     /// Connections that one address may hold while others wait; 0 is no limit.
     share: usize,
     next: u64,
-    /// Connections that are served, by their seat, and whose they are; a trusted proxy's are nobody's.
+    /// Connections that are served, by their seat, with their address; a trusted proxy's have none.
     seats: HashMap<u64, Option<IpAddr>>,
     waiters: BTreeMap<u64, Waiter>,
     /// Connections of an address that are served or wait.
     held: HashMap<IpAddr, usize>,
-    /// Connections that keep us waiting, and would leave.
+    /// Connections whose client keeps the server waiting: these can be asked to leave.
     willing: BTreeMap<u64, Willing>,
     /// Seats whose connections were asked to leave, and have not yet.
     leaving: HashSet<u64>,
@@ -350,8 +350,8 @@ impl Guest {
         GivesWay { guest: self.clone(), patience, entry: None, left: false }
     }
 
-    /// Whether another connection waits for this one's place, and no other was asked to leave. Whoever calls this has to end
-    /// if so.
+    /// Whether another connection waits for this one's place, and no other was asked to leave. If so, the caller must
+    /// end its connection.
     pub(super) fn has_to_give_way(&self) -> bool {
         let mut room = self.lobby.room();
         let over = room.is_over(room.seats.get(&self.seat).copied().flatten());

@@ -1,5 +1,5 @@
 //! Whose connection it is: the peer's own, unless the peer is a proxy that is trusted and says otherwise, by the PROXY
-//! protocol before the connection begins or in a header of each request. Nobody else is listened to.
+//! protocol before the connection begins or in a header of each request. Such words of other peers are ignored.
 
 use std::io::Error;
 use std::net::{IpAddr, SocketAddr};
@@ -201,7 +201,7 @@ mod tests {
             ("10.0.0.1", &["[2001:db8::7]"], "2001:db8::7"),
             ("10.0.0.1", &["::ffff:203.0.113.7"], "203.0.113.7"),
             ("2001:db8:1::1", &["203.0.113.7"], "203.0.113.7"),
-            // Nobody knows what is behind nonsense; who wrote it is known.
+            // What is left of nonsense cannot be trusted; the proxy that wrote it can.
             ("10.0.0.1", &["203.0.113.7, unknown, 10.0.0.2"], "10.0.0.2"),
             ("10.0.0.1", &["203.0.113.7, "], "10.0.0.1"),
             ("10.0.0.1", &["203.0.113.7 10.0.0.2"], "10.0.0.1"),

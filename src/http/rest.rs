@@ -19,7 +19,7 @@ use crate::name::TopicName;
 use crate::protocol::base64_json;
 use crate::wire::close::CloseReason;
 
-/// `GET /metrics`: as OpenMetrics to who asks for it, which Prometheus does.
+/// `GET /metrics`: as OpenMetrics for clients that ask for it, as Prometheus does.
 pub(super) async fn metrics(state: Shared, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let (kind, text) = if accept.contains("application/openmetrics-text") {
@@ -114,7 +114,7 @@ pub(super) async fn status(state: Shared) -> Response {
     .into_response()
 }
 
-/// Who asks, by the token that the request shows.
+/// The client of a request, by the token that it shows.
 pub(super) async fn reader(
     state: &super::State,
     client: Option<IpAddr>,

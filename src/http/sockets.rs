@@ -22,7 +22,7 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     listen(socket)
 }
 
-/// Makes one port of a socket that somebody else has opened: as [`bind`], but for the address.
+/// Makes one port of a socket that another process has opened: as [`bind`], but for the address.
 ///
 /// # Errors
 /// If it is no TCP socket that can listen.

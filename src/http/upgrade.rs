@@ -107,7 +107,7 @@ type Refusal = (&'static str, Box<Response>);
 
 fn refusal(reason: &'static str, status: StatusCode, message: &str) -> Refusal {
     let mut response = failure(status, message);
-    // Whoever is refused has no business here for now, and keeps nobody else from being served.
+    // A refused client gives its place up, so that the next connection is served.
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         response.headers_mut().insert(header::RETRY_AFTER, retry_after());
@@ -115,7 +115,7 @@ fn refusal(reason: &'static str, status: StatusCode, message: &str) -> Refusal {
     (reason, Box::new(response))
 }
 
-/// A handshake that is in order, as far as can be told without waiting for anything or counting anybody.
+/// A handshake that is in order, before its token is verified and its address is counted.
 pub(super) struct Handshake {
     dialect: Dialect,
     deflate: bool,
@@ -147,7 +147,7 @@ pub(super) fn look(state: &State, request: &http::Request<()>, asked: Asked) -> 
     Ok(Handshake { dialect: asked.dialect, deflate: deflate.is_some(), response })
 }
 
-/// Lets a client in that is who it says: if there is room, and its address is not over its limits.
+/// Lets an identified client in, if there is room and its address is within its limits.
 pub(super) fn admit(state: &State, client: IpAddr, has_token: bool) -> Result<Option<Box<dyn Permit>>, Refusal> {
     if state.hub.sessions() >= state.hub.sessions_max() {
         let message = "this server holds as many sessions as it can";
@@ -231,7 +231,7 @@ async fn try_upgrade(
     Ok(handshake.response.map(|()| Body::empty()))
 }
 
-/// Who asks, if the request shows a token, with a seat among its user's sessions.
+/// The identity in the request's token, if it shows one, with a seat among its user's sessions.
 async fn identified(state: &State, client: Option<IpAddr>, headers: &HeaderMap) -> Result<Option<Identity>, Refusal> {
     let refused = |error: TokenError| {
         let status = authorization::status(&error);

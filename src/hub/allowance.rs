@@ -15,7 +15,7 @@ pub(super) fn answers(limits: &Limits) -> Rate {
     Rate::new(limits.reply_bytes_per_second.into(), limits.reply_bytes_burst.into())
 }
 
-/// Why whoever asked for so much gets nothing more for now; nothing if it may ask.
+/// The refusal of a session that has used up its allowance; `None` if it may ask.
 pub(super) fn refusal(asked: &Shared, answers: Rate) -> Option<Refusal> {
     let wait = Duration::from_nanos(asked.wait_ns(answers));
     let ms = wait.as_millis().max(1);

@@ -135,8 +135,8 @@ impl Begun {
         }
     }
 
-    /// What was recovered went with the reply. The state of one who is new follows it: not every client looks for it
-    /// there.
+    /// What was recovered went with the reply. The state of a new subscription follows it: not every client looks for a
+    /// state in the reply.
     fn replied(&mut self) {
         if self.was_recovering {
             self.frames.clear();
@@ -486,7 +486,7 @@ impl Shard {
             self.owe_from(key, subscription, cursor);
             return;
         }
-        // The first goes to somebody who may not hold the one before it.
+        // The client may not hold the delta before the first one: that one goes whole.
         let encodings = std::iter::once(encoding.whole()).chain(std::iter::repeat(encoding));
         for ((delta, encoding), seq) in since.iter().zip(encodings).zip(seq..) {
             let (bytes, topic) = (delta.frame(encoding), replaceable);

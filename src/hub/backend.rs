@@ -1,4 +1,4 @@
-//! What sessions may ask for that lies beyond topics: whoever wires the hub provides it.
+//! What sessions may ask for that lies beyond topics. `server`, which wires the hub, provides it.
 
 use std::future::Future;
 use std::pin::Pin;

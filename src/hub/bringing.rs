@@ -166,7 +166,7 @@ impl Shard {
         }
         if lane.interval_ms > 0 && lane.sent.seq != cursor.seq {
             if lane.len() == 1 && !lane.pending {
-                // Nobody else is here: the lane is where its only member is.
+                // The lane has no other member: it stands where this one does.
                 lane.sent = cursor;
                 return;
             }

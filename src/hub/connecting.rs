@@ -61,7 +61,7 @@ impl Shard {
         }
     }
 
-    /// It is known who it is: what the server subscribes it to comes first, and with the reply.
+    /// The session is identified: topics that the server subscribes it to come first, with the reply.
     fn begin_session(&mut self, index: u32, id: CommandId, items: Vec<SubscribeItem>) {
         self.valid(index);
         let Some(session) = self.session(index) else { return };
@@ -178,7 +178,7 @@ impl Shard {
                     self.replay(key, deferred);
                 }
             }
-            // Not accepted, or somebody else's.
+            // Not accepted, or another user's.
             (Purpose::Connect | Purpose::Refresh, _) => self.close(index, CloseReason::InvalidToken),
         }
     }
@@ -213,7 +213,7 @@ impl Shard {
         }
     }
 
-    /// Others see who a session is now: whom it was has left, whom it is has come.
+    /// Shows a session's present user to others: the old one leaves, the new one joins.
     fn show_identity(&mut self, index: u32, identity: &Identity) {
         let now_ns = self.now_ns();
         let announced = Rate::new(ANNOUNCED_PER_SECOND, self.config.limits.subscriptions as u64);
@@ -341,7 +341,7 @@ impl Shard {
         let announced = Rate::new(ANNOUNCED_PER_SECOND, self.config.limits.subscriptions as u64);
         let Some(session) = self.session(index) else { return };
         let client = session.client.get_or_insert_with(|| Client::new(now_ms));
-        // Who is told that it came is told that it goes: both or neither.
+        // Watchers are told of a session's coming and of its going, or of neither.
         let may_announce = !announce || announced.spend(&mut client.announced_used_ns, now_ns, 1);
         let announce = announce && may_announce;
         let member = (presence || announce).then(|| {

@@ -162,7 +162,8 @@ impl Desk {
         let (requests, clerk) = self.staffed(topics, verifier, users, backend, metrics);
         while let Ok(mut batch) = requests.recv_async().await {
             for asked in std::mem::take(&mut batch.requests) {
-                // A fault that one request finds must not end what answers all others; its own answer is given by `Debt`.
+                // A panic in one request must not end the task that answers all others. Where it has a `Debt`, that
+                // answers.
                 let answer = AssertUnwindSafe(|| clerk.answer(asked));
                 if std::panic::catch_unwind(answer).is_err() {
                     tracing::error!("answering a request of a session panicked");
@@ -195,7 +196,7 @@ impl Desk {
     }
 }
 
-/// As a client is told.
+/// A token's error as clients are told of it.
 fn token_refusal(error: &TokenError) -> Refusal {
     match error {
         TokenError::Expired => Refusal::new(Refusal::TOKEN_EXPIRED, error.to_string()),

@@ -183,7 +183,7 @@ pub(super) enum Event {
 }
 
 impl Event {
-    /// Whether a few ms do not matter to it where a shard is busy. What somebody waits for in turn does not.
+    /// Whether a busy shard may take it a few ms later. Answers that a client's next step depends on may not wait.
     pub(super) fn may_wait(&self) -> bool {
         matches!(self, Self::Open(_) | Self::Delta { .. } | Self::Stale { .. } | Self::Membership { .. })
     }
@@ -220,7 +220,7 @@ pub(super) struct Attach {
     /// Who that is, if it recovers.
     pub(super) identity: Option<Arc<Identity>>,
     pub(super) history: u32,
-    /// Whose share the topic is taken from, if nobody has published it.
+    /// The user or address whose share the topic counts in, if it was never published.
     pub(super) maker: u64,
 }
 
@@ -261,7 +261,7 @@ impl Drop for Batch {
 /// From a shard to the control plane.
 #[derive(Debug)]
 pub(super) enum Request {
-    /// What is shown with it is to be good, or there is no subscription.
+    /// The subscription token, if there is one, must be valid, or the subscribe fails.
     Attach(Attach, Option<Box<Shown>>),
     Snapshot {
         shard: ShardId,

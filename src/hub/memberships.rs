@@ -1,5 +1,5 @@
-//! Who comes to topics and goes: told to those who want to know, one topic at most every so often. A session that comes and
-//! goes all the time so costs its watchers no more than one that came once.
+//! Joins and leaves of topics, told to the sessions that watch, for each topic at most every so often: a session that
+//! joins and leaves all the time costs its watchers no more than one that joined once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ struct Waiting {
     by_member: HashMap<Member, usize>,
 }
 
-/// Whom a change is about: a session, as long as it is one user's and shows the same of it.
+/// The session that a change is about, together with what it shows: with another user or `info` it counts as another.
 type Member = (String, String, Bytes, Bytes);
 
 fn member(change: &MembershipChange) -> Member {
@@ -138,7 +138,7 @@ impl Shard {
         }
     }
 
-    /// Those who want to know are told.
+    /// Sends a change to the members that watch.
     fn tell_membership(&mut self, slot: Slot, change: &MembershipChange) {
         let Some(topic) = self.subscribers.topic(slot) else { return };
         let name = topic.name.clone();

@@ -1,5 +1,5 @@
-//! Places of clients that wait for this node to read as far as they have. One that asks for many gets a part of what is free,
-//! so that some are left however many ask.
+//! Places of clients that wait for this node to read as far as they have. A client that asks for many gets a part of
+//! what is free, so that some are left however many clients ask.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,5 +1,6 @@
 //! The ceiling on deltas that shards keep: for lagging subscriptions, and while a subscribe is under way. Past it the topics
-//! with the most of them keep none, and who lags there gets its topic's state, or a replay of a stream's history.
+//! with the most of them keep none: lagging subscriptions get the topic's state there, or a replay of a stream's
+//! history.
 
 use super::shard::Shard;
 use super::subscribers::TopicSlot;
@@ -17,8 +18,8 @@ impl TopicSlot {
 }
 
 impl Shard {
-    /// Keeps fewer deltas while those of all shards together are near their ceiling. Each shard lets go of its part of what
-    /// is too much, so that nobody needs to know what the others have.
+    /// Keeps fewer deltas while those of all shards together are near their ceiling. Each shard drops its part of the
+    /// excess, so that none needs to know what the others keep.
     pub(super) fn trim_recent(&mut self) {
         let (max, all) = (self.config.limits.deltas_total_bytes, accounts::DELTAS.bytes());
         // Below the ceiling, at which sources wait for shards.

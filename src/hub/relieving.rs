@@ -1,4 +1,4 @@
-//! The ceiling on what all sessions together are owed: past it, those who are owed most are closed as slow.
+//! The ceiling on what all sessions together are owed: past it, the sessions that are owed most are closed as slow.
 //!
 //! Each shard counts its own (`backlog_bytes` of its [`ShardStats`]) and looks at the others'
 //! only while it has more than its share. If the sum is over the ceiling some shard has, so it is enough that each minds
@@ -68,7 +68,8 @@ impl Shard {
             self.stats.backlog_relieved.add(1);
             self.close(key.index, CloseReason::Slow);
         }
-        // What is left are frames that were begun: without their ends no close frame can follow. Nobody waits for those.
+        // What is left are frames that were begun: without their ends no close frame can follow, so the sockets just
+        // close.
         for (_, key) in owed(self, true) {
             if self.stats.backlog_bytes.get() <= target {
                 return;
@@ -95,8 +96,8 @@ impl Shard {
 }
 
 impl Shard {
-    /// Closes those whose messages are not whole, while those of all sessions together are too much: those that have not
-    /// said who they are first, and of them the largest.
+    /// Closes sessions whose messages are not whole, while such messages of all sessions take too much: first sessions
+    /// without a token, of them the largest.
     pub(super) fn relieve_incoming(&mut self) {
         let max = self.config.limits.incoming_total_bytes;
         if max == 0 || accounts::INCOMING.bytes() <= max || self.now_ms < self.next_relief_ms {

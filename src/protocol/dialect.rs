@@ -167,7 +167,7 @@ impl Dialect {
         centrifuge::rpc(self.format().unwrap_or(Format::Json), id, data)
     }
 
-    /// Somebody came or went. `None` in `plain`, which has no word for it.
+    /// A join or a leave. `None` in `plain`, which has no such message.
     pub fn membership(self, topic: &TopicName, change: &MembershipChange) -> Option<Bytes> {
         self.format().map(|format| centrifuge::membership(format, topic, change))
     }

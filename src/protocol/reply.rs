@@ -81,7 +81,7 @@ mod json_text {
     }
 }
 
-/// Somebody subscribed to a topic, or left it.
+/// A session subscribed to a topic, or left it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MembershipChange {
     /// Whether it came.

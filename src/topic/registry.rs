@@ -42,7 +42,7 @@ fn is_own(name: &TopicName) -> bool {
     name.namespace() == Some(OPS)
 }
 
-/// Topics that nobody has published.
+/// Topics that were subscribed to and never published.
 #[derive(Default)]
 struct Unpublished {
     count: usize,
@@ -105,7 +105,7 @@ impl Topics {
         }
     }
 
-    /// How many there are that nobody has published, and their bytes of memory.
+    /// How many there are that were never published, and their bytes of memory.
     pub fn unpublished(&self) -> (usize, usize) {
         let count = self.unpublished.lock().unwrap_or_else(PoisonError::into_inner).count;
         (count, self.sums.unpublished())
@@ -450,8 +450,8 @@ impl Topics {
         }
     }
 
-    /// Registers a shard's interest (on behalf of `maker`, if the topic is not there) and hands what the subscriber gets to `answer`, both before any further delta
-    /// of the topic can be handed to the shard.
+    /// Registers a shard's interest (on behalf of `maker`, if the topic is not there) and hands what the subscriber
+    /// gets to `answer`, both before any further delta of the topic can be handed to the shard.
     ///
     /// # Errors
     /// If the topic is not there and would be one too many of those that nobody has published.
@@ -561,14 +561,14 @@ impl Topics {
         }
     }
 
-    /// Tells subscribers that somebody came or went.
+    /// Tells subscribers of a join or a leave.
     pub fn announce(&self, name: &TopicName, change: &Arc<MembershipChange>) {
         if let Some(topic) = self.map.get(name.as_str()) {
             self.each_interest(&topic, |shard, slot| self.outlet.membership(shard, slot, change));
         }
     }
 
-    /// Names and interested shards of topics that somebody here subscribes to.
+    /// Names and interested shards of topics that have subscribers on this node.
     pub fn subscribed(&self) -> Vec<(TopicName, Vec<(ShardId, Slot)>)> {
         let wanted = self.map.iter().filter(|topic| !topic.interest.is_empty());
         wanted.map(|topic| (topic.name.clone(), topic.interest.iter().map(|i| (i.shard, i.slot)).collect())).collect()
@@ -586,8 +586,8 @@ impl Topics {
         self.names.page(section, range, max)
     }
 
-    /// Marks topics that went quiet, lets go of old history, forgets topics that nobody needs, and has those with the most
-    /// history let go of some where all together keep too much. To be called about once a second.
+    /// Marks topics that went quiet, drops old history, forgets topics without subscribers that were idle too long, and
+    /// cuts the longest histories where all together keep too much. To be called about once a second.
     pub fn sweep(&self) {
         let now_ms = unix_ms();
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
