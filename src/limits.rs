@@ -151,6 +151,12 @@ pub const REPLY_BYTES_PER_SECOND: u32 = 256 * 1024;
 /// The same at once.
 pub const REPLY_BYTES_BURST: u32 = 4 * 1024 * 1024;
 
+/// Bytes of such answers that all sessions of one address that name no user may ask for each second, sustained.
+pub const REPLY_BYTES_PER_ADDRESS: u32 = 4 * 1024 * 1024;
+
+/// So many seconds' worth of them at once.
+pub const REPLY_BYTES_PER_ADDRESS_BURST_S: u64 = 16;
+
 /// Subscriptions of one session that others are told of (join, leave), a second, sustained; as many at once as it may hold.
 /// Past it: others are not told of a subscription, neither when it begins nor when it ends. Presence has it all the same.
 pub const ANNOUNCED_PER_SECOND: u64 = 5;

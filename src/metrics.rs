@@ -109,6 +109,7 @@ pub struct ShardStats {
     pub commands: Stat,
     pub commands_refused: Stat,
     pub snapshots_refused: Stat,
+    pub snapshots_refused_by_address: Stat,
     pub reading_held_up: Stat,
     pub inflating_held_up: Stat,
     pub memberships_dropped: Stat,
@@ -233,6 +234,12 @@ const SHARD_METRICS: &[ShardMetric] = &[
         |s| s.snapshots_refused.get(),
     ),
     (
+        "snapshots_refused_by_address",
+        "Snapshots, and subscribes to what a session has, refused because of limits.reply_bytes_per_address",
+        MetricType::Counter,
+        |s| s.snapshots_refused_by_address.get(),
+    ),
+    (
         "reading_held_up",
         "Times that a session was not read on because half of limits.backlog_bytes was owed to it",
         MetricType::Counter,
@@ -329,6 +336,7 @@ pub struct Metrics {
     pub client_publishes: Counter,
     pub replies_refused: Counter,
     pub answers_died: Counter,
+    pub replies_refused_by_address: Counter,
     pub cluster_dropped: Counter,
     gauges: OnceLock<Vec<Box<dyn GaugeSource>>>,
 }
@@ -599,6 +607,11 @@ impl Metrics {
             "answers_died",
             "Requests of sessions that a fault in this server left without an answer; they were told to try again",
             self.answers_died.clone(),
+        );
+        r.register(
+            "replies_refused_by_address",
+            "History, presence and calls refused because of limits.reply_bytes_per_address",
+            self.replies_refused_by_address.clone(),
         );
         r.register("client_publishes", "Deltas that clients published over sockets", self.client_publishes.clone());
         r.register(

@@ -99,8 +99,39 @@ impl Shared {
         rate.wait_ns(self.used_ns.load(Ordering::Relaxed), self.now_ns())
     }
 
+    /// As [`Rate::is_unused`].
+    pub fn is_unused(&self) -> bool {
+        Rate::is_unused(self.used_ns.load(Ordering::Relaxed), self.now_ns())
+    }
+
     fn now_ns(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// When to look through the entries of a table for those that can go: where there are many, and not more than once a second.
+#[derive(Debug)]
+pub struct Sweep {
+    from: usize,
+    swept_ns: AtomicU64,
+    started: Instant,
+}
+
+impl Sweep {
+    /// Tables of more than `from` entries are looked through.
+    pub fn new(from: usize) -> Self {
+        Self { from, swept_ns: AtomicU64::new(0), started: Instant::now() }
+    }
+
+    /// Whether it is time, with so many entries. Of several callers at once, one is told so.
+    pub fn is_due(&self, entries: usize) -> bool {
+        if entries <= self.from {
+            return false;
+        }
+        let now_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX).saturating_add(SECOND_NS);
+        let swept_ns = self.swept_ns.load(Ordering::Relaxed);
+        now_ns.saturating_sub(swept_ns) >= SECOND_NS
+            && self.swept_ns.compare_exchange(swept_ns, now_ns, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 
@@ -156,6 +187,13 @@ mod tests {
         bytes.charge(&mut used, 0, 11_000);
         assert!(!bytes.has_room(used, 10 * SECOND_NS));
         assert!(bytes.has_room(used, 10 * SECOND_NS + SECOND_NS / 1_000));
+    }
+
+    #[test]
+    fn large_tables_are_looked_through_now_and_then() {
+        let sweep = Sweep::new(10);
+        assert!(!sweep.is_due(10), "it is small");
+        assert!(sweep.is_due(11) && !sweep.is_due(1_000), "it was looked through a moment ago");
     }
 
     #[test]

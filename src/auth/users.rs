@@ -1,23 +1,24 @@
 //! Sessions by user: how many each may hold.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
 use super::{Identity, TokenError};
-use crate::rate::Shared;
+use crate::rate::{Shared, Sweep};
 
 /// Counts sessions by the `sub` of their tokens.
 #[derive(Debug)]
 pub struct Users {
     sessions: DashMap<Arc<str>, usize>,
     sessions_max: usize,
-    /// What the sessions of each have asked for, while there are any.
-    asked: DashMap<Arc<str>, Weak<Shared>>,
+    /// What the sessions of each have asked for. The debt outlives the sessions that made it.
+    asked: DashMap<Arc<str>, Arc<Shared>>,
+    sweep: Sweep,
 }
 
-/// Users that are remembered before those without sessions are forgotten.
+/// Users that are remembered before those without sessions and debts are forgotten.
 const SWEEP_AT: usize = 16_384;
 
 /// A session's place among its user's, given back when the last reference to it is dropped.
@@ -29,7 +30,7 @@ pub struct Seat {
 impl Users {
     /// Each may hold so many; 0 is no limit.
     pub fn new(sessions_max: usize) -> Arc<Self> {
-        Arc::new(Self { sessions: DashMap::new(), sessions_max, asked: DashMap::new() })
+        Arc::new(Self { sessions: DashMap::new(), sessions_max, asked: DashMap::new(), sweep: Sweep::new(SWEEP_AT) })
     }
 
     /// Gives a session a seat among its user's: the one that it holds, if that is the same user's. Without a limit, and
@@ -55,15 +56,10 @@ impl Users {
 
     /// What the user's sessions have asked for together.
     fn asked(&self, user: &str) -> Arc<Shared> {
-        if self.asked.len() > SWEEP_AT {
-            self.asked.retain(|_, asked| asked.strong_count() > 0);
+        if self.sweep.is_due(self.asked.len()) {
+            self.asked.retain(|_, asked| Arc::strong_count(asked) > 1 || !asked.is_unused());
         }
-        let mut entry = self.asked.entry(user.into()).or_default();
-        entry.upgrade().unwrap_or_else(|| {
-            let asked = Arc::new(Shared::default());
-            *entry = Arc::downgrade(&asked);
-            asked
-        })
+        self.asked.entry(user.into()).or_default().clone()
     }
 
     fn admit(self: &Arc<Self>, user: &str) -> Result<Arc<Seat>, TokenError> {
@@ -130,6 +126,10 @@ mod tests {
         };
         let (first, second, other) = (seated("ann"), seated("ann"), seated("bob"));
         assert!(Arc::ptr_eq(&first, &second) && !Arc::ptr_eq(&first, &other));
+        let rate = crate::rate::Rate::new(1_000, 1_000);
+        first.charge(rate, 1_000_000);
+        drop((first, second));
+        assert!(seated("ann").wait_ns(rate) > 0, "a user that comes back owes what it owed");
         assert!(!Arc::ptr_eq(&seated(""), &seated("")));
     }
 

@@ -294,6 +294,9 @@ pub struct Limits {
     pub reply_bytes_per_second: u32,
     /// The same at once.
     pub reply_bytes_burst: u32,
+    /// Bytes of answers that the sessions of one address that name no user may ask for each second, all together; 0 is no
+    /// limit.
+    pub reply_bytes_per_address: u32,
     pub subscriptions: usize,
     pub backlog_bytes: usize,
     pub delta_bytes: usize,
@@ -361,6 +364,7 @@ impl Default for Limits {
             commands_burst: limits::COMMANDS_BURST,
             reply_bytes_per_second: limits::REPLY_BYTES_PER_SECOND,
             reply_bytes_burst: limits::REPLY_BYTES_BURST,
+            reply_bytes_per_address: limits::REPLY_BYTES_PER_ADDRESS,
             subscriptions: limits::SUBSCRIPTIONS_MAX,
             backlog_bytes: limits::BACKLOG_BYTES_MAX,
             delta_bytes: limits::DELTA_BYTES_MAX,

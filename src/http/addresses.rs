@@ -1,21 +1,17 @@
-//! Limits by client address: sessions held, and new sessions a second.
+//! Limits by client address: sessions held, new sessions a second, and what sessions that name no user ask for.
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 
 use crate::config::Limits;
 use crate::hub::Permit;
-use crate::rate::Rate;
+use crate::rate::{Rate, Shared, Sweep};
 
 /// Entries kept at most before those without sessions are let go of.
 const SWEEP_AT: usize = 65_536;
-
-/// Least time between two looks for entries of a rate that can go.
-const SWEEP_EVERY_NS: u64 = 1_000_000_000;
 
 /// Counts sessions by address.
 #[derive(Debug)]
@@ -24,6 +20,9 @@ pub struct Addresses {
     sessions_max: usize,
     /// New sessions; one second's worth may come at once.
     rate: Option<Rate>,
+    /// Whether it is counted what sessions ask for.
+    counts_answers: bool,
+    sweep: Sweep,
     started: Instant,
 }
 
@@ -32,6 +31,16 @@ struct Usage {
     sessions: usize,
     /// Of the rate of new sessions, ns since the start.
     used_ns: u64,
+    /// Bytes of answers. The debt outlives the sessions that made it.
+    asked: Arc<Shared>,
+}
+
+impl Usage {
+    fn is_unused(&self, now_ns: u64) -> bool {
+        // What was asked for may still be on its way when its session has ended.
+        let answered = Arc::strong_count(&self.asked) == 1 && self.asked.is_unused();
+        self.sessions == 0 && Rate::is_unused(self.used_ns, now_ns) && answered
+    }
 }
 
 /// Why an address may not open another session now.
@@ -53,24 +62,26 @@ impl Addresses {
                 let per_second = u64::from(limits.new_sessions_per_address);
                 Rate::new(per_second, per_second)
             }),
+            counts_answers: limits.reply_bytes_per_address > 0,
+            sweep: Sweep::new(SWEEP_AT),
             started: Instant::now(),
         })
     }
 
-    /// A permit for one more session of `address`; `None` where no limit is set, so that nothing need be counted.
+    /// A permit for one more session of `address`, which names its user if it is `known`; `None` where no limit is about
+    /// it, so that nothing need be counted.
     ///
     /// # Errors
     /// Which limit it is over.
-    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Option<Box<dyn Permit>>, Refused> {
-        if self.sessions_max == 0 && self.rate.is_none() {
+    pub fn admit(self: &Arc<Self>, address: IpAddr, known: bool) -> Result<Option<Box<dyn Permit>>, Refused> {
+        if !self.counts_sessions() && (known || !self.counts_answers) {
             return Ok(None);
-        }
-        if self.by_address.len() > SWEEP_AT {
-            let now_ns = self.now_ns();
-            self.by_address.retain(|_, usage| usage.sessions > 0 || !Rate::is_unused(usage.used_ns, now_ns));
         }
         let address = counted(address);
         let now_ns = self.now_ns();
+        if self.sweep.is_due(self.by_address.len()) {
+            self.by_address.retain(|_, usage| !usage.is_unused(now_ns));
+        }
         let mut usage = self.by_address.entry(address).or_default();
         if self.sessions_max > 0 && usage.sessions >= self.sessions_max {
             return Err(Refused::TooMany);
@@ -81,7 +92,13 @@ impl Addresses {
             return Err(Refused::TooFast);
         }
         usage.sessions += 1;
-        Ok(Some(Box::new(Held { addresses: self.clone(), address })))
+        let asked = self.counts_answers.then(|| usage.asked.clone());
+        Ok(Some(Box::new(Held { addresses: self.clone(), address, asked })))
+    }
+
+    /// Whether there are limits on sessions.
+    fn counts_sessions(&self) -> bool {
+        self.sessions_max > 0 || self.rate.is_some()
     }
 
     fn now_ns(&self) -> u64 {
@@ -102,8 +119,7 @@ pub(super) fn counted(address: IpAddr) -> IpAddr {
 pub struct AddressRate {
     used_ns: DashMap<IpAddr, u64>,
     rate: Option<Rate>,
-    /// Time of the last look for entries that say nothing any more, ns since the start.
-    swept_ns: AtomicU64,
+    sweep: Sweep,
     started: Instant,
 }
 
@@ -114,7 +130,7 @@ impl AddressRate {
         Self {
             used_ns: DashMap::new(),
             rate: (per_second > 0).then(|| Rate::new(per_second, per_second * burst_s)),
-            swept_ns: AtomicU64::new(0),
+            sweep: Sweep::new(SWEEP_AT),
             started: Instant::now(),
         }
     }
@@ -157,10 +173,7 @@ impl AddressRate {
 
     /// Lets go of entries that say nothing any more, where there are many and it was not done a moment ago.
     fn sweep(&self, now_ns: u64) {
-        let swept_ns = self.swept_ns.load(Ordering::Relaxed);
-        let due = now_ns.saturating_sub(swept_ns) > SWEEP_EVERY_NS && self.used_ns.len() > SWEEP_AT;
-        // One of those that find it due does it.
-        if due && self.swept_ns.compare_exchange(swept_ns, now_ns, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        if self.sweep.is_due(self.used_ns.len()) {
             self.used_ns.retain(|_, used_ns| !Rate::is_unused(*used_ns, now_ns));
         }
     }
@@ -173,25 +186,33 @@ impl AddressRate {
 struct Held {
     addresses: Arc<Addresses>,
     address: IpAddr,
+    asked: Option<Arc<Shared>>,
 }
 
 impl Permit for Held {
     fn address(&self) -> Option<u64> {
         use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+        if !self.addresses.counts_sessions() {
+            return None;
+        }
         let mut hasher = DefaultHasher::new();
         self.address.hash(&mut hasher);
         Some(hasher.finish())
+    }
+
+    fn asked(&self) -> Option<Arc<Shared>> {
+        self.asked.clone()
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
+        self.asked = None;
         if let Some(mut usage) = self.addresses.by_address.get_mut(&self.address) {
             usage.sessions = usage.sessions.saturating_sub(1);
         }
         let now_ns = self.addresses.now_ns();
-        let unused = |usage: &Usage| usage.sessions == 0 && Rate::is_unused(usage.used_ns, now_ns);
-        self.addresses.by_address.remove_if(&self.address, |_, usage| unused(usage));
+        self.addresses.by_address.remove_if(&self.address, |_, usage| usage.is_unused(now_ns));
     }
 }
 
@@ -204,12 +225,12 @@ mod tests {
         let limits = Limits { sessions_per_address: 2, ..Limits::default() };
         let addresses = Addresses::new(&limits);
         let (a, b) = ([127, 0, 0, 1].into(), [127, 0, 0, 2].into());
-        let first = addresses.admit(a).unwrap();
-        let _second = addresses.admit(a).unwrap();
-        assert_eq!(addresses.admit(a).err(), Some(Refused::TooMany));
-        assert!(addresses.admit(b).is_ok());
+        let first = addresses.admit(a, false).unwrap();
+        let _second = addresses.admit(a, false).unwrap();
+        assert_eq!(addresses.admit(a, false).err(), Some(Refused::TooMany));
+        assert!(addresses.admit(b, false).is_ok());
         drop(first);
-        assert!(addresses.admit(a).is_ok());
+        assert!(addresses.admit(a, false).is_ok());
     }
 
     #[test]
@@ -232,16 +253,33 @@ mod tests {
     fn an_ipv6_host_is_its_network() {
         let addresses = Addresses::new(&Limits { sessions_per_address: 1, ..Limits::default() });
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
-        let _first = addresses.admit(address("2001:db8:0:1::1")).unwrap();
-        assert_eq!(addresses.admit(address("2001:db8:0:1:ffff::2")).err(), Some(Refused::TooMany));
-        assert!(addresses.admit(address("2001:db8:0:2::1")).is_ok());
+        let _first = addresses.admit(address("2001:db8:0:1::1"), false).unwrap();
+        assert_eq!(addresses.admit(address("2001:db8:0:1:ffff::2"), false).err(), Some(Refused::TooMany));
+        assert!(addresses.admit(address("2001:db8:0:2::1"), false).is_ok());
+    }
+
+    #[test]
+    fn what_sessions_of_an_address_asked_for_outlives_them() {
+        let limits = Limits { reply_bytes_per_address: 1_000, ..Limits::default() };
+        let addresses = Addresses::new(&limits);
+        let (a, b) = ([127, 0, 0, 1].into(), [127, 0, 0, 2].into());
+        let rate = Rate::new(1_000, 1_000);
+        let asked = |address| addresses.admit(address, false).unwrap().unwrap().asked().unwrap();
+        asked(a).charge(rate, 1_000_000);
+        assert!(asked(a).wait_ns(rate) > 0, "its session has ended, and a new one has come");
+        assert_eq!(asked(b).wait_ns(rate), 0);
+        assert!(addresses.admit(a, true).unwrap().is_none(), "a user has an allowance of its own");
+        drop(addresses.admit(b, false).unwrap());
+        assert_eq!(addresses.by_address.len(), 1, "one that owes nothing is not kept");
+        let off = Addresses::new(&Limits { reply_bytes_per_address: 0, ..limits });
+        assert!(off.admit(a, false).unwrap().is_none());
     }
 
     #[test]
     fn bursts_are_bounded() {
         let limits = Limits { new_sessions_per_address: 5, ..Limits::default() };
         let addresses = Addresses::new(&limits);
-        let admitted = (0..50).filter(|_| addresses.admit([127, 0, 0, 1].into()).is_ok()).count();
+        let admitted = (0..50).filter(|_| addresses.admit([127, 0, 0, 1].into(), false).is_ok()).count();
         assert!((5..=7).contains(&admitted), "{admitted}");
     }
 }

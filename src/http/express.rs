@@ -39,7 +39,7 @@ pub(super) fn upgrade(state: &State, hosts: &Hosts, mut socket: TcpStream, peer:
     }
     let Ok(handshake) = look(state, &request, asked) else { return Some(socket) };
     let client = proxies::client(connected.ip(), request.headers(), &state.config.server);
-    let Ok(permit) = admit(state, client, false) else { return Some(socket) };
+    let Ok(permit) = admit(state, client, None) else { return Some(socket) };
     let early = Bytes::copy_from_slice(head.get(head_bytes..).unwrap_or_default());
     // From here on the connection is a session, or nothing. Both calls are about bytes that are there, or fit.
     let read = socket.read_exact(buffer.get_mut(..bytes).unwrap_or_default());

@@ -147,19 +147,24 @@ pub(super) fn look(state: &State, request: &http::Request<()>, asked: Asked) -> 
     Ok(Handshake { dialect: asked.dialect, deflate: deflate.is_some(), response })
 }
 
-/// Lets an identified client in, if there is room and its address is within its limits.
-pub(super) fn admit(state: &State, client: IpAddr, has_token: bool) -> Result<Option<Box<dyn Permit>>, Refusal> {
+/// Lets a client in that is who it says: if there is room, and its address is not over its limits.
+pub(super) fn admit(
+    state: &State,
+    client: IpAddr,
+    identity: Option<&Identity>,
+) -> Result<Option<Box<dyn Permit>>, Refusal> {
+    let is_user = identity.is_some_and(|identity| !identity.user.is_empty());
     if state.hub.sessions() >= state.hub.sessions_max() {
         let message = "this server holds as many sessions as it can";
         return Err(refusal("full", StatusCode::SERVICE_UNAVAILABLE, message));
     }
-    if !has_token && state.hub.tokenless() >= state.hub.tokenless_max() {
+    if identity.is_none() && state.hub.tokenless() >= state.hub.tokenless_max() {
         let message = "this server holds as many sessions without a token as it may (limits.tokenless_share): \
                        come later, or with `Authorization: Bearer …`";
         return Err(refusal("tokenless", StatusCode::SERVICE_UNAVAILABLE, message));
     }
     let too_many = |reason, message| refusal(reason, StatusCode::TOO_MANY_REQUESTS, message);
-    state.addresses.admit(client).map_err(|refused| match refused {
+    state.addresses.admit(client, is_user).map_err(|refused| match refused {
         Refused::TooMany => too_many("address_sessions", "too many sessions from this address"),
         Refused::TooFast => too_many("address_rate", "too many new sessions from this address"),
     })
@@ -218,7 +223,7 @@ async fn try_upgrade(
         return Err(refusal("handshake", StatusCode::INTERNAL_SERVER_ERROR, message));
     };
     let admitted = {
-        let permit = admit(state, client, identity.is_some())?;
+        let permit = admit(state, client, identity.as_ref())?;
         Admitted::new(&handshake, identity, permit)
     };
     let state = state.clone();

@@ -1,5 +1,6 @@
-//! What a session may ask for: bytes of answers (not of deltas), of which the sessions of one user have one allowance. They
-//! are charged once it is known how many they are; until the debt is paid back, the next is refused.
+//! What a session may ask for: bytes of answers (not of deltas), of which the sessions of one user have one allowance, and those
+//! of one address that name no user one beside their own. They are charged once it is known how many they are; until the
+//! debt is paid back, the next is refused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,46 +8,135 @@ use std::time::Duration;
 use super::client::Client;
 use super::shard::Shard;
 use crate::config::Limits;
+use crate::limits::REPLY_BYTES_PER_ADDRESS_BURST_S;
 use crate::protocol::Refusal;
 use crate::rate::{Rate, Shared};
 
 /// Bytes of answers, as configured.
-pub(super) fn answers(limits: &Limits) -> Rate {
-    Rate::new(limits.reply_bytes_per_second.into(), limits.reply_bytes_burst.into())
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Answers {
+    /// For a user, or a session that names none.
+    own: Rate,
+    /// For an address.
+    address: Rate,
 }
 
-/// The refusal of a session that has used up its allowance; `None` if it may ask.
-pub(super) fn refusal(asked: &Shared, answers: Rate) -> Option<Refusal> {
-    let wait = Duration::from_nanos(asked.wait_ns(answers));
-    let ms = wait.as_millis().max(1);
-    let reason = || format!("more was asked for than limits.reply_bytes_per_second allows: ask again in {ms} ms");
-    (!wait.is_zero()).then(|| Refusal::new(429, reason()))
+impl Answers {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let address = u64::from(limits.reply_bytes_per_address);
+        Self {
+            own: Rate::new(limits.reply_bytes_per_second.into(), limits.reply_bytes_burst.into()),
+            address: Rate::new(address, address * REPLY_BYTES_PER_ADDRESS_BURST_S),
+        }
+    }
+}
+
+/// What was asked for already.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Allowance {
+    /// By the session, or by all of its user's.
+    own: Arc<Shared>,
+    /// By all sessions of its address that name no user, where that is counted.
+    address: Option<Arc<Shared>>,
+}
+
+/// Why whoever asked for so much gets nothing more for now.
+#[derive(Debug)]
+pub(super) struct Exhausted {
+    pub(super) refusal: Refusal,
+    /// It is its address that did.
+    pub(super) by_address: bool,
+}
+
+impl Allowance {
+    /// Whether nothing more may be asked for now.
+    pub(super) fn exhausted(&self, answers: Answers) -> Option<Exhausted> {
+        let own = self.own.wait_ns(answers.own);
+        let address = self.address.as_ref().map_or(0, |address| address.wait_ns(answers.address));
+        let ns = own.max(address);
+        let by_address = own == 0;
+        (ns > 0).then(|| {
+            let ms = Duration::from_nanos(ns).as_millis().max(1);
+            let reason = match by_address {
+                false => "more was asked for than limits.reply_bytes_per_second allows".to_owned(),
+                true => {
+                    "the clients of this address asked for more than limits.reply_bytes_per_address allows".to_owned()
+                }
+            };
+            Exhausted { refusal: Refusal::new(429, format!("{reason}: ask again in {ms} ms")), by_address }
+        })
+    }
+
+    /// So many bytes were given.
+    pub(super) fn charge(&self, answers: Answers, bytes: usize) {
+        self.own.charge(answers.own, bytes as u64);
+        if let Some(address) = &self.address {
+            address.charge(answers.address, bytes as u64);
+        }
+    }
+
+    /// So many bytes said why nothing was given: what one session is refused is no debt of the others.
+    pub(super) fn charge_refused(&self, answers: Answers, bytes: usize) {
+        self.own.charge(answers.own, bytes as u64);
+    }
 }
 
 impl Shard {
-    /// What a session has asked for, together with those of the same user.
-    pub(super) fn asked(&mut self, index: u32) -> Option<Arc<Shared>> {
+    /// What a session has asked for, together with those of the same user or address.
+    pub(super) fn asked(&mut self, index: u32) -> Option<Allowance> {
         let now_ms = self.now_ms;
         let session = self.session(index)?;
-        match &session.identity {
-            Some(identity) if !identity.user.is_empty() => Some(identity.asked.clone()),
-            _ => Some(session.client.get_or_insert_with(|| Client::new(now_ms)).asked.clone()),
+        if let Some(identity) = session.identity.as_ref().filter(|identity| !identity.user.is_empty()) {
+            return Some(Allowance { own: identity.asked.clone(), address: None });
         }
+        let address = session.permit.as_ref().and_then(|permit| permit.asked());
+        let own = session.client.get_or_insert_with(|| Client::new(now_ms)).asked.clone();
+        Some(Allowance { own, address })
     }
 
     /// Why a session may ask for nothing more for now.
     pub(super) fn asks_too_much(&mut self, index: u32) -> Option<Refusal> {
-        let answers = answers(&self.config.limits);
-        let refusal = refusal(&*self.asked(index)?, answers)?;
-        self.stats.snapshots_refused.add(1);
-        Some(refusal)
+        let answers = Answers::new(&self.config.limits);
+        let exhausted = self.asked(index)?.exhausted(answers)?;
+        let stat =
+            if exhausted.by_address { &self.stats.snapshots_refused_by_address } else { &self.stats.snapshots_refused };
+        stat.add(1);
+        Some(exhausted.refusal)
     }
 
     /// A session is sent so many bytes that it asked for.
     pub(super) fn asked_for(&mut self, index: u32, bytes: usize) {
-        let answers = answers(&self.config.limits);
+        let answers = Answers::new(&self.config.limits);
         if let Some(asked) = self.asked(index).filter(|_| bytes > 0) {
-            asked.charge(answers, bytes as u64);
+            asked.charge(answers, bytes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_of_an_address_share_what_is_left_of_its_allowance() {
+        let limits = Limits {
+            reply_bytes_per_second: 1_024,
+            reply_bytes_burst: 10_000,
+            reply_bytes_per_address: 1_024,
+            ..Limits::default()
+        };
+        let (answers, address) = (Answers::new(&limits), Arc::new(Shared::default()));
+        let session = || Allowance { own: Arc::default(), address: Some(address.clone()) };
+        let (one, two) = (session(), session());
+        one.charge(answers, 12_000);
+        assert!(one.exhausted(answers).is_some_and(|exhausted| !exhausted.by_address));
+        assert!(two.exhausted(answers).is_none());
+        // What one is refused is its own debt.
+        one.charge_refused(answers, 100_000);
+        assert!(two.exhausted(answers).is_none());
+        two.charge(answers, 6_000);
+        let exhausted = session().exhausted(answers).unwrap();
+        assert!(exhausted.by_address && exhausted.refusal.reason.contains("reply_bytes_per_address"));
+        assert!(Allowance { own: Arc::default(), address: None }.exhausted(answers).is_none());
     }
 }

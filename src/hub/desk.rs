@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::allowance;
+use super::allowance::{Allowance, Answers};
 use super::backend::{Answer, Backend};
 use super::event::{Ask, Asked, Attach, Attached, Batch, Event, Request, SessionKey, Shown};
 use super::places::{Holder, Place, Places};
@@ -23,7 +23,6 @@ use crate::limits::{ANSWER_TIMEOUT, PUBLISH_WAIT};
 use crate::metrics::Metrics;
 use crate::name::TopicName;
 use crate::protocol::{CommandId, Dialect, Op, Refusal};
-use crate::rate::{Rate, Shared};
 use crate::topic::{Payload, PublishError, ShardId, Topics};
 
 /// A client that comes from a node that is ahead waits for this one to get there: looks at it are made after these times,
@@ -35,7 +34,7 @@ pub struct Desk {
     requests: flume::Receiver<Batch>,
     queues: Arc<[QueueSender]>,
     /// Bytes of answers that a session may ask for.
-    answers: Rate,
+    answers: Answers,
 }
 
 /// What requests are answered with.
@@ -47,7 +46,7 @@ struct Clerk {
     backend: Arc<dyn Backend>,
     metrics: Arc<Metrics>,
     catching_up: Arc<Places>,
-    answers: Rate,
+    answers: Answers,
     publishes: Mutex<Publishes>,
 }
 
@@ -131,7 +130,7 @@ impl Drop for Debt {
 }
 
 impl Desk {
-    pub(super) fn new(requests: flume::Receiver<Batch>, queues: Arc<[QueueSender]>, answers: Rate) -> Self {
+    pub(super) fn new(requests: flume::Receiver<Batch>, queues: Arc<[QueueSender]>, answers: Answers) -> Self {
         Self { requests, queues, answers }
     }
 
@@ -395,15 +394,28 @@ impl Clerk {
     }
 
     fn asked_too_much(&self, to: &To) -> Option<Refusal> {
-        let refusal = allowance::refusal(&to.asked, self.answers)?;
-        self.metrics.replies_refused.inc();
-        Some(refusal)
+        let exhausted = to.asked.exhausted(self.answers)?;
+        let counter = match exhausted.by_address {
+            false => &self.metrics.replies_refused,
+            true => &self.metrics.replies_refused_by_address,
+        };
+        counter.inc();
+        Some(exhausted.refusal)
     }
 
     fn reply(&self, to: To, op: Op, reply: Result<Bytes, Refusal>) {
         let To { shard, session, dialect, id, asked } = to;
-        let reply = reply.unwrap_or_else(|refusal| dialect.refusal(&id, op, &refusal));
-        asked.charge(self.answers, reply.len() as u64);
+        let reply = match reply {
+            Ok(reply) => {
+                asked.charge(self.answers, reply.len());
+                reply
+            }
+            Err(refusal) => {
+                let reply = dialect.refusal(&id, op, &refusal);
+                asked.charge_refused(self.answers, reply.len());
+                reply
+            }
+        };
         self.send(shard, Event::Answered { session, reply });
     }
 
@@ -503,7 +515,7 @@ struct To {
     dialect: Dialect,
     id: CommandId,
     /// What it has asked for so far.
-    asked: Arc<Shared>,
+    asked: Allowance,
 }
 
 #[cfg(test)]
@@ -548,7 +560,7 @@ mod tests {
         requests: flume::Sender<Batch>,
         part: super::super::Part,
         unseen: Arc<AtomicUsize>,
-        asked: Arc<Shared>,
+        asked: Allowance,
         metrics: Arc<Metrics>,
     }
 
@@ -561,7 +573,7 @@ mod tests {
             let tokens = Arc::new(Tokens::load(&config.access, &metrics).unwrap());
             let verifier = Verifier::at_hand(tokens, &config.limits, metrics.clone());
             tokio::spawn(desk.run(topics, verifier, Users::new(0), Arc::new(Fails), metrics.clone()));
-            Self { requests, part: parts.remove(0), unseen: Arc::default(), asked: Arc::default(), metrics }
+            Self { requests, part: parts.remove(0), unseen: Arc::default(), asked: Allowance::default(), metrics }
         }
 
         fn ask(&self, id: u64, topic: &str, ask: Ask) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::allowance::Allowance;
 use super::backend::Member;
 use super::shedding::Share;
 use crate::accounts::{self, Held, allocated};
@@ -30,6 +31,11 @@ pub(super) struct SessionKey {
 pub trait Permit: Send + Sync {
     /// A number for the client's address, where it is counted.
     fn address(&self) -> Option<u64> {
+        None
+    }
+
+    /// Bytes of answers that the address's sessions that name no user have asked for, where that is counted.
+    fn asked(&self) -> Option<Arc<Shared>> {
         None
     }
 }
@@ -305,7 +311,7 @@ pub(super) enum Request {
         topic: TopicName,
         ask: Ask,
         /// What the session has asked for so far.
-        asked: Arc<Shared>,
+        asked: Allowance,
     },
     Call {
         shard: ShardId,
@@ -316,7 +322,7 @@ pub(super) enum Request {
         user: String,
         method: String,
         data: Bytes,
-        asked: Arc<Shared>,
+        asked: Allowance,
     },
     Joined {
         topic: TopicName,

@@ -167,7 +167,7 @@ impl Hub {
             settled_ms: AtomicU64::new(0),
             deltas_max: config.limits.deltas_total_bytes,
         });
-        let desk = Desk::new(receiver, queues, allowance::answers(&config.limits));
+        let desk = Desk::new(receiver, queues, allowance::Answers::new(&config.limits));
         Ok((hub, Parked { parts, requests: sender, node, config }, desk))
     }
 

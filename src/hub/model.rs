@@ -187,6 +187,7 @@ impl World {
         config.limits.commands_burst = 1_000_000;
         config.limits.reply_bytes_per_second = u32::MAX;
         config.limits.reply_bytes_burst = u32::MAX;
+        config.limits.reply_bytes_per_address = 0;
         let long = Duration::from_secs(86_400);
         (config.limits.stall_timeout, config.limits.first_command_timeout) = (long, long);
         for (name, class) in [("merge", Class::Merge), ("latest", Class::Latest), ("stream", Class::Stream)] {

@@ -68,7 +68,7 @@ pub(super) struct Session {
     /// What not every session needs.
     pub(super) client: Option<Box<Client>>,
     /// Boxed twice: most sessions have none, and this is the smaller.
-    pub(super) _permit: Option<Box<Box<dyn Permit>>>,
+    pub(super) permit: Option<Box<Box<dyn Permit>>>,
 }
 
 /// A permit in its boxes, and its share of its address's entry.
@@ -207,7 +207,7 @@ impl Session {
     pub(super) fn maker(&self, shard: ShardId, key: SessionKey) -> u64 {
         let mut hasher = DefaultHasher::new();
         let user = self.identity.as_ref().map(|identity| identity.user.as_str()).filter(|user| !user.is_empty());
-        match (user, self._permit.as_ref().and_then(|permit| permit.address())) {
+        match (user, self.permit.as_ref().and_then(|permit| permit.address())) {
             (Some(user), _) => (0u8, user).hash(&mut hasher),
             (None, Some(address)) => (1u8, address).hash(&mut hasher),
             (None, None) => (2u8, shard, key).hash(&mut hasher),
@@ -231,7 +231,7 @@ impl Session {
             + self.pace.as_ref().map_or(0, |_| size_of::<Pace>())
             + self.tls.as_ref().map_or(0, |tls| tls.bytes())
             + self.client.as_ref().map_or(0, |client| client.bytes())
-            + self._permit.as_ref().map_or(0, |_| PERMIT_BYTES)
+            + self.permit.as_ref().map_or(0, |_| PERMIT_BYTES)
             + identity
     }
 

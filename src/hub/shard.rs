@@ -478,7 +478,7 @@ impl Shard {
             deferred: None,
             identity: new.identity.map(Arc::new),
             client: None,
-            _permit: new.permit.map(Box::new),
+            permit: new.permit.map(Box::new),
         });
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         if self.drain.is_some() {

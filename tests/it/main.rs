@@ -24,6 +24,7 @@ mod compression;
 mod conflation;
 mod conformance;
 mod delivery;
+mod fair_shares;
 mod forged_tokens;
 mod front_door;
 mod fuzz_corpus;
