@@ -46,11 +46,15 @@ impl Shard {
             self.sweep_at += 1;
             self.boxed_so_far += self.session(index).map_or(0, |session| session.boxed_bytes());
             self.check(index);
+            // A slice may go on behind the end: what is summed up is that of one sweep.
+            if self.sweep_at >= capacity {
+                self.swept();
+            }
         }
-        self.relieve_incoming();
-        if self.sweep_at >= capacity {
+        if capacity == 0 {
             self.swept();
         }
+        self.relieve_incoming();
         if self.shed.is_some() {
             self.shed_wave();
         }

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::accounts;
 use crate::config::Limits;
 
 /// A `merge` topic's member, beside its text: a key and a value in a tree that is two thirds full.
@@ -33,6 +34,8 @@ pub(super) struct Sums {
     unpublished: AtomicUsize,
     history_max: usize,
     state_max: usize,
+    /// Of deltas that shards keep and no topic does.
+    deltas_max: usize,
     /// History that one topic may have, while all together are near their ceiling.
     level: AtomicUsize,
 }
@@ -47,6 +50,7 @@ impl Sums {
             unpublished: AtomicUsize::new(0),
             history_max: bound(limits.history_total_bytes),
             state_max: bound(limits.state_total_bytes),
+            deltas_max: bound(limits.deltas_total_bytes),
             level: AtomicUsize::new(usize::MAX),
         }
     }
@@ -72,6 +76,13 @@ impl Sums {
 
     pub(super) fn state_max(&self) -> usize {
         self.state_max
+    }
+
+    /// Bytes of history that may go at once. Shards may still hold its deltas, which then count for them alone: more than
+    /// there is room for goes when they have dropped theirs.
+    pub(super) fn may_go(&self) -> usize {
+        let room = self.deltas_max - self.deltas_max / 16;
+        room.saturating_sub(accounts::DELTAS.bytes())
     }
 
     /// Whether there is no room for another topic.

@@ -188,12 +188,14 @@ impl Topic {
         if self.account.history() > allowance { self.shrink_history(allowance) } else { 0 }
     }
 
-    /// Lets go of what can be had again, the oldest first, until it takes no more than this. Returns how many deltas went.
+    /// Lets go of what can be had again, the oldest first, until it takes no more than this, as far as that
+    /// [may go](super::account::Sums::may_go). Returns how many deltas went.
     pub(super) fn shrink_history(&mut self, bytes: usize) -> usize {
         if self.account.history() <= bytes {
             return 0;
         }
         self.snapshot = None;
+        let bytes = bytes.max(self.history.weight().saturating_sub(self.account.sums().may_go()));
         let gone = self.history.shrink_to(bytes);
         self.settle();
         gone
@@ -537,6 +539,9 @@ impl Topic {
 
     /// Lets go of history that is too old.
     pub(super) fn expire_history(&mut self, now_ms: u64) {
+        if self.account.sums().may_go() == 0 {
+            return;
+        }
         let before = self.history.len();
         self.history.expire(now_ms, &self.options);
         if self.history.len() != before && self.options.class == Class::Stream {
