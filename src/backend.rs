@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::name::TopicName;
 use crate::protocol::{MemberInfo, Refusal};
 use crate::source::publish::{Failure, Publisher};
-use crate::topic::{Kind, Payload, PublishError};
+use crate::topic::{Kind, Payload};
 
 /// The hub's backend.
 pub struct Backstage {
@@ -129,8 +129,7 @@ impl Backend for Backstage {
                     Ok(())
                 }
                 Err(Failure::Refused(error)) => {
-                    let code = if error == PublishError::UnknownNamespace { Refusal::UNKNOWN_TOPIC } else { 400 };
-                    Err(Refusal::new(code, error.to_string()).about(topic.as_str()))
+                    Err(Refusal::new(error.code(), error.to_string()).about(topic.as_str()))
                 }
                 Err(Failure::Unavailable(error)) => {
                     tracing::warn!(%error, "a client's publish was not taken");

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use serde_json::value::RawValue;
 
+use super::deadlines::BodyRoom;
 use super::failure;
 use crate::limits::PUBLISH_BODY_BYTES_MAX;
 
@@ -75,11 +76,12 @@ fn coding(headers: &HeaderMap) -> Result<Coding, String> {
 /// Why a body cannot be read.
 enum Unreadable {
     TooLarge,
+    NoRoom,
     NotCompressed(&'static str),
 }
 
-/// Inflates a body, up to the size that one may have.
-async fn inflated(body: &[u8], coding: Coding) -> Result<Vec<u8>, Unreadable> {
+/// Inflates a body, up to the size that one may have, and as far as there is `room`.
+async fn inflated(body: &[u8], coding: Coding, room: Option<&BodyRoom>) -> Result<Vec<u8>, Unreadable> {
     // RFC 9110 means zlib by deflate; some clients send the bare format all the same.
     let has_zlib_head = matches!(body, [first, second, ..] if first & 0x0f == 8 && (u16::from(*first) << 8 | u16::from(*second)) % 31 == 0);
     let (name, mut reader): (_, Box<dyn std::io::Read + Send + '_>) = match coding {
@@ -89,12 +91,18 @@ async fn inflated(body: &[u8], coding: Coding) -> Result<Vec<u8>, Unreadable> {
         Coding::Deflate => ("deflate", Box::new(DeflateDecoder::new(body))),
     };
     let mut text = Vec::new();
+    let mut counted = 0;
     loop {
         let step = (&mut reader).take(STEP as u64).read_to_end(&mut text);
         let read = step.map_err(|_| Unreadable::NotCompressed(name))?;
         if text.len() > PUBLISH_BODY_BYTES_MAX {
             return Err(Unreadable::TooLarge);
         }
+        let more = text.capacity() - counted;
+        if more > 0 && room.is_some_and(|room| !room.take(more)) {
+            return Err(Unreadable::NoRoom);
+        }
+        counted += more;
         if read < STEP {
             return Ok(text);
         }
@@ -114,7 +122,7 @@ fn says_wide(headers: &HeaderMap) -> Option<String> {
 }
 
 /// A body as text.
-async fn text(headers: &HeaderMap, body: Bytes) -> Result<Text, Response> {
+async fn text(headers: &HeaderMap, body: Bytes, room: Option<&BodyRoom>) -> Result<Text, Response> {
     let unsupported = |message: String| failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
     let coding = coding(headers).map_err(|name| {
         let message = format!("Content-Encoding `{name}` is not known here; send gzip, deflate, or no such header");
@@ -124,7 +132,8 @@ async fn text(headers: &HeaderMap, body: Bytes) -> Result<Text, Response> {
     })?;
     let body = match coding {
         Coding::None => body,
-        coding => Bytes::from(inflated(&body, coding).await.map_err(|why| match why {
+        coding => Bytes::from(inflated(&body, coding, room).await.map_err(|why| match why {
+            Unreadable::NoRoom => failure(StatusCode::SERVICE_UNAVAILABLE, "there is no room for the inflated body"),
             Unreadable::TooLarge => {
                 let message = format!("the body inflates to more than {PUBLISH_BODY_BYTES_MAX} bytes, the most");
                 failure(StatusCode::PAYLOAD_TOO_LARGE, message)
@@ -157,6 +166,7 @@ impl<S: Send + Sync> FromRequest<S> for Text {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
         let headers = request.headers().clone();
+        let room = request.extensions().get::<BodyRoom>().cloned();
         let body = match Bytes::from_request(request, state).await {
             Ok(body) => body,
             Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
@@ -165,7 +175,7 @@ impl<S: Send + Sync> FromRequest<S> for Text {
             }
             Err(rejection) => return Err(rejection.into_response()),
         };
-        text(&headers, body).await
+        text(&headers, body, room.as_ref()).await
     }
 }
 
@@ -184,7 +194,7 @@ mod tests {
 
     async fn read(headers: &[(&'static str, &str)], body: &[u8]) -> Result<Vec<u8>, u16> {
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-        let text = text(&headers.collect(), Bytes::copy_from_slice(body)).await;
+        let text = text(&headers.collect(), Bytes::copy_from_slice(body), None).await;
         text.map(|text| text.0.to_vec()).map_err(|response| response.status().as_u16())
     }
 

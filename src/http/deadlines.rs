@@ -75,6 +75,27 @@ impl Bodies {
     }
 }
 
+/// Room for what is made of a body: it counts with the body, and is given back with it.
+#[derive(Clone)]
+pub(super) struct BodyRoom {
+    bodies: Bodies,
+    max: usize,
+}
+
+impl BodyRoom {
+    /// Beside the body of a request that `bodies` counts.
+    pub(super) fn new(bodies: Bodies, max: usize) -> Self {
+        Self { bodies, max }
+    }
+
+    /// Counts so many bytes more. `false` if all bodies together are over their ceiling now; the request is answered so.
+    pub(super) fn take(&self, bytes: usize) -> bool {
+        let has_room = self.bodies.came(bytes, self.max);
+        self.bodies.0.full.fetch_or(!has_room, Ordering::Relaxed);
+        has_room
+    }
+}
+
 /// A body that must be there in time.
 pub(super) struct TimedBody {
     body: Incoming,

@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Longest part of a line that is looked at: the name and the value of a header about a body are shorter, or the HTTP server
-/// refuses them.
+/// Longest part of a line that is looked at. The HTTP server takes longer ones, filled up with spaces or zeros, which no client
+/// sends: a request with such a line about its body is refused, and so is what comes behind it.
 const LINE_BYTES_MAX: usize = 256;
 
 /// What is known of the requests of a connection.
@@ -18,16 +18,17 @@ const LINE_BYTES_MAX: usize = 256;
 pub(super) struct Heads {
     /// Heads that were read to their end.
     whole: AtomicU64,
-    /// Which of them, counted from 1, has both a length and a coding; 0 is none. Nothing is followed behind it.
+    /// From which of them on, counted from 1, it cannot be told for sure where requests end; 0 is none.
     ambiguous: AtomicU64,
     /// Whether a head has begun that is not whole.
     begun: AtomicBool,
 }
 
 impl Heads {
-    /// Whether the request with this number, counted from 1, can be read in two ways.
+    /// Whether the request with this number, counted from 1, can be read in two ways, or stands behind such a one.
     pub(super) fn is_ambiguous(&self, number: u64) -> bool {
-        self.ambiguous.load(Ordering::Relaxed) == number
+        let from = self.ambiguous.load(Ordering::Relaxed);
+        from > 0 && number >= from
     }
 
     /// Whether a head has begun that is not whole.
@@ -131,6 +132,7 @@ impl Framing {
         }
         match self.part {
             Part::Head => self.end_head_line(&line, cut),
+            Part::Size if cut => self.lose(1),
             Part::Size => self.part = chunk(&line),
             Part::ChunkEnd => self.part = Part::Size,
             Part::Trailer if line.is_empty() => self.part = Part::Head,
@@ -160,17 +162,21 @@ impl Framing {
         if !std::mem::take(&mut self.has_line) {
             return;
         }
-        let number = self.heads.whole.fetch_add(1, Ordering::Relaxed) + 1;
+        self.heads.whole.fetch_add(1, Ordering::Relaxed);
         self.part = match (self.length.take(), std::mem::take(&mut self.is_coded)) {
-            (Some(_), true) => {
-                self.heads.ambiguous.store(number, Ordering::Relaxed);
-                Part::Lost
-            }
             (None, true) => Part::Size,
             (Some(Some(0)) | None, false) => Part::Head,
             (Some(Some(length)), false) => Part::Body(length),
-            (Some(None), false) => Part::Lost,
+            (Some(_), true) | (Some(None), false) => return self.lose(0),
         };
+    }
+
+    /// Where the last head's request ends is not known: it is refused, or those `behind` it are.
+    fn lose(&mut self, behind: u64) {
+        let number = self.heads.whole.load(Ordering::Relaxed) + behind;
+        self.heads.ambiguous.store(number, Ordering::Relaxed);
+        self.heads.begun.store(true, Ordering::Relaxed);
+        self.part = Part::Lost;
     }
 }
 
@@ -266,7 +272,13 @@ mod tests {
             (format!("{}{both}", length(get)), (2, 2)),
             (format!("{}{get}", chunks(both)), (2, 0)),
             (format!("{}{}{both}", chunks(get), length(both)), (3, 3)),
-            (format!("POST / HTTP/1.1\r\nContent-Length: 1, 1\r\n\r\nx{get}"), (1, 0)),
+            (format!("POST / HTTP/1.1\r\nContent-Length: 1, 1\r\n\r\nx{get}"), (1, 1)),
+            // Filled up, so that the number is not among the bytes that are kept.
+            (format!("POST / HTTP/1.1\r\nContent-Length:{}1\r\n\r\nx{both}", " ".repeat(300)), (1, 1)),
+            (
+                format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{}5\r\nabcde\r\n{both}", "0".repeat(300)),
+                (1, 2),
+            ),
             ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: x\r\n\r\n0\r\n\r\n".to_owned(), (1, 1)),
             ("POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx".to_owned() + get, (2, 0)),
             (format!("GET /{} HTTP/1.1\r\nX: {}\r\n\r\n{get}", "a".repeat(400), "b".repeat(400)), (2, 0)),

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::certificates::{Certificates, Certified};
-use super::deadlines::{Bodies, TimedBody, TimedStream, close};
+use super::deadlines::{Bodies, BodyRoom, TimedBody, TimedStream, close};
 use super::handover::{Handover, Line};
 use super::heads::Followed;
 use super::hosts::Hosts;
@@ -559,8 +559,12 @@ async fn answer(
         true => Body::empty(),
         false => Body::new(TimedBody::new(body, time, state.config.limits.requests_total_bytes, bodies.clone())),
     });
+    request.extensions_mut().insert(BodyRoom::new(bodies.clone(), state.config.limits.requests_total_bytes));
     let settled = match is_ambiguous {
-        true => Err((StatusCode::BAD_REQUEST, "there is a Content-Length and a Transfer-Encoding; send one of them")),
+        true => Err((
+            StatusCode::BAD_REQUEST,
+            "where the request ends can be read in two ways: send one Content-Length or one Transfer-Encoding, in a short line",
+        )),
         false => strict::settle(&mut request),
     };
     if let Err((status, reason)) = settled {

@@ -349,9 +349,6 @@ fn published(
 ) -> Outcome {
     match done {
         Some(Ok((offset, epoch))) => written(&json!({"offset": offset, "epoch": epoch})),
-        Some(Err(Failure::Refused(error @ PublishError::UnknownNamespace))) => {
-            Err(Refusal::new(Refusal::UNKNOWN_TOPIC, error.to_string()))
-        }
         Some(Err(Failure::Refused(error))) => {
             let member = match &error {
                 PublishError::Name(_) | PublishError::Reserved => "`channel`: ",
@@ -359,7 +356,7 @@ fn published(
                 PublishError::StreamSnapshot => "`kind`: ",
                 _ => "",
             };
-            Err(Refusal::new(400, format!("{member}{error}")))
+            Err(Refusal::new(error.code(), format!("{member}{error}")))
         }
         Some(Err(Failure::Unavailable(error))) => {
             state.metrics.refused_publish("unavailable");

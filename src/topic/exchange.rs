@@ -10,7 +10,7 @@ use super::payload::{Payload, PayloadError};
 use crate::config::OPS;
 use crate::name::{NameError, TopicName};
 use crate::position::{Epoch, Offset};
-use crate::protocol::MembershipChange;
+use crate::protocol::{MembershipChange, Refusal};
 
 /// A shard of the hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -96,6 +96,23 @@ pub enum PublishError {
 }
 
 impl PublishError {
+    /// The code of the refusal: 400 where the delta is at fault, 503 where it may be taken later.
+    pub fn code(&self) -> u16 {
+        match self {
+            Self::UnknownNamespace => Refusal::UNKNOWN_TOPIC,
+            Self::StateTotal { .. }
+            | Self::TooManyTopics { .. }
+            | Self::TooManyUnpublished { .. }
+            | Self::UnpublishedShare { .. } => 503,
+            Self::Name(_)
+            | Self::Payload(_)
+            | Self::Patch(_)
+            | Self::StreamSnapshot
+            | Self::StateTooLarge { .. }
+            | Self::Reserved => 400,
+        }
+    }
+
     /// Short name for metrics.
     pub fn label(&self) -> &'static str {
         match self {

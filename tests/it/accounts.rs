@@ -5,6 +5,8 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 use crate::healthy::Healthy;
@@ -458,6 +460,38 @@ async fn half_sent_bodies_of_eight_megabytes_have_a_ceiling() {
     assert!(account(&server, "requests") <= 16 * MIB + 256 * 1024, "{}", account(&server, "requests"));
     assert!(peak(&server) <= base + 64 * MIB, "{} MiB at most", peak(&server) / MIB);
     drop(held);
+    server.until("freed", |s| account(s, "requests") == 0).await;
+}
+
+/// Bodies of 8 KB that inflate to 7 MB each, sixty at once: what they inflate to has the same ceiling.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_bodies_inflate_to_has_their_ceiling() {
+    let server = Server::start(&(WITH_KEY.to_owned() + "[limits]\nmemory = \"512MiB\""));
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(&vec![b' '; 7 * MIB]).unwrap();
+    let body = encoder.finish().unwrap();
+    let head = format!(
+        "POST /api/publish HTTP/1.1\r\nHost: test\r\nX-API-Key: feed-key-0123456789\r\nContent-Type: application/json\r\n\
+         Content-Encoding: gzip\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    let base = peak(&server);
+    let held: Vec<TcpStream> = (0..60)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.address).unwrap();
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(&body).unwrap();
+            stream
+        })
+        .collect();
+    let answers = held.into_iter().map(|mut stream| {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split(' ').nth(1).unwrap_or_default().to_owned()
+    });
+    let statuses: std::collections::BTreeSet<String> = answers.collect();
+    assert!(statuses.iter().all(|status| status == "503" || status == "400"), "{statuses:?}");
+    assert!(peak(&server) <= base + 64 * MIB, "{} MiB at most", peak(&server) / MIB);
     server.until("freed", |s| account(s, "requests") == 0).await;
 }
 
