@@ -25,7 +25,11 @@ impl Key {
             Some(path) => read(path),
             None => Err("`public_key_file` is missing".to_owned()),
         };
-        let text = |e: jsonwebtoken::errors::Error| e.to_string();
+        let file = || key.public_key_file.as_deref().unwrap_or(std::path::Path::new("")).display();
+        let not_a = |kind: &str, error: jsonwebtoken::errors::Error| {
+            let algorithm = key.algorithm;
+            format!("{} is no public key in PEM for {algorithm:?} ({kind}): {error}; a private key is none", file())
+        };
         let decoding = match key.algorithm {
             TokenAlgorithm::HS256 => {
                 // Bytes, not text: a file may hold any.
@@ -43,9 +47,9 @@ impl Key {
                 }
                 DecodingKey::from_secret(&secret)
             }
-            TokenAlgorithm::RS256 => DecodingKey::from_rsa_pem(&pem()?).map_err(text)?,
-            TokenAlgorithm::ES256 => DecodingKey::from_ec_pem(&pem()?).map_err(text)?,
-            TokenAlgorithm::EdDSA => DecodingKey::from_ed_pem(&pem()?).map_err(text)?,
+            TokenAlgorithm::RS256 => DecodingKey::from_rsa_pem(&pem()?).map_err(|e| not_a("RSA", e))?,
+            TokenAlgorithm::ES256 => DecodingKey::from_ec_pem(&pem()?).map_err(|e| not_a("EC, P-256", e))?,
+            TokenAlgorithm::EdDSA => DecodingKey::from_ed_pem(&pem()?).map_err(|e| not_a("Ed25519", e))?,
         };
         Ok(Self { kid: key.kid.clone(), algorithm: algorithm(key.algorithm), key: decoding })
     }

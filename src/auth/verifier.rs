@@ -127,6 +127,7 @@ impl<T, F: FnOnce(Result<T, TokenError>)> Owed<T, F> {
     fn settle(&mut self, result: Result<T, TokenError>) {
         if let Err(error) = &result {
             self.metrics.refused_token(error.label());
+            tracing::debug!(%error, "a token was refused");
         }
         if let Some(done) = self.done.take() {
             done(result);

@@ -237,7 +237,9 @@ fn entitled<'a>(state: &'a State, headers: &HeaderMap) -> Result<&'a ApiKey, Res
         return refuse("key", StatusCode::UNAUTHORIZED, message);
     };
     if !is_json(headers) {
-        return refuse("content_type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json");
+        let kind = headers.get(header::CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or("no text"));
+        let message = format!("Content-Type must be application/json, and is {}", kind.map_or("missing".into(), shown));
+        return refuse("content_type", StatusCode::UNSUPPORTED_MEDIA_TYPE, &message);
     }
     // Without a stream behind it, what is accepted now could not reach those who are being closed.
     if state.is_draining() && !state.publisher.is_durable() {
