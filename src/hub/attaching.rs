@@ -395,7 +395,7 @@ impl Shard {
     fn begin(&mut self, key: SessionKey, item: Item, remaining: &mut usize) -> Option<Begun> {
         let slot = item.slot;
         let Some(Ok(Answered { attachment, grant, seq, bytes, cut })) = item.answer.clone() else { return None };
-        let had = self.end_subscription(key.index, slot);
+        let had = self.take_subscription(key.index, slot);
         self.seal_topic(slot);
         let topic = self.subscribers.topic(slot)?;
         let session = self.sessions.get(key.index as usize)?;

@@ -12,6 +12,7 @@ use crate::auth::{Denied, may_have};
 use crate::config::Action;
 use crate::name::TopicName;
 use crate::protocol::{BadCommand, Command, CommandId, Op, Refusal, Refused, Standing, SubscribeItem};
+use crate::topic::Slot;
 use crate::wire::close::CloseReason;
 
 /// Whether a command must wait for the subscribes before it: it is about them, or changes whose they are.
@@ -266,8 +267,18 @@ impl Shard {
         self.end_subscription(index, slot);
     }
 
-    /// Ends a session's subscription of a topic; `false` if it has none.
-    pub(super) fn end_subscription(&mut self, index: u32, slot: crate::topic::Slot) -> bool {
+    /// Ends a session's subscription of a topic, if it has one.
+    pub(super) fn end_subscription(&mut self, index: u32, slot: Slot) {
+        let special = self.session(index).and_then(|s| s.client.as_mut()).and_then(|c| c.take_special(slot));
+        if let Some(special) = special {
+            self.depart(special);
+        }
+        self.take_subscription(index, slot);
+    }
+
+    /// Ends a session's subscription of a topic, but for what is special about it: others are not told. `false` if it has
+    /// none.
+    pub(super) fn take_subscription(&mut self, index: u32, slot: Slot) -> bool {
         let Some(session) = self.sessions.get_mut(index as usize) else { return false };
         let Some(at) = session.place_in(&self.subscribers, slot) else { return false };
         let subscription = session.subscriptions.remove(at);
@@ -275,9 +286,6 @@ impl Shard {
         if !session.holds.is_empty() {
             // Others may have waited for this one's answer.
             self.owed.push(index);
-        }
-        if let Some(special) = session.client.as_mut().and_then(|c| c.take_special(slot)) {
-            self.depart(special);
         }
         if let Some(hold) = hold {
             self.hold_ended(slot, hold);

@@ -42,6 +42,11 @@ impl Waiting {
         Self { due_ms, changes: Vec::new(), holes: 0, by_member: HashMap::new() }
     }
 
+    fn add(&mut self, change: &Arc<MembershipChange>) {
+        self.by_member.insert(member(change), self.changes.len());
+        self.changes.push(Some(change.clone()));
+    }
+
     /// Leaves a hole; where there are more of them than changes, they go.
     fn remove(&mut self, at: usize) {
         if let Some(change) = self.changes.get_mut(at) {
@@ -63,13 +68,18 @@ impl Memberships {
         self.next_ms
     }
 
-    /// Takes a change: `true` if it is to be told at once. `Err` if too many wait.
+    /// Takes a change: `true` if it is to be told at once. `Err` if too many wait. One that leaves may be back in a moment,
+    /// as when it subscribes again: that is told later, or not at all.
     fn take(&mut self, slot: Slot, change: &Arc<MembershipChange>, now_ms: u64) -> Result<bool, ()> {
         let due_ms = now_ms + MEMBERSHIP_EVERY_MS;
         let Some(waiting) = self.topics.get_mut(&slot) else {
-            self.topics.insert(slot, Waiting::new(due_ms));
+            let mut waiting = Waiting::new(due_ms);
+            if !change.joined {
+                waiting.add(change);
+            }
+            self.topics.insert(slot, waiting);
             self.next_ms = Some(self.next_ms.map_or(due_ms, |next_ms| next_ms.min(due_ms)));
-            return Ok(true);
+            return Ok(change.joined);
         };
         let member = member(change);
         if let Some(at) = waiting.by_member.remove(&member) {
@@ -86,8 +96,7 @@ impl Memberships {
         if waiting.changes.len() >= MEMBERSHIP_WAITING_MAX {
             return Err(());
         }
-        waiting.by_member.insert(member, waiting.changes.len());
-        waiting.changes.push(Some(change.clone()));
+        waiting.add(change);
         Ok(false)
     }
 
@@ -224,6 +233,19 @@ mod tests {
         let due = memberships.due(MEMBERSHIP_EVERY_MS);
         let told: Vec<_> = due[0].1.iter().map(|c| (c.joined, c.info.conn_info.clone())).collect();
         assert_eq!(told, [(false, "1".into()), (true, "2".into())]);
+    }
+
+    /// One that unsubscribes and subscribes at once was never away.
+    #[test]
+    fn a_member_that_is_back_in_a_moment_has_not_left() {
+        let mut memberships = Memberships::default();
+        for (joined, ms) in [(false, 0), (true, 20), (false, 50), (true, 100)] {
+            assert_eq!(memberships.take(Slot(1), &change(1, joined), ms), Ok(false));
+        }
+        assert!(memberships.due(MEMBERSHIP_EVERY_MS).is_empty());
+        assert_eq!(memberships.take(Slot(1), &change(1, false), 1_000), Ok(false));
+        let due = memberships.due(1_000 + MEMBERSHIP_EVERY_MS);
+        assert_eq!(due[0].1.iter().map(|c| c.joined).collect::<Vec<_>>(), [false], "it is gone after all");
     }
 
     #[test]

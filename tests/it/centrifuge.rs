@@ -246,3 +246,47 @@ async fn protobuf_is_agreed_by_subprotocol() {
     let reply = socket.next().await.unwrap().unwrap().into_data();
     assert_eq!(reply[1..3], [0x08, 1], "{reply:?}");
 }
+
+/// Unsubscribing and subscribing in one breath, or subscribing to what it has: those who watch see that it is there.
+#[tokio::test]
+async fn a_member_that_subscribes_again_is_not_seen_to_leave() {
+    let server = Server::open_with(
+        "[namespace.room]\nclass = \"stream\"\njoin_leave = true\nforce_push_join_leave = true\npresence = true",
+    );
+    let mut watcher = Raw::connected(&server).await;
+    watcher.send("{\"id\":2,\"subscribe\":{\"channel\":\"room:a\"}}").await;
+    while watcher.next().await["id"] != 2 {}
+    let told = async |watcher: &mut Raw| loop {
+        let push = watcher.next().await["push"].clone();
+        if push["join"].is_object() || push["leave"].is_object() {
+            let who = if push["join"].is_object() { &push["join"] } else { &push["leave"] };
+            return (push["join"].is_object(), who["info"]["client"].as_str().unwrap().to_owned());
+        }
+    };
+    let (_, own) = told(&mut watcher).await;
+    let mut member = Raw::connected(&server).await;
+    member.send("{\"id\":2,\"subscribe\":{\"channel\":\"room:a\"}}").await;
+    let (joined, client) = told(&mut watcher).await;
+    assert!(joined && client != own);
+    // Quiet for longer than changes wait for one another.
+    tokio::time::sleep(std::time::Duration::from_millis(1_000)).await;
+    for id in [3, 5] {
+        let unsubscribe = json!({"id": id, "unsubscribe": {"channel": "room:a"}});
+        let subscribe = json!({"id": id + 1, "subscribe": {"channel": "room:a"}});
+        member.send(&format!("{unsubscribe}\n{subscribe}")).await;
+        while member.next().await["id"] != id + 1 {}
+    }
+    let mut plain = server.client().await;
+    for id in 1..4 {
+        plain.send(json!({"op": "subscribe", "id": id, "args": ["room:a"]})).await;
+        while plain.next().await["id"] != id {}
+    }
+    let (joined, other) = told(&mut watcher).await;
+    assert!(joined && other != client, "the next that comes is another one");
+    drop((member, plain));
+    let mut gone = [told(&mut watcher).await, told(&mut watcher).await];
+    gone.sort();
+    let mut both = [(false, client), (false, other)];
+    both.sort();
+    assert_eq!(gone, both);
+}
