@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use crate::limits::{
-    BYTES_PER_SECOND_MIN, FLUSH_INTERVAL_MAX, REASON_BYTES_MAX, REFUSED_NAME_BYTES_MAX, REFUSED_REASONS_MAX,
-    TOPIC_NAME_BYTES_MAX,
+    BYTES_PER_SECOND_MIN, FLUSH_INTERVAL_MAX, RATE_STEPS, REASON_BYTES_MAX, REFUSED_NAME_BYTES_MAX,
+    REFUSED_REASONS_MAX, TOPIC_NAME_BYTES_MAX,
 };
 use crate::name::TopicName;
 use crate::position::Position;
@@ -69,8 +69,8 @@ impl SubscribeTerms {
     /// If the rate is none.
     pub fn new(max_rate: Option<f64>, history: u32) -> Result<Self, Refusal> {
         match max_rate {
-            Some(rate) if !(rate.is_finite() && rate > 0.0) => {
-                Err(Refusal::new(400, format!("max_rate is {rate}, it must be above 0")))
+            Some(rate) if !(rate.is_finite() && rate >= RATE_STEPS[0]) => {
+                Err(Refusal::new(400, format!("max_rate is {rate}, the least is {}", RATE_STEPS[0])))
             }
             _ => Ok(Self { max_rate, history }),
         }
@@ -78,8 +78,7 @@ impl SubscribeTerms {
 }
 
 /// How a client wants its session to be served. What is `None` stays as it is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SessionWishes {
     /// Deliveries may wait so long after the last visit for others to come with them, ms; 0 is as the namespaces say.
     pub flush_interval_ms: Option<u16>,

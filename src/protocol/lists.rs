@@ -7,6 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde_json::value::RawValue;
 
 use super::command::clipped;
+use super::members::Object;
 use super::{Refusal, Refused};
 use crate::limits::REASON_BYTES_MAX;
 use crate::name::TopicName;
@@ -152,7 +153,7 @@ impl<'de> Visitor<'de> for &mut PositionsReading {
             if !self.left.take() {
                 return Err(A::Error::custom("too many"));
             }
-            let position = map.next_value()?;
+            let Object(position) = map.next_value()?;
             self.positions.insert(topic, position);
         }
         Ok(())

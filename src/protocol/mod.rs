@@ -7,6 +7,7 @@ mod delivery;
 mod dialect;
 mod fossil;
 mod lists;
+mod members;
 mod plain;
 mod reply;
 

@@ -6,53 +6,29 @@ use std::io::Write;
 use bytes::Bytes;
 use compact_str::CompactString;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
+use super::members::Members;
 use super::{
     BadCommand, Command, CommandId, Delivery, Notice, Op, Refusal, Refused, SessionWishes, SnapshotDelivery, Standing,
     SubscribeItem, SubscribeTerms, lists,
 };
 use crate::form::PayloadForm;
+use crate::limits::FLUSH_INTERVAL_MAX;
 use crate::name::TopicName;
 use crate::wire::frame;
 
 /// Longest string id.
 const ID_BYTES_MAX: usize = 64;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Message<'a> {
-    #[serde(borrow)]
-    op: Cow<'a, str>,
-    #[serde(default)]
-    id: Option<Id>,
-    /// Read apart from the rest, no further than it may be long.
-    #[serde(borrow, default)]
-    args: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    since: Option<&'a RawValue>,
-    #[serde(default)]
-    max_rate: Option<f64>,
-    #[serde(default)]
-    history: Option<u32>,
-    #[serde(default)]
-    token: Option<String>,
-    #[serde(default)]
-    flush_interval_ms: Option<u16>,
-    #[serde(default)]
-    bytes_per_second: Option<u32>,
-    #[serde(default)]
-    batch: Option<bool>,
-}
+/// All that a command may have.
+const MEMBERS: &[&str] =
+    &["op", "id", "args", "since", "max_rate", "history", "token", "flush_interval_ms", "bytes_per_second", "batch"];
 
-/// Read before, and apart from, the rest, so that an error can name the command it answers.
-#[derive(Deserialize)]
-struct Head<'a> {
-    #[serde(borrow, default)]
-    op: Option<Cow<'a, str>>,
-    #[serde(default)]
-    id: Option<Id>,
-}
+/// What a number of 32 bits must be.
+const WHOLE: &str = "a whole number from 0 to 4294967295";
+
+/// What a rate must be.
+const RATE: &str = "a number";
 
 /// As JSON, or how many bytes a string has that is too long.
 enum Id {
@@ -130,65 +106,101 @@ impl Op {
     }
 }
 
-/// Reads a command; its lists of topics may have `topics_max` entries.
-pub(super) fn command(message: &[u8], topics_max: usize) -> Result<Command, BadCommand> {
-    let bad = |id: CommandId, op: Op, refusal: Refusal| BadCommand { id, op, refusal, fatal: false };
-    let parsed: Message<'_> = match serde_json::from_slice(message) {
-        Ok(parsed) => parsed,
-        Err(error) => {
-            let head = serde_json::from_slice::<Head<'_>>(message).ok();
-            let op = head.as_ref().and_then(|h| h.op.as_deref()).map_or(Op::Unknown, Op::from_name);
-            let id = head.and_then(|h| CommandId::from_plain(h.id).ok()).unwrap_or_default();
-            return Err(bad(id, op, Refusal::new(400, format!("malformed command: {}", lists::bounded(&error)))));
+impl Op {
+    /// The members that a command of this name may have.
+    fn members(self) -> &'static [&'static str] {
+        match self {
+            Self::Subscribe => &["op", "id", "args", "since", "max_rate", "history"],
+            Self::Unsubscribe | Self::Snapshot => &["op", "id", "args"],
+            Self::Rate => &["op", "id", "args", "max_rate"],
+            Self::Session => &["op", "id", "flush_interval_ms", "bytes_per_second", "batch"],
+            Self::Auth => &["op", "id", "token"],
+            _ => &["op", "id"],
         }
-    };
-    let op = Op::from_name(&parsed.op);
-    let id = CommandId::from_plain(parsed.id).map_err(|refusal| bad(CommandId::default(), op, refusal))?;
-    let refuse = |reason: String| bad(id.clone(), op, Refusal::new(400, reason));
-    let refused = |refusal: Refusal| bad(id.clone(), op, refusal);
-    let names = || lists::names("args", parsed.args, topics_max).map_err(refused);
-    match op {
+    }
+}
+
+/// Reads a command; its lists of topics may have `topics_max` entries. What is wrong is told with the `id` and `op` that it
+/// has, as far as they can be read.
+pub(super) fn command(message: &[u8], topics_max: usize) -> Result<Command, BadCommand> {
+    let (members, outcome) = Members::read(message, MEMBERS);
+    let id_kind = format!("a whole number up to 2^64-1 or a string up to {ID_BYTES_MAX} bytes");
+    let id = members.value::<Id>("id", id_kind).and_then(CommandId::from_plain);
+    let name = members.value::<Cow<'_, str>>("op", "a string");
+    let op = name.as_ref().ok().and_then(Option::as_deref).map_or(Op::Unknown, Op::from_name);
+    let known = id.clone().unwrap_or_default();
+    let bad = |refusal: Refusal| BadCommand { id: known.clone(), op, refusal, fatal: false };
+    outcome.map_err(bad)?;
+    let id = id.map_err(bad)?;
+    let name = name.map_err(bad)?;
+    if op == Op::Unknown {
+        let ops = "there are subscribe, unsubscribe, rate, session, snapshot, auth and ping";
+        let reason = match name {
+            Some(name) => format!("unknown op {:?}; {ops}", name.chars().take(40).collect::<String>()),
+            None => format!("`op` is missing; {ops}"),
+        };
+        return Err(bad(Refusal::new(400, reason)));
+    }
+    members.only(op.members()).map_err(bad)?;
+    read(&members, op, id, topics_max).map_err(bad)
+}
+
+/// Reads what is particular to a command.
+fn read(members: &Members<'_>, op: Op, id: CommandId, topics_max: usize) -> Result<Command, Refusal> {
+    let names = || lists::names("args", members.raw("args"), topics_max);
+    Ok(match op {
         Op::Subscribe => {
-            let terms = SubscribeTerms::new(parsed.max_rate, parsed.history.unwrap_or(0)).map_err(refused)?;
-            let lists::Names { topics, refused: others } = names()?;
-            let mut since = lists::positions("since", parsed.since, topics_max).map_err(refused)?;
+            let history = members.value("history", WHOLE)?.unwrap_or(0);
+            let terms = SubscribeTerms::new(members.value("max_rate", RATE)?, history)?;
+            let lists::Names { topics, refused } = names()?;
+            let mut since = lists::positions("since", members.raw("since"), topics_max)?;
             let items = topics
                 .into_iter()
                 .map(|topic| SubscribeItem { since: since.remove(topic.as_str()), topic, options: None })
                 .collect();
             if let Some(stray) = since.keys().find(|topic| TopicName::new(topic).is_ok()) {
-                return Err(refuse(format!("`since` names {stray:?}, which is not in `args`")));
+                return Err(Refusal::new(400, format!("`since` names {stray:?}, which is not in `args`")));
             }
-            Ok(Command::Subscribe { id, items, refused: others, terms })
+            Command::Subscribe { id, items, refused, terms }
         }
         Op::Unsubscribe => {
             let lists::Names { topics, refused } = names()?;
-            Ok(Command::Unsubscribe { id, topics, refused })
+            Command::Unsubscribe { id, topics, refused }
         }
         Op::Rate => {
-            let terms = SubscribeTerms::new(parsed.max_rate, 0).map_err(refused)?;
+            let max_rate = SubscribeTerms::new(members.value("max_rate", RATE)?, 0)?.max_rate;
             let lists::Names { topics, refused } = names()?;
-            Ok(Command::Rate { id, topics, refused, max_rate: terms.max_rate })
+            Command::Rate { id, topics, refused, max_rate }
         }
-        Op::Session => {
-            let Message { flush_interval_ms, bytes_per_second, batch, .. } = parsed;
-            let wishes = SessionWishes { flush_interval_ms, bytes_per_second, batch };
-            let wishes = wishes.check().map_err(refused)?;
-            Ok(Command::Session { id, wishes })
-        }
+        Op::Session => Command::Session { id, wishes: SessionWishes::read(members)? },
         Op::Snapshot => {
             let lists::Names { topics, refused } = names()?;
-            Ok(Command::Snapshot { id, topics, refused })
+            Command::Snapshot { id, topics, refused }
         }
-        Op::Auth => match parsed.token {
-            Some(token) => Ok(Command::Auth { id, token }),
-            None => Err(refuse("`token` is missing".into())),
+        Op::Auth => match members.value("token", "a string")? {
+            Some(token) => Command::Auth { id, token },
+            None => return Err(Refusal::new(400, "`token` is missing")),
         },
-        Op::Ping => Ok(Command::Ping { id }),
-        _ => Err(refuse(format!(
-            "unknown op {:?}; there are subscribe, unsubscribe, rate, session, snapshot, auth and ping",
-            parsed.op.chars().take(40).collect::<String>()
-        ))),
+        _ => Command::Ping { id },
+    })
+}
+
+impl SessionWishes {
+    /// The members that say how a session is to be served, in either dialect.
+    pub(super) const MEMBERS: &[&str] = &["flush_interval_ms", "bytes_per_second", "batch"];
+
+    /// Reads them.
+    ///
+    /// # Errors
+    /// If one is something else than it must be, or out of bounds.
+    pub(super) fn read(members: &Members<'_>) -> Result<Self, Refusal> {
+        let longest = FLUSH_INTERVAL_MAX.as_millis();
+        let wishes = Self {
+            flush_interval_ms: members.value("flush_interval_ms", format!("a whole number from 0 to {longest}"))?,
+            bytes_per_second: members.value("bytes_per_second", WHOLE)?,
+            batch: members.value("batch", "true or false")?,
+        };
+        wishes.check()
     }
 }
 
@@ -385,7 +397,9 @@ mod tests {
     fn malformed_commands_are_answered_with_what_was_wrong() {
         let table: &[(&str, &str)] = &[
             ("", "EOF"),
-            ("[]", "invalid"),
+            ("[]", "expected an object"),
+            ("7", "expected an object"),
+            ("{\"op\":\"ping\",\"id\":3} {}", "\"id\":3,\"op\":\"pong\",\"ok\":false"),
             (
                 "{\"op\":\"subscribe\",\"id\":7}",
                 "\"id\":7,\"op\":\"subscribe\",\"ok\":false,\"error\":{\"code\":400,\"reason\":\"`args` names no topic",
@@ -395,7 +409,7 @@ mod tests {
             ("{\"op\":\"dance\",\"id\":\"x\"}", "\"id\":\"x\",\"op\":\"unknown\""),
             ("{\"op\":\"dance\"}", "there are subscribe"),
             ("{\"op\":\"auth\",\"id\":1}", "`token` is missing"),
-            ("{\"op\":\"subscribe\",\"args\":[\"a\"],\"max_rate\":-1}", "above 0"),
+            ("{\"op\":\"subscribe\",\"args\":[\"a\"],\"max_rate\":-1}", "the least is 0.1"),
             (
                 "{\"op\":\"subscribe\",\"args\":[\"a\"],\"since\":{\"b\":{\"offset\":1,\"epoch\":\"e\"}}}",
                 "not in `args`",
@@ -408,6 +422,65 @@ mod tests {
             assert!(reply.contains(needle), "{message} → {reply}");
             serde_json::from_str::<serde_json::Value>(&reply).unwrap();
         }
+    }
+
+    /// What is wrong, with its value, and what it must be; under the command's own `id` and `op`, where those are right.
+    #[test]
+    fn a_member_that_is_wrong_is_named_with_its_value() {
+        let table: &[(&str, &str, &[&str])] = &[
+            (r#"["subscribe",1,["a"]]"#, r#"{"op":"unknown""#, &["sequence", "expected an object"]),
+            (r#"["ping"]"#, r#"{"op":"unknown""#, &["expected an object"]),
+            (r#"{"op":"ping","id":1.5}"#, r#"{"op":"pong""#, &["`id`", "1.5", "a whole number", "64 bytes"]),
+            (r#"{"op":"ping","id":-1}"#, r#"{"op":"pong""#, &["`id`", "-1", "a whole number"]),
+            (r#"{"op":"ping","id":[1]}"#, r#"{"op":"pong""#, &["`id`", "[1]", "a whole number"]),
+            (r#"{"op":["ping"],"id":1}"#, r#"{"id":1,"op":"unknown""#, &["`op`", "a string"]),
+            (r#"{"id":1}"#, r#"{"id":1,"op":"unknown""#, &["`op` is missing"]),
+            (r#"{"op":"ping","id":1,"args":["a"]}"#, r#"{"id":1,"op":"pong""#, &["`args`", "there are op, id"]),
+            (r#"{"op":"unsubscribe","id":1,"args":["a"],"max_rate":2}"#, r#"{"id":1"#, &["`max_rate`", "is 2"]),
+            (r#"{"op":"rate","id":1,"args":["a"],"history":2}"#, r#"{"id":1"#, &["`history`", "is 2"]),
+            (r#"{"op":"subscribe","id":1,"args":["a"],"token":"t"}"#, r#"{"id":1"#, &["`token`"]),
+            (r#"{"op":"ping","id":1,"id":2}"#, r#"{"id":1,"op":"pong""#, &["`id` is there twice"]),
+            (r#"{"op":"subscribe","id":1,"args":["a"],"max_rate":1e-300}"#, r#"{"id":1"#, &["max_rate", "0.1"]),
+            (r#"{"op":"rate","id":1,"args":["a"],"max_rate":0.09}"#, r#"{"id":1"#, &["max_rate is 0.09", "0.1"]),
+            (
+                r#"{"op":"rate","id":1,"args":["a"],"max_rate":1e999}"#,
+                r#"{"id":1"#,
+                &["`max_rate`", "1e999", "a number"],
+            ),
+            (r#"{"op":"rate","id":1,"args":["a"],"max_rate":"2"}"#, r#"{"id":1"#, &["`max_rate`", "a number"]),
+            (r#"{"op":"subscribe","id":1,"args":["a"],"history":-1}"#, r#"{"id":1"#, &["`history`", "-1", "from 0"]),
+            (r#"{"op":"subscribe","id":1,"args":"a"}"#, r#"{"id":1"#, &["`args`", "a list of topics"]),
+            (
+                r#"{"op":"subscribe","id":1,"args":["a"],"since":{"a":[1,"e"]}}"#,
+                r#"{"id":1"#,
+                &["`since`", "an object"],
+            ),
+            (r#"{"op":"subscribe","id":1,"args":["a"],"since":[]}"#, r#"{"id":1"#, &["`since`", "positions"]),
+            (
+                r#"{"op":"session","id":1,"flush_interval_ms":9999}"#,
+                r#"{"id":1"#,
+                &["flush_interval_ms is 9999", "5000"],
+            ),
+            (
+                r#"{"op":"session","id":1,"flush_interval_ms":70000}"#,
+                r#"{"id":1"#,
+                &["`flush_interval_ms`", "70000", "5000"],
+            ),
+            (r#"{"op":"session","id":1,"batch":1}"#, r#"{"id":1"#, &["`batch`", "not 1", "true or false"]),
+            (r#"{"op":"session","id":1,"bytes_per_second":1.5}"#, r#"{"id":1"#, &["`bytes_per_second`", "1.5"]),
+            (r#"{"op":"auth","id":1,"token":7}"#, r#"{"id":1,"op":"auth""#, &["`token`", "not 7", "a string"]),
+        ];
+        for (message, head, needles) in table {
+            let bad = Dialect::Plain.command(message.as_bytes(), 512).expect_err(message);
+            let reply = text(&Dialect::Plain.refusal(&bad.id, bad.op, &bad.refusal));
+            assert!(reply.starts_with(head), "{message} → {reply}");
+            for needle in *needles {
+                assert!(reply.replace("\\\"", "\"").contains(needle), "{needle}: {message} → {reply}");
+            }
+        }
+        // What counts as absent.
+        let nulls = r#"{"op":"ping","id":null,"args":null,"token":null}"#;
+        assert_eq!(Dialect::Plain.command(nulls.as_bytes(), 512), Ok(Command::Ping { id: CommandId::default() }));
     }
 
     #[test]
@@ -517,6 +590,46 @@ mod tests {
         #[test]
         fn any_bytes_give_a_command_or_a_reason(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = Dialect::Plain.command(&bytes, 512);
+        }
+
+        /// Whatever its members are: it is carried out, or refused once, under its `id` where that is one, with a reason that
+        /// is short. Members of other commands are never passed over.
+        #[test]
+        fn any_members_give_a_command_or_an_error_that_names_one(
+            op in prop::sample::select(vec!["subscribe", "unsubscribe", "rate", "session", "snapshot", "auth", "ping"]),
+            members in prop::collection::btree_map(
+                prop::sample::select(&MEMBERS[1..]),
+                prop::sample::select(vec![
+                    "1", "1.5", "-1", "1e-300", "1e999", "\"a\"", "[]", "[\"a\"]", "[1]", "{}", "true", "{\"a\":[1,\"e\"]}",
+                    "{\"a\":{\"offset\":1,\"epoch\":\"e\"}}",
+                ]),
+                0..6,
+            ),
+        ) {
+            let mut message = format!("{{\"op\":\"{op}\"");
+            members.iter().for_each(|(name, value)| message.push_str(&format!(",\"{name}\":{value}")));
+            message.push('}');
+            let read = Dialect::Plain.command(message.as_bytes(), 512);
+            let foreign = members.keys().any(|name| !Op::from_name(op).members().contains(name));
+            prop_assert!(read.is_err() || !foreign, "{}", message);
+            if let Err(bad) = read {
+                prop_assert_eq!(bad.op, Op::from_name(op));
+                let id = members.get("id").filter(|id| matches!(**id, "1" | "\"a\""));
+                prop_assert_eq!(bad.id.0.as_deref(), id.copied());
+                let named = members.keys().any(|name| bad.refusal.reason.contains(name))
+                    || ["`args`", "`token`"].iter().any(|name| bad.refusal.reason.contains(name));
+                prop_assert!(named, "{}: {}", message, bad.refusal.reason);
+            }
+        }
+
+        /// A list is no object, whatever is in it.
+        #[test]
+        fn a_list_is_no_command(entries in prop::collection::vec(
+            prop::sample::select(vec!["\"ping\"", "\"subscribe\"", "1", "null", "[\"a\"]", "{}"]), 0..6,
+        )) {
+            let message = format!("[{}]", entries.join(","));
+            prop_assert!(Dialect::Plain.command(message.as_bytes(), 512).is_err());
+            prop_assert!(Dialect::CentrifugeJson.command(message.as_bytes(), 512).is_err());
         }
 
         #[test]

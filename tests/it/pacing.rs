@@ -147,7 +147,7 @@ async fn a_rate_that_cannot_be_is_refused_with_the_reason() {
     let table = [
         (json!({"op": "rate", "id": 1, "args": ["stream:a"], "max_rate": 5}), 400, "every delta of it counts"),
         (json!({"op": "rate", "id": 1, "args": ["merge:other"], "max_rate": 5}), 404, "not subscribed"),
-        (json!({"op": "rate", "id": 1, "args": ["merge:a"], "max_rate": 0}), 400, "above 0"),
+        (json!({"op": "rate", "id": 1, "args": ["merge:a"], "max_rate": 0}), 400, "the least is 0.1"),
         (json!({"op": "session", "id": 1, "bytes_per_second": 10}), 400, "the least is 1024"),
         (json!({"op": "session", "id": 1, "flush_interval_ms": 60_000}), 400, "the most is 5000"),
     ];

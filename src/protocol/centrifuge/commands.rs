@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use prost::Message as _;
-use serde_json::value::RawValue;
 
 use super::Format;
 use super::messages;
 use crate::limits::CONNECT_SUBS_MAX;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset, Position};
+use crate::protocol::members::{Members, Object};
 use crate::protocol::{
     BadCommand, Command, CommandId, HistoryQuery, Op, Refusal, Refused, SessionWishes, SubscribeItem, SubscribeOptions,
     SubscribeTerms, lists,
@@ -56,7 +56,11 @@ fn fatal(reason: impl Into<String>) -> BadCommand {
 /// Reads one command.
 pub(in crate::protocol) fn command(format: Format, bytes: &[u8], topics_max: usize) -> Result<Command, BadCommand> {
     let command = match format {
-        Format::Json => serde_json::from_slice::<messages::Command>(bytes).map_err(|e| fatal(e.to_string()))?,
+        Format::Json => {
+            let Object(command) =
+                serde_json::from_slice::<Object<messages::Command>>(bytes).map_err(|e| fatal(e.to_string()))?;
+            command
+        }
         Format::Protobuf => {
             match messages::connect_subs(bytes) {
                 Some(count) if count > CONNECT_SUBS_MAX => return Err(fatal(messages::too_many_subs())),
@@ -159,31 +163,23 @@ const OWN_METHODS: &str = "nexus.";
 
 /// What the protocol has no command for.
 fn own(id: &CommandId, method: &str, data: &[u8], topics_max: usize) -> Result<Command, Refusal> {
-    #[derive(serde::Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Rate<'a> {
-        #[serde(borrow)]
-        channels: Option<&'a RawValue>,
-        #[serde(default)]
-        max_rate: Option<f64>,
-    }
-    let malformed = |error: serde_json::Error| {
-        let method = method.chars().take(40).collect::<String>();
-        Refusal::new(400, format!("{OWN_METHODS}{method}: {}", lists::bounded(&error)))
+    let members = |names| {
+        Members::all(data, names)
+            .map_err(|refusal| Refusal::new(refusal.code, format!("{OWN_METHODS}{method}: {}", refusal.reason)))
     };
     match method {
         "rate" => {
-            let Rate { channels, max_rate } = serde_json::from_slice(data).map_err(malformed)?;
-            let max_rate = SubscribeTerms::new(max_rate, 0)?.max_rate;
-            let lists::Names { topics, refused } = lists::names("channels", channels, topics_max)?;
+            let members = members(&["channels", "max_rate"])?;
+            let max_rate = SubscribeTerms::new(members.value("max_rate", "a number")?, 0)?.max_rate;
+            let lists::Names { topics, refused } = lists::names("channels", members.raw("channels"), topics_max)?;
             if let Some(first) = refused.first() {
                 return Err(first.clone());
             }
             Ok(Command::Rate { id: id.clone(), topics, refused, max_rate })
         }
         "session" => {
-            let wishes: SessionWishes = serde_json::from_slice(data).map_err(malformed)?;
-            Ok(Command::Session { id: id.clone(), wishes: wishes.check()? })
+            let wishes = SessionWishes::read(&members(SessionWishes::MEMBERS)?)?;
+            Ok(Command::Session { id: id.clone(), wishes })
         }
         _ => {
             let method = method.chars().take(40).collect::<String>();
@@ -234,7 +230,7 @@ struct Data {
 
 fn terms(data: &Bytes) -> Result<SubscribeTerms, Refusal> {
     // Other data is none of ours.
-    let Ok(data) = serde_json::from_slice::<Data>(data) else { return Ok(SubscribeTerms::default()) };
+    let Ok(Object(data)) = serde_json::from_slice::<Object<Data>>(data) else { return Ok(SubscribeTerms::default()) };
     SubscribeTerms::new(data.max_rate, data.history)
 }
 
@@ -320,7 +316,19 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_ends_the_session_and_what_is_wrong_is_answered() {
-        for message in ["{", "7", "{\"id\":-1}", "{\"connect\":{}}", "{\"id\":1,\"subscribe\":7}"] {
+        for message in [
+            "{",
+            "7",
+            "{\"id\":-1}",
+            "{\"connect\":{}}",
+            "{\"id\":1,\"subscribe\":7}",
+            "[1,{}]",
+            "{\"id\":1,\"connect\":[\"token\"]}",
+            "{\"id\":1,\"connect\":{\"subs\":{\"a\":[\"a\"]}}}",
+            "{\"id\":1,\"subscribe\":[\"a\"]}",
+            "{\"id\":1,\"history\":{\"channel\":\"a\",\"since\":[1,\"e\"]}}",
+            "{\"id\":1,\"ping\":[]}",
+        ] {
             assert!(commands(message.as_bytes())[0].as_ref().is_err_and(|bad| bad.fatal), "{message}");
         }
         for message in [

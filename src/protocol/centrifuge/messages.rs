@@ -10,6 +10,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::CONNECT_SUBS_MAX;
+use crate::protocol::members::{Object, object};
 
 /// A `bytes` field, which in JSON is the JSON value itself.
 mod json {
@@ -64,7 +65,8 @@ fn subs<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<HashMap<Str
                 if entries > CONNECT_SUBS_MAX {
                     return Err(serde::de::Error::custom(too_many_subs()));
                 }
-                subs.insert(channel, map.next_value()?);
+                let Object(sub) = map.next_value()?;
+                subs.insert(channel, sub);
             }
             Ok(subs)
         }
@@ -132,28 +134,40 @@ pub(super) struct Command {
     #[prost(uint32, tag = "1")]
     pub(super) id: u32,
     #[prost(message, optional, tag = "4")]
+    #[serde(deserialize_with = "object")]
     pub(super) connect: Option<ConnectRequest>,
     #[prost(message, optional, tag = "5")]
+    #[serde(deserialize_with = "object")]
     pub(super) subscribe: Option<SubscribeRequest>,
     #[prost(message, optional, tag = "6")]
+    #[serde(deserialize_with = "object")]
     pub(super) unsubscribe: Option<ChannelRequest>,
     #[prost(message, optional, tag = "7")]
+    #[serde(deserialize_with = "object")]
     pub(super) publish: Option<PublishRequest>,
     #[prost(message, optional, tag = "8")]
+    #[serde(deserialize_with = "object")]
     pub(super) presence: Option<ChannelRequest>,
     #[prost(message, optional, tag = "9")]
+    #[serde(deserialize_with = "object")]
     pub(super) presence_stats: Option<ChannelRequest>,
     #[prost(message, optional, tag = "10")]
+    #[serde(deserialize_with = "object")]
     pub(super) history: Option<HistoryRequest>,
     #[prost(message, optional, tag = "11")]
+    #[serde(deserialize_with = "object")]
     pub(super) ping: Option<Nothing>,
     #[prost(message, optional, tag = "12")]
+    #[serde(deserialize_with = "object")]
     pub(super) send: Option<SendRequest>,
     #[prost(message, optional, tag = "13")]
+    #[serde(deserialize_with = "object")]
     pub(super) rpc: Option<RpcRequest>,
     #[prost(message, optional, tag = "14")]
+    #[serde(deserialize_with = "object")]
     pub(super) refresh: Option<RefreshRequest>,
     #[prost(message, optional, tag = "15")]
+    #[serde(deserialize_with = "object")]
     pub(super) sub_refresh: Option<SubRefreshRequest>,
 }
 
@@ -209,6 +223,7 @@ pub(super) struct SubscribeRequest {
     pub(super) delta: String,
     /// A filter by tags; deltas here have no tags of their own.
     #[prost(message, optional, tag = "13")]
+    #[serde(deserialize_with = "object")]
     pub(super) tf: Option<Nothing>,
     /// Bits; of those this server knows [`REJECT_UNRECOVERED`] alone.
     #[prost(int64, tag = "14")]
@@ -246,6 +261,7 @@ pub(super) struct HistoryRequest {
     #[prost(int32, tag = "7")]
     pub(super) limit: i32,
     #[prost(message, optional, tag = "8")]
+    #[serde(deserialize_with = "object")]
     pub(super) since: Option<StreamPosition>,
     #[prost(bool, tag = "9")]
     pub(super) reverse: bool,
