@@ -1,0 +1,62 @@
+//! Worlds of the model in which it is known what happens.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::worlds::{Op, Ways};
+use super::{TOPICS, World};
+use crate::config::FlushBackend;
+use crate::limits::TURN_TOPICS;
+
+/// Others see of a subscription that begins again, from wherever, that it is there: it was never away.
+#[test]
+fn a_subscription_that_begins_again_is_not_seen_to_end() {
+    let ways = Ways::plain();
+    let mut world = World::new(FlushBackend::Epoll, &[], ways);
+    world.come(0);
+    let topics: Vec<usize> = (0..TOPICS.len()).collect();
+    for again in [
+        Op::Subscribe(0, topics.clone(), None),
+        Op::Subscribe(0, topics.clone(), Some(50)),
+        Op::Recover { client: 0, topics: topics.clone(), old: false, reject: false },
+    ] {
+        world.do_one(again).unwrap();
+        world.settle().unwrap();
+        let seen = world.seen.lock();
+        assert_eq!((seen.there.len(), seen.told), (TOPICS.len(), TOPICS.len()));
+    }
+    world.leave().unwrap();
+    assert_eq!(world.seen.lock().told, 2 * TOPICS.len());
+}
+
+/// A session that sends a lot at once is heard in turns: what another sends behind it is answered in the first of them.
+#[test]
+fn a_session_with_much_to_say_is_heard_in_turns() {
+    let mut world = World::new(FlushBackend::Epoll, &[], Ways::plain());
+    (0..2).for_each(|client| world.come(client));
+    world.turn(1).unwrap();
+    let commands = 4 * TURN_TOPICS / TOPICS.len();
+    if let Some(peer) = &mut world.peers[0] {
+        (0..commands).for_each(|_| peer.send(&json!({"op": "unsubscribe", "args": TOPICS})));
+    }
+    if let Some(peer) = &mut world.peers[1] {
+        peer.send(&json!({"op": "ping"}));
+    }
+    let (mut turns, mut answered_in) = (0, None);
+    while world.peers[..2].iter().flatten().any(|peer| !peer.unanswered.is_empty()) {
+        let before = world.shard.stats.commands.get();
+        world.shard.turn(&mut world.events, Duration::from_millis(100));
+        let heard = world.shard.stats.commands.get() - before;
+        let most = (TURN_TOPICS / TOPICS.len() + 2) as u64;
+        assert!(heard <= most, "{heard} commands of {commands} in one turn");
+        turns += usize::from(heard > 0);
+        world.peers[..2].iter_mut().flatten().for_each(|peer| peer.read(1 << 20).unwrap());
+        if world.peers[1].as_ref().is_some_and(|peer| peer.unanswered.is_empty()) {
+            answered_in = answered_in.or(Some(turns));
+        }
+    }
+    assert!(turns >= 4, "{commands} commands in {turns} turns");
+    assert!(answered_in <= Some(2), "the other waited for turn {answered_in:?} of {turns}");
+    world.leave().unwrap();
+}
