@@ -238,7 +238,7 @@ fn entitled<'a>(state: &'a State, headers: &HeaderMap) -> Result<&'a ApiKey, Res
     };
     if !is_json(headers) {
         let kind = headers.get(header::CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or("no text"));
-        let message = format!("Content-Type must be application/json, and is {}", kind.map_or("missing".into(), shown));
+        let message = format!("Content-Type must be application/json, and is {}", kind.map_or("missing", shown));
         return refuse("content_type", StatusCode::UNSUPPORTED_MEDIA_TYPE, &message);
     }
     // Without a stream behind it, what is accepted now could not reach those who are being closed.
