@@ -600,7 +600,7 @@ impl Metrics {
         );
         r.register(
             "replies_refused",
-            "History, presence and calls refused because of limits.reply_bytes_per_second",
+            "History, presence, calls and states over REST refused because of limits.reply_bytes_per_second",
             self.replies_refused.clone(),
         );
         r.register(
@@ -610,7 +610,7 @@ impl Metrics {
         );
         r.register(
             "replies_refused_by_address",
-            "History, presence and calls refused because of limits.reply_bytes_per_address",
+            "History, presence, calls and states over REST refused because of limits.reply_bytes_per_address",
             self.replies_refused_by_address.clone(),
         );
         r.register("client_publishes", "Deltas that clients published over sockets", self.client_publishes.clone());

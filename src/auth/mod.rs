@@ -44,12 +44,13 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Bytes of memory.
+    /// Bytes of memory; of what it shares with those of the same token its part.
     pub fn bytes(&self) -> usize {
         let rules: usize = self.topics.0.iter().map(|rule| size_of::<String>() + rule.capacity()).sum();
         let subscribed: usize = self.subscribed.iter().map(|name| 2 * size_of::<usize>() + name.as_str().len()).sum();
+        let shared = (self.info.len() + rules) / Arc::strong_count(&self.topics.0);
         // With the counts of what is shared.
-        size_of::<Self>() + 4 * size_of::<usize>() + self.user.capacity() + self.info.len() + rules + subscribed
+        size_of::<Self>() + 4 * size_of::<usize>() + self.user.capacity() + shared + subscribed
     }
 
     /// Whether the server subscribes its sessions to a topic.

@@ -55,7 +55,7 @@ impl Users {
     }
 
     /// What the user's sessions have asked for together.
-    fn asked(&self, user: &str) -> Arc<Shared> {
+    pub fn asked(&self, user: &str) -> Arc<Shared> {
         if self.sweep.is_due(self.asked.len()) {
             self.asked.retain(|_, asked| Arc::strong_count(asked) > 1 || !asked.is_unused());
         }

@@ -96,6 +96,18 @@ impl Addresses {
         Ok(Some(Box::new(Held { addresses: self.clone(), address, asked })))
     }
 
+    /// What the clients of an address that name no user have asked for; nothing where that is not limited.
+    pub fn asked(&self, address: IpAddr) -> Option<Arc<Shared>> {
+        if !self.counts_answers {
+            return None;
+        }
+        if self.sweep.is_due(self.by_address.len()) {
+            let now_ns = self.now_ns();
+            self.by_address.retain(|_, usage| !usage.is_unused(now_ns));
+        }
+        Some(self.by_address.entry(counted(address)).or_default().asked.clone())
+    }
+
     /// Whether there are limits on sessions.
     fn counts_sessions(&self) -> bool {
         self.sessions_max > 0 || self.rate.is_some()

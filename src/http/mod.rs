@@ -6,6 +6,7 @@ mod admin;
 mod answers;
 mod authorization;
 mod body;
+mod budget;
 mod certificates;
 mod commands;
 mod cors;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::answers::{Parts, Shares};
+use super::budget::Budget;
 use super::{Shared, authorization, failure};
 use crate::auth::{Denied, Identity, may_have};
 use crate::config::PayloadForm;
@@ -179,6 +180,10 @@ pub(super) async fn topic(
     if same {
         return (StatusCode::NOT_MODIFIED, caching).into_response();
     }
+    let budget = Budget::of(&state, reader.as_ref(), client);
+    if let Some(refused) = budget.as_ref().and_then(|budget| budget.refusal(&state)) {
+        return refused;
+    }
     let body = json!({
         "topic": snapshot.topic.as_str(), "offset": snapshot.offset, "epoch": snapshot.epoch, "ts": snapshot.ts,
         "stale_since": view.stale.then_some(view.active_ms),
@@ -191,6 +196,9 @@ pub(super) async fn topic(
     head.pop();
     head.push_str(if bytes { ",\"encoding\":\"base64\",\"data\":" } else { ",\"data\":" });
     let own_bytes = head.len() + 1 + if bytes { data.len() } else { 0 };
+    if let Some(budget) = budget {
+        budget.charge(head.len() + data.len());
+    }
     let shares = Shares { snapshot: view.snapshot.clone(), own_bytes };
     let parts = Parts::new([head.into(), data, Bytes::from_static(b"}")]);
     let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];

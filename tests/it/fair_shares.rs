@@ -200,3 +200,45 @@ async fn forged_tokens_over_rest_cost_an_address_its_share_and_no_other_one() {
     let reached = server.metric("limits_reached_total{limit=\"token_failures_per_address\"}");
     assert!(refused == 0 || reached > 0.0, "{reached}");
 }
+
+/// States over REST count with what sessions ask for: of a user, or of an address where none is known. An answer that a client
+/// has already costs nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn states_over_rest_count_in_the_allowances_of_users_and_addresses() {
+    let limits =
+        "[limits]\nreply_bytes_per_second = 20000\nreply_bytes_burst = 300000\nreply_bytes_per_address = 20000\n";
+    let more = format!("[server]\ntrusted_proxies = [\"127.0.0.1/32\"]\n{limits}");
+    let server = Server::start(&config(&more).replace("[access]\n", "[access]\nanonymous = true\n"));
+    server.publish("merge:large", &json!({"pad": "x".repeat(50_000)}));
+    let mut healthy = Healthy::beside(&server).await;
+    let token = |user: &str| format!("Bearer {}", hs256(&claims(user, 60, json!({"topics": ["*"]}))));
+    let get = |headers: &[(&str, &str)]| server.http("GET", "/api/topics/merge:large", headers, "");
+    let (alice, bob) = (token("alice"), token("bob"));
+    for headers in [
+        [("Authorization", alice.as_str()), ("X-Forwarded-For", "192.0.2.1")],
+        [("X-Nothing", ""), ("X-Forwarded-For", "192.0.2.9")],
+    ] {
+        let (status, head, _) = get(&headers);
+        assert_eq!(status, 200);
+        let etag = head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap().to_owned();
+        let mut served = 1;
+        let refused = loop {
+            let (status, head, body) = get(&headers);
+            match status {
+                200 => served += 1,
+                _ => break (status, head, body),
+            }
+            assert!(served < 40, "50 KB each, and never too much");
+        };
+        assert_eq!(refused.0, 429, "{refused:?}");
+        assert!(refused.1.contains("retry-after: ") && refused.2.contains("limits.reply_bytes_per_"), "{refused:?}");
+        let [authorization, from] = headers;
+        assert_eq!(get(&[authorization, from, ("If-None-Match", &etag)]).0, 304);
+    }
+    // Who asks as somebody else, or from elsewhere, has what is theirs.
+    assert_eq!(get(&[("Authorization", &bob), ("X-Forwarded-For", "192.0.2.1")]).0, 200);
+    assert_eq!(get(&[("X-Forwarded-For", "192.0.2.77")]).0, 200);
+    assert!(server.metric("replies_refused_total") >= 1.0);
+    assert!(server.metric("replies_refused_by_address_total") >= 1.0);
+    healthy.is_well(&server).await;
+}

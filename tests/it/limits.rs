@@ -194,7 +194,7 @@ async fn topics() {
         (&json!(0), &json!(1))
     );
     assert_eq!(client.next().await["type"], "snapshot");
-    assert_eq!(server.post("/api/publish", &json!({"channel": "latest:4", "data": 1})).0, 400);
+    assert_eq!(server.post("/api/publish", &json!({"channel": "latest:4", "data": 1})).0, 503);
     assert_eq!(server.metric("topics_refused_total"), 2.0);
     // Those that nobody uses go; the one with a subscriber stays.
     server.until("idle topics are forgotten", |s| s.metric("topics") == 1.0).await;
