@@ -183,7 +183,7 @@ async fn topics() {
         server.publish(&format!("latest:{n}"), &json!(n));
     }
     let (status, reply) = server.post("/api/publish", &json!({"channel": "latest:3", "data": 1}));
-    assert_eq!(status, 400);
+    assert_eq!(status, 503);
     assert!(reply["error"]["message"].as_str().unwrap().contains("limits.topics"), "{reply}");
     let mut client = server.client().await;
     client.send(json!({"op": "subscribe", "id": 1, "args": ["latest:4", "latest:0"]})).await;
