@@ -154,7 +154,7 @@ impl Jwks {
 mod tests {
     use super::*;
 
-    /// A fetch dies with its task: nobody waits for it any more, and the next one is made.
+    /// A fetch dies with its task: tokens do not wait for it any longer, and the next fetch is made.
     #[test]
     fn a_fetch_that_dies_is_not_waited_for() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -79,9 +79,7 @@ impl Addresses {
         }
         let address = counted(address);
         let now_ns = self.now_ns();
-        if self.sweep.is_due(self.by_address.len()) {
-            self.by_address.retain(|_, usage| !usage.is_unused(now_ns));
-        }
+        self.sweep(now_ns);
         let mut usage = self.by_address.entry(address).or_default();
         if self.sessions_max > 0 && usage.sessions >= self.sessions_max {
             return Err(Refused::TooMany);
@@ -101,11 +99,15 @@ impl Addresses {
         if !self.counts_answers {
             return None;
         }
+        self.sweep(self.now_ns());
+        Some(self.by_address.entry(counted(address)).or_default().asked.clone())
+    }
+
+    /// Forgets addresses without sessions and debts, where there are many and it was not done a moment ago.
+    fn sweep(&self, now_ns: u64) {
         if self.sweep.is_due(self.by_address.len()) {
-            let now_ns = self.now_ns();
             self.by_address.retain(|_, usage| !usage.is_unused(now_ns));
         }
-        Some(self.by_address.entry(counted(address)).or_default().asked.clone())
     }
 
     /// Whether there are limits on sessions.
@@ -183,7 +185,7 @@ impl AddressRate {
         self.sweep(now_ns);
     }
 
-    /// Lets go of entries that say nothing any more, where there are many and it was not done a moment ago.
+    /// Forgets addresses that have paid everything back, where there are many and it was not done a moment ago.
     fn sweep(&self, now_ns: u64) {
         if self.sweep.is_due(self.used_ns.len()) {
             self.used_ns.retain(|_, used_ns| !Rate::is_unused(*used_ns, now_ns));

@@ -4,14 +4,15 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::Response;
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame, SizeHint};
 
-use super::{State, failure};
+use super::{State, failure_for};
 use crate::accounts::{self, Held};
 use crate::limits::{ANSWER_BYTES_SMALL, ANSWER_CHUNK_BYTES};
 use crate::topic::Snapshot;
@@ -118,9 +119,7 @@ pub(super) fn counted(mut response: Response, state: &State) -> Response {
             "{waiting} bytes of answers wait for clients that do not take them, the most is {max} \
              (limits.answers_total_bytes); try again"
         );
-        let mut refusal = failure(StatusCode::SERVICE_UNAVAILABLE, message);
-        refusal.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        return refusal;
+        return failure_for(Duration::ZERO, StatusCode::SERVICE_UNAVAILABLE, message);
     }
     let held = Held::of(&accounts::ANSWERS, shares.as_ref().map_or(bytes, |shares| shares.own_bytes));
     response.map(|body| Body::new(Counted { body, current: Bytes::new(), _held: held, _shares: shares }))

@@ -4,13 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::{State, failure};
+use super::{State, failure_for};
 use crate::auth::Identity;
-use crate::config::Limits;
-use crate::limits::REPLY_BYTES_PER_ADDRESS_BURST_S;
+use crate::hub::Answers;
 use crate::rate::{Rate, Shared};
 
 /// An allowance of bytes, and what was used of it.
@@ -23,12 +22,12 @@ pub(super) struct Budget {
 impl Budget {
     /// That of a reader; nothing where none is limited.
     pub(super) fn of(state: &State, reader: Option<&Identity>, client: Option<IpAddr>) -> Option<Self> {
-        let limits = &state.config.limits;
+        let answers = Answers::new(&state.config.limits);
         if let Some(user) = reader.map(|identity| identity.user.as_str()).filter(|user| !user.is_empty()) {
-            return Some(Self { asked: state.users.asked(user), rate: of_user(limits), is_users: true });
+            return Some(Self { asked: state.users.asked(user), rate: answers.own, is_users: true });
         }
         let asked = state.addresses.asked(client?)?;
-        Some(Self { asked, rate: of_address(limits), is_users: false })
+        Some(Self { asked, rate: answers.address, is_users: false })
     }
 
     /// Why nothing more is answered now: 429, with the time after which something is.
@@ -45,22 +44,11 @@ impl Budget {
             ),
         };
         refused.inc();
-        let mut response = failure(StatusCode::TOO_MANY_REQUESTS, format!("{reason} allows; see Retry-After"));
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().saturating_add(1)));
-        Some(response)
+        Some(failure_for(wait, StatusCode::TOO_MANY_REQUESTS, format!("{reason} allows; see Retry-After")))
     }
 
     /// So many bytes are answered.
     pub(super) fn charge(&self, bytes: usize) {
         self.asked.charge(self.rate, bytes as u64);
     }
-}
-
-fn of_user(limits: &Limits) -> Rate {
-    Rate::new(limits.reply_bytes_per_second.into(), limits.reply_bytes_burst.into())
-}
-
-fn of_address(limits: &Limits) -> Rate {
-    let address = u64::from(limits.reply_bytes_per_address);
-    Rate::new(address, address * REPLY_BYTES_PER_ADDRESS_BURST_S)
 }

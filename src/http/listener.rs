@@ -33,7 +33,7 @@ use super::lobby::{Guest, Lobby, Place, Seat};
 use super::proxies::Unannounced;
 use super::secure::TlsStream;
 use super::tenure::{Awaits, HeadClock, Tenure};
-use super::{State, answers, express, failure, health, proxies, strict};
+use super::{State, answers, express, failure, failure_for, health, proxies, strict};
 use crate::limits::{
     CLOSE_TIMEOUT, HEAD_BYTES_MAX, HTTP_OVERFLOW_TIME, HTTP_PATIENCE, HTTP_TENURE, PUBLISH_BODY_BYTES_MAX,
 };
@@ -589,9 +589,7 @@ async fn answer(
         Some(None) => {
             state.metrics.http_address_refused.inc();
             let message = "as many requests of this address are under way as may be (limits.connections_per_address)";
-            let mut response = failure(StatusCode::SERVICE_UNAVAILABLE, message);
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            return response;
+            return failure_for(Duration::ZERO, StatusCode::SERVICE_UNAVAILABLE, message);
         }
         counted => counted.flatten(),
     };
@@ -601,9 +599,7 @@ async fn answer(
         state.metrics.requests_refused.inc();
         let message =
             "the bodies of all requests take as much memory as they may (limits.requests_total_bytes); try again";
-        let mut refusal = failure(StatusCode::SERVICE_UNAVAILABLE, message);
-        refusal.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        return closing(refusal);
+        return closing(failure_for(Duration::ZERO, StatusCode::SERVICE_UNAVAILABLE, message));
     }
     if bodies.late() {
         state.metrics.timed_out_http("body");

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::rest::{may_read, reader};
 use super::visible::{Visible, within};
-use super::{Shared, State, authorization, failure, proxies};
+use super::{Shared, State, authorization, failure, failure_for, proxies};
 use crate::auth::Identity;
 use crate::limits::{LISTED_TOPICS_LEAST, LISTED_TOPICS_MAX};
 use crate::name::TopicName;
@@ -39,10 +39,7 @@ fn too_fast(state: &State, address: IpAddr, wait: Duration) -> Response {
     state.metrics.listings_refused.inc();
     tracing::debug!(client = tracing::field::display(address), "a listing was refused");
     let reason = "this address lists too many topics (limits.listed_topics_per_second); see Retry-After";
-    let mut response = failure(StatusCode::TOO_MANY_REQUESTS, reason);
-    let seconds = HeaderValue::from(wait.as_secs().saturating_add(1));
-    response.headers_mut().insert(header::RETRY_AFTER, seconds);
-    response
+    failure_for(wait, StatusCode::TOO_MANY_REQUESTS, reason)
 }
 
 /// `GET /api/topics?prefix=…&after=…&limit=…`

@@ -41,9 +41,10 @@ mod visible;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use prometheus_client::registry::Registry;
@@ -231,6 +232,13 @@ fn finished(state: Arc<State>, router: Router<Arc<State>>, door: Door) -> Router
         .layer(axum::Extension(door))
         .layer(axum::extract::DefaultBodyLimit::max(crate::limits::PUBLISH_BODY_BYTES_MAX))
         .with_state(state)
+}
+
+/// An error as JSON that says when to try again: after `wait`, in whole seconds.
+fn failure_for(wait: Duration, status: StatusCode, reason: impl Into<String>) -> Response {
+    let mut response = failure(status, reason);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().saturating_add(1)));
+    response
 }
 
 /// An error as JSON.

@@ -14,15 +14,16 @@ use crate::rate::{Rate, Shared};
 
 /// Bytes of answers, as configured.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Answers {
+pub struct Answers {
     /// For a user, or a session that names none.
-    own: Rate,
+    pub own: Rate,
     /// For an address.
-    address: Rate,
+    pub address: Rate,
 }
 
 impl Answers {
-    pub(super) fn new(limits: &Limits) -> Self {
+    /// Of these limits.
+    pub fn new(limits: &Limits) -> Self {
         let address = u64::from(limits.reply_bytes_per_address);
         Self {
             own: Rate::new(limits.reply_bytes_per_second.into(), limits.reply_bytes_burst.into()),

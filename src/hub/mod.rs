@@ -61,6 +61,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+pub use allowance::Answers;
 pub use backend::{Answer, Backend, Member, MemberCount};
 pub use desk::Desk;
 pub use event::{NewSession, Order, Permit, Who};

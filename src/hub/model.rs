@@ -129,7 +129,7 @@ impl World {
         let mut config = Config::default();
         config.limits.backlog_total_bytes = ways.backlog_total_bytes;
         config.limits.deltas_total_bytes = ways.deltas_total_bytes;
-        // As many as there are topics: nobody can have more, so nobody is refused one.
+        // As many as there are topics: no session can have more, so none is refused one.
         config.limits.subscriptions = TOPICS.len();
         config.server.flush = flush;
         config.access.anonymous = true;

@@ -346,25 +346,30 @@ async fn answers_that_nobody_takes_share_one_snapshot() {
     healthy.is_well(&server).await;
 }
 
+/// So many answers, each of another state of the topic, are counted while they are not taken, and freed.
+async fn untaken_answers_are_counted(server: &Server, topic: &str, answers: usize) {
+    let mut healthy = Healthy::beside(server).await;
+    let before = books(server);
+    let mut held = Vec::new();
+    for n in 0..answers {
+        server.publish(topic, &json!({"n": n}));
+        let mut stream = asks(server.address, topic);
+        assert_eq!(status_of(&mut stream), 200);
+        held.push(stream);
+    }
+    agree(server, before).await;
+    healthy.is_well(server).await;
+    drop(held);
+    server.until("freed", |s| account(s, "answers") < MIB).await;
+}
+
 /// Answers of which each is another state, which none of them shares.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_nobody_takes_are_counted_and_freed() {
     let server =
         Server::start(&(OPEN.to_owned() + "history_size = 1\n[limits]\nreply_bytes_per_address = 0\nmemory = \"off\""));
     fill(&server, "merge:large");
-    let mut healthy = Healthy::beside(&server).await;
-    let before = books(&server);
-    let mut held = Vec::new();
-    for n in 0..40 {
-        server.publish("merge:large", &json!({"n": n}));
-        let mut stream = asks(server.address, "merge:large");
-        assert_eq!(status_of(&mut stream), 200);
-        held.push(stream);
-    }
-    agree(&server, before).await;
-    healthy.is_well(&server).await;
-    drop(held);
-    server.until("freed", |s| account(s, "answers") < MIB).await;
+    untaken_answers_are_counted(&server, "merge:large", 40).await;
 }
 
 /// The same with a limit on memory: 503 past it, for large answers alone, until others are taken.
@@ -507,19 +512,7 @@ async fn many_answers_that_their_clients_do_not_take_are_counted() {
         Server::start(&(OPEN.to_owned() + "history_size = 1\n[limits]\nreply_bytes_per_address = 0\nmemory = \"off\""));
     server.publish("merge:half", &json!({"k0": "x".repeat(250_000)}));
     server.publish("merge:half", &json!({"k1": "x".repeat(250_000)}));
-    let mut healthy = Healthy::beside(&server).await;
-    let before = books(&server);
-    let mut held = Vec::new();
-    for n in 0..300 {
-        server.publish("merge:half", &json!({"n": n}));
-        let mut stream = asks(server.address, "merge:half");
-        assert_eq!(status_of(&mut stream), 200);
-        held.push(stream);
-    }
-    agree(&server, before).await;
-    healthy.is_well(&server).await;
-    drop(held);
-    server.until("freed", |s| account(s, "answers") < MIB).await;
+    untaken_answers_are_counted(&server, "merge:half", 300).await;
 }
 
 /// Names that nobody publishes, as many as there may be, from 600 sessions at once: the process stays within its limit.

@@ -267,7 +267,7 @@ pub(super) struct Ways {
 }
 
 impl Ways {
-    /// Nothing is bounded, and nobody speaks Centrifuge.
+    /// Nothing is bounded, and all sessions speak `plain`.
     pub(super) fn plain() -> Self {
         Self {
             tongues: [Tongue { centrifuge: false, deflate: false }; CLIENTS],
