@@ -116,7 +116,12 @@ impl Default for Access {
 impl Access {
     /// Whether a client needs a token, and can have one.
     pub fn asks_for_tokens(&self) -> bool {
-        !self.anonymous && (!self.keys.is_empty() || self.jwks.is_some())
+        !self.anonymous && self.has_keys()
+    }
+
+    /// Whether there is a key that a token may be good by.
+    pub fn has_keys(&self) -> bool {
+        !self.keys.is_empty() || self.jwks.is_some()
     }
 }
 

@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use axum::extract::Query;
-use axum::extract::rejection::QueryRejection;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use humantime_serde::re::humantime::{format_duration, parse_duration};
-use serde::Deserialize;
 use serde_json::json;
 
 use super::publish::is_json;
+use super::query::Query;
 use super::{Shared, failure};
 use crate::limits::{SHED_WINDOW, SHED_WINDOW_MAX};
 
@@ -18,9 +16,8 @@ use crate::limits::{SHED_WINDOW, SHED_WINDOW_MAX};
 const ABOVE_MAX: f64 = 10.0;
 
 /// What `POST /admin/drain` is asked for, in its query.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Drain {
+#[derive(Debug, Default)]
+struct Drain {
     /// Share of this node's sessions, above 0 and at most 1.
     share: Option<String>,
     /// `mean`: as many as this node has above the mean of all.
@@ -84,20 +81,20 @@ fn may_be_foreign(headers: &HeaderMap) -> bool {
 /// `POST /admin/drain?share=0.2` or `?to=mean&above=0.2`, with `&window=5s`: closes some of this node's sessions in waves, with the
 /// messages of a shutdown, so that they go to other nodes. The node stays ready: a balancer that counts sessions sends
 /// them to those that have fewer.
-pub(super) async fn drain(state: Shared, headers: HeaderMap, query: Result<Query<Drain>, QueryRejection>) -> Response {
+pub(super) async fn drain(state: Shared, headers: HeaderMap, uri: Uri) -> Response {
     // The guard of `/admin/…` has seen an operator's key, or there are none.
     if may_be_foreign(&headers) {
         let message = "without a key, Content-Type must be application/json";
         return failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
     }
-    let drain = match query {
-        Ok(Query(drain)) => drain,
-        Err(error) => {
-            let message = format!("{}; known are share, to, above and window", error.body_text());
-            return failure(StatusCode::BAD_REQUEST, message);
-        }
-    };
-    let (much, window) = match drain.read() {
+    let query = Query::read(uri.query(), &["share", "to", "above", "window"], true);
+    let drain = query.map(|mut query| Drain {
+        share: query.take("share"),
+        to: query.take("to"),
+        above: query.take("above"),
+        window: query.take("window"),
+    });
+    let (much, window) = match drain.and_then(|drain| drain.read()) {
         Ok(read) => read,
         Err(message) => return failure(StatusCode::BAD_REQUEST, message),
     };

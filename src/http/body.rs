@@ -1,38 +1,63 @@
 //! Bodies of the API: as JSON text in UTF-8, whatever they were sent as, or the reason why not.
 
 use std::io::Read as _;
+use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use serde_json::value::RawValue;
 
 use super::deadlines::BodyRoom;
-use super::failure;
-use crate::limits::PUBLISH_BODY_BYTES_MAX;
+use super::{State, failure};
+use crate::limits::{BATCH_COMMANDS_MAX, PUBLISH_BODY_BYTES_MAX};
+use crate::metrics::Metrics;
 
 /// Bytes that are inflated before other work has its turn.
 const STEP: usize = 64 * 1024;
 
 /// A body in UTF-8 without a byte order mark, not compressed.
-pub(super) struct Text(Bytes);
+pub(super) struct Text {
+    text: Bytes,
+    metrics: Arc<Metrics>,
+}
 
 impl Text {
     /// The JSON value that it is; an empty body is an empty object.
     ///
     /// # Errors
-    /// 400, saying where it stops being JSON.
+    /// 400, counted, saying where it stops being JSON.
     pub(super) fn json(&self) -> Result<&RawValue, Box<Response>> {
-        let text = if self.0.is_empty() { b"{}".as_slice() } else { &self.0 };
-        serde_json::from_slice(text).map_err(|error| Box::new(not_json(&error)))
+        let text = if self.text.is_empty() { b"{}".as_slice() } else { &self.text };
+        serde_json::from_slice(text).map_err(|error| self.refused("malformed", not_json(&error)))
     }
 
-    /// The JSON values that it is, one behind the other.
-    pub(super) fn values(&self) -> impl Iterator<Item = Result<&RawValue, Box<Response>>> {
-        let values = serde_json::Deserializer::from_slice(&self.0).into_iter::<&RawValue>();
-        values.map(|value| value.map_err(|error| Box::new(not_json(&error))))
+    /// The JSON values that it is, one behind the other: at least one, at most [`BATCH_COMMANDS_MAX`].
+    ///
+    /// # Errors
+    /// 400 or 413, counted.
+    pub(super) fn values(&self) -> Result<Vec<&RawValue>, Box<Response>> {
+        let mut values = Vec::new();
+        for value in serde_json::Deserializer::from_slice(&self.text).into_iter() {
+            let value = value.map_err(|error| self.refused("malformed", not_json(&error)))?;
+            if values.len() == BATCH_COMMANDS_MAX {
+                let message = format!("the body has more than {BATCH_COMMANDS_MAX} commands, the most");
+                return Err(self.refused("batch_too_long", failure(StatusCode::PAYLOAD_TOO_LARGE, message)));
+            }
+            values.push(value);
+        }
+        if values.is_empty() {
+            let message = "the body has no command: {\"method\":\"publish\",\"params\":{…}}";
+            return Err(self.refused("malformed", failure(StatusCode::BAD_REQUEST, message)));
+        }
+        Ok(values)
+    }
+
+    fn refused(&self, reason: &'static str, response: Response) -> Box<Response> {
+        self.metrics.refused_publish(reason);
+        Box::new(response)
     }
 }
 
@@ -122,7 +147,7 @@ fn says_wide(headers: &HeaderMap) -> Option<String> {
 }
 
 /// A body as text.
-async fn text(headers: &HeaderMap, body: Bytes, room: Option<&BodyRoom>) -> Result<Text, Response> {
+async fn text(headers: &HeaderMap, body: Bytes, room: Option<&BodyRoom>) -> Result<Bytes, Response> {
     let unsupported = |message: String| failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
     let coding = coding(headers).map_err(|name| {
         let message = format!("Content-Encoding `{name}` is not known here; send gzip, deflate, or no such header");
@@ -158,24 +183,39 @@ async fn text(headers: &HeaderMap, body: Bytes, room: Option<&BodyRoom>) -> Resu
         let message = format!("the body is not UTF-8 from byte {} on", error.valid_up_to());
         return Err(failure(StatusCode::BAD_REQUEST, message));
     }
-    Ok(Text(body))
+    Ok(body)
 }
 
-impl<S: Send + Sync> FromRequest<S> for Text {
+/// The body of a request, as it came.
+async fn whole<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Response> {
+    let body = Bytes::from_request(request, state).await;
+    body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            let message = format!("the body has more than {PUBLISH_BODY_BYTES_MAX} bytes, the most");
+            failure(StatusCode::PAYLOAD_TOO_LARGE, message)
+        }
+        _ => failure(StatusCode::BAD_REQUEST, "the body ends before its end, or one of its chunks is malformed"),
+    })
+}
+
+impl FromRequest<Arc<State>> for Text {
     type Rejection = Response;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+    async fn from_request(request: Request, state: &Arc<State>) -> Result<Self, Response> {
         let headers = request.headers().clone();
         let room = request.extensions().get::<BodyRoom>().cloned();
-        let body = match Bytes::from_request(request, state).await {
-            Ok(body) => body,
-            Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                let message = format!("the body has more than {PUBLISH_BODY_BYTES_MAX} bytes, the most");
-                return Err(failure(StatusCode::PAYLOAD_TOO_LARGE, message));
-            }
-            Err(rejection) => return Err(rejection.into_response()),
+        let read = match whole(request, state).await {
+            Ok(body) => text(&headers, body, room.as_ref()).await,
+            Err(refused) => Err(refused),
         };
-        text(&headers, body, room.as_ref()).await
+        let read = read.inspect_err(|refused| match refused.status() {
+            // What is late, or finds no room, is answered and counted where the connection is served.
+            _ if room.is_some_and(|room| room.is_answered()) => {}
+            StatusCode::PAYLOAD_TOO_LARGE => state.metrics.refused_publish("body_too_large"),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => state.metrics.refused_publish("encoding"),
+            _ => state.metrics.refused_publish("malformed"),
+        });
+        Ok(Self { text: read?, metrics: state.metrics.clone() })
     }
 }
 
@@ -195,7 +235,7 @@ mod tests {
     async fn read(headers: &[(&'static str, &str)], body: &[u8]) -> Result<Vec<u8>, u16> {
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
         let text = text(&headers.collect(), Bytes::copy_from_slice(body), None).await;
-        text.map(|text| text.0.to_vec()).map_err(|response| response.status().as_u16())
+        text.map(|text| text.to_vec()).map_err(|response| response.status().as_u16())
     }
 
     #[tokio::test]

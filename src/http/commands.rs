@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use axum::Extension;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -12,9 +12,9 @@ use serde_json::value::RawValue;
 use super::body::Text;
 use super::members::{self, Members, shown};
 use super::operator::Door;
-use super::publish::{Prepared, Room, admit, beyond, publish_all};
+use super::publish::{Admitted, Prepared, Room, admit, beyond, publish_all};
 use super::style::{self, Outcome, Reply, written};
-use super::{Shared, State, failure, operate};
+use super::{Shared, State, operate};
 use crate::auth::ApiKey;
 use crate::config::{ErrorStyle, Scope};
 use crate::limits::{ANSWER_BYTES_MAX, BATCH_COMMANDS_MAX};
@@ -47,15 +47,38 @@ enum Command<'a> {
 /// Whose request it is, and by which way it came.
 struct Caller<'a> {
     state: &'a State,
-    key: &'a ApiKey,
+    admitted: Admitted<'a>,
     door: Door,
     style: ErrorStyle,
 }
 
-impl Caller<'_> {
+impl<'a> Caller<'a> {
+    /// That of a request, which a clean stop waits for from here on.
+    fn of(state: &'a State, door: Door, headers: &HeaderMap) -> Result<Self, Box<Response>> {
+        let admitted = admit(state, headers).map_err(Box::new)?;
+        Ok(Self { state, admitted, door, style: style::asked(state, headers) })
+    }
+
+    fn key(&self) -> &'a ApiKey {
+        self.admitted.key
+    }
+
+    /// Counts a command that was refused. What a key is not good for was counted where its scopes are known, and deltas by
+    /// what is wrong with them.
+    fn count(&self, refusal: &Refusal) {
+        self.state.metrics.refused_publish(match refusal.code {
+            403 | 429 => return,
+            413 => "batch_too_long",
+            404 | Refusal::UNKNOWN_TOPIC => "unknown",
+            416 | 501 => "not_available",
+            503 => "unavailable",
+            _ => "malformed",
+        });
+    }
+
     /// Reads a command. Whether its key is good for it is asked before its parameters are looked at.
     fn read<'b>(&self, method: &str, params: &'b RawValue, room: &mut Room) -> Result<Command<'b>, Refusal> {
-        let Self { state, key, door, .. } = self;
+        let (state, door, key) = (self.state, self.door, self.key());
         if let "publish" | "broadcast" = method {
             if !key.may(Scope::Publish) {
                 return Err(beyond(state, key));
@@ -102,12 +125,18 @@ impl Caller<'_> {
                         outcomes.push(Err(Refusal::new(429, message)));
                         continue;
                     }
-                    let outcome = operate::run(order, members, self.state, self.key).await;
+                    let outcome = operate::run(order, members, self.state, self.key()).await;
+                    if let Err(refusal) = &outcome {
+                        self.count(refusal);
+                    }
                     answered += outcome.as_ref().map_or(0, |result| result.get().len());
                     outcomes.push(outcome);
                     tokio::task::yield_now().await;
                 }
-                Err(refusal) => outcomes.push(Err(refusal)),
+                Err(refusal) => {
+                    self.count(&refusal);
+                    outcomes.push(Err(refusal));
+                }
             }
         }
         self.publish(waiting, &mut outcomes).await;
@@ -119,7 +148,7 @@ impl Caller<'_> {
             return;
         }
         let (places, prepared): (Vec<usize>, Vec<Prepared>) = waiting.into_iter().unzip();
-        let done = publish_all(self.state, self.key, self.style, &prepared).await;
+        let done = publish_all(self.state, self.key(), self.style, &prepared).await;
         for (at, outcome) in places.into_iter().zip(done) {
             if let Some(place) = outcomes.get_mut(at) {
                 *place = outcome;
@@ -136,39 +165,27 @@ pub(super) async fn one(
     headers: HeaderMap,
     text: Text,
 ) -> Response {
-    let style = style::asked(&state, &headers);
-    let admitted = match admit(&state, &headers) {
-        Ok(admitted) => admitted,
-        Err(refused) => return refused,
-    };
-    let caller = Caller { state: &state, key: admitted.key, door, style };
-    let params = match text.json() {
-        Ok(params) => params,
-        Err(refused) => return malformed(&state, *refused),
+    let (caller, params) = match Caller::of(&state, door, &headers).and_then(|caller| Ok((caller, text.json()?))) {
+        Ok(begun) => begun,
+        Err(refused) => return *refused,
     };
     let method = uri.path().rsplit('/').next().unwrap_or_default();
     let command = caller.read(method, params, &mut Room::default());
-    counted(&state, &command);
     let outcome = caller.run(vec![command]).await.pop();
-    style.answer(outcome.unwrap_or_else(|| written(&())))
+    caller.style.answer(outcome.unwrap_or_else(|| written(&())))
 }
 
 /// `POST /api/batch`
 pub(super) async fn batch(state: Shared, Extension(door): Extension<Door>, headers: HeaderMap, text: Text) -> Response {
-    let style = style::asked(&state, &headers);
-    let admitted = match admit(&state, &headers) {
-        Ok(admitted) => admitted,
-        Err(refused) => return refused,
+    let (caller, body) = match Caller::of(&state, door, &headers).and_then(|caller| Ok((caller, text.json()?))) {
+        Ok(begun) => begun,
+        Err(refused) => return *refused,
     };
-    let caller = Caller { state: &state, key: admitted.key, door, style };
-    let body = match text.json() {
-        Ok(body) => body,
-        Err(refused) => return malformed(&state, *refused),
-    };
+    let style = caller.style;
     let (methods, commands) = match batched(&caller, body) {
         Ok(read) => read,
         Err(refusal) => {
-            state.metrics.refused_publish(if refusal.code == 413 { "batch_too_long" } else { "malformed" });
+            caller.count(&refusal);
             return style.answer(Err(refusal));
         }
     };
@@ -225,28 +242,11 @@ fn single(command: &RawValue) -> Result<(String, &RawValue), Refusal> {
 
 /// `POST /api`: `{"method":…,"params":{…}}`, one or several, each on a line of its own as a rule; answered likewise.
 pub(super) async fn older(state: Shared, Extension(door): Extension<Door>, headers: HeaderMap, text: Text) -> Response {
-    let style = style::asked(&state, &headers);
-    let admitted = match admit(&state, &headers) {
-        Ok(admitted) => admitted,
-        Err(refused) => return refused,
+    let (caller, envelopes) = match Caller::of(&state, door, &headers).and_then(|c| Ok((c, text.values()?))) {
+        Ok(begun) => begun,
+        Err(refused) => return *refused,
     };
-    let caller = Caller { state: &state, key: admitted.key, door, style };
-    let mut envelopes = Vec::new();
-    for value in text.values() {
-        match value {
-            Ok(_) if envelopes.len() == BATCH_COMMANDS_MAX => {
-                state.metrics.refused_publish("batch_too_long");
-                let message = format!("the body has more than {BATCH_COMMANDS_MAX} commands, the most");
-                return failure(StatusCode::PAYLOAD_TOO_LARGE, message);
-            }
-            Ok(value) => envelopes.push(value),
-            Err(refused) => return malformed(&state, *refused),
-        }
-    }
-    if envelopes.is_empty() {
-        state.metrics.refused_publish("malformed");
-        return failure(StatusCode::BAD_REQUEST, "the body has no command: {\"method\":\"publish\",\"params\":{…}}");
-    }
+    let style = caller.style;
     let mut room = Room::default();
     let mut ids = Vec::with_capacity(envelopes.len());
     let mut commands = Vec::with_capacity(envelopes.len());
@@ -257,10 +257,9 @@ pub(super) async fn older(state: Shared, Extension(door): Extension<Door>, heade
             && refusal.code == 413
             && room.is_spent()
         {
-            state.metrics.refused_publish("batch_too_long");
+            caller.count(refusal);
             return style.answer(Err(refusal.clone()));
         }
-        counted(&state, &command);
         ids.push(id);
         commands.push(command);
     }
@@ -309,18 +308,4 @@ fn enveloped<'a>(
     let empty = serde_json::from_str::<&RawValue>("{}").ok();
     let params = params.or(empty).ok_or_else(|| Refusal::new(400, "`params` is missing"))?;
     caller.read(&method, params, room)
-}
-
-/// Counts a command that was refused where it was read.
-fn counted(state: &State, command: &Result<Command<'_>, Refusal>) {
-    match command {
-        Err(refusal) if refusal.code == 400 => state.metrics.refused_publish("malformed"),
-        Err(refusal) if refusal.code == 413 => state.metrics.refused_publish("batch_too_long"),
-        _ => {}
-    }
-}
-
-fn malformed(state: &State, refused: Response) -> Response {
-    state.metrics.refused_publish("malformed");
-    refused
 }

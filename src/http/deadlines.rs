@@ -88,6 +88,11 @@ impl BodyRoom {
         Self { bodies, max }
     }
 
+    /// Whether the request is answered for its body, whatever its handler says.
+    pub(super) fn is_answered(&self) -> bool {
+        self.bodies.late() || self.bodies.full()
+    }
+
     /// Counts so many bytes more. `false` if all bodies together are over their ceiling now; the request is answered so.
     pub(super) fn take(&self, bytes: usize) -> bool {
         let has_room = self.bodies.came(bytes, self.max);

@@ -30,6 +30,7 @@ use super::handover::{Handover, Line};
 use super::heads::Followed;
 use super::hosts::Hosts;
 use super::lobby::{Guest, Lobby, Place, Seat};
+use super::parser::Told;
 use super::proxies::Unannounced;
 use super::secure::TlsStream;
 use super::tenure::{Awaits, HeadClock, Tenure};
@@ -294,8 +295,9 @@ fn refuse(mut stream: std::net::TcpStream, port: &Port, lobby: &Lobby, address: 
     // Its request is read, or the answer would be lost with a reset.
     let _ = stream.read(&mut [0; 4 * 1024]);
     let _ = stream.write_all(
-        b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nX-Content-Type-Options: nosniff\r\nContent-Length: 0\r\n\
-          Connection: close\r\n\r\n",
+        b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\
+          Content-Type: application/json\r\nContent-Length: 90\r\n\r\n\
+          {\"error\":{\"code\":503,\"message\":\"as many connections as there may be are open; try again\"}}",
     );
 }
 
@@ -394,7 +396,7 @@ where
     let (requests, answers) = (&requests, &answers);
     let stream = TimedStream::new(stream, limits.request_timeout);
     let untaken = stream.untaken();
-    let stream = Followed::new(stream);
+    let stream = Followed::new(Told::new(stream));
     let (heads, seen) = (stream.heads(), bodies.clone());
     let followed = heads.clone();
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
@@ -481,7 +483,7 @@ where
         Some(Awaits::Taking) => return state.metrics.timed_out_http("answer"),
     }
     let parts = connection.into_parts();
-    let mut stream = parts.io.into_inner().into_inner().into_inner();
+    let mut stream = parts.io.into_inner().into_inner().into_inner().into_inner();
     match outcome {
         Ok(()) => match taken.take() {
             Some(taker) => taker(stream.into(), parts.read_buf),

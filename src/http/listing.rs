@@ -4,14 +4,15 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, Query};
+use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
 
+use super::members::shown;
+use super::query::Query;
 use super::rest::{may_read, reader};
 use super::visible::{Visible, within};
-use super::{Shared, State, authorization, failure, failure_for, proxies};
+use super::{AddressRate, Shared, State, authorization, failure, failure_for, proxies};
 use crate::auth::Identity;
 use crate::limits::{LISTED_TOPICS_LEAST, LISTED_TOPICS_MAX};
 use crate::name::TopicName;
@@ -26,12 +27,52 @@ const PAGE: usize = 256;
 /// Names and ranges looked at until other work has its turn.
 const TURN: usize = 256;
 
-#[derive(Deserialize)]
-struct ListQuery {
-    #[serde(default)]
+/// What is asked for.
+struct Asked {
     prefix: String,
     after: Option<String>,
-    limit: Option<usize>,
+    limit: usize,
+}
+
+impl Asked {
+    /// What a query asks for. Parameters of other names are passed over, as some caches and clients add their own.
+    fn read(uri: &Uri) -> Result<Self, String> {
+        let mut query = Query::read(uri.query(), &["prefix", "after", "limit"], false)?;
+        let limit = match query.take("limit").map(|text| (text.parse::<usize>(), text)) {
+            None => LIMIT,
+            Some((Ok(limit @ 1..), _)) => limit.min(LISTED_TOPICS_MAX),
+            Some((_, text)) => {
+                let text = shown(&text);
+                return Err(format!("`limit` must be a whole number from 1 to {LISTED_TOPICS_MAX}, not `{text}`"));
+            }
+        };
+        Ok(Self { prefix: query.take("prefix").unwrap_or_default(), after: query.take("after"), limit })
+    }
+}
+
+/// A charge that was made before the work, as the most that it can be. What was not used is given back when it goes, also
+/// where the client leaves before its answer is there.
+struct Charge<'a> {
+    listings: &'a AddressRate,
+    address: IpAddr,
+    most: usize,
+    used: usize,
+}
+
+impl<'a> Charge<'a> {
+    /// The request itself was paid for when it came.
+    fn new(listings: &'a AddressRate, address: IpAddr, ranges: usize, limit: usize) -> Self {
+        let most = (ranges + limit).max(LISTED_TOPICS_LEAST);
+        listings.charge(address, most - LISTED_TOPICS_LEAST);
+        Self { listings, address, most, used: ranges }
+    }
+}
+
+impl Drop for Charge<'_> {
+    fn drop(&mut self) {
+        let unused = self.most.saturating_sub(self.used.max(LISTED_TOPICS_LEAST));
+        self.listings.give_back(self.address, unused);
+    }
 }
 
 /// Refuses a client whose address lists too much.
@@ -60,28 +101,21 @@ pub(super) async fn topics(
     if reader.is_none() && !state.config.access.anonymous {
         return authorization::no_token();
     }
-    let query = match Query::<ListQuery>::try_from_uri(&uri) {
-        Ok(Query(query)) => query,
-        Err(error) => {
-            let reason = format!("{}; give prefix and after as text, limit as a whole number", error.body_text());
-            return failure(StatusCode::BAD_REQUEST, reason);
-        }
+    let Asked { prefix, after, limit } = match Asked::read(&uri) {
+        Ok(asked) => asked,
+        Err(reason) => return failure(StatusCode::BAD_REQUEST, reason),
     };
-    let limit = query.limit.unwrap_or(LIMIT).clamp(1, LISTED_TOPICS_MAX);
-    let asked = NameRange::prefix(&query.prefix);
-    let asked = match &query.after {
+    let asked = NameRange::prefix(&prefix);
+    let asked = match &after {
         Some(after) => asked.after(after),
         None => Some(asked),
     };
     let visible = asked.map(|asked| within(&state.config, reader.as_ref(), &asked)).unwrap_or_default();
-    // Charged before the work, as the most that it can be; what it was less than that is given back.
     let ranges: usize = visible.iter().map(|visible| visible.ranges.iter().count()).sum();
-    let most = ranges + limit;
-    state.listings.charge(address, most.saturating_sub(LISTED_TOPICS_LEAST));
+    let mut charge = Charge::new(&state.listings, address, ranges, limit);
     let mut listed = Listed { text: String::from("{\"topics\":["), count: 0, last: None };
-    let more = listed.fill(&state, reader.as_ref(), visible, limit).await;
-    let cost = ranges + listed.count;
-    state.listings.give_back(address, most.max(LISTED_TOPICS_LEAST) - cost.max(LISTED_TOPICS_LEAST));
+    let more = listed.fill(&state, reader.as_ref(), visible, limit, &mut charge).await;
+    drop(charge);
     listed.text.push_str("],\"next\":");
     match listed.last.filter(|_| more) {
         Some(last) => listed.text.push_str(&quoted(&last)),
@@ -149,6 +183,7 @@ impl Listed {
         reader: Option<&Identity>,
         visible: Vec<Visible<'_>>,
         limit: usize,
+        charge: &mut Charge<'_>,
     ) -> bool {
         let mut sections: Vec<Names<'_>> = visible.into_iter().map(Names::new).collect();
         let mut turn = Turn::default();
@@ -178,6 +213,7 @@ impl Listed {
             }
             self.text.push_str(&quoted(name.as_str()));
             self.count += 1;
+            charge.used += 1;
             self.last = Some(name.as_str().to_owned());
         }
     }
@@ -185,4 +221,24 @@ impl Listed {
 
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_listing_did_not_use_is_given_back_however_it_ends() {
+        let address = [127, 0, 0, 1].into();
+        for (used, has_to_wait) in [(0, false), (900, true)] {
+            let listings = AddressRate::new(10, 20);
+            listings.take(address, LISTED_TOPICS_LEAST).unwrap();
+            let mut charge = Charge::new(&listings, address, 3, 1_000);
+            assert!(listings.take(address, 1).is_err(), "it is charged before the work");
+            charge.used += used;
+            // As where its client leaves: nothing is done any more but this.
+            drop(charge);
+            assert_eq!(listings.take(address, 1).is_err(), has_to_wait, "{used} names were told");
+        }
+    }
 }

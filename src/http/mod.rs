@@ -28,8 +28,10 @@ mod operate;
 mod operator;
 mod origin;
 mod pages;
+mod parser;
 mod proxies;
 mod publish;
+mod query;
 mod rest;
 mod secure;
 mod sockets;
@@ -44,9 +46,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use prometheus_client::registry::Registry;
 use serde_json::json;
 
@@ -171,7 +173,7 @@ pub fn operators(state: Arc<State>) -> Router {
 
 /// The routes of `server.health_listen`.
 pub fn health_alone(state: Arc<State>) -> Router {
-    health_routes().fallback(nothing_here).with_state(state)
+    health_routes().fallback(nothing_here).method_not_allowed_fallback(other_method).with_state(state)
 }
 
 fn health_routes() -> Router<Arc<State>> {
@@ -180,7 +182,8 @@ fn health_routes() -> Router<Arc<State>> {
 
 /// What every port but that for health has: whether the process is well, and sockets.
 fn common() -> Router<Arc<State>> {
-    health_routes().route("/ws", get(upgrade::plain)).route("/connection/websocket", get(upgrade::centrifuge))
+    // What is no GET is no handshake: it is answered as such.
+    health_routes().route("/ws", any(upgrade::plain)).route("/connection/websocket", any(upgrade::centrifuge))
 }
 
 /// The files of the dashboard's pages.
@@ -219,6 +222,12 @@ fn operating(has_dashboard: bool) -> Router<Arc<State>> {
         .route("/admin/drain", post(admin::drain))
 }
 
+/// Every method but those of a path. Which those are is in `Allow`, which the router sets.
+async fn other_method(method: Method) -> Response {
+    let method = members::shown(method.as_str());
+    failure(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is no method of this path; Allow has those that are"))
+}
+
 async fn nothing_here() -> Response {
     failure(StatusCode::NOT_FOUND, "there is nothing at this path; see docs/protocol.md")
 }
@@ -226,6 +235,7 @@ async fn nothing_here() -> Response {
 fn finished(state: Arc<State>, router: Router<Arc<State>>, door: Door) -> Router {
     router
         .fallback(nothing_here)
+        .method_not_allowed_fallback(other_method)
         .layer(axum::middleware::from_fn_with_state(state.clone(), publish::known))
         .layer(axum::middleware::from_fn_with_state(state.clone(), certificates::publishers))
         .layer(axum::middleware::from_fn_with_state(state.clone(), operator::guard))

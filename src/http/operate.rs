@@ -171,10 +171,7 @@ async fn history_remove(members: &mut Members<'_>, state: &State, key: &ApiKey) 
     let topic = topic(members, state, key)?;
     end(members)?;
     tracing::info!(key = %key.name, topic = topic.as_str(), "history is removed");
-    state.publisher.remove_history(&topic).await.map_err(|error| {
-        state.metrics.refused_publish("unavailable");
-        Refusal::new(503, error.to_string())
-    })?;
+    state.publisher.remove_history(&topic).await.map_err(|error| Refusal::new(503, error.to_string()))?;
     written(&json!({}))
 }
 

@@ -5,8 +5,7 @@ use std::collections::HashMap;
 use std::io::Write as _;
 use std::sync::OnceLock;
 
-use axum::extract::Path;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use rust_embed::RustEmbed;
@@ -69,8 +68,8 @@ pub(super) async fn index(headers: HeaderMap) -> Response {
 }
 
 /// `GET /assets/…`: names change with their content.
-pub(super) async fn asset(headers: HeaderMap, Path(name): Path<String>) -> Response {
-    respond(&format!("assets/{name}"), &headers, "public, max-age=31536000, immutable")
+pub(super) async fn asset(headers: HeaderMap, uri: Uri) -> Response {
+    respond(uri.path().trim_start_matches('/'), &headers, "public, max-age=31536000, immutable")
 }
 
 fn respond(name: &str, headers: &HeaderMap, caching: &'static str) -> Response {

@@ -57,11 +57,14 @@ impl Room {
     }
 }
 
+/// Why a payload is not taken, and as metrics call it.
+type BadPayload = (Refusal, &'static str);
+
 /// A publish or a broadcast, read and checked but for its topics.
 pub(super) struct Prepared {
     topics: Vec<String>,
     /// As each form of its topics' namespaces takes it.
-    payloads: Vec<(PayloadForm, Result<Payload, Refusal>)>,
+    payloads: Vec<(PayloadForm, Result<Payload, BadPayload>)>,
     kind: Kind,
     ts: Option<u64>,
     /// The idempotency key.
@@ -141,7 +144,7 @@ impl Prepared {
         };
         room.take(topics.len(), json.or(base64).map_or(0, str::len))?;
         let most = state.config.limits.delta_bytes;
-        let mut payloads: Vec<(PayloadForm, Result<Payload, Refusal>)> = Vec::new();
+        let mut payloads: Vec<(PayloadForm, Result<Payload, BadPayload>)> = Vec::new();
         for topic in &topics {
             let form = state.topics.payload_form(topic);
             if payloads.iter().any(|(known, _)| *known == form) {
@@ -155,8 +158,7 @@ impl Prepared {
             let payload = payload.map_err(|error| {
                 let code = if matches!(error, PayloadError::TooLarge { .. }) { 413 } else { 400 };
                 let refusal = Refusal::new(code, format!("`{member}`: {error}"));
-                state.metrics.refused_delta(PublishError::from(error).label());
-                refusal
+                (refusal, PublishError::from(error).label())
             });
             payloads.push((form, payload));
         }
@@ -182,10 +184,14 @@ pub(super) async fn known(state: Shared, request: Request, next: Next) -> Respon
     next.run(request).await
 }
 
-/// Whether a request is one to the API with its keys.
+/// What publishers ask for, by the last part of its path.
+const PUBLISHING: [&str; 3] = ["publish", "broadcast", "batch"];
+
+/// Whether a request is one to the API with its keys. Other methods and paths have no use for a key.
 pub(super) fn is_command(request: &Request) -> bool {
     let path = request.uri().path();
-    request.method() == Method::POST && (path == "/api" || path.starts_with("/api/"))
+    let is_known = |name: &str| PUBLISHING.contains(&name) || super::operate::ORDERS.contains(&name);
+    request.method() == Method::POST && (path == "/api" || path.strip_prefix("/api/").is_some_and(is_known))
 }
 
 /// A request whose key is known.
@@ -303,7 +309,10 @@ pub(super) async fn publish_all(state: &State, key: &ApiKey, style: ErrorStyle, 
             let form = state.topics.payload_form(topic);
             let payload = one.payloads.iter().find(|(known, _)| *known == form).map(|(_, payload)| payload);
             let checked = may_publish(state, key, topic).and_then(|()| match payload {
-                Some(payload) => payload.clone(),
+                Some(payload) => payload.clone().map_err(|(refusal, label)| {
+                    state.metrics.refused_delta(label);
+                    refusal
+                }),
                 None => Err(Refusal::new(400, "`data` is missing")),
             });
             match checked {
@@ -364,6 +373,9 @@ fn published(
             state.metrics.refused_publish("unavailable");
             Err(Refusal::new(503, error))
         }
-        None => Err(Refusal::new(503, "the publish was not carried out")),
+        None => {
+            state.metrics.refused_publish("unavailable");
+            Err(Refusal::new(503, "the publish was not carried out"))
+        }
     }
 }

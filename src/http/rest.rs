@@ -3,15 +3,14 @@
 use std::net::IpAddr;
 
 use axum::body::Body;
-use axum::extract::Path;
-use axum::extract::rejection::PathRejection;
-use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde_json::json;
 
 use super::answers::{Parts, Shares};
 use super::budget::Budget;
+use super::query::decoded;
 use super::{Shared, authorization, failure};
 use crate::auth::{Denied, Identity, may_have};
 use crate::config::PayloadForm;
@@ -135,20 +134,18 @@ pub(super) fn may_read(
     reader: Option<&Identity>,
     topic: &TopicName,
 ) -> Result<(), (StatusCode, String)> {
+    let no_token = || (StatusCode::UNAUTHORIZED, "a token is needed: Authorization: Bearer …".to_owned());
     may_have(&state.config, reader, topic).map_err(|denied| match denied {
-        Denied::NoToken => (StatusCode::UNAUTHORIZED, "a token is needed: Authorization: Bearer …".into()),
+        Denied::NoToken => no_token(),
+        // A client that is not known is told the same of a namespace that is closed to it and of none.
+        Denied::UnknownNamespace if reader.is_none() && state.config.access.has_keys() => no_token(),
         Denied::UnknownNamespace => (StatusCode::NOT_FOUND, denied.to_string()),
         _ => (StatusCode::FORBIDDEN, denied.to_string()),
     })
 }
 
 /// `GET /api/topics/{topic}`: the snapshot, with an `ETag` that names this body.
-pub(super) async fn topic(
-    state: Shared,
-    extensions: Extensions,
-    headers: HeaderMap,
-    name: Result<Path<String>, PathRejection>,
-) -> Response {
+pub(super) async fn topic(state: Shared, extensions: Extensions, headers: HeaderMap, uri: Uri) -> Response {
     let client = authorization::client(&state, &extensions, &headers);
     let reader = match reader(&state, client, &headers).await {
         Ok(reader) => reader,
@@ -157,10 +154,10 @@ pub(super) async fn topic(
     if reader.is_none() && !state.config.access.anonymous {
         return authorization::no_token();
     }
-    let name = name.map_err(|error| error.body_text());
-    let name = match name.and_then(|Path(name)| TopicName::new(&name).map_err(|error| error.to_string())) {
+    let name = decoded(uri.path().strip_prefix("/api/topics/").unwrap_or_default());
+    let name = match name.and_then(|name| TopicName::new(&name).map_err(|error| error.to_string())) {
         Ok(name) => name,
-        Err(reason) => return failure(StatusCode::BAD_REQUEST, reason),
+        Err(reason) => return failure(StatusCode::BAD_REQUEST, format!("the topic's name: {reason}")),
     };
     if let Err((status, reason)) = may_read(&state, reader.as_ref(), &name) {
         return if status == StatusCode::UNAUTHORIZED { authorization::no_token() } else { failure(status, reason) };

@@ -32,6 +32,7 @@ mod hostile_clients;
 mod http;
 mod http_backend;
 mod http_conformance;
+mod http_errors;
 mod layering;
 mod limits;
 mod listing;
