@@ -247,18 +247,37 @@ impl Shard {
         (under_way || self.is_subscribed(index, slot)).then(|| Refusal::new(409, "").about(topic.as_str()))
     }
 
-    /// Carries out what waited for an answer that has come.
+    /// What waited for an answer that has come is heard when the session has its turn, as anything that it sends.
     pub(super) fn replay(&mut self, key: SessionKey, deferred: Option<Box<Deferred>>) {
-        if let Some(deferred) = deferred
-            && self.keyed(key).is_some_and(|s| s.is_live())
+        let Some(session) = self.keyed(key) else { return };
+        if let Some(mut deferred) = deferred.filter(|deferred| !deferred.rest.is_empty())
+            && session.is_live()
         {
-            // Some of it may have to wait again, and all that is behind with it.
-            if !deferred.rest.is_empty() {
-                self.commands(key.index, &deferred.rest);
+            (deferred.ready, deferred.authenticating) = (true, false);
+            session.deferred = Some(deferred);
+            if session.reading == Reading::Free {
+                self.wait_for(key.index, Reading::Turn);
+                return;
             }
         }
-        if self.keyed(key).is_some_and(|s| s.deferred.is_none()) {
+        if self.keyed(key).is_some_and(|s| s.deferred.as_ref().is_none_or(|deferred| deferred.ready)) {
             self.resume(key.index, Reading::Answer);
+        }
+    }
+
+    /// Carries out what waited for an answer, if that has come. `false` if the session's turn is over by that.
+    pub(super) fn hear_deferred(&mut self, index: u32) -> bool {
+        let deferred = self.session(index).and_then(|s| s.deferred.take_if(|deferred| deferred.ready));
+        let Some(deferred) = deferred else { return true };
+        self.turns.heard(deferred.rest.len());
+        // Some of it may have to wait again, and all that is behind with it.
+        self.commands(index, &deferred.rest);
+        match self.must_wait(index) {
+            Some(reading) => {
+                self.wait_for(index, reading);
+                false
+            }
+            None => true,
         }
     }
 

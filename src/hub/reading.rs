@@ -26,6 +26,9 @@ impl Shard {
             return;
         }
         let Some(generation) = self.session(index).map(|s| s.generation) else { return };
+        if !self.hear_deferred(index) {
+            return;
+        }
         // What the last turn left over comes first.
         if self.session(index).is_some_and(|s| s.inbox.as_ref().is_some_and(|inbox| inbox.is_paused())) {
             self.received(index, &mut []);

@@ -124,6 +124,8 @@ pub(super) struct Deferred {
     pub(super) authenticating: bool,
     /// Of a connect whose token is being checked: the positions that it brought.
     items: Vec<SubscribeItem>,
+    /// The answer has come: the rest is heard when the session has its turn.
+    pub(super) ready: bool,
     /// Since when, by the shard's clock.
     pub(super) since_ms: u64,
     account: Held,
@@ -132,7 +134,7 @@ pub(super) struct Deferred {
 impl Deferred {
     pub(super) fn new(authenticating: bool, since_ms: u64) -> Self {
         let account = Held::none(&accounts::INCOMING);
-        Self { rest: Vec::new(), authenticating, items: Vec::new(), since_ms, account }
+        Self { rest: Vec::new(), authenticating, items: Vec::new(), ready: false, since_ms, account }
     }
 
     /// What is left of the message.

@@ -113,7 +113,11 @@ impl Shard {
             {
                 Some(CloseReason::NoToken)
             }
-            _ if session.deferred.as_ref().is_some_and(|d| now_ms.saturating_sub(d.since_ms) > deferred_ms) => {
+            _ if session
+                .deferred
+                .as_ref()
+                .is_some_and(|d| !d.ready && now_ms.saturating_sub(d.since_ms) > deferred_ms) =>
+            {
                 Some(CloseReason::NoAnswer)
             }
             _ if session.backlog.as_ref().is_some_and(|b| now_ms.saturating_sub(b.moved_ms) > stall_ms) => {

@@ -125,7 +125,7 @@ impl Shard {
 
     /// The same, but for its turn.
     fn is_held_up(&self, index: u32, session: &Session) -> Option<Reading> {
-        if session.deferred.is_some() {
+        if session.deferred.as_ref().is_some_and(|deferred| !deferred.ready) {
             return Some(Reading::Answer);
         }
         // The other half is for deltas, and for what was asked for already.

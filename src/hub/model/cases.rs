@@ -60,3 +60,49 @@ fn a_session_with_much_to_say_is_heard_in_turns() {
     assert!(answered_in <= Some(2), "the other waited for turn {answered_in:?} of {turns}");
     world.leave().unwrap();
 }
+
+/// What waited for an answer is heard in the turns of its session, not beside them: a message that waits behind a connect, and
+/// each that follows, is more than one turn takes.
+#[test]
+fn what_waited_for_an_answer_is_heard_in_turns() {
+    let mut ways = Ways::plain();
+    ways.tongues[0].centrifuge = true;
+    let mut world = World::new(FlushBackend::Epoll, &[], ways);
+    world.come(0);
+    world.turn(1).unwrap();
+    world.settle().unwrap();
+    let unsubscribes = |peer: &mut super::Peer| {
+        let first = peer.sent + 1;
+        let commands = (0..TURN_TOPICS as u64).map(|n| json!({"id": first + n, "unsubscribe": {"channel": TOPICS[0]}}));
+        let commands: Vec<String> = commands.map(|command| command.to_string()).collect();
+        peer.sent += TURN_TOPICS as u64;
+        peer.unanswered.extend(first..=peer.sent);
+        commands.join("\n")
+    };
+    if let Some(peer) = &mut world.peers[0] {
+        peer.sent += 1;
+        peer.unanswered.insert(peer.sent);
+        peer.joining.insert(peer.sent, TOPICS[0]);
+        let subscribe = json!({"id": peer.sent, "subscribe": {"channel": TOPICS[0]}});
+        let behind = format!("{subscribe}\n{}", unsubscribes(peer));
+        peer.send_frame(0x81, behind.into_bytes());
+        for _ in 0..2 {
+            let more = unsubscribes(peer);
+            peer.send_frame(0x81, more.into_bytes());
+        }
+    }
+    let heard = |world: &mut World| {
+        let before = world.shard.stats.commands.get();
+        world.turn(20).unwrap();
+        world.shard.stats.commands.get() - before
+    };
+    assert_eq!(heard(&mut world), 1, "what is behind the subscribe waits for its answer");
+    world.answer();
+    assert_eq!(heard(&mut world), 0, "in the turn in which the answer comes");
+    for message in 0..3 {
+        let most = TURN_TOPICS as u64;
+        assert_eq!(heard(&mut world), most, "message {message}: one in each turn");
+    }
+    world.settle().unwrap();
+    world.leave().unwrap();
+}

@@ -143,7 +143,7 @@ impl Peer {
         self.send_frame(0x81, format!("{command}{pad}").into_bytes());
     }
 
-    fn send_frame(&mut self, opcode: u8, payload: Vec<u8>) {
+    pub(super) fn send_frame(&mut self, opcode: u8, payload: Vec<u8>) {
         let mut frame = vec![opcode];
         match u8::try_from(payload.len()) {
             Ok(n @ 0..126) => frame.push(0x80 | n),
