@@ -144,12 +144,19 @@ pub const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// token are answered 503.
 pub const TOKENLESS_SHARE: f64 = 0.25;
 
-/// Bytes of answers that a session, or all sessions of one user, may ask for each second (snapshots, history, presence,
-/// calls, subscribing to what it has), sustained. Past the burst: refused until that is paid back.
-pub const REPLY_BYTES_PER_SECOND: u32 = 256 * 1024;
+/// Bytes that a session, or all sessions of one user, may make the server send each second (states and missed deltas of
+/// subscribes, snapshots, history, presence, calls), sustained. Past the burst: subscribes get their states and missed
+/// deltas later, everything else is refused until that is paid back.
+pub const REPLY_BYTES_PER_SECOND: u32 = 1024 * 1024;
 
 /// The same at once.
-pub const REPLY_BYTES_BURST: u32 = 4 * 1024 * 1024;
+pub const REPLY_BYTES_BURST: u32 = 16 * 1024 * 1024;
+
+/// Bytes of state that a lagging subscription gets for each delta that it missed without being charged for them.
+pub const STATE_BYTES_PER_MISSED: usize = 1_024;
+
+/// Bytes that a delayed session is given room for at least, where it waits for as many: small states go out together.
+pub const DELAYED_BYTES: usize = 16 * 1024;
 
 /// Bytes of such answers that all sessions of one address that name no user may ask for each second, sustained.
 pub const REPLY_BYTES_PER_ADDRESS: u32 = 4 * 1024 * 1024;

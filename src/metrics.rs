@@ -110,6 +110,8 @@ pub struct ShardStats {
     pub commands_refused: Stat,
     pub snapshots_refused: Stat,
     pub snapshots_refused_by_address: Stat,
+    pub states_delayed: Stat,
+    pub states_delayed_by_address: Stat,
     pub reading_held_up: Stat,
     pub inflating_held_up: Stat,
     pub memberships_dropped: Stat,
@@ -238,6 +240,18 @@ const SHARD_METRICS: &[ShardMetric] = &[
         "Snapshots, and subscribes to what a session has, refused because of limits.reply_bytes_per_address",
         MetricType::Counter,
         |s| s.snapshots_refused_by_address.get(),
+    ),
+    (
+        "states_delayed",
+        "Times that a session waited for states or missed deltas because of limits.reply_bytes_per_second",
+        MetricType::Counter,
+        |s| s.states_delayed.get(),
+    ),
+    (
+        "states_delayed_by_address",
+        "Times that a session waited for states or missed deltas because of limits.reply_bytes_per_address",
+        MetricType::Counter,
+        |s| s.states_delayed_by_address.get(),
     ),
     (
         "reading_held_up",

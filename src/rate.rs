@@ -84,14 +84,30 @@ impl Default for Shared {
 impl Shared {
     /// As [`Rate::charge`].
     pub fn charge(&self, rate: Rate, units: u64) {
+        self.reserve(rate, units);
+    }
+
+    /// As [`Rate::charge`]. Returns the time until one unit would have been left before this, in ns: callers that wait for
+    /// so long, each for its own, take turns at the rate.
+    pub fn reserve(&self, rate: Rate, units: u64) -> u64 {
         let now_ns = self.now_ns();
         let charged = |used_ns| {
             let mut used_ns = used_ns;
             rate.charge(&mut used_ns, now_ns, units);
             Some(used_ns)
         };
-        // It always has a new value.
-        let _ = self.used_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charged);
+        let (Ok(before) | Err(before)) = self.used_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charged);
+        rate.wait_ns(before, now_ns)
+    }
+
+    /// As [`Rate::give_back`].
+    pub fn give_back(&self, rate: Rate, units: u64) {
+        let given = |used_ns| {
+            let mut used_ns = used_ns;
+            rate.give_back(&mut used_ns, units);
+            Some(used_ns)
+        };
+        let _ = self.used_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, given);
     }
 
     /// As [`Rate::wait_ns`].
@@ -154,6 +170,18 @@ mod tests {
         (0..4).for_each(|_| shared.charge(rate, 25));
         assert!(shared.wait_ns(rate) > 0);
         assert_eq!(Shared::default().wait_ns(rate), 0);
+    }
+
+    #[test]
+    fn those_that_reserve_take_turns() {
+        let (rate, shared) = (Rate::new(1, 100), Shared::default());
+        assert_eq!(shared.reserve(rate, 1_000), 0, "it is charged though there is less");
+        let waits: Vec<u64> = (0..3).map(|_| shared.reserve(rate, 50) / SECOND_NS).collect();
+        for (wait, seconds) in waits.into_iter().zip([901, 951, 1_001]) {
+            assert!((seconds - 2..=seconds).contains(&wait), "{wait} s, not {seconds}");
+        }
+        shared.give_back(rate, 1_150);
+        assert_eq!(shared.wait_ns(rate), 0);
     }
 
     #[test]

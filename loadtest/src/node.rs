@@ -90,7 +90,7 @@ fn config(name: &str, address: SocketAddr, setup: &Setup) -> String {
     let history = "history_size = 65536\nhistory_bytes = 33554432\n";
     format!(
         "[server]\nname = \"{name}\"\nlisten = \"{address}\"\nshards = {}\ncontrol_threads = 1\ndrain_window = \"{}\"\n\
-         [access]\nanonymous = true\norigins = [\"*\"]\n[publish]\nopen = true\n[limits]\nfd_reserve = 400\nconnections_per_address = 0\n\
+         [access]\nanonymous = true\norigins = [\"*\"]\n[publish]\nopen = true\n[limits]\nfd_reserve = 400\nconnections_per_address = 0\nreply_bytes_per_address = 0\n\
          [source.redis]\nurl = \"{}\"\n[namespace.stream]\nclass = \"stream\"\n{history}\
          [namespace.latest]\nclass = \"latest\"\n[namespace.merge]\nclass = \"merge\"\n",
         setup.shards, setup.drain_window, setup.redis

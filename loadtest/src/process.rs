@@ -77,7 +77,7 @@ pub(crate) fn start_server(
     let interval = format!("flush_interval = \"{}\"\n", args.flush_interval);
     let config = format!(
         "{tls}[server]\nlisten = \"{address}\"\nshards = {}\nflush = \"{}\"\ndrain_window = \"0s\"\n\
-         [access]\nanonymous = true\norigins = [\"*\"]\n[publish]\nopen = true\n[limits]\nfd_reserve = 400\nconnections_per_address = 0\n{source}\
+         [access]\nanonymous = true\norigins = [\"*\"]\n[publish]\nopen = true\n[limits]\nfd_reserve = 400\nconnections_per_address = 0\nreply_bytes_per_address = 0\n{source}\
          [namespace.stream]\nclass = \"stream\"\n{interval}history_size = 65536\nhistory_bytes = 33554432\n\
          [namespace.latest]\nclass = \"latest\"\n{interval}[namespace.merge]\nclass = \"merge\"\n{interval}\
          [namespace.quotes]\nclass = \"merge\"\n{interval}[namespace.book]\nclass = \"merge\"\n{interval}\

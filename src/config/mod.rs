@@ -290,7 +290,7 @@ pub struct Limits {
     pub message_bytes_before_auth: usize,
     pub commands_per_second: u32,
     pub commands_burst: u32,
-    /// Bytes of answers (not of deltas) that a session, or all sessions of one user, may ask for each second.
+    /// Bytes of answers and states (not of deltas) that a session, or all sessions of one user, may ask for each second.
     pub reply_bytes_per_second: u32,
     /// The same at once.
     pub reply_bytes_burst: u32,

@@ -42,8 +42,8 @@ pub(super) enum Waiter {
     Subscribe { group: u32, item: usize },
     /// A topic of a snapshot command.
     Snapshot { group: u32 },
-    /// A session that no patch can bring to where its lane is.
-    Hold { session: SessionKey, lane: u32 },
+    /// A session that no patch can bring to where its lane is, charged for so many bytes already.
+    Hold { session: SessionKey, lane: u32, charged: usize },
     /// A lane with something pending that no patch can say.
     Lane { lane: u32 },
 }

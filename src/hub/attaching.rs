@@ -252,6 +252,9 @@ impl Shard {
             cut: false,
         });
         let bytes = answer.as_ref().map_or(0, |a| a.bytes);
+        if bytes > 0 {
+            topic.answered_bytes = bytes;
+        }
         let recovery_max = self.config.limits.recovery_bytes();
         for waiter in waiters {
             let Waiter::Subscribe { group, item } = waiter else { continue };
@@ -395,7 +398,7 @@ impl Shard {
     fn begin(&mut self, key: SessionKey, item: Item, remaining: &mut usize) -> Option<Begun> {
         let slot = item.slot;
         let Some(Ok(Answered { attachment, grant, seq, bytes, cut })) = item.answer.clone() else { return None };
-        let had = self.take_subscription(key.index, slot);
+        self.take_subscription(key.index, slot);
         self.seal_topic(slot);
         let topic = self.subscribers.topic(slot)?;
         let session = self.sessions.get(key.index as usize)?;
@@ -415,9 +418,6 @@ impl Shard {
         let ttl_s = ttl_s(expires_s, self.unix_ms);
         self.note_special(key.index, &item, grant);
         let mut frames = attachment.missed.frames.clone();
-        if had {
-            self.asked_for(key.index, bytes);
-        }
         let missed = &attachment.missed;
         let mut have = missed.after;
         let room = (*remaining).min(self.allowance(key.index));
@@ -429,7 +429,7 @@ impl Shard {
             false => missed.after,
         };
         let mut left = room.saturating_sub(bytes);
-        if !whole || bytes > 0 && (full || bytes > room) {
+        if !whole || bytes > 0 && (full || bytes > room || !self.may_get(key.index, bytes)) {
             // A stream's is replayed from where the client is, any other's is its state by then.
             owed = Some(if conflatable { Cursor::NOWHERE } else { Cursor { offset: missed.after, seq } });
             frames = Vec::new();

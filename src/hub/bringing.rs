@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::Entry;
 
+use super::allowance::counted;
 use super::asking::{Ask, AskKey, Waiter};
 use super::attaching::{Group, Wanted};
 use super::event::{Request, SessionKey};
@@ -80,12 +81,19 @@ impl Shard {
     pub(super) fn replayed(&mut self, ask: u32, replay: Option<Box<Replay>>) {
         let Some(Ask { waiters, slot: Some(slot) }) = self.asks.try_remove(ask as usize) else { return };
         self.seal_topic(slot);
+        let bytes = replay.as_ref().map_or(0, |replay| replay.bytes());
+        if let Some(topic) = self.subscribers.topic_mut(slot).filter(|_| bytes > 0) {
+            topic.answered_bytes = bytes;
+        }
         for waiter in waiters {
-            let Waiter::Hold { session: key, lane } = waiter else { continue };
+            let Waiter::Hold { session: key, lane, charged } = waiter else { continue };
+            if self.keyed(key).is_some() {
+                // What it gets of it is charged below.
+                self.not_sent(key.index, charged);
+            }
             if self.subscribers.lane(lane).is_none_or(|lane| lane.slot != slot) {
                 continue;
             }
-            let bytes = replay.as_ref().map_or(0, |replay| replay.bytes());
             if self.keyed(key).is_some_and(|s| s.backlog.is_none()) && !self.fits(key.index, bytes) {
                 // What waits for the end of this tick goes first, or the replay could be too much beside it.
                 self.visit(key.index);
@@ -120,6 +128,7 @@ impl Shard {
                 self.hold_ended(slot, hold);
             }
             self.owed.push(key.index);
+            self.asked_for(key.index, bytes);
             for bytes in replay.frames.iter().cloned() {
                 self.send_piece(key.index, Piece::delivery(bytes, None, Cursor::default()));
             }
@@ -186,7 +195,13 @@ impl Shard {
             match waiter {
                 Waiter::Snapshot { group } => self.snapshot_for_command(group, slot, snapshot),
                 Waiter::Lane { lane } => self.snapshot_for_lane(lane, snapshot),
-                Waiter::Hold { session, lane } => self.snapshot_for_hold(session, lane, snapshot),
+                Waiter::Hold { session, lane, charged } => {
+                    if self.keyed(session).is_some() {
+                        // What it gets of it is charged then.
+                        self.not_sent(session.index, charged);
+                    }
+                    self.snapshot_for_hold(session, lane, snapshot);
+                }
                 Waiter::Subscribe { .. } => {}
             }
         }
@@ -299,6 +314,7 @@ impl Shard {
         let start = std::mem::replace(&mut hold.cursor, last);
         let subscription = hold.subscription;
         let (bytes, slot) = (snapshot.frame(lane.encoding), lane.slot);
+        topic.answered_bytes = bytes.len();
         if lane_there {
             session.holds.remove(at);
             self.let_go(key.index, subscription);
@@ -310,6 +326,7 @@ impl Shard {
         if start != Cursor::NOWHERE {
             self.stats.conflated.add(last.seq.saturating_sub(start.seq));
         }
+        self.asked_for(key.index, counted(bytes.len(), start, last));
         let topic = Some(slot);
         self.send_piece(key.index, Piece::delivery(bytes, topic, start));
     }

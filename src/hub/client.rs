@@ -1,12 +1,9 @@
 //! What a session needs beyond deliveries: a name of its own, and what is special about some of its subscriptions.
 //! Centrifuge sessions have it; of the others only those that others can see.
 
-use std::sync::Arc;
-
 use uuid::Uuid;
 
 use super::backend::Member;
-use crate::rate::Shared;
 use crate::topic::Slot;
 
 /// Kept in a box: most subscriptions are not special, and `plain` sessions seldom need it at all.
@@ -21,8 +18,6 @@ pub(super) struct Client {
     pub(super) specials: Vec<Special>,
     /// What it has used of the rate at which others are told of its subscriptions ([`crate::rate::Rate`]), in ns.
     pub(super) announced_used_ns: u64,
-    /// Bytes of answers that it asked for, where it is not known which user it is of.
-    pub(super) asked: Arc<Shared>,
     /// A connect of it was taken on, or is being looked at.
     pub(super) connecting: bool,
     /// Tokens that failed ([`crate::rate::Rate`]), in ns of the shard's clock.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use super::allowance::counted;
 use super::asking::Waiter;
 use super::conflate::Conflated;
 use super::deflating::Deflating;
@@ -338,9 +339,12 @@ impl Shard {
             if replaying {
                 return 0;
             }
-            hold.awaiting = true;
             let (slot, encoding, after, name) = (lane.slot, lane.encoding, hold.cursor.offset, topic.name.clone());
-            self.ask_replay(slot, name, encoding, after, Waiter::Hold { session: key, lane: lane_id });
+            let charged = topic.answered_bytes;
+            if self.may_get(index, charged) {
+                self.await_answer(index, at);
+                self.ask_replay(slot, name, encoding, after, Waiter::Hold { session: key, lane: lane_id, charged });
+            }
             return 0;
         }
         let target = if lane.interval_ms == 0 { topic.last } else { lane.sent };
@@ -354,9 +358,12 @@ impl Shard {
         let slot = lane.slot;
         match self.conflations.between(slot, topic, lane.encoding, cursor, target) {
             Conflated::Snapshot => {
-                hold.awaiting = true;
                 let name = topic.name.clone();
-                self.ask_snapshot(name, Waiter::Hold { session: key, lane: lane_id });
+                let charged = counted(topic.answered_bytes, cursor, topic.last);
+                if self.may_get(index, charged) {
+                    self.await_answer(index, at);
+                    self.ask_snapshot(name, Waiter::Hold { session: key, lane: lane_id, charged });
+                }
                 0
             }
             conflated => {
@@ -370,6 +377,12 @@ impl Shard {
                 self.send_piece(index, Piece::delivery(bytes, topic, cursor));
                 len
             }
+        }
+    }
+
+    fn await_answer(&mut self, index: u32, at: usize) {
+        if let Some(hold) = self.session(index).and_then(|s| s.holds.get_mut(at)) {
+            hold.awaiting = true;
         }
     }
 

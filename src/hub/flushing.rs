@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use super::backlog::{Backlog, frame_bytes};
 use super::flush::{Outgoing, Sent};
 use super::gathering::{BATCH_BYTES, Gathered, Shape};
-use super::outbox::Chain;
+use super::outbox::{Chain, Piece};
 use super::pacing::{clock32, in_step, visit_time};
 use super::sealing::{Sealing, send_sealed};
 use super::session::{Hold, Session, Stage};
@@ -65,6 +65,10 @@ impl Shard {
         for index in std::mem::take(&mut self.owed) {
             if self.sessions.get(index as usize).is_some_and(|s| s.backlog.is_none()) {
                 self.pay(index);
+            }
+            let over = self.sessions.get(index as usize).filter(|s| s.holds.is_empty()).map(|s| s.key(index));
+            if let Some(key) = over.filter(|key| self.asking.waits(*key)) {
+                self.needs_nothing(key);
             }
         }
         // Who was closed meanwhile is told in the next tick, which comes at once.
@@ -164,10 +168,12 @@ impl Shard {
     /// Puts one delivery of each conflatable topic in place of those that wait, and makes the session dirty again.
     fn conflate(&mut self, index: u32, chain: Chain) {
         let pieces: Vec<u32> = self.outbox.numbers(chain).collect();
+        let mut not_sent = 0;
         for number in pieces {
             let Some(session) = self.sessions.get_mut(index as usize) else { break };
             let Some(piece) = self.outbox.get(number) else { continue };
             if let Some(topic) = piece.topic {
+                not_sent += state_bytes(piece);
                 owe(session, &mut self.subscribers, topic, piece.start);
                 continue;
             }
@@ -177,6 +183,7 @@ impl Shard {
             self.outbox.link(index, &mut session.chain, number);
         }
         self.outbox.release(chain);
+        self.not_sent(index, not_sent);
         let mut at = 0;
         while let Some(holds) = self.sessions.get(index as usize).map(|s| s.holds.len()).filter(|holds| at < *holds) {
             self.release(index, at);
@@ -317,7 +324,7 @@ impl Shard {
         if !rest.is_empty() {
             backlog.push_rest(rest);
         }
-        let (mut at, mut completed) = (0, 0);
+        let (mut at, mut completed, mut not_sent) = (0, 0, 0);
         'pieces: for piece in self.outbox.chain(chain) {
             let (piece_start, piece_end) = (at, at + piece.bytes.len());
             at = piece_end;
@@ -343,6 +350,7 @@ impl Shard {
                     if frame_start < sent {
                         backlog.push_rest(frame.get(sent - frame_start..).unwrap_or_default());
                     } else if let Some(topic) = piece.topic {
+                        not_sent += if frame_start == piece_start { state_bytes(piece) } else { 0 };
                         owe(session, &mut self.subscribers, topic, cursor);
                         break;
                     } else {
@@ -363,6 +371,7 @@ impl Shard {
         let (after, behind_first) = (backlog.len(), backlog.behind_first());
         session.backlog = Some(backlog);
         note_backlog(&self.stats, was_full, before, after);
+        self.not_sent(index, not_sent);
         self.watch_for_room(index);
         if behind_first > self.config.limits.backlog_bytes {
             self.close(index, CloseReason::Slow);
@@ -467,6 +476,11 @@ impl Shard {
             }
         }
     }
+}
+
+/// Bytes of a state that was charged when it was put into a chain: without it, it will be charged once more.
+fn state_bytes(piece: &Piece) -> usize {
+    if piece.start == Cursor::NOWHERE { piece.bytes.len().max(piece.inflated) } else { 0 }
 }
 
 fn subscription_of(session: &Session, subscribers: &Subscribers, topic: Slot) -> Option<Subscription> {

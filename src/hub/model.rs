@@ -136,8 +136,8 @@ impl World {
         config.limits.backlog_bytes = ways.backlog_bytes;
         // Not what this is about: clients say a lot, and in no time.
         config.limits.commands_burst = 1_000_000;
-        config.limits.reply_bytes_per_second = u32::MAX;
-        config.limits.reply_bytes_burst = u32::MAX;
+        config.limits.reply_bytes_per_second = ways.reply_bytes_per_second;
+        config.limits.reply_bytes_burst = if ways.reply_bytes_per_second == u32::MAX { u32::MAX } else { 10_000 };
         config.limits.reply_bytes_per_address = 0;
         let long = Duration::from_secs(86_400);
         (config.limits.stall_timeout, config.limits.first_command_timeout) = (long, long);

@@ -154,6 +154,10 @@ impl Shard {
                     session.reading = Reading::Turn;
                     self.readable.push(index);
                 }
+                // What it is owed may go now.
+                if self.asking.waits(session.key(index)) {
+                    self.owed.push(index);
+                }
                 if session.backlog.is_some() {
                     self.writable.push(index);
                 } else if std::mem::take(&mut session.chain.parked) {

@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use thin_vec::ThinVec;
 
 use super::Part;
+use super::allowance::Asking;
 use super::asking::{Ask, AskKey, unseen_max};
 use super::attaching::Group;
 use super::conflate::Conflations;
@@ -111,6 +112,7 @@ pub(super) struct Shard {
     pub(super) snapshotting: HashMap<SessionKey, usize>,
     /// What sessions have used of the rate at which they may make the server inflate ([`crate::rate::Rate`]), in ns.
     pub(super) inflating: HashMap<SessionKey, u64>,
+    pub(super) asking: Asking,
     pub(super) memberships: Memberships,
     pub(super) turns: Turns,
     /// Sessions of all shards that have no token.
@@ -208,6 +210,7 @@ impl Shard {
             joining: HashMap::new(),
             snapshotting: HashMap::new(),
             inflating: HashMap::new(),
+            asking: Asking::default(),
             memberships: Memberships::default(),
             turns: Turns::default(),
             owed: Vec::new(),
@@ -368,7 +371,7 @@ impl Shard {
         let entries = self.sessions.len() * (size_of::<Session>() + size_of::<usize>());
         self.stats.session_bytes.set((entries + self.boxed_bytes) as u64);
         let asked = self.asks.capacity() * ASK_BYTES;
-        self.stats.subscription_bytes.set((self.subscribers.bytes() + asked) as u64);
+        self.stats.subscription_bytes.set((self.subscribers.bytes() + asked + self.asking.bytes()) as u64);
     }
 
     /// Lets go of the deltas that nobody needs any more: nobody is behind, and whoever waits for a visit has been visited.
@@ -553,6 +556,7 @@ impl Shard {
     pub(super) fn leave_all(&mut self, index: u32) {
         let Some(session) = self.session(index) else { return };
         session.deferred = None;
+        let key = session.key(index);
         let holds = std::mem::replace(&mut session.holds, ThinVec::new());
         let specials = session.client.as_mut().map(|c| std::mem::take(&mut c.specials)).unwrap_or_default();
         for special in specials {
@@ -567,6 +571,7 @@ impl Shard {
         if let Some(session) = self.session(index) {
             session.subscriptions = SmallVec::new();
         }
+        self.needs_nothing(key);
     }
 
     /// Ends a subscription that was taken out of its session already.
@@ -595,6 +600,7 @@ impl Shard {
     pub(super) fn drop_session(&mut self, index: u32) {
         self.leave_all(index);
         let Some(mut session) = self.sessions.try_remove(index as usize) else { return };
+        self.asks_no_more(session.key(index));
         self.outbox.release(session.chain.take());
         if let Some(backlog) = &session.backlog {
             self.stats.slow_sessions.sub(1);

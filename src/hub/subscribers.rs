@@ -63,6 +63,8 @@ pub(super) struct TopicSlot {
     pub(super) ring: VecDeque<Arc<Delta>>,
     /// Bytes of payload in it.
     pub(super) ring_bytes: usize,
+    /// Bytes of its state, or of missed deltas, when they were last asked for.
+    pub(super) answered_bytes: usize,
     /// When the last delta came, by the shard's clock.
     pub(super) moved_ms: u64,
     /// Members that are held, and lanes with something pending: while there are any, the ring is kept.
@@ -179,6 +181,7 @@ impl Subscribers {
             last: Cursor::default(),
             ring: VecDeque::new(),
             ring_bytes: 0,
+            answered_bytes: 0,
             moved_ms: 0,
             behind: 0,
             waiting: 0,

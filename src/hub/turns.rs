@@ -200,6 +200,7 @@ impl Shard {
     pub(super) fn forget_inflated(&mut self) {
         let now_ns = self.now_ns();
         self.inflating.retain(|_, used_ns| !Rate::is_unused(*used_ns, now_ns));
+        self.asking.sweep();
     }
 
     /// The shard's clock, for rates.

@@ -32,10 +32,16 @@ pub(super) fn limits_reached(metrics: &Metrics, shards: &[Arc<ShardStats>]) -> V
         ("first_command_timeout", closes(CloseReason::NoCommand).saturating_add(closes(CloseReason::SlowMessage))),
         ("token_timeout", closes(CloseReason::NoToken)),
         ("tokenless_share", upgrades("tokenless")),
-        ("reply_bytes_per_second", metrics.replies_refused.get().saturating_add(sum(|s| s.snapshots_refused.get()))),
+        (
+            "reply_bytes_per_second",
+            metrics.replies_refused.get().saturating_add(sum(|s| s.snapshots_refused.get() + s.states_delayed.get())),
+        ),
         (
             "reply_bytes_per_address",
-            metrics.replies_refused_by_address.get().saturating_add(sum(|s| s.snapshots_refused_by_address.get())),
+            metrics
+                .replies_refused_by_address
+                .get()
+                .saturating_add(sum(|s| s.snapshots_refused_by_address.get() + s.states_delayed_by_address.get())),
         ),
         ("inflated_bytes_per_second", sum(|s| s.inflating_held_up.get())),
         ("memberships_waiting", sum(|s| s.memberships_dropped.get())),

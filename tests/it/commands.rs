@@ -283,7 +283,7 @@ async fn what_sessions_ask_for_has_an_allowance() {
     assert!(reply["error"]["reason"].as_str().unwrap().contains("reply_bytes_per_second"), "{reply}");
     assert_eq!(until_refused(&mut second).await.0, 0, "it is the same user's");
     assert!(until_refused(&mut other).await.0 >= 3, "it is another's");
-    // To subscribe is not to ask for an answer; to do it again for the state is.
+    // To subscribe is not refused, but its state waits until that is paid back; to do it again for the state is refused.
     assert_eq!(second.subscribe(&["merge:large"]).await["ok"], true);
     assert_eq!(second.next().await["type"], "snapshot");
     assert_eq!(second.subscribe(&["merge:large"]).await["error"]["code"], 429);

@@ -92,7 +92,7 @@ async fn what_anonymous_sessions_of_an_address_ask_for_has_one_allowance() {
     assert_eq!(
         again.subscribe(&["merge:large"]).await["ok"],
         true,
-        "deltas, and the state to begin with, are not answers"
+        "deltas are not answers, and the state comes later"
     );
 }
 

@@ -14,6 +14,7 @@ mod accounts;
 mod algorithms;
 mod api_clients;
 mod batches;
+mod budgets;
 mod bytes;
 mod centrifuge;
 mod centrifuge_client;

@@ -158,7 +158,7 @@ impl Node {
         let namespace = |class: &str| format!("[namespace.{class}]\nclass = \"{class}\"\n{namespaces}");
         let config = format!(
             "[server]\nname = \"{name}\"\nlisten = \"{listen}\"\ndrain_window = \"0s\"\n[access]\nanonymous = true\n\
-             origins = [\"*\"]\n[publish]\nopen = true\n[limits]\nping_interval = \"{ping}s\"\npong_timeout = \"{pong}s\"\n\
+             origins = [\"*\"]\n[publish]\nopen = true\n[limits]\nreply_bytes_per_address = 0\nping_interval = \"{ping}s\"\npong_timeout = \"{pong}s\"\n\
              {limits}{source}{}{}{}",
             namespace("stream"),
             namespace("latest"),

@@ -271,11 +271,10 @@ impl Peer {
         let id = message["id"].as_u64().unwrap();
         prop_assert!(self.unanswered.remove(&id), "a second answer: {message}");
         prop_assert!(!full(message), "refused for subscriptions that it does not have: {message}");
-        let refused = !message["error"].is_null();
-        // What is refused of a command comes beside its answer; a command of which everything is refused has that alone.
-        if op == "subscribe" && !refused {
+        // What is refused of a command comes with its answer; a command of which everything is refused has that alone.
+        if op == "subscribe" {
             let from = self.recovering.remove(&id).unwrap_or_default().0;
-            for (topic, at) in message["topics"].as_object().unwrap() {
+            for (topic, at) in message["topics"].as_object().into_iter().flatten() {
                 let offset = at["have"].as_u64().unwrap();
                 let epoch = at["epoch"].as_str().unwrap().to_owned();
                 if let Some(from) = from.get(topic).cloned() {

@@ -262,6 +262,8 @@ pub(super) struct Ways {
     pub(super) backlog_total_bytes: usize,
     /// A ceiling on what is kept for those behind, so small that it is reached all the time, or none.
     pub(super) deltas_total_bytes: usize,
+    /// What a session may make the server send: so little that states and replays wait, or everything.
+    pub(super) reply_bytes_per_second: u32,
     /// Deltas kept of each topic: all of them, or so few that replays are lost.
     pub(super) history_size: usize,
 }
@@ -274,6 +276,7 @@ impl Ways {
             backlog_bytes: 1 << 30,
             backlog_total_bytes: 0,
             deltas_total_bytes: 0,
+            reply_bytes_per_second: u32::MAX,
             history_size: 100_000,
         }
     }
@@ -290,11 +293,14 @@ pub(super) fn ways() -> impl Strategy<Value = Ways> {
     let backlogs = (prop::sample::select(vec![20_000, 1 << 30]), prop::sample::select(vec![0, 0, 48 * 1024]));
     let deltas = prop::sample::select(vec![0, 0, 32 * 1024]);
     let history = prop_oneof![3 => Just(100_000), 1 => Just(20)];
-    (tongues, backlogs, deltas, history).prop_map(|(tongues, backlogs, deltas_total_bytes, history_size)| Ways {
+    let replies = prop_oneof![2 => Just(u32::MAX), 1 => Just(1_000_000u32)];
+    let all = (tongues, backlogs, deltas, history, replies);
+    all.prop_map(|(tongues, backlogs, deltas_total_bytes, history_size, reply_bytes_per_second)| Ways {
         tongues: tongues.map(|(centrifuge, deflate)| Tongue { centrifuge, deflate }),
         backlog_bytes: backlogs.0,
         backlog_total_bytes: backlogs.1,
         deltas_total_bytes,
+        reply_bytes_per_second,
         history_size,
     })
 }
