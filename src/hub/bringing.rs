@@ -1,5 +1,6 @@
 //! Bringing sessions to where their lanes are by something else than the lanes' own frames: a snapshot, or a replay.
 
+use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 
 use super::allowance::counted;
@@ -16,6 +17,9 @@ use crate::position::Offset;
 use crate::protocol::{CommandId, Encoding, Op, Refusal, Refused, Standing};
 use crate::topic::{Replay, Slot, Snapshot};
 use crate::wire::close::CloseReason;
+
+/// Time after which a state is asked for once more, where a fault kept it from being read, in ms.
+const ASKED_AGAIN_MS: u64 = 1_000;
 
 impl Shard {
     /// Begins a snapshot command.
@@ -203,6 +207,37 @@ impl Shard {
                     self.snapshot_for_hold(session, lane, snapshot);
                 }
                 Waiter::Subscribe { .. } => {}
+            }
+        }
+    }
+
+    /// Neither a topic's state nor a replay of it came, because of a fault. What can be asked for once more, is; a session
+    /// that cannot be brought on otherwise comes back.
+    pub(super) fn unanswered(&mut self, ask: u32, topic: &TopicName) {
+        let Some(Ask { waiters, .. }) = self.asks.try_remove(ask as usize) else { return };
+        for waiter in waiters {
+            match waiter {
+                Waiter::Snapshot { group } => {
+                    let reason = "the state was not read because of a fault in this server; try again";
+                    if let Some(waiting) = self.groups.get_mut(group as usize) {
+                        waiting.refused.add(Refusal::new(503, reason).about(topic.as_str()));
+                        self.snapshot_answered(group);
+                    }
+                }
+                Waiter::Hold { session, charged, .. } if self.keyed(session).is_some() => {
+                    self.not_sent(session.index, charged);
+                    self.close(session.index, CloseReason::NoAnswer);
+                }
+                Waiter::Lane { lane: lane_id } => {
+                    let due_ms = self.now_ms + ASKED_AGAIN_MS;
+                    if let Some((lane, wanted)) = self.subscribers.lane_and_topic(lane_id)
+                        && wanted.name == *topic
+                    {
+                        (lane.awaiting, lane.due_ms) = (false, due_ms);
+                        self.dues.push(Reverse((due_ms, lane_id)));
+                    }
+                }
+                Waiter::Hold { .. } | Waiter::Subscribe { .. } => {}
             }
         }
     }

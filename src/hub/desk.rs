@@ -12,8 +12,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::allowance::{Allowance, Answers};
+use super::allowance::Answers;
 use super::backend::{Answer, Backend};
+use super::debt::{Debt, Owed, To};
 use super::event::{Ask, Asked, Attach, Attached, Batch, Event, Request, SessionKey, Shown};
 use super::places::{Holder, Place, Places};
 use super::queue::QueueSender;
@@ -22,7 +23,7 @@ use crate::auth::{Caller, Grant, TokenError, Users, Verifier};
 use crate::limits::{ANSWER_TIMEOUT, PUBLISH_WAIT};
 use crate::metrics::Metrics;
 use crate::name::TopicName;
-use crate::protocol::{CommandId, Dialect, Op, Refusal};
+use crate::protocol::{CommandId, Op, Refusal};
 use crate::topic::{Payload, PublishError, ShardId, Topics};
 
 /// A client that comes from a node that is ahead waits for this one to get there: looks at it are made after these times,
@@ -38,13 +39,13 @@ pub struct Desk {
 }
 
 /// What requests are answered with.
-struct Clerk {
+pub(super) struct Clerk {
     queues: Arc<[QueueSender]>,
-    topics: Arc<Topics>,
+    pub(super) topics: Arc<Topics>,
     verifier: Arc<Verifier>,
     users: Arc<Users>,
     backend: Arc<dyn Backend>,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     catching_up: Arc<Places>,
     answers: Answers,
     publishes: Mutex<Publishes>,
@@ -69,64 +70,6 @@ struct Attaching {
     grant: Option<Grant>,
     debt: Debt,
     _held: Held,
-}
-
-/// An answer that a session waits for. It is given even if the task dies that was to give it: then it says so.
-struct Debt {
-    clerk: Arc<Clerk>,
-    owed: Option<Owed>,
-}
-
-enum Owed {
-    Attached(ShardId, u32),
-    Reply(To, Op),
-}
-
-impl Debt {
-    fn attached(clerk: &Arc<Clerk>, attach: &Attach) -> Self {
-        Self { clerk: clerk.clone(), owed: Some(Owed::Attached(attach.shard, attach.ask)) }
-    }
-
-    fn reply(clerk: &Arc<Clerk>, to: To, op: Op) -> Self {
-        Self { clerk: clerk.clone(), owed: Some(Owed::Reply(to, op)) }
-    }
-
-    /// Whom a reply goes to.
-    fn to(&self) -> Option<&To> {
-        match &self.owed {
-            Some(Owed::Reply(to, _)) => Some(to),
-            _ => None,
-        }
-    }
-
-    /// Answers a subscribe.
-    fn attach(&mut self, result: Result<Box<Attached>, Refusal>) {
-        if let Some(Owed::Attached(shard, ask)) = self.owed.take() {
-            self.clerk.send(shard, Event::Attached { ask, result });
-        }
-    }
-
-    /// Answers a command.
-    fn settle(&mut self, reply: Result<Bytes, Refusal>) {
-        if let Some(Owed::Reply(to, op)) = self.owed.take() {
-            self.clerk.reply(to, op, reply);
-        }
-    }
-}
-
-impl Drop for Debt {
-    fn drop(&mut self) {
-        if self.owed.is_none() {
-            return;
-        }
-        tracing::error!("a request of a session was not answered; it is told to try again");
-        self.clerk.metrics.answers_died.inc();
-        let refusal = Refusal::new(503, "the command was not answered because of a fault in this server; try again");
-        match &self.owed {
-            Some(Owed::Attached(..)) => self.attach(Err(refusal)),
-            _ => self.settle(Err(refusal)),
-        }
-    }
 }
 
 impl Desk {
@@ -269,7 +212,7 @@ impl Clerk {
         self.metrics.subscribe_was_ahead("timed_out");
     }
 
-    fn send(&self, shard: ShardId, event: Event) {
+    pub(super) fn send(&self, shard: ShardId, event: Event) {
         if let Some(queue) = self.queues.get(usize::from(shard.0)) {
             queue.send(event);
         }
@@ -311,15 +254,24 @@ impl Clerk {
                 });
             }
             Request::Snapshot { shard, ask, topic } => {
-                self.topics.snapshot_for(&topic, |snapshot| self.send(shard, Event::Snapshot { ask, snapshot }));
+                let mut debt = Debt::new(self, Owed::Topic(shard, ask, topic.clone()));
+                #[cfg(test)]
+                tests::fault(&topic);
+                self.topics.snapshot_for(&topic, |snapshot| debt.pay(Event::Snapshot { ask, snapshot }));
             }
             Request::Replay { shard, ask, topic, encoding, after } => {
+                let mut debt = Debt::new(self, Owed::Topic(shard, ask, topic.clone()));
+                #[cfg(test)]
+                tests::fault(&topic);
                 self.topics.replay_for(&topic, encoding, after, |replay| {
-                    self.send(shard, Event::Replayed { ask, replay: replay.map(Box::new) });
+                    debt.pay(Event::Replayed { ask, replay: replay.map(Box::new) });
                 });
             }
             Request::Detach { shard, slot, topic } => {
-                self.topics.detach(&topic, shard, slot, || self.send(shard, Event::Detached { slot }));
+                let mut debt = Debt::new(self, Owed::Detached(shard, slot, topic.clone()));
+                #[cfg(test)]
+                tests::fault(&topic);
+                self.topics.detach(&topic, shard, slot, || debt.pay(Event::Detached { slot }));
             }
             Request::Authenticate { shard, session, id, purpose, token, held: before } => {
                 let clerk = self.clone();
@@ -333,11 +285,13 @@ impl Clerk {
                 });
             }
             Request::SubRefresh { shard, session, id, slot, topic, shown } => {
-                let clerk = self.clone();
                 let Shown { token, user, .. } = shown;
+                let mut debt = Debt::new(self, Owed::SubRefreshed(shard, session, id.clone(), slot));
+                #[cfg(test)]
+                tests::fault(&topic);
                 self.verifier.grant(caller(shard, session), token, user, topic, move |result| {
                     drop(held);
-                    clerk.send(shard, Event::SubRefreshed { session, id, slot, result });
+                    debt.pay(Event::SubRefreshed { session, id, slot, result });
                 });
             }
             Request::Topic { shard, session, dialect, id, topic, ask, asked } => {
@@ -351,8 +305,12 @@ impl Clerk {
                 let Some(to) = self.may_ask(to, op) else { return };
                 match ask {
                     Ask::History(query) => {
-                        let reply = self.topics.history(&topic, &query).map(|page| dialect.history(&to.id, &page));
-                        self.reply(to, op, reply);
+                        let mut debt = Debt::reply(self, to, op);
+                        #[cfg(test)]
+                        tests::fault(&topic);
+                        let page = self.topics.history(&topic, &query);
+                        let reply = debt.to().map(|to| page.map(|page| dialect.history(&to.id, &page)));
+                        debt.settle(reply.unwrap_or_else(|| Ok(Bytes::new())));
                     }
                     Ask::Presence => {
                         let reply = move |id: &CommandId, members: Vec<_>| dialect.presence(id, &members);
@@ -403,7 +361,7 @@ impl Clerk {
         Some(exhausted.refusal)
     }
 
-    fn reply(&self, to: To, op: Op, reply: Result<Bytes, Refusal>) {
+    pub(super) fn reply(&self, to: To, op: Op, reply: Result<Bytes, Refusal>) {
         let To { shard, session, dialect, id, asked } = to;
         let reply = match reply {
             Ok(reply) => {
@@ -508,27 +466,19 @@ async fn in_time<T>(answer: Answer<T>) -> Result<T, Refusal> {
     tokio::time::timeout(ANSWER_TIMEOUT, answer).await.unwrap_or_else(late)
 }
 
-/// Whom an answer goes to.
-struct To {
-    shard: ShardId,
-    session: SessionKey,
-    dialect: Dialect,
-    id: CommandId,
-    /// What it has asked for so far.
-    asked: Allowance,
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
 
+    use super::super::allowance::Allowance;
     use super::super::backend::{Member, MemberCount};
     use super::super::{Hub, Parked};
     use super::*;
     use crate::auth::Tokens;
     use crate::config::Config;
     use crate::config::PayloadForm;
-    use crate::protocol::MemberInfo;
+    use crate::protocol::{Dialect, MemberInfo};
+    use crate::topic::Slot;
 
     /// What is behind the hub, when it fails: what it does is in the topic's name.
     struct Fails;
@@ -553,6 +503,11 @@ mod tests {
         fn call(&self, _: String, _: String, _: String, _: Bytes) -> Answer<Bytes> {
             panic!("injected")
         }
+    }
+
+    /// Where the desk fails by itself: so does what is asked of such a topic.
+    pub(super) fn fault(topic: &TopicName) {
+        assert!(!topic.as_str().starts_with("fault:"), "injected");
     }
 
     /// A desk whose backend fails, and a shard's end that a test has in hand.
@@ -590,6 +545,15 @@ mod tests {
         fn publish(&self, id: u64, topic: &str) {
             let payload = Payload::read(Bytes::from_static(b"1"), 100, PayloadForm::Json).unwrap();
             self.ask(id, topic, Ask::Publish(payload));
+        }
+
+        async fn event(&self) -> Event {
+            loop {
+                if let Some(event) = self.part.queue.take() {
+                    return event;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
         }
 
         /// The next reply: its id, and its error's code.
@@ -641,6 +605,36 @@ mod tests {
         shard.publish(6, "good");
         assert_eq!(shard.reply().await, (6, 0));
         assert_eq!(shard.metrics.answers_died.get(), 6);
+    }
+
+    /// What fails at the desk itself is answered, too: a state, a replay, a topic that is let go of, a new token of a
+    /// subscription, history.
+    #[tokio::test]
+    async fn what_fails_at_the_desk_is_answered() {
+        let shard = Shard::start();
+        let (id, session) = (ShardId(0), SessionKey { index: 0, generation: 1 });
+        let topic = || TopicName::new("fault:a").unwrap();
+        shard.send(Request::Snapshot { shard: id, ask: 1, topic: topic() });
+        let (encoding, after) = (crate::protocol::Encoding::Plain, crate::position::Offset::ZERO);
+        shard.send(Request::Replay { shard: id, ask: 2, topic: topic(), encoding, after });
+        for ask in [1, 2] {
+            let Event::Unanswered { ask: answered, topic } = shard.event().await else { panic!("{ask}") };
+            assert_eq!((answered, topic.as_str()), (ask, "fault:a"));
+        }
+        shard.send(Request::Detach { shard: id, slot: Slot(7), topic: topic() });
+        let Event::Detached { slot } = shard.event().await else { panic!("it is still wanted") };
+        assert_eq!(slot, Slot(7));
+        let shown = Shown { token: String::new(), user: String::new(), session };
+        let command = command_id(3);
+        shard.send(Request::SubRefresh { shard: id, session, id: command, slot: Slot(8), topic: topic(), shown });
+        let Event::SubRefreshed { slot, result, .. } = shard.event().await else { panic!("no answer to a token") };
+        assert_eq!((slot, result), (Slot(8), Err(TokenError::Fault)));
+        let query = crate::protocol::HistoryQuery { limit: 1, since: None, reverse: false };
+        shard.ask(4, "fault:a", Ask::History(query));
+        assert_eq!(shard.reply().await, (4, 100));
+        assert_eq!(shard.metrics.answers_died.get(), 5);
+        shard.publish(5, "good");
+        assert_eq!(shard.reply().await, (5, 0));
     }
 
     /// What does not answer is given up, and what waited behind it is refused, not stored after its time.

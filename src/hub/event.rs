@@ -149,6 +149,11 @@ pub(super) enum Event {
         ask: u32,
         replay: Option<Box<Replay>>,
     },
+    /// Neither a topic's state nor a replay of it came, because of a fault.
+    Unanswered {
+        ask: u32,
+        topic: TopicName,
+    },
     Detached {
         slot: Slot,
     },

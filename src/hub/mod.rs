@@ -24,6 +24,7 @@ mod client;
 mod commands;
 mod conflate;
 mod connecting;
+mod debt;
 mod deflating;
 mod delivering;
 mod desk;

@@ -327,6 +327,7 @@ impl Shard {
             Event::Attached { ask, result } => self.attached(ask, result),
             Event::Snapshot { ask, snapshot } => self.snapshot_came(ask, &snapshot),
             Event::Replayed { ask, replay } => self.replayed(ask, replay),
+            Event::Unanswered { ask, topic } => self.unanswered(ask, &topic),
             Event::Detached { slot } => {
                 self.memberships.forget(slot);
                 self.subscribers.free(slot);

@@ -106,3 +106,23 @@ fn what_waited_for_an_answer_is_heard_in_turns() {
     world.settle().unwrap();
     world.leave().unwrap();
 }
+
+/// A state that does not come because of a fault: a command is answered, and a session that it was to bring on comes back.
+#[test]
+fn a_state_that_a_fault_keeps_back_is_answered() {
+    let mut world = World::new(FlushBackend::Epoll, &[], Ways::plain());
+    world.come(0);
+    world.publish(0, 10);
+    world.settle().unwrap();
+    let topic = crate::name::TopicName::new(TOPICS[0]).unwrap();
+    if let Some(peer) = &mut world.peers[0] {
+        peer.send(&json!({"op": "snapshot", "args": [TOPICS[0]]}));
+    }
+    world.turn(20).unwrap();
+    let ask = u32::try_from(world.shard.asks.iter().next().unwrap().0).unwrap();
+    world.shard.unanswered(ask, &topic);
+    assert!(world.shard.asks.is_empty() && world.shard.groups.is_empty() && world.shard.snapshotting.is_empty());
+    // The desk's own answer comes to nothing.
+    world.settle().unwrap();
+    world.leave().unwrap();
+}
