@@ -1,7 +1,7 @@
 //! Connection tokens that were good a moment ago, by the SHA-256 of their text: clients that poll, or reconnect, show
 //! the same one again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
@@ -12,16 +12,45 @@ use crate::limits::{VERIFIED_TOKEN_BYTES_MAX, VERIFIED_TOKENS_MAX};
 /// Holds no token, only what it said.
 #[derive(Default)]
 pub(super) struct Verified {
-    known: Mutex<HashMap<[u8; 32], Known>>,
+    all: Mutex<All>,
+}
+
+type Digest = [u8; 32];
+
+/// The tokens kept, and in which order they came: at the cap the oldest goes, without a look at the others.
+#[derive(Default)]
+struct All {
+    known: HashMap<Digest, Known>,
+    /// Those that were removed, or kept anew since, are still in it; it has [`VERIFIED_TOKENS_MAX`] at most.
+    order: VecDeque<(Digest, u64)>,
+    /// Tokens kept so far.
+    count: u64,
+}
+
+impl All {
+    fn keep(&mut self, digest: Digest, identity: Identity, generation: u64) {
+        while self.order.len() >= VERIFIED_TOKENS_MAX
+            && let Some((oldest, number)) = self.order.pop_front()
+        {
+            if self.known.get(&oldest).is_some_and(|known| known.number == number) {
+                self.known.remove(&oldest);
+            }
+        }
+        self.count += 1;
+        self.order.push_back((digest, self.count));
+        self.known.insert(digest, Known { identity, generation, number: self.count });
+    }
 }
 
 struct Known {
+    /// Which of all that were kept it is.
+    number: u64,
     identity: Identity,
     /// Of the keys it was verified with: a key that was withdrawn counts no more.
     generation: u64,
 }
 
-fn digest(token: &str) -> [u8; 32] {
+fn digest(token: &str) -> Digest {
     Sha256::digest(token.as_bytes()).into()
 }
 
@@ -32,12 +61,12 @@ impl Verified {
             return None;
         }
         let digest = digest(token);
-        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = all.get(&digest)?;
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = all.known.get(&digest)?;
         let identity = match known.generation == tokens.generation() && !super::claims::has_expired(&known.identity) {
             true => known.identity.clone(),
             false => {
-                all.remove(&digest);
+                all.known.remove(&digest);
                 return None;
             }
         };
@@ -46,20 +75,63 @@ impl Verified {
         Some(Ok(identity))
     }
 
-    /// Keeps what a good token says. One of those kept before goes, if there are too many.
+    /// Keeps what a good token says. The one that was kept first goes, if there are too many.
     pub(super) fn keep(&self, token: &str, identity: &Identity, generation: u64) {
         if token.len() > VERIFIED_TOKEN_BYTES_MAX {
             return;
         }
-        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= VERIFIED_TOKENS_MAX {
-            all.retain(|_, known| known.generation == generation && !super::claims::has_expired(&known.identity));
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.keep(digest(token), identity.clone(), generation);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::TopicRules;
+
+    fn identity(user: &str) -> Identity {
+        Identity {
+            user: user.into(),
+            expires_s: None,
+            topics: TopicRules::default(),
+            info: bytes::Bytes::new(),
+            subscribed: Vec::new(),
+            asked: std::sync::Arc::default(),
+            seat: None,
         }
-        if all.len() >= VERIFIED_TOKENS_MAX
-            && let Some(one) = all.keys().next().copied()
-        {
-            all.remove(&one);
+    }
+
+    #[test]
+    fn at_the_cap_the_oldest_goes_and_no_other_is_looked_at() {
+        let mut all = All::default();
+        let flood = 20 * VERIFIED_TOKENS_MAX;
+        for n in 0..flood {
+            // One that keeps coming, as its client does, stays.
+            let again = all.known.contains_key(&digest("mine"));
+            if n % 500 == 0 {
+                all.keep(digest("mine"), identity("mine"), 1);
+            }
+            assert!(n == 0 || again, "{n}");
+            // What one keeping may cost: the queue gives up what comes in, and is never walked.
+            let before = all.order.len();
+            all.keep(digest(&n.to_string()), identity("flood"), 1);
+            assert!(all.order.len() >= before, "{n}: more than one was given up");
+            assert!(all.order.len() <= VERIFIED_TOKENS_MAX && all.known.len() <= all.order.len(), "{n}");
         }
-        all.insert(digest(token), Known { identity: identity.clone(), generation });
+        assert!(all.known.contains_key(&digest(&(flood - 1).to_string())) && !all.known.contains_key(&digest("0")));
+    }
+
+    #[test]
+    fn one_that_was_removed_and_came_again_is_not_given_up_for_its_first_time() {
+        let mut all = All::default();
+        all.keep(digest("a"), identity("a"), 1);
+        all.known.remove(&digest("a"));
+        for n in 0..VERIFIED_TOKENS_MAX - 2 {
+            all.keep(digest(&n.to_string()), identity("b"), 1);
+        }
+        all.keep(digest("a"), identity("a"), 2);
+        all.keep(digest("last"), identity("b"), 2);
+        assert_eq!(all.known.get(&digest("a")).map(|known| known.generation), Some(2));
     }
 }

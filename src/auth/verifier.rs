@@ -20,7 +20,7 @@ use crate::limits::{
 };
 use crate::metrics::Metrics;
 use crate::name::TopicName;
-use crate::rate::Rate;
+use crate::rate::{Rate, Sweep};
 
 /// Who shows a token. Each has a line of its own; lines take turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,6 +49,8 @@ struct Inner {
     session_failures: usize,
     /// Failures of an address.
     address_failures: Option<Rate>,
+    /// When addresses that have paid for their failures are forgotten: a failure costs no look at all of them.
+    sweep: Sweep,
     /// Jobs of one session that may wait.
     session_jobs: usize,
     /// Jobs of one address that may be under way at once.
@@ -222,6 +224,7 @@ impl Verifier {
             ready: Condvar::new(),
             started: Instant::now(),
             session_failures: limits.token_failures as usize,
+            sweep: Sweep::new(TOKEN_ADDRESSES_MAX - 1),
             address_failures: (rate > 0).then(|| Rate::new(rate, rate.saturating_mul(TOKEN_FAILURES_BURST))),
             session_jobs: limits.subscriptions.saturating_add(limits.commands_burst as usize),
             address_busy: (threads / 2).max(1),
@@ -468,7 +471,7 @@ impl Inner {
         let now_ns = self.now_ns();
         let mut lines = self.lines();
         if let (true, Caller::Address(address), Some(rate)) = (failed, caller, self.address_failures) {
-            if lines.spent.len() >= TOKEN_ADDRESSES_MAX {
+            if self.sweep.is_due(lines.spent.len()) {
                 lines.spent.retain(|_, used| !Rate::is_unused(*used, now_ns));
             }
             if lines.spent.len() < TOKEN_ADDRESSES_MAX || lines.spent.contains_key(&address) {

@@ -345,6 +345,40 @@ async fn batches_keep_their_order_repeats_are_known_and_history_is_removed_on_al
     }
 }
 
+/// As with Redis: what is sent together may be stored in part, and nothing behind that is sent.
+#[tokio::test]
+async fn a_batch_stops_where_nats_refuses_and_says_what_was_stored() {
+    let nats = Nats::start();
+    let js = nats.jetstream().await;
+    let subjects = vec!["nexus.deltas.>".to_owned()];
+    let stream = Config { name: "NEXUS".into(), subjects, max_message_size: 2_000, ..Config::default() };
+    js.create_stream(stream).await.unwrap();
+    let server = nats.server("").await;
+    // More than are sent before their answers are awaited; one of the first is longer than the stream takes.
+    let long = "x".repeat(4_000);
+    let commands = |long: &str| -> Vec<Value> {
+        let data = |n: usize| if n == 100 { json!(long) } else { json!(n) };
+        (0..1_300).map(|n| json!({"publish": {"channel": "stream:a", "data": data(n)}})).collect()
+    };
+    let batch = |long: &str| json!({"commands": commands(long), "idempotency_key": "batch"});
+    let (_, stored) = server.post("/api/batch", &batch(&long));
+    let replies = stored["replies"].as_array().unwrap();
+    let offsets: Vec<u64> = replies.iter().filter_map(|reply| reply["publish"]["offset"].as_u64()).collect();
+    assert!(offsets.len() >= 100 && offsets.len() <= 600, "{}", offsets.len());
+    assert!(offsets.windows(2).all(|pair| pair[0] < pair[1]), "{offsets:?}");
+    let told = |at: usize| replies[at]["error"]["message"].as_str().unwrap_or_default();
+    assert!(told(100).contains("NATS did not take the delta"), "{}", told(100));
+    for at in offsets.len() + 1..1_300 {
+        assert!(told(at).contains("not sent, as one before it failed"), "{at}: {}", told(at));
+    }
+    let mut stream = js.get_stream("NEXUS").await.unwrap();
+    assert_eq!(stream.info().await.unwrap().state.messages, offsets.len() as u64, "what was stored is what was said");
+    // Sent again with the same key, once it is mended: each is stored once.
+    let (_, again) = server.post("/api/batch", &batch("short"));
+    assert!(again["replies"].as_array().unwrap().iter().all(|reply| reply["publish"]["offset"].is_u64()), "{again}");
+    assert_eq!(stream.info().await.unwrap().state.messages, 1_300);
+}
+
 #[tokio::test]
 async fn publishing_over_http_goes_through_the_stream_and_says_when_it_cannot() {
     let mut nats = Nats::start();

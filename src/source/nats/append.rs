@@ -41,11 +41,12 @@ impl NatsAppender {
         Self { link, stream, subjects, source, topics, metrics }
     }
 
-    /// Appends deltas in their order. Each is in the stream when this returns, or its result says why not. One that was not
-    /// confirmed may have been appended all the same, if the connection broke in between: who sent it with an idempotency key
-    /// may send it again.
+    /// Appends deltas in their order, some at a time: once one was not taken, no more are sent. Each is in the stream when this
+    /// returns, or its result says why not. One that was not confirmed may have been appended all the same, if the connection
+    /// broke in between: who sent it with an idempotency key may send it again.
     pub async fn append_all(&self, outgoing: &[&Outgoing<'_>]) -> Vec<Result<(Offset, Epoch), Trouble>> {
-        let mut results = Vec::with_capacity(outgoing.len());
+        let mut results: Vec<Result<(Offset, Epoch), Trouble>> = Vec::with_capacity(outgoing.len());
+        let mut broken: Option<String> = None;
         while let Some(rest) = outgoing.get(results.len()..).filter(|rest| !rest.is_empty()) {
             let mut bytes = 0;
             let fits = |one: &&&Outgoing<'_>| {
@@ -56,7 +57,14 @@ impl NatsAppender {
             let chunk: Vec<&&Outgoing<'_>> = rest.iter().take(APPEND_DELTAS_MAX).take_while(fits).collect();
             let mut sent = Vec::with_capacity(chunk.len());
             for one in chunk {
-                sent.push(self.send(one).await);
+                let one = match &broken {
+                    None => self.send(one).await,
+                    Some(why) => Err(Trouble(format!("not sent, as one before it failed: {why}"))),
+                };
+                if let (None, Err(trouble)) = (&broken, &one) {
+                    broken = Some(trouble.to_string());
+                }
+                sent.push(one);
             }
             let confirmed = sent.into_iter().map(|sent| async {
                 match sent {
@@ -65,6 +73,9 @@ impl NatsAppender {
                 }
             });
             for confirmed in join_all(confirmed).await {
+                if let (None, Err(trouble)) = (&broken, &confirmed) {
+                    broken = Some(trouble.to_string());
+                }
                 results.push(confirmed.map(|confirmed| {
                     if confirmed.duplicate {
                         self.metrics.publish_repeated.inc();
