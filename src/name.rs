@@ -93,6 +93,31 @@ fn kind(c: char) -> &'static str {
     }
 }
 
+/// Why a text is no rule about topics: an exact name, or a prefix of names with `*` behind it; `*` alone is all of them.
+/// Such a rule would never match what its author means.
+pub fn no_rule(rule: &str) -> Option<String> {
+    let prefix = rule.strip_suffix('*').unwrap_or(rule);
+    if rule.is_empty() {
+        return Some("is empty; write a topic's name, or a prefix that ends in `*`".into());
+    }
+    if let Some(c) = unprintable(rule) {
+        return Some(NameError::NotPrintable(c).to_string());
+    }
+    if prefix.contains('*') {
+        let shown = rule.get(..rule.floor_char_boundary(RULE_BYTES_SHOWN)).unwrap_or_default();
+        return Some(format!(
+            "`{shown}` never matches: a `*` may stand at the end alone, as in `quotes:*`, for all names that begin so"
+        ));
+    }
+    if prefix.len() > TOPIC_NAME_BYTES_MAX {
+        return Some(format!("has {} bytes, but no topic's name has more than {TOPIC_NAME_BYTES_MAX}", prefix.len()));
+    }
+    None
+}
+
+/// Bytes of a rule that an error shows.
+const RULE_BYTES_SHOWN: usize = 64;
+
 /// The namespace that a text would have as a topic name.
 pub fn namespace_of(name: &str) -> Option<&str> {
     let namespace = name.split_once(':').map(|(namespace, _)| namespace)?;

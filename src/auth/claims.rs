@@ -1,15 +1,17 @@
 //! What tokens say.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::{Grant, Identity, TokenError, TopicRules};
 use crate::limits::SERVER_SUBSCRIPTIONS_MAX;
-use crate::name::{NameError, TopicName, unprintable};
+use crate::name::{TopicName, no_rule};
 
 /// Difference between clocks that is forgiven, in s: a token may be used until so long after its `exp`, and a session or a
 /// subscription that it began ends then.
@@ -21,6 +23,9 @@ const LEEWAY: f64 = LEEWAY_S as f64;
 
 /// Latest time that a claim may name: the last second of the year 9999, Unix time. Times in ms are beyond it.
 const DATE_MAX_S: f64 = 253_402_300_799.0;
+
+/// What `topics` and `channels` must be.
+const LIST: &str = "a list of texts";
 
 /// `aud`: one, or several of which one is enough.
 #[derive(Deserialize)]
@@ -45,26 +50,43 @@ pub(super) struct Claims {
     nbf: Option<Box<RawValue>>,
     #[serde(default, deserialize_with = "as_written")]
     iat: Option<Box<RawValue>>,
-    /// What may be subscribed to.
+    /// What may be subscribed to: a list of texts.
     #[serde(default)]
-    topics: Option<Vec<String>>,
-    /// What the server subscribes the session to.
+    topics: Option<Box<RawValue>>,
+    /// What the server subscribes the session to: likewise.
     #[serde(default)]
-    channels: Vec<String>,
-    /// The same, with options that are passed over here.
+    channels: Option<Box<RawValue>>,
+    /// The same: an object by name, whose options are passed over here.
     #[serde(default)]
-    subs: std::collections::BTreeMap<String, serde::de::IgnoredAny>,
-    /// The one topic of a subscription token.
+    subs: Option<Box<RawValue>>,
+    /// The one topic of a subscription token: a text.
     #[serde(default)]
-    channel: Option<String>,
+    channel: Option<Box<RawValue>>,
     /// Shown to others in presence, join and leave.
     #[serde(default)]
     info: Option<Box<RawValue>>,
+    /// A text.
     #[serde(default)]
-    b64info: Option<String>,
+    b64info: Option<Box<RawValue>>,
 }
 
-/// `null` is a value of the wrong kind, not a claim that is missing.
+/// A claim that must be of one kind, if it is there.
+fn claim<T: serde::de::DeserializeOwned>(
+    name: &str,
+    kind: &str,
+    claim: Option<&RawValue>,
+) -> Result<Option<T>, TokenError> {
+    let Some(claim) = claim else { return Ok(None) };
+    let read = serde_json::from_str(claim.get()).map(Some);
+    read.map_err(|_| invalid(format!("{name} is {}, it must be {kind}", shown(claim))))
+}
+
+/// As much of a claim as an error shows.
+fn shown(claim: &RawValue) -> String {
+    claim.get().chars().take(24).collect()
+}
+
+/// For these claims, `null` is a value of the wrong kind, not a claim that is missing.
 fn as_written<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(deserializer).map(Some)
 }
@@ -87,7 +109,7 @@ fn invalid(reason: impl Into<String>) -> TokenError {
 /// A time, in Unix seconds (NumericDate, RFC 7519 §2: it may have a fraction).
 fn date(name: &str, claim: Option<&RawValue>) -> Result<Option<f64>, TokenError> {
     let Some(claim) = claim else { return Ok(None) };
-    let shown: String = claim.get().chars().take(24).collect();
+    let shown = shown(claim);
     let Ok(seconds) = serde_json::from_str::<f64>(claim.get()) else {
         return Err(invalid(format!("{name} is {shown}, it must be a number: Unix time in seconds")));
     };
@@ -116,20 +138,20 @@ impl Claims {
         let issued_by = text("iss", self.iss.as_deref())?;
         if let Some(issuer) = issuer {
             match issued_by {
-                None => return Err(invalid("iss is missing (access.issuer)")),
-                Some(iss) if iss != issuer => return Err(invalid("iss is not access.issuer")),
+                None => return Err(invalid("iss is missing, and access.issuer asks for it")),
+                Some(iss) if iss != issuer => return Err(invalid("iss is not access.issuer: another issued it")),
                 Some(_) => {}
             }
         }
         if let Some(audience) = audience {
-            let Some(aud) = &self.aud else { return Err(invalid("aud is missing (access.audience)")) };
+            let Some(aud) = &self.aud else { return Err(invalid("aud is missing, and access.audience asks for it")) };
             let named = match serde_json::from_str::<Audience>(aud.get()) {
                 Ok(Audience::One(one)) => one == audience,
                 Ok(Audience::Several(several)) => several.iter().any(|one| one == audience),
                 Err(_) => return Err(invalid("aud must be a text or a list of texts")),
             };
             if !named {
-                return Err(invalid("aud is not access.audience"));
+                return Err(invalid("aud is not access.audience: it is for another service"));
             }
         }
         date("iat", self.iat.as_deref())?;
@@ -155,13 +177,14 @@ impl Claims {
     }
 
     fn info(&self) -> Result<Bytes, TokenError> {
-        match (&self.info, &self.b64info) {
+        let encoded = claim::<String>("b64info", "a text", self.b64info.as_deref())?;
+        match (&self.info, &encoded) {
             (Some(info), _) => Ok(Bytes::copy_from_slice(info.get().as_bytes())),
             (None, Some(encoded)) => {
                 let bytes = base64::engine::general_purpose::STANDARD
                     .decode(encoded)
                     .map_err(|_| TokenError::Invalid("b64info is not base64".into()))?;
-                serde_json::from_slice::<serde::de::IgnoredAny>(&bytes)
+                serde_json::from_slice::<IgnoredAny>(&bytes)
                     .map_err(|_| TokenError::Invalid("b64info is not JSON".into()))?;
                 Ok(Bytes::from(bytes))
             }
@@ -175,7 +198,9 @@ impl Claims {
             return Err(TokenError::Invalid("it is a subscription token (it has a `channel`)".into()));
         }
         let (info, user, expires_s) = (self.info()?, self.user()?, self.expires_s()?);
-        let names = self.channels.iter().chain(self.subs.keys());
+        let channels = claim::<Vec<String>>("channels", LIST, self.channels.as_deref())?.unwrap_or_default();
+        let subs = claim::<BTreeMap<String, IgnoredAny>>("subs", "an object by topic", self.subs.as_deref())?;
+        let names = channels.iter().chain(subs.iter().flat_map(BTreeMap::keys));
         let subscribed: Result<Vec<TopicName>, _> = names.map(|name| TopicName::new(name)).collect();
         let mut subscribed = subscribed.map_err(|e| TokenError::Invalid(format!("channels: {e}")))?;
         subscribed.sort_unstable();
@@ -186,18 +211,19 @@ impl Claims {
                 subscribed.len()
             )));
         }
-        for rule in self.topics.iter().flatten() {
-            if let Some(c) = unprintable(rule) {
-                return Err(invalid(format!("topics: {}", NameError::NotPrintable(c))));
-            }
+        let topics = claim::<Vec<String>>("topics", LIST, self.topics.as_deref())?;
+        if let Some((at, fault)) = topics.iter().flatten().enumerate().find_map(|(at, rule)| Some((at, no_rule(rule)?)))
+        {
+            return Err(invalid(format!("topics[{at}] {fault}")));
         }
-        let topics = self.topics.map_or_else(|| default_topics.clone(), TopicRules::new);
+        let topics = topics.map_or_else(|| default_topics.clone(), TopicRules::new);
         Ok(Identity { user, expires_s, topics, info, subscribed, asked: Arc::default(), seat: None })
     }
 
     /// As a subscription token of `user` for `topic`.
     pub(super) fn grant(self, user: &str, topic: &TopicName) -> Result<Grant, TokenError> {
-        if self.channel.as_deref() != Some(topic.as_str()) {
+        let channel = claim::<String>("channel", "a text", self.channel.as_deref())?;
+        if channel.as_deref() != Some(topic.as_str()) {
             return Err(TokenError::Invalid("it is not for this topic (`channel`)".into()));
         }
         if self.user()? != user {

@@ -50,7 +50,7 @@ pub enum TokenError {
     #[error("this server accepts no tokens (access.keys is empty and there is no access.jwks)")]
     NoKeys,
     /// Past `exp`.
-    #[error("token has expired")]
+    #[error("token has expired (exp)")]
     Expired,
     /// Anything else.
     #[error("token is not valid: {0}")]
@@ -96,6 +96,15 @@ impl TokenError {
     /// show all that they had, and get new ones.
     pub(super) fn is_the_tokens_fault(&self) -> bool {
         matches!(self, Self::Invalid(_))
+    }
+
+    /// What is wrong with the token, where a close says already that it is one that is not accepted.
+    pub fn fault(&self) -> String {
+        match self {
+            Self::Expired => "it has expired (exp)".to_owned(),
+            Self::Invalid(reason) => reason.clone(),
+            other => other.to_string(),
+        }
     }
 
     /// Short name for metrics.
@@ -169,7 +178,7 @@ impl Tokens {
         }
         let header = match decode_header(token) {
             Ok(header) => header,
-            Err(error) => return Verdict::Known(Err(error.into())),
+            Err(_) => return Verdict::Known(Err(TokenError::Invalid(header_fault(token)))),
         };
         // RFC 7515 §4.1.11: what it names must be understood, or the token refused. The library passes it over.
         if header.crit.is_some() {
@@ -177,7 +186,13 @@ impl Tokens {
             return Verdict::Known(Err(TokenError::Invalid(reason.to_owned())));
         }
         let kid = header.kid.as_deref();
-        let unknown = || TokenError::Invalid(format!("no key for algorithm {:?} and kid {kid:?}", header.alg));
+        let unknown = || {
+            let algorithm = header.alg;
+            TokenError::Invalid(match kid {
+                Some(kid) => format!("no key is known for its kid `{}` and alg {algorithm:?}", shown(kid)),
+                None => format!("no key is known for its alg {algorithm:?}, and it has no kid"),
+            })
+        };
         let set = self.jwks.as_ref().filter(|jwks| jwks.accepts(header.alg)).map(|jwks| jwks.set());
         let fetched = set.iter().flat_map(|set| &set.keys);
         let mut fitting = self.keys.iter().chain(fetched).filter(|key| key.fits(header.alg, kid)).peekable();
@@ -219,20 +234,50 @@ impl Tokens {
 fn claims(token: &str, key: &Key) -> Result<Claims, TokenError> {
     let malformed = || TokenError::Invalid("it is not three parts with a `.` between them".to_owned());
     let (signed, signature) = token.rsplit_once('.').ok_or_else(malformed)?;
-    if !jsonwebtoken::crypto::verify(signature, signed.as_bytes(), &key.key, key.algorithm)? {
-        return Err(TokenError::Invalid("its signature is not of this key".to_owned()));
+    // An error is a signature that is not even one by its form.
+    if !jsonwebtoken::crypto::verify(signature, signed.as_bytes(), &key.key, key.algorithm).unwrap_or(false) {
+        let reason = "its signature is wrong: another key made it, or the token was changed";
+        return Err(TokenError::Invalid(reason.to_owned()));
     }
     let (_, claims) = signed.rsplit_once('.').ok_or_else(malformed)?;
     let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD
         .decode(claims)
         .map_err(|_| TokenError::Invalid("its claims are not base64".to_owned()))?;
-    serde_json::from_slice(&claims).map_err(|error| TokenError::Invalid(format!("its claims cannot be read: {error}")))
+    serde_json::from_slice(&claims).map_err(|error| {
+        let text = error.to_string();
+        let twice = text.strip_prefix("duplicate field `").and_then(|rest| rest.split('`').next());
+        TokenError::Invalid(match twice {
+            Some(name) => format!("its claim {name} is there twice"),
+            None => "its claims are not a JSON object".to_owned(),
+        })
+    })
 }
 
-impl From<jsonwebtoken::errors::Error> for TokenError {
-    fn from(error: jsonwebtoken::errors::Error) -> Self {
-        Self::Invalid(error.to_string())
+/// What is wrong with the header of a token that has no good one.
+fn header_fault(token: &str) -> String {
+    let parts = token.split('.').count();
+    if parts != 3 {
+        return format!("it must be a signed JWT, three parts with a `.` between them, and has {parts}");
     }
+    let header = token.split('.').next().unwrap_or_default();
+    let Ok(header) = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(header) else {
+        return "its header is not base64url".to_owned();
+    };
+    let Ok(header) = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&header) else {
+        return "its header is not a JSON object".to_owned();
+    };
+    match header.get("alg") {
+        None => "its header has no alg".to_owned(),
+        Some(alg) if serde_json::from_value::<jsonwebtoken::Algorithm>(alg.clone()).is_err() => {
+            format!("its alg is {}; HS256, RS256, ES256 and EdDSA are taken here", shown(&alg.to_string()))
+        }
+        Some(_) => "a member of its header is of the wrong kind: kid and typ are texts".to_owned(),
+    }
+}
+
+/// As much of a header's member as an error shows.
+fn shown(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(24)).unwrap_or_default()
 }
 
 #[cfg(test)]

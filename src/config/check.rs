@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::secrets::KEY_BYTES_MIN;
 use super::{Class, Config, Limits, MemoryLimit, Namespace, PayloadForm, ProxyProtocol, TokenAlgorithm};
 use crate::limits;
-use crate::name::{NameError, PRIVATE_PREFIX, unprintable};
+use crate::name::{NameError, PRIVATE_PREFIX, no_rule, unprintable};
 
 /// One fault: the dotted key it is about, and what to do.
 pub(super) struct Fault {
@@ -170,12 +170,14 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         if config.publish.key.iter().take(i).any(|other| other.name == key.name) {
             fault(&format!("{at}.name"), format!("`{}` is another key's name already", key.name));
         }
-        if key.topics.is_empty() || key.topics.iter().any(String::is_empty) {
+        if key.topics.is_empty() {
             let reason = "write topics, or prefixes that end in `*`; `[\"*\"]` is all of them";
             fault(&format!("{at}.topics"), reason.into());
         }
         for (j, rule) in key.topics.iter().enumerate() {
-            visible(&format!("{at}.topics[{j}]"), rule, &mut fault);
+            if let Some(reason) = no_rule(rule) {
+                fault(&format!("{at}.topics[{j}]"), reason);
+            }
         }
         if key.scopes.is_empty() {
             fault(&format!("{at}.scopes"), "a key that may do nothing; write `publish`, `operate` or both".into());
@@ -240,13 +242,9 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         }
     }
     for (i, rule) in config.access.default_topics.iter().enumerate() {
-        if rule.is_empty() {
-            fault(
-                &format!("access.default_topics[{i}]"),
-                "is empty; write a topic, or a prefix that ends in `*`".into(),
-            );
+        if let Some(reason) = no_rule(rule) {
+            fault(&format!("access.default_topics[{i}]"), reason);
         }
-        visible(&format!("access.default_topics[{i}]"), rule, &mut fault);
     }
 
     if let Some(redis) = &config.source.redis {

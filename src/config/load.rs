@@ -297,6 +297,26 @@ mod tests {
     }
 
     #[test]
+    fn rules_about_topics_that_never_match_are_refused_where_they_stand() {
+        let key = "[[publish.key]]\nname = \"a\"\nsecret = \"0123456789abcdef\"\ntopics = [\"quotes:*\", \"RULE\"]\n";
+        let access = "[access]\ndefault_topics = [\n  \"quotes:*\",\n  \"RULE\",\n]\n";
+        for rule in ["*quotes", "a*b", "a**", "**", "quotes:*:x", "", "a b", &format!("{}*", "x".repeat(256))] {
+            for (text, at) in
+                [(key, "c.toml:4: publish.key[0].topics[1]: "), (access, "c.toml:4: access.default_topics[1]: ")]
+            {
+                let error = load_text(&text.replace("RULE", rule), &[]).unwrap_err().to_string();
+                assert!(error.contains(at), "{rule}: {error}");
+                assert!(!rule.contains('*') || rule.len() > 64 || error.contains("`quotes:*`"), "{rule}: {error}");
+            }
+        }
+        for rule in ["*", "quotes:*", "quotes:BTC", "$news:*", "dialog#1,2", &format!("{}*", "x".repeat(255))] {
+            for text in [key, access] {
+                assert!(load_text(&text.replace("RULE", rule), &[]).is_ok(), "{rule}");
+            }
+        }
+    }
+
+    #[test]
     fn errors_do_not_show_secrets() {
         for text in [
             "[publish]\nkeys = \"s3cr3t-value\"\n",

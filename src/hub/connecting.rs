@@ -57,7 +57,7 @@ impl Shard {
                 self.request(Request::Authenticate { shard, session: key, id, purpose, token, held });
             }
             None if known || anonymous => self.begin_session(index, id, items),
-            None => self.close(index, CloseReason::InvalidToken),
+            None => self.close_for_token(index, "a token is needed"),
         }
     }
 
@@ -150,7 +150,7 @@ impl Shard {
             (Purpose::Auth, Err(error)) => {
                 session.deferred = None;
                 self.refuse(index, &id, Op::Auth, &Refusal::new(401, error.to_string()));
-                self.close(index, CloseReason::InvalidToken);
+                self.close_for_token(index, &error.fault());
             }
             (Purpose::Connect, Ok(identity)) => {
                 let items = session.deferred.as_mut().map(|d| d.take_items()).unwrap_or_default();
@@ -178,9 +178,15 @@ impl Shard {
                     self.replay(key, deferred);
                 }
             }
-            // Not accepted, or another user's.
-            (Purpose::Connect | Purpose::Refresh, _) => self.close(index, CloseReason::InvalidToken),
+            (Purpose::Connect | Purpose::Refresh, Err(error)) => self.close_for_token(index, &error.fault()),
+            (Purpose::Refresh, Ok(_)) => self.close_for_token(index, "it is another user's (sub) than the session"),
         }
+    }
+
+    /// Closes a session for its token, saying what is wrong with it: who has it can read that in it anyway.
+    fn close_for_token(&mut self, index: u32, fault: &str) {
+        let reason = CloseReason::InvalidToken;
+        self.close_with(index, reason, reason.code(), &format!("{}: {fault}", reason.reason()));
     }
 
     /// From now on the session is what this token says: what it does not give ends, and others see its user.

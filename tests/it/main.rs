@@ -67,6 +67,7 @@ mod supabase;
 mod systemd;
 mod tls;
 mod token_claims;
+mod token_faults;
 mod tokens;
 mod top;
 mod trace;
