@@ -172,8 +172,22 @@ pub const ANNOUNCED_PER_SECOND: u64 = 5;
 /// went in between is not.
 pub const MEMBERSHIP_EVERY_MS: u64 = 200;
 
-/// Joins and leaves of one topic that wait for that. Past it: dropped, and counted.
-pub const MEMBERSHIP_WAITING_MAX: usize = 1_024;
+/// Bytes of joins and leaves of one topic that a node sends to all who watch, a second, sustained; a shard has its part. Past
+/// the burst: told later, and what comes meanwhile is told together.
+pub const MEMBERSHIP_BYTES_PER_SECOND: u32 = 1024 * 1024;
+
+/// Seconds' worth of them at once.
+pub const MEMBERSHIP_BURST_S: u64 = 4;
+
+/// Part of that which is told of one user, or session without a user, in all topics: one in so many. Past it: likewise.
+pub const MEMBERSHIP_USER_PART: u64 = 4;
+
+/// Largest `info` of a token, in bytes of JSON, that joins and leaves show. Past it: left out of them, and counted. Presence
+/// has it all the same.
+pub const MEMBER_INFO_BYTES_MAX: usize = 1_024;
+
+/// Joins and leaves of one topic that wait to be told. Past it: dropped, and counted.
+pub const MEMBERSHIP_WAITING_MAX: usize = 16_384;
 
 /// Clients that wait at once for this node to read as far as they have. Past it: they are answered as after the wait.
 pub const CATCHING_UP_MAX: usize = 16_384;

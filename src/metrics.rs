@@ -115,6 +115,8 @@ pub struct ShardStats {
     pub reading_held_up: Stat,
     pub inflating_held_up: Stat,
     pub memberships_dropped: Stat,
+    pub memberships_delayed: Stat,
+    pub membership_infos_left_out: Stat,
     pub announcements_withheld: Stat,
     pub pings: Stat,
     pub subscriptions_refused: Stat,
@@ -270,6 +272,18 @@ const SHARD_METRICS: &[ShardMetric] = &[
         "Joins and leaves not told to subscribers because too many of one topic waited",
         MetricType::Counter,
         |s| s.memberships_dropped.get(),
+    ),
+    (
+        "memberships_delayed",
+        "Times that joins and leaves of a topic had to wait because of limits.membership_bytes_per_second",
+        MetricType::Counter,
+        |s| s.memberships_delayed.get(),
+    ),
+    (
+        "membership_infos_left_out",
+        "Joins and leaves told to a shard's subscribers without an info that is larger than they may show",
+        MetricType::Counter,
+        |s| s.membership_infos_left_out.get(),
     ),
     (
         "announcements_withheld",

@@ -30,6 +30,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         ("limits.commands_burst", l.commands_burst as usize, 1),
         ("limits.reply_bytes_per_second", l.reply_bytes_per_second as usize, 1_024),
         ("limits.reply_bytes_burst", l.reply_bytes_burst as usize, 64 * 1024),
+        ("limits.membership_bytes_per_second", l.membership_bytes_per_second as usize, 1_024),
         ("limits.fd_reserve", l.fd_reserve, 64),
     ];
     for (key, value, least) in at_least {

@@ -297,6 +297,8 @@ pub struct Limits {
     /// Bytes of answers that the sessions of one address that name no user may ask for each second, all together; 0 is no
     /// limit.
     pub reply_bytes_per_address: u32,
+    /// Bytes of joins and leaves of one topic that a node sends to all who watch, each second.
+    pub membership_bytes_per_second: u32,
     pub subscriptions: usize,
     pub backlog_bytes: usize,
     pub delta_bytes: usize,
@@ -365,6 +367,7 @@ impl Default for Limits {
             reply_bytes_per_second: limits::REPLY_BYTES_PER_SECOND,
             reply_bytes_burst: limits::REPLY_BYTES_BURST,
             reply_bytes_per_address: limits::REPLY_BYTES_PER_ADDRESS,
+            membership_bytes_per_second: limits::MEMBERSHIP_BYTES_PER_SECOND,
             subscriptions: limits::SUBSCRIPTIONS_MAX,
             backlog_bytes: limits::BACKLOG_BYTES_MAX,
             delta_bytes: limits::DELTA_BYTES_MAX,

@@ -548,12 +548,13 @@ mod tests {
         }
 
         async fn event(&self) -> Event {
-            loop {
+            for _ in 0..20_000 {
                 if let Some(event) = self.part.queue.take() {
                     return event;
                 }
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
+            panic!("nothing came")
         }
 
         /// The next reply: its id, and its error's code.

@@ -1,28 +1,78 @@
-//! Joins and leaves of topics, told to the sessions that watch, for each topic at most every so often: a session that
-//! joins and leaves all the time costs its watchers no more than one that joined once.
+//! Joins and leaves of topics, told to the sessions that watch: for each topic at most every so often, and no more bytes than a
+//! topic, and a user of it, may make the server send. What waits is merged: of a session that came and went again nothing is
+//! told, and whoever watches ends up with those that are there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::outbox::Piece;
 use super::shard::Shard;
-use crate::limits::{MEMBERSHIP_EVERY_MS, MEMBERSHIP_WAITING_MAX};
-use crate::protocol::MembershipChange;
+use crate::config::Limits;
+use crate::limits::{
+    MEMBER_INFO_BYTES_MAX, MEMBERSHIP_BURST_S, MEMBERSHIP_EVERY_MS, MEMBERSHIP_USER_PART, MEMBERSHIP_WAITING_MAX,
+};
+use crate::protocol::{MemberInfo, MembershipChange};
+use crate::rate::Rate;
 use crate::topic::Slot;
 
+/// Time between two looks at what was told of users, in ms.
+const SWEEP_EVERY_MS: u64 = 1_000;
+
+/// Bytes of joins and leaves that a shard may send.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rates {
+    /// Of one topic.
+    topic: Rate,
+    /// Of one user, or session that names none, in all topics.
+    user: Rate,
+}
+
+impl Rates {
+    /// Of one of so many shards.
+    pub(super) fn new(limits: &Limits, shards: usize) -> Self {
+        let topic = u64::from(limits.membership_bytes_per_second) / shards.max(1) as u64;
+        let rate = |per_second: u64| Rate::new(per_second, per_second * MEMBERSHIP_BURST_S);
+        Self { topic: rate(topic), user: rate(topic / MEMBERSHIP_USER_PART) }
+    }
+}
+
 /// What waits to be told, by topic.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Memberships {
+    rates: Rates,
     topics: HashMap<Slot, Waiting>,
-    /// When the first of them is due, ms of the shard's clock.
+    /// What was told of each ([`Rate`]), in ns of the shard's clock.
+    told_of: HashMap<Whose, u64>,
+    /// When the first topic is to be looked at, ms of the shard's clock.
     next_ms: Option<u64>,
+    next_sweep_ms: u64,
+    /// Bytes of memory of the changes that wait.
+    bytes: usize,
+}
+
+/// A user; of a session that names none, its own id.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Whose {
+    User(String),
+    Session(String),
+}
+
+impl Whose {
+    fn of(info: &MemberInfo) -> Self {
+        if info.user.is_empty() { Self::Session(info.client.clone()) } else { Self::User(info.user.clone()) }
+    }
 }
 
 #[derive(Debug)]
 struct Waiting {
     due_ms: u64,
+    /// Until when nothing more is told after the last time.
+    quiet_ms: u64,
+    /// What was told ([`Rate`]), in ns of the shard's clock.
+    used_ns: u64,
     /// In order. A member that came and went meanwhile, or the other way round, has left holes.
     changes: Vec<Option<Arc<MembershipChange>>>,
     holes: usize,
@@ -30,244 +80,409 @@ struct Waiting {
 }
 
 /// The session that a change is about, together with what it shows: with another user or `info` it counts as another.
-type Member = (String, String, Bytes, Bytes);
+#[derive(Debug, Clone)]
+struct Member(Arc<MemberInfo>);
 
-fn member(change: &MembershipChange) -> Member {
+impl PartialEq for Member {
+    fn eq(&self, other: &Self) -> bool {
+        *self.0 == *other.0
+    }
+}
+
+impl Eq for Member {}
+
+impl Hash for Member {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // What it shows seldom differs.
+        self.0.client.hash(state);
+    }
+}
+
+/// Bytes of memory of a change that waits, beside its texts.
+const CHANGE_BYTES: usize = size_of::<MembershipChange>()
+    + size_of::<MemberInfo>()
+    + size_of::<(Member, usize)>()
+    + size_of::<Option<Arc<MembershipChange>>>()
+    + 4 * size_of::<usize>();
+
+fn bytes_of(change: &MembershipChange) -> usize {
     let info = &change.info;
-    (info.client.clone(), info.user.clone(), info.conn_info.clone(), info.chan_info.clone())
+    CHANGE_BYTES + info.client.len() + info.user.len() + info.conn_info.len() + info.chan_info.len()
+}
+
+/// The change without `info` that is larger than joins and leaves may show.
+fn bounded(change: &Arc<MembershipChange>) -> Option<Arc<MembershipChange>> {
+    let info = &change.info;
+    let fits = |bytes: &Bytes| bytes.len() <= MEMBER_INFO_BYTES_MAX;
+    if fits(&info.conn_info) && fits(&info.chan_info) {
+        return None;
+    }
+    let shown = |bytes: &Bytes| if fits(bytes) { bytes.clone() } else { Bytes::new() };
+    let (conn_info, chan_info) = (shown(&info.conn_info), shown(&info.chan_info));
+    let info = MemberInfo { user: info.user.clone(), client: info.client.clone(), conn_info, chan_info };
+    Some(Arc::new(MembershipChange { joined: change.joined, info: Arc::new(info) }))
 }
 
 impl Waiting {
     fn new(due_ms: u64) -> Self {
-        Self { due_ms, changes: Vec::new(), holes: 0, by_member: HashMap::new() }
+        Self { due_ms, quiet_ms: 0, used_ns: 0, changes: Vec::new(), holes: 0, by_member: HashMap::new() }
+    }
+
+    fn len(&self) -> usize {
+        self.by_member.len()
     }
 
     fn add(&mut self, change: &Arc<MembershipChange>) {
-        self.by_member.insert(member(change), self.changes.len());
+        self.by_member.insert(Member(change.info.clone()), self.changes.len());
         self.changes.push(Some(change.clone()));
     }
 
-    /// Leaves a hole; where there are more of them than changes, they go.
-    fn remove(&mut self, at: usize) {
-        if let Some(change) = self.changes.get_mut(at) {
-            *change = None;
-            self.holes += 1;
+    /// Takes a change out of the middle.
+    fn take(&mut self, at: usize) -> Option<Arc<MembershipChange>> {
+        let change = self.changes.get_mut(at)?.take()?;
+        self.by_member.remove(&Member(change.info.clone()));
+        self.holes += 1;
+        Some(change)
+    }
+
+    /// Where there are more holes than changes, they go.
+    fn compact(&mut self) {
+        if self.holes * 2 <= self.changes.len() {
+            return;
         }
-        if self.holes * 2 > self.changes.len() {
-            self.changes.retain(Option::is_some);
-            self.holes = 0;
-            let members = self.changes.iter().flatten().enumerate();
-            self.by_member = members.map(|(at, change)| (member(change), at)).collect();
-        }
+        self.changes.retain(Option::is_some);
+        self.changes.shrink_to(2 * self.changes.len());
+        self.holes = 0;
+        let members = self.changes.iter().flatten().enumerate();
+        self.by_member = members.map(|(at, change)| (Member(change.info.clone()), at)).collect();
     }
 }
 
 impl Memberships {
+    pub(super) fn new(rates: Rates) -> Self {
+        let (topics, told_of) = (HashMap::new(), HashMap::new());
+        Self { rates, topics, told_of, next_ms: None, next_sweep_ms: 0, bytes: 0 }
+    }
+
     /// When there may be something to tell.
     pub(super) fn next_ms(&self) -> Option<u64> {
         self.next_ms
     }
 
-    /// Takes a change: `true` if it is to be told at once. `Err` if too many wait. One that leaves may be back in a moment,
-    /// as when it subscribes again: that is told later, or not at all.
-    fn take(&mut self, slot: Slot, change: &Arc<MembershipChange>, now_ms: u64) -> Result<bool, ()> {
-        let due_ms = now_ms + MEMBERSHIP_EVERY_MS;
-        let Some(waiting) = self.topics.get_mut(&slot) else {
-            let mut waiting = Waiting::new(due_ms);
-            if !change.joined {
-                waiting.add(change);
-            }
-            self.topics.insert(slot, waiting);
-            self.next_ms = Some(self.next_ms.map_or(due_ms, |next_ms| next_ms.min(due_ms)));
-            return Ok(change.joined);
-        };
-        let member = member(change);
-        if let Some(at) = waiting.by_member.remove(&member) {
+    /// Bytes of memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+            + self.topics.capacity() * size_of::<(Slot, Waiting)>()
+            + self.told_of.capacity() * (size_of::<(Whose, u64)>() + 32)
+    }
+
+    /// Takes a change. `Err` if too many wait. A join where it was quiet is due at once; one that leaves may be back in a
+    /// moment, as when it subscribes again: that is told later, or not at all.
+    fn take(&mut self, slot: Slot, change: &Arc<MembershipChange>, now_ms: u64) -> Result<(), ()> {
+        let due_ms = if change.joined { now_ms } else { now_ms + MEMBERSHIP_EVERY_MS };
+        let waiting = self.topics.entry(slot).or_insert_with(|| Waiting::new(due_ms));
+        let member = Member(change.info.clone());
+        if let Some(at) = waiting.by_member.get(&member).copied() {
             // The one that waits says the contrary, or the same once more.
-            let other = waiting.changes.get(at).and_then(Option::as_ref);
-            let same = other.is_some_and(|other| other.joined == change.joined);
-            if same {
-                waiting.by_member.insert(member, at);
-                return Ok(false);
+            let same = |other: &Arc<MembershipChange>| other.joined == change.joined;
+            if !waiting.changes.get(at).and_then(Option::as_ref).is_some_and(same)
+                && let Some(gone) = waiting.take(at)
+            {
+                self.bytes -= bytes_of(&gone);
+                waiting.compact();
             }
-            waiting.remove(at);
-            return Ok(false);
+            return Ok(());
         }
-        if waiting.changes.len() >= MEMBERSHIP_WAITING_MAX {
+        if waiting.len() >= MEMBERSHIP_WAITING_MAX {
             return Err(());
         }
+        if waiting.len() == 0 {
+            waiting.due_ms = due_ms.max(waiting.quiet_ms);
+        }
+        let due_ms = waiting.due_ms;
+        self.bytes += bytes_of(change);
         waiting.add(change);
-        Ok(false)
+        self.next_ms = Some(self.next_ms.map_or(due_ms, |next_ms| next_ms.min(due_ms)));
+        Ok(())
     }
 
     /// Drops what waits: the number will be another topic's, whose subscribers must not learn of this one's.
     pub(super) fn forget(&mut self, slot: Slot) {
-        self.topics.remove(&slot);
+        if let Some(waiting) = self.topics.remove(&slot) {
+            self.bytes -= waiting.changes.iter().flatten().map(|change| bytes_of(change)).sum::<usize>();
+        }
     }
 
-    /// What is due now.
-    fn due(&mut self, now_ms: u64) -> Vec<(Slot, Vec<Arc<MembershipChange>>)> {
+    /// Tells what is due, as far as the rates allow, by `tell`, which returns how many bytes that took. Returns of how many
+    /// topics something had to wait for that.
+    fn tell(&mut self, now_ms: u64, mut tell: impl FnMut(Slot, &MembershipChange) -> usize) -> u64 {
         if self.next_ms.is_none_or(|next_ms| next_ms > now_ms) {
-            return Vec::new();
+            return 0;
         }
-        let mut due = Vec::new();
+        let (now_ns, rates, mut held_back) = (now_ms * 1_000_000, self.rates, 0);
+        let (told_of, bytes) = (&mut self.told_of, &mut self.bytes);
         self.topics.retain(|slot, waiting| {
             if waiting.due_ms > now_ms {
                 return true;
             }
-            // Quiet for as long as it takes: the next one is told at once again.
-            if waiting.changes.iter().all(Option::is_none) {
-                return false;
+            if waiting.len() == 0 {
+                // Kept while it says something of the next one.
+                waiting.due_ms = (waiting.used_ns / 1_000_000 + 1).max(waiting.quiet_ms);
+                return waiting.due_ms > now_ms;
             }
-            let last = std::mem::replace(waiting, Waiting::new(now_ms + MEMBERSHIP_EVERY_MS));
-            due.push((*slot, last.changes.into_iter().flatten().collect()));
+            // Of one session everything is told in order: what it showed before it leaves first.
+            let (mut passed_over, mut wait_ns) = (HashSet::new(), None::<u64>);
+            for at in 0..waiting.changes.len() {
+                let Some(change) = waiting.changes.get(at).and_then(Clone::clone) else { continue };
+                let topic_ns = rates.topic.wait_ns(waiting.used_ns, now_ns);
+                if topic_ns > 0 {
+                    wait_ns = Some(wait_ns.map_or(topic_ns, |wait_ns| wait_ns.min(topic_ns)));
+                    break;
+                }
+                if passed_over.contains(change.info.client.as_str()) {
+                    continue;
+                }
+                let used_ns = told_of.entry(Whose::of(&change.info)).or_default();
+                let user_ns = rates.user.wait_ns(*used_ns, now_ns);
+                if user_ns > 0 {
+                    wait_ns = Some(wait_ns.map_or(user_ns, |wait_ns| wait_ns.min(user_ns)));
+                    passed_over.insert(change.info.client.clone());
+                    continue;
+                }
+                waiting.take(at);
+                *bytes -= bytes_of(&change);
+                let sent = tell(*slot, &change) as u64;
+                rates.topic.charge(&mut waiting.used_ns, now_ns, sent);
+                rates.user.charge(used_ns, now_ns, sent);
+            }
+            waiting.compact();
+            waiting.quiet_ms = now_ms + MEMBERSHIP_EVERY_MS;
+            waiting.due_ms = now_ms + wait_ns.map_or(0, |ns| ns.div_ceil(1_000_000)).max(MEMBERSHIP_EVERY_MS);
+            held_back += u64::from(wait_ns.is_some());
             true
         });
+        if now_ms >= self.next_sweep_ms {
+            self.next_sweep_ms = now_ms + SWEEP_EVERY_MS;
+            self.told_of.retain(|_, used_ns| !Rate::is_unused(*used_ns, now_ns));
+            self.told_of.shrink_to(64);
+            self.topics.shrink_to(64);
+        }
         self.next_ms = self.topics.values().map(|waiting| waiting.due_ms).min();
-        due
+        held_back
     }
 }
 
 impl Shard {
     /// A session came or went.
     pub(super) fn membership(&mut self, slot: Slot, change: &Arc<MembershipChange>) {
-        match self.memberships.take(slot, change, self.now_ms) {
-            Ok(true) => self.tell_membership(slot, change),
-            Ok(false) => {}
-            Err(()) => self.stats.memberships_dropped.add(1),
+        let bounded = bounded(change);
+        self.stats.membership_infos_left_out.add(u64::from(bounded.is_some()));
+        let change = bounded.as_ref().unwrap_or(change);
+        if self.memberships.take(slot, change, self.now_ms).is_err() {
+            self.stats.memberships_dropped.add(1);
         }
     }
 
     /// Tells what waited long enough.
     pub(super) fn tell_memberships(&mut self) {
-        for (slot, changes) in self.memberships.due(self.now_ms) {
-            for change in changes {
-                self.tell_membership(slot, &change);
-            }
+        let (now_ms, nothing) = (self.now_ms, Memberships::new(self.memberships.rates));
+        if self.memberships.next_ms().is_none_or(|next_ms| next_ms > now_ms) {
+            return;
         }
+        let mut memberships = std::mem::replace(&mut self.memberships, nothing);
+        let held_back = memberships.tell(now_ms, |slot, change| self.tell_membership(slot, change));
+        self.memberships = memberships;
+        self.stats.memberships_delayed.add(held_back);
     }
 
-    /// Sends a change to the members that watch.
-    fn tell_membership(&mut self, slot: Slot, change: &MembershipChange) {
-        let Some(topic) = self.subscribers.topic(slot) else { return };
+    /// Sends a change to the members that watch. Returns the bytes.
+    fn tell_membership(&mut self, slot: Slot, change: &MembershipChange) -> usize {
+        let Some(topic) = self.subscribers.topic(slot) else { return 0 };
         let name = topic.name.clone();
         let force = self.config.namespace(name.namespace()).force_push_join_leave;
         let lanes: Vec<u32> = topic.lanes.clone();
+        let mut sent = 0;
         for lane_id in lanes {
             let Some(lane) = self.subscribers.lane(lane_id) else { continue };
             let Some(frame) = lane.encoding.dialect().membership(&name, change) else { continue };
             let members: Vec<u32> = lane.members().collect();
+            let bytes = frame.len();
             let piece = self.outbox.piece(Piece::control(frame));
             for index in members {
                 let Some(session) = self.sessions.get_mut(index as usize) else { continue };
                 let wants = session.client.as_ref().and_then(|c| c.special(slot)).is_some_and(|s| s.join_leave);
                 if force || wants {
                     self.outbox.link(index, &mut session.chain, piece);
+                    sent += bytes;
                 }
             }
         }
+        sent
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::MemberInfo;
     use proptest::prelude::*;
 
-    fn change(client: u8, joined: bool) -> Arc<MembershipChange> {
-        let (user, conn_info, chan_info) = (String::new(), Bytes::new(), Bytes::new());
+    fn shown(client: usize, user: &str, info: &'static str, joined: bool) -> Arc<MembershipChange> {
+        let (user, conn_info, chan_info) = (user.to_owned(), Bytes::from_static(info.as_bytes()), Bytes::new());
         let info = Arc::new(MemberInfo { user, client: client.to_string(), conn_info, chan_info });
         Arc::new(MembershipChange { joined, info })
     }
 
+    fn change(client: usize, joined: bool) -> Arc<MembershipChange> {
+        shown(client, "", "", joined)
+    }
+
+    fn unlimited() -> Memberships {
+        Memberships::new(Rates { topic: Rate::new(u64::MAX, u64::MAX), user: Rate::new(u64::MAX, u64::MAX) })
+    }
+
+    /// What is told at this time.
+    fn told(memberships: &mut Memberships, now_ms: u64) -> Vec<(Slot, usize, bool)> {
+        let mut told = Vec::new();
+        memberships.tell(now_ms, |slot, change| {
+            told.push((slot, change.info.client.parse().unwrap(), change.joined));
+            1
+        });
+        told
+    }
+
     proptest! {
-        /// Clients that come and go: whoever watches ends up with those that are there, and is told of a client at most
-        /// once each interval.
+        /// Clients that come and go: whoever watches ends up with those that are there, is told of a client at most once each
+        /// interval, and of all of them no more bytes than there may be.
         #[test]
-        fn watchers_end_up_with_who_is_there(steps in prop::collection::vec((0u8..5, 0u64..150), 1..200)) {
-            let (mut memberships, mut now_ms) = (Memberships::default(), 0);
-            let (mut there, mut seen, mut told) = ([false; 5], [false; 5], [0u64; 5]);
-            let mut tell = |change: &MembershipChange, seen: &mut [bool; 5]| {
+        fn watchers_end_up_with_who_is_there(
+            steps in prop::collection::vec((0usize..6, 0u64..150), 1..200),
+            bytes in prop::sample::select(vec![1u64, 1_000]),
+        ) {
+            const PER_SECOND: u64 = 2_000;
+            const BURST: u64 = 3_000;
+            let mut memberships =
+                Memberships::new(Rates { topic: Rate::new(PER_SECOND, BURST), user: Rate::new(PER_SECOND / 2, BURST / 2) });
+            let (mut now_ms, mut sent) = (0, 0);
+            let (mut there, mut seen, mut times) = ([false; 6], [false; 6], [0u64; 6]);
+            let mut tell = |change: &MembershipChange, seen: &mut [bool; 6]| {
                 let client: usize = change.info.client.parse().unwrap();
                 assert_ne!(seen[client], change.joined, "told twice of one coming");
                 seen[client] = change.joined;
-                told[client] += 1;
+                times[client] += 1;
+                sent += bytes;
+                usize::try_from(bytes).unwrap()
             };
+            // Two clients are of one user.
+            let user = |client: usize| if client < 2 { "ann" } else { "" };
             for (client, ms) in steps {
                 now_ms += ms;
-                for (_, changes) in memberships.due(now_ms) {
-                    changes.iter().for_each(|c| tell(c, &mut seen));
-                }
-                let at = usize::from(client);
-                there[at] = !there[at];
-                let change = change(client, there[at]);
-                if memberships.take(Slot(1), &change, now_ms).unwrap() {
-                    tell(&change, &mut seen);
-                }
+                memberships.tell(now_ms, |_, change| tell(change, &mut seen));
+                there[client] = !there[client];
+                memberships.take(Slot(1), &shown(client, user(client), "", there[client]), now_ms).unwrap();
+                memberships.tell(now_ms, |_, change| tell(change, &mut seen));
             }
             while let Some(next_ms) = memberships.next_ms() {
                 now_ms = next_ms;
-                for (_, changes) in memberships.due(now_ms) {
-                    changes.iter().for_each(|c| tell(c, &mut seen));
-                }
+                memberships.tell(now_ms, |_, change| tell(change, &mut seen));
             }
             prop_assert_eq!(there, seen);
-            prop_assert!(told.iter().all(|n| *n <= now_ms / MEMBERSHIP_EVERY_MS + 1));
+            prop_assert!(times.iter().all(|n| *n <= now_ms / MEMBERSHIP_EVERY_MS + 1));
+            prop_assert!(sent <= BURST + PER_SECOND * now_ms / 1_000 + bytes);
+            prop_assert_eq!((memberships.bytes, memberships.topics.len()), (0, 0));
         }
     }
 
-    /// A session that shows something else of its user leaves as what it was and joins as what it is, in this order.
+    /// A user that comes and goes with many sessions is told of less often; another's coming is told at once.
+    #[test]
+    fn what_is_told_of_one_user_leaves_the_others_theirs() {
+        let rates = Rates { topic: Rate::new(10_000, 40_000), user: Rate::new(1_000, 2_000) };
+        let mut memberships = Memberships::new(rates);
+        let (mut told, mut now_ms) = (Vec::new(), 0);
+        for n in 0..400 {
+            now_ms += 25;
+            let (client, joined) = (n % 40, n / 40 % 2 == 0);
+            memberships.take(Slot(1), &shown(client, "eve", "", joined), now_ms).unwrap();
+            if n == 300 {
+                memberships.take(Slot(1), &shown(99, "ann", "", true), now_ms).unwrap();
+            }
+            memberships.tell(now_ms, |_, change| {
+                told.push((now_ms, change.info.user.clone()));
+                100
+            });
+        }
+        let of = |user: &str| told.iter().filter(|(_, of)| of == user).collect::<Vec<_>>();
+        assert!(of("eve").len() <= 20 + usize::try_from(now_ms / 100).unwrap() + 1, "{}", of("eve").len());
+        assert_eq!(of("ann").len(), 1);
+        assert!(of("ann")[0].0 <= 301 * 25 + 2 * MEMBERSHIP_EVERY_MS, "{:?}", of("ann"));
+    }
+
+    /// A session that shows something else of its user leaves as what it was and joins as what it is, in this order, also
+    /// where it shows another user, of whom more may be told.
     #[test]
     fn what_others_see_of_a_session_changes_by_a_leave_and_a_join() {
-        let shown = |joined, info: &'static str| {
-            let other = change(1, joined);
-            let info = MemberInfo { conn_info: Bytes::from_static(info.as_bytes()), ..(*other.info).clone() };
-            Arc::new(MembershipChange { joined, info: Arc::new(info) })
-        };
-        let mut memberships = Memberships::default();
-        assert_eq!(memberships.take(Slot(1), &shown(true, "1"), 0), Ok(true));
-        for next in [shown(false, "1"), change(2, true), shown(true, "2"), change(2, false)] {
-            assert_eq!(memberships.take(Slot(1), &next, 10), Ok(false));
+        let mut memberships = unlimited();
+        memberships.take(Slot(1), &shown(1, "", "1", true), 0).unwrap();
+        assert_eq!(told(&mut memberships, 0), [(Slot(1), 1, true)]);
+        for next in [shown(1, "", "1", false), change(2, true), shown(1, "", "2", true), change(2, false)] {
+            memberships.take(Slot(1), &next, 10).unwrap();
         }
-        let due = memberships.due(MEMBERSHIP_EVERY_MS);
-        let told: Vec<_> = due[0].1.iter().map(|c| (c.joined, c.info.conn_info.clone())).collect();
-        assert_eq!(told, [(false, "1".into()), (true, "2".into())]);
+        assert_eq!(told(&mut memberships, 10 + MEMBERSHIP_EVERY_MS), [(Slot(1), 1, false), (Slot(1), 1, true)]);
+        let mut memberships = Memberships::new(Rates { topic: Rate::new(1_000, 1_000), user: Rate::new(1, 1) });
+        memberships.take(Slot(1), &shown(1, "ann", "", true), 0).unwrap();
+        assert_eq!(told(&mut memberships, 0).len(), 1);
+        memberships.take(Slot(1), &shown(1, "ann", "", false), 300).unwrap();
+        memberships.take(Slot(1), &shown(1, "bob", "", true), 300).unwrap();
+        assert_eq!(told(&mut memberships, 600), [], "of ann nothing may be told for a second");
+        assert_eq!(told(&mut memberships, 1_100), [(Slot(1), 1, false), (Slot(1), 1, true)]);
     }
 
     /// One that unsubscribes and subscribes at once was never away.
     #[test]
     fn a_member_that_is_back_in_a_moment_has_not_left() {
-        let mut memberships = Memberships::default();
+        let mut memberships = unlimited();
         for (joined, ms) in [(false, 0), (true, 20), (false, 50), (true, 100)] {
-            assert_eq!(memberships.take(Slot(1), &change(1, joined), ms), Ok(false));
+            memberships.take(Slot(1), &change(1, joined), ms).unwrap();
+            assert_eq!(told(&mut memberships, ms), []);
         }
-        assert!(memberships.due(MEMBERSHIP_EVERY_MS).is_empty());
-        assert_eq!(memberships.take(Slot(1), &change(1, false), 1_000), Ok(false));
-        let due = memberships.due(1_000 + MEMBERSHIP_EVERY_MS);
-        assert_eq!(due[0].1.iter().map(|c| c.joined).collect::<Vec<_>>(), [false], "it is gone after all");
+        assert_eq!(told(&mut memberships, MEMBERSHIP_EVERY_MS), []);
+        memberships.take(Slot(1), &change(1, false), 1_000).unwrap();
+        assert_eq!(told(&mut memberships, 1_000), []);
+        assert_eq!(told(&mut memberships, 1_000 + MEMBERSHIP_EVERY_MS), [(Slot(1), 1, false)], "it is gone after all");
     }
 
     #[test]
     fn a_topic_is_told_nothing_of_the_one_that_had_its_number() {
-        let mut memberships = Memberships::default();
-        assert_eq!(memberships.take(Slot(1), &change(0, true), 0), Ok(true));
-        assert_eq!(memberships.take(Slot(1), &change(1, true), 10), Ok(false));
+        let mut memberships = unlimited();
+        memberships.take(Slot(1), &change(0, true), 0).unwrap();
+        assert_eq!(told(&mut memberships, 0).len(), 1);
+        memberships.take(Slot(1), &change(1, true), 10).unwrap();
         memberships.forget(Slot(1));
-        assert_eq!(memberships.take(Slot(1), &change(2, true), 20), Ok(true), "another topic, and quiet");
-        assert!(memberships.due(20 + MEMBERSHIP_EVERY_MS).is_empty());
+        memberships.take(Slot(1), &change(2, true), 20).unwrap();
+        assert_eq!(told(&mut memberships, 20), [(Slot(1), 2, true)], "another topic, and quiet");
+        assert_eq!(told(&mut memberships, 20 + MEMBERSHIP_EVERY_MS), []);
     }
 
     #[test]
     fn what_waits_is_bounded() {
-        let mut memberships = Memberships::default();
-        let name = |n: usize| {
-            let (user, conn_info, chan_info) = (String::new(), Bytes::new(), Bytes::new());
-            let info = Arc::new(MemberInfo { user, client: n.to_string(), conn_info, chan_info });
-            Arc::new(MembershipChange { joined: true, info })
-        };
-        assert_eq!(memberships.take(Slot(1), &name(0), 0), Ok(true));
-        let kept = (1..5_000).filter(|n| memberships.take(Slot(1), &name(*n), 0).is_ok()).count();
-        assert_eq!(kept, MEMBERSHIP_WAITING_MAX);
+        let mut memberships = unlimited();
+        let kept = (0..2 * MEMBERSHIP_WAITING_MAX).filter(|n| memberships.take(Slot(1), &change(*n, true), 0).is_ok());
+        assert_eq!(kept.count(), MEMBERSHIP_WAITING_MAX);
+        assert!(memberships.bytes > MEMBERSHIP_WAITING_MAX * CHANGE_BYTES);
+        memberships.forget(Slot(1));
+        assert_eq!(memberships.bytes, 0);
+    }
+
+    #[test]
+    fn large_infos_are_left_out() {
+        let large = shown(1, "ann", "", true);
+        assert!(bounded(&large).is_none());
+        let fits = Bytes::from(vec![b'1'; MEMBER_INFO_BYTES_MAX]);
+        let too_large = Bytes::from(vec![b'1'; MEMBER_INFO_BYTES_MAX + 1]);
+        let info = MemberInfo { conn_info: too_large, chan_info: fits.clone(), ..(*large.info).clone() };
+        let change = bounded(&Arc::new(MembershipChange { joined: true, info: Arc::new(info) })).unwrap();
+        assert_eq!(
+            (change.info.user.as_str(), &change.info.conn_info, &change.info.chan_info),
+            ("ann", &Bytes::new(), &fits)
+        );
     }
 }

@@ -24,7 +24,7 @@ use super::flush::{self, Flush};
 use super::flushing::Visit;
 use super::following::Following;
 use super::gathering::{BATCH_BYTES, Gathering};
-use super::memberships::Memberships;
+use super::memberships::{Memberships, Rates};
 use super::outbox::{Chain, Outbox, Piece};
 use super::pacing::{Load, Timers, clock32};
 use super::queue::QueueReceiver;
@@ -173,6 +173,7 @@ impl Shard {
     /// To be called on the thread that will run it.
     pub(super) fn new(part: Part, requests: flume::Sender<Batch>, node: Arc<str>, config: Arc<Config>) -> Self {
         let backend = flush::backend(config.server.flush);
+        let memberships = Memberships::new(Rates::new(&config.limits, part.everybody.len()));
         tracing::debug!(shard = part.id.0, backend = backend.name(), "shard starts");
         part.stats.io_uring.set(u64::from(backend.name() == "io_uring"));
         Self {
@@ -211,7 +212,7 @@ impl Shard {
             snapshotting: HashMap::new(),
             inflating: HashMap::new(),
             asking: Asking::default(),
-            memberships: Memberships::default(),
+            memberships,
             turns: Turns::default(),
             owed: Vec::new(),
             writable: Vec::new(),
@@ -372,7 +373,9 @@ impl Shard {
         let entries = self.sessions.len() * (size_of::<Session>() + size_of::<usize>());
         self.stats.session_bytes.set((entries + self.boxed_bytes) as u64);
         let asked = self.asks.capacity() * ASK_BYTES;
-        self.stats.subscription_bytes.set((self.subscribers.bytes() + asked + self.asking.bytes()) as u64);
+        self.stats
+            .subscription_bytes
+            .set((self.subscribers.bytes() + asked + self.asking.bytes() + self.memberships.bytes()) as u64);
     }
 
     /// Lets go of the deltas that nobody needs any more: nobody is behind, and whoever waits for a visit has been visited.

@@ -45,6 +45,7 @@ pub(super) fn limits_reached(metrics: &Metrics, shards: &[Arc<ShardStats>]) -> V
         ),
         ("inflated_bytes_per_second", sum(|s| s.inflating_held_up.get())),
         ("memberships_waiting", sum(|s| s.memberships_dropped.get())),
+        ("membership_bytes_per_second", sum(|s| s.memberships_delayed.get())),
         ("announced_per_second", sum(|s| s.announcements_withheld.get())),
         ("pong_timeout", closes(CloseReason::NoPong)),
         ("message_bytes", closes(CloseReason::MessageTooBig)),

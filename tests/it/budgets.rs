@@ -1,12 +1,13 @@
 //! What one user, or one address, can make the server send has a budget, however it asks: with a healthy session beside.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Instant;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::centrifuge_client::Centrifuge;
 use crate::healthy::Healthy;
 use crate::hostile_clients::{frame, upgraded_at};
 use crate::support::{Client, Follower, Server};
@@ -185,6 +186,98 @@ async fn sessions_of_an_address_that_name_no_user_have_one_budget() {
     let commands = repeated(|_| vec![subscribe.clone(), unsubscribe.clone()]);
     let way = Way { path: "/ws", commands, sessions: 3 };
     attacked(way, "X-Forwarded-For: 192.0.2.1\r\n", 16 * PER_SECOND, true).await;
+}
+
+/// Notes whom a join or a leave is about.
+fn seen_by(seen: &mut HashSet<String>, message: &Value) {
+    let push = &message["push"];
+    let client = |change: &Value| change["info"]["client"].as_str().map(str::to_owned);
+    if let Some(client) = client(&push["join"]) {
+        let info = push["join"]["info"].to_string();
+        assert!(info.len() < 1_000, "{} bytes", info.len());
+        assert!(seen.insert(client), "told twice: {message}");
+    }
+    if let Some(client) = client(&push["leave"]) {
+        assert!(seen.remove(&client), "it was not there: {message}");
+    }
+}
+
+/// A user whose sessions come to a room and go, again and again, with much to show, where many watch: those are told of it
+/// within the budget, of nothing too large, and end up with exactly those that are there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_come_and_go_are_told_of_within_a_budget() {
+    const WATCHERS: usize = 40;
+    const COME: usize = 10;
+    const ROOM: usize = 150_000;
+    let more = "[limits]\nmembership_bytes_per_second = 150000\n[server]\nshards = 2\n[namespace.stream]\nclass = \"stream\"\n\
+                [namespace.room]\nclass = \"stream\"\npresence = true\njoin_leave = true\nforce_push_join_leave = true\n\
+                allow_presence_for_subscriber = true\n";
+    let server = Server::start(&config(more));
+    let of = |user: &str, info: usize| {
+        let more = json!({"topics": ["*"], "info": {"pad": "x".repeat(info)}});
+        format!("Authorization: Bearer {}\r\n", hs256(&claims(user, 600, more)))
+    };
+    let come = "{\"id\":1,\"connect\":{}}\n{\"id\":2,\"subscribe\":{\"channel\":\"room:a\"}}";
+    let session = move |address: SocketAddr, headers: &str| {
+        let (mut stream, _) = upgraded_at(address, "/connection/websocket", headers);
+        stream.write_all(&frame(0x81, come.as_bytes())).unwrap();
+        stream
+    };
+    let bob = bearer("bob");
+    let mut healthy = Healthy::beside_with(&server, &[("authorization", &bob)]).await;
+    // Who looks on sees the others come.
+    let mut view = Centrifuge::connect(&server, &token("ann", &["*"])).await;
+    view.send(json!({"id": 2, "subscribe": {"channel": "room:a"}})).await;
+    while view.next().await["id"] != 2 {}
+    let began = Instant::now();
+    let watchers: Vec<_> = (0..WATCHERS).map(|n| session(server.address, &of(&format!("watcher{n}"), 0))).collect();
+    server.until("they watch", |s| s.metric("subscriptions") == WATCHERS as f64 + 2.0).await;
+    let counted: Vec<_> = watchers
+        .iter()
+        .map(|watcher| {
+            let mut reader = watcher.try_clone().unwrap();
+            std::thread::spawn(move || read_all(&mut reader))
+        })
+        .collect();
+    let (address, eve) = (server.address, of("eve", 9_000));
+    let rounds = healthy
+        .during(ROUNDS, move |_| {
+            let all: Vec<_> = (0..COME).map(|_| session(address, &eve)).collect();
+            // Longer than changes wait for one another.
+            std::thread::sleep(Duration::from_millis(250));
+            all
+        })
+        .await;
+    let changes = 2 * rounds.len() * COME;
+    // The last ones stay; all others are gone.
+    let stay = rounds.into_iter().next_back().unwrap();
+    server.until("the others are gone", |s| s.metric("subscriptions") == (WATCHERS + COME) as f64 + 2.0).await;
+    // Whoever looked on from the beginning has seen everybody come.
+    let mut seen = HashSet::new();
+    view.send(json!({"id": 3, "presence": {"channel": "room:a"}})).await;
+    let there: Vec<String> = loop {
+        let message = view.next().await;
+        if message["id"] == 3 {
+            break message["presence"]["presence"].as_object().unwrap().keys().cloned().collect();
+        }
+        seen_by(&mut seen, &message);
+    };
+    assert_eq!(there.len(), WATCHERS + COME + 1);
+    while !there.iter().all(|client| seen.contains(client)) || seen.len() != there.len() {
+        let message = view.next().await;
+        seen_by(&mut seen, &message);
+    }
+    let seconds = usize::try_from(began.elapsed().as_secs()).unwrap() + 1;
+    watchers.iter().for_each(|watcher| watcher.shutdown(Shutdown::Both).unwrap());
+    let total: usize = counted.into_iter().map(|read| read.join().unwrap()).sum();
+    // The watchers' own coming, what may be told of one user, and one change more of each shard; and replies.
+    let most = WATCHERS * WATCHERS * 250 + (4 + seconds) * ROOM / 4 + 2 * WATCHERS * 250 + WATCHERS * 1_000;
+    println!("{total} bytes for {changes} changes in {seconds} s, at most {most}");
+    assert!(total <= most, "{total} bytes for {changes} changes in {seconds} s, at most {most}");
+    assert!(server.metric("memberships_delayed_total") > 0.0 && server.metric("membership_infos_left_out_total") > 0.0);
+    assert_eq!(server.metric("memberships_dropped_total"), 0.0);
+    drop(stay);
+    healthy.is_well(&server).await;
 }
 
 /// A dashboard of 512 topics whose states are more than its user's allowance, and that comes back after a failover: it is told
