@@ -3,7 +3,7 @@
 //! An account is one relaxed number. What is held is counted where it is held, by a [`Held`] that gives it back when it is
 //! dropped, so that no way out of a function can forget it. `docs/limits.md` lists all accounts.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// Bytes of memory of one kind, now.
 #[derive(Debug)]
@@ -12,8 +12,12 @@ pub struct Account(AtomicUsize);
 /// Deltas that no topic keeps (any more): in the shards' queues, and kept by shards for lagging subscriptions.
 pub static DELTAS: Account = Account::new();
 
-/// Snapshots that no topic keeps (any more): on their way to shards, and shared by the HTTP answers that send them.
+/// Snapshots that no topic keeps (any more) and no HTTP answer shares: on their way to shards, or being saved.
 pub static SNAPSHOTS: Account = Account::new();
+
+/// Snapshots on their way to shards, whether topics keep them or not: what their ceiling looks at. No account of its own,
+/// because what topics keep counts there.
+pub static SNAPSHOTS_SENT: Account = Account::new();
 
 /// What clients of sockets have sent and no command was made of: partial messages, commands that wait for an answer.
 pub static INCOMING: Account = Account::new();
@@ -27,11 +31,35 @@ pub static SUBSCRIBING: Account = Account::new();
 /// Bodies of HTTP requests that are read or being answered.
 pub static REQUESTS: Account = Account::new();
 
-/// Bodies of HTTP answers that their clients have not taken, shared snapshots apart.
+/// Bodies of HTTP answers that their clients have not taken, with the snapshots that they share and no topic keeps.
 pub static ANSWERS: Account = Account::new();
 
 /// Bytes owed to sessions with a full socket, with the room that was made for more of them.
 pub static BACKLOGS: Account = Account::new();
+
+/// All of a ceiling, in the parts that a share is counted in.
+pub const WHOLE: u32 = 256;
+
+/// What is left of the ceilings on what can be let go of, while more is resident than the limit on memory allows for.
+static SHARE: AtomicU32 = AtomicU32::new(WHOLE);
+
+/// The share that is left, in 1/256.
+pub fn share() -> u32 {
+    SHARE.load(Ordering::Relaxed)
+}
+
+/// So much is left from now on, in 1/256.
+pub fn set_share(share: u32) {
+    SHARE.store(share.min(WHOLE), Ordering::Relaxed);
+}
+
+/// What is left of a ceiling of so many bytes.
+pub fn ceiling(bytes: usize) -> usize {
+    match share() {
+        WHOLE => bytes,
+        share => bytes / WHOLE as usize * share as usize,
+    }
+}
 
 impl Account {
     const fn new() -> Self {

@@ -1,7 +1,7 @@
 //! How much memory there is, and how much of it backlogs, history and state may take.
 //!
 //! One figure, `limits.memory`, is shared out: an eighth for backlogs, a quarter for history, a quarter for state, an eighth
-//! for deltas that shards keep, 1/32 each for messages that come, HTTP requests and HTTP answers, 1/64 each for what sessions
+//! for deltas that shards keep, 1/32 each for messages that come, states on their way, HTTP requests and HTTP answers, 1/64 each for what sessions
 //! asked for and for what is written to them, 1/16 for topics that only subscribers named. The rest is for the program and its
 //! sessions.
 
@@ -30,12 +30,16 @@ pub struct Ceilings {
     pub asked: usize,
     /// Frames that wait for a write.
     pub outgoing: usize,
+    /// States on their way to shards.
+    pub snapshots: usize,
     /// Bodies of HTTP requests.
     pub requests: usize,
     /// HTTP answers.
     pub answers: usize,
     /// Topics that only subscribers named: how many.
     pub unpublished: usize,
+    /// What they follow from: what may be resident above what a start takes.
+    pub memory: Option<u64>,
     /// Where they come from, for people.
     pub why: String,
 }
@@ -74,6 +78,7 @@ impl Ceilings {
                 (set, _) => set,
             },
             outgoing: part(limits.outgoing_total_bytes, 64),
+            snapshots: part(limits.snapshots_total_bytes, 32),
             requests: part(limits.requests_total_bytes, 32),
             answers: part(limits.answers_total_bytes, 32),
             unpublished: match (limits.unpublished_topics, part(0, 16)) {
@@ -81,6 +86,7 @@ impl Ceilings {
                 (0, bytes) => (bytes / UNPUBLISHED_TOPIC_BYTES).min(UNPUBLISHED_TOPICS_MAX),
                 (set, _) => set,
             },
+            memory,
             why: match memory {
                 Some(memory) => format!("of {}: {why}", Size(memory)),
                 None => why,
@@ -97,6 +103,7 @@ impl Ceilings {
         limits.incoming_total_bytes = self.incoming;
         limits.asked_total_bytes = self.asked;
         limits.outgoing_total_bytes = self.outgoing;
+        limits.snapshots_total_bytes = self.snapshots;
         limits.requests_total_bytes = self.requests;
         limits.answers_total_bytes = self.answers;
         limits.unpublished_topics = self.unpublished;
@@ -113,6 +120,7 @@ impl std::fmt::Display for Ceilings {
             (", incoming messages", self.incoming),
             (", requests of sessions", self.asked),
             (", outgoing frames", self.outgoing),
+            (", states on their way", self.snapshots),
             (", HTTP requests", self.requests),
             (", HTTP answers", self.answers),
         ];
@@ -209,8 +217,8 @@ mod tests {
         let of = |memory| Ceilings::with(&Limits { memory, ..Limits::default() }, found);
         let small = of(MemoryLimit::Bytes(256 << 20));
         assert_eq!(
-            (small.deltas >> 20, small.incoming >> 20, small.requests >> 20, small.answers >> 20),
-            (32, 8, 8, 8)
+            (small.deltas, small.incoming, small.snapshots, small.requests, small.answers),
+            (32 << 20, 8 << 20, 8 << 20, 8 << 20, 8 << 20)
         );
         assert_eq!((small.asked >> 20, small.outgoing >> 20), (4, 4));
         // However little there is, one session's subscribes fit; and without a limit on memory there is one on these.

@@ -345,6 +345,10 @@ pub struct Metrics {
     pub http_malformed: Counter,
     pub http_timeouts: Family<Reason, Counter>,
     pub answers_refused: Counter,
+    /// Times that ceilings came down because too much was resident.
+    pub memory_squeezed: Counter,
+    /// States for sessions that waited for room on their way.
+    pub snapshots_put_off: Counter,
     pub requests_refused: Counter,
     pub unpublished_refused: Counter,
     pub queue_full: Counter,
@@ -565,6 +569,16 @@ impl Metrics {
             "answers_refused",
             "HTTP answers replaced by 503 because clients do not take those before (limits.answers_total_bytes)",
             self.answers_refused.clone(),
+        );
+        r.register(
+            "memory_squeezed",
+            "Times that ceilings on what can be let go of came down because too much was resident (limits.memory)",
+            self.memory_squeezed.clone(),
+        );
+        r.register(
+            "snapshots_put_off",
+            "States for sessions that waited at the desk until others had reached them (limits.snapshots_total_bytes)",
+            self.snapshots_put_off.clone(),
         );
         r.register(
             "requests_refused",

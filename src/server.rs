@@ -2,6 +2,7 @@
 
 mod gauges;
 mod supervised;
+mod within;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -290,6 +291,9 @@ async fn serve(mut config: Config, insecure: bool, mut handed: Sockets, notifier
     }
     let stop = CancellationToken::new();
     tokio::spawn(sweep(topics.clone(), stop.clone()));
+    if let Some(memory) = ceilings.memory {
+        tokio::spawn(within::keep(memory, state.base_rss_bytes, topics.clone(), metrics.clone(), stop.clone()));
+    }
     tokio::spawn(cluster.clone().run(stop.clone()));
     tokio::spawn(report(state.clone(), feed, stop.clone()));
     let told = supervised::tell(notifier.clone(), state.clone(), desk.abort_handle(), stop.clone());

@@ -312,6 +312,7 @@ fn memory(l: &Limits, fault: &mut impl FnMut(&str, String)) {
         ("limits.incoming_total_bytes", l.incoming_total_bytes),
         ("limits.asked_total_bytes", l.asked_total_bytes),
         ("limits.outgoing_total_bytes", l.outgoing_total_bytes),
+        ("limits.snapshots_total_bytes", l.snapshots_total_bytes),
         ("limits.requests_total_bytes", l.requests_total_bytes),
         ("limits.answers_total_bytes", l.answers_total_bytes),
     ];

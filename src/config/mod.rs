@@ -319,6 +319,9 @@ pub struct Limits {
     pub asked_total_bytes: usize,
     /// Bytes of memory that frames may take which wait for a write; 0 is 1/64 of `memory`.
     pub outgoing_total_bytes: usize,
+    /// Bytes of memory that states may take which are on their way to shards, for lagging subscriptions and for snapshots
+    /// that clients asked for; 0 is 1/32 of `memory`.
+    pub snapshots_total_bytes: usize,
     /// Bytes of memory that bodies of HTTP requests may take; 0 is 1/32 of `memory`.
     pub requests_total_bytes: usize,
     /// Bytes of memory that HTTP answers may take which their clients have not taken; 0 is 1/32 of `memory`.
@@ -379,6 +382,7 @@ impl Default for Limits {
             incoming_total_bytes: 0,
             asked_total_bytes: 0,
             outgoing_total_bytes: 0,
+            snapshots_total_bytes: 0,
             requests_total_bytes: 0,
             answers_total_bytes: 0,
             unpublished_topics: 0,

@@ -15,13 +15,12 @@ use hyper::body::{Body as _, Frame, SizeHint};
 use super::{State, failure_for};
 use crate::accounts::{self, Held};
 use crate::limits::{ANSWER_BYTES_SMALL, ANSWER_CHUNK_BYTES};
-use crate::topic::Snapshot;
+use crate::topic::{Answering, Snapshot};
 
-/// Put into a response's extensions: its body is this snapshot's data, and so many bytes of its own. The snapshot has an
-/// account already.
+/// Put into a response's extensions: its body is this snapshot's data, and so many bytes of its own. The snapshot counts as
+/// an answer while one sends it, unless its topic keeps it.
 #[derive(Clone)]
 pub(super) struct Shares {
-    #[allow(dead_code, reason = "held for its account")]
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) own_bytes: usize,
 }
@@ -64,7 +63,7 @@ struct Counted {
     /// What came of it last and was not handed on yet.
     current: Bytes,
     _held: Held,
-    _shares: Option<Shares>,
+    _shared: Option<Answering>,
 }
 
 impl hyper::body::Body for Counted {
@@ -112,7 +111,7 @@ pub(super) fn counted(mut response: Response, state: &State) -> Response {
         return response;
     }
     let max = state.config.limits.answers_total_bytes;
-    let waiting = accounts::ANSWERS.bytes() + accounts::SNAPSHOTS.bytes();
+    let waiting = accounts::ANSWERS.bytes();
     if bytes > ANSWER_BYTES_SMALL && max > 0 && waiting >= max {
         state.metrics.answers_refused.inc();
         let message = format!(
@@ -122,5 +121,6 @@ pub(super) fn counted(mut response: Response, state: &State) -> Response {
         return failure_for(Duration::ZERO, StatusCode::SERVICE_UNAVAILABLE, message);
     }
     let held = Held::of(&accounts::ANSWERS, shares.as_ref().map_or(bytes, |shares| shares.own_bytes));
-    response.map(|body| Body::new(Counted { body, current: Bytes::new(), _held: held, _shares: shares }))
+    let shared = shares.map(|shares| Answering::new(shares.snapshot));
+    response.map(|body| Body::new(Counted { body, current: Bytes::new(), _held: held, _shared: shared }))
 }

@@ -34,6 +34,7 @@ pub(crate) fn accounts(hub: &Hub, topics: &Topics, limits: &Limits) -> Vec<Line>
         line("unpublished", topics.unpublished().1, 0),
         line("state", topics.state_bytes(), limits.state_total_bytes),
         line("requests", accounts::REQUESTS.bytes(), limits.requests_total_bytes),
-        line("answers", accounts::ANSWERS.bytes() + accounts::SNAPSHOTS.bytes(), limits.answers_total_bytes),
+        line("snapshots", accounts::SNAPSHOTS.bytes(), limits.snapshots_total_bytes),
+        line("answers", accounts::ANSWERS.bytes(), limits.answers_total_bytes),
     ]
 }

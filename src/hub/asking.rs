@@ -26,7 +26,8 @@ pub(super) fn unseen_max(asked_max: usize, shards: usize) -> usize {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum AskKey {
     Attach(Slot, Encoding, Option<Position>, u32),
-    Snapshot(TopicName),
+    /// Of a topic, for who lags or not.
+    Snapshot(TopicName, bool),
     Replay(Slot, Encoding, Offset),
 }
 

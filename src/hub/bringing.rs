@@ -54,8 +54,9 @@ impl Shard {
     /// Asks for a topic's state.
     pub(super) fn ask_snapshot(&mut self, topic: TopicName, waiter: Waiter) {
         let (shard, slot) = (self.id, self.subscribers.find(&topic));
-        let key = AskKey::Snapshot(topic.clone());
-        self.ask(Some(key), slot, waiter, |ask| Request::Snapshot { shard, ask, topic });
+        let lagging = !matches!(waiter, Waiter::Snapshot { .. });
+        let key = AskKey::Snapshot(topic.clone(), lagging);
+        self.ask(Some(key), slot, waiter, |ask| Request::Snapshot { shard, ask, topic, lagging });
     }
 
     /// Notes that a session stands at `cursor` of a topic and is to be brought on.
@@ -192,6 +193,8 @@ impl Shard {
     /// A topic's state, in order with its deltas.
     pub(super) fn snapshot_came(&mut self, ask: u32, snapshot: &Snapshot) {
         let Some(Ask { waiters, slot }) = self.asks.try_remove(ask as usize) else { return };
+        // It may have waited for room: the slot may be another topic's by now.
+        let slot = slot.filter(|slot| self.subscribers.topic(*slot).is_some_and(|topic| topic.name == snapshot.topic));
         if let Some(slot) = slot {
             self.seal_topic(slot);
         }

@@ -22,16 +22,26 @@ pub(super) enum Conflated {
 }
 
 /// What was worked out in this tick, so that all who stand at one place share one frame.
-#[derive(Default)]
 pub(super) struct Conflations {
     made: HashMap<(Slot, Encoding, Offset, Offset), Conflated>,
     bytes: usize,
+    /// Bytes of frames that are kept for others in a tick.
+    max: usize,
 }
 
-/// Bytes of frames that are kept for others in a tick.
+/// The same at most.
 const MADE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// Part of the ceiling on deltas that they may have: they are there for the same sessions.
+const MADE_PART: usize = 8;
+
 impl Conflations {
+    /// Beside so many bytes of deltas of all shards; 0 is no ceiling.
+    pub(super) fn new(deltas_max: usize) -> Self {
+        let max = if deltas_max == 0 { MADE_BYTES_MAX } else { MADE_BYTES_MAX.min(deltas_max / MADE_PART) };
+        Self { made: HashMap::new(), bytes: 0, max }
+    }
+
     /// What brings a subscriber of `topic` from `from` to `to`, whatever it holds.
     pub(super) fn between(
         &mut self,
@@ -52,7 +62,7 @@ impl Conflations {
         if let Some(made) = self.made.get(&key) {
             return made.clone();
         }
-        if self.bytes > MADE_BYTES_MAX {
+        if self.bytes > self.max {
             self.clear();
         }
         let made = conflate(topic, encoding, from, to);

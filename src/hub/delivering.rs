@@ -94,6 +94,8 @@ impl Run {
             list.clear();
             cuts.push(Cut { end: joined.len(), cursor: last.cursor, inflated: bytes });
         }
+        // Room was made for what is not compressed; a piece may wait for seconds, and counts as long as it is.
+        joined.shrink_to_fit();
         // What is one message needs no cuts.
         let cuts = if cuts.len() == 1 { Vec::new() } else { cuts };
         let inflated = if form == Form::Plain { 0 } else { inflated };

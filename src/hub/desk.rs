@@ -15,8 +15,9 @@ use tokio::time::Instant;
 use super::allowance::Answers;
 use super::backend::{Answer, Backend};
 use super::debt::{Debt, Owed, To};
-use super::event::{Ask, Asked, Attach, Attached, Batch, Event, Request, SessionKey, Shown};
+use super::event::{Ask, Asked, Attach, Attached, Batch, Event, OnItsWay, Request, SessionKey, Shown};
 use super::places::{Holder, Place, Places};
+use super::putting_off::{LOOK_EVERY, PutOff, Wanted};
 use super::queue::QueueSender;
 use crate::accounts::Held;
 use crate::auth::{Caller, Grant, TokenError, Users, Verifier};
@@ -36,6 +37,8 @@ pub struct Desk {
     queues: Arc<[QueueSender]>,
     /// Bytes of answers that a session may ask for.
     answers: Answers,
+    /// Bytes of states on their way to shards.
+    snapshots_max: usize,
 }
 
 /// What requests are answered with.
@@ -49,6 +52,7 @@ pub(super) struct Clerk {
     catching_up: Arc<Places>,
     answers: Answers,
     publishes: Mutex<Publishes>,
+    put_off: Mutex<PutOff>,
 }
 
 /// Publishes that wait for the one before them, of each session that has one under way: they are stored in the order in
@@ -73,8 +77,13 @@ struct Attaching {
 }
 
 impl Desk {
-    pub(super) fn new(requests: flume::Receiver<Batch>, queues: Arc<[QueueSender]>, answers: Answers) -> Self {
-        Self { requests, queues, answers }
+    pub(super) fn new(
+        requests: flume::Receiver<Batch>,
+        queues: Arc<[QueueSender]>,
+        answers: Answers,
+        snapshots_max: usize,
+    ) -> Self {
+        Self { requests, queues, answers, snapshots_max }
     }
 
     /// The requests, and what answers them.
@@ -86,9 +95,11 @@ impl Desk {
         backend: Arc<dyn Backend>,
         metrics: Arc<Metrics>,
     ) -> (flume::Receiver<Batch>, Arc<Clerk>) {
-        let Self { requests, queues, answers } = self;
+        let Self { requests, queues, answers, snapshots_max } = self;
         let (catching_up, publishes) = (Arc::default(), Mutex::default());
-        let clerk = Clerk { queues, topics, verifier, users, backend, metrics, catching_up, answers, publishes };
+        let put_off = Mutex::new(PutOff::new(snapshots_max));
+        let clerk =
+            Clerk { queues, topics, verifier, users, backend, metrics, catching_up, answers, publishes, put_off };
         (requests, Arc::new(clerk))
     }
 
@@ -102,7 +113,21 @@ impl Desk {
         metrics: Arc<Metrics>,
     ) {
         let (requests, clerk) = self.staffed(topics, verifier, users, backend, metrics);
-        while let Ok(mut batch) = requests.recv_async().await {
+        loop {
+            let nothing_waits = clerk.put_off().is_empty();
+            let next = match nothing_waits {
+                true => requests.recv_async().await,
+                // Shards make room for what was put off, and tell nobody.
+                false => match tokio::time::timeout(LOOK_EVERY, requests.recv_async()).await {
+                    Ok(next) => next,
+                    Err(_) => {
+                        clerk.send_put_off();
+                        continue;
+                    }
+                },
+            };
+            let Ok(mut batch) = next else { return };
+            clerk.send_put_off();
             for asked in std::mem::take(&mut batch.requests) {
                 // A panic in one request must not end the task that answers all others. Where it has a `Debt`, that
                 // answers.
@@ -131,6 +156,7 @@ impl Desk {
         let verifier = Verifier::at_hand(tokens, &crate::config::Limits::default(), metrics.clone());
         let (requests, clerk) = self.staffed(topics, verifier, users, backend, metrics);
         move || {
+            clerk.send_put_off();
             for mut batch in requests.try_iter() {
                 std::mem::take(&mut batch.requests).into_iter().for_each(|asked| clerk.answer(asked));
             }
@@ -253,11 +279,14 @@ impl Clerk {
                     }
                 });
             }
-            Request::Snapshot { shard, ask, topic } => {
-                let mut debt = Debt::new(self, Owed::Topic(shard, ask, topic.clone()));
-                #[cfg(test)]
-                tests::fault(&topic);
-                self.topics.snapshot_for(&topic, |snapshot| debt.pay(Event::Snapshot { ask, snapshot }));
+            Request::Snapshot { shard, ask, topic, lagging } => {
+                let admitted = self.put_off().admit(Wanted { shard, ask, topic }, lagging);
+                match admitted {
+                    Some(wanted) => self.snapshot(wanted),
+                    None => {
+                        self.metrics.snapshots_put_off.inc();
+                    }
+                }
             }
             Request::Replay { shard, ask, topic, encoding, after } => {
                 let mut debt = Debt::new(self, Owed::Topic(shard, ask, topic.clone()));
@@ -339,6 +368,30 @@ impl Clerk {
             }
             Request::Joined { topic, member } => self.backend.joined(&topic, &member),
             Request::Left { topic, member } => self.backend.left(&topic, &member),
+        }
+    }
+
+    fn put_off(&self) -> MutexGuard<'_, PutOff> {
+        self.put_off.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn snapshot(self: &Arc<Self>, Wanted { shard, ask, topic }: Wanted) {
+        let mut debt = Debt::new(self, Owed::Topic(shard, ask, topic.clone()));
+        #[cfg(test)]
+        tests::fault(&topic);
+        self.topics.snapshot_for(&topic, |snapshot| {
+            debt.pay(Event::Snapshot { ask, snapshot: OnItsWay::new(snapshot) });
+        });
+    }
+
+    /// Sends what was put off, as far as there is room.
+    fn send_put_off(self: &Arc<Self>) {
+        loop {
+            let Some(wanted) = self.put_off().next() else { return };
+            let answer = AssertUnwindSafe(|| self.snapshot(wanted));
+            if std::panic::catch_unwind(answer).is_err() {
+                tracing::error!("sending the state of a topic panicked");
+            }
         }
     }
 
@@ -615,7 +668,7 @@ mod tests {
         let shard = Shard::start();
         let (id, session) = (ShardId(0), SessionKey { index: 0, generation: 1 });
         let topic = || TopicName::new("fault:a").unwrap();
-        shard.send(Request::Snapshot { shard: id, ask: 1, topic: topic() });
+        shard.send(Request::Snapshot { shard: id, ask: 1, topic: topic(), lagging: true });
         let (encoding, after) = (crate::protocol::Encoding::Plain, crate::position::Offset::ZERO);
         shard.send(Request::Replay { shard: id, ask: 2, topic: topic(), encoding, after });
         for ask in [1, 2] {

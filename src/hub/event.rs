@@ -118,6 +118,19 @@ pub(super) struct Attached {
     pub(super) grant: Option<Grant>,
 }
 
+/// A topic's state on its way to a shard, counted until the shard has dealt with it.
+pub(super) struct OnItsWay {
+    pub(super) snapshot: Arc<Snapshot>,
+    _held: Held,
+}
+
+impl OnItsWay {
+    pub(super) fn new(snapshot: Arc<Snapshot>) -> Self {
+        let held = Held::of(&accounts::SNAPSHOTS_SENT, snapshot.weight());
+        Self { snapshot, _held: held }
+    }
+}
+
 /// To a shard.
 pub(super) enum Event {
     Open(Box<NewSession>),
@@ -143,7 +156,7 @@ pub(super) enum Event {
     },
     Snapshot {
         ask: u32,
-        snapshot: Arc<Snapshot>,
+        snapshot: OnItsWay,
     },
     Replayed {
         ask: u32,
@@ -278,6 +291,8 @@ pub(super) enum Request {
         shard: ShardId,
         ask: u32,
         topic: TopicName,
+        /// It is for who lags, and not for a client that asked for it.
+        lagging: bool,
     },
     Replay {
         shard: ShardId,

@@ -41,6 +41,7 @@ mod pacing;
 #[doc(hidden)]
 pub mod parts;
 mod places;
+mod putting_off;
 mod queue;
 #[cfg(test)]
 mod queue_model;
@@ -67,6 +68,7 @@ pub use backend::{Answer, Backend, Member, MemberCount};
 pub use desk::Desk;
 pub use event::{NewSession, Order, Permit, Who};
 
+use crate::accounts;
 use crate::config::Config;
 use crate::limits::{SHARD_REQUESTS_MAX, SHED_SETTLE};
 use crate::metrics::{Metrics, ShardStats};
@@ -169,7 +171,8 @@ impl Hub {
             settled_ms: AtomicU64::new(0),
             deltas_max: config.limits.deltas_total_bytes,
         });
-        let desk = Desk::new(receiver, queues, allowance::Answers::new(&config.limits));
+        let desk =
+            Desk::new(receiver, queues, allowance::Answers::new(&config.limits), config.limits.snapshots_total_bytes);
         Ok((hub, Parked { parts, requests: sender, node, config }, desk))
     }
 
@@ -239,15 +242,8 @@ impl Hub {
 
     /// Whether sources may hand over more.
     pub fn has_room(&self) -> bool {
-        let fit = self.deltas_max == 0 || crate::accounts::DELTAS.bytes() < self.deltas_max;
+        let fit = self.deltas_max == 0 || accounts::DELTAS.bytes() < accounts::ceiling(self.deltas_max);
         fit && self.shards.iter().all(|s| s.queue.has_room())
-    }
-
-    /// Returns once sources may hand over more.
-    pub async fn room(&self) {
-        while !self.has_room() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
     }
 
     /// Age of the oldest sign of life of a shard; shards that sleep wake up for it once a second.

@@ -21,7 +21,7 @@ impl Shard {
     /// Keeps fewer deltas while those of all shards together are near their ceiling. Each shard drops its part of the
     /// excess, so that none needs to know what the others keep.
     pub(super) fn trim_recent(&mut self) {
-        let (max, all) = (self.config.limits.deltas_total_bytes, accounts::DELTAS.bytes());
+        let (max, all) = (accounts::ceiling(self.config.limits.deltas_total_bytes), accounts::DELTAS.bytes());
         // Below the ceiling, at which sources wait for shards.
         if max == 0 || all <= max - max / 8 {
             return;

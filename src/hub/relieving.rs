@@ -38,12 +38,17 @@ impl Ceiling {
 
     /// What a shard that has `own` bytes must come down to, if it must: an eighth below, so that it is not back at once.
     fn target(&self, own: u64) -> Option<u64> {
-        if own <= self.share {
+        let left = |bytes: u64| bytes / u64::from(accounts::WHOLE) * u64::from(accounts::share());
+        let (total, share) = match accounts::share() {
+            accounts::WHOLE => (self.total, self.share),
+            _ => (left(self.total), left(self.share)),
+        };
+        if own <= share {
             return None;
         }
         let all: u64 = self.everybody.iter().map(|stats| stats.backlog_bytes.get()).sum();
-        let excess = all.checked_sub(self.total).filter(|excess| *excess > 0)? + self.total / 8;
-        Some(own.saturating_sub(excess).max(self.share - self.share / 8))
+        let excess = all.checked_sub(total).filter(|excess| *excess > 0)? + total / 8;
+        Some(own.saturating_sub(excess).max(share - share / 8))
     }
 }
 

@@ -176,6 +176,7 @@ impl Shard {
         let memberships = Memberships::new(Rates::new(&config.limits, part.everybody.len()));
         tracing::debug!(shard = part.id.0, backend = backend.name(), "shard starts");
         part.stats.io_uring.set(u64::from(backend.name() == "io_uring"));
+        let conflations = Conflations::new(config.limits.deltas_total_bytes);
         Self {
             id: part.id,
             node,
@@ -204,7 +205,7 @@ impl Shard {
             dues: BinaryHeap::new(),
             ringed: Vec::new(),
             next_rings_ms: 0,
-            conflations: Conflations::default(),
+            conflations,
             asks: Slab::new(),
             tick_asks: HashMap::new(),
             groups: Slab::new(),
@@ -326,7 +327,7 @@ impl Shard {
             Event::Reset { slot, snapshot } => self.reset(slot, &snapshot),
             Event::Stale { slot, since_ms } => self.stale(slot, since_ms),
             Event::Attached { ask, result } => self.attached(ask, result),
-            Event::Snapshot { ask, snapshot } => self.snapshot_came(ask, &snapshot),
+            Event::Snapshot { ask, snapshot } => self.snapshot_came(ask, &snapshot.snapshot),
             Event::Replayed { ask, replay } => self.replayed(ask, replay),
             Event::Unanswered { ask, topic } => self.unanswered(ask, &topic),
             Event::Detached { slot } => {

@@ -59,6 +59,8 @@ pub(super) fn limits_reached(metrics: &Metrics, shards: &[Arc<ShardStats>]) -> V
         ("incoming_total_bytes", sum(|s| s.incoming_relieved.get())),
         ("asked_total_bytes", sum(|s| s.asked_refused.get())),
         ("outgoing_total_bytes", sum(|s| s.outgoing_hurried.get())),
+        ("memory", metrics.memory_squeezed.get()),
+        ("snapshots_total_bytes", metrics.snapshots_put_off.get()),
         ("requests_total_bytes", metrics.requests_refused.get()),
         ("answers_total_bytes", metrics.answers_refused.get()),
         ("unpublished_topics", metrics.unpublished_refused.get()),

@@ -55,6 +55,9 @@ impl GaugeSource for Gauges {
             }
         }
         self.ceilings(put);
+        let left = f64::from(crate::accounts::share()) / f64::from(crate::accounts::WHOLE);
+        let help = "What limits.memory leaves of the ceilings on what can be let go of; 1 is all of it";
+        put("memory_ceilings_ratio", help, Vec::new(), Reading::Real(left));
         if let Some(state) = self.ready.upgrade() {
             let ready = usize::from(state.not_ready().is_empty());
             put("ready", "Whether clients should be sent here", Vec::new(), whole(ready));

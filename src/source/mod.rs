@@ -12,6 +12,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,9 @@ use crate::hub::Hub;
 use crate::limits::STATE_BYTES_MAX;
 use crate::position::Offset;
 use crate::topic::{Incoming, Kind, Payload, PublishError, Published, SourceId, Topics};
+
+/// Time between two looks at whether there is room for another delta.
+const ROOM_LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// A source has one job: hand over deltas until it is stopped, and keep its status true.
 pub trait Source: Send {
@@ -45,13 +49,13 @@ impl Feed {
         Self { topics, hub }
     }
 
-    /// Hands one delta in, waiting while the shards are behind.
+    /// Hands one delta in, waiting while the shards are behind, or history cannot go because shards still hold it.
     ///
     /// # Errors
     /// Why it was refused.
     pub async fn publish(&self, incoming: Incoming<'_>) -> Result<Published, PublishError> {
-        if !self.hub.has_room() {
-            self.hub.room().await;
+        while !self.hub.has_room() || !self.topics.fits() {
+            tokio::time::sleep(ROOM_LOOK_EVERY).await;
         }
         self.topics.publish(incoming)
     }

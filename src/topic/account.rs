@@ -70,8 +70,13 @@ impl Sums {
         self.unpublished.load(Ordering::Relaxed)
     }
 
+    /// As far as the limit on memory leaves it.
     pub(super) fn history_max(&self) -> usize {
-        self.history_max
+        accounts::ceiling(self.history_max)
+    }
+
+    fn deltas_max(&self) -> usize {
+        accounts::ceiling(self.deltas_max)
     }
 
     pub(super) fn state_max(&self) -> usize {
@@ -81,8 +86,14 @@ impl Sums {
     /// Bytes of history that may go at once. Shards may still hold its deltas, which then count for them alone: more than
     /// there is room for goes when they have dropped theirs.
     pub(super) fn may_go(&self) -> usize {
-        let room = self.deltas_max - self.deltas_max / 16;
+        let room = self.deltas_max() - self.deltas_max() / 16;
         room.saturating_sub(accounts::DELTAS.bytes())
+    }
+
+    /// Whether history and what shards hold of it fit into both their ceilings.
+    pub(super) fn fits(&self) -> bool {
+        let both = self.history().saturating_add(accounts::DELTAS.bytes());
+        both < self.history_max().saturating_add(self.deltas_max())
     }
 
     /// Whether there is no room for another topic.
@@ -99,13 +110,13 @@ impl Sums {
     /// what it brings, and until the next sweep nobody else does.
     pub(super) fn allowance(&self, before: usize, now: usize) -> usize {
         let level = self.level.load(Ordering::Relaxed);
-        if self.history() > self.history_max { level.min(before.min(now)) } else { level }
+        if self.history() > self.history_max() { level.min(before.min(now)) } else { level }
     }
 
     /// What topics have, by size, was looked at: the most that one may have from now on. `None` while nobody needs to let go
     /// of anything.
     pub(super) fn set_level(&self, levels: &Levels) -> Option<usize> {
-        let high = self.history_max - self.history_max / 8;
+        let high = self.history_max() - self.history_max() / 8;
         if self.history() > high {
             let level = levels.fitting(high);
             self.level.store(level, Ordering::Relaxed);
@@ -225,6 +236,28 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// History that shards still hold cannot go: what it has above its ceiling must fit into theirs.
+    #[test]
+    fn history_and_what_shards_hold_of_it_have_one_bound_together() {
+        let limits = Limits { history_total_bytes: 1_000, deltas_total_bytes: 800, ..Limits::default() };
+        let sums = Arc::new(Sums::new(&limits));
+        let mut account = Account::new(sums.clone());
+        for (history, held, fits, may_go) in [
+            (1_000, 0, true, 750),
+            (1_700, 0, true, 750),
+            (1_800, 0, false, 750),
+            (1_000, 800, false, 0),
+            (0, 790, true, 0),
+        ] {
+            let _held = accounts::Held::of(&accounts::DELTAS, held);
+            account.settle(history, 0);
+            assert_eq!((sums.fits(), sums.may_go()), (fits, may_go), "{history} {held}");
+        }
+        let free = Sums::new(&Limits { history_total_bytes: 0, ..limits });
+        free.history.store(usize::MAX / 2, Ordering::Relaxed);
+        assert!(free.fits(), "there is no ceiling");
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]

@@ -192,7 +192,10 @@ impl World {
                 let incoming = self.incoming(name.as_str(), bytes, Kind::Snapshot, offset);
                 let _ = self.topics.restore(incoming);
             }
-            Op::TakeUnsaved => drop(self.topics.take_unsaved(self.topics.home(""))),
+            Op::TakeUnsaved => {
+                let source = self.topics.home("");
+                drop(self.topics.take_unsaved(source, &self.topics.unsaved(source), usize::MAX));
+            }
             Op::Sweep => self.topics.sweep(),
             Op::Load => {
                 let source = self.topics.home("");

@@ -101,7 +101,10 @@ impl Keepable for Snapshot {
     }
 
     fn recount(&self) {
-        self.loose.recount(|| self.true_weight());
+        let answers = self.answers.load(Ordering::Acquire) > 0;
+        let answered = answers && self.loose.kept.load(Ordering::Acquire) == 0;
+        self.loose.recount(|| if answers { 0 } else { self.true_weight() });
+        self.answered.recount(|| if answered { self.true_weight() } else { 0 });
     }
 }
 
@@ -296,6 +299,31 @@ pub struct Snapshot {
     frames: Frames,
     digest: OnceLock<u64>,
     loose: Loose,
+    /// HTTP answers that send it.
+    answers: AtomicU32,
+    /// The same while there are some.
+    answered: Loose,
+}
+
+/// An HTTP answer's hold on the snapshot that it sends.
+#[derive(Debug)]
+pub struct Answering(Arc<Snapshot>);
+
+impl Answering {
+    /// Counts `snapshot` among the answers as long as this lives, unless its topic keeps it.
+    #[must_use]
+    pub fn new(snapshot: Arc<Snapshot>) -> Self {
+        snapshot.answers.fetch_add(1, Ordering::AcqRel);
+        snapshot.recount();
+        Self(snapshot)
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answers.fetch_sub(1, Ordering::AcqRel);
+        self.0.recount();
+    }
 }
 
 /// What is in a snapshot.
@@ -309,7 +337,8 @@ impl Snapshot {
     pub(super) fn new(topic: TopicName, at: (Offset, Epoch), ts: Option<u64>, data: SnapshotData) -> Self {
         let SnapshotData { data, form, known } = data;
         let (frames, digest, loose) = (Frames::default(), OnceLock::new(), Loose::new(&accounts::SNAPSHOTS));
-        Self { topic, offset: at.0, epoch: at.1, ts, data, form, known, frames, digest, loose }
+        let (answers, answered) = (AtomicU32::new(0), Loose::new(&accounts::ANSWERS));
+        Self { topic, offset: at.0, epoch: at.1, ts, data, form, known, frames, digest, loose, answers, answered }
     }
 
     /// Tells states at one position apart: what is kept of a `stream` goes with time. Made once.
@@ -321,8 +350,13 @@ impl Snapshot {
         })
     }
 
+    /// Counts it from now on, if no topic keeps it.
+    pub(super) fn count(&self) {
+        Keepable::recount(self);
+    }
+
     /// Bytes that it takes of memory with one frame: it is made for somebody.
-    pub(super) fn weight(&self) -> usize {
+    pub fn weight(&self) -> usize {
         SNAPSHOT_BYTES + 2 * frame_bytes(self.data.len())
     }
 
@@ -349,5 +383,34 @@ impl Snapshot {
             self.recount();
         }
         frame
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What HTTP answers hold counts as answers, what is on its way to sessions does not, and what a topic keeps counts there.
+    #[test]
+    fn a_snapshot_counts_where_it_is_held() {
+        let data = SnapshotData { data: Bytes::from(vec![b'1'; 1_000]), form: PayloadForm::Json, known: true };
+        let (topic, at) = (TopicName::new("t:x").unwrap(), (Offset::ZERO, Epoch::from_text("e")));
+        let snapshot = Arc::new(Snapshot::new(topic, at, None, data));
+        let before = [accounts::SNAPSHOTS.bytes(), accounts::ANSWERS.bytes()];
+        let counted =
+            || [accounts::SNAPSHOTS.bytes() - before[0] > 1_000, accounts::ANSWERS.bytes() - before[1] > 1_000];
+        snapshot.count();
+        assert_eq!(counted(), [true, false], "on its way");
+        let (one, other) = (Answering::new(snapshot.clone()), Answering::new(snapshot.clone()));
+        assert_eq!(counted(), [false, true], "sent by two answers");
+        let kept = Keep::new(snapshot.clone());
+        assert_eq!(counted(), [false, false], "kept by its topic");
+        drop(one);
+        drop(kept);
+        assert_eq!(counted(), [false, true], "sent by one");
+        drop(other);
+        assert_eq!(counted(), [true, false]);
+        drop(snapshot);
+        assert_eq!([accounts::SNAPSHOTS.bytes(), accounts::ANSWERS.bytes()], before);
     }
 }

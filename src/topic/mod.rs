@@ -27,7 +27,7 @@ mod registry_model;
 mod state;
 mod trace;
 
-pub use delta::{Delta, Kind, Snapshot};
+pub use delta::{Answering, Delta, Kind, Snapshot};
 pub use exchange::{Attachment, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView};
 pub use freshness::Freshness;
 pub use names::{NameRange, NameRanges, Section};

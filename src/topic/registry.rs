@@ -627,7 +627,18 @@ impl Topics {
         if self.map.len() * 4 < self.map.capacity() && self.map.capacity() > SHRINK_FROM {
             self.map.shrink_to_fit();
         }
-        if let Some(level) = self.sums.set_level(&levels) {
+        self.cut_to(&levels);
+    }
+
+    /// Cuts the longest histories now, where all together keep too much. A walk over all topics.
+    pub fn cut_history(&self) {
+        let mut levels = Levels::new();
+        self.map.iter().for_each(|topic| topic.add_level(&mut levels));
+        self.cut_to(&levels);
+    }
+
+    fn cut_to(&self, levels: &Levels) {
+        if let Some(level) = self.sums.set_level(levels) {
             let gone = self.map.iter_mut().map(|mut topic| topic.shrink_history(level)).sum();
             self.evicted(gone);
         }
@@ -683,19 +694,36 @@ impl Topics {
         }
     }
 
-    /// States of `source`'s topics that changed since they were last taken, for saving elsewhere. `stream` topics
+    /// Whether there is room for another delta. History that shards still hold lets go of no more than they have room for;
+    /// what it then has above its ceiling must fit into theirs.
+    pub fn fits(&self) -> bool {
+        self.sums.fits()
+    }
+
+    /// Names of `source`'s topics that changed since their states were last taken for saving elsewhere. `stream` topics
     /// have none: their past is in the stream itself.
-    pub fn take_unsaved(&self, source: SourceId) -> Vec<Arc<Snapshot>> {
-        let changed = self
-            .map
-            .iter_mut()
-            .filter(|topic| topic.source == source && topic.unsaved && topic.options.class.conflatable());
-        changed
-            .map(|mut topic| {
-                topic.unsaved = false;
-                topic.snapshot()
-            })
-            .collect()
+    pub fn unsaved(&self, source: SourceId) -> Vec<TopicName> {
+        let is_unsaved = |topic: &Topic| topic.source == source && topic.unsaved && topic.options.class.conflatable();
+        self.map.iter().filter(|topic| is_unsaved(topic)).map(|topic| topic.name.clone()).collect()
+    }
+
+    /// The states of the first of these topics, as many as have `bytes_max` of memory, and one at least; and how many names
+    /// that is. What is not unsaved any more is passed over.
+    pub fn take_unsaved(&self, source: SourceId, names: &[TopicName], bytes_max: usize) -> (Vec<Arc<Snapshot>>, usize) {
+        let (mut states, mut bytes, mut looked) = (Vec::new(), 0, 0);
+        for name in names {
+            if bytes >= bytes_max {
+                break;
+            }
+            looked += 1;
+            let topic = self.map.get_mut(name.as_str());
+            let Some(mut topic) = topic.filter(|topic| topic.source == source && topic.unsaved) else { continue };
+            topic.unsaved = false;
+            let state = topic.snapshot_once();
+            bytes += state.weight();
+            states.push(state);
+        }
+        (states, looked)
     }
 
     /// What was taken could not be saved: it is to be taken again.

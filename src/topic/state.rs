@@ -345,6 +345,22 @@ impl Topic {
         if let Some(made) = &self.snapshot {
             return Arc::clone(made);
         }
+        let made = self.snapshot_once();
+        self.snapshot = Some(Keep::new(made.clone()));
+        self.settle();
+        if self.account.sums().history() > self.account.sums().history_max() {
+            // It can be made again: not kept where there is no room.
+            self.snapshot = None;
+            self.settle();
+        }
+        made
+    }
+
+    /// The same for one who alone will want it: not kept if it is made for that.
+    pub(super) fn snapshot_once(&self) -> Arc<Snapshot> {
+        if let Some(made) = &self.snapshot {
+            return Arc::clone(made);
+        }
         let null = Bytes::from_static(b"null");
         let mut form = PayloadForm::Json;
         let data = match &self.state {
@@ -383,15 +399,9 @@ impl Topic {
             }
         };
         let (at, known) = ((self.offset, self.epoch.clone()), self.known);
-        let made = Arc::new(Snapshot::new(self.name.clone(), at, self.ts, SnapshotData { data, form, known }));
-        self.snapshot = Some(Keep::new(made.clone()));
-        self.settle();
-        if self.account.sums().history() > self.account.sums().history_max() {
-            // It can be made again: not kept where there is no room.
-            self.snapshot = None;
-            self.settle();
-        }
-        made
+        let made = Snapshot::new(self.name.clone(), at, self.ts, SnapshotData { data, form, known });
+        made.count();
+        Arc::new(made)
     }
 
     /// What a new subscriber gets: what it missed since the position it names, or the state (DESIGN section 4).

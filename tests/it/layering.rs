@@ -55,6 +55,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "server",
         &[
+            "accounts",
             "allocator",
             "auth",
             "backend",

@@ -75,4 +75,5 @@ mod two_nodes;
 mod under_way;
 mod user_limits;
 mod who_gets_in;
+mod within_memory;
 mod wrong_tokens;

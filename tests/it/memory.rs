@@ -204,14 +204,14 @@ async fn one_figure() {
         (
             "\"64MiB\"",
             "backlogs up to 8.0 MiB, history up to 16.0 MiB, state up to 16.0 MiB, deltas up to 8.0 MiB, incoming messages up to 2.0 MiB, \
-             requests of sessions up to 1.0 MiB, outgoing frames up to 1.0 MiB, HTTP requests up to 2.0 MiB, HTTP answers up to 2.0 MiB (of 64.0 MiB: limits.memory)",
+             requests of sessions up to 1.0 MiB, outgoing frames up to 1.0 MiB, states on their way up to 2.0 MiB, HTTP requests up to 2.0 MiB, HTTP answers up to 2.0 MiB (of 64.0 MiB: limits.memory)",
             [8, 16, 16],
         ),
         ("134217728\nstate_total_bytes = 1048576", "state up to 1.0 MiB", [16, 32, 1]),
         (
             "\"off\"",
             "backlogs without a ceiling, history without a ceiling, state without a ceiling, deltas without a ceiling, \
-             incoming messages without a ceiling, requests of sessions up to 64.0 MiB, outgoing frames without a ceiling, HTTP requests without a ceiling, HTTP answers without a ceiling \
+             incoming messages without a ceiling, requests of sessions up to 64.0 MiB, outgoing frames without a ceiling, states on their way without a ceiling, HTTP requests without a ceiling, HTTP answers without a ceiling \
              (limits.memory is off)",
             [0, 0, 0],
         ),

@@ -179,13 +179,8 @@ impl Bucket {
         }
     }
 
-    /// Writes states, then the position they are complete up to.
-    pub(super) async fn save(
-        &self,
-        base: &Epoch,
-        states: &[std::sync::Arc<Snapshot>],
-        position: Position,
-    ) -> Result<(), Trouble> {
+    /// Writes states.
+    pub(super) async fn save_states(&self, base: &Epoch, states: &[std::sync::Arc<Snapshot>]) -> Result<(), Trouble> {
         let tried = format!("bucket {}: saving", self.0.name);
         for chunk in states.chunks(CHUNK) {
             let mut writes = Vec::with_capacity(chunk.len());
@@ -194,6 +189,12 @@ impl Bucket {
             }
             try_join_all(writes).await.map_err(trouble(&tried))?;
         }
+        Ok(())
+    }
+
+    /// Writes the position that the states are complete up to.
+    pub(super) async fn save_position(&self, base: &Epoch, position: Position) -> Result<(), Trouble> {
+        let tried = format!("bucket {}: saving", self.0.name);
         let value = serde_json::to_vec(&position).map_err(trouble(&tried))?;
         self.0.put(format!("position.{base}"), value.into()).await.map_err(trouble(&tried))?;
         Ok(())

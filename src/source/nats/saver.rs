@@ -7,9 +7,11 @@ use std::time::Duration;
 use super::Trouble;
 use super::bucket::{Bucket, Position};
 use super::reader::Progress;
+use crate::limits::SAVED_BYTES_AT_ONCE;
+use crate::name::TopicName;
 use crate::position::Epoch;
 use crate::source::Feed;
-use crate::topic::{Snapshot, SourceId};
+use crate::topic::SourceId;
 
 /// Saves states now and then, if no other node just did.
 pub(super) struct Saver {
@@ -24,17 +26,17 @@ pub(super) struct Saver {
     pub(super) feed: Feed,
 }
 
-/// States that are being saved; if they are not, they are to be taken again.
+/// Topics whose states are being saved; if they are not, they are to be taken again.
 struct Taken<'a> {
     feed: &'a Feed,
-    states: Vec<Arc<Snapshot>>,
+    names: Vec<TopicName>,
     saved: bool,
 }
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         if !self.saved {
-            self.feed.topics.mark_unsaved(self.states.iter().map(|state| &state.topic));
+            self.feed.topics.mark_unsaved(self.names.iter());
         }
     }
 }
@@ -56,13 +58,19 @@ impl Saver {
         if !progress.loaded || progress.last == 0 || !self.bucket.may_save(self.node.as_str(), seen).await? {
             return Ok(());
         }
-        // Everything up to here is in the states that are taken now, or was saved before.
-        let states = self.feed.topics.take_unsaved(self.source);
-        let mut taken = Taken { feed: &self.feed, states, saved: false };
+        // Everything up to here is in the states that are taken from now on, or was saved before.
+        let names = self.feed.topics.unsaved(self.source);
+        let mut taken = Taken { feed: &self.feed, names, saved: false };
+        let mut at = 0;
+        while let Some(rest) = taken.names.get(at..).filter(|rest| !rest.is_empty()) {
+            let (states, looked) = self.feed.topics.take_unsaved(self.source, rest, SAVED_BYTES_AT_ONCE);
+            self.bucket.save_states(&self.base, &states).await?;
+            at += looked;
+        }
         let position = Position { sequence: progress.last, ms: progress.last_ms };
-        self.bucket.save(&self.base, &taken.states, position).await?;
+        self.bucket.save_position(&self.base, position).await?;
         taken.saved = true;
-        tracing::debug!(states = taken.states.len(), upto = position.sequence, "topic states saved");
+        tracing::debug!(states = taken.names.len(), upto = position.sequence, "topic states saved");
         Ok(())
     }
 }

@@ -18,9 +18,11 @@ use super::keys::Keys;
 use super::link::Link;
 use super::masters::Masters;
 use crate::config::PayloadForm;
+use crate::limits::SAVED_BYTES_AT_ONCE;
+use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
 use crate::source::Feed;
-use crate::topic::SourceId;
+use crate::topic::{Snapshot, SourceId};
 
 /// States in one write.
 const CHUNK: usize = 500;
@@ -48,6 +50,10 @@ impl Saved<'_> {
             (None, text) => text.and_then(|text| STANDARD.decode(text).ok()).map(Bytes::from),
         }
     }
+}
+
+fn not_taken(_: tokio::task::JoinError) -> RedisError {
+    RedisError::from((ErrorKind::Client, "the states could not be taken"))
 }
 
 /// Saves a partition's states now and then, if no other node just did.
@@ -103,23 +109,50 @@ impl Saver {
             return Ok(());
         }
         let epoch = feed.topics.epoch(self.source);
-        // Everything up to here is in the states that are taken now, or was saved before.
+        // Everything up to here is in the states that are taken from now on, or was saved before.
         let (topics, source) = (feed.topics.clone(), self.source);
         // A walk over all topics: not on a thread that others wait for.
-        let states = tokio::task::spawn_blocking(move || topics.take_unsaved(source))
-            .await
-            .map_err(|_| RedisError::from((ErrorKind::Client, "the states could not be taken")))?;
-        let newest = states.iter().map(|state| state.offset).max().unwrap_or_default();
-        let outcome = match self.vouch(&mut link, newest).await {
-            Ok(()) if feed.topics.epoch(self.source) == epoch => self.write(&mut link, &states, progress.last).await,
-            // What was taken is no longer what this node knows.
-            Ok(()) => return Ok(()),
-            Err(error) => Err(error),
-        };
+        let names = tokio::task::spawn_blocking(move || topics.unsaved(source)).await.map_err(not_taken)?;
+        let outcome = self.save_states(feed, &mut link, &names, &epoch, progress.last).await;
         if outcome.is_err() {
-            feed.topics.mark_unsaved(states.iter().map(|state| &state.topic));
+            feed.topics.mark_unsaved(names.iter());
         }
         outcome
+    }
+
+    /// Saves the states of these topics, a few at a time so that they take little memory, and then up to where they are.
+    async fn save_states(
+        &self,
+        feed: &Feed,
+        link: &mut Link,
+        names: &[TopicName],
+        epoch: &Epoch,
+        last: EntryId,
+    ) -> RedisResult<()> {
+        let (mut rest, mut saved) = (names.to_vec(), 0);
+        loop {
+            let (topics, source) = (feed.topics.clone(), self.source);
+            let taken = tokio::task::spawn_blocking(move || {
+                let (states, looked) = topics.take_unsaved(source, &rest, SAVED_BYTES_AT_ONCE);
+                (states, rest.split_off(looked))
+            });
+            let (states, left) = taken.await.map_err(not_taken)?;
+            rest = left;
+            let newest = states.iter().map(|state| state.offset).max().unwrap_or_default();
+            self.vouch(link, newest).await?;
+            if feed.topics.epoch(self.source) != *epoch {
+                // What was taken is no longer what this node knows.
+                return Ok(());
+            }
+            self.write(link, &states).await?;
+            saved += states.len();
+            if rest.is_empty() {
+                break;
+            }
+        }
+        cmd("SET").arg(&self.keys.position).arg(last.to_string()).query_async::<()>(link).await?;
+        tracing::debug!(stream = self.keys.stream, states = saved, upto = %last, "topic states saved");
+        Ok(())
     }
 
     fn progress(&self) -> Progress {
@@ -146,7 +179,7 @@ impl Saver {
         }
     }
 
-    async fn write(&self, link: &mut Link, states: &[Arc<crate::topic::Snapshot>], last: EntryId) -> RedisResult<()> {
+    async fn write(&self, link: &mut Link, states: &[Arc<Snapshot>]) -> RedisResult<()> {
         for chunk in states.chunks(CHUNK) {
             let mut write = pipe();
             for state in chunk {
@@ -163,8 +196,6 @@ impl Saver {
             }
             write.query_async::<()>(link).await?;
         }
-        cmd("SET").arg(&self.keys.position).arg(last.to_string()).query_async::<()>(link).await?;
-        tracing::debug!(stream = self.keys.stream, states = states.len(), upto = %last, "topic states saved");
         Ok(())
     }
 }

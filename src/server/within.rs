@@ -1,0 +1,96 @@
+//! Keeps what is resident within `limits.memory`. Accounts and their ceilings say what is held; an allocator takes more for it
+//! where what stays lies among what went. Near the limit the ceilings on what can be let go of come down until that fits, too.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::rss_bytes;
+use crate::accounts::{self, WHOLE};
+use crate::allocator;
+use crate::metrics::Metrics;
+use crate::topic::Topics;
+
+/// Time between two looks at what is resident. One costs some 20 µs.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// The least that is left of the ceilings, in 1/256.
+const LEAST: u32 = WHOLE / 16;
+
+/// What comes back of them at each look while there is room, in 1/256: all of it in some 13 s, because what was let go of
+/// does not come back.
+const BACK: u32 = 1;
+
+/// Of a limit of `memory` bytes: what may be resident before ceilings come down, and below what they go up again.
+fn marks(memory: u64) -> (u64, u64) {
+    (memory - memory / 8, memory - memory / 16 * 3)
+}
+
+/// What is to be left of the ceilings where `share` is, with so many bytes resident above what a start takes.
+fn share_for(share: u32, resident: u64, memory: u64) -> u32 {
+    let (high, low) = marks(memory);
+    match resident {
+        _ if resident > high => (share - share / 8).max(LEAST),
+        _ if resident < low => (share + BACK).min(WHOLE),
+        _ => share,
+    }
+}
+
+/// Looks until told to stop. `base` is what was resident at the start.
+pub(super) async fn keep(memory: u64, base: u64, topics: Arc<Topics>, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let over = || rss_bytes().saturating_sub(base);
+    let mut rest = LOOK_EVERY;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(rest) => {}
+        }
+        rest = LOOK_EVERY;
+        let mut resident = over();
+        if resident > marks(memory).0 {
+            // What is free already, but kept for a while, goes first.
+            let _ = tokio::task::spawn_blocking(allocator::give_back_now).await;
+            resident = over();
+        }
+        let before = accounts::share();
+        let share = share_for(before, resident, memory);
+        accounts::set_share(share);
+        if share < before {
+            metrics.memory_squeezed.inc();
+            if before == WHOLE {
+                tracing::warn!(
+                    "{resident} bytes are resident above what a start takes, of {memory} (limits.memory): less is kept of \
+                     history and for slow sessions until fewer than {} are",
+                    marks(memory).1
+                );
+            }
+            let (topics, began) = (topics.clone(), Instant::now());
+            let _ = tokio::task::spawn_blocking(move || topics.cut_history()).await;
+            // A walk over a million topics is not made all the time.
+            rest = rest.max(began.elapsed() * 4);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// (what is left, what is resident of a limit of 1,600) and what is left then.
+    #[test]
+    fn ceilings_come_down_near_the_limit_and_go_up_again_below_it() {
+        for (share, resident, then) in [
+            (WHOLE, 0, WHOLE),
+            (WHOLE, 1_400, WHOLE),
+            (WHOLE, 1_401, 224),
+            (224, 1_600, 196),
+            (LEAST, 5_000, LEAST),
+            (100, 1_350, 100),
+            (100, 1_299, 101),
+            (255, 0, WHOLE),
+        ] {
+            assert_eq!(share_for(share, resident, 1_600), then, "{share} {resident}");
+        }
+    }
+}
