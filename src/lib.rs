@@ -36,6 +36,7 @@ pub mod protocol;
 pub mod rate;
 pub mod server;
 pub mod source;
+pub mod spelling;
 pub mod systemd;
 pub mod topic;
 pub mod wire;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
+use super::plain::plain;
 use super::secrets::{is_sensitive, without_quotes};
 use super::{Config, check};
 
@@ -87,7 +88,7 @@ fn read(
                 Err(e) => {
                     let key = path.join(".");
                     let e = if is_sensitive(&key) { without_quotes(&e) } else { e };
-                    outcome = Err(error(format!("key {key}: {e}")));
+                    outcome = Err(error(format!("key {key}: {}", plain(&e))));
                 }
             }
         }
@@ -158,7 +159,7 @@ fn embedded_table() -> Result<Table, ConfigError> {
 }
 
 fn decode(table: &Table, name: &str) -> Result<Config, ConfigError> {
-    Config::deserialize_table(table.clone()).map_err(|e| ConfigError(vec![format!("{name}: {e}")]))
+    Config::deserialize_table(table.clone()).map_err(|e| ConfigError(vec![format!("{name}: {}", plain(&e))]))
 }
 
 fn toml_value(text: &str) -> Option<Value> {
@@ -192,12 +193,12 @@ fn located(name: &str, text: &str, error: &toml::de::Error) -> String {
             match may_hold_secret(text, line) {
                 true => {
                     let key = source.split_once('=').map_or("", |(key, _)| key.trim());
-                    format!("{name}:{line}: {} in `{key} …`", without_quotes(message))
+                    format!("{name}:{line}: `{key} …`: {}", plain(&without_quotes(message)))
                 }
-                false => format!("{name}:{line}: {message} in `{source}`"),
+                false => format!("{name}:{line}: `{source}`: {}", plain(message)),
             }
         }
-        None => format!("{name}: {}", without_quotes(message)),
+        None => format!("{name}: {}", plain(&without_quotes(message))),
     }
 }
 

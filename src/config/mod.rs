@@ -8,6 +8,7 @@ mod memory;
 mod namespace;
 mod nats;
 mod operator;
+mod plain;
 mod proxies;
 mod publish_key;
 mod redis;

@@ -199,7 +199,7 @@ type Batched<'a> = (Vec<String>, Vec<Result<Command<'a>, Refusal>>);
 /// The commands of a batch. What is wrong with one of them is that one's error.
 fn batched<'a>(caller: &Caller<'_>, body: &'a RawValue) -> Result<Batched<'a>, Refusal> {
     let mut batch = Members::of(body, "a batch")?;
-    let commands = batch.value("commands").ok_or_else(|| Refusal::new(400, "`commands` is missing"))?;
+    let commands = batch.value("commands").ok_or_else(|| batch.missing(&["commands"]))?;
     // Publishes to one topic keep their order either way, and others do not wait for each other.
     batch.flag("parallel")?;
     let once = super::publish::idempotency_key(&mut batch)?;

@@ -9,6 +9,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::protocol::Refusal;
+use crate::spelling::nearest;
 
 /// Members of one command.
 const MEMBERS_MAX: usize = 64;
@@ -97,8 +98,17 @@ impl<'a> Members<'a> {
     pub(super) fn named(&mut self, name: &'static str, other: &'static str) -> Result<String, Refusal> {
         match (self.text(name)?, self.text(other)?) {
             (Some(text), None) | (None, Some(text)) => Ok(text),
-            (None, None) => Err(bad(format!("`{name}` is missing"))),
+            (None, None) => Err(self.missing(&[name, other])),
             (Some(_), Some(_)) => Err(bad(format!("`{name}` and `{other}` mean the same; write one of them"))),
+        }
+    }
+
+    /// The refusal of a command without a member that it must have, under any of these names: it may be there, misspelt.
+    pub(super) fn missing(&self, names: &[&'static str]) -> Refusal {
+        let meant = |given: &str| nearest(given, names.iter().copied());
+        match self.left.iter().find_map(|(given, _)| Some((given, meant(given)?))) {
+            Some((given, meant)) => bad(format!("`{}` is not known here; did you mean `{meant}`?", shown(given))),
+            None => bad(format!("`{}` is missing", names.first().copied().unwrap_or_default())),
         }
     }
 
@@ -153,7 +163,9 @@ impl<'a> Members<'a> {
             Some((name, _)) => {
                 let known: Vec<String> = self.known.iter().map(|known| format!("`{known}`")).collect();
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                Err(bad(format!("`{}` is not known here; known are {known}", shown(name))))
+                let meant = nearest(name, self.known.iter().copied());
+                let meant = meant.map_or_else(String::new, |meant| format!(" did you mean `{meant}`?"));
+                Err(bad(format!("`{}` is not known here;{meant} known are {known}", shown(name))))
             }
         }
     }
@@ -281,6 +293,9 @@ mod tests {
             (r#"{"channel":"a","tags":{},"reverse":null}"#, ""),
             (r#"{"topic":"a","channels":["x","y"],"ts":5}"#, ""),
             ("{}", "`channel` is missing"),
+            (r#"{"payload":1}"#, "`channel` is missing"),
+            (r#"{"chanel":"a","data":1}"#, "`chanel` is not known here; did you mean `channel`?"),
+            (r#"{"data":1,"Topic":"a"}"#, "`Topic` is not known here; did you mean `topic`?"),
             ("[]", "`channel` is missing"),
             ("[1]", "a command must be a JSON object, not a list"),
             ("7", "a command must be a JSON object, not 7"),
@@ -298,7 +313,13 @@ mod tests {
         ] {
             assert_eq!(told(text), reason, "{text}");
         }
-        assert!(told(r#"{"channel":"a","chanel":"b"}"#).starts_with("`chanel` is not known here; known are `channel`"));
+        let twice = told(r#"{"channel":"a","chanel":"b"}"#);
+        assert!(
+            twice.starts_with("`chanel` is not known here; did you mean `channel`? known are `channel`"),
+            "{twice}"
+        );
+        let other = told(r#"{"channel":"a","payload":"b"}"#);
+        assert!(other.starts_with("`payload` is not known here; known are `channel`"), "{other}");
         let many: String = (0..65).map(|n| format!("\"m{n}\":0,")).collect();
         assert!(told(&format!("{{{many}\"channel\":\"a\"}}")).contains("more than 64 members"));
     }

@@ -83,7 +83,7 @@ fn topic(members: &mut Members<'_>, state: &State, key: &ApiKey) -> Result<Topic
 
 /// Whose sessions are meant.
 fn who(members: &mut Members<'_>) -> Result<Who, Refusal> {
-    let user = members.text("user")?.ok_or_else(|| Refusal::new(400, "`user` is missing"))?;
+    let user = members.text("user")?.ok_or_else(|| members.missing(&["user"]))?;
     let client = members.filled("client")?;
     members.idle(&[
         ("session", "a session is named by its `client`"),

@@ -106,7 +106,7 @@ impl Prepared {
             (members.texts("channels", BATCH_COMMANDS_MAX), members.texts("topics", BATCH_COMMANDS_MAX));
         let topics = match (channels?, topics?) {
             (Some(topics), None) | (None, Some(topics)) => topics,
-            (None, None) => return Err(Refusal::new(400, "`channels` is missing")),
+            (None, None) => return Err(members.missing(&["channels", "topics"])),
             (Some(_), Some(_)) => {
                 return Err(Refusal::new(400, "`channels` and `topics` mean the same; write one of them"));
             }

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use super::Refusal;
 use super::command::clipped;
 use super::lists::bounded;
+use crate::spelling::nearest;
 
 /// Bytes of a client's own text that an error repeats.
 const SHOWN_BYTES: usize = 64;
@@ -81,6 +82,11 @@ impl<'a> Members<'a> {
         self.values.get(at).copied().flatten().filter(|value| value.get() != "null")
     }
 
+    /// The first member that is not known here, or came twice.
+    pub(super) fn stray(&self) -> Option<&str> {
+        self.stray.as_deref()
+    }
+
     /// The value of a member that must be `kind`; `null` is none.
     ///
     /// # Errors
@@ -100,7 +106,11 @@ impl<'a> Members<'a> {
         let other = others.copied().find_map(|name| Some((name, self.raw(name)?)));
         let reason = match (&self.stray, other) {
             (Some(stray), _) if self.names.contains(&stray.as_str()) => format!("`{stray}` is there twice"),
-            (Some(stray), _) => format!("`{stray}` is no member of this; there are {}", names.join(", ")),
+            (Some(stray), _) => {
+                let meant = nearest(stray, names.iter().copied());
+                let meant = meant.map_or_else(String::new, |meant| format!(" did you mean `{meant}`?"));
+                format!("`{stray}` is no member of this;{meant} there are {}", names.join(", "))
+            }
             (None, Some((name, value))) => {
                 let value = shown(value.get());
                 format!("`{name}` is {value}, but is no member of this; there are {}", names.join(", "))

@@ -137,7 +137,10 @@ pub(super) fn command(message: &[u8], topics_max: usize) -> Result<Command, BadC
         let ops = "there are subscribe, unsubscribe, rate, session, snapshot, auth and ping";
         let reason = match name {
             Some(name) => format!("unknown op {:?}; {ops}", name.chars().take(40).collect::<String>()),
-            None => format!("`op` is missing; {ops}"),
+            None => match members.stray() {
+                Some(stray) => format!("`op` is missing, and `{stray}` is no member of a command; {ops}"),
+                None => format!("`op` is missing; {ops}"),
+            },
         };
         return Err(bad(Refusal::new(400, reason)));
     }
@@ -435,6 +438,9 @@ mod tests {
             (r#"{"op":"ping","id":[1]}"#, r#"{"op":"pong""#, &["`id`", "[1]", "a whole number"]),
             (r#"{"op":["ping"],"id":1}"#, r#"{"id":1,"op":"unknown""#, &["`op`", "a string"]),
             (r#"{"id":1}"#, r#"{"id":1,"op":"unknown""#, &["`op` is missing"]),
+            (r#"{"id":1,"opp":"ping"}"#, r#"{"id":1,"op":"unknown""#, &["`op` is missing, and `opp` is no member"]),
+            (r#"{"op":"auth","id":1,"tokn":"t"}"#, r#"{"id":1"#, &["`tokn` is no member", "did you mean `token`?"]),
+            (r#"{"op":"subscribe","id":1,"arg":["a"]}"#, r#"{"id":1"#, &["`arg` is no member", "did you mean `args`?"]),
             (r#"{"op":"ping","id":1,"args":["a"]}"#, r#"{"id":1,"op":"pong""#, &["`args`", "there are op, id"]),
             (r#"{"op":"unsubscribe","id":1,"args":["a"],"max_rate":2}"#, r#"{"id":1"#, &["`max_rate`", "is 2"]),
             (r#"{"op":"rate","id":1,"args":["a"],"history":2}"#, r#"{"id":1"#, &["`history`", "is 2"]),

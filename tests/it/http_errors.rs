@@ -290,3 +290,22 @@ fn a_refusal_is_counted_once_under_its_reason() {
         assert_eq!(after.0 - before.0, f64::from(times) + more, "{what}: counted once: {answer:?}");
     }
 }
+
+/// A member that is misspelt is not one that is missing.
+#[test]
+fn a_misspelt_member_is_named_with_what_was_meant() {
+    let server = Server::open();
+    for (path, body, says) in [
+        ("publish", json!({"chanel": "a", "data": 1}), "`chanel` is not known here; did you mean `channel`?"),
+        ("publish", json!({"channel": "a", "dta": 1}), "`dta` is not known here; did you mean `data`? known are"),
+        ("broadcast", json!({"chanels": ["a"], "data": 1}), "`chanels` is not known here; did you mean `channels`?"),
+        ("batch", json!({"comands": []}), "`comands` is not known here; did you mean `commands`?"),
+        ("disconnect", json!({"usr": "a"}), "`usr` is not known here; did you mean `user`?"),
+        ("history", json!({"topc": "a"}), "`topc` is not known here; did you mean `topic`?"),
+        ("history", json!({"limit": 1}), "`channel` is missing"),
+    ] {
+        let (status, reply) = server.post(&format!("/api/{path}"), &body);
+        let told = reply["error"]["message"].as_str().unwrap();
+        assert!(status == 400 && told.contains(says), "{body}: {told}");
+    }
+}

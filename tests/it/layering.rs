@@ -13,12 +13,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("name", &["limits"]),
     ("position", &["limits"]),
     ("rate", &[]),
+    ("spelling", &[]),
     ("systemd", &[]),
     ("wire", &["accounts"]),
-    ("config", &["form", "limits", "name"]),
+    ("config", &["form", "limits", "name", "spelling"]),
     ("memory", &["config", "limits"]),
     ("metrics", &["wire"]),
-    ("protocol", &["form", "limits", "name", "position", "wire"]),
+    ("protocol", &["form", "limits", "name", "position", "spelling", "wire"]),
     ("topic", &["accounts", "clock", "config", "limits", "metrics", "name", "position", "protocol"]),
     ("auth", &["client", "clock", "config", "limits", "metrics", "name", "rate"]),
     (
@@ -49,7 +50,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "http",
         &[
             "accounts", "auth", "clock", "cluster", "config", "hub", "limits", "metrics", "name", "position",
-            "protocol", "rate", "server", "source", "topic", "wire",
+            "protocol", "rate", "server", "source", "spelling", "topic", "wire",
         ],
     ),
     (

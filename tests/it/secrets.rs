@@ -179,6 +179,19 @@ async fn failures_are_told_without_them() {
     let shown = [server.log(), why, server.get("/status").1, server.get("/metrics").1].concat();
     assert_hidden("it", &shown, &[MARK.to_owned()]);
     assert!(server.log().contains("redis://***@127.0.0.1"), "{}", server.log());
+    // Nothing listens there: what is told of that names the address, and nothing of the login.
+    for (section, scheme, says) in [("redis", "redis", "Redis cannot be read"), ("nats", "nats", "NATS cannot be read")]
+    {
+        let url = format!("{scheme}://user:{}@127.0.0.1:{nobody}", secret("wrong"));
+        let urls = if section == "redis" { format!("url = \"{url}\"") } else { format!("urls = [\"{url}\"]") };
+        let server = Server::start(&format!("[access]\nanonymous = true\n[source.{section}]\n{urls}\n"));
+        server.until("told", |s| s.log().contains(says)).await;
+        let (_, why) = server.get("/readyz");
+        let log = server.log();
+        let line = log.lines().find(|line| line.contains(says)).unwrap();
+        assert!(line.contains(&format!("127.0.0.1:{nobody}")), "{line}");
+        assert_hidden("it", &[log.clone(), why].concat(), &[MARK.to_owned()]);
+    }
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("nexus.toml");

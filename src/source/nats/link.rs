@@ -110,7 +110,8 @@ pub(super) async fn connect(config: &config::Nats) -> Result<(Client, watch::Rec
         options = options.add_client_certificate(certificate.clone(), key.clone());
     }
     let addresses: Vec<String> = servers.into_iter().map(|server| server.address).collect();
-    let client = options.connect(addresses).await.map_err(trouble("connecting"))?;
+    let tried = format!("connecting to {}", addresses.join(", "));
+    let client = options.connect(addresses).await.map_err(trouble(&tried))?;
     Ok((client, lost))
 }
 

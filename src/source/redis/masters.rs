@@ -140,17 +140,24 @@ impl Masters {
             pubsub.subscribe(channel).await?;
             Ok::<_, RedisError>(pubsub)
         };
-        let pubsub = tokio::time::timeout(CONNECT_TIMEOUT, subscribe).await.map_err(|_| no_answer())??;
+        let subscribed = tokio::time::timeout(CONNECT_TIMEOUT, subscribe).await.unwrap_or_else(|_| Err(no_answer()));
+        let pubsub = subscribed.map_err(|error| told_of(link.place(), &error))?;
         Ok((pubsub, link))
     }
 }
 
-/// A connection whose every answer has a time-out.
+/// An error of a connection to a node, with its address; user and password are no part of that.
+pub(super) fn told_of(place: &ConnectionAddr, error: &RedisError) -> RedisError {
+    RedisError::from((error.kind(), "no connection to Redis", format!("{place}: {error}")))
+}
+
+/// A connection whose every answer has a time-out. An error names the node.
 pub(super) async fn open(info: &ConnectionInfo) -> RedisResult<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(Some(RESPONSE_TIMEOUT));
-    Client::open(info.clone())?.get_multiplexed_async_connection_with_config(&config).await
+    let opened = Client::open(info.clone())?.get_multiplexed_async_connection_with_config(&config).await;
+    opened.map_err(|error| told_of(info.addr(), &error))
 }
 
 /// `info` for another host.
@@ -262,11 +269,7 @@ impl Nodes {
                 let answer = cmd("EXISTS").arg(key).query_async::<Value>(&mut connection).await;
                 Ok::<_, RedisError>((connection, answer))
             };
-            let (connection, answer) = asked.await.map_err(|error| {
-                let error = RedisError::from((ErrorKind::Io, "a node of the cluster", format!("{place}: {error}")));
-                failed.push((place.clone(), error.clone()));
-                error
-            })?;
+            let (connection, answer) = asked.await.inspect_err(|error| failed.push((place.clone(), error.clone())))?;
             match answer {
                 Ok(_) => return Ok((connection, place)),
                 Err(error) => match error.kind() {
