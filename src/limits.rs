@@ -155,7 +155,8 @@ pub const REPLY_BYTES_PER_SECOND: u32 = 1024 * 1024;
 /// The same at once.
 pub const REPLY_BYTES_BURST: u32 = 16 * 1024 * 1024;
 
-/// Bytes of state that a lagging subscription gets for each delta that it missed without being charged for them.
+/// Bytes of state that a lagging or throttled subscription gets for each delta that it missed without being charged for them,
+/// or as much as the deltas were.
 pub const STATE_BYTES_PER_MISSED: usize = 1_024;
 
 /// Bytes that a delayed session is given room for at least, where it waits for as many: small states go out together.

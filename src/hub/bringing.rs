@@ -350,6 +350,7 @@ impl Shard {
             return;
         }
         let start = std::mem::replace(&mut hold.cursor, last);
+        let charged = counted(snapshot.frame(lane.encoding).len(), start, topic);
         let subscription = hold.subscription;
         let (bytes, slot) = (snapshot.frame(lane.encoding), lane.slot);
         topic.answered_bytes = bytes.len();
@@ -364,7 +365,7 @@ impl Shard {
         if start != Cursor::NOWHERE {
             self.stats.conflated.add(last.seq.saturating_sub(start.seq));
         }
-        self.asked_for(key.index, counted(bytes.len(), start, last));
+        self.asked_for(key.index, charged);
         let topic = Some(slot);
         self.send_piece(key.index, Piece::delivery(bytes, topic, start));
     }

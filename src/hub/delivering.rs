@@ -12,6 +12,7 @@ use super::asking::Waiter;
 use super::conflate::Conflated;
 use super::deflating::Deflating;
 use super::event::SessionKey;
+use super::flushing::owe;
 use super::following::Span;
 use super::gathering::{join, message_bytes_max};
 use super::outbox::{Cut, Outbox, Piece};
@@ -361,7 +362,7 @@ impl Shard {
         match self.conflations.between(slot, topic, lane.encoding, cursor, target) {
             Conflated::Snapshot => {
                 let name = topic.name.clone();
-                let charged = counted(topic.answered_bytes, cursor, topic.last);
+                let charged = counted(topic.answered_bytes, cursor, topic);
                 if self.may_get(index, charged) {
                     self.await_answer(index, at);
                     self.ask_snapshot(name, Waiter::Hold { session: key, lane: lane_id, charged });
@@ -418,8 +419,26 @@ impl Shard {
         let count = topic.last.seq.saturating_sub(lane.sent.seq).max(1);
         let bytes = snapshot.frame(lane.encoding);
         lane.base = None;
+        let (slot, start, charged) = (lane.slot, lane.sent, counted(bytes.len(), lane.sent, topic));
+        topic.answered_bytes = bytes.len();
         self.stats.snapshots.add(lane.len() as u64);
+        if charged > 0 {
+            self.charge_lane(lane_id, slot, start, charged);
+        }
         self.send_to_lane(lane_id, bytes, count);
+    }
+
+    /// A state is more than the deltas that it stands for: members whose allowance has no room for that get it later.
+    fn charge_lane(&mut self, lane_id: u32, slot: Slot, start: Cursor, bytes: usize) {
+        let receivers: Vec<u32> =
+            self.subscribers.lane(lane_id).map_or_else(Vec::new, |lane| lane.receivers().collect());
+        for index in receivers {
+            if !self.may_get(index, bytes)
+                && let Some(session) = self.sessions.get_mut(index as usize)
+            {
+                owe(session, &mut self.subscribers, slot, start);
+            }
+        }
     }
 
     /// The topic's epoch changed: everybody gets its state now, and what they had no longer counts.

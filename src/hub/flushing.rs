@@ -489,7 +489,7 @@ fn subscription_of(session: &Session, subscribers: &Subscribers, topic: Slot) ->
 
 /// Notes where a session stands in a topic whose frames it cannot take now: where it stood before the first of them,
 /// though by what came after it, it may be noted as further on already.
-fn owe(session: &mut Session, subscribers: &mut Subscribers, topic: Slot, cursor: Cursor) {
+pub(super) fn owe(session: &mut Session, subscribers: &mut Subscribers, topic: Slot, cursor: Cursor) {
     let Some(subscription) = subscription_of(session, subscribers, topic) else { return };
     match session.hold_of(subscription).and_then(|at| session.holds.get_mut(at)) {
         None => {

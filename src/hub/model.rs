@@ -314,6 +314,10 @@ impl World {
             true => json!({(format!("k{}", n % 7)): n, (format!("k{}", n % 5)): null, "pad": "x".repeat(bytes)}),
             false => json!({"n": n, "pad": "x".repeat(bytes)}),
         };
+        self.publish_data(topic, &data);
+    }
+
+    fn publish_data(&mut self, topic: &str, data: &Value) {
         let payload = Payload::new(Bytes::from(data.to_string()), DELTA_BYTES_MAX).unwrap();
         let source = self.topics.home(topic);
         let incoming = Incoming { topic, kind: Kind::Delta, ts: None, payload, offset: None, source };

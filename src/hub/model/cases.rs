@@ -126,3 +126,35 @@ fn a_state_that_a_fault_keeps_back_is_answered() {
     world.settle().unwrap();
     world.leave().unwrap();
 }
+
+/// A throttled subscription is behind by more deltas than a shard keeps: the state that it gets in their place counts as far as
+/// it is more than they were, and above the allowance comes later.
+#[test]
+fn a_state_in_place_of_deltas_waits_for_its_allowance() {
+    let ways = Ways { reply_bytes_per_second: 1_000_000, ..Ways::plain() };
+    let mut world = World::new(FlushBackend::Epoll, &[], ways);
+    world.come(0);
+    for part in 0..10 {
+        world.publish_data(TOPICS[0], &json!({(format!("part{part}")): "x".repeat(200_000)}));
+    }
+    world.do_one(Op::Subscribe(0, vec![0], Some(1))).unwrap();
+    world.settle().unwrap();
+    let delayed = world.shard.stats.states_delayed.get();
+    (0..600).for_each(|_| world.publish(0, 10));
+    world.shard.pass(Duration::from_millis(1_100));
+    for _ in 0..4 {
+        world.turn(1).unwrap();
+        world.answer();
+    }
+    assert!(world.shard.stats.states_delayed.get() > delayed, "it had 2 MB a moment ago");
+    assert!(world.shard.sessions.iter().all(|(_, session)| session.holds.len() == 1));
+    world.settle().unwrap();
+    assert!(world.shard.sessions.iter().all(|(_, session)| session.holds.is_empty()));
+    // What fits the deltas that it stands for is not counted.
+    let delayed = world.shard.stats.states_delayed.get();
+    (0..2_500).for_each(|_| world.publish(0, 10));
+    world.shard.pass(Duration::from_millis(1_100));
+    world.settle().unwrap();
+    assert_eq!(world.shard.stats.states_delayed.get(), delayed);
+    world.leave().unwrap();
+}
