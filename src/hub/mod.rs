@@ -53,6 +53,8 @@ mod sealing;
 mod session;
 mod shard;
 mod shedding;
+#[cfg(test)]
+mod silent_desk;
 mod subscribers;
 mod sweeping;
 mod turns;

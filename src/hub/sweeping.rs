@@ -36,7 +36,7 @@ impl Shard {
         }
         self.next_sweep_ms = self.now_ms + millis(SWEEP_EVERY);
         let capacity = self.sessions.capacity();
-        let slice = capacity.div_ceil(SLICES).max(1);
+        let slice = if self.sessions.is_empty() { 0 } else { capacity.div_ceil(SLICES).max(1) };
         for _ in 0..slice.min(capacity) {
             if self.sweep_at >= capacity {
                 self.sweep_at = 0;
@@ -51,7 +51,10 @@ impl Shard {
                 self.swept();
             }
         }
-        if capacity == 0 {
+        if self.sessions.is_empty() {
+            // An empty shard turns once a second, and there is nothing to look at: all of it is one slice.
+            (self.sweep_at, self.boxed_so_far) = (0, 0);
+            self.forget_inflated();
             self.swept();
         }
         self.relieve_incoming();

@@ -22,16 +22,20 @@ const LEAST: u32 = WHOLE / 16;
 /// does not come back.
 const BACK: u32 = 1;
 
+/// What a burst can add between two looks, and until less is held.
+const BURST_BYTES: u64 = 32 << 20;
+
 /// Of a limit of `memory` bytes: what may be resident before ceilings come down, and below what they go up again.
 fn marks(memory: u64) -> (u64, u64) {
-    (memory - memory / 8, memory - memory / 16 * 3)
+    let high = memory - (memory / 8).max(BURST_BYTES.min(memory / 4));
+    (high, high - memory / 16)
 }
 
 /// What is to be left of the ceilings where `share` is, with so many bytes resident above what a start takes.
 fn share_for(share: u32, resident: u64, memory: u64) -> u32 {
     let (high, low) = marks(memory);
     match resident {
-        _ if resident > high => (share - share / 8).max(LEAST),
+        _ if resident > high => (share - share / 4).max(LEAST),
         _ if resident < low => (share + BACK).min(WHOLE),
         _ => share,
     }
@@ -77,20 +81,31 @@ pub(super) async fn keep(memory: u64, base: u64, topics: Arc<Topics>, metrics: A
 mod tests {
     use super::*;
 
-    /// (what is left, what is resident of a limit of 1,600) and what is left then.
+    const MIB: u64 = 1 << 20;
+
+    /// (what is left, MiB that are resident of a limit of 64 MiB) and what is left then.
     #[test]
     fn ceilings_come_down_near_the_limit_and_go_up_again_below_it() {
         for (share, resident, then) in [
             (WHOLE, 0, WHOLE),
-            (WHOLE, 1_400, WHOLE),
-            (WHOLE, 1_401, 224),
-            (224, 1_600, 196),
-            (LEAST, 5_000, LEAST),
-            (100, 1_350, 100),
-            (100, 1_299, 101),
+            (WHOLE, 48, WHOLE),
+            (WHOLE, 49, 192),
+            (192, 64, 144),
+            (LEAST, 500, LEAST),
+            (100, 45, 100),
+            (100, 43, 101),
             (255, 0, WHOLE),
         ] {
-            assert_eq!(share_for(share, resident, 1_600), then, "{share} {resident}");
+            assert_eq!(share_for(share, resident * MIB, 64 * MIB), then, "{share} {resident}");
+        }
+    }
+
+    /// A small server leaves more of its limit for what a burst brings than a large one.
+    #[test]
+    fn room_is_left_for_a_burst() {
+        for (memory, marks_mib) in [(16, (12, 11)), (128, (96, 88)), (256, (224, 208)), (1_024, (896, 832))] {
+            let (high, low) = marks(memory * MIB);
+            assert_eq!((high / MIB, low / MIB), marks_mib, "{memory}");
         }
     }
 }
