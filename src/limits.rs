@@ -193,6 +193,9 @@ pub const MEMBER_INFO_BYTES_MAX: usize = 1_024;
 /// Joins and leaves of one topic that wait to be told. Past it: dropped, and counted.
 pub const MEMBERSHIP_WAITING_MAX: usize = 16_384;
 
+/// Bytes of memory of all joins and leaves that wait in one shard. Past it: likewise.
+pub const MEMBERSHIP_WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// Clients that wait at once for this node to read as far as they have. Past it: they are answered as after the wait.
 pub const CATCHING_UP_MAX: usize = 16_384;
 

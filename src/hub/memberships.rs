@@ -12,7 +12,8 @@ use super::outbox::Piece;
 use super::shard::Shard;
 use crate::config::Limits;
 use crate::limits::{
-    MEMBER_INFO_BYTES_MAX, MEMBERSHIP_BURST_S, MEMBERSHIP_EVERY_MS, MEMBERSHIP_USER_PART, MEMBERSHIP_WAITING_MAX,
+    MEMBER_INFO_BYTES_MAX, MEMBERSHIP_BURST_S, MEMBERSHIP_EVERY_MS, MEMBERSHIP_USER_PART, MEMBERSHIP_WAITING_BYTES_MAX,
+    MEMBERSHIP_WAITING_MAX,
 };
 use crate::protocol::{MemberInfo, MembershipChange};
 use crate::rate::Rate;
@@ -193,7 +194,7 @@ impl Memberships {
             }
             return Ok(());
         }
-        if waiting.len() >= MEMBERSHIP_WAITING_MAX {
+        if waiting.len() >= MEMBERSHIP_WAITING_MAX || self.bytes + bytes_of(change) > MEMBERSHIP_WAITING_BYTES_MAX {
             return Err(());
         }
         if waiting.len() == 0 {
@@ -470,6 +471,14 @@ mod tests {
         assert!(memberships.bytes > MEMBERSHIP_WAITING_MAX * CHANGE_BYTES);
         memberships.forget(Slot(1));
         assert_eq!(memberships.bytes, 0);
+        // Of all topics together, too; what cancels something out is always taken.
+        let topics = (0..).map(Slot).take_while(|slot| {
+            (0..1_000).map(|n| memberships.take(*slot, &change(n, true), 0)).filter(Result::is_ok).count() == 1_000
+        });
+        let topics = topics.count();
+        assert!(topics > 10 && memberships.bytes <= MEMBERSHIP_WAITING_BYTES_MAX, "{topics}");
+        assert_eq!(memberships.take(Slot(0), &change(0, false), 0), Ok(()));
+        assert_eq!(memberships.take(Slot(0), &change(0, true), 0), Ok(()));
     }
 
     #[test]
