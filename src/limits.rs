@@ -162,6 +162,10 @@ pub const STATE_BYTES_PER_MISSED: usize = 1_024;
 /// Bytes that a delayed session is given room for at least, where it waits for as many: small states go out together.
 pub const DELAYED_BYTES: usize = 16 * 1024;
 
+/// Bytes that a call, or a question for presence, counts for until it is answered. So many of them may be under way as the
+/// allowance has room for. Past it: the next is refused.
+pub const ANSWER_RESERVED_BYTES: usize = 64 * 1024;
+
 /// Bytes of such answers that all sessions of one address that name no user may ask for each second, sustained.
 pub const REPLY_BYTES_PER_ADDRESS: u32 = 4 * 1024 * 1024;
 

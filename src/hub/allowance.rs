@@ -87,7 +87,7 @@ impl Allowance {
     }
 
     /// So many bytes were charged and not given.
-    fn give_back(&self, answers: Answers, bytes: usize) {
+    pub(super) fn give_back(&self, answers: Answers, bytes: usize) {
         self.own.give_back(answers.own, bytes as u64);
         if let Some(address) = &self.address {
             address.give_back(answers.address, bytes as u64);

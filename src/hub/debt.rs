@@ -21,6 +21,8 @@ pub(super) struct To {
     pub(super) id: CommandId,
     /// What it has asked for so far.
     pub(super) asked: Allowance,
+    /// Bytes that it was charged for an answer of which it is not known yet how long it is.
+    pub(super) reserved: usize,
 }
 
 /// An answer that a session waits for. It is given even if the task dies that was to give it: then it says so.

@@ -21,7 +21,7 @@ use super::putting_off::{LOOK_EVERY, PutOff, Wanted};
 use super::queue::QueueSender;
 use crate::accounts::Held;
 use crate::auth::{Caller, Grant, TokenError, Users, Verifier};
-use crate::limits::{ANSWER_TIMEOUT, PUBLISH_WAIT};
+use crate::limits::{ANSWER_RESERVED_BYTES, ANSWER_TIMEOUT, PUBLISH_WAIT};
 use crate::metrics::Metrics;
 use crate::name::TopicName;
 use crate::protocol::{CommandId, Op, Refusal};
@@ -324,7 +324,7 @@ impl Clerk {
                 });
             }
             Request::Topic { shard, session, dialect, id, topic, ask, asked } => {
-                let to = To { shard, session, dialect, id, asked };
+                let to = To { shard, session, dialect, id, asked, reserved: 0 };
                 let op = match &ask {
                     Ask::History(_) => Op::History,
                     Ask::Presence => Op::Presence,
@@ -360,7 +360,7 @@ impl Clerk {
                 }
             }
             Request::Call { shard, session, dialect, id, client, user, method, data, asked } => {
-                let to = To { shard, session, dialect, id, asked };
+                let to = To { shard, session, dialect, id, asked, reserved: 0 };
                 let Some(to) = self.may_ask(to, Op::Rpc) else { return };
                 let reply = move |id: &CommandId, data: Bytes| dialect.rpc(id, &data);
                 let debt = Debt::reply(self, to, Op::Rpc);
@@ -395,11 +395,16 @@ impl Clerk {
         }
     }
 
-    /// Whom to answer, unless it asked for too much already: then it is told so.
+    /// Whom to answer, unless it asked for too much already: then it is told so. What is answered later counts for something
+    /// until then, so that no more of it is under way than the allowance has room for.
     fn may_ask(&self, to: To, op: Op) -> Option<To> {
         // What a publish brings is a few bytes: it is for the rate of commands.
         let refusal = if op == Op::Publish { None } else { self.asked_too_much(&to) };
-        let Some(refusal) = refusal else { return Some(to) };
+        let Some(refusal) = refusal else {
+            let reserved = if matches!(op, Op::Publish | Op::History) { 0 } else { ANSWER_RESERVED_BYTES };
+            to.asked.charge(self.answers, reserved);
+            return Some(To { reserved, ..to });
+        };
         self.reply(to, op, Err(refusal));
         None
     }
@@ -415,7 +420,8 @@ impl Clerk {
     }
 
     pub(super) fn reply(&self, to: To, op: Op, reply: Result<Bytes, Refusal>) {
-        let To { shard, session, dialect, id, asked } = to;
+        let To { shard, session, dialect, id, asked, reserved } = to;
+        asked.give_back(self.answers, reserved);
         let reply = match reply {
             Ok(reply) => {
                 asked.charge(self.answers, reply.len());
@@ -474,7 +480,8 @@ impl Clerk {
         tokio::spawn(async move {
             let _held = held;
             let answer = in_time(answer).await;
-            let Some(Owed::Reply(to, op)) = &debt.owed else { return };
+            let Some(Owed::Reply(to, op)) = &mut debt.owed else { return };
+            to.asked.give_back(debt.clerk.answers, std::mem::take(&mut to.reserved));
             // Many may have been asked for at once. What was only read need not be said; what was done must be.
             let refusal = if *op == Op::Presence { debt.clerk.asked_too_much(to) } else { None };
             let result = answer.map(|value| reply(&to.id, value));
@@ -553,8 +560,9 @@ mod tests {
         fn presence_stats(&self, _: TopicName) -> Answer<MemberCount> {
             Box::pin(std::future::pending())
         }
-        fn call(&self, _: String, _: String, _: String, _: Bytes) -> Answer<Bytes> {
-            panic!("injected")
+        fn call(&self, _: String, _: String, method: String, _: Bytes) -> Answer<Bytes> {
+            assert_eq!(method, "hangs", "injected");
+            Box::pin(std::future::pending())
         }
     }
 
@@ -595,6 +603,20 @@ mod tests {
             self.requests.send(Batch::new(vec![Asked::new(request)], 100, &self.unseen)).unwrap();
         }
 
+        fn call(&self, id: u64, method: &str) {
+            self.send(Request::Call {
+                shard: ShardId(0),
+                session: SessionKey { index: 0, generation: 1 },
+                dialect: Dialect::CentrifugeJson,
+                id: command_id(id),
+                client: String::new(),
+                user: String::new(),
+                method: method.to_owned(),
+                data: Bytes::new(),
+                asked: self.asked.clone(),
+            });
+        }
+
         fn publish(&self, id: u64, topic: &str) {
             let payload = Payload::read(Bytes::from_static(b"1"), 100, PayloadForm::Json).unwrap();
             self.ask(id, topic, Ask::Publish(payload));
@@ -615,7 +637,7 @@ mod tests {
             loop {
                 if let Some(Event::Answered { reply, .. }) = self.part.queue.take() {
                     let text = String::from_utf8_lossy(&reply);
-                    let reply: serde_json::Value = serde_json::from_str(&text[text.find('{').unwrap()..]).unwrap();
+                    let reply: serde_json::Value = serde_json::from_str(&text[text.find("{\"").unwrap()..]).unwrap();
                     return (reply["id"].as_u64().unwrap(), reply["error"]["code"].as_u64().unwrap_or(0));
                 }
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -644,21 +666,30 @@ mod tests {
         }
         shard.ask(4, "good", Ask::Presence);
         assert_eq!(shard.reply().await, (4, 100));
-        shard.send(Request::Call {
-            shard: ShardId(0),
-            session: SessionKey { index: 0, generation: 1 },
-            dialect: Dialect::CentrifugeJson,
-            id: command_id(5),
-            client: String::new(),
-            user: String::new(),
-            method: String::new(),
-            data: Bytes::new(),
-            asked: shard.asked.clone(),
-        });
+        shard.call(5, "");
         assert_eq!(shard.reply().await, (5, 100));
         shard.publish(6, "good");
         assert_eq!(shard.reply().await, (6, 0));
         assert_eq!(shard.metrics.answers_died.get(), 6);
+    }
+
+    /// Answers that may be long are under way only as far as the allowance of their user has room for them.
+    #[tokio::test(start_paused = true)]
+    async fn no_more_calls_are_under_way_than_may_be_answered() {
+        let shard = Shard::start();
+        let room = u64::from(crate::limits::REPLY_BYTES_BURST) / ANSWER_RESERVED_BYTES as u64;
+        (1..=room + 100).for_each(|id| shard.call(id, "hangs"));
+        let (mut refused, mut hung) = (0, 0);
+        for _ in 0..room + 100 {
+            match shard.reply().await.1 {
+                106 => refused += 1,
+                _ => hung += 1,
+            }
+        }
+        // While they are asked for, a little comes back.
+        assert!(refused > 0 && hung >= room, "{refused} refused, {hung} given up");
+        shard.call(1_000, "hangs");
+        assert_eq!(shard.reply().await, (1_000, 100), "there is room again");
     }
 
     /// What fails at the desk itself is answered, too: a state, a replay, a topic that is let go of, a new token of a
