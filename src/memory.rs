@@ -1,9 +1,9 @@
 //! How much memory there is, and how much of it backlogs, history and state may take.
 //!
 //! One figure, `limits.memory`, is shared out: an eighth for backlogs, a quarter for history, a quarter for state, an eighth
-//! for deltas that shards keep, 1/32 each for messages that come, states on their way, HTTP requests and HTTP answers, 1/64 each for what sessions
-//! asked for and for what is written to them, 1/16 for topics that only subscribers named. The rest is for the program and its
-//! sessions.
+//! for deltas that shards keep, 1/32 each for messages that come, states on their way, HTTP requests and HTTP answers, 1/64
+//! each for what sessions asked for and for what is written to them, 1/16 for topics that only subscribers named. The rest is
+//! for the program and its sessions.
 
 use std::path::{Path, PathBuf};
 

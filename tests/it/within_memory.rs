@@ -126,7 +126,9 @@ async fn sessions_that_lag_in_every_way_stay_within_the_limit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn states_for_who_lags_have_a_ceiling_and_keep_no_reader_from_its_answer() {
     const TOPICS: usize = 24;
-    let server = Server::start(&(OPEN.to_owned() + "history_size = 1\n[limits]\nmemory = \"64MiB\"\n"));
+    let server = Server::start(
+        &(OPEN.to_owned() + "history_size = 1\n[limits]\nreply_bytes_per_address = 0\nmemory = \"64MiB\"\n"),
+    );
     server.publish("merge:read", &json!({"pad": "r".repeat(100_000)}));
     let mut healthy = Healthy::beside(&server).await;
     let topics: Vec<String> = (0..TOPICS).map(|n| format!("merge:{n}")).collect();
