@@ -364,7 +364,6 @@ pub struct Metrics {
     pub source_errors: Family<SourceLabel, Counter>,
     pub source_skipped: Family<SourceLabel, Counter>,
     pub epoch_changes: Family<SourceLabel, Counter>,
-    pub offset_carries: Counter,
     pub client_publishes: Counter,
     pub replies_refused: Counter,
     pub answers_died: Counter,
@@ -634,11 +633,6 @@ impl Metrics {
             "epoch_changes",
             "Times that offsets of a source stopped being comparable",
             self.epoch_changes.clone(),
-        );
-        r.register(
-            "offset_carries",
-            "Offsets raised because the source's IDs did not grow when packed",
-            self.offset_carries.clone(),
         );
         r.register(
             "replies_refused",

@@ -217,7 +217,7 @@ impl Publisher {
 /// The offset that every node gives to an entry.
 pub(crate) fn offset_of(id: &str) -> anyhow::Result<u64> {
     let id: EntryId = id.parse().map_err(anyhow::Error::msg)?;
-    Ok(id.offset().context("an ID without an offset")?.get())
+    Ok(id.offset().context("an ID that has no offset")?.get())
 }
 
 /// By topic name.

@@ -99,6 +99,8 @@ pub struct SourceStatus {
     read_ms: AtomicU64,
     lag_ms: AtomicU64,
     note: Mutex<String>,
+    /// What keeps it from being read rightly, though it can be read; empty if nothing does.
+    fault: Mutex<String>,
 }
 
 impl SourceStatus {
@@ -114,7 +116,8 @@ impl SourceStatus {
             skipped: AtomicU64::new(0),
             read_ms: AtomicU64::new(0),
             lag_ms: AtomicU64::new(0),
-            note: Mutex::new(String::new()),
+            note: Mutex::default(),
+            fault: Mutex::default(),
         })
     }
 
@@ -150,9 +153,20 @@ impl SourceStatus {
         *self.note.lock().unwrap_or_else(PoisonError::into_inner) = note.into();
     }
 
-    /// That word.
+    /// That word; a fault goes first.
     pub fn last_note(&self) -> String {
-        self.note.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let fault = self.fault();
+        if fault.is_empty() { self.note.lock().unwrap_or_else(PoisonError::into_inner).clone() } else { fault }
+    }
+
+    /// What is read cannot be served rightly, and why: the server is not ready until this is empty again.
+    pub fn set_fault(&self, fault: impl Into<String>) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault.into();
+    }
+
+    /// That reason; empty if there is none.
+    pub fn fault(&self) -> String {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether it can be read now.
@@ -189,6 +203,10 @@ impl SourceStatus {
         }
         if !self.connected() {
             return Some(format!("{}: not connected", self.name));
+        }
+        let fault = self.fault();
+        if !fault.is_empty() {
+            return Some(format!("{}: {fault}", self.name));
         }
         let lag_ms = self.lag_ms();
         (self.lag_max_ms > 0 && lag_ms > self.lag_max_ms).then(|| format!("{}: {lag_ms} ms behind", self.name))

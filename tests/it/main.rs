@@ -53,6 +53,7 @@ mod rebalancing;
 mod recordings;
 mod recovery;
 mod redis;
+mod redis_edge;
 mod redis_faults;
 mod redis_groups;
 mod redis_ha;

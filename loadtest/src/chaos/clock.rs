@@ -84,7 +84,7 @@ pub(super) fn stepped(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
     }
     stage.healed();
     stage.whole(LIMIT)?;
-    let carries = node.metric("offset_carries_total")?;
-    stage.note(format!("{carries} offsets were raised above their ID's"));
+    let refused = node.metric("source_skipped_total")?;
+    ensure!(refused == 0.0, "{refused} entries were refused");
     Ok(Box::new((redis, node, of_redis.file, of_server.file)))
 }

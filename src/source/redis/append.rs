@@ -97,7 +97,7 @@ impl Appender {
                 done.push((
                     at,
                     match stored {
-                        Ok(stored) => Ok(self.position(source, stored)),
+                        Ok(stored) => self.position(source, stored),
                         Err(error) => {
                             if error.is_io_error() || error.is_unrecoverable_error() || error.is_timeout() {
                                 broken = Some(error.to_string());
@@ -111,12 +111,14 @@ impl Appender {
         done
     }
 
-    fn position(&self, source: SourceId, (id, epoch, repeated): Stored) -> (Offset, Epoch) {
+    /// What is answered for an entry. One whose ID has no offset is in the stream, but no node serves it.
+    fn position(&self, source: SourceId, (id, epoch, repeated): Stored) -> Result<(Offset, Epoch), AppendError> {
         if repeated {
             self.metrics.publish_repeated.inc();
         }
-        let offset = id.parse::<EntryId>().ok().and_then(EntryId::offset).unwrap_or_default();
-        (offset, epoch.map_or_else(|| self.topics.epoch(source), |epoch| Epoch::from_text(&epoch)))
+        let id: EntryId = id.parse().map_err(AppendError)?;
+        let offset = id.offset().map_err(|error| AppendError(error.to_string()))?;
+        Ok((offset, epoch.map_or_else(|| self.topics.epoch(source), |epoch| Epoch::from_text(&epoch))))
     }
 
     fn command(&self, stream: &str, one: &Outgoing<'_>) -> Cmd {

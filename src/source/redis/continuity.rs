@@ -3,9 +3,9 @@
 //! Replication keeps the order, so a master that has the entry that was read last has all before it too. One that lacks
 //! it was promoted before it had got it: what was read here is in no other node's state, and never will be.
 
-use ::redis::{Cmd, RedisResult, Value, cmd};
+use ::redis::{Cmd, ErrorKind, RedisResult, Value, cmd};
 
-use super::entries::{entries, text};
+use super::entries::{Entry, entries, text};
 use super::id::EntryId;
 use super::keys::Keys;
 use super::link::Link;
@@ -16,12 +16,100 @@ use crate::position::Offset;
 pub(super) struct Progress {
     /// Last entry taken in.
     pub(super) last: EntryId,
+    /// How many had ever been added up to that one; `None` where the server does not say.
+    pub(super) count: Option<u64>,
     /// Its fingerprint; `None` where it was not read but is only known to have been.
     pub(super) seen: Option<u64>,
-    /// Its offset.
+    /// Highest offset that any had.
     pub(super) offset: Offset,
     /// Whether what the partition held has been read.
     pub(super) loaded: bool,
+}
+
+/// What Redis says of a stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// The last ID that it ever gave.
+    pub(super) newest: EntryId,
+    /// The oldest entry that it holds.
+    pub(super) first: Option<EntryId>,
+    /// Entries ever added to it, and those of them that are gone. Servers before Redis 7 do not say.
+    counts: Option<(u64, u64)>,
+}
+
+impl Facts {
+    /// Asks for them. Servers that know no `XINFO` are asked for the first and the last entry.
+    pub(super) async fn of(link: &mut Link, keys: &Keys) -> RedisResult<Self> {
+        let reply: RedisResult<Value> = cmd("XINFO").arg("STREAM").arg(&keys.stream).query_async(link).await;
+        let error = match reply {
+            Ok(Value::Array(fields)) => return Ok(Self::read(&fields)),
+            Ok(Value::Map(pairs)) => {
+                let fields: Vec<Value> = pairs.into_iter().flat_map(|(key, value)| [key, value]).collect();
+                return Ok(Self::read(&fields));
+            }
+            Ok(_) => None,
+            Err(error) if error.detail().is_some_and(|detail| detail.contains("no such key")) => {
+                return Ok(Self { counts: Some((0, 0)), ..Self::default() });
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => Some(error),
+            Err(error) => return Err(error),
+        };
+        let last: Value =
+            cmd("XREVRANGE").arg(&keys.stream).arg("+").arg("-").arg("COUNT").arg(1).query_async(link).await?;
+        let first: Value = ask_first_entry(keys).query_async(link).await?;
+        let newest = first_id(last).unwrap_or_default();
+        tracing::debug!(stream = keys.stream, ?error, "XINFO STREAM is not answered; what is gone cannot be counted");
+        Ok(Self { newest, first: first_id(first), counts: None })
+    }
+
+    fn read(fields: &[Value]) -> Self {
+        let number = |name: &str| match field(fields, name) {
+            Some(Value::Int(number)) => u64::try_from(*number).ok(),
+            _ => None,
+        };
+        let first = match field(fields, "first-entry") {
+            Some(Value::Array(parts)) => parts.first().and_then(|id| text(id)?.parse().ok()),
+            _ => None,
+        };
+        let added = number("entries-added");
+        Self {
+            newest: field(fields, "last-generated-id").and_then(|id| text(id)?.parse().ok()).unwrap_or_default(),
+            first,
+            counts: added.zip(number("length")).map(|(added, length)| (added, added.saturating_sub(length))),
+        }
+    }
+
+    /// How many entries had been added up to the newest, if that is the one that was read last.
+    pub(super) fn count_upto(&self, last: EntryId) -> Option<u64> {
+        self.counts.filter(|_| self.newest == last).map(|(added, _)| added)
+    }
+
+    /// Whether the stream still holds every entry that was ever added to it, as far as is known.
+    pub(super) fn is_untrimmed(&self) -> bool {
+        self.counts.is_some_and(|(_, gone)| gone == 0)
+    }
+
+    /// Whether entries are gone that were added after `last`, the `count`th. Where that cannot be counted, what begins after
+    /// it is taken to have lost some.
+    pub(super) fn is_gone_after(&self, last: EntryId, count: Option<u64>) -> bool {
+        if self.newest <= last || self.first.is_some_and(|first| first <= last) {
+            return false;
+        }
+        match (self.counts, count) {
+            (Some((_, gone)), Some(count)) => gone > count,
+            _ => true,
+        }
+    }
+
+    /// The same of entries between `last` and `batch`, which was read after it; these are facts from after that.
+    fn is_gone_between(&self, last: EntryId, count: Option<u64>, batch: &[Entry]) -> bool {
+        let Some(((added, gone), count)) = self.counts.zip(count) else { return !last.is_zero() };
+        let read = batch.len() as u64;
+        match self.first.filter(|first| batch.last().is_some_and(|entry| *first <= entry.id)) {
+            Some(first) => gone > count + batch.iter().filter(|entry| entry.id < first).count() as u64,
+            None => added.max(gone) > count + read,
+        }
+    }
 }
 
 /// Why what this node knows does not join up with what the stream holds, if it does not.
@@ -30,19 +118,14 @@ pub(super) async fn broken(link: &mut Link, keys: &Keys, progress: &Progress) ->
     if last.is_zero() {
         return Ok(None);
     }
-    let newest = last_generated(link, keys).await?;
-    if newest < last {
-        return Ok(Some(format!("the stream's last ID is {newest}, but {last} was read from it")));
+    let facts = Facts::of(link, keys).await?;
+    if facts.newest < last {
+        return Ok(Some(format!("the stream's last ID is {}, but {last} was read from it", facts.newest)));
     }
-    let first = first_entry(link, keys).await?;
-    let trimmed = match first {
-        Some(first) => first > last && newest > last,
-        None => newest > last,
-    };
-    if trimmed {
+    if facts.is_gone_after(last, progress.count) {
         return Ok(Some(format!("entries after {last} were trimmed before they were read")));
     }
-    let (Some(seen), Some(first)) = (progress.seen, first) else { return Ok(None) };
+    let (Some(seen), Some(first)) = (progress.seen, facts.first) else { return Ok(None) };
     if first > last {
         return Ok(None);
     }
@@ -55,31 +138,19 @@ pub(super) async fn broken(link: &mut Link, keys: &Keys, progress: &Progress) ->
     })
 }
 
-/// The last ID that the stream ever gave.
-pub(super) async fn last_generated(link: &mut Link, keys: &Keys) -> RedisResult<EntryId> {
-    let found = field(&info(link, keys).await?, "last-generated-id").and_then(|id| text(id)?.parse().ok());
-    Ok(found.unwrap_or_default())
-}
-
-/// Whether the stream still holds every entry that was ever added to it. Servers before Redis 7 do not say.
-pub(super) async fn is_untrimmed(link: &mut Link, keys: &Keys) -> RedisResult<bool> {
-    let info = info(link, keys).await?;
-    let number = |name: &str| match field(&info, name) {
-        Some(Value::Int(number)) => Some(*number),
-        _ => None,
-    };
-    Ok(number("entries-added").is_some_and(|added| number("length") == Some(added)))
-}
-
-/// What Redis says of the stream; nothing where there is none.
-async fn info(link: &mut Link, keys: &Keys) -> RedisResult<Vec<Value>> {
-    let reply: RedisResult<Value> = cmd("XINFO").arg("STREAM").arg(&keys.stream).query_async(link).await;
-    match reply {
-        Ok(Value::Array(fields)) => Ok(fields),
-        Ok(_) => Ok(Vec::new()),
-        Err(error) if error.code() == Some("ERR") => Ok(Vec::new()),
-        Err(error) => Err(error),
+/// Whether entries between the last that was taken in and `batch` are gone; `first` is the oldest that the stream held just
+/// after `batch` was read.
+pub(super) async fn is_broken_before(
+    link: &mut Link,
+    keys: &Keys,
+    progress: &Progress,
+    batch: &[Entry],
+    first: Option<EntryId>,
+) -> RedisResult<bool> {
+    if first.is_some_and(|first| first <= progress.last) {
+        return Ok(false);
     }
+    Ok(Facts::of(link, keys).await?.is_gone_between(progress.last, progress.count, batch))
 }
 
 fn field<'a>(info: &'a [Value], name: &str) -> Option<&'a Value> {
@@ -99,7 +170,53 @@ pub(super) fn first_id(reply: Value) -> Option<EntryId> {
     entries(reply).first().map(|entry| entry.id)
 }
 
-/// The oldest entry that the stream holds.
-pub(super) async fn first_entry(link: &mut Link, keys: &Keys) -> RedisResult<Option<EntryId>> {
-    Ok(first_id(ask_first_entry(keys).query_async(link).await?))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(ms: u64) -> EntryId {
+        EntryId { ms, seq: 0 }
+    }
+
+    fn batch(ids: std::ops::RangeInclusive<u64>) -> Vec<Entry> {
+        ids.map(|ms| Entry { id: id(ms), fields: Vec::new() }).collect()
+    }
+
+    /// Ten entries with the IDs 1 to 10 were added; `gone` of them from the front.
+    fn facts(added: u64, gone: u64) -> Facts {
+        Facts { newest: id(added), first: (gone < added).then(|| id(gone + 1)), counts: Some((added, gone)) }
+    }
+
+    #[test]
+    fn every_hole_is_found_and_none_is_made_up() {
+        for (last, gone) in (0..10).flat_map(|last| (0..=10).map(move |gone| (last, gone))) {
+            let lost = gone > last;
+            let at = |count| facts(10, gone).is_gone_after(id(last), count);
+            assert_eq!(at(Some(last)), lost, "{last} read, {gone} gone");
+            assert!(at(None) || !lost, "{last} read, {gone} gone, not counted");
+        }
+        assert!(!facts(10, 10).is_gone_after(id(10), Some(10)), "all that is gone was read");
+    }
+
+    /// (last read, first of the batch, gone afterwards, hole)
+    #[test]
+    fn a_hole_before_a_batch_is_told_from_entries_that_went_after_it_was_read() {
+        for (last, from, gone, hole) in [
+            (5, 6, 5, false),
+            (5, 6, 7, false),
+            (5, 7, 6, true),
+            (5, 7, 8, true),
+            (0, 1, 0, false),
+            (0, 1, 3, false),
+            (0, 2, 1, true),
+            (5, 6, 10, false),
+            (5, 7, 10, true),
+        ] {
+            let found = facts(10, gone).is_gone_between(id(last), Some(last), &batch(from..=10));
+            assert_eq!(found, hole, "{last} read, then from {from} on, {gone} gone since");
+        }
+        let uncounted = Facts { counts: None, ..facts(10, 5) };
+        assert!(uncounted.is_gone_between(id(5), Some(5), &batch(6..=10)), "in doubt, a hole");
+        assert!(!uncounted.is_gone_between(id(0), None, &batch(1..=10)), "nothing was read before");
+    }
 }

@@ -1,9 +1,9 @@
 //! Entry IDs, and offsets made of them.
 //!
-//! An ID is `<ms>-<seq>`. Its offset is `(ms − 2024-01-01) · 2^13 + seq`: the same on every node without a word
-//! between them, below 2^53 until November 2058. More than 8,192 entries in one millisecond (a script that appends in
-//! one go, or a clock that stood still) run over into the next ms's numbers; where that, or IDs written by hand from
-//! before 2024, would make offsets not grow, the next free one is taken and the event is counted.
+//! An ID is `<ms>-<sequence>`. Its offset is `(ms − 2024-01-01) · 2^13 + sequence`: a function of the ID alone, so that
+//! every node comes to the same without a word between them and whatever else it has read. It stays below 2^53 until
+//! November 2058. What does not fit (a sequence above 8,191, a time before 2024 or after 2058) has no offset: such an entry
+//! is refused, on every node alike.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,7 +16,12 @@ const BASE_MS: u64 = 1_704_067_200_000;
 
 const SEQ_BITS: u32 = 13;
 
-const _: () = assert!(((1_u64 << 40) << SEQ_BITS) - 1 == OFFSET_MAX);
+/// The highest sequence that has an offset.
+const SEQ_MAX: u64 = (1 << SEQ_BITS) - 1;
+
+const MS_BITS: u32 = 40;
+
+const _: () = assert!(((1_u64 << MS_BITS) << SEQ_BITS) - 1 == OFFSET_MAX);
 
 /// A stream entry's ID.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,11 +32,69 @@ pub struct EntryId {
     pub seq: u64,
 }
 
+/// Why an entry has no offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    /// Before the first time that offsets can say.
+    #[error(
+        "the ID {0} says a time before 2024: the first number of an ID is Unix milliseconds; let Redis give it (`XADD … *`) and \
+         put the time of the event into the field for it (source.redis.ts_field)"
+    )]
+    TooEarly(EntryId),
+    /// After the last one.
+    #[error(
+        "the ID {0} says a time after November 2058: the first number of an ID is Unix milliseconds (not microseconds or \
+         nanoseconds). All that is added to the stream from now on gets such IDs: publish to a new stream, or delete this one, \
+         and let Redis give the IDs (`XADD … *`)"
+    )]
+    TooLate(EntryId),
+    /// More entries in one ms than offsets can tell apart.
+    #[error(
+        "the ID {0} has a sequence above {SEQ_MAX}: one millisecond holds that many entries and no more; let Redis give the IDs \
+         (`XADD … *`), and append fewer at once"
+    )]
+    Sequence(EntryId),
+}
+
+impl IdError {
+    /// Whether all later entries of the stream share the fault: Redis gives no ID below one that it has given.
+    pub fn is_for_good(self) -> bool {
+        matches!(self, Self::TooLate(_))
+    }
+
+    /// Short name for metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::TooEarly(_) => "id_too_early",
+            Self::TooLate(_) => "id_too_late",
+            Self::Sequence(_) => "id_sequence",
+        }
+    }
+}
+
 impl EntryId {
-    /// The ID's own offset; `None` from November 2058 on.
-    pub fn offset(self) -> Option<Offset> {
-        let packed = self.ms.saturating_sub(BASE_MS).checked_mul(1 << SEQ_BITS)?.checked_add(self.seq)?;
-        Offset::new(packed)
+    /// The entry's offset.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub fn offset(self) -> Result<Offset, IdError> {
+        if self.ms < BASE_MS || (self.ms == BASE_MS && self.seq == 0) {
+            return Err(IdError::TooEarly(self));
+        }
+        if self.ms - BASE_MS >= 1 << MS_BITS {
+            return Err(IdError::TooLate(self));
+        }
+        if self.seq > SEQ_MAX {
+            return Err(IdError::Sequence(self));
+        }
+        Offset::new(((self.ms - BASE_MS) << SEQ_BITS) + self.seq).ok_or(IdError::TooLate(self))
+    }
+
+    /// The offset that no entry up to this one passes.
+    pub fn ceiling(self) -> Offset {
+        let own = self.ms.saturating_sub(BASE_MS).saturating_mul(1 << SEQ_BITS);
+        let sequence = if self.ms < BASE_MS { 0 } else { self.seq.min(SEQ_MAX) };
+        Offset::new(own.saturating_add(sequence).min(OFFSET_MAX)).unwrap_or_default()
     }
 
     /// Whether nothing comes before it.
@@ -56,33 +119,6 @@ impl FromStr for EntryId {
     }
 }
 
-/// Gives the entries of one partition offsets that grow strictly.
-#[derive(Debug, Clone, Default)]
-pub struct OffsetPacker {
-    last: Offset,
-}
-
-impl OffsetPacker {
-    /// Continues after `last`.
-    pub fn after(last: Offset) -> Self {
-        Self { last }
-    }
-
-    /// The offset that was given last.
-    pub fn last(&self) -> Offset {
-        self.last
-    }
-
-    /// The offset of the next entry, and whether it had to be raised. `None` if there is none left.
-    pub fn pack(&mut self, id: EntryId) -> Option<(Offset, bool)> {
-        let own = id.offset()?;
-        let raised = own <= self.last;
-        let offset = if raised { Offset::new(self.last.get() + 1)? } else { own };
-        self.last = offset;
-        Some((offset, raised))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,32 +132,40 @@ mod tests {
         for bad in ["", "5", "a-1", "1-", "-1", "1-2-3"] {
             assert!(bad.parse::<EntryId>().is_err(), "{bad}");
         }
-        assert_eq!(EntryId { ms: BASE_MS + (1 << 40), seq: 0 }.offset(), None);
-        assert_eq!(EntryId { ms: u64::MAX, seq: u64::MAX }.offset(), None);
-        assert!(EntryId { ms: BASE_MS + (1 << 40) - 1, seq: 8_191 }.offset().unwrap().get() == OFFSET_MAX);
+        let offset = |ms, seq| EntryId { ms, seq }.offset();
+        assert_eq!(offset(BASE_MS + (1 << 40) - 1, SEQ_MAX).unwrap().get(), OFFSET_MAX);
+        assert_eq!(offset(BASE_MS, 1).unwrap().get(), 1);
+        for (ms, seq, label) in [
+            (0, 1, "id_too_early"),
+            (1_732_000_000, 999_999_999, "id_too_early"),
+            (1_600_000_000_000, 0, "id_too_early"),
+            (BASE_MS, 0, "id_too_early"),
+            (BASE_MS + 1, SEQ_MAX + 1, "id_sequence"),
+            (1_732_000_000_000, u64::MAX, "id_sequence"),
+            (BASE_MS + (1 << 40), 0, "id_too_late"),
+            (1_732_000_000_000_000, 0, "id_too_late"),
+            (u64::MAX, u64::MAX, "id_too_late"),
+        ] {
+            assert_eq!(offset(ms, seq).unwrap_err().label(), label, "{ms}-{seq}");
+        }
     }
 
     proptest! {
         #[test]
-        fn offsets_grow_strictly_and_alike_on_every_node(
-            steps in prop::collection::vec((0u64..3, 0u64..20_000), 1..50),
-            start in 0usize..50,
+        fn offsets_grow_with_ids_and_say_nothing_of_other_entries(
+            one in (BASE_MS - 5..BASE_MS + 5, 0u64..9_000),
+            other in (BASE_MS - 5..BASE_MS + 5, 0u64..9_000),
         ) {
-            let (mut ms, mut seq) = (BASE_MS + 1, 0);
-            let ids: Vec<EntryId> = steps.iter().map(|(dms, dseq)| {
-                if *dms > 0 { ms += dms; seq = 0; } else { seq += 1 + dseq; }
-                EntryId { ms, seq }
-            }).collect();
-            let mut whole = OffsetPacker::default();
-            let offsets: Vec<Offset> = ids.iter().map(|id| whole.pack(*id).unwrap().0).collect();
-            prop_assert!(offsets.windows(2).all(|w| w[0] < w[1]));
-            // A node that starts later agrees with one that read everything, wherever IDs are ordinary.
-            if steps.iter().all(|(_, dseq)| *dseq < 100) {
-                let start = start % ids.len();
-                let mut late = OffsetPacker::default();
-                for (id, offset) in ids.iter().zip(&offsets).skip(start) {
-                    prop_assert_eq!(late.pack(*id).unwrap(), (*offset, false));
-                }
+            let id = |(ms, seq)| EntryId { ms, seq };
+            let (one, other) = (id(one), id(other));
+            if let (Ok(a), Ok(b)) = (one.offset(), other.offset()) {
+                prop_assert_eq!(one.cmp(&other), a.cmp(&b));
+            }
+            if let (true, Ok(a)) = (one <= other, one.offset()) {
+                prop_assert!(a <= other.ceiling());
+            }
+            if let Ok(a) = one.offset() {
+                prop_assert_eq!(a, one.ceiling());
             }
         }
     }

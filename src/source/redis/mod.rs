@@ -13,7 +13,7 @@ mod sentinels;
 
 pub use append::{AppendError, Appender};
 pub use entries::{ReadEntry, read_entries};
-pub use id::{EntryId, OffsetPacker};
+pub use id::{EntryId, IdError};
 pub use link::{Link, SharedLink};
 pub use masters::Masters;
 pub use reader::RedisSource;

@@ -17,9 +17,9 @@ use futures_util::future::BoxFuture;
 use rand::RngExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::continuity::{self, Progress};
+use super::continuity::{self, Facts, Progress};
 use super::entries::{Entry, EntryDelta, decode_entry, entries, streams};
-use super::id::{EntryId, OffsetPacker};
+use super::id::EntryId;
 use super::keys::Keys;
 use super::link::Link;
 use super::masters::Masters;
@@ -40,8 +40,8 @@ const LOAD_BATCH: usize = 5_000;
 /// Time a read waits for entries. Also how often the epoch is looked at when nothing comes.
 const BLOCK_MS: usize = 1_000;
 
-/// Batches from this length on are checked for entries that were trimmed before they were read.
-const CHECK_FROM: usize = 32;
+/// After batches from this length on, reading makes way for others.
+const MAKE_WAY_FROM: usize = 32;
 
 /// Batches of more bytes are taken in before the next is asked for, so that not two of them are held at once.
 const READ_AHEAD_BYTES_MAX: usize = 4 << 20;
@@ -59,6 +59,30 @@ const BACKOFF_LAST_OF_SEVERAL: Duration = Duration::from_secs(1);
 const CHANGE_EPOCH: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) end \
                             return redis.call('GET', KEYS[1])";
 
+/// Begins the next millisecond of IDs (`ARGV[2]`), if the last one given is still of the one before (`ARGV[1]`) and the clock
+/// has not passed it.
+const MOVE_ON: &str = "local now = redis.call('TIME')
+if now[1] * 1000 + math.floor(now[2] / 1000) > tonumber(ARGV[1]) then return 0 end
+local info = redis.call('XINFO', 'STREAM', KEYS[1])
+for i = 1, #info, 2 do
+  if info[i] == 'last-generated-id' and string.find(info[i + 1], ARGV[1] .. '-', 1, true) == 1 then
+    redis.call('XSETID', KEYS[1], ARGV[2])
+    return 1
+  end
+end
+return 0";
+
+/// The sequence from which on that is done: half of what a millisecond holds.
+const MOVE_ON_FROM: u64 = 4_096;
+
+/// The epoch of a stream for which none is written.
+const UNWRITTEN_EPOCH: &str = "unwritten";
+
+/// Whether Redis answers reads and refuses to be written to: it is out of memory, cannot save, or lacks replicas.
+fn takes_no_writes(error: &::redis::RedisError) -> bool {
+    matches!(error.code(), Some("OOM" | "MISCONF" | "NOREPLICAS" | "READONLY" | "NOPERM"))
+}
+
 /// The reader of one partition.
 pub struct RedisSource {
     masters: Masters,
@@ -70,8 +94,13 @@ pub struct RedisSource {
     status: Arc<SourceStatus>,
     metrics: Arc<Metrics>,
     progress: Arc<Mutex<Progress>>,
-    packer: OffsetPacker,
+    /// Highest offset that was given.
+    reached: Offset,
     epoch: Option<Epoch>,
+    /// Whether there is no key for the epoch, because Redis takes no writes.
+    is_unwritten: bool,
+    /// The millisecond beyond which the stream's IDs were last moved.
+    moved_on: u64,
 }
 
 /// The epoch is another now: what is known must be loaded again.
@@ -107,8 +136,10 @@ impl RedisSource {
             status: SourceStatus::new(format!("redis {stream}"), true, lag_max_ms),
             metrics,
             progress: Arc::default(),
-            packer: OffsetPacker::default(),
+            reached: Offset::ZERO,
             epoch: None,
+            is_unwritten: false,
+            moved_on: 0,
         }
     }
 
@@ -176,19 +207,36 @@ impl RedisSource {
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress;
     }
 
-    async fn agree_on_epoch(&self, link: &mut Link) -> RedisResult<Epoch> {
+    /// The epoch that all nodes have. It is written only where there is none: a node that can read serves, though Redis takes
+    /// no writes. Where there is none and none can be written, all nodes take the same.
+    async fn agree_on_epoch(&mut self, link: &mut Link) -> RedisResult<Epoch> {
+        let key = &self.keys.epoch;
+        self.is_unwritten = false;
+        let known: Option<String> = cmd("GET").arg(key).query_async(link).await?;
+        if let Some(known) = known {
+            return Ok(Epoch::from_text(&known));
+        }
         let proposed = Epoch::random();
-        let (agreed,): (String,) = pipe()
-            .cmd("SET")
-            .arg(&self.keys.epoch)
-            .arg(proposed.as_str())
-            .arg("NX")
-            .ignore()
-            .cmd("GET")
-            .arg(&self.keys.epoch)
-            .query_async(link)
-            .await?;
-        Ok(Epoch::from_text(&agreed))
+        let set: RedisResult<Value> = cmd("SET").arg(key).arg(proposed.as_str()).arg("NX").query_async(link).await;
+        let agreed: Option<String> = cmd("GET").arg(key).query_async(link).await?;
+        match (agreed, set) {
+            (Some(agreed), _) => Ok(Epoch::from_text(&agreed)),
+            (None, Err(error)) if takes_no_writes(&error) => {
+                tracing::warn!(stream = self.keys.stream, %error, "Redis takes no writes: there is no epoch yet, and none can be set");
+                self.is_unwritten = true;
+                Ok(Epoch::from_text(UNWRITTEN_EPOCH))
+            }
+            (None, Err(error)) => Err(error),
+            (None, Ok(_)) => Err((::redis::ErrorKind::Io, "the epoch was set, and is gone").into()),
+        }
+    }
+
+    /// Whether this is the epoch in which is read.
+    fn is_epoch(&self, found: Option<&str>) -> bool {
+        match found {
+            None => self.is_unwritten,
+            Some(_) => found == self.epoch.as_ref().map(Epoch::as_str),
+        }
     }
 
     async fn change_epoch(&self, link: &mut Link, why: &str) -> RedisResult<()> {
@@ -221,38 +269,41 @@ impl RedisSource {
         self.set_progress(Progress::default());
         self.epoch = Some(epoch.clone());
 
-        let newest = continuity::last_generated(link, &self.keys).await?;
+        let facts = Facts::of(link, &self.keys).await?;
+        let (newest, first) = (facts.newest, facts.first);
+        self.status.set_fault("");
+        if let Err(error) = newest.offset()
+            && error.is_for_good()
+        {
+            self.fail(&error.to_string());
+        }
         let saved_at = saver::position(link, &self.keys).await?;
         let saved = saved_at.filter(|at| *at <= newest);
         // Far enough back for the history that recovery needs, and never after what was saved.
         let ttl_ms = u64::try_from(self.history_ttl.as_millis()).unwrap_or(u64::MAX);
         let recent = EntryId { ms: newest.ms.min(unix_ms()).saturating_sub(ttl_ms), seq: 0 };
         let start = saved.map_or(EntryId::default(), |at| at.min(recent));
-        let first = continuity::first_entry(link, &self.keys).await?;
         if let (Some(at), Some(first)) = (saved, first)
             && first > at
         {
             tracing::warn!(stream = self.keys.stream, saved = %at, %first, "the stream begins after the saved states end: changes in between are lost until they are published again");
         }
         // What came before the first entry that is read here is not known here.
-        let before_first =
-            first.map_or(newest, |first| first.max(start)).offset().map_or(0, |o| o.get().saturating_sub(1));
-        let floor = if first.is_none() {
-            newest.offset().unwrap_or_default()
-        } else {
-            Offset::new(before_first).unwrap_or_default()
+        let floor = match first {
+            Some(first) => Offset::new(first.max(start).ceiling().get().saturating_sub(1)).unwrap_or_default(),
+            None => newest.ceiling(),
         };
         // States that were saved of entries that are not there tell that there was another stream.
         let is_same = saved_at.is_none_or(|at| first.is_some_and(|first| first <= at) && at <= newest);
         let reads_all = is_same && first.is_some_and(|first| start <= first);
-        let is_whole = reads_all && continuity::is_untrimmed(link, &self.keys).await?;
+        let is_whole = reads_all && facts.is_untrimmed() && !self.is_unwritten;
         let kept_after = if is_whole { Offset::ZERO } else { floor };
         feed.topics.load(self.id, &epoch, Floor { offset: floor, kept_after });
         let mut restored = 0;
         if saved.is_some() {
             restored = saver::restore(link, &self.keys, self.id, newest, self.delta_bytes_max, feed).await?;
         }
-        self.packer = OffsetPacker::after(floor);
+        self.reached = floor;
         let mut last = start;
         let mut seen = None;
         let mut count = 0;
@@ -278,14 +329,16 @@ impl RedisSource {
                 break;
             }
         }
-        if is_whole && !continuity::is_untrimmed(link, &self.keys).await? {
+        let facts = Facts::of(link, &self.keys).await?;
+        if is_whole && !facts.is_untrimmed() {
             let reason = "entries were trimmed while they were read";
             return Err((::redis::ErrorKind::Io, reason).into());
         }
         feed.topics.loaded(self.id);
         // An empty stream may have had entries: reading goes on after the last that it ever had.
         let last = if count == 0 { last.max(newest) } else { last };
-        self.set_progress(Progress { last, seen, offset: self.packer.last(), loaded: true });
+        let count_upto = facts.count_upto(last);
+        self.set_progress(Progress { last, count: count_upto, seen, offset: self.reached, loaded: true });
         self.status.set_loaded(true);
         tracing::info!(stream = self.keys.stream, node = %link.place(), %epoch, restored, entries = count, "loaded");
         Ok(())
@@ -309,7 +362,7 @@ impl RedisSource {
                 replies = reading => replies?,
             };
             let read = self.look_at(link, replies)?;
-            if read.epoch.as_deref() != self.epoch.as_ref().map(Epoch::as_str) {
+            if !self.is_epoch(read.epoch.as_deref()) {
                 tracing::warn!(
                     stream = self.keys.stream,
                     found = read.epoch,
@@ -320,24 +373,30 @@ impl RedisSource {
             let count = read.batch.len();
             let Some((last, seen)) = read.batch.last().map(|entry| (entry.id, entry.fingerprint())) else {
                 self.status.read(0, 0);
-                if continuity::last_generated(link, &self.keys).await? < before {
+                let facts = Facts::of(link, &self.keys).await?;
+                if facts.newest < before {
                     self.change_epoch(link, "the stream's IDs went backwards").await?;
                     return Ok(EpochChanged);
                 }
+                let mut progress = self.progress();
+                progress.count = progress.count.or(facts.count_upto(before));
+                self.set_progress(progress);
                 reading = self.read(link, before);
                 waited = Duration::ZERO;
                 continue;
             };
-            if count >= CHECK_FROM && !before.is_zero() && read.first.is_some_and(|first| first > before) {
+            let progress = self.progress();
+            if continuity::is_broken_before(link, &self.keys, &progress, &read.batch, read.first).await? {
                 self.change_epoch(link, "entries were trimmed before they were read").await?;
                 return Ok(EpochChanged);
             }
+            self.move_on(link, last).await;
             before = last;
             reading = self.read(link, before);
             let mut early = Poll::Pending;
             if read.batch.iter().map(Entry::bytes).sum::<usize>() <= READ_AHEAD_BYTES_MAX {
                 early = futures_util::poll!(&mut reading);
-                if count >= CHECK_FROM {
+                if count >= MAKE_WAY_FROM {
                     // What sends it is another task, which does not run on this thread until this one makes way.
                     tokio::task::yield_now().await;
                 }
@@ -347,7 +406,14 @@ impl RedisSource {
             let began = Instant::now();
             self.take_in(read.batch, feed).await;
             waited = began.elapsed();
-            self.set_progress(Progress { last, seen: Some(seen), offset: self.packer.last(), loaded: true });
+            let count_upto = progress.count.map(|before| before + count as u64);
+            self.set_progress(Progress {
+                last,
+                count: count_upto,
+                seen: Some(seen),
+                offset: self.reached,
+                loaded: true,
+            });
             let lag_ms = if is_behind { unix_ms().saturating_sub(last.ms) } else { 0 };
             self.status.read(count as u64, lag_ms);
             if let Poll::Ready(replies) = early {
@@ -385,13 +451,18 @@ impl RedisSource {
 
     async fn take_in(&mut self, batch: Vec<Entry>, feed: &Feed) {
         for entry in batch {
-            let Some((offset, raised)) = self.packer.pack(entry.id) else {
-                self.skip(entry.id, "its ID is past the last that fits an offset");
-                continue;
+            let offset = match entry.id.offset() {
+                Ok(offset) => offset,
+                Err(error) => {
+                    if error.is_for_good() {
+                        self.fail(&error.to_string());
+                    }
+                    self.metrics.refused_delta(error.label());
+                    self.skip(entry.id, &error.to_string());
+                    continue;
+                }
             };
-            if raised {
-                self.metrics.offset_carries.inc();
-            }
+            self.reached = self.reached.max(offset);
             let id = entry.id;
             match self.delta(entry.fields, feed) {
                 Ok(delta) => {
@@ -411,6 +482,39 @@ impl RedisSource {
                     self.metrics.refused_delta("entry");
                     self.skip(id, &reason);
                 }
+            }
+        }
+    }
+
+    /// Nothing that is added to the stream can be read any more.
+    fn fail(&self, reason: &str) {
+        if self.status.fault() != reason {
+            self.status.set_fault(reason);
+            tracing::error!(
+                stream = self.keys.stream,
+                reason,
+                "the stream cannot be read on: not ready until it is another"
+            );
+        }
+    }
+
+    /// Where Redis' clock stands still or went back, all entries get the last one's millisecond, which holds only so many.
+    /// The next millisecond is begun before it is full.
+    async fn move_on(&mut self, link: &mut Link, last: EntryId) {
+        if last.seq < MOVE_ON_FROM || last.ms <= self.moved_on || last.offset().is_err_and(|error| error.is_for_good())
+        {
+            return;
+        }
+        self.moved_on = last.ms;
+        let next = EntryId { ms: last.ms + 1, seq: 0 };
+        let mut command = cmd("EVAL");
+        command.arg(MOVE_ON).arg(1).arg(&self.keys.stream).arg(last.ms).arg(next.to_string());
+        match command.query_async::<Value>(link).await {
+            Ok(_) => {
+                tracing::info!(stream = self.keys.stream, %last, "a millisecond of IDs is nearly used up: the next is begun")
+            }
+            Err(error) => {
+                tracing::warn!(stream = self.keys.stream, %last, %error, "a millisecond of IDs is nearly used up, and the next cannot be begun");
             }
         }
     }

@@ -216,7 +216,7 @@ pub(super) async fn restore(
     bytes_max: usize,
     feed: &Feed,
 ) -> RedisResult<usize> {
-    let newest = newest.offset().unwrap_or_default();
+    let newest = newest.ceiling();
     let mut cursor = 0u64;
     let mut restored = 0;
     loop {
