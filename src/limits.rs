@@ -115,6 +115,9 @@ pub const HISTORY_DELTAS: usize = 128;
 /// Age past which a kept delta goes.
 pub const HISTORY_TTL: Duration = Duration::from_secs(300);
 
+/// Time without a delta after which a topic ends: longer than any holiday of a market.
+pub const EXPIRE_AFTER: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// Bytes of payload kept for recovery, each topic; the newest delta is always kept.
 pub const HISTORY_BYTES: usize = 1024 * 1024;
 

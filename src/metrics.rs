@@ -321,6 +321,8 @@ pub struct Metrics {
     pub deltas_refused: Family<Reason, Counter>,
     pub topics_refused: Counter,
     pub topics_expired: Counter,
+    pub topics_moved: Counter,
+    pub topics_misplaced: Counter,
     pub history_evicted: Counter,
     pub state_refused: Counter,
     pub upgrades: Counter,
@@ -469,7 +471,21 @@ impl Metrics {
             "Topics, and deltas that make a state larger, refused because limits.state_total_bytes was reached",
             self.state_refused.clone(),
         );
-        r.register("topics_expired", "Idle topics forgotten", self.topics_expired.clone());
+        r.register(
+            "topics_expired",
+            "Topics that ended: deleted, or without a delta for longer than expire_after",
+            self.topics_expired.clone(),
+        );
+        r.register(
+            "topics_misplaced",
+            "Topics published in another partition than the one that they belong in (`nexus-push partition`)",
+            self.topics_misplaced.clone(),
+        );
+        r.register(
+            "topics_moved",
+            "Times that a topic was published in another partition than before",
+            self.topics_moved.clone(),
+        );
         r.register(
             "history_evicted",
             "Kept deltas let go of because the history of all topics together reached limits.history_total_bytes",

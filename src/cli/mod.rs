@@ -3,6 +3,7 @@
 mod argv;
 mod drain;
 mod healthcheck;
+mod partition;
 mod publish;
 mod replay;
 mod target;
@@ -55,6 +56,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Publish deltas: one from the arguments, or one a line from standard input
     Publish(publish::PublishArgs),
+    /// Print which of several streams topics belong in
+    Partition(partition::PartitionArgs),
     /// Send some of a node's sessions to other nodes, so that a new one fills
     Drain(drain::DrainArgs),
     /// Watch one or several nodes in the terminal, or print how they fare
@@ -94,6 +97,7 @@ pub fn run() -> ExitCode {
         Command::CheckConfig { file } => check_config(&file),
         Command::Replay(args) => in_background(replay::run(args)),
         Command::Publish(args) => in_background(publish::run(args)),
+        Command::Partition(args) => partition::run(&args),
         Command::Drain(args) => in_background(drain::run(args)),
         Command::Top(args) => in_background(top::run(args)),
         Command::Healthcheck(args) => in_background(healthcheck::run(args)),

@@ -355,6 +355,15 @@ fn namespace(options: &Namespace, at: &str, fault: &mut impl FnMut(&str, String)
     if options.stale_after.is_some_and(|after| after.as_secs() < 1) {
         fault(&format!("{at}.stale_after"), "the least is 1s".into());
     }
+    if !options.expire_after.is_zero() && options.expire_after.as_secs() < 1 {
+        fault(&format!("{at}.expire_after"), "the least is 1s; 0s is never".into());
+    }
+    if options.stale_after.is_some_and(|after| !options.expire_after.is_zero() && options.expire_after <= after) {
+        fault(
+            &format!("{at}.expire_after"),
+            "topics would end before they are stale; it must be longer than stale_after".into(),
+        );
+    }
     if options.force_push_join_leave && !options.join_leave {
         fault(&format!("{at}.force_push_join_leave"), "pushes what `join_leave` makes; set that too".into());
     }

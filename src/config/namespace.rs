@@ -52,6 +52,9 @@ pub struct Namespace {
     /// Subscribers are told when a topic has had no delta for this long.
     #[serde(with = "humantime_serde")]
     pub stale_after: Option<Duration>,
+    /// A topic ends when it has had no delta for this long, by the time of the source. 0 is never.
+    #[serde(with = "humantime_serde")]
+    pub expire_after: Duration,
     /// Deltas kept for recovery.
     pub history_size: usize,
     /// Age past which a kept delta goes.
@@ -162,6 +165,7 @@ impl Default for Namespace {
             max_rate: None,
             flush_interval: Duration::ZERO,
             stale_after: None,
+            expire_after: limits::EXPIRE_AFTER,
             history_size: limits::HISTORY_DELTAS,
             history_ttl: limits::HISTORY_TTL,
             history_bytes: limits::HISTORY_BYTES,

@@ -124,8 +124,12 @@ impl Prepared {
         let kind = match members.filled("kind")?.as_deref() {
             None | Some("delta") => Kind::Delta,
             Some("snapshot") => Kind::Snapshot,
+            Some("delete") => Kind::Deletion,
             Some(other) => {
-                return Err(Refusal::new(400, format!("`kind` may be delta or snapshot, not {}", shown(other))));
+                return Err(Refusal::new(
+                    400,
+                    format!("`kind` may be delta, snapshot or delete, not {}", shown(other)),
+                ));
             }
         };
         let ts = members.number("ts")?;

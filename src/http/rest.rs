@@ -16,7 +16,7 @@ use crate::auth::{Denied, Identity, may_have};
 use crate::config::PayloadForm;
 use crate::metrics::{AGE_BUCKETS_MS, Stat};
 use crate::name::TopicName;
-use crate::protocol::base64_json;
+use crate::protocol::{Known, base64_json};
 use crate::wire::close::CloseReason;
 
 /// `GET /metrics`: as OpenMetrics for clients that ask for it, as Prometheus does.
@@ -40,7 +40,9 @@ pub(super) async fn status(state: Shared) -> Response {
         .map(|s| {
             json!({
                 "name": s.name, "connected": s.connected(), "deltas": s.deltas(), "skipped": s.skipped(),
-                "lag_ms": s.lag_ms(), "note": s.last_note(),
+                "lag_ms": s.lag_ms(), "note": s.last_note(), "misplaced": s.misplaced(),
+                // What is older is gone from it; `null` if it reaches back to its beginning.
+                "reach_s": s.reach().map(|reach| reach.as_secs()),
             })
         })
         .collect();
@@ -86,6 +88,7 @@ pub(super) async fn status(state: Shared) -> Response {
         "sessions": {"now": sessions, "max": state.hub.sessions_max(), "by_shard": by_shard, "slow": sum(|s| s.slow_sessions.get())},
         "subscriptions": sum(|s| s.subscriptions.get()),
         "topics": state.topics.len(),
+        "topics_incomplete": state.topics.incomplete_in_all(),
         "deltas": state.metrics.deltas.get(),
         "deliveries": sum(|s| s.deliveries.get()),
         "conflated": sum(|s| s.conflated.get()),
@@ -172,19 +175,32 @@ pub(super) async fn topic(state: Shared, extensions: Extensions, headers: Header
         .get(header::IF_NONE_MATCH)
         .and_then(|v| v.to_str().ok())
         .is_some_and(|v| v.split(',').map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag));
-    let etag = HeaderValue::from_str(&etag).unwrap_or(HeaderValue::from_static("\"\""));
-    let caching = [(header::ETAG, etag), (header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))];
-    if same {
+    let incomplete = snapshot.known == Known::Incomplete;
+    let mut caching = HeaderMap::new();
+    // What may be incomplete differs from node to node: no tag names it.
+    match HeaderValue::from_str(&etag) {
+        Ok(etag) if !incomplete => {
+            caching.insert(header::ETAG, etag);
+            caching.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        }
+        _ => {
+            caching.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        }
+    }
+    if same && !incomplete {
         return (StatusCode::NOT_MODIFIED, caching).into_response();
     }
     let budget = Budget::of(&state, reader.as_ref(), client);
     if let Some(refused) = budget.as_ref().and_then(|budget| budget.refusal(&state)) {
         return refused;
     }
-    let body = json!({
+    let mut body = json!({
         "topic": snapshot.topic.as_str(), "offset": snapshot.offset, "epoch": snapshot.epoch, "ts": snapshot.ts,
         "stale_since": view.stale.then_some(view.active_ms),
     });
+    if let (true, Some(body)) = (incomplete, body.as_object_mut()) {
+        body.insert("incomplete".into(), true.into());
+    }
     // The data goes in as it is, so that numbers keep their digits, and is shared by all who ask for it. Bytes are written
     // for this answer alone.
     let bytes = snapshot.form == PayloadForm::Bytes;

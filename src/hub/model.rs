@@ -227,7 +227,7 @@ impl World {
                 let (source, epoch, offset) = (self.topics.home(""), Epoch::random(), Offset::new(offset).unwrap());
                 let kept_after = if whole { Offset::ZERO } else { offset };
                 self.kept_after.insert(epoch.to_string(), kept_after.get());
-                self.topics.load(source, &epoch, Floor { offset, kept_after });
+                self.topics.load(source, &epoch, Floor { offset, kept_after }, true);
                 self.topics.loaded(source);
                 self.epoch_changed = true;
             }
@@ -320,7 +320,7 @@ impl World {
     fn publish_data(&mut self, topic: &str, data: &Value) {
         let payload = Payload::new(Bytes::from(data.to_string()), DELTA_BYTES_MAX).unwrap();
         let source = self.topics.home(topic);
-        let incoming = Incoming { topic, kind: Kind::Delta, ts: None, payload, offset: None, source };
+        let incoming = Incoming { topic, kind: Kind::Delta, ts: None, at_ms: None, payload, offset: None, source };
         self.topics.publish(incoming).unwrap();
     }
 

@@ -44,8 +44,19 @@ pub struct SnapshotDelivery<'a> {
     pub data: &'a [u8],
     /// Which of them.
     pub form: PayloadForm,
-    /// Whether there is a state: what is not known is `null` in JSON.
-    pub known: bool,
+    /// What is known of it: where that is nothing, the data is `null` in JSON.
+    pub known: Known,
+}
+
+/// What is known of a topic's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing was published, or the topic has ended.
+    Nothing,
+    /// Deltas that changed it may be missing here: it may lack members, or have old values.
+    Incomplete,
+    /// It is what the deltas up to its offset made.
+    Whole,
 }
 
 /// How bytes look in JSON: as text in base64, in quotes.
@@ -155,7 +166,7 @@ impl Encoding {
         if snapshot.form == PayloadForm::Json || self.is_binary() {
             return self.encode_snapshot(snapshot);
         }
-        if !snapshot.known {
+        if snapshot.known == Known::Nothing {
             return self.encode_snapshot(&SnapshotDelivery { data: b"null", form: PayloadForm::Json, ..*snapshot });
         }
         self.encode_snapshot(&SnapshotDelivery { data: &base64_json(snapshot.data), ..*snapshot })

@@ -16,7 +16,7 @@ pub use command::{
     BadCommand, Command, CommandId, HistoryQuery, Op, Refusal, Refused, RefusedGroup, SessionWishes, SubscribeItem,
     SubscribeOptions, SubscribeTerms,
 };
-pub use delivery::{Delivery, Encoding, SnapshotDelivery, base64_json};
+pub use delivery::{Delivery, Encoding, Known, SnapshotDelivery, base64_json};
 pub use dialect::Dialect;
 pub use reply::{
     Connected, HistoryDelta, HistoryPage, INSUFFICIENT_STATE, MemberInfo, MembershipChange, NOT_ALLOWED_ANY_MORE,

@@ -9,8 +9,8 @@ use serde::Deserialize;
 
 use super::members::Members;
 use super::{
-    BadCommand, Command, CommandId, Delivery, Notice, Op, Refusal, Refused, SessionWishes, SnapshotDelivery, Standing,
-    SubscribeItem, SubscribeTerms, lists,
+    BadCommand, Command, CommandId, Delivery, Known, Notice, Op, Refusal, Refused, SessionWishes, SnapshotDelivery,
+    Standing, SubscribeItem, SubscribeTerms, lists,
 };
 use crate::form::PayloadForm;
 use crate::limits::FLUSH_INTERVAL_MAX;
@@ -246,6 +246,9 @@ pub(super) fn snapshot(s: &SnapshotDelivery<'_>) -> Bytes {
         put_delivery_head(out, s.topic, "snapshot");
         let _ = write!(out, ",\"offset\":{},\"epoch\":", s.offset);
         put_str(out, s.epoch.as_str());
+        if s.known == Known::Incomplete {
+            out.extend_from_slice(b",\"incomplete\":true");
+        }
         put_delivery_tail(out, s.ts, s.form, s.data);
     })
 }
@@ -577,11 +580,15 @@ mod tests {
             ts: None,
             data: b"1",
             form,
-            known: true,
+            known: Known::Whole,
         };
         assert_eq!(
             text(&snapshot(&whole)),
             r#"{"topic":"quotes:\"X\"","type":"snapshot","offset":12,"epoch":"e","data":1}"#
+        );
+        assert_eq!(
+            text(&snapshot(&SnapshotDelivery { known: Known::Incomplete, ..whole })),
+            r#"{"topic":"quotes:\"X\"","type":"snapshot","offset":12,"epoch":"e","incomplete":true,"data":1}"#
         );
         let id = CommandId(Some("1".into()));
         let standing = Standing { topic, offset: offset(12), epoch, recovered: false, have: offset(9) };

@@ -71,6 +71,10 @@ impl GaugeSource for Gauges {
             let connected = usize::from(source.connected());
             put("source_connected", "Whether the source can be read", label(), whole(connected));
             put("source_lag_seconds", "How far behind the source is read", label(), seconds(source.lag_ms()));
+            if let Some(reach) = source.reach() {
+                let help = "How far back the source reaches, where it has let go of entries";
+                put("source_reach_seconds", help, label(), Reading::Real(reach.as_secs_f64()));
+            }
             put("source_deltas", "Deltas read from the source", label(), Reading::Total(source.deltas()));
         }
     }
@@ -87,6 +91,8 @@ impl Gauges {
             Vec::new(),
             whole(topics.history_bytes()),
         );
+        let help = "Topics whose states may lack deltas: they are told as incomplete until they are published whole";
+        put("topics_incomplete", help, Vec::new(), whole(topics.incomplete_in_all()));
         put("state_bytes", "Memory of the topics' states, all together", Vec::new(), whole(topics.state_bytes()));
         for (name, fares) in topics.freshness() {
             let label = || vec![("namespace", name.clone())];

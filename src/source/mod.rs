@@ -63,24 +63,43 @@ impl Feed {
     /// Puts a saved state back, and says whether it could be. One that is not what its
     /// namespace takes, or larger than both `bytes_max` and a
     /// state may be, is left out.
-    fn restore(
-        &self,
-        source: SourceId,
-        topic: &str,
-        offset: Offset,
-        ts: Option<u64>,
-        data: Bytes,
-        bytes_max: usize,
-    ) -> bool {
-        let form = self.topics.payload_form(topic);
-        let Ok(payload) = Payload::read(data, bytes_max.max(STATE_BYTES_MAX), form) else { return false };
-        let incoming = Incoming { topic, kind: Kind::Snapshot, ts, payload, offset: Some(offset), source };
-        let restored = self.topics.restore(incoming);
+    fn restore(&self, source: SourceId, saved: SavedState<'_>, bytes_max: usize) -> bool {
+        let SavedState { topic, offset, ts, at_ms, data, is_moved, incomplete } = saved;
+        let Some(payload) = self.saved_payload(topic, data, bytes_max) else { return false };
+        let incoming = Incoming { topic, kind: Kind::Snapshot, ts, at_ms, payload, offset: Some(offset), source };
+        let restored = self.topics.restore(incoming, is_moved, incomplete);
         if let Err(error) = &restored {
             tracing::warn!(topic, %error, "a saved state was left out");
         }
         restored.is_ok()
     }
+
+    /// Makes a state that may lack deltas whole with one that another node saved.
+    fn complete(&self, source: SourceId, saved: SavedState<'_>, bytes_max: usize) -> bool {
+        let Some(payload) = self.saved_payload(saved.topic, saved.data, bytes_max) else { return false };
+        let done = self.topics.complete(source, saved.topic, saved.offset, &payload);
+        if let Err(error) = &done {
+            tracing::warn!(topic = saved.topic, %error, "a saved state was left out");
+        }
+        done.unwrap_or(false)
+    }
+
+    fn saved_payload(&self, topic: &str, data: Bytes, bytes_max: usize) -> Option<Payload> {
+        Payload::read(data, bytes_max.max(STATE_BYTES_MAX), self.topics.payload_form(topic)).ok()
+    }
+}
+
+/// A state as it was saved.
+struct SavedState<'a> {
+    topic: &'a str,
+    offset: Offset,
+    ts: Option<u64>,
+    /// When the source took its newest delta in, Unix ms.
+    at_ms: Option<u64>,
+    data: Bytes,
+    is_moved: bool,
+    /// The node that saved it knew that it may lack deltas.
+    incomplete: bool,
 }
 
 /// What is known of a source: for readiness, `/status` and `/metrics`.
@@ -99,6 +118,9 @@ pub struct SourceStatus {
     read_ms: AtomicU64,
     lag_ms: AtomicU64,
     note: Mutex<String>,
+    misplaced: AtomicU64,
+    /// How far back it reaches, in ms; `u64::MAX` if to its beginning, or that is not known.
+    reach_ms: AtomicU64,
     /// What keeps it from being read rightly, though it can be read; empty if nothing does.
     fault: Mutex<String>,
 }
@@ -117,6 +139,8 @@ impl SourceStatus {
             read_ms: AtomicU64::new(0),
             lag_ms: AtomicU64::new(0),
             note: Mutex::default(),
+            misplaced: AtomicU64::new(0),
+            reach_ms: AtomicU64::new(u64::MAX),
             fault: Mutex::default(),
         })
     }
@@ -157,6 +181,28 @@ impl SourceStatus {
     pub fn last_note(&self) -> String {
         let fault = self.fault();
         if fault.is_empty() { self.note.lock().unwrap_or_else(PoisonError::into_inner).clone() } else { fault }
+    }
+
+    /// A topic was found in it that belongs in another partition.
+    pub fn misplace(&self) {
+        self.misplaced.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many of these were found.
+    pub fn misplaced(&self) -> u64 {
+        self.misplaced.load(Ordering::Relaxed)
+    }
+
+    /// How far back it reaches: what is older is gone from it. `None` if nothing is gone, or that is not known.
+    pub fn reach(&self) -> Option<Duration> {
+        let ms = self.reach_ms.load(Ordering::Relaxed);
+        (ms != u64::MAX).then(|| Duration::from_millis(ms))
+    }
+
+    /// Notes that.
+    pub fn set_reach(&self, reach: Option<Duration>) {
+        let ms = reach.map_or(u64::MAX, |reach| u64::try_from(reach.as_millis()).unwrap_or(u64::MAX));
+        self.reach_ms.store(ms, Ordering::Relaxed);
     }
 
     /// What is read cannot be served rightly, and why: the server is not ready until this is empty again.

@@ -303,7 +303,8 @@ impl ReplaySource {
                     continue;
                 };
                 let NormalDelta { topic, kind, ts, .. } = delta;
-                let incoming = Incoming { topic, kind: *kind, ts: *ts, payload, offset: None, source: SourceId(0) };
+                let incoming =
+                    Incoming { topic, kind: *kind, ts: *ts, at_ms: None, payload, offset: None, source: SourceId(0) };
                 if feed.publish(incoming).await.is_err() {
                     self.status.skip();
                 }

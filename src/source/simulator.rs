@@ -323,7 +323,15 @@ impl Simulator {
     async fn publish(&self, feed: &Feed, delta: SimulatedDelta) {
         let Ok(payload) = Payload::new(Bytes::from(delta.data.to_string()), DELTA_BYTES_MAX) else { return };
         let SimulatedDelta { topic, kind, .. } = &delta;
-        let incoming = Incoming { topic, kind: *kind, ts: Some(unix_ms()), payload, offset: None, source: SourceId(0) };
+        let incoming = Incoming {
+            topic,
+            kind: *kind,
+            ts: Some(unix_ms()),
+            at_ms: None,
+            payload,
+            offset: None,
+            source: SourceId(0),
+        };
         // A namespace may be configured otherwise than the simulation expects; what does not fit is left out.
         if feed.publish(incoming).await.is_err() {
             self.status.skip();

@@ -134,7 +134,7 @@ impl World {
             false => serde_json::json!({"n": n, "pad": "x".repeat(bytes)}),
         };
         let payload = Payload::new(Bytes::from(data.to_string()), 1 << 20).unwrap();
-        Incoming { topic, kind, ts: None, payload, offset, source: self.topics.home(topic) }
+        Incoming { topic, kind, ts: None, at_ms: None, payload, offset, source: self.topics.home(topic) }
     }
 
     /// A publish of what the topic cannot be: bytes where JSON is meant.
@@ -142,7 +142,8 @@ impl World {
         let name = name(topic);
         let payload = Payload::read(Bytes::from_static(b"\xff"), 100, PayloadForm::Bytes).unwrap();
         let source = self.topics.home(name.as_str());
-        let incoming = Incoming { topic: name.as_str(), kind: Kind::Delta, ts: None, payload, offset: None, source };
+        let incoming =
+            Incoming { topic: name.as_str(), kind: Kind::Delta, ts: None, at_ms: None, payload, offset: None, source };
         assert!(self.topics.publish(incoming).is_err());
     }
 
@@ -190,7 +191,7 @@ impl World {
                 let name = name(topic);
                 let offset = Offset::new(self.at(&name, 0).get() + 5);
                 let incoming = self.incoming(name.as_str(), bytes, Kind::Snapshot, offset);
-                let _ = self.topics.restore(incoming);
+                let _ = self.topics.restore(incoming, false, false);
             }
             Op::TakeUnsaved => {
                 let source = self.topics.home("");
@@ -199,7 +200,7 @@ impl World {
             Op::Sweep => self.topics.sweep(),
             Op::Load => {
                 let source = self.topics.home("");
-                self.topics.load(source, &Epoch::random(), Offset::new(self.published % 3).unwrap());
+                self.topics.load(source, &Epoch::random(), Offset::new(self.published % 3).unwrap(), true);
                 self.topics.loaded(source);
             }
         }
@@ -229,11 +230,13 @@ proptest! {
             // An eighth more than the ceiling, and the one delta or topic that reached it.
             prop_assert!(counted.1 <= STATE_MAX / 8 * 9 + 32_000, "{} bytes of state after {op:?}", counted.1);
         }
-        // Whoever was let go of is no longer counted.
+        // Whatever has ended is no longer counted.
         for topic in 0..NAMES * NAMESPACES.len() {
             world.topics.detach(&name(topic), ShardId(0), Slot(0), || ());
+            let name = name(topic);
+            let incoming = world.incoming(name.as_str(), 1, Kind::Deletion, None);
+            let _ = world.topics.publish(incoming);
         }
-        std::thread::sleep(Duration::from_millis(2));
         world.topics.sweep();
         prop_assert_eq!(world.topics.counted(), (0, 0, (0, 0), 0));
     }

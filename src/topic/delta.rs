@@ -13,7 +13,7 @@ use crate::accounts::{self, Account, allocated};
 use crate::config::PayloadForm;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
-use crate::protocol::{Delivery, Encoding, SnapshotDelivery};
+use crate::protocol::{Delivery, Encoding, Known, SnapshotDelivery};
 
 /// What a run of shared bytes takes beside the bytes: its counts.
 const SHARED_BYTES: usize = 32;
@@ -147,6 +147,11 @@ pub enum Kind {
     Snapshot,
     /// Removes the history before it, and changes nothing else. No subscriber sees it.
     HistoryRemoval,
+    /// Ends the topic: no state, no history. What is published later begins anew.
+    Deletion,
+    /// Replaces the state, as a snapshot does, and says that the topic is published in this partition from now on: what comes
+    /// in another is refused.
+    Move,
 }
 
 impl Kind {
@@ -156,6 +161,8 @@ impl Kind {
             Self::Delta => None,
             Self::Snapshot => Some("snapshot"),
             Self::HistoryRemoval => Some("history_remove"),
+            Self::Deletion => Some("delete"),
+            Self::Move => Some("move"),
         }
     }
 
@@ -165,6 +172,8 @@ impl Kind {
             "delta" | "" => Some(Self::Delta),
             "snapshot" => Some(Self::Snapshot),
             "history_remove" => Some(Self::HistoryRemoval),
+            "delete" => Some(Self::Deletion),
+            "move" => Some(Self::Move),
             _ => None,
         }
     }
@@ -249,7 +258,7 @@ impl Delta {
         // Without the delta before it, what changed since is everything: one frame does for both.
         let encoding = if self.before.is_some() { encoding } else { encoding.whole() };
         let (frame, made) = self.frames.get(encoding, || match self.kind {
-            Kind::Delta | Kind::HistoryRemoval => encoding.delivery(
+            Kind::Delta | Kind::HistoryRemoval | Kind::Deletion | Kind::Move => encoding.delivery(
                 &Delivery {
                     topic: &self.topic,
                     offset: self.offset,
@@ -268,7 +277,7 @@ impl Delta {
                 ts: self.ts,
                 data: self.payload.bytes(),
                 form: self.payload.form(),
-                known: true,
+                known: Known::Whole,
             }),
         });
         if made && self.loose.kept.load(Ordering::Acquire) == 0 {
@@ -294,8 +303,12 @@ pub struct Snapshot {
     pub data: Bytes,
     /// Whether `data` is JSON: a list of deltas always is, whatever is in them.
     pub form: PayloadForm,
-    /// Whether there is a state.
-    pub known: bool,
+    /// What is known of the state.
+    pub known: Known,
+    /// When the source took the newest delta in, Unix ms.
+    pub at_ms: u64,
+    /// Whether deltas from another partition are refused: see [`Kind::Move`].
+    pub is_moved: bool,
     frames: Frames,
     digest: OnceLock<u64>,
     loose: Loose,
@@ -330,15 +343,18 @@ impl Drop for Answering {
 pub(super) struct SnapshotData {
     pub(super) data: Bytes,
     pub(super) form: PayloadForm,
-    pub(super) known: bool,
+    pub(super) known: Known,
+    pub(super) at_ms: u64,
+    pub(super) is_moved: bool,
 }
 
 impl Snapshot {
     pub(super) fn new(topic: TopicName, at: (Offset, Epoch), ts: Option<u64>, data: SnapshotData) -> Self {
-        let SnapshotData { data, form, known } = data;
+        let SnapshotData { data, form, known, at_ms, is_moved } = data;
         let (frames, digest, loose) = (Frames::default(), OnceLock::new(), Loose::new(&accounts::SNAPSHOTS));
         let (answers, answered) = (AtomicU32::new(0), Loose::new(&accounts::ANSWERS));
-        Self { topic, offset: at.0, epoch: at.1, ts, data, form, known, frames, digest, loose, answers, answered }
+        let (offset, epoch) = at;
+        Self { topic, offset, epoch, ts, data, form, known, at_ms, is_moved, frames, digest, loose, answers, answered }
     }
 
     /// Tells states at one position apart: what is kept of a `stream` goes with time. Made once.
@@ -393,7 +409,13 @@ mod tests {
     /// What HTTP answers hold counts as answers, what is on its way to sessions does not, and what a topic keeps counts there.
     #[test]
     fn a_snapshot_counts_where_it_is_held() {
-        let data = SnapshotData { data: Bytes::from(vec![b'1'; 1_000]), form: PayloadForm::Json, known: true };
+        let data = SnapshotData {
+            data: Bytes::from(vec![b'1'; 1_000]),
+            form: PayloadForm::Json,
+            known: Known::Whole,
+            at_ms: 0,
+            is_moved: false,
+        };
         let (topic, at) = (TopicName::new("t:x").unwrap(), (Offset::ZERO, Epoch::from_text("e")));
         let snapshot = Arc::new(Snapshot::new(topic, at, None, data));
         let before = [accounts::SNAPSHOTS.bytes(), accounts::ANSWERS.bytes()];

@@ -46,6 +46,8 @@ pub struct Incoming<'a> {
     pub kind: Kind,
     /// Time at its source, Unix ms.
     pub ts: Option<u64>,
+    /// When the source took it in, Unix ms: what its age is measured by, and when its topic ends. `None` is now.
+    pub at_ms: Option<u64>,
     /// As its namespace takes it; JSON is taken by all.
     pub payload: Payload,
     /// Its position, where the source gives one; otherwise the next.
@@ -85,6 +87,10 @@ pub enum PublishError {
     UnknownNamespace,
     #[error("the namespace `{OPS}` is the server's own")]
     Reserved,
+    #[error(
+        "the topic is published in another partition of the source: publish all of it in one, the one that `nexus-push partition` names"
+    )]
+    WrongPartition,
     #[error("there are {max} topics already (limits.topics)")]
     TooManyTopics { max: usize },
     #[error("there are {max} topics already that nobody has published (limits.unpublished_topics); try again later")]
@@ -109,6 +115,7 @@ impl PublishError {
             | Self::Patch(_)
             | Self::StreamSnapshot
             | Self::StateTooLarge { .. }
+            | Self::WrongPartition
             | Self::Reserved => 400,
         }
     }
@@ -125,6 +132,7 @@ impl PublishError {
             Self::StateTotal { .. } => "state_total",
             Self::UnknownNamespace => "unknown_namespace",
             Self::Reserved => "reserved",
+            Self::WrongPartition => "wrong_partition",
             Self::TooManyTopics { .. } => "too_many_topics",
             Self::TooManyUnpublished { .. } | Self::UnpublishedShare { .. } => "unpublished_topics",
         }
@@ -176,7 +184,7 @@ impl Replay {
 pub struct TopicView {
     /// Its whole state.
     pub snapshot: Arc<Snapshot>,
-    /// Time of its last delta at this server, Unix ms.
+    /// When its source took its last delta in, Unix ms.
     pub active_ms: u64,
     /// Whether it is overdue.
     pub stale: bool,

@@ -7,7 +7,7 @@ mod accounting_model;
 /// What sources and the registry's own counts are made of; `registry_model` has another.
 mod atomics {
     pub(super) use std::sync::Mutex;
-    pub(super) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+    pub(super) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 }
 mod delta;
 mod exchange;
@@ -32,6 +32,8 @@ pub use exchange::{Attachment, Incoming, Outlet, PublishError, Published, Replay
 pub use freshness::Freshness;
 pub use names::{NameRange, NameRanges, Section};
 pub use payload::{Payload, PayloadError};
-pub use registry::Topics;
+pub use registry::{Topics, home_of};
 pub use state::Floor;
+
+pub use crate::protocol::Known;
 pub use trace::Trace;

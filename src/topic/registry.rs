@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::account::{Account, Levels, Sums};
-use super::atomics::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering};
+use super::atomics::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Mutex, Ordering};
 use super::delta::{Kind, Snapshot};
 use super::exchange::{
     Attachment, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView,
@@ -14,7 +14,7 @@ use super::map::{DashMap, Entry};
 use super::merge::ParseError;
 use super::names::{NameRange, Names, Section};
 use super::payload::{Payload, PayloadError};
-use super::state::{Floor, Topic};
+use super::state::{Floor, Topic, When, over};
 use super::trace::{self, Passage, Sampler};
 use crate::clock::unix_ms;
 use crate::config::{ChannelSyntax, Class, Config, Namespace, OPS, PayloadForm};
@@ -27,6 +27,20 @@ use crate::protocol::{Encoding, HistoryPage, HistoryQuery, MembershipChange, Ref
 /// Topics that the map keeps room for, however few there are.
 const SHRINK_FROM: usize = 65_536;
 
+/// The partition, from 0 on, that a topic belongs in: FNV-1a (64 bit) of its name, modulo their number.
+fn partition_of(topic: &str, partitions: usize) -> usize {
+    let hash = topic.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    usize::try_from(hash % partitions.max(1) as u64).unwrap_or(0)
+}
+
+/// The same of a name that may be none.
+///
+/// # Errors
+/// If no topic can have it.
+pub fn home_of(topic: &str, partitions: usize) -> Result<usize, PublishError> {
+    Ok(partition_of(TopicName::new(topic)?.as_str(), partitions))
+}
+
 struct SourceState {
     epoch: Mutex<Epoch>,
     /// Offsets up to here may have been given to deltas that are not known here.
@@ -35,6 +49,16 @@ struct SourceState {
     whole: AtomicBool,
     /// While true, deltas change topics but nobody is told: a reset follows.
     loading: AtomicBool,
+    /// Whether every topic that the source has is known here, so that one that is not known is new.
+    complete: AtomicBool,
+    /// Everything that the source took in up to then has been read here: Unix ms of its clock.
+    read_upto_ms: AtomicU64,
+    /// By how much its clock is ahead of this node's, in ms.
+    ahead_ms: AtomicI64,
+    /// Topics whose states may lack deltas, as of the last sweep.
+    incomplete: AtomicUsize,
+    /// Topics that ended and the offsets they ended at, until their saved states are removed.
+    ended: Mutex<Option<Vec<(TopicName, Offset)>>>,
 }
 
 /// Whether a topic is one that this process alone may write. It does not count.
@@ -52,6 +76,9 @@ struct Unpublished {
 /// Parts of the map of topics. A walk over all topics holds one part at a time, and so does a part that grows: of a million
 /// topics a thousand, for about a millisecond.
 const MAP_PARTS: usize = 1_024;
+
+/// Topics that ended and are remembered until their saved states are removed.
+const ENDED_MAX: usize = 1_000_000;
 
 /// All topics.
 pub struct Topics {
@@ -91,6 +118,11 @@ impl Topics {
             floor: AtomicU64::new(0),
             whole: AtomicBool::new(true),
             loading: AtomicBool::new(false),
+            complete: AtomicBool::new(true),
+            read_upto_ms: AtomicU64::new(u64::MAX),
+            ahead_ms: AtomicI64::new(0),
+            incomplete: AtomicUsize::new(0),
+            ended: Mutex::new(None),
         };
         Self {
             map: DashMap::with_shard_amount(MAP_PARTS),
@@ -166,10 +198,7 @@ impl Topics {
     /// The source that a topic nobody has published on yet is expected from. Publishers that spread topics over
     /// partitions do best to use the same rule: FNV-1a (64 bit) of the name, modulo the number of streams.
     pub fn home(&self, topic: &str) -> SourceId {
-        let hash =
-            topic.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-        let shared = self.sources.len() as u64 - 1;
-        SourceId(u16::try_from(hash % shared.max(1)).unwrap_or(0))
+        SourceId(u16::try_from(partition_of(topic, self.partitions())).unwrap_or(0))
     }
 
     /// The source that what is said of a topic is to come from: that of its deltas, if there are any.
@@ -339,6 +368,24 @@ impl Topics {
         }
     }
 
+    /// Whether deltas of a topic may be replaced by newer state.
+    pub fn is_conflatable(&self, topic: &str) -> bool {
+        self.config.namespace(namespace_of(topic)).class.conflatable()
+    }
+
+    /// Deltas of `source` that came after `after` may be missing here, whatever their topics: states are in doubt until they
+    /// are published whole, and no history reaches across.
+    pub fn doubt(&self, source: SourceId, after: Offset) {
+        let Some(state) = self.source(source) else { return };
+        state.complete.store(false, Ordering::Release);
+        state.whole.store(false, Ordering::Release);
+        state.floor.fetch_max(after.get(), Ordering::AcqRel);
+        for mut topic in self.map.iter_mut().filter(|topic| topic.source == source) {
+            topic.doubt();
+            topic.lose_history(after);
+        }
+    }
+
     /// What the deltas of a topic are made of.
     pub fn payload_form(&self, topic: &str) -> PayloadForm {
         self.config.namespace(crate::name::namespace_of(topic)).payload
@@ -367,36 +414,57 @@ impl Topics {
 
     fn take_in(&self, incoming: Incoming<'_>) -> Result<Published, PublishError> {
         let now_ms = unix_ms();
-        let Incoming { topic, kind, ts, payload, offset, source } = incoming;
+        let Incoming { topic, kind, ts, at_ms, payload, offset, source } = incoming;
+        let when = When { at_ms: at_ms.unwrap_or(now_ms), now_ms };
+        let name = topic;
         if source != self.local() && namespace_of(topic) == Some(OPS) {
             return Err(PublishError::Reserved);
         }
         let silent = self.source(source).is_some_and(|s| s.loading.load(Ordering::Acquire));
         let mut followed = None;
-        let outcome = self.published(topic, source, now_ms, |topic| {
+        let mut ended = false;
+        let outcome = self.published(topic, source, when.at_ms, |topic| {
             if topic.source != source {
-                // The topic has moved to another partition: offsets of the two cannot be compared.
-                topic.reset(
-                    source,
-                    self.epoch(source),
-                    offset.map_or(Offset::ZERO, |o| Offset::new(o.get().saturating_sub(1)).unwrap_or_default()).into(),
-                );
-                let snapshot = topic.snapshot();
-                self.each_interest(topic, |shard, slot| self.outlet.reset(shard, slot, &snapshot));
+                self.change_source(topic, kind, &payload, offset, source, silent)?;
             }
             if offset.is_some_and(|offset| offset <= topic.offset) {
                 return Ok(Published { offset: topic.offset, epoch: topic.epoch.clone(), new: false });
             }
             let offset = offset.unwrap_or_else(|| topic.offset.next());
+            let is_over = topic.is_over(when.at_ms, false);
+            if is_over {
+                topic.admits(kind, &payload)?;
+                self.end(topic, topic.offset, silent);
+            }
+            match (kind, topic.options.class) {
+                (Kind::Deletion, _) => {
+                    ended = topic.known;
+                    if ended {
+                        self.end(topic, offset, silent);
+                    }
+                    return Ok(Published { offset, epoch: topic.epoch.clone(), new: ended });
+                }
+                (Kind::Move, Class::Stream) => {
+                    topic.is_moved = true;
+                    return Ok(Published { offset: topic.offset, epoch: topic.epoch.clone(), new: false });
+                }
+                _ => {}
+            }
             let (before, known) = (topic.offset, topic.known);
+            let (kind, moves) = if kind == Kind::Move { (Kind::Snapshot, true) } else { (kind, false) };
             // What is loaded in silence goes nowhere.
             let trace = if silent { None } else { self.sampler.pick(&topic.name, offset) };
-            let delta = topic.publish(kind, ts, payload, offset, now_ms, trace).inspect_err(|error| {
+            let delta = topic.publish(kind, ts, payload, offset, when, trace).inspect_err(|error| {
                 if matches!(error, PublishError::StateTotal { .. }) {
                     self.metrics.state_refused.inc();
                 }
             })?;
+            topic.is_moved |= moves;
             if !known {
+                // Of a topic that was there before, deltas may have come that are not known here.
+                if kind == Kind::Delta && !is_over && topic.options.class == Class::Merge {
+                    topic.incomplete = !self.source(source).is_some_and(|s| s.complete.load(Ordering::Acquire));
+                }
                 self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
             }
             let applied_us = delta.trace.as_ref().map(|trace| trace.us());
@@ -421,6 +489,9 @@ impl Topics {
             }
             Ok(Published { offset, epoch: topic.epoch.clone(), new: true })
         });
+        if ended && let Ok(name) = TopicName::new(name) {
+            self.remove_if(&name, |topic| topic.interest.is_empty() && !topic.known);
+        }
         // Not with the topic locked: to write a line takes longer than all the rest.
         if let Some((delta, passage)) = &followed
             && let Some(trace) = &delta.trace
@@ -428,6 +499,82 @@ impl Topics {
             trace::published(delta, trace, source.0, passage);
         }
         outcome
+    }
+
+    /// A delta of a topic has come from another source than the one before. The newest is where the topic is, by the sources'
+    /// own order, whichever is read first; one that was moved stays. A `merge` topic's state is in doubt then, until there is
+    /// a snapshot: what its deltas in two partitions come to depends on which is read first.
+    fn change_source(
+        &self,
+        topic: &mut Topic,
+        kind: Kind,
+        payload: &Payload,
+        offset: Option<Offset>,
+        source: SourceId,
+        silent: bool,
+    ) -> Result<(), PublishError> {
+        let before = |offset: Offset| Offset::new(offset.get().saturating_sub(1)).unwrap_or_default();
+        let floor = Floor::from(offset.map_or(Offset::ZERO, before));
+        let epoch = self.epoch(source);
+        if !topic.known {
+            topic.admits(kind, payload)?;
+            topic.reset(source, epoch, floor);
+            return Ok(());
+        }
+        let is_patch = kind == Kind::Delta && topic.options.class == Class::Merge;
+        let is_older = offset.is_some_and(|offset| offset <= topic.offset);
+        if kind != Kind::Move && (topic.is_moved || is_older) {
+            let is_missing = is_patch && !topic.is_moved && offset.is_none_or(|offset| offset > topic.base);
+            if is_missing && topic.doubt() && !silent {
+                self.tell_state(topic);
+            }
+            return Err(PublishError::WrongPartition);
+        }
+        topic.admits(kind, payload)?;
+        match kind {
+            Kind::Delta | Kind::HistoryRemoval if topic.options.class.conflatable() => {
+                topic.go_on_in(source, epoch, floor);
+                topic.incomplete |= is_patch;
+            }
+            _ => {
+                self.names.remove(&topic.name);
+                topic.reset(source, epoch, floor);
+            }
+        }
+        self.metrics.topics_moved.inc();
+        if !silent {
+            self.tell_state(topic);
+        }
+        Ok(())
+    }
+
+    /// Gives all subscribers the state as it is now.
+    fn tell_state(&self, topic: &mut Topic) {
+        topic.break_chain();
+        if !topic.interest.is_empty() {
+            let snapshot = topic.snapshot();
+            self.each_interest(topic, |shard, slot| self.outlet.reset(shard, slot, &snapshot));
+        }
+    }
+
+    /// Ends a topic at `offset`; subscribers are told that it has no state.
+    fn end(&self, topic: &mut Topic, offset: Offset, silent: bool) {
+        self.names.remove(&topic.name);
+        topic.end(offset);
+        topic.stale = false;
+        if let Some(source) = self.source(topic.source) {
+            source.whole.store(false, Ordering::Release);
+            if topic.options.class.conflatable() && topic.source != self.local() {
+                let mut ended = source.ended.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(ended) = ended.as_mut().filter(|ended| ended.len() < ENDED_MAX) {
+                    ended.push((topic.name.clone(), offset));
+                }
+            }
+        }
+        self.metrics.topics_expired.inc();
+        if !silent && topic.options.class.conflatable() {
+            self.tell_state(topic);
+        }
     }
 
     /// Removes a topic's history before `offset`; all of it where the source gives no offsets. What another source says of
@@ -590,19 +737,41 @@ impl Topics {
         self.names.page(section, range, max)
     }
 
-    /// Marks topics that went quiet, drops old history, forgets topics without subscribers that were idle too long, and
-    /// cuts the longest histories where all together keep too much. To be called about once a second.
+    /// Marks topics that went quiet, ends those that had no delta for too long, drops old history, gives back what idle topics
+    /// can do without, and cuts the longest histories where all together keep too much. To be called about once a second.
     pub fn sweep(&self) {
         let now_ms = unix_ms();
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let idle_ms = millis(self.config.limits.topic_idle);
         let mut forgotten = Vec::new();
+        // By source: its present time, up to when it has been read, and topics whose states are in doubt.
+        let mut sources: Vec<(u64, u64, usize)> = self
+            .sources
+            .iter()
+            .map(|source| {
+                let now_ms = now_ms.saturating_add_signed(source.ahead_ms.load(Ordering::Relaxed));
+                let loading = source.loading.load(Ordering::Acquire);
+                let read_ms = if loading { 0 } else { source.read_upto_ms.load(Ordering::Relaxed).min(now_ms) };
+                (now_ms, read_ms, 0)
+            })
+            .collect();
         let mut levels = Levels::new();
         let mut tally = Tally::new();
         for mut topic in self.map.iter_mut() {
-            let quiet_ms = now_ms.saturating_sub(topic.active_ms);
             topic.expire_history(now_ms);
             topic.add_level(&mut levels);
+            let Some((now_ms, read_ms, doubtful)) = sources.get_mut(usize::from(topic.source.0)) else { continue };
+            let quiet_ms = now_ms.saturating_sub(topic.active_ms);
+            let own = is_own(&topic.name);
+            if !own && topic.is_over(*read_ms, true) {
+                let offset = topic.offset;
+                self.end(&mut topic, offset, false);
+                if topic.interest.is_empty() {
+                    forgotten.push(topic.name.clone());
+                }
+                continue;
+            }
+            *doubtful += usize::from(topic.known && topic.incomplete);
             let quiet = topic.options.stale_after.is_some_and(|after| quiet_ms > millis(after));
             if topic.known && quiet != topic.stale {
                 topic.stale = quiet;
@@ -613,15 +782,15 @@ impl Topics {
             if topic.known {
                 tally.add(&topic.options, topic.stale, topic.active_ms);
             }
-            if topic.interest.is_empty() && quiet_ms > idle_ms && !is_own(&topic.name) {
-                forgotten.push(topic.name.clone());
+            if topic.interest.is_empty() && quiet_ms > idle_ms && !own {
+                if topic.known { topic.park() } else { forgotten.push(topic.name.clone()) }
             }
         }
         for name in forgotten {
-            let unused = |topic: &Topic| topic.interest.is_empty() && now_ms.saturating_sub(topic.active_ms) > idle_ms;
-            if self.remove_if(&name, unused) {
-                self.metrics.topics_expired.inc();
-            }
+            self.remove_if(&name, |topic| topic.interest.is_empty() && !topic.known);
+        }
+        for (source, (.., doubtful)) in self.sources.iter().zip(sources) {
+            source.incomplete.store(doubtful, Ordering::Relaxed);
         }
         *self.freshness.lock().unwrap_or_else(PoisonError::into_inner) = tally.named(&self.namespaces);
         if self.map.len() * 4 < self.map.capacity() && self.map.capacity() > SHRINK_FROM {
@@ -645,11 +814,14 @@ impl Topics {
     }
 
     /// `source` begins anew in `epoch`, knowing nothing up to `floor`: its topics are emptied and deltas taken in
-    /// silence until [`Topics::loaded`].
-    pub fn load(&self, source: SourceId, epoch: &Epoch, floor: impl Into<Floor>) {
+    /// silence until [`Topics::loaded`]. With `complete`, every topic that it has will be known then; otherwise those that
+    /// are not put back may have had deltas that are known to nobody here.
+    pub fn load(&self, source: SourceId, epoch: &Epoch, floor: impl Into<Floor>, complete: bool) {
         let Some(state) = self.source(source) else { return };
         let floor = floor.into();
         state.loading.store(true, Ordering::Release);
+        state.complete.store(complete, Ordering::Release);
+        state.read_upto_ms.store(0, Ordering::Release);
         state.whole.store(floor.kept_after == Offset::ZERO, Ordering::Release);
         state.floor.store(floor.offset.get(), Ordering::Release);
         state.epoch.lock().unwrap_or_else(PoisonError::into_inner).clone_from(epoch);
@@ -661,26 +833,119 @@ impl Topics {
         }
     }
 
-    /// Puts back a topic's saved state during a load. What is not newer than the topic is ignored.
+    /// Puts back a topic's saved state during a load. What is not newer than the topic is ignored, and so is what has ended.
+    /// With `incomplete`, or where the source is not complete, the state may lack deltas.
     ///
     /// # Errors
     /// If the state is not one that the topic can have.
-    pub fn restore(&self, incoming: Incoming<'_>) -> Result<(), PublishError> {
+    pub fn restore(&self, incoming: Incoming<'_>, is_moved: bool, incomplete: bool) -> Result<(), PublishError> {
         let now_ms = unix_ms();
-        let Incoming { topic, ts, payload, offset, source, .. } = incoming;
+        let Incoming { topic, ts, at_ms, payload, offset, source, .. } = incoming;
         let Some(offset) = offset else { return Ok(()) };
+        let when = When { at_ms: at_ms.unwrap_or(now_ms), now_ms };
+        let Some(state) = self.source(source) else { return Ok(()) };
+        let source_now_ms = now_ms.saturating_add_signed(state.ahead_ms.load(Ordering::Relaxed));
+        if over(self.config.namespace(namespace_of(topic)), when.at_ms, source_now_ms, true) {
+            return Ok(());
+        }
+        let in_doubt = incomplete || !state.complete.load(Ordering::Acquire);
         if source != self.local() && namespace_of(topic) == Some(OPS) {
             return Err(PublishError::Reserved);
         }
-        self.published(topic, source, now_ms, |topic| {
-            if topic.source == source && (!topic.known || offset > topic.offset) {
-                topic.restore(offset, ts, payload, now_ms)?;
-                if topic.known {
-                    self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
+        self.published(topic, source, when.at_ms, |topic| {
+            if topic.source != source {
+                if topic.known && (topic.is_moved && !is_moved || offset <= topic.offset) {
+                    let is_missing = topic.options.class == Class::Merge && offset > topic.base;
+                    if !topic.is_moved && is_missing && topic.doubt() {
+                        self.tell_state(topic);
+                    }
+                    return Ok(());
                 }
+                topic.admits(Kind::Snapshot, &payload).or_else(|error| match error {
+                    PublishError::StreamSnapshot => Ok(()),
+                    error => Err(error),
+                })?;
+                let floor = Floor::from(Offset::new(offset.get().saturating_sub(1)).unwrap_or_default());
+                self.names.remove(&topic.name);
+                topic.reset(source, self.epoch(source), floor);
+            }
+            if topic.known && offset <= topic.offset {
+                return Ok(());
+            }
+            topic.restore(offset, ts, payload, when)?;
+            topic.is_moved = is_moved;
+            if topic.known {
+                topic.incomplete = in_doubt && topic.options.class.conflatable();
+                self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
             }
             Ok(())
         })
+    }
+
+    /// Everything that `source` took in up to `upto_ms`, Unix ms of its clock, has been read; that clock is `ahead_ms` ahead of
+    /// this node's.
+    pub fn read_upto(&self, source: SourceId, upto_ms: u64, ahead_ms: i64) {
+        let Some(state) = self.source(source) else { return };
+        state.read_upto_ms.store(upto_ms, Ordering::Relaxed);
+        state.ahead_ms.store(ahead_ms, Ordering::Relaxed);
+    }
+
+    /// How many topics of `source` have states that may lack deltas, as of the last sweep.
+    pub fn incomplete(&self, source: SourceId) -> usize {
+        self.source(source).map_or(0, |source| source.incomplete.load(Ordering::Relaxed))
+    }
+
+    /// The same of all sources.
+    pub fn incomplete_in_all(&self) -> usize {
+        self.sources.iter().map(|source| source.incomplete.load(Ordering::Relaxed)).sum()
+    }
+
+    /// How many sources other than this process there are.
+    pub fn partitions(&self) -> usize {
+        self.sources.len() - 1
+    }
+
+    /// Their names, at most `max` of them.
+    pub fn incomplete_names(&self, source: SourceId, max: usize) -> Vec<TopicName> {
+        let doubtful = self.map.iter().filter(|topic| topic.source == source && topic.known && topic.incomplete);
+        doubtful.take(max).map(|topic| topic.name.clone()).collect()
+    }
+
+    /// Makes a topic's state whole with one that another node has saved, as it was at `offset` in the present epoch, and the
+    /// deltas that came since. `false` if that cannot be: some of these are not kept any more.
+    ///
+    /// # Errors
+    /// If it is no state that the topic can have.
+    pub fn complete(
+        &self,
+        source: SourceId,
+        name: &str,
+        offset: Offset,
+        payload: &Payload,
+    ) -> Result<bool, PublishError> {
+        let Some(mut topic) = self.map.get_mut(name).filter(|topic| topic.source == source) else { return Ok(false) };
+        let done = topic.complete(offset, payload)?;
+        if done {
+            self.tell_state(&mut topic);
+        }
+        Ok(done)
+    }
+
+    /// Topics of `source` that ended since this was last asked, and the offsets they ended at: states of them up to there
+    /// that were saved are to be removed. Only remembered once this was asked.
+    pub fn take_ended(&self, source: SourceId) -> Vec<(TopicName, Offset)> {
+        let Some(source) = self.source(source) else { return Vec::new() };
+        let mut ended = source.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// What was taken could not be removed: it is to be taken again.
+    pub fn put_back_ended(&self, source: SourceId, names: Vec<(TopicName, Offset)>) {
+        let Some(source) = self.source(source) else { return };
+        let mut ended = source.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = ended.get_or_insert_default();
+        ended.extend(names);
+        ended.truncate(ENDED_MAX);
     }
 
     /// The load of `source` is complete: subscribers are given the state of its topics.

@@ -17,7 +17,7 @@ use crate::protocol::{Encoding, MembershipChange};
 /// What sources are made of here.
 mod atomics {
     pub(super) use loom::sync::Mutex;
-    pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+    pub(super) use loom::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 }
 
 /// A map whose locks loom knows: one for all of it, as a shard of the real one has.
@@ -175,7 +175,8 @@ fn world() -> (Arc<Queue>, Arc<Topics>) {
 fn publish(topics: &Topics) {
     let payload = payload::Payload::new("{}".into(), 1_024).unwrap();
     let source = topics.home(TOPIC);
-    let incoming = Incoming { topic: TOPIC, kind: delta::Kind::Delta, ts: None, payload, offset: None, source };
+    let incoming =
+        Incoming { topic: TOPIC, kind: delta::Kind::Delta, ts: None, at_ms: None, payload, offset: None, source };
     topics.publish(incoming).unwrap();
 }
 
@@ -282,7 +283,7 @@ fn nobody_keeps_a_past_that_does_not_count() {
             let topics = topics.clone();
             thread::spawn(move || {
                 let source = topics.home(TOPIC);
-                topics.load(source, &Epoch::from_text("new"), Offset::new(FLOOR).unwrap());
+                topics.load(source, &Epoch::from_text("new"), Offset::new(FLOOR).unwrap(), true);
                 topics.loaded(source);
                 publish(&topics);
             })

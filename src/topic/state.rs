@@ -17,7 +17,27 @@ use crate::config::{ChannelSyntax, Class, Namespace, OPS, PayloadForm};
 use crate::limits::{RECOVERY_BYTES, STATE_BYTES_MAX};
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset, Position};
-use crate::protocol::{Encoding, HistoryDelta, HistoryPage, HistoryQuery, Refusal, base64_json};
+use crate::protocol::{Encoding, HistoryDelta, HistoryPage, HistoryQuery, Known, Refusal, base64_json};
+
+/// Most by which a topic outlives its time before it is ended without a delta: clocks differ a little.
+const EXPIRY_GRACE_MS_MAX: u64 = 60_000;
+
+/// Whether a topic whose last delta came at `last_ms` has ended by `at_ms`. A delta after its time ends it exactly; `grace` is
+/// for ending it without one.
+pub(super) fn over(options: &Namespace, last_ms: u64, at_ms: u64, grace: bool) -> bool {
+    let after_ms = u64::try_from(options.expire_after.as_millis()).unwrap_or(u64::MAX);
+    let grace_ms = if grace { (after_ms / 10).min(EXPIRY_GRACE_MS_MAX) } else { 0 };
+    after_ms > 0 && at_ms.saturating_sub(last_ms) > after_ms.saturating_add(grace_ms)
+}
+
+/// When a delta was taken in, Unix ms.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct When {
+    /// By its source.
+    pub(super) at_ms: u64,
+    /// Here.
+    pub(super) now_ms: u64,
+}
 
 /// A shard with subscribers of the topic.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +77,8 @@ enum State {
         /// Members, those of inner objects too.
         count: usize,
     },
+    /// A `merge` topic's, as text: nobody has asked for it or changed it for long.
+    Parked(Bytes),
 }
 
 impl State {
@@ -74,6 +96,7 @@ impl State {
             Self::Stream | Self::Latest(None) => 0,
             Self::Latest(Some(delta)) => value_weight(delta.payload.bytes().len()),
             Self::Merge { bytes, count, .. } => bytes + count * MEMBER_BYTES,
+            Self::Parked(text) => allocated(text.len()),
         }
     }
 }
@@ -90,10 +113,16 @@ pub(super) struct Topic {
     pub(super) source: SourceId,
     pub(super) epoch: Epoch,
     pub(super) offset: Offset,
-    /// Whether any delta has come in this epoch.
+    /// Whether it is published: a delta has come in this epoch, and the topic has not ended since.
     pub(super) known: bool,
+    /// Whether deltas that changed the state may be missing in it.
+    pub(super) incomplete: bool,
+    /// Whether what comes from another source is refused: see [`Kind::Move`].
+    pub(super) is_moved: bool,
+    /// Offset of the snapshot that the state rests on; 0 where it was made of deltas alone.
+    pub(super) base: Offset,
     ts: Option<u64>,
-    /// Time of the last delta or, before one, of creation, Unix ms.
+    /// When the source took the last delta in or, before one, when this was made, Unix ms.
     pub(super) active_ms: u64,
     pub(super) stale: bool,
     /// Changed since it was last saved outside.
@@ -131,6 +160,9 @@ impl Topic {
             epoch,
             offset: floor.offset,
             known: false,
+            incomplete: false,
+            is_moved: false,
+            base: Offset::ZERO,
             ts: None,
             active_ms: now_ms,
             stale: false,
@@ -217,16 +249,110 @@ impl Topic {
 
     /// Forgets everything but who is interested.
     pub(super) fn reset(&mut self, source: SourceId, epoch: Epoch, floor: Floor) {
-        self.state = State::empty(self.options.class);
-        self.history = History::from_floor(floor.kept_after);
         self.source = source;
         self.epoch = epoch;
+        self.is_moved = false;
+        self.clear(floor);
+    }
+
+    /// Ends at `offset`: no state, no history.
+    pub(super) fn end(&mut self, offset: Offset) {
+        self.clear(offset.into());
+    }
+
+    fn clear(&mut self, floor: Floor) {
+        self.state = State::empty(self.options.class);
+        self.history = History::from_floor(floor.kept_after);
         self.offset = floor.offset;
         self.known = false;
+        self.incomplete = false;
+        self.base = Offset::ZERO;
         self.ts = None;
         self.before = None;
         self.snapshot = None;
         self.settle();
+    }
+
+    /// Goes on in another source with the state that it has. Positions from before are not comparable.
+    pub(super) fn go_on_in(&mut self, source: SourceId, epoch: Epoch, floor: Floor) {
+        self.source = source;
+        self.epoch = epoch;
+        self.is_moved = false;
+        self.offset = floor.offset;
+        self.history = History::from_floor(floor.kept_after);
+        self.before = None;
+        self.snapshot = None;
+        self.settle();
+    }
+
+    /// Whether the state may lack deltas from now on; tells whether that is new.
+    pub(super) fn doubt(&mut self) -> bool {
+        let is_new = self.known && !self.incomplete && self.options.class.conflatable();
+        if is_new {
+            self.incomplete = true;
+            self.snapshot = None;
+            self.settle();
+        }
+        is_new
+    }
+
+    /// What is kept up to `after` does not join up with what comes.
+    pub(super) fn lose_history(&mut self, after: Offset) {
+        self.history = History::from_floor(after.max(self.offset));
+        (self.before, self.snapshot) = (None, None);
+        self.settle();
+    }
+
+    /// Whether it has ended by `at_ms`, by the time of its source.
+    pub(super) fn is_over(&self, at_ms: u64, grace: bool) -> bool {
+        self.known && over(&self.options, self.active_ms, at_ms, grace)
+    }
+
+    /// Gives back what can be made again, for nobody has wanted it for long.
+    pub(super) fn park(&mut self) {
+        let holds_more = matches!(self.state, State::Merge { .. }) || self.snapshot.is_some() || self.before.is_some();
+        if !holds_more {
+            return;
+        }
+        if let State::Merge { members, bytes, .. } = &self.state
+            && allocated(*bytes) < self.state.weight()
+        {
+            let mut text = Vec::with_capacity(*bytes);
+            merge::write_members(members, &mut text);
+            self.state = State::Parked(text.into());
+        }
+        self.snapshot = None;
+        self.before = None;
+        self.settle();
+    }
+
+    /// The opposite, for a change.
+    fn unpark(&mut self) -> Result<(), PublishError> {
+        if let State::Parked(text) = &self.state {
+            let members = merge::parse_object(std::str::from_utf8(text).unwrap_or_default())?;
+            let (bytes, count) = (merge::members_bytes(&members), merge::count_members(&members));
+            self.state = State::Merge { members, bytes, count };
+            self.settle();
+        }
+        Ok(())
+    }
+
+    /// Whether a delta would be taken in; nothing changes.
+    pub(super) fn admits(&self, kind: Kind, payload: &Payload) -> Result<(), PublishError> {
+        let payload = payload.clone().for_form(self.options.payload)?;
+        match (self.options.class, kind) {
+            (Class::Stream, Kind::Snapshot) => Err(PublishError::StreamSnapshot),
+            (Class::Merge, Kind::Delta | Kind::Snapshot | Kind::Move) => {
+                let members = merge::parse_object(payload.as_str())?;
+                let bytes = merge::members_bytes(&members);
+                let had = if kind == Kind::Delta { self.state.weight() } else { 0 };
+                if had + bytes > STATE_BYTES_MAX {
+                    return Err(PublishError::StateTooLarge { bytes: had + bytes });
+                }
+                self.may_grow(0, bytes)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Subscribers will be sent the state: the next delta is not to be said by the one before.
@@ -238,9 +364,9 @@ impl Topic {
     fn change(&mut self, kind: Kind, payload: &Payload) -> Result<usize, PublishError> {
         match (&self.state, kind) {
             (State::Stream, Kind::Snapshot) => return Err(PublishError::StreamSnapshot),
-            (State::Stream, Kind::Delta) | (_, Kind::HistoryRemoval) => {}
+            (State::Stream, _) | (_, Kind::HistoryRemoval | Kind::Deletion) => {}
             (State::Latest(_), _) => self.may_grow(self.state.weight(), value_weight(payload.bytes().len()))?,
-            (State::Merge { .. }, Kind::Snapshot) => {
+            (State::Merge { .. } | State::Parked(_), Kind::Snapshot | Kind::Move) => {
                 let members = merge::parse_object(payload.as_str())?;
                 let (bytes, count) = (merge::members_bytes(&members), merge::count_members(&members));
                 if bytes > STATE_BYTES_MAX {
@@ -250,6 +376,10 @@ impl Topic {
                 self.may_grow(self.state.weight(), whole.weight())?;
                 self.state = whole;
                 return Ok(bytes);
+            }
+            (State::Parked(_), Kind::Delta) => {
+                self.unpark()?;
+                return self.change(kind, payload);
             }
             (State::Merge { members, bytes, count }, Kind::Delta) => {
                 let patch = merge::parse_object(payload.as_str())?;
@@ -282,11 +412,12 @@ impl Topic {
         ts: Option<u64>,
         payload: Payload,
         offset: Offset,
-        now_ms: u64,
+        when: When,
         trace: Option<Box<Trace>>,
     ) -> Result<Arc<Delta>, PublishError> {
         let payload = payload.for_form(self.options.payload)?;
         let state_bytes = self.change(kind, &payload)?;
+        let When { at_ms, now_ms } = when;
         let before = match self.options.has_fossil() {
             true => self.before.replace(payload.bytes().clone()),
             false => None,
@@ -307,11 +438,16 @@ impl Topic {
             *last = Some(Keep::new(delta.clone()));
         }
         self.history.push(delta.clone(), &self.options);
+        match (self.options.class, kind) {
+            (Class::Merge, Kind::Delta) => {}
+            // A value is whole in itself, as a snapshot is.
+            _ => (self.incomplete, self.base) = (false, offset),
+        }
         self.offset = offset;
         self.known = true;
         self.unsaved = true;
         self.ts = ts;
-        self.active_ms = now_ms;
+        self.active_ms = at_ms;
         self.snapshot = None;
         Ok(delta)
     }
@@ -322,7 +458,7 @@ impl Topic {
         offset: Offset,
         ts: Option<u64>,
         payload: Payload,
-        now_ms: u64,
+        when: When,
     ) -> Result<(), PublishError> {
         let kind = match self.options.class {
             // Its past is in its source.
@@ -332,12 +468,45 @@ impl Topic {
         };
         // What lies between the saved state and what the source still holds is not known here.
         let floor = self.offset.max(offset);
-        self.publish(kind, ts, payload, offset, now_ms, None)?;
+        self.publish(kind, ts, payload, offset, when, None)?;
+        self.base = offset;
         self.history = History::from_floor(floor);
         self.before = None;
         self.unsaved = false;
         self.settle();
         Ok(())
+    }
+
+    /// Makes an incomplete state whole: the state as it was at `offset`, and the deltas kept since. `false` if some of these
+    /// are not kept, or the state is of a later time.
+    pub(super) fn complete(&mut self, offset: Offset, payload: &Payload) -> Result<bool, PublishError> {
+        if !self.known || !self.incomplete || offset > self.offset {
+            return Ok(false);
+        }
+        let Some(since) = self.history.since(offset) else { return Ok(false) };
+        let since: Vec<Arc<Delta>> = since.cloned().collect();
+        match self.options.class {
+            Class::Stream => return Ok(false),
+            Class::Latest if since.is_empty() => {}
+            Class::Latest => return Ok(false),
+            Class::Merge => {
+                let mut members = merge::parse_object(payload.as_str())?;
+                for delta in since {
+                    merge::apply(&mut members, merge::parse_object(delta.payload.as_str())?);
+                }
+                let (bytes, count) = (merge::members_bytes(&members), merge::count_members(&members));
+                if bytes > STATE_BYTES_MAX {
+                    return Err(PublishError::StateTooLarge { bytes });
+                }
+                let whole = State::Merge { members, bytes, count };
+                self.may_grow(self.state.weight(), whole.weight())?;
+                self.state = whole;
+            }
+        }
+        (self.incomplete, self.base, self.before, self.snapshot) = (false, offset, None, None);
+        self.unsaved = true;
+        self.settle();
+        Ok(true)
     }
 
     /// The whole state now; made once for each offset.
@@ -370,6 +539,7 @@ impl Topic {
                 last.as_ref().filter(|_| self.known).map_or(nothing, |d| d.payload.bytes().clone())
             }
             _ if !self.known => null,
+            State::Parked(text) => text.clone(),
             State::Merge { members, bytes, .. } => {
                 let mut out = Vec::with_capacity(*bytes);
                 merge::write_members(members, &mut out);
@@ -398,8 +568,14 @@ impl Topic {
                 Bytes::from(out)
             }
         };
-        let (at, known) = ((self.offset, self.epoch.clone()), self.known);
-        let made = Snapshot::new(self.name.clone(), at, self.ts, SnapshotData { data, form, known });
+        let known = match (self.known, self.incomplete) {
+            (false, _) => Known::Nothing,
+            (true, true) => Known::Incomplete,
+            (true, false) => Known::Whole,
+        };
+        let (at, is_moved) = ((self.offset, self.epoch.clone()), self.is_moved);
+        let data = SnapshotData { data, form, known, at_ms: self.active_ms, is_moved };
+        let made = Snapshot::new(self.name.clone(), at, self.ts, data);
         made.count();
         Arc::new(made)
     }
@@ -473,6 +649,10 @@ impl Topic {
             (State::Merge { bytes, .. }, many) => {
                 let patches: usize = many.iter().map(|d| d.payload.bytes().len()).sum();
                 patches <= *bytes
+            }
+            (State::Parked(text), many) => {
+                let patches: usize = many.iter().map(|d| d.payload.bytes().len()).sum();
+                patches <= text.len()
             }
             (State::Stream, _) => false,
         };
@@ -565,6 +745,8 @@ impl Topic {
 mod tests {
     use super::*;
 
+    const AT: When = When { at_ms: 0, now_ms: 0 };
+
     fn topic(class: Class) -> Topic {
         let options = Namespace { class, history_size: 3, ..Namespace::default() };
         let name = TopicName::new("t:x").unwrap();
@@ -574,7 +756,7 @@ mod tests {
 
     fn publish(topic: &mut Topic, json: &str) -> Arc<Delta> {
         let payload = Payload::new(Bytes::copy_from_slice(json.as_bytes()), 1000).unwrap();
-        topic.publish(Kind::Delta, None, payload, topic.offset.next(), 0, None).unwrap()
+        topic.publish(Kind::Delta, None, payload, topic.offset.next(), AT, None).unwrap()
     }
 
     fn since(offset: u64, epoch: &str) -> Option<Position> {
@@ -658,11 +840,11 @@ mod tests {
         let json = |text: &'static str| Payload::new(Bytes::from_static(text.as_bytes()), 100).unwrap();
         let one = Offset::new(1).unwrap();
         let mut merge = topic(Class::Merge);
-        assert!(merge.publish(Kind::Delta, None, json("[1]"), one, 0, None).is_err());
+        assert!(merge.publish(Kind::Delta, None, json("[1]"), one, AT, None).is_err());
         assert_eq!(merge.offset, Offset::ZERO, "a refused delta leaves no trace");
-        merge.publish(Kind::Delta, None, json(r#"{"a":1,"b":2}"#), one, 0, None).unwrap();
-        merge.publish(Kind::Snapshot, None, json(r#"{"c":3}"#), one.next(), 0, None).unwrap();
+        merge.publish(Kind::Delta, None, json(r#"{"a":1,"b":2}"#), one, AT, None).unwrap();
+        merge.publish(Kind::Snapshot, None, json(r#"{"c":3}"#), one.next(), AT, None).unwrap();
         assert_eq!(merge.snapshot().data, r#"{"c":3}"#);
-        assert!(topic(Class::Stream).publish(Kind::Snapshot, None, json("1"), one, 0, None).is_err());
+        assert!(topic(Class::Stream).publish(Kind::Snapshot, None, json("1"), one, AT, None).is_err());
     }
 }

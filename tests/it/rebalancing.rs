@@ -198,7 +198,7 @@ async fn what_is_asked_wrongly_is_refused_with_the_reason() {
         ("?share=0.2&to=mean", "exclude each other"),
         ("?share=0.2&window=long", "window=long is not a time"),
         ("?share=0.2&window=1h", "longer than 10m"),
-        ("?part=0.2", "known are share, to, above and window"),
+        ("?part=0.2", "known are share, to, above, window"),
     ] {
         let (status, body) = ask(query, &[key]);
         assert_eq!(status, 400, "{query}: {body}");

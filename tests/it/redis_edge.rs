@@ -58,7 +58,8 @@ async fn an_id_after_all_offsets_makes_the_node_not_ready_and_is_said() {
     for id in ["1750000000000000-0", "1750000000000000000-5", "18446744073709551615-1"] {
         let redis = Redis::start();
         let server = redis.server("").await;
-        assert_eq!(server.publish("latest:a", &json!(1)), view(&server, "latest:a")["offset"]);
+        server.publish("latest:a", &json!(1));
+        server.until("read", |s| s.get("/api/topics/latest:a").0 == 200).await;
         add_as(&redis, id, "latest:a", &json!("from the future"));
         server.until("not ready", |s| s.get("/readyz").0 == 503).await;
         let (_, why) = server.get("/readyz");
@@ -222,4 +223,82 @@ async fn a_redis_without_xinfo_is_read_all_the_same() {
     redis.command(&["DEL", STREAM]);
     redis.command(&["XADD", STREAM, "1700000000000-0", "topic", "merge:a", "data", "{}"]);
     server.until("noticed", |s| s.metric("epoch_changes_total{source=\"redis nexus:deltas\"}") >= 1.0).await;
+}
+
+/// A way to a Redis that passes on so many bytes a second, and breaks after so many (0: never).
+async fn way(redis_port: u16, bytes_per_second: usize, breaks_after: usize) -> u16 {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let server = tokio::net::TcpStream::connect(("127.0.0.1", redis_port)).await.unwrap();
+                let (mut from_client, mut to_client) = client.into_split();
+                let (mut from_server, mut to_server) = server.into_split();
+                let up = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+                let (began, mut passed) = (tokio::time::Instant::now(), 0);
+                let mut piece = vec![0; 16 * 1024];
+                while let Ok(n @ 1..) = from_server.read(&mut piece).await {
+                    passed += n;
+                    let due = std::time::Duration::from_secs_f64(passed as f64 / bytes_per_second as f64);
+                    tokio::time::sleep_until(began + due).await;
+                    if to_client.write_all(&piece[..n]).await.is_err() || (breaks_after > 0 && passed > breaks_after) {
+                        break;
+                    }
+                }
+                up.abort();
+            });
+        }
+    });
+    port
+}
+
+/// More than comes within the time that an answer may take, and connections that break half-way: a load goes on where it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_or_poor_way_to_redis_is_slow_and_not_endless() {
+    let redis = Redis::start();
+    let script = "local data = '\"' .. string.rep('x', 6000) .. '\"'
+        for i = 1, 2000 do redis.call('XADD', KEYS[1], '*', 'topic', 'latest:' .. (i % 50), 'data', data) end
+        redis.call('XADD', KEYS[1], '*', 'topic', 'latest:last', 'data', '1')";
+    redis.command(&["EVAL", script, "1", STREAM]);
+    for (bytes_per_second, breaks_after) in [(1_500_000, 0), (50_000_000, 2_000_000)] {
+        let port = way(redis.port, bytes_per_second, breaks_after).await;
+        let server = Server::start(&format!("{OPEN}\n[source.redis]\nurl = \"redis://127.0.0.1:{port}\"\n"));
+        let mut waited = 0;
+        while server.get("/api/topics/latest:last").0 != 200 {
+            assert!(waited < 1_200, "not loaded: {}", server.log());
+            waited += 1;
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        let begun = server.log().matches("entries are gone").count();
+        assert_eq!(begun, 0);
+    }
+}
+
+/// Entries of a quarter of a megabyte, and small ones with a large field that nobody asked for: what is read at once has a
+/// bound in bytes.
+#[tokio::test]
+async fn large_entries_are_read_a_few_at_a_time() {
+    for (count, data, more) in [(1_200, 250_000, 0), (100, 100, 4_000_000)] {
+        let redis = Redis::start();
+        let script = format!(
+            "local data, more = '\"' .. string.rep('x', {data}) .. '\"', string.rep('y', {more})
+            for i = 1, {count} do redis.call('XADD', KEYS[1], '*', 'topic', 'latest:' .. (i % 8), 'more', more, 'data', data) end"
+        );
+        redis.command(&["CONFIG", "SET", "appendonly", "no"]);
+        redis.command(&["EVAL", &script, "1", STREAM]);
+        let server = Server::start(&format!(
+            "{OPEN}\n[limits]\nmemory = \"256MiB\"\ndelta_bytes = 262144\n{}",
+            redis.source_config()
+        ));
+        server.until("ready", |s| s.get("/readyz").0 == 200).await;
+        for topic in 0..8 {
+            assert_eq!(server.get(&format!("/api/topics/latest:{topic}")).0, 200, "{topic}");
+        }
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let peak_kb: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+        assert!(peak_kb < 256 * 1024, "{peak_kb} kB at the peak, {count} entries of {data} and {more} bytes");
+    }
 }

@@ -15,7 +15,8 @@ use super::messages::{
 use crate::form::PayloadForm;
 use crate::name::TopicName;
 use crate::protocol::{
-    CommandId, Connected, Delivery, MemberInfo, MembershipChange, Notice, Op, Refusal, SnapshotDelivery, Subscribed,
+    CommandId, Connected, Delivery, Known, MemberInfo, MembershipChange, Notice, Op, Refusal, SnapshotDelivery,
+    Subscribed,
 };
 use crate::wire::frame::{self, Opcode};
 
@@ -201,9 +202,18 @@ pub(in crate::protocol) fn delivery(format: Format, form: Form<'_>, d: &Delivery
     publication_frame(format, d.topic, form, d.data, d.offset.get(), d.ts, tags)
 }
 
+/// Tags of publications.
+const SNAPSHOT: (&str, &str) = ("kind", "snapshot");
+const BASE64: (&str, &str) = ("encoding", "base64");
+const INCOMPLETE: (&str, &str) = ("incomplete", "true");
+
 pub(in crate::protocol) fn snapshot(format: Format, form: Form<'_>, s: &SnapshotDelivery<'_>) -> Bytes {
-    let tags = [("kind", "snapshot"), ("encoding", "base64")];
-    let tags = tags.get(..if is_base64(format, s.form) { 2 } else { 1 }).unwrap_or_default();
+    let tags = match (is_base64(format, s.form), s.known == Known::Incomplete) {
+        (false, false) => &[SNAPSHOT][..],
+        (true, false) => &[SNAPSHOT, BASE64],
+        (false, true) => &[SNAPSHOT, INCOMPLETE],
+        (true, true) => &[SNAPSHOT, BASE64, INCOMPLETE],
+    };
     publication_frame(format, s.topic, form, s.data, s.offset.get(), s.ts, tags)
 }
 

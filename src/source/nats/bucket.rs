@@ -25,8 +25,8 @@ use super::subjects::token;
 use super::{Trouble, trouble};
 use crate::config::{self, PayloadForm};
 use crate::position::{Epoch, Offset};
-use crate::source::Feed;
-use crate::topic::{Snapshot, SourceId};
+use crate::source::{Feed, SavedState};
+use crate::topic::{Known, Snapshot, SourceId};
 
 const EPOCH: &str = "epoch";
 const SAVER: &str = "saver";
@@ -70,6 +70,12 @@ struct Saved<'a> {
     offset: Offset,
     #[serde(default)]
     ts: Option<u64>,
+    /// When the stream took the newest message in, Unix ms.
+    #[serde(default)]
+    at: Option<u64>,
+    /// It may lack deltas.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    incomplete: bool,
     /// Pieces of the data, where it does not fit here.
     #[serde(default)]
     parts: usize,
@@ -184,7 +190,8 @@ impl Bucket {
         let tried = format!("bucket {}: saving", self.0.name);
         for chunk in states.chunks(CHUNK) {
             let mut writes = Vec::with_capacity(chunk.len());
-            for state in chunk {
+            // What ended since it was taken is to be removed, not saved.
+            for state in chunk.iter().filter(|state| state.known != Known::Nothing) {
                 writes.push(self.save_one(base, state));
             }
             try_join_all(writes).await.map_err(trouble(&tried))?;
@@ -200,11 +207,68 @@ impl Bucket {
         Ok(())
     }
 
+    /// Removes the saved state of a topic that ended, unless it is of a later offset.
+    pub(super) async fn remove(&self, base: &Epoch, topic: &str, upto: Offset) -> Result<(), Trouble> {
+        let key = token(topic);
+        let head = format!("state.{base}.{key}");
+        let Some((_, value)) = self.value(&head).await? else { return Ok(()) };
+        let saved = serde_json::from_slice::<Saved<'_>>(&value).map_err(trouble(topic))?;
+        if saved.offset > upto {
+            return Ok(());
+        }
+        self.0.purge(&head).await.map_err(trouble(topic))?;
+        for i in 0..saved.parts {
+            self.0.purge(part_key(base, &key, saved.offset, i)).await.map_err(trouble(topic))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the state of a topic whole that may lack deltas here, if a whole one was saved.
+    pub(super) async fn complete(
+        &self,
+        base: &Epoch,
+        source: SourceId,
+        topic: &str,
+        bytes_max: usize,
+        feed: &Feed,
+    ) -> Result<bool, Trouble> {
+        let key = token(topic);
+        let Some((_, value)) = self.value(&format!("state.{base}.{key}")).await? else { return Ok(false) };
+        let saved = serde_json::from_slice::<Saved<'_>>(&value).map_err(trouble(topic))?;
+        let data = match (saved.data, saved.b64data) {
+            (Some(data), _) => Bytes::copy_from_slice(data.get().as_bytes()),
+            (None, Some(text)) => STANDARD.decode(text).map_err(trouble(topic))?.into(),
+            (None, None) => {
+                let mut all = Vec::new();
+                for i in 0..saved.parts {
+                    let part = self.value(&part_key(base, &key, saved.offset, i)).await?;
+                    let Some((_, part)) = part else { return Ok(false) };
+                    all.extend_from_slice(&part);
+                }
+                all.into()
+            }
+        };
+        if saved.incomplete {
+            return Ok(false);
+        }
+        let (offset, ts, at_ms) = (saved.offset, saved.ts, saved.at);
+        let state = SavedState { topic, offset, ts, at_ms, data, is_moved: false, incomplete: false };
+        Ok(feed.complete(source, state, bytes_max))
+    }
+
     async fn save_one(&self, base: &Epoch, state: &Snapshot) -> Result<(), Trouble> {
         let tried = state.topic.as_str();
         let key = token(tried);
-        let mut saved =
-            Saved { topic: tried.to_owned(), offset: state.offset, ts: state.ts, parts: 0, data: None, b64data: None };
+        let mut saved = Saved {
+            topic: tried.to_owned(),
+            offset: state.offset,
+            ts: state.ts,
+            at: Some(state.at_ms),
+            incomplete: state.known != Known::Whole,
+            parts: 0,
+            data: None,
+            b64data: None,
+        };
         if state.data.len() <= PART_BYTES && state.form == PayloadForm::Bytes {
             saved.b64data = Some(STANDARD.encode(&state.data));
         } else if state.data.len() <= PART_BYTES {
@@ -295,8 +359,16 @@ impl Bucket {
                 tracing::warn!(topic = saved.topic, "a saved state is not whole and was left out");
                 continue;
             };
-            let ok = feed.restore(source, &saved.topic, saved.offset, saved.ts, data, bytes_max);
-            restored += usize::from(ok);
+            let state = SavedState {
+                topic: &saved.topic,
+                offset: saved.offset,
+                ts: saved.ts,
+                at_ms: saved.at,
+                data,
+                is_moved: false,
+                incomplete: saved.incomplete,
+            };
+            restored += usize::from(feed.restore(source, state, bytes_max));
         }
         for base in over {
             for keys in [format!("state.{base}.>"), format!("part.{base}.>"), format!("position.{base}")] {

@@ -24,6 +24,11 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// Whether no message is missing between the first and the last.
+    pub(super) fn is_without_holes(&self) -> bool {
+        self.messages == (self.last + 1).saturating_sub(self.first)
+    }
+
     pub(super) fn of(info: &Info) -> Self {
         let state = &info.state;
         Self {

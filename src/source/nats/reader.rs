@@ -75,7 +75,7 @@ pub(super) struct Progress {
     /// When the stream took it, Unix ms.
     pub(super) last_ms: u64,
     /// What the stream held at the last look.
-    held: Held,
+    pub(super) held: Held,
     /// Whether what the stream held has been read.
     pub(super) loaded: bool,
 }
@@ -219,6 +219,7 @@ impl NatsSource {
                 base: base.clone(),
                 source: self.id,
                 every: self.config.snapshot_every,
+                bytes_max: self.delta_bytes_max,
                 progress: self.progress.clone(),
                 node: Epoch::random(),
                 feed: feed.clone(),
@@ -319,14 +320,19 @@ impl NatsSource {
         self.change_progress(|progress| *progress = Progress::default());
         self.agreed = Some(agreement.clone());
         let saved = opened.bucket.position(&agreement.base, held).await?;
-        if let Some(saved) = saved.as_ref().filter(|saved| held.first > saved.sequence + 1) {
+        let base = saved.as_ref().map_or(0, |saved| saved.sequence);
+        // Whether every topic is known once what was saved and what the stream holds is read.
+        let complete = held.first <= base + 1 && (opened.bounds.others || held.is_without_holes());
+        if !complete && held.last > base {
             tracing::warn!(
                 stream = self.config.stream,
-                saved = saved.sequence,
+                saved = base,
                 first = held.first,
-                "the stream begins after the saved states end: changes in between are lost until they are published again"
+                "messages are gone that are in no saved state: states that they changed are incomplete until they are published whole (kind: snapshot)"
             );
         }
+        let complete = complete || held.last <= base;
+        let upto = saved.as_ref().map(|saved| saved.sequence);
         // Far enough back for the history that recovery needs, and never after what was saved.
         let ttl_ms = u64::try_from(self.history_ttl.as_millis()).unwrap_or(u64::MAX);
         let recent_ms = held.last_ms.min(unix_ms()).saturating_sub(ttl_ms);
@@ -342,7 +348,7 @@ impl NatsSource {
         };
         // What came before the first message that is read here is not known here.
         let floor = chunk.first().map_or(held.last, |entry| entry.sequence.saturating_sub(1));
-        feed.topics.load(self.id, &agreement.epoch, Offset::new(floor).unwrap_or_default());
+        feed.topics.load(self.id, &agreement.epoch, Offset::new(floor).unwrap_or_default(), complete);
         // What was saved under another base is cleared away, whether anything is put back or not.
         let restored = opened.bucket.restore(&agreement.base, held, self.id, self.delta_bytes_max, feed).await?;
         let mut count = 0;
@@ -350,7 +356,7 @@ impl NatsSource {
             count += chunk.len();
             let at_end = chunk.last().is_some_and(|entry| entry.pending == 0 || entry.sequence >= held.last);
             for entry in chunk {
-                self.take_in(entry, feed).await;
+                self.take_in(entry, feed, upto).await;
             }
             if at_end {
                 break;
@@ -398,6 +404,9 @@ impl NatsSource {
                     }
                     // What is there for longer than since the last look should have been read.
                     behind_since = (before.held.last > before.last).then(|| behind_since.unwrap_or(now_ms));
+                    if behind_since.is_none() {
+                        feed.topics.read_upto(self.id, now_ms, 0);
+                    }
                     self.status.read(0, behind_since.map_or(0, |since| now_ms.saturating_sub(since)));
                     continue;
                 }
@@ -417,7 +426,9 @@ impl NatsSource {
                 }
                 count += 1;
                 lag_ms = if entry.pending == 0 { 0 } else { unix_ms().saturating_sub(entry.ms) };
-                self.take_in(entry, feed).await;
+                let upto_ms = if entry.pending == 0 { unix_ms() } else { entry.ms };
+                self.take_in(entry, feed, None).await;
+                feed.topics.read_upto(self.id, upto_ms, 0);
             }
             self.status.read(count, lag_ms);
         }
@@ -448,15 +459,19 @@ impl NatsSource {
         Ok(None)
     }
 
-    async fn take_in(&mut self, entry: Entry, feed: &Feed) {
+    /// Takes a message in. Up to `saved`, states that were saved say what deltas have come to.
+    async fn take_in(&mut self, entry: Entry, feed: &Feed, saved: Option<u64>) {
         let (sequence, ms) = (entry.sequence, entry.ms);
         let form = |topic: &str| feed.topics.payload_form(topic);
         match (entry.delta(&self.subjects, self.delta_bytes_max, &form), Offset::new(sequence)) {
+            (Ok(delta), Some(_))
+                if saved.is_some_and(|saved| sequence <= saved) && feed.topics.is_conflatable(&delta.topic) => {}
             (Ok(delta), Some(offset)) => {
                 let incoming = Incoming {
                     topic: &delta.topic,
                     kind: delta.kind,
                     ts: delta.ts.or(Some(ms)),
+                    at_ms: Some(ms),
                     payload: delta.payload,
                     offset: Some(offset),
                     source: self.id,

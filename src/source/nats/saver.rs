@@ -13,6 +13,12 @@ use crate::position::Epoch;
 use crate::source::Feed;
 use crate::topic::SourceId;
 
+/// Rounds in which nobody has saved, after which a node does whose states may lack deltas.
+const ROUNDS_UNSAVED: u32 = 3;
+
+/// States that are taken from what another node saved, in one round.
+const COMPLETED_AT_ONCE: usize = 500;
+
 /// Saves states now and then, if no other node just did.
 pub(super) struct Saver {
     pub(super) bucket: Bucket,
@@ -20,6 +26,7 @@ pub(super) struct Saver {
     pub(super) base: Epoch,
     pub(super) source: SourceId,
     pub(super) every: Duration,
+    pub(super) bytes_max: usize,
     pub(super) progress: Arc<Mutex<Progress>>,
     /// This node.
     pub(super) node: Epoch,
@@ -45,17 +52,62 @@ impl Saver {
     /// Until it is dropped.
     pub(super) async fn run(self) {
         let mut seen = None;
+        // The position that was found saved, and for how many rounds it has been the same.
+        let mut found = (0, 0);
+        // From now on it is remembered what ended.
+        self.feed.topics.take_ended(self.source);
         loop {
             tokio::time::sleep(self.every).await;
-            if let Err(error) = self.save(&mut seen).await {
+            if let Err(error) = self.save(&mut seen, &mut found).await {
                 tracing::warn!(%error, "topic states could not be saved");
             }
         }
     }
 
-    async fn save(&self, seen: &mut Option<u64>) -> Result<(), Trouble> {
+    /// Removes saved states of topics that have ended.
+    async fn remove_ended(&self) -> Result<(), Trouble> {
+        let mut ended = self.feed.topics.take_ended(self.source);
+        while let Some((name, offset)) = ended.pop() {
+            if let Err(error) = self.bucket.remove(&self.base, name.as_str(), offset).await {
+                ended.push((name, offset));
+                self.feed.topics.put_back_ended(self.source, ended);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes states that may lack deltas here from what another node has saved.
+    async fn complete(&self) -> Result<(), Trouble> {
+        let mut done = 0;
+        for name in self.feed.topics.incomplete_names(self.source, COMPLETED_AT_ONCE) {
+            let whole =
+                self.bucket.complete(&self.base, self.source, name.as_str(), self.bytes_max, &self.feed).await?;
+            done += usize::from(whole);
+        }
+        if done > 0 {
+            tracing::info!(topics = done, "states are whole again, with what another node saved");
+        }
+        Ok(())
+    }
+
+    async fn save(&self, seen: &mut Option<u64>, found: &mut (u64, u32)) -> Result<(), Trouble> {
         let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if !progress.loaded || progress.last == 0 || !self.bucket.may_save(self.node.as_str(), seen).await? {
+        if !progress.loaded || progress.last == 0 {
+            return Ok(());
+        }
+        let saved = self.bucket.position(&self.base, &progress.held).await?.map_or(0, |saved| saved.sequence);
+        *found = (saved, if saved == found.0 { found.1 + 1 } else { 0 });
+        self.remove_ended().await?;
+        if self.feed.topics.incomplete(self.source) > 0 {
+            self.complete().await?;
+            // Those whose states are whole save; this one only if there is none.
+            if found.1 < ROUNDS_UNSAVED {
+                return Ok(());
+            }
+        }
+        // Another node has saved what this one has not read yet: never backwards.
+        if progress.last < saved || !self.bucket.may_save(self.node.as_str(), seen).await? {
             return Ok(());
         }
         // Everything up to here is in the states that are taken from now on, or was saved before.
@@ -67,6 +119,8 @@ impl Saver {
             self.bucket.save_states(&self.base, &states).await?;
             at += looked;
         }
+        // What ended meanwhile is not to come back.
+        self.remove_ended().await?;
         let position = Position { sequence: progress.last, ms: progress.last_ms };
         self.bucket.save_position(&self.base, position).await?;
         taken.saved = true;

@@ -174,8 +174,8 @@ impl Normalizer {
         state.begun = true;
         let side = |levels: Vec<(String, String)>| -> Map<String, Value> {
             let levels = levels.into_iter().filter_map(|(price, size)| match (is_zero(&size), kind) {
-                (true, Kind::Snapshot | Kind::HistoryRemoval) => None,
                 (true, Kind::Delta) => Some((price, Value::Null)),
+                (true, _) => None,
                 (false, _) => Some((price, Value::String(size))),
             });
             levels.collect()

@@ -3,6 +3,8 @@
 //! Replication keeps the order, so a master that has the entry that was read last has all before it too. One that lacks
 //! it was promoted before it had got it: what was read here is in no other node's state, and never will be.
 
+use std::time::Duration;
+
 use ::redis::{Cmd, ErrorKind, RedisResult, Value, cmd};
 
 use super::entries::{Entry, entries, text};
@@ -77,6 +79,13 @@ impl Facts {
             first,
             counts: added.zip(number("length")).map(|(added, length)| (added, added.saturating_sub(length))),
         }
+    }
+
+    /// How far back the stream reaches, if it has let go of entries. A stream that holds all it ever had reaches back to its
+    /// beginning.
+    pub(super) fn reach(&self) -> Option<Duration> {
+        let first = self.first.filter(|_| !self.is_untrimmed())?;
+        Some(Duration::from_millis(self.newest.ms.saturating_sub(first.ms)))
     }
 
     /// How many entries had been added up to the newest, if that is the one that was read last.

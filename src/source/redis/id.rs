@@ -97,6 +97,11 @@ impl EntryId {
         Offset::new(own.saturating_add(sequence).min(OFFSET_MAX)).unwrap_or_default()
     }
 
+    /// The entry of this offset.
+    pub fn of_offset(offset: Offset) -> Self {
+        Self { ms: BASE_MS + (offset.get() >> SEQ_BITS), seq: offset.get() & SEQ_MAX }
+    }
+
     /// Whether nothing comes before it.
     pub fn is_zero(self) -> bool {
         self == Self::default()
@@ -165,6 +170,7 @@ mod tests {
                 prop_assert!(a <= other.ceiling());
             }
             if let Ok(a) = one.offset() {
+                prop_assert_eq!(EntryId::of_offset(a), one);
                 prop_assert_eq!(a, one.ceiling());
             }
         }

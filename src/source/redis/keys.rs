@@ -12,6 +12,8 @@ pub(super) struct Keys {
     pub(super) snapshots: String,
     /// The entry up to which saved states are complete.
     pub(super) position: String,
+    /// How many entries the stream had been given up to that one.
+    pub(super) count: String,
     /// Held by the node that saves.
     pub(super) saver: String,
 }
@@ -27,6 +29,7 @@ impl Keys {
             epoch: format!("{base}:epoch"),
             snapshots: format!("{base}:snapshots"),
             position: format!("{base}:position"),
+            count: format!("{base}:count"),
             saver: format!("{base}:saver"),
         }
     }

@@ -1,6 +1,7 @@
 //! Redis streams: one reader a partition, an appender for the publish API, and saved snapshots.
 
 mod append;
+mod appetite;
 mod continuity;
 mod entries;
 mod id;

@@ -5,6 +5,9 @@
 //! (a failover that lost writes), or entries were trimmed before this node had read them. Whoever notices sets a new one;
 //! the others see it within a second. Then the partition's topics are loaded anew and subscribers get snapshots.
 
+mod loading;
+
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,8 +20,9 @@ use futures_util::future::BoxFuture;
 use rand::RngExt as _;
 use tokio_util::sync::CancellationToken;
 
+use super::appetite::{Appetite, READ_BYTES};
 use super::continuity::{self, Facts, Progress};
-use super::entries::{Entry, EntryDelta, decode_entry, entries, streams};
+use super::entries::{Entry, EntryDelta, decode_entry, streams};
 use super::id::EntryId;
 use super::keys::Keys;
 use super::link::Link;
@@ -29,13 +33,11 @@ use crate::config::{self, Config};
 use crate::metrics::{Metrics, SourceLabel};
 use crate::position::{Epoch, Offset};
 use crate::source::{Feed, Source, SourceStatus};
-use crate::topic::{Floor, Incoming, SourceId};
+use crate::topic::{Incoming, SourceId};
+use loading::{Loading, ahead_ms};
 
 /// Entries a read returns at most.
 const BATCH: usize = 1_000;
-
-/// Entries a read returns at most while loading.
-const LOAD_BATCH: usize = 5_000;
 
 /// Time a read waits for entries. Also how often the epoch is looked at when nothing comes.
 const BLOCK_MS: usize = 1_000;
@@ -44,7 +46,7 @@ const BLOCK_MS: usize = 1_000;
 const MAKE_WAY_FROM: usize = 32;
 
 /// Batches of more bytes are taken in before the next is asked for, so that not two of them are held at once.
-const READ_AHEAD_BYTES_MAX: usize = 4 << 20;
+const READ_AHEAD_BYTES_MAX: usize = READ_BYTES;
 
 /// What was read ahead and waited for no longer than this counts as read just now.
 const READ_AHEAD_FRESH: Duration = Duration::from_millis(100);
@@ -71,6 +73,9 @@ for i = 1, #info, 2 do
   end
 end
 return 0";
+
+/// Topics in the wrong partition that are said and remembered.
+const MISPLACED_MAX: usize = 10_000;
 
 /// The sequence from which on that is done: half of what a millisecond holds.
 const MOVE_ON_FROM: u64 = 4_096;
@@ -99,6 +104,15 @@ pub struct RedisSource {
     epoch: Option<Epoch>,
     /// Whether there is no key for the epoch, because Redis takes no writes.
     is_unwritten: bool,
+    /// Whether Redis says what time it is.
+    has_time: bool,
+    /// By how much its clock is ahead of this node's, in ms.
+    ahead_ms: i64,
+    /// A load that broke off.
+    loading: Option<Loading>,
+    appetite: Appetite,
+    /// Topics that were found here and belong elsewhere.
+    misplaced: HashSet<String>,
     /// The millisecond beyond which the stream's IDs were last moved.
     moved_on: u64,
 }
@@ -106,12 +120,17 @@ pub struct RedisSource {
 /// The epoch is another now: what is known must be loaded again.
 struct EpochChanged;
 
+/// How many entries were asked for, and what was answered.
+type Answer = (usize, Vec<Value>);
+
 /// What a read gave.
 struct Read {
     epoch: Option<String>,
     batch: Vec<Entry>,
     /// The oldest entry of the stream.
     first: Option<EntryId>,
+    /// How many entries were asked for.
+    asked: usize,
 }
 
 impl RedisSource {
@@ -139,6 +158,11 @@ impl RedisSource {
             reached: Offset::ZERO,
             epoch: None,
             is_unwritten: false,
+            has_time: false,
+            ahead_ms: 0,
+            loading: None,
+            appetite: Appetite::new(BATCH),
+            misplaced: HashSet::new(),
             moved_on: 0,
         }
     }
@@ -150,8 +174,8 @@ impl RedisSource {
     async fn run(mut self, feed: Feed, stop: CancellationToken) {
         let every = self.config.snapshot_every;
         if !every.is_zero() {
-            let saver =
-                saver::Saver::new(self.masters.clone(), self.keys.clone(), self.id, every, self.progress.clone());
+            let (masters, keys, bounds) = (self.masters.clone(), self.keys.clone(), (every, self.delta_bytes_max));
+            let saver = saver::Saver::new(masters, keys, self.id, bounds, self.progress.clone(), self.status.clone());
             tokio::spawn(saver.run(feed.clone(), stop.clone()));
         }
         let last = if self.masters.is_one() { BACKOFF_LAST } else { BACKOFF_LAST_OF_SEVERAL };
@@ -182,6 +206,8 @@ impl RedisSource {
     /// One connection's life.
     async fn connected(&mut self, feed: &Feed, backoff: &mut Duration) -> RedisResult<EpochChanged> {
         let mut link = self.masters.connect(&self.keys.stream).await?;
+        // Users may not be let to ask for it, and proxies may not know it.
+        self.has_time = cmd("TIME").query_async::<Value>(&mut link).await.is_ok();
         let epoch = self.agree_on_epoch(&mut link).await?;
         let progress = self.progress();
         if self.epoch.as_ref() == Some(&epoch) && progress.loaded {
@@ -259,91 +285,6 @@ impl RedisSource {
         Ok(())
     }
 
-    /// Takes in everything that Redis holds: saved states, then the stream.
-    async fn load(&mut self, link: &mut Link, feed: &Feed, epoch: Epoch) -> RedisResult<()> {
-        let changed = self.epoch.as_ref().is_some_and(|known| *known != epoch);
-        if changed {
-            self.metrics.epoch_changes.get_or_create(&self.label()).inc();
-        }
-        self.status.set_loaded(false);
-        self.set_progress(Progress::default());
-        self.epoch = Some(epoch.clone());
-
-        let facts = Facts::of(link, &self.keys).await?;
-        let (newest, first) = (facts.newest, facts.first);
-        self.status.set_fault("");
-        if let Err(error) = newest.offset()
-            && error.is_for_good()
-        {
-            self.fail(&error.to_string());
-        }
-        let saved_at = saver::position(link, &self.keys).await?;
-        let saved = saved_at.filter(|at| *at <= newest);
-        // Far enough back for the history that recovery needs, and never after what was saved.
-        let ttl_ms = u64::try_from(self.history_ttl.as_millis()).unwrap_or(u64::MAX);
-        let recent = EntryId { ms: newest.ms.min(unix_ms()).saturating_sub(ttl_ms), seq: 0 };
-        let start = saved.map_or(EntryId::default(), |at| at.min(recent));
-        if let (Some(at), Some(first)) = (saved, first)
-            && first > at
-        {
-            tracing::warn!(stream = self.keys.stream, saved = %at, %first, "the stream begins after the saved states end: changes in between are lost until they are published again");
-        }
-        // What came before the first entry that is read here is not known here.
-        let floor = match first {
-            Some(first) => Offset::new(first.max(start).ceiling().get().saturating_sub(1)).unwrap_or_default(),
-            None => newest.ceiling(),
-        };
-        // States that were saved of entries that are not there tell that there was another stream.
-        let is_same = saved_at.is_none_or(|at| first.is_some_and(|first| first <= at) && at <= newest);
-        let reads_all = is_same && first.is_some_and(|first| start <= first);
-        let is_whole = reads_all && facts.is_untrimmed() && !self.is_unwritten;
-        let kept_after = if is_whole { Offset::ZERO } else { floor };
-        feed.topics.load(self.id, &epoch, Floor { offset: floor, kept_after });
-        let mut restored = 0;
-        if saved.is_some() {
-            restored = saver::restore(link, &self.keys, self.id, newest, self.delta_bytes_max, feed).await?;
-        }
-        self.reached = floor;
-        let mut last = start;
-        let mut seen = None;
-        let mut count = 0;
-        loop {
-            let from = if last.is_zero() { "-".to_owned() } else { format!("({last}") };
-            let reply: Value = cmd("XRANGE")
-                .arg(&self.keys.stream)
-                .arg(from)
-                .arg("+")
-                .arg("COUNT")
-                .arg(LOAD_BATCH)
-                .query_async(link)
-                .await?;
-            let batch = entries(reply);
-            let whole = batch.len() == LOAD_BATCH;
-            count += batch.len();
-            if let Some(entry) = batch.last() {
-                (last, seen) = (entry.id, Some(entry.fingerprint()));
-            }
-            self.take_in(batch, feed).await;
-            self.status.note(format!("loading, {count} entries so far"));
-            if !whole {
-                break;
-            }
-        }
-        let facts = Facts::of(link, &self.keys).await?;
-        if is_whole && !facts.is_untrimmed() {
-            let reason = "entries were trimmed while they were read";
-            return Err((::redis::ErrorKind::Io, reason).into());
-        }
-        feed.topics.loaded(self.id);
-        // An empty stream may have had entries: reading goes on after the last that it ever had.
-        let last = if count == 0 { last.max(newest) } else { last };
-        let count_upto = facts.count_upto(last);
-        self.set_progress(Progress { last, count: count_upto, seen, offset: self.reached, loaded: true });
-        self.status.set_loaded(true);
-        tracing::info!(stream = self.keys.stream, node = %link.place(), %epoch, restored, entries = count, "loaded");
-        Ok(())
-    }
-
     /// Reads on until something breaks or the epoch changes. While what was read is taken in, the next read is under way,
     /// so that Redis and this node work at the same time.
     async fn follow(&mut self, link: &mut Link, feed: &Feed) -> RedisResult<EpochChanged> {
@@ -373,6 +314,7 @@ impl RedisSource {
             let count = read.batch.len();
             let Some((last, seen)) = read.batch.last().map(|entry| (entry.id, entry.fingerprint())) else {
                 self.status.read(0, 0);
+                self.note_time(feed, None);
                 let facts = Facts::of(link, &self.keys).await?;
                 if facts.newest < before {
                     self.change_epoch(link, "the stream's IDs went backwards").await?;
@@ -392,6 +334,8 @@ impl RedisSource {
             }
             self.move_on(link, last).await;
             before = last;
+            // Whether the answer was slow in coming cannot be told from a read that waits.
+            self.appetite.fed(read.batch.iter().map(Entry::bytes), Duration::ZERO);
             reading = self.read(link, before);
             let mut early = Poll::Pending;
             if read.batch.iter().map(Entry::bytes).sum::<usize>() <= READ_AHEAD_BYTES_MAX {
@@ -402,10 +346,11 @@ impl RedisSource {
                 }
             }
             // A batch that is not full left nothing behind when it was read, which may have been a while ago.
-            let is_behind = count == BATCH || waited >= READ_AHEAD_FRESH;
+            let is_behind = count == read.asked || waited >= READ_AHEAD_FRESH;
             let began = Instant::now();
-            self.take_in(read.batch, feed).await;
+            self.take_in(read.batch, feed, None).await;
             waited = began.elapsed();
+            self.note_time(feed, is_behind.then_some(last));
             let count_upto = progress.count.map(|before| before + count as u64);
             self.set_progress(Progress {
                 last,
@@ -423,33 +368,47 @@ impl RedisSource {
     }
 
     /// A read of what comes after `before`.
-    fn read(&self, link: &Link, before: EntryId) -> BoxFuture<'static, RedisResult<Vec<Value>>> {
+    fn read(&self, link: &Link, before: EntryId) -> BoxFuture<'static, RedisResult<Answer>> {
         let mut link = link.clone();
         let mut read = pipe();
         read.cmd("GET").arg(&self.keys.epoch);
-        read.cmd("XREAD").arg("COUNT").arg(BATCH).arg("BLOCK").arg(BLOCK_MS);
+        let asked = self.appetite.count();
+        read.cmd("XREAD").arg("COUNT").arg(asked).arg("BLOCK").arg(BLOCK_MS);
         read.arg("STREAMS").arg(&self.keys.stream).arg(before.to_string());
         // Where the stream began just then: later it may have lost more, which was read all the same.
         read.add_command(continuity::ask_first_entry(&self.keys));
+        if self.has_time {
+            read.cmd("TIME");
+        }
         if link.has_role() {
             read.cmd("ROLE");
         }
-        async move { read.query_async(&mut link).await }.boxed()
+        async move { Ok((asked, read.query_async(&mut link).await?)) }.boxed()
     }
 
     /// What a read's answers say, if they are a master's.
-    fn look_at(&self, link: &Link, mut replies: Vec<Value>) -> RedisResult<Read> {
+    fn look_at(&mut self, link: &Link, (asked, mut replies): Answer) -> RedisResult<Read> {
         // A master that was made a replica may have what others wrote meanwhile, without what was read here.
         if link.has_role() {
             link.check_role(&replies.pop().unwrap_or(Value::Nil))?;
         }
+        if self.has_time {
+            self.ahead_ms = replies.pop().as_ref().and_then(ahead_ms).unwrap_or_default();
+        }
         let first = continuity::first_id(replies.pop().unwrap_or(Value::Nil));
         let batch = streams(replies.pop().unwrap_or(Value::Nil));
         let epoch = Option::<String>::from_redis_value(replies.pop().unwrap_or(Value::Nil))?;
-        Ok(Read { epoch, batch, first })
+        Ok(Read { epoch, batch, first, asked })
     }
 
-    async fn take_in(&mut self, batch: Vec<Entry>, feed: &Feed) {
+    /// Says up to when the stream has been read: up to `last`, or all that there is.
+    fn note_time(&self, feed: &Feed, last: Option<EntryId>) {
+        let upto_ms = last.map_or_else(|| unix_ms().saturating_add_signed(self.ahead_ms), |last| last.ms);
+        feed.topics.read_upto(self.id, upto_ms, self.ahead_ms);
+    }
+
+    /// Takes entries in. Up to `saved`, states that were saved say what deltas have come to.
+    async fn take_in(&mut self, batch: Vec<Entry>, feed: &Feed, saved: Option<EntryId>) {
         for entry in batch {
             let offset = match entry.id.offset() {
                 Ok(offset) => offset,
@@ -465,11 +424,14 @@ impl RedisSource {
             self.reached = self.reached.max(offset);
             let id = entry.id;
             match self.delta(entry.fields, feed) {
+                Ok(delta) if saved.is_some_and(|saved| id <= saved) && feed.topics.is_conflatable(&delta.topic) => {}
                 Ok(delta) => {
+                    self.look_for_place(&delta.topic, feed);
                     let incoming = Incoming {
                         topic: &delta.topic,
                         kind: delta.kind,
                         ts: delta.ts.or(Some(id.ms)),
+                        at_ms: Some(id.ms),
                         payload: delta.payload,
                         offset: Some(offset),
                         source: self.id,
@@ -484,6 +446,28 @@ impl RedisSource {
                 }
             }
         }
+    }
+
+    /// Says once of each topic that it belongs in another partition: publishers do not agree on where, or streams were added
+    /// and it was not moved.
+    fn look_for_place(&mut self, topic: &str, feed: &Feed) {
+        if feed.topics.partitions() < 2 {
+            return;
+        }
+        let home = feed.topics.home(topic);
+        if home == self.id || self.misplaced.len() >= MISPLACED_MAX || self.misplaced.contains(topic) {
+            return;
+        }
+        self.misplaced.insert(topic.to_owned());
+        self.status.misplace();
+        self.metrics.topics_misplaced.inc();
+        let belongs = self.config.streams.get(usize::from(home.0)).map(String::as_str).unwrap_or_default();
+        tracing::warn!(
+            topic,
+            stream = self.keys.stream,
+            belongs,
+            "a topic is published here that belongs in the stream that is named: see `nexus-push partition`"
+        );
     }
 
     /// Nothing that is added to the stream can be read any more.

@@ -1,5 +1,9 @@
 //! Saved topic states: written by one node at a time, read by a starting one, so that it need not read the stream
 //! from its beginning and so that states outlive the trimming of the deltas that made them.
+//!
+//! What is saved is whole, or says that it is not; it never goes backwards; and what has ended is removed before a position
+//! after its end is written. A node whose states may lack deltas leaves saving to others, takes from them what it lacks, and
+//! saves only when nobody else has for a while.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
-use super::continuity::{self, Progress};
+use super::continuity::{self, Facts, Progress};
 use super::id::EntryId;
 use super::keys::Keys;
 use super::link::Link;
@@ -21,39 +25,102 @@ use crate::config::PayloadForm;
 use crate::limits::SAVED_BYTES_AT_ONCE;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
-use crate::source::Feed;
-use crate::topic::{Snapshot, SourceId};
+use crate::source::{Feed, SavedState, SourceStatus};
+use crate::topic::{Known, Snapshot, SourceId};
 
-/// States in one write.
+/// States in one write or read.
 const CHUNK: usize = 500;
+
+/// Bytes of states in one write.
+const CHUNK_BYTES: usize = 1 << 20;
 
 /// Time that a reader has to finish the batch that states were taken in the middle of.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// Rounds in which nobody has saved, after which a node does whose states may lack deltas.
+const ROUNDS_UNSAVED: u32 = 3;
+
+/// Least time between two saves, however short the stream.
+const EVERY_LEAST: Duration = Duration::from_secs(1);
+
+/// Writes states (`ARGV[3]` and on: name, text) if this node (`ARGV[1]`) still is the one that saves, in this epoch
+/// (`ARGV[2]`): whoever was held up for long must not write over what another saved meanwhile.
+const WRITE: &str =
+    "if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('GET', KEYS[3]) ~= ARGV[2] then return 0 end
+for i = 3, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+return 1";
+
+/// The same for the position and the count that go with them.
+const FINISH: &str =
+    "if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('GET', KEYS[3]) ~= ARGV[2] then return 0 end
+redis.call('SET', KEYS[1], ARGV[3])
+redis.call('SET', KEYS[4], ARGV[4])
+return 1";
+
+/// Removes saved states (`ARGV`: name, offset) that are not of a later offset.
+const REMOVE: &str = "for i = 1, #ARGV, 2 do
+  local text = redis.call('HGET', KEYS[1], ARGV[i])
+  local offset = text and string.match(text, '^{\"offset\":(%d+)')
+  if offset and tonumber(offset) <= tonumber(ARGV[i + 1]) then redis.call('HDEL', KEYS[1], ARGV[i]) end
+end
+return 1";
+
 #[derive(Serialize, Deserialize)]
 struct Saved<'a> {
+    /// First, so that scripts find it.
     offset: Offset,
     #[serde(default)]
     ts: Option<u64>,
+    /// When the source took the newest delta in, Unix ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at: Option<u64>,
+    /// Deltas of another partition are refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    moved: bool,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     data: Option<&'a RawValue>,
     /// In place of it: bytes, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     b64data: Option<String>,
+    /// In place of `data`: a state that may lack deltas.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    partial: Option<&'a RawValue>,
+    /// In place of `b64data`: the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    b64partial: Option<String>,
 }
 
-impl Saved<'_> {
-    /// The state, as it was published.
-    fn bytes(self) -> Option<Bytes> {
-        match (self.data, self.b64data) {
-            (Some(data), _) => Some(Bytes::copy_from_slice(data.get().as_bytes())),
-            (None, text) => text.and_then(|text| STANDARD.decode(text).ok()).map(Bytes::from),
+impl<'a> Saved<'a> {
+    /// `None` if its data is not JSON though it should be.
+    fn of(state: &'a Snapshot) -> Option<Self> {
+        let (offset, ts, at, moved) = (state.offset, state.ts, Some(state.at_ms), state.is_moved);
+        let mut saved = Self { offset, ts, at, moved, data: None, b64data: None, partial: None, b64partial: None };
+        let whole = state.known == Known::Whole;
+        match state.form {
+            PayloadForm::Bytes if whole => saved.b64data = Some(STANDARD.encode(&state.data)),
+            PayloadForm::Bytes => saved.b64partial = Some(STANDARD.encode(&state.data)),
+            PayloadForm::Json => {
+                let data = Some(serde_json::from_slice(&state.data).ok()?);
+                *(if whole { &mut saved.data } else { &mut saved.partial }) = data;
+            }
         }
+        Some(saved)
     }
-}
 
-fn not_taken(_: tokio::task::JoinError) -> RedisError {
-    RedisError::from((ErrorKind::Client, "the states could not be taken"))
+    /// The state, as it was published.
+    fn read<'t>(self, topic: &'t str) -> Option<SavedState<'t>> {
+        let incomplete = self.data.is_none() && self.b64data.is_none();
+        let text = |raw: &RawValue| Bytes::copy_from_slice(raw.get().as_bytes());
+        let base64 = |text: String| STANDARD.decode(text).ok().map(Bytes::from);
+        let data = match (self.data.or(self.partial), self.b64data.or(self.b64partial)) {
+            (Some(raw), _) => text(raw),
+            (None, encoded) => encoded.and_then(base64)?,
+        };
+        // States that were saved before there was `at` have an ID's offset.
+        let at_ms = self.at.or_else(|| Some(EntryId::of_offset(self.offset).ms));
+        let (offset, ts, is_moved) = (self.offset, self.ts, self.moved);
+        Some(SavedState { topic, offset, ts, at_ms, data, is_moved, incomplete })
+    }
 }
 
 /// Saves a partition's states now and then, if no other node just did.
@@ -62,9 +129,13 @@ pub(super) struct Saver {
     keys: Keys,
     source: SourceId,
     every: Duration,
+    bytes_max: usize,
     progress: Arc<Mutex<Progress>>,
+    status: Arc<SourceStatus>,
     /// This node, in the lease.
     node: Epoch,
+    /// The position that was found saved, and for how many rounds it has been the same.
+    found: (EntryId, u32),
 }
 
 impl Saver {
@@ -72,31 +143,64 @@ impl Saver {
         masters: Masters,
         keys: Keys,
         source: SourceId,
-        every: Duration,
+        (every, bytes_max): (Duration, usize),
         progress: Arc<Mutex<Progress>>,
+        status: Arc<SourceStatus>,
     ) -> Self {
-        Self { masters, keys, source, every, progress, node: Epoch::random() }
+        let found = (EntryId::default(), 0);
+        Self { masters, keys, source, every, bytes_max, progress, status, node: Epoch::random(), found }
     }
 
-    pub(super) async fn run(self, feed: Feed, stop: CancellationToken) {
+    pub(super) async fn run(mut self, feed: Feed, stop: CancellationToken) {
+        let mut wait = self.every;
+        // From now on it is remembered what ended.
+        feed.topics.take_ended(self.source);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(self.every) => {}
+                () = tokio::time::sleep(wait) => {}
             }
-            if let Err(error) = self.save(&feed).await {
+            if let Err(error) = self.round(&feed).await {
                 tracing::warn!(stream = self.keys.stream, %error, "topic states could not be saved");
             }
+            wait = self.wait();
         }
     }
 
-    async fn save(&self, feed: &Feed) -> RedisResult<()> {
+    /// Until the next save: sooner where the stream does not reach back far.
+    fn wait(&self) -> Duration {
+        match self.status.reach() {
+            Some(reach) => self.every.min((reach / 4).max(EVERY_LEAST)),
+            None => self.every,
+        }
+    }
+
+    async fn round(&mut self, feed: &Feed) -> RedisResult<()> {
         let progress = self.progress();
         if !progress.loaded || progress.last.is_zero() {
             return Ok(());
         }
         let mut link = self.masters.connect(&self.keys.stream).await?;
-        let lease_ms = u64::try_from(self.every.as_millis()).unwrap_or(u64::MAX).saturating_mul(9) / 10;
+        self.status.set_reach(Facts::of(&mut link, &self.keys).await?.reach());
+        let epoch = feed.topics.epoch(self.source);
+        let found: Option<String> = cmd("GET").arg(&self.keys.epoch).query_async(&mut link).await?;
+        if found.as_deref() != Some(epoch.as_str()) {
+            return Ok(());
+        }
+        let saved = position(&mut link, &self.keys).await?.map_or(EntryId::default(), |saved| saved.upto);
+        self.found = (saved, if saved == self.found.0 { self.found.1 + 1 } else { 0 });
+        self.remove_ended(&mut link, feed).await?;
+        if feed.topics.incomplete(self.source) > 0 {
+            self.complete(&mut link, feed).await?;
+            if self.found.1 < ROUNDS_UNSAVED {
+                return Ok(());
+            }
+        }
+        // Another node has saved what this one has not read yet: never backwards.
+        if progress.last < saved {
+            return Ok(());
+        }
+        let lease_ms = u64::try_from(self.wait().as_millis()).unwrap_or(u64::MAX).saturating_mul(9) / 10;
         let taken: Option<String> = cmd("SET")
             .arg(&self.keys.saver)
             .arg(self.node.as_str())
@@ -108,27 +212,31 @@ impl Saver {
         if taken.is_none() {
             return Ok(());
         }
-        let epoch = feed.topics.epoch(self.source);
-        // Everything up to here is in the states that are taken from now on, or was saved before.
+        self.save(&mut link, feed, &epoch, progress).await
+    }
+
+    async fn save(&self, link: &mut Link, feed: &Feed, epoch: &Epoch, progress: Progress) -> RedisResult<()> {
+        // Everything up to `progress` is in the states that are taken from now on, or was saved before.
         let (topics, source) = (feed.topics.clone(), self.source);
         // A walk over all topics: not on a thread that others wait for.
         let names = tokio::task::spawn_blocking(move || topics.unsaved(source)).await.map_err(not_taken)?;
-        let outcome = self.save_states(feed, &mut link, &names, &epoch, progress.last).await;
-        if outcome.is_err() {
+        let outcome = self.save_states(link, feed, &names, epoch, progress).await;
+        if !matches!(outcome, Ok(true)) {
             feed.topics.mark_unsaved(names.iter());
         }
-        outcome
+        outcome.map(drop)
     }
 
     /// Saves the states of these topics, a few at a time so that they take little memory, and then up to where they are.
+    /// `false` if another node saves by now, or the epoch is another.
     async fn save_states(
         &self,
-        feed: &Feed,
         link: &mut Link,
+        feed: &Feed,
         names: &[TopicName],
         epoch: &Epoch,
-        last: EntryId,
-    ) -> RedisResult<()> {
+        progress: Progress,
+    ) -> RedisResult<bool> {
         let (mut rest, mut saved) = (names.to_vec(), 0);
         loop {
             let (topics, source) = (feed.topics.clone(), self.source);
@@ -140,19 +248,17 @@ impl Saver {
             rest = left;
             let newest = states.iter().map(|state| state.offset).max().unwrap_or_default();
             self.vouch(link, newest).await?;
-            if feed.topics.epoch(self.source) != *epoch {
-                // What was taken is no longer what this node knows.
-                return Ok(());
+            if feed.topics.epoch(self.source) != *epoch || !self.write(link, &states, epoch).await? {
+                return Ok(false);
             }
-            self.write(link, &states).await?;
             saved += states.len();
             if rest.is_empty() {
                 break;
             }
         }
-        cmd("SET").arg(&self.keys.position).arg(last.to_string()).query_async::<()>(link).await?;
-        tracing::debug!(stream = self.keys.stream, states = saved, upto = %last, "topic states saved");
-        Ok(())
+        // What ended meanwhile is not to come back.
+        self.remove_ended(link, feed).await?;
+        self.finish(link, epoch, progress, saved).await
     }
 
     fn progress(&self) -> Progress {
@@ -179,61 +285,152 @@ impl Saver {
         }
     }
 
-    async fn write(&self, link: &mut Link, states: &[Arc<Snapshot>]) -> RedisResult<()> {
-        for chunk in states.chunks(CHUNK) {
-            let mut write = pipe();
-            for state in chunk {
-                let mut saved = Saved { offset: state.offset, ts: state.ts, data: None, b64data: None };
-                match state.form {
-                    PayloadForm::Bytes => saved.b64data = Some(STANDARD.encode(&state.data)),
-                    PayloadForm::Json => match serde_json::from_slice(&state.data) {
-                        Ok(data) => saved.data = Some(data),
-                        Err(_) => continue,
-                    },
-                }
+    /// `false` if another node saves by now, or the epoch is another.
+    async fn write(&self, link: &mut Link, states: &[Arc<Snapshot>], epoch: &Epoch) -> RedisResult<bool> {
+        let mut left = states.iter().peekable();
+        while left.peek().is_some() {
+            let mut write = cmd("EVAL");
+            write.arg(WRITE).arg(3).arg(&self.keys.snapshots).arg(&self.keys.saver).arg(&self.keys.epoch);
+            write.arg(self.node.as_str()).arg(epoch.as_str());
+            let (mut count, mut bytes) = (0, 0);
+            while count < CHUNK && bytes < CHUNK_BYTES {
+                let Some(state) = left.next() else { break };
+                // What ended since it was taken is to be removed, not saved.
+                let Some(saved) = Saved::of(state).filter(|_| state.known != Known::Nothing) else { continue };
                 let text = serde_json::to_string(&saved).unwrap_or_default();
-                write.cmd("HSET").arg(&self.keys.snapshots).arg(state.topic.as_str()).arg(text).ignore();
+                (count, bytes) = (count + 1, bytes + text.len());
+                write.arg(state.topic.as_str()).arg(text);
             }
-            write.query_async::<()>(link).await?;
+            if count > 0 && !write.query_async::<bool>(link).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Says up to where states are saved. `false` as above.
+    async fn finish(&self, link: &mut Link, epoch: &Epoch, progress: Progress, states: usize) -> RedisResult<bool> {
+        let last = progress.last.to_string();
+        let count = progress.count.map(|count| format!("{last} {count}")).unwrap_or_default();
+        let mut finish = cmd("EVAL");
+        finish.arg(FINISH).arg(4).arg(&self.keys.position).arg(&self.keys.saver).arg(&self.keys.epoch);
+        finish.arg(&self.keys.count).arg(self.node.as_str()).arg(epoch.as_str()).arg(&last).arg(count);
+        let done = finish.query_async(link).await?;
+        tracing::debug!(stream = self.keys.stream, states, upto = last, done, "topic states saved");
+        Ok(done)
+    }
+
+    /// Removes saved states of topics that have ended. Whichever node does: what was saved of a later life stays.
+    async fn remove_ended(&self, link: &mut Link, feed: &Feed) -> RedisResult<()> {
+        let mut ended = feed.topics.take_ended(self.source);
+        while !ended.is_empty() {
+            let chunk = ended.split_off(ended.len().saturating_sub(CHUNK));
+            if let Err(error) = remove(link, &self.keys, &chunk).await {
+                ended.extend(chunk);
+                feed.topics.put_back_ended(self.source, ended);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes states that may lack deltas here from what another node has saved.
+    async fn complete(&self, link: &mut Link, feed: &Feed) -> RedisResult<()> {
+        let names = feed.topics.incomplete_names(self.source, CHUNK);
+        let mut done = 0;
+        for name in &names {
+            let text: Option<String> =
+                cmd("HGET").arg(&self.keys.snapshots).arg(name.as_str()).query_async(link).await?;
+            let saved = text.as_deref().and_then(|text| serde_json::from_str::<Saved<'_>>(text).ok());
+            let saved = saved.and_then(|saved| saved.read(name.as_str())).filter(|saved| !saved.incomplete);
+            done += usize::from(saved.is_some_and(|saved| feed.complete(self.source, saved, self.bytes_max)));
+        }
+        if done > 0 {
+            tracing::info!(
+                stream = self.keys.stream,
+                topics = done,
+                "states are whole again, with what another node saved"
+            );
         }
         Ok(())
     }
 }
 
-/// The entry up to which saved states are complete, if any were saved.
-pub(super) async fn position(link: &mut Link, keys: &Keys) -> RedisResult<Option<EntryId>> {
-    let text: Option<String> = cmd("GET").arg(&keys.position).query_async(link).await?;
-    Ok(text.and_then(|text| text.parse().ok()))
+fn not_taken(_: tokio::task::JoinError) -> RedisError {
+    RedisError::from((ErrorKind::Client, "the states could not be taken"))
 }
 
-/// Puts saved states back. Those that are past the stream's newest entry hold deltas that a failover lost: they are
-/// left out. Returns how many were put back.
+/// Removes saved states that are not of later offsets than these.
+async fn remove(link: &mut Link, keys: &Keys, ended: &[(TopicName, Offset)]) -> RedisResult<()> {
+    let mut remove = cmd("EVAL");
+    remove.arg(REMOVE).arg(1).arg(&keys.snapshots);
+    for (name, offset) in ended {
+        remove.arg(name.as_str()).arg(offset.get());
+    }
+    remove.query_async(link).await
+}
+
+/// Up to where saved states are complete.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SavedUpto {
+    pub(super) upto: EntryId,
+    /// How many entries the stream had been given up to there, where the server said.
+    pub(super) count: Option<u64>,
+}
+
+/// The entry up to which saved states are complete, if any were saved.
+pub(super) async fn position(link: &mut Link, keys: &Keys) -> RedisResult<Option<SavedUpto>> {
+    let (text, counted): (Option<String>, Option<String>) =
+        pipe().cmd("GET").arg(&keys.position).cmd("GET").arg(&keys.count).query_async(link).await?;
+    let Some(upto) = text.as_ref().and_then(|text| text.parse().ok()) else { return Ok(None) };
+    let counted = counted.as_deref().and_then(|counted| counted.split_once(' '));
+    // Of another position, it was left by a server that knows no count.
+    let count = counted.filter(|(of, _)| Some(*of) == text.as_deref()).and_then(|(_, count)| count.parse().ok());
+    Ok(Some(SavedUpto { upto, count }))
+}
+
+/// Puts back saved states, some at a time, from `cursor` on. Those that are past the stream's newest entry hold deltas that a
+/// failover lost: they are left out. Returns how many were put back, how many bytes were read, and where to go on.
 pub(super) async fn restore(
     link: &mut Link,
     keys: &Keys,
-    source: SourceId,
-    newest: EntryId,
+    (source, newest): (SourceId, EntryId),
+    (cursor, count): (u64, usize),
     bytes_max: usize,
     feed: &Feed,
-) -> RedisResult<usize> {
+) -> RedisResult<(usize, Vec<usize>, u64)> {
     let newest = newest.ceiling();
-    let mut cursor = 0u64;
     let mut restored = 0;
-    loop {
-        let (next, pairs): (u64, Vec<(String, String)>) =
-            cmd("HSCAN").arg(&keys.snapshots).arg(cursor).arg("COUNT").arg(CHUNK).query_async(link).await?;
-        for (topic, text) in pairs {
-            let Ok(saved) = serde_json::from_str::<Saved<'_>>(&text) else { continue };
-            if saved.offset > newest {
-                continue;
-            }
-            let (offset, ts) = (saved.offset, saved.ts);
-            let Some(data) = saved.bytes() else { continue };
-            restored += usize::from(feed.restore(source, &topic, offset, ts, data, bytes_max));
+    let (next, pairs): (u64, Vec<(String, String)>) =
+        cmd("HSCAN").arg(&keys.snapshots).arg(cursor).arg("COUNT").arg(count).query_async(link).await?;
+    let sizes = pairs.iter().map(|(topic, text)| topic.len() + text.len()).collect();
+    for (topic, text) in pairs {
+        let Ok(saved) = serde_json::from_str::<Saved<'_>>(&text) else { continue };
+        if saved.offset > newest {
+            continue;
         }
-        cursor = next;
-        if cursor == 0 {
-            return Ok(restored);
+        let Some(saved) = saved.read(&topic) else { continue };
+        restored += usize::from(feed.restore(source, saved, bytes_max));
+    }
+    Ok((restored, sizes, next))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_is_read_again_and_what_older_nodes_saved_too() {
+        for (text, data, at_ms, incomplete) in [
+            (r#"{"offset":8192,"ts":5,"data":{"a":1.50}}"#, r#"{"a":1.50}"#, 1_704_067_200_001, false),
+            (r#"{"offset":8192,"b64data":"AAE="}"#, "\u{0}\u{1}", 1_704_067_200_001, false),
+            (r#"{"offset":8192,"at":7,"partial":{"a":1}}"#, r#"{"a":1}"#, 7, true),
+            (r#"{"offset":8192,"at":7,"b64partial":"AAE="}"#, "\u{0}\u{1}", 7, true),
+        ] {
+            let saved = serde_json::from_str::<Saved<'_>>(text).unwrap().read("t").unwrap();
+            let seen = (saved.data.as_ref(), saved.at_ms, saved.incomplete);
+            assert_eq!(seen, (data.as_bytes(), Some(at_ms), incomplete), "{text}");
         }
+        assert!(serde_json::from_str::<Saved<'_>>(r#"{"offset":1}"#).unwrap().read("t").is_none());
     }
 }

@@ -1,0 +1,101 @@
+//! How many entries are asked for at once: as many as fit a bound on bytes and a bound on time, by what the last ones took.
+//!
+//! Redis bounds a read by count alone. Entries may be of any size, and a link of any speed: so it begins with a few and goes
+//! on with at most twice as many each time.
+
+use std::time::Duration;
+
+/// Bytes that one answer is to have at most, as far as can be told from those before it.
+pub(super) const READ_BYTES: usize = 4 << 20;
+
+/// Entries of the first read, and of that after a failure.
+const FIRST: usize = 16;
+
+/// An answer that takes longer than this was too large for the link.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// See above.
+#[derive(Debug, Clone)]
+pub(super) struct Appetite {
+    count: usize,
+    most: usize,
+    /// The largest entry of late, in bytes.
+    largest: usize,
+}
+
+impl Appetite {
+    /// At most `most` entries at once.
+    pub(super) fn new(most: usize) -> Self {
+        Self { count: FIRST.min(most), most, largest: 0 }
+    }
+
+    /// Entries to ask for.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// So large were the entries of an answer, which took this long.
+    pub(super) fn fed(&mut self, sizes: impl IntoIterator<Item = usize>, took: Duration) {
+        let mut sizes = sizes.into_iter().peekable();
+        if sizes.peek().is_none() {
+            return;
+        }
+        // What was large once is forgotten little by little.
+        self.largest = sizes.fold(self.largest - self.largest / 8, usize::max);
+        let wanted = if took > SLOW { self.count / 2 } else { self.count.saturating_mul(2) };
+        self.count = wanted.min(READ_BYTES / self.largest.max(1)).clamp(1, self.most);
+    }
+
+    /// No answer came.
+    pub(super) fn failed(&mut self) {
+        self.count = (self.count / 2).clamp(1, FIRST);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUICK: Duration = Duration::from_millis(1);
+
+    fn after(answers: &[(usize, usize, Duration)]) -> usize {
+        let mut appetite = Appetite::new(1_000);
+        for (count, bytes, took) in answers {
+            appetite.fed(std::iter::repeat_n(*bytes, *count), *took);
+        }
+        appetite.count()
+    }
+
+    #[test]
+    fn reads_grow_to_the_most_of_small_entries_and_to_the_bound_of_large_ones() {
+        assert_eq!(after(&[]), FIRST);
+        assert_eq!(after(&[(16, 150, QUICK)]), 32);
+        assert_eq!(after(&[(16, 150, QUICK); 20]), 1_000);
+        assert_eq!(after(&[(16, 250_000, QUICK); 20]), 16);
+        assert_eq!(after(&[(16, 4 << 20, QUICK)]), 1);
+        assert_eq!(after(&[(1, 500 << 20, QUICK); 3]), 1, "one is always asked for");
+    }
+
+    #[test]
+    fn a_slow_link_gets_small_reads_and_what_was_large_is_forgotten() {
+        let slow = Duration::from_secs(2);
+        assert_eq!(after(&[(16, 6_000, QUICK), (32, 6_000, slow), (16, 6_000, slow)]), 8);
+        assert_eq!(after(&[(16, 6_000, slow); 50]), 1);
+        let mut answers = vec![(1, READ_BYTES, QUICK)];
+        answers.extend([(1, 150, QUICK); 100]);
+        assert_eq!(after(&answers), 1_000);
+        let mut appetite = Appetite::new(1_000);
+        appetite.fed([1; 8], QUICK);
+        for _ in 0..10 {
+            appetite.fed([1; 8], QUICK);
+        }
+        appetite.failed();
+        assert_eq!(appetite.count(), FIRST);
+        for _ in 0..10 {
+            appetite.failed();
+        }
+        assert_eq!(appetite.count(), 1);
+        appetite.fed([], slow);
+        assert_eq!(appetite.count(), 1, "nothing says nothing");
+    }
+}

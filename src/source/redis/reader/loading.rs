@@ -1,0 +1,214 @@
+//! What a partition holds when a node starts, or when its epoch has changed: saved states, then the stream. A load goes on
+//! where it was when the connection broke, so that over a slow or poor link it comes to an end.
+
+use std::time::{Duration, Instant};
+
+use ::redis::{RedisResult, Value, pipe};
+
+use super::super::appetite::Appetite;
+use super::super::continuity::{self, Facts, Progress};
+use super::super::entries::{Entry, entries};
+use super::super::id::EntryId;
+use super::super::link::Link;
+use super::super::saver;
+use super::RedisSource;
+use crate::clock::unix_ms;
+use crate::position::{Epoch, Offset};
+use crate::source::Feed;
+use crate::topic::Floor;
+
+/// Entries a read returns at most while loading.
+const LOAD_BATCH: usize = 5_000;
+
+/// Saved states a read returns at most, more or less.
+const RESTORE_BATCH: usize = 500;
+
+/// A load under way.
+#[derive(Debug, Clone)]
+pub(super) struct Loading {
+    epoch: Epoch,
+    /// The newest entry when it began.
+    newest: EntryId,
+    /// Where saved states are read on; `None` once they are read.
+    cursor: Option<u64>,
+    restored: usize,
+    /// Entries up to here are in the saved states.
+    saved: Option<EntryId>,
+    /// The last entry taken in, and its fingerprint.
+    last: EntryId,
+    seen: Option<u64>,
+    entries: usize,
+    /// The stream still had everything up to here that is not read, when it was last looked at.
+    edge: EntryId,
+    appetite: Appetite,
+}
+
+impl RedisSource {
+    /// Takes in everything that Redis holds.
+    pub(super) async fn load(&mut self, link: &mut Link, feed: &Feed, epoch: Epoch) -> RedisResult<()> {
+        let mut loading = match self.loading.take().filter(|loading| loading.epoch == epoch) {
+            Some(loading) if self.joins_up(link, &loading).await? => {
+                tracing::info!(stream = self.keys.stream, entries = loading.entries, "the load goes on where it was");
+                loading
+            }
+            _ => self.begin(link, feed, epoch).await?,
+        };
+        let outcome = self.go_on(link, feed, &mut loading).await;
+        match outcome {
+            Ok(()) => self.finish(link, feed, &loading).await,
+            Err(error) => {
+                loading.appetite.failed();
+                self.loading = Some(loading);
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether what was loaded so far is still what the stream holds.
+    async fn joins_up(&self, link: &mut Link, loading: &Loading) -> RedisResult<bool> {
+        let (last, seen) = (loading.last, loading.seen);
+        let progress = Progress { last, seen, ..Progress::default() };
+        let why = continuity::broken(link, &self.keys, &progress).await?;
+        Ok(why.is_none() && Facts::of(link, &self.keys).await?.newest >= loading.newest)
+    }
+
+    async fn begin(&mut self, link: &mut Link, feed: &Feed, epoch: Epoch) -> RedisResult<Loading> {
+        if self.epoch.as_ref().is_some_and(|known| *known != epoch) {
+            self.metrics.epoch_changes.get_or_create(&self.label()).inc();
+        }
+        self.status.set_loaded(false);
+        self.set_progress(Progress::default());
+        self.epoch = Some(epoch.clone());
+        let facts = Facts::of(link, &self.keys).await?;
+        let (newest, first) = (facts.newest, facts.first);
+        self.status.set_reach(facts.reach());
+        self.status.set_fault("");
+        if let Err(error) = newest.offset()
+            && error.is_for_good()
+        {
+            self.fail(&error.to_string());
+        }
+        let saved_at = saver::position(link, &self.keys).await?;
+        let saved = saved_at.filter(|saved| saved.upto <= newest);
+        // Far enough back for the history that recovery needs, and never after what was saved.
+        let ttl_ms = u64::try_from(self.history_ttl.as_millis()).unwrap_or(u64::MAX);
+        let recent = EntryId { ms: newest.ms.min(unix_ms()).saturating_sub(ttl_ms), seq: 0 };
+        let start = saved.map_or(EntryId::default(), |saved| saved.upto.min(recent));
+        // Whether every topic is known once what was saved and what the stream holds is read.
+        let complete = match saved {
+            Some(saved) => !facts.is_gone_after(saved.upto, saved.count),
+            None => facts.is_untrimmed(),
+        };
+        if !complete {
+            tracing::warn!(
+                stream = self.keys.stream,
+                saved = %saved.map_or(EntryId::default(), |saved| saved.upto),
+                first = %first.unwrap_or_default(),
+                "entries are gone that are in no saved state: states that they changed are incomplete until they are published whole (kind=snapshot)"
+            );
+        } else if let Some(reach) = facts.reach().filter(|reach| *reach < self.config.snapshot_every * 2) {
+            tracing::warn!(
+                stream = self.keys.stream,
+                ?reach,
+                snapshot_every = ?self.config.snapshot_every,
+                "the stream reaches back hardly further than states are saved: let it keep more (MAXLEN), or a node that is away for so long misses entries"
+            );
+        }
+        // What came before the first entry that is read here is not known here.
+        let floor = match first {
+            Some(first) => Offset::new(first.max(start).ceiling().get().saturating_sub(1)).unwrap_or_default(),
+            None => newest.ceiling(),
+        };
+        // States that were saved of entries that are not there tell that there was another stream.
+        let is_same =
+            saved_at.is_none_or(|saved| first.is_some_and(|first| first <= saved.upto) && saved.upto <= newest);
+        let reads_all = is_same && first.is_some_and(|first| start <= first);
+        let is_whole = reads_all && facts.is_untrimmed() && !self.is_unwritten;
+        let kept_after = if is_whole { Offset::ZERO } else { floor };
+        feed.topics.load(self.id, &epoch, Floor { offset: floor, kept_after }, complete);
+        self.reached = floor;
+        Ok(Loading {
+            epoch,
+            newest,
+            cursor: saved.map(|_| 0),
+            restored: 0,
+            saved: saved.map(|saved| saved.upto),
+            last: start,
+            seen: None,
+            entries: 0,
+            edge: first.unwrap_or(newest).max(start),
+            appetite: Appetite::new(RESTORE_BATCH),
+        })
+    }
+
+    async fn go_on(&mut self, link: &mut Link, feed: &Feed, loading: &mut Loading) -> RedisResult<()> {
+        while let Some(cursor) = loading.cursor {
+            let began = Instant::now();
+            let (whom, from) = ((self.id, loading.newest), (cursor, loading.appetite.count()));
+            let (restored, sizes, next) =
+                saver::restore(link, &self.keys, whom, from, self.delta_bytes_max, feed).await?;
+            loading.appetite.fed(sizes, began.elapsed());
+            loading.restored += restored;
+            self.status.note(format!("loading, {} saved states so far", loading.restored));
+            loading.cursor = (next != 0).then_some(next);
+            if next == 0 {
+                loading.appetite = Appetite::new(LOAD_BATCH);
+            }
+        }
+        if loading.saved.is_none() && loading.entries == 0 {
+            loading.appetite = Appetite::new(LOAD_BATCH);
+        }
+        loop {
+            let from = if loading.last.is_zero() { "-".to_owned() } else { format!("({}", loading.last) };
+            let asked = loading.appetite.count();
+            let mut read = pipe();
+            read.cmd("XRANGE").arg(&self.keys.stream).arg(from).arg("+").arg("COUNT").arg(asked);
+            read.add_command(continuity::ask_first_entry(&self.keys));
+            let began = Instant::now();
+            let (batch, first): (Value, Value) = read.query_async(link).await?;
+            let (batch, first) = (entries(batch), continuity::first_id(first));
+            if first.map_or(loading.newest > loading.edge, |first| first > loading.edge) && !loading.edge.is_zero() {
+                tracing::warn!(
+                    stream = self.keys.stream,
+                    after = %loading.last,
+                    "entries were trimmed before they were read: states are incomplete until they are published whole (kind=snapshot)"
+                );
+                feed.topics.doubt(self.id, self.reached);
+            }
+            loading.appetite.fed(batch.iter().map(Entry::bytes), began.elapsed());
+            loading.entries += batch.len();
+            if let Some(entry) = batch.last() {
+                (loading.last, loading.seen, loading.edge) = (entry.id, Some(entry.fingerprint()), entry.id);
+            }
+            let is_last = batch.len() < asked;
+            self.take_in(batch, feed, loading.saved).await;
+            self.status.note(format!("loading, {} entries so far", loading.entries));
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn finish(&mut self, link: &mut Link, feed: &Feed, loading: &Loading) -> RedisResult<()> {
+        let facts = Facts::of(link, &self.keys).await?;
+        // An empty stream may have had entries: reading goes on after the last that it ever had.
+        let last = if loading.entries == 0 { loading.last.max(loading.newest) } else { loading.last };
+        let count = facts.count_upto(last);
+        feed.topics.read_upto(self.id, last.ms, 0);
+        feed.topics.loaded(self.id);
+        self.set_progress(Progress { last, count, seen: loading.seen, offset: self.reached, loaded: true });
+        self.status.set_loaded(true);
+        let (epoch, restored, entries) = (&loading.epoch, loading.restored, loading.entries);
+        tracing::info!(stream = self.keys.stream, node = %link.place(), %epoch, restored, entries, "loaded");
+        Ok(())
+    }
+}
+
+/// How far ahead of this node's clock that of Redis is, by an answer to `TIME`, in ms.
+pub(super) fn ahead_ms(time: &Value) -> Option<i64> {
+    let Value::Array(parts) = time else { return None };
+    let number = |at: usize| super::super::entries::text(parts.get(at)?)?.parse::<u64>().ok();
+    let theirs = Duration::from_secs(number(0)?) + Duration::from_micros(number(1)?);
+    let theirs = i64::try_from(theirs.as_millis()).ok()?;
+    Some(theirs.saturating_sub(i64::try_from(unix_ms()).ok()?))
+}
