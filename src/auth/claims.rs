@@ -132,7 +132,34 @@ fn text(name: &str, claim: Option<&RawValue>) -> Result<Option<String>, TokenErr
     }
 }
 
+/// For fuzzing alone: what the claims of a connection token say at a time (Unix s), its signature being good.
+///
+/// # Errors
+/// Why it is not accepted.
+pub fn read_claims(
+    claims: &[u8],
+    issuer: Option<&str>,
+    audience: Option<&str>,
+    now_s: f64,
+) -> Result<Identity, TokenError> {
+    let claims = Claims::read(claims)?;
+    claims.check(issuer, audience, now_s)?;
+    claims.identity(&TopicRules::default())
+}
+
 impl Claims {
+    /// Reads the claims of a token.
+    pub(super) fn read(claims: &[u8]) -> Result<Self, TokenError> {
+        serde_json::from_slice(claims).map_err(|error| {
+            let text = error.to_string();
+            let twice = text.strip_prefix("duplicate field `").and_then(|rest| rest.split('`').next());
+            match twice {
+                Some(name) => invalid(format!("its claim {name} is there twice")),
+                None => invalid("its claims are not a JSON object"),
+            }
+        })
+    }
+
     /// Checks for whom, by whom and when the token is valid. `now_s` is Unix time, in s.
     pub(super) fn check(&self, issuer: Option<&str>, audience: Option<&str>, now_s: f64) -> Result<(), TokenError> {
         let issued_by = text("iss", self.iss.as_deref())?;

@@ -18,7 +18,7 @@ use crate::name::{TopicName, namespace_of};
 use crate::rate::Shared;
 
 pub use api_keys::{ApiKey, ApiKeys};
-pub use claims::has_ended;
+pub use claims::{has_ended, read_claims};
 pub use rights::{Denied, may_have, names_its_users};
 pub use tokens::{TokenError, Tokens, Verdict};
 pub use users::{Seat, Users};

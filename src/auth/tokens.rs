@@ -243,14 +243,7 @@ fn claims(token: &str, key: &Key) -> Result<Claims, TokenError> {
     let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD
         .decode(claims)
         .map_err(|_| TokenError::Invalid("its claims are not base64".to_owned()))?;
-    serde_json::from_slice(&claims).map_err(|error| {
-        let text = error.to_string();
-        let twice = text.strip_prefix("duplicate field `").and_then(|rest| rest.split('`').next());
-        TokenError::Invalid(match twice {
-            Some(name) => format!("its claim {name} is there twice"),
-            None => "its claims are not a JSON object".to_owned(),
-        })
-    })
+    Claims::read(&claims)
 }
 
 /// What is wrong with the header of a token that has no good one.

@@ -147,7 +147,7 @@ fn says_wide(headers: &HeaderMap) -> Option<String> {
 }
 
 /// A body as text.
-async fn text(headers: &HeaderMap, body: Bytes, room: Option<&BodyRoom>) -> Result<Bytes, Response> {
+pub(super) async fn text(headers: &HeaderMap, body: Bytes, room: Option<&BodyRoom>) -> Result<Bytes, Response> {
     let unsupported = |message: String| failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
     let coding = coding(headers).map_err(|name| {
         let message = format!("Content-Encoding `{name}` is not known here; send gzip, deflate, or no such header");

@@ -180,6 +180,14 @@ impl Framing {
     }
 }
 
+/// What is known of requests once these pieces came; see [`super::parts::followed`].
+pub(super) fn followed<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (u64, u64, bool) {
+    let mut framing = Framing::default();
+    pieces.for_each(|piece| framing.feed(piece));
+    let heads = &framing.heads;
+    (heads.whole.load(Ordering::Relaxed), heads.ambiguous.load(Ordering::Relaxed), heads.has_begun())
+}
+
 /// What follows a line with a chunk's size (RFC 9112 §7.1).
 fn chunk(line: &[u8]) -> Part {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();

@@ -29,6 +29,7 @@ mod operator;
 mod origin;
 mod pages;
 mod parser;
+pub mod parts;
 mod proxies;
 mod publish;
 mod query;

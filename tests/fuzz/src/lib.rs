@@ -1,9 +1,10 @@
 //! What the fuzz targets do with their input, and what must hold whatever it is. Used by the fuzzer (`make fuzz`) and, with
 //! every input that is kept in `corpus`, by `tests/it/fuzz_corpus.rs`.
 
+use nexus_push::auth::{TokenError, Tokens, read_claims};
 use nexus_push::config::{self, PayloadForm};
-use nexus_push::http::handshake_bytes;
-use nexus_push::protocol::{Dialect, Op};
+use nexus_push::http::{handshake_bytes, parts};
+use nexus_push::protocol::{Command, Dialect, Op};
 use nexus_push::source::nats::{Subjects, read_message};
 use nexus_push::source::normalize::{Format, Normalizer};
 use nexus_push::topic::merge::{self, Node};
@@ -18,7 +19,7 @@ use nexus_push::wire::proxy::{self, Parsed};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 15] = [
     ("frames", frames),
     ("plain", plain),
     ("centrifuge_json", centrifuge_json),
@@ -30,6 +31,10 @@ pub const TARGETS: [Target; 11] = [
     ("configuration", configuration),
     ("handshake", handshake),
     ("proxy_header", proxy_header),
+    ("topic_lists", topic_lists),
+    ("api_bodies", api_bodies),
+    ("request_heads", request_heads),
+    ("tokens", tokens),
 ];
 
 /// Longest message of the frame target.
@@ -334,5 +339,119 @@ fn oracle(bytes: &[u8]) -> Option<(Option<std::net::IpAddr>, usize)> {
             Some((source, header.header.len()))
         }
         _ => None,
+    }
+}
+
+/// Lists of topics and of positions in commands of `plain`: the first byte says how many there may be, a line has each list.
+/// What is kept, refused and answered is bounded by that, not by what was sent.
+pub fn topic_lists(data: &[u8]) {
+    let Some((&most, text)) = data.split_first() else { return };
+    let most = usize::from(most & 15);
+    let mut lists = text.splitn(2, |&b| b == b'\n');
+    let (args, since) = (lists.next().unwrap_or_default(), lists.next().unwrap_or(b"{}"));
+    for op in ["subscribe", "unsubscribe", "rate", "snapshot"] {
+        let mut message = format!("{{\"op\":\"{op}\",\"id\":7,\"args\":").into_bytes();
+        message.extend_from_slice(args);
+        if op == "subscribe" {
+            message.extend_from_slice(b",\"since\":");
+            message.extend_from_slice(since);
+        }
+        message.push(b'}');
+        let (named, refused) = match Dialect::Plain.command(&message, most) {
+            Ok(Command::Subscribe { items, refused, .. }) => (items.len(), refused),
+            Ok(
+                Command::Unsubscribe { topics, refused, .. }
+                | Command::Rate { topics, refused, .. }
+                | Command::Snapshot { topics, refused, .. },
+            ) => (topics.len(), refused),
+            // What was put in may end the list, and be another command.
+            Ok(_) => continue,
+            Err(bad) => {
+                let frame = Dialect::Plain.refusal(&bad.id, bad.op, &bad.refusal);
+                assert!(frame.len() < 4_096, "{} bytes of refusal", frame.len());
+                continue;
+            }
+        };
+        assert!(named + refused.len() <= most, "{named} and {} of {most}", refused.len());
+    }
+}
+
+/// Bodies of the API, the first byte saying how they are encoded, and their commands in both forms: read or refused, in few
+/// words; and what is percent-decoded.
+pub fn api_bodies(data: &[u8]) {
+    let Some((&how, bytes)) = data.split_first() else { return };
+    let encoding = ["identity", "gzip", "deflate", ""][usize::from(how & 3)];
+    let Some(text) = parts::text(encoding, bytes) else { return };
+    let text = std::str::from_utf8(&text).expect("a body is text once it is read");
+    assert!(!text.starts_with('\u{feff}'));
+    if let Err(reason) = parts::commands(text) {
+        assert!(!reason.is_empty() && reason.len() < 1_024, "{} bytes: {reason}", reason.len());
+    }
+    match parts::decoded(text) {
+        Ok(decoded) => assert!(decoded.len() <= text.len()),
+        Err(reason) => assert!(reason.len() < 256, "{reason}"),
+    }
+}
+
+/// Heads of requests: the same is known of them however they are cut, and what is settled has one host and no two lengths.
+pub fn request_heads(data: &[u8]) {
+    let Some((&how, bytes)) = data.split_first() else { return };
+    let whole = parts::followed(std::iter::once(bytes));
+    assert_eq!(whole, parts::followed(bytes.chunks(usize::from(how).max(1))), "in pieces of {how}");
+    assert_eq!(whole, parts::followed(uneven(bytes, how)), "in pieces of every length, {how}");
+    let lines = bytes.split(|&b| b == b'\n').count() as u64;
+    assert!(whole.0 <= lines && whole.1 <= whole.0 + 1, "{whole:?} of {lines} lines");
+    if let Some(host) = parts::settled(bytes) {
+        assert!(!host.contains(['@', '/', ' ']), "{host}");
+    }
+}
+
+/// Tokens (the first byte 0), `Authorization` headers (1), and claims: accepted, or refused in few words without a name of a
+/// library. What is accepted has not ended, and a year from now it has, or says so.
+pub fn tokens(data: &[u8]) {
+    const NOW_S: f64 = 1_764_000_000.0;
+    let Some((&which, bytes)) = data.split_first() else { return };
+    match which & 3 {
+        0 => {
+            let access = config::Access {
+                keys: vec![config::TokenKey {
+                    kid: Some("a".into()),
+                    algorithm: config::TokenAlgorithm::HS256,
+                    secret: Some("0123456789abcdef0123456789abcdef".into()),
+                    secret_file: None,
+                    secret_env: None,
+                    public_key_file: None,
+                }],
+                ..config::Access::default()
+            };
+            static TOKENS: std::sync::OnceLock<Tokens> = std::sync::OnceLock::new();
+            let tokens = TOKENS.get_or_init(|| Tokens::load(&access, &Default::default()).expect("a good key"));
+            if let Err(error) = tokens.identity(&String::from_utf8_lossy(bytes)).without_fetch() {
+                told(&error);
+            }
+        }
+        1 => {
+            if let Ok(Some(token)) = parts::bearer(bytes) {
+                assert!(!token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic()));
+            }
+        }
+        _ => match read_claims(bytes, None, None, NOW_S) {
+            Ok(identity) => {
+                let expires_s = identity.expires_s.expect("there is an end");
+                assert!(expires_s as f64 >= NOW_S - 5.0 && expires_s <= 253_402_300_799, "{expires_s}");
+                assert!(identity.topics.rules().all(|rule| !rule.trim_end_matches('*').contains('*')));
+                assert!(identity.subscribed.len() <= 128);
+            }
+            Err(error) => told(&error),
+        },
+    }
+}
+
+fn told(error: &TokenError) {
+    let reason = error.to_string();
+    assert!(!reason.is_empty() && reason.len() < 1_024, "{} bytes: {reason}", reason.len());
+    for word in ["invalid type", "expected ", "Some(", " at line "] {
+        // It may be what was sent that has it, which is shown between quotes.
+        assert!(!reason.contains(word) || reason.contains(['`', '"']), "{reason}");
     }
 }
