@@ -75,9 +75,9 @@ impl Feed {
     }
 
     /// Makes a state that may lack deltas whole with one that another node saved.
-    fn complete(&self, source: SourceId, saved: SavedState<'_>, bytes_max: usize) -> bool {
+    fn complete(&self, source: SourceId, saved: SavedState<'_>, reached: Offset, bytes_max: usize) -> bool {
         let Some(payload) = self.saved_payload(saved.topic, saved.data, bytes_max) else { return false };
-        let done = self.topics.complete(source, saved.topic, saved.offset, &payload);
+        let done = self.topics.complete(source, saved.topic, (saved.offset, reached), payload);
         if let Err(error) = &done {
             tracing::warn!(topic = saved.topic, %error, "a saved state was left out");
         }

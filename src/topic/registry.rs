@@ -14,7 +14,7 @@ use super::map::{DashMap, Entry};
 use super::merge::ParseError;
 use super::names::{NameRange, Names, Section};
 use super::payload::{Payload, PayloadError};
-use super::state::{Floor, Topic, When, over};
+use super::state::{Floor, Topic, When};
 use super::trace::{self, Passage, Sampler};
 use crate::clock::unix_ms;
 use crate::config::{ChannelSyntax, Class, Config, Namespace, OPS, PayloadForm};
@@ -432,6 +432,9 @@ impl Topics {
             }
             let offset = offset.unwrap_or_else(|| topic.offset.next());
             let is_over = topic.is_over(when.at_ms, false);
+            // Of what is in doubt it is not known when its last delta came.
+            let is_known_over = is_over && !topic.incomplete;
+            let was_in_doubt = is_over && topic.incomplete;
             if is_over {
                 topic.admits(kind, &payload)?;
                 self.end(topic, topic.offset, silent);
@@ -462,8 +465,9 @@ impl Topics {
             topic.is_moved |= moves;
             if !known {
                 // Of a topic that was there before, deltas may have come that are not known here.
-                if kind == Kind::Delta && !is_over && topic.options.class == Class::Merge {
-                    topic.incomplete = !self.source(source).is_some_and(|s| s.complete.load(Ordering::Acquire));
+                if kind == Kind::Delta && !is_known_over && topic.options.class == Class::Merge {
+                    let complete = self.source(source).is_some_and(|s| s.complete.load(Ordering::Acquire));
+                    topic.incomplete = was_in_doubt || !complete;
                 }
                 self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
             }
@@ -525,12 +529,14 @@ impl Topics {
         let is_older = offset.is_some_and(|offset| offset <= topic.offset);
         if kind != Kind::Move && (topic.is_moved || is_older) {
             let is_missing = is_patch && !topic.is_moved && offset.is_none_or(|offset| offset > topic.base);
-            if is_missing && topic.doubt() && !silent {
-                self.tell_state(topic);
+            if is_missing {
+                self.doubt_one(topic, silent);
             }
             return Err(PublishError::WrongPartition);
         }
         topic.admits(kind, payload)?;
+        // What was saved beside the other stream is not to come back.
+        self.note_end(topic.source, &topic.name, topic.offset);
         match kind {
             Kind::Delta | Kind::HistoryRemoval if topic.options.class.conflatable() => {
                 topic.go_on_in(source, epoch, floor);
@@ -546,6 +552,15 @@ impl Topics {
             self.tell_state(topic);
         }
         Ok(())
+    }
+
+    /// A state lacks a delta that came in another partition. No state that was saved before makes it whole.
+    fn doubt_one(&self, topic: &mut Topic, silent: bool) {
+        let is_new = topic.doubt();
+        topic.lose_history(topic.offset);
+        if is_new && !silent {
+            self.tell_state(topic);
+        }
     }
 
     /// Gives all subscribers the state as it is now.
@@ -564,12 +579,9 @@ impl Topics {
         topic.stale = false;
         if let Some(source) = self.source(topic.source) {
             source.whole.store(false, Ordering::Release);
-            if topic.options.class.conflatable() && topic.source != self.local() {
-                let mut ended = source.ended.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(ended) = ended.as_mut().filter(|ended| ended.len() < ENDED_MAX) {
-                    ended.push((topic.name.clone(), offset));
-                }
-            }
+        }
+        if topic.options.class.conflatable() {
+            self.note_end(topic.source, &topic.name, offset);
         }
         self.metrics.topics_expired.inc();
         if !silent && topic.options.class.conflatable() {
@@ -821,6 +833,10 @@ impl Topics {
         let floor = floor.into();
         state.loading.store(true, Ordering::Release);
         state.complete.store(complete, Ordering::Release);
+        // What ended in the epoch before may not have ended in this one.
+        if let Some(ended) = state.ended.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            ended.clear();
+        }
         state.read_upto_ms.store(0, Ordering::Release);
         state.whole.store(floor.kept_after == Offset::ZERO, Ordering::Release);
         state.floor.store(floor.offset.get(), Ordering::Release);
@@ -844,10 +860,6 @@ impl Topics {
         let Some(offset) = offset else { return Ok(()) };
         let when = When { at_ms: at_ms.unwrap_or(now_ms), now_ms };
         let Some(state) = self.source(source) else { return Ok(()) };
-        let source_now_ms = now_ms.saturating_add_signed(state.ahead_ms.load(Ordering::Relaxed));
-        if over(self.config.namespace(namespace_of(topic)), when.at_ms, source_now_ms, true) {
-            return Ok(());
-        }
         let in_doubt = incomplete || !state.complete.load(Ordering::Acquire);
         if source != self.local() && namespace_of(topic) == Some(OPS) {
             return Err(PublishError::Reserved);
@@ -856,8 +868,8 @@ impl Topics {
             if topic.source != source {
                 if topic.known && (topic.is_moved && !is_moved || offset <= topic.offset) {
                     let is_missing = topic.options.class == Class::Merge && offset > topic.base;
-                    if !topic.is_moved && is_missing && topic.doubt() {
-                        self.tell_state(topic);
+                    if !topic.is_moved && is_missing {
+                        self.doubt_one(topic, true);
                     }
                     return Ok(());
                 }
@@ -866,6 +878,9 @@ impl Topics {
                     error => Err(error),
                 })?;
                 let floor = Floor::from(Offset::new(offset.get().saturating_sub(1)).unwrap_or_default());
+                if topic.known {
+                    self.note_end(topic.source, &topic.name, topic.offset);
+                }
                 self.names.remove(&topic.name);
                 topic.reset(source, self.epoch(source), floor);
             }
@@ -905,14 +920,15 @@ impl Topics {
         self.sources.len() - 1
     }
 
-    /// Their names, at most `max` of them.
-    pub fn incomplete_names(&self, source: SourceId, max: usize) -> Vec<TopicName> {
+    /// Their names, at most `max` of them behind the first `skip`.
+    pub fn incomplete_names(&self, source: SourceId, skip: usize, max: usize) -> Vec<TopicName> {
         let doubtful = self.map.iter().filter(|topic| topic.source == source && topic.known && topic.incomplete);
-        doubtful.take(max).map(|topic| topic.name.clone()).collect()
+        doubtful.skip(skip).take(max).map(|topic| topic.name.clone()).collect()
     }
 
     /// Makes a topic's state whole with one that another node has saved, as it was at `offset` in the present epoch, and the
-    /// deltas that came since. `false` if that cannot be: some of these are not kept any more.
+    /// deltas that came since. Everything up to `reached` has been read here, but for what is in a hole. `false` if that cannot
+    /// be: some of these are not kept any more.
     ///
     /// # Errors
     /// If it is no state that the topic can have.
@@ -920,11 +936,11 @@ impl Topics {
         &self,
         source: SourceId,
         name: &str,
-        offset: Offset,
-        payload: &Payload,
+        (offset, reached): (Offset, Offset),
+        payload: Payload,
     ) -> Result<bool, PublishError> {
         let Some(mut topic) = self.map.get_mut(name).filter(|topic| topic.source == source) else { return Ok(false) };
-        let done = topic.complete(offset, payload)?;
+        let done = topic.complete(offset, reached, payload)?;
         if done {
             self.tell_state(&mut topic);
         }
@@ -932,11 +948,27 @@ impl Topics {
     }
 
     /// Topics of `source` that ended since this was last asked, and the offsets they ended at: states of them up to there
-    /// that were saved are to be removed. Only remembered once this was asked.
+    /// that were saved are to be removed. Only where they are [remembered](Topics::remember_ended).
     pub fn take_ended(&self, source: SourceId) -> Vec<(TopicName, Offset)> {
         let Some(source) = self.source(source) else { return Vec::new() };
         let mut ended = source.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.replace(Vec::new()).unwrap_or_default()
+        ended.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// From now on it is remembered which topics of `source` end.
+    pub fn remember_ended(&self, source: SourceId) {
+        if let Some(source) = self.source(source) {
+            source.ended.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default();
+        }
+    }
+
+    /// A topic has no state in `source` any more, if it is to be remembered.
+    fn note_end(&self, source: SourceId, name: &TopicName, offset: Offset) {
+        let Some(source) = self.source(source) else { return };
+        let mut ended = source.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ended) = ended.as_mut().filter(|ended| ended.len() < ENDED_MAX) {
+            ended.push((name.clone(), offset));
+        }
     }
 
     /// What was taken could not be removed: it is to be taken again.

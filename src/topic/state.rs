@@ -478,21 +478,44 @@ impl Topic {
     }
 
     /// Makes an incomplete state whole: the state as it was at `offset`, and the deltas kept since. `false` if some of these
-    /// are not kept, or the state is of a later time.
-    pub(super) fn complete(&mut self, offset: Offset, payload: &Payload) -> Result<bool, PublishError> {
-        if !self.known || !self.incomplete || offset > self.offset {
+    /// are not kept, or the state is of a later time than everything up to `reached`, which has been read.
+    pub(super) fn complete(&mut self, offset: Offset, reached: Offset, payload: Payload) -> Result<bool, PublishError> {
+        if !self.known || !self.incomplete || offset > reached {
             return Ok(false);
         }
-        let Some(since) = self.history.since(offset) else { return Ok(false) };
-        let since: Vec<Arc<Delta>> = since.cloned().collect();
+        let since: Vec<Arc<Delta>> = match self.history.since(offset) {
+            // The newest delta lay in what was not read, and none came since.
+            _ if offset > self.offset => Vec::new(),
+            Some(since) => since.cloned().collect(),
+            None => return Ok(false),
+        };
         match self.options.class {
             Class::Stream => return Ok(false),
-            Class::Latest if since.is_empty() => {}
+            Class::Latest if since.is_empty() => {
+                let payload = payload.for_form(self.options.payload)?;
+                self.may_grow(self.state.weight(), value_weight(payload.bytes().len()))?;
+                let place = Place {
+                    topic: self.name.clone(),
+                    offset: offset.max(self.offset),
+                    prev: self.history.floor(),
+                    epoch: self.epoch.clone(),
+                    taken_ms: self.active_ms,
+                    state_bytes: 0,
+                    before: None,
+                    trace: None,
+                };
+                self.state = State::Latest(Some(Keep::new(Delta::new(Kind::Delta, self.ts, payload, place))));
+            }
             Class::Latest => return Ok(false),
             Class::Merge => {
                 let mut members = merge::parse_object(payload.as_str())?;
                 for delta in since {
-                    merge::apply(&mut members, merge::parse_object(delta.payload.as_str())?);
+                    let patch = merge::parse_object(delta.payload.as_str())?;
+                    if delta.kind == Kind::Delta {
+                        merge::apply(&mut members, patch);
+                    } else {
+                        members = patch;
+                    }
                 }
                 let (bytes, count) = (merge::members_bytes(&members), merge::count_members(&members));
                 if bytes > STATE_BYTES_MAX {
@@ -502,6 +525,10 @@ impl Topic {
                 self.may_grow(self.state.weight(), whole.weight())?;
                 self.state = whole;
             }
+        }
+        if offset > self.offset {
+            self.offset = offset;
+            self.history = History::from_floor(offset);
         }
         (self.incomplete, self.base, self.before, self.snapshot) = (false, offset, None, None);
         self.unsaved = true;

@@ -724,6 +724,86 @@ async fn saved_states_survive_the_messages_that_made_them() {
     assert_eq!(second.metric(EPOCH_CHANGES), 0.0);
 }
 
+/// Waits until states are saved up to `last`.
+async fn saved_upto(js: &jetstream::Context, epoch: &str, last: u64) {
+    let bucket = js.get_key_value("NEXUS_STATE").await.unwrap();
+    let key = format!("position.{epoch}");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let position = bucket.get(&key).await.unwrap().unwrap_or_default();
+        let saved: Value = serde_json::from_slice(&position).unwrap_or_default();
+        if saved["sequence"].as_u64().is_some_and(|sequence| sequence >= last) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not saved: {saved}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A publisher ends a topic, on a stream that keeps little: no node brings it back, a second life is whole, and saving goes on
+/// after it was ended twice.
+#[tokio::test]
+async fn a_deleted_topic_is_gone_on_all_nodes_and_after_restarts() {
+    let nats = Nats::start();
+    let more = "max_messages = 3\nsnapshot_every = \"200ms\"";
+    let (first, second) = (nats.server(more).await, nats.server(more).await);
+    let js = nats.jetstream().await;
+    let delete = async |topic: &str| {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Nexus-Kind", "delete");
+        let subject = format!("nexus.deltas.{topic}");
+        js.publish_with_headers(subject, headers, "".into()).await.unwrap().await.unwrap().sequence
+    };
+    for life in 0..2 {
+        let born = add(&js, "merge.a", &json!({(format!("life{life}")): 1})).await;
+        first.until("born", |s| view(s, "merge:a")["offset"] == born).await;
+        assert_eq!(view(&first, "merge:a")["data"], json!({(format!("life{life}")): 1}));
+        let epoch = view(&first, "merge:a")["epoch"].as_str().unwrap().to_owned();
+        saved_upto(&js, &epoch, born).await;
+        delete("merge.a").await;
+        for server in [&first, &second] {
+            server.until("gone", |s| s.get("/api/topics/merge:a").0 == 404).await;
+        }
+        let mut last = 0;
+        for n in 0..4 {
+            last = add(&js, "latest.b", &json!(n)).await;
+        }
+        saved_upto(&js, &epoch, last).await;
+    }
+    drop((first, second));
+    let third = nats.server(more).await;
+    assert_eq!(third.get("/api/topics/merge:a").0, 404);
+    let born = add(&js, "merge.a", &json!({"third": 1})).await;
+    third.until("born", |s| view(s, "merge:a")["offset"] == born).await;
+    let seen = view(&third, "merge:a");
+    assert_eq!((&seen["data"], seen.get("incomplete")), (&json!({"third": 1}), None));
+}
+
+/// The stream let go of messages that nobody saved: the state is incomplete, until it is published whole.
+#[tokio::test]
+async fn a_state_of_which_messages_are_gone_is_incomplete_until_it_is_published_whole() {
+    let nats = Nats::start();
+    let more = "max_messages = 10\nsnapshot_every = \"0s\"";
+    let whole = nats.server(more).await;
+    let js = nats.jetstream().await;
+    for n in 0..30 {
+        let last = add(&js, "merge.a", &json!({(format!("m{n}")): n})).await;
+        whole.until("read", |s| view(s, "merge:a")["offset"] == last).await;
+    }
+    let partial = nats.server(more).await;
+    let seen = view(&partial, "merge:a");
+    assert_eq!((&seen["incomplete"], seen["data"].as_object().unwrap().len()), (&json!(true), 10));
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Nexus-Kind", "snapshot");
+    let published = js.publish_with_headers("nexus.deltas.merge.a", headers, r#"{"all":1}"#.into()).await.unwrap();
+    let last = published.await.unwrap().sequence;
+    for server in [&whole, &partial] {
+        server.until("whole", |s| view(s, "merge:a")["offset"] == last).await;
+    }
+    assert_eq!(view(&partial, "merge:a"), view(&whole, "merge:a"));
+    assert_eq!(view(&partial, "merge:a").get("incomplete"), None);
+}
+
 #[tokio::test]
 async fn logins_are_shown_to_nobody_else() {
     let nats = Nats::start_with("authorization { user: push, password: \"very-secret@1\" }");

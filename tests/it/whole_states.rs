@@ -344,23 +344,48 @@ async fn the_newest_value_of_a_topic_in_two_streams_counts_whichever_is_read_fir
 #[tokio::test]
 async fn a_topic_over_two_streams_is_noticed_at_its_first_entry_in_the_wrong_one() {
     let redis = Redis::start();
-    let server = redis.server("streams = [\"s1\", \"s2\"]").await;
+    let server = redis.server("streams = [\"s1\", \"s2\"]\nsnapshot_every = \"100ms\"").await;
     let mut client = server.client().await;
     client.subscribe(&["merge:m"]).await;
     let add = |stream: &str, data: &Value| {
         redis.command(&["XADD", stream, "*", "topic", "merge:m", "data", &data.to_string()])
     };
-    add("s1", &json!({"a": 1}));
+    let last = add("s1", &json!({"a": 1}));
     assert_eq!(client.next().await["data"], json!({"a": 1}));
-    add("s2", &json!({"b": 1}));
+    server.until("saved", |_| redis.command(&["GET", "{s1}:position"]) == last).await;
+    let last = add("s2", &json!({"b": 1}));
     let told = client.next().await;
     assert_eq!((&told["type"], &told["incomplete"]), (&json!("snapshot"), &json!(true)), "{told}");
     assert_eq!(client.next().await["data"], json!({"b": 1}));
     server.until("said", |s| s.log().matches("belongs in the stream").count() == 1).await;
     assert_eq!(server.metric("topics_misplaced_total"), 1.0);
     assert_eq!(server.metric("topics_moved_total"), 1.0);
+    // What this node saved before makes nothing whole.
+    server.until("saved again", |_| redis.command(&["GET", "{s2}:position"]) == last).await;
+    assert_eq!(view(&server, "merge:m").unwrap()["incomplete"], true);
     // What the topic cannot take moves nothing.
     redis.command(&["XADD", "s1", "*", "topic", "merge:m", "data", "[1]"]);
     server.until("refused", |s| s.metric("deltas_refused_total{reason=\"not_an_object\"}") == 1.0).await;
     assert_eq!(server.metric("topics_moved_total"), 1.0);
+}
+
+/// Nodes are away for longer than a topic may be quiet, and it was not: what was published meanwhile keeps it.
+#[tokio::test]
+async fn a_topic_lives_on_while_nodes_are_away_if_it_is_published() {
+    let redis = Redis::start();
+    let options = "snapshot_every = \"100ms\"\n[namespace.short]\nclass = \"merge\"\nexpire_after = \"2s\"\n";
+    let first = redis.server(options).await;
+    let last = redis.add("short:a", &json!({"first": 1}));
+    first.until("saved", |_| redis.command(&["GET", "{nexus:deltas}:position"]) == last).await;
+    drop(first);
+    let began = std::time::Instant::now();
+    let mut n = 0;
+    // Long enough that the saved state alone would have ended.
+    while began.elapsed() < std::time::Duration::from_secs(4) {
+        n += 1;
+        redis.add("short:a", &json!({"n": n}));
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
+    let second = redis.server(options).await;
+    assert_eq!(data(&second, "short:a"), json!({"first": 1, "n": n}));
 }

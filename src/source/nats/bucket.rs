@@ -168,6 +168,11 @@ impl Bucket {
         }
     }
 
+    /// Whether this node still is the one that saves, as it was when it saw `seen`.
+    pub(super) async fn saves(&self, seen: &Option<u64>) -> Result<bool, Trouble> {
+        Ok(self.value(SAVER).await?.map(|(revision, _)| revision) == *seen)
+    }
+
     /// Whether this node is to save now: nobody has since it looked before. `seen` is what it saw then.
     pub(super) async fn may_save(&self, node: &str, seen: &mut Option<u64>) -> Result<bool, Trouble> {
         let revision = self.value(SAVER).await?.map_or(0, |(revision, _)| revision);
@@ -211,12 +216,17 @@ impl Bucket {
     pub(super) async fn remove(&self, base: &Epoch, topic: &str, upto: Offset) -> Result<(), Trouble> {
         let key = token(topic);
         let head = format!("state.{base}.{key}");
-        let Some((_, value)) = self.value(&head).await? else { return Ok(()) };
+        // What was removed leaves an empty value behind.
+        let found = self.value(&head).await?.filter(|(_, value)| !value.is_empty());
+        let Some((revision, value)) = found else { return Ok(()) };
         let saved = serde_json::from_slice::<Saved<'_>>(&value).map_err(trouble(topic))?;
         if saved.offset > upto {
             return Ok(());
         }
-        self.0.purge(&head).await.map_err(trouble(topic))?;
+        if self.0.purge_expect_revision(&head, Some(revision)).await.is_err() {
+            // Another node has saved it, or removed it.
+            return Ok(());
+        }
         for i in 0..saved.parts {
             self.0.purge(part_key(base, &key, saved.offset, i)).await.map_err(trouble(topic))?;
         }
@@ -229,11 +239,12 @@ impl Bucket {
         base: &Epoch,
         source: SourceId,
         topic: &str,
-        bytes_max: usize,
+        (reached, bytes_max): (Offset, usize),
         feed: &Feed,
     ) -> Result<bool, Trouble> {
         let key = token(topic);
-        let Some((_, value)) = self.value(&format!("state.{base}.{key}")).await? else { return Ok(false) };
+        let found = self.value(&format!("state.{base}.{key}")).await?.filter(|(_, value)| !value.is_empty());
+        let Some((_, value)) = found else { return Ok(false) };
         let saved = serde_json::from_slice::<Saved<'_>>(&value).map_err(trouble(topic))?;
         let data = match (saved.data, saved.b64data) {
             (Some(data), _) => Bytes::copy_from_slice(data.get().as_bytes()),
@@ -253,7 +264,7 @@ impl Bucket {
         }
         let (offset, ts, at_ms) = (saved.offset, saved.ts, saved.at);
         let state = SavedState { topic, offset, ts, at_ms, data, is_moved: false, incomplete: false };
-        Ok(feed.complete(source, state, bytes_max))
+        Ok(feed.complete(source, state, reached, bytes_max))
     }
 
     async fn save_one(&self, base: &Epoch, state: &Snapshot) -> Result<(), Trouble> {
@@ -281,10 +292,19 @@ impl Bucket {
             }
         }
         let head = format!("state.{base}.{key}");
-        let before = if saved.parts > 0 { self.value(&head).await? } else { None };
+        let found = self.value(&head).await?;
+        let revision = found.as_ref().map_or(0, |(revision, _)| *revision);
+        let before = found.as_ref().and_then(|(_, value)| serde_json::from_slice::<Saved<'_>>(value).ok());
+        if before.as_ref().is_some_and(|before| before.offset > state.offset) {
+            // This node was held up, and another has saved what came since.
+            return Ok(());
+        }
         let value = serde_json::to_vec(&saved).map_err(trouble(tried))?;
-        self.0.put(&head, value.into()).await.map_err(trouble(tried))?;
-        let before = before.as_ref().and_then(|(_, value)| serde_json::from_slice::<Saved<'_>>(value).ok());
+        match self.0.update(&head, value.into(), revision).await {
+            Ok(_) => {}
+            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => return Ok(()),
+            Err(error) => return Err(trouble(tried)(error)),
+        }
         if let Some(before) = before.filter(|before| before.offset != state.offset) {
             for i in 0..before.parts {
                 self.0.purge(part_key(base, &key, before.offset, i)).await.map_err(trouble(tried))?;
@@ -303,6 +323,7 @@ impl Bucket {
     /// Puts saved states back, and clears away those that no longer count. Returns how many were put back.
     pub(super) async fn restore(
         &self,
+        (context, stream): (&Context, &str),
         base: &Epoch,
         held: &Held,
         source: SourceId,
@@ -338,11 +359,14 @@ impl Bucket {
                 break;
             }
         }
+        // As of now: other nodes go on to save while this one loads.
+        let info = context.get_stream(stream).await.map_err(trouble(&tried))?;
+        let last = Held::of(info.cached_info()).last.max(held.last);
         let mut restored = 0;
         for (at, head) in heads {
             let Ok(saved) = serde_json::from_slice::<Saved<'_>>(&head) else { continue };
             // Of deltas that are lost: it must not count again once the stream has come as far.
-            if saved.offset.get() > held.last {
+            if saved.offset.get() > last {
                 self.0.purge(&at).await.map_err(trouble(&tried))?;
                 continue;
             }

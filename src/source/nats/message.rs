@@ -46,8 +46,9 @@ pub fn read_message(
         if name.eq_ignore_ascii_case(TOPIC) {
             topic = Some(value.to_owned());
         } else if name.eq_ignore_ascii_case(KIND) {
-            kind = Kind::from_name(value)
-                .ok_or_else(|| format!("header {KIND} is {value:?}, it may be delta, snapshot or history_remove"))?;
+            kind = Kind::from_name(value).ok_or_else(|| {
+                format!("header {KIND} is {value:?}, it may be delta, snapshot, delete or history_remove")
+            })?;
         } else if name.eq_ignore_ascii_case(TS) {
             ts = value.parse().ok();
         }
@@ -61,6 +62,10 @@ pub fn read_message(
     };
     if topic.is_empty() {
         return Err(format!("its topic, by header {TOPIC} or by subject {subject:?}, is empty"));
+    }
+    if kind == Kind::Deletion {
+        // What a topic ends with does not matter.
+        return Ok(ReadDelta { topic, kind, ts, payload: Payload::null() });
     }
     let payload = Payload::read(payload, bytes_max, form(&topic)).map_err(|e| e.to_string())?;
     Ok(ReadDelta { topic, kind, ts, payload })
@@ -93,7 +98,7 @@ mod tests {
             ("nexus.deltas.", &[], "1", "is empty"),
             ("nexus.deltas.a", &[], "", "not JSON"),
             ("nexus.deltas.a", &[], "{", "not JSON"),
-            ("nexus.deltas.a", &[("Nexus-Kind", "x")], "1", "delta, snapshot or history_remove"),
+            ("nexus.deltas.a", &[("Nexus-Kind", "x")], "1", "delta, snapshot, delete or history_remove"),
         ] {
             let error = read(subject, headers, payload).unwrap_err();
             assert!(error.contains(needle), "{needle} missing in {error}");

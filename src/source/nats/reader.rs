@@ -130,6 +130,9 @@ impl NatsSource {
     }
 
     async fn run(mut self, feed: Feed, stop: CancellationToken) {
+        if !self.config.snapshot_every.is_zero() {
+            feed.topics.remember_ended(self.id);
+        }
         let mut backoff = BACKOFF_FIRST;
         let mut fruitless = 0;
         loop {
@@ -350,10 +353,25 @@ impl NatsSource {
         let floor = chunk.first().map_or(held.last, |entry| entry.sequence.saturating_sub(1));
         feed.topics.load(self.id, &agreement.epoch, Offset::new(floor).unwrap_or_default(), complete);
         // What was saved under another base is cleared away, whether anything is put back or not.
-        let restored = opened.bucket.restore(&agreement.base, held, self.id, self.delta_bytes_max, feed).await?;
+        let restored = opened
+            .bucket
+            .restore((&opened.context, &self.config.stream), &agreement.base, held, self.id, self.delta_bytes_max, feed)
+            .await?;
         let mut count = 0;
+        let mut expected = chunk.first().map_or(0, |entry| entry.sequence).min(held.first.max(base + 1));
         while !chunk.is_empty() {
             count += chunk.len();
+            for entry in &chunk {
+                if entry.sequence > expected.max(base + 1) && expected > 0 && !opened.bounds.others {
+                    tracing::warn!(
+                        stream = self.config.stream,
+                        before = entry.sequence,
+                        "messages were let go of before they were read: states are incomplete until they are published whole (kind: snapshot)"
+                    );
+                    feed.topics.doubt(self.id, Offset::new(entry.sequence - 1).unwrap_or_default());
+                }
+                expected = entry.sequence + 1;
+            }
             let at_end = chunk.last().is_some_and(|entry| entry.pending == 0 || entry.sequence >= held.last);
             for entry in chunk {
                 self.take_in(entry, feed, upto).await;
@@ -405,7 +423,9 @@ impl NatsSource {
                     // What is there for longer than since the last look should have been read.
                     behind_since = (before.held.last > before.last).then(|| behind_since.unwrap_or(now_ms));
                     if behind_since.is_none() {
-                        feed.topics.read_upto(self.id, now_ms, 0);
+                        // What was there at the look before this one has been read.
+                        let looked_ms = u64::try_from(LOOK_EVERY.as_millis()).unwrap_or(0);
+                        feed.topics.read_upto(self.id, now_ms.saturating_sub(2 * looked_ms), 0);
                     }
                     self.status.read(0, behind_since.map_or(0, |since| now_ms.saturating_sub(since)));
                     continue;
@@ -426,7 +446,7 @@ impl NatsSource {
                 }
                 count += 1;
                 lag_ms = if entry.pending == 0 { 0 } else { unix_ms().saturating_sub(entry.ms) };
-                let upto_ms = if entry.pending == 0 { unix_ms() } else { entry.ms };
+                let upto_ms = entry.ms;
                 self.take_in(entry, feed, None).await;
                 feed.topics.read_upto(self.id, upto_ms, 0);
             }

@@ -9,9 +9,9 @@ use super::bucket::{Bucket, Position};
 use super::reader::Progress;
 use crate::limits::SAVED_BYTES_AT_ONCE;
 use crate::name::TopicName;
-use crate::position::Epoch;
+use crate::position::{Epoch, Offset};
 use crate::source::Feed;
-use crate::topic::SourceId;
+use crate::topic::{Known, SourceId};
 
 /// Rounds in which nobody has saved, after which a node does whose states may lack deltas.
 const ROUNDS_UNSAVED: u32 = 3;
@@ -48,17 +48,32 @@ impl Drop for Taken<'_> {
     }
 }
 
+/// Topics that ended whose saved states are being removed; those that are not are to be taken again.
+struct Ended<'a> {
+    feed: &'a Feed,
+    source: SourceId,
+    names: Vec<(TopicName, Offset)>,
+}
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        if !self.names.is_empty() {
+            self.feed.topics.put_back_ended(self.source, std::mem::take(&mut self.names));
+        }
+    }
+}
+
 impl Saver {
     /// Until it is dropped.
     pub(super) async fn run(self) {
         let mut seen = None;
         // The position that was found saved, and for how many rounds it has been the same.
         let mut found = (0, 0);
-        // From now on it is remembered what ended.
-        self.feed.topics.take_ended(self.source);
+        // Topics in doubt that were looked for already.
+        let mut skip = 0;
         loop {
             tokio::time::sleep(self.every).await;
-            if let Err(error) = self.save(&mut seen, &mut found).await {
+            if let Err(error) = self.save(&mut seen, &mut found, &mut skip).await {
                 tracing::warn!(%error, "topic states could not be saved");
             }
         }
@@ -66,23 +81,25 @@ impl Saver {
 
     /// Removes saved states of topics that have ended.
     async fn remove_ended(&self) -> Result<(), Trouble> {
-        let mut ended = self.feed.topics.take_ended(self.source);
-        while let Some((name, offset)) = ended.pop() {
-            if let Err(error) = self.bucket.remove(&self.base, name.as_str(), offset).await {
-                ended.push((name, offset));
-                self.feed.topics.put_back_ended(self.source, ended);
-                return Err(error);
-            }
+        let names = self.feed.topics.take_ended(self.source);
+        let mut ended = Ended { feed: &self.feed, source: self.source, names };
+        while let Some((name, offset)) = ended.names.last() {
+            self.bucket.remove(&self.base, name.as_str(), *offset).await?;
+            ended.names.pop();
         }
         Ok(())
     }
 
     /// Takes states that may lack deltas here from what another node has saved.
-    async fn complete(&self) -> Result<(), Trouble> {
+    async fn complete(&self, skip: &mut usize) -> Result<(), Trouble> {
         let mut done = 0;
-        for name in self.feed.topics.incomplete_names(self.source, COMPLETED_AT_ONCE) {
-            let whole =
-                self.bucket.complete(&self.base, self.source, name.as_str(), self.bytes_max, &self.feed).await?;
+        let reached = self.progress.lock().unwrap_or_else(PoisonError::into_inner).last;
+        let bounds = (Offset::new(reached).unwrap_or_default(), self.bytes_max);
+        let names = self.feed.topics.incomplete_names(self.source, *skip, COMPLETED_AT_ONCE);
+        // Those that cannot be made whole do not keep others from it.
+        *skip = if names.len() < COMPLETED_AT_ONCE { 0 } else { *skip + COMPLETED_AT_ONCE };
+        for name in names {
+            let whole = self.bucket.complete(&self.base, self.source, name.as_str(), bounds, &self.feed).await?;
             done += usize::from(whole);
         }
         if done > 0 {
@@ -91,16 +108,18 @@ impl Saver {
         Ok(())
     }
 
-    async fn save(&self, seen: &mut Option<u64>, found: &mut (u64, u32)) -> Result<(), Trouble> {
+    async fn save(&self, seen: &mut Option<u64>, found: &mut (u64, u32), skip: &mut usize) -> Result<(), Trouble> {
         let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if !progress.loaded || progress.last == 0 {
             return Ok(());
         }
         let saved = self.bucket.position(&self.base, &progress.held).await?.map_or(0, |saved| saved.sequence);
-        *found = (saved, if saved == found.0 { found.1 + 1 } else { 0 });
+        // Where nothing came since, nobody has anything to save.
+        let is_overdue = saved == found.0 && progress.last > saved;
+        *found = (saved, if is_overdue { found.1 + 1 } else { 0 });
         self.remove_ended().await?;
         if self.feed.topics.incomplete(self.source) > 0 {
-            self.complete().await?;
+            self.complete(skip).await?;
             // Those whose states are whole save; this one only if there is none.
             if found.1 < ROUNDS_UNSAVED {
                 return Ok(());
@@ -116,11 +135,19 @@ impl Saver {
         let mut at = 0;
         while let Some(rest) = taken.names.get(at..).filter(|rest| !rest.is_empty()) {
             let (states, looked) = self.feed.topics.take_unsaved(self.source, rest, SAVED_BYTES_AT_ONCE);
+            // In doubt since it was last counted: left to others, as above.
+            if found.1 < ROUNDS_UNSAVED && states.iter().any(|state| state.known == Known::Incomplete) {
+                return Ok(());
+            }
             self.bucket.save_states(&self.base, &states).await?;
             at += looked;
         }
         // What ended meanwhile is not to come back.
         self.remove_ended().await?;
+        if !self.bucket.saves(seen).await? {
+            // It took so long that another node saves by now.
+            return Ok(());
+        }
         let position = Position { sequence: progress.last, ms: progress.last_ms };
         self.bucket.save_position(&self.base, position).await?;
         taken.saved = true;

@@ -34,15 +34,21 @@ impl Appetite {
         self.count
     }
 
-    /// So large were the entries of an answer, which took this long.
-    pub(super) fn fed(&mut self, sizes: impl IntoIterator<Item = usize>, took: Duration) {
-        let mut sizes = sizes.into_iter().peekable();
+    /// So large were the entries of an answer to `asked` of them, which took this long. Only a full one tells that more would
+    /// have been there.
+    pub(super) fn fed(&mut self, sizes: impl IntoIterator<Item = usize>, asked: usize, took: Duration) {
+        let mut number = 0;
+        let mut sizes = sizes.into_iter().inspect(|_| number += 1).peekable();
         if sizes.peek().is_none() {
             return;
         }
         // What was large once is forgotten little by little.
         self.largest = sizes.fold(self.largest - self.largest / 8, usize::max);
-        let wanted = if took > SLOW { self.count / 2 } else { self.count.saturating_mul(2) };
+        let wanted = match took > SLOW {
+            true => self.count / 2,
+            false if number >= asked => self.count.saturating_mul(2),
+            false => self.count,
+        };
         self.count = wanted.min(READ_BYTES / self.largest.max(1)).clamp(1, self.most);
     }
 
@@ -61,7 +67,7 @@ mod tests {
     fn after(answers: &[(usize, usize, Duration)]) -> usize {
         let mut appetite = Appetite::new(1_000);
         for (count, bytes, took) in answers {
-            appetite.fed(std::iter::repeat_n(*bytes, *count), *took);
+            appetite.fed(std::iter::repeat_n(*bytes, *count), 1, *took);
         }
         appetite.count()
     }
@@ -85,9 +91,9 @@ mod tests {
         answers.extend([(1, 150, QUICK); 100]);
         assert_eq!(after(&answers), 1_000);
         let mut appetite = Appetite::new(1_000);
-        appetite.fed([1; 8], QUICK);
+        appetite.fed([1; 8], 8, QUICK);
         for _ in 0..10 {
-            appetite.fed([1; 8], QUICK);
+            appetite.fed([1; 8], 8, QUICK);
         }
         appetite.failed();
         assert_eq!(appetite.count(), FIRST);
@@ -95,7 +101,9 @@ mod tests {
             appetite.failed();
         }
         assert_eq!(appetite.count(), 1);
-        appetite.fed([], slow);
+        appetite.fed([], 1, slow);
         assert_eq!(appetite.count(), 1, "nothing says nothing");
+        appetite.fed([1; 8], 9, QUICK);
+        assert_eq!(appetite.count(), 1, "there were no more");
     }
 }

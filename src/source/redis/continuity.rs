@@ -105,7 +105,8 @@ impl Facts {
             return false;
         }
         match (self.counts, count) {
-            (Some((_, gone)), Some(count)) => gone > count,
+            // With fewer than were read it is another stream of this name.
+            (Some((added, gone)), Some(count)) => gone > count || added < count,
             _ => true,
         }
     }
@@ -114,6 +115,9 @@ impl Facts {
     fn is_gone_between(&self, last: EntryId, count: Option<u64>, batch: &[Entry]) -> bool {
         let Some(((added, gone), count)) = self.counts.zip(count) else { return !last.is_zero() };
         let read = batch.len() as u64;
+        if added < count + read {
+            return true;
+        }
         match self.first.filter(|first| batch.last().is_some_and(|entry| *first <= entry.id)) {
             Some(first) => gone > count + batch.iter().filter(|entry| entry.id < first).count() as u64,
             None => added.max(gone) > count + read,
@@ -205,6 +209,9 @@ mod tests {
             assert!(at(None) || !lost, "{last} read, {gone} gone, not counted");
         }
         assert!(!facts(10, 10).is_gone_after(id(10), Some(10)), "all that is gone was read");
+        let another = Facts { counts: Some((3, 0)), ..facts(10, 7) };
+        assert!(another.is_gone_after(id(5), Some(5)), "another stream of the name");
+        assert!(another.is_gone_between(id(5), Some(5), &batch(8..=10)));
     }
 
     /// (last read, first of the batch, gone afterwards, hole)

@@ -41,13 +41,17 @@ pub(super) fn decode_entry(
             let named = text(&value);
             kind = named.and_then(Kind::from_name).ok_or_else(|| {
                 let field = &config.kind_field;
-                format!("field {field:?} is {named:?}, it may be delta, snapshot or history_remove")
+                format!("field {field:?} is {named:?}, it may be delta, snapshot, delete, move or history_remove")
             })?;
         } else if name == config.ts_field {
             ts = text(&value).and_then(|t| t.parse().ok());
         }
     }
     let topic = topic.ok_or_else(|| format!("field {:?} is missing", config.topic_field))?;
+    if kind == Kind::Deletion {
+        // What a topic ends with does not matter.
+        return Ok(EntryDelta { topic, kind, ts, payload: Payload::null() });
+    }
     let data = data.ok_or_else(|| format!("field {:?} is missing", config.data_field))?;
     let payload = Payload::read(data, bytes_max, form(&topic)).map_err(|e| e.to_string())?;
     Ok(EntryDelta { topic, kind, ts, payload })
@@ -147,10 +151,12 @@ mod tests {
             (&[("data", "{}")][..], "\"topic\" is missing"),
             (&[("topic", "a")], "\"data\" is missing"),
             (&[("topic", "a"), ("data", "{")], "not JSON"),
-            (&[("topic", "a"), ("data", "1"), ("kind", "x")], "delta, snapshot or history_remove"),
+            (&[("topic", "a"), ("data", "1"), ("kind", "x")], "delta, snapshot, delete, move or history_remove"),
         ] {
             assert!(read(pairs).err().unwrap().contains(needle), "{needle}");
         }
+        let end = read(&[("topic", "a"), ("kind", "delete")]).ok().unwrap();
+        assert_eq!((end.kind, end.payload.as_str()), (Kind::Deletion, "null"));
         assert!(decode_entry(vec![Value::Nil], &config, 10, |_| PayloadForm::Json).is_err());
         let raw = vec![0xff, b'\n', 0];
         let mut bytes = fields(&[("topic", "raw:a"), ("data", "")]);

@@ -34,7 +34,7 @@ use crate::metrics::{Metrics, SourceLabel};
 use crate::position::{Epoch, Offset};
 use crate::source::{Feed, Source, SourceStatus};
 use crate::topic::{Incoming, SourceId};
-use loading::{Loading, ahead_ms};
+use loading::{Loading, time_ms};
 
 /// Entries a read returns at most.
 const BATCH: usize = 1_000;
@@ -131,6 +131,8 @@ struct Read {
     first: Option<EntryId>,
     /// How many entries were asked for.
     asked: usize,
+    /// What time it was by Redis' clock, Unix ms.
+    time_ms: Option<u64>,
 }
 
 impl RedisSource {
@@ -174,6 +176,7 @@ impl RedisSource {
     async fn run(mut self, feed: Feed, stop: CancellationToken) {
         let every = self.config.snapshot_every;
         if !every.is_zero() {
+            feed.topics.remember_ended(self.id);
             let (masters, keys, bounds) = (self.masters.clone(), self.keys.clone(), (every, self.delta_bytes_max));
             let saver = saver::Saver::new(masters, keys, self.id, bounds, self.progress.clone(), self.status.clone());
             tokio::spawn(saver.run(feed.clone(), stop.clone()));
@@ -188,6 +191,7 @@ impl RedisSource {
             match outcome {
                 Ok(EpochChanged) => continue,
                 Err(error) => {
+                    self.appetite.failed();
                     self.status.set_connected(false);
                     self.status.note(format!("{error}"));
                     self.metrics.source_errors.get_or_create(&self.label()).inc();
@@ -314,7 +318,10 @@ impl RedisSource {
             let count = read.batch.len();
             let Some((last, seen)) = read.batch.last().map(|entry| (entry.id, entry.fingerprint())) else {
                 self.status.read(0, 0);
-                self.note_time(feed, None);
+                self.note_time(feed, read.time_ms, before, waited);
+                if self.is_unwritten && Some(self.agree_on_epoch(link).await?) != self.epoch {
+                    return Ok(EpochChanged);
+                }
                 let facts = Facts::of(link, &self.keys).await?;
                 if facts.newest < before {
                     self.change_epoch(link, "the stream's IDs went backwards").await?;
@@ -335,7 +342,7 @@ impl RedisSource {
             self.move_on(link, last).await;
             before = last;
             // Whether the answer was slow in coming cannot be told from a read that waits.
-            self.appetite.fed(read.batch.iter().map(Entry::bytes), Duration::ZERO);
+            self.appetite.fed(read.batch.iter().map(Entry::bytes), read.asked, Duration::ZERO);
             reading = self.read(link, before);
             let mut early = Poll::Pending;
             if read.batch.iter().map(Entry::bytes).sum::<usize>() <= READ_AHEAD_BYTES_MAX {
@@ -348,9 +355,10 @@ impl RedisSource {
             // A batch that is not full left nothing behind when it was read, which may have been a while ago.
             let is_behind = count == read.asked || waited >= READ_AHEAD_FRESH;
             let began = Instant::now();
+            let had_waited = waited;
             self.take_in(read.batch, feed, None).await;
             waited = began.elapsed();
-            self.note_time(feed, is_behind.then_some(last));
+            self.note_time(feed, read.time_ms.filter(|_| count < read.asked), last, had_waited);
             let count_upto = progress.count.map(|before| before + count as u64);
             self.set_progress(Progress {
                 last,
@@ -387,24 +395,26 @@ impl RedisSource {
     }
 
     /// What a read's answers say, if they are a master's.
-    fn look_at(&mut self, link: &Link, (asked, mut replies): Answer) -> RedisResult<Read> {
+    fn look_at(&self, link: &Link, (asked, mut replies): Answer) -> RedisResult<Read> {
         // A master that was made a replica may have what others wrote meanwhile, without what was read here.
         if link.has_role() {
             link.check_role(&replies.pop().unwrap_or(Value::Nil))?;
         }
-        if self.has_time {
-            self.ahead_ms = replies.pop().as_ref().and_then(ahead_ms).unwrap_or_default();
-        }
+        let time_ms = if self.has_time { replies.pop().as_ref().and_then(time_ms) } else { None };
         let first = continuity::first_id(replies.pop().unwrap_or(Value::Nil));
         let batch = streams(replies.pop().unwrap_or(Value::Nil));
         let epoch = Option::<String>::from_redis_value(replies.pop().unwrap_or(Value::Nil))?;
-        Ok(Read { epoch, batch, first, asked })
+        Ok(Read { epoch, batch, first, asked, time_ms })
     }
 
-    /// Says up to when the stream has been read: up to `last`, or all that there is.
-    fn note_time(&self, feed: &Feed, last: Option<EntryId>) {
-        let upto_ms = last.map_or_else(|| unix_ms().saturating_add_signed(self.ahead_ms), |last| last.ms);
-        feed.topics.read_upto(self.id, upto_ms, self.ahead_ms);
+    /// Says up to when the stream has been read: up to the time of the read, if that left nothing behind, or up to `last`.
+    fn note_time(&mut self, feed: &Feed, time_ms: Option<u64>, last: EntryId, waited: Duration) {
+        // An answer that waited tells an old time.
+        if let Some(time_ms) = time_ms.filter(|_| waited < READ_AHEAD_FRESH) {
+            let signed = |ms| i64::try_from(ms).unwrap_or(i64::MAX);
+            self.ahead_ms = signed(time_ms).saturating_sub(signed(unix_ms()));
+        }
+        feed.topics.read_upto(self.id, time_ms.unwrap_or(last.ms), self.ahead_ms);
     }
 
     /// Takes entries in. Up to `saved`, states that were saved say what deltas have come to.

@@ -43,11 +43,13 @@ const ROUNDS_UNSAVED: u32 = 3;
 /// Least time between two saves, however short the stream.
 const EVERY_LEAST: Duration = Duration::from_secs(1);
 
-/// Writes states (`ARGV[3]` and on: name, text) if this node (`ARGV[1]`) still is the one that saves, in this epoch
-/// (`ARGV[2]`): whoever was held up for long must not write over what another saved meanwhile.
+/// Writes states (`ARGV[4]` and on: name, text) if this node (`ARGV[1]`) still is the one that saves, in this epoch
+/// (`ARGV[2]`): a node that was held up for long must not write over what another saved meanwhile. It stays the one that saves
+/// for `ARGV[3]` ms more.
 const WRITE: &str =
     "if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('GET', KEYS[3]) ~= ARGV[2] then return 0 end
-for i = 3, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+for i = 4, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 return 1";
 
 /// The same for the position and the count that go with them.
@@ -136,6 +138,8 @@ pub(super) struct Saver {
     node: Epoch,
     /// The position that was found saved, and for how many rounds it has been the same.
     found: (EntryId, u32),
+    /// Topics in doubt that were looked for already.
+    skip: usize,
 }
 
 impl Saver {
@@ -148,13 +152,11 @@ impl Saver {
         status: Arc<SourceStatus>,
     ) -> Self {
         let found = (EntryId::default(), 0);
-        Self { masters, keys, source, every, bytes_max, progress, status, node: Epoch::random(), found }
+        Self { masters, keys, source, every, bytes_max, progress, status, node: Epoch::random(), found, skip: 0 }
     }
 
     pub(super) async fn run(mut self, feed: Feed, stop: CancellationToken) {
         let mut wait = self.every;
-        // From now on it is remembered what ended.
-        feed.topics.take_ended(self.source);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -175,6 +177,13 @@ impl Saver {
         }
     }
 
+    /// Time for which a node is the one that saves: enough for what it waits for, and no more than until the next round.
+    fn lease_ms(&self) -> u64 {
+        let round = self.wait().mul_f32(0.9);
+        let least = if self.every < EVERY_LEAST { round } else { SETTLE + EVERY_LEAST };
+        u64::try_from(round.max(least).as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
     async fn round(&mut self, feed: &Feed) -> RedisResult<()> {
         let progress = self.progress();
         if !progress.loaded || progress.last.is_zero() {
@@ -188,7 +197,10 @@ impl Saver {
             return Ok(());
         }
         let saved = position(&mut link, &self.keys).await?.map_or(EntryId::default(), |saved| saved.upto);
-        self.found = (saved, if saved == self.found.0 { self.found.1 + 1 } else { 0 });
+        // Where nothing came since, nobody has anything to save.
+        let is_overdue = saved == self.found.0 && progress.last > saved;
+        self.found = (saved, if is_overdue { self.found.1 + 1 } else { 0 });
+        self.vouch(&mut link, Offset::ZERO).await?;
         self.remove_ended(&mut link, feed).await?;
         if feed.topics.incomplete(self.source) > 0 {
             self.complete(&mut link, feed).await?;
@@ -200,17 +212,19 @@ impl Saver {
         if progress.last < saved {
             return Ok(());
         }
-        let lease_ms = u64::try_from(self.wait().as_millis()).unwrap_or(u64::MAX).saturating_mul(9) / 10;
         let taken: Option<String> = cmd("SET")
             .arg(&self.keys.saver)
             .arg(self.node.as_str())
             .arg("NX")
             .arg("PX")
-            .arg(lease_ms.max(1))
+            .arg(self.lease_ms())
             .query_async(&mut link)
             .await?;
         if taken.is_none() {
-            return Ok(());
+            let holder: Option<String> = cmd("GET").arg(&self.keys.saver).query_async(&mut link).await?;
+            if holder.as_deref() != Some(self.node.as_str()) {
+                return Ok(());
+            }
         }
         self.save(&mut link, feed, &epoch, progress).await
     }
@@ -223,6 +237,12 @@ impl Saver {
         let outcome = self.save_states(link, feed, &names, epoch, progress).await;
         if !matches!(outcome, Ok(true)) {
             feed.topics.mark_unsaved(names.iter());
+        }
+        if matches!(outcome, Ok(false)) {
+            tracing::info!(
+                stream = self.keys.stream,
+                "topic states were not saved: another node saves, or they are in doubt"
+            );
         }
         outcome.map(drop)
     }
@@ -246,6 +266,10 @@ impl Saver {
             });
             let (states, left) = taken.await.map_err(not_taken)?;
             rest = left;
+            // In doubt since it was last counted: left to others, as above.
+            if self.found.1 < ROUNDS_UNSAVED && states.iter().any(|state| state.known == Known::Incomplete) {
+                return Ok(false);
+            }
             let newest = states.iter().map(|state| state.offset).max().unwrap_or_default();
             self.vouch(link, newest).await?;
             if feed.topics.epoch(self.source) != *epoch || !self.write(link, &states, epoch).await? {
@@ -291,7 +315,7 @@ impl Saver {
         while left.peek().is_some() {
             let mut write = cmd("EVAL");
             write.arg(WRITE).arg(3).arg(&self.keys.snapshots).arg(&self.keys.saver).arg(&self.keys.epoch);
-            write.arg(self.node.as_str()).arg(epoch.as_str());
+            write.arg(self.node.as_str()).arg(epoch.as_str()).arg(self.lease_ms());
             let (mut count, mut bytes) = (0, 0);
             while count < CHUNK && bytes < CHUNK_BYTES {
                 let Some(state) = left.next() else { break };
@@ -335,15 +359,18 @@ impl Saver {
     }
 
     /// Takes states that may lack deltas here from what another node has saved.
-    async fn complete(&self, link: &mut Link, feed: &Feed) -> RedisResult<()> {
-        let names = feed.topics.incomplete_names(self.source, CHUNK);
+    async fn complete(&mut self, link: &mut Link, feed: &Feed) -> RedisResult<()> {
+        let reached = self.progress().offset;
+        let names = feed.topics.incomplete_names(self.source, self.skip, CHUNK);
+        // Those that cannot be made whole do not keep others from it.
+        self.skip = if names.len() < CHUNK { 0 } else { self.skip + CHUNK };
         let mut done = 0;
         for name in &names {
             let text: Option<String> =
                 cmd("HGET").arg(&self.keys.snapshots).arg(name.as_str()).query_async(link).await?;
             let saved = text.as_deref().and_then(|text| serde_json::from_str::<Saved<'_>>(text).ok());
             let saved = saved.and_then(|saved| saved.read(name.as_str())).filter(|saved| !saved.incomplete);
-            done += usize::from(saved.is_some_and(|saved| feed.complete(self.source, saved, self.bytes_max)));
+            done += usize::from(saved.is_some_and(|saved| feed.complete(self.source, saved, reached, self.bytes_max)));
         }
         if done > 0 {
             tracing::info!(
@@ -394,15 +421,16 @@ pub(super) async fn position(link: &mut Link, keys: &Keys) -> RedisResult<Option
 pub(super) async fn restore(
     link: &mut Link,
     keys: &Keys,
-    (source, newest): (SourceId, EntryId),
+    source: SourceId,
     (cursor, count): (u64, usize),
     bytes_max: usize,
     feed: &Feed,
 ) -> RedisResult<(usize, Vec<usize>, u64)> {
-    let newest = newest.ceiling();
     let mut restored = 0;
     let (next, pairs): (u64, Vec<(String, String)>) =
         cmd("HSCAN").arg(&keys.snapshots).arg(cursor).arg("COUNT").arg(count).query_async(link).await?;
+    // As of now: other nodes go on to save while this one loads.
+    let newest = Facts::of(link, keys).await?.newest.ceiling();
     let sizes = pairs.iter().map(|(topic, text)| topic.len() + text.len()).collect();
     for (topic, text) in pairs {
         let Ok(saved) = serde_json::from_str::<Saved<'_>>(&text) else { continue };

@@ -47,7 +47,9 @@ impl RedisSource {
     /// Takes in everything that Redis holds.
     pub(super) async fn load(&mut self, link: &mut Link, feed: &Feed, epoch: Epoch) -> RedisResult<()> {
         let mut loading = match self.loading.take().filter(|loading| loading.epoch == epoch) {
-            Some(loading) if self.joins_up(link, &loading).await? => {
+            Some(mut loading) if self.joins_up(link, &loading).await? => {
+                // Another Redis, or the same after a restart, counts otherwise where it was.
+                loading.cursor = loading.cursor.map(|_| 0);
                 tracing::info!(stream = self.keys.stream, entries = loading.entries, "the load goes on where it was");
                 loading
             }
@@ -66,6 +68,11 @@ impl RedisSource {
 
     /// Whether what was loaded so far is still what the stream holds.
     async fn joins_up(&self, link: &mut Link, loading: &Loading) -> RedisResult<bool> {
+        if loading.seen.is_none() {
+            let facts = Facts::of(link, &self.keys).await?;
+            let is_there = facts.first.is_none_or(|first| first <= loading.edge);
+            return Ok(facts.newest >= loading.newest && (is_there || facts.newest == loading.newest));
+        }
         let (last, seen) = (loading.last, loading.seen);
         let progress = Progress { last, seen, ..Progress::default() };
         let why = continuity::broken(link, &self.keys, &progress).await?;
@@ -144,10 +151,10 @@ impl RedisSource {
     async fn go_on(&mut self, link: &mut Link, feed: &Feed, loading: &mut Loading) -> RedisResult<()> {
         while let Some(cursor) = loading.cursor {
             let began = Instant::now();
-            let (whom, from) = ((self.id, loading.newest), (cursor, loading.appetite.count()));
+            let asked = loading.appetite.count();
             let (restored, sizes, next) =
-                saver::restore(link, &self.keys, whom, from, self.delta_bytes_max, feed).await?;
-            loading.appetite.fed(sizes, began.elapsed());
+                saver::restore(link, &self.keys, self.id, (cursor, asked), self.delta_bytes_max, feed).await?;
+            loading.appetite.fed(sizes, asked.min(1), began.elapsed());
             loading.restored += restored;
             self.status.note(format!("loading, {} saved states so far", loading.restored));
             loading.cursor = (next != 0).then_some(next);
@@ -173,9 +180,11 @@ impl RedisSource {
                     after = %loading.last,
                     "entries were trimmed before they were read: states are incomplete until they are published whole (kind=snapshot)"
                 );
-                feed.topics.doubt(self.id, self.reached);
+                let end = batch.first().map_or(loading.newest, |entry| entry.id);
+                let before = Offset::new(end.ceiling().get().saturating_sub(1)).unwrap_or_default();
+                feed.topics.doubt(self.id, before.max(self.reached));
             }
-            loading.appetite.fed(batch.iter().map(Entry::bytes), began.elapsed());
+            loading.appetite.fed(batch.iter().map(Entry::bytes), asked, began.elapsed());
             loading.entries += batch.len();
             if let Some(entry) = batch.last() {
                 (loading.last, loading.seen, loading.edge) = (entry.id, Some(entry.fingerprint()), entry.id);
@@ -204,11 +213,9 @@ impl RedisSource {
     }
 }
 
-/// How far ahead of this node's clock that of Redis is, by an answer to `TIME`, in ms.
-pub(super) fn ahead_ms(time: &Value) -> Option<i64> {
+/// An answer to `TIME`, in Unix ms.
+pub(super) fn time_ms(time: &Value) -> Option<u64> {
     let Value::Array(parts) = time else { return None };
     let number = |at: usize| super::super::entries::text(parts.get(at)?)?.parse::<u64>().ok();
-    let theirs = Duration::from_secs(number(0)?) + Duration::from_micros(number(1)?);
-    let theirs = i64::try_from(theirs.as_millis()).ok()?;
-    Some(theirs.saturating_sub(i64::try_from(unix_ms()).ok()?))
+    u64::try_from((Duration::from_secs(number(0)?) + Duration::from_micros(number(1)?)).as_millis()).ok()
 }
