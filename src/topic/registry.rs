@@ -399,6 +399,7 @@ impl Topics {
         if incoming.kind == Kind::HistoryRemoval {
             return self.remove_history(incoming.topic, incoming.offset, incoming.source);
         }
+        let (name, source) = (incoming.topic, incoming.source);
         let result = self.take_in(incoming);
         match &result {
             Ok(published) if published.new => {
@@ -407,9 +408,27 @@ impl Topics {
             Ok(_) => {
                 self.metrics.deltas_duplicate.inc();
             }
-            Err(error) => self.metrics.refused_delta(error.label()),
+            Err(error) => {
+                self.metrics.refused_delta(error.label());
+                if matches!(error, PublishError::TooManyTopics { .. } | PublishError::StateTotal { .. }) {
+                    self.miss(name, source);
+                }
+            }
         }
         result
+    }
+
+    /// A delta of another process's source was refused for want of room here: the topic's state lacks it.
+    fn miss(&self, name: &str, source: SourceId) {
+        if source == self.local() {
+            return;
+        }
+        if let Some(mut topic) = self.map.get_mut(name).filter(|topic| topic.known && topic.source == source) {
+            let silent = self.source(source).is_some_and(|s| s.loading.load(Ordering::Acquire));
+            self.doubt_one(&mut topic, silent);
+        } else if let Some(source) = self.source(source) {
+            source.complete.store(false, Ordering::Release);
+        }
     }
 
     fn take_in(&self, incoming: Incoming<'_>) -> Result<Published, PublishError> {
@@ -436,7 +455,7 @@ impl Topics {
             let is_known_over = is_over && !topic.incomplete;
             let was_in_doubt = is_over && topic.incomplete;
             if is_over {
-                topic.admits(kind, &payload)?;
+                topic.admits(kind, &payload, true)?;
                 self.end(topic, topic.offset, silent);
             }
             match (kind, topic.options.class) {
@@ -485,6 +504,9 @@ impl Topics {
                     self.outlet.delta(interest.shard, interest.slot, &delta);
                 }
             }
+            if !known && topic.incomplete && !silent {
+                self.tell_state(topic);
+            }
             self.evicted(topic.settle_delta(before));
             if let (Some(trace), Some(applied_us)) = (&delta.trace, applied_us) {
                 let encodings = topic.interest.iter().fold(0, |all, interest| all | interest.encodings).count_ones();
@@ -521,20 +543,24 @@ impl Topics {
         let floor = Floor::from(offset.map_or(Offset::ZERO, before));
         let epoch = self.epoch(source);
         if !topic.known {
-            topic.admits(kind, payload)?;
+            topic.admits(kind, payload, false)?;
             topic.reset(source, epoch, floor);
             return Ok(());
         }
         let is_patch = kind == Kind::Delta && topic.options.class == Class::Merge;
-        let is_older = offset.is_some_and(|offset| offset <= topic.offset);
+        // Of two with one offset the later partition's counts, whichever is read first.
+        let is_later = source.0 > topic.source.0;
+        let is_older = offset.is_some_and(|offset| offset < topic.offset || offset == topic.offset && !is_later);
         if kind != Kind::Move && (topic.is_moved || is_older) {
-            let is_missing = is_patch && !topic.is_moved && offset.is_none_or(|offset| offset > topic.base);
+            let is_missing = topic.options.class == Class::Merge
+                && !topic.is_moved
+                && offset.is_none_or(|offset| offset > topic.base);
             if is_missing {
                 self.doubt_one(topic, silent);
             }
             return Err(PublishError::WrongPartition);
         }
-        topic.admits(kind, payload)?;
+        topic.admits(kind, payload, false)?;
         // What was saved beside the other stream is not to come back.
         self.note_end(topic.source, &topic.name, topic.offset);
         match kind {
@@ -873,7 +899,7 @@ impl Topics {
                     }
                     return Ok(());
                 }
-                topic.admits(Kind::Snapshot, &payload).or_else(|error| match error {
+                topic.admits(Kind::Snapshot, &payload, true).or_else(|error| match error {
                     PublishError::StreamSnapshot => Ok(()),
                     error => Err(error),
                 })?;
@@ -891,6 +917,8 @@ impl Topics {
             topic.is_moved = is_moved;
             if topic.known {
                 topic.incomplete = in_doubt && topic.options.class.conflatable();
+                // What is in doubt here was saved as whole.
+                topic.unsaved |= topic.incomplete && !incomplete;
                 self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
             }
             Ok(())
@@ -903,6 +931,11 @@ impl Topics {
         let Some(state) = self.source(source) else { return };
         state.read_upto_ms.store(upto_ms, Ordering::Relaxed);
         state.ahead_ms.store(ahead_ms, Ordering::Relaxed);
+    }
+
+    /// Whether every topic that `source` has is known here.
+    pub fn is_complete(&self, source: SourceId) -> bool {
+        self.source(source).is_some_and(|source| source.complete.load(Ordering::Acquire))
     }
 
     /// How many topics of `source` have states that may lack deltas, as of the last sweep.

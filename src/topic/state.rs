@@ -289,7 +289,7 @@ impl Topic {
     pub(super) fn doubt(&mut self) -> bool {
         let is_new = self.known && !self.incomplete && self.options.class.conflatable();
         if is_new {
-            self.incomplete = true;
+            (self.incomplete, self.unsaved) = (true, true);
             self.snapshot = None;
             self.settle();
         }
@@ -338,14 +338,19 @@ impl Topic {
     }
 
     /// Whether a delta would be taken in; nothing changes.
-    pub(super) fn admits(&self, kind: Kind, payload: &Payload) -> Result<(), PublishError> {
+    /// With `fresh`, what it has now has ended.
+    pub(super) fn admits(&self, kind: Kind, payload: &Payload, fresh: bool) -> Result<(), PublishError> {
         let payload = payload.clone().for_form(self.options.payload)?;
         match (self.options.class, kind) {
             (Class::Stream, Kind::Snapshot) => Err(PublishError::StreamSnapshot),
             (Class::Merge, Kind::Delta | Kind::Snapshot | Kind::Move) => {
                 let members = merge::parse_object(payload.as_str())?;
                 let bytes = merge::members_bytes(&members);
-                let had = if kind == Kind::Delta { self.state.weight() } else { 0 };
+                let had = match &self.state {
+                    State::Merge { bytes, .. } if kind == Kind::Delta && !fresh => *bytes,
+                    State::Parked(text) if kind == Kind::Delta && !fresh => text.len(),
+                    _ => 0,
+                };
                 if had + bytes > STATE_BYTES_MAX {
                     return Err(PublishError::StateTooLarge { bytes: had + bytes });
                 }

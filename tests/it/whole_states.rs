@@ -389,3 +389,82 @@ async fn a_topic_lives_on_while_nodes_are_away_if_it_is_published() {
     let second = redis.server(options).await;
     assert_eq!(data(&second, "short:a"), json!({"first": 1, "n": n}));
 }
+
+/// What is in doubt stays so for nodes that start after the next save, and so does what may have existed in the hole alone.
+#[tokio::test]
+async fn a_save_after_a_hole_makes_nothing_whole() {
+    let redis = Redis::start();
+    let options = "snapshot_every = \"100ms\"";
+    let first = redis.server(options).await;
+    redis.add("merge:x", &json!({"a": 1}));
+    let last = redis.add("latest:y", &json!(1));
+    let position = || redis.command(&["GET", "{nexus:deltas}:position"]);
+    first.until("saved", |_| position() == last).await;
+    first.signal("STOP");
+    redis.add("merge:x", &json!({"b": 1}));
+    redis.add("latest:y", &json!(2));
+    redis.add("merge:z", &json!({"a": 1}));
+    redis.add("stream:f", &json!(1));
+    let last = redis.add("stream:f", &json!(2));
+    redis.command(&["XTRIM", STREAM, "MAXLEN", "1"]);
+    first.signal("CONT");
+    let in_doubt = |s: &Server, topic: &str| view(s, topic).is_some_and(|seen| seen["incomplete"] == true);
+    first.until("in doubt", |s| in_doubt(s, "merge:x") && in_doubt(s, "latest:y")).await;
+    first.until("saved again", |_| position() == last).await;
+    let second = redis.server(options).await;
+    for server in [&first, &second] {
+        assert!(in_doubt(server, "merge:x") && in_doubt(server, "latest:y"), "{:?}", view(server, "merge:x"));
+    }
+    let mut client = second.client().await;
+    client.subscribe(&["merge:z"]).await;
+    redis.add("merge:z", &json!({"b": 2}));
+    assert_eq!(client.next().await["type"], "delta");
+    let told = client.next().await;
+    assert_eq!((&told["type"], &told["incomplete"]), (&json!("snapshot"), &json!(true)), "{told}");
+    for server in [&first, &second] {
+        server.until("in doubt", |s| in_doubt(s, "merge:z")).await;
+    }
+}
+
+/// A stream was replaced by one that lacks the last entries, as after a failover: states that were saved with them do not count.
+#[tokio::test]
+async fn states_that_were_saved_with_entries_that_a_failover_lost_do_not_count() {
+    let redis = Redis::start();
+    let options = "snapshot_every = \"100ms\"";
+    let first = redis.server(options).await;
+    let ids: Vec<String> = (0..5).map(|n| redis.add("merge:a", &json!({format!("k{n}"): n}))).collect();
+    let position = || redis.command(&["GET", "{nexus:deltas}:position"]);
+    first.until("saved", |_| position() == ids[4]).await;
+    drop(first);
+    redis.command(&["DEL", STREAM]);
+    for (n, id) in ids.iter().enumerate().take(3) {
+        let data = json!({format!("k{n}"): n}).to_string();
+        redis.command(&["XADD", STREAM, id, "topic", "merge:a", "data", &data]);
+    }
+    let last = redis.add("merge:a", &json!({"n": 1}));
+    let expected = json!({"k0": 0, "k1": 1, "k2": 2, "n": 1});
+    for _ in 0..2 {
+        let server = redis.server(options).await;
+        assert_eq!(data(&server, "merge:a"), expected);
+        assert_eq!(view(&server, "merge:a").unwrap().get("incomplete"), None);
+        server.until("saved", |_| position() == last).await;
+    }
+}
+
+/// `null` is a value like any other, and what a node has no room for is missing in its state.
+#[tokio::test]
+async fn a_null_is_saved_and_what_finds_no_room_is_missed() {
+    let redis = Redis::start();
+    let first = redis.server("snapshot_every = \"100ms\"").await;
+    let last = redis.add("latest:n", &Value::Null);
+    first.until("saved", |_| redis.command(&["GET", "{nexus:deltas}:position"]) == last).await;
+    redis.command(&["XTRIM", STREAM, "MAXLEN", "0"]);
+    let second = redis.server("snapshot_every = \"0s\"\n[limits]\ntopics = 1\n").await;
+    assert_eq!(view(&second, "latest:n").unwrap()["data"], Value::Null);
+    redis.add("merge:a", &json!({"a": 1}));
+    second.until("refused", |s| s.metric("deltas_refused_total{reason=\"too_many_topics\"}") == 1.0).await;
+    add_kind(&redis, "latest:n", "delete", &Value::Null);
+    redis.add("merge:a", &json!({"b": 1}));
+    second.until("taken", |s| view(s, "merge:a").is_some()).await;
+    assert_eq!(view(&second, "merge:a").unwrap()["incomplete"], true);
+}

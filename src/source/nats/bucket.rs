@@ -79,11 +79,16 @@ struct Saved<'a> {
     /// Pieces of the data, where it does not fit here.
     #[serde(default)]
     parts: usize,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "raw", skip_serializing_if = "Option::is_none")]
     data: Option<&'a RawValue>,
     /// In place of it: bytes, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     b64data: Option<String>,
+}
+
+/// A value that is there, `null` too.
+fn raw<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(value).map(Some)
 }
 
 /// The bucket beside the stream.
@@ -246,7 +251,8 @@ impl Bucket {
         let found = self.value(&format!("state.{base}.{key}")).await?.filter(|(_, value)| !value.is_empty());
         let Some((_, value)) = found else { return Ok(false) };
         let saved = serde_json::from_slice::<Saved<'_>>(&value).map_err(trouble(topic))?;
-        let data = match (saved.data, saved.b64data) {
+        let data = saved.data.filter(|_| saved.parts == 0 && saved.b64data.is_none());
+        let data = match (data, saved.b64data) {
             (Some(data), _) => Bytes::copy_from_slice(data.get().as_bytes()),
             (None, Some(text)) => STANDARD.decode(text).map_err(trouble(topic))?.into(),
             (None, None) => {
@@ -371,7 +377,9 @@ impl Bucket {
                 continue;
             }
             let key = token(&saved.topic);
-            let data = match (saved.data, saved.b64data) {
+            // Nodes of before wrote `null` beside what is elsewhere.
+            let data = saved.data.filter(|_| saved.parts == 0 && saved.b64data.is_none());
+            let data = match (data, saved.b64data) {
                 (Some(data), _) => Some(Bytes::copy_from_slice(data.get().as_bytes())),
                 (None, Some(text)) => STANDARD.decode(text).ok().map(Bytes::from),
                 (None, None) => (0..saved.parts)

@@ -26,6 +26,8 @@ pub(super) struct Progress {
     pub(super) offset: Offset,
     /// Whether what the partition held has been read.
     pub(super) loaded: bool,
+    /// States that are saved are of another stream of this name.
+    pub(super) is_another: bool,
 }
 
 /// What Redis says of a stream.
@@ -111,6 +113,11 @@ impl Facts {
         }
     }
 
+    /// The same, where it is certain.
+    pub(super) fn is_surely_gone_after(&self, last: EntryId, count: Option<u64>) -> bool {
+        count.is_some() && self.counts.is_some() && self.is_gone_after(last, count)
+    }
+
     /// The same of entries between `last` and `batch`, which was read after it; these are facts from after that.
     fn is_gone_between(&self, last: EntryId, count: Option<u64>, batch: &[Entry]) -> bool {
         let Some(((added, gone), count)) = self.counts.zip(count) else { return !last.is_zero() };
@@ -142,13 +149,18 @@ pub(super) async fn broken(link: &mut Link, keys: &Keys, progress: &Progress) ->
     if first > last {
         return Ok(None);
     }
-    let reply: Value =
-        cmd("XRANGE").arg(&keys.stream).arg(last.to_string()).arg(last.to_string()).query_async(link).await?;
-    Ok(match entries(reply).first() {
-        Some(entry) if entry.fingerprint() == seen => None,
+    Ok(match fingerprint_of(link, keys, last).await? {
+        Some(found) if found == seen => None,
         Some(_) => Some(format!("{last} is another entry than the one that was read")),
         None => Some(format!("{last} was read from the stream, but is not in it")),
     })
+}
+
+/// The fingerprint of an entry, if it is in the stream.
+pub(super) async fn fingerprint_of(link: &mut Link, keys: &Keys, id: EntryId) -> RedisResult<Option<u64>> {
+    let reply: Value =
+        cmd("XRANGE").arg(&keys.stream).arg(id.to_string()).arg(id.to_string()).query_async(link).await?;
+    Ok(entries(reply).first().map(Entry::fingerprint))
 }
 
 /// Whether entries between the last that was taken in and `batch` are gone; `first` is the oldest that the stream held just

@@ -57,6 +57,9 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_LAST: Duration = Duration::from_secs(5);
 const BACKOFF_LAST_OF_SEVERAL: Duration = Duration::from_secs(1);
 
+/// Wait before a partition is loaded in another epoch.
+const EPOCH_WAIT: Duration = Duration::from_millis(20);
+
 /// Sets a new epoch if it still is the one that the caller knows; returns what it is then.
 const CHANGE_EPOCH: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) end \
                             return redis.call('GET', KEYS[1])";
@@ -189,7 +192,11 @@ impl RedisSource {
                 outcome = self.connected(&feed, &mut backoff) => outcome,
             };
             match outcome {
-                Ok(EpochChanged) => continue,
+                // Not at once: what changes all the time is not to be run after.
+                Ok(EpochChanged) => {
+                    tokio::time::sleep(EPOCH_WAIT).await;
+                    continue;
+                }
                 Err(error) => {
                     self.appetite.failed();
                     self.status.set_connected(false);
@@ -271,21 +278,31 @@ impl RedisSource {
 
     async fn change_epoch(&self, link: &mut Link, why: &str) -> RedisResult<()> {
         let known = self.epoch.as_ref().map_or("", Epoch::as_str);
-        let new: Option<String> = cmd("EVAL")
+        // Whatever comes of it, what is known here is loaded again.
+        self.set_progress(Progress::default());
+        let new: RedisResult<Option<String>> = cmd("EVAL")
             .arg(CHANGE_EPOCH)
             .arg(1)
             .arg(&self.keys.epoch)
             .arg(known)
             .arg(Epoch::random().as_str())
             .query_async(link)
-            .await?;
-        tracing::warn!(
-            stream = self.keys.stream,
-            why,
-            old = known,
-            new,
-            "offsets can no longer be compared: the epoch changes"
-        );
+            .await;
+        match new {
+            Ok(new) => {
+                tracing::warn!(
+                    stream = self.keys.stream,
+                    why,
+                    old = known,
+                    new,
+                    "offsets can no longer be compared: the epoch changes"
+                );
+            }
+            Err(error) if takes_no_writes(&error) => {
+                tracing::warn!(stream = self.keys.stream, why, %error, "Redis takes no writes: the epoch stays, and all is loaded again");
+            }
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 
@@ -323,6 +340,10 @@ impl RedisSource {
                     return Ok(EpochChanged);
                 }
                 let facts = Facts::of(link, &self.keys).await?;
+                if facts.is_surely_gone_after(before, self.progress().count) {
+                    self.change_epoch(link, "entries were trimmed before they were read").await?;
+                    return Ok(EpochChanged);
+                }
                 if facts.newest < before {
                     self.change_epoch(link, "the stream's IDs went backwards").await?;
                     return Ok(EpochChanged);
@@ -366,6 +387,7 @@ impl RedisSource {
                 seen: Some(seen),
                 offset: self.reached,
                 loaded: true,
+                is_another: self.progress().is_another,
             });
             let lag_ms = if is_behind { unix_ms().saturating_sub(last.ms) } else { 0 };
             self.status.read(count as u64, lag_ms);

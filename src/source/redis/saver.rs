@@ -52,6 +52,12 @@ redis.call('PEXPIRE', KEYS[2], ARGV[3])
 for i = 4, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 return 1";
 
+/// Removes all saved states, under the same conditions.
+const CLEAR: &str =
+    "if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('GET', KEYS[3]) ~= ARGV[2] then return 0 end
+redis.call('DEL', KEYS[1])
+return 1";
+
 /// The same for the position and the count that go with them.
 const FINISH: &str =
     "if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('GET', KEYS[3]) ~= ARGV[2] then return 0 end
@@ -79,17 +85,22 @@ struct Saved<'a> {
     /// Deltas of another partition are refused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     moved: bool,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default, deserialize_with = "raw", skip_serializing_if = "Option::is_none")]
     data: Option<&'a RawValue>,
     /// In place of it: bytes, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     b64data: Option<String>,
     /// In place of `data`: a state that may lack deltas.
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default, deserialize_with = "raw", skip_serializing_if = "Option::is_none")]
     partial: Option<&'a RawValue>,
     /// In place of `b64data`: the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     b64partial: Option<String>,
+}
+
+/// A value that is there, `null` too.
+fn raw<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(value).map(Some)
 }
 
 impl<'a> Saved<'a> {
@@ -196,7 +207,10 @@ impl Saver {
         if found.as_deref() != Some(epoch.as_str()) {
             return Ok(());
         }
-        let saved = position(&mut link, &self.keys).await?.map_or(EntryId::default(), |saved| saved.upto);
+        let newest = Facts::of(&mut link, &self.keys).await?.newest;
+        // A position past the newest entry is of a stream that is gone.
+        let saved = position(&mut link, &self.keys).await?.filter(|saved| saved.upto <= newest);
+        let saved = saved.map_or(EntryId::default(), |saved| saved.upto);
         // Where nothing came since, nobody has anything to save.
         let is_overdue = saved == self.found.0 && progress.last > saved;
         self.found = (saved, if is_overdue { self.found.1 + 1 } else { 0 });
@@ -258,6 +272,9 @@ impl Saver {
         progress: Progress,
     ) -> RedisResult<bool> {
         let (mut rest, mut saved) = (names.to_vec(), 0);
+        if progress.is_another && !self.clear(link, epoch).await? {
+            return Ok(false);
+        }
         loop {
             let (topics, source) = (feed.topics.clone(), self.source);
             let taken = tokio::task::spawn_blocking(move || {
@@ -282,7 +299,12 @@ impl Saver {
         }
         // What ended meanwhile is not to come back.
         self.remove_ended(link, feed).await?;
-        self.finish(link, epoch, progress, saved).await
+        let complete = feed.topics.is_complete(self.source);
+        let done = self.finish(link, epoch, (progress, complete), saved).await?;
+        if done && progress.is_another {
+            self.progress.lock().unwrap_or_else(PoisonError::into_inner).is_another = false;
+        }
+        Ok(done)
     }
 
     fn progress(&self) -> Progress {
@@ -332,10 +354,26 @@ impl Saver {
         Ok(true)
     }
 
+    /// Removes the states of another stream of this name. `false` as above.
+    async fn clear(&self, link: &mut Link, epoch: &Epoch) -> RedisResult<bool> {
+        let mut clear = cmd("EVAL");
+        clear.arg(CLEAR).arg(3).arg(&self.keys.snapshots).arg(&self.keys.saver).arg(&self.keys.epoch);
+        clear.arg(self.node.as_str()).arg(epoch.as_str()).query_async(link).await
+    }
+
     /// Says up to where states are saved. `false` as above.
-    async fn finish(&self, link: &mut Link, epoch: &Epoch, progress: Progress, states: usize) -> RedisResult<bool> {
+    async fn finish(
+        &self,
+        link: &mut Link,
+        epoch: &Epoch,
+        (progress, complete): (Progress, bool),
+        states: usize,
+    ) -> RedisResult<bool> {
         let last = progress.last.to_string();
-        let count = progress.count.map(|count| format!("{last} {count}")).unwrap_or_default();
+        let count = progress.count.map_or("-".to_owned(), |count| count.to_string());
+        let complete = if complete { "complete" } else { "partial" };
+        let seen = progress.seen.map_or("-".to_owned(), |seen| format!("{seen:x}"));
+        let count = format!("{last} {count} {complete} {seen}");
         let mut finish = cmd("EVAL");
         finish.arg(FINISH).arg(4).arg(&self.keys.position).arg(&self.keys.saver).arg(&self.keys.epoch);
         finish.arg(&self.keys.count).arg(self.node.as_str()).arg(epoch.as_str()).arg(&last).arg(count);
@@ -403,6 +441,10 @@ pub(super) struct SavedUpto {
     pub(super) upto: EntryId,
     /// How many entries the stream had been given up to there, where the server said.
     pub(super) count: Option<u64>,
+    /// Whether the node that saved knew every topic.
+    pub(super) complete: bool,
+    /// The fingerprint of that entry.
+    pub(super) seen: Option<u64>,
 }
 
 /// The entry up to which saved states are complete, if any were saved.
@@ -410,10 +452,15 @@ pub(super) async fn position(link: &mut Link, keys: &Keys) -> RedisResult<Option
     let (text, counted): (Option<String>, Option<String>) =
         pipe().cmd("GET").arg(&keys.position).cmd("GET").arg(&keys.count).query_async(link).await?;
     let Some(upto) = text.as_ref().and_then(|text| text.parse().ok()) else { return Ok(None) };
-    let counted = counted.as_deref().and_then(|counted| counted.split_once(' '));
-    // Of another position, it was left by a server that knows no count.
-    let count = counted.filter(|(of, _)| Some(*of) == text.as_deref()).and_then(|(_, count)| count.parse().ok());
-    Ok(Some(SavedUpto { upto, count }))
+    let mut words = counted.as_deref().unwrap_or_default().split(' ');
+    if words.next() != text.as_deref() {
+        // Of another position: it was saved by a node that knows no count.
+        return Ok(Some(SavedUpto { upto, count: None, complete: true, seen: None }));
+    }
+    let count = words.next().and_then(|count| count.parse().ok());
+    let complete = words.next() != Some("partial");
+    let seen = words.next().and_then(|seen| u64::from_str_radix(seen, 16).ok());
+    Ok(Some(SavedUpto { upto, count, complete, seen }))
 }
 
 /// Puts back saved states, some at a time, from `cursor` on. Those that are past the stream's newest entry hold deltas that a
@@ -451,6 +498,7 @@ mod tests {
     fn what_is_saved_is_read_again_and_what_older_nodes_saved_too() {
         for (text, data, at_ms, incomplete) in [
             (r#"{"offset":8192,"ts":5,"data":{"a":1.50}}"#, r#"{"a":1.50}"#, 1_704_067_200_001, false),
+            (r#"{"offset":8192,"data":null}"#, "null", 1_704_067_200_001, false),
             (r#"{"offset":8192,"b64data":"AAE="}"#, "\u{0}\u{1}", 1_704_067_200_001, false),
             (r#"{"offset":8192,"at":7,"partial":{"a":1}}"#, r#"{"a":1}"#, 7, true),
             (r#"{"offset":8192,"at":7,"b64partial":"AAE="}"#, "\u{0}\u{1}", 7, true),

@@ -10,7 +10,7 @@ use super::super::continuity::{self, Facts, Progress};
 use super::super::entries::{Entry, entries};
 use super::super::id::EntryId;
 use super::super::link::Link;
-use super::super::saver;
+use super::super::saver::{self, SavedUpto};
 use super::RedisSource;
 use crate::clock::unix_ms;
 use crate::position::{Epoch, Offset};
@@ -38,6 +38,8 @@ pub(super) struct Loading {
     last: EntryId,
     seen: Option<u64>,
     entries: usize,
+    /// States that are saved are of another stream of this name.
+    is_another: bool,
     /// The stream still had everything up to here that is not read, when it was last looked at.
     edge: EntryId,
     appetite: Appetite,
@@ -96,15 +98,29 @@ impl RedisSource {
             self.fail(&error.to_string());
         }
         let saved_at = saver::position(link, &self.keys).await?;
-        let saved = saved_at.filter(|saved| saved.upto <= newest);
+        let mut saved = saved_at.filter(|saved| saved.upto <= newest);
+        // After a failover that lost entries, what was saved may hold them.
+        if let Some(SavedUpto { upto, seen: Some(seen), .. }) = saved
+            && first.is_some_and(|first| first <= upto)
+            && continuity::fingerprint_of(link, &self.keys, upto).await? != Some(seen)
+        {
+            saved = None;
+        }
+        let is_another = saved_at.is_some() && saved.is_none();
+        if is_another {
+            tracing::warn!(
+                stream = self.keys.stream,
+                "the saved states are of another stream of this name: they do not count"
+            );
+        }
         // Far enough back for the history that recovery needs, and never after what was saved.
         let ttl_ms = u64::try_from(self.history_ttl.as_millis()).unwrap_or(u64::MAX);
         let recent = EntryId { ms: newest.ms.min(unix_ms()).saturating_sub(ttl_ms), seq: 0 };
         let start = saved.map_or(EntryId::default(), |saved| saved.upto.min(recent));
         // Whether every topic is known once what was saved and what the stream holds is read.
         let complete = match saved {
-            Some(saved) => !facts.is_gone_after(saved.upto, saved.count),
-            None => facts.is_untrimmed(),
+            Some(saved) => saved.complete && !facts.is_gone_after(saved.upto, saved.count),
+            None => facts.is_untrimmed() || newest.is_zero(),
         };
         if !complete {
             tracing::warn!(
@@ -123,12 +139,15 @@ impl RedisSource {
         }
         // What came before the first entry that is read here is not known here.
         let floor = match first {
-            Some(first) => Offset::new(first.max(start).ceiling().get().saturating_sub(1)).unwrap_or_default(),
+            // What lies up to there is in the stream, and not read.
+            Some(first) if start >= first => start.ceiling(),
+            // An entry without an offset is none.
+            Some(first) if first.offset().is_err() => first.ceiling(),
+            Some(first) => Offset::new(first.ceiling().get().saturating_sub(1)).unwrap_or_default(),
             None => newest.ceiling(),
         };
         // States that were saved of entries that are not there tell that there was another stream.
-        let is_same =
-            saved_at.is_none_or(|saved| first.is_some_and(|first| first <= saved.upto) && saved.upto <= newest);
+        let is_same = !is_another && saved.is_none_or(|saved| first.is_some_and(|first| first <= saved.upto));
         let reads_all = is_same && first.is_some_and(|first| start <= first);
         let is_whole = reads_all && facts.is_untrimmed() && !self.is_unwritten;
         let kept_after = if is_whole { Offset::ZERO } else { floor };
@@ -143,6 +162,7 @@ impl RedisSource {
             last: start,
             seen: None,
             entries: 0,
+            is_another,
             edge: first.unwrap_or(newest).max(start),
             appetite: Appetite::new(RESTORE_BATCH),
         })
@@ -205,7 +225,8 @@ impl RedisSource {
         let count = facts.count_upto(last);
         feed.topics.read_upto(self.id, last.ms, 0);
         feed.topics.loaded(self.id);
-        self.set_progress(Progress { last, count, seen: loading.seen, offset: self.reached, loaded: true });
+        let (seen, is_another) = (loading.seen, loading.is_another);
+        self.set_progress(Progress { last, count, seen, offset: self.reached, loaded: true, is_another });
         self.status.set_loaded(true);
         let (epoch, restored, entries) = (&loading.epoch, loading.restored, loading.entries);
         tracing::info!(stream = self.keys.stream, node = %link.place(), %epoch, restored, entries, "loaded");
