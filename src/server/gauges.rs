@@ -72,8 +72,8 @@ impl GaugeSource for Gauges {
             put("source_connected", "Whether the source can be read", label(), whole(connected));
             put("source_lag_seconds", "How far behind the source is read", label(), seconds(source.lag_ms()));
             if let Some(reach) = source.reach() {
-                let help = "How far back the source reaches, where it has let go of entries";
-                put("source_reach_seconds", help, label(), Reading::Real(reach.as_secs_f64()));
+                let reach = Reading::Real(reach.as_secs_f64());
+                put("source_reach_seconds", "How far back a source reaches that has let go of entries", label(), reach);
             }
             put("source_deltas", "Deltas read from the source", label(), Reading::Total(source.deltas()));
         }
@@ -91,8 +91,8 @@ impl Gauges {
             Vec::new(),
             whole(topics.history_bytes()),
         );
-        let help = "Topics whose states may lack deltas: they are told as incomplete until they are published whole";
-        put("topics_incomplete", help, Vec::new(), whole(topics.incomplete_in_all()));
+        let incomplete = whole(topics.incomplete_in_all());
+        put("topics_incomplete", "Topics whose states may lack deltas", Vec::new(), incomplete);
         put("state_bytes", "Memory of the topics' states, all together", Vec::new(), whole(topics.state_bytes()));
         for (name, fares) in topics.freshness() {
             let label = || vec![("namespace", name.clone())];
