@@ -40,7 +40,7 @@ pub static BACKLOGS: Account = Account::new();
 /// All of a ceiling, in the parts that a share is counted in.
 pub const WHOLE: u32 = 256;
 
-/// What is left of the ceilings on what can be let go of, while more is resident than the limit on memory allows for.
+/// The share of the ceilings that is in force while the process is close to its memory limit.
 static SHARE: AtomicU32 = AtomicU32::new(WHOLE);
 
 /// The share that is left, in 1/256.

@@ -21,7 +21,7 @@ type Digest = [u8; 32];
 #[derive(Default)]
 struct All {
     known: HashMap<Digest, Known>,
-    /// Those that were removed, or kept anew since, are still in it; it has [`VERIFIED_TOKENS_MAX`] at most.
+    /// Tokens that were removed or replaced since are still listed; it has [`VERIFIED_TOKENS_MAX`] at most.
     order: VecDeque<(Digest, u64)>,
     /// Tokens kept so far.
     count: u64,

@@ -331,7 +331,7 @@ pub struct Limits {
     /// them, 262,144 at most.
     pub unpublished_topics: usize,
     pub topics: usize,
-    /// Time after which a topic with neither subscribers nor deltas is kept in as little memory as it can be. Nobody sees a
+    /// Time after which a topic with neither subscribers nor deltas is kept in as little memory as it can be. Clients see no
     /// difference: `expire_after` of its namespace ends it.
     #[serde(with = "humantime_serde")]
     pub topic_idle: Duration,

@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::Deserialize as _;
+use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::unix_ms;
@@ -100,6 +102,11 @@ struct SavedState<'a> {
     is_moved: bool,
     /// The node that saved it knew that it may lack deltas.
     incomplete: bool,
+}
+
+/// A member of a saved state that is there, `null` too.
+fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(value).map(Some)
 }
 
 /// What is known of a source: for readiness, `/status` and `/metrics`.

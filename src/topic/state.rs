@@ -365,6 +365,18 @@ impl Topic {
         self.before = None;
     }
 
+    /// Makes these the whole state of a `merge` topic. Returns its bytes.
+    fn replace_members(&mut self, members: Members) -> Result<usize, PublishError> {
+        let (bytes, count) = (merge::members_bytes(&members), merge::count_members(&members));
+        if bytes > STATE_BYTES_MAX {
+            return Err(PublishError::StateTooLarge { bytes });
+        }
+        let whole = State::Merge { members, bytes, count };
+        self.may_grow(self.state.weight(), whole.weight())?;
+        self.state = whole;
+        Ok(bytes)
+    }
+
     /// What a delta does to the state, but for the value of a `latest` topic. Returns the state's bytes (`merge`).
     fn change(&mut self, kind: Kind, payload: &Payload) -> Result<usize, PublishError> {
         match (&self.state, kind) {
@@ -372,15 +384,7 @@ impl Topic {
             (State::Stream, _) | (_, Kind::HistoryRemoval | Kind::Deletion) => {}
             (State::Latest(_), _) => self.may_grow(self.state.weight(), value_weight(payload.bytes().len()))?,
             (State::Merge { .. } | State::Parked(_), Kind::Snapshot | Kind::Move) => {
-                let members = merge::parse_object(payload.as_str())?;
-                let (bytes, count) = (merge::members_bytes(&members), merge::count_members(&members));
-                if bytes > STATE_BYTES_MAX {
-                    return Err(PublishError::StateTooLarge { bytes });
-                }
-                let whole = State::Merge { members, bytes, count };
-                self.may_grow(self.state.weight(), whole.weight())?;
-                self.state = whole;
-                return Ok(bytes);
+                return self.replace_members(merge::parse_object(payload.as_str())?);
             }
             (State::Parked(_), Kind::Delta) => {
                 self.unpark()?;
@@ -522,13 +526,7 @@ impl Topic {
                         members = patch;
                     }
                 }
-                let (bytes, count) = (merge::members_bytes(&members), merge::count_members(&members));
-                if bytes > STATE_BYTES_MAX {
-                    return Err(PublishError::StateTooLarge { bytes });
-                }
-                let whole = State::Merge { members, bytes, count };
-                self.may_grow(self.state.weight(), whole.weight())?;
-                self.state = whole;
+                self.replace_members(members)?;
             }
         }
         if offset > self.offset {

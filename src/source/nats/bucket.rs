@@ -79,16 +79,11 @@ struct Saved<'a> {
     /// Pieces of the data, where it does not fit here.
     #[serde(default)]
     parts: usize,
-    #[serde(borrow, default, deserialize_with = "raw", skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default, deserialize_with = "crate::source::present", skip_serializing_if = "Option::is_none")]
     data: Option<&'a RawValue>,
     /// In place of it: bytes, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     b64data: Option<String>,
-}
-
-/// A value that is there, `null` too.
-fn raw<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(value).map(Some)
 }
 
 /// The bucket beside the stream.

@@ -13,7 +13,7 @@ use crate::position::{Epoch, Offset};
 use crate::source::Feed;
 use crate::topic::{Known, SourceId};
 
-/// Rounds in which nobody has saved, after which a node does whose states may lack deltas.
+/// Rounds without a save, after which a node does whose states may lack deltas.
 const ROUNDS_UNSAVED: u32 = 3;
 
 /// States that are taken from what another node saved, in one round.

@@ -37,7 +37,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// Time that a reader has to finish the batch that states were taken in the middle of.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// Rounds in which nobody has saved, after which a node does whose states may lack deltas.
+/// Rounds without a save, after which a node does whose states may lack deltas.
 const ROUNDS_UNSAVED: u32 = 3;
 
 /// Least time between two saves, however short the stream.
@@ -58,7 +58,7 @@ const CLEAR: &str =
 redis.call('DEL', KEYS[1])
 return 1";
 
-/// The same for the position and the count that go with them.
+/// Writes the position and the count that go with states, under the same conditions.
 const FINISH: &str =
     "if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('GET', KEYS[3]) ~= ARGV[2] then return 0 end
 redis.call('SET', KEYS[1], ARGV[3])
@@ -85,22 +85,17 @@ struct Saved<'a> {
     /// Deltas of another partition are refused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     moved: bool,
-    #[serde(borrow, default, deserialize_with = "raw", skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default, deserialize_with = "crate::source::present", skip_serializing_if = "Option::is_none")]
     data: Option<&'a RawValue>,
     /// In place of it: bytes, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     b64data: Option<String>,
     /// In place of `data`: a state that may lack deltas.
-    #[serde(borrow, default, deserialize_with = "raw", skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default, deserialize_with = "crate::source::present", skip_serializing_if = "Option::is_none")]
     partial: Option<&'a RawValue>,
     /// In place of `b64data`: the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     b64partial: Option<String>,
-}
-
-/// A value that is there, `null` too.
-fn raw<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(value).map(Some)
 }
 
 impl<'a> Saved<'a> {
@@ -201,15 +196,15 @@ impl Saver {
             return Ok(());
         }
         let mut link = self.masters.connect(&self.keys.stream).await?;
-        self.status.set_reach(Facts::of(&mut link, &self.keys).await?.reach());
+        let facts = Facts::of(&mut link, &self.keys).await?;
+        self.status.set_reach(facts.reach());
         let epoch = feed.topics.epoch(self.source);
         let found: Option<String> = cmd("GET").arg(&self.keys.epoch).query_async(&mut link).await?;
         if found.as_deref() != Some(epoch.as_str()) {
             return Ok(());
         }
-        let newest = Facts::of(&mut link, &self.keys).await?.newest;
         // A position past the newest entry is of a stream that is gone.
-        let saved = position(&mut link, &self.keys).await?.filter(|saved| saved.upto <= newest);
+        let saved = position(&mut link, &self.keys).await?.filter(|saved| saved.upto <= facts.newest);
         let saved = saved.map_or(EntryId::default(), |saved| saved.upto);
         // Where nothing came since, nobody has anything to save.
         let is_overdue = saved == self.found.0 && progress.last > saved;
