@@ -109,6 +109,11 @@ fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<&'de Raw
     <&RawValue>::deserialize(value).map(Some)
 }
 
+/// Whether JSON has white space around it: where it is a member of another text, that would be lost.
+fn has_outer_blanks(json: &[u8]) -> bool {
+    json.trim_ascii().len() != json.len()
+}
+
 /// What is known of a source: for readiness, `/status` and `/metrics`.
 #[derive(Debug)]
 pub struct SourceStatus {

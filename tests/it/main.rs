@@ -59,6 +59,7 @@ mod redis_faults;
 mod redis_groups;
 mod redis_ha;
 mod roamer;
+mod saved_states;
 mod scale_out;
 mod sdk;
 mod sdks;

@@ -25,7 +25,7 @@ use super::subjects::token;
 use super::{Trouble, trouble};
 use crate::config::{self, PayloadForm};
 use crate::position::{Epoch, Offset};
-use crate::source::{Feed, SavedState};
+use crate::source::{Feed, SavedState, has_outer_blanks};
 use crate::topic::{Known, Snapshot, SourceId};
 
 const EPOCH: &str = "epoch";
@@ -281,7 +281,8 @@ impl Bucket {
             data: None,
             b64data: None,
         };
-        if state.data.len() <= PART_BYTES && state.form == PayloadForm::Bytes {
+        let as_bytes = state.form == PayloadForm::Bytes || has_outer_blanks(&state.data);
+        if state.data.len() <= PART_BYTES && as_bytes {
             saved.b64data = Some(STANDARD.encode(&state.data));
         } else if state.data.len() <= PART_BYTES {
             saved.data = Some(serde_json::from_slice(&state.data).map_err(trouble(tried))?);

@@ -103,14 +103,23 @@ impl Facts {
     /// Whether entries are gone that were added after `last`, the `count`th. Where that cannot be counted, what begins after
     /// it is taken to have lost some.
     pub(super) fn is_gone_after(&self, last: EntryId, count: Option<u64>) -> bool {
-        if self.newest <= last || self.first.is_some_and(|first| first <= last) {
+        let counts = self.counts.zip(count);
+        if self.newest <= last {
+            // Deleted one by one before they were read, or another stream that has come as far.
+            return self.newest == last && counts.is_some_and(|((added, _), count)| added != count);
+        }
+        if self.first.is_some_and(|first| first <= last) {
             return false;
         }
-        match (self.counts, count) {
-            // With fewer than were read it is another stream of this name.
-            (Some((added, gone)), Some(count)) => gone > count || added < count,
-            _ => true,
-        }
+        // All that was read is gone, and nothing else may be; fewer are gone only from another stream of this name.
+        counts.is_none_or(|((_, gone), count)| gone != count)
+    }
+
+    /// Whether this is certainly another stream than the one whose `count`th entry was `last`: it begins after that, and has
+    /// not lost as many.
+    pub(super) fn is_another(&self, last: EntryId, count: Option<u64>) -> bool {
+        let begins_after = self.newest > last && self.first.is_none_or(|first| first > last);
+        begins_after && self.counts.zip(count).is_some_and(|((_, gone), count)| gone < count)
     }
 
     /// The same, where it is certain.
@@ -118,17 +127,13 @@ impl Facts {
         count.is_some() && self.counts.is_some() && self.is_gone_after(last, count)
     }
 
-    /// The same of entries between `last` and `batch`, which was read after it; these are facts from after that.
-    fn is_gone_between(&self, last: EntryId, count: Option<u64>, batch: &[Entry]) -> bool {
-        let Some(((added, gone), count)) = self.counts.zip(count) else { return !last.is_zero() };
-        let read = batch.len() as u64;
-        if added < count + read {
-            return true;
-        }
-        match self.first.filter(|first| batch.last().is_some_and(|entry| *first <= entry.id)) {
-            Some(first) => gone > count + batch.iter().filter(|entry| entry.id < first).count() as u64,
-            None => added.max(gone) > count + read,
-        }
+    /// The same of entries between `last` and `batch`, which was read after it; these are facts from after that. Where nothing
+    /// was read before, what cannot be counted may have lost some too.
+    fn is_gone_between(&self, count: Option<u64>, batch: &[Entry]) -> bool {
+        let Some(((_, gone), count)) = self.counts.zip(count) else { return true };
+        // Those of the batch that have gone since they were read.
+        let read = batch.iter().filter(|entry| self.first.is_none_or(|first| entry.id < first)).count() as u64;
+        gone != count + read
     }
 }
 
@@ -175,7 +180,7 @@ pub(super) async fn is_broken_before(
     if first.is_some_and(|first| first <= progress.last) {
         return Ok(false);
     }
-    Ok(Facts::of(link, keys).await?.is_gone_between(progress.last, progress.count, batch))
+    Ok(Facts::of(link, keys).await?.is_gone_between(progress.count, batch))
 }
 
 fn field<'a>(info: &'a [Value], name: &str) -> Option<&'a Value> {
@@ -223,7 +228,7 @@ mod tests {
         assert!(!facts(10, 10).is_gone_after(id(10), Some(10)), "all that is gone was read");
         let another = Facts { counts: Some((3, 0)), ..facts(10, 7) };
         assert!(another.is_gone_after(id(5), Some(5)), "another stream of the name");
-        assert!(another.is_gone_between(id(5), Some(5), &batch(8..=10)));
+        assert!(another.is_gone_between(Some(5), &batch(8..=10)));
     }
 
     /// (last read, first of the batch, gone afterwards, hole)
@@ -240,11 +245,28 @@ mod tests {
             (5, 6, 10, false),
             (5, 7, 10, true),
         ] {
-            let found = facts(10, gone).is_gone_between(id(last), Some(last), &batch(from..=10));
+            let found = facts(10, gone).is_gone_between(Some(last), &batch(from..=10));
             assert_eq!(found, hole, "{last} read, then from {from} on, {gone} gone since");
         }
         let uncounted = Facts { counts: None, ..facts(10, 5) };
-        assert!(uncounted.is_gone_between(id(5), Some(5), &batch(6..=10)), "in doubt, a hole");
-        assert!(!uncounted.is_gone_between(id(0), None, &batch(1..=10)), "nothing was read before");
+        assert!(uncounted.is_gone_between(Some(5), &batch(6..=10)), "in doubt, a hole");
+        assert!(uncounted.is_gone_between(None, &batch(1..=10)), "also where nothing was read before");
+        assert!(!facts(15, 10).is_gone_between(Some(5), &batch(6..=10)), "what came after the batch is still there");
+    }
+
+    /// Five entries were read; the stream was deleted, and others were added to one of the same name.
+    #[test]
+    fn another_stream_of_the_name_is_told_however_many_entries_it_has() {
+        for (added, gone) in [(1, 0), (5, 0), (6, 0), (2_000, 0), (8, 3), (8, 4)] {
+            let facts = Facts { newest: id(100 + added), first: Some(id(101 + gone)), counts: Some((added, gone)) };
+            assert!(
+                facts.is_gone_after(id(5), Some(5)) && facts.is_another(id(5), Some(5)),
+                "{added} added, {gone} gone"
+            );
+            assert!(facts.is_gone_between(Some(5), &batch(101 + gone..=100 + added)), "{added} added, {gone} gone");
+        }
+        assert!(!facts(10, 7).is_another(id(5), Some(5)), "it has lost more than was read");
+        let behind = Facts { newest: id(5), first: Some(id(5)), counts: Some((7, 6)) };
+        assert!(behind.is_gone_after(id(5), Some(5)), "two were deleted before they were read");
     }
 }

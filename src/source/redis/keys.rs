@@ -16,6 +16,10 @@ pub(super) struct Keys {
     pub(super) count: String,
     /// Held by the node that saves.
     pub(super) saver: String,
+    /// The highest offset at which a topic ended whose saved state was removed.
+    pub(super) ended: String,
+    /// The latest time, Unix ms, at which one ended for want of deltas.
+    pub(super) expired: String,
 }
 
 impl Keys {
@@ -31,6 +35,8 @@ impl Keys {
             position: format!("{base}:position"),
             count: format!("{base}:count"),
             saver: format!("{base}:saver"),
+            ended: format!("{base}:ended"),
+            expired: format!("{base}:expired"),
         }
     }
 }

@@ -357,7 +357,12 @@ impl RedisSource {
             };
             let progress = self.progress();
             if continuity::is_broken_before(link, &self.keys, &progress, &read.batch, read.first).await? {
-                self.change_epoch(link, "entries were trimmed before they were read").await?;
+                if progress.last.is_zero() {
+                    // Nothing was read from it yet: no offset is compared with another.
+                    self.set_progress(Progress::default());
+                } else {
+                    self.change_epoch(link, "entries were trimmed before they were read").await?;
+                }
                 return Ok(EpochChanged);
             }
             self.move_on(link, last).await;

@@ -25,7 +25,7 @@ use crate::config::PayloadForm;
 use crate::limits::SAVED_BYTES_AT_ONCE;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
-use crate::source::{Feed, SavedState, SourceStatus};
+use crate::source::{Feed, SavedState, SourceStatus, has_outer_blanks};
 use crate::topic::{Known, Snapshot, SourceId};
 
 /// States in one write or read.
@@ -40,22 +40,37 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// Rounds without a save, after which a node does whose states may lack deltas.
 const ROUNDS_UNSAVED: u32 = 3;
 
+/// Times that states are taken again in one save, because topics ended that this node had not read of.
+const WRITE_ATTEMPTS: u32 = 8;
+
 /// Least time between two saves, however short the stream.
 const EVERY_LEAST: Duration = Duration::from_secs(1);
 
-/// Writes states (`ARGV[4]` and on: name, text) if this node (`ARGV[1]`) still is the one that saves, in this epoch
-/// (`ARGV[2]`): a node that was held up for long must not write over what another saved meanwhile. It stays the one that saves
-/// for `ARGV[3]` ms more.
-const WRITE: &str =
-    "if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('GET', KEYS[3]) ~= ARGV[2] then return 0 end
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
-for i = 4, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+/// Makes this node (`ARGV[1]`) the one that saves, for `ARGV[2]` ms, if none is and the position is what it found (`ARGV[3]`):
+/// otherwise another has saved meanwhile what this one may not have read. Topics end at no offset past the newest (`ARGV[4]`).
+const TAKE: &str = "if (redis.call('GET', KEYS[2]) or '') ~= ARGV[3] then return 0 end
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+if not holder then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
+local ended = redis.call('GET', KEYS[3])
+if ended and tonumber(ended) > tonumber(ARGV[4]) then redis.call('DEL', KEYS[3]) end
 return 1";
 
-/// Removes all saved states, under the same conditions.
+/// Writes states (`ARGV[5]` and on: name, text) if this node (`ARGV[1]`) still is the one that saves, in this epoch
+/// (`ARGV[2]`), and had read (up to `ARGV[4]`) of every topic that ended and was removed: a node that was held up for long must
+/// not write over what another saved meanwhile, nor bring back what is gone. It stays the one that saves for `ARGV[3]` ms more.
+const WRITE: &str =
+    "if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('GET', KEYS[3]) ~= ARGV[2] then return 0 end
+local ended = redis.call('GET', KEYS[4])
+if ended and tonumber(ended) > tonumber(ARGV[4]) then return 2 end
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+for i = 5, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+return 1";
+
+/// Removes all saved states and what goes with them, under the first two conditions.
 const CLEAR: &str =
     "if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('GET', KEYS[3]) ~= ARGV[2] then return 0 end
-redis.call('DEL', KEYS[1])
+redis.call('DEL', KEYS[1], KEYS[4], KEYS[5], KEYS[6], KEYS[7])
 return 1";
 
 /// Writes the position and the count that go with states, under the same conditions.
@@ -65,12 +80,15 @@ redis.call('SET', KEYS[1], ARGV[3])
 redis.call('SET', KEYS[4], ARGV[4])
 return 1";
 
-/// Removes saved states (`ARGV`: name, offset) that are not of a later offset.
-const REMOVE: &str = "for i = 1, #ARGV, 2 do
+/// Removes saved states (`ARGV`: name, offset) that are not of a later offset, and notes the highest of these offsets.
+const REMOVE: &str = "local highest = redis.call('GET', KEYS[2]) or '0'
+for i = 1, #ARGV, 2 do
   local text = redis.call('HGET', KEYS[1], ARGV[i])
   local offset = text and string.match(text, '^{\"offset\":(%d+)')
   if offset and tonumber(offset) <= tonumber(ARGV[i + 1]) then redis.call('HDEL', KEYS[1], ARGV[i]) end
+  if tonumber(ARGV[i + 1]) > tonumber(highest) then highest = ARGV[i + 1] end
 end
+redis.call('SET', KEYS[2], highest)
 return 1";
 
 #[derive(Serialize, Deserialize)]
@@ -105,12 +123,13 @@ impl<'a> Saved<'a> {
         let mut saved = Self { offset, ts, at, moved, data: None, b64data: None, partial: None, b64partial: None };
         let whole = state.known == Known::Whole;
         match state.form {
-            PayloadForm::Bytes if whole => saved.b64data = Some(STANDARD.encode(&state.data)),
-            PayloadForm::Bytes => saved.b64partial = Some(STANDARD.encode(&state.data)),
-            PayloadForm::Json => {
+            // White space around JSON would not come back.
+            PayloadForm::Json if !has_outer_blanks(&state.data) => {
                 let data = Some(serde_json::from_slice(&state.data).ok()?);
                 *(if whole { &mut saved.data } else { &mut saved.partial }) = data;
             }
+            _ if whole => saved.b64data = Some(STANDARD.encode(&state.data)),
+            _ => saved.b64partial = Some(STANDARD.encode(&state.data)),
         }
         Some(saved)
     }
@@ -203,6 +222,7 @@ impl Saver {
         if found.as_deref() != Some(epoch.as_str()) {
             return Ok(());
         }
+        let position_found: Option<String> = cmd("GET").arg(&self.keys.position).query_async(&mut link).await?;
         // A position past the newest entry is of a stream that is gone.
         let saved = position(&mut link, &self.keys).await?.filter(|saved| saved.upto <= facts.newest);
         let saved = saved.map_or(EntryId::default(), |saved| saved.upto);
@@ -221,19 +241,12 @@ impl Saver {
         if progress.last < saved {
             return Ok(());
         }
-        let taken: Option<String> = cmd("SET")
-            .arg(&self.keys.saver)
-            .arg(self.node.as_str())
-            .arg("NX")
-            .arg("PX")
-            .arg(self.lease_ms())
-            .query_async(&mut link)
-            .await?;
-        if taken.is_none() {
-            let holder: Option<String> = cmd("GET").arg(&self.keys.saver).query_async(&mut link).await?;
-            if holder.as_deref() != Some(self.node.as_str()) {
-                return Ok(());
-            }
+        let mut take = cmd("EVAL");
+        take.arg(TAKE).arg(3).arg(&self.keys.saver).arg(&self.keys.position).arg(&self.keys.ended);
+        take.arg(self.node.as_str()).arg(self.lease_ms());
+        take.arg(position_found.unwrap_or_default()).arg(facts.newest.ceiling().get());
+        if !take.query_async::<bool>(&mut link).await? {
+            return Ok(());
         }
         self.save(&mut link, feed, &epoch, progress).await
     }
@@ -266,28 +279,43 @@ impl Saver {
         epoch: &Epoch,
         progress: Progress,
     ) -> RedisResult<bool> {
-        let (mut rest, mut saved) = (names.to_vec(), 0);
+        let (mut rest, mut saved, mut attempts) = (names.to_vec(), 0, WRITE_ATTEMPTS);
         if progress.is_another && !self.clear(link, epoch).await? {
             return Ok(false);
         }
         loop {
+            // Of all that ended and was removed elsewhere this node has to know before it takes states.
+            let ended: Option<u64> = cmd("GET").arg(&self.keys.ended).query_async(link).await?;
+            self.vouch(link, ended.and_then(Offset::new).unwrap_or_default()).await?;
+            let read = self.progress().offset;
             let (topics, source) = (feed.topics.clone(), self.source);
             let taken = tokio::task::spawn_blocking(move || {
                 let (states, looked) = topics.take_unsaved(source, &rest, SAVED_BYTES_AT_ONCE);
-                (states, rest.split_off(looked))
+                let left = rest.split_off(looked);
+                (states, rest, left)
             });
-            let (states, left) = taken.await.map_err(not_taken)?;
-            rest = left;
+            let (states, looked_at, left) = taken.await.map_err(not_taken)?;
             // In doubt since it was last counted: left to others, as above.
             if self.found.1 < ROUNDS_UNSAVED && states.iter().any(|state| state.known == Known::Incomplete) {
                 return Ok(false);
             }
             let newest = states.iter().map(|state| state.offset).max().unwrap_or_default();
             self.vouch(link, newest).await?;
-            if feed.topics.epoch(self.source) != *epoch || !self.write(link, &states, epoch).await? {
+            if feed.topics.epoch(self.source) != *epoch {
                 return Ok(false);
             }
-            saved += states.len();
+            match self.write(link, &states, epoch, read).await? {
+                Written::Done => {}
+                // Another node has removed what ended meanwhile: they are taken again.
+                Written::Outdated if attempts > 0 => {
+                    attempts -= 1;
+                    feed.topics.mark_unsaved(looked_at.iter());
+                    rest = [looked_at, left].concat();
+                    continue;
+                }
+                Written::Outdated | Written::Refused => return Ok(false),
+            }
+            (rest, saved) = (left, saved + states.len());
             if rest.is_empty() {
                 break;
             }
@@ -326,13 +354,20 @@ impl Saver {
         }
     }
 
-    /// `false` if another node saves by now, or the epoch is another.
-    async fn write(&self, link: &mut Link, states: &[Arc<Snapshot>], epoch: &Epoch) -> RedisResult<bool> {
+    /// Writes states that were taken when everything up to `read` had been taken in.
+    async fn write(
+        &self,
+        link: &mut Link,
+        states: &[Arc<Snapshot>],
+        epoch: &Epoch,
+        read: Offset,
+    ) -> RedisResult<Written> {
         let mut left = states.iter().peekable();
         while left.peek().is_some() {
             let mut write = cmd("EVAL");
-            write.arg(WRITE).arg(3).arg(&self.keys.snapshots).arg(&self.keys.saver).arg(&self.keys.epoch);
-            write.arg(self.node.as_str()).arg(epoch.as_str()).arg(self.lease_ms());
+            write.arg(WRITE).arg(4).arg(&self.keys.snapshots).arg(&self.keys.saver).arg(&self.keys.epoch);
+            write.arg(&self.keys.ended);
+            write.arg(self.node.as_str()).arg(epoch.as_str()).arg(self.lease_ms()).arg(read.get());
             let (mut count, mut bytes) = (0, 0);
             while count < CHUNK && bytes < CHUNK_BYTES {
                 let Some(state) = left.next() else { break };
@@ -342,17 +377,22 @@ impl Saver {
                 (count, bytes) = (count + 1, bytes + text.len());
                 write.arg(state.topic.as_str()).arg(text);
             }
-            if count > 0 && !write.query_async::<bool>(link).await? {
-                return Ok(false);
+            if count > 0 {
+                match write.query_async::<u8>(link).await? {
+                    1 => {}
+                    2 => return Ok(Written::Outdated),
+                    _ => return Ok(Written::Refused),
+                }
             }
         }
-        Ok(true)
+        Ok(Written::Done)
     }
 
     /// Removes the states of another stream of this name. `false` as above.
     async fn clear(&self, link: &mut Link, epoch: &Epoch) -> RedisResult<bool> {
         let mut clear = cmd("EVAL");
-        clear.arg(CLEAR).arg(3).arg(&self.keys.snapshots).arg(&self.keys.saver).arg(&self.keys.epoch);
+        clear.arg(CLEAR).arg(7).arg(&self.keys.snapshots).arg(&self.keys.saver).arg(&self.keys.epoch);
+        clear.arg(&self.keys.position).arg(&self.keys.count).arg(&self.keys.ended).arg(&self.keys.expired);
         clear.arg(self.node.as_str()).arg(epoch.as_str()).query_async(link).await
     }
 
@@ -416,6 +456,16 @@ impl Saver {
     }
 }
 
+/// What became of states that were to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Written {
+    Done,
+    /// A topic ended, and was removed, that had not been read to be when they were taken.
+    Outdated,
+    /// Another node saves by now, or the epoch is another.
+    Refused,
+}
+
 fn not_taken(_: tokio::task::JoinError) -> RedisError {
     RedisError::from((ErrorKind::Client, "the states could not be taken"))
 }
@@ -423,7 +473,7 @@ fn not_taken(_: tokio::task::JoinError) -> RedisError {
 /// Removes saved states that are not of later offsets than these.
 async fn remove(link: &mut Link, keys: &Keys, ended: &[(TopicName, Offset)]) -> RedisResult<()> {
     let mut remove = cmd("EVAL");
-    remove.arg(REMOVE).arg(1).arg(&keys.snapshots);
+    remove.arg(REMOVE).arg(2).arg(&keys.snapshots).arg(&keys.ended);
     for (name, offset) in ended {
         remove.arg(name.as_str()).arg(offset.get());
     }
@@ -492,6 +542,7 @@ mod tests {
     #[test]
     fn what_is_saved_is_read_again_and_what_older_nodes_saved_too() {
         for (text, data, at_ms, incomplete) in [
+            (r#"{"offset":8192,"b64data":"IDEg"}"#, " 1 ", 1_704_067_200_001, false),
             (r#"{"offset":8192,"ts":5,"data":{"a":1.50}}"#, r#"{"a":1.50}"#, 1_704_067_200_001, false),
             (r#"{"offset":8192,"data":null}"#, "null", 1_704_067_200_001, false),
             (r#"{"offset":8192,"b64data":"AAE="}"#, "\u{0}\u{1}", 1_704_067_200_001, false),

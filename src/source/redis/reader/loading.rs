@@ -106,6 +106,9 @@ impl RedisSource {
         {
             saved = None;
         }
+        if saved.is_some_and(|saved| facts.is_another(saved.upto, saved.count)) {
+            saved = None;
+        }
         let is_another = saved_at.is_some() && saved.is_none();
         if is_another {
             tracing::warn!(
