@@ -365,6 +365,7 @@ pub struct Metrics {
     pub tls_certificate_ends: Gauge,
     pub source_errors: Family<SourceLabel, Counter>,
     pub source_skipped: Family<SourceLabel, Counter>,
+    pub source_missed: Family<SourceLabel, Counter>,
     pub epoch_changes: Family<SourceLabel, Counter>,
     pub client_publishes: Counter,
     pub replies_refused: Counter,
@@ -644,6 +645,11 @@ impl Metrics {
             "source_skipped",
             "Entries of a source that could not be read as deltas",
             self.source_skipped.clone(),
+        );
+        r.register(
+            "source_missed",
+            "Times that entries of a source were gone before this node had read them; it loaded again",
+            self.source_missed.clone(),
         );
         r.register(
             "epoch_changes",

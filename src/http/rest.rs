@@ -16,7 +16,7 @@ use crate::auth::{Denied, Identity, may_have};
 use crate::config::PayloadForm;
 use crate::metrics::{AGE_BUCKETS_MS, Stat};
 use crate::name::TopicName;
-use crate::protocol::{Known, base64_json};
+use crate::protocol::base64_json;
 use crate::wire::close::CloseReason;
 
 /// `GET /metrics`: as OpenMetrics for clients that ask for it, as Prometheus does.
@@ -165,7 +165,7 @@ pub(super) async fn topic(state: Shared, extensions: Extensions, headers: Header
     if let Err((status, reason)) = may_read(&state, reader.as_ref(), &name) {
         return if status == StatusCode::UNAUTHORIZED { authorization::no_token() } else { failure(status, reason) };
     }
-    let Some(view) = state.topics.view(name.as_str()) else {
+    let Some(view) = state.topics.view(&name) else {
         return failure(StatusCode::NOT_FOUND, format!("nothing was published on {name} yet"));
     };
     let snapshot = &view.snapshot;
@@ -175,7 +175,7 @@ pub(super) async fn topic(state: Shared, extensions: Extensions, headers: Header
         .get(header::IF_NONE_MATCH)
         .and_then(|v| v.to_str().ok())
         .is_some_and(|v| v.split(',').map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag));
-    let incomplete = snapshot.known == Known::Incomplete;
+    let incomplete = snapshot.known.may_lack();
     let mut caching = HeaderMap::new();
     // What may be incomplete differs from node to node: no tag names it.
     match HeaderValue::from_str(&etag) {

@@ -432,7 +432,11 @@ impl World {
                 }
                 for (topic, followed) in &peer.followed {
                     // Nothing is known of a topic whose past does not count and that nobody has published on since.
-                    let Some(snapshot) = self.topics.view(topic).map(|view| view.snapshot) else { continue };
+                    let Some(snapshot) =
+                        TopicName::new(topic).ok().and_then(|name| self.topics.view(&name)).map(|view| view.snapshot)
+                    else {
+                        continue;
+                    };
                     let state: Value = serde_json::from_slice(&snapshot.data).unwrap();
                     let (at, same) = (snapshot.offset.get(), topic.starts_with("stream") || followed.state == state);
                     if followed.offset != at || !same {

@@ -53,10 +53,24 @@ pub struct SnapshotDelivery<'a> {
 pub enum Known {
     /// Nothing was published, or the topic has ended.
     Nothing,
+    /// There may be a state, and nothing of it is known here.
+    Unknown,
     /// Deltas that changed it may be missing here: it may lack members, or have old values.
     Incomplete,
     /// It is what the deltas up to its offset made.
     Whole,
+}
+
+impl Known {
+    /// Whether there may be more to the state than what is known of it.
+    pub fn may_lack(self) -> bool {
+        matches!(self, Self::Unknown | Self::Incomplete)
+    }
+
+    /// Whether there is a state.
+    pub fn is_some(self) -> bool {
+        matches!(self, Self::Incomplete | Self::Whole)
+    }
 }
 
 /// How bytes look in JSON: as text in base64, in quotes.
@@ -166,7 +180,7 @@ impl Encoding {
         if snapshot.form == PayloadForm::Json || self.is_binary() {
             return self.encode_snapshot(snapshot);
         }
-        if snapshot.known == Known::Nothing {
+        if !snapshot.known.is_some() {
             return self.encode_snapshot(&SnapshotDelivery { data: b"null", form: PayloadForm::Json, ..*snapshot });
         }
         self.encode_snapshot(&SnapshotDelivery { data: &base64_json(snapshot.data), ..*snapshot })

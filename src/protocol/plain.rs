@@ -9,8 +9,8 @@ use serde::Deserialize;
 
 use super::members::Members;
 use super::{
-    BadCommand, Command, CommandId, Delivery, Known, Notice, Op, Refusal, Refused, SessionWishes, SnapshotDelivery,
-    Standing, SubscribeItem, SubscribeTerms, lists,
+    BadCommand, Command, CommandId, Delivery, Notice, Op, Refusal, Refused, SessionWishes, SnapshotDelivery, Standing,
+    SubscribeItem, SubscribeTerms, lists,
 };
 use crate::form::PayloadForm;
 use crate::limits::FLUSH_INTERVAL_MAX;
@@ -246,7 +246,7 @@ pub(super) fn snapshot(s: &SnapshotDelivery<'_>) -> Bytes {
         put_delivery_head(out, s.topic, "snapshot");
         let _ = write!(out, ",\"offset\":{},\"epoch\":", s.offset);
         put_str(out, s.epoch.as_str());
-        if s.known == Known::Incomplete {
+        if s.known.may_lack() {
             out.extend_from_slice(b",\"incomplete\":true");
         }
         put_delivery_tail(out, s.ts, s.form, s.data);
@@ -384,6 +384,7 @@ mod tests {
     use super::*;
     use crate::limits::{REASON_BYTES_MAX, REFUSED_NAME_BYTES_MAX};
     use crate::position::{Epoch, Offset, Position};
+    use crate::protocol::Known;
     use proptest::prelude::*;
 
     fn payload(frame: &Bytes) -> &[u8] {

@@ -23,6 +23,8 @@ use crate::clock::unix_ms;
 use crate::hub::Hub;
 use crate::limits::STATE_BYTES_MAX;
 use crate::position::Offset;
+#[cfg(test)]
+use crate::random;
 use crate::topic::{Incoming, Kind, Payload, PublishError, Published, SourceId, Topics};
 
 /// Time between two looks at whether there is room for another delta.
@@ -37,18 +39,30 @@ pub trait Source: Send {
     fn run(self: Box<Self>, feed: Feed, stop: CancellationToken) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
+/// What takes deltas on from topics.
+pub trait Room: Send + Sync {
+    /// Whether it can take more now.
+    fn has_room(&self) -> bool;
+}
+
+impl Room for Hub {
+    fn has_room(&self) -> bool {
+        Self::has_room(self)
+    }
+}
+
 /// Where sources hand deltas in. Cheap to clone.
 #[derive(Clone)]
 pub struct Feed {
     /// All topics.
     pub topics: Arc<Topics>,
-    hub: Arc<Hub>,
+    room: Arc<dyn Room>,
 }
 
 impl Feed {
-    /// Into these topics, no faster than this hub can take.
-    pub fn new(topics: Arc<Topics>, hub: Arc<Hub>) -> Self {
-        Self { topics, hub }
+    /// Into these topics, no faster than there is room.
+    pub fn new(topics: Arc<Topics>, room: Arc<dyn Room>) -> Self {
+        Self { topics, room }
     }
 
     /// Hands one delta in, waiting while the shards are behind, or history cannot go because shards still hold it.
@@ -56,7 +70,7 @@ impl Feed {
     /// # Errors
     /// Why it was refused.
     pub async fn publish(&self, incoming: Incoming<'_>) -> Result<Published, PublishError> {
-        while !self.hub.has_room() || !self.topics.fits() {
+        while !self.room.has_room() || !self.topics.fits() {
             tokio::time::sleep(ROOM_LOOK_EVERY).await;
         }
         self.topics.publish(incoming)
@@ -89,6 +103,15 @@ impl Feed {
     fn saved_payload(&self, topic: &str, data: Bytes, bytes_max: usize) -> Option<Payload> {
         Payload::read(data, bytes_max.max(STATE_BYTES_MAX), self.topics.payload_form(topic)).ok()
     }
+}
+
+/// Does work that takes long on a thread that nothing else waits for.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    #[cfg(test)]
+    if random::simulated::is_set() {
+        return Some(work());
+    }
+    tokio::task::spawn_blocking(work).await.ok()
 }
 
 /// A state as it was saved.

@@ -657,6 +657,7 @@ impl Topics {
         answer: impl FnOnce(Attachment),
     ) -> Result<(), PublishError> {
         self.subscribed_to(name, maker, |topic| {
+            topic.may_exist(self.may_have_more(topic.source) && !is_own(name));
             topic.add_interest(shard, slot, encoding);
             answer(topic.attach(encoding, since, history, self.config.limits.recovery_bytes()));
         })
@@ -716,15 +717,23 @@ impl Topics {
     /// The topic's state, handed to `answer` in order with its deltas. An unknown topic has `null` for a state.
     pub fn snapshot_for(&self, name: &TopicName, answer: impl FnOnce(Arc<Snapshot>)) {
         match self.map.get_mut(name.as_str()) {
-            Some(mut topic) => answer(topic.snapshot()),
-            None => {
-                let source = self.home(name.as_str());
-                let (options, epoch) = (self.default.clone(), self.epoch(source));
-                let account = Account::new(self.sums.clone());
-                let mut topic = Topic::new(name.clone(), options, source, epoch, Floor::default(), 0, account);
+            Some(mut topic) => {
+                let may_exist = self.may_have_more(topic.source) && !is_own(name);
+                topic.may_exist(may_exist);
                 answer(topic.snapshot());
             }
+            None => answer(self.unknown(name)),
         }
+    }
+
+    /// The state of a topic that is not there: `null`, and whether that may be otherwise.
+    fn unknown(&self, name: &TopicName) -> Arc<Snapshot> {
+        let source = self.home(name.as_str());
+        let (options, epoch) = (self.default.clone(), self.epoch(source));
+        let account = Account::new(self.sums.clone());
+        let mut topic = Topic::new(name.clone(), options, source, epoch, Floor::default(), 0, account);
+        topic.may_exist(self.may_have_more(source) && !is_own(name));
+        topic.snapshot()
     }
 
     /// The next deltas after `after`, handed to `answer` in order with those that are published; `None` if some of them
@@ -763,10 +772,17 @@ impl Topics {
         wanted.map(|topic| (topic.name.clone(), topic.interest.iter().map(|i| (i.shard, i.slot)).collect())).collect()
     }
 
-    /// The topic as REST shows it; `None` where nothing was ever published.
-    pub fn view(&self, name: &str) -> Option<TopicView> {
-        let mut topic = self.map.get_mut(name).filter(|topic| topic.known)?;
-        Some(TopicView { snapshot: topic.snapshot(), active_ms: topic.active_ms, stale: topic.stale })
+    /// The topic as REST shows it; `None` where nothing was ever published. Where that cannot be known, there is a state of
+    /// which nothing is known.
+    pub fn view(&self, name: &TopicName) -> Option<TopicView> {
+        if let Some(mut topic) = self.map.get_mut(name.as_str()).filter(|topic| topic.known) {
+            return Some(TopicView { snapshot: topic.snapshot(), active_ms: topic.active_ms, stale: topic.stale });
+        }
+        if !self.config.knows_namespace(name.namespace()) {
+            return None;
+        }
+        let snapshot = self.unknown(name);
+        snapshot.known.may_lack().then_some(TopicView { snapshot, active_ms: 0, stale: false })
     }
 
     /// The first `max` names of a section that are in a range, in order: those of topics that were published in their
@@ -938,6 +954,12 @@ impl Topics {
         self.source(source).is_some_and(|source| source.complete.load(Ordering::Acquire))
     }
 
+    /// Whether `source` may have topics that are not known here, or not yet.
+    fn may_have_more(&self, source: SourceId) -> bool {
+        let loading = self.source(source).is_some_and(|source| source.loading.load(Ordering::Acquire));
+        loading || !self.is_complete(source)
+    }
+
     /// How many topics of `source` have states that may lack deltas, as of the last sweep.
     pub fn incomplete(&self, source: SourceId) -> usize {
         self.source(source).map_or(0, |source| source.incomplete.load(Ordering::Relaxed))
@@ -1017,7 +1039,9 @@ impl Topics {
     pub fn loaded(&self, source: SourceId) {
         let Some(state) = self.source(source) else { return };
         state.loading.store(false, Ordering::Release);
+        let complete = state.complete.load(Ordering::Acquire);
         for mut topic in self.map.iter_mut().filter(|topic| topic.source == source && !topic.interest.is_empty()) {
+            topic.may_exist(!complete);
             topic.break_chain();
             let snapshot = topic.snapshot();
             self.each_interest(topic.value(), |shard, slot| self.outlet.reset(shard, slot, &snapshot));
@@ -1049,6 +1073,9 @@ impl Topics {
             let topic = self.map.get_mut(name.as_str());
             let Some(mut topic) = topic.filter(|topic| topic.source == source && topic.unsaved) else { continue };
             topic.unsaved = false;
+            if !topic.known {
+                continue;
+            }
             let state = topic.snapshot_once();
             bytes += state.weight();
             states.push(state);

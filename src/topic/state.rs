@@ -115,7 +115,8 @@ pub(super) struct Topic {
     pub(super) offset: Offset,
     /// Whether it is published: a delta has come in this epoch, and the topic has not ended since.
     pub(super) known: bool,
-    /// Whether deltas that changed the state may be missing in it.
+    /// Whether deltas that changed the state may be missing in it; of a topic that is not published here, whether it may be
+    /// all the same.
     pub(super) incomplete: bool,
     /// Whether what comes from another source is refused: see [`Kind::Move`].
     pub(super) is_moved: bool,
@@ -294,6 +295,15 @@ impl Topic {
             self.settle();
         }
         is_new
+    }
+
+    /// Says of a topic that is not published here whether it may be all the same.
+    pub(super) fn may_exist(&mut self, incomplete: bool) {
+        if !self.known && self.incomplete != incomplete {
+            self.incomplete = incomplete;
+            self.snapshot = None;
+            self.settle();
+        }
     }
 
     /// What is kept up to `after` does not join up with what comes.
@@ -599,7 +609,8 @@ impl Topic {
             }
         };
         let known = match (self.known, self.incomplete) {
-            (false, _) => Known::Nothing,
+            (false, false) => Known::Nothing,
+            (false, true) => Known::Unknown,
             (true, true) => Known::Incomplete,
             (true, false) => Known::Whole,
         };
@@ -633,11 +644,13 @@ impl Topic {
         if let Some((after, frames)) = comparable.and_then(|p| Some((p.offset, self.missed(encoding, p.offset)?))) {
             return self.attachment(true, Replay { after, frames, ..Replay::nothing(self.offset) });
         }
-        if !self.known && since.is_none() {
+        if !self.known && !self.incomplete && since.is_none() {
             return self.attachment(false, Replay::nothing(self.offset));
         }
         let (after, frames) = (Offset::ZERO, vec![self.snapshot().frame(encoding)]);
-        self.attachment(since.is_some(), Replay { after, frames, ..Replay::nothing(self.offset) })
+        // Of what may lack deltas it cannot be said that nothing is missing.
+        let recovered = since.is_some() && !self.incomplete;
+        self.attachment(recovered, Replay { after, frames, ..Replay::nothing(self.offset) })
     }
 
     fn attachment(&self, recovered: bool, missed: Replay) -> Attachment {

@@ -11,7 +11,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("form", &[]),
     ("name", &["limits"]),
-    ("position", &["limits"]),
+    ("random", &[]),
+    ("position", &["limits", "random"]),
     ("rate", &[]),
     ("spelling", &[]),
     ("systemd", &[]),
@@ -40,7 +41,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("source", &["clock", "config", "hub", "limits", "metrics", "name", "position", "topic"]),
+    ("source", &["clock", "config", "hub", "limits", "metrics", "name", "position", "random", "topic"]),
     ("cluster", &["clock", "config", "hub", "metrics", "name", "protocol", "source", "topic"]),
     (
         "backend",

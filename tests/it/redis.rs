@@ -146,30 +146,73 @@ async fn saved_states_survive_trimming() {
 }
 
 /// A node that could not read for so long that entries were trimmed says so: new epoch, snapshots.
+/// One node misses entries: it loads again by itself. Another, which has read them all, is none the worse, and both come to the
+/// same once there is a snapshot.
 #[tokio::test]
-async fn entries_trimmed_before_they_were_read_change_the_epoch() {
+async fn a_node_that_misses_entries_loads_again_by_itself() {
     let redis = Redis::start();
-    let server = redis.server("").await;
-    let mut client = server.client().await;
+    let (slow, healthy) = (redis.server("").await, redis.server("").await);
+    let (mut client, mut watcher) = (slow.client().await, healthy.client().await);
     redis.add("merge:a", &json!({"a": 1}));
-    let mut follower = Follower::default();
+    for name in ["quiet:x", "merge:quiet"] {
+        redis.add(name, &json!({"q": 1}));
+    }
+    for server in [&slow, &healthy] {
+        server.until("read", |s| s.get("/api/topics/merge:quiet").0 == 200).await;
+    }
     let reply = client.subscribe(&["merge:a"]).await;
     let epoch = reply["topics"]["merge:a"]["epoch"].as_str().unwrap().to_owned();
-    if follower.offset == 0 {
-        follower.take(&client.next().await);
-    }
-    server.signal("STOP");
+    assert_eq!(client.next().await["data"], json!({"a": 1}));
+    watcher.subscribe(&["merge:a"]).await;
+    let mut followed = Follower::default();
+    followed.take(&watcher.next().await);
+    slow.signal("STOP");
     for n in 0..100 {
         redis.add("merge:a", &json!({(format!("k{n}")): n}));
     }
-    redis.command(&["XTRIM", "nexus:deltas", "MAXLEN", "40"]);
-    server.signal("CONT");
-    while follower.epoch == epoch || follower.state.get("k99").is_none() {
-        follower.take(&client.next().await);
+    while followed.state.get("k99").is_none() {
+        followed.take(&watcher.next().await);
     }
-    assert_ne!(follower.epoch, epoch);
-    assert_eq!(follower.state["k99"], 99);
-    assert!(server.metric("epoch_changes_total{source=\"redis nexus:deltas\"}") >= 1.0);
+    redis.command(&["XTRIM", "nexus:deltas", "MAXLEN", "40"]);
+    slow.signal("CONT");
+    let told = loop {
+        let told = client.next().await;
+        if told["type"] == "snapshot" && told["data"].get("k99").is_some() {
+            break told;
+        }
+    };
+    assert_eq!((&told["epoch"], &told["incomplete"]), (&json!(epoch), &json!(true)), "{told}");
+    assert_eq!(slow.metric("source_missed_total{source=\"redis nexus:deltas\"}"), 1.0);
+    for server in [&slow, &healthy] {
+        assert_eq!(server.metric("epoch_changes_total{source=\"redis nexus:deltas\"}"), 0.0);
+    }
+    // What the slow node does not know, it does not say is not there.
+    let (status, quiet) = slow.get("/api/topics/merge:quiet");
+    let quiet: Value = serde_json::from_str(&quiet).unwrap();
+    assert_eq!((status, &quiet["data"], &quiet["incomplete"]), (200, &Value::Null, &json!(true)));
+    assert_eq!(client.subscribe(&["merge:quiet"]).await["topics"]["merge:quiet"]["recovered"], false);
+    let told = client.next().await;
+    assert_eq!(
+        (&told["topic"], &told["data"], &told["incomplete"]),
+        (&json!("merge:quiet"), &Value::Null, &json!(true))
+    );
+    // The healthy node has all that it had.
+    assert_eq!(
+        serde_json::from_str::<Value>(&healthy.get("/api/topics/merge:quiet").1).unwrap()["data"],
+        json!({"q": 1})
+    );
+    let at = followed.offset;
+    redis.command(&["XADD", "nexus:deltas", "*", "topic", "merge:a", "kind", "snapshot", "data", "{\"z\":1}"]);
+    while followed.offset == at {
+        let told = watcher.next().await;
+        assert_eq!(told.get("incomplete"), None, "{told}");
+        followed.take(&told);
+    }
+    slow.until("whole again", |s| {
+        let [one, other] = [s, &healthy].map(|s| s.get("/api/topics/merge:a").1);
+        one == other && !one.contains("incomplete")
+    })
+    .await;
 }
 
 #[tokio::test]

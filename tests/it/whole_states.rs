@@ -417,6 +417,8 @@ async fn a_save_after_a_hole_makes_nothing_whole() {
     }
     let mut client = second.client().await;
     client.subscribe(&["merge:z"]).await;
+    let told = client.next().await;
+    assert_eq!((&told["data"], &told["incomplete"]), (&Value::Null, &json!(true)), "{told}");
     redis.add("merge:z", &json!({"b": 2}));
     assert_eq!(client.next().await["type"], "delta");
     let told = client.next().await;

@@ -15,8 +15,7 @@ use super::messages::{
 use crate::form::PayloadForm;
 use crate::name::TopicName;
 use crate::protocol::{
-    CommandId, Connected, Delivery, Known, MemberInfo, MembershipChange, Notice, Op, Refusal, SnapshotDelivery,
-    Subscribed,
+    CommandId, Connected, Delivery, MemberInfo, MembershipChange, Notice, Op, Refusal, SnapshotDelivery, Subscribed,
 };
 use crate::wire::frame::{self, Opcode};
 
@@ -208,7 +207,7 @@ const BASE64: (&str, &str) = ("encoding", "base64");
 const INCOMPLETE: (&str, &str) = ("incomplete", "true");
 
 pub(in crate::protocol) fn snapshot(format: Format, form: Form<'_>, s: &SnapshotDelivery<'_>) -> Bytes {
-    let tags = match (is_base64(format, s.form), s.known == Known::Incomplete) {
+    let tags = match (is_base64(format, s.form), s.known.may_lack()) {
         (false, false) => &[SNAPSHOT][..],
         (true, false) => &[SNAPSHOT, BASE64],
         (false, true) => &[SNAPSHOT, INCOMPLETE],

@@ -196,7 +196,7 @@ impl Bucket {
         for chunk in states.chunks(CHUNK) {
             let mut writes = Vec::with_capacity(chunk.len());
             // What ended since it was taken is to be removed, not saved.
-            for state in chunk.iter().filter(|state| state.known != Known::Nothing) {
+            for state in chunk.iter().filter(|state| state.known.is_some()) {
                 writes.push(self.save_one(base, state));
             }
             try_join_all(writes).await.map_err(trouble(&tried))?;

@@ -14,7 +14,6 @@ use std::time::Duration;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{self, RetentionPolicy, Stream};
-use rand::RngExt as _;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -30,6 +29,7 @@ use crate::clock::unix_ms;
 use crate::config::{self, Config};
 use crate::metrics::{Metrics, SourceLabel};
 use crate::position::{Epoch, Offset};
+use crate::random;
 use crate::source::{Feed, Source, SourceStatus};
 use crate::topic::{Incoming, SourceId};
 
@@ -130,6 +130,8 @@ impl NatsSource {
     }
 
     async fn run(mut self, feed: Feed, stop: CancellationToken) {
+        // Until it is loaded, nothing is known of what it has.
+        feed.topics.doubt(self.id, Offset::ZERO);
         if !self.config.snapshot_every.is_zero() {
             feed.topics.remember_ended(self.id);
         }
@@ -161,7 +163,7 @@ impl NatsSource {
             self.status.note(format!("{error}"));
             self.metrics.source_errors.get_or_create(&self.label()).inc();
             tracing::warn!(stream = self.config.stream, %error, wait_ms = backoff.as_millis(), "NATS cannot be read, trying again");
-            let jitter = backoff.mul_f64(rand::rng().random::<f64>());
+            let jitter = backoff.mul_f64(random::fraction());
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(backoff + jitter) => {}

@@ -11,7 +11,7 @@ use crate::limits::SAVED_BYTES_AT_ONCE;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
 use crate::source::Feed;
-use crate::topic::{Known, SourceId};
+use crate::topic::SourceId;
 
 /// Rounds without a save, after which a node does whose states may lack deltas.
 const ROUNDS_UNSAVED: u32 = 3;
@@ -136,7 +136,7 @@ impl Saver {
         while let Some(rest) = taken.names.get(at..).filter(|rest| !rest.is_empty()) {
             let (states, looked) = self.feed.topics.take_unsaved(self.source, rest, SAVED_BYTES_AT_ONCE);
             // In doubt since it was last counted: left to others, as above.
-            if found.1 < ROUNDS_UNSAVED && states.iter().any(|state| state.known == Known::Incomplete) {
+            if found.1 < ROUNDS_UNSAVED && states.iter().any(|state| state.known.may_lack()) {
                 return Ok(());
             }
             self.bucket.save_states(&self.base, &states).await?;

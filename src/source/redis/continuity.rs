@@ -115,14 +115,15 @@ impl Facts {
         counts.is_none_or(|((_, gone), count)| gone != count)
     }
 
-    /// Whether this is certainly another stream than the one whose `count`th entry was `last`: it begins after that, and has
-    /// not lost as many.
+    /// Whether this is certainly another stream than the one whose `count`th entry was `last`: it has been given fewer, or it
+    /// begins after that and has not lost as many.
     pub(super) fn is_another(&self, last: EntryId, count: Option<u64>) -> bool {
         let begins_after = self.newest > last && self.first.is_none_or(|first| first > last);
-        begins_after && self.counts.zip(count).is_some_and(|((_, gone), count)| gone < count)
+        let counts = self.counts.zip(count);
+        counts.is_some_and(|((added, gone), count)| added < count || begins_after && gone < count)
     }
 
-    /// The same, where it is certain.
+    /// Whether entries are gone that were added after `last`, where that is certain.
     pub(super) fn is_surely_gone_after(&self, last: EntryId, count: Option<u64>) -> bool {
         count.is_some() && self.counts.is_some() && self.is_gone_after(last, count)
     }
@@ -137,18 +138,44 @@ impl Facts {
     }
 }
 
-/// Why what this node knows does not join up with what the stream holds, if it does not.
-pub(super) async fn broken(link: &mut Link, keys: &Keys, progress: &Progress) -> RedisResult<Option<String>> {
+/// How what a node has read does not join up with what the stream holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Break {
+    /// Entries went before this node had read them; what it has read is in the stream's past.
+    Missed(String),
+    /// What it has read may be in no other node's state, and never will be.
+    Rewritten(String),
+}
+
+impl Break {
+    fn another(last: EntryId) -> Self {
+        Self::Rewritten(format!("the stream has been given fewer entries than were read from it up to {last}"))
+    }
+
+    /// The reason, for logs.
+    pub(super) fn why(&self) -> &str {
+        match self {
+            Self::Missed(why) | Self::Rewritten(why) => why,
+        }
+    }
+}
+
+/// Whether what this node knows does not join up with what the stream holds.
+pub(super) async fn broken(link: &mut Link, keys: &Keys, progress: &Progress) -> RedisResult<Option<Break>> {
     let last = progress.last;
     if last.is_zero() {
         return Ok(None);
     }
     let facts = Facts::of(link, keys).await?;
     if facts.newest < last {
-        return Ok(Some(format!("the stream's last ID is {}, but {last} was read from it", facts.newest)));
+        let why = format!("the stream's last ID is {}, but {last} was read from it", facts.newest);
+        return Ok(Some(Break::Rewritten(why)));
+    }
+    if facts.is_another(last, progress.count) {
+        return Ok(Some(Break::another(last)));
     }
     if facts.is_gone_after(last, progress.count) {
-        return Ok(Some(format!("entries after {last} were trimmed before they were read")));
+        return Ok(Some(Break::Missed(format!("entries after {last} were trimmed before they were read"))));
     }
     let (Some(seen), Some(first)) = (progress.seen, facts.first) else { return Ok(None) };
     if first > last {
@@ -156,8 +183,8 @@ pub(super) async fn broken(link: &mut Link, keys: &Keys, progress: &Progress) ->
     }
     Ok(match fingerprint_of(link, keys, last).await? {
         Some(found) if found == seen => None,
-        Some(_) => Some(format!("{last} is another entry than the one that was read")),
-        None => Some(format!("{last} was read from the stream, but is not in it")),
+        Some(_) => Some(Break::Rewritten(format!("{last} is another entry than the one that was read"))),
+        None => Some(Break::Rewritten(format!("{last} was read from the stream, but is not in it"))),
     })
 }
 
@@ -168,19 +195,27 @@ pub(super) async fn fingerprint_of(link: &mut Link, keys: &Keys, id: EntryId) ->
     Ok(entries(reply).first().map(Entry::fingerprint))
 }
 
-/// Whether entries between the last that was taken in and `batch` are gone; `first` is the oldest that the stream held just
+/// How entries between the last that was taken in and `batch` are gone, if they are; `first` is the oldest that the stream held just
 /// after `batch` was read.
-pub(super) async fn is_broken_before(
+pub(super) async fn broken_before(
     link: &mut Link,
     keys: &Keys,
     progress: &Progress,
     batch: &[Entry],
     first: Option<EntryId>,
-) -> RedisResult<bool> {
-    if first.is_some_and(|first| first <= progress.last) {
-        return Ok(false);
+) -> RedisResult<Option<Break>> {
+    let last = progress.last;
+    if first.is_some_and(|first| first <= last) {
+        return Ok(None);
     }
-    Ok(Facts::of(link, keys).await?.is_gone_between(progress.count, batch))
+    let facts = Facts::of(link, keys).await?;
+    if !facts.is_gone_between(progress.count, batch) {
+        return Ok(None);
+    }
+    Ok(Some(match facts.is_another(last, progress.count) {
+        true => Break::another(last),
+        false => Break::Missed(format!("entries after {last} were trimmed before they were read")),
+    }))
 }
 
 fn field<'a>(info: &'a [Value], name: &str) -> Option<&'a Value> {

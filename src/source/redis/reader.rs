@@ -1,9 +1,12 @@
 //! Reads one partition: what it holds at the start, then what comes, across failures.
 //!
 //! The epoch of a partition is a key beside the stream, so that all nodes agree on it. It changes when offsets from
-//! before can no longer be compared: the key is gone (a wiped database), what was read last is not in the stream any more
-//! (a failover that lost writes), or entries were trimmed before this node had read them. Whoever notices sets a new one;
-//! the others see it within a second. Then the partition's topics are loaded anew and subscribers get snapshots.
+//! before can no longer be compared: the key is gone (a wiped database), or what was read last is not in the stream any more
+//! (a failover that lost writes). Whoever notices sets a new one; the others see it within a second. Then the partition's
+//! topics are loaded anew and subscribers get snapshots.
+//!
+//! A node that finds that entries were trimmed before it had read them loads anew by itself, in the same epoch: its offsets
+//! are as good as before, and nodes that have read all are none the worse.
 
 mod loading;
 
@@ -12,17 +15,17 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::redis::{FromRedisValue as _, RedisResult, Value, cmd, pipe};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use rand::RngExt as _;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::appetite::{Appetite, READ_BYTES};
-use super::continuity::{self, Facts, Progress};
-use super::entries::{Entry, EntryDelta, decode_entry, streams};
+use super::continuity::{self, Break, Facts, Progress};
+use super::entries::{Entry, EntryDelta, decode_entry, streams, text};
 use super::id::EntryId;
 use super::keys::Keys;
 use super::link::Link;
@@ -32,6 +35,7 @@ use crate::clock::unix_ms;
 use crate::config::{self, Config};
 use crate::metrics::{Metrics, SourceLabel};
 use crate::position::{Epoch, Offset};
+use crate::random;
 use crate::source::{Feed, Source, SourceStatus};
 use crate::topic::{Incoming, SourceId};
 use loading::{Loading, time_ms};
@@ -91,6 +95,18 @@ fn takes_no_writes(error: &::redis::RedisError) -> bool {
     matches!(error.code(), Some("OOM" | "MISCONF" | "NOREPLICAS" | "READONLY" | "NOPERM"))
 }
 
+/// Which run of Redis this is: another after each start. `None` where it does not say.
+async fn run_of(link: &mut Link) -> RedisResult<Option<String>> {
+    match cmd("INFO").arg("server").query_async::<Value>(link).await {
+        Ok(info) => {
+            let lines = text(&info).unwrap_or_default().lines();
+            Ok(lines.filter_map(|line| line.strip_prefix("run_id:")).map(str::to_owned).next())
+        }
+        Err(error) if error.is_io_error() || error.is_timeout() => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
 /// The reader of one partition.
 pub struct RedisSource {
     masters: Masters,
@@ -105,6 +121,8 @@ pub struct RedisSource {
     /// Highest offset that was given.
     reached: Offset,
     epoch: Option<Epoch>,
+    /// The run of Redis that was read from last, where it says so.
+    run: Option<String>,
     /// Whether there is no key for the epoch, because Redis takes no writes.
     is_unwritten: bool,
     /// Whether Redis says what time it is.
@@ -120,8 +138,8 @@ pub struct RedisSource {
     moved_on: u64,
 }
 
-/// The epoch is another now: what is known must be loaded again.
-struct EpochChanged;
+/// What is known must be loaded again: the epoch is another now, or entries were missed.
+struct LoadAgain;
 
 /// How many entries were asked for, and what was answered.
 type Answer = (usize, Vec<Value>);
@@ -162,6 +180,7 @@ impl RedisSource {
             progress: Arc::default(),
             reached: Offset::ZERO,
             epoch: None,
+            run: None,
             is_unwritten: false,
             has_time: false,
             ahead_ms: 0,
@@ -177,6 +196,8 @@ impl RedisSource {
     }
 
     async fn run(mut self, feed: Feed, stop: CancellationToken) {
+        // Until it is loaded, nothing is known of what it has.
+        feed.topics.doubt(self.id, Offset::ZERO);
         let every = self.config.snapshot_every;
         if !every.is_zero() {
             feed.topics.remember_ended(self.id);
@@ -193,7 +214,7 @@ impl RedisSource {
             };
             match outcome {
                 // Not at once: what changes all the time is not to be run after.
-                Ok(EpochChanged) => {
+                Ok(LoadAgain) => {
                     tokio::time::sleep(EPOCH_WAIT).await;
                     continue;
                 }
@@ -205,7 +226,7 @@ impl RedisSource {
                     tracing::warn!(stream = self.keys.stream, %error, wait_ms = backoff.as_millis(), "Redis cannot be read, trying again");
                 }
             }
-            let jitter = backoff.mul_f64(rand::rng().random::<f64>());
+            let jitter = backoff.mul_f64(random::fraction());
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(backoff + jitter) => {}
@@ -215,21 +236,27 @@ impl RedisSource {
     }
 
     /// One connection's life.
-    async fn connected(&mut self, feed: &Feed, backoff: &mut Duration) -> RedisResult<EpochChanged> {
+    async fn connected(&mut self, feed: &Feed, backoff: &mut Duration) -> RedisResult<LoadAgain> {
         let mut link = self.masters.connect(&self.keys.stream).await?;
         // Users may not be let to ask for it, and proxies may not know it.
         self.has_time = cmd("TIME").query_async::<Value>(&mut link).await.is_ok();
+        let run = run_of(&mut link).await?;
         let epoch = self.agree_on_epoch(&mut link).await?;
         let progress = self.progress();
         if self.epoch.as_ref() == Some(&epoch) && progress.loaded {
-            if let Some(why) = continuity::broken(&mut link, &self.keys, &progress).await? {
-                self.change_epoch(&mut link, &why).await?;
-                return Ok(EpochChanged);
+            if let Some(found) = continuity::broken(&mut link, &self.keys, &progress).await? {
+                // Where Redis was started anew or another took over, it may have lost what was read last: that cannot be
+                // told from what is trimmed.
+                let is_same_run = run.is_some() && run == self.run;
+                let found = if is_same_run { found } else { Break::Rewritten(found.why().to_owned()) };
+                self.run = run;
+                return self.load_again(&mut link, found).await;
             }
             tracing::info!(stream = self.keys.stream, node = %link.place(), after = %progress.last, "Redis is back, reading on");
         } else {
             self.load(&mut link, feed, epoch).await?;
         }
+        self.run = run;
         self.status.set_connected(true);
         self.status.note("");
         *backoff = BACKOFF_FIRST;
@@ -276,6 +303,23 @@ impl RedisSource {
         }
     }
 
+    /// What was read does not join up with what the stream holds.
+    async fn load_again(&self, link: &mut Link, found: Break) -> RedisResult<LoadAgain> {
+        match found {
+            Break::Rewritten(why) => self.change_epoch(link, &why).await?,
+            Break::Missed(why) => {
+                self.set_progress(Progress::default());
+                self.metrics.source_missed.get_or_create(&self.label()).inc();
+                tracing::warn!(
+                    stream = self.keys.stream,
+                    why,
+                    "this node has missed entries and loads again: let the stream keep more (MAXLEN)"
+                );
+            }
+        }
+        Ok(LoadAgain)
+    }
+
     async fn change_epoch(&self, link: &mut Link, why: &str) -> RedisResult<()> {
         let known = self.epoch.as_ref().map_or("", Epoch::as_str);
         // Whatever comes of it, what is known here is loaded again.
@@ -308,7 +352,7 @@ impl RedisSource {
 
     /// Reads on until something breaks or the epoch changes. While what was read is taken in, the next read is under way,
     /// so that Redis and this node work at the same time.
-    async fn follow(&mut self, link: &mut Link, feed: &Feed) -> RedisResult<EpochChanged> {
+    async fn follow(&mut self, link: &mut Link, feed: &Feed) -> RedisResult<LoadAgain> {
         let masters = self.masters.clone();
         let moved = masters.moved(link.place().clone());
         tokio::pin!(moved);
@@ -330,23 +374,23 @@ impl RedisSource {
                     found = read.epoch,
                     "another epoch: the database was wiped, or another node changed it"
                 );
-                return Ok(EpochChanged);
+                return Ok(LoadAgain);
             }
             let count = read.batch.len();
             let Some((last, seen)) = read.batch.last().map(|entry| (entry.id, entry.fingerprint())) else {
                 self.status.read(0, 0);
                 self.note_time(feed, read.time_ms, before, waited);
                 if self.is_unwritten && Some(self.agree_on_epoch(link).await?) != self.epoch {
-                    return Ok(EpochChanged);
+                    return Ok(LoadAgain);
                 }
                 let facts = Facts::of(link, &self.keys).await?;
-                if facts.is_surely_gone_after(before, self.progress().count) {
-                    self.change_epoch(link, "entries were trimmed before they were read").await?;
-                    return Ok(EpochChanged);
+                if facts.newest < before || facts.is_another(before, self.progress().count) {
+                    let why = "the stream's IDs went backwards, or it has been given fewer entries than were read";
+                    return self.load_again(link, Break::Rewritten(why.into())).await;
                 }
-                if facts.newest < before {
-                    self.change_epoch(link, "the stream's IDs went backwards").await?;
-                    return Ok(EpochChanged);
+                if facts.is_surely_gone_after(before, self.progress().count) {
+                    let why = format!("entries after {before} were trimmed before they were read");
+                    return self.load_again(link, Break::Missed(why)).await;
                 }
                 let mut progress = self.progress();
                 progress.count = progress.count.or(facts.count_upto(before));
@@ -356,14 +400,9 @@ impl RedisSource {
                 continue;
             };
             let progress = self.progress();
-            if continuity::is_broken_before(link, &self.keys, &progress, &read.batch, read.first).await? {
-                if progress.last.is_zero() {
-                    // Nothing was read from it yet: no offset is compared with another.
-                    self.set_progress(Progress::default());
-                } else {
-                    self.change_epoch(link, "entries were trimmed before they were read").await?;
-                }
-                return Ok(EpochChanged);
+            let found = continuity::broken_before(link, &self.keys, &progress, &read.batch, read.first).await?;
+            if let Some(found) = found {
+                return self.load_again(link, found).await;
             }
             self.move_on(link, last).await;
             before = last;

@@ -25,7 +25,7 @@ use crate::config::PayloadForm;
 use crate::limits::SAVED_BYTES_AT_ONCE;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
-use crate::source::{Feed, SavedState, SourceStatus, has_outer_blanks};
+use crate::source::{Feed, SavedState, SourceStatus, apart, has_outer_blanks};
 use crate::topic::{Known, Snapshot, SourceId};
 
 /// States in one write or read.
@@ -255,7 +255,7 @@ impl Saver {
         // Everything up to `progress` is in the states that are taken from now on, or was saved before.
         let (topics, source) = (feed.topics.clone(), self.source);
         // A walk over all topics: not on a thread that others wait for.
-        let names = tokio::task::spawn_blocking(move || topics.unsaved(source)).await.map_err(not_taken)?;
+        let names = apart(move || topics.unsaved(source)).await.ok_or_else(not_taken)?;
         let outcome = self.save_states(link, feed, &names, epoch, progress).await;
         if !matches!(outcome, Ok(true)) {
             feed.topics.mark_unsaved(names.iter());
@@ -289,14 +289,14 @@ impl Saver {
             self.vouch(link, ended.and_then(Offset::new).unwrap_or_default()).await?;
             let read = self.progress().offset;
             let (topics, source) = (feed.topics.clone(), self.source);
-            let taken = tokio::task::spawn_blocking(move || {
+            let taken = apart(move || {
                 let (states, looked) = topics.take_unsaved(source, &rest, SAVED_BYTES_AT_ONCE);
                 let left = rest.split_off(looked);
                 (states, rest, left)
             });
-            let (states, looked_at, left) = taken.await.map_err(not_taken)?;
+            let (states, looked_at, left) = taken.await.ok_or_else(not_taken)?;
             // In doubt since it was last counted: left to others, as above.
-            if self.found.1 < ROUNDS_UNSAVED && states.iter().any(|state| state.known == Known::Incomplete) {
+            if self.found.1 < ROUNDS_UNSAVED && states.iter().any(|state| state.known.may_lack()) {
                 return Ok(false);
             }
             let newest = states.iter().map(|state| state.offset).max().unwrap_or_default();
@@ -350,7 +350,10 @@ impl Saver {
         };
         match continuity::broken(link, &self.keys, &progress).await? {
             None => Ok(()),
-            Some(why) => Err(RedisError::from((ErrorKind::Client, "the states are not this master's", why))),
+            Some(found) => {
+                let why = found.why().to_owned();
+                Err(RedisError::from((ErrorKind::Client, "the states are not this master's", why)))
+            }
         }
     }
 
@@ -372,7 +375,7 @@ impl Saver {
             while count < CHUNK && bytes < CHUNK_BYTES {
                 let Some(state) = left.next() else { break };
                 // What ended since it was taken is to be removed, not saved.
-                let Some(saved) = Saved::of(state).filter(|_| state.known != Known::Nothing) else { continue };
+                let Some(saved) = Saved::of(state).filter(|_| state.known.is_some()) else { continue };
                 let text = serde_json::to_string(&saved).unwrap_or_default();
                 (count, bytes) = (count + 1, bytes + text.len());
                 write.arg(state.topic.as_str()).arg(text);
@@ -466,7 +469,7 @@ enum Written {
     Refused,
 }
 
-fn not_taken(_: tokio::task::JoinError) -> RedisError {
+fn not_taken() -> RedisError {
     RedisError::from((ErrorKind::Client, "the states could not be taken"))
 }
 

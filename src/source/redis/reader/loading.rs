@@ -1,9 +1,10 @@
 //! What a partition holds when a node starts, or when its epoch has changed: saved states, then the stream. A load goes on
 //! where it was when the connection broke, so that over a slow or poor link it comes to an end.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::redis::{RedisResult, Value, pipe};
+use tokio::time::Instant;
 
 use super::super::appetite::Appetite;
 use super::super::continuity::{self, Facts, Progress};
