@@ -45,6 +45,9 @@ pub const UNPUBLISHED_TOPIC_BYTES: usize = 1024;
 /// Share of them that one user, or one address or session without a user, may have made: one in so many.
 pub const UNPUBLISHED_SHARE: usize = 8;
 
+/// Deleted topics of a source that are remembered after some of its deltas were missed.
+pub const DELETED_TOPICS_MAX: usize = 65_536;
+
 /// Memory of states of topics that are being saved at once, of a partition, in bytes.
 pub const SAVED_BYTES_AT_ONCE: usize = 512 * 1024;
 

@@ -12,6 +12,7 @@ mod atomics {
 mod delta;
 mod exchange;
 mod freshness;
+mod gaps;
 mod history;
 /// What topics are kept in; `registry_model` has another.
 mod map {

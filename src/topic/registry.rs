@@ -10,11 +10,12 @@ use super::exchange::{
     Attachment, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView,
 };
 use super::freshness::{Freshness, Tally};
+use super::gaps::Gaps;
 use super::map::{DashMap, Entry};
 use super::merge::ParseError;
 use super::names::{NameRange, Names, Section};
 use super::payload::{Payload, PayloadError};
-use super::state::{Floor, Topic, When};
+use super::state::{Floor, Topic, When, over};
 use super::trace::{self, Passage, Sampler};
 use crate::clock::unix_ms;
 use crate::config::{ChannelSyntax, Class, Config, Namespace, OPS, PayloadForm};
@@ -49,8 +50,10 @@ struct SourceState {
     whole: AtomicBool,
     /// While true, deltas change topics but nobody is told: a reset follows.
     loading: AtomicBool,
-    /// Whether every topic that the source has is known here, so that one that is not known is new.
-    complete: AtomicBool,
+    /// What was missed, so that topics may have had deltas that are not known here.
+    gaps: Gaps,
+    /// States that are put back may lack deltas.
+    restores_doubt: AtomicBool,
     /// Everything that the source took in up to then has been read here: Unix ms of its clock.
     read_upto_ms: AtomicU64,
     /// By how much its clock is ahead of this node's, in ms.
@@ -118,7 +121,8 @@ impl Topics {
             floor: AtomicU64::new(0),
             whole: AtomicBool::new(true),
             loading: AtomicBool::new(false),
-            complete: AtomicBool::new(true),
+            gaps: Gaps::default(),
+            restores_doubt: AtomicBool::new(false),
             read_upto_ms: AtomicU64::new(u64::MAX),
             ahead_ms: AtomicI64::new(0),
             incomplete: AtomicUsize::new(0),
@@ -377,12 +381,39 @@ impl Topics {
     /// are published whole, and no history reaches across.
     pub fn doubt(&self, source: SourceId, after: Offset) {
         let Some(state) = self.source(source) else { return };
-        state.complete.store(false, Ordering::Release);
+        state.gaps.open();
+        state.restores_doubt.store(true, Ordering::Release);
         state.whole.store(false, Ordering::Release);
         state.floor.fetch_max(after.get(), Ordering::AcqRel);
         for mut topic in self.map.iter_mut().filter(|topic| topic.source == source) {
             topic.doubt();
             topic.lose_history(after);
+        }
+    }
+
+    /// What was missed of `source` last, it had taken in by then: Unix ms of its clock. Topics that had no delta since end in
+    /// their time, and what begins after that is whole.
+    pub fn missed_until(&self, source: SourceId, until_ms: u64) {
+        if let Some(state) = self.source(source) {
+            state.gaps.ended_at(until_ms);
+        }
+    }
+
+    /// That time, if something was missed that may matter still; the maximum if it is not known.
+    pub fn missed(&self, source: SourceId) -> Option<u64> {
+        let gaps = &self.source(source)?.gaps;
+        (!gaps.is_none()).then(|| gaps.until_ms().unwrap_or(u64::MAX))
+    }
+
+    /// Up to when topics of `source` were ended here for want of deltas, Unix ms of its clock.
+    pub fn expired_ms(&self, source: SourceId) -> u64 {
+        self.source(source).map_or(0, |source| source.gaps.expired_ms())
+    }
+
+    /// Another node did that, and removed what was saved of them: what comes with an earlier time may go on with one.
+    pub fn expired_elsewhere(&self, source: SourceId, until_ms: u64) {
+        if let Some(state) = self.source(source) {
+            state.gaps.expire(until_ms);
         }
     }
 
@@ -399,7 +430,7 @@ impl Topics {
         if incoming.kind == Kind::HistoryRemoval {
             return self.remove_history(incoming.topic, incoming.offset, incoming.source);
         }
-        let (name, source) = (incoming.topic, incoming.source);
+        let (name, source, at_ms) = (incoming.topic, incoming.source, incoming.at_ms);
         let result = self.take_in(incoming);
         match &result {
             Ok(published) if published.new => {
@@ -411,7 +442,7 @@ impl Topics {
             Err(error) => {
                 self.metrics.refused_delta(error.label());
                 if matches!(error, PublishError::TooManyTopics { .. } | PublishError::StateTotal { .. }) {
-                    self.miss(name, source);
+                    self.miss(name, source, at_ms.unwrap_or_else(unix_ms));
                 }
             }
         }
@@ -419,7 +450,7 @@ impl Topics {
     }
 
     /// A delta of another process's source was refused for want of room here: the topic's state lacks it.
-    fn miss(&self, name: &str, source: SourceId) {
+    fn miss(&self, name: &str, source: SourceId, at_ms: u64) {
         if source == self.local() {
             return;
         }
@@ -427,7 +458,7 @@ impl Topics {
             let silent = self.source(source).is_some_and(|s| s.loading.load(Ordering::Acquire));
             self.doubt_one(&mut topic, silent);
         } else if let Some(source) = self.source(source) {
-            source.complete.store(false, Ordering::Release);
+            source.gaps.miss(name, at_ms);
         }
     }
 
@@ -440,6 +471,8 @@ impl Topics {
             return Err(PublishError::Reserved);
         }
         let silent = self.source(source).is_some_and(|s| s.loading.load(Ordering::Acquire));
+        // Where this process itself counts, nothing comes late.
+        let first_ms = if offset.is_some() { when.at_ms } else { u64::MAX };
         let mut followed = None;
         let mut ended = false;
         let outcome = self.published(topic, source, when.at_ms, |topic| {
@@ -450,10 +483,7 @@ impl Topics {
                 return Ok(Published { offset: topic.offset, epoch: topic.epoch.clone(), new: false });
             }
             let offset = offset.unwrap_or_else(|| topic.offset.next());
-            let is_over = topic.is_over(when.at_ms, false);
-            // Of what is in doubt it is not known when its last delta came.
-            let is_known_over = is_over && !topic.incomplete;
-            let was_in_doubt = is_over && topic.incomplete;
+            let is_over = self.is_over(topic, when.at_ms, false);
             if is_over {
                 topic.admits(kind, &payload, true)?;
                 self.end(topic, topic.offset, silent);
@@ -463,6 +493,9 @@ impl Topics {
                     ended = topic.known;
                     if ended {
                         self.end(topic, offset, silent);
+                    }
+                    if let Some(source) = self.source(source) {
+                        source.gaps.delete(&topic.name);
                     }
                     return Ok(Published { offset, epoch: topic.epoch.clone(), new: ended });
                 }
@@ -484,9 +517,9 @@ impl Topics {
             topic.is_moved |= moves;
             if !known {
                 // Of a topic that was there before, deltas may have come that are not known here.
-                if kind == Kind::Delta && !is_known_over && topic.options.class == Class::Merge {
-                    let complete = self.source(source).is_some_and(|s| s.complete.load(Ordering::Acquire));
-                    topic.incomplete = was_in_doubt || !complete;
+                if kind == Kind::Delta && !is_over && topic.options.class == Class::Merge {
+                    let gaps = self.source(source).map(|source| &source.gaps);
+                    topic.incomplete = !gaps.is_some_and(|gaps| gaps.is_first(&topic.name, &topic.options, first_ms));
                 }
                 self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
             }
@@ -589,6 +622,16 @@ impl Topics {
         }
     }
 
+    /// Whether a topic has ended by `at_ms`, by the time of its source. Of one whose state may lack deltas it is not known when
+    /// the last came.
+    fn is_over(&self, topic: &Topic, at_ms: u64, grace: bool) -> bool {
+        topic.is_over(at_ms, grace)
+            && (!topic.incomplete
+                || self
+                    .source(topic.source)
+                    .is_some_and(|source| over(&topic.options, source.gaps.last_ms(topic.active_ms), at_ms, grace)))
+    }
+
     /// Gives all subscribers the state as it is now.
     fn tell_state(&self, topic: &mut Topic) {
         topic.break_chain();
@@ -657,7 +700,7 @@ impl Topics {
         answer: impl FnOnce(Attachment),
     ) -> Result<(), PublishError> {
         self.subscribed_to(name, maker, |topic| {
-            topic.may_exist(self.may_have_more(topic.source) && !is_own(name));
+            topic.may_exist(self.may_exist(topic.source, name));
             topic.add_interest(shard, slot, encoding);
             answer(topic.attach(encoding, since, history, self.config.limits.recovery_bytes()));
         })
@@ -718,8 +761,7 @@ impl Topics {
     pub fn snapshot_for(&self, name: &TopicName, answer: impl FnOnce(Arc<Snapshot>)) {
         match self.map.get_mut(name.as_str()) {
             Some(mut topic) => {
-                let may_exist = self.may_have_more(topic.source) && !is_own(name);
-                topic.may_exist(may_exist);
+                topic.may_exist(self.may_exist(topic.source, name));
                 answer(topic.snapshot());
             }
             None => answer(self.unknown(name)),
@@ -732,7 +774,7 @@ impl Topics {
         let (options, epoch) = (self.default.clone(), self.epoch(source));
         let account = Account::new(self.sums.clone());
         let mut topic = Topic::new(name.clone(), options, source, epoch, Floor::default(), 0, account);
-        topic.may_exist(self.may_have_more(source) && !is_own(name));
+        topic.may_exist(self.may_exist(source, name));
         topic.snapshot()
     }
 
@@ -797,6 +839,8 @@ impl Topics {
         let now_ms = unix_ms();
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let idle_ms = millis(self.config.limits.topic_idle);
+        let expiries = self.namespaces.values().chain([&self.default]).map(|options| millis(options.expire_after));
+        let longest_ms = expiries.clone().all(|ms| ms > 0).then(|| expiries.max().unwrap_or(0));
         let mut forgotten = Vec::new();
         // By source: its present time, up to when it has been read, and topics whose states are in doubt.
         let mut sources: Vec<(u64, u64, usize)> = self
@@ -817,8 +861,13 @@ impl Topics {
             let Some((now_ms, read_ms, doubtful)) = sources.get_mut(usize::from(topic.source.0)) else { continue };
             let quiet_ms = now_ms.saturating_sub(topic.active_ms);
             let own = is_own(&topic.name);
-            if !own && topic.is_over(*read_ms, true) {
+            if !own && self.is_over(&topic, *read_ms, true) {
                 let offset = topic.offset;
+                if let Some(source) = self.source(topic.source) {
+                    let last_ms = if topic.incomplete { source.gaps.last_ms(topic.active_ms) } else { topic.active_ms };
+                    // Before it is noted as ended.
+                    source.gaps.expire(last_ms.saturating_add(millis(topic.options.expire_after)));
+                }
                 self.end(&mut topic, offset, false);
                 if topic.interest.is_empty() {
                     forgotten.push(topic.name.clone());
@@ -843,8 +892,9 @@ impl Topics {
         for name in forgotten {
             self.remove_if(&name, |topic| topic.interest.is_empty() && !topic.known);
         }
-        for (source, (.., doubtful)) in self.sources.iter().zip(sources) {
+        for (source, (_, read_ms, doubtful)) in self.sources.iter().zip(sources) {
             source.incomplete.store(doubtful, Ordering::Relaxed);
+            source.gaps.outlive(read_ms, longest_ms);
         }
         *self.freshness.lock().unwrap_or_else(PoisonError::into_inner) = tally.named(&self.namespaces);
         if self.map.len() * 4 < self.map.capacity() && self.map.capacity() > SHRINK_FROM {
@@ -868,13 +918,14 @@ impl Topics {
     }
 
     /// `source` begins anew in `epoch`, knowing nothing up to `floor`: its topics are emptied and deltas taken in
-    /// silence until [`Topics::loaded`]. With `complete`, every topic that it has will be known then; otherwise those that
-    /// are not put back may have had deltas that are known to nobody here.
+    /// silence until [`Topics::loaded`]. With `complete`, every topic that it has will be known then; otherwise all of them may
+    /// have had deltas that are known to nobody here, those too whose states are put back.
     pub fn load(&self, source: SourceId, epoch: &Epoch, floor: impl Into<Floor>, complete: bool) {
         let Some(state) = self.source(source) else { return };
         let floor = floor.into();
         state.loading.store(true, Ordering::Release);
-        state.complete.store(complete, Ordering::Release);
+        state.gaps.begin(complete);
+        state.restores_doubt.store(!complete, Ordering::Release);
         // What ended in the epoch before may not have ended in this one.
         if let Some(ended) = state.ended.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             ended.clear();
@@ -892,7 +943,7 @@ impl Topics {
     }
 
     /// Puts back a topic's saved state during a load. What is not newer than the topic is ignored, and so is what has ended.
-    /// With `incomplete`, or where the source is not complete, the state may lack deltas.
+    /// With `incomplete`, or where entries after those that were saved are gone, the state may lack deltas.
     ///
     /// # Errors
     /// If the state is not one that the topic can have.
@@ -902,7 +953,7 @@ impl Topics {
         let Some(offset) = offset else { return Ok(()) };
         let when = When { at_ms: at_ms.unwrap_or(now_ms), now_ms };
         let Some(state) = self.source(source) else { return Ok(()) };
-        let in_doubt = incomplete || !state.complete.load(Ordering::Acquire);
+        let in_doubt = incomplete || state.restores_doubt.load(Ordering::Acquire);
         if source != self.local() && namespace_of(topic) == Some(OPS) {
             return Err(PublishError::Reserved);
         }
@@ -949,15 +1000,12 @@ impl Topics {
         state.ahead_ms.store(ahead_ms, Ordering::Relaxed);
     }
 
-    /// Whether every topic that `source` has is known here.
-    pub fn is_complete(&self, source: SourceId) -> bool {
-        self.source(source).is_some_and(|source| source.complete.load(Ordering::Acquire))
-    }
-
-    /// Whether `source` may have topics that are not known here, or not yet.
-    fn may_have_more(&self, source: SourceId) -> bool {
-        let loading = self.source(source).is_some_and(|source| source.loading.load(Ordering::Acquire));
-        loading || !self.is_complete(source)
+    /// Whether `source` may have a topic of this name that is not known here, or not yet.
+    fn may_exist(&self, source: SourceId, name: &TopicName) -> bool {
+        let Some(source) = self.source(source).filter(|_| !is_own(name)) else { return false };
+        let options = name.namespace().and_then(|n| self.namespaces.get(n)).unwrap_or(&self.default);
+        source.loading.load(Ordering::Acquire)
+            || source.gaps.may_have(name, options, source.read_upto_ms.load(Ordering::Relaxed))
     }
 
     /// How many topics of `source` have states that may lack deltas, as of the last sweep.
@@ -1039,9 +1087,9 @@ impl Topics {
     pub fn loaded(&self, source: SourceId) {
         let Some(state) = self.source(source) else { return };
         state.loading.store(false, Ordering::Release);
-        let complete = state.complete.load(Ordering::Acquire);
         for mut topic in self.map.iter_mut().filter(|topic| topic.source == source && !topic.interest.is_empty()) {
-            topic.may_exist(!complete);
+            let may_exist = self.may_exist(source, &topic.name);
+            topic.may_exist(may_exist);
             topic.break_chain();
             let snapshot = topic.snapshot();
             self.each_interest(topic.value(), |shard, slot| self.outlet.reset(shard, slot, &snapshot));

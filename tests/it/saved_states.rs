@@ -148,3 +148,130 @@ async fn what_came_and_went_before_the_first_read_is_missed() {
         assert!(is_incomplete(&server, "merge:m"), "with XINFO: {xinfo}: {:?}", view(&server, "merge:m"));
     }
 }
+
+fn add_at(redis: &Redis, ms: u64, topic: &str, kind: &str, data: &Value) -> String {
+    let id = format!("{ms}-0");
+    redis.command(&["XADD", STREAM, &id, "topic", topic, "kind", kind, "data", &data.to_string()])
+}
+
+fn ms_of(id: &str) -> u64 {
+    id.split_once('-').unwrap().0.parse().unwrap()
+}
+
+/// Entries are gone that are in no saved state: a node that starts cannot know what topics there were.
+async fn with_a_hole(redis: &Redis, options: &str) -> (Server, Server, u64) {
+    let knows_all = redis.server(options).await;
+    for _ in 0..2 {
+        redis.add("merge:x", &json!({"a": 1}));
+    }
+    let last = redis.add("merge:y", &json!({"a": 1}));
+    knows_all.until("read", |s| view(s, "merge:y").is_some()).await;
+    redis.command(&["XTRIM", STREAM, "MAXLEN", "1"]);
+    let knows_less = redis.server(options).await;
+    assert!(is_incomplete(&knows_less, "merge:y"));
+    (knows_all, knows_less, ms_of(&last))
+}
+
+/// Whatever a topic had before, its publisher has ended it: the next patch is the first on every node.
+#[tokio::test]
+async fn a_delete_is_a_known_beginning_after_a_hole_too() {
+    let redis = Redis::start();
+    let (knows_all, knows_less, _) = with_a_hole(&redis, "snapshot_every = \"0s\"").await;
+    let mut client = knows_less.client().await;
+    client.subscribe(&["merge:y"]).await;
+    assert_eq!(client.next().await["incomplete"], true);
+    // One that is known in part, one that only the other node knows, one that was never there.
+    for topic in ["merge:y", "merge:x", "merge:z"] {
+        redis.command(&["XADD", STREAM, "*", "topic", topic, "kind", "delete"]);
+        redis.add(topic, &json!({"b": 1}));
+    }
+    redis.add("merge:w", &json!({"b": 1}));
+    for server in [&knows_all, &knows_less] {
+        server.until("read", |s| view(s, "merge:w").is_some()).await;
+        for topic in ["merge:y", "merge:x", "merge:z"] {
+            let seen = view(server, topic).unwrap();
+            assert_eq!((seen.get("incomplete"), &seen["data"]), (None, &json!({"b": 1})), "{topic}");
+        }
+    }
+    assert!(is_incomplete(&knows_less, "merge:w"), "of which it is not known whether it was there");
+    let told = client.next().await;
+    assert_eq!((&told["type"], &told["data"]), (&json!("snapshot"), &Value::Null));
+    assert_eq!(client.next().await["data"], json!({"b": 1}));
+}
+
+/// A topic that had deltas in a hole and none since has ended once it may not be quiet for longer: what begins after that is
+/// whole. A node that reads it later, with what was saved, comes to the same.
+#[tokio::test]
+async fn a_hole_matters_no_longer_than_topics_may_be_quiet() {
+    let redis = Redis::start();
+    let options = "snapshot_every = \"100ms\"\n[namespace.short]\nclass = \"merge\"\nexpire_after = \"2s\"\n\
+                   [namespace.never]\nclass = \"merge\"\nexpire_after = \"0s\"\n";
+    let (knows_all, first, hole) = with_a_hole(&redis, options).await;
+    drop(knows_all);
+    let patch = |ms: u64, topic: &str| add_at(&redis, hole + ms, topic, "delta", &json!({format!("at{ms}"): 1}));
+    // (after the hole, topic, incomplete)
+    let cases = [
+        (1_900, "short:early", true),
+        (2_100, "short:late", false),
+        (2_200, "merge:a", true),
+        // More than two seconds after its first, which was in doubt.
+        (4_000, "short:early", false),
+        (86_400_000 * 29, "merge:b", true),
+        (86_400_000 * 31, "merge:c", false),
+        (86_400_000 * 32, "never:a", true),
+    ];
+    let mut last = String::new();
+    for (ms, topic, incomplete) in cases {
+        last = patch(ms, topic);
+        let offset = (hole + ms - 1_704_067_200_000) * 8_192;
+        first.until("read", |s| view(s, topic).is_some_and(|seen| seen["offset"] == offset)).await;
+        assert_eq!(is_incomplete(&first, topic), incomplete, "{topic} {ms} ms after the hole");
+    }
+    saved_upto(&redis, &first, &last).await;
+    let second = redis.server(options).await;
+    for topic in ["merge:c", "never:a"] {
+        assert_eq!(view(&second, topic), view(&first, topic));
+    }
+    patch(86_400_000 * 32 + 1, "merge:d");
+    patch(86_400_000 * 32 + 2, "never:b");
+    for server in [&first, &second] {
+        server.until("read", |s| view(s, "never:b").is_some()).await;
+        assert!(!is_incomplete(server, "merge:d") && is_incomplete(server, "never:b"));
+    }
+}
+
+/// An entry comes with a time of before its topic ended, after nodes have ended it because the clock had passed that: nobody can
+/// tell what it changes but a node that still has the entries before it.
+#[tokio::test]
+async fn a_late_entry_of_a_topic_that_has_ended_begins_nothing_whole() {
+    let redis = Redis::start();
+    let options = "snapshot_every = \"100ms\"\n[namespace.short]\nclass = \"merge\"\nexpire_after = \"1s\"\n";
+    let alone = "snapshot_every = \"0s\"\n[namespace.short]\nclass = \"merge\"\nexpire_after = \"1s\"\n";
+    let (saves, first) = (redis.server(options).await, redis.server(alone).await);
+    let born = redis.add("short:x", &json!({"a": 1}));
+    saved_upto(&redis, &saves, &born).await;
+    let is_saved = || redis.command(&["HEXISTS", STATES, "short:x"]) == ":1";
+    saves.until("ended and removed", |s| view(s, "short:x").is_none() && !is_saved()).await;
+    drop(saves);
+    first.until("ended", |s| view(s, "short:x").is_none()).await;
+    let mut client = first.client().await;
+    client.subscribe(&["short:x"]).await;
+    let last = add_at(&redis, ms_of(&born) + 500, "short:x", "delta", &json!({"b": 2}));
+    assert_eq!(client.next().await["data"], json!({"b": 2}));
+    let told = client.next().await;
+    assert_eq!((&told["type"], &told["incomplete"]), (&json!("snapshot"), &json!(true)), "{told}");
+    // One that goes by what was saved.
+    let second = redis.server("snapshot_every = \"0s\"\n[namespace.short]\nclass = \"merge\"\n").await;
+    assert!(is_incomplete(&second, "short:x"), "{:?}", view(&second, "short:x"));
+    // One that reads all of it.
+    redis.command(&["DEL", POSITION, STATES]);
+    let third = redis.server("snapshot_every = \"0s\"\n[namespace.short]\nclass = \"merge\"\n").await;
+    let seen = view(&third, "short:x").unwrap();
+    assert_eq!((seen.get("incomplete"), &seen["data"]), (None, &json!({"a": 1, "b": 2})));
+    // And from then on.
+    add_at(&redis, ms_of(&last) + 1, "short:x", "snapshot", &json!({"c": 3}));
+    for server in [&second, &third] {
+        server.until("whole", |s| view(s, "short:x").is_some_and(|seen| seen["data"] == json!({"c": 3}))).await;
+        assert!(!is_incomplete(server, "short:x"));
+    }
+}

@@ -80,9 +80,12 @@ redis.call('SET', KEYS[1], ARGV[3])
 redis.call('SET', KEYS[4], ARGV[4])
 return 1";
 
-/// Removes saved states (`ARGV`: name, offset) that are not of a later offset, and notes the highest of these offsets.
+/// Removes saved states (`ARGV[2]` and on: name, offset) that are not of a later offset, and notes the highest of these
+/// offsets, and up to when (`ARGV[1]`, Unix ms) topics ended for want of deltas.
 const REMOVE: &str = "local highest = redis.call('GET', KEYS[2]) or '0'
-for i = 1, #ARGV, 2 do
+local expired = redis.call('GET', KEYS[3])
+if not expired or tonumber(expired) < tonumber(ARGV[1]) then redis.call('SET', KEYS[3], ARGV[1]) end
+for i = 2, #ARGV, 2 do
   local text = redis.call('HGET', KEYS[1], ARGV[i])
   local offset = text and string.match(text, '^{\"offset\":(%d+)')
   if offset and tonumber(offset) <= tonumber(ARGV[i + 1]) then redis.call('HDEL', KEYS[1], ARGV[i]) end
@@ -322,8 +325,8 @@ impl Saver {
         }
         // What ended meanwhile is not to come back.
         self.remove_ended(link, feed).await?;
-        let complete = feed.topics.is_complete(self.source);
-        let done = self.finish(link, epoch, (progress, complete), saved).await?;
+        let missed_ms = feed.topics.missed(self.source);
+        let done = self.finish(link, epoch, (progress, missed_ms), saved).await?;
         if done && progress.is_another {
             self.progress.lock().unwrap_or_else(PoisonError::into_inner).is_another = false;
         }
@@ -404,14 +407,15 @@ impl Saver {
         &self,
         link: &mut Link,
         epoch: &Epoch,
-        (progress, complete): (Progress, bool),
+        (progress, missed_ms): (Progress, Option<u64>),
         states: usize,
     ) -> RedisResult<bool> {
         let last = progress.last.to_string();
         let count = progress.count.map_or("-".to_owned(), |count| count.to_string());
-        let complete = if complete { "complete" } else { "partial" };
+        let complete = if missed_ms.is_some() { "partial" } else { "complete" };
         let seen = progress.seen.map_or("-".to_owned(), |seen| format!("{seen:x}"));
-        let count = format!("{last} {count} {complete} {seen}");
+        let missed_ms = missed_ms.map_or("-".to_owned(), |missed_ms| missed_ms.to_string());
+        let count = format!("{last} {count} {complete} {seen} {missed_ms}");
         let mut finish = cmd("EVAL");
         finish.arg(FINISH).arg(4).arg(&self.keys.position).arg(&self.keys.saver).arg(&self.keys.epoch);
         finish.arg(&self.keys.count).arg(self.node.as_str()).arg(epoch.as_str()).arg(&last).arg(count);
@@ -425,7 +429,7 @@ impl Saver {
         let mut ended = feed.topics.take_ended(self.source);
         while !ended.is_empty() {
             let chunk = ended.split_off(ended.len().saturating_sub(CHUNK));
-            if let Err(error) = remove(link, &self.keys, &chunk).await {
+            if let Err(error) = remove(link, &self.keys, &chunk, feed.topics.expired_ms(self.source)).await {
                 ended.extend(chunk);
                 feed.topics.put_back_ended(self.source, ended);
                 return Err(error);
@@ -474,9 +478,9 @@ fn not_taken() -> RedisError {
 }
 
 /// Removes saved states that are not of later offsets than these.
-async fn remove(link: &mut Link, keys: &Keys, ended: &[(TopicName, Offset)]) -> RedisResult<()> {
+async fn remove(link: &mut Link, keys: &Keys, ended: &[(TopicName, Offset)], expired_ms: u64) -> RedisResult<()> {
     let mut remove = cmd("EVAL");
-    remove.arg(REMOVE).arg(2).arg(&keys.snapshots).arg(&keys.ended);
+    remove.arg(REMOVE).arg(3).arg(&keys.snapshots).arg(&keys.ended).arg(&keys.expired).arg(expired_ms);
     for (name, offset) in ended {
         remove.arg(name.as_str()).arg(offset.get());
     }
@@ -489,8 +493,8 @@ pub(super) struct SavedUpto {
     pub(super) upto: EntryId,
     /// How many entries the stream had been given up to there, where the server said.
     pub(super) count: Option<u64>,
-    /// Whether the node that saved knew every topic.
-    pub(super) complete: bool,
+    /// Up to when the node that saved may have missed deltas of topics that it does not know, Unix ms.
+    pub(super) missed_ms: Option<u64>,
     /// The fingerprint of that entry.
     pub(super) seen: Option<u64>,
 }
@@ -503,12 +507,15 @@ pub(super) async fn position(link: &mut Link, keys: &Keys) -> RedisResult<Option
     let mut words = counted.as_deref().unwrap_or_default().split(' ');
     if words.next() != text.as_deref() {
         // Of another position: it was saved by a node that knows no count.
-        return Ok(Some(SavedUpto { upto, count: None, complete: true, seen: None }));
+        return Ok(Some(SavedUpto { upto, count: None, missed_ms: None, seen: None }));
     }
     let count = words.next().and_then(|count| count.parse().ok());
-    let complete = words.next() != Some("partial");
+    let is_partial = words.next() == Some("partial");
     let seen = words.next().and_then(|seen| u64::from_str_radix(seen, 16).ok());
-    Ok(Some(SavedUpto { upto, count, complete, seen }))
+    // Older nodes do not say when: before that entry.
+    let missed_ms =
+        words.next().and_then(|missed_ms| missed_ms.parse().ok()).map_or(upto.ms, |ms: u64| ms.min(upto.ms));
+    Ok(Some(SavedUpto { upto, count, missed_ms: is_partial.then_some(missed_ms), seen }))
 }
 
 /// Puts back saved states, some at a time, from `cursor` on. Those that are past the stream's newest entry hold deltas that a
@@ -534,6 +541,11 @@ pub(super) async fn restore(
         }
         let Some(saved) = saved.read(&topic) else { continue };
         restored += usize::from(feed.restore(source, saved, bytes_max));
+    }
+    if next == 0 {
+        // After the last of them: what was removed meanwhile is in it.
+        let expired: Option<u64> = cmd("GET").arg(&keys.expired).query_async(link).await?;
+        feed.topics.expired_elsewhere(source, expired.unwrap_or(0));
     }
     Ok((restored, sizes, next))
 }

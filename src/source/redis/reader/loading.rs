@@ -121,12 +121,18 @@ impl RedisSource {
         let ttl_ms = u64::try_from(self.history_ttl.as_millis()).unwrap_or(u64::MAX);
         let recent = EntryId { ms: newest.ms.min(unix_ms()).saturating_sub(ttl_ms), seq: 0 };
         let start = saved.map_or(EntryId::default(), |saved| saved.upto.min(recent));
-        // Whether every topic is known once what was saved and what the stream holds is read.
+        // Whether states that are put back lack nothing that the stream does not hold.
         let complete = match saved {
-            Some(saved) => saved.complete && !facts.is_gone_after(saved.upto, saved.count),
+            Some(saved) => !facts.is_gone_after(saved.upto, saved.count),
             None => facts.is_untrimmed() || newest.is_zero(),
         };
-        if !complete {
+        // Up to when deltas were missed, of topics that are in no saved state either.
+        let missed_ms = match saved {
+            Some(saved) if complete => saved.missed_ms,
+            _ if complete => None,
+            _ => Some(first.unwrap_or(newest).ms),
+        };
+        if missed_ms.is_some() {
             tracing::warn!(
                 stream = self.keys.stream,
                 saved = %saved.map_or(EntryId::default(), |saved| saved.upto),
@@ -156,6 +162,9 @@ impl RedisSource {
         let is_whole = reads_all && facts.is_untrimmed() && !self.is_unwritten;
         let kept_after = if is_whole { Offset::ZERO } else { floor };
         feed.topics.load(self.id, &epoch, Floor { offset: floor, kept_after }, complete);
+        if let Some(missed_ms) = missed_ms {
+            feed.topics.missed_until(self.id, missed_ms);
+        }
         self.reached = floor;
         Ok(Loading {
             epoch,
@@ -207,6 +216,7 @@ impl RedisSource {
                 let end = batch.first().map_or(loading.newest, |entry| entry.id);
                 let before = Offset::new(end.ceiling().get().saturating_sub(1)).unwrap_or_default();
                 feed.topics.doubt(self.id, before.max(self.reached));
+                feed.topics.missed_until(self.id, end.ms);
             }
             loading.appetite.fed(batch.iter().map(Entry::bytes), asked, began.elapsed());
             loading.entries += batch.len();

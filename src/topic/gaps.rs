@@ -1,0 +1,199 @@
+//! What a source's topics may have had that is not known here, and so whether the next delta of one that is not there is its
+//! first.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::state::over;
+use crate::config::Namespace;
+use crate::limits::DELETED_TOPICS_MAX;
+use crate::name::TopicName;
+
+/// What was missed of a source.
+#[derive(Debug)]
+pub(super) struct Gaps {
+    /// Nothing was: every topic that the source has is known.
+    none: AtomicBool,
+    /// All that may have been missed was taken in by the source up to then, Unix ms of its clock; the maximum if that is not
+    /// known.
+    until_ms: AtomicU64,
+    /// Topics were ended by then for want of deltas. What comes with an earlier time may go on with one of them.
+    expired_ms: AtomicU64,
+    /// Topics that were deleted since: their next delta is the first.
+    deleted: Mutex<HashSet<TopicName>>,
+}
+
+impl Default for Gaps {
+    fn default() -> Self {
+        Self {
+            none: AtomicBool::new(true),
+            until_ms: AtomicU64::new(0),
+            expired_ms: AtomicU64::new(0),
+            deleted: Mutex::default(),
+        }
+    }
+}
+
+impl Gaps {
+    /// The source is read anew.
+    pub(super) fn begin(&self, none: bool) {
+        self.expired_ms.store(0, Ordering::Release);
+        if none { self.close() } else { self.open() }
+    }
+
+    /// Some deltas were missed just now, whatever their topics.
+    pub(super) fn open(&self) {
+        self.none.store(false, Ordering::Release);
+        self.until_ms.store(u64::MAX, Ordering::Release);
+        self.forget_deleted();
+    }
+
+    /// What was missed last was taken in by then.
+    pub(super) fn ended_at(&self, until_ms: u64) {
+        self.none.store(false, Ordering::Release);
+        self.until_ms.store(until_ms, Ordering::Release);
+    }
+
+    /// One delta of a topic that is not there was missed.
+    pub(super) fn miss(&self, name: &str, at_ms: u64) {
+        self.until_ms.fetch_max(at_ms, Ordering::AcqRel);
+        self.none.store(false, Ordering::Release);
+        self.deleted().remove(name);
+    }
+
+    fn close(&self) {
+        self.none.store(true, Ordering::Release);
+        self.until_ms.store(0, Ordering::Release);
+        self.forget_deleted();
+    }
+
+    /// Everything that the source took in up to `read_ms` has been read: closes gaps after which every topic would have ended
+    /// that had no delta since. `longest_ms` is the longest that a topic may be quiet; `None` if some may for ever.
+    pub(super) fn outlive(&self, read_ms: u64, longest_ms: Option<u64>) {
+        let Some(longest_ms) = longest_ms.filter(|_| !self.is_none()) else { return };
+        let over_ms = self.until_ms.load(Ordering::Acquire).saturating_add(longest_ms);
+        if read_ms > over_ms {
+            self.expire(over_ms);
+            self.close();
+        }
+    }
+
+    /// Whether nothing was missed.
+    pub(super) fn is_none(&self) -> bool {
+        self.none.load(Ordering::Acquire)
+    }
+
+    /// Up to when something may have been, Unix ms of the source's clock, if something was and that is known.
+    pub(super) fn until_ms(&self) -> Option<u64> {
+        let until_ms = self.until_ms.load(Ordering::Acquire);
+        (!self.is_none() && until_ms != u64::MAX).then_some(until_ms)
+    }
+
+    /// The latest time that a topic whose state may lack deltas can have had its last one, if that which is known came at
+    /// `active_ms`.
+    pub(super) fn last_ms(&self, active_ms: u64) -> u64 {
+        active_ms.max(self.until_ms.load(Ordering::Acquire))
+    }
+
+    /// A topic was deleted by its publisher.
+    pub(super) fn delete(&self, name: &TopicName) {
+        if self.is_none() {
+            return;
+        }
+        let mut deleted = self.deleted();
+        if deleted.len() < DELETED_TOPICS_MAX {
+            deleted.insert(name.clone());
+        }
+    }
+
+    /// A topic whose last delta came at some time before `at_ms` has ended by then, and is forgotten.
+    pub(super) fn expire(&self, at_ms: u64) {
+        self.expired_ms.fetch_max(at_ms, Ordering::AcqRel);
+    }
+
+    /// Up to when topics have ended for want of deltas, Unix ms of the source's clock.
+    pub(super) fn expired_ms(&self) -> u64 {
+        self.expired_ms.load(Ordering::Acquire)
+    }
+
+    /// Whether a delta that came at `at_ms` is the first of its topic, which is not known here.
+    pub(super) fn is_first(&self, name: &TopicName, options: &Namespace, at_ms: u64) -> bool {
+        if at_ms <= self.expired_ms() {
+            return false;
+        }
+        self.is_none()
+            || over(options, self.until_ms.load(Ordering::Acquire), at_ms, false)
+            || self.deleted().remove(name.as_str())
+    }
+
+    /// Whether there may be a topic of this name that is not known here; everything up to `read_ms` has been read.
+    pub(super) fn may_have(&self, name: &TopicName, options: &Namespace, read_ms: u64) -> bool {
+        !self.is_none()
+            && !over(options, self.until_ms.load(Ordering::Acquire), read_ms, true)
+            && !self.deleted().contains(name)
+    }
+
+    fn deleted(&self) -> std::sync::MutexGuard<'_, HashSet<TopicName>> {
+        self.deleted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget_deleted(&self) {
+        *self.deleted() = HashSet::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_topic_begins_where_nothing_can_have_come_before() {
+        let name = |text: &str| TopicName::new(text).unwrap();
+        let quiet = |ms| Namespace { expire_after: Duration::from_millis(ms), ..Namespace::default() };
+        let (short, long, never) = (quiet(10), quiet(1_000), quiet(0));
+        let gaps = Gaps::default();
+        assert!(gaps.is_first(&name("a"), &never, 1), "nothing was missed");
+        gaps.open();
+        assert!(!gaps.is_first(&name("a"), &short, u64::MAX), "until when is not known");
+        gaps.ended_at(100);
+        for (options, at_ms, expected) in [
+            (&short, 110, false),
+            (&short, 111, true),
+            (&long, 1_100, false),
+            (&long, 1_101, true),
+            (&never, 9_999, false),
+        ] {
+            assert_eq!(gaps.is_first(&name("a"), options, at_ms), expected, "{at_ms}");
+        }
+        assert!(gaps.may_have(&name("a"), &short, 111) && !gaps.may_have(&name("a"), &short, 112));
+        gaps.delete(&name("a"));
+        assert!(!gaps.may_have(&name("a"), &never, 105) && gaps.may_have(&name("b"), &never, 105));
+        assert!(gaps.is_first(&name("a"), &never, 105), "it was deleted");
+        assert!(!gaps.is_first(&name("a"), &never, 106), "and lives again since");
+        gaps.delete(&name("a"));
+        gaps.miss("a", 200);
+        assert!(!gaps.is_first(&name("a"), &short, 205), "what came after the end was missed");
+        gaps.expire(300);
+        assert!(!gaps.is_first(&name("a"), &short, 300) && gaps.is_first(&name("a"), &short, 301));
+        gaps.outlive(1_200, Some(1_000));
+        assert_eq!(gaps.until_ms(), Some(200));
+        gaps.outlive(1_201, None);
+        assert!(!gaps.is_none(), "some topics never end");
+        gaps.outlive(1_201, Some(1_000));
+        assert!(gaps.is_none() && gaps.is_first(&name("a"), &never, 1_201));
+        assert!(!gaps.is_first(&name("a"), &never, 1_200), "a late one may go on with what was ended");
+    }
+
+    #[test]
+    fn deleted_topics_that_are_remembered_have_a_bound() {
+        let gaps = Gaps::default();
+        gaps.open();
+        for n in 0..DELETED_TOPICS_MAX + 10 {
+            gaps.delete(&TopicName::new(&format!("t:{n}")).unwrap());
+        }
+        assert_eq!(gaps.deleted().len(), DELETED_TOPICS_MAX);
+    }
+}
