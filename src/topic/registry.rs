@@ -761,7 +761,8 @@ impl Topics {
     pub fn snapshot_for(&self, name: &TopicName, answer: impl FnOnce(Arc<Snapshot>)) {
         match self.map.get_mut(name.as_str()) {
             Some(mut topic) => {
-                topic.may_exist(self.may_exist(topic.source, name));
+                let may_exist = self.may_exist(topic.source, name);
+                topic.may_exist(may_exist);
                 answer(topic.snapshot());
             }
             None => answer(self.unknown(name)),
