@@ -308,6 +308,10 @@ pub const IDEMPOTENCY_TTL: Duration = Duration::from_secs(300);
 /// Results of publishes with idempotency keys that this process remembers where it has no stream. Past it: the oldest go.
 pub const IDEMPOTENCY_RESULTS_MAX: usize = 65_536;
 
+/// Deletions of topics that are remembered until every other partition has been read up to them. Past it: new ones are not, and
+/// an older delta in another partition brings the topic back.
+pub const DELETIONS_MAX: usize = 100_000;
+
 /// Deltas that are sent to Redis or NATS before their answers are awaited.
 pub const APPEND_DELTAS_MAX: usize = 512;
 

@@ -323,6 +323,8 @@ pub struct Metrics {
     pub topics_expired: Counter,
     pub topics_moved: Counter,
     pub topics_misplaced: Counter,
+    pub deletions_forgotten: Counter,
+    pub deltas_left: Counter,
     pub history_evicted: Counter,
     pub state_refused: Counter,
     pub upgrades: Counter,
@@ -481,6 +483,16 @@ impl Metrics {
             "topics_misplaced",
             "Topics published in another partition than the one that they belong in (`nexus-push partition`)",
             self.topics_misplaced.clone(),
+        );
+        r.register(
+            "deletions_forgotten",
+            "Deletions of topics that were forgotten before all partitions had been read up to them, because there were too many",
+            self.deletions_forgotten.clone(),
+        );
+        r.register(
+            "deltas_left",
+            "Deltas passed over in a stream that their topic leaves: `nexus-push reshard` appends them to the topic's new stream",
+            self.deltas_left.clone(),
         );
         r.register(
             "topics_moved",

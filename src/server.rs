@@ -184,7 +184,7 @@ async fn serve(mut config: Config, insecure: bool, mut handed: Sockets, notifier
     let node = Arc::<str>::from(crate::position::Epoch::random().as_str());
     let (hub, parked, desk) = Hub::new(shards, capacity.sessions, node.clone(), config.clone(), &metrics)
         .context("the shards cannot be set up")?;
-    let partitions = config.source.redis.as_ref().map_or(1, |redis| redis.streams.len());
+    let partitions = config.source.redis.as_ref().map_or(1, |redis| redis.all_streams().count());
     let topics = Arc::new(Topics::new(config.clone(), partitions, hub.clone(), metrics.clone()));
     let feed = Feed::new(topics.clone(), hub.clone());
 
@@ -456,7 +456,7 @@ fn sources(
 ) -> anyhow::Result<Vec<Box<dyn Source>>> {
     let mut sources: Vec<Box<dyn Source>> = Vec::new();
     if let (Some(redis), Some(masters)) = (&config.source.redis, masters) {
-        for partition in 0..redis.streams.len() {
+        for partition in 0..redis.all_streams().count() {
             let partition = u16::try_from(partition).context("source.redis.streams: too many")?;
             sources.push(Box::new(RedisSource::new(config, redis, masters.clone(), partition, metrics.clone())));
         }
@@ -484,7 +484,11 @@ fn announce(
 ) {
     let mut from: Vec<String> = Vec::new();
     if let Some(redis) = &config.source.redis {
-        from.push(format!("Redis {} ({})", redis.described(), redis.streams.join(", ")));
+        from.push(format!(
+            "Redis {} ({})",
+            redis.described(),
+            redis.all_streams().map(String::as_str).collect::<Vec<_>>().join(", ")
+        ));
     }
     if let Some(nats) = &config.source.nats {
         from.push(format!("NATS {} (stream {})", nats.servers(), nats.stream));

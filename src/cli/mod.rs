@@ -6,6 +6,7 @@ mod healthcheck;
 mod partition;
 mod publish;
 mod replay;
+mod reshard;
 mod target;
 mod top;
 
@@ -58,6 +59,8 @@ enum Command {
     Publish(publish::PublishArgs),
     /// Print which of several streams topics belong in
     Partition(partition::PartitionArgs),
+    /// Move topics from some Redis streams to others, while they are published
+    Reshard(reshard::ReshardArgs),
     /// Send some of a node's sessions to other nodes, so that a new one fills
     Drain(drain::DrainArgs),
     /// Watch one or several nodes in the terminal, or print how they fare
@@ -98,6 +101,7 @@ pub fn run() -> ExitCode {
         Command::Replay(args) => in_background(replay::run(args)),
         Command::Publish(args) => in_background(publish::run(args)),
         Command::Partition(args) => partition::run(&args),
+        Command::Reshard(args) => in_background(reshard::run(args)),
         Command::Drain(args) => in_background(drain::run(args)),
         Command::Top(args) => in_background(top::run(args)),
         Command::Healthcheck(args) => in_background(healthcheck::run(args)),
@@ -159,6 +163,12 @@ fn log_to_stdout(format: LogFormat) {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }
+}
+
+/// Warnings alone, for commands whose output is their own.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("NEXUS_LOG").unwrap_or_else(|_| EnvFilter::new("error"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
 }
 
 fn in_background(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {

@@ -31,6 +31,8 @@ pub struct Redis {
     pub password_file: Option<PathBuf>,
     /// Stream keys; more than one are partitions that are read in parallel.
     pub streams: Vec<String>,
+    /// Streams that are read as well while topics move between them and those: nothing is published in them from here.
+    pub read_also: Vec<String>,
     /// Entry field that holds the topic's name.
     pub topic_field: String,
     /// Entry field that holds the delta.
@@ -79,6 +81,7 @@ impl Default for Redis {
             cluster: Vec::new(),
             password_file: None,
             streams: vec!["nexus:deltas".into()],
+            read_also: Vec::new(),
             topic_field: "topic".into(),
             data_field: "data".into(),
             kind_field: "kind".into(),
@@ -112,6 +115,11 @@ impl Redis {
             }
             _ => RedisAddress::One(self.url.as_deref().unwrap_or(DEFAULT_URL)),
         }
+    }
+
+    /// All streams that are read: those that topics belong in come first.
+    pub fn all_streams(&self) -> impl Iterator<Item = &String> {
+        self.streams.iter().chain(&self.read_also)
     }
 
     /// Takes an address from the command line in place of what there was: a URL; or, all in one,
@@ -228,11 +236,14 @@ pub(super) fn faults(redis: &Redis, fault: &mut impl FnMut(&str, String)) {
     if redis.streams.is_empty() || redis.streams.iter().any(String::is_empty) {
         fault("source.redis.streams", "needs at least one key, and none may be empty".into());
     }
-    let mut unique = redis.streams.clone();
-    unique.sort();
-    unique.dedup();
-    if unique.len() != redis.streams.len() {
-        fault("source.redis.streams", "names a stream twice".into());
+    let mut seen = std::collections::HashSet::new();
+    for (key, streams) in [("source.redis.streams", &redis.streams), ("source.redis.read_also", &redis.read_also)] {
+        if key.ends_with("read_also") && streams.iter().any(String::is_empty) {
+            fault(key, "has an empty key".into());
+        }
+        if let Some(twice) = streams.iter().find(|stream| !seen.insert(*stream)) {
+            fault(key, format!("names the stream {twice:?}, which is named before; each is read once"));
+        }
     }
     if redis.max_len == 0 {
         fault("source.redis.max_len", "0 would keep nothing".into());
@@ -297,7 +308,9 @@ mod tests {
             ("cluster = [\"redis://a\", \"unix:///x\"]", "source.redis.cluster[1]", "unix:///x"),
             ("cluster = [\"redis://a/3\"]", "source.redis.cluster[0]", "database"),
             ("streams = []", "source.redis.streams", "at least one"),
-            ("streams = [\"a\", \"a\"]", "source.redis.streams", "twice"),
+            ("streams = [\"a\", \"a\"]", "source.redis.streams", "named before"),
+            ("streams = [\"a\"]\nread_also = [\"b\", \"a\"]", "source.redis.read_also", "\"a\""),
+            ("read_also = [\"\"]", "source.redis.read_also", "empty"),
             ("max_len = 0", "source.redis.max_len", "nothing"),
         ] {
             let found = faults_of(&from(text));

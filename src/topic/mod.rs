@@ -9,6 +9,7 @@ mod atomics {
     pub(super) use std::sync::Mutex;
     pub(super) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 }
+mod deleted;
 mod delta;
 mod exchange;
 mod freshness;
@@ -33,8 +34,9 @@ pub use exchange::{Attachment, Incoming, Outlet, PublishError, Published, Replay
 pub use freshness::Freshness;
 pub use names::{NameRange, NameRanges, Section};
 pub use payload::{Payload, PayloadError};
-pub use registry::{Topics, home_of};
+pub use registry::{Topics, hash_of, home_in, home_of};
 pub use state::Floor;
 
-pub use crate::protocol::Known;
+pub use crate::name::TopicName;
+pub use crate::protocol::{Known, MembershipChange};
 pub use trace::Trace;

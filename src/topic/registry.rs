@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::account::{Account, Levels, Sums};
 use super::atomics::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Mutex, Ordering};
+use super::deleted::Deleted;
 use super::delta::{Kind, Snapshot};
 use super::exchange::{
     Attachment, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView,
@@ -28,10 +29,19 @@ use crate::protocol::{Encoding, HistoryPage, HistoryQuery, MembershipChange, Ref
 /// Topics that the map keeps room for, however few there are.
 const SHRINK_FROM: usize = 65_536;
 
-/// The partition, from 0 on, that a topic belongs in: FNV-1a (64 bit) of its name, modulo their number.
+/// FNV-1a (64 bit) of a topic's name: what its partition is told by.
+pub fn hash_of(topic: &str) -> u64 {
+    topic.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The partition, from 0 on, that a topic belongs in: the hash of its name, modulo their number.
 fn partition_of(topic: &str, partitions: usize) -> usize {
-    let hash = topic.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-    usize::try_from(hash % partitions.max(1) as u64).unwrap_or(0)
+    usize::try_from(hash_of(topic) % partitions.max(1) as u64).unwrap_or(0)
+}
+
+/// The one of `streams` that a topic belongs in.
+pub fn home_in<'a>(topic: &str, streams: &'a [String]) -> &'a str {
+    streams.get(partition_of(topic, streams.len())).map_or("", String::as_str)
 }
 
 /// The same of a name that may be none.
@@ -60,6 +70,12 @@ struct SourceState {
     ahead_ms: AtomicI64,
     /// Topics whose states may lack deltas, as of the last sweep.
     incomplete: AtomicUsize,
+    /// Topics whose deltas wait in another partition, as of the last sweep.
+    waiting: AtomicUsize,
+    /// The highest offset that was read.
+    reached: AtomicU64,
+    /// Whether it was ever loaded.
+    has_loaded: AtomicBool,
     /// Topics that ended and the offsets they ended at, until their saved states are removed.
     ended: Mutex<Option<Vec<(TopicName, Offset)>>>,
 }
@@ -98,6 +114,10 @@ pub struct Topics {
     default: Arc<Namespace>,
     /// Those that were asked for, and at the end this process itself.
     sources: Vec<SourceState>,
+    /// How many of these topics belong in, the first ones: others are only read.
+    homes: usize,
+    /// Topics that a delta of one source ended, until the others have been read up to then.
+    deleted: Mutex<Deleted>,
     outlet: Arc<dyn Outlet>,
     metrics: Arc<Metrics>,
     sums: Arc<Sums>,
@@ -126,8 +146,12 @@ impl Topics {
             read_upto_ms: AtomicU64::new(u64::MAX),
             ahead_ms: AtomicI64::new(0),
             incomplete: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            reached: AtomicU64::new(0),
+            has_loaded: AtomicBool::new(false),
             ended: Mutex::new(None),
         };
+        let homes = config.source.redis.as_ref().map_or(sources, |redis| redis.streams.len());
         Self {
             map: DashMap::with_shard_amount(MAP_PARTS),
             names: Names::new(config.access.channel_syntax),
@@ -139,6 +163,8 @@ impl Topics {
             sampler: Sampler::new(config.trace.sample),
             freshness: Mutex::default(),
             config,
+            homes: homes.clamp(1, sources.max(1)),
+            deleted: Mutex::new(Deleted::default()),
             sources: std::iter::repeat_with(source).take(sources.max(1) + 1).collect(),
             outlet,
             metrics,
@@ -202,7 +228,7 @@ impl Topics {
     /// The source that a topic nobody has published on yet is expected from. Publishers that spread topics over
     /// partitions do best to use the same rule: FNV-1a (64 bit) of the name, modulo the number of streams.
     pub fn home(&self, topic: &str) -> SourceId {
-        SourceId(u16::try_from(partition_of(topic, self.partitions())).unwrap_or(0))
+        SourceId(u16::try_from(partition_of(topic, self.homes)).unwrap_or(0))
     }
 
     /// The source that what is said of a topic is to come from: that of its deltas, if there are any.
@@ -476,6 +502,11 @@ impl Topics {
         let mut followed = None;
         let mut ended = false;
         let outcome = self.published(topic, source, when.at_ms, |topic| {
+            let was_known = topic.known;
+            let comes = kind == Kind::Move && topic.source != source;
+            if !topic.known && !matches!(kind, Kind::Move | Kind::Deletion) && self.is_deleted(topic, source, offset) {
+                return Err(PublishError::WrongPartition);
+            }
             if topic.source != source {
                 self.change_source(topic, kind, &payload, offset, source, silent)?;
             }
@@ -490,18 +521,24 @@ impl Topics {
             }
             match (kind, topic.options.class) {
                 (Kind::Deletion, _) => {
-                    ended = topic.known;
+                    ended = was_known;
                     if ended {
                         self.end(topic, offset, silent);
                     }
                     if let Some(source) = self.source(source) {
                         source.gaps.delete(&topic.name);
                     }
+                    self.note_deletion(&topic.name, source, offset, when.at_ms);
                     return Ok(Published { offset, epoch: topic.epoch.clone(), new: ended });
                 }
                 (Kind::Move, Class::Stream) => {
+                    topic.begin_empty(offset, when.at_ms);
                     topic.is_moved = true;
-                    return Ok(Published { offset: topic.offset, epoch: topic.epoch.clone(), new: false });
+                    self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
+                    if comes && !silent {
+                        self.tell_state(topic);
+                    }
+                    return Ok(Published { offset, epoch: topic.epoch.clone(), new: true });
                 }
                 _ => {}
             }
@@ -525,8 +562,10 @@ impl Topics {
             }
             let applied_us = delta.trace.as_ref().map(|trace| trace.us());
             // What is loaded silently tells nobody that the topic is back: the next sweep does.
-            let back = !silent && std::mem::take(&mut topic.stale);
-            if !silent {
+            let back = !silent && !moves && std::mem::take(&mut topic.stale);
+            if comes && !silent {
+                self.tell_state(topic);
+            } else if !silent {
                 for interest in &topic.interest {
                     for encoding in Encoding::ALL.into_iter().filter(|e| interest.encodings & e.bit() != 0) {
                         delta.frame(encoding);
@@ -587,7 +626,8 @@ impl Topics {
         if kind != Kind::Move && (topic.is_moved || is_older) {
             let is_missing = topic.options.class == Class::Merge
                 && !topic.is_moved
-                && offset.is_none_or(|offset| offset > topic.base);
+                && offset.is_none_or(|offset| offset > topic.base)
+                && !self.is_deleted(topic, source, offset);
             if is_missing {
                 self.doubt_one(topic, silent);
             }
@@ -607,10 +647,82 @@ impl Topics {
             }
         }
         self.metrics.topics_moved.inc();
-        if !silent {
+        // With a move comes the state, and with a deletion that there is none.
+        if !silent && !matches!(kind, Kind::Move | Kind::Deletion) {
             self.tell_state(topic);
         }
         Ok(())
+    }
+
+    /// Whether a delta of `source` is from before a deletion in another source, which was read first.
+    fn is_deleted(&self, topic: &Topic, source: SourceId, offset: Option<Offset>) -> bool {
+        let Some(offset) = offset.filter(|_| self.partitions() > 1) else { return false };
+        let deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+        deleted.is_after(&topic.name, source, offset)
+    }
+
+    fn note_deletion(&self, name: &TopicName, source: SourceId, offset: Offset, at_ms: u64) {
+        if self.partitions() < 2 || source == self.local() {
+            return;
+        }
+        let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+        if !deleted.insert(name, source, offset, at_ms) {
+            self.metrics.deletions_forgotten.inc();
+        }
+    }
+
+    /// Deltas of a topic wait for its move to another partition, which was announced and has not come: what is served may lack
+    /// them, and says so. What is saved is whole all the same: the topic goes on from there.
+    pub fn wait_for_move(&self, source: SourceId, name: &str) {
+        let silent = self.source(source).is_some_and(|s| s.loading.load(Ordering::Acquire));
+        if let Some(mut topic) = self.map.get_mut(name).filter(|topic| topic.source == source)
+            && topic.wait()
+            && !silent
+        {
+            self.tell_state(&mut topic);
+        }
+    }
+
+    /// A state that was just moved here may lack deltas.
+    pub fn doubt_moved(&self, source: SourceId, name: &str) {
+        let silent = self.source(source).is_some_and(|s| s.loading.load(Ordering::Acquire));
+        if let Some(mut topic) = self.map.get_mut(name).filter(|topic| topic.source == source && topic.known) {
+            self.doubt_one(&mut topic, silent);
+        }
+    }
+
+    /// Whether a topic is published in `source` now, and whether it was moved there.
+    pub fn place_in(&self, source: SourceId, name: &str) -> (bool, bool) {
+        let topic = self.map.get(name).filter(|topic| topic.known && topic.source == source);
+        topic.map_or((false, false), |topic| (true, topic.is_moved))
+    }
+
+    /// Whether a topic was moved to another source than `source`.
+    pub fn is_moved_from(&self, source: SourceId, name: &str) -> bool {
+        self.map.get(name).is_some_and(|topic| topic.known && topic.is_moved && topic.source != source)
+    }
+
+    /// Names of published topics and their sources, of those that `wanted` says.
+    pub fn names_by(&self, wanted: impl Fn(&str, SourceId) -> bool) -> Vec<(TopicName, SourceId)> {
+        let local = self.local();
+        let known = self.map.iter().filter(|topic| topic.known && topic.source != local);
+        known
+            .filter(|topic| wanted(topic.name.as_str(), topic.source))
+            .map(|topic| (topic.name.clone(), topic.source))
+            .collect()
+    }
+
+    /// Everything up to `offset` has been read of a source.
+    pub fn set_reached(&self, source: SourceId, offset: Offset) {
+        if let Some(state) = self.source(source) {
+            state.reached.store(offset.get(), Ordering::Release);
+        }
+    }
+
+    /// Up to where a source has been read.
+    pub fn reached(&self, source: SourceId) -> Offset {
+        let reached = self.source(source).map_or(0, |state| state.reached.load(Ordering::Acquire));
+        Offset::new(reached).unwrap_or_default()
     }
 
     /// A state lacks a delta that came in another partition. No state that was saved before makes it whole.
@@ -843,23 +955,26 @@ impl Topics {
         let expiries = self.namespaces.values().chain([&self.default]).map(|options| millis(options.expire_after));
         let longest_ms = expiries.clone().all(|ms| ms > 0).then(|| expiries.max().unwrap_or(0));
         let mut forgotten = Vec::new();
-        // By source: its present time, up to when it has been read, and topics whose states are in doubt.
-        let mut sources: Vec<(u64, u64, usize)> = self
+        // By source: its present time, up to when it has been read, and topics whose states are in doubt, or wait.
+        let mut sources: Vec<(u64, u64, usize, usize)> = self
             .sources
             .iter()
             .map(|source| {
                 let now_ms = now_ms.saturating_add_signed(source.ahead_ms.load(Ordering::Relaxed));
                 let loading = source.loading.load(Ordering::Acquire);
                 let read_ms = if loading { 0 } else { source.read_upto_ms.load(Ordering::Relaxed).min(now_ms) };
-                (now_ms, read_ms, 0)
+                (now_ms, read_ms, 0, 0)
             })
             .collect();
+        self.forget_deletions(&sources);
         let mut levels = Levels::new();
         let mut tally = Tally::new();
         for mut topic in self.map.iter_mut() {
             topic.expire_history(now_ms);
             topic.add_level(&mut levels);
-            let Some((now_ms, read_ms, doubtful)) = sources.get_mut(usize::from(topic.source.0)) else { continue };
+            let Some((now_ms, read_ms, doubtful, waiting)) = sources.get_mut(usize::from(topic.source.0)) else {
+                continue;
+            };
             let quiet_ms = now_ms.saturating_sub(topic.active_ms);
             let own = is_own(&topic.name);
             if !own && self.is_over(&topic, *read_ms, true) {
@@ -876,6 +991,7 @@ impl Topics {
                 continue;
             }
             *doubtful += usize::from(topic.known && topic.incomplete);
+            *waiting += usize::from(topic.waits && !topic.incomplete);
             let quiet = topic.options.stale_after.is_some_and(|after| quiet_ms > millis(after));
             if topic.known && quiet != topic.stale {
                 topic.stale = quiet;
@@ -893,8 +1009,9 @@ impl Topics {
         for name in forgotten {
             self.remove_if(&name, |topic| topic.interest.is_empty() && !topic.known);
         }
-        for (source, (_, read_ms, doubtful)) in self.sources.iter().zip(sources) {
+        for (source, (_, read_ms, doubtful, waiting)) in self.sources.iter().zip(sources) {
             source.incomplete.store(doubtful, Ordering::Relaxed);
+            source.waiting.store(waiting, Ordering::Relaxed);
             source.gaps.outlive(read_ms, longest_ms);
         }
         *self.freshness.lock().unwrap_or_else(PoisonError::into_inner) = tally.named(&self.namespaces);
@@ -902,6 +1019,18 @@ impl Topics {
             self.map.shrink_to_fit();
         }
         self.cut_to(&levels);
+    }
+
+    /// Deletions that no source can have older deltas for any more.
+    fn forget_deletions(&self, sources: &[(u64, u64, usize, usize)]) {
+        let read: Vec<u64> = self
+            .sources
+            .iter()
+            .zip(sources)
+            .take(self.partitions())
+            .map(|(source, read)| if source.has_loaded.load(Ordering::Acquire) { read.1 } else { 0 })
+            .collect();
+        self.deleted.lock().unwrap_or_else(PoisonError::into_inner).forget(&read);
     }
 
     /// Cuts the longest histories now, where all together keep too much. A walk over all topics.
@@ -959,8 +1088,15 @@ impl Topics {
             return Err(PublishError::Reserved);
         }
         self.published(topic, source, when.at_ms, |topic| {
+            if self.is_deleted(topic, source, Some(offset)) && !is_moved && !topic.known {
+                // It was deleted in another partition, which is read already.
+                self.note_end(source, &topic.name, offset);
+                return Ok(());
+            }
             if topic.source != source {
-                if topic.known && (topic.is_moved && !is_moved || offset <= topic.offset) {
+                // One that was moved is where it was moved to, whatever came late in the other partition.
+                let is_there = topic.is_moved && !is_moved || topic.is_moved == is_moved && offset <= topic.offset;
+                if topic.known && is_there {
                     let is_missing = topic.options.class == Class::Merge && offset > topic.base;
                     if !topic.is_moved && is_missing {
                         self.doubt_one(topic, true);
@@ -1016,7 +1152,8 @@ impl Topics {
 
     /// The same of all sources.
     pub fn incomplete_in_all(&self) -> usize {
-        self.sources.iter().map(|source| source.incomplete.load(Ordering::Relaxed)).sum()
+        let of = |s: &SourceState| s.incomplete.load(Ordering::Relaxed) + s.waiting.load(Ordering::Relaxed);
+        self.sources.iter().map(of).sum()
     }
 
     /// How many sources other than this process there are.
@@ -1088,6 +1225,7 @@ impl Topics {
     pub fn loaded(&self, source: SourceId) {
         let Some(state) = self.source(source) else { return };
         state.loading.store(false, Ordering::Release);
+        state.has_loaded.store(true, Ordering::Release);
         for mut topic in self.map.iter_mut().filter(|topic| topic.source == source && !topic.interest.is_empty()) {
             let may_exist = self.may_exist(source, &topic.name);
             topic.may_exist(may_exist);
@@ -1125,7 +1263,7 @@ impl Topics {
             if !topic.known {
                 continue;
             }
-            let state = topic.snapshot_once();
+            let state = topic.snapshot_to_save();
             bytes += state.weight();
             states.push(state);
         }

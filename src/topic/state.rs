@@ -120,6 +120,8 @@ pub(super) struct Topic {
     pub(super) incomplete: bool,
     /// Whether what comes from another source is refused: see [`Kind::Move`].
     pub(super) is_moved: bool,
+    /// Whether deltas wait for the topic's move to another source.
+    pub(super) waits: bool,
     /// Offset of the snapshot that the state rests on; 0 where it was made of deltas alone.
     pub(super) base: Offset,
     ts: Option<u64>,
@@ -163,6 +165,7 @@ impl Topic {
             known: false,
             incomplete: false,
             is_moved: false,
+            waits: false,
             base: Offset::ZERO,
             ts: None,
             active_ms: now_ms,
@@ -267,6 +270,7 @@ impl Topic {
         self.offset = floor.offset;
         self.known = false;
         self.incomplete = false;
+        self.waits = false;
         self.base = Offset::ZERO;
         self.ts = None;
         self.before = None;
@@ -279,11 +283,29 @@ impl Topic {
         self.source = source;
         self.epoch = epoch;
         self.is_moved = false;
+        self.waits = false;
         self.offset = floor.offset;
         self.history = History::from_floor(floor.kept_after);
         self.before = None;
         self.snapshot = None;
         self.settle();
+    }
+
+    /// A `stream` topic is published from `offset` on, and nothing of it is kept.
+    pub(super) fn begin_empty(&mut self, offset: Offset, at_ms: u64) {
+        self.clear(offset.into());
+        (self.known, self.active_ms) = (true, at_ms);
+        self.settle();
+    }
+
+    /// Deltas wait for the topic's move from now on; tells whether that is new.
+    pub(super) fn wait(&mut self) -> bool {
+        let is_new = self.known && !self.waits && self.options.class.conflatable();
+        if is_new {
+            (self.waits, self.snapshot) = (true, None);
+            self.settle();
+        }
+        is_new
     }
 
     /// Whether the state may lack deltas from now on; tells whether that is new.
@@ -566,10 +588,19 @@ impl Topic {
     }
 
     /// The same for one who alone will want it: not kept if it is made for that.
-    pub(super) fn snapshot_once(&self) -> Arc<Snapshot> {
-        if let Some(made) = &self.snapshot {
-            return Arc::clone(made);
+    fn snapshot_once(&self) -> Arc<Snapshot> {
+        match &self.snapshot {
+            Some(made) => Arc::clone(made),
+            None => self.make_snapshot(self.incomplete || self.waits),
         }
+    }
+
+    /// The same as it is to be saved: what waits elsewhere is no part of it.
+    pub(super) fn snapshot_to_save(&self) -> Arc<Snapshot> {
+        if self.waits { self.make_snapshot(self.incomplete) } else { self.snapshot_once() }
+    }
+
+    fn make_snapshot(&self, incomplete: bool) -> Arc<Snapshot> {
         let null = Bytes::from_static(b"null");
         let mut form = PayloadForm::Json;
         let data = match &self.state {
@@ -608,7 +639,7 @@ impl Topic {
                 Bytes::from(out)
             }
         };
-        let known = match (self.known, self.incomplete) {
+        let known = match (self.known, incomplete) {
             (false, false) => Known::Nothing,
             (false, true) => Known::Unknown,
             (true, true) => Known::Incomplete,

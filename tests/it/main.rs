@@ -58,6 +58,7 @@ mod redis_edge;
 mod redis_faults;
 mod redis_groups;
 mod redis_ha;
+mod reshard;
 mod roamer;
 mod saved_states;
 mod scale_out;

@@ -339,6 +339,64 @@ async fn the_newest_value_of_a_topic_in_two_streams_counts_whichever_is_read_fir
     assert_eq!(data(&later, "merge:m"), json!({"whole": 1}));
 }
 
+/// A deletion is the newest of a topic's deltas like any other: it counts on a node that reads it before the older values of
+/// another stream, as on one that reads it after them; saved states included.
+#[tokio::test]
+async fn a_deletion_in_another_stream_counts_whichever_is_read_first() {
+    // So many entries that the other stream is loaded long before this one.
+    let fill = |redis: &Redis, stream: &str| {
+        let script =
+            "for i = 1, 40000 do redis.call('XADD', KEYS[1], '*', 'topic', 'latest:fill', 'data', i) end return 1";
+        redis.command(&["EVAL", script, "1", stream]);
+    };
+    for slow in ["s1", "s2"] {
+        let redis = Redis::start();
+        let add = |stream: &str, topic: &str, kind: &str, data: &str| {
+            redis.command(&["XADD", stream, "*", "topic", topic, "kind", kind, "data", data])
+        };
+        fill(&redis, slow);
+        let first = redis.server("streams = [\"s1\"]\nsnapshot_every = \"100ms\"").await;
+        let mut last = String::new();
+        for topic in ["latest:saved", "merge:saved", "stream:saved"] {
+            last = add("s1", topic, "delta", r#"{"old":1}"#);
+        }
+        first.until("saved", |_| redis.command(&["GET", "{s1}:position"]) == last).await;
+        drop(first);
+        for topic in ["latest:read", "merge:read", "stream:read", "merge:again"] {
+            add("s1", topic, "delta", r#"{"old":1}"#);
+        }
+        fill(&redis, slow);
+        let both = "streams = [\"s1\", \"s2\"]\nsnapshot_every = \"100ms\"";
+        let live = redis.server(both).await;
+        let gone = ["latest:saved", "merge:saved", "stream:saved", "latest:read", "merge:read", "stream:read"];
+        for topic in gone {
+            add("s2", topic, "delete", "null");
+        }
+        add("s2", "merge:again", "delete", "null");
+        let last = add("s2", "merge:again", "delta", r#"{"new":1}"#);
+        live.until("read", |s| view(s, "merge:again").is_some_and(|a| a["data"] == json!({"new": 1}))).await;
+        let late = redis.server("streams = [\"s1\", \"s2\"]\nsnapshot_every = \"0s\"").await;
+        for server in [&live, &late] {
+            for topic in gone {
+                assert_eq!(view(server, topic), None, "{topic}, {slow} is loaded last: {}", server.log());
+            }
+            let again = view(server, "merge:again").unwrap();
+            assert_eq!((&again["data"], again.get("incomplete")), (&json!({"new": 1}), None), "{slow} is loaded last");
+            assert_eq!(server.get("/api/topics").1, r#"{"topics":["latest:fill","merge:again"],"next":null}"#);
+        }
+        assert_eq!(etag(&live, "merge:again"), etag(&late, "merge:again"));
+        // Nor does a saved state bring it back. (What `stream` topics had is in their stream alone.)
+        live.until("saved", |_| redis.command(&["GET", "{s2}:position"]) == last).await;
+        live.until("removed", |_| redis.command(&["HEXISTS", "{s1}:snapshots", "merge:saved"]) == ":0").await;
+        drop(live);
+        redis.command(&["XTRIM", "s2", "MAXLEN", "0"]);
+        let later = redis.server("streams = [\"s1\", \"s2\"]\nsnapshot_every = \"0s\"").await;
+        for topic in gone.iter().filter(|topic| !topic.starts_with("stream:")) {
+            assert_eq!(view(&later, topic), None, "{topic}");
+        }
+    }
+}
+
 /// Out of order over two streams, with subscribers: at the first entry in the wrong one it is said and counted, and no state
 /// is told as if it were whole.
 #[tokio::test]

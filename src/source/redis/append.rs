@@ -34,7 +34,7 @@ pub struct AppendError(String);
 impl Appender {
     /// Connects when first used.
     pub fn new(config: config::Redis, masters: &Masters, topics: Arc<Topics>, metrics: Arc<Metrics>) -> Self {
-        let links = if masters.is_cluster() { config.streams.len() } else { 1 };
+        let links = if masters.is_cluster() { config.all_streams().count() } else { 1 };
         let links = std::iter::repeat_with(|| SharedLink::new(masters.clone())).take(links.max(1)).collect();
         Self { config, topics, links, metrics }
     }
@@ -80,7 +80,8 @@ impl Appender {
             let mut first = None;
             while commands.len() < APPEND_DELTAS_MAX && bytes < APPEND_BYTES_MAX {
                 let Some((at, source)) = rest.next() else { break };
-                let stream = self.config.streams.get(usize::from(source.0)).or_else(|| self.config.streams.first());
+                let stream =
+                    self.config.all_streams().nth(usize::from(source.0)).or_else(|| self.config.streams.first());
                 let (Some(one), Some(stream)) = (outgoing.get(at), stream) else { continue };
                 if let Some(why) = &broken {
                     done.push((at, Err(AppendError(format!("not sent, as one before it failed: {why}")))));

@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use super::id::EntryId;
 use crate::config::{self, PayloadForm};
+use crate::limits::STATE_BYTES_MAX;
 use crate::topic::{Kind, Payload};
 
 /// A delta as an entry gives it.
@@ -51,6 +52,8 @@ pub(super) fn decode_entry(
         return Ok(EntryDelta { topic, kind, ts, payload: Payload::null() });
     }
     let data = data.ok_or_else(|| format!("field {:?} is missing", config.data_field))?;
+    // A topic that moves brings its whole state.
+    let bytes_max = if kind == Kind::Move { bytes_max.max(STATE_BYTES_MAX) } else { bytes_max };
     let payload = Payload::read(data, bytes_max, form(&topic)).map_err(|e| e.to_string())?;
     Ok(EntryDelta { topic, kind, ts, payload })
 }

@@ -20,6 +20,10 @@ pub(super) struct Keys {
     pub(super) ended: String,
     /// The latest time, Unix ms, at which one ended for want of deltas.
     pub(super) expired: String,
+    /// Which topics leave the stream: hash.
+    pub(super) away: String,
+    /// With a stream's name behind it: up to where that one's entries were handed on to this one.
+    relay: String,
 }
 
 impl Keys {
@@ -37,7 +41,14 @@ impl Keys {
             saver: format!("{base}:saver"),
             ended: format!("{base}:ended"),
             expired: format!("{base}:expired"),
+            away: format!("{base}:away"),
+            relay: format!("{base}:relay"),
         }
+    }
+
+    /// Up to where entries of the stream `from` were handed on to this one.
+    pub(super) fn relay(&self, from: &str) -> String {
+        format!("{}:{from}", self.relay)
     }
 }
 

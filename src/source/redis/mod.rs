@@ -2,6 +2,7 @@
 
 mod append;
 mod appetite;
+mod away;
 mod continuity;
 mod entries;
 mod id;
@@ -9,6 +10,7 @@ mod keys;
 mod link;
 mod masters;
 mod reader;
+mod reshard;
 mod saver;
 mod sentinels;
 
@@ -18,3 +20,4 @@ pub use id::{EntryId, IdError};
 pub use link::{Link, SharedLink};
 pub use masters::Masters;
 pub use reader::RedisSource;
+pub use reshard::{ReshardError, Resharding, reshard};

@@ -8,6 +8,7 @@
 //! A node that finds that entries were trimmed before it had read them loads anew by itself, in the same epoch: its offsets
 //! are as good as before, and nodes that have read all are none the worse.
 
+mod leaving;
 mod loading;
 
 use std::collections::HashSet;
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::appetite::{Appetite, READ_BYTES};
+use super::away::{Away, Cut, Handed};
 use super::continuity::{self, Break, Facts, Progress};
 use super::entries::{Entry, EntryDelta, decode_entry, streams, text};
 use super::id::EntryId;
@@ -37,7 +39,8 @@ use crate::metrics::{Metrics, SourceLabel};
 use crate::position::{Epoch, Offset};
 use crate::random;
 use crate::source::{Feed, Source, SourceStatus};
-use crate::topic::{Incoming, SourceId};
+use crate::topic::{Incoming, Kind, SourceId};
+use leaving::Leaving;
 use loading::{Loading, time_ms};
 
 /// Entries a read returns at most.
@@ -136,6 +139,10 @@ pub struct RedisSource {
     misplaced: HashSet<String>,
     /// The millisecond beyond which the stream's IDs were last moved.
     moved_on: u64,
+    /// Topics that leave the stream, while some do.
+    away: Option<Away>,
+    /// What is not as it should be while topics move.
+    leaving: Leaving,
 }
 
 /// What is known must be loaded again: the epoch is another now, or entries were missed.
@@ -165,7 +172,7 @@ impl RedisSource {
         partition: u16,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let stream = redis.streams.get(usize::from(partition)).cloned().unwrap_or_default();
+        let stream = redis.all_streams().nth(usize::from(partition)).cloned().unwrap_or_default();
         let lag_max_ms = u64::try_from(redis.max_lag.as_millis()).unwrap_or(u64::MAX);
         let longest = config.namespace.values().chain([&config.default]).map(|n| n.history_ttl).max();
         Self {
@@ -188,6 +195,8 @@ impl RedisSource {
             appetite: Appetite::new(BATCH),
             misplaced: HashSet::new(),
             moved_on: 0,
+            away: None,
+            leaving: Leaving::default(),
         }
     }
 
@@ -368,6 +377,7 @@ impl RedisSource {
                 replies = reading => replies?,
             };
             let read = self.look_at(link, replies)?;
+            self.look_for_moves(feed);
             if !self.is_epoch(read.epoch.as_deref()) {
                 tracing::warn!(
                     stream = self.keys.stream,
@@ -425,6 +435,7 @@ impl RedisSource {
             waited = began.elapsed();
             self.note_time(feed, read.time_ms.filter(|_| count < read.asked), last, had_waited);
             let count_upto = progress.count.map(|before| before + count as u64);
+            feed.topics.set_reached(self.id, self.reached);
             self.set_progress(Progress {
                 last,
                 count: count_upto,
@@ -499,21 +510,35 @@ impl RedisSource {
             };
             self.reached = self.reached.max(offset);
             let id = entry.id;
+            if let Some(cut) = Cut::of(&entry.fields) {
+                self.cut(cut, id);
+                continue;
+            }
+            let handed = Handed::of(&entry.fields);
             match self.delta(entry.fields, feed) {
+                Ok(delta) if self.has_left(&delta.topic, id, feed) => {}
                 Ok(delta) if saved.is_some_and(|saved| id <= saved) && feed.topics.is_conflatable(&delta.topic) => {}
                 Ok(delta) => {
-                    self.look_for_place(&delta.topic, feed);
+                    match &handed {
+                        Some(handed) if delta.kind == Kind::Move => self.wait_for_cut(handed, feed).await,
+                        Some(_) => {}
+                        None => self.look_for_place(&delta.topic, feed),
+                    }
                     let incoming = Incoming {
                         topic: &delta.topic,
                         kind: delta.kind,
                         ts: delta.ts.or(Some(id.ms)),
-                        at_ms: Some(id.ms),
+                        at_ms: handed.as_ref().and_then(|handed| handed.at_ms).or(Some(id.ms)),
                         payload: delta.payload,
                         offset: Some(offset),
                         source: self.id,
                     };
-                    if let Err(error) = feed.publish(incoming).await {
-                        self.skip(id, &error.to_string());
+                    match feed.publish(incoming).await {
+                        Ok(_) if handed.is_some_and(|handed| handed.is_partial) => {
+                            feed.topics.doubt_moved(self.id, &delta.topic);
+                        }
+                        Ok(_) => {}
+                        Err(error) => self.skip(id, &error.to_string()),
                     }
                 }
                 Err(reason) => {
@@ -532,6 +557,10 @@ impl RedisSource {
         }
         let home = feed.topics.home(topic);
         if home == self.id || self.misplaced.len() >= MISPLACED_MAX || self.misplaced.contains(topic) {
+            return;
+        }
+        // One that was moved here, or is being moved from here, is where another list of streams says.
+        if self.leaves(topic) || feed.topics.place_in(self.id, topic).1 {
             return;
         }
         self.misplaced.insert(topic.to_owned());

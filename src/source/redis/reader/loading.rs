@@ -12,7 +12,7 @@ use super::super::entries::{Entry, entries};
 use super::super::id::EntryId;
 use super::super::link::Link;
 use super::super::saver::{self, SavedUpto};
-use super::RedisSource;
+use super::{Away, RedisSource};
 use crate::clock::unix_ms;
 use crate::position::{Epoch, Offset};
 use crate::source::Feed;
@@ -98,6 +98,8 @@ impl RedisSource {
         {
             self.fail(&error.to_string());
         }
+        self.forget_leaving();
+        self.away = Away::read(link, &self.keys).await?;
         let saved_at = saver::position(link, &self.keys).await?;
         let mut saved = saved_at.filter(|saved| saved.upto <= newest);
         // After a failover that lost entries, what was saved may hold them.
@@ -239,6 +241,7 @@ impl RedisSource {
         let count = facts.count_upto(last);
         feed.topics.read_upto(self.id, last.ms, 0);
         feed.topics.loaded(self.id);
+        feed.topics.set_reached(self.id, self.reached.max(last.ceiling()));
         let (seen, is_another) = (loading.seen, loading.is_another);
         self.set_progress(Progress { last, count, seen, offset: self.reached, loaded: true, is_another });
         self.status.set_loaded(true);

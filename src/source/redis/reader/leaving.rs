@@ -1,0 +1,140 @@
+//! Topics that leave this stream, or come from another, while `nexus-push reshard` moves them.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::super::away::{Away, Cut, Handed};
+use super::super::id::EntryId;
+use super::RedisSource;
+use crate::source::Feed;
+use crate::topic::SourceId;
+
+/// Time for which a topic's deltas may wait for its move before its state is told as incomplete.
+const MOVE_WAIT: Duration = Duration::from_secs(5);
+
+/// Topics whose deltas wait that are remembered.
+const WAITING_MAX: usize = 100_000;
+
+/// Time that reading waits for another stream to be read up to a cut, and time without such waits after one that was in vain.
+const CUT_WAIT: Duration = Duration::from_secs(5);
+const CUT_WAIT_AGAIN: Duration = Duration::from_secs(60);
+
+/// Time between two looks at how far another stream has been read.
+const CUT_LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// What is not as it should be while topics move.
+#[derive(Debug, Default)]
+pub(super) struct Leaving {
+    /// Topics that have left and are not yet where they go, and since when deltas of them wait there.
+    waiting: HashMap<String, Instant>,
+    /// When another stream was waited for in vain.
+    gave_up: Option<Instant>,
+    /// States are taken from here to be moved: what waits is the caller's own affair.
+    is_mover: bool,
+}
+
+impl RedisSource {
+    /// For the command that moves topics.
+    #[must_use]
+    pub(in super::super) fn for_moving(mut self) -> Self {
+        self.leaving.is_mover = true;
+        self
+    }
+
+    pub(super) fn forget_leaving(&mut self) {
+        self.leaving = Leaving { is_mover: self.leaving.is_mover, ..Leaving::default() };
+    }
+
+    /// Takes a cut in.
+    pub(super) fn cut(&mut self, cut: Result<Cut, String>, id: EntryId) {
+        let cut = match cut {
+            Ok(cut) => cut,
+            Err(reason) => {
+                self.metrics.refused_delta("entry");
+                return self.skip(id, &reason);
+            }
+        };
+        if self.away.as_ref().is_none_or(|away| away.run != cut.run) {
+            tracing::info!(stream = self.keys.stream, to = ?cut.streams, "topics move to other streams");
+            let unread: Vec<&String> =
+                cut.streams.iter().filter(|to| self.config.all_streams().all(|s| s != *to)).collect();
+            if !unread.is_empty() {
+                tracing::error!(
+                    stream = self.keys.stream,
+                    ?unread,
+                    "topics move to streams that this node does not read: add them to source.redis.read_also and start it again"
+                );
+            }
+        }
+        Away::take_in(&mut self.away, cut, id);
+    }
+
+    /// Whether an entry is passed over, because its topic has left: it comes in the topic's new stream.
+    pub(super) fn has_left(&mut self, topic: &str, id: EntryId, feed: &Feed) -> bool {
+        let Some(away) = self.away.as_ref().filter(|away| away.home(topic) != self.keys.stream) else { return false };
+        if !away.covers(&self.keys.stream, topic, id) {
+            // From before it left, read after where it went.
+            return feed.topics.is_moved_from(self.id, topic);
+        }
+        self.metrics.deltas_left.inc();
+        let room = self.leaving.waiting.len() < WAITING_MAX;
+        if room && !self.leaving.is_mover && feed.topics.place_in(self.id, topic).0 {
+            self.leaving.waiting.entry(topic.to_owned()).or_insert_with(Instant::now);
+        }
+        true
+    }
+
+    /// Whether a topic leaves this stream, or has left it by what is kept of that.
+    pub(super) fn leaves(&self, topic: &str) -> bool {
+        self.away.as_ref().is_some_and(|away| away.home(topic) != self.keys.stream)
+    }
+
+    /// Looks at topics that have left: where deltas wait for too long, the state is not whole any more.
+    pub(super) fn look_for_moves(&mut self, feed: &Feed) {
+        if self.leaving.waiting.is_empty() {
+            return;
+        }
+        let (id, before) = (self.id, self.leaving.waiting.len());
+        let mut told = 0;
+        self.leaving.waiting.retain(|topic, since| {
+            let is_here = feed.topics.place_in(id, topic).0;
+            if is_here && since.elapsed() >= MOVE_WAIT {
+                feed.topics.wait_for_move(id, topic);
+                told += 1;
+            }
+            is_here && since.elapsed() < MOVE_WAIT
+        });
+        if told > 0 {
+            tracing::warn!(
+                stream = self.keys.stream,
+                topics = told,
+                of = before,
+                "topics have left and are not where they go: their states are incomplete until `nexus-push reshard` is run again"
+            );
+        }
+    }
+
+    /// Waits until the stream that a topic comes from has been read up to the cut, so that its subscribers miss nothing.
+    pub(super) async fn wait_for_cut(&mut self, handed: &Handed, feed: &Feed) {
+        let Some(from) = self.config.all_streams().position(|stream| *stream == handed.from) else { return };
+        let Ok(from) = u16::try_from(from).map(SourceId) else { return };
+        let cut = handed.id.ceiling();
+        if !self.status.is_loaded() || self.leaving.gave_up.is_some_and(|when| when.elapsed() < CUT_WAIT_AGAIN) {
+            return;
+        }
+        let until = Instant::now() + CUT_WAIT;
+        while feed.topics.reached(from) < cut {
+            if Instant::now() > until {
+                self.leaving.gave_up = Some(Instant::now());
+                tracing::warn!(
+                    stream = self.keys.stream,
+                    from = handed.from,
+                    cut = %handed.id,
+                    "the stream that topics come from is not read that far: subscribers get their states, and not what came before"
+                );
+                return;
+            }
+            tokio::time::sleep(CUT_LOOK_EVERY).await;
+        }
+    }
+}
