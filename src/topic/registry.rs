@@ -409,11 +409,34 @@ impl Topics {
         let Some(state) = self.source(source) else { return };
         state.gaps.open();
         state.restores_doubt.store(true, Ordering::Release);
+        self.lose_history(source, after, |_| true);
+    }
+
+    /// Deltas of `source` up to `after` are gone, and of each topic a newer one is there: only states of patches are in doubt.
+    /// What of topics that are not known here had come by `until_ms`, the source's time, may not be their first.
+    pub fn doubt_patches(&self, source: SourceId, after: Offset, until_ms: u64) {
+        let Some(state) = self.source(source) else { return };
+        state.gaps.expire(until_ms);
+        self.lose_history(source, after, |class| class == Class::Merge);
+    }
+
+    /// Deltas of `source` up to `after` are gone whose topics are known as they are after that: no history reaches across.
+    pub fn forget_history(&self, source: SourceId, after: Offset) {
+        self.lose_history(source, after, |_| false);
+    }
+
+    fn lose_history(&self, source: SourceId, after: Offset, doubts: impl Fn(Class) -> bool) {
+        let Some(state) = self.source(source) else { return };
         state.whole.store(false, Ordering::Release);
         state.floor.fetch_max(after.get(), Ordering::AcqRel);
+        let silent = state.loading.load(Ordering::Acquire);
         for mut topic in self.map.iter_mut().filter(|topic| topic.source == source) {
-            topic.doubt();
+            let doubted = doubts(topic.options.class) && topic.doubt();
             topic.lose_history(after);
+            // Subscribers of a value get the next one, which is whole.
+            if !silent && (doubted || topic.options.class == Class::Stream) {
+                self.tell_state(&mut topic);
+            }
         }
     }
 

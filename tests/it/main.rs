@@ -40,6 +40,7 @@ mod listing;
 mod memory;
 mod metrics;
 mod nats;
+mod nats_states;
 mod odd_values;
 mod operate;
 mod operator_listener;

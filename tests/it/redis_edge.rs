@@ -245,15 +245,15 @@ async fn a_redis_without_xinfo_is_read_all_the_same() {
     server.until("noticed", |s| s.metric("epoch_changes_total{source=\"redis nexus:deltas\"}") >= 1.0).await;
 }
 
-/// A way to a Redis that passes on so many bytes a second, and breaks after so many (0: never).
-async fn way(redis_port: u16, bytes_per_second: usize, breaks_after: usize) -> u16 {
+/// A way to a server that passes on so many bytes a second, and breaks after so many (0: never).
+pub(crate) async fn way(server_port: u16, bytes_per_second: usize, breaks_after: usize) -> u16 {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
             tokio::spawn(async move {
-                let server = tokio::net::TcpStream::connect(("127.0.0.1", redis_port)).await.unwrap();
+                let server = tokio::net::TcpStream::connect(("127.0.0.1", server_port)).await.unwrap();
                 let (mut from_client, mut to_client) = client.into_split();
                 let (mut from_server, mut to_server) = server.into_split();
                 let up = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });

@@ -275,3 +275,18 @@ async fn a_late_entry_of_a_topic_that_has_ended_begins_nothing_whole() {
         assert!(!is_incomplete(server, "short:x"));
     }
 }
+
+/// A stream that comes to reach back less far than states are saved: they are saved in time all the same.
+#[tokio::test]
+async fn a_stream_that_becomes_short_is_saved_in_time() {
+    let redis = Redis::start();
+    let server = redis.server("snapshot_every = \"10m\"").await;
+    let mut last = String::new();
+    for n in 0..8 {
+        last = redis.add("merge:a", &json!({format!("m{n}"): n}));
+    }
+    server.until("read", |s| view(s, "merge:a").is_some_and(|seen| seen["data"]["m7"] == 7)).await;
+    redis.command(&["XTRIM", STREAM, "MAXLEN", "2"]);
+    saved_upto(&redis, &server, &last).await;
+    assert!(server.status()["sources"][0]["reach_s"].is_number());
+}

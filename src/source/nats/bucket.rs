@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{self, Operation, Store, UpdateErrorKind};
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::jetstream::stream::{DiscardPolicy, LastRawMessageErrorKind};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -62,6 +62,9 @@ pub(super) struct Position {
     pub(super) sequence: u64,
     /// When the stream took that message, Unix ms.
     pub(super) ms: u64,
+    /// Up to when the node that saved may have missed deltas of topics that it does not know, Unix ms.
+    #[serde(default)]
+    pub(super) missed_ms: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -76,6 +79,9 @@ struct Saved<'a> {
     /// It may lack deltas.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     incomplete: bool,
+    /// Deltas of another partition are refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    moved: bool,
     /// Pieces of the data, where it does not fit here.
     #[serde(default)]
     parts: usize,
@@ -88,7 +94,11 @@ struct Saved<'a> {
 
 /// The bucket beside the stream.
 #[derive(Clone)]
-pub(super) struct Bucket(Store);
+pub(super) struct Bucket {
+    store: Store,
+    /// It lets go of what was saved, by age or where there is much.
+    may_drop: bool,
+}
 
 impl Bucket {
     /// Opens it; makes it where it is missing and `config` lets.
@@ -96,7 +106,7 @@ impl Bucket {
         let name = config.bucket();
         let tried = format!("bucket {name}");
         match context.get_key_value(&name).await {
-            Ok(store) => Ok(Self(store)),
+            Ok(store) => Ok(Self::of(store)),
             Err(_) if config.create => {
                 let made = context.create_key_value(kv::Config {
                     bucket: name,
@@ -105,18 +115,33 @@ impl Bucket {
                     num_replicas: config.replicas,
                     ..kv::Config::default()
                 });
-                Ok(Self(made.await.map_err(trouble(&tried))?))
+                Ok(Self::of(made.await.map_err(trouble(&tried))?))
             }
             Err(error) => Err(Trouble(format!("{tried}: {error}; create it, or set source.nats.create"))),
         }
     }
 
+    fn of(store: Store) -> Self {
+        let config = &store.stream.cached_info().config;
+        let is_bounded = config.max_bytes > 0 || config.max_messages > 0;
+        let may_drop = !config.max_age.is_zero() || (is_bounded && config.discard == DiscardPolicy::Old);
+        if may_drop {
+            tracing::warn!(
+                bucket = store.name,
+                max_age = ?config.max_age,
+                "the bucket lets go of saved states: a topic whose state has gone begins incomplete; give it no TTL, and let it \
+                 refuse what is too much (discard: new)"
+            );
+        }
+        Self { may_drop, store }
+    }
+
     /// A key's value and its revision, from the bucket's leader: a follower may not have the newest.
     async fn value(&self, key: &str) -> Result<Option<(u64, Bytes)>, Trouble> {
-        match self.0.stream.get_last_raw_message_by_subject(&format!("{}{key}", self.0.prefix)).await {
+        match self.store.stream.get_last_raw_message_by_subject(&format!("{}{key}", self.store.prefix)).await {
             Ok(message) => Ok(Some((message.sequence, message.payload))),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(Trouble(format!("bucket {}, key {key}: {error}", self.0.name))),
+            Err(error) => Err(Trouble(format!("bucket {}, key {key}: {error}", self.store.name))),
         }
     }
 
@@ -141,11 +166,17 @@ impl Bucket {
             if let Some(agreement) = agreement.filter(|agreement| agreement.created == created) {
                 return Ok(Agreement { revision, ..agreement });
             }
-            if let Some(revision) = self.set(&proposed, revision).await? {
-                return Ok(Agreement { revision, ..proposed });
+            match self.set(&proposed, revision).await {
+                Ok(Some(revision)) => return Ok(Agreement { revision, ..proposed }),
+                Ok(None) => {}
+                // A node that can read serves. All nodes propose the same for a stream that is new to them.
+                Err(error) => {
+                    tracing::warn!(%error, "the bucket takes no writes: there is no epoch in it, and none can be set");
+                    return Ok(Agreement { revision: 0, ..proposed });
+                }
             }
         }
-        Err(Trouble(format!("bucket {}: the nodes do not come to an agreement on the epoch", self.0.name)))
+        Err(Trouble(format!("bucket {}: the nodes do not come to an agreement on the epoch", self.store.name)))
     }
 
     /// Sets a new epoch, unless another node did meanwhile; with a new base, what was saved no longer counts.
@@ -159,9 +190,9 @@ impl Bucket {
 
     /// The new revision, or nothing if another node was quicker.
     async fn set(&self, agreement: &Agreement, revision: u64) -> Result<Option<u64>, Trouble> {
-        let tried = format!("bucket {}: changing the epoch", self.0.name);
+        let tried = format!("bucket {}: changing the epoch", self.store.name);
         let value = serde_json::to_vec(agreement).map_err(trouble(&tried))?;
-        match self.0.update(EPOCH, value.into(), revision).await {
+        match self.store.update(EPOCH, value.into(), revision).await {
             Ok(revision) => Ok(Some(revision)),
             Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(None),
             Err(error) => Err(Trouble(format!("{tried}: {error}"))),
@@ -180,7 +211,7 @@ impl Bucket {
             *seen = Some(revision);
             return Ok(false);
         }
-        match self.0.update(SAVER, Bytes::copy_from_slice(node.as_bytes()), revision).await {
+        match self.store.update(SAVER, Bytes::copy_from_slice(node.as_bytes()), revision).await {
             Ok(own) => {
                 *seen = Some(own);
                 Ok(true)
@@ -192,7 +223,7 @@ impl Bucket {
 
     /// Writes states.
     pub(super) async fn save_states(&self, base: &Epoch, states: &[std::sync::Arc<Snapshot>]) -> Result<(), Trouble> {
-        let tried = format!("bucket {}: saving", self.0.name);
+        let tried = format!("bucket {}: saving", self.store.name);
         for chunk in states.chunks(CHUNK) {
             let mut writes = Vec::with_capacity(chunk.len());
             // What ended since it was taken is to be removed, not saved.
@@ -206,9 +237,22 @@ impl Bucket {
 
     /// Writes the position that the states are complete up to.
     pub(super) async fn save_position(&self, base: &Epoch, position: Position) -> Result<(), Trouble> {
-        let tried = format!("bucket {}: saving", self.0.name);
+        let tried = format!("bucket {}: saving", self.store.name);
         let value = serde_json::to_vec(&position).map_err(trouble(&tried))?;
-        self.0.put(format!("position.{base}"), value.into()).await.map_err(trouble(&tried))?;
+        self.store.put(format!("position.{base}"), value.into()).await.map_err(trouble(&tried))?;
+        Ok(())
+    }
+
+    /// Says up to when topics have ended for want of deltas, Unix ms: before their states are removed.
+    pub(super) async fn save_expired(&self, base: &Epoch, expired_ms: u64) -> Result<(), Trouble> {
+        let key = format!("expired.{base}");
+        let found = self.value(&key).await?;
+        let revision = found.as_ref().map_or(0, |(revision, _)| *revision);
+        let before = found.and_then(|(_, text)| std::str::from_utf8(&text).ok()?.parse::<u64>().ok());
+        if before.is_some_and(|before| before >= expired_ms) {
+            return Ok(());
+        }
+        self.store.update(&key, expired_ms.to_string().into(), revision).await.map_err(trouble(&key))?;
         Ok(())
     }
 
@@ -223,12 +267,12 @@ impl Bucket {
         if saved.offset > upto {
             return Ok(());
         }
-        if self.0.purge_expect_revision(&head, Some(revision)).await.is_err() {
+        if self.store.purge_expect_revision(&head, Some(revision)).await.is_err() {
             // Another node has saved it, or removed it.
             return Ok(());
         }
         for i in 0..saved.parts {
-            self.0.purge(part_key(base, &key, saved.offset, i)).await.map_err(trouble(topic))?;
+            self.store.purge(part_key(base, &key, saved.offset, i)).await.map_err(trouble(topic))?;
         }
         Ok(())
     }
@@ -264,7 +308,8 @@ impl Bucket {
             return Ok(false);
         }
         let (offset, ts, at_ms) = (saved.offset, saved.ts, saved.at);
-        let state = SavedState { topic, offset, ts, at_ms, data, is_moved: false, incomplete: false };
+        let is_moved = saved.moved;
+        let state = SavedState { topic, offset, ts, at_ms, data, is_moved, incomplete: false };
         Ok(feed.complete(source, state, reached, bytes_max))
     }
 
@@ -277,6 +322,7 @@ impl Bucket {
             ts: state.ts,
             at: Some(state.at_ms),
             incomplete: state.known != Known::Whole,
+            moved: state.is_moved,
             parts: 0,
             data: None,
             b64data: None,
@@ -289,7 +335,7 @@ impl Bucket {
         } else {
             for (i, part) in state.data.chunks(PART_BYTES).enumerate() {
                 let at = part_key(base, &key, state.offset, i);
-                self.0.put(&at, Bytes::copy_from_slice(part)).await.map_err(trouble(tried))?;
+                self.store.put(&at, Bytes::copy_from_slice(part)).await.map_err(trouble(tried))?;
                 saved.parts = i + 1;
             }
         }
@@ -302,14 +348,14 @@ impl Bucket {
             return Ok(());
         }
         let value = serde_json::to_vec(&saved).map_err(trouble(tried))?;
-        match self.0.update(&head, value.into(), revision).await {
+        match self.store.update(&head, value.into(), revision).await {
             Ok(_) => {}
             Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => return Ok(()),
             Err(error) => return Err(trouble(tried)(error)),
         }
         if let Some(before) = before.filter(|before| before.offset != state.offset) {
             for i in 0..before.parts {
-                self.0.purge(part_key(base, &key, before.offset, i)).await.map_err(trouble(tried))?;
+                self.store.purge(part_key(base, &key, before.offset, i)).await.map_err(trouble(tried))?;
             }
         }
         Ok(())
@@ -319,7 +365,11 @@ impl Bucket {
     pub(super) async fn position(&self, base: &Epoch, held: &Held) -> Result<Option<Position>, Trouble> {
         let Some((_, value)) = self.value(&format!("position.{base}")).await? else { return Ok(None) };
         let position = serde_json::from_slice::<Position>(&value).ok();
-        Ok(position.filter(|position| position.sequence <= held.last))
+        Ok(position.filter(|position| position.sequence <= held.last).map(|position| Position {
+            // A topic whose state has gone is not known to have been there.
+            missed_ms: if self.may_drop { Some(position.ms) } else { position.missed_ms },
+            ..position
+        }))
     }
 
     /// Puts saved states back, and clears away those that no longer count. Returns how many were put back.
@@ -332,15 +382,15 @@ impl Bucket {
         bytes_max: usize,
         feed: &Feed,
     ) -> Result<usize, Trouble> {
-        let tried = format!("bucket {}: reading saved states", self.0.name);
+        let tried = format!("bucket {}: reading saved states", self.store.name);
         let mut parts: HashMap<String, Bytes> = HashMap::new();
         let mut heads: Vec<(String, Bytes)> = Vec::new();
         let mut over: BTreeSet<String> = BTreeSet::new();
-        let status = self.0.status().await.map_err(trouble(&tried))?;
+        let status = self.store.status().await.map_err(trouble(&tried))?;
         if status.values() == 0 {
             return Ok(0);
         }
-        let mut entries = self.0.watch_with_history(">").await.map_err(trouble(&tried))?;
+        let mut entries = self.store.watch_with_history(">").await.map_err(trouble(&tried))?;
         loop {
             let entry = tokio::time::timeout(READ_TIMEOUT, entries.next()).await.map_err(trouble(&tried))?;
             let Some(entry) = entry else { break };
@@ -348,7 +398,7 @@ impl Bucket {
             let last = entry.seen_current;
             let mut tokens = entry.key.split('.');
             match (tokens.next(), tokens.next()) {
-                (Some("state" | "part" | "position"), Some(other)) if other != base.as_str() => {
+                (Some("state" | "part" | "position" | "expired"), Some(other)) if other != base.as_str() => {
                     over.insert(other.to_owned());
                 }
                 (Some("part"), _) if entry.operation == Operation::Put => {
@@ -369,7 +419,9 @@ impl Bucket {
             let Ok(saved) = serde_json::from_slice::<Saved<'_>>(&head) else { continue };
             // Of deltas that are lost: it must not count again once the stream has come as far.
             if saved.offset.get() > last {
-                self.0.purge(&at).await.map_err(trouble(&tried))?;
+                if let Err(error) = self.store.purge(&at).await {
+                    tracing::warn!(topic = saved.topic, %error, "a saved state of lost deltas cannot be removed");
+                }
                 continue;
             }
             let key = token(&saved.topic);
@@ -393,17 +445,27 @@ impl Bucket {
                 ts: saved.ts,
                 at_ms: saved.at,
                 data,
-                is_moved: false,
+                is_moved: saved.moved,
                 incomplete: saved.incomplete,
             };
             restored += usize::from(feed.restore(source, state, bytes_max));
         }
         for base in over {
-            for keys in [format!("state.{base}.>"), format!("part.{base}.>"), format!("position.{base}")] {
-                let subject = format!("{}{keys}", self.0.prefix);
-                self.0.stream.purge().filter(subject).await.map_err(trouble(&tried))?;
+            for keys in [
+                format!("state.{base}.>"),
+                format!("part.{base}.>"),
+                format!("position.{base}"),
+                format!("expired.{base}"),
+            ] {
+                let subject = format!("{}{keys}", self.store.prefix);
+                if let Err(error) = self.store.stream.purge().filter(subject).await {
+                    tracing::debug!(%error, "states of another stream cannot be removed");
+                }
             }
         }
+        let expired = self.value(&format!("expired.{base}")).await?;
+        let expired = expired.and_then(|(_, text)| std::str::from_utf8(&text).ok()?.parse().ok());
+        feed.topics.expired_elsewhere(source, expired.unwrap_or(0));
         Ok(restored)
     }
 }

@@ -5,6 +5,7 @@ mod append;
 mod bucket;
 mod held;
 mod link;
+mod loading;
 mod message;
 mod reader;
 mod reading;

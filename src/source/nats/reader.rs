@@ -2,9 +2,8 @@
 //!
 //! Offsets are the stream's sequences. The epoch is a key of the bucket, first made of the time at which the stream was
 //! created, so that all nodes come to the same. It changes when offsets from before can no longer be compared: the stream
-//! is another one, was purged, ends before what was read from it, or let messages go before this node had read them.
-//! Whoever notices sets a new one; the others see it within a second. Then topics are loaded anew and subscribers get
-//! snapshots.
+//! is another one, was purged, or ends before what was read from it. Whoever notices sets a new one; the others see it within
+//! a second. Then topics are loaded anew and subscribers get snapshots. A node that has missed messages loads again by itself.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,6 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::bucket::{Agreement, Bucket};
 use super::held::{Bounds, Break, Held, look};
 use super::link::{self, Link};
+use super::loading::{Gaps, Loading};
 use super::reading::{Entry, Reading, Start, Suspects};
 use super::saver::Saver;
 use super::subjects::Subjects;
@@ -34,7 +34,7 @@ use crate::source::{Feed, Source, SourceStatus};
 use crate::topic::{Incoming, SourceId};
 
 /// Time between two looks at the stream and the epoch.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Waits after failures double from the first to the last, each with up to as much jitter.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -48,21 +48,27 @@ const HEADERS_BYTES: usize = 1_024;
 
 /// The reader of the stream.
 pub struct NatsSource {
-    config: config::Nats,
+    pub(super) config: config::Nats,
     subjects: Subjects,
     link: Link,
-    history_ttl: Duration,
-    id: SourceId,
-    delta_bytes_max: usize,
-    status: Arc<SourceStatus>,
-    metrics: Arc<Metrics>,
+    pub(super) history_ttl: Duration,
+    pub(super) id: SourceId,
+    pub(super) delta_bytes_max: usize,
+    pub(super) status: Arc<SourceStatus>,
+    pub(super) metrics: Arc<Metrics>,
     progress: Arc<Mutex<Progress>>,
-    agreed: Option<Agreement>,
+    pub(super) agreed: Option<Agreement>,
     /// Highest sequence ever read.
     reached: u64,
     /// Whether this connection got as far as reading.
     began: bool,
     suspects: Suspects,
+    /// A load under way, or one that broke off.
+    pub(super) loading: Option<Loading>,
+    /// The base of a past that has ended, where that could not be said in the bucket.
+    pub(super) over: Option<Epoch>,
+    /// Whether this connection has said that messages are missing.
+    pub(super) has_warned: bool,
 }
 
 /// How far the stream was read.
@@ -81,9 +87,11 @@ pub(super) struct Progress {
 }
 
 /// Why reading ended.
-enum End {
+pub(super) enum End {
     /// The epoch is another now: what is known must be loaded again.
     EpochChanged,
+    /// So it must in the same epoch: this node has missed messages.
+    LoadAgain,
     /// The connection is gone.
     Lost,
     Trouble(Trouble),
@@ -96,11 +104,11 @@ impl From<Trouble> for End {
 }
 
 /// A stream that is open.
-struct Opened {
-    context: Context,
+pub(super) struct Opened {
+    pub(super) context: Context,
     stream: Stream,
-    bucket: Bucket,
-    bounds: Bounds,
+    pub(super) bucket: Bucket,
+    pub(super) bounds: Bounds,
 }
 
 impl NatsSource {
@@ -122,10 +130,13 @@ impl NatsSource {
             reached: 0,
             began: false,
             suspects: Suspects::default(),
+            loading: None,
+            over: None,
+            has_warned: false,
         }
     }
 
-    fn label(&self) -> SourceLabel {
+    pub(super) fn label(&self) -> SourceLabel {
         SourceLabel { source: self.status.name.clone() }
     }
 
@@ -145,7 +156,7 @@ impl NatsSource {
                 end = self.connected(&feed, &mut backoff) => end,
             };
             let error = match end {
-                End::EpochChanged => continue,
+                End::EpochChanged | End::LoadAgain => continue,
                 End::Lost => Trouble("the connection was lost".into()),
                 End::Trouble(trouble) => trouble,
             };
@@ -202,7 +213,8 @@ impl NatsSource {
         let (held, bounds) = (Held::of(stream.cached_info()), Bounds::of(&stream.cached_info().config));
         let opened = Opened { context, stream, bucket, bounds };
         let agreement = opened.bucket.agree(&held.created, self.agreed.as_ref()).await?;
-        let base = agreement.base.clone();
+        let (base, agreed) = (agreement.base.clone(), agreement.clone());
+        self.has_warned = false;
         let progress = self.progress();
         let same = self.agreed.as_ref().is_some_and(|known| known.epoch == agreement.epoch);
         let reading = if same && progress.loaded {
@@ -221,6 +233,7 @@ impl NatsSource {
         let _saving = (!self.config.snapshot_every.is_zero()).then(|| {
             let saver = Saver {
                 bucket: opened.bucket.clone(),
+                agreed: self.agreed.clone().unwrap_or_else(|| agreed.clone()),
                 base: base.clone(),
                 source: self.id,
                 every: self.config.snapshot_every,
@@ -228,6 +241,7 @@ impl NatsSource {
                 progress: self.progress.clone(),
                 node: Epoch::random(),
                 feed: feed.clone(),
+                status: self.status.clone(),
             };
             AbortOnDropHandle::new(tokio::spawn(saver.run()))
         });
@@ -275,25 +289,30 @@ impl NatsSource {
         }
     }
 
-    async fn open(&mut self, opened: &Opened, start: Start) -> Result<Reading, Trouble> {
+    pub(super) async fn open(&mut self, opened: &Opened, start: Start) -> Result<Reading, Trouble> {
         self.began = true;
         Reading::open(opened.context.clone(), opened.stream.clone(), start, self.suspects.clone()).await
     }
 
-    fn progress(&self) -> Progress {
+    pub(super) fn progress(&self) -> Progress {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn last(&self) -> u64 {
+    pub(super) fn last(&self) -> u64 {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).last
     }
 
-    fn change_progress(&self, change: impl FnOnce(&mut Progress)) {
+    pub(super) fn change_progress(&self, change: impl FnOnce(&mut Progress)) {
         change(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Why what this node knows does not join up with what the stream holds now that it is back, if it does not.
-    async fn discontinuity(&self, opened: &Opened, progress: &Progress, held: &Held) -> Result<Option<Break>, Trouble> {
+    pub(super) async fn discontinuity(
+        &self,
+        opened: &Opened,
+        progress: &Progress,
+        held: &Held,
+    ) -> Result<Option<Break>, Trouble> {
         let found = look(progress.last, &progress.held, held, &opened.bounds, unix_ms());
         if found.is_some() || progress.last == 0 || progress.last < held.first {
             return Ok(found);
@@ -307,106 +326,24 @@ impl NatsSource {
         Ok(other.then_some(Break::Rewritten))
     }
 
-    /// Offsets can no longer be compared: says so to all nodes.
-    async fn break_off(&self, opened: &Opened, why: Break) -> Result<End, End> {
+    /// Offsets can no longer be compared: says so to all nodes. What this node alone has missed is no affair of theirs.
+    async fn break_off(&mut self, opened: &Opened, why: Break) -> Result<End, End> {
+        // Whatever comes of it, what is known here is loaded again.
+        self.change_progress(|progress| progress.loaded = false);
+        if why == Break::Missed {
+            self.metrics.source_missed.get_or_create(&self.label()).inc();
+            let (stream, why) = (&self.config.stream, why.reason());
+            tracing::warn!(stream, why, "this node has missed messages and loads again: let the stream keep more");
+            return Ok(End::LoadAgain);
+        }
         let Some(known) = &self.agreed else { return Ok(End::EpochChanged) };
-        opened.bucket.change(known, why.ends_the_past()).await?;
+        if let Err(error) = opened.bucket.change(known, why.ends_the_past()).await {
+            tracing::warn!(%error, "the bucket takes no writes: the epoch stays, and all is loaded again");
+            self.over = why.ends_the_past().then(|| known.base.clone()).or(self.over.take());
+        }
         let (stream, why) = (&self.config.stream, why.reason());
         tracing::warn!(stream, why, old = %known.epoch, "offsets can no longer be compared: the epoch changes");
         Ok(End::EpochChanged)
-    }
-
-    /// Takes in everything that NATS holds: saved states, then the stream.
-    async fn load(&mut self, opened: &Opened, feed: &Feed, agreement: Agreement, held: &Held) -> Result<Reading, End> {
-        if self.agreed.as_ref().is_some_and(|known| known.epoch != agreement.epoch) {
-            self.metrics.epoch_changes.get_or_create(&self.label()).inc();
-        }
-        self.status.set_loaded(false);
-        self.change_progress(|progress| *progress = Progress::default());
-        self.agreed = Some(agreement.clone());
-        let saved = opened.bucket.position(&agreement.base, held).await?;
-        let base = saved.as_ref().map_or(0, |saved| saved.sequence);
-        // Whether every topic is known once what was saved and what the stream holds is read.
-        let complete = held.first <= base + 1 && (opened.bounds.others || held.is_without_holes());
-        if !complete && held.last > base {
-            tracing::warn!(
-                stream = self.config.stream,
-                saved = base,
-                first = held.first,
-                "messages are gone that are in no saved state: states that they changed are incomplete until they are published whole (kind: snapshot)"
-            );
-        }
-        let complete = complete || held.last <= base;
-        let upto = saved.as_ref().map(|saved| saved.sequence);
-        // Far enough back for the history that recovery needs, and never after what was saved.
-        let ttl_ms = u64::try_from(self.history_ttl.as_millis()).unwrap_or(u64::MAX);
-        let recent_ms = held.last_ms.min(unix_ms()).saturating_sub(ttl_ms);
-        let start = match &saved {
-            None => Start::After(0),
-            Some(saved) if saved.ms <= recent_ms => Start::After(saved.sequence),
-            Some(_) => Start::At(i128::from(recent_ms) * 1_000_000),
-        };
-        let mut reading = self.open(opened, start).await?;
-        let mut chunk = match reading.is_at_end().await? {
-            true => Vec::new(),
-            false => self.load_next(&mut reading).await?,
-        };
-        // What came before the first message that is read here is not known here.
-        let floor = chunk.first().map_or(held.last, |entry| entry.sequence.saturating_sub(1));
-        feed.topics.load(self.id, &agreement.epoch, Offset::new(floor).unwrap_or_default(), complete);
-        // What was saved under another base is cleared away, whether anything is put back or not.
-        let restored = opened
-            .bucket
-            .restore((&opened.context, &self.config.stream), &agreement.base, held, self.id, self.delta_bytes_max, feed)
-            .await?;
-        let mut count = 0;
-        let mut expected = chunk.first().map_or(0, |entry| entry.sequence).min(held.first.max(base + 1));
-        while !chunk.is_empty() {
-            count += chunk.len();
-            for entry in &chunk {
-                if entry.sequence > expected.max(base + 1) && expected > 0 && !opened.bounds.others {
-                    tracing::warn!(
-                        stream = self.config.stream,
-                        before = entry.sequence,
-                        "messages were let go of before they were read: states are incomplete until they are published whole (kind: snapshot)"
-                    );
-                    feed.topics.doubt(self.id, Offset::new(entry.sequence - 1).unwrap_or_default());
-                }
-                expected = entry.sequence + 1;
-            }
-            let at_end = chunk.last().is_some_and(|entry| entry.pending == 0 || entry.sequence >= held.last);
-            for entry in chunk {
-                self.take_in(entry, feed, upto).await;
-            }
-            if at_end {
-                break;
-            }
-            self.status.note(format!("loading, {count} messages so far"));
-            chunk = self.load_next(&mut reading).await?;
-        }
-        feed.topics.loaded(self.id);
-        self.change_progress(|progress| {
-            // An empty stream may have had messages: reading goes on after the last that it ever had.
-            progress.last = if count == 0 { held.last } else { progress.last };
-            progress.created.clone_from(&held.created);
-            progress.held = held.clone();
-            progress.loaded = true;
-        });
-        self.status.set_loaded(true);
-        tracing::info!(stream = self.config.stream, epoch = %agreement.epoch, restored, messages = count, "loaded");
-        Ok(reading)
-    }
-
-    /// The next messages of a load; none at the end.
-    async fn load_next(&self, reading: &mut Reading) -> Result<Vec<Entry>, Trouble> {
-        loop {
-            if let Ok(chunk) = tokio::time::timeout(LOOK_EVERY, reading.next()).await {
-                return chunk;
-            }
-            if reading.is_at_end().await? {
-                return Ok(Vec::new());
-            }
-        }
     }
 
     /// Reads on until something breaks or the epoch changes.
@@ -422,6 +359,18 @@ impl NatsSource {
                     if let Some(end) = self.look(opened, &before).await? {
                         return Ok(end);
                     }
+                    // Longer than since the last look, and nothing on its way: the last messages went one by one.
+                    let held = before.held;
+                    if behind_since.is_some() && held.last > self.last() && reading.is_at_end().await? {
+                        if !opened.bounds.others {
+                            return self.break_off(opened, Break::Missed).await;
+                        }
+                        self.miss(opened, feed, held.last, held.last_ms, 0);
+                        self.change_progress(|progress| {
+                            (progress.last, progress.last_ms) = (held.last, held.last_ms);
+                        });
+                    }
+                    let before = self.progress();
                     // What is there for longer than since the last look should have been read.
                     behind_since = (before.held.last > before.last).then(|| behind_since.unwrap_or(now_ms));
                     if behind_since.is_none() {
@@ -434,17 +383,21 @@ impl NatsSource {
                 }
             };
             let (mut count, mut lag_ms) = (0, 0);
-            for entry in chunk {
-                let last = self.last();
-                if entry.sequence <= last {
-                    continue;
+            let gaps = Gaps::of(&chunk, self.last() + 1);
+            if !gaps.is_none() && !opened.bounds.others {
+                let before = self.progress();
+                // Of another stream, of a purge, let go of before they were read, or deleted one by one.
+                return match self.look(opened, &before).await? {
+                    Some(end) => Ok(end),
+                    None => self.break_off(opened, Break::Missed).await,
+                };
+            }
+            for (at, entry) in chunk.into_iter().enumerate() {
+                if gaps.counts(at) {
+                    self.miss(opened, feed, entry.sequence - 1, entry.ms, 0);
                 }
-                // Deleted one by one, or let go before they were read?
-                if entry.sequence > last + 1 && !opened.bounds.others {
-                    let before = self.progress();
-                    if let Some(end) = self.look(opened, &before).await? {
-                        return Ok(end);
-                    }
+                if entry.sequence <= self.last() {
+                    continue;
                 }
                 count += 1;
                 lag_ms = if entry.pending == 0 { 0 } else { unix_ms().saturating_sub(entry.ms) };
@@ -457,24 +410,36 @@ impl NatsSource {
     }
 
     /// Looks at the stream and at what the other nodes go by; why to stop reading, if that is so.
-    async fn look(&self, opened: &Opened, before: &Progress) -> Result<Option<End>, End> {
+    async fn look(&mut self, opened: &Opened, before: &Progress) -> Result<Option<End>, End> {
         let stream = opened.context.get_stream(&self.config.stream).await.map_err(trouble("looking at the stream"))?;
         let held = Held::of(stream.cached_info());
         let known = self.agreed.as_ref();
+        // What it lets go of may be configured anew while it is read.
+        if Bounds::of(&stream.cached_info().config) != opened.bounds {
+            tracing::info!(stream = self.config.stream, "the stream is configured anew: it is opened again");
+            return Err(Trouble("the stream is configured anew".into()).into());
+        }
         if held.created != before.created {
             tracing::warn!(stream = self.config.stream, "another stream of this name: it was deleted and created anew");
             return Ok(Some(End::EpochChanged));
         }
         let agreement = match opened.bucket.agreement().await? {
             Some(agreement) => agreement,
+            // Nothing could be written there; whoever saves tries again.
+            None if known.is_some_and(|known| known.revision == 0) => return self.look_on(opened, held, before).await,
             None => opened.bucket.agree(&held.created, known).await?,
         };
         if known.is_none_or(|known| known.epoch != agreement.epoch) {
             tracing::warn!(stream = self.config.stream, found = %agreement.epoch, "another node changed the epoch");
             return Ok(Some(End::EpochChanged));
         }
-        let bounds = Bounds::of(&stream.cached_info().config);
-        if let Some(why) = look(before.last, &before.held, &held, &bounds, unix_ms()) {
+        self.look_on(opened, held, before).await
+    }
+
+    /// The same of what the stream holds now.
+    async fn look_on(&mut self, opened: &Opened, held: Held, before: &Progress) -> Result<Option<End>, End> {
+        self.status.set_reach(held.reach(&opened.bounds));
+        if let Some(why) = look(before.last, &before.held, &held, &opened.bounds, unix_ms()) {
             return self.break_off(opened, why).await.map(Some);
         }
         self.change_progress(|progress| progress.held = held);
@@ -482,7 +447,7 @@ impl NatsSource {
     }
 
     /// Takes a message in. Up to `saved`, states that were saved say what deltas have come to.
-    async fn take_in(&mut self, entry: Entry, feed: &Feed, saved: Option<u64>) {
+    pub(super) async fn take_in(&mut self, entry: Entry, feed: &Feed, saved: Option<u64>) {
         let (sequence, ms) = (entry.sequence, entry.ms);
         let form = |topic: &str| feed.topics.payload_form(topic);
         match (entry.delta(&self.subjects, self.delta_bytes_max, &form), Offset::new(sequence)) {

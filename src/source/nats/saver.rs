@@ -4,17 +4,22 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Trouble;
-use super::bucket::{Bucket, Position};
+use super::bucket::{Agreement, Bucket, Position};
 use super::reader::Progress;
 use crate::limits::SAVED_BYTES_AT_ONCE;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
-use crate::source::Feed;
+use crate::source::{Feed, SourceStatus};
 use crate::topic::SourceId;
 
 /// Rounds without a save, after which a node does whose states may lack deltas.
 const ROUNDS_UNSAVED: u32 = 3;
+
+/// Least time between two saves, however short the stream.
+const EVERY_LEAST: Duration = Duration::from_secs(1);
 
 /// States that are taken from what another node saved, in one round.
 const COMPLETED_AT_ONCE: usize = 500;
@@ -22,7 +27,8 @@ const COMPLETED_AT_ONCE: usize = 500;
 /// Saves states now and then, if no other node just did.
 pub(super) struct Saver {
     pub(super) bucket: Bucket,
-    /// See [`super::bucket::Agreement`].
+    /// What the nodes went by when this one began, and the base of it.
+    pub(super) agreed: Agreement,
     pub(super) base: Epoch,
     pub(super) source: SourceId,
     pub(super) every: Duration,
@@ -31,6 +37,8 @@ pub(super) struct Saver {
     /// This node.
     pub(super) node: Epoch,
     pub(super) feed: Feed,
+    /// How far back the stream reaches stands there.
+    pub(super) status: Arc<SourceStatus>,
 }
 
 /// Topics whose states are being saved; if they are not, they are to be taken again.
@@ -72,10 +80,22 @@ impl Saver {
         // Topics in doubt that were looked for already.
         let mut skip = 0;
         loop {
-            tokio::time::sleep(self.every).await;
+            let began = Instant::now();
+            // The stream may come to reach back less far than it does.
+            while began.elapsed() < self.wait() {
+                tokio::time::sleep(self.wait().saturating_sub(began.elapsed()).min(EVERY_LEAST)).await;
+            }
             if let Err(error) = self.save(&mut seen, &mut found, &mut skip).await {
                 tracing::warn!(%error, "topic states could not be saved");
             }
+        }
+    }
+
+    /// Until the next save: sooner where the stream does not reach back far.
+    fn wait(&self) -> Duration {
+        match self.status.reach() {
+            Some(reach) => self.every.min((reach / 4).max(EVERY_LEAST)),
+            None => self.every,
         }
     }
 
@@ -83,6 +103,10 @@ impl Saver {
     async fn remove_ended(&self) -> Result<(), Trouble> {
         let names = self.feed.topics.take_ended(self.source);
         let mut ended = Ended { feed: &self.feed, source: self.source, names };
+        let expired_ms = self.feed.topics.expired_ms(self.source);
+        if !ended.names.is_empty() && expired_ms > 0 {
+            self.bucket.save_expired(&self.base, expired_ms).await?;
+        }
         while let Some((name, offset)) = ended.names.last() {
             self.bucket.remove(&self.base, name.as_str(), *offset).await?;
             ended.names.pop();
@@ -112,6 +136,10 @@ impl Saver {
         let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if !progress.loaded || progress.last == 0 {
             return Ok(());
+        }
+        if self.bucket.agreement().await?.is_none() {
+            // The bucket took no writes when this node began; another would go on as this one does.
+            self.bucket.agree(&progress.created, Some(&self.agreed)).await?;
         }
         let saved = self.bucket.position(&self.base, &progress.held).await?.map_or(0, |saved| saved.sequence);
         // Where nothing came since, nobody has anything to save.
@@ -148,7 +176,8 @@ impl Saver {
             // It took so long that another node saves by now.
             return Ok(());
         }
-        let position = Position { sequence: progress.last, ms: progress.last_ms };
+        let missed_ms = self.feed.topics.missed(self.source).map(|missed_ms| missed_ms.min(progress.last_ms));
+        let position = Position { sequence: progress.last, ms: progress.last_ms, missed_ms };
         self.bucket.save_position(&self.base, position).await?;
         taken.saved = true;
         tracing::debug!(states = taken.names.len(), upto = position.sequence, "topic states saved");

@@ -14,6 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::continuity::{self, Facts, Progress};
@@ -42,6 +43,9 @@ const ROUNDS_UNSAVED: u32 = 3;
 
 /// Times that states are taken again in one save, because topics ended that this node had not read of.
 const WRITE_ATTEMPTS: u32 = 8;
+
+/// Longest time between two looks at how far back the stream reaches.
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
 
 /// Least time between two saves, however short the stream.
 const EVERY_LEAST: Duration = Duration::from_secs(1);
@@ -184,17 +188,29 @@ impl Saver {
     }
 
     pub(super) async fn run(mut self, feed: Feed, stop: CancellationToken) {
-        let mut wait = self.every;
+        let mut last = Instant::now();
         loop {
+            let left = self.wait().saturating_sub(last.elapsed());
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(left.min(MEASURE_EVERY)) => {}
+            }
+            if last.elapsed() < self.wait() {
+                // The stream may have come to reach back less far than it did.
+                let _ = self.measure().await;
+                continue;
             }
             if let Err(error) = self.round(&feed).await {
                 tracing::warn!(stream = self.keys.stream, %error, "topic states could not be saved");
             }
-            wait = self.wait();
+            last = Instant::now();
         }
+    }
+
+    async fn measure(&self) -> RedisResult<()> {
+        let mut link = self.masters.connect(&self.keys.stream).await?;
+        self.status.set_reach(Facts::of(&mut link, &self.keys).await?.reach());
+        Ok(())
     }
 
     /// Until the next save: sooner where the stream does not reach back far.
@@ -340,13 +356,13 @@ impl Saver {
     /// Makes sure that this master has every delta up to `newest`: one that was promoted without the last of them must not
     /// be given states that hold them, before the reader has noticed too and changed the epoch.
     async fn vouch(&self, link: &mut Link, newest: Offset) -> RedisResult<()> {
-        let until = tokio::time::Instant::now() + SETTLE;
+        let until = Instant::now() + SETTLE;
         let progress = loop {
             let progress = self.progress();
             if progress.loaded && progress.offset >= newest {
                 break progress;
             }
-            if tokio::time::Instant::now() > until {
+            if Instant::now() > until {
                 return Err(RedisError::from((ErrorKind::Client, "the reader is in the middle of something")));
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
