@@ -160,6 +160,10 @@ impl NatsSource {
                 End::Lost => Trouble("the connection was lost".into()),
                 End::Trouble(trouble) => trouble,
             };
+            if self.reached > reached {
+                // A poor way, on which a load goes on.
+                backoff = BACKOFF_FIRST;
+            }
             fruitless = if self.began && self.reached == reached { fruitless + 1 } else { 0 };
             if fruitless >= SUSPECT_AFTER {
                 tracing::warn!(
