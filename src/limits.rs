@@ -17,6 +17,33 @@ pub const DELTA_BYTES_MAX: usize = 256 * 1024;
 /// Deepest nesting of a delta. Past it: refused at the source. Keeps every client's parser safe too.
 pub const JSON_DEPTH_MAX: usize = 64;
 
+/// Earliest time of an event that a publisher may give (`ts`), Unix ms: 2000-01-01. Before it: the delta is taken without.
+pub const TS_MIN_MS: u64 = 946_684_800_000;
+
+/// Latest one, in ms after the time at which the source took the entry in: a day. After it: the delta is taken without.
+pub const TS_AHEAD_MAX_MS: u64 = 24 * 3_600 * 1_000;
+
+/// Characters of a topic, a value or a name that a log line about a refused entry repeats. Past it: cut.
+pub const REFUSAL_CHARS_SHOWN: usize = 64;
+
+/// Lines logged a minute about entries of one source that were refused for one reason, whatever their topics. Past it: they
+/// are counted, and the next line says how many.
+pub const REFUSAL_LINES_PER_MINUTE: u64 = 32;
+
+/// Topics of a source of which it is remembered that a line about them was logged within the last minute, each with a
+/// reason. Past it: refusals of others are counted, and the next line says how many.
+pub const REFUSAL_TOPICS_REMEMBERED: usize = 1_024;
+
+/// Namespaces that are not configured of which it is remembered whether they look like one that is. Past it: others are
+/// not looked at.
+pub const NAMESPACES_JUDGED: usize = 1_024;
+
+/// Copies of refused entries that wait to be written (`source.redis.refused`). Past it: dropped and counted.
+pub const REFUSED_COPIES_WAITING: usize = 1_024;
+
+/// Bytes of a refused entry's names and values that its copy has. Past it: cut.
+pub const REFUSED_COPY_BYTES: usize = 8 * 1024;
+
 /// Largest message from a client, in bytes, all fragments together. Past it: close 1009.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 

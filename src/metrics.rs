@@ -34,6 +34,15 @@ pub struct SourceLabel {
     pub source: String,
 }
 
+/// Which source, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SourceReason {
+    /// Its name.
+    pub source: String,
+    /// One of those in docs/redis.md.
+    pub reason: &'static str,
+}
+
 /// One label: which key, by its name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct KeyLabel {
@@ -368,6 +377,10 @@ pub struct Metrics {
     pub source_errors: Family<SourceLabel, Counter>,
     pub source_skipped: Family<SourceLabel, Counter>,
     pub source_missed: Family<SourceLabel, Counter>,
+    pub source_refused: Family<SourceReason, Counter>,
+    pub source_suspicious: Family<SourceReason, Counter>,
+    pub refused_copied: Counter,
+    pub refused_copies_dropped: Counter,
     pub epoch_changes: Family<SourceLabel, Counter>,
     pub client_publishes: Counter,
     pub replies_refused: Counter,
@@ -655,13 +668,33 @@ impl Metrics {
         r.register("source_errors", "Failures of a source, each followed by a retry", self.source_errors.clone());
         r.register(
             "source_skipped",
-            "Entries of a source that could not be read as deltas",
+            "Entries of a source that were refused, whatever the reason",
             self.source_skipped.clone(),
         );
         r.register(
             "source_missed",
             "Times that entries of a source were gone before this node had read them; it loaded again",
             self.source_missed.clone(),
+        );
+        r.register(
+            "source_refused",
+            "Entries of a source that were refused, by reason (docs/redis.md)",
+            self.source_refused.clone(),
+        );
+        r.register(
+            "source_suspicious",
+            "Entries of a source that were taken though something about them is wrong, by reason (docs/redis.md)",
+            self.source_suspicious.clone(),
+        );
+        r.register(
+            "refused_copied",
+            "Refused entries that this node copied for their publishers (source.redis.refused)",
+            self.refused_copied.clone(),
+        );
+        r.register(
+            "refused_copies_dropped",
+            "Copies of refused entries that were not written: too many waited, or Redis took none",
+            self.refused_copies_dropped.clone(),
         );
         r.register(
             "epoch_changes",

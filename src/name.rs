@@ -61,6 +61,28 @@ pub fn unprintable(text: &str) -> Option<char> {
     })
 }
 
+/// As much of what a publisher sent as an error or a log line repeats: at most `chars_max` characters, each of them visible,
+/// without a backtick, in which errors wrap it.
+pub fn shown(bytes: &[u8], chars_max: usize) -> String {
+    // Of UTF-8, no character has more than four bytes.
+    let start = bytes.get(..bytes.len().min(chars_max.saturating_mul(4))).unwrap_or_default();
+    let text = String::from_utf8_lossy(start);
+    let mut chars = text.chars();
+    let mut out = String::new();
+    for c in chars.by_ref().take(chars_max) {
+        match c {
+            ' ' => out.push(' '),
+            '`' => out.push('\''),
+            c if unprintable(c.encode_utf8(&mut [0; 4])).is_some() => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    if chars.next().is_some() || start.len() < bytes.len() {
+        out.push('…');
+    }
+    out
+}
+
 /// Letters and marks that are not shown: `Default_Ignorable_Code_Point` of Unicode's DerivedCoreProperties.txt, as far as
 /// general categories do not say it, and the Braille pattern without a dot.
 fn is_blank(c: char) -> bool {
@@ -247,6 +269,22 @@ mod tests {
                 let error = TopicName::new(&name).unwrap_err().to_string();
                 assert!(error.contains(shown), "{error}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_shown_of_a_text_is_visible_and_short() {
+        for (bytes, expected) in [
+            (&b"quotes:A"[..], "quotes:A"),
+            (b"a b\n\x1b[31m`", "a b\\u000a\\u001b[31m'"),
+            (b"\xff\xfeA", "\u{fffd}\u{fffd}A"),
+            (b"12345678901234567890", "12345678901234567890"),
+            (b"123456789012345678901", "12345678901234567890…"),
+            ("😀".repeat(21).as_bytes(), &format!("{}…", "😀".repeat(20))),
+            ("\u{202e}".as_bytes(), "\\u202e"),
+            (b"", ""),
+        ] {
+            assert_eq!(shown(bytes, 20), expected);
         }
     }
 

@@ -43,6 +43,10 @@ pub struct Redis {
     pub ts_field: String,
     /// `MAXLEN ~` of what the publish API appends.
     pub max_len: u64,
+    /// Whether entries that are refused are copied, with the reason, to `<stream>:refused`.
+    pub refused: bool,
+    /// `MAXLEN ~` of those copies, of each stream.
+    pub refused_max_len: u64,
     /// How often one of the nodes saves topic snapshots to Redis, so that a starting node need not read the
     /// whole stream; `"0s"` is never.
     #[serde(with = "humantime_serde")]
@@ -87,6 +91,8 @@ impl Default for Redis {
             kind_field: "kind".into(),
             ts_field: "ts".into(),
             max_len: 1_000_000,
+            refused: false,
+            refused_max_len: 1_000,
             snapshot_every: Duration::from_secs(30),
             max_lag: Duration::from_secs(5),
         }
@@ -248,6 +254,19 @@ pub(super) fn faults(redis: &Redis, fault: &mut impl FnMut(&str, String)) {
     if redis.max_len == 0 {
         fault("source.redis.max_len", "0 would keep nothing".into());
     }
+    if redis.refused && redis.refused_max_len == 0 {
+        fault(
+            "source.redis.refused_max_len",
+            "0 would keep nothing; source.redis.refused = false copies nothing".into(),
+        );
+    }
+    let is_read = |key: &str| redis.all_streams().any(|stream| stream == key);
+    let copies = redis.all_streams().find(|stream| is_read(&format!("{stream}:refused")));
+    if let Some(stream) = copies.filter(|_| redis.refused) {
+        let reason =
+            format!("`{stream}:refused` is where refused entries of `{stream}` are copied to (source.redis.refused)");
+        fault("source.redis.streams", reason);
+    }
 }
 
 #[cfg(test)]
@@ -312,6 +331,8 @@ mod tests {
             ("streams = [\"a\"]\nread_also = [\"b\", \"a\"]", "source.redis.read_also", "\"a\""),
             ("read_also = [\"\"]", "source.redis.read_also", "empty"),
             ("max_len = 0", "source.redis.max_len", "nothing"),
+            ("refused = true\nrefused_max_len = 0", "source.redis.refused_max_len", "nothing"),
+            ("refused = true\nstreams = [\"a:refused\", \"a\"]", "source.redis.streams", "copied"),
         ] {
             let found = faults_of(&from(text));
             assert_eq!(found.len(), 1, "{text}: {found:?}");

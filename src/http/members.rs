@@ -8,7 +8,9 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::clock::unix_ms;
 use crate::protocol::Refusal;
+use crate::source::event_time::read_time;
 use crate::spelling::nearest;
 
 /// Members of one command.
@@ -120,6 +122,26 @@ impl<'a> Members<'a> {
     /// A number from 0 up.
     pub(super) fn number(&mut self, name: &'static str) -> Result<Option<u64>, Refusal> {
         self.read(name, "a whole number from 0 up")
+    }
+
+    /// The time of an event, Unix ms.
+    pub(super) fn event_time(&mut self, name: &'static str) -> Result<Option<u64>, Refusal> {
+        let Some(value) = self.value(name) else { return Ok(None) };
+        let json = value.get();
+        let text = serde_json::from_str::<Cow<'_, str>>(json).ok();
+        let told = |what: &str, remedy: &str| bad(format!("`{name}` is {}, {what}; {remedy}", shown(json)));
+        match (&text, json.as_bytes().first()) {
+            // An empty text is none, as elsewhere.
+            (Some(text), _) if text.is_empty() => Ok(None),
+            (Some(text), _) => Err(match read_time(text, unix_ms()) {
+                Ok(_) => told("a text", "give the number without quotes"),
+                Err(fault) => told(fault.what(), &fault.remedy()),
+            }),
+            (None, Some(b'-' | b'0'..=b'9')) => {
+                read_time(json, unix_ms()).map(Some).map_err(|fault| told(fault.what(), &fault.remedy()))
+            }
+            _ => Err(bad(format!("`{name}` must be Unix milliseconds, not {}", described(value)))),
+        }
     }
 
     /// A number.
@@ -322,6 +344,45 @@ mod tests {
         assert!(other.starts_with("`payload` is not known here; known are `channel`"), "{other}");
         let many: String = (0..65).map(|n| format!("\"m{n}\":0,")).collect();
         assert!(told(&format!("{{{many}\"channel\":\"a\"}}")).contains("more than 64 members"));
+    }
+
+    #[test]
+    fn the_time_of_an_event_is_in_milliseconds_or_what_it_is_is_said() {
+        let read = |json: &str| {
+            let text = format!("{{\"ts\":{json}}}");
+            let mut read = members(&text).unwrap();
+            read.event_time("ts").map_err(|refusal| refusal.reason)
+        };
+        assert_eq!(read("1723161256313"), Ok(Some(1_723_161_256_313)));
+        for none in ["null", "\"\""] {
+            assert_eq!(read(none), Ok(None), "{none}");
+        }
+        for (json, told) in [
+            (
+                "1723161256",
+                "`ts` is 1723161256, a time in seconds; give Unix milliseconds, 1,000 for each second: 1723161256000",
+            ),
+            ("1723161256.5", "`ts` is 1723161256.5, a time in seconds; "),
+            ("1723161256313000", "a time in microseconds; "),
+            ("1723161256313000000", "a time in nanoseconds; "),
+            ("1723161256313.25", "a number with a fraction or an exponent; "),
+            ("1.7e12", "a number with a fraction or an exponent; "),
+            ("-1", "`ts` is -1, a time before the year 2000; "),
+            ("5", "a time before the year 2000; "),
+            ("9999999999999", "a time more than a day ahead; "),
+            (
+                "\"2024-08-08T00:14:16Z\"",
+                "`ts` is \"2024-08-08T00:14:16Z\", a date in words; give Unix milliseconds, such as",
+            ),
+            ("\"1723161256\"", "a time in seconds; "),
+            ("\"1723161256313\"", "a text; give the number without quotes"),
+            ("true", "`ts` must be Unix milliseconds, not true"),
+            ("[1]", "`ts` must be Unix milliseconds, not a list"),
+            ("{}", "`ts` must be Unix milliseconds, not an object"),
+        ] {
+            let reason = read(json).unwrap_err();
+            assert!(reason.contains(told), "{json}: {reason}");
+        }
     }
 
     proptest! {

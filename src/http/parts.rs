@@ -94,7 +94,7 @@ fn one(params: &RawValue) -> Result<(), Refusal> {
     members.named("channel", "topic")?;
     members.texts("channels", BATCH_COMMANDS_MAX)?;
     members.filled("kind")?;
-    members.number("ts")?;
+    members.event_time("ts")?;
     members.signed("limit")?;
     members.flag("reverse")?;
     members.idle(&[("tags", "a publication carries none of its publisher"), ("skip_history", "the namespace says")])?;

@@ -15,11 +15,12 @@ use super::members::{Members, shown};
 use super::style::{Outcome, Reply, written};
 use super::{Shared, State, failure};
 use crate::auth::ApiKey;
-use crate::config::{ErrorStyle, PayloadForm};
+use crate::config::{ErrorStyle, OPS, PayloadForm};
 use crate::limits::{BATCH_COMMANDS_MAX, BROADCAST_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
-use crate::name::TopicName;
+use crate::name::{TopicName, namespace_of};
 use crate::protocol::Refusal;
 use crate::source::publish::{Failure, Outgoing};
+use crate::spelling::nearest;
 use crate::topic::{Kind, Payload, PayloadError, PublishError};
 
 /// What one request may still publish: a body names many topics in few bytes.
@@ -132,7 +133,7 @@ impl Prepared {
                 ));
             }
         };
-        let ts = members.number("ts")?;
+        let ts = members.event_time("ts")?;
         let once = idempotency_key(&mut members)?;
         // Deltas of deltas are made where the namespace has them, whether a publisher asks or not.
         members.flag("delta")?;
@@ -332,9 +333,9 @@ pub(super) async fn publish_all(state: &State, key: &ApiKey, style: ErrorStyle, 
     let mut done = state.publisher.publish_all(&outgoing).await.into_iter();
     let mut outcomes = Vec::with_capacity(prepared.len());
     for (one, refused) in prepared.iter().zip(refused) {
-        let mut responses = refused.into_iter().map(|refusal| match refusal {
+        let mut responses = refused.into_iter().zip(&one.topics).map(|(refusal, topic)| match refusal {
             Some(refusal) => Err(refusal),
-            None => published(state, done.next()),
+            None => published(state, topic, done.next()),
         });
         outcomes.push(match one.is_broadcast {
             false => responses.next().unwrap_or_else(|| written(&())),
@@ -358,8 +359,19 @@ fn may_publish(state: &State, key: &ApiKey, topic: &str) -> Result<(), Refusal> 
     })
 }
 
+/// The configured namespace that an unknown one nearly is.
+fn meant_namespace(state: &State, topic: &str, error: &PublishError) -> String {
+    let known = || state.config.namespace.keys().map(String::as_str).filter(|name| *name != OPS);
+    let meant = match error {
+        PublishError::UnknownNamespace => namespace_of(topic).and_then(|namespace| nearest(namespace, known())),
+        _ => None,
+    };
+    meant.map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default()
+}
+
 fn published(
     state: &State,
+    topic: &str,
     done: Option<Result<(crate::position::Offset, crate::position::Epoch), Failure>>,
 ) -> Outcome {
     match done {
@@ -371,7 +383,7 @@ fn published(
                 PublishError::StreamSnapshot => "`kind`: ",
                 _ => "",
             };
-            Err(Refusal::new(error.code(), format!("{member}{error}")))
+            Err(Refusal::new(error.code(), format!("{member}{error}{}", meant_namespace(state, topic, &error))))
         }
         Some(Err(Failure::Unavailable(error))) => {
             state.metrics.refused_publish("unavailable");

@@ -13,7 +13,7 @@ use super::budget::Budget;
 use super::query::decoded;
 use super::{Shared, authorization, failure};
 use crate::auth::{Denied, Identity, may_have};
-use crate::config::PayloadForm;
+use crate::config::{OPS, PayloadForm};
 use crate::metrics::{AGE_BUCKETS_MS, Stat};
 use crate::name::TopicName;
 use crate::protocol::base64_json;
@@ -43,7 +43,21 @@ pub(super) async fn status(state: Shared) -> Response {
                 "lag_ms": s.lag_ms(), "note": s.last_note(), "misplaced": s.misplaced(),
                 // What is older is gone from it; `null` if it reaches back to its beginning.
                 "reach_s": s.reach().map(|reach| reach.as_secs()),
+                // The newest of each reason (docs/redis.md).
+                "refused": s.refused(), "suspicious": s.suspicious(),
             })
+        })
+        .collect();
+    // As of the last look, a second ago at most; those that are configured also where nothing ever came.
+    let mut fares = state.topics.freshness();
+    for name in state.config.namespace.keys().filter(|name| *name != OPS) {
+        fares.entry(name.clone()).or_default();
+    }
+    let namespaces: serde_json::Map<String, serde_json::Value> = fares
+        .into_iter()
+        .map(|(name, fares)| {
+            let last_ms = (fares.last_ms > 0).then_some(fares.last_ms);
+            (name, json!({"topics": fares.topics, "stale": fares.stale, "last_delta_ms": last_ms}))
         })
         .collect();
     let sessions = state.hub.sessions();
@@ -88,6 +102,7 @@ pub(super) async fn status(state: Shared) -> Response {
         "sessions": {"now": sessions, "max": state.hub.sessions_max(), "by_shard": by_shard, "slow": sum(|s| s.slow_sessions.get())},
         "subscriptions": sum(|s| s.subscriptions.get()),
         "topics": state.topics.len(),
+        "namespaces": namespaces,
         "topics_incomplete": state.topics.incomplete_in_all(),
         "deltas": state.metrics.deltas.get(),
         "deliveries": sum(|s| s.deliveries.get()),

@@ -458,7 +458,7 @@ impl Shard {
         let payload = if form == PayloadForm::Bytes && dialect != Dialect::CentrifugeProtobuf {
             // As such a client is sent them.
             serde_json::from_slice::<Cow<'_, str>>(&data)
-                .map_err(|e| PayloadError::NotBase64(e.to_string()))
+                .map_err(|_| PayloadError::NotBase64)
                 .and_then(|text| Payload::from_base64(&text, most, form))
         } else {
             Payload::read(data, most, form)

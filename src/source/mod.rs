@@ -1,10 +1,13 @@
 //! Where deltas come from. Knows no sessions: what it hands over goes into topics.
 
+mod entry;
+pub mod event_time;
 pub mod nats;
 pub mod normalize;
 mod once;
 pub mod publish;
 pub mod redis;
+pub mod refusals;
 pub mod replay;
 pub mod simulator;
 
@@ -26,6 +29,7 @@ use crate::position::Offset;
 #[cfg(test)]
 use crate::random;
 use crate::topic::{Incoming, Kind, Payload, PublishError, Published, SourceId, Topics};
+use refusals::Record;
 
 /// Time between two looks at whether there is room for another delta.
 const ROOM_LOOK_EVERY: Duration = Duration::from_millis(1);
@@ -158,6 +162,8 @@ pub struct SourceStatus {
     reach_ms: AtomicU64,
     /// What keeps it from being read rightly, though it can be read; empty if nothing does.
     fault: Mutex<String>,
+    refused: Mutex<Record>,
+    suspicious: Mutex<Record>,
 }
 
 impl SourceStatus {
@@ -177,6 +183,8 @@ impl SourceStatus {
             misplaced: AtomicU64::new(0),
             reach_ms: AtomicU64::new(u64::MAX),
             fault: Mutex::default(),
+            refused: Mutex::default(),
+            suspicious: Mutex::default(),
         })
     }
 
@@ -212,10 +220,28 @@ impl SourceStatus {
         *self.note.lock().unwrap_or_else(PoisonError::into_inner) = note.into();
     }
 
-    /// That word; a fault goes first.
+    /// That word; a fault goes first. Where there is neither, what was refused last, while that is not long ago.
     pub fn last_note(&self) -> String {
         let fault = self.fault();
-        if fault.is_empty() { self.note.lock().unwrap_or_else(PoisonError::into_inner).clone() } else { fault }
+        let note = || self.note.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let said = if fault.is_empty() { note() } else { fault };
+        if said.is_empty() { self.refused().note().unwrap_or_default() } else { said }
+    }
+
+    /// Changes what is known of refused entries, or of suspicious ones.
+    fn tell(&self, is_refused: bool, change: impl FnOnce(&mut Record)) {
+        let record = if is_refused { &self.refused } else { &self.suspicious };
+        change(&mut record.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Entries that were refused: the newest of each reason.
+    pub fn refused(&self) -> Record {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Entries that were taken though something about them is wrong, likewise.
+    pub fn suspicious(&self) -> Record {
+        self.suspicious.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A topic was found in it that belongs in another partition.

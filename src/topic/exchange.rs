@@ -75,11 +75,14 @@ pub enum PublishError {
     Name(#[from] NameError),
     #[error(transparent)]
     Payload(#[from] PayloadError),
-    #[error("a merge topic takes JSON objects: {0}")]
+    #[error("a `merge` topic takes patches, which are JSON objects, and this is {0}")]
     Patch(#[from] ParseError),
-    #[error("a stream topic has no state to replace; publish without kind=snapshot")]
+    #[error("a `stream` topic has no state to replace: publish without `kind`, or give the namespace another class")]
     StreamSnapshot,
-    #[error("the topic's state would reach {bytes} bytes, the most is {}", crate::limits::STATE_BYTES_MAX)]
+    #[error(
+        "the topic's state would reach {bytes} bytes, the most is {}: remove members (null), or spread them over topics",
+        crate::limits::STATE_BYTES_MAX
+    )]
     StateTooLarge { bytes: usize },
     #[error("the states of all topics have {max} bytes already (limits.state_total_bytes, limits.memory)")]
     StateTotal { max: usize },
@@ -93,10 +96,10 @@ pub enum PublishError {
     WrongPartition,
     #[error("there are {max} topics already (limits.topics)")]
     TooManyTopics { max: usize },
-    #[error("there are {max} topics already that nobody has published (limits.unpublished_topics); try again later")]
+    #[error("there are {max} topics already that were never published (limits.unpublished_topics); try again later")]
     TooManyUnpublished { max: usize },
     #[error(
-        "{max} topics that nobody has published are there for this caller already, its share of limits.unpublished_topics"
+        "{max} topics that were never published are there for this caller already, its share of limits.unpublished_topics"
     )]
     UnpublishedShare { max: usize },
 }
@@ -125,8 +128,12 @@ impl PublishError {
         match self {
             Self::Name(_) => "name",
             Self::Payload(PayloadError::TooLarge { .. }) => "too_large",
-            Self::Payload(_) => "payload",
-            Self::Patch(_) => "not_an_object",
+            Self::Payload(PayloadError::NotUtf8(_)) => "not_utf8",
+            Self::Payload(PayloadError::NotJson(_) | PayloadError::NotForBytes)
+            | Self::Patch(ParseError::NotJson(_)) => "not_json",
+            Self::Payload(PayloadError::TooDeep) | Self::Patch(ParseError::TooDeep) => "too_deep",
+            Self::Payload(PayloadError::NotBase64) => "not_base64",
+            Self::Patch(ParseError::NotObject) => "not_an_object",
             Self::StreamSnapshot => "stream_snapshot",
             Self::StateTooLarge { .. } => "state_too_large",
             Self::StateTotal { .. } => "state_total",

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::json_fault;
 use crate::limits::JSON_DEPTH_MAX;
 
 /// A JSON value as merge patches see it. Members are kept in the order of their names, so that equal objects
@@ -31,7 +32,7 @@ pub type Members = BTreeMap<CompactString, Node>;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// Not JSON.
-    #[error("not JSON: {0}")]
+    #[error("not JSON: it {0}")]
     NotJson(String),
     /// Nested too deep.
     #[error("nested deeper than {JSON_DEPTH_MAX}")]
@@ -159,11 +160,12 @@ fn parse(text: &str, depth: usize) -> Result<Node, ParseError> {
     let text = text.trim_matches([' ', '\t', '\n', '\r']);
     if !text.starts_with('{') {
         if depth == 0 {
-            serde_json::from_str::<&RawValue>(text).map_err(|e| ParseError::NotJson(e.to_string()))?;
+            serde_json::from_str::<&RawValue>(text).map_err(|e| ParseError::NotJson(json_fault::told(text, &e)))?;
         }
         return Ok(Node::Leaf(CompactString::from(text)));
     }
-    let shallow: Shallow<'_> = serde_json::from_str(text).map_err(|e| ParseError::NotJson(e.to_string()))?;
+    let shallow: Shallow<'_> =
+        serde_json::from_str(text).map_err(|e| ParseError::NotJson(json_fault::told(text, &e)))?;
     let mut members = Members::new();
     for (key, raw) in shallow.0 {
         // Of members with one name the last counts, as in every JavaScript engine.

@@ -15,6 +15,7 @@ mod exchange;
 mod freshness;
 mod gaps;
 mod history;
+mod json_fault;
 /// What topics are kept in; `registry_model` has another.
 mod map {
     pub(super) use dashmap::DashMap;

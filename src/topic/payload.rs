@@ -6,6 +6,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 
+use super::json_fault;
 use crate::config::PayloadForm;
 use crate::limits::JSON_DEPTH_MAX;
 
@@ -31,7 +32,7 @@ pub enum PayloadError {
     #[error("delta is not UTF-8 from byte {0} on, and the namespace takes JSON (`payload = \"bytes\"` takes anything)")]
     NotUtf8(usize),
     /// Not JSON.
-    #[error("delta is not JSON: {0}")]
+    #[error("delta is not JSON: it {0}")]
     NotJson(String),
     /// Nested too deep.
     #[error("delta is nested deeper than {JSON_DEPTH_MAX}")]
@@ -40,8 +41,8 @@ pub enum PayloadError {
     #[error("delta is bytes, and the namespace takes JSON (`payload = \"bytes\"` takes anything)")]
     NotForBytes,
     /// A JSON client's publish to a namespace of bytes that is no text in base64.
-    #[error("delta is not base64 text, which is how bytes are written in JSON: {0}")]
-    NotBase64(String),
+    #[error("delta is not base64 text, which is how bytes are written in JSON (standard alphabet, padded or not)")]
+    NotBase64,
 }
 
 impl Payload {
@@ -69,7 +70,7 @@ impl Payload {
         if least > bytes_max {
             return Err(PayloadError::TooLarge { bytes: least, max: bytes_max });
         }
-        let bytes = BASE64.decode(text).map_err(|e| PayloadError::NotBase64(e.to_string()))?;
+        let bytes = BASE64.decode(text).map_err(|_| PayloadError::NotBase64)?;
         Self::read(bytes.into(), bytes_max, form)
     }
 
@@ -97,7 +98,7 @@ impl Payload {
         if shape.depth > JSON_DEPTH_MAX {
             return Err(PayloadError::TooDeep);
         }
-        serde_json::from_str::<IgnoredAny>(text).map_err(|e| PayloadError::NotJson(e.to_string()))?;
+        serde_json::from_str::<IgnoredAny>(text).map_err(|e| PayloadError::NotJson(json_fault::told(text, &e)))?;
         if !shape.line_breaks {
             return Ok(Self { bytes, form: PayloadForm::Json });
         }
@@ -209,7 +210,7 @@ mod tests {
         }
         assert_eq!(read(""), Ok(vec![]));
         for text in ["_w", "a", "/wA=x", "a b=", "ü"] {
-            assert!(matches!(read(text), Err(PayloadError::NotBase64(_))), "{text}");
+            assert!(matches!(read(text), Err(PayloadError::NotBase64)), "{text}");
         }
         assert_eq!(read("AAAAAAA="), Err(PayloadError::TooLarge { bytes: 5, max: 4 }));
         assert_eq!(read(&"!".repeat(4000)), Err(PayloadError::TooLarge { bytes: 3000, max: 4 }));

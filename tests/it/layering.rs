@@ -41,7 +41,10 @@ const LAYERS: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("source", &["clock", "config", "hub", "limits", "metrics", "name", "position", "random", "topic"]),
+    (
+        "source",
+        &["clock", "config", "hub", "limits", "metrics", "name", "position", "random", "rate", "spelling", "topic"],
+    ),
     ("cluster", &["clock", "config", "hub", "metrics", "name", "protocol", "source", "topic"]),
     (
         "backend",

@@ -173,7 +173,7 @@ async fn deltas() {
     }
     assert_eq!(server.post("/api/publish", &json!({"channel": "stream:a", "data": deep})).0, 400);
     assert_eq!(server.metric("deltas_refused_total{reason=\"too_large\"}"), 1.0);
-    assert_eq!(server.metric("deltas_refused_total{reason=\"payload\"}"), 1.0);
+    assert_eq!(server.metric("deltas_refused_total{reason=\"too_deep\"}"), 1.0);
 }
 
 #[tokio::test]

@@ -59,6 +59,7 @@ mod redis_edge;
 mod redis_faults;
 mod redis_groups;
 mod redis_ha;
+mod refused_entries;
 mod reshard;
 mod roamer;
 mod saved_states;

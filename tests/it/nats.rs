@@ -26,7 +26,7 @@ impl Nats {
         Self::start_with("")
     }
 
-    fn start_with(more: &str) -> Self {
+    pub(crate) fn start_with(more: &str) -> Self {
         let mut nats =
             Self { child: None, port: free_port(), directory: tempfile::tempdir().unwrap(), more: more.to_owned() };
         nats.start_again();
@@ -176,9 +176,13 @@ async fn messages_become_deltas_with_their_sequences_for_offsets() {
     assert_eq!(delta["data"], json!({"p": "61800.2"}));
     assert!(delta["ts"].as_u64().unwrap() > 1_700_000_000_000, "without a ts of its own, the time of the stream");
     // Headers say what a subject cannot.
-    nats.raw(b"nexus.deltas.merge.a", Some(b"NATS/1.0\r\nNexus-Kind: snapshot\r\nnexus-ts: 5\r\n\r\n"), b"{\"z\":1}");
+    nats.raw(
+        b"nexus.deltas.merge.a",
+        Some(b"NATS/1.0\r\nNexus-Kind: snapshot\r\nnexus-ts: 1723161256313\r\n\r\n"),
+        b"{\"z\":1}",
+    );
     let snapshot = client.next().await;
-    assert_eq!((&snapshot["type"], &snapshot["ts"]), (&json!("snapshot"), &json!(5)));
+    assert_eq!((&snapshot["type"], &snapshot["ts"]), (&json!("snapshot"), &json!(1_723_161_256_313_u64)));
     nats.raw(b"nexus.deltas.x", Some(b"NATS/1.0\r\nNexus-Topic: odd.name\r\n\r\n"), b"1");
     let delta = client.next().await;
     assert_eq!((&delta["topic"], &delta["offset"]), (&json!("odd.name"), &json!(sequence + 2)));
@@ -396,11 +400,14 @@ async fn publishing_over_http_goes_through_the_stream_and_says_when_it_cannot() 
         assert_eq!((&delta["topic"], &delta["offset"]), (&json!(topic), &json!(offset)));
         assert_eq!(delta["data"]["of"], topic);
     }
-    let snapshot = json!({"channel": "merge:m", "kind": "snapshot", "ts": 7, "data": {"only": 1}});
+    let snapshot = json!({"channel": "merge:m", "kind": "snapshot", "ts": 1_723_161_256_313_u64, "data": {"only": 1}});
     let (status, reply) = first.post("/api/publish", &snapshot);
     assert_eq!((status, &reply["result"]["offset"]), (200, &json!(last + 1)));
     let delta = client.next().await;
-    assert_eq!((&delta["type"], &delta["ts"], &delta["data"]), (&json!("snapshot"), &json!(7), &json!({"only": 1})));
+    assert_eq!(
+        (&delta["type"], &delta["ts"], &delta["data"]),
+        (&json!("snapshot"), &json!(1_723_161_256_313_u64), &json!({"only": 1}))
+    );
     nats.kill();
     first.until("not ready", |s| s.get("/readyz").0 == 503).await;
     let (status, reply) = first.post("/api/publish", &json!({"channel": "merge:m", "data": {}}));

@@ -27,12 +27,12 @@ async fn entries_become_deltas_with_offsets_made_of_their_ids() {
         "data",
         r#"{"z":1}"#,
         "ts",
-        "5",
+        "1723161256313",
     ]);
     let snapshot = client.next().await;
     assert_eq!(
         (&snapshot["type"], &snapshot["data"], &snapshot["ts"]),
-        (&json!("snapshot"), &json!({"z": 1}), &json!(5))
+        (&json!("snapshot"), &json!({"z": 1}), &json!(1_723_161_256_313_u64))
     );
 }
 

@@ -5,7 +5,11 @@ use bytes::Bytes;
 
 use super::subjects::Subjects;
 use crate::config::PayloadForm;
-use crate::topic::{Kind, Payload};
+use crate::limits::REFUSAL_CHARS_SHOWN;
+use crate::name::shown;
+pub use crate::source::entry::ReadDelta;
+use crate::source::entry::{self, Parts, Words};
+use crate::source::refusals::{Reason, Refusal};
 
 /// Names the topic in place of the subject.
 pub(super) const TOPIC: &str = "Nexus-Topic";
@@ -16,20 +20,8 @@ pub(super) const KIND: &str = "Nexus-Kind";
 /// Unix ms.
 pub(super) const TS: &str = "Nexus-Ts";
 
-/// A delta as a message gives it.
-#[derive(Debug)]
-pub struct ReadDelta {
-    /// Its topic, not yet checked.
-    pub topic: String,
-    /// What it does to the topic's state.
-    pub kind: Kind,
-    /// The source's time, Unix ms.
-    pub ts: Option<u64>,
-    /// As its topic's namespace takes it.
-    pub payload: Payload,
-}
-
-/// Reads a message. `form` says what a topic's deltas are made of. Headers' names are read in any case; what is not known is ignored.
+/// Reads a message that the stream took in at `at_ms`. `form` says what a topic's deltas are made of. Headers' names are read in
+/// any case; what is not known is ignored.
 ///
 /// # Errors
 /// Why it is no delta.
@@ -38,49 +30,64 @@ pub fn read_message(
     subject: &str,
     headers: &mut dyn Iterator<Item = (&str, &str)>,
     payload: Bytes,
-    bytes_max: usize,
+    (bytes_max, at_ms): (usize, u64),
     form: &dyn Fn(&str) -> PayloadForm,
-) -> Result<ReadDelta, String> {
-    let (mut topic, mut kind, mut ts) = (None, Kind::Delta, None);
+) -> Result<ReadDelta, Refusal> {
+    let (mut topic, mut kind, mut ts) = (None, None, None);
     for (name, value) in headers {
         if name.eq_ignore_ascii_case(TOPIC) {
             topic = Some(value.to_owned());
         } else if name.eq_ignore_ascii_case(KIND) {
-            kind = Kind::from_name(value).ok_or_else(|| {
-                format!("header {KIND} is {value:?}, it may be delta, snapshot, delete or history_remove")
-            })?;
+            kind = Some(value.to_owned());
         } else if name.eq_ignore_ascii_case(TS) {
-            ts = value.parse().ok();
+            ts = Some(value.to_owned());
         }
     }
+    let told = || shown(subject.as_bytes(), REFUSAL_CHARS_SHOWN);
     let topic = match topic {
         Some(topic) => topic,
-        None if subject.contains(char::REPLACEMENT_CHARACTER) => return Err("its subject is not UTF-8".into()),
+        None if subject.contains(char::REPLACEMENT_CHARACTER) => {
+            let text = format!("its subject `{}` is not UTF-8", told());
+            return Err(Refusal::new(Reason::Name, text, "write names in UTF-8"));
+        }
         None => subjects.topic(subject).ok_or_else(|| {
-            format!("subject {subject:?} is none of source.nats.subjects, and there is no header {TOPIC}")
+            let text = format!("its subject `{}` names no topic, and it has no header `{TOPIC}`", told());
+            Refusal::new(
+                Reason::NoTopic,
+                text,
+                "publish below one of source.nats.subjects, or name the topic in that header",
+            )
         })?,
     };
     if topic.is_empty() {
-        return Err(format!("its topic, by header {TOPIC} or by subject {subject:?}, is empty"));
+        let text = format!("its topic is empty, by its header `{TOPIC}` or by its subject `{}`", told());
+        return Err(Refusal::new(Reason::Name, text, "name the topic behind the prefix of source.nats.subjects"));
     }
-    if kind == Kind::Deletion {
-        // What a topic ends with does not matter.
-        return Ok(ReadDelta { topic, kind, ts, payload: Payload::null() });
-    }
-    let payload = Payload::read(payload, bytes_max, form(&topic)).map_err(|e| e.to_string())?;
-    Ok(ReadDelta { topic, kind, ts, payload })
+    let words = Words { place: "header", kind: KIND, ts: TS, data: None };
+    let (kind, ts) = (kind.as_deref().map(str::as_bytes), ts.as_deref().map(str::as_bytes));
+    entry::read(&words, Parts { topic, kind, ts, data: Some(payload), at_ms }, bytes_max, form)
+}
+
+/// The refusal of a message whose headers cannot be read.
+pub(super) fn malformed_headers() -> Refusal {
+    let text = "its headers are malformed: each is a name, a colon and a value in UTF-8";
+    Refusal::new(Reason::Headers, text, "let a NATS library write them")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::entry::tests::is_plain;
+    use crate::topic::Kind;
+
+    const AT_MS: u64 = 1_723_161_256_313;
 
     #[test]
     fn messages_are_read_or_refused_with_a_reason() {
         let subjects = Subjects::new(&["nexus.deltas.>".to_owned()]);
         let read = |subject: &str, headers: &[(&'static str, &'static str)], payload: &'static str| {
             let (headers, payload) = (&mut headers.iter().copied(), Bytes::from_static(payload.as_bytes()));
-            read_message(&subjects, subject, headers, payload, 100, &|topic| match topic {
+            read_message(&subjects, subject, headers, payload, (100, AT_MS), &|topic| match topic {
                 "raw:X" => PayloadForm::Bytes,
                 _ => PayloadForm::Json,
             })
@@ -88,20 +95,27 @@ mod tests {
         let plain = read("nexus.deltas.quotes.X", &[], "{}").unwrap();
         assert_eq!((plain.topic.as_str(), plain.kind, plain.ts), ("quotes:X", Kind::Delta, None));
         assert_eq!(read("nexus.deltas.raw.X", &[], "{\n").unwrap().payload.bytes(), "{\n");
-        let headers = [("nexus-topic", "a.b"), ("Nexus-Kind", "snapshot"), ("NEXUS-TS", "5"), ("x", "y")];
+        let headers = [("nexus-topic", "a.b"), ("Nexus-Kind", "snapshot"), ("NEXUS-TS", "1723161256000"), ("x", "y")];
         let full = read("elsewhere", &headers, "1").unwrap();
-        assert_eq!((full.topic.as_str(), full.kind, full.ts), ("a.b", Kind::Snapshot, Some(5)));
-        for (subject, headers, payload, needle) in [
-            ("elsewhere.x", &[][..], "1", "none of source.nats.subjects"),
-            ("nexus.deltas.a\u{fffd}", &[], "1", "not UTF-8"),
-            ("nexus.deltas.a", &[("Nexus-Topic", "")], "1", "is empty"),
-            ("nexus.deltas.", &[], "1", "is empty"),
-            ("nexus.deltas.a", &[], "", "not JSON"),
-            ("nexus.deltas.a", &[], "{", "not JSON"),
-            ("nexus.deltas.a", &[("Nexus-Kind", "x")], "1", "delta, snapshot, delete or history_remove"),
+        assert_eq!((full.topic.as_str(), full.kind, full.ts), ("a.b", Kind::Snapshot, Some(1_723_161_256_000)));
+        for (subject, headers, payload, label, needle) in [
+            ("elsewhere.x", &[][..], "1", "no_topic", "`elsewhere.x` names no topic"),
+            ("nexus.deltas.a\u{fffd}", &[], "1", "name", "not UTF-8"),
+            ("nexus.deltas.a", &[("Nexus-Topic", "")], "1", "name", "is empty"),
+            ("nexus.deltas.", &[], "1", "name", "is empty"),
+            ("nexus.deltas.a", &[], "", "no_data", "no payload"),
+            ("nexus.deltas.a", &[], "{", "not_json", "not JSON"),
+            ("nexus.deltas.a", &[("Nexus-Kind", "full")], "1", "kind", "header `Nexus-Kind` is `full`"),
         ] {
-            let error = read(subject, headers, payload).unwrap_err();
-            assert!(error.contains(needle), "{needle} missing in {error}");
+            let refusal = read(subject, headers, payload).unwrap_err();
+            assert_eq!(refusal.reason.label(), label, "{refusal:?}");
+            assert!(refusal.text.contains(needle), "{needle} missing in {refusal:?}");
+            is_plain(&refusal);
         }
+        is_plain(&malformed_headers());
+        let seconds = read("nexus.deltas.a", &[("Nexus-Ts", "1723161256")], "1").unwrap();
+        let suspicion = seconds.suspicion.unwrap();
+        assert_eq!((seconds.ts, suspicion.reason), (None, Reason::TsSeconds));
+        assert!(suspicion.text.contains("header `Nexus-Ts` is `1723161256`"), "{suspicion:?}");
     }
 }

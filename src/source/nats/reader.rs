@@ -30,6 +30,7 @@ use crate::config::{self, Config};
 use crate::metrics::{Metrics, SourceLabel};
 use crate::position::{Epoch, Offset};
 use crate::random;
+use crate::source::refusals::{Head, Reason, Refusal, Refusals};
 use crate::source::{Feed, Source, SourceStatus};
 use crate::topic::{Incoming, SourceId};
 
@@ -69,6 +70,7 @@ pub struct NatsSource {
     pub(super) over: Option<Epoch>,
     /// Whether this connection has said that messages are missing.
     pub(super) has_warned: bool,
+    refusals: Refusals,
 }
 
 /// How far the stream was read.
@@ -116,14 +118,16 @@ impl NatsSource {
     pub fn new(config: &Config, nats: &config::Nats, link: Link, id: SourceId, metrics: Arc<Metrics>) -> Self {
         let lag_max_ms = u64::try_from(nats.max_lag.as_millis()).unwrap_or(u64::MAX);
         let longest = config.namespace.values().chain([&config.default]).map(|n| n.history_ttl).max();
+        let status = SourceStatus::new(format!("nats {}", nats.stream), true, lag_max_ms);
         Self {
+            refusals: Refusals::new(config, status.clone(), metrics.clone()),
             config: nats.clone(),
             subjects: Subjects::new(&nats.subjects),
             link,
             history_ttl: longest.unwrap_or_default(),
             id,
             delta_bytes_max: config.limits.delta_bytes,
-            status: SourceStatus::new(format!("nats {}", nats.stream), true, lag_max_ms),
+            status,
             metrics,
             progress: Arc::default(),
             agreed: None,
@@ -458,6 +462,10 @@ impl NatsSource {
             (Ok(delta), Some(_))
                 if saved.is_some_and(|saved| sequence <= saved) && feed.topics.is_conflatable(&delta.topic) => {}
             (Ok(delta), Some(offset)) => {
+                if let Some(suspicion) = &delta.suspicion {
+                    self.refusals.suspect(&sequence, suspicion);
+                }
+                let head = Head::of(delta.payload.bytes());
                 let incoming = Incoming {
                     topic: &delta.topic,
                     kind: delta.kind,
@@ -467,24 +475,22 @@ impl NatsSource {
                     offset: Some(offset),
                     source: self.id,
                 };
-                if let Err(error) = feed.publish(incoming).await {
-                    self.skip(sequence, &error.to_string());
+                match feed.publish(incoming).await {
+                    Ok(_) => self.refusals.look_at_namespace(&sequence, &delta.topic),
+                    Err(error) => {
+                        self.refusals.refuse_publish(&sequence, &delta.topic, &error, &head);
+                    }
                 }
             }
-            (Ok(_), None) => self.skip(sequence, "its sequence is past the last that fits an offset"),
-            (Err(reason), _) => {
-                self.metrics.refused_delta("entry");
-                self.skip(sequence, &reason);
+            (Ok(delta), None) => {
+                let text = format!("its sequence {sequence} is past the last that clients can read");
+                let refusal = Refusal::new(Reason::IdTooLate, text, "publish to a new stream");
+                self.refusals.refuse(&sequence, &refusal.of_topic(&delta.topic));
             }
+            (Err(refusal), _) => self.refusals.refuse(&sequence, &refusal),
         }
         self.reached = self.reached.max(sequence);
         self.change_progress(|progress| (progress.last, progress.last_ms) = (sequence, ms));
-    }
-
-    fn skip(&self, sequence: u64, reason: &str) {
-        self.status.skip();
-        self.metrics.source_skipped.get_or_create(&self.label()).inc();
-        tracing::debug!(stream = self.config.stream, sequence, reason, "a message was skipped");
     }
 }
 

@@ -21,10 +21,11 @@ use futures_util::stream::ReadyChunks;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::message::{ReadDelta, read_message};
+use super::message::{ReadDelta, malformed_headers, read_message};
 use super::subjects::Subjects;
 use super::{Trouble, trouble, unix_ms_of};
 use crate::config::PayloadForm;
+use crate::source::refusals::Refusal;
 
 /// Messages asked for at once; the next are asked for when half of them have come.
 const BATCH: usize = 2_000;
@@ -104,24 +105,25 @@ impl Entry {
         subjects: &Subjects,
         bytes_max: usize,
         form: &dyn Fn(&str) -> PayloadForm,
-    ) -> Result<ReadDelta, String> {
+    ) -> Result<ReadDelta, Refusal> {
+        let bounds = (bytes_max, self.ms);
         match self.body {
             Body::Pulled(message) => {
                 let headers = message.headers.iter().flat_map(|map| map.iter());
                 let mut headers =
                     headers.filter_map(|(name, values)| Some((AsRef::<str>::as_ref(name), values.first()?.as_str())));
-                read_message(subjects, &message.subject, &mut headers, message.payload, bytes_max, form)
+                read_message(subjects, &message.subject, &mut headers, message.payload, bounds, form)
             }
             Body::Fetched(message) => {
-                let decode = |text: &str| STANDARD.decode(text).map_err(|e| format!("cannot be decoded: {e}"));
+                let decode = |text: &str| STANDARD.decode(text).map_err(|_| malformed_headers());
                 let head = decode(message.headers.as_deref().unwrap_or_default())?;
-                let head = std::str::from_utf8(&head).map_err(|_| "its headers are not UTF-8")?;
+                let head = std::str::from_utf8(&head).map_err(|_| malformed_headers())?;
                 let lines: Vec<&str> = head.lines().skip(1).filter(|line| !line.is_empty()).collect();
                 let pairs: Option<Vec<(&str, &str)>> =
                     lines.iter().map(|line| line.split_once(':').map(|(name, value)| (name, value.trim()))).collect();
-                let pairs = pairs.ok_or("its headers are malformed")?;
+                let pairs = pairs.ok_or_else(malformed_headers)?;
                 let payload = Bytes::from(decode(&message.payload)?);
-                read_message(subjects, &message.subject, &mut pairs.into_iter(), payload, bytes_max, form)
+                read_message(subjects, &message.subject, &mut pairs.into_iter(), payload, bounds, form)
             }
         }
     }

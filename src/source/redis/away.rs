@@ -13,6 +13,9 @@ use super::entries::text;
 use super::id::EntryId;
 use super::keys::Keys;
 use super::link::Link;
+use crate::limits::REFUSAL_CHARS_SHOWN;
+use crate::name::shown;
+use crate::source::refusals::{Reason, Refusal};
 use crate::topic::{hash_of, home_in};
 
 /// First field of a cut; its value says what it is.
@@ -49,13 +52,19 @@ pub(super) struct Cut {
 
 impl Cut {
     /// The cut that an entry is, if it is one.
-    pub(super) fn of(fields: &[Value]) -> Option<Result<Self, String>> {
+    pub(super) fn of(fields: &[Value]) -> Option<Result<Self, Refusal>> {
         let [name, value, ..] = fields else { return None };
         if text(name) != Some(CUT_FIELD) {
             return None;
         }
         let value = text(value).unwrap_or_default();
-        Some(serde_json::from_str(value).map_err(|error| format!("field {CUT_FIELD:?} cannot be read: {error}")))
+        Some(serde_json::from_str(value).map_err(|_| {
+            let told = format!(
+                "its field `{CUT_FIELD}` is `{}`, which is no mark of `nexus-push reshard`",
+                shown(value.as_bytes(), REFUSAL_CHARS_SHOWN)
+            );
+            Refusal::new(Reason::Cut, told, "leave fields that begin with `nexus:` to `nexus-push reshard`")
+        }))
     }
 }
 

@@ -5,57 +5,88 @@ use bytes::Bytes;
 
 use super::id::EntryId;
 use crate::config::{self, PayloadForm};
-use crate::limits::STATE_BYTES_MAX;
-use crate::topic::{Kind, Payload};
+use crate::limits::REFUSAL_CHARS_SHOWN;
+use crate::name::shown;
+use crate::source::entry::{self, Parts, ReadDelta, Words, missing};
+use crate::source::refusals::{Reason, Refusal};
 
-/// A delta as an entry gives it.
-pub(super) struct EntryDelta {
-    pub(super) topic: String,
-    pub(super) kind: Kind,
-    pub(super) ts: Option<u64>,
-    pub(super) payload: Payload,
+/// What publishers who know another system call the field of the topic.
+const OTHER_TOPICS: [&str; 9] =
+    ["channel", "topic", "subject", "symbol", "instrument", "topic_name", "channel_name", "name", "key"];
+
+/// And that of the data.
+const OTHER_DATA: [&str; 10] =
+    ["payload", "message", "value", "body", "json", "msg", "delta", "content", "patch", "event"];
+
+/// The field that is taken for the topic's where that is not there: the API takes both names.
+fn alias(topic_field: &str) -> Option<&'static str> {
+    match topic_field {
+        "topic" => Some("channel"),
+        "channel" => Some("topic"),
+        _ => None,
+    }
 }
 
-/// Reads `field value field value …`. Fields that are not configured are ignored. `form` says what a topic's deltas are
-/// made of.
+/// Reads `field value field value …` of an entry that Redis took in at `at_ms`. Fields that are not configured are ignored.
+/// `form` says what a topic's deltas are made of.
 pub(super) fn decode_entry(
-    fields: Vec<Value>,
+    mut fields: Vec<Value>,
     config: &config::Redis,
     bytes_max: usize,
+    at_ms: u64,
     form: impl Fn(&str) -> PayloadForm,
-) -> Result<EntryDelta, String> {
-    let (mut topic, mut data, mut kind, mut ts) = (None, None, Kind::Delta, None);
-    let mut fields = fields.into_iter();
-    while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
-        let Some(name) = text(&name) else { continue };
-        if name == config.topic_field {
-            topic = text(&value).map(str::to_owned);
-        } else if name == config.data_field {
-            data = match value {
-                Value::BulkString(bytes) => Some(Bytes::from(bytes)),
-                Value::SimpleString(text) => Some(Bytes::from(text)),
-                _ => None,
-            };
-        } else if name == config.kind_field {
-            let named = text(&value);
-            kind = named.and_then(Kind::from_name).ok_or_else(|| {
-                let field = &config.kind_field;
-                format!("field {field:?} is {named:?}, it may be delta, snapshot, delete, move or history_remove")
-            })?;
-        } else if name == config.ts_field {
-            ts = text(&value).and_then(|t| t.parse().ok());
+) -> Result<ReadDelta, Refusal> {
+    if fields.len() < 2 {
+        return Err(Refusal::new(
+            Reason::Empty,
+            "it has no fields",
+            "publish a topic and data: `XADD … * topic … data …`",
+        ));
+    }
+    let alias = alias(&config.topic_field);
+    let (mut topic, mut other, mut data, mut kind, mut ts) = (None, None, None, None, None);
+    for pair in fields.chunks_exact_mut(2) {
+        let [name, value] = pair else { continue };
+        let Some(name) = raw(name) else { continue };
+        let place = match name {
+            name if name == config.topic_field.as_bytes() => &mut topic,
+            name if name == config.data_field.as_bytes() => &mut data,
+            name if name == config.kind_field.as_bytes() => &mut kind,
+            name if name == config.ts_field.as_bytes() => &mut ts,
+            name if alias.is_some_and(|alias| name == alias.as_bytes()) => &mut other,
+            _ => continue,
+        };
+        *place = Some(std::mem::replace(value, Value::Nil));
+    }
+    let names = fields.iter().step_by(2).filter_map(raw);
+    let Some(topic) = topic.or(other) else {
+        return Err(missing(Reason::NoTopic, &config.topic_field, &OTHER_TOPICS, "source.redis.topic_field", names));
+    };
+    let topic = String::from_utf8(bytes(topic)).map_err(|error| {
+        let name = shown(error.as_bytes(), REFUSAL_CHARS_SHOWN);
+        Refusal::new(Reason::Name, format!("its topic `{name}` is not UTF-8"), "write names in UTF-8")
+    })?;
+    let (kind, ts) = (kind.map(bytes), ts.map(bytes));
+    let has_data = data.is_some();
+    let words =
+        Words { place: "field", kind: &config.kind_field, ts: &config.ts_field, data: Some(&config.data_field) };
+    let data = data.map(|data| Bytes::from(bytes(data)));
+    let parts = Parts { topic, kind: kind.as_deref(), ts: ts.as_deref(), data, at_ms };
+    entry::read(&words, parts, bytes_max, form).map_err(|refusal| match (refusal.reason, &refusal.topic) {
+        (Reason::NoData, Some(topic)) if !has_data => {
+            missing(Reason::NoData, &config.data_field, &OTHER_DATA, "source.redis.data_field", names).of_topic(topic)
         }
+        _ => refusal,
+    })
+}
+
+/// The bytes of a value; of what is no text, none.
+fn bytes(value: Value) -> Vec<u8> {
+    match value {
+        Value::BulkString(bytes) => bytes,
+        Value::SimpleString(text) => text.into_bytes(),
+        _ => Vec::new(),
     }
-    let topic = topic.ok_or_else(|| format!("field {:?} is missing", config.topic_field))?;
-    if kind == Kind::Deletion {
-        // What a topic ends with does not matter.
-        return Ok(EntryDelta { topic, kind, ts, payload: Payload::null() });
-    }
-    let data = data.ok_or_else(|| format!("field {:?} is missing", config.data_field))?;
-    // A topic that moves brings its whole state.
-    let bytes_max = if kind == Kind::Move { bytes_max.max(STATE_BYTES_MAX) } else { bytes_max };
-    let payload = Payload::read(data, bytes_max, form(&topic)).map_err(|e| e.to_string())?;
-    Ok(EntryDelta { topic, kind, ts, payload })
 }
 
 /// An entry as Redis sends it.
@@ -118,8 +149,9 @@ pub fn read_entries(reply: Value, config: &config::Redis, bytes_max: usize) -> V
     let found = [entries(reply.clone()), streams(reply)].into_iter().flatten();
     found
         .map(|entry| {
-            let delta = decode_entry(entry.fields, config, bytes_max, |_| PayloadForm::Json);
-            (entry.id, delta.map(|delta| (delta.topic, delta.payload.bytes().len())))
+            let delta = decode_entry(entry.fields, config, bytes_max, entry.id.ms, |_| PayloadForm::Json);
+            let told = delta.map(|delta| (delta.topic, delta.payload.bytes().len()));
+            (entry.id, told.map_err(|refusal| format!("{}; {}", refusal.text, refusal.remedy)))
         })
         .collect()
 }
@@ -136,36 +168,95 @@ pub(super) fn streams(reply: Value) -> Vec<Entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::entry::tests::is_plain;
+    use crate::topic::Kind;
+    use proptest::prelude::*;
 
     fn fields(pairs: &[(&str, &str)]) -> Vec<Value> {
         let bulk = |s: &str| Value::BulkString(s.as_bytes().to_vec());
         pairs.iter().flat_map(|(k, v)| [bulk(k), bulk(v)]).collect()
     }
 
+    const AT_MS: u64 = 1_723_161_256_313;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<ReadDelta, Refusal> {
+        decode_entry(fields(pairs), &config::Redis::default(), 1_000, AT_MS, |_| PayloadForm::Json)
+    }
+
     #[test]
     fn entries_are_read_or_refused_with_a_reason() {
-        let config = config::Redis::default();
-        let read = |pairs: &[(&str, &str)]| decode_entry(fields(pairs), &config, 1_000, |_| PayloadForm::Json);
-        let good =
-            read(&[("x", "y"), ("topic", "a:b"), ("data", "{}"), ("ts", "5"), ("kind", "snapshot")]).ok().unwrap();
-        assert_eq!((good.topic.as_str(), good.kind, good.ts), ("a:b", Kind::Snapshot, Some(5)));
-        for (pairs, needle) in [
-            (&[("data", "{}")][..], "\"topic\" is missing"),
-            (&[("topic", "a")], "\"data\" is missing"),
-            (&[("topic", "a"), ("data", "{")], "not JSON"),
-            (&[("topic", "a"), ("data", "1"), ("kind", "x")], "delta, snapshot, delete, move or history_remove"),
+        let ts = AT_MS.to_string();
+        let good = read(&[("x", "y"), ("topic", "a:b"), ("data", "{}"), ("ts", &ts), ("kind", "snapshot")]).unwrap();
+        assert_eq!((good.topic.as_str(), good.kind, good.ts), ("a:b", Kind::Snapshot, Some(AT_MS)));
+        for (pairs, label, text, remedy) in [
+            (&[("data", "{}")][..], "no_topic", "no field `topic`, only `data`", "source.redis.topic_field"),
+            (&[("data", "{}"), ("Topic", "a")], "no_topic", "only `data`, `Topic`", "did you mean `topic` by `Topic`?"),
+            (&[("data", "{}"), ("tpoic", "a")], "no_topic", "`tpoic`", "did you mean `topic` by `tpoic`?"),
+            (&[("data", "{}"), ("symbol", "a")], "no_topic", "`symbol`", "did you mean `topic` by `symbol`?"),
+            (&[("", "")], "no_topic", "no field `topic`", "source.redis.topic_field"),
+            (&[("topic", "a")], "no_data", "no field `data`, only `topic`", "source.redis.data_field"),
+            (&[("topic", "a"), ("payload", "1")], "no_data", "`payload`", "did you mean `data` by `payload`?"),
+            (&[("topic", "a"), ("data", "")], "no_data", "`data` is empty", "kind=delete"),
+            (&[("topic", "a"), ("data", "{")], "not_json", "`{`: it ends in the middle of an object", "double quotes"),
+            (&[("topic", "a"), ("data", "1"), ("kind", "full")], "kind", "`kind` is `full`", "mean `snapshot`?"),
         ] {
-            assert!(read(pairs).err().unwrap().contains(needle), "{needle}");
+            let refusal = read(pairs).unwrap_err();
+            assert_eq!(refusal.reason.label(), label);
+            assert!(refusal.text.contains(text) && refusal.remedy.contains(remedy), "{refusal:?}");
+            is_plain(&refusal);
         }
-        let end = read(&[("topic", "a"), ("kind", "delete")]).ok().unwrap();
+        let end = read(&[("topic", "a"), ("kind", "delete")]).unwrap();
         assert_eq!((end.kind, end.payload.as_str()), (Kind::Deletion, "null"));
-        assert!(decode_entry(vec![Value::Nil], &config, 10, |_| PayloadForm::Json).is_err());
+        for nothing in [vec![Value::Nil], vec![]] {
+            let empty = decode_entry(nothing, &config::Redis::default(), 10, AT_MS, |_| PayloadForm::Json);
+            assert_eq!(empty.unwrap_err().reason, Reason::Empty);
+        }
+    }
+
+    #[test]
+    fn a_topic_may_be_called_a_channel_where_no_other_name_is_configured() {
+        assert_eq!(read(&[("channel", "a"), ("data", "1")]).unwrap().topic, "a");
+        for pairs in
+            [[("topic", "a"), ("channel", "b"), ("data", "1")], [("channel", "b"), ("topic", "a"), ("data", "1")]]
+        {
+            assert_eq!(read(&pairs).unwrap().topic, "a", "the field that is configured counts");
+        }
+        let config = config::Redis { topic_field: "sym".into(), ..config::Redis::default() };
+        let other =
+            |name| decode_entry(fields(&[(name, "a"), ("data", "1")]), &config, 10, AT_MS, |_| PayloadForm::Json);
+        assert_eq!(other("sym").unwrap().topic, "a");
+        assert!(other("channel").unwrap_err().remedy.contains("did you mean `sym` by `channel`?"));
+    }
+
+    #[test]
+    fn bytes_pass_where_the_namespace_takes_them() {
+        let config = config::Redis::default();
         let raw = vec![0xff, b'\n', 0];
         let mut bytes = fields(&[("topic", "raw:a"), ("data", "")]);
         bytes[3] = Value::BulkString(raw.clone());
         let form = |topic: &str| if topic == "raw:a" { PayloadForm::Bytes } else { PayloadForm::Json };
-        assert_eq!(decode_entry(bytes.clone(), &config, 3, form).ok().unwrap().payload.bytes(), &raw);
-        assert!(decode_entry(bytes.clone(), &config, 2, form).err().unwrap().contains("the most is 2"));
-        assert!(decode_entry(bytes, &config, 3, |_| PayloadForm::Json).err().unwrap().contains("not UTF-8"));
+        assert_eq!(decode_entry(bytes.clone(), &config, 3, AT_MS, form).unwrap().payload.bytes(), &raw);
+        assert!(decode_entry(bytes.clone(), &config, 2, AT_MS, form).unwrap_err().text.contains("the most is 2"));
+        let refusal = decode_entry(bytes.clone(), &config, 3, AT_MS, |_| PayloadForm::Json).unwrap_err();
+        assert_eq!(refusal.reason, Reason::NotUtf8);
+        bytes[1] = Value::BulkString(vec![0xff]);
+        let refusal = decode_entry(bytes, &config, 3, AT_MS, form).unwrap_err();
+        assert_eq!(refusal.reason, Reason::Name);
+        is_plain(&refusal);
+    }
+
+    proptest! {
+        #[test]
+        fn any_entry_is_read_or_refused_in_plain_words(
+            pairs in proptest::collection::vec((
+                prop_oneof!["topic|data|kind|ts|channel".prop_map(String::into_bytes), any::<Vec<u8>>()],
+                any::<Vec<u8>>(),
+            ), 0..12),
+        ) {
+            let fields = pairs.into_iter().flat_map(|(name, value)| [name, value]).map(Value::BulkString).collect();
+            if let Err(refusal) = decode_entry(fields, &config::Redis::default(), 20, AT_MS, |_| PayloadForm::Json) {
+                is_plain(&refusal);
+            }
+        }
     }
 }

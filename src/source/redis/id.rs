@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use crate::limits::OFFSET_MAX;
 use crate::position::Offset;
+use crate::source::refusals::{Reason, Refusal};
 
 /// 2024-01-01T00:00:00Z, Unix ms.
 const BASE_MS: u64 = 1_704_067_200_000;
@@ -62,13 +63,26 @@ impl IdError {
         matches!(self, Self::TooLate(_))
     }
 
-    /// Short name for metrics.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::TooEarly(_) => "id_too_early",
-            Self::TooLate(_) => "id_too_late",
-            Self::Sequence(_) => "id_sequence",
-        }
+    /// What its publisher learns.
+    pub(super) fn refusal(self) -> Refusal {
+        let (reason, text, remedy) = match self {
+            Self::TooEarly(id) => (
+                Reason::IdTooEarly,
+                format!("its ID {id} says a time before 2024: the first number of an ID is Unix milliseconds"),
+                "let Redis give the ID (`XADD … *`), and put the time of the event into the field for it (source.redis.ts_field)",
+            ),
+            Self::TooLate(id) => (
+                Reason::IdTooLate,
+                format!("its ID {id} says a time after November 2058: the first number of an ID is Unix milliseconds"),
+                "publish to a new stream, or delete this one, and let Redis give the IDs (`XADD … *`)",
+            ),
+            Self::Sequence(id) => (
+                Reason::IdSequence,
+                format!("its ID {id} has a sequence above {SEQ_MAX}, the last that one millisecond holds"),
+                "let Redis give the IDs (`XADD … *`), and append fewer in one script",
+            ),
+        };
+        Refusal::new(reason, text, remedy)
     }
 }
 
@@ -151,7 +165,10 @@ mod tests {
             (1_732_000_000_000_000, 0, "id_too_late"),
             (u64::MAX, u64::MAX, "id_too_late"),
         ] {
-            assert_eq!(offset(ms, seq).unwrap_err().label(), label, "{ms}-{seq}");
+            let refusal = offset(ms, seq).unwrap_err().refusal();
+            assert_eq!(refusal.reason.label(), label, "{ms}-{seq}");
+            assert!(refusal.text.contains(&format!("{ms}-{seq}")));
+            crate::source::entry::tests::is_plain(&refusal);
         }
     }
 

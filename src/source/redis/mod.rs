@@ -10,6 +10,7 @@ mod keys;
 mod link;
 mod masters;
 mod reader;
+mod refused;
 mod reshard;
 mod saver;
 mod sentinels;

@@ -27,17 +27,19 @@ use tokio_util::sync::CancellationToken;
 use super::appetite::{Appetite, READ_BYTES};
 use super::away::{Away, Cut, Handed};
 use super::continuity::{self, Break, Facts, Progress};
-use super::entries::{Entry, EntryDelta, decode_entry, streams, text};
+use super::entries::{Entry, decode_entry, streams, text};
 use super::id::EntryId;
 use super::keys::Keys;
 use super::link::Link;
 use super::masters::Masters;
+use super::refused::Copies;
 use super::saver;
 use crate::clock::unix_ms;
 use crate::config::{self, Config};
 use crate::metrics::{Metrics, SourceLabel};
 use crate::position::{Epoch, Offset};
 use crate::random;
+use crate::source::refusals::{Head, Refusal, Refusals};
 use crate::source::{Feed, Source, SourceStatus};
 use crate::topic::{Incoming, Kind, SourceId};
 use leaving::Leaving;
@@ -143,6 +145,9 @@ pub struct RedisSource {
     away: Option<Away>,
     /// What is not as it should be while topics move.
     leaving: Leaving,
+    refusals: Refusals,
+    /// Where refused entries are copied to, if they are.
+    copies: Option<Copies>,
 }
 
 /// What is known must be loaded again: the epoch is another now, or entries were missed.
@@ -175,14 +180,16 @@ impl RedisSource {
         let stream = redis.all_streams().nth(usize::from(partition)).cloned().unwrap_or_default();
         let lag_max_ms = u64::try_from(redis.max_lag.as_millis()).unwrap_or(u64::MAX);
         let longest = config.namespace.values().chain([&config.default]).map(|n| n.history_ttl).max();
+        let status = SourceStatus::new(format!("redis {stream}"), true, lag_max_ms);
         Self {
+            refusals: Refusals::new(config, status.clone(), metrics.clone()),
             masters,
             config: redis.clone(),
             history_ttl: longest.unwrap_or_default(),
             keys: Keys::new(&stream),
             id: SourceId(partition),
             delta_bytes_max: config.limits.delta_bytes,
-            status: SourceStatus::new(format!("redis {stream}"), true, lag_max_ms),
+            status,
             metrics,
             progress: Arc::default(),
             reached: Offset::ZERO,
@@ -197,6 +204,7 @@ impl RedisSource {
             moved_on: 0,
             away: None,
             leaving: Leaving::default(),
+            copies: None,
         }
     }
 
@@ -213,6 +221,11 @@ impl RedisSource {
             let (masters, keys, bounds) = (self.masters.clone(), self.keys.clone(), (every, self.delta_bytes_max));
             let saver = saver::Saver::new(masters, keys, self.id, bounds, self.progress.clone(), self.status.clone());
             tokio::spawn(saver.run(feed.clone(), stop.clone()));
+        }
+        if self.config.refused {
+            let (stream, metrics) = (&self.keys.stream, self.metrics.clone());
+            let max_len = self.config.refused_max_len;
+            self.copies = Some(Copies::start(&self.masters, stream, max_len, metrics, stop.clone()));
         }
         let last = if self.masters.is_one() { BACKOFF_LAST } else { BACKOFF_LAST_OF_SEVERAL };
         let mut backoff = BACKOFF_FIRST;
@@ -497,25 +510,25 @@ impl RedisSource {
     /// Takes entries in. Up to `saved`, states that were saved say what deltas have come to.
     async fn take_in(&mut self, batch: Vec<Entry>, feed: &Feed, saved: Option<EntryId>) {
         for entry in batch {
-            let offset = match entry.id.offset() {
+            let id = entry.id;
+            let offset = match id.offset() {
                 Ok(offset) => offset,
                 Err(error) => {
                     if error.is_for_good() {
                         self.fail(&error.to_string());
                     }
-                    self.metrics.refused_delta(error.label());
-                    self.skip(entry.id, &error.to_string());
+                    self.refuse(id, error.refusal());
                     continue;
                 }
             };
             self.reached = self.reached.max(offset);
-            let id = entry.id;
             if let Some(cut) = Cut::of(&entry.fields) {
                 self.cut(cut, id);
                 continue;
             }
             let handed = Handed::of(&entry.fields);
-            match self.delta(entry.fields, feed) {
+            let form = |topic: &str| feed.topics.payload_form(topic);
+            match decode_entry(entry.fields, &self.config, self.delta_bytes_max, id.ms, form) {
                 Ok(delta) if self.has_left(&delta.topic, id, feed) => {}
                 Ok(delta) if saved.is_some_and(|saved| id <= saved) && feed.topics.is_conflatable(&delta.topic) => {}
                 Ok(delta) => {
@@ -524,6 +537,10 @@ impl RedisSource {
                         Some(_) => {}
                         None => self.look_for_place(&delta.topic, feed),
                     }
+                    if let Some(suspicion) = &delta.suspicion {
+                        self.refusals.suspect(&id, suspicion);
+                    }
+                    let head = Head::of(delta.payload.bytes());
                     let incoming = Incoming {
                         topic: &delta.topic,
                         kind: delta.kind,
@@ -534,18 +551,32 @@ impl RedisSource {
                         source: self.id,
                     };
                     match feed.publish(incoming).await {
-                        Ok(_) if handed.is_some_and(|handed| handed.is_partial) => {
-                            feed.topics.doubt_moved(self.id, &delta.topic);
+                        Ok(_) => {
+                            if handed.is_some_and(|handed| handed.is_partial) {
+                                feed.topics.doubt_moved(self.id, &delta.topic);
+                            }
+                            self.refusals.look_at_namespace(&id, &delta.topic);
                         }
-                        Ok(_) => {}
-                        Err(error) => self.skip(id, &error.to_string()),
+                        Err(error) => {
+                            let refusal = self.refusals.refuse_publish(&id, &delta.topic, &error, &head);
+                            self.copy(id, refusal);
+                        }
                     }
                 }
-                Err(reason) => {
-                    self.metrics.refused_delta("entry");
-                    self.skip(id, &reason);
-                }
+                Err(refusal) => self.refuse(id, refusal),
             }
+        }
+    }
+
+    fn refuse(&mut self, id: EntryId, refusal: Refusal) {
+        self.refusals.refuse(&id, &refusal);
+        self.copy(id, refusal);
+    }
+
+    /// Has a refused entry copied. What is read again by a load was copied when it was new.
+    fn copy(&self, id: EntryId, refusal: Refusal) {
+        if let Some(copies) = self.copies.as_ref().filter(|_| self.status.is_loaded()) {
+            copies.hand_in(id, refusal);
         }
     }
 
@@ -606,17 +637,6 @@ impl RedisSource {
                 tracing::warn!(stream = self.keys.stream, %last, %error, "a millisecond of IDs is nearly used up, and the next cannot be begun");
             }
         }
-    }
-
-    fn skip(&self, id: EntryId, reason: &str) {
-        self.status.skip();
-        self.metrics.source_skipped.get_or_create(&self.label()).inc();
-        tracing::debug!(stream = self.keys.stream, %id, reason, "an entry was skipped");
-    }
-
-    /// Reads an entry's fields.
-    fn delta(&self, fields: Vec<Value>, feed: &Feed) -> Result<EntryDelta, String> {
-        decode_entry(fields, &self.config, self.delta_bytes_max, |topic| feed.topics.payload_form(topic))
     }
 }
 

@@ -216,7 +216,9 @@ pub fn nats_messages(data: &[u8]) {
     let subjects = Subjects::new(&config::Nats::default().subjects);
     let mut given = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let Ok(read) =
-        read_message(&subjects, &subject, &mut given, rest.to_vec().into(), MESSAGE_MAX, &|_| PayloadForm::Json)
+        read_message(&subjects, &subject, &mut given, rest.to_vec().into(), (MESSAGE_MAX, 1_723_161_256_313), &|_| {
+            PayloadForm::Json
+        })
     else {
         return;
     };

@@ -7,6 +7,7 @@ use super::super::away::{Away, Cut, Handed};
 use super::super::id::EntryId;
 use super::RedisSource;
 use crate::source::Feed;
+use crate::source::refusals::Refusal;
 use crate::topic::SourceId;
 
 /// Time for which a topic's deltas may wait for its move before its state is told as incomplete.
@@ -46,13 +47,10 @@ impl RedisSource {
     }
 
     /// Takes a cut in.
-    pub(super) fn cut(&mut self, cut: Result<Cut, String>, id: EntryId) {
+    pub(super) fn cut(&mut self, cut: Result<Cut, Refusal>, id: EntryId) {
         let cut = match cut {
             Ok(cut) => cut,
-            Err(reason) => {
-                self.metrics.refused_delta("entry");
-                return self.skip(id, &reason);
-            }
+            Err(refusal) => return self.refuse(id, refusal),
         };
         if self.away.as_ref().is_none_or(|away| away.run != cut.run) {
             tracing::info!(stream = self.keys.stream, to = ?cut.streams, "topics move to other streams");

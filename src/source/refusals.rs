@@ -1,0 +1,643 @@
+//! Entries that are refused, and those that are taken though something about them is wrong: what publishers and operators
+//! learn of them. One closed list of reasons serves metrics, logs, `/status` and docs/redis.md.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Display;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::SourceStatus;
+use crate::clock::unix_ms;
+use crate::config::{Config, OPS};
+use crate::limits::{
+    NAMESPACES_JUDGED, REFUSAL_CHARS_SHOWN, REFUSAL_LINES_PER_MINUTE, REFUSAL_TOPICS_REMEMBERED, STATE_BYTES_MAX,
+};
+use crate::metrics::{Metrics, SourceReason};
+use crate::name::{namespace_of, shown};
+use crate::rate::Rate;
+use crate::spelling::nearest;
+use crate::topic::merge::ParseError;
+use crate::topic::{PayloadError, PublishError};
+
+/// Time for which a refusal stands in a source's note.
+const NOTED_FOR: Duration = Duration::from_secs(600);
+
+/// One line a minute for each topic and reason.
+const OF_TOPIC: Rate = Rate::new(1, 60);
+
+/// Lines for each reason. One costs what comes back in a minute at one unit a second.
+const OF_REASON: Rate = Rate::new(REFUSAL_LINES_PER_MINUTE, 60 * REFUSAL_LINES_PER_MINUTE);
+
+/// What a line costs of either.
+const LINE: u64 = 60;
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])* $name:ident = $label:literal,)*) => {
+        /// Why an entry is refused, or is suspicious. The list is closed.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason {
+            $($(#[doc = $doc])* $name,)*
+        }
+
+        impl Reason {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// As metrics, logs and `/status` call it.
+            pub fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// An entry without fields.
+    Empty = "empty",
+    /// Nothing says which topic it is of.
+    NoTopic = "no_topic",
+    /// The topic's name is none.
+    Name = "name",
+    /// The topic's namespace is not configured, and such are refused.
+    UnknownNamespace = "unknown_namespace",
+    /// The topic is in the server's own namespace.
+    Reserved = "reserved",
+    /// `kind` is none of those that are known.
+    Kind = "kind",
+    /// No data, or none in it.
+    NoData = "no_data",
+    /// More bytes than a delta may have.
+    TooLarge = "too_large",
+    /// Data that is not UTF-8.
+    NotUtf8 = "not_utf8",
+    /// Data that is not JSON.
+    NotJson = "not_json",
+    /// Data that is nested too deep.
+    TooDeep = "too_deep",
+    /// A patch that is no JSON object.
+    NotAnObject = "not_an_object",
+    /// `kind=snapshot` on a topic that has no state.
+    StreamSnapshot = "stream_snapshot",
+    /// A state that would be too large.
+    StateTooLarge = "state_too_large",
+    /// The states of all topics have as much memory as they may.
+    StateTotal = "state_total",
+    /// As many topics as there may be.
+    TooManyTopics = "too_many_topics",
+    /// The topic is published in another stream.
+    WrongPartition = "wrong_partition",
+    /// What says that topics move to other streams cannot be read.
+    Cut = "cut",
+    /// An ID of before 2024.
+    IdTooEarly = "id_too_early",
+    /// An ID after all that have offsets.
+    IdTooLate = "id_too_late",
+    /// An ID with a sequence above all that have offsets.
+    IdSequence = "id_sequence",
+    /// Headers that are none.
+    Headers = "headers",
+    /// Suspicious: the event's time is in seconds.
+    TsSeconds = "ts_seconds",
+    /// Suspicious: in microseconds.
+    TsMicroseconds = "ts_microseconds",
+    /// Suspicious: in nanoseconds.
+    TsNanoseconds = "ts_nanoseconds",
+    /// Suspicious: a number with a fraction.
+    TsFraction = "ts_fraction",
+    /// Suspicious: a date in words.
+    TsDate = "ts_date",
+    /// Suspicious: no number.
+    TsNotNumber = "ts_not_a_number",
+    /// Suspicious: before 2000.
+    TsTooEarly = "ts_too_early",
+    /// Suspicious: more than a day ahead.
+    TsTooLate = "ts_too_late",
+    /// Suspicious: a namespace that is not configured and nearly is.
+    NearNamespace = "near_namespace",
+}
+
+/// What is wrong with an entry, in plain words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Which of all.
+    pub reason: Reason,
+    /// What is wrong, with the value that is.
+    pub text: String,
+    /// What to do.
+    pub remedy: String,
+    /// The topic, where that is known.
+    pub topic: Option<String>,
+    /// Whether it is in `deltas_refused` already.
+    is_counted: bool,
+}
+
+impl Refusal {
+    pub(super) fn new(reason: Reason, text: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { reason, text: text.into(), remedy: remedy.into(), topic: None, is_counted: false }
+    }
+
+    pub(super) fn of_topic(mut self, topic: &str) -> Self {
+        self.topic = Some(topic.to_owned());
+        self
+    }
+
+    /// Data that is no payload, and as much of it as is shown.
+    pub(super) fn of_payload(error: &PayloadError, head: &Head) -> Self {
+        let (reason, text, remedy) = match error {
+            PayloadError::TooLarge { bytes, max } => (
+                Reason::TooLarge,
+                format!("its data has {bytes} bytes, and the most is {max}"),
+                "publish less in one entry, or raise limits.delta_bytes",
+            ),
+            PayloadError::NotUtf8(at) => (
+                Reason::NotUtf8,
+                format!("its data is not UTF-8 from byte {at} on: {head}"),
+                "publish JSON in UTF-8, or give the namespace payload = \"bytes\"",
+            ),
+            PayloadError::NotJson(_) if head.is_blank() => (
+                Reason::NoData,
+                "its data is empty".to_owned(),
+                "publish a JSON value; kind=delete ends a topic, and null is a value",
+            ),
+            PayloadError::NotJson(why) => (
+                Reason::NotJson,
+                format!("its data is not JSON, but {head}: it {why}"),
+                "let a JSON library write it; texts and names need double quotes",
+            ),
+            PayloadError::TooDeep => (
+                Reason::TooDeep,
+                format!("its data is nested deeper than {}: {head}", crate::limits::JSON_DEPTH_MAX),
+                "publish something flatter",
+            ),
+            PayloadError::NotForBytes | PayloadError::NotBase64 => (
+                Reason::NotJson,
+                format!("its data is bytes, and the namespace takes JSON: {head}"),
+                "publish JSON, or give the namespace payload = \"bytes\"",
+            ),
+        };
+        Self::new(reason, text, remedy)
+    }
+
+    /// A delta that topics do not take. `meant` is the namespace that its own is nearly.
+    fn of_publish(error: &PublishError, topic: &str, head: &Head, meant: Option<&str>) -> Self {
+        let name = shown(topic.as_bytes(), REFUSAL_CHARS_SHOWN);
+        let (reason, text, remedy) = match error {
+            PublishError::Name(why) => {
+                (Reason::Name, format!("`{name}` is no topic: {why}"), "correct the name".to_owned())
+            }
+            PublishError::Payload(error) => return Self::of_payload(error, head).counted(topic),
+            PublishError::Patch(ParseError::NotObject) => (
+                Reason::NotAnObject,
+                format!("its data is {head}, and topics of class merge take JSON objects, which are patches"),
+                "publish an object, such as {\"bid\":191.4}, or give the namespace class latest or stream".to_owned(),
+            ),
+            PublishError::Patch(ParseError::TooDeep) => {
+                return Self::of_payload(&PayloadError::TooDeep, head).counted(topic);
+            }
+            PublishError::Patch(ParseError::NotJson(why)) => {
+                return Self::of_payload(&PayloadError::NotJson(why.clone()), head).counted(topic);
+            }
+            PublishError::StreamSnapshot => (
+                Reason::StreamSnapshot,
+                "its kind is `snapshot`, and topics of class stream have no state that it could replace".to_owned(),
+                "leave the kind out, or give the namespace class latest or merge".to_owned(),
+            ),
+            PublishError::StateTooLarge { bytes } => (
+                Reason::StateTooLarge,
+                format!("the topic's state would have {bytes} bytes, and the most is {STATE_BYTES_MAX}"),
+                "remove members (null), publish a smaller kind=snapshot, or spread them over topics".to_owned(),
+            ),
+            PublishError::StateTotal { max } => (
+                Reason::StateTotal,
+                format!("the states of all topics have {max} bytes, as many as they may"),
+                "raise limits.memory or limits.state_total_bytes, or end topics (kind=delete, expire_after)".to_owned(),
+            ),
+            PublishError::UnknownNamespace => (
+                Reason::UnknownNamespace,
+                match namespace_of(topic) {
+                    Some(namespace) => {
+                        let namespace = shown(namespace.as_bytes(), REFUSAL_CHARS_SHOWN);
+                        format!("its namespace `{namespace}` is not configured, and such are refused")
+                    }
+                    None => "it names no namespace, and such are refused".to_owned(),
+                },
+                match meant {
+                    Some(meant) => format!(
+                        "did you mean `{meant}`? Or configure it ([namespace.…]), or set access.unknown_namespace"
+                    ),
+                    None => {
+                        "correct the name, configure the namespace ([namespace.…]), or set access.unknown_namespace"
+                            .to_owned()
+                    }
+                },
+            ),
+            PublishError::Reserved => (
+                Reason::Reserved,
+                format!("its namespace `{OPS}` is the server's own"),
+                "publish in another namespace".to_owned(),
+            ),
+            PublishError::WrongPartition => (
+                Reason::WrongPartition,
+                "the topic is published in another stream, which has newer entries of it".to_owned(),
+                "publish all of a topic in one stream, the one that `nexus-push partition` names".to_owned(),
+            ),
+            PublishError::TooManyTopics { max }
+            | PublishError::TooManyUnpublished { max }
+            | PublishError::UnpublishedShare { max } => (
+                Reason::TooManyTopics,
+                format!("there are {max} topics already, as many as there may be"),
+                "end topics that are over (kind=delete, expire_after), or raise limits.topics".to_owned(),
+            ),
+        };
+        Self::new(reason, text, remedy).counted(topic)
+    }
+
+    fn counted(mut self, topic: &str) -> Self {
+        self.is_counted = true;
+        self.of_topic(topic)
+    }
+}
+
+/// The beginning of an entry's data, kept for the case that it is refused.
+pub(super) struct Head {
+    bytes: [u8; 48],
+    kept: usize,
+    whole: usize,
+}
+
+impl Head {
+    pub(super) fn of(data: &[u8]) -> Self {
+        let mut bytes = [0; 48];
+        let kept = data.len().min(bytes.len());
+        if let (Some(to), Some(from)) = (bytes.get_mut(..kept), data.get(..kept)) {
+            to.copy_from_slice(from);
+        }
+        Self { bytes, kept, whole: data.len() }
+    }
+
+    fn kept(&self) -> &[u8] {
+        self.bytes.get(..self.kept).unwrap_or_default()
+    }
+
+    fn is_blank(&self) -> bool {
+        self.kept == self.whole && self.kept().trim_ascii().is_empty()
+    }
+}
+
+impl Display for Head {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut bytes = self.kept();
+        if self.whole > self.kept {
+            // The last character may be cut.
+            while bytes.last().is_some_and(|byte| byte & 0xc0 == 0x80) {
+                bytes = bytes.get(..bytes.len() - 1).unwrap_or_default();
+            }
+            let cut = bytes.get(..bytes.len().saturating_sub(1)).unwrap_or_default();
+            return write!(f, "`{}…`", shown(cut, REFUSAL_CHARS_SHOWN));
+        }
+        write!(f, "`{}`", shown(bytes, REFUSAL_CHARS_SHOWN))
+    }
+}
+
+/// The newest refusal of one reason, and how many there were.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Told {
+    /// Since the start.
+    pub count: u64,
+    /// When the newest was read here, Unix ms.
+    pub at_ms: u64,
+    /// Of which topic, as far as it can be shown.
+    pub topic: Option<String>,
+    /// The entry's ID, or the message's sequence.
+    pub id: String,
+    /// What was wrong.
+    pub text: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+/// What is known of a source's refusals: the newest of each reason.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Record {
+    /// The newest of all.
+    pub last: Option<&'static str>,
+    /// By reason.
+    pub reasons: BTreeMap<&'static str, Told>,
+}
+
+impl Record {
+    /// The newest of all.
+    pub fn newest(&self) -> Option<&Told> {
+        self.last.and_then(|reason| self.reasons.get(reason))
+    }
+
+    /// A word on the newest, while it is not long ago.
+    pub(super) fn note(&self) -> Option<String> {
+        let told = self.newest()?;
+        let age = Duration::from_millis(unix_ms().saturating_sub(told.at_ms));
+        let topic = told.topic.as_ref().map(|topic| format!(" of `{topic}`")).unwrap_or_default();
+        let reason = self.last.unwrap_or_default();
+        (age < NOTED_FOR)
+            .then(|| format!("entry {}{topic} was refused ({reason}): {}; {}", told.id, told.text, told.remedy))
+    }
+}
+
+/// What was logged of a topic, and what was not.
+#[derive(Debug, Default)]
+struct Line {
+    used_ns: u64,
+    unsaid: u64,
+}
+
+/// Which lines are due. Its size is fixed, whatever comes.
+#[derive(Debug, Default)]
+struct Lines {
+    hasher: RandomState,
+    topics: HashMap<(Reason, u64), Line>,
+    reasons: HashMap<Reason, Line>,
+}
+
+impl Lines {
+    /// Whether a line is due, and how many like it were not said before.
+    fn due(&mut self, reason: Reason, topic: Option<&str>, now_ns: u64) -> Option<u64> {
+        let key = (reason, self.hasher.hash_one(topic));
+        let of_reason = self.reasons.entry(reason).or_default();
+        let has_room = |line: &Line| {
+            let mut used_ns = line.used_ns;
+            OF_REASON.spend(&mut used_ns, now_ns, LINE)
+        };
+        if !self.topics.contains_key(&key) && has_room(of_reason) && self.topics.len() >= REFUSAL_TOPICS_REMEMBERED {
+            let reasons = &mut self.reasons;
+            self.topics.retain(|(reason, _), line| {
+                let is_over = Rate::is_unused(line.used_ns, now_ns);
+                if is_over {
+                    reasons.entry(*reason).or_default().unsaid += line.unsaid;
+                }
+                !is_over
+            });
+        }
+        let of_reason = self.reasons.entry(reason).or_default();
+        let is_full = self.topics.len() >= REFUSAL_TOPICS_REMEMBERED;
+        let Some(of_topic) = (match self.topics.get_mut(&key) {
+            Some(line) => Some(line),
+            None if !is_full && has_room(of_reason) => Some(self.topics.entry(key).or_default()),
+            None => None,
+        }) else {
+            of_reason.unsaid += 1;
+            return None;
+        };
+        if !has_room(of_reason) || !OF_TOPIC.spend(&mut of_topic.used_ns, now_ns, LINE) {
+            of_topic.unsaid += 1;
+            return None;
+        }
+        OF_REASON.spend(&mut of_reason.used_ns, now_ns, LINE);
+        Some(std::mem::take(&mut of_topic.unsaid) + std::mem::take(&mut of_reason.unsaid))
+    }
+}
+
+/// Says of one source's entries why they were refused: in its status, in metrics, and in the log, though not each of them.
+pub(super) struct Refusals {
+    status: Arc<SourceStatus>,
+    metrics: Arc<Metrics>,
+    lines: Lines,
+    started: Instant,
+    counters: HashMap<Reason, Counter>,
+    /// Those that are configured.
+    namespaces: BTreeSet<String>,
+    /// Whether others are taken all the same.
+    takes_unknown: bool,
+    /// Others that were looked at, and which of those they nearly are.
+    judged: HashMap<Box<str>, Option<String>>,
+}
+
+impl Refusals {
+    pub(super) fn new(config: &Config, status: Arc<SourceStatus>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            status,
+            metrics,
+            lines: Lines::default(),
+            started: Instant::now(),
+            counters: HashMap::new(),
+            namespaces: config.namespace.keys().filter(|name| *name != OPS).cloned().collect(),
+            takes_unknown: config.knows_namespace(Some("")),
+            judged: HashMap::new(),
+        }
+    }
+
+    /// An entry is not taken.
+    pub(super) fn refuse(&mut self, id: &dyn Display, refusal: &Refusal) {
+        if !refusal.is_counted {
+            self.metrics.refused_delta(refusal.reason.label());
+        }
+        self.status.skip();
+        let source = crate::metrics::SourceLabel { source: self.status.name.clone() };
+        self.metrics.source_skipped.get_or_create(&source).inc();
+        self.tell(id, refusal, true);
+    }
+
+    /// A delta that topics did not take. Returns why, for its copy.
+    pub(super) fn refuse_publish(
+        &mut self,
+        id: &dyn Display,
+        topic: &str,
+        error: &PublishError,
+        head: &Head,
+    ) -> Refusal {
+        let meant = match error {
+            PublishError::UnknownNamespace => self.meant(topic),
+            _ => None,
+        };
+        let refusal = Refusal::of_publish(error, topic, head, meant.as_deref());
+        self.refuse(id, &refusal);
+        refusal
+    }
+
+    /// An entry is taken, though something about it is wrong.
+    pub(super) fn suspect(&mut self, id: &dyn Display, refusal: &Refusal) {
+        self.tell(id, refusal, false);
+    }
+
+    /// Looks at the namespace of a topic that is taken: one that is not configured, and nearly is, is a slip.
+    pub(super) fn look_at_namespace(&mut self, id: &dyn Display, topic: &str) {
+        if !self.takes_unknown {
+            return;
+        }
+        let Some(meant) = self.meant(topic) else { return };
+        let namespace = shown(namespace_of(topic).unwrap_or_default().as_bytes(), REFUSAL_CHARS_SHOWN);
+        let refusal = Refusal::new(
+            Reason::NearNamespace,
+            format!("its namespace `{namespace}` is not configured, so that it is taken as [default]"),
+            format!("did you mean `{meant}`? access.unknown_namespace = \"refuse\" refuses such topics"),
+        );
+        self.suspect(id, &refusal.of_topic(topic));
+    }
+
+    /// The configured namespace that the topic's nearly is.
+    fn meant(&mut self, topic: &str) -> Option<String> {
+        let namespace = namespace_of(topic)?;
+        if namespace == OPS || self.namespaces.contains(namespace) {
+            return None;
+        }
+        if let Some(judged) = self.judged.get(namespace) {
+            return judged.clone();
+        }
+        // Of longer names none is near.
+        if self.judged.len() >= NAMESPACES_JUDGED || namespace.len() > REFUSAL_CHARS_SHOWN {
+            return None;
+        }
+        let meant = nearest(namespace, self.namespaces.iter().map(String::as_str)).map(str::to_owned);
+        self.judged.insert(namespace.into(), meant.clone());
+        meant
+    }
+
+    fn tell(&mut self, id: &dyn Display, refusal: &Refusal, is_refused: bool) {
+        let (reason, label) = (refusal.reason, refusal.reason.label());
+        let counter = self.counters.entry(reason).or_insert_with(|| {
+            let family = if is_refused { &self.metrics.source_refused } else { &self.metrics.source_suspicious };
+            family.get_or_create(&SourceReason { source: self.status.name.clone(), reason: label }).clone()
+        });
+        counter.inc();
+        let topic = refusal.topic.as_ref().map(|topic| shown(topic.as_bytes(), REFUSAL_CHARS_SHOWN));
+        let now_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        if let Some(unsaid) = self.lines.due(reason, refusal.topic.as_deref(), now_ns) {
+            let Refusal { text, remedy, .. } = refusal;
+            let more =
+                if unsaid > 0 { format!(" (and {unsaid} more since the last such line)") } else { String::new() };
+            let what = if is_refused { "was refused:" } else { "was taken, but" };
+            let source = &self.status.name;
+            tracing::warn!(source, topic, %id, reason = label, remedy, "an entry {what} {text}{more}");
+        }
+        let told = |count| Told {
+            count,
+            at_ms: unix_ms(),
+            topic,
+            id: id.to_string(),
+            text: refusal.text.clone(),
+            remedy: refusal.remedy.clone(),
+        };
+        self.status.tell(is_refused, |record| {
+            let place = record.reasons.entry(label).or_default();
+            *place = told(place.count + 1);
+            record.last = Some(label);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::entry::tests::is_plain;
+    use crate::topic::Payload;
+    use bytes::Bytes;
+
+    const MINUTE_NS: u64 = 60_000_000_000;
+
+    #[test]
+    fn labels_are_each_used_once_and_are_those_of_topics() {
+        let labels: BTreeSet<&str> = Reason::ALL.iter().map(|reason| reason.label()).collect();
+        assert_eq!(labels.len(), Reason::ALL.len());
+        for label in labels {
+            assert!(
+                label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'),
+                "{label}"
+            );
+        }
+        for error in publish_errors() {
+            let refusal = Refusal::of_publish(&error, "quotes:A", &Head::of(b"[1]"), None);
+            assert_eq!(refusal.reason.label(), error.label(), "{error}");
+        }
+    }
+
+    fn publish_errors() -> Vec<PublishError> {
+        let read = |bytes: &'static [u8]| Payload::new(Bytes::from_static(bytes), 10).unwrap_err();
+        let patch = |text: &str| crate::topic::merge::parse_object(text).unwrap_err();
+        let name = |text: &str| crate::name::TopicName::new(text).unwrap_err();
+        vec![
+            name("").into(),
+            name("a b").into(),
+            name(&"x".repeat(300)).into(),
+            read(b"12345678901").into(),
+            read(b"\"\xff\"").into(),
+            read(b"{bid:1}").into(),
+            PayloadError::TooDeep.into(),
+            PayloadError::NotForBytes.into(),
+            patch("[1]").into(),
+            patch("{").into(),
+            patch(&"{\"a\":".repeat(100)).into(),
+            PublishError::StreamSnapshot,
+            PublishError::StateTooLarge { bytes: 5_000_000 },
+            PublishError::StateTotal { max: 1 },
+            PublishError::UnknownNamespace,
+            PublishError::Reserved,
+            PublishError::WrongPartition,
+            PublishError::TooManyTopics { max: 1 },
+        ]
+    }
+
+    #[test]
+    fn what_topics_do_not_take_is_told_in_plain_words() {
+        for error in publish_errors() {
+            for (topic, head) in [("qoutes:A", &b"{bid:1}"[..]), ("a\n`b", b"\xff\xfe"), ("plain", b"")] {
+                let refusal = Refusal::of_publish(&error, topic, &Head::of(head), Some("quotes"));
+                is_plain(&refusal);
+            }
+            let text = error.to_string();
+            is_plain(&Refusal::new(Reason::Name, text, "of the API"));
+        }
+        let unknown = Refusal::of_publish(&PublishError::UnknownNamespace, "qoutes:A", &Head::of(b""), Some("quotes"));
+        assert!(unknown.text.contains("`qoutes`") && unknown.remedy.contains("did you mean `quotes`?"), "{unknown:?}");
+    }
+
+    #[test]
+    fn the_head_of_data_is_cut_between_characters() {
+        assert_eq!(Head::of(b"[1]").to_string(), "`[1]`");
+        for extra in 0..4 {
+            let text = format!("{}{}", "x".repeat(extra), "€".repeat(30));
+            let shown = Head::of(text.as_bytes()).to_string();
+            assert!(shown.ends_with("…`") && !shown.contains('\u{fffd}'), "{shown}");
+        }
+        assert!(Head::of(b" \n").is_blank() && Head::of(b"").is_blank() && !Head::of(b" 1").is_blank());
+        assert!(!Head::of(&[b' '; 100]).is_blank(), "more than what is kept may follow");
+    }
+
+    #[test]
+    fn a_topic_and_reason_have_one_line_a_minute_and_the_next_says_how_many_there_were() {
+        let mut lines = Lines::default();
+        assert_eq!(lines.due(Reason::NotJson, Some("a"), 0), Some(0));
+        for n in 0..812 {
+            assert_eq!(lines.due(Reason::NotJson, Some("a"), n), None);
+        }
+        assert_eq!(lines.due(Reason::NotJson, Some("b"), 1), Some(0), "another topic has a line of its own");
+        assert_eq!(lines.due(Reason::Kind, Some("a"), 1), Some(0), "and another reason");
+        assert_eq!(lines.due(Reason::Kind, None, 1), Some(0), "and no topic");
+        assert_eq!(lines.due(Reason::NotJson, Some("a"), MINUTE_NS - 1), None);
+        assert_eq!(lines.due(Reason::NotJson, Some("a"), MINUTE_NS), Some(813));
+        assert_eq!(lines.due(Reason::NotJson, Some("a"), 3 * MINUTE_NS), Some(0));
+    }
+
+    #[test]
+    fn a_flood_of_topics_makes_few_lines_in_bounded_memory_and_nothing_is_left_uncounted() {
+        let mut lines = Lines::default();
+        let (mut said, mut more) = (0, 0);
+        for minute in 0..200u64 {
+            for n in 0..1_000u64 {
+                let reason = Reason::ALL[(n % 3) as usize];
+                let topic = format!("t{}", minute * 1_000 + n);
+                if let Some(unsaid) = lines.due(reason, Some(&topic), minute * MINUTE_NS + n * 60_000_000) {
+                    said += 1;
+                    more += unsaid;
+                }
+            }
+        }
+        assert!(said <= 201 * 3 * REFUSAL_LINES_PER_MINUTE, "{said}");
+        assert!(said >= 200 * 3 * (REFUSAL_LINES_PER_MINUTE - 1), "{said}");
+        assert!(lines.topics.len() <= REFUSAL_TOPICS_REMEMBERED);
+        let waiting = lines.topics.values().chain(lines.reasons.values()).map(|line| line.unsaid).sum::<u64>();
+        assert_eq!(said + more + waiting, 200_000);
+    }
+}
