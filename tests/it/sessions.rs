@@ -535,8 +535,13 @@ async fn the_first_delta_of_a_topic_follows_on_what_the_reply_says() {
             let server = redis.server("").await;
             let mut client = server.client().await;
             let at = client.subscribe(&[&topic]).await["topics"][&topic].clone();
-            let (have, offset) = (at["have"].as_u64().unwrap(), server.publish(&topic, &json!({"a": 1})));
-            let delta = client.next().await;
+            let (mut have, offset) = (at["have"].as_u64().unwrap(), server.publish(&topic, &json!({"a": 1})));
+            let mut delta = client.next().await;
+            if delta["incomplete"] == true {
+                // Before it: there may have been a state among what was trimmed.
+                have = delta["offset"].as_u64().unwrap();
+                delta = client.next().await;
+            }
             assert_eq!(delta["offset"], offset);
             let prev = delta["prev"].as_u64().unwrap();
             assert!(prev <= have && have < offset, "{topic}: {at} {delta}");

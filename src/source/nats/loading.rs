@@ -220,8 +220,8 @@ impl NatsSource {
         self.metrics.source_missed.get_or_create(&self.label()).inc();
         let held = self.loading.as_ref().map_or_else(|| self.progress().held, |loading| loading.held.clone());
         if opened.bounds.keeps_the_newest(&held) {
-            // Whatever was gone by now has its newest up to here.
-            feed.topics.doubt_patches(self.id, after, until_ms.max(held.last_ms));
+            // Whatever was gone by now has its newest up to now, which the last look may not have seen.
+            feed.topics.doubt_patches(self.id, after, until_ms.max(held.last_ms).max(unix_ms()));
         } else {
             feed.topics.doubt(self.id, after);
             feed.topics.missed_until(self.id, until_ms);
