@@ -33,7 +33,6 @@ pub mod metrics;
 pub mod name;
 pub mod position;
 pub mod protocol;
-pub mod random;
 pub mod rate;
 pub mod server;
 pub mod source;

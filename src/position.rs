@@ -48,7 +48,7 @@ impl Epoch {
     /// A new one, at random.
     pub fn random() -> Self {
         const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
-        let mut bits = crate::random::bits();
+        let mut bits: u64 = rand::random();
         let text = std::iter::repeat_with(|| {
             let letter = ALPHABET.get((bits % 32) as usize).copied().unwrap_or(b'a');
             bits /= 32;

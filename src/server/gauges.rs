@@ -73,7 +73,12 @@ impl GaugeSource for Gauges {
             put("source_lag_seconds", "How far behind the source is read", label(), seconds(source.lag_ms()));
             if let Some(reach) = source.reach() {
                 let reach = Reading::Real(reach.as_secs_f64());
-                put("source_reach_seconds", "How far back a source reaches that has let go of entries", label(), reach);
+                put(
+                    "source_reach_seconds",
+                    "How far back a source reaches that does not hold all its entries any more",
+                    label(),
+                    reach,
+                );
             }
             put("source_deltas", "Deltas read from the source", label(), Reading::Total(source.deltas()));
         }

@@ -26,8 +26,6 @@ use crate::clock::unix_ms;
 use crate::hub::Hub;
 use crate::limits::STATE_BYTES_MAX;
 use crate::position::Offset;
-#[cfg(test)]
-use crate::random;
 use crate::topic::{Incoming, Kind, Payload, PublishError, Published, SourceId, Topics};
 use refusals::Record;
 
@@ -111,10 +109,6 @@ impl Feed {
 
 /// Does work that takes long on a thread that nothing else waits for.
 async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    #[cfg(test)]
-    if random::simulated::is_set() {
-        return Some(work());
-    }
     tokio::task::spawn_blocking(work).await.ok()
 }
 

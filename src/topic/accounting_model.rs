@@ -7,28 +7,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::exchange::{Incoming, Outlet, ShardId, Slot};
-use super::{Delta, Kind, Payload, PublishError, Snapshot, Topics};
+use super::exchange::{Incoming, Nowhere, ShardId, Slot};
+use super::{Kind, Payload, PublishError, Topics};
 use crate::config::{Class, Config, DeltaType, Namespace, PayloadForm};
 use crate::metrics::Metrics;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset, Position};
-use crate::protocol::{Encoding, HistoryQuery, MembershipChange};
+use crate::protocol::{Encoding, HistoryQuery};
 
 const NAMESPACES: [&str; 4] = ["stream", "latest", "merge", "fossil"];
 const NAMES: usize = 6;
 const HISTORY_MAX: usize = 256 * 1024;
 const STATE_MAX: usize = 96 * 1024;
-
-/// Nobody looks.
-struct Nowhere;
-
-impl Outlet for Nowhere {
-    fn delta(&self, _: ShardId, _: Slot, _: &Arc<Delta>) {}
-    fn reset(&self, _: ShardId, _: Slot, _: &Arc<Snapshot>) {}
-    fn stale(&self, _: ShardId, _: Slot, _: &TopicName, _: Option<u64>) {}
-    fn membership(&self, _: ShardId, _: Slot, _: &Arc<MembershipChange>) {}
-}
 
 #[derive(Debug, Clone)]
 enum Op {

@@ -37,6 +37,17 @@ pub trait Outlet: Send + Sync {
     fn membership(&self, shard: ShardId, slot: Slot, change: &Arc<MembershipChange>);
 }
 
+/// For topics without subscribers.
+#[derive(Debug, Clone, Copy)]
+pub struct Nowhere;
+
+impl Outlet for Nowhere {
+    fn delta(&self, _: ShardId, _: Slot, _: &Arc<Delta>) {}
+    fn reset(&self, _: ShardId, _: Slot, _: &Arc<Snapshot>) {}
+    fn stale(&self, _: ShardId, _: Slot, _: &TopicName, _: Option<u64>) {}
+    fn membership(&self, _: ShardId, _: Slot, _: &Arc<MembershipChange>) {}
+}
+
 /// A delta as a source hands it in.
 #[derive(Debug)]
 pub struct Incoming<'a> {

@@ -31,7 +31,9 @@ mod state;
 mod trace;
 
 pub use delta::{Answering, Delta, Kind, Snapshot};
-pub use exchange::{Attachment, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView};
+pub use exchange::{
+    Attachment, Incoming, Nowhere, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView,
+};
 pub use freshness::Freshness;
 pub use names::{NameRange, NameRanges, Section};
 pub use payload::{Payload, PayloadError};

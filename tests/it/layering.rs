@@ -11,8 +11,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("form", &[]),
     ("name", &["limits"]),
-    ("random", &[]),
-    ("position", &["limits", "random"]),
+    ("position", &["limits"]),
     ("rate", &[]),
     ("spelling", &[]),
     ("systemd", &[]),
@@ -41,10 +40,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    (
-        "source",
-        &["clock", "config", "hub", "limits", "metrics", "name", "position", "random", "rate", "spelling", "topic"],
-    ),
+    ("source", &["clock", "config", "hub", "limits", "metrics", "name", "position", "rate", "spelling", "topic"]),
     ("cluster", &["clock", "config", "hub", "metrics", "name", "protocol", "source", "topic"]),
     (
         "backend",

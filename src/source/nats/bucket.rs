@@ -96,7 +96,7 @@ struct Saved<'a> {
 #[derive(Clone)]
 pub(super) struct Bucket {
     store: Store,
-    /// It lets go of what was saved, by age or where there is much.
+    /// It removes what was saved, by age or where there is much.
     may_drop: bool,
 }
 

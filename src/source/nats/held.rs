@@ -29,9 +29,9 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// How far back the stream reaches, if it has let go of messages from its beginning on.
+    /// How far back the stream reaches, if its first messages are gone.
     pub(super) fn reach(&self, bounds: &Bounds) -> Option<Duration> {
-        // Of what is let go of in the middle the first message says nothing.
+        // The first message says nothing of those that are gone from the middle.
         let is_trimmed = self.messages > 0 && self.first > 1 && !bounds.others;
         is_trimmed.then(|| Duration::from_millis(self.last_ms.saturating_sub(self.first_ms)))
     }
@@ -50,7 +50,7 @@ impl Held {
     }
 }
 
-/// What makes a stream let go of messages.
+/// What makes a stream remove messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Bounds {
     messages: u64,

@@ -77,7 +77,7 @@ impl NatsSource {
         Ok(reading)
     }
 
-    /// Whether what was loaded so far is still what the stream holds. What it let go of meanwhile is found when it is read on.
+    /// Whether what was loaded so far is still what the stream holds. What was removed meanwhile is found when it is read on.
     async fn joins_up(&self, opened: &Opened, loading: &Loading, held: &Held) -> Result<bool, Trouble> {
         if loading.held.created != held.created {
             return Ok(false);

@@ -29,7 +29,6 @@ use crate::clock::unix_ms;
 use crate::config::{self, Config};
 use crate::metrics::{Metrics, SourceLabel};
 use crate::position::{Epoch, Offset};
-use crate::random;
 use crate::source::refusals::{Head, Reason, Refusal, Refusals};
 use crate::source::{Feed, Source, SourceStatus};
 use crate::topic::{Incoming, SourceId};
@@ -182,7 +181,7 @@ impl NatsSource {
             self.status.note(format!("{error}"));
             self.metrics.source_errors.get_or_create(&self.label()).inc();
             tracing::warn!(stream = self.config.stream, %error, wait_ms = backoff.as_millis(), "NATS cannot be read, trying again");
-            let jitter = backoff.mul_f64(random::fraction());
+            let jitter = backoff.mul_f64(rand::random::<f64>());
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(backoff + jitter) => {}

@@ -7,6 +7,7 @@ use ::redis::{Cmd, RedisResult, Value, from_redis_value};
 use futures_util::future::join_all;
 
 use super::id::EntryId;
+use super::keys::hash_tag;
 use super::link::SharedLink;
 use super::masters::Masters;
 use crate::config;
@@ -164,10 +165,7 @@ return {id, ARGV[2], 0}";
 
 /// Where the result of a publish is kept: in the slot of its stream.
 fn once_key(stream: &str, topic: &str, key: &str) -> String {
-    let tag = match stream.split_once('{').and_then(|(_, rest)| rest.split_once('}')) {
-        Some((tag, _)) if !tag.is_empty() => tag,
-        _ => stream,
-    };
+    let tag = hash_tag(stream).unwrap_or(stream);
     format!("{{{tag}}}:once:{}", OnceKey::new(topic, key).hex())
 }
 

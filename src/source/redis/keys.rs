@@ -1,6 +1,17 @@
 //! Names of the keys beside a stream. They carry the stream's hash tag, so that in Redis Cluster all of a
 //! partition's keys lie in one slot.
 
+/// What decides in which slot of a Redis Cluster a key lies, where that is not all of it.
+pub(super) fn hash_tag(key: &str) -> Option<&str> {
+    let (tag, _) = key.split_once('{')?.1.split_once('}')?;
+    (!tag.is_empty()).then_some(tag)
+}
+
+/// What a key begins with that lies in the slot of `stream`, named after it.
+pub(super) fn in_slot_of(stream: &str) -> String {
+    if hash_tag(stream).is_some() { stream.to_owned() } else { format!("{{{stream}}}") }
+}
+
 /// Keys of one partition.
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
@@ -28,10 +39,7 @@ pub(super) struct Keys {
 
 impl Keys {
     pub(super) fn new(stream: &str) -> Self {
-        let tagged = stream
-            .find('{')
-            .is_some_and(|open| stream.get(open + 1..).is_some_and(|rest| rest.find('}').is_some_and(|n| n > 0)));
-        let base = if tagged { stream.to_owned() } else { format!("{{{stream}}}") };
+        let base = in_slot_of(stream);
         Self {
             stream: stream.to_owned(),
             epoch: format!("{base}:epoch"),

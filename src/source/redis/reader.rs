@@ -38,7 +38,6 @@ use crate::clock::unix_ms;
 use crate::config::{self, Config};
 use crate::metrics::{Metrics, SourceLabel};
 use crate::position::{Epoch, Offset};
-use crate::random;
 use crate::source::refusals::{Head, Refusal, Refusals};
 use crate::source::{Feed, Source, SourceStatus};
 use crate::topic::{Incoming, Kind, SourceId};
@@ -248,7 +247,7 @@ impl RedisSource {
                     tracing::warn!(stream = self.keys.stream, %error, wait_ms = backoff.as_millis(), "Redis cannot be read, trying again");
                 }
             }
-            let jitter = backoff.mul_f64(random::fraction());
+            let jitter = backoff.mul_f64(rand::random::<f64>());
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(backoff + jitter) => {}

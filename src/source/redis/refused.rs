@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::id::EntryId;
+use super::keys::in_slot_of;
 use super::link::SharedLink;
 use super::masters::Masters;
 use crate::limits::{REFUSED_COPIES_WAITING, REFUSED_COPY_BYTES};
@@ -63,9 +64,7 @@ pub(super) struct Copies {
 
 /// Key of the copies of a stream's entries. In a Redis Cluster it lies in the stream's slot.
 pub(super) fn key_of(stream: &str, is_cluster: bool) -> String {
-    let has_tag =
-        stream.split_once('{').and_then(|(_, rest)| rest.split_once('}')).is_some_and(|(tag, _)| !tag.is_empty());
-    if is_cluster && !has_tag { format!("{{{stream}}}:refused") } else { format!("{stream}:refused") }
+    if is_cluster { format!("{}:refused", in_slot_of(stream)) } else { format!("{stream}:refused") }
 }
 
 impl Copies {

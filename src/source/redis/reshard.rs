@@ -24,9 +24,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::position::Epoch;
 use crate::source::{Feed, Room, Source as _, SourceStatus};
-use crate::topic::{
-    Delta, Known, MembershipChange, Outlet, ShardId, Slot, Snapshot, SourceId, TopicName, Topics, home_in,
-};
+use crate::topic::{Known, Nowhere, SourceId, TopicName, Topics, home_in};
 use mover::Mover;
 
 /// Time for the streams to be loaded, as long as nothing is heard of them.
@@ -65,16 +63,6 @@ impl From<::redis::RedisError> for ReshardError {
     fn from(error: ::redis::RedisError) -> Self {
         Self(format!("Redis: {error}"))
     }
-}
-
-/// Subscribers: there are none.
-struct Nowhere;
-
-impl Outlet for Nowhere {
-    fn delta(&self, _: ShardId, _: Slot, _: &Arc<Delta>) {}
-    fn reset(&self, _: ShardId, _: Slot, _: &Arc<Snapshot>) {}
-    fn stale(&self, _: ShardId, _: Slot, _: &TopicName, _: Option<u64>) {}
-    fn membership(&self, _: ShardId, _: Slot, _: &Arc<MembershipChange>) {}
 }
 
 impl Room for Nowhere {
