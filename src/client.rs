@@ -2,18 +2,39 @@
 
 use std::time::Duration;
 
+use reqwest::StatusCode;
+
+/// Time to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A client whose requests take at most `timeout` and follow no redirect.
 ///
 /// # Errors
 /// If there is no TLS to be had.
 pub fn http(timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
+    builder(timeout).build()
+}
+
+/// The same, which trusts the authorities in `pem` and no others.
+///
+/// # Errors
+/// If they cannot be read.
+pub fn http_trusting(timeout: Duration, pem: &[u8]) -> Result<reqwest::Client, String> {
+    let authorities = reqwest::Certificate::from_pem_bundle(pem).map_err(|error| reason(&error))?;
+    if authorities.is_empty() {
+        return Err("there is no certificate in it (PEM: BEGIN CERTIFICATE)".into());
+    }
+    builder(timeout).tls_certs_only(authorities).build().map_err(|error| reason(&error))
+}
+
+fn builder(timeout: Duration) -> reqwest::ClientBuilder {
     // Already installed is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .timeout(timeout)
+        .connect_timeout(timeout.min(CONNECT_TIMEOUT))
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("nexus-push/", env!("CARGO_PKG_VERSION")))
-        .build()
 }
 
 /// Sends a request and reads the answer's body, if it is a success of at most `bytes_max`.
@@ -21,10 +42,23 @@ pub fn http(timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
 /// # Errors
 /// What went wrong, without the URL (which may hold a secret).
 pub async fn body(request: reqwest::RequestBuilder, bytes_max: usize) -> Result<Vec<u8>, String> {
-    let mut response = request.send().await.map_err(|e| reason(&e))?;
+    let response = request.send().await.map_err(|e| reason(&e))?;
     if !response.status().is_success() {
         return Err(format!("status {}", response.status()));
     }
+    read(response, bytes_max).await
+}
+
+/// Sends a request and reads the answer's status and body, of at most `bytes_max`.
+///
+/// # Errors
+/// What went wrong, without the URL (which may hold a secret).
+pub async fn answer(request: reqwest::RequestBuilder, bytes_max: usize) -> Result<(StatusCode, Vec<u8>), String> {
+    let response = request.send().await.map_err(|e| reason(&e))?;
+    Ok((response.status(), read(response, bytes_max).await?))
+}
+
+async fn read(mut response: reqwest::Response, bytes_max: usize) -> Result<Vec<u8>, String> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|e| reason(&e))? {
         if body.len() + chunk.len() > bytes_max {

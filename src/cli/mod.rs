@@ -99,7 +99,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve(args),
         Command::CheckConfig { file } => check_config(&file),
         Command::Replay(args) => in_background(replay::run(args)),
-        Command::Publish(args) => in_background(publish::run(args)),
+        Command::Publish(args) => on_this_thread(publish::run(args)),
         Command::Partition(args) => partition::run(&args),
         Command::Reshard(args) => in_background(reshard::run(args)),
         Command::Drain(args) => in_background(drain::run(args)),
@@ -171,11 +171,20 @@ fn log_to_stderr() {
     tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
 }
 
+/// Runs a command that ends with Ctrl-C, wherever it is.
 fn in_background(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    on_this_thread(async {
         tokio::select! {
             outcome = task => outcome,
             _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
         }
     })
+}
+
+fn on_this_thread(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(task);
+    // A read of standard input that is under way would otherwise be waited for.
+    runtime.shutdown_background();
+    outcome
 }

@@ -1,88 +1,173 @@
 //! `nexus-push publish`
 
-use anyhow::bail;
+mod lines;
+mod many;
+
+use std::borrow::Cow;
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
 use clap::Args;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::target::{Outgoing, Target, TargetArgs};
-use crate::topic::Kind;
+use super::say;
+use super::target::{FORMS, Fault, Target, TargetArgs};
+use crate::source::draft::Draft;
 
-/// Lines that are sent together when many are waiting.
-const TOGETHER: usize = 500;
+const EXAMPLES: &str = "\
+Examples:
+  nexus-push publish quotes:AAPL '{\"bid\":191.4}'
+      to the server on http://127.0.0.1:8000
+  nexus-push publish -c nexus-push.toml quotes:AAPL '{\"bid\":191.4}'
+      to the stream that the servers read, as they read it
+  nexus-push publish --to https://push:8443 --ca ca.crt --key-file key quotes:AAPL '{\"bid\":191.4}'
+  nexus-push publish --to redis+sentinel://a:26379,b:26379/main a:b --kind snapshot --file a.json
+  nexus-push publish --to redis://127.0.0.1 --stream deltas:0,deltas:1 quotes:AAPL --kind delete
+  feed | nexus-push publish --to nats://127.0.0.1:4222 --lines -
+  nexus-push publish -c nexus-push.toml --lines deltas.ndjson --keep-going
+
+Lines, one delta each, in either form (kind and ts may be left out; b64data is data in base64):
+  {\"topic\":\"quotes:AAPL\",\"data\":{\"bid\":191.4},\"kind\":\"snapshot\",\"ts\":1723161256313}
+  quotes:AAPL {\"bid\":191.4}
+Lines that are there already go together, one that comes alone goes at once.
+
+Each delta is checked as the servers will check it. One that they would refuse is not sent: the
+command says why, in the words of their log, and exits 1 (the reasons are in docs/redis.md). With
+--config that includes namespaces, classes and limits. What is published is printed: the topic, and
+offset=, id=, sequence=, stream= or epoch=, with tabs between them.";
+
+fn help() -> String {
+    format!("Targets (--to):\n{FORMS}\n\n{EXAMPLES}")
+}
 
 #[derive(Debug, Args)]
+#[command(after_help = help())]
 pub(super) struct PublishArgs {
-    /// Topic; without it, lines `TOPIC JSON` are read from standard input
+    /// Topic; without it, deltas are read from standard input line by line (as with --lines -)
     topic: Option<String>,
-    /// The delta, as JSON
-    #[arg(requires = "topic")]
+    /// The data, as JSON; - is standard input
+    #[arg(requires = "topic", conflicts_with = "file", allow_negative_numbers = true)]
     data: Option<String>,
-    /// Replace the topic's state in place of changing it
-    #[arg(long)]
+    /// Read the data from a file; - is standard input
+    #[arg(long, short, value_name = "FILE", requires = "topic")]
+    file: Option<PathBuf>,
+    /// Read many deltas from a file, one a line; - is standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["topic", "kind", "snapshot", "ts"])]
+    lines: Option<PathBuf>,
+    /// What it does: delta, snapshot (replaces the state), delete (ends the topic), history_remove [default: delta]
+    #[arg(long, value_name = "KIND")]
+    kind: Option<String>,
+    /// The same as --kind snapshot
+    #[arg(long, conflicts_with = "kind")]
     snapshot: bool,
+    /// When the event happened, Unix ms [default: when the stream takes it]
+    #[arg(long, value_name = "MS")]
+    ts: Option<String>,
+    /// Lines: go on after one that was refused, and exit 1 at the end
+    #[arg(long)]
+    keep_going: bool,
+    /// Lines: print for each what it got, as for one delta
+    #[arg(long)]
+    ids: bool,
+    /// No progress, and no word on what cannot be checked
+    #[arg(long, short)]
+    quiet: bool,
     #[command(flatten)]
     target: TargetArgs,
 }
 
 pub(super) async fn run(args: PublishArgs) -> anyhow::Result<()> {
-    let kind = if args.snapshot { Kind::Snapshot } else { Kind::Delta };
+    let mut interrupts = Interrupts::new()?;
+    let Some(topic) = &args.topic else {
+        if args.kind.is_some() || args.snapshot || args.ts.is_some() {
+            bail!("--kind, --snapshot and --ts are for one TOPIC; a line says its own");
+        }
+        if args.lines.is_none() && std::io::stdin().is_terminal() {
+            bail!("the topic is missing: nexus-push publish TOPIC DATA, or --lines FILE (- is standard input)");
+        }
+        return many::run(&args, &mut interrupts).await;
+    };
+    if args.keep_going || args.ids {
+        bail!("--keep-going and --ids are for --lines");
+    }
+    tokio::select! {
+        outcome = one(&args, topic) => outcome,
+        () = interrupts.next() => bail!("interrupted; it is not known whether the delta was published"),
+    }
+}
+
+async fn one(args: &PublishArgs, topic: &str) -> anyhow::Result<()> {
     let mut target = Target::connect(&args.target).await?;
-    let outgoing =
-        |topic: &str, data: &str| Outgoing { topic: topic.to_owned(), kind, ts: None, data: data.to_owned() };
-    match (&args.topic, &args.data) {
-        (Some(topic), Some(data)) => {
-            let faults = target.send(&[outgoing(topic, data)]).await?;
-            if let Some(fault) = faults.first() {
-                bail!("refused: {fault}");
-            }
-            return Ok(());
+    let bytes_max = target.bytes_max();
+    let data = match (&args.data, &args.file) {
+        (Some(data), None) if data != "-" => Some(Bytes::copy_from_slice(data.as_bytes())),
+        (Some(_), None) => Some(whole(tokio::io::stdin(), bytes_max).await.context("standard input")?),
+        (_, Some(file)) => Some(whole(input(file).await?.0, bytes_max).await.with_context(|| shown(file))?),
+        (None, None) if args.kind.is_none() => {
+            bail!("the data is missing: nexus-push publish TOPIC DATA, or --file FILE (- is standard input)")
         }
-        (Some(_), None) => bail!("the delta is missing: nexus-push publish TOPIC JSON"),
-        _ => {}
+        (None, None) => None,
+    };
+    let kind = if args.snapshot { Some("snapshot") } else { args.kind.as_deref() };
+    let ts = args.ts.as_deref().map(Cow::Borrowed);
+    let draft = Draft { topic: topic.into(), kind: kind.map(Cow::Borrowed), ts, data };
+    let delta = target.check(draft).map_err(|refusal| anyhow::anyhow!(refusal.told(true)))?;
+    if let Some(suspicion) = &delta.suspicion {
+        eprintln!("nexus-push: {}", suspicion.told(false));
     }
-    let mut lines = BufReader::with_capacity(1 << 20, tokio::io::stdin()).lines();
-    let (mut sent, mut refused) = (0usize, 0usize);
-    let mut waiting: Vec<Outgoing> = Vec::new();
-    let mut number = 0;
-    loop {
-        // What is there already goes together; a line that comes alone goes at once.
-        let line = if waiting.is_empty() {
-            lines.next_line().await?
-        } else {
-            match tokio::time::timeout(std::time::Duration::from_millis(2), lines.next_line()).await {
-                Ok(line) => line?,
-                Err(_) => Some(String::new()),
-            }
-        };
-        let ended = line.is_none();
-        let text = line.unwrap_or_default();
-        let idle = text.is_empty();
-        if !idle {
-            number += 1;
-            match text.split_once(char::is_whitespace) {
-                Some((topic, data)) => waiting.push(outgoing(topic, data.trim())),
-                None => {
-                    refused += 1;
-                    eprintln!("line {number}: no JSON behind the topic");
-                }
-            }
-        }
-        if !waiting.is_empty() && (ended || idle || waiting.len() >= TOGETHER) {
-            let faults = target.send(&waiting).await?;
-            sent += waiting.len() - faults.len();
-            refused += faults.len();
-            for fault in faults {
-                eprintln!("refused: {fault}");
-            }
-            waiting.clear();
-        }
-        if ended {
-            break;
+    if let Some(unchecked) = target.unchecked().filter(|_| !args.quiet) {
+        eprintln!("nexus-push: {unchecked}");
+    }
+    match target.send(&[&delta]).await.pop() {
+        Some(Ok(place)) => say(format_args!("{topic}\t{place}")),
+        Some(Err(fault @ Fault::Refused(_))) => bail!("{fault}"),
+        Some(Err(Fault::Failed(why))) => bail!("not published, as far as is known: {why}"),
+        None => bail!("not published"),
+    }
+}
+
+/// The file, or standard input, and its bytes if they are known.
+async fn input(path: &Path) -> anyhow::Result<(Box<dyn AsyncRead + Unpin>, Option<u64>)> {
+    if path == Path::new("-") {
+        return Ok((Box::new(tokio::io::stdin()), None));
+    }
+    let file = tokio::fs::File::open(path).await.with_context(|| shown(path))?;
+    let about = file.metadata().await.with_context(|| shown(path))?;
+    let bytes = about.is_file().then_some(about.len());
+    Ok((Box::new(file), bytes))
+}
+
+fn shown(path: &Path) -> String {
+    if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() }
+}
+
+/// All that there is. Of more than can be published no more is read than shows that.
+async fn whole(input: impl AsyncRead + Unpin, bytes_max: usize) -> std::io::Result<Bytes> {
+    let mut data = Vec::new();
+    // White space around it does not count.
+    let most = bytes_max.saturating_mul(2).saturating_add(1) as u64;
+    input.take(most).read_to_end(&mut data).await?;
+    Ok(data.into())
+}
+
+/// Ctrl-C, and the signal to end.
+struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupts {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
     }
-    eprintln!("{sent} published, {refused} refused");
-    if refused > 0 {
-        bail!("{refused} lines were refused");
-    }
-    Ok(())
 }

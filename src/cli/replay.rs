@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::say;
-use super::target::{Outgoing, Target, TargetArgs};
+use super::target::{Fault, Target, TargetArgs};
+use crate::source::draft::Draft;
+use crate::source::precheck::Checked;
 use crate::source::replay::Pace;
 
 /// Deltas that are sent together when the pace asks for it.
@@ -44,7 +47,7 @@ pub(super) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
     let mut refused = 0;
     loop {
         let mut pace = Pace::open(&args.files, args.speed)?;
-        let mut waiting: Vec<Outgoing> = Vec::new();
+        let mut waiting: Vec<Checked> = Vec::new();
         let mut sent = 0usize;
         loop {
             // Whatever is due by now goes together.
@@ -53,17 +56,28 @@ pub(super) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
             let ended = next.is_none() && waiting.is_empty();
             let idle = next.is_none();
             if let Some(moment) = next {
-                waiting.extend(moment.deltas.into_iter().map(|delta| Outgoing {
-                    topic: delta.topic,
-                    kind: delta.kind,
-                    ts: delta.ts,
-                    data: delta.data.to_string(),
-                }));
+                for delta in moment.deltas {
+                    let draft = Draft {
+                        topic: delta.topic.into(),
+                        kind: delta.kind.name().map(Into::into),
+                        ts: delta.ts.map(|ts| ts.to_string().into()),
+                        data: Some(delta.data.to_string().into()),
+                    };
+                    match target.check(draft) {
+                        Ok(delta) => waiting.push(delta),
+                        Err(_) => refused += 1,
+                    }
+                }
             }
             if waiting.len() >= TOGETHER || (idle && !waiting.is_empty()) {
-                let faults = target.send(&waiting).await?;
-                sent += waiting.len();
-                refused += faults.len();
+                let deltas: Vec<&Checked> = waiting.iter().collect();
+                for result in target.send(&deltas).await {
+                    match result {
+                        Ok(_) => sent += 1,
+                        Err(Fault::Refused(_)) => refused += 1,
+                        Err(Fault::Failed(why)) => bail!("{why}"),
+                    }
+                }
                 waiting.clear();
             }
             if let Some(at) = at {

@@ -1,153 +1,146 @@
-//! Where `publish` and `replay` send deltas: a Redis stream, or a server's publish API.
+//! Where `publish` and `replay` send deltas: a server's publish API, a Redis stream, or a NATS stream.
 
-use anyhow::{Context, bail};
-use axum::body::Bytes;
+mod api;
+mod plan;
+
+use std::fmt::Display;
+use std::path::PathBuf;
+
+use anyhow::bail;
 use clap::Args;
-use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
-use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
-use crate::topic::Kind;
-
-/// One delta on its way.
-#[derive(Debug, Clone)]
-pub(super) struct Outgoing {
-    pub(super) topic: String,
-    pub(super) kind: Kind,
-    pub(super) ts: Option<u64>,
-    pub(super) data: String,
-}
+use self::api::Api;
+pub(super) use self::plan::FORMS;
+use self::plan::{Plan, To};
+use crate::source::direct::Direct;
+use crate::source::draft::Draft;
+use crate::source::precheck::{Checked, Precheck};
+use crate::source::publish::Failure;
+use crate::source::refusals::Refusal;
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Target")]
 pub(super) struct TargetArgs {
-    /// Where to: http://HOST:PORT of a server, or redis://HOST:PORT
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000", env = "NEXUS_TO", hide_env_values = true)]
-    to: String,
-    /// Redis: stream to append to
-    #[arg(long, value_name = "KEY", default_value = "nexus:deltas")]
-    stream: String,
-    /// Redis: MAXLEN ~ of the stream
-    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
-    max_len: u64,
+    /// Where to: see below [default: the stream that --config names, else http://127.0.0.1:8000]
+    #[arg(long, value_name = "URL", env = "NEXUS_TO", hide_env_values = true)]
+    to: Option<String>,
+    /// Configuration file of the servers: where the stream is, names of fields, namespaces and limits to check by
+    #[arg(long, short, value_name = "FILE", env = "NEXUS_CONFIG")]
+    config: Option<PathBuf>,
+    /// Redis: the streams, all and in the order of source.redis.streams [default: nexus:deltas]; NATS: the stream
+    /// [default: NEXUS]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    stream: Vec<String>,
+    /// Redis: MAXLEN ~ of the stream [default: 1000000, or source.redis.max_len]
+    #[arg(long, value_name = "N")]
+    max_len: Option<u64>,
+    /// NATS: subjects of the stream, as source.nats.subjects has them [default: nexus.deltas.>]
+    #[arg(long, value_name = "SUBJECT")]
+    subject: Option<String>,
     /// Server: publish key
     #[arg(long, value_name = "KEY", env = "NEXUS_API_KEY", hide_env_values = true)]
     key: Option<String>,
+    /// Server: file that holds the publish key
+    #[arg(long, value_name = "FILE", conflicts_with = "key")]
+    key_file: Option<PathBuf>,
+    /// https:// and NATS over TLS: PEM file of the authorities that may vouch for the server, in place of the system's
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Without --config: the topics' namespaces have payload = "bytes", so that data may be anything
+    #[arg(long)]
+    bytes: bool,
 }
 
-/// An open connection to the target.
-pub(super) enum Target {
-    Redis { connection: redis::aio::MultiplexedConnection, stream: String, max_len: u64 },
-    Server { sender: SendRequest<Full<Bytes>>, host: String, key: Option<String> },
+/// A delta that was not published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The server refused it; others may be taken.
+    Refused(String),
+    /// The target did not confirm it, whatever it is.
+    Failed(String),
+}
+
+impl Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused(why) => write!(f, "the server refused it: {why}"),
+            Self::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+/// What became of a delta: where it is, in words for scripts, or why it was not published.
+pub(super) type Sent = Result<String, Fault>;
+
+enum Way {
+    Api(Api),
+    Stream(Box<Direct>),
+}
+
+/// A target that deltas are checked for and sent to.
+pub(super) struct Target {
+    check: Precheck,
+    way: Way,
+    /// What cannot be checked, if there is something.
+    unchecked: Option<String>,
 }
 
 impl Target {
     pub(super) async fn connect(args: &TargetArgs) -> anyhow::Result<Self> {
-        if let Some(host) = args.to.strip_prefix("http://") {
-            let host = host.trim_end_matches('/').to_owned();
-            let stream =
-                tokio::net::TcpStream::connect(&host).await.with_context(|| format!("cannot connect to {host}"))?;
-            stream.set_nodelay(true)?;
-            let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-            tokio::spawn(connection);
-            return Ok(Self::Server { sender, host, key: args.key.as_ref().map(|key| key.trim().to_owned()) });
-        }
-        if args.to.starts_with("redis://") || args.to.starts_with("unix://") {
-            let client = redis::Client::open(args.to.as_str())?;
-            let connection = client.get_multiplexed_async_connection().await;
-            let connection =
-                connection.with_context(|| format!("cannot connect to {}", crate::config::redacted(&args.to)))?;
-            return Ok(Self::Redis { connection, stream: args.stream.clone(), max_len: args.max_len });
-        }
-        bail!("--to {:?} is neither http:// nor redis://", args.to)
+        let Plan { to, config, unchecked, bytes_max } = plan::plan(args)?;
+        let check = Precheck::new(&config);
+        let check = match bytes_max {
+            Some(bytes_max) => check.with_bytes_max(bytes_max),
+            None => check,
+        };
+        let way = match to {
+            To::Api { url, key, authorities } => Way::Api(Api::new(&url, key.as_deref(), authorities.as_deref())?),
+            To::Stream => match Direct::open(&config, &check).await? {
+                Some(direct) => Way::Stream(Box::new(direct)),
+                None => bail!("no stream is named"),
+            },
+        };
+        Ok(Self { check, way, unchecked })
     }
 
-    /// Sends all of them, in order. Returns the faults that are the deltas' own.
-    pub(super) async fn send(&mut self, deltas: &[Outgoing]) -> anyhow::Result<Vec<String>> {
+    /// What cannot be checked before it is sent, and how it could be.
+    pub(super) fn unchecked(&self) -> Option<&str> {
+        self.unchecked.as_deref()
+    }
+
+    /// Largest data, in bytes.
+    pub(super) fn bytes_max(&self) -> usize {
+        self.check.bytes_max()
+    }
+
+    /// Checks a delta as the servers that read it will.
+    pub(super) fn check(&mut self, draft: Draft<'_>) -> Result<Checked, Box<Refusal>> {
+        self.check.check(draft)
+    }
+
+    /// Sends deltas in their order; each has a result.
+    pub(super) async fn send(&self, deltas: &[&Checked]) -> Vec<Sent> {
         if deltas.is_empty() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
-        match self {
-            Self::Redis { connection, stream, max_len } => {
-                let mut pipe = redis::pipe();
-                for delta in deltas {
-                    let command = pipe.cmd("XADD").arg(&*stream).arg("MAXLEN").arg("~").arg(*max_len).arg("*");
-                    command.arg("topic").arg(&delta.topic).arg("data").arg(&delta.data);
-                    if delta.kind == Kind::Snapshot {
-                        command.arg("kind").arg("snapshot");
-                    }
-                    if let Some(ts) = delta.ts {
-                        command.arg("ts").arg(ts);
-                    }
-                    command.ignore();
-                }
-                pipe.query_async::<()>(connection).await.context("Redis did not take the deltas")?;
-                Ok(Vec::new())
-            }
-            Self::Server { sender, host, key } => {
-                let mut faults = Vec::new();
-                let mut commands = Vec::with_capacity(deltas.len());
-                for delta in deltas {
-                    match serde_json::from_str::<&RawValue>(&delta.data) {
-                        Ok(data) => commands.push((delta, data)),
-                        Err(error) => faults.push(format!("{}: not JSON: {error}", delta.topic)),
-                    }
-                }
-                let body = batch(&commands);
-                let mut request = hyper::Request::post("/api/batch")
-                    .header("host", &*host)
-                    .header("content-type", "application/json");
-                if let Some(key) = key {
-                    request = request.header("x-api-key", &*key);
-                }
-                sender.ready().await.context("the server closed the connection")?;
-                let response = sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
-                let status = response.status();
-                let answer = response.into_body().collect().await?.to_bytes();
-                let answer: Value = serde_json::from_slice(&answer).unwrap_or(Value::Null);
-                if !status.is_success() {
-                    bail!(
-                        "the server answered {status}: {}",
-                        answer.pointer("/error/message").and_then(Value::as_str).unwrap_or("?")
-                    );
-                }
-                let replies = answer.get("replies").and_then(Value::as_array).cloned().unwrap_or_default();
-                for ((delta, _), reply) in commands.iter().zip(&replies) {
-                    if let Some(message) = reply.pointer("/error/message").and_then(Value::as_str) {
-                        faults.push(format!("{}: {message}", delta.topic));
-                    }
-                }
-                Ok(faults)
+        match &self.way {
+            Way::Api(api) => match api.send(deltas).await {
+                Ok(sent) => sent,
+                Err(why) => vec![Err(Fault::Failed(why)); deltas.len()],
+            },
+            Way::Stream(direct) => {
+                let placed = direct.append_all(deltas).await.into_iter();
+                placed
+                    .map(|placed| match placed {
+                        Ok(placed) => Ok(match placed.id {
+                            Some(id) => format!("offset={}\tid={id}\tstream={}", placed.offset, placed.stream),
+                            None => format!("sequence={}\tstream={}", placed.offset, placed.stream),
+                        }),
+                        Err(Failure::Refused(error)) => Err(Fault::Refused(error.to_string())),
+                        Err(Failure::Unavailable(why)) => Err(Fault::Failed(why)),
+                    })
+                    .collect()
             }
         }
     }
-}
-
-/// The body of a batch; the data goes in as it is.
-fn batch(commands: &[(&Outgoing, &RawValue)]) -> String {
-    let mut body = String::from("{\"commands\":[");
-    for (i, (delta, data)) in commands.iter().enumerate() {
-        if i > 0 {
-            body.push(',');
-        }
-        let mut head = json!({"channel": delta.topic});
-        if let Some(head) = head.as_object_mut() {
-            if delta.kind == Kind::Snapshot {
-                head.insert("kind".into(), "snapshot".into());
-            }
-            if let Some(ts) = delta.ts {
-                head.insert("ts".into(), ts.into());
-            }
-        }
-        let mut text = head.to_string();
-        text.pop();
-        body.push_str("{\"publish\":");
-        body.push_str(&text);
-        body.push_str(",\"data\":");
-        body.push_str(data.get());
-        body.push_str("}}");
-    }
-    body.push_str("]}");
-    body
 }

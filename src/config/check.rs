@@ -252,7 +252,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         super::redis::faults(redis, &mut fault);
     }
     if let Some(nats) = &config.source.nats {
-        nats.check(&mut fault);
+        nats.faults(&mut fault);
         if config.source.redis.is_some() {
             fault(
                 "source.nats",

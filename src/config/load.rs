@@ -141,7 +141,7 @@ impl Overrides {
             }
         }
         if let Some(url) = &self.nats {
-            config.source.nats.get_or_insert_default().urls = vec![url.clone()];
+            config.source.nats.get_or_insert_default().set_address(url);
             if !has_file {
                 config.source.simulator = None;
             }

@@ -41,6 +41,13 @@ pub use trace::TraceOptions;
 pub use crate::form::PayloadForm;
 use crate::limits;
 
+/// Faults that `look` finds, as one text.
+fn told(look: impl FnOnce(&mut dyn FnMut(&str, String))) -> Result<(), String> {
+    let mut found = Vec::new();
+    look(&mut |key, reason| found.push(format!("{key}: {reason}")));
+    if found.is_empty() { Ok(()) } else { Err(found.join("; ")) }
+}
+
 /// The whole configuration file. Every section and key may be left out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

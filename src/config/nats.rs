@@ -108,8 +108,31 @@ impl Nats {
         self.bucket.clone().unwrap_or_else(|| format!("{}_STATE", self.stream))
     }
 
+    /// Takes addresses from the command line in place of what there was: `nats://[user:password@]host:port,host:port`, or
+    /// `tls://…`, servers of one cluster.
+    pub fn set_address(&mut self, address: &str) {
+        let scheme = address.split_once("://").map_or("nats", |(scheme, _)| scheme);
+        // A password may have a comma in it; hosts follow behind it.
+        let (login, hosts) = address.rsplit_once('@').map_or(("", address), |(login, hosts)| (login, hosts));
+        let full = |(at, host): (usize, &str)| match at {
+            0 if login.is_empty() => host.to_owned(),
+            0 => format!("{login}@{host}"),
+            _ if host.contains("://") => host.to_owned(),
+            _ => format!("{scheme}://{host}"),
+        };
+        self.urls = hosts.split(',').enumerate().map(full).collect();
+    }
+
+    /// Whether addresses, stream and subjects can be used, for what no file was checked.
+    ///
+    /// # Errors
+    /// Each fault: its key, and what to do.
+    pub fn check(&self) -> Result<(), String> {
+        super::told(|fault| self.faults(fault))
+    }
+
     /// Hands each fault to `fault`: its key, and what to do.
-    pub(super) fn check(&self, fault: &mut impl FnMut(&str, String)) {
+    pub(super) fn faults(&self, fault: &mut dyn FnMut(&str, String)) {
         if self.urls.is_empty() {
             fault("source.nats.urls", "names no server".into());
         }
@@ -194,12 +217,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn addresses_on_the_command_line() {
+        for (text, urls) in [
+            ("nats://a:4222", &["nats://a:4222"][..]),
+            ("nats://u:p,w@a:1,b:2", &["nats://u:p,w@a:1", "nats://b:2"]),
+            ("tls://a:1,tls://b:2,c", &["tls://a:1", "tls://b:2", "tls://c"]),
+            ("nats://a:1,", &["nats://a:1", "nats://"]),
+        ] {
+            let mut nats = Nats::default();
+            nats.set_address(text);
+            assert_eq!(nats.urls, urls, "{text}");
+        }
+    }
+
+    #[test]
     fn faults_are_named() {
         let faults = |change: fn(&mut Nats)| {
             let mut nats = Nats::default();
             change(&mut nats);
             let mut found = Vec::new();
-            nats.check(&mut |key, reason| found.push(format!("{key}: {reason}")));
+            nats.faults(&mut |key, reason| found.push(format!("{key}: {reason}")));
             found.join("\n")
         };
         assert_eq!(faults(|_| ()), "");

@@ -155,6 +155,14 @@ impl Redis {
         }
     }
 
+    /// Whether the address and the streams can be used, for what no file was checked.
+    ///
+    /// # Errors
+    /// Each fault: its key, and what to do.
+    pub fn check(&self) -> Result<(), String> {
+        super::told(|fault| faults(self, fault))
+    }
+
     /// Puts a password into what says where Redis is.
     pub(super) fn set_password(&mut self, password: &str) {
         if !self.cluster.is_empty() {
@@ -194,7 +202,7 @@ fn is_tcp(url: &str) -> bool {
 }
 
 /// What a well-formed section may still get wrong.
-pub(super) fn faults(redis: &Redis, fault: &mut impl FnMut(&str, String)) {
+pub(super) fn faults(redis: &Redis, fault: &mut dyn FnMut(&str, String)) {
     let forms = [
         ("source.redis.url", redis.url.is_some()),
         ("source.redis.sentinels", !redis.sentinels.is_empty() || redis.master.is_some()),

@@ -98,10 +98,7 @@ pub(super) fn read(
                 Err(fault) => {
                     let (place, name) = (words.place, words.ts);
                     let value = shown(given, REFUSAL_CHARS_SHOWN);
-                    let text = format!(
-                        "its {place} `{name}` is `{value}`, {}: clients get the time at which the source took it in",
-                        fault.what()
-                    );
+                    let text = format!("its {place} `{name}` is `{value}`, {}{OWN_TIME_INSTEAD}", fault.what());
                     let refusal = Refusal::new(fault.reason(), text, fault.remedy()).of_topic(&topic);
                     (None, Some(Box::new(refusal)))
                 }
@@ -127,6 +124,17 @@ pub(super) fn read(
         Ok(payload) => Ok(ReadDelta { topic, kind, ts, payload, suspicion }),
         Err(error) => Err(Refusal::of_payload(&error, &head).of_topic(&topic)),
     }
+}
+
+/// What becomes of a delta whose time is none.
+const OWN_TIME_INSTEAD: &str = ": clients get the time at which the source took it in";
+
+/// A suspicion as the refusal of a delta that is not published: without what a server does in spite of it.
+pub(super) fn without_what_is_done(mut suspicion: Refusal) -> Refusal {
+    if let Some(text) = suspicion.text.strip_suffix(OWN_TIME_INSTEAD) {
+        suspicion.text = text.to_owned();
+    }
+    suspicion
 }
 
 const NO_DATA_REMEDY: &str = "publish the delta as JSON there; an entry that ends a topic has kind=delete";

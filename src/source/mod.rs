@@ -1,10 +1,14 @@
 //! Where deltas come from. Knows no sessions: what it hands over goes into topics.
 
+pub mod direct;
+pub mod draft;
 mod entry;
 pub mod event_time;
+mod namespaces;
 pub mod nats;
 pub mod normalize;
 mod once;
+pub mod precheck;
 pub mod publish;
 pub mod redis;
 pub mod refusals;

@@ -39,7 +39,8 @@ pub enum Appender {
 }
 
 impl Appender {
-    async fn append_all(&self, outgoing: &[&Outgoing<'_>]) -> Vec<Result<(Offset, Epoch), Failure>> {
+    /// Appends deltas in their order; each has a result. See those of the two.
+    pub(super) async fn append_all(&self, outgoing: &[&Outgoing<'_>]) -> Vec<Result<(Offset, Epoch), Failure>> {
         let unavailable = |error: &dyn std::fmt::Display| Failure::Unavailable(error.to_string());
         match self {
             Self::Redis(redis) => {

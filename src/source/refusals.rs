@@ -1,7 +1,7 @@
 //! Entries that are refused, and those that are taken though something about them is wrong: what publishers and operators
 //! learn of them. One closed list of reasons serves metrics, logs, `/status` and docs/redis.md.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -12,15 +12,13 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::SourceStatus;
+use super::namespaces::Namespaces;
 use crate::clock::unix_ms;
 use crate::config::{Config, OPS};
-use crate::limits::{
-    NAMESPACES_JUDGED, REFUSAL_CHARS_SHOWN, REFUSAL_LINES_PER_MINUTE, REFUSAL_TOPICS_REMEMBERED, STATE_BYTES_MAX,
-};
+use crate::limits::{REFUSAL_CHARS_SHOWN, REFUSAL_LINES_PER_MINUTE, REFUSAL_TOPICS_REMEMBERED, STATE_BYTES_MAX};
 use crate::metrics::{Metrics, SourceReason};
 use crate::name::{namespace_of, shown};
 use crate::rate::Rate;
-use crate::spelling::nearest;
 use crate::topic::merge::ParseError;
 use crate::topic::{PayloadError, PublishError};
 
@@ -184,7 +182,7 @@ impl Refusal {
     }
 
     /// A delta that topics do not take. `meant` is the namespace that its own is nearly.
-    fn of_publish(error: &PublishError, topic: &str, head: &Head, meant: Option<&str>) -> Self {
+    pub(super) fn of_publish(error: &PublishError, topic: &str, head: &Head, meant: Option<&str>) -> Self {
         let name = shown(topic.as_bytes(), REFUSAL_CHARS_SHOWN);
         let (reason, text, remedy) = match error {
             PublishError::Name(why) => {
@@ -255,6 +253,15 @@ impl Refusal {
             ),
         };
         Self::new(reason, text, remedy).counted(topic)
+    }
+
+    /// All of it in a line, for the publisher: the words of the log.
+    pub fn told(&self, is_refused: bool) -> String {
+        let Self { reason, text, remedy, .. } = self;
+        let topic = self.topic.as_ref().map(|topic| format!("`{}`", shown(topic.as_bytes(), REFUSAL_CHARS_SHOWN)));
+        let topic = topic.as_deref().unwrap_or("the delta");
+        let what = if is_refused { "was refused" } else { "is taken, but" };
+        format!("{topic} {what} ({}): {text}; {remedy}", reason.label())
     }
 
     fn counted(mut self, topic: &str) -> Self {
@@ -407,12 +414,7 @@ pub(super) struct Refusals {
     lines: Lines,
     started: Instant,
     counters: HashMap<Reason, Counter>,
-    /// Those that are configured.
-    namespaces: BTreeSet<String>,
-    /// Whether others are taken all the same.
-    takes_unknown: bool,
-    /// Others that were looked at, and which of those they nearly are.
-    judged: HashMap<Box<str>, Option<String>>,
+    namespaces: Namespaces,
 }
 
 impl Refusals {
@@ -423,9 +425,7 @@ impl Refusals {
             lines: Lines::default(),
             started: Instant::now(),
             counters: HashMap::new(),
-            namespaces: config.namespace.keys().filter(|name| *name != OPS).cloned().collect(),
-            takes_unknown: config.knows_namespace(Some("")),
-            judged: HashMap::new(),
+            namespaces: Namespaces::new(config),
         }
     }
 
@@ -449,7 +449,7 @@ impl Refusals {
         head: &Head,
     ) -> Refusal {
         let meant = match error {
-            PublishError::UnknownNamespace => self.meant(topic),
+            PublishError::UnknownNamespace => self.namespaces.meant(topic),
             _ => None,
         };
         let refusal = Refusal::of_publish(error, topic, head, meant.as_deref());
@@ -464,35 +464,9 @@ impl Refusals {
 
     /// Looks at the namespace of a topic that is taken: one that is not configured, and nearly is, is a slip.
     pub(super) fn look_at_namespace(&mut self, id: &dyn Display, topic: &str) {
-        if !self.takes_unknown {
-            return;
+        if let Some(refusal) = self.namespaces.near(topic) {
+            self.suspect(id, &refusal);
         }
-        let Some(meant) = self.meant(topic) else { return };
-        let namespace = shown(namespace_of(topic).unwrap_or_default().as_bytes(), REFUSAL_CHARS_SHOWN);
-        let refusal = Refusal::new(
-            Reason::NearNamespace,
-            format!("its namespace `{namespace}` is not configured, so that it is taken as [default]"),
-            format!("did you mean `{meant}`? access.unknown_namespace = \"refuse\" refuses such topics"),
-        );
-        self.suspect(id, &refusal.of_topic(topic));
-    }
-
-    /// The configured namespace that the topic's nearly is.
-    fn meant(&mut self, topic: &str) -> Option<String> {
-        let namespace = namespace_of(topic)?;
-        if namespace == OPS || self.namespaces.contains(namespace) {
-            return None;
-        }
-        if let Some(judged) = self.judged.get(namespace) {
-            return judged.clone();
-        }
-        // Of longer names none is near.
-        if self.judged.len() >= NAMESPACES_JUDGED || namespace.len() > REFUSAL_CHARS_SHOWN {
-            return None;
-        }
-        let meant = nearest(namespace, self.namespaces.iter().map(String::as_str)).map(str::to_owned);
-        self.judged.insert(namespace.into(), meant.clone());
-        meant
     }
 
     fn tell(&mut self, id: &dyn Display, refusal: &Refusal, is_refused: bool) {
@@ -531,6 +505,8 @@ impl Refusals {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+
     use crate::source::entry::tests::is_plain;
     use crate::topic::Payload;
     use bytes::Bytes;

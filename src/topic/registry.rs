@@ -13,14 +13,14 @@ use super::exchange::{
 use super::freshness::{Freshness, Tally};
 use super::gaps::Gaps;
 use super::map::{DashMap, Entry};
-use super::merge::ParseError;
+use super::merge::{ParseError, members_bytes, parse_object};
 use super::names::{NameRange, Names, Section};
 use super::payload::{Payload, PayloadError};
 use super::state::{Floor, Topic, When, over};
 use super::trace::{self, Passage, Sampler};
 use crate::clock::unix_ms;
 use crate::config::{ChannelSyntax, Class, Config, Namespace, OPS, PayloadForm};
-use crate::limits::{UNPUBLISHED_SHARE, UNPUBLISHED_TOPICS_MAX};
+use crate::limits::{STATE_BYTES_MAX, UNPUBLISHED_SHARE, UNPUBLISHED_TOPICS_MAX};
 use crate::metrics::Metrics;
 use crate::name::{TopicName, namespace_of};
 use crate::position::{Epoch, Offset, Position};
@@ -1312,12 +1312,17 @@ impl Topics {
             match options.class {
                 _ if is_own(&name) => Err(PublishError::Reserved),
                 _ if !self.config.knows_namespace(name.namespace()) => Err(PublishError::UnknownNamespace),
-                _ if kind == Kind::HistoryRemoval => Ok(()),
+                // What a topic ends with does not matter.
+                _ if matches!(kind, Kind::HistoryRemoval | Kind::Deletion) => Ok(()),
                 _ if payload.form() == PayloadForm::Bytes && options.payload == PayloadForm::Json => {
                     Err(PayloadError::NotForBytes.into())
                 }
                 Class::Stream if kind == Kind::Snapshot => Err(PublishError::StreamSnapshot),
                 Class::Merge if !payload.is_object() => Err(PublishError::Patch(ParseError::NotObject)),
+                Class::Merge if payload.bytes().len() > STATE_BYTES_MAX => {
+                    let bytes = members_bytes(&parse_object(payload.as_str())?);
+                    if bytes > STATE_BYTES_MAX { Err(PublishError::StateTooLarge { bytes }) } else { Ok(()) }
+                }
                 _ => Ok(()),
             }
         });

@@ -1,19 +1,11 @@
 //! The program as an operator types it.
 
-use std::io::Write;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::program::{run, text};
 use crate::support::{PROGRAM, Redis, Server};
-
-fn run(args: &[&str]) -> Output {
-    Command::new(PROGRAM).args(args).env_remove("NEXUS_CONFIG").output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 #[test]
 fn the_configurations_that_ship_are_good() {
@@ -139,50 +131,6 @@ fn help_is_worth_reading() {
     for flag in ["--config", "--listen", "--redis", "--shards", "--insecure"] {
         assert!(serve.contains(flag), "{serve}");
     }
-}
-
-#[tokio::test]
-async fn publish_from_arguments_and_from_lines() {
-    let server = Server::open();
-    let url = format!("http://{}", server.address);
-    let mut client = server.client().await;
-    client.subscribe(&["stream:a", "merge:m"]).await;
-    let output = run(&["publish", "--to", &url, "stream:a", r#"{"x":1}"#]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    assert_eq!(client.next().await["data"], json!({"x": 1}));
-    let mut child = Command::new(PROGRAM)
-        .args(["publish", "--to", &url])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = "stream:a 2\nmerge:m {\"a\": 1.50}\nnonsense\nmerge:m [1]\nstream:a {broken\nstream:a 3\n";
-    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let report = text(&output.stderr);
-    assert!(!output.status.success() && report.contains("3 published, 3 refused"), "{report}");
-    let mut seen = Vec::new();
-    for _ in 0..3 {
-        seen.push(client.next().await["data"].to_string());
-    }
-    seen.sort();
-    assert_eq!(seen, ["2", "3", "{\"a\":1.5}"]);
-    let output = run(&["publish", "--to", &url, "merge:m", "[1]"]);
-    assert!(!output.status.success() && text(&output.stderr).contains("object"));
-    let output = run(&["publish", "--to", &url, "merge:m", "--snapshot", r#"{"only":1}"#]);
-    assert!(output.status.success());
-    assert_eq!(client.next().await["data"], json!({"only": 1}));
-}
-
-#[tokio::test]
-async fn publish_to_redis() {
-    let redis = Redis::start();
-    let server = redis.server("").await;
-    let mut client = server.client().await;
-    client.subscribe(&["stream:a"]).await;
-    let output = run(&["publish", "--to", &redis.url(), "stream:a", "1"]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    assert_eq!(client.next().await["data"], 1);
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "topic",
         ],
     ),
-    ("cli", &["cli", "client", "config", "server", "source", "topic"]),
+    ("cli", &["cli", "client", "config", "limits", "server", "source", "topic"]),
 ];
 
 fn files(of: &Path) -> Vec<PathBuf> {

@@ -7,6 +7,7 @@ mod certificates;
 mod front_config;
 mod giving_way;
 mod healthy;
+mod program;
 mod support;
 
 mod access;
@@ -50,7 +51,10 @@ mod pages;
 mod partition;
 mod present_token;
 mod proxies;
+mod publish_checks;
 mod publish_keys;
+mod publish_lines;
+mod publish_targets;
 mod rebalancing;
 mod recordings;
 mod recovery;

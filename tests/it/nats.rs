@@ -81,7 +81,7 @@ impl Nats {
         signal(self.child.as_ref().unwrap().id(), name);
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
 

@@ -250,6 +250,13 @@ impl Sentinels {
         self.nodes[self.master()?].add("nexus:deltas", topic, data)
     }
 
+    /// All in one, as on a command line. The sentinels have no password.
+    pub(crate) fn url(&self) -> String {
+        let user = self.password.map(|password| format!(":{password}@")).unwrap_or_default();
+        let hosts: Vec<String> = self.sentinels.iter().map(|one| format!("127.0.0.1:{}", one.port)).collect();
+        format!("redis+sentinel://{user}{}/mymaster", hosts.join(","))
+    }
+
     /// A server's configuration of this as its source.
     pub(crate) fn source_config(&self) -> String {
         let user = |password: Option<&str>| password.map_or_else(String::new, |password| format!(":{password}@"));
@@ -404,6 +411,12 @@ impl Cluster {
         for node in self.nodes.iter().filter(|node| node.is_running() && node.role() == "master") {
             node.query::<()>(&["CLUSTER", "SETSLOT", &slot, "NODE", &id]);
         }
+    }
+
+    /// All in one, as on a command line.
+    pub(crate) fn url(&self) -> String {
+        let hosts: Vec<String> = self.nodes.iter().take(2).map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        format!("redis+cluster://{}", hosts.join(","))
     }
 
     /// A server's configuration of this as its source; two nodes are enough to find the others.

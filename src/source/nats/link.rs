@@ -14,6 +14,9 @@ use crate::config;
 /// Time to connect to one server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Time to connect to any of them.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Time for any answer.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -38,6 +41,28 @@ impl Link {
     pub(super) fn hold(&self, context: Context) -> HeldLink {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(context);
         HeldLink(self.clone())
+    }
+}
+
+/// A connection of its own, for whoever reads nothing.
+pub(in crate::source) struct OpenLink {
+    link: Link,
+    _held: HeldLink,
+}
+
+impl OpenLink {
+    /// Connects.
+    pub(in crate::source) async fn open(config: &config::Nats) -> Result<Self, Trouble> {
+        let connecting = tokio::time::timeout(OPEN_TIMEOUT, connect(config)).await;
+        let (client, _) = connecting.map_err(trouble(&format!("connecting to {}", config.servers())))??;
+        let link = Link::default();
+        let _held = link.hold(jetstream(client));
+        Ok(Self { link, _held })
+    }
+
+    /// What appenders use.
+    pub(in crate::source) fn link(&self) -> Link {
+        self.link.clone()
     }
 }
 

@@ -7,6 +7,7 @@ use super::subjects::Subjects;
 use crate::config::PayloadForm;
 use crate::limits::REFUSAL_CHARS_SHOWN;
 use crate::name::shown;
+use crate::source::draft::Draft;
 pub use crate::source::entry::ReadDelta;
 use crate::source::entry::{self, Parts, Words};
 use crate::source::refusals::{Reason, Refusal};
@@ -66,6 +67,21 @@ pub fn read_message(
     let words = Words { place: "header", kind: KIND, ts: TS, data: None };
     let (kind, ts) = (kind.as_deref().map(str::as_bytes), ts.as_deref().map(str::as_bytes));
     entry::read(&words, Parts { topic, kind, ts, data: Some(payload), at_ms }, bytes_max, form)
+}
+
+/// Reads a delta that is to be published, as nodes will read its message.
+pub(in crate::source) fn read_draft(
+    subjects: &Subjects,
+    draft: Draft<'_>,
+    bounds: (usize, u64),
+    form: &dyn Fn(&str) -> PayloadForm,
+) -> Result<ReadDelta, Refusal> {
+    let Draft { topic, kind, ts, data } = draft;
+    let (subject, is_named) = subjects.subject(&topic);
+    let headers =
+        [is_named.then_some((TOPIC, &topic)), kind.as_ref().map(|kind| (KIND, kind)), ts.as_ref().map(|ts| (TS, ts))];
+    let mut headers = headers.iter().flatten().map(|(name, value)| (*name, value.as_ref()));
+    read_message(subjects, &subject, &mut headers, data.unwrap_or_default(), bounds, form)
 }
 
 /// The refusal of a message whose headers cannot be read.

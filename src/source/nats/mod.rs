@@ -14,6 +14,8 @@ mod subjects;
 
 pub use append::NatsAppender;
 pub use link::Link;
+pub(super) use link::OpenLink;
+pub(super) use message::read_draft;
 pub use message::{ReadDelta, read_message};
 pub use reader::NatsSource;
 pub use subjects::Subjects;

@@ -7,6 +7,7 @@ use super::id::EntryId;
 use crate::config::{self, PayloadForm};
 use crate::limits::REFUSAL_CHARS_SHOWN;
 use crate::name::shown;
+use crate::source::draft::Draft;
 use crate::source::entry::{self, Parts, ReadDelta, Words, missing};
 use crate::source::refusals::{Reason, Refusal};
 
@@ -78,6 +79,26 @@ pub(super) fn decode_entry(
         }
         _ => refusal,
     })
+}
+
+/// Reads a delta that is to be appended, as nodes will read its entry.
+pub(in crate::source) fn read_draft(
+    draft: Draft<'_>,
+    config: &config::Redis,
+    bytes_max: usize,
+    at_ms: u64,
+    form: impl Fn(&str) -> PayloadForm,
+) -> Result<ReadDelta, Refusal> {
+    let Draft { topic, kind, ts, data } = draft;
+    let parts = [
+        Some((&config.topic_field, topic.into_owned().into_bytes())),
+        data.map(|data| (&config.data_field, data.into())),
+        kind.map(|kind| (&config.kind_field, kind.into_owned().into_bytes())),
+        ts.map(|ts| (&config.ts_field, ts.into_owned().into_bytes())),
+    ];
+    let parts = parts.into_iter().flatten();
+    let fields = parts.flat_map(|(name, value)| [name.clone().into_bytes(), value]).map(Value::BulkString).collect();
+    decode_entry(fields, config, bytes_max, at_ms, form)
 }
 
 /// The bytes of a value; of what is no text, none.

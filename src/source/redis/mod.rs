@@ -16,6 +16,7 @@ mod saver;
 mod sentinels;
 
 pub use append::{AppendError, Appender};
+pub(super) use entries::read_draft;
 pub use entries::{ReadEntry, read_entries};
 pub use id::{EntryId, IdError};
 pub use link::{Link, SharedLink};

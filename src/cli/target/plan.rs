@@ -1,0 +1,226 @@
+//! What the options of a target come to: where deltas are sent, and the configuration that they are checked by.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+
+use super::TargetArgs;
+use crate::cli::{argv, environment};
+use crate::config::{Config, Nats, Overrides, PayloadForm, Redis, load, redacted};
+use crate::limits::PUBLISH_BODY_BYTES_MAX;
+use crate::source::precheck;
+
+/// Where deltas are sent.
+pub(super) enum To {
+    Api {
+        url: String,
+        key: Option<String>,
+        authorities: Option<Vec<u8>>,
+    },
+    /// The stream that the configuration names.
+    Stream,
+}
+
+pub(super) struct Plan {
+    pub(super) to: To,
+    pub(super) config: Arc<Config>,
+    /// What cannot be checked before it is sent, and how it could be.
+    pub(super) unchecked: Option<String>,
+    /// Largest data, where `config` does not say.
+    pub(super) bytes_max: Option<usize>,
+}
+
+/// What a URL's scheme says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    Api,
+    Redis,
+    Nats,
+}
+
+/// The forms of `--to`.
+pub(in crate::cli) const FORMS: &str = "\
+  http://HOST:PORT, https://HOST:PORT      a server's publish API; --key where it wants one
+  redis://[USER:PASSWORD@]HOST:PORT[/DB]   one Redis; rediss:// is over TLS; unix:///PATH
+  redis+sentinel://[USER:PASSWORD@]HOST:PORT,HOST:PORT/MASTER
+                                           the master that sentinels name; rediss+sentinel://
+  redis+cluster://[USER:PASSWORD@]HOST:PORT,HOST:PORT
+                                           a Redis Cluster, by some nodes; rediss+cluster://
+  nats://[USER:PASSWORD@]HOST:PORT,HOST:PORT
+                                           JetStream; tls:// is over TLS; USER alone is a token";
+
+fn scheme(to: &str) -> anyhow::Result<Scheme> {
+    let scheme = to.split_once("://").map_or("", |(scheme, _)| scheme);
+    match scheme {
+        "http" | "https" => Ok(Scheme::Api),
+        "nats" | "tls" => Ok(Scheme::Nats),
+        "redis" | "rediss" | "unix" | "redis+unix" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster"
+        | "rediss+cluster" => Ok(Scheme::Redis),
+        _ => bail!("--to {}: no such target; it may be\n{FORMS}", redacted(to)),
+    }
+}
+
+/// # Errors
+/// Options that do not go together, and files that cannot be read or are wrong.
+pub(super) fn plan(args: &TargetArgs) -> anyhow::Result<Plan> {
+    let file = match &args.config {
+        Some(file) => Some(load(Some(file), environment(), &Overrides::default())?),
+        None => None,
+    };
+    if file.is_some() && args.bytes {
+        bail!("--bytes goes without --config, which says what the data of each namespace is");
+    }
+    let streams = file.as_ref().map(|file| (file.source.redis.is_some(), file.source.nats.is_some()));
+    let scheme = match (&args.to, streams) {
+        (Some(to), _) => scheme(to)?,
+        (None, Some((true, _))) => Scheme::Redis,
+        (None, Some((false, true))) => Scheme::Nats,
+        (None, Some((false, false)) | None) => Scheme::Api,
+    };
+    fits(args, scheme)?;
+    let is_known = file.is_some();
+    let form = if args.bytes { PayloadForm::Bytes } else { PayloadForm::Json };
+    let listen = file.as_ref().map(|file| file.server.listen);
+    let mut config = file.unwrap_or_else(|| precheck::unknown(form));
+    let (redis, nats) = (config.source.redis.take(), config.source.nats.take());
+    let mut bytes_max = None;
+    let to = match scheme {
+        Scheme::Api => {
+            // What the server takes is the server's to say.
+            bytes_max = (!is_known).then_some(PUBLISH_BODY_BYTES_MAX / 2);
+            let url = match (&args.to, listen) {
+                (Some(url), _) => url.clone(),
+                (None, Some(listen)) if !listen.ip().is_unspecified() => format!("http://{listen}"),
+                (None, listen) => format!("http://127.0.0.1:{}", listen.map_or(8000, |listen| listen.port())),
+            };
+            To::Api { url, key: key(args)?, authorities: args.ca.as_deref().map(read).transpose()? }
+        }
+        Scheme::Redis => {
+            config.source.redis = Some(redis_of(args, redis)?);
+            config.read_secrets().context("--config")?;
+            To::Stream
+        }
+        Scheme::Nats => {
+            config.source.nats = Some(nats_of(args, nats)?);
+            To::Stream
+        }
+    };
+    let unchecked = (!is_known && scheme != Scheme::Api).then(|| {
+        format!(
+            "without --config FILE (the servers' configuration) it is not known which namespaces there are, and what class: \
+             unknown_namespace, near_namespace, not_an_object and stream_snapshot are not checked; limits.delta_bytes is \
+             taken to be {}",
+            config.limits.delta_bytes
+        )
+    });
+    Ok(Plan { to, config: Arc::new(config), unchecked, bytes_max })
+}
+
+/// Refuses options that say nothing to the target.
+fn fits(args: &TargetArgs, scheme: Scheme) -> anyhow::Result<()> {
+    let given_key = args.key_file.is_some() || argv::moved().is_some_and(|moved| moved.contains("NEXUS_API_KEY"));
+    let sealed = args.to.as_ref().is_none_or(|to| to.starts_with("https://"));
+    let table = [
+        (
+            "--stream",
+            !args.stream.is_empty(),
+            scheme != Scheme::Api,
+            "a server's publish API knows its stream by itself",
+        ),
+        ("--max-len", args.max_len.is_some(), scheme == Scheme::Redis, "it is for Redis alone"),
+        ("--subject", args.subject.is_some(), scheme == Scheme::Nats, "it is for NATS alone"),
+        ("--key, --key-file", given_key, scheme == Scheme::Api, "it is for a server's publish API (http://, https://)"),
+        (
+            "--ca",
+            args.ca.is_some(),
+            scheme == Scheme::Nats || (scheme == Scheme::Api && sealed),
+            match scheme {
+                Scheme::Redis => "for Redis the system's authorities count, or those of SSL_CERT_FILE=FILE",
+                _ => "without TLS there is no certificate: https://",
+            },
+        ),
+    ];
+    match table.into_iter().find(|(_, given, fits, _)| *given && !fits) {
+        Some((option, _, _, why)) => bail!("{option} does not go with this target: {why}"),
+        None => Ok(()),
+    }
+}
+
+/// Redis as the file has it, with what the options put over it.
+fn redis_of(args: &TargetArgs, file: Option<Redis>) -> anyhow::Result<Redis> {
+    if file.is_some() && !args.stream.is_empty() {
+        bail!("--stream: --config has the streams (source.redis.streams); leave one of them out");
+    }
+    let mut redis = file.unwrap_or_default();
+    if let Some(to) = &args.to {
+        redis.set_address(to);
+    }
+    if !args.stream.is_empty() {
+        redis.streams.clone_from(&args.stream);
+    }
+    redis.max_len = args.max_len.unwrap_or(redis.max_len);
+    redis.check().map_err(|why| anyhow::anyhow!("the options come to a wrong [source.redis]: {why}"))?;
+    Ok(redis)
+}
+
+/// NATS as the file has it, with what the options put over it.
+fn nats_of(args: &TargetArgs, file: Option<Nats>) -> anyhow::Result<Nats> {
+    if file.is_some() && !(args.stream.is_empty() && args.subject.is_none()) {
+        bail!("--stream, --subject: --config has them (source.nats); leave one of them out");
+    }
+    let mut nats = file.unwrap_or_default();
+    if let Some(to) = &args.to {
+        nats.set_address(to);
+    }
+    match args.stream.as_slice() {
+        [] => {}
+        [stream] => nats.stream.clone_from(stream),
+        _ => bail!("--stream {}: NATS has one stream", args.stream.join(",")),
+    }
+    if let Some(subject) = &args.subject {
+        nats.subjects = vec![subject.clone()];
+    }
+    if let Some(ca) = &args.ca {
+        // The library reads it; that it can be read is said here in clearer words.
+        read(ca)?;
+        nats.ca_file = Some(ca.clone());
+    }
+    nats.check().map_err(|why| anyhow::anyhow!("the options come to a wrong [source.nats]: {why}"))?;
+    Ok(nats)
+}
+
+fn key(args: &TargetArgs) -> anyhow::Result<Option<String>> {
+    let Some(path) = &args.key_file else { return Ok(args.key.clone()) };
+    let key = std::fs::read_to_string(path).with_context(|| format!("--key-file {}", path.display()))?;
+    Ok(Some(key.trim().to_owned()))
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("--ca {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schemes() {
+        for (to, expected) in [
+            ("http://a", Some(Scheme::Api)),
+            ("https://a:1", Some(Scheme::Api)),
+            ("rediss+cluster://u:p@a:1,b:2", Some(Scheme::Redis)),
+            ("redis+sentinel://a:1/m", Some(Scheme::Redis)),
+            ("unix:///run/redis.sock", Some(Scheme::Redis)),
+            ("tls://a", Some(Scheme::Nats)),
+            ("ftp://u:secret@a", None),
+            ("localhost:8000", None),
+        ] {
+            let found = scheme(to);
+            assert_eq!(found.as_ref().ok(), expected.as_ref(), "{to}");
+            let told = found.map_or_else(|error| error.to_string(), |_| String::new());
+            assert!(!told.contains("secret"), "{told}");
+            assert_eq!(told.contains("redis+sentinel://"), expected.is_none(), "{told}");
+        }
+    }
+}

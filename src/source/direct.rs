@@ -1,0 +1,79 @@
+//! Publishes straight into the stream, without a server: what was checked goes to Redis or NATS by the code that the
+//! publish API appends with.
+
+use std::sync::Arc;
+
+use super::nats::{NatsAppender, OpenLink};
+use super::precheck::{Checked, Precheck};
+use super::publish::{Appender, Failure, Outgoing};
+use super::redis::{Appender as RedisAppender, EntryId, Masters};
+use crate::config::Config;
+use crate::position::Offset;
+use crate::topic::{SourceId, home_in};
+
+/// A stream to publish to.
+pub struct Direct {
+    appender: Appender,
+    config: Arc<Config>,
+    /// Keeps the connection.
+    _open: Option<OpenLink>,
+}
+
+/// Where a delta is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    /// Its offset, as clients see it.
+    pub offset: Offset,
+    /// The entry's ID in Redis; `None` in NATS, where the offset is the sequence.
+    pub id: Option<EntryId>,
+    /// The stream that it is in.
+    pub stream: String,
+}
+
+impl Direct {
+    /// To the stream that `config` names: with NATS connects, with Redis when first used. `None` if it names none.
+    ///
+    /// # Errors
+    /// What cannot be read of the address, or why there is no connection.
+    pub async fn open(config: &Arc<Config>, check: &Precheck) -> Result<Option<Self>, Failure> {
+        let unavailable = |error: &dyn std::fmt::Display| Failure::Unavailable(error.to_string());
+        let (topics, metrics) = (check.topics().clone(), check.metrics().clone());
+        let (appender, open) = match (&config.source.redis, &config.source.nats) {
+            (Some(redis), _) => {
+                let masters = Masters::new(redis).map_err(|error| unavailable(&error))?;
+                let appender = RedisAppender::new(redis.clone(), &masters, topics, metrics);
+                (Appender::Redis(Box::new(appender)), None)
+            }
+            (None, Some(nats)) => {
+                let open = OpenLink::open(nats).await.map_err(|error| unavailable(&error))?;
+                let appender = NatsAppender::new(nats, open.link(), SourceId(0), topics, metrics);
+                (Appender::Nats(appender), Some(open))
+            }
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(Self { appender, config: config.clone(), _open: open }))
+    }
+
+    /// Appends deltas, those of one stream in their order. Each is in its stream when this returns, or its result says why
+    /// not. One that was not confirmed may be there all the same, if the connection broke in between.
+    pub async fn append_all(&self, deltas: &[&Checked]) -> Vec<Result<Appended, Failure>> {
+        let outgoing: Vec<Outgoing<'_>> = deltas.iter().map(|delta| delta.outgoing()).collect();
+        let outgoing: Vec<&Outgoing<'_>> = outgoing.iter().collect();
+        let results = self.appender.append_all(&outgoing).await;
+        let placed = |(result, delta): (Result<(Offset, _), Failure>, &&Checked)| {
+            result.map(|(offset, _)| match (&self.config.source.redis, &self.config.source.nats) {
+                (Some(redis), _) => Appended {
+                    offset,
+                    id: Some(EntryId::of_offset(offset)),
+                    stream: home_in(&delta.topic, &redis.streams).to_owned(),
+                },
+                (None, nats) => Appended {
+                    offset,
+                    id: None,
+                    stream: nats.as_ref().map(|nats| nats.stream.clone()).unwrap_or_default(),
+                },
+            })
+        };
+        results.into_iter().zip(deltas).map(placed).collect()
+    }
+}

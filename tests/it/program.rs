@@ -1,0 +1,95 @@
+//! The program as a command that is run and ends, beside servers that see what it did.
+
+use std::io::Write;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{PATIENCE, PROGRAM, Server};
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(args);
+    for variable in ["NEXUS_CONFIG", "NEXUS_TO", "NEXUS_API_KEY"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// Runs it to its end.
+pub(crate) fn run(args: &[&str]) -> Output {
+    command(args).output().unwrap()
+}
+
+/// The same with more in its environment.
+pub(crate) fn run_in(environment: &[(&str, &str)], args: &[&str]) -> Output {
+    command(args).envs(environment.iter().copied()).output().unwrap()
+}
+
+/// The same with this on its standard input.
+pub(crate) fn fed(args: &[&str], input: &[u8]) -> Output {
+    let mut child = started(args);
+    let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_vec());
+    // It may end before it has read all of it.
+    let writing = std::thread::spawn(move || drop(stdin.write_all(&input)));
+    let output = child.wait_with_output().unwrap();
+    writing.join().unwrap();
+    output
+}
+
+/// Starts it, all of its streams in our hands.
+pub(crate) fn started(args: &[&str]) -> Child {
+    command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Its end, which must come in time.
+pub(crate) fn ended(mut child: Child) -> Output {
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("it does not end");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.wait_with_output().unwrap()
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What it printed; it must have done well.
+pub(crate) fn done(output: &Output) -> String {
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// What it said why it failed; it must have failed, and not by a panic.
+pub(crate) fn failed(output: &Output) -> String {
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{}{error}", text(&output.stdout));
+    assert!(!error.contains("panicked"), "{error}");
+    error
+}
+
+/// A configuration in a file, which goes with the folder.
+pub(crate) fn config_file(config: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nexus-push.toml");
+    std::fs::write(&path, config).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (folder, path)
+}
+
+/// A server with this configuration, once it is ready.
+pub(crate) async fn ready(config: &str) -> Server {
+    let server = Server::start(config);
+    server.until("ready", |s| s.get("/readyz").0 == 200).await;
+    server
+}
+
+/// Entries and messages that its sources have refused.
+pub(crate) fn refused(server: &Server) -> u64 {
+    let status = server.status();
+    status["sources"].as_array().unwrap().iter().map(|source| source["skipped"].as_u64().unwrap()).sum()
+}
