@@ -15,16 +15,23 @@ pub fn http(timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
     builder(timeout).build()
 }
 
-/// The same, which trusts the authorities in `pem` and no others.
+/// The same for a server of one's own: by no proxy, and by the authorities in `pem` and no others, if they are given.
 ///
 /// # Errors
-/// If they cannot be read.
-pub fn http_trusting(timeout: Duration, pem: &[u8]) -> Result<reqwest::Client, String> {
-    let authorities = reqwest::Certificate::from_pem_bundle(pem).map_err(|error| reason(&error))?;
-    if authorities.is_empty() {
-        return Err("there is no certificate in it (PEM: BEGIN CERTIFICATE)".into());
-    }
-    builder(timeout).tls_certs_only(authorities).build().map_err(|error| reason(&error))
+/// If they cannot be read, or there is no TLS to be had.
+pub fn http_direct(timeout: Duration, pem: Option<&[u8]>) -> Result<reqwest::Client, String> {
+    let builder = builder(timeout).no_proxy();
+    let builder = match pem {
+        None => builder,
+        Some(pem) => {
+            let authorities = reqwest::Certificate::from_pem_bundle(pem).map_err(|error| reason(&error))?;
+            if authorities.is_empty() {
+                return Err("there is no certificate in it (PEM: BEGIN CERTIFICATE)".into());
+            }
+            builder.tls_certs_only(authorities)
+        }
+    };
+    builder.build().map_err(|error| reason(&error))
 }
 
 fn builder(timeout: Duration) -> reqwest::ClientBuilder {

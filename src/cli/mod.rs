@@ -55,7 +55,7 @@ enum Command {
     },
     /// Replay recorded exchange traffic into Redis or a server
     Replay(replay::ReplayArgs),
-    /// Publish deltas: one from the arguments, or one a line from standard input
+    /// Publish deltas to a server, Redis or NATS: one, or many line by line
     Publish(publish::PublishArgs),
     /// Print which of several streams topics belong in
     Partition(partition::PartitionArgs),

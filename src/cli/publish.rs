@@ -16,6 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::say;
 use super::target::{FORMS, Fault, Target, TargetArgs};
 use crate::source::draft::Draft;
+use crate::source::precheck::Checked;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -93,19 +94,37 @@ pub(super) async fn run(args: PublishArgs) -> anyhow::Result<()> {
     if args.keep_going || args.ids {
         bail!("--keep-going and --ids are for --lines");
     }
-    tokio::select! {
-        outcome = one(&args, topic) => outcome,
+    let (target, delta) = tokio::select! {
+        ready = checked(&args, topic) => ready?,
+        () = interrupts.next() => bail!("interrupted before anything was published"),
+    };
+    if let Some(suspicion) = &delta.suspicion {
+        eprintln!("nexus-push: {}", suspicion.told(false));
+    }
+    if let Some(unchecked) = target.unchecked().filter(|_| !args.quiet) {
+        eprintln!("nexus-push: {unchecked}");
+    }
+    let deltas = [&delta];
+    let mut sent = tokio::select! {
+        sent = target.send(&deltas) => sent,
         () = interrupts.next() => bail!("interrupted; it is not known whether the delta was published"),
+    };
+    match sent.pop() {
+        Some(Ok(place)) => say(format_args!("{topic}\t{place}")),
+        Some(Err(fault @ Fault::Refused(_))) => bail!("{fault}"),
+        Some(Err(Fault::Failed(why))) => bail!("not published, as far as is known: {why}"),
+        None => bail!("not published"),
     }
 }
 
-async fn one(args: &PublishArgs, topic: &str) -> anyhow::Result<()> {
+/// The delta that the arguments say, and where it goes to.
+async fn checked(args: &PublishArgs, topic: &str) -> anyhow::Result<(Target, Checked)> {
     let mut target = Target::connect(&args.target).await?;
     let bytes_max = target.bytes_max();
     let data = match (&args.data, &args.file) {
         (Some(data), None) if data != "-" => Some(Bytes::copy_from_slice(data.as_bytes())),
-        (Some(_), None) => Some(whole(tokio::io::stdin(), bytes_max).await.context("standard input")?),
-        (_, Some(file)) => Some(whole(input(file).await?.0, bytes_max).await.with_context(|| shown(file))?),
+        (Some(_), None) => Some(whole(Path::new("-"), bytes_max).await?),
+        (_, Some(file)) => Some(whole(file, bytes_max).await?),
         (None, None) if args.kind.is_none() => {
             bail!("the data is missing: nexus-push publish TOPIC DATA, or --file FILE (- is standard input)")
         }
@@ -115,18 +134,7 @@ async fn one(args: &PublishArgs, topic: &str) -> anyhow::Result<()> {
     let ts = args.ts.as_deref().map(Cow::Borrowed);
     let draft = Draft { topic: topic.into(), kind: kind.map(Cow::Borrowed), ts, data };
     let delta = target.check(draft).map_err(|refusal| anyhow::anyhow!(refusal.told(true)))?;
-    if let Some(suspicion) = &delta.suspicion {
-        eprintln!("nexus-push: {}", suspicion.told(false));
-    }
-    if let Some(unchecked) = target.unchecked().filter(|_| !args.quiet) {
-        eprintln!("nexus-push: {unchecked}");
-    }
-    match target.send(&[&delta]).await.pop() {
-        Some(Ok(place)) => say(format_args!("{topic}\t{place}")),
-        Some(Err(fault @ Fault::Refused(_))) => bail!("{fault}"),
-        Some(Err(Fault::Failed(why))) => bail!("not published, as far as is known: {why}"),
-        None => bail!("not published"),
-    }
+    Ok((target, delta))
 }
 
 /// The file, or standard input, and its bytes if they are known.
@@ -144,12 +152,16 @@ fn shown(path: &Path) -> String {
     if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() }
 }
 
-/// All that there is. Of more than can be published no more is read than shows that.
-async fn whole(input: impl AsyncRead + Unpin, bytes_max: usize) -> std::io::Result<Bytes> {
-    let mut data = Vec::new();
+/// All of a file, or of standard input, unless it is far more than can be published.
+async fn whole(path: &Path, bytes_max: usize) -> anyhow::Result<Bytes> {
+    let (input, _) = input(path).await?;
     // White space around it does not count.
-    let most = bytes_max.saturating_mul(2).saturating_add(1) as u64;
-    input.take(most).read_to_end(&mut data).await?;
+    let most = bytes_max.saturating_mul(2);
+    let mut data = Vec::new();
+    let read = input.take(most as u64 + 1).read_to_end(&mut data).await;
+    if read.with_context(|| shown(path))? > most {
+        bail!("{} has more than {most} bytes, and a delta may have {bytes_max} (limits.delta_bytes)", shown(path));
+    }
     Ok(data.into())
 }
 

@@ -50,15 +50,24 @@ impl Config {
     /// # Errors
     /// The key of a file that cannot be read.
     pub fn read_secrets(&mut self) -> anyhow::Result<()> {
+        self.read_source_secrets()?;
+        let rpc = &mut self.rpc;
+        if let Some(path) = &rpc.authorization_file {
+            rpc.authorization = secret(None, Some(path), None).context("rpc.authorization_file")?;
+        }
+        Ok(())
+    }
+
+    /// Those of sources alone: publishers have no others.
+    ///
+    /// # Errors
+    /// The key of a file that cannot be read.
+    pub fn read_source_secrets(&mut self) -> anyhow::Result<()> {
         if let Some(redis) = &mut self.source.redis
             && let Some(path) = &redis.password_file
             && let Some(password) = secret(None, Some(path), None).context("source.redis.password_file")?
         {
             redis.set_password(&password);
-        }
-        let rpc = &mut self.rpc;
-        if let Some(path) = &rpc.authorization_file {
-            rpc.authorization = secret(None, Some(path), None).context("rpc.authorization_file")?;
         }
         Ok(())
     }

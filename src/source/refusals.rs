@@ -260,8 +260,11 @@ impl Refusal {
         let Self { reason, text, remedy, .. } = self;
         let topic = self.topic.as_ref().map(|topic| format!("`{}`", shown(topic.as_bytes(), REFUSAL_CHARS_SHOWN)));
         let topic = topic.as_deref().unwrap_or("the delta");
-        let what = if is_refused { "was refused" } else { "is taken, but" };
-        format!("{topic} {what} ({}): {text}; {remedy}", reason.label())
+        let label = reason.label();
+        match is_refused {
+            true => format!("{topic} was refused ({label}): {text}; {remedy}"),
+            false => format!("{topic} is taken, but {text} ({label}); {remedy}"),
+        }
     }
 
     fn counted(mut self, topic: &str) -> Self {

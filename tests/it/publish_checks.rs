@@ -148,6 +148,8 @@ async fn a_time_that_is_none_is_refused_in_the_words_of_the_server() {
     }
     assert_eq!(untouched.command(&["EXISTS", STREAM]), ":0");
     done(&run(&["publish", "-c", &config, "--ts", "1723161256313", "merge:a", "{}"]));
+    let error = failed(&fed(&["publish", "-c", &config, "merge:a", "-"], &[b' '; 600_000]));
+    assert!(error.contains("standard input has more than 524288 bytes"), "{error}");
 }
 
 #[tokio::test]
@@ -308,9 +310,17 @@ async fn options_that_do_not_go_together_are_told() {
 #[test]
 fn its_help_is_worth_reading() {
     let help = done(&run(&["publish", "--help"]));
-    for needle in
-        ["redis+sentinel://", "redis+cluster://", "nats://", "https://", "--lines", "--ca", "Examples:", "{\"topic\""]
-    {
+    for needle in [
+        "\n  http://HOST:PORT,",
+        "redis+sentinel://",
+        "redis+cluster://",
+        "nats://",
+        "https://",
+        "--lines",
+        "--ca",
+        "Examples:",
+        "{\"topic\"",
+    ] {
         assert!(help.contains(needle), "{needle} missing in {help}");
     }
     assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");

@@ -147,6 +147,26 @@ async fn a_line_goes_at_once_and_ctrl_c_is_the_end() {
     }
 }
 
+/// In the middle of many, too: what it says is what is there.
+#[tokio::test]
+async fn ctrl_c_in_the_middle_says_how_far_it_came() {
+    let redis = Redis::start();
+    let mut child = started(&["publish", "--to", &redis.url(), "--lines", "-"]);
+    let mut input = child.stdin.take().unwrap();
+    // For ever, until it is not read any more.
+    let writing = std::thread::spawn(move || while input.write_all(b"stream:a {\"bid\":191.4}\n").is_ok() {});
+    let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+    while length(&redis) < 2_000 {
+        assert!(std::time::Instant::now() < deadline, "it does not publish");
+    }
+    signal(child.id(), "INT");
+    let report = failed(&ended(child));
+    writing.join().unwrap();
+    let count = length(&redis);
+    assert!(report.contains(&format!("{count} published, 0 refused; the last, line {count}: ")), "{count} {report}");
+    assert!(report.contains(&format!("interrupted after line {count}")), "{count} {report}");
+}
+
 /// Where the stream goes away in the middle, it says from which line on that matters, and ends in time.
 #[tokio::test]
 async fn a_target_that_fails_is_the_end() {

@@ -51,8 +51,16 @@ async fn to_a_server_over_http_and_https() {
         assert_eq!((&delta["data"]["n"], delta["offset"].to_string()), (&json!(n), place["offset"].clone()));
         assert!(!place["epoch"].is_empty());
     }
-    let output =
-        run_in(&[("NEXUS_TO", &plain), ("NEXUS_API_KEY", "publish-key-0123456789")], &["publish", "stream:a", "-7"]);
+    // A proxy has no part in it.
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let environment = [
+        ("NEXUS_TO", plain.as_str()),
+        ("NEXUS_API_KEY", "publish-key-0123456789"),
+        ("http_proxy", &nobody),
+        ("no_proxy", ""),
+        ("NO_PROXY", ""),
+    ];
+    let output = run_in(&environment, &["publish", "stream:a", "-7"]);
     done(&output);
     assert_eq!(client.next().await["data"], -7);
 }

@@ -118,15 +118,27 @@ impl Run<'_> {
             if matches!(step, Step::Taken) && !is_full {
                 continue;
             }
-            // A second signal is not waited for: what was sent is then not known.
-            let sent = tokio::select! {
-                sent = self.send() => sent,
-                () = interrupts.next() => return Ok(End::Stopped("interrupted; what was sent last is not known".into())),
+            let mut is_over = matches!(step, Step::End(End::Interrupted));
+            let sent = {
+                let mut send = std::pin::pin!(self.send());
+                loop {
+                    tokio::select! {
+                        biased;
+                        sent = &mut send => break sent,
+                        // The first is heard once it is known what became of what was sent.
+                        () = interrupts.next() => {
+                            if std::mem::replace(&mut is_over, true) {
+                                return Ok(End::Stopped("interrupted; what was sent last is not known".into()));
+                            }
+                        }
+                    }
+                }
             };
             self.progress.tell(self.published, self.refused, lines.bytes());
             match (sent, step) {
                 (Err(why), _) => return Ok(End::Stopped(why)),
                 (Ok(()), Step::End(end)) => return Ok(end),
+                (Ok(()), Step::Taken | Step::Idle) if is_over => return Ok(End::Interrupted),
                 (Ok(()), Step::Taken | Step::Idle) => {}
             }
         }

@@ -32,10 +32,8 @@ pub(super) struct Api {
 impl Api {
     /// Connects when first used. `authorities` are PEM.
     pub(super) fn new(url: &str, key: Option<&str>, authorities: Option<&[u8]>) -> anyhow::Result<Self> {
-        let client = match authorities {
-            None => client::http(TIMEOUT)?,
-            Some(pem) => client::http_trusting(TIMEOUT, pem).map_err(anyhow::Error::msg).context("--ca")?,
-        };
+        let client = client::http_direct(TIMEOUT, authorities).map_err(anyhow::Error::msg);
+        let client = client.context(if authorities.is_some() { "--ca" } else { "TLS" })?;
         let key = key.map(|key| {
             let mut key = HeaderValue::from_str(key.trim()).context("--key has characters that no key has")?;
             key.set_sensitive(true);

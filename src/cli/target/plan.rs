@@ -40,8 +40,8 @@ enum Scheme {
 }
 
 /// The forms of `--to`.
-pub(in crate::cli) const FORMS: &str = "\
-  http://HOST:PORT, https://HOST:PORT      a server's publish API; --key where it wants one
+pub(in crate::cli) const FORMS: &str =
+    "  http://HOST:PORT, https://HOST:PORT      a server's publish API; --key where it wants one
   redis://[USER:PASSWORD@]HOST:PORT[/DB]   one Redis; rediss:// is over TLS; unix:///PATH
   redis+sentinel://[USER:PASSWORD@]HOST:PORT,HOST:PORT/MASTER
                                            the master that sentinels name; rediss+sentinel://
@@ -98,7 +98,7 @@ pub(super) fn plan(args: &TargetArgs) -> anyhow::Result<Plan> {
         }
         Scheme::Redis => {
             config.source.redis = Some(redis_of(args, redis)?);
-            config.read_secrets().context("--config")?;
+            config.read_source_secrets().context("--config")?;
             To::Stream
         }
         Scheme::Nats => {
