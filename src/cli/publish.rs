@@ -112,7 +112,7 @@ pub(super) async fn run(args: PublishArgs) -> anyhow::Result<()> {
     match sent.pop() {
         Some(Ok(place)) => say(format_args!("{topic}\t{place}")),
         Some(Err(fault @ Fault::Refused(_))) => bail!("{fault}"),
-        Some(Err(Fault::Failed(why))) => bail!("not published, as far as is known: {why}"),
+        Some(Err(Fault::Failed(why))) => bail!("publishing failed: {why}"),
         None => bail!("not published"),
     }
 }

@@ -2,6 +2,7 @@
 //! publish API appends with.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::nats::{NatsAppender, OpenLink};
 use super::precheck::{Checked, Precheck};
@@ -10,6 +11,9 @@ use super::redis::{Appender as RedisAppender, EntryId, Masters};
 use crate::config::Config;
 use crate::position::Offset;
 use crate::topic::{SourceId, home_in};
+
+/// Time for deltas that are sent together. Redis and NATS are given up sooner by what sends to them.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A stream to publish to.
 pub struct Direct {
@@ -59,7 +63,11 @@ impl Direct {
     pub async fn append_all(&self, deltas: &[&Checked]) -> Vec<Result<Appended, Failure>> {
         let outgoing: Vec<Outgoing<'_>> = deltas.iter().map(|delta| delta.outgoing()).collect();
         let outgoing: Vec<&Outgoing<'_>> = outgoing.iter().collect();
-        let results = self.appender.append_all(&outgoing).await;
+        let appended = tokio::time::timeout(APPEND_TIMEOUT, self.appender.append_all(&outgoing)).await;
+        let results = appended.unwrap_or_else(|_| {
+            let late = || Err(Failure::Unavailable(format!("no answer within {APPEND_TIMEOUT:?}")));
+            outgoing.iter().map(|_| late()).collect()
+        });
         let placed = |(result, delta): (Result<(Offset, _), Failure>, &&Checked)| {
             result.map(|(offset, _)| match (&self.config.source.redis, &self.config.source.nats) {
                 (Some(redis), _) => Appended {

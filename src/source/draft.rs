@@ -119,6 +119,7 @@ fn not_an_object(line: &Bytes) -> LineFault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn read(line: &str) -> Result<Draft<'static>, LineFault> {
         Draft::of_line(Bytes::copy_from_slice(line.as_bytes()))
@@ -166,9 +167,19 @@ mod tests {
         }
         let fault = Draft::of_line(Bytes::from_static(b"a\xff 1")).unwrap_err().to_string();
         assert!(fault.contains("not UTF-8"), "{fault}");
-        for end in 0..60 {
-            let line = "{\"topic\":\"a:b\",\"kind\":\"snapshot\",\"ts\":1,\"data\":{\"a\":\"\\u00e9\"}}";
-            let _ = Draft::of_line(Bytes::copy_from_slice(&line.as_bytes()[..end]));
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_is_read_or_refused_in_short(line in prop_oneof![
+            any::<Vec<u8>>(),
+            r#"\{("(topic|channel|data|b64data|kind|ts|x)":("[a-z:\\u]{0,5}"|[0-9.e]{1,5}|null|\{\}|),?){0,5}\}?"#
+                .prop_map(String::into_bytes),
+        ]) {
+            if let Err(fault) = Draft::of_line(line.into()) {
+                let fault = fault.to_string();
+                prop_assert!(fault.len() < 800 && fault.chars().all(|c| !c.is_control()), "{:?}", fault);
+            }
         }
     }
 }

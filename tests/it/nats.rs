@@ -77,7 +77,7 @@ impl Nats {
         child.wait().unwrap();
     }
 
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         signal(self.child.as_ref().unwrap().id(), name);
     }
 

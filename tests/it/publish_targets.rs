@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::nats::{self, Nats};
-use crate::program::{config_file, done, failed, ready, refused, run, run_in};
+use crate::program::{config_file, done, ended, failed, ready, refused, run, run_in, started};
 use crate::redis_groups::{self, Cluster, Sentinels};
 use crate::support::{Authority, OPEN, PATIENCE, Redis, Server, free_port, tls_config};
 
@@ -36,8 +36,8 @@ async fn to_a_server_over_http_and_https() {
         (&["--to", &sealed, "--key-file", &key, "--ca", &other], "certificate"),
         (&["--to", &sealed, "--key-file", &key, "--ca", &key], "no certificate in it"),
         (&["--to", &sealed.replace("localhost", "127.0.0.1"), "--key-file", &key, "--ca", &ca], "certificate"),
-        (&["--to", &format!("http://127.0.0.1:{}", free_port()), "--key-file", &key], "did not take it"),
-        (&["--to", &plain.replace("http:", "https:"), "--key-file", &key], "did not take it"),
+        (&["--to", &format!("http://127.0.0.1:{}", free_port()), "--key-file", &key], "no answer from"),
+        (&["--to", &plain.replace("http:", "https:"), "--key-file", &key], "no answer from"),
     ] {
         let error = failed(&run(&[&["publish", "stream:a", "0"], args].concat()));
         assert!(error.contains(needle) && error.lines().count() == 1, "{args:?}: {error}");
@@ -51,6 +51,11 @@ async fn to_a_server_over_http_and_https() {
         assert_eq!((&delta["data"]["n"], delta["offset"].to_string()), (&json!(n), place["offset"].clone()));
         assert!(!place["epoch"].is_empty());
     }
+    // A file that names no stream leads to its own server.
+    let (_folder, config) =
+        config_file(&OPEN.replace("[server]", &format!("[server]\nlisten = \"{}\"", server.address)));
+    done(&run(&["publish", "-c", &config, "--key-file", &key, "stream:a", "-6"]));
+    assert_eq!(client.next().await["data"], -6);
     // A proxy has no part in it.
     let nobody = format!("http://127.0.0.1:{}", free_port());
     let environment = [
@@ -119,6 +124,18 @@ async fn to_redis_that_is_away_or_takes_nothing() {
     redis.command(&["SET", "nexus:deltas", "no stream"]);
     let error = failed(&run(&["publish", "--quiet", "--to", &redis.url(), "a", "1"]));
     assert!(error.contains("WRONGTYPE"), "{error}");
+}
+
+/// Processes that were stopped keep their connections, and answer nothing.
+#[test]
+fn a_stream_that_hangs_is_given_up_in_time() {
+    let (redis, nats) = (Redis::start(), Nats::start());
+    redis.signal("STOP");
+    nats.signal("STOP");
+    for (to, needle) in [(redis.url(), "Redis did not take the delta"), (nats.url(), "connecting to nats://")] {
+        let error = failed(&ended(started(&["publish", "--quiet", "--to", &to, "a", "1"])));
+        assert!(error.contains(needle), "{to}: {error}");
+    }
 }
 
 #[tokio::test]

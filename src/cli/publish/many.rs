@@ -220,11 +220,11 @@ impl Run<'_> {
         }
         if let Some((number, why)) = failed {
             return Err(format!(
-                "line {number}: {why}. Lines from there on are not confirmed, though some may have been taken; those before \
-                 it are published"
+                "line {number}: {why}. The lines before it are published; those from it on are not confirmed, and some may have \
+                 been taken"
             ));
         }
-        // Lines that went with it were taken all the same.
+        // A server takes the good lines of a batch.
         stopped.map_or(Ok(()), |why| Err(format!("{why} (lines sent together with it were published)")))
     }
 

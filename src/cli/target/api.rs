@@ -54,7 +54,7 @@ impl Api {
         let server = || crate::config::redacted(self.url.trim_end_matches("/api/batch"));
         let (status, body) = client::answer(request, ANSWER_BYTES_MAX)
             .await
-            .map_err(|why| format!("{} did not take it: {why}{}", server(), hint(&why)))?;
+            .map_err(|why| format!("no answer from {}: {why}{}", server(), hint(&why)))?;
         let answer: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
         if !status.is_success() {
             let why = answer.pointer("/error/message").and_then(Value::as_str);

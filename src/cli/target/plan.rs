@@ -62,7 +62,7 @@ fn scheme(to: &str) -> anyhow::Result<Scheme> {
 }
 
 /// # Errors
-/// Options that do not go together, and files that cannot be read or are wrong.
+/// Options that do not go together; files that are wrong or cannot be read.
 pub(super) fn plan(args: &TargetArgs) -> anyhow::Result<Plan> {
     let file = match &args.config {
         Some(file) => Some(load(Some(file), environment(), &Overrides::default())?),
@@ -108,9 +108,8 @@ pub(super) fn plan(args: &TargetArgs) -> anyhow::Result<Plan> {
     };
     let unchecked = (!is_known && scheme != Scheme::Api).then(|| {
         format!(
-            "without --config FILE (the servers' configuration) it is not known which namespaces there are, and what class: \
-             unknown_namespace, near_namespace, not_an_object and stream_snapshot are not checked; limits.delta_bytes is \
-             taken to be {}",
+            "not checked without --config FILE (the servers' configuration): unknown_namespace, near_namespace, not_an_object, \
+             stream_snapshot; limits.delta_bytes is assumed to be {}",
             config.limits.delta_bytes
         )
     });
@@ -160,7 +159,7 @@ fn redis_of(args: &TargetArgs, file: Option<Redis>) -> anyhow::Result<Redis> {
         redis.streams.clone_from(&args.stream);
     }
     redis.max_len = args.max_len.unwrap_or(redis.max_len);
-    redis.check().map_err(|why| anyhow::anyhow!("the options come to a wrong [source.redis]: {why}"))?;
+    redis.check().map_err(|why| anyhow::anyhow!("wrong options for Redis: {why}"))?;
     Ok(redis)
 }
 
@@ -186,7 +185,7 @@ fn nats_of(args: &TargetArgs, file: Option<Nats>) -> anyhow::Result<Nats> {
         read(ca)?;
         nats.ca_file = Some(ca.clone());
     }
-    nats.check().map_err(|why| anyhow::anyhow!("the options come to a wrong [source.nats]: {why}"))?;
+    nats.check().map_err(|why| anyhow::anyhow!("wrong options for NATS: {why}"))?;
     Ok(nats)
 }
 
