@@ -208,7 +208,7 @@ async fn without_a_configuration_it_says_what_is_not_checked() {
     let redis = Redis::start();
     let output = run(&["publish", "--to", &redis.url(), "merge:a", "[1]"]);
     done(&output);
-    for needle in ["--config", "not_an_object", "unknown_namespace", "262144"] {
+    for needle in ["--config", "not_an_object", "unknown_namespace", "262144", "the only stream to be nexus:deltas"] {
         assert!(text(&output.stderr).contains(needle), "{}", text(&output.stderr));
     }
     assert_eq!(text(&run(&["publish", "--quiet", "--to", &redis.url(), "merge:a", "[1]"]).stderr), "");

@@ -107,10 +107,13 @@ pub(super) fn plan(args: &TargetArgs) -> anyhow::Result<Plan> {
         }
     };
     let unchecked = (!is_known && scheme != Scheme::Api).then(|| {
+        let streams = config.source.redis.as_ref().filter(|_| args.stream.is_empty());
+        let streams = streams.map(|redis| format!(", the only stream to be {}", redis.streams.join(",")));
         format!(
             "not checked without --config FILE (the servers' configuration): unknown_namespace, near_namespace, not_an_object, \
-             stream_snapshot; limits.delta_bytes is assumed to be {}",
-            config.limits.delta_bytes
+             stream_snapshot; limits.delta_bytes is assumed to be {}{}",
+            config.limits.delta_bytes,
+            streams.unwrap_or_default()
         )
     });
     Ok(Plan { to, config: Arc::new(config), unchecked, bytes_max })
