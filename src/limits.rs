@@ -335,9 +335,18 @@ pub const IDEMPOTENCY_TTL: Duration = Duration::from_secs(300);
 /// Results of publishes with idempotency keys that this process remembers where it has no stream. Past it: the oldest go.
 pub const IDEMPOTENCY_RESULTS_MAX: usize = 65_536;
 
-/// Deletions of topics that are remembered until every other partition has been read up to them. Past it: new ones are not, and
-/// an older delta in another partition brings the topic back.
+/// Deletions of topics that are remembered until every other partition has been read up to them, and, in half of it, while
+/// another partition holds older entries of the topic. Past it: new ones are not, and an older delta in another partition
+/// brings the topic back.
 pub const DELETIONS_MAX: usize = 100_000;
+
+/// Topics of a source that ended and are remembered until their saved states are removed. Past it: states are not saved any
+/// more until the node is started again, so that none of these counts again.
+pub const ENDED_TOPICS_MAX: usize = if cfg!(test) { 100 } else { 1_000_000 };
+
+/// Topics of a partition that are remembered because their deltas wait in another for `nexus-push reshard` to move them. Past it:
+/// all topics that may wait are told as incomplete when the time is over.
+pub const MOVES_WAITING_MAX: usize = 100_000;
 
 /// Deltas that are sent to Redis or NATS before their answers are awaited.
 pub const APPEND_DELTAS_MAX: usize = 512;

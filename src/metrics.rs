@@ -333,6 +333,7 @@ pub struct Metrics {
     pub topics_moved: Counter,
     pub topics_misplaced: Counter,
     pub deletions_forgotten: Counter,
+    pub ends_forgotten: Counter,
     pub deltas_left: Counter,
     pub history_evicted: Counter,
     pub state_refused: Counter,
@@ -501,6 +502,11 @@ impl Metrics {
             "deletions_forgotten",
             "Deletions of topics that were forgotten before all partitions had been read up to them, because there were too many",
             self.deletions_forgotten.clone(),
+        );
+        r.register(
+            "ends_forgotten",
+            "Topics that ended and whose saved states this node will not remove, because there were too many; it saves no states any more",
+            self.ends_forgotten.clone(),
         );
         r.register(
             "deltas_left",

@@ -63,12 +63,14 @@ pub struct Feed {
     /// All topics.
     pub topics: Arc<Topics>,
     room: Arc<dyn Room>,
+    /// Held while saved states of topics that ended are removed: who finds none left can rely on that.
+    ending: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Feed {
     /// Into these topics, no faster than there is room.
     pub fn new(topics: Arc<Topics>, room: Arc<dyn Room>) -> Self {
-        Self { topics, room }
+        Self { topics, room, ending: Arc::default() }
     }
 
     /// Hands one delta in, waiting while the shards are behind, or history cannot go because shards still hold it.
@@ -86,10 +88,10 @@ impl Feed {
     /// namespace takes, or larger than both `bytes_max` and a
     /// state may be, is left out.
     fn restore(&self, source: SourceId, saved: SavedState<'_>, bytes_max: usize) -> bool {
-        let SavedState { topic, offset, ts, at_ms, data, is_moved, incomplete } = saved;
+        let SavedState { topic, offset, ts, at_ms, data, moved_at, incomplete } = saved;
         let Some(payload) = self.saved_payload(topic, data, bytes_max) else { return false };
         let incoming = Incoming { topic, kind: Kind::Snapshot, ts, at_ms, payload, offset: Some(offset), source };
-        let restored = self.topics.restore(incoming, is_moved, incomplete);
+        let restored = self.topics.restore(incoming, moved_at, incomplete);
         if let Err(error) = &restored {
             tracing::warn!(topic, %error, "a saved state was left out");
         }
@@ -124,9 +126,16 @@ struct SavedState<'a> {
     /// When the source took its newest delta in, Unix ms.
     at_ms: Option<u64>,
     data: Bytes,
-    is_moved: bool,
+    /// Offset of the move that brought the topic to its source; 0 if none did.
+    moved_at: Offset,
     /// The node that saved it knew that it may lack deltas.
     incomplete: bool,
+}
+
+/// Offset of the move that brought a saved state's topic to its source. Nodes that do not say it saved no later than that
+/// the topic was moved on.
+fn moved_at(is_moved: bool, moved_at: Option<Offset>, offset: Offset) -> Offset {
+    if is_moved { moved_at.unwrap_or(offset) } else { Offset::ZERO }
 }
 
 /// A member of a saved state that is there, `null` too.

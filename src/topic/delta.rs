@@ -307,8 +307,8 @@ pub struct Snapshot {
     pub known: Known,
     /// When the source took the newest delta in, Unix ms.
     pub at_ms: u64,
-    /// Whether deltas from another partition are refused: see [`Kind::Move`].
-    pub is_moved: bool,
+    /// Offset of the [`Kind::Move`] that brought the topic to its source; 0 if none did.
+    pub moved_at: Offset,
     frames: Frames,
     digest: OnceLock<u64>,
     loose: Loose,
@@ -345,16 +345,16 @@ pub(super) struct SnapshotData {
     pub(super) form: PayloadForm,
     pub(super) known: Known,
     pub(super) at_ms: u64,
-    pub(super) is_moved: bool,
+    pub(super) moved_at: Offset,
 }
 
 impl Snapshot {
     pub(super) fn new(topic: TopicName, at: (Offset, Epoch), ts: Option<u64>, data: SnapshotData) -> Self {
-        let SnapshotData { data, form, known, at_ms, is_moved } = data;
+        let SnapshotData { data, form, known, at_ms, moved_at } = data;
         let (frames, digest, loose) = (Frames::default(), OnceLock::new(), Loose::new(&accounts::SNAPSHOTS));
         let (answers, answered) = (AtomicU32::new(0), Loose::new(&accounts::ANSWERS));
         let (offset, epoch) = at;
-        Self { topic, offset, epoch, ts, data, form, known, at_ms, is_moved, frames, digest, loose, answers, answered }
+        Self { topic, offset, epoch, ts, data, form, known, at_ms, moved_at, frames, digest, loose, answers, answered }
     }
 
     /// Tells states at one position apart: what is kept of a `stream` goes with time. Made once.
@@ -414,7 +414,7 @@ mod tests {
             form: PayloadForm::Json,
             known: Known::Whole,
             at_ms: 0,
-            is_moved: false,
+            moved_at: Offset::ZERO,
         };
         let (topic, at) = (TopicName::new("t:x").unwrap(), (Offset::ZERO, Epoch::from_text("e")));
         let snapshot = Arc::new(Snapshot::new(topic, at, None, data));

@@ -21,7 +21,7 @@ pub struct ShardId(pub u16);
 pub struct Slot(pub u32);
 
 /// Who gives a topic its offsets: one partition of Redis, or this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceId(pub u16);
 
 /// Where what subscribers must see is handed to. Called with the topic locked, so that what a shard is sent about

@@ -23,6 +23,8 @@ mod map {
 }
 pub mod merge;
 mod names;
+#[cfg(test)]
+mod order_model;
 mod payload;
 mod registry;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::account::{Account, Levels, Sums};
 use super::atomics::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Mutex, Ordering};
-use super::deleted::Deleted;
+use super::deleted::{Deleted, Deletion, Verdict};
 use super::delta::{Kind, Snapshot};
 use super::exchange::{
     Attachment, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView,
@@ -20,7 +20,7 @@ use super::state::{Floor, Topic, When, over};
 use super::trace::{self, Passage, Sampler};
 use crate::clock::unix_ms;
 use crate::config::{ChannelSyntax, Class, Config, Namespace, OPS, PayloadForm};
-use crate::limits::{STATE_BYTES_MAX, UNPUBLISHED_SHARE, UNPUBLISHED_TOPICS_MAX};
+use crate::limits::{ENDED_TOPICS_MAX, STATE_BYTES_MAX, UNPUBLISHED_SHARE, UNPUBLISHED_TOPICS_MAX};
 use crate::metrics::Metrics;
 use crate::name::{TopicName, namespace_of};
 use crate::position::{Epoch, Offset, Position};
@@ -72,12 +72,18 @@ struct SourceState {
     incomplete: AtomicUsize,
     /// Topics whose deltas wait in another partition, as of the last sweep.
     waiting: AtomicUsize,
+    /// When it took the oldest entry in that it holds, Unix ms of its clock; 0 if that is not known.
+    first_ms: AtomicU64,
     /// The highest offset that was read.
     reached: AtomicU64,
     /// Whether it was ever loaded.
     has_loaded: AtomicBool,
     /// Topics that ended and the offsets they ended at, until their saved states are removed.
     ended: Mutex<Option<Vec<(TopicName, Offset)>>>,
+    /// Some of them ended because of an entry of another source.
+    has_ended_elsewhere: AtomicBool,
+    /// There were too many of them to remember.
+    has_forgotten_ends: AtomicBool,
 }
 
 /// Whether a topic is one that this process alone may write. It does not count.
@@ -95,9 +101,6 @@ struct Unpublished {
 /// Parts of the map of topics. A walk over all topics holds one part at a time, and so does a part that grows: of a million
 /// topics a thousand, for about a millisecond.
 const MAP_PARTS: usize = 1_024;
-
-/// Topics that ended and are remembered until their saved states are removed.
-const ENDED_MAX: usize = 1_000_000;
 
 /// All topics.
 pub struct Topics {
@@ -147,9 +150,12 @@ impl Topics {
             ahead_ms: AtomicI64::new(0),
             incomplete: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            first_ms: AtomicU64::new(0),
             reached: AtomicU64::new(0),
             has_loaded: AtomicBool::new(false),
             ended: Mutex::new(None),
+            has_ended_elsewhere: AtomicBool::new(false),
+            has_forgotten_ends: AtomicBool::new(false),
         };
         let homes = config.source.redis.as_ref().map_or(sources, |redis| redis.streams.len());
         Self {
@@ -527,9 +533,14 @@ impl Topics {
         let outcome = self.published(topic, source, when.at_ms, |topic| {
             let was_known = topic.known;
             let comes = kind == Kind::Move && topic.source != source;
-            if !topic.known && !matches!(kind, Kind::Move | Kind::Deletion) && self.is_deleted(topic, source, offset) {
-                return Err(PublishError::WrongPartition);
-            }
+            let verdict = self.judge(topic, kind, source, offset);
+            let moved_at = match verdict {
+                Verdict::Counts(moved_at) => moved_at,
+                Verdict::Past => {
+                    return Ok(Published { offset: topic.offset, epoch: topic.epoch.clone(), new: false });
+                }
+                Verdict::WrongSource => return Err(PublishError::WrongPartition),
+            };
             if topic.source != source {
                 self.change_source(topic, kind, &payload, offset, source, silent)?;
             }
@@ -545,18 +556,18 @@ impl Topics {
             match (kind, topic.options.class) {
                 (Kind::Deletion, _) => {
                     ended = was_known;
+                    self.note_deletion(topic, source, offset, when.at_ms);
                     if ended {
                         self.end(topic, offset, silent);
                     }
                     if let Some(source) = self.source(source) {
                         source.gaps.delete(&topic.name);
                     }
-                    self.note_deletion(&topic.name, source, offset, when.at_ms);
                     return Ok(Published { offset, epoch: topic.epoch.clone(), new: ended });
                 }
                 (Kind::Move, Class::Stream) => {
                     topic.begin_empty(offset, when.at_ms);
-                    topic.is_moved = true;
+                    self.move_here(topic, offset);
                     self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
                     if comes && !silent {
                         self.tell_state(topic);
@@ -574,8 +585,11 @@ impl Topics {
                     self.metrics.state_refused.inc();
                 }
             })?;
-            topic.is_moved |= moves;
+            if moves {
+                self.move_here(topic, offset);
+            }
             if !known {
+                topic.moved_at = topic.moved_at.max(moved_at);
                 // Of a topic that was there before, deltas may have come that are not known here.
                 if kind == Kind::Delta && !is_over && topic.options.class == Class::Merge {
                     let gaps = self.source(source).map(|source| &source.gaps);
@@ -646,19 +660,20 @@ impl Topics {
         // Of two with one offset the later partition's counts, whichever is read first.
         let is_later = source.0 > topic.source.0;
         let is_older = offset.is_some_and(|offset| offset < topic.offset || offset == topic.offset && !is_later);
-        if kind != Kind::Move && (topic.is_moved || is_older) {
+        if kind != Kind::Move && (topic.is_moved() || is_older) {
             let is_missing = topic.options.class == Class::Merge
-                && !topic.is_moved
+                && !topic.is_moved()
                 && offset.is_none_or(|offset| offset > topic.base)
                 && !self.is_deleted(topic, source, offset);
             if is_missing {
                 self.doubt_one(topic, silent);
             }
+            topic.is_elsewhere = true;
             return Err(PublishError::WrongPartition);
         }
         topic.admits(kind, payload, false)?;
         // What was saved beside the other stream is not to come back.
-        self.note_end(topic.source, &topic.name, topic.offset);
+        self.note_end_elsewhere(topic.source, &topic.name, topic.offset);
         match kind {
             Kind::Delta | Kind::HistoryRemoval if topic.options.class.conflatable() => {
                 topic.go_on_in(source, epoch, floor);
@@ -669,6 +684,7 @@ impl Topics {
                 topic.reset(source, epoch, floor);
             }
         }
+        topic.is_elsewhere = true;
         self.metrics.topics_moved.inc();
         // With a move comes the state, and with a deletion that there is none.
         if !silent && !matches!(kind, Kind::Move | Kind::Deletion) {
@@ -677,19 +693,39 @@ impl Topics {
         Ok(())
     }
 
+    /// What an entry comes to by the moves and deletions of its topic in other sources, whichever is read first.
+    fn judge(&self, topic: &Topic, kind: Kind, source: SourceId, offset: Option<Offset>) -> Verdict {
+        let counts = Verdict::Counts(Offset::ZERO);
+        let Some(offset) = offset.filter(|_| self.partitions() > 1) else { return counts };
+        if topic.known {
+            let is_past = topic.source != source && (topic.moved_at, topic.source) > (offset, source);
+            return if is_past && topic.is_moved() { Verdict::Past } else { counts };
+        }
+        self.deleted.lock().unwrap_or_else(PoisonError::into_inner).judge(&topic.name, kind, offset, source)
+    }
+
     /// Whether a delta of `source` is from before a deletion in another source, which was read first.
     fn is_deleted(&self, topic: &Topic, source: SourceId, offset: Option<Offset>) -> bool {
         let Some(offset) = offset.filter(|_| self.partitions() > 1) else { return false };
-        let deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
-        deleted.is_after(&topic.name, source, offset)
+        let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+        deleted.judge(&topic.name, Kind::Delta, offset, source) == Verdict::WrongSource
     }
 
-    fn note_deletion(&self, name: &TopicName, source: SourceId, offset: Offset, at_ms: u64) {
+    /// An entry with `kind=move` was taken in.
+    fn move_here(&self, topic: &mut Topic, offset: Offset) {
+        topic.moved_at = offset;
+        if self.partitions() > 1 {
+            self.deleted.lock().unwrap_or_else(PoisonError::into_inner).remove(&topic.name);
+        }
+    }
+
+    fn note_deletion(&self, topic: &Topic, source: SourceId, offset: Offset, at_ms: u64) {
         if self.partitions() < 2 || source == self.local() {
             return;
         }
+        let deletion = Deletion { source, offset, at_ms, moved_at: topic.moved_at, is_elsewhere: topic.is_elsewhere };
         let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
-        if !deleted.insert(name, source, offset, at_ms) {
+        if !deleted.insert(&topic.name, deletion) {
             self.metrics.deletions_forgotten.inc();
         }
     }
@@ -717,12 +753,12 @@ impl Topics {
     /// Whether a topic is published in `source` now, and whether it was moved there.
     pub fn place_in(&self, source: SourceId, name: &str) -> (bool, bool) {
         let topic = self.map.get(name).filter(|topic| topic.known && topic.source == source);
-        topic.map_or((false, false), |topic| (true, topic.is_moved))
+        topic.map_or((false, false), |topic| (true, topic.is_moved()))
     }
 
     /// Whether a topic was moved to another source than `source`.
     pub fn is_moved_from(&self, source: SourceId, name: &str) -> bool {
-        self.map.get(name).is_some_and(|topic| topic.known && topic.is_moved && topic.source != source)
+        self.map.get(name).is_some_and(|topic| topic.known && topic.is_moved() && topic.source != source)
     }
 
     /// Names of published topics and their sources, of those that `wanted` says.
@@ -739,6 +775,13 @@ impl Topics {
     pub fn set_reached(&self, source: SourceId, offset: Offset) {
         if let Some(state) = self.source(source) {
             state.reached.store(offset.get(), Ordering::Release);
+        }
+    }
+
+    /// The oldest entry that a source holds is from then, Unix ms of its clock; the maximum if it holds none.
+    pub fn set_first(&self, source: SourceId, first_ms: u64) {
+        if let Some(state) = self.source(source) {
+            state.first_ms.store(first_ms, Ordering::Relaxed);
         }
     }
 
@@ -1046,14 +1089,12 @@ impl Topics {
 
     /// Deletions that no source can have older deltas for any more.
     fn forget_deletions(&self, sources: &[(u64, u64, usize, usize)]) {
-        let read: Vec<u64> = self
-            .sources
-            .iter()
-            .zip(sources)
-            .take(self.partitions())
-            .map(|(source, read)| if source.has_loaded.load(Ordering::Acquire) { read.1 } else { 0 })
-            .collect();
-        self.deleted.lock().unwrap_or_else(PoisonError::into_inner).forget(&read);
+        let times = |(source, read): (&SourceState, &(u64, u64, usize, usize))| {
+            let read_ms = if source.has_loaded.load(Ordering::Acquire) { read.1 } else { 0 };
+            (read_ms, source.first_ms.load(Ordering::Relaxed))
+        };
+        let times: Vec<(u64, u64)> = self.sources.iter().zip(sources).take(self.partitions()).map(times).collect();
+        self.deleted.lock().unwrap_or_else(PoisonError::into_inner).forget(&times);
     }
 
     /// Cuts the longest histories now, where all together keep too much. A walk over all topics.
@@ -1083,6 +1124,8 @@ impl Topics {
         if let Some(ended) = state.ended.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             ended.clear();
         }
+        state.has_ended_elsewhere.store(false, Ordering::Release);
+        state.has_forgotten_ends.store(false, Ordering::Release);
         state.read_upto_ms.store(0, Ordering::Release);
         state.whole.store(floor.kept_after == Offset::ZERO, Ordering::Release);
         state.floor.store(floor.offset.get(), Ordering::Release);
@@ -1091,16 +1134,19 @@ impl Topics {
             if topic.known {
                 self.names.remove(&topic.name);
             }
+            let is_elsewhere = topic.is_elsewhere;
             topic.reset(source, epoch.clone(), floor);
+            topic.is_elsewhere = is_elsewhere;
         }
     }
 
     /// Puts back a topic's saved state during a load. What is not newer than the topic is ignored, and so is what has ended.
-    /// With `incomplete`, or where entries after those that were saved are gone, the state may lack deltas.
+    /// With `incomplete`, or where entries after those that were saved are gone, the state may lack deltas. `moved_at` is the
+    /// offset of the entry that moved the topic to its source, or 0.
     ///
     /// # Errors
     /// If the state is not one that the topic can have.
-    pub fn restore(&self, incoming: Incoming<'_>, is_moved: bool, incomplete: bool) -> Result<(), PublishError> {
+    pub fn restore(&self, incoming: Incoming<'_>, moved_at: Offset, incomplete: bool) -> Result<(), PublishError> {
         let now_ms = unix_ms();
         let Incoming { topic, ts, at_ms, payload, offset, source, .. } = incoming;
         let Some(offset) = offset else { return Ok(()) };
@@ -1111,17 +1157,24 @@ impl Topics {
             return Err(PublishError::Reserved);
         }
         self.published(topic, source, when.at_ms, |topic| {
-            if self.is_deleted(topic, source, Some(offset)) && !is_moved && !topic.known {
-                // It was deleted in another partition, which is read already.
-                self.note_end(source, &topic.name, offset);
+            let is_moved = moved_at > Offset::ZERO;
+            let (kind, from) = if is_moved { (Kind::Move, moved_at) } else { (Kind::Delta, offset) };
+            if !topic.known && !matches!(self.judge(topic, kind, source, Some(from)), Verdict::Counts(_)) {
+                // It was deleted in another partition, or moved there, which is read already.
+                self.note_end_elsewhere(source, &topic.name, offset);
                 return Ok(());
             }
             if topic.source != source {
-                // One that was moved is where it was moved to, whatever came late in the other partition.
-                let is_there = topic.is_moved && !is_moved || topic.is_moved == is_moved && offset <= topic.offset;
+                // One that was moved is where it was moved to last, whatever came late in the other partition.
+                let is_there = match topic.is_moved() || is_moved {
+                    true => (topic.moved_at, topic.source) > (moved_at, source),
+                    false => (topic.offset, topic.source) > (offset, source),
+                };
                 if topic.known && is_there {
+                    topic.is_elsewhere = true;
+                    self.note_end_elsewhere(source, &topic.name, offset);
                     let is_missing = topic.options.class == Class::Merge && offset > topic.base;
-                    if !topic.is_moved && is_missing {
+                    if !topic.is_moved() && is_missing {
                         self.doubt_one(topic, true);
                     }
                     return Ok(());
@@ -1132,17 +1185,19 @@ impl Topics {
                 })?;
                 let floor = Floor::from(Offset::new(offset.get().saturating_sub(1)).unwrap_or_default());
                 if topic.known {
-                    self.note_end(topic.source, &topic.name, topic.offset);
+                    self.note_end_elsewhere(topic.source, &topic.name, topic.offset);
                 }
                 self.names.remove(&topic.name);
+                let is_elsewhere = topic.known;
                 topic.reset(source, self.epoch(source), floor);
+                topic.is_elsewhere = is_elsewhere;
             }
             if topic.known && offset <= topic.offset {
                 return Ok(());
             }
             topic.restore(offset, ts, payload, when)?;
-            topic.is_moved = is_moved;
             if topic.known {
+                topic.moved_at = moved_at;
                 topic.incomplete = in_doubt && topic.options.class.conflatable();
                 // What is in doubt here was saved as whole.
                 topic.unsaved |= topic.incomplete && !incomplete;
@@ -1216,7 +1271,20 @@ impl Topics {
     pub fn take_ended(&self, source: SourceId) -> Vec<(TopicName, Offset)> {
         let Some(source) = self.source(source) else { return Vec::new() };
         let mut ended = source.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        source.has_ended_elsewhere.store(false, Ordering::Release);
         ended.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Whether some of those that were not taken yet ended because of an entry of another source: how far that was read is not to
+    /// be saved before.
+    pub fn has_ended_elsewhere(&self, source: SourceId) -> bool {
+        self.source(source).is_some_and(|source| source.has_ended_elsewhere.load(Ordering::Acquire))
+    }
+
+    /// Whether more topics of `source` ended than are remembered: how far it was read is not to be saved any more, as saved
+    /// states would count that have ended.
+    pub fn has_forgotten_ends(&self, source: SourceId) -> bool {
+        self.source(source).is_some_and(|source| source.has_forgotten_ends.load(Ordering::Acquire))
     }
 
     /// From now on it is remembered which topics of `source` end.
@@ -1230,18 +1298,38 @@ impl Topics {
     fn note_end(&self, source: SourceId, name: &TopicName, offset: Offset) {
         let Some(source) = self.source(source) else { return };
         let mut ended = source.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(ended) = ended.as_mut().filter(|ended| ended.len() < ENDED_MAX) {
-            ended.push((name.clone(), offset));
+        match ended.as_mut() {
+            Some(ended) if ended.len() < ENDED_TOPICS_MAX => ended.push((name.clone(), offset)),
+            Some(_) => self.forget_ends(source, 1),
+            None => {}
         }
+    }
+
+    /// The same, where an entry of another source ended it.
+    fn note_end_elsewhere(&self, source: SourceId, name: &TopicName, offset: Offset) {
+        self.note_end(source, name, offset);
+        if let Some(state) = self.source(source) {
+            state.has_ended_elsewhere.store(true, Ordering::Release);
+        }
+    }
+
+    fn forget_ends(&self, source: &SourceState, count: usize) {
+        self.metrics.ends_forgotten.inc_by(count as u64);
+        source.has_forgotten_ends.store(true, Ordering::Release);
     }
 
     /// What was taken could not be removed: it is to be taken again.
     pub fn put_back_ended(&self, source: SourceId, names: Vec<(TopicName, Offset)>) {
-        let Some(source) = self.source(source) else { return };
-        let mut ended = source.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(state) = self.source(source) else { return };
+        let mut ended = state.ended.lock().unwrap_or_else(PoisonError::into_inner);
         let ended = ended.get_or_insert_default();
         ended.extend(names);
-        ended.truncate(ENDED_MAX);
+        let forgotten = ended.len().saturating_sub(ENDED_TOPICS_MAX);
+        if forgotten > 0 {
+            ended.truncate(ENDED_TOPICS_MAX);
+            self.forget_ends(state, forgotten);
+        }
+        state.has_ended_elsewhere.store(true, Ordering::Release);
     }
 
     /// The load of `source` is complete: subscribers are given the state of its topics.

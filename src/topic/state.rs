@@ -118,8 +118,10 @@ pub(super) struct Topic {
     /// Whether deltas that changed the state may be missing in it; of a topic that is not published here, whether it may be
     /// all the same.
     pub(super) incomplete: bool,
-    /// Whether what comes from another source is refused: see [`Kind::Move`].
-    pub(super) is_moved: bool,
+    /// Offset of the [`Kind::Move`] that brought it to its source; 0 if none did. What comes from another source is refused then.
+    pub(super) moved_at: Offset,
+    /// Whether another source has entries of it, too, from before what is known.
+    pub(super) is_elsewhere: bool,
     /// Whether deltas wait for the topic's move to another source.
     pub(super) waits: bool,
     /// Offset of the snapshot that the state rests on; 0 where it was made of deltas alone.
@@ -164,7 +166,8 @@ impl Topic {
             offset: floor.offset,
             known: false,
             incomplete: false,
-            is_moved: false,
+            moved_at: Offset::ZERO,
+            is_elsewhere: false,
             waits: false,
             base: Offset::ZERO,
             ts: None,
@@ -255,7 +258,6 @@ impl Topic {
     pub(super) fn reset(&mut self, source: SourceId, epoch: Epoch, floor: Floor) {
         self.source = source;
         self.epoch = epoch;
-        self.is_moved = false;
         self.clear(floor);
     }
 
@@ -270,6 +272,7 @@ impl Topic {
         self.offset = floor.offset;
         self.known = false;
         self.incomplete = false;
+        (self.moved_at, self.is_elsewhere) = (Offset::ZERO, false);
         self.waits = false;
         self.base = Offset::ZERO;
         self.ts = None;
@@ -282,7 +285,7 @@ impl Topic {
     pub(super) fn go_on_in(&mut self, source: SourceId, epoch: Epoch, floor: Floor) {
         self.source = source;
         self.epoch = epoch;
-        self.is_moved = false;
+        self.moved_at = Offset::ZERO;
         self.waits = false;
         self.offset = floor.offset;
         self.history = History::from_floor(floor.kept_after);
@@ -333,6 +336,11 @@ impl Topic {
         self.history = History::from_floor(after.max(self.offset));
         (self.before, self.snapshot) = (None, None);
         self.settle();
+    }
+
+    /// Whether what comes from another source is refused.
+    pub(super) fn is_moved(&self) -> bool {
+        self.moved_at > Offset::ZERO
     }
 
     /// Whether it has ended by `at_ms`, by the time of its source.
@@ -645,8 +653,8 @@ impl Topic {
             (true, true) => Known::Incomplete,
             (true, false) => Known::Whole,
         };
-        let (at, is_moved) = ((self.offset, self.epoch.clone()), self.is_moved);
-        let data = SnapshotData { data, form, known, at_ms: self.active_ms, is_moved };
+        let (at, moved_at) = ((self.offset, self.epoch.clone()), self.moved_at);
+        let data = SnapshotData { data, form, known, at_ms: self.active_ms, moved_at };
         let made = Snapshot::new(self.name.clone(), at, self.ts, data);
         made.count();
         Arc::new(made)

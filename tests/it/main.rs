@@ -82,6 +82,7 @@ mod tokens;
 mod top;
 mod trace;
 mod two_nodes;
+mod two_streams;
 mod under_way;
 mod user_limits;
 mod who_gets_in;

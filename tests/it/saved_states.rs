@@ -160,6 +160,8 @@ fn ms_of(id: &str) -> u64 {
 
 /// Entries are gone that are in no saved state: a node that starts cannot know what topics there were.
 async fn with_a_hole(redis: &Redis, options: &str) -> (Server, Server, u64) {
+    // Nothing is saved before the other has begun.
+    redis.command(&["SET", LEASE, "nobody", "PX", "600000"]);
     let knows_all = redis.server(options).await;
     for _ in 0..2 {
         redis.add("merge:x", &json!({"a": 1}));
@@ -169,6 +171,7 @@ async fn with_a_hole(redis: &Redis, options: &str) -> (Server, Server, u64) {
     redis.command(&["XTRIM", STREAM, "MAXLEN", "1"]);
     let knows_less = redis.server(options).await;
     assert!(is_incomplete(&knows_less, "merge:y"));
+    redis.command(&["DEL", LEASE]);
     (knows_all, knows_less, ms_of(&last))
 }
 

@@ -82,6 +82,9 @@ struct Saved<'a> {
     /// Deltas of another partition are refused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     moved: bool,
+    /// Sequence of the message that moved it; older nodes do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    moved_at: Option<Offset>,
     /// Pieces of the data, where it does not fit here.
     #[serde(default)]
     parts: usize,
@@ -308,8 +311,8 @@ impl Bucket {
             return Ok(false);
         }
         let (offset, ts, at_ms) = (saved.offset, saved.ts, saved.at);
-        let is_moved = saved.moved;
-        let state = SavedState { topic, offset, ts, at_ms, data, is_moved, incomplete: false };
+        let moved_at = crate::source::moved_at(saved.moved, saved.moved_at, offset);
+        let state = SavedState { topic, offset, ts, at_ms, data, moved_at, incomplete: false };
         Ok(feed.complete(source, state, reached, bytes_max))
     }
 
@@ -322,7 +325,8 @@ impl Bucket {
             ts: state.ts,
             at: Some(state.at_ms),
             incomplete: state.known != Known::Whole,
-            moved: state.is_moved,
+            moved: state.moved_at > Offset::ZERO,
+            moved_at: Some(state.moved_at).filter(|at| *at > Offset::ZERO),
             parts: 0,
             data: None,
             b64data: None,
@@ -445,7 +449,7 @@ impl Bucket {
                 ts: saved.ts,
                 at_ms: saved.at,
                 data,
-                is_moved: saved.moved,
+                moved_at: crate::source::moved_at(saved.moved, saved.moved_at, saved.offset),
                 incomplete: saved.incomplete,
             };
             restored += usize::from(feed.restore(source, state, bytes_max));

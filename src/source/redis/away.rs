@@ -171,9 +171,14 @@ impl Away {
         home_in(topic, &self.streams)
     }
 
+    /// Whether nothing that comes with this ID is handed on any more.
+    pub(super) fn has_ended_before(&self, id: EntryId) -> bool {
+        self.end.is_some_and(|end| id > end)
+    }
+
     /// Whether an entry of a topic in `stream` is handed on to another.
     pub(super) fn covers(&self, stream: &str, topic: &str, id: EntryId) -> bool {
-        if self.home(topic) == stream || self.end.is_some_and(|end| id > end) {
+        if self.home(topic) == stream || self.has_ended_before(id) {
             return false;
         }
         let cut = self.cuts.get(usize::from(slice_of(topic, self.slices)));

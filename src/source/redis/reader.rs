@@ -218,7 +218,8 @@ impl RedisSource {
         if !every.is_zero() {
             feed.topics.remember_ended(self.id);
             let (masters, keys, bounds) = (self.masters.clone(), self.keys.clone(), (every, self.delta_bytes_max));
-            let saver = saver::Saver::new(masters, keys, self.id, bounds, self.progress.clone(), self.status.clone());
+            let place = (self.id, self.config.all_streams().cloned().collect());
+            let saver = saver::Saver::new(masters, keys, place, bounds, self.progress.clone(), self.status.clone());
             tokio::spawn(saver.run(feed.clone(), stop.clone()));
         }
         if self.config.refused {
@@ -390,6 +391,7 @@ impl RedisSource {
             };
             let read = self.look_at(link, replies)?;
             self.look_for_moves(feed);
+            feed.topics.set_first(self.id, read.first.map_or(u64::MAX, |first| first.ms));
             if !self.is_epoch(read.epoch.as_deref()) {
                 tracing::warn!(
                     stream = self.keys.stream,

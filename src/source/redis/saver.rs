@@ -2,7 +2,7 @@
 //! from its beginning and so that states outlive the trimming of the deltas that made them.
 //!
 //! What is saved is whole, or says that it is not; it never goes backwards; and what has ended is removed before a position
-//! after its end is written. A node whose states may lack deltas leaves saving to others, takes from them what it lacks, and
+//! after its end is written, in whichever stream it was. A node whose states may lack deltas leaves saving to others, takes from them what it lacks, and
 //! saves only when nobody else has for a while.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -110,6 +110,9 @@ struct Saved<'a> {
     /// Deltas of another partition are refused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     moved: bool,
+    /// Offset of the entry that moved it; older nodes do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    moved_at: Option<Offset>,
     #[serde(borrow, default, deserialize_with = "crate::source::present", skip_serializing_if = "Option::is_none")]
     data: Option<&'a RawValue>,
     /// In place of it: bytes, in base64.
@@ -126,8 +129,11 @@ struct Saved<'a> {
 impl<'a> Saved<'a> {
     /// `None` if its data is not JSON though it should be.
     fn of(state: &'a Snapshot) -> Option<Self> {
-        let (offset, ts, at, moved) = (state.offset, state.ts, Some(state.at_ms), state.is_moved);
-        let mut saved = Self { offset, ts, at, moved, data: None, b64data: None, partial: None, b64partial: None };
+        let (offset, ts, at) = (state.offset, state.ts, Some(state.at_ms));
+        let moved_at = Some(state.moved_at).filter(|at| *at > Offset::ZERO);
+        let (data, b64data, partial, b64partial) = (None, None, None, None);
+        let moved = moved_at.is_some();
+        let mut saved = Self { offset, ts, at, moved, moved_at, data, b64data, partial, b64partial };
         let whole = state.known == Known::Whole;
         match state.form {
             // White space around JSON would not come back.
@@ -152,8 +158,9 @@ impl<'a> Saved<'a> {
         };
         // States that were saved before there was `at` have an ID's offset.
         let at_ms = self.at.or_else(|| Some(EntryId::of_offset(self.offset).ms));
-        let (offset, ts, is_moved) = (self.offset, self.ts, self.moved);
-        Some(SavedState { topic, offset, ts, at_ms, data, is_moved, incomplete })
+        let moved_at = crate::source::moved_at(self.moved, self.moved_at, self.offset);
+        let (offset, ts) = (self.offset, self.ts);
+        Some(SavedState { topic, offset, ts, at_ms, data, moved_at, incomplete })
     }
 }
 
@@ -162,6 +169,8 @@ pub(super) struct Saver {
     masters: Masters,
     keys: Keys,
     source: SourceId,
+    /// All streams, in their order.
+    streams: Vec<String>,
     every: Duration,
     bytes_max: usize,
     progress: Arc<Mutex<Progress>>,
@@ -178,13 +187,25 @@ impl Saver {
     pub(super) fn new(
         masters: Masters,
         keys: Keys,
-        source: SourceId,
+        (source, streams): (SourceId, Vec<String>),
         (every, bytes_max): (Duration, usize),
         progress: Arc<Mutex<Progress>>,
         status: Arc<SourceStatus>,
     ) -> Self {
         let found = (EntryId::default(), 0);
-        Self { masters, keys, source, every, bytes_max, progress, status, node: Epoch::random(), found, skip: 0 }
+        Self {
+            masters,
+            keys,
+            source,
+            streams,
+            every,
+            bytes_max,
+            progress,
+            status,
+            node: Epoch::random(),
+            found,
+            skip: 0,
+        }
     }
 
     pub(super) async fn run(mut self, feed: Feed, stop: CancellationToken) {
@@ -341,6 +362,9 @@ impl Saver {
         }
         // What ended meanwhile is not to come back.
         self.remove_ended(link, feed).await?;
+        if !self.remove_ended_elsewhere(feed).await? {
+            return Ok(false);
+        }
         let missed_ms = feed.topics.missed(self.source);
         let done = self.finish(link, epoch, (progress, missed_ms), saved).await?;
         if done && progress.is_another {
@@ -442,16 +466,34 @@ impl Saver {
 
     /// Removes saved states of topics that have ended. Whichever node does: what was saved of a later life stays.
     async fn remove_ended(&self, link: &mut Link, feed: &Feed) -> RedisResult<()> {
-        let mut ended = feed.topics.take_ended(self.source);
-        while !ended.is_empty() {
-            let chunk = ended.split_off(ended.len().saturating_sub(CHUNK));
-            if let Err(error) = remove(link, &self.keys, &chunk, feed.topics.expired_ms(self.source)).await {
-                ended.extend(chunk);
-                feed.topics.put_back_ended(self.source, ended);
-                return Err(error);
+        let _alone = feed.ending.lock().await;
+        remove_ended(link, &self.keys, self.source, feed).await
+    }
+
+    /// The same in other streams, of topics that entries of this one ended or moved. `false` if not all can be removed.
+    async fn remove_ended_elsewhere(&self, feed: &Feed) -> RedisResult<bool> {
+        if feed.topics.partitions() > 1 {
+            let _alone = feed.ending.lock().await;
+            for (at, stream) in self.streams.iter().enumerate() {
+                let source = SourceId(u16::try_from(at).unwrap_or_default());
+                if source != self.source && feed.topics.has_ended_elsewhere(source) {
+                    let mut link = self.masters.connect(stream).await?;
+                    remove_ended(&mut link, &Keys::new(stream), source, feed).await?;
+                }
             }
         }
-        Ok(())
+        let forgotten = (0..self.streams.len())
+            .filter_map(|at| self.streams.get(at).filter(|_| has_forgotten_ends(feed, at)))
+            .collect::<Vec<_>>();
+        if !forgotten.is_empty() {
+            tracing::warn!(
+                stream = self.keys.stream,
+                ?forgotten,
+                "more topics ended than this node remembers, so that it cannot remove all their saved states: it saves no more; start \
+                 it again"
+            );
+        }
+        Ok(forgotten.is_empty())
     }
 
     /// Takes states that may lack deltas here from what another node has saved.
@@ -487,6 +529,24 @@ enum Written {
     Outdated,
     /// Another node saves by now, or the epoch is another.
     Refused,
+}
+
+fn has_forgotten_ends(feed: &Feed, at: usize) -> bool {
+    u16::try_from(at).is_ok_and(|at| feed.topics.has_forgotten_ends(SourceId(at)))
+}
+
+/// Removes saved states of topics of `source` that have ended, with [`Feed::ending`] held.
+async fn remove_ended(link: &mut Link, keys: &Keys, source: SourceId, feed: &Feed) -> RedisResult<()> {
+    let mut ended = feed.topics.take_ended(source);
+    while !ended.is_empty() {
+        let chunk = ended.split_off(ended.len().saturating_sub(CHUNK));
+        if let Err(error) = remove(link, keys, &chunk, feed.topics.expired_ms(source)).await {
+            ended.extend(chunk);
+            feed.topics.put_back_ended(source, ended);
+            return Err(error);
+        }
+    }
+    Ok(())
 }
 
 fn not_taken() -> RedisError {

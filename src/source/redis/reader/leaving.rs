@@ -6,15 +6,13 @@ use std::time::{Duration, Instant};
 use super::super::away::{Away, Cut, Handed};
 use super::super::id::EntryId;
 use super::RedisSource;
+use crate::limits::MOVES_WAITING_MAX;
 use crate::source::Feed;
 use crate::source::refusals::Refusal;
 use crate::topic::SourceId;
 
 /// Time for which a topic's deltas may wait for its move before its state is told as incomplete.
 const MOVE_WAIT: Duration = Duration::from_secs(5);
-
-/// Topics whose deltas wait that are remembered.
-const WAITING_MAX: usize = 100_000;
 
 /// Time that reading waits for another stream to be read up to a cut, and time without such waits after one that was in vain.
 const CUT_WAIT: Duration = Duration::from_secs(5);
@@ -28,10 +26,26 @@ const CUT_LOOK_EVERY: Duration = Duration::from_millis(1);
 pub(super) struct Leaving {
     /// Topics that have left and are not yet where they go, and since when deltas of them wait there.
     waiting: HashMap<String, Instant>,
+    /// Since when deltas wait of topics that are too many to remember.
+    others_wait: Option<Instant>,
     /// When another stream was waited for in vain.
     gave_up: Option<Instant>,
     /// States are taken from here to be moved: what waits is the caller's own affair.
     is_mover: bool,
+}
+
+impl Leaving {
+    /// A delta of a topic has come that is to come where the topic goes.
+    fn wait(&mut self, topic: &str) {
+        if self.waiting.contains_key(topic) {
+            return;
+        }
+        if self.waiting.len() < MOVES_WAITING_MAX {
+            self.waiting.insert(topic.to_owned(), Instant::now());
+        } else {
+            self.others_wait.get_or_insert_with(Instant::now);
+        }
+    }
 }
 
 impl RedisSource {
@@ -71,13 +85,12 @@ impl RedisSource {
     pub(super) fn has_left(&mut self, topic: &str, id: EntryId, feed: &Feed) -> bool {
         let Some(away) = self.away.as_ref().filter(|away| away.home(topic) != self.keys.stream) else { return false };
         if !away.covers(&self.keys.stream, topic, id) {
-            // From before it left, read after where it went.
-            return feed.topics.is_moved_from(self.id, topic);
+            // From before it left, read after where it went. What comes after the end is refused, and told.
+            return !away.has_ended_before(id) && feed.topics.is_moved_from(self.id, topic);
         }
         self.metrics.deltas_left.inc();
-        let room = self.leaving.waiting.len() < WAITING_MAX;
-        if room && !self.leaving.is_mover && feed.topics.place_in(self.id, topic).0 {
-            self.leaving.waiting.entry(topic.to_owned()).or_insert_with(Instant::now);
+        if !self.leaving.is_mover && feed.topics.place_in(self.id, topic).0 {
+            self.leaving.wait(topic);
         }
         true
     }
@@ -89,11 +102,21 @@ impl RedisSource {
 
     /// Looks at topics that have left: where deltas wait for too long, the state is not whole any more.
     pub(super) fn look_for_moves(&mut self, feed: &Feed) {
-        if self.leaving.waiting.is_empty() {
+        if self.leaving.waiting.is_empty() && self.leaving.others_wait.is_none() {
             return;
         }
         let (id, before) = (self.id, self.leaving.waiting.len());
         let mut told = 0;
+        if self.leaving.others_wait.is_some_and(|since| since.elapsed() >= MOVE_WAIT) {
+            self.leaving.others_wait = None;
+            let last = self.progress().last;
+            let (away, stream) = (self.away.as_ref(), self.keys.stream.as_str());
+            let waits = |name: &str| away.is_some_and(|away| away.covers(stream, name, last));
+            for (name, _) in feed.topics.names_by(|name, source| source == id && waits(name)) {
+                feed.topics.wait_for_move(id, name.as_str());
+                told += 1;
+            }
+        }
         self.leaving.waiting.retain(|topic, since| {
             let is_here = feed.topics.place_in(id, topic).0;
             if is_here && since.elapsed() >= MOVE_WAIT {
@@ -134,5 +157,24 @@ impl RedisSource {
             }
             tokio::time::sleep(CUT_LOOK_EVERY).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics_that_wait_are_bounded_and_the_others_are_known_to_wait() {
+        let mut leaving = Leaving::default();
+        (0..MOVES_WAITING_MAX).for_each(|n| leaving.wait(&format!("t:{n}")));
+        assert!(leaving.others_wait.is_none());
+        leaving.wait("t:0");
+        assert!(leaving.others_wait.is_none(), "it is one of them");
+        leaving.wait("other:a");
+        let since = leaving.others_wait;
+        leaving.wait("other:b");
+        assert!(since.is_some() && leaving.others_wait == since, "since the first of them");
+        assert_eq!(leaving.waiting.len(), MOVES_WAITING_MAX);
     }
 }

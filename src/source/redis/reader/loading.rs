@@ -35,6 +35,10 @@ pub(super) struct Loading {
     restored: usize,
     /// Entries up to here are in the saved states.
     saved: Option<EntryId>,
+    /// How many entries the stream had been given up to there.
+    saved_count: Option<u64>,
+    /// How many of those after it were read.
+    after_saved: u64,
     /// The last entry taken in, and its fingerprint.
     last: EntryId,
     seen: Option<u64>,
@@ -174,6 +178,8 @@ impl RedisSource {
             cursor: saved.map(|_| 0),
             restored: 0,
             saved: saved.map(|saved| saved.upto),
+            saved_count: saved.and_then(|saved| saved.count),
+            after_saved: 0,
             last: start,
             seen: None,
             entries: 0,
@@ -222,6 +228,8 @@ impl RedisSource {
             }
             loading.appetite.fed(batch.iter().map(Entry::bytes), asked, began.elapsed());
             loading.entries += batch.len();
+            let is_after = |entry: &&Entry| loading.saved.is_some_and(|saved| entry.id > saved);
+            loading.after_saved += batch.iter().filter(is_after).count() as u64;
             if let Some(entry) = batch.last() {
                 (loading.last, loading.seen, loading.edge) = (entry.id, Some(entry.fingerprint()), entry.id);
             }
@@ -236,13 +244,28 @@ impl RedisSource {
 
     async fn finish(&mut self, link: &mut Link, feed: &Feed, loading: &Loading) -> RedisResult<()> {
         let facts = Facts::of(link, &self.keys).await?;
-        // An empty stream may have had entries: reading goes on after the last that it ever had.
-        let last = if loading.entries == 0 { loading.last.max(loading.newest) } else { loading.last };
+        // The stream may have had entries after the last that it holds: reading goes on after the last that it ever had.
+        let (last, seen) = match loading.newest > loading.last {
+            true => (loading.newest, None),
+            false => (loading.last, loading.seen),
+        };
         let count = facts.count_upto(last);
+        // Entries that were deleted one by one leave no trace but that they were counted.
+        let expected = loading.saved_count.map(|saved| saved + loading.after_saved);
+        if count.zip(expected).is_some_and(|(count, expected)| count > expected) {
+            tracing::warn!(
+                stream = self.keys.stream,
+                after = %loading.saved.unwrap_or_default(),
+                gone = count.zip(expected).map_or(0, |(count, expected)| count - expected),
+                "entries were deleted that are in no saved state: states are incomplete until they are published whole (kind=snapshot)"
+            );
+            feed.topics.doubt(self.id, last.ceiling().max(self.reached));
+            feed.topics.missed_until(self.id, last.ms);
+        }
         feed.topics.read_upto(self.id, last.ms, 0);
         feed.topics.loaded(self.id);
         feed.topics.set_reached(self.id, self.reached.max(last.ceiling()));
-        let (seen, is_another) = (loading.seen, loading.is_another);
+        let is_another = loading.is_another;
         self.set_progress(Progress { last, count, seen, offset: self.reached, loaded: true, is_another });
         self.status.set_loaded(true);
         let (epoch, restored, entries) = (&loading.epoch, loading.restored, loading.entries);

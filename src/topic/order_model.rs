@@ -1,0 +1,291 @@
+//! Of a topic's entries in several sources the same count on every node, in whichever order it reads the sources: the newest,
+//! by offset and then by source; and where the topic was moved, those after the newest move, in the source that it went to.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::exchange::{Incoming, Nowhere, SourceId};
+use super::{Kind, Payload, Topics};
+use crate::config::{Class, Config, Namespace};
+use crate::limits::ENDED_TOPICS_MAX;
+use crate::metrics::Metrics;
+use crate::name::TopicName;
+use crate::position::{Epoch, Offset};
+
+const SOURCES: u16 = 3;
+
+const VALUE: Kind = Kind::Snapshot;
+const DELETION: Kind = Kind::Deletion;
+const MOVE: Kind = Kind::Move;
+
+/// Source, kind, offset.
+type Entry = (u16, Kind, u64);
+
+/// What a node knows: the value (the offset of the entry that it came with) and the source.
+type Known = Option<(u64, u16)>;
+
+struct Node {
+    topics: Topics,
+    name: TopicName,
+}
+
+impl Node {
+    fn new(class: Class) -> Self {
+        let mut config = Config::default();
+        let namespace = Namespace { class, ..Namespace::default() };
+        config.namespace.insert("t".to_owned(), namespace);
+        let topics = Topics::new(Arc::new(config), SOURCES.into(), Arc::new(Nowhere), Arc::new(Metrics::default()));
+        for source in 0..SOURCES {
+            topics.load(SourceId(source), &Epoch::from_text("e"), Offset::ZERO, true);
+            topics.loaded(SourceId(source));
+        }
+        Self { topics, name: TopicName::new("t:x").unwrap() }
+    }
+
+    fn incoming(&self, entry: Entry) -> Incoming<'_> {
+        incoming(self.name.as_str(), entry)
+    }
+
+    /// Whether it was taken in, or why it was not.
+    fn read(&self, entry: Entry) -> Result<bool, &'static str> {
+        self.topics.publish(self.incoming(entry)).map(|published| published.new).map_err(|error| error.label())
+    }
+
+    fn restore(&self, entry: Entry, moved_at: u64) {
+        self.topics.restore(self.incoming(entry), Offset::new(moved_at).unwrap(), false).unwrap();
+    }
+
+    fn known(&self) -> Known {
+        let view = self.topics.view(&self.name)?;
+        let value: serde_json::Value = serde_json::from_slice(&view.snapshot.data).unwrap();
+        assert!(!view.snapshot.known.may_lack(), "{value}");
+        Some((value["n"].as_u64().unwrap(), self.topics.source_of(self.name.as_str()).0))
+    }
+}
+
+fn incoming(topic: &str, (source, kind, offset): Entry) -> Incoming<'_> {
+    let data = Bytes::from(format!("{{\"n\":{offset}}}"));
+    Incoming {
+        topic,
+        kind,
+        ts: None,
+        at_ms: Some(crate::clock::unix_ms()),
+        payload: Payload::new(data, 100).unwrap(),
+        offset: Offset::new(offset),
+        source: SourceId(source),
+    }
+}
+
+/// What they come to.
+fn expected(entries: &[Entry]) -> Known {
+    let order = |(source, _, offset): &Entry| (*offset, *source);
+    let moved = entries.iter().filter(|entry| entry.1 == MOVE).max_by_key(|entry| order(entry));
+    let counts = entries.iter().filter(|entry| match moved {
+        Some(moved) => entry.0 == moved.0 && entry.2 >= moved.2,
+        None => true,
+    });
+    let (source, kind, offset) = *counts.max_by_key(|entry| order(entry))?;
+    (kind != DELETION).then_some((offset, source))
+}
+
+/// Whether entries may lie so: of one source no two have one offset.
+fn entries() -> impl Strategy<Value = Vec<Entry>> {
+    let kind = prop::sample::select(vec![VALUE, VALUE, DELETION, MOVE]);
+    prop::collection::vec((0..SOURCES, kind, any::<bool>()), 1..12).prop_map(|drawn| {
+        let (mut now, mut last) = (1, [0; SOURCES as usize]);
+        let place = |(source, kind, is_tie): (u16, Kind, bool)| {
+            let last = &mut last[usize::from(source)];
+            now += u64::from(!is_tie || *last >= now);
+            *last = now;
+            (source, kind, now)
+        };
+        drawn.into_iter().map(place).collect()
+    })
+}
+
+fn check(class: Class, entries: &[Entry], turns: &[usize]) -> Result<(), TestCaseError> {
+    let node = Node::new(class);
+    let mut left: Vec<Vec<Entry>> =
+        (0..SOURCES).map(|source| entries.iter().filter(|entry| entry.0 == source).rev().copied().collect()).collect();
+    let mut turns = turns.iter().cycle();
+    while left.iter().any(|entries| !entries.is_empty()) {
+        let waiting: Vec<usize> = (0..left.len()).filter(|at| !left[*at].is_empty()).collect();
+        let entry = left[waiting[turns.next().unwrap() % waiting.len()]].pop().unwrap();
+        let _ = node.read(entry);
+    }
+    prop_assert_eq!(node.known(), expected(entries));
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nodes_agree_in_whichever_order_they_read(
+        entries in entries(), turns in prop::collection::vec(0usize..6, 12), class in prop::sample::select(vec![Class::Latest, Class::Merge]),
+    ) {
+        check(class, &entries, &turns)?;
+    }
+}
+
+/// Each pair of entries with one offset, both ways round.
+#[test]
+fn of_two_entries_with_one_offset_the_later_sources_counts() {
+    for one in [VALUE, DELETION, MOVE] {
+        for other in [VALUE, DELETION, MOVE] {
+            let entries = [(0, one, 5), (1, other, 5)];
+            for order in [[0, 1], [1, 0]] {
+                let node = Node::new(Class::Latest);
+                for at in order {
+                    let _ = node.read(entries[at]);
+                }
+                assert_eq!(node.known(), expected(&entries), "{entries:?}, {order:?}");
+            }
+        }
+    }
+}
+
+/// Two moves, and a value in the source that the topic left: it is refused where both moves are known, and never counts.
+#[test]
+fn what_comes_after_a_move_in_the_source_that_was_left_is_refused() {
+    for (second, order) in
+        [(6, [0, 1, 2]), (6, [1, 0, 2]), (6, [0, 2, 1]), (5, [0, 1, 2]), (5, [1, 0, 2]), (5, [0, 2, 1])]
+    {
+        let entries = [(0, MOVE, 5), (1, MOVE, second), (0, VALUE, 7)];
+        let node = Node::new(Class::Latest);
+        let outcomes = order.map(|at| (at, node.read(entries[at])));
+        assert_eq!(node.known(), Some((second, 1)), "{outcomes:?}");
+        let late = outcomes.iter().find(|(at, _)| *at == 2).unwrap().1;
+        assert!(late == Err("wrong_partition") || order[1] == 2, "{outcomes:?}");
+    }
+}
+
+/// There and back, and deleted: where the way there is read last, it brings nothing back and is no fault of a publisher's.
+#[test]
+fn a_topic_that_moved_back_and_was_deleted_stays_deleted() {
+    let there = [(1, MOVE, 10), (1, VALUE, 12)];
+    let back = [(0, MOVE, 21), (0, DELETION, 30)];
+    let node = Node::new(Class::Merge);
+    for entry in back {
+        assert_eq!(node.read(entry), Ok(true));
+    }
+    for entry in there {
+        assert_eq!(node.read(entry), Ok(false));
+    }
+    node.restore((1, VALUE, 12), 10);
+    assert_eq!(node.known(), None);
+    assert_eq!(node.read((1, VALUE, 40)), Err("wrong_partition"), "it is still where it was moved to");
+    assert_eq!(node.read((0, VALUE, 41)), Ok(true));
+    assert_eq!(node.read((1, VALUE, 42)), Err("wrong_partition"));
+    assert_eq!(node.known(), Some((41, 0)));
+}
+
+/// States that were saved beside two sources, put back in both orders.
+#[test]
+fn of_two_saved_states_the_same_counts_in_both_orders() {
+    // Offset and move of each, and the source that counts.
+    for (one, other, counts) in [
+        ((5, 0), (5, 0), 1),
+        ((6, 0), (5, 0), 0),
+        ((9, 5), (5, 0), 0),
+        ((9, 0), (5, 5), 1),
+        ((9, 5), (7, 7), 1),
+        ((5, 5), (5, 5), 1),
+    ] {
+        for order in [[0, 1], [1, 0]] {
+            let node = Node::new(Class::Latest);
+            let saved = [(0, one), (1, other)];
+            for at in order {
+                node.restore((saved[at].0, VALUE, saved[at].1.0), saved[at].1.1);
+            }
+            assert_eq!(node.known().unwrap().1, counts, "{one:?} {other:?} {order:?}");
+        }
+    }
+}
+
+/// What was deleted stays so when another source is loaded again: its older entries come again.
+#[test]
+fn a_load_of_another_source_brings_nothing_back_that_was_deleted() {
+    for is_read_first in [false, true] {
+        let node = Node::new(Class::Latest);
+        let entries = [(0, VALUE, 5), (1, DELETION, 6)];
+        let order = if is_read_first { [1, 0] } else { [0, 1] };
+        for at in order {
+            let _ = node.read(entries[at]);
+        }
+        let later_ms = crate::clock::unix_ms() + 1_000;
+        for source in 0..SOURCES {
+            node.topics.read_upto(SourceId(source), later_ms, 1_000_000);
+            node.topics.set_first(SourceId(source), later_ms);
+        }
+        node.topics.set_first(SourceId(0), 1);
+        node.topics.sweep();
+        node.topics.load(SourceId(0), &Epoch::from_text("e"), Offset::ZERO, true);
+        assert_eq!(node.read(entries[0]), Err("wrong_partition"));
+        node.topics.loaded(SourceId(0));
+        assert_eq!(node.known(), None);
+        // Once the other source holds nothing from before it, it is forgotten.
+        node.topics.read_upto(SourceId(0), later_ms, 1_000_000);
+        node.topics.set_first(SourceId(0), later_ms);
+        node.topics.sweep();
+        assert_eq!(node.read((0, VALUE, 5)), Ok(true));
+    }
+}
+
+/// What was saved beside a source is to be removed where an entry of another one ends it, and that is asked for.
+#[test]
+fn ends_because_of_another_source_are_told_apart() {
+    let (one, other) = (SourceId(0), SourceId(1));
+    for (ends, is_known_first) in
+        [((1, DELETION, 6), true), ((1, MOVE, 6), true), ((1, DELETION, 6), false), ((1, MOVE, 6), false)]
+    {
+        let node = Node::new(Class::Latest);
+        node.topics.remember_ended(one);
+        node.topics.remember_ended(other);
+        if is_known_first {
+            node.restore((0, VALUE, 5), 0);
+        }
+        assert!(node.read(ends).is_ok());
+        if !is_known_first {
+            node.restore((0, VALUE, 5), 0);
+        }
+        assert!(node.topics.has_ended_elsewhere(one) && !node.topics.has_ended_elsewhere(other), "{ends:?}");
+        let ended = node.topics.take_ended(one);
+        assert_eq!(ended.iter().map(|(_, offset)| offset.get()).collect::<Vec<_>>(), [5], "{ends:?}");
+        assert!(!node.topics.has_ended_elsewhere(one));
+        node.topics.put_back_ended(one, ended);
+        assert!(node.topics.has_ended_elsewhere(one), "they are still to be removed");
+    }
+}
+
+/// More topics end than are remembered: that is known until the source is loaded again, whether they were new or put back.
+#[test]
+fn ends_that_are_too_many_are_not_forgotten_in_silence() {
+    let node = Node::new(Class::Latest);
+    let source = SourceId(0);
+    node.topics.remember_ended(source);
+    let offset = std::cell::Cell::new(0);
+    let end = |n: usize| {
+        let name = format!("t:{n}");
+        offset.set(offset.get() + 2);
+        for (kind, offset) in [(VALUE, offset.get()), (DELETION, offset.get() + 1)] {
+            assert!(node.topics.publish(incoming(&name, (0, kind, offset))).unwrap().new);
+        }
+    };
+    (0..ENDED_TOPICS_MAX).for_each(end);
+    assert!(!node.topics.has_forgotten_ends(source));
+    end(ENDED_TOPICS_MAX);
+    assert!(node.topics.has_forgotten_ends(source) && !node.topics.has_forgotten_ends(SourceId(1)));
+    node.topics.load(source, &Epoch::from_text("e"), Offset::ZERO, true);
+    assert!(!node.topics.has_forgotten_ends(source) && node.topics.take_ended(source).is_empty());
+    node.topics.loaded(source);
+    (0..ENDED_TOPICS_MAX).for_each(end);
+    let taken = node.topics.take_ended(source);
+    assert_eq!(taken.len(), ENDED_TOPICS_MAX);
+    end(ENDED_TOPICS_MAX);
+    node.topics.put_back_ended(source, taken);
+    assert!(node.topics.has_forgotten_ends(source));
+    assert_eq!(node.topics.take_ended(source).len(), ENDED_TOPICS_MAX);
+}
