@@ -41,6 +41,7 @@ mod listing;
 mod memory;
 mod metrics;
 mod nats;
+mod nats_saves;
 mod nats_states;
 mod odd_values;
 mod operate;

@@ -17,7 +17,7 @@ fn is_incomplete(server: &Server, topic: &str) -> bool {
     view(server, topic)["incomplete"] == true
 }
 
-fn etag(server: &Server, topic: &str) -> Option<String> {
+pub(crate) fn etag(server: &Server, topic: &str) -> Option<String> {
     let (_, head, _) = server.http("GET", &format!("/api/topics/{topic}"), &[], "");
     head.lines().find(|line| line.starts_with("etag")).map(str::to_owned)
 }
@@ -26,7 +26,7 @@ fn stream(more: Config) -> Config {
     Config { name: "NEXUS".into(), subjects: vec!["nexus.deltas.>".into()], ..more }
 }
 
-async fn add_kind(js: &jetstream::Context, subject: &str, kind: &str, data: &Value) -> u64 {
+pub(crate) async fn add_kind(js: &jetstream::Context, subject: &str, kind: &str, data: &Value) -> u64 {
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("Nexus-Kind", kind);
     let subject = format!("nexus.deltas.{subject}");

@@ -6,11 +6,12 @@ use super::bucket::{Agreement, Position};
 use super::held::{Break, Held, look};
 use super::reader::{End, LOOK_EVERY, NatsSource, Opened, Progress};
 use super::reading::{Entry, Reading, Start};
+use super::states::Restoring;
 use crate::clock::unix_ms;
 use crate::position::{Epoch, Offset};
 use crate::source::Feed;
 
-/// A load under way: saved states are put back, and the last message that was taken in is in the progress.
+/// A load under way; the last message that was taken in is in the progress.
 #[derive(Debug, Clone)]
 pub(super) struct Loading {
     epoch: Epoch,
@@ -20,7 +21,13 @@ pub(super) struct Loading {
     saved: Option<u64>,
     /// Sequence of the next message, if none is missing.
     expected: u64,
-    restored: usize,
+    /// Where messages are read from.
+    start: Start,
+    /// How far saved states are put back.
+    restoring: Restoring,
+    is_restored: bool,
+    /// Messages up to here are gone of whose topics a newer one is there.
+    patches_gone: Option<u64>,
     count: usize,
 }
 
@@ -34,16 +41,24 @@ impl NatsSource {
         held: &Held,
     ) -> Result<Reading, End> {
         let broken_off = self.loading.take().filter(|loading| loading.epoch == agreement.epoch);
-        let (mut reading, mut chunk) = match broken_off {
+        let begun = match broken_off {
             Some(loading) if self.joins_up(opened, &loading, held).await? => {
-                let last = self.last();
-                tracing::info!(stream = self.config.stream, messages = loading.count, "the load goes on where it was");
+                let (states, messages) = (loading.restoring.count, loading.count);
+                tracing::info!(stream = self.config.stream, states, messages, "the load goes on where it was");
+                let start = if messages == 0 { loading.start } else { Start::After(self.last()) };
                 self.loading = Some(loading);
-                let mut reading = self.open(opened, Start::After(last)).await?;
+                Err(start)
+            }
+            _ => Ok(self.begin(opened, feed, &agreement, held).await?),
+        };
+        self.put_back(opened, feed, &agreement.base, held).await?;
+        let (mut reading, mut chunk) = match begun {
+            Ok(begun) => begun,
+            Err(start) => {
+                let mut reading = self.open(opened, start).await?;
                 let chunk = self.first(&mut reading).await?;
                 (reading, chunk)
             }
-            _ => self.begin(opened, feed, &agreement, held).await?,
         };
         while !chunk.is_empty() {
             let at_end = chunk.last().is_some_and(|entry| entry.pending == 0 || entry.sequence >= held.last);
@@ -72,7 +87,7 @@ impl NatsSource {
             progress.loaded = true;
         });
         self.status.set_loaded(true);
-        let Loading { restored, count, .. } = loading;
+        let (restored, count) = (loading.restoring.count, loading.count);
         tracing::info!(stream = self.config.stream, epoch = %agreement.epoch, restored, messages = count, "loaded");
         Ok(reading)
     }
@@ -90,7 +105,20 @@ impl NatsSource {
         Ok(matches!(found, None | Some(Break::Missed)))
     }
 
-    /// Forgets what was known, and puts saved states back. Returns the first messages.
+    /// Puts saved states back. Where that breaks off, what was put back so far stays.
+    async fn put_back(&mut self, opened: &Opened, feed: &Feed, base: &Epoch, held: &Held) -> Result<(), Trouble> {
+        let Some(loading) = self.loading.as_mut().filter(|loading| !loading.is_restored) else { return Ok(()) };
+        let stream = (&opened.context, self.config.stream.as_str());
+        let bounds = (held, self.id, self.delta_bytes_max);
+        opened.bucket.restore(&mut loading.restoring, stream, base, bounds, feed).await?;
+        if let Some(before) = loading.patches_gone {
+            feed.topics.doubt_patches(self.id, Offset::new(before).unwrap_or_default(), loading.held.last_ms);
+        }
+        loading.is_restored = true;
+        Ok(())
+    }
+
+    /// Forgets what was known. Returns the first messages.
     async fn begin(
         &mut self,
         opened: &Opened,
@@ -129,15 +157,7 @@ impl NatsSource {
         if let Some(missed_ms) = missed_ms {
             feed.topics.missed_until(self.id, missed_ms);
         }
-        // What was saved under another base is cleared away, whether anything is put back or not.
-        let restored = opened
-            .bucket
-            .restore((&opened.context, &self.config.stream), &agreement.base, held, self.id, self.delta_bytes_max, feed)
-            .await?;
-        if is_gone && keeps_the_newest {
-            let before = Offset::new(held.first.saturating_sub(1)).unwrap_or_default();
-            feed.topics.doubt_patches(self.id, before, held.last_ms);
-        }
+        let patches_gone = (is_gone && keeps_the_newest).then(|| held.first.saturating_sub(1));
         let first = chunk.first().map_or(held.last + 1, |entry| entry.sequence);
         let expected = match start {
             Start::After(last) => held.first.max(last + 1),
@@ -145,7 +165,17 @@ impl NatsSource {
             Start::At(_) => first.min(held.first.max(base + 1)),
         };
         let (epoch, held, saved) = (agreement.epoch.clone(), held.clone(), saved.map(|saved| saved.sequence));
-        self.loading = Some(Loading { epoch, held, saved, expected, restored, count: 0 });
+        self.loading = Some(Loading {
+            epoch,
+            held,
+            saved,
+            expected,
+            start,
+            restoring: Restoring::default(),
+            is_restored: !counts,
+            patches_gone,
+            count: 0,
+        });
         Ok((reading, chunk))
     }
 

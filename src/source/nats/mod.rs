@@ -10,6 +10,7 @@ mod message;
 mod reader;
 mod reading;
 mod saver;
+mod states;
 mod subjects;
 
 pub use append::NatsAppender;

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::Trouble;
 use super::bucket::{Agreement, Bucket, Position};
 use super::reader::Progress;
+use super::states::CHUNK;
 use crate::limits::SAVED_BYTES_AT_ONCE;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
@@ -20,6 +21,13 @@ const ROUNDS_UNSAVED: u32 = 3;
 
 /// Least time between two saves, however short the stream.
 const EVERY_LEAST: Duration = Duration::from_secs(1);
+
+/// Time that the reader has to come to where other nodes have read of ends of topics, and between two looks.
+const SETTLE: Duration = Duration::from_secs(2);
+const CATCH_UP_LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Times that states are taken again in one save, because other nodes had changed what was saved of them.
+const WRITE_ATTEMPTS: u32 = 8;
 
 /// States that are taken from what another node saved, in one round.
 const COMPLETED_AT_ONCE: usize = 500;
@@ -103,10 +111,13 @@ impl Saver {
     async fn remove_ended(&self) -> Result<(), Trouble> {
         let names = self.feed.topics.take_ended(self.source);
         let mut ended = Ended { feed: &self.feed, source: self.source, names };
+        let Some(highest) = ended.names.iter().map(|(_, offset)| *offset).max() else { return Ok(()) };
         let expired_ms = self.feed.topics.expired_ms(self.source);
-        if !ended.names.is_empty() && expired_ms > 0 {
+        if expired_ms > 0 {
             self.bucket.save_expired(&self.base, expired_ms).await?;
         }
+        // Before anything is removed: who saves has to have read as far.
+        self.bucket.save_ended(&self.base, highest.get()).await?;
         while let Some((name, offset)) = ended.names.last() {
             self.bucket.remove(&self.base, name.as_str(), *offset).await?;
             ended.names.pop();
@@ -132,6 +143,26 @@ impl Saver {
         Ok(())
     }
 
+    /// Waits until everything up to this sequence has been taken in.
+    async fn catch_up(&self, sequence: u64) -> Result<(), Trouble> {
+        let until = Instant::now() + SETTLE;
+        loop {
+            let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if progress.loaded && progress.last >= sequence {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                // What the stream has lost will never be read.
+                let is_lost = progress.loaded && progress.held.last < sequence && progress.last >= progress.held.last;
+                return match is_lost {
+                    true => Ok(()),
+                    false => Err(Trouble(format!("the reader is at {}, topics ended up to {sequence}", progress.last))),
+                };
+            }
+            tokio::time::sleep(CATCH_UP_LOOK_EVERY).await;
+        }
+    }
+
     async fn save(&self, seen: &mut Option<u64>, found: &mut (u64, u32), skip: &mut usize) -> Result<(), Trouble> {
         let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if !progress.loaded || progress.last == 0 {
@@ -141,6 +172,7 @@ impl Saver {
             // The bucket took no writes when this node began; another would go on as this one does.
             self.bucket.agree(&progress.created, Some(&self.agreed)).await?;
         }
+        let revision = self.bucket.position_revision(&self.base).await?;
         let saved = self.bucket.position(&self.base, &progress.held).await?.map_or(0, |saved| saved.sequence);
         // Where nothing came since, nobody has anything to save.
         let is_overdue = saved == found.0 && progress.last > saved;
@@ -160,25 +192,49 @@ impl Saver {
         // Everything up to here is in the states that are taken from now on, or was saved before.
         let names = self.feed.topics.unsaved(self.source);
         let mut taken = Taken { feed: &self.feed, names, saved: false };
-        let mut at = 0;
+        let (mut at, mut attempts) = (0, WRITE_ATTEMPTS);
         while let Some(rest) = taken.names.get(at..).filter(|rest| !rest.is_empty()) {
+            let rest = rest.get(..CHUNK).unwrap_or(rest);
+            let before = self.bucket.before(&self.base, rest).await?;
+            // Of all that ended and was removed elsewhere this node has to know before it takes states.
+            self.catch_up(self.bucket.ended(&self.base).await?).await?;
             let (states, looked) = self.feed.topics.take_unsaved(self.source, rest, SAVED_BYTES_AT_ONCE);
             // In doubt since it was last counted: left to others, as above.
             if found.1 < ROUNDS_UNSAVED && states.iter().any(|state| state.known.may_lack()) {
                 return Ok(());
             }
-            self.bucket.save_states(&self.base, &states).await?;
-            at += looked;
+            let outdated = self.bucket.save_states(&self.base, &states, &before).await?;
+            if outdated.is_empty() {
+                at += looked;
+                continue;
+            }
+            // Another node has saved or removed them meanwhile: they are taken again.
+            self.feed.topics.mark_unsaved(outdated.iter());
+            if attempts == 0 {
+                tracing::info!(topics = outdated.len(), "topic states were not saved: another node saves");
+                return Ok(());
+            }
+            attempts -= 1;
         }
         // What ended meanwhile is not to come back.
         self.remove_ended().await?;
+        if self.feed.topics.has_forgotten_ends(self.source) {
+            tracing::warn!(
+                "more topics ended than this node remembers, so that it cannot remove all their saved states: it saves no more; \
+                 start it again"
+            );
+            return Ok(());
+        }
         if !self.bucket.saves(seen).await? {
             // It took so long that another node saves by now.
             return Ok(());
         }
         let missed_ms = self.feed.topics.missed(self.source).map(|missed_ms| missed_ms.min(progress.last_ms));
         let position = Position { sequence: progress.last, ms: progress.last_ms, missed_ms };
-        self.bucket.save_position(&self.base, position).await?;
+        if !self.bucket.save_position(&self.base, position, revision).await? {
+            tracing::info!("topic states were not saved: another node saves");
+            return Ok(());
+        }
         taken.saved = true;
         tracing::debug!(states = taken.names.len(), upto = position.sequence, "topic states saved");
         Ok(())

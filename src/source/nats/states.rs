@@ -1,0 +1,440 @@
+//! Saved topic states in the bucket.
+//!
+//! A state is written only over what was there before it was taken, and is taken only when everything has been read up to where
+//! topics had ended and been removed by then. So a node that was held up brings nothing back: it knows what was removed before,
+//! and what was removed since is not there as it was.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::kv::UpdateErrorKind;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::future::try_join_all;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::bucket::{ATTEMPTS, Bucket};
+use super::held::Held;
+use super::subjects::token;
+use super::{Trouble, trouble};
+use crate::config::PayloadForm;
+use crate::name::TopicName;
+use crate::position::{Epoch, Offset};
+use crate::source::{Feed, SavedState, has_outer_blanks, moved_at};
+use crate::topic::{Known, Snapshot, SourceId};
+
+/// Largest piece of a state in one message, in bytes: well below what any server takes.
+const PART_BYTES: usize = 512 * 1024;
+
+/// States looked for and written at once.
+pub(super) const CHUNK: usize = 256;
+
+/// Longest wait for the next of what the bucket holds.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Messages, and bytes of them, that are asked for at once while states are put back.
+const READ_MESSAGES: usize = 500;
+const READ_BYTES: usize = 8 * 1024 * 1024;
+
+/// Bytes of pieces that are kept until the key comes that names them. Past it: they are fetched by their keys.
+const PARTS_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Time between two signs of life while states are put back.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// Time after which the server forgets a consumer that nobody reads from.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
+
+#[derive(Serialize, Deserialize)]
+struct Saved<'a> {
+    topic: String,
+    offset: Offset,
+    #[serde(default)]
+    ts: Option<u64>,
+    /// When the stream took the newest message in, Unix ms.
+    #[serde(default)]
+    at: Option<u64>,
+    /// It may lack deltas.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    incomplete: bool,
+    /// Deltas of another partition are refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    moved: bool,
+    /// Sequence of the message that moved it; older nodes do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    moved_at: Option<Offset>,
+    /// Pieces of the data, where it does not fit here.
+    #[serde(default)]
+    parts: usize,
+    #[serde(borrow, default, deserialize_with = "crate::source::present", skip_serializing_if = "Option::is_none")]
+    data: Option<&'a RawValue>,
+    /// In place of it: bytes, in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    b64data: Option<String>,
+}
+
+impl Saved<'_> {
+    /// The state, with its data.
+    fn with(self, topic: &str, data: Bytes) -> SavedState<'_> {
+        let moved_at = moved_at(self.moved, self.moved_at, self.offset);
+        let (offset, ts, at_ms, incomplete) = (self.offset, self.ts, self.at, self.incomplete);
+        SavedState { topic, offset, ts, at_ms, data, moved_at, incomplete }
+    }
+}
+
+/// What was there of a topic before its state was taken.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Before {
+    revision: u64,
+    /// Offset and pieces of the state, if there was one.
+    saved: Option<(Offset, usize)>,
+}
+
+/// How far saved states have been put back.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Restoring {
+    /// The bucket's number of the last message that was read.
+    after: u64,
+    /// States that were put back.
+    pub(super) count: usize,
+    parts: HashMap<String, Bytes>,
+    parts_bytes: usize,
+    /// Bases of before, whose states no longer count.
+    over: BTreeSet<String>,
+}
+
+impl Restoring {
+    fn keep_part(&mut self, key: &str, part: Bytes) {
+        if self.parts_bytes + part.len() > PARTS_BYTES_MAX {
+            (self.parts, self.parts_bytes) = (HashMap::new(), 0);
+        }
+        self.parts_bytes += part.len();
+        self.parts.insert(key.to_owned(), part);
+    }
+
+    fn take_part(&mut self, key: &str) -> Option<Bytes> {
+        let part = self.parts.remove(key)?;
+        self.parts_bytes = self.parts_bytes.saturating_sub(part.len());
+        Some(part)
+    }
+}
+
+impl Bucket {
+    /// What is there of these topics, before their states are taken. Where nothing is, something is left that is gone when
+    /// another node removes the topic.
+    pub(super) async fn before(&self, base: &Epoch, names: &[TopicName]) -> Result<HashMap<String, Before>, Trouble> {
+        let mut found = HashMap::with_capacity(names.len());
+        for chunk in names.chunks(CHUNK) {
+            let looks = chunk.iter().map(|name| async move {
+                Ok::<_, Trouble>((name.as_str().to_owned(), self.before_one(base, name.as_str()).await?))
+            });
+            found.extend(try_join_all(looks).await?);
+        }
+        Ok(found)
+    }
+
+    async fn before_one(&self, base: &Epoch, topic: &str) -> Result<Before, Trouble> {
+        let head = head_key(base, &token(topic));
+        for _ in 0..ATTEMPTS {
+            if let Some((revision, value)) = self.value(&head).await? {
+                let saved = serde_json::from_slice::<Saved<'_>>(&value).ok().map(|saved| (saved.offset, saved.parts));
+                return Ok(Before { revision, saved });
+            }
+            if let Some(revision) = self.put_over(&head, Bytes::new(), 0).await? {
+                return Ok(Before { revision, saved: None });
+            }
+        }
+        Err(Trouble(format!("key {head}: other nodes change it all the time")))
+    }
+
+    /// Writes states over what was there before they were taken. Returns the topics for which something else is there by
+    /// now: their states are to be taken again.
+    pub(super) async fn save_states(
+        &self,
+        base: &Epoch,
+        states: &[Arc<Snapshot>],
+        before: &HashMap<String, Before>,
+    ) -> Result<Vec<TopicName>, Trouble> {
+        let mut outdated = Vec::new();
+        for chunk in states.chunks(CHUNK) {
+            // What ended since it was taken is to be removed, not saved.
+            let writes = chunk.iter().filter(|state| state.known.is_some()).map(|state| async move {
+                let before = before.get(state.topic.as_str()).copied().unwrap_or_default();
+                let is_written = self.save_one(base, state, before).await?;
+                Ok::<_, Trouble>((!is_written).then(|| state.topic.clone()))
+            });
+            outdated.extend(try_join_all(writes).await?.into_iter().flatten());
+        }
+        Ok(outdated)
+    }
+
+    /// `false` if something else is there by now than before the state was taken.
+    async fn save_one(&self, base: &Epoch, state: &Snapshot, before: Before) -> Result<bool, Trouble> {
+        let tried = state.topic.as_str();
+        let key = token(tried);
+        if before.saved.is_some_and(|(offset, _)| offset > state.offset) {
+            // This node was held up, and another has saved what came since.
+            return Ok(true);
+        }
+        let moved_at = Some(state.moved_at).filter(|at| *at > Offset::ZERO);
+        let mut saved = Saved {
+            topic: tried.to_owned(),
+            offset: state.offset,
+            ts: state.ts,
+            at: Some(state.at_ms),
+            incomplete: state.known != Known::Whole,
+            moved: moved_at.is_some(),
+            moved_at,
+            parts: 0,
+            data: None,
+            b64data: None,
+        };
+        let as_bytes = state.form == PayloadForm::Bytes || has_outer_blanks(&state.data);
+        if state.data.len() <= PART_BYTES && as_bytes {
+            saved.b64data = Some(STANDARD.encode(&state.data));
+        } else if state.data.len() <= PART_BYTES {
+            saved.data = Some(serde_json::from_slice(&state.data).map_err(trouble(tried))?);
+        } else {
+            for (i, part) in state.data.chunks(PART_BYTES).enumerate() {
+                self.put(&part_key(base, &key, state.offset, i), Bytes::copy_from_slice(part)).await?;
+                saved.parts = i + 1;
+            }
+        }
+        let value = serde_json::to_vec(&saved).map_err(trouble(tried))?;
+        if self.put_over(&head_key(base, &key), value.into(), before.revision).await?.is_none() {
+            return Ok(false);
+        }
+        if let Some((offset, parts)) = before.saved.filter(|(offset, _)| *offset != state.offset) {
+            self.purge_parts(base, &key, offset, parts).await?;
+        }
+        Ok(true)
+    }
+
+    async fn purge_parts(&self, base: &Epoch, key: &str, offset: Offset, parts: usize) -> Result<(), Trouble> {
+        for i in 0..parts {
+            let part = part_key(base, key, offset, i);
+            self.store.purge(&part).await.map_err(trouble(&part))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the saved state of a topic that ended, unless it is of a later offset. A node that is about to save an older
+    /// one finds that something has changed.
+    pub(super) async fn remove(&self, base: &Epoch, topic: &str, upto: Offset) -> Result<(), Trouble> {
+        let key = token(topic);
+        let head = head_key(base, &key);
+        for _ in 0..ATTEMPTS {
+            let Some((revision, value)) = self.value(&head).await? else { return Ok(()) };
+            let saved = serde_json::from_slice::<Saved<'_>>(&value).ok();
+            if saved.as_ref().is_some_and(|saved| saved.offset > upto) {
+                return Ok(());
+            }
+            if let Err(error) = self.store.purge_expect_revision(&head, Some(revision)).await {
+                // Another node has saved it, or removed it; or it cannot be removed now.
+                if self.value(&head).await?.is_some_and(|(found, _)| found == revision) {
+                    return Err(trouble(topic)(error));
+                }
+                continue;
+            }
+            let (offset, parts) = saved.map_or((Offset::ZERO, 0), |saved| (saved.offset, saved.parts));
+            return self.purge_parts(base, &key, offset, parts).await;
+        }
+        Err(Trouble(format!("key {head}: other nodes change it all the time")))
+    }
+
+    /// The data of a saved state; `None` if some of its pieces are gone.
+    async fn data_of(
+        &self,
+        base: &Epoch,
+        saved: &Saved<'_>,
+        restoring: Option<&mut Restoring>,
+    ) -> Result<Option<Bytes>, Trouble> {
+        // Nodes of before wrote `null` beside what is elsewhere.
+        let data = saved.data.filter(|_| saved.parts == 0 && saved.b64data.is_none());
+        if let Some(data) = data {
+            return Ok(Some(Bytes::copy_from_slice(data.get().as_bytes())));
+        }
+        if let Some(text) = &saved.b64data {
+            return Ok(Some(STANDARD.decode(text).map_err(trouble(&saved.topic))?.into()));
+        }
+        let (key, mut all, mut restoring) = (token(&saved.topic), Vec::new(), restoring);
+        for i in 0..saved.parts {
+            let at = part_key(base, &key, saved.offset, i);
+            let part = match restoring.as_mut().and_then(|restoring| restoring.take_part(&at)) {
+                Some(part) => part,
+                None => match self.value(&at).await?.filter(|(_, part)| !part.is_empty()) {
+                    Some((_, part)) => part,
+                    None => return Ok(None),
+                },
+            };
+            all.extend_from_slice(&part);
+        }
+        Ok(Some(all.into()))
+    }
+
+    /// Makes the state of a topic whole that may lack deltas here, if a whole one was saved.
+    pub(super) async fn complete(
+        &self,
+        base: &Epoch,
+        source: SourceId,
+        topic: &str,
+        (reached, bytes_max): (Offset, usize),
+        feed: &Feed,
+    ) -> Result<bool, Trouble> {
+        let found = self.value(&head_key(base, &token(topic))).await?;
+        let Some((_, value)) = found.filter(|(_, value)| !value.is_empty()) else { return Ok(false) };
+        let saved = serde_json::from_slice::<Saved<'_>>(&value).map_err(trouble(topic))?;
+        if saved.incomplete {
+            return Ok(false);
+        }
+        let Some(data) = self.data_of(base, &saved, None).await? else { return Ok(false) };
+        Ok(feed.complete(source, saved.with(topic, data), reached, bytes_max))
+    }
+
+    /// Puts saved states back as they come, and clears away those that no longer count. Where it breaks off, it goes on with
+    /// what is in `restoring`.
+    pub(super) async fn restore(
+        &self,
+        restoring: &mut Restoring,
+        (context, stream): (&Context, &str),
+        base: &Epoch,
+        (held, source, bytes_max): (&Held, SourceId, usize),
+        feed: &Feed,
+    ) -> Result<(), Trouble> {
+        let tried = format!("bucket {}: reading saved states", self.store.name);
+        // Where the bucket keeps what was there before, too, only the newest of each key counts.
+        let keeps_newest = self.store.stream.cached_info().config.max_messages_per_subject == 1;
+        let deliver_policy = match restoring.after {
+            after if after > 0 && keeps_newest => DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
+            _ => DeliverPolicy::LastPerSubject,
+        };
+        let config = pull::Config {
+            deliver_policy,
+            filter_subject: format!("{}>", self.store.prefix),
+            ack_policy: AckPolicy::None,
+            inactive_threshold: FORGOTTEN_AFTER,
+            memory_storage: true,
+            num_replicas: 1,
+            description: Some("nexus-push: saved states".into()),
+            ..pull::Config::default()
+        };
+        let consumer = self.store.stream.create_consumer(config).await.map_err(trouble(&tried))?;
+        let mut left = consumer.cached_info().num_pending;
+        let bytes = READ_BYTES.max(context.client().max_payload().saturating_mul(2));
+        let mut messages = consumer
+            .stream()
+            .max_messages_per_batch(READ_MESSAGES)
+            .max_bytes_per_batch(bytes)
+            .heartbeat(HEARTBEAT)
+            .messages()
+            .await
+            .map_err(trouble(&tried))?;
+        let (mut last, mut delivered) = (held.last, 0);
+        while left > 0 {
+            let message = tokio::time::timeout(READ_TIMEOUT, messages.next()).await.map_err(trouble(&tried))?;
+            let message = message.ok_or_else(|| Trouble(format!("{tried}: the consumer has ended")))?;
+            let message = message.map_err(trouble(&tried))?;
+            let info = message.info().map_err(trouble(&tried))?;
+            let (sequence, pending) = (info.stream_sequence, info.pending);
+            if info.consumer_sequence != delivered + 1 {
+                return Err(Trouble(format!("{tried}: messages before {sequence} were lost on the way")));
+            }
+            delivered = info.consumer_sequence;
+            let key = message.subject.strip_prefix(self.store.prefix.as_str()).unwrap_or_default();
+            let mut tokens = key.split('.');
+            match (tokens.next(), tokens.next()) {
+                (Some("state" | "part" | "position" | "expired" | "ended"), Some(other)) if other != base.as_str() => {
+                    restoring.over.insert(other.to_owned());
+                }
+                // What was removed leaves an empty value behind.
+                (Some("part"), _) if !message.payload.is_empty() => {
+                    restoring.keep_part(key, message.payload.clone());
+                }
+                (Some("state"), _) => {
+                    if let Ok(saved) = serde_json::from_slice::<Saved<'_>>(&message.payload) {
+                        if saved.offset.get() > last {
+                            // As of now: other nodes go on to save while this one loads.
+                            let info = context.get_stream(stream).await.map_err(trouble(&tried))?;
+                            last = Held::of(info.cached_info()).last.max(last);
+                        }
+                        let at = (key, sequence, last);
+                        self.restore_one(restoring, at, base, saved, (source, bytes_max), feed).await?;
+                    }
+                }
+                _ => {}
+            }
+            restoring.after = sequence;
+            left = (left - 1).min(pending);
+        }
+        for base in std::mem::take(&mut restoring.over) {
+            self.clear(&base).await;
+        }
+        let expired = self.number(&format!("expired.{base}")).await?.map_or(0, |(_, expired)| expired);
+        feed.topics.expired_elsewhere(source, expired);
+        (restoring.parts, restoring.parts_bytes) = (HashMap::new(), 0);
+        Ok(())
+    }
+
+    async fn restore_one(
+        &self,
+        restoring: &mut Restoring,
+        (key, revision, last): (&str, u64, u64),
+        base: &Epoch,
+        saved: Saved<'_>,
+        (source, bytes_max): (SourceId, usize),
+        feed: &Feed,
+    ) -> Result<(), Trouble> {
+        // Of deltas that are lost: it must not count again once the stream has come as far.
+        if saved.offset.get() > last {
+            if let Err(error) = self.store.purge_expect_revision(key, Some(revision)).await {
+                tracing::warn!(topic = saved.topic, %error, "a saved state of lost deltas cannot be removed");
+            }
+            return Ok(());
+        }
+        let Some(data) = self.data_of(base, &saved, Some(restoring)).await? else {
+            // A newer one comes, or it is broken.
+            if self.value(key).await?.is_some_and(|(found, _)| found == revision) {
+                tracing::warn!(topic = saved.topic, "a saved state is not whole and was left out");
+                feed.topics.missed_until(source, saved.at.unwrap_or(u64::MAX));
+            }
+            return Ok(());
+        };
+        let topic = saved.topic.clone();
+        restoring.count += usize::from(feed.restore(source, saved.with(&topic, data), bytes_max));
+        Ok(())
+    }
+
+    /// Removes what was saved under a base of before.
+    async fn clear(&self, base: &str) {
+        let keys = ["state.BASE.>", "part.BASE.>", "position.BASE", "expired.BASE", "ended.BASE"];
+        for key in keys {
+            let subject = format!("{}{}", self.store.prefix, key.replace("BASE", base));
+            if let Err(error) = self.store.stream.purge().filter(subject).await {
+                tracing::debug!(%error, "states of another stream cannot be removed");
+            }
+        }
+    }
+
+    /// Writes a value over what has this revision (0: nothing); the new revision, or nothing if something else is there.
+    pub(super) async fn put_over(&self, key: &str, value: Bytes, revision: u64) -> Result<Option<u64>, Trouble> {
+        match self.store.update(key, value, revision).await {
+            Ok(revision) => Ok(Some(revision)),
+            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(None),
+            Err(error) => Err(Trouble(format!("bucket {}, key {key}: {error}", self.store.name))),
+        }
+    }
+}
+
+fn head_key(base: &Epoch, key: &str) -> String {
+    format!("state.{base}.{key}")
+}
+
+fn part_key(base: &Epoch, key: &str, offset: Offset, part: usize) -> String {
+    format!("part.{base}.{key}.{offset}.{part}")
+}
