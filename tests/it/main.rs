@@ -66,6 +66,7 @@ mod redis_groups;
 mod redis_ha;
 mod refused_entries;
 mod reshard;
+mod reshard_edges;
 mod roamer;
 mod saved_states;
 mod scale_out;
