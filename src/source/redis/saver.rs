@@ -8,12 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ::redis::{ErrorKind, RedisError, RedisResult, cmd, pipe};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use ::redis::{ErrorKind, RedisError, RedisResult, cmd};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -22,12 +17,12 @@ use super::id::EntryId;
 use super::keys::Keys;
 use super::link::Link;
 use super::masters::Masters;
-use crate::config::PayloadForm;
+use super::saved::{Saved, position};
 use crate::limits::SAVED_BYTES_AT_ONCE;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
-use crate::source::{Feed, SavedState, SourceStatus, apart, has_outer_blanks};
-use crate::topic::{Known, Snapshot, SourceId};
+use crate::source::{Feed, SourceStatus, apart};
+use crate::topic::{Snapshot, SourceId};
 
 /// States in one write or read.
 const CHUNK: usize = 500;
@@ -97,72 +92,6 @@ for i = 2, #ARGV, 2 do
 end
 redis.call('SET', KEYS[2], highest)
 return 1";
-
-#[derive(Serialize, Deserialize)]
-struct Saved<'a> {
-    /// First, so that scripts find it.
-    offset: Offset,
-    #[serde(default)]
-    ts: Option<u64>,
-    /// When the source took the newest delta in, Unix ms.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    at: Option<u64>,
-    /// Deltas of another partition are refused.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    moved: bool,
-    /// Offset of the entry that moved it; older nodes do not say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    moved_at: Option<Offset>,
-    #[serde(borrow, default, deserialize_with = "crate::source::present", skip_serializing_if = "Option::is_none")]
-    data: Option<&'a RawValue>,
-    /// In place of it: bytes, in base64.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    b64data: Option<String>,
-    /// In place of `data`: a state that may lack deltas.
-    #[serde(borrow, default, deserialize_with = "crate::source::present", skip_serializing_if = "Option::is_none")]
-    partial: Option<&'a RawValue>,
-    /// In place of `b64data`: the same.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    b64partial: Option<String>,
-}
-
-impl<'a> Saved<'a> {
-    /// `None` if its data is not JSON though it should be.
-    fn of(state: &'a Snapshot) -> Option<Self> {
-        let (offset, ts, at) = (state.offset, state.ts, Some(state.at_ms));
-        let moved_at = Some(state.moved_at).filter(|at| *at > Offset::ZERO);
-        let (data, b64data, partial, b64partial) = (None, None, None, None);
-        let moved = moved_at.is_some();
-        let mut saved = Self { offset, ts, at, moved, moved_at, data, b64data, partial, b64partial };
-        let whole = state.known == Known::Whole;
-        match state.form {
-            // White space around JSON would not come back.
-            PayloadForm::Json if !has_outer_blanks(&state.data) => {
-                let data = Some(serde_json::from_slice(&state.data).ok()?);
-                *(if whole { &mut saved.data } else { &mut saved.partial }) = data;
-            }
-            _ if whole => saved.b64data = Some(STANDARD.encode(&state.data)),
-            _ => saved.b64partial = Some(STANDARD.encode(&state.data)),
-        }
-        Some(saved)
-    }
-
-    /// The state, as it was published.
-    fn read<'t>(self, topic: &'t str) -> Option<SavedState<'t>> {
-        let incomplete = self.data.is_none() && self.b64data.is_none();
-        let text = |raw: &RawValue| Bytes::copy_from_slice(raw.get().as_bytes());
-        let base64 = |text: String| STANDARD.decode(text).ok().map(Bytes::from);
-        let data = match (self.data.or(self.partial), self.b64data.or(self.b64partial)) {
-            (Some(raw), _) => text(raw),
-            (None, encoded) => encoded.and_then(base64)?,
-        };
-        // States that were saved before there was `at` have an ID's offset.
-        let at_ms = self.at.or_else(|| Some(EntryId::of_offset(self.offset).ms));
-        let moved_at = crate::source::moved_at(self.moved, self.moved_at, self.offset);
-        let (offset, ts) = (self.offset, self.ts);
-        Some(SavedState { topic, offset, ts, at_ms, data, moved_at, incomplete })
-    }
-}
 
 /// Saves a partition's states now and then, if no other node just did.
 pub(super) struct Saver {
@@ -561,89 +490,4 @@ async fn remove(link: &mut Link, keys: &Keys, ended: &[(TopicName, Offset)], exp
         remove.arg(name.as_str()).arg(offset.get());
     }
     remove.query_async(link).await
-}
-
-/// Up to where saved states are complete.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct SavedUpto {
-    pub(super) upto: EntryId,
-    /// How many entries the stream had been given up to there, where the server said.
-    pub(super) count: Option<u64>,
-    /// Up to when the node that saved may have missed deltas of topics that it does not know, Unix ms.
-    pub(super) missed_ms: Option<u64>,
-    /// The fingerprint of that entry.
-    pub(super) seen: Option<u64>,
-}
-
-/// The entry up to which saved states are complete, if any were saved.
-pub(super) async fn position(link: &mut Link, keys: &Keys) -> RedisResult<Option<SavedUpto>> {
-    let (text, counted): (Option<String>, Option<String>) =
-        pipe().cmd("GET").arg(&keys.position).cmd("GET").arg(&keys.count).query_async(link).await?;
-    let Some(upto) = text.as_ref().and_then(|text| text.parse().ok()) else { return Ok(None) };
-    let mut words = counted.as_deref().unwrap_or_default().split(' ');
-    if words.next() != text.as_deref() {
-        // Of another position: it was saved by a node that knows no count.
-        return Ok(Some(SavedUpto { upto, count: None, missed_ms: None, seen: None }));
-    }
-    let count = words.next().and_then(|count| count.parse().ok());
-    let is_partial = words.next() == Some("partial");
-    let seen = words.next().and_then(|seen| u64::from_str_radix(seen, 16).ok());
-    // Older nodes do not say when: before that entry.
-    let missed_ms =
-        words.next().and_then(|missed_ms| missed_ms.parse().ok()).map_or(upto.ms, |ms: u64| ms.min(upto.ms));
-    Ok(Some(SavedUpto { upto, count, missed_ms: is_partial.then_some(missed_ms), seen }))
-}
-
-/// Puts back saved states, some at a time, from `cursor` on. Those that are past the stream's newest entry hold deltas that a
-/// failover lost: they are left out. Returns how many were put back, how many bytes were read, and where to go on.
-pub(super) async fn restore(
-    link: &mut Link,
-    keys: &Keys,
-    source: SourceId,
-    (cursor, count): (u64, usize),
-    bytes_max: usize,
-    feed: &Feed,
-) -> RedisResult<(usize, Vec<usize>, u64)> {
-    let mut restored = 0;
-    let (next, pairs): (u64, Vec<(String, String)>) =
-        cmd("HSCAN").arg(&keys.snapshots).arg(cursor).arg("COUNT").arg(count).query_async(link).await?;
-    // As of now: other nodes go on to save while this one loads.
-    let newest = Facts::of(link, keys).await?.newest.ceiling();
-    let sizes = pairs.iter().map(|(topic, text)| topic.len() + text.len()).collect();
-    for (topic, text) in pairs {
-        let Ok(saved) = serde_json::from_str::<Saved<'_>>(&text) else { continue };
-        if saved.offset > newest {
-            continue;
-        }
-        let Some(saved) = saved.read(&topic) else { continue };
-        restored += usize::from(feed.restore(source, saved, bytes_max));
-    }
-    if next == 0 {
-        // After the last of them: what was removed meanwhile is in it.
-        let expired: Option<u64> = cmd("GET").arg(&keys.expired).query_async(link).await?;
-        feed.topics.expired_elsewhere(source, expired.unwrap_or(0));
-    }
-    Ok((restored, sizes, next))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_saved_is_read_again_and_what_older_nodes_saved_too() {
-        for (text, data, at_ms, incomplete) in [
-            (r#"{"offset":8192,"b64data":"IDEg"}"#, " 1 ", 1_704_067_200_001, false),
-            (r#"{"offset":8192,"ts":5,"data":{"a":1.50}}"#, r#"{"a":1.50}"#, 1_704_067_200_001, false),
-            (r#"{"offset":8192,"data":null}"#, "null", 1_704_067_200_001, false),
-            (r#"{"offset":8192,"b64data":"AAE="}"#, "\u{0}\u{1}", 1_704_067_200_001, false),
-            (r#"{"offset":8192,"at":7,"partial":{"a":1}}"#, r#"{"a":1}"#, 7, true),
-            (r#"{"offset":8192,"at":7,"b64partial":"AAE="}"#, "\u{0}\u{1}", 7, true),
-        ] {
-            let saved = serde_json::from_str::<Saved<'_>>(text).unwrap().read("t").unwrap();
-            let seen = (saved.data.as_ref(), saved.at_ms, saved.incomplete);
-            assert_eq!(seen, (data.as_bytes(), Some(at_ms), incomplete), "{text}");
-        }
-        assert!(serde_json::from_str::<Saved<'_>>(r#"{"offset":1}"#).unwrap().read("t").is_none());
-    }
 }

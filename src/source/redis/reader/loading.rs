@@ -11,7 +11,7 @@ use super::super::continuity::{self, Facts, Progress};
 use super::super::entries::{Entry, entries};
 use super::super::id::EntryId;
 use super::super::link::Link;
-use super::super::saver::{self, SavedUpto};
+use super::super::saved::{self, SavedUpto};
 use super::{Away, RedisSource};
 use crate::clock::unix_ms;
 use crate::position::{Epoch, Offset};
@@ -104,7 +104,7 @@ impl RedisSource {
         }
         self.forget_leaving();
         self.away = Away::read(link, &self.keys).await?;
-        let saved_at = saver::position(link, &self.keys).await?;
+        let saved_at = saved::position(link, &self.keys).await?;
         let mut saved = saved_at.filter(|saved| saved.upto <= newest);
         // After a failover that lost entries, what was saved may hold them.
         if let Some(SavedUpto { upto, seen: Some(seen), .. }) = saved
@@ -194,7 +194,7 @@ impl RedisSource {
             let began = Instant::now();
             let asked = loading.appetite.count();
             let (restored, sizes, next) =
-                saver::restore(link, &self.keys, self.id, (cursor, asked), self.delta_bytes_max, feed).await?;
+                saved::restore(link, &self.keys, self.id, (cursor, asked), self.delta_bytes_max, feed).await?;
             loading.appetite.fed(sizes, asked.min(1), began.elapsed());
             loading.restored += restored;
             self.status.note(format!("loading, {} saved states so far", loading.restored));
