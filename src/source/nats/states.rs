@@ -45,6 +45,9 @@ const READ_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes of pieces that are kept until the key comes that names them. Past it: they are fetched by their keys.
 const PARTS_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Header of what is left where a key was removed.
+const OPERATION: &str = "KV-Operation";
+
 /// Time between two signs of life while states are put back.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
@@ -355,6 +358,16 @@ impl Bucket {
                 // What was removed leaves an empty value behind.
                 (Some("part"), _) if !message.payload.is_empty() => {
                     restoring.keep_part(key, message.payload.clone());
+                }
+                // Left by a save that was broken off, of a topic that may never come again. Who is about to write over it
+                // takes the state again.
+                (Some("state"), _) if message.payload.is_empty() => {
+                    let is_removal = |headers: &async_nats::HeaderMap| headers.get(OPERATION).is_some();
+                    if !message.headers.as_ref().is_some_and(is_removal)
+                        && let Err(error) = self.store.purge_expect_revision(key, Some(sequence)).await
+                    {
+                        tracing::debug!(key, %error, "what a save left is not cleared away");
+                    }
                 }
                 (Some("state"), _) => {
                     if let Ok(saved) = serde_json::from_slice::<Saved<'_>>(&message.payload) {
