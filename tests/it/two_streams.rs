@@ -176,3 +176,24 @@ async fn entries_that_were_deleted_behind_the_saved_position_are_missed() {
         assert_eq!(late.log().matches("entries were deleted that are in no saved state").count(), 0, "{}", late.log());
     }
 }
+
+/// One stream is saved up to a deletion, the other not yet up to the value that it ended: a node that starts then reads the value.
+#[tokio::test]
+async fn a_deletion_counts_though_the_other_stream_is_not_saved_as_far() {
+    let redis = Redis::start();
+    let first = redis.server("streams = [\"s1\"]\nsnapshot_every = \"100ms\"").await;
+    let last = add(&redis, "s1", "latest:other", "delta", &json!(1));
+    first.until("saved", |_| redis.command(&["GET", "{s1}:position"]) == last).await;
+    drop(first);
+    redis.command(&["SET", "{s1}:saver", "nobody", "PX", "600000"]);
+    add(&redis, "s1", "latest:x", "delta", &json!("old"));
+    let live = redis.server(&format!("{BOTH}snapshot_every = \"100ms\"")).await;
+    let deleted = add(&redis, "s2", "latest:x", "delete", &Value::Null);
+    live.until("deleted", |s| view(s, "latest:x").is_none()).await;
+    live.until("saved", |_| redis.command(&["GET", "{s2}:position"]) == deleted).await;
+    assert_eq!(redis.command(&["GET", "{s1}:position"]), last);
+    let late = redis.server(&format!("{BOTH}snapshot_every = \"0s\"")).await;
+    for server in [&live, &late] {
+        assert_eq!(server.get("/api/topics").1, r#"{"topics":["latest:other"],"next":null}"#);
+    }
+}

@@ -531,7 +531,11 @@ impl RedisSource {
             let form = |topic: &str| feed.topics.payload_form(topic);
             match decode_entry(entry.fields, &self.config, self.delta_bytes_max, id.ms, form) {
                 Ok(delta) if self.has_left(&delta.topic, id, feed) => {}
-                Ok(delta) if saved.is_some_and(|saved| id <= saved) && feed.topics.is_conflatable(&delta.topic) => {}
+                // No state tells of a deletion, which may be of what another stream has that is in no saved state yet.
+                Ok(delta)
+                    if saved.is_some_and(|saved| id <= saved)
+                        && delta.kind != Kind::Deletion
+                        && feed.topics.is_conflatable(&delta.topic) => {}
                 Ok(delta) => {
                     match &handed {
                         Some(handed) if delta.kind == Kind::Move => self.wait_for_cut(handed, feed).await,
