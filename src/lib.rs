@@ -33,6 +33,7 @@ pub mod metrics;
 pub mod name;
 pub mod position;
 pub mod protocol;
+mod random;
 pub mod rate;
 pub mod server;
 pub mod source;

@@ -39,6 +39,9 @@ impl fmt::Display for Offset {
     }
 }
 
+/// What the epoch of a state ends with that may lack deltas.
+const IN_DOUBT: char = '~';
+
 /// Names a run of comparable offsets: offsets of different epochs cannot be compared.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -48,7 +51,7 @@ impl Epoch {
     /// A new one, at random.
     pub fn random() -> Self {
         const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
-        let mut bits: u64 = rand::random();
+        let mut bits = crate::random::bits();
         let text = std::iter::repeat_with(|| {
             let letter = ALPHABET.get((bits % 32) as usize).copied().unwrap_or(b'a');
             bits /= 32;
@@ -60,6 +63,21 @@ impl Epoch {
     /// One that was stored or sent earlier.
     pub fn from_text(text: &str) -> Self {
         Self(CompactString::from(text))
+    }
+
+    /// The same for positions in a state that may lack deltas: a client that has such a one has not what others have at
+    /// this offset, and recovers from it nowhere.
+    #[must_use]
+    pub fn in_doubt(&self) -> Self {
+        match self.0.ends_with(IN_DOUBT) {
+            true => self.clone(),
+            false => Self(CompactString::from(format!("{}{IN_DOUBT}", self.0))),
+        }
+    }
+
+    /// Whether offsets of the two can be compared, though a state may lack deltas.
+    pub fn is_comparable(&self, other: &Self) -> bool {
+        self.0.trim_end_matches(IN_DOUBT) == other.0.trim_end_matches(IN_DOUBT)
     }
 
     /// As sent.

@@ -101,7 +101,8 @@ impl Feed {
     /// Makes a state that may lack deltas whole with one that another node saved.
     fn complete(&self, source: SourceId, saved: SavedState<'_>, reached: Offset, bytes_max: usize) -> bool {
         let Some(payload) = self.saved_payload(saved.topic, saved.data, bytes_max) else { return false };
-        let done = self.topics.complete(source, saved.topic, (saved.offset, reached), payload);
+        let times = (saved.ts, saved.at_ms);
+        let done = self.topics.complete(source, saved.topic, (saved.offset, reached), times, payload);
         if let Err(error) = &done {
             tracing::warn!(topic = saved.topic, %error, "a saved state was left out");
         }
@@ -115,6 +116,10 @@ impl Feed {
 
 /// Does work that takes long on a thread that nothing else waits for.
 async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    #[cfg(test)]
+    if crate::clock::simulated::now_ms().is_some() {
+        return Some(work());
+    }
     tokio::task::spawn_blocking(work).await.ok()
 }
 

@@ -127,6 +127,11 @@ impl History {
         (offset >= self.floor).then(|| self.deltas.range(from..).map(|kept| &*kept.delta))
     }
 
+    /// Whether a delta of this offset was here, as far as that can be told.
+    pub(super) fn had(&self, offset: Offset) -> bool {
+        offset == self.floor || self.deltas.binary_search_by_key(&offset, |kept| kept.delta.offset).is_ok()
+    }
+
     /// The position before the last `count` deltas; `None` for none.
     pub(super) fn before_last(&self, count: usize) -> Option<Offset> {
         let first = self.deltas.len().saturating_sub(count.min(self.deltas.len()));

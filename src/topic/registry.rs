@@ -1,5 +1,6 @@
 //! All topics: a concurrent map from name to state. Written by sources alone; read by subscribes and REST.
 
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::map::{DashMap, Entry};
 use super::merge::{ParseError, members_bytes, parse_object};
 use super::names::{NameRange, Names, Section};
 use super::payload::{Payload, PayloadError};
-use super::state::{Floor, Topic, When, over};
+use super::state::{Floor, StreamMark, Topic, When, over};
 use super::trace::{self, Passage, Sampler};
 use crate::clock::unix_ms;
 use crate::config::{ChannelSyntax, Class, Config, Namespace, OPS, PayloadForm};
@@ -84,6 +85,22 @@ struct SourceState {
     has_ended_elsewhere: AtomicBool,
     /// There were too many of them to remember.
     has_forgotten_ends: AtomicBool,
+    /// `stream` topics that were put back, until all is read that is there of them.
+    marks: Mutex<HashMap<TopicName, StreamMark>>,
+}
+
+impl SourceState {
+    fn marks(&self) -> impl std::ops::DerefMut<Target = HashMap<TopicName, StreamMark>> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A topic was deleted at `offset`.
+    fn forget_mark(&self, name: &TopicName, offset: Offset) {
+        let mut marks = self.marks();
+        if marks.get(name.as_str()).is_some_and(|mark| mark.offset < offset) {
+            marks.remove(name.as_str());
+        }
+    }
 }
 
 /// Whether a topic is one that this process alone may write. It does not count.
@@ -95,12 +112,12 @@ fn is_own(name: &TopicName) -> bool {
 #[derive(Default)]
 struct Unpublished {
     count: usize,
-    by_maker: std::collections::HashMap<u64, usize>,
+    by_maker: HashMap<u64, usize>,
 }
 
 /// Parts of the map of topics. A walk over all topics holds one part at a time, and so does a part that grows: of a million
-/// topics a thousand, for about a millisecond.
-const MAP_PARTS: usize = 1_024;
+/// topics a thousand, for about a millisecond. Unit tests have few topics, and many maps.
+const MAP_PARTS: usize = if cfg!(test) { 16 } else { 1_024 };
 
 /// All topics.
 pub struct Topics {
@@ -113,7 +130,7 @@ pub struct Topics {
     /// Those that exist for subscribers alone, and by whom they were made.
     unpublished: Mutex<Unpublished>,
     config: Arc<Config>,
-    namespaces: std::collections::HashMap<String, Arc<Namespace>>,
+    namespaces: HashMap<String, Arc<Namespace>>,
     default: Arc<Namespace>,
     /// Those that were asked for, and at the end this process itself.
     sources: Vec<SourceState>,
@@ -156,6 +173,7 @@ impl Topics {
             ended: Mutex::new(None),
             has_ended_elsewhere: AtomicBool::new(false),
             has_forgotten_ends: AtomicBool::new(false),
+            marks: Mutex::default(),
         };
         let homes = config.source.redis.as_ref().map_or(sources, |redis| redis.streams.len());
         Self {
@@ -252,6 +270,11 @@ impl Topics {
         self.sources.get(usize::from(id.0)).or_else(|| self.sources.first())
     }
 
+    /// Whether what `source` holds is being read, so that nothing that is made of it so far can be claimed to be whole.
+    fn is_loading(&self, source: SourceId) -> bool {
+        self.source(source).is_some_and(|source| source.loading.load(Ordering::Acquire))
+    }
+
     /// The epoch in which `source` gives offsets now.
     pub fn epoch(&self, source: SourceId) -> Epoch {
         let state = self.source(source);
@@ -271,6 +294,7 @@ impl Topics {
         let epoch = self.epoch(source);
         let mut topic = Topic::new(name, options, source, epoch, floor, now_ms, Account::new(self.sums.clone()));
         topic.maker = maker;
+        topic.set_loads(!own && self.is_loading(source));
         topic.settle();
         Box::new(topic)
     }
@@ -438,9 +462,11 @@ impl Topics {
         let silent = state.loading.load(Ordering::Acquire);
         for mut topic in self.map.iter_mut().filter(|topic| topic.source == source) {
             let doubted = doubts(topic.options.class) && topic.doubt();
+            let may_exist = !topic.known && self.may_exist(source, &topic.name);
+            topic.may_exist(may_exist);
             topic.lose_history(after);
             // Subscribers of a value get the next one, which is whole.
-            if !silent && (doubted || topic.options.class == Class::Stream) {
+            if !silent && (doubted || !topic.known || topic.options.class == Class::Stream) {
                 self.tell_state(&mut topic);
             }
         }
@@ -510,7 +536,7 @@ impl Topics {
             return;
         }
         if let Some(mut topic) = self.map.get_mut(name).filter(|topic| topic.known && topic.source == source) {
-            let silent = self.source(source).is_some_and(|s| s.loading.load(Ordering::Acquire));
+            let silent = self.is_loading(source);
             self.doubt_one(&mut topic, silent);
         } else if let Some(source) = self.source(source) {
             source.gaps.miss(name, at_ms);
@@ -525,7 +551,7 @@ impl Topics {
         if source != self.local() && namespace_of(topic) == Some(OPS) {
             return Err(PublishError::Reserved);
         }
-        let silent = self.source(source).is_some_and(|s| s.loading.load(Ordering::Acquire));
+        let silent = self.is_loading(source);
         // Where this process itself counts, nothing comes late.
         let first_ms = if offset.is_some() { when.at_ms } else { u64::MAX };
         let mut followed = None;
@@ -562,12 +588,14 @@ impl Topics {
                     }
                     if let Some(source) = self.source(source) {
                         source.gaps.delete(&topic.name);
+                        source.forget_mark(&topic.name, offset);
                     }
                     return Ok(Published { offset, epoch: topic.epoch.clone(), new: ended });
                 }
                 (Kind::Move, Class::Stream) => {
                     topic.begin_empty(offset, when.at_ms);
                     self.move_here(topic, offset);
+                    topic.unsaved = true;
                     self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
                     if comes && !silent {
                         self.tell_state(topic);
@@ -593,7 +621,10 @@ impl Topics {
                 // Of a topic that was there before, deltas may have come that are not known here.
                 if kind == Kind::Delta && !is_over && topic.options.class == Class::Merge {
                     let gaps = self.source(source).map(|source| &source.gaps);
-                    topic.incomplete = !gaps.is_some_and(|gaps| gaps.is_first(&topic.name, &topic.options, first_ms));
+                    // Where it belongs there may be more of it.
+                    let home = self.home(topic.name.as_str());
+                    topic.incomplete = home != source && source != self.local() && self.is_loading(home)
+                        || !gaps.is_some_and(|gaps| gaps.is_first(&topic.name, &topic.options, first_ms));
                 }
                 self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
             }
@@ -654,6 +685,11 @@ impl Topics {
         if !topic.known {
             topic.admits(kind, payload, false)?;
             topic.reset(source, epoch, floor);
+            topic.set_loads(silent);
+            if !silent {
+                // Who waits for it hears in which epoch it is going to come.
+                self.tell_state(topic);
+            }
             return Ok(());
         }
         let is_patch = kind == Kind::Delta && topic.options.class == Class::Merge;
@@ -685,6 +721,7 @@ impl Topics {
             }
         }
         topic.is_elsewhere = true;
+        topic.set_loads(silent);
         self.metrics.topics_moved.inc();
         // With a move comes the state, and with a deletion that there is none.
         if !silent && !matches!(kind, Kind::Move | Kind::Deletion) {
@@ -733,7 +770,7 @@ impl Topics {
     /// Deltas of a topic wait for its move to another partition, which was announced and has not come: what is served may lack
     /// them, and says so. What is saved is whole all the same: the topic goes on from there.
     pub fn wait_for_move(&self, source: SourceId, name: &str) {
-        let silent = self.source(source).is_some_and(|s| s.loading.load(Ordering::Acquire));
+        let silent = self.is_loading(source);
         if let Some(mut topic) = self.map.get_mut(name).filter(|topic| topic.source == source)
             && topic.wait()
             && !silent
@@ -744,7 +781,7 @@ impl Topics {
 
     /// A state that was just moved here may lack deltas.
     pub fn doubt_moved(&self, source: SourceId, name: &str) {
-        let silent = self.source(source).is_some_and(|s| s.loading.load(Ordering::Acquire));
+        let silent = self.is_loading(source);
         if let Some(mut topic) = self.map.get_mut(name).filter(|topic| topic.source == source && topic.known) {
             self.doubt_one(&mut topic, silent);
         }
@@ -771,6 +808,12 @@ impl Topics {
             .collect()
     }
 
+    /// Whether a source was ever loaded.
+    #[cfg(test)]
+    pub(crate) fn has_loaded(&self, source: SourceId) -> bool {
+        self.source(source).is_some_and(|source| source.has_loaded.load(Ordering::Acquire))
+    }
+
     /// Everything up to `offset` has been read of a source.
     pub fn set_reached(&self, source: SourceId, offset: Offset) {
         if let Some(state) = self.source(source) {
@@ -794,7 +837,8 @@ impl Topics {
     /// A state lacks a delta that came in another partition. No state that was saved before makes it whole.
     fn doubt_one(&self, topic: &mut Topic, silent: bool) {
         let is_new = topic.doubt();
-        topic.lose_history(topic.offset);
+        // Nor one that was saved at this very offset.
+        topic.lose_history(topic.offset.next());
         if is_new && !silent {
             self.tell_state(topic);
         }
@@ -827,11 +871,10 @@ impl Topics {
         if let Some(source) = self.source(topic.source) {
             source.whole.store(false, Ordering::Release);
         }
-        if topic.options.class.conflatable() {
-            self.note_end(topic.source, &topic.name, offset);
-        }
+        self.note_end(topic.source, &topic.name, offset);
         self.metrics.topics_expired.inc();
-        if !silent && topic.options.class.conflatable() {
+        // Of a `stream` topic too: positions up to here are in its past, and nobody is to take what comes for a gap.
+        if !silent {
             self.tell_state(topic);
         }
     }
@@ -887,11 +930,11 @@ impl Topics {
     /// Whether a client holds more of a topic than this node has read: another node, which is ahead, gave it to it.
     pub fn is_behind(&self, name: &TopicName, position: &Position) -> bool {
         if let Some(topic) = self.map.get(name.as_str()) {
-            return topic.epoch == position.epoch && position.offset > topic.offset;
+            return topic.epoch.is_comparable(&position.epoch) && position.offset > topic.offset;
         }
         let home = self.home(name.as_str());
         let floor = self.source(home).map_or(0, |source| source.floor.load(Ordering::Acquire));
-        self.epoch(home) == position.epoch && position.offset.get() > floor
+        self.epoch(home).is_comparable(&position.epoch) && position.offset.get() > floor
     }
 
     /// Ends a shard's interest in a topic. `done` runs before anything else can be sent about it.
@@ -1033,6 +1076,8 @@ impl Topics {
             })
             .collect();
         self.forget_deletions(&sources);
+        // Of a topic that may lack deltas some may be in another partition.
+        let others_ms = sources.iter().take(self.partitions()).map(|source| source.1).min().unwrap_or(0);
         let mut levels = Levels::new();
         let mut tally = Tally::new();
         for mut topic in self.map.iter_mut() {
@@ -1043,7 +1088,8 @@ impl Topics {
             };
             let quiet_ms = now_ms.saturating_sub(topic.active_ms);
             let own = is_own(&topic.name);
-            if !own && self.is_over(&topic, *read_ms, true) {
+            let upto_ms = if topic.incomplete { others_ms } else { *read_ms };
+            if !own && self.is_over(&topic, upto_ms, true) {
                 let offset = topic.offset;
                 if let Some(source) = self.source(topic.source) {
                     let last_ms = if topic.incomplete { source.gaps.last_ms(topic.active_ms) } else { topic.active_ms };
@@ -1056,7 +1102,7 @@ impl Topics {
                 }
                 continue;
             }
-            *doubtful += usize::from(topic.known && topic.incomplete);
+            *doubtful += usize::from(topic.known && topic.incomplete && topic.options.class.conflatable());
             *waiting += usize::from(topic.waits && !topic.incomplete);
             let quiet = topic.options.stale_after.is_some_and(|after| quiet_ms > millis(after));
             if topic.known && quiet != topic.stale {
@@ -1120,6 +1166,7 @@ impl Topics {
         state.loading.store(true, Ordering::Release);
         state.gaps.begin(complete);
         state.restores_doubt.store(!complete, Ordering::Release);
+        state.marks().clear();
         // What ended in the epoch before may not have ended in this one.
         if let Some(ended) = state.ended.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             ended.clear();
@@ -1137,6 +1184,7 @@ impl Topics {
             let is_elsewhere = topic.is_elsewhere;
             topic.reset(source, epoch.clone(), floor);
             topic.is_elsewhere = is_elsewhere;
+            topic.set_loads(true);
         }
     }
 
@@ -1152,9 +1200,17 @@ impl Topics {
         let Some(offset) = offset else { return Ok(()) };
         let when = When { at_ms: at_ms.unwrap_or(now_ms), now_ms };
         let Some(state) = self.source(source) else { return Ok(()) };
-        let in_doubt = incomplete || state.restores_doubt.load(Ordering::Acquire);
+        // Whoever saved last may have known nothing of a topic that another had saved before the hole.
+        let is_of_before = self.missed(source).is_some_and(|until_ms| when.at_ms <= until_ms);
+        let in_doubt = incomplete || is_of_before || state.restores_doubt.load(Ordering::Acquire);
         if source != self.local() && namespace_of(topic) == Some(OPS) {
             return Err(PublishError::Reserved);
+        }
+        if !self.is_conflatable(topic) {
+            let incomplete = incomplete || is_of_before;
+            let mark = StreamMark { offset, ts, at_ms: when.at_ms, moved_at, incomplete };
+            state.marks().insert(TopicName::new(topic)?, mark);
+            return Ok(());
         }
         self.published(topic, source, when.at_ms, |topic| {
             let is_moved = moved_at > Offset::ZERO;
@@ -1179,10 +1235,7 @@ impl Topics {
                     }
                     return Ok(());
                 }
-                topic.admits(Kind::Snapshot, &payload, true).or_else(|error| match error {
-                    PublishError::StreamSnapshot => Ok(()),
-                    error => Err(error),
-                })?;
+                topic.admits(Kind::Snapshot, &payload, true)?;
                 let floor = Floor::from(Offset::new(offset.get().saturating_sub(1)).unwrap_or_default());
                 if topic.known {
                     self.note_end_elsewhere(topic.source, &topic.name, topic.offset);
@@ -1191,6 +1244,7 @@ impl Topics {
                 let is_elsewhere = topic.known;
                 topic.reset(source, self.epoch(source), floor);
                 topic.is_elsewhere = is_elsewhere;
+                topic.set_loads(self.is_loading(source));
             }
             if topic.known && offset <= topic.offset {
                 return Ok(());
@@ -1201,8 +1255,48 @@ impl Topics {
                 topic.incomplete = in_doubt && topic.options.class.conflatable();
                 // What is in doubt here was saved as whole.
                 topic.unsaved |= topic.incomplete && !incomplete;
+                if topic.incomplete {
+                    // What was saved at this offset does not make it whole.
+                    topic.lose_history(offset.next());
+                }
                 self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
             }
+            Ok(())
+        })
+    }
+
+    /// Puts a `stream` topic back of which less is read than there was.
+    fn restore_stream(&self, source: SourceId, name: &TopicName, mark: &StreamMark) -> Result<(), PublishError> {
+        let Some(state) = self.source(source) else { return Ok(()) };
+        // What came after the mark may not be known.
+        let in_doubt = state.restores_doubt.load(Ordering::Acquire);
+        let floor = match in_doubt {
+            true => Offset::new(state.floor.load(Ordering::Acquire)).unwrap_or_default(),
+            false => mark.offset,
+        };
+        let is_moved = mark.moved_at > Offset::ZERO;
+        let (kind, from) = if is_moved { (Kind::Move, mark.moved_at) } else { (Kind::Delta, mark.offset) };
+        self.published(name.as_str(), source, mark.at_ms, |topic| {
+            if !topic.known && !matches!(self.judge(topic, kind, source, Some(from)), Verdict::Counts(_)) {
+                self.note_end_elsewhere(source, name, mark.offset);
+                return Ok(());
+            }
+            if topic.source != source {
+                if topic.known && (topic.moved_at, topic.offset) >= (mark.moved_at, mark.offset) {
+                    return Ok(());
+                }
+                if topic.known {
+                    self.note_end_elsewhere(topic.source, name, topic.offset);
+                }
+                let is_elsewhere = topic.known;
+                topic.reset(source, self.epoch(source), mark.offset.into());
+                topic.is_elsewhere = is_elsewhere;
+            }
+            if !topic.known || topic.offset < mark.offset {
+                topic.restore_stream(mark, floor, in_doubt);
+                self.names.insert(name, topic.options.allow_user_limited_channels);
+            }
+            topic.moved_at = topic.moved_at.max(mark.moved_at);
             Ok(())
         })
     }
@@ -1219,7 +1313,12 @@ impl Topics {
     fn may_exist(&self, source: SourceId, name: &TopicName) -> bool {
         let Some(source) = self.source(source).filter(|_| !is_own(name)) else { return false };
         let options = name.namespace().and_then(|n| self.namespaces.get(n)).unwrap_or(&self.default);
-        source.loading.load(Ordering::Acquire)
+        // A stream that is being loaded, or was not yet, may have what belongs in another.
+        let is_unread = |source: &SourceState| {
+            source.loading.load(Ordering::Acquire)
+                || !source.has_loaded.load(Ordering::Acquire) && !source.gaps.is_none()
+        };
+        self.sources.iter().any(is_unread)
             || source.gaps.may_have(name, options, source.read_upto_ms.load(Ordering::Relaxed))
     }
 
@@ -1241,13 +1340,17 @@ impl Topics {
 
     /// Their names, at most `max` of them behind the first `skip`.
     pub fn incomplete_names(&self, source: SourceId, skip: usize, max: usize) -> Vec<TopicName> {
-        let doubtful = self.map.iter().filter(|topic| topic.source == source && topic.known && topic.incomplete);
+        let is_doubtful = |topic: &Topic| {
+            topic.source == source && topic.known && topic.incomplete && topic.options.class.conflatable()
+        };
+        let doubtful = self.map.iter().filter(|topic| is_doubtful(topic));
         doubtful.skip(skip).take(max).map(|topic| topic.name.clone()).collect()
     }
 
-    /// Makes a topic's state whole with one that another node has saved, as it was at `offset` in the present epoch, and the
-    /// deltas that came since. Everything up to `reached` has been read here, but for what is in a hole. `false` if that cannot
-    /// be: some of these are not kept any more.
+    /// Makes a topic's state whole with one that another node has saved, as it was `at` an offset in the present epoch, and the
+    /// deltas that came since. Everything up to the second offset has been read here, but for what is in a hole. `times` are
+    /// those of the newest delta in it: its own, and when the source took it in, Unix ms. `false` if that cannot be: some of
+    /// the deltas are not kept any more.
     ///
     /// # Errors
     /// If it is no state that the topic can have.
@@ -1255,11 +1358,12 @@ impl Topics {
         &self,
         source: SourceId,
         name: &str,
-        (offset, reached): (Offset, Offset),
+        at: (Offset, Offset),
+        times: (Option<u64>, Option<u64>),
         payload: Payload,
     ) -> Result<bool, PublishError> {
         let Some(mut topic) = self.map.get_mut(name).filter(|topic| topic.source == source) else { return Ok(false) };
-        let done = topic.complete(offset, reached, payload)?;
+        let done = topic.complete(at, times, payload)?;
         if done {
             self.tell_state(&mut topic);
         }
@@ -1335,9 +1439,19 @@ impl Topics {
     /// The load of `source` is complete: subscribers are given the state of its topics.
     pub fn loaded(&self, source: SourceId) {
         let Some(state) = self.source(source) else { return };
+        let marks = std::mem::take(&mut *state.marks());
+        for (name, mark) in &marks {
+            if let Err(error) = self.restore_stream(source, name, mark) {
+                tracing::warn!(topic = name.as_str(), %error, "a saved state was left out");
+            }
+        }
         state.loading.store(false, Ordering::Release);
         state.has_loaded.store(true, Ordering::Release);
-        for mut topic in self.map.iter_mut().filter(|topic| topic.source == source && !topic.interest.is_empty()) {
+        for mut topic in self.map.iter_mut().filter(|topic| topic.source == source) {
+            topic.set_loads(false);
+            if topic.interest.is_empty() {
+                continue;
+            }
             let may_exist = self.may_exist(source, &topic.name);
             topic.may_exist(may_exist);
             topic.break_chain();
@@ -1352,10 +1466,9 @@ impl Topics {
         self.sums.fits()
     }
 
-    /// Names of `source`'s topics that changed since their states were last taken for saving elsewhere. `stream` topics
-    /// have none: their past is in the stream itself.
+    /// Names of `source`'s topics that changed since their states were last taken for saving elsewhere.
     pub fn unsaved(&self, source: SourceId) -> Vec<TopicName> {
-        let is_unsaved = |topic: &Topic| topic.source == source && topic.unsaved && topic.options.class.conflatable();
+        let is_unsaved = |topic: &Topic| topic.source == source && topic.unsaved;
         self.map.iter().filter(|topic| is_unsaved(topic)).map(|topic| topic.name.clone()).collect()
     }
 

@@ -39,6 +39,19 @@ pub(super) struct When {
     pub(super) now_ms: u64,
 }
 
+/// How far a `stream` topic had come by what was saved of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StreamMark {
+    pub(super) offset: Offset,
+    pub(super) ts: Option<u64>,
+    /// When its source took the newest delta in, Unix ms.
+    pub(super) at_ms: u64,
+    /// Offset of the move that had brought it to its source; 0 if none had.
+    pub(super) moved_at: Offset,
+    /// It may have come further.
+    pub(super) incomplete: bool,
+}
+
 /// A shard with subscribers of the topic.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Interest {
@@ -124,6 +137,8 @@ pub(super) struct Topic {
     pub(super) is_elsewhere: bool,
     /// Whether deltas wait for the topic's move to another source.
     pub(super) waits: bool,
+    /// Its source is being loaded: what it is made of until then claims nothing.
+    loads: bool,
     /// Offset of the snapshot that the state rests on; 0 where it was made of deltas alone.
     pub(super) base: Offset,
     ts: Option<u64>,
@@ -169,6 +184,7 @@ impl Topic {
             moved_at: Offset::ZERO,
             is_elsewhere: false,
             waits: false,
+            loads: false,
             base: Offset::ZERO,
             ts: None,
             active_ms: now_ms,
@@ -301,6 +317,16 @@ impl Topic {
         self.settle();
     }
 
+    /// A `stream` topic had come as far as this mark, and what its source still holds does not say so. No history reaches
+    /// across `floor`; where `incomplete`, it may have come further.
+    pub(super) fn restore_stream(&mut self, mark: &StreamMark, floor: Offset, incomplete: bool) {
+        self.begin_empty(floor.max(mark.offset), mark.at_ms);
+        (self.ts, self.incomplete) = (mark.ts, incomplete || mark.incomplete);
+        // What is in doubt here was saved as whole.
+        self.unsaved = incomplete && !mark.incomplete;
+        self.settle();
+    }
+
     /// Deltas wait for the topic's move from now on; tells whether that is new.
     pub(super) fn wait(&mut self) -> bool {
         let is_new = self.known && !self.waits && self.options.class.conflatable();
@@ -333,6 +359,10 @@ impl Topic {
 
     /// What is kept up to `after` does not join up with what comes.
     pub(super) fn lose_history(&mut self, after: Offset) {
+        if !self.known || self.options.class == Class::Stream {
+            // The next delta is the first after this, as far as anybody here can tell.
+            self.offset = self.offset.max(after);
+        }
         self.history = History::from_floor(after.max(self.offset));
         (self.before, self.snapshot) = (None, None);
         self.settle();
@@ -510,8 +540,7 @@ impl Topic {
         when: When,
     ) -> Result<(), PublishError> {
         let kind = match self.options.class {
-            // Its past is in its source.
-            Class::Stream => return Ok(()),
+            Class::Stream => return Err(PublishError::StreamSnapshot),
             Class::Latest => Kind::Delta,
             Class::Merge => Kind::Snapshot,
         };
@@ -528,7 +557,12 @@ impl Topic {
 
     /// Makes an incomplete state whole: the state as it was at `offset`, and the deltas kept since. `false` if some of these
     /// are not kept, or the state is of a later time than everything up to `reached`, which has been read.
-    pub(super) fn complete(&mut self, offset: Offset, reached: Offset, payload: Payload) -> Result<bool, PublishError> {
+    pub(super) fn complete(
+        &mut self,
+        (offset, reached): (Offset, Offset),
+        (ts, at_ms): (Option<u64>, Option<u64>),
+        payload: Payload,
+    ) -> Result<bool, PublishError> {
         if !self.known || !self.incomplete || offset > reached {
             return Ok(false);
         }
@@ -570,7 +604,8 @@ impl Topic {
             }
         }
         if offset > self.offset {
-            self.offset = offset;
+            // Its age is that of the delta that was missed.
+            (self.offset, self.ts, self.active_ms) = (offset, ts, at_ms.unwrap_or(self.active_ms));
             self.history = History::from_floor(offset);
         }
         (self.incomplete, self.base, self.before, self.snapshot) = (false, offset, None, None);
@@ -599,13 +634,18 @@ impl Topic {
     fn snapshot_once(&self) -> Arc<Snapshot> {
         match &self.snapshot {
             Some(made) => Arc::clone(made),
-            None => self.make_snapshot(self.incomplete || self.waits),
+            None => self.make_snapshot(self.may_lack()),
         }
     }
 
     /// The same as it is to be saved: what waits elsewhere is no part of it.
     pub(super) fn snapshot_to_save(&self) -> Arc<Snapshot> {
-        if self.waits { self.make_snapshot(self.incomplete) } else { self.snapshot_once() }
+        match self.options.class {
+            // Its deltas are in its source. That it is there, and how far it has come, may outlive them.
+            Class::Stream => self.snapshot_of(Bytes::from_static(b"[]"), PayloadForm::Json, self.incomplete),
+            _ if self.waits => self.make_snapshot(self.incomplete),
+            _ => self.snapshot_once(),
+        }
     }
 
     fn make_snapshot(&self, incomplete: bool) -> Arc<Snapshot> {
@@ -647,13 +687,17 @@ impl Topic {
                 Bytes::from(out)
             }
         };
+        self.snapshot_of(data, form, incomplete)
+    }
+
+    fn snapshot_of(&self, data: Bytes, form: PayloadForm, incomplete: bool) -> Arc<Snapshot> {
         let known = match (self.known, incomplete) {
             (false, false) => Known::Nothing,
             (false, true) => Known::Unknown,
             (true, true) => Known::Incomplete,
             (true, false) => Known::Whole,
         };
-        let (at, moved_at) = ((self.offset, self.epoch.clone()), self.moved_at);
+        let (at, moved_at) = ((self.offset, self.told_epoch(incomplete)), self.moved_at);
         let data = SnapshotData { data, form, known, at_ms: self.active_ms, moved_at };
         let made = Snapshot::new(self.name.clone(), at, self.ts, data);
         made.count();
@@ -688,13 +732,34 @@ impl Topic {
         }
         let (after, frames) = (Offset::ZERO, vec![self.snapshot().frame(encoding)]);
         // Of what may lack deltas it cannot be said that nothing is missing.
-        let recovered = since.is_some() && !self.incomplete;
+        let recovered = since.is_some() && !self.may_lack();
         self.attachment(recovered, Replay { after, frames, ..Replay::nothing(self.offset) })
     }
 
     fn attachment(&self, recovered: bool, missed: Replay) -> Attachment {
         let stale_since_ms = self.stale.then_some(self.active_ms);
-        Attachment { offset: self.offset, epoch: self.epoch.clone(), recovered, missed, stale_since_ms }
+        // Deltas since a whole state give a whole state, whatever this node's own lacks.
+        let epoch = if recovered { self.epoch.clone() } else { self.told_epoch(self.may_lack()) };
+        Attachment { offset: self.offset, epoch, recovered, missed, stale_since_ms }
+    }
+
+    /// Whether deltas may be missing in the state, or wait elsewhere, or are about to be read.
+    fn may_lack(&self) -> bool {
+        self.incomplete || self.waits || self.loads
+    }
+
+    /// Its source is being loaded from now on, or is loaded.
+    pub(super) fn set_loads(&mut self, loads: bool) {
+        if self.loads != loads {
+            (self.loads, self.snapshot) = (loads, None);
+            self.settle();
+        }
+    }
+
+    /// The epoch of the state, as it is told.
+    fn told_epoch(&self, incomplete: bool) -> Epoch {
+        let is_in_doubt = incomplete && self.options.class.conflatable();
+        if is_in_doubt { self.epoch.in_doubt() } else { self.epoch.clone() }
     }
 
     /// The next deltas after `after`, one or as many as have `bytes_max`; `None` if some are gone.
@@ -723,6 +788,10 @@ impl Topic {
 
     /// Frames of what came after `offset`, if that is the shortest way to say it.
     fn missed(&mut self, encoding: Encoding, offset: Offset) -> Option<Vec<Bytes>> {
+        // A client whose last delta never was here had it from a master that is gone: its state may be made of it.
+        if offset != self.offset && !self.history.had(offset) {
+            return None;
+        }
         let missed: Vec<Arc<Delta>> = self.history.since(offset)?.cloned().collect();
         let shorter = match (&self.state, missed.as_slice()) {
             (_, []) => true,
@@ -754,7 +823,7 @@ impl Topic {
         if query.limit > 0 {
             let since = query.since.as_ref();
             let gone = || Refusal::new(416, "the history does not reach back there, or the epoch is another");
-            if since.is_some_and(|p| !p.epoch.as_str().is_empty() && p.epoch != self.epoch) {
+            if since.is_some_and(|p| !p.epoch.as_str().is_empty() && !p.epoch.is_comparable(&self.epoch)) {
                 return Err(gone());
             }
             let deltas: Vec<&Arc<Delta>> = match (since, query.reverse) {

@@ -181,7 +181,7 @@ impl NatsSource {
             self.status.note(format!("{error}"));
             self.metrics.source_errors.get_or_create(&self.label()).inc();
             tracing::warn!(stream = self.config.stream, %error, wait_ms = backoff.as_millis(), "NATS cannot be read, trying again");
-            let jitter = backoff.mul_f64(rand::random::<f64>());
+            let jitter = backoff.mul_f64(crate::random::share());
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(backoff + jitter) => {}

@@ -39,6 +39,8 @@ pub(super) struct Facts {
     pub(super) first: Option<EntryId>,
     /// Entries ever added to it, and those of them that are gone. Servers before Redis 7 do not say.
     counts: Option<(u64, u64)>,
+    /// It holds nothing, and does not say what it ever held: `newest` is not known.
+    pub(super) is_emptied: bool,
 }
 
 impl Facts {
@@ -61,9 +63,12 @@ impl Facts {
         let last: Value =
             cmd("XREVRANGE").arg(&keys.stream).arg("+").arg("-").arg("COUNT").arg(1).query_async(link).await?;
         let first: Value = ask_first_entry(keys).query_async(link).await?;
-        let newest = first_id(last).unwrap_or_default();
         tracing::debug!(stream = keys.stream, ?error, "XINFO STREAM is not answered; what is gone cannot be counted");
-        Ok(Self { newest, first: first_id(first), counts: None })
+        let (newest, first) = (first_id(last), first_id(first));
+        if newest.is_none() && !cmd("EXISTS").arg(&keys.stream).query_async::<bool>(link).await? {
+            return Ok(Self { counts: Some((0, 0)), ..Self::default() });
+        }
+        Ok(Self { newest: newest.unwrap_or_default(), first, counts: None, is_emptied: newest.is_none() })
     }
 
     fn read(fields: &[Value]) -> Self {
@@ -80,6 +85,7 @@ impl Facts {
             newest: field(fields, "last-generated-id").and_then(|id| text(id)?.parse().ok()).unwrap_or_default(),
             first,
             counts: added.zip(number("length")).map(|(added, length)| (added, added.saturating_sub(length))),
+            is_emptied: false,
         }
     }
 
@@ -130,7 +136,7 @@ impl Facts {
 
     /// The same of entries between `last` and `batch`, which was read after it; these are facts from after that. Where nothing
     /// was read before, what cannot be counted may have lost some too.
-    fn is_gone_between(&self, count: Option<u64>, batch: &[Entry]) -> bool {
+    pub(super) fn is_gone_between(&self, count: Option<u64>, batch: &[Entry]) -> bool {
         let Some(((_, gone), count)) = self.counts.zip(count) else { return true };
         // Those of the batch that have gone since they were read.
         let read = batch.iter().filter(|entry| self.first.is_none_or(|first| entry.id < first)).count() as u64;
@@ -167,6 +173,9 @@ pub(super) async fn broken(link: &mut Link, keys: &Keys, progress: &Progress) ->
         return Ok(None);
     }
     let facts = Facts::of(link, keys).await?;
+    if facts.is_emptied {
+        return Ok(Some(Break::Missed(format!("the stream is empty and tells nothing of what came after {last}"))));
+    }
     if facts.newest < last {
         let why = format!("the stream's last ID is {}, but {last} was read from it", facts.newest);
         return Ok(Some(Break::Rewritten(why)));
@@ -249,7 +258,12 @@ mod tests {
 
     /// Ten entries with the IDs 1 to 10 were added; `gone` of them from the front.
     fn facts(added: u64, gone: u64) -> Facts {
-        Facts { newest: id(added), first: (gone < added).then(|| id(gone + 1)), counts: Some((added, gone)) }
+        Facts {
+            newest: id(added),
+            first: (gone < added).then(|| id(gone + 1)),
+            counts: Some((added, gone)),
+            is_emptied: false,
+        }
     }
 
     #[test]
@@ -293,7 +307,12 @@ mod tests {
     #[test]
     fn another_stream_of_the_name_is_told_however_many_entries_it_has() {
         for (added, gone) in [(1, 0), (5, 0), (6, 0), (2_000, 0), (8, 3), (8, 4)] {
-            let facts = Facts { newest: id(100 + added), first: Some(id(101 + gone)), counts: Some((added, gone)) };
+            let facts = Facts {
+                newest: id(100 + added),
+                first: Some(id(101 + gone)),
+                counts: Some((added, gone)),
+                is_emptied: false,
+            };
             assert!(
                 facts.is_gone_after(id(5), Some(5)) && facts.is_another(id(5), Some(5)),
                 "{added} added, {gone} gone"
@@ -301,7 +320,7 @@ mod tests {
             assert!(facts.is_gone_between(Some(5), &batch(101 + gone..=100 + added)), "{added} added, {gone} gone");
         }
         assert!(!facts(10, 7).is_another(id(5), Some(5)), "it has lost more than was read");
-        let behind = Facts { newest: id(5), first: Some(id(5)), counts: Some((7, 6)) };
+        let behind = Facts { newest: id(5), first: Some(id(5)), counts: Some((7, 6)), is_emptied: false };
         assert!(behind.is_gone_after(id(5), Some(5)), "two were deleted before they were read");
     }
 }

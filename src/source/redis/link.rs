@@ -31,7 +31,7 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(8);
 #[derive(Clone)]
 pub struct Link {
     masters: Masters,
-    connection: MultiplexedConnection,
+    connection: Connection,
     place: ConnectionAddr,
     /// Whether the node says what it is when it is asked.
     has_role: bool,
@@ -42,11 +42,11 @@ pub struct Link {
 impl Link {
     pub(super) fn new(
         masters: Masters,
-        connection: MultiplexedConnection,
+        connection: impl Into<Connection>,
         place: ConnectionAddr,
         has_role: bool,
     ) -> Self {
-        Self { masters, connection, place, has_role, detour: Arc::default() }
+        Self { masters, connection: connection.into(), place, has_role, detour: Arc::default() }
     }
 
     /// The node's address.
@@ -94,6 +94,38 @@ impl Link {
     }
 }
 
+/// What commands go over.
+#[derive(Clone)]
+pub(super) enum Connection {
+    Real(MultiplexedConnection),
+    #[cfg(test)]
+    Simulated(super::simulation::Connection),
+}
+
+impl From<MultiplexedConnection> for Connection {
+    fn from(connection: MultiplexedConnection) -> Self {
+        Self::Real(connection)
+    }
+}
+
+impl Connection {
+    async fn one(&mut self, command: &Cmd) -> RedisResult<Value> {
+        match self {
+            Self::Real(connection) => connection.req_packed_command(command).await,
+            #[cfg(test)]
+            Self::Simulated(connection) => connection.one(command).await,
+        }
+    }
+
+    async fn several(&mut self, pipeline: &Pipeline, offset: usize, count: usize) -> RedisResult<Vec<Value>> {
+        match self {
+            Self::Real(connection) => connection.req_packed_commands(pipeline, offset, count).await,
+            #[cfg(test)]
+            Self::Simulated(connection) => connection.several(pipeline).await,
+        }
+    }
+}
+
 fn ask_of(value: &Value) -> Option<ServerError> {
     match value {
         Value::ServerError(error) if error.kind() == Some(ServerErrorKind::Ask) => Some(error.clone()),
@@ -104,7 +136,7 @@ fn ask_of(value: &Value) -> Option<ServerError> {
 impl ConnectionLike for Link {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         async move {
-            let value = self.connection.req_packed_command(command).await?;
+            let value = self.connection.one(command).await?;
             match ask_of(&value) {
                 Some(error) => self.ask(command, &error).await,
                 None => Ok(value),
@@ -121,7 +153,7 @@ impl ConnectionLike for Link {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         async move {
-            let mut values = self.connection.req_packed_commands(pipeline, offset, count).await?;
+            let mut values = self.connection.several(pipeline, offset, count).await?;
             // Of a slot on its way some keys are here and some there, so each answer is looked at.
             for (value, command) in values.iter_mut().zip(pipeline.cmd_iter()) {
                 if let Some(error) = ask_of(value) {
@@ -134,7 +166,11 @@ impl ConnectionLike for Link {
     }
 
     fn get_db(&self) -> i64 {
-        self.connection.get_db()
+        match &self.connection {
+            Connection::Real(connection) => connection.get_db(),
+            #[cfg(test)]
+            Connection::Simulated(_) => 0,
+        }
     }
 }
 

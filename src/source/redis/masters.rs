@@ -44,6 +44,8 @@ enum Form {
     One(ConnectionInfo),
     Sentinels(Sentinels),
     Cluster(Nodes),
+    #[cfg(test)]
+    Simulated(super::simulation::Door),
 }
 
 impl Masters {
@@ -63,6 +65,12 @@ impl Masters {
             RedisAddress::Cluster(nodes) => Form::Cluster(Nodes::new(nodes)?),
         };
         Ok(Self { form: Arc::new(form) })
+    }
+
+    /// Of a simulation.
+    #[cfg(test)]
+    pub(super) fn simulated(door: super::simulation::Door) -> Self {
+        Self { form: Arc::new(Form::Simulated(door)) }
     }
 
     /// Whether there is no other that could take over.
@@ -90,6 +98,8 @@ impl Masters {
                 let (connection, place) = nodes.owner(key).await?;
                 return Ok(Link::new(self.clone(), connection, place, false));
             }
+            #[cfg(test)]
+            Form::Simulated(door) => return door.connect(self).await,
         };
         // Of a cluster every answer tells whether the node is the right one. Elsewhere a master that was made a replica
         // goes on answering reads.
@@ -109,6 +119,8 @@ impl Masters {
             Form::One(info) => info.clone(),
             Form::Sentinels(sentinels) => sentinels.info(place),
             Form::Cluster(nodes) => nodes.info(place),
+            #[cfg(test)]
+            Form::Simulated(door) => door.info.clone().set_addr(place.clone()),
         }
     }
 
@@ -118,6 +130,8 @@ impl Masters {
         match &*self.form {
             Form::Sentinels(sentinels) => sentinels.moved(place).await,
             Form::One(_) | Form::Cluster(_) => std::future::pending().await,
+            #[cfg(test)]
+            Form::Simulated(_) => std::future::pending().await,
         }
     }
 

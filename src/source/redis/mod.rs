@@ -15,6 +15,8 @@ mod reshard;
 mod saved;
 mod saver;
 mod sentinels;
+#[cfg(test)]
+mod simulation;
 
 pub use append::{AppendError, Appender};
 pub(super) use entries::read_draft;

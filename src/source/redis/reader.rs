@@ -74,16 +74,23 @@ const CHANGE_EPOCH: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.
 
 /// Begins the next millisecond of IDs (`ARGV[2]`), if the last one given is still of the one before (`ARGV[1]`) and the clock
 /// has not passed it.
-const MOVE_ON: &str = "local now = redis.call('TIME')
-if now[1] * 1000 + math.floor(now[2] / 1000) > tonumber(ARGV[1]) then return 0 end
-local info = redis.call('XINFO', 'STREAM', KEYS[1])
-for i = 1, #info, 2 do
-  if info[i] == 'last-generated-id' and string.find(info[i + 1], ARGV[1] .. '-', 1, true) == 1 then
-    redis.call('XSETID', KEYS[1], ARGV[2])
-    return 1
+const MOVE_ON: &str = "local now = redis.pcall('TIME')
+if not now.err and now[1] * 1000 + math.floor(now[2] / 1000) > tonumber(ARGV[1]) then return 0 end
+local info, last = redis.pcall('XINFO', 'STREAM', KEYS[1]), nil
+if info.err then
+  local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+  last = newest and newest[1]
+else
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then last = info[i + 1] end
   end
 end
-return 0";
+if not last or string.find(last, ARGV[1] .. '-', 1, true) ~= 1 then return 0 end
+redis.call('XSETID', KEYS[1], ARGV[2])
+return 1";
+
+/// Time between two attempts at that.
+const MOVE_ON_EVERY: Duration = Duration::from_secs(1);
 
 /// Topics in the wrong partition that are said and remembered.
 const MISPLACED_MAX: usize = 10_000;
@@ -138,8 +145,8 @@ pub struct RedisSource {
     appetite: Appetite,
     /// Topics that were found here and belong elsewhere.
     misplaced: HashSet<String>,
-    /// The millisecond beyond which the stream's IDs were last moved.
-    moved_on: u64,
+    /// The millisecond beyond which the stream's IDs were last moved, and when that was last tried.
+    moved_on: (u64, Option<Instant>),
     /// Topics that leave the stream, while some do.
     away: Option<Away>,
     /// What is not as it should be while topics move.
@@ -200,11 +207,17 @@ impl RedisSource {
             loading: None,
             appetite: Appetite::new(BATCH),
             misplaced: HashSet::new(),
-            moved_on: 0,
+            moved_on: (0, None),
             away: None,
             leaving: Leaving::default(),
             copies: None,
         }
+    }
+
+    /// How far it has read, as it goes on.
+    #[cfg(test)]
+    pub(super) fn progress_of(&self) -> Arc<Mutex<Progress>> {
+        self.progress.clone()
     }
 
     fn label(&self) -> SourceLabel {
@@ -248,7 +261,7 @@ impl RedisSource {
                     tracing::warn!(stream = self.keys.stream, %error, wait_ms = backoff.as_millis(), "Redis cannot be read, trying again");
                 }
             }
-            let jitter = backoff.mul_f64(rand::random::<f64>());
+            let jitter = backoff.mul_f64(crate::random::share());
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(backoff + jitter) => {}
@@ -261,7 +274,10 @@ impl RedisSource {
     async fn connected(&mut self, feed: &Feed, backoff: &mut Duration) -> RedisResult<LoadAgain> {
         let mut link = self.masters.connect(&self.keys.stream).await?;
         // Users may not be let to ask for it, and proxies may not know it.
-        self.has_time = cmd("TIME").query_async::<Value>(&mut link).await.is_ok();
+        self.has_time = match cmd("TIME").query_async::<Value>(&mut link).await {
+            Err(error) if error.is_io_error() || error.is_timeout() => return Err(error),
+            answer => answer.is_ok(),
+        };
         let run = run_of(&mut link).await?;
         let epoch = self.agree_on_epoch(&mut link).await?;
         let progress = self.progress();
@@ -407,8 +423,9 @@ impl RedisSource {
                 if self.is_unwritten && Some(self.agree_on_epoch(link).await?) != self.epoch {
                     return Ok(LoadAgain);
                 }
+                self.move_on(link, before).await;
                 let facts = Facts::of(link, &self.keys).await?;
-                if facts.newest < before || facts.is_another(before, self.progress().count) {
+                if !facts.is_emptied && facts.newest < before || facts.is_another(before, self.progress().count) {
                     let why = "the stream's IDs went backwards, or it has been given fewer entries than were read";
                     return self.load_again(link, Break::Rewritten(why.into())).await;
                 }
@@ -626,20 +643,24 @@ impl RedisSource {
     /// Where Redis' clock stands still or went back, all entries get the last one's millisecond, which holds only so many.
     /// The next millisecond is begun before it is full.
     async fn move_on(&mut self, link: &mut Link, last: EntryId) {
-        if last.seq < MOVE_ON_FROM || last.ms <= self.moved_on || last.offset().is_err_and(|error| error.is_for_good())
-        {
+        let (moved, tried) = self.moved_on;
+        let is_tried = tried.is_some_and(|when| when.elapsed() < MOVE_ON_EVERY);
+        let is_last_of_all = last.offset().is_err_and(|error| error.is_for_good());
+        if last.seq < MOVE_ON_FROM || last.ms == moved || is_tried || is_last_of_all {
             return;
         }
-        self.moved_on = last.ms;
+        self.moved_on.1 = Some(Instant::now());
         let next = EntryId { ms: last.ms + 1, seq: 0 };
         let mut command = cmd("EVAL");
         command.arg(MOVE_ON).arg(1).arg(&self.keys.stream).arg(last.ms).arg(next.to_string());
-        match command.query_async::<Value>(link).await {
-            Ok(_) => {
-                tracing::info!(stream = self.keys.stream, %last, "a millisecond of IDs is nearly used up: the next is begun")
+        match command.query_async::<bool>(link).await {
+            Ok(true) => {
+                self.moved_on.0 = last.ms;
+                tracing::info!(stream = self.keys.stream, %last, "a millisecond of IDs is nearly used up: the next is begun");
             }
+            Ok(false) => {}
             Err(error) => {
-                tracing::warn!(stream = self.keys.stream, %last, %error, "a millisecond of IDs is nearly used up, and the next cannot be begun");
+                tracing::warn!(stream = self.keys.stream, %last, %error, "a millisecond of IDs is nearly used up, and the next cannot be begun yet");
             }
         }
     }

@@ -128,11 +128,12 @@ pub(super) async fn restore(
     let (next, pairs): (u64, Vec<(String, String)>) =
         cmd("HSCAN").arg(&keys.snapshots).arg(cursor).arg("COUNT").arg(count).query_async(link).await?;
     // As of now: other nodes go on to save while this one loads.
-    let newest = Facts::of(link, keys).await?.newest.ceiling();
+    let facts = Facts::of(link, keys).await?;
+    let newest = facts.newest.ceiling();
     let sizes = pairs.iter().map(|(topic, text)| topic.len() + text.len()).collect();
     for (topic, text) in pairs {
         let Ok(saved) = serde_json::from_str::<Saved<'_>>(&text) else { continue };
-        if saved.offset > newest {
+        if saved.offset > newest && !facts.is_emptied {
             continue;
         }
         let Some(saved) = saved.read(&topic) else { continue };

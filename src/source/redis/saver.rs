@@ -265,7 +265,9 @@ impl Saver {
             });
             let (states, looked_at, left) = taken.await.ok_or_else(not_taken)?;
             // In doubt since it was last counted: left to others, as above.
-            if self.found.1 < ROUNDS_UNSAVED && states.iter().any(|state| state.known.may_lack()) {
+            let may_lack =
+                |state: &Snapshot| state.known.may_lack() && feed.topics.is_conflatable(state.topic.as_str());
+            if self.found.1 < ROUNDS_UNSAVED && states.iter().any(|state| may_lack(state)) {
                 return Ok(false);
             }
             let newest = states.iter().map(|state| state.offset).max().unwrap_or_default();

@@ -1,7 +1,9 @@
 //! Topics that leave this stream, or come from another, while `nexus-push reshard` moves them.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::super::away::{Away, Cut, Handed};
 use super::super::id::EntryId;

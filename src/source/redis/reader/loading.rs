@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ::redis::{RedisResult, Value, pipe};
+use ::redis::{RedisResult, Value, cmd, pipe};
 use tokio::time::Instant;
 
 use super::super::appetite::Appetite;
@@ -94,7 +94,13 @@ impl RedisSource {
         self.set_progress(Progress::default());
         self.epoch = Some(epoch.clone());
         let facts = Facts::of(link, &self.keys).await?;
-        let (newest, first) = (facts.newest, facts.first);
+        let saved_at = saved::position(link, &self.keys).await?;
+        // A stream that is empty and does not say what it ever held is taken for the one of which states are saved.
+        let newest = match saved_at {
+            Some(saved) if facts.is_emptied => saved.upto,
+            _ => facts.newest,
+        };
+        let first = facts.first;
         self.status.set_reach(facts.reach());
         self.status.set_fault("");
         if let Err(error) = newest.offset()
@@ -104,7 +110,6 @@ impl RedisSource {
         }
         self.forget_leaving();
         self.away = Away::read(link, &self.keys).await?;
-        let saved_at = saved::position(link, &self.keys).await?;
         let mut saved = saved_at.filter(|saved| saved.upto <= newest);
         // After a failover that lost entries, what was saved may hold them.
         if let Some(SavedUpto { upto, seen: Some(seen), .. }) = saved
@@ -129,13 +134,15 @@ impl RedisSource {
         let start = saved.map_or(EntryId::default(), |saved| saved.upto.min(recent));
         // Whether states that are put back lack nothing that the stream does not hold.
         let complete = match saved {
+            _ if facts.is_emptied => false,
             Some(saved) => !facts.is_gone_after(saved.upto, saved.count),
-            None => facts.is_untrimmed() || newest.is_zero(),
+            None => facts.is_untrimmed(),
         };
         // Up to when deltas were missed, of topics that are in no saved state either.
         let missed_ms = match saved {
             Some(saved) if complete => saved.missed_ms,
             _ if complete => None,
+            _ if facts.is_emptied => Some(self.now_ms(link).await?),
             _ => Some(first.unwrap_or(newest).ms),
         };
         if missed_ms.is_some() {
@@ -189,6 +196,14 @@ impl RedisSource {
         })
     }
 
+    /// What time it is by Redis' clock, or by this node's where that is not told.
+    async fn now_ms(&self, link: &mut Link) -> RedisResult<u64> {
+        if !self.has_time {
+            return Ok(unix_ms());
+        }
+        Ok(time_ms(&cmd("TIME").query_async::<Value>(link).await?).unwrap_or_else(unix_ms))
+    }
+
     async fn go_on(&mut self, link: &mut Link, feed: &Feed, loading: &mut Loading) -> RedisResult<()> {
         while let Some(cursor) = loading.cursor {
             let began = Instant::now();
@@ -215,7 +230,15 @@ impl RedisSource {
             let began = Instant::now();
             let (batch, first): (Value, Value) = read.query_async(link).await?;
             let (batch, first) = (entries(batch), continuity::first_id(first));
-            if first.map_or(loading.newest > loading.edge, |first| first > loading.edge) && !loading.edge.is_zero() {
+            let is_hole = match first {
+                None => loading.newest > loading.edge,
+                // Nothing was there when the load began.
+                Some(_) if loading.edge.is_zero() => {
+                    Facts::of(link, &self.keys).await?.is_gone_between(Some(0), &batch)
+                }
+                Some(first) => first > loading.edge,
+            };
+            if is_hole {
                 tracing::warn!(
                     stream = self.keys.stream,
                     after = %loading.last,
@@ -244,6 +267,11 @@ impl RedisSource {
 
     async fn finish(&mut self, link: &mut Link, feed: &Feed, loading: &Loading) -> RedisResult<()> {
         let facts = Facts::of(link, &self.keys).await?;
+        let epoch: Option<String> = cmd("GET").arg(&self.keys.epoch).query_async(link).await?;
+        // What was read so far, and what that left out, is of a stream that is no more: it is loaded from its beginning.
+        if !self.is_epoch(epoch.as_deref()) || !facts.is_emptied && facts.newest < loading.newest.max(loading.last) {
+            return Err((::redis::ErrorKind::Client, "the stream was replaced while it was loaded").into());
+        }
         // The stream may have had entries after the last that it holds: reading goes on after the last that it ever had.
         let (last, seen) = match loading.newest > loading.last {
             true => (loading.newest, None),

@@ -1,0 +1,136 @@
+//! A simulation of everything around the stream: several nodes, one Redis that trims, fails over, is wiped, stands still or is
+//! out of memory, clocks that jump, savers that take turns, topics that end, clients that move from node to node. Readers,
+//! savers and topics are the real ones; Redis, its network and time are not. A seed says all that happens.
+//!
+//! At every moment and for every node and topic, what is served as whole is what an oracle says, which works it out from the
+//! entries alone; of one epoch, topic and offset there is one body; and whoever is told that it recovered has missed nothing.
+//!
+//! `NEXUS_TEST_SEED` lives through one world again, and tells it with `NEXUS_TEST_LINES=200`; with `NEXUS_TEST_LOG=1` the
+//! nodes' own lines stand between. `NEXUS_TEST_WORLDS` says how many worlds there are.
+
+mod client;
+mod data;
+mod judge;
+mod oracle;
+mod server;
+mod world;
+
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+pub(super) use server::{Connection, Door};
+
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
+
+use crate::{clock, random};
+use world::{Tally, World};
+
+/// What befalls a world beside publishers, nodes that come and go, and lost connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Weather {
+    /// Nothing.
+    Fair,
+    /// Two streams, and publishers who do not know which is a topic's.
+    Several,
+    /// Entries go before all nodes have read them.
+    Trimmed,
+    /// Failovers that lose writes, restarts, deleted keys.
+    Lossy,
+    /// A clock that jumps, no memory, commands that are missing or held up, IDs that publishers give.
+    Odd,
+}
+
+fn of_environment<T: FromStr>(name: &str) -> Option<T> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// When it is, in a world.
+struct VirtualTime;
+
+impl FormatTime for VirtualTime {
+    fn format_time(&self, to: &mut Writer<'_>) -> std::fmt::Result {
+        let ms = clock::simulated::now_ms().map_or(0, |ms| ms - world::START_MS);
+        write!(to, "{:>8}.{:03}", ms / 1_000, ms % 1_000)
+    }
+}
+
+/// Lines that are told of a world that went wrong.
+fn lines() -> usize {
+    of_environment("NEXUS_TEST_LINES").unwrap_or(60)
+}
+
+fn live(seed: u64, weather: Weather, is_told: bool) -> Result<Tally, String> {
+    random::simulated::set(Some(seed));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let outcome = runtime.expect("a runtime").block_on(World::live(seed, weather, is_told));
+    random::simulated::set(None);
+    outcome
+}
+
+/// Worlds of one weather, by two threads.
+fn worlds(weather: Weather, count: u64) {
+    let first: Option<u64> = of_environment("NEXUS_TEST_SEED");
+    let count = of_environment("NEXUS_TEST_WORLDS").unwrap_or(if first.is_some() { 1 } else { count });
+    let first = first.unwrap_or(1);
+    if std::env::var_os("NEXUS_TEST_LOG").is_some() {
+        // What the nodes say, between the lines of the world.
+        let _ =
+            tracing_subscriber::fmt().with_ansi(false).with_timer(VirtualTime).with_writer(std::io::stdout).try_init();
+    }
+    let (next, faults, sum) = (AtomicU64::new(first), Mutex::new(Vec::new()), Mutex::new(Tally::default()));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + count {
+                        return;
+                    }
+                    match live(seed, weather, false) {
+                        Ok(tally) => *sum.lock().unwrap_or_else(PoisonError::into_inner) += tally,
+                        Err(fault) => faults.lock().unwrap_or_else(PoisonError::into_inner).push((seed, fault)),
+                    }
+                }
+            });
+        }
+    });
+    let mut faults = faults.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let tally = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!("{weather:?}: {count} worlds, {tally:?}");
+    faults.sort();
+    for (seed, fault) in &faults {
+        println!("seed {seed}: {fault}");
+    }
+    if let Some((seed, _)) = faults.first() {
+        let told = live(*seed, weather, true).err().unwrap_or_else(|| "it does not happen again".into());
+        panic!("{} of {count} worlds went wrong; NEXUS_TEST_SEED={seed}:\n{told}", faults.len());
+    }
+    assert!(tally.whole > 0 && tally.moves > 0, "nothing was looked at");
+}
+
+#[test]
+fn in_fair_weather_all_nodes_tell_the_truth() {
+    worlds(Weather::Fair, 400);
+}
+
+#[test]
+fn of_topics_in_two_streams_the_newest_counts() {
+    worlds(Weather::Several, 400);
+}
+
+#[test]
+fn whatever_is_trimmed_no_state_lacks_it_unsaid() {
+    worlds(Weather::Trimmed, 400);
+}
+
+#[test]
+fn whatever_is_lost_no_node_goes_on_with_it() {
+    worlds(Weather::Lossy, 400);
+}
+
+#[test]
+fn with_an_odd_redis_all_nodes_tell_the_truth() {
+    worlds(Weather::Odd, 400);
+}

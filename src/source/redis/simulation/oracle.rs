@@ -1,0 +1,243 @@
+//! What is true: the state of each topic after each of its entries, worked out by nobody but this.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::super::id::EntryId;
+use super::data::{Fields, Log};
+use crate::config::Class;
+use crate::topic::Kind;
+
+/// An entry that changes its topic.
+#[derive(Debug)]
+pub(super) struct Event {
+    pub(super) topic: String,
+    pub(super) kind: Kind,
+    pub(super) data: Value,
+}
+
+impl Event {
+    /// `None` of what nodes must refuse.
+    fn of(fields: &Fields) -> Option<Self> {
+        let field = |name: &str| {
+            let at = fields.iter().step_by(2).position(|field| field == name.as_bytes())?;
+            std::str::from_utf8(fields.get(2 * at + 1)?).ok()
+        };
+        let (topic, kind) = (field("topic")?.to_owned(), Kind::from_name(field("kind").unwrap_or_default())?);
+        let data = field("data").map_or(Some(Value::Null), |data| serde_json::from_str(data).ok())?;
+        let is_taken = match class_of(&topic) {
+            Class::Merge => kind == Kind::Deletion || data.is_object(),
+            Class::Stream => kind != Kind::Snapshot,
+            Class::Latest => true,
+        };
+        is_taken.then_some(Self { topic, kind, data })
+    }
+}
+
+/// The class that a simulated topic's name begins with.
+pub(super) fn class_of(topic: &str) -> Class {
+    match topic.as_bytes().first() {
+        Some(b'm') => Class::Merge,
+        Some(b'l') => Class::Latest,
+        _ => Class::Stream,
+    }
+}
+
+/// What a node has seen.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// When it was started, Unix ms.
+    pub(super) began_ms: u64,
+    /// How far it has read, by stream.
+    pub(super) read: Vec<EntryId>,
+}
+
+/// A topic after one of its entries.
+#[derive(Debug, Clone)]
+pub(super) struct Point {
+    pub(super) id: EntryId,
+    pub(super) offset: u64,
+    /// Which stream the entry was in.
+    pub(super) stream: usize,
+    /// `None` once it has ended.
+    pub(super) state: Option<Value>,
+    /// It rests on patches for what an entry of another stream had made.
+    pub(super) mixed: Option<(usize, EntryId)>,
+}
+
+impl Point {
+    /// Whether a node may call it whole: it has not read, or not yet, what the patches were for.
+    fn may_be_whole(&self, seen: &Seen) -> bool {
+        self.mixed
+            .is_none_or(|(stream, id)| id.ms <= seen.began_ms || seen.read.get(stream).is_some_and(|read| *read < id))
+    }
+}
+
+/// One past of the streams, or their present. What a topic is follows from the entries of one stream.
+#[derive(Debug, Default)]
+pub(super) struct Lineage {
+    topics: HashMap<String, Vec<Point>>,
+    /// Entries of each stream that are in it.
+    taken: Vec<usize>,
+}
+
+impl Lineage {
+    /// A topic's points, the first one first.
+    pub(super) fn points(&self, topic: &str) -> &[Point] {
+        self.topics.get(topic).map_or(&[], Vec::as_slice)
+    }
+
+    fn push(&mut self, event: &Event, id: EntryId, stream: usize, expire_ms: u64) {
+        let Ok(offset) = id.offset() else { return };
+        let points = self.topics.entry(event.topic.clone()).or_default();
+        let is_over = |point: &&Point| expire_ms > 0 && id.ms.saturating_sub(point.id.ms) > expire_ms;
+        // A deletion in any of them ends it in all.
+        let ended = points.iter().rposition(|point| point.state.is_none()).map_or(0, |at| at + 1);
+        let last = |is_here: bool| {
+            let last = points[ended..].iter().rev().find(|point| (point.stream == stream) == is_here);
+            last.filter(|point| point.state.is_some() && !is_over(point))
+        };
+        let (before, elsewhere) = (last(true), last(false));
+        let class = class_of(&event.topic);
+        // Of a topic that is not there nothing ends.
+        if event.kind == Kind::Deletion && before.is_none() && elsewhere.is_none() {
+            return;
+        }
+        let is_patch = class == Class::Merge && event.kind == Kind::Delta;
+        let mixed = match before {
+            _ if !is_patch => None,
+            Some(point) => point.mixed,
+            None => elsewhere.map(|point| (point.stream, point.id)),
+        };
+        let state = match event.kind {
+            Kind::Deletion => None,
+            _ if is_patch => {
+                let none = || Value::Object(serde_json::Map::new());
+                let mut state = before.and_then(|point| point.state.clone()).unwrap_or_else(none);
+                patch(&mut state, &event.data);
+                Some(state)
+            }
+            _ => Some(event.data.clone()),
+        };
+        points.push(Point { id, offset: offset.get(), stream, state, mixed });
+    }
+}
+
+/// RFC 7396.
+pub(super) fn patch(state: &mut Value, change: &Value) {
+    let Value::Object(change) = change else {
+        *state = change.clone();
+        return;
+    };
+    if !state.is_object() {
+        *state = Value::Object(serde_json::Map::new());
+    }
+    let Value::Object(members) = state else { return };
+    for (name, value) in change {
+        match value {
+            Value::Null => drop(members.remove(name)),
+            value => patch(members.entry(name.clone()).or_insert(Value::Null), value),
+        }
+    }
+}
+
+/// All that was true, and is.
+pub(super) struct Oracle {
+    streams: Vec<String>,
+    /// Time after which a topic has ended, in ms, by class; 0 is never.
+    expire_ms: u64,
+    read: HashMap<usize, (Fields, Option<Arc<Event>>)>,
+    /// The newest is the present.
+    lineages: Vec<Lineage>,
+    /// Bodies by epoch, topic and offset.
+    bodies: BTreeMap<(String, String, u64), bytes::Bytes>,
+}
+
+impl Oracle {
+    pub(super) fn new(streams: &[String], expire_ms: u64) -> Self {
+        let lineages = vec![Lineage::default()];
+        Self { streams: streams.to_vec(), expire_ms, read: HashMap::new(), lineages, bodies: BTreeMap::new() }
+    }
+
+    /// The streams are others from now on.
+    pub(super) fn begin_anew(&mut self) {
+        self.lineages.push(Lineage::default());
+    }
+
+    /// Takes in what was added.
+    pub(super) fn look(&mut self, logs: &[&Log]) {
+        let mut lineage = self.lineages.pop().unwrap_or_default();
+        lineage.taken.resize(self.streams.len(), 0);
+        let mut new: Vec<(EntryId, usize, Arc<Event>)> = Vec::new();
+        let is_several = logs.len() > 1;
+        if is_several && logs.iter().zip(&lineage.taken).any(|(log, taken)| log.len() > *taken) {
+            // The order of all of them may be another than that in which they came.
+            lineage = Lineage { taken: vec![0; logs.len()], ..Lineage::default() };
+        }
+        for (stream, log) in logs.iter().enumerate() {
+            for (id, fields) in &log[lineage.taken[stream]..] {
+                let key = Arc::as_ptr(fields) as usize;
+                let read = self.read.entry(key).or_insert_with(|| (fields.clone(), Event::of(fields).map(Arc::new)));
+                new.extend(read.1.clone().map(|event| (*id, stream, event)));
+            }
+            lineage.taken[stream] = log.len();
+        }
+        new.sort_by_key(|(id, stream, _)| (*id, *stream));
+        for (id, stream, event) in new {
+            lineage.push(&event, id, stream, self.expire_ms);
+        }
+        self.lineages.push(lineage);
+    }
+
+    pub(super) fn present(&self) -> &Lineage {
+        self.lineages.last().expect("there is always one")
+    }
+
+    /// The newest first.
+    pub(super) fn lineages(&self) -> impl Iterator<Item = &Lineage> {
+        self.lineages.iter().rev()
+    }
+
+    /// Whether a whole state may be this, at this offset: of which lineage that is.
+    pub(super) fn knows(&self, topic: &str, offset: u64, state: &Value, seen: &Seen) -> Option<(&Lineage, &Point)> {
+        let is_it =
+            |point: &Point| point.offset == offset && point.may_be_whole(seen) && point.state.as_ref() == Some(state);
+        self.lineages()
+            .find_map(|lineage| Some((lineage, lineage.points(topic).iter().rev().find(|point| is_it(point))?)))
+    }
+
+    /// Whether a topic may be none for who has read so far, by stream, at a time that was `latest_ms` by Redis' clock.
+    pub(super) fn may_be_none(&self, topic: &str, read: &[EntryId], latest_ms: u64) -> bool {
+        self.lineages().any(|lineage| {
+            let points = lineage.points(topic);
+            let Some(last) =
+                points.iter().rposition(|point| read.get(point.stream).is_some_and(|read| point.id <= *read))
+            else {
+                return true;
+            };
+            let is_over = |point: &Point| self.expire_ms > 0 && latest_ms.saturating_sub(point.id.ms) > self.expire_ms;
+            points[last..].iter().any(|point| point.state.is_none() || is_over(point))
+        })
+    }
+
+    /// Of one tag there is one body.
+    pub(super) fn note_body(
+        &mut self,
+        epoch: &str,
+        topic: &str,
+        offset: u64,
+        body: &bytes::Bytes,
+    ) -> Result<(), String> {
+        let known = self.bodies.entry((epoch.to_owned(), topic.to_owned(), offset)).or_insert_with(|| body.clone());
+        if known != body {
+            return Err(format!("{topic} at {offset} in {epoch} is {} and {}", shown(known), shown(body)));
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn shown(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,508 @@
+//! Some nodes, their Redis, publishers and clients, and all that befalls them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::super::continuity::Progress;
+use super::super::masters::Masters;
+use super::super::reader::RedisSource;
+use super::Weather;
+use super::client::{Client, Heard};
+use super::data::{Lacks, Log};
+use super::oracle::{Oracle, Seen, class_of};
+use super::server::{Door, Server};
+use crate::clock;
+use crate::config::{self, Class, Config, Namespace};
+use crate::metrics::Metrics;
+use crate::source::{Feed, Source as _, SourceStatus};
+use crate::topic::{Nowhere, SourceId, TopicName, Topics};
+
+/// 2027-01-15T08:00:00Z, Unix ms.
+pub(super) const START_MS: u64 = 1_800_000_000_000;
+
+/// Things that happen in one world.
+const EVENTS: usize = 70;
+
+/// Nodes that run at once at most.
+const NODES_MAX: usize = 3;
+
+/// Seconds for everything to become good again, once nothing happens any more.
+const PEACE_S: u64 = 35;
+
+/// Topics, by the class that their names begin with.
+pub(super) const TOPICS: [&str; 6] = ["m:a", "m:b", "m:c", "l:a", "l:b", "s:a"];
+
+/// What was looked at.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Tally {
+    pub(super) whole: usize,
+    pub(super) incomplete: usize,
+    pub(super) none: usize,
+    pub(super) moves: usize,
+    pub(super) recovered: usize,
+    pub(super) told: usize,
+    /// Left incomplete at the end.
+    pub(super) left: usize,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.whole += other.whole;
+        self.incomplete += other.incomplete;
+        self.none += other.none;
+        self.moves += other.moves;
+        self.recovered += other.recovered;
+        self.told += other.told;
+        self.left += other.left;
+    }
+}
+
+pub(super) struct Node {
+    pub(super) number: usize,
+    pub(super) topics: Arc<Topics>,
+    pub(super) heard: Arc<Heard>,
+    progress: Vec<Arc<Mutex<Progress>>>,
+    pub(super) statuses: Vec<Arc<SourceStatus>>,
+    stop: CancellationToken,
+    began_ms: u64,
+}
+
+impl Node {
+    fn start(number: usize, config: &Arc<Config>, server: &Arc<Server>) -> Self {
+        let redis = config.source.redis.clone().unwrap_or_default();
+        let (metrics, heard, stop) =
+            (Arc::new(Metrics::default()), Arc::new(Heard::default()), CancellationToken::new());
+        let topics = Arc::new(Topics::new(config.clone(), redis.streams.len(), heard.clone(), metrics.clone()));
+        let feed = Feed::new(topics.clone(), Arc::new(Nowhere));
+        let (mut progress, mut statuses) = (Vec::new(), Vec::new());
+        for partition in 0..redis.streams.len() {
+            let masters = Masters::simulated(Door::new(server.clone(), number));
+            let partition = u16::try_from(partition).unwrap_or_default();
+            let source = RedisSource::new(config, &redis, masters, partition, metrics.clone());
+            progress.push(source.progress_of());
+            statuses.push(source.status());
+            tokio::spawn(Box::new(source).run(feed.clone(), stop.clone()));
+        }
+        let (sweeping, stopped) = (topics.clone(), stop.clone());
+        tokio::spawn(async move {
+            while !stopped.is_cancelled() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                sweeping.sweep();
+            }
+        });
+        Self { number, topics, heard, progress, statuses, stop, began_ms: clock::unix_ms() }
+    }
+
+    pub(super) fn is_loaded(&self, source: SourceId) -> bool {
+        self.statuses.get(usize::from(source.0)).is_some_and(|status| status.is_loaded()) && {
+            let progress = self.progress.get(usize::from(source.0));
+            progress.is_some_and(|progress| progress.lock().unwrap_or_else(PoisonError::into_inner).loaded)
+        }
+    }
+
+    /// The epoch of a stream, as the node has it.
+    pub(super) fn epoch_of(&self, stream: usize) -> String {
+        self.topics.epoch(SourceId(u16::try_from(stream).unwrap_or_default())).to_string()
+    }
+
+    pub(super) fn seen(&self) -> Seen {
+        let last = |progress: &Mutex<Progress>| progress.lock().unwrap_or_else(PoisonError::into_inner).last;
+        Seen { began_ms: self.began_ms, read: self.progress.iter().map(|progress| last(progress)).collect() }
+    }
+}
+
+/// See above.
+pub(super) struct World {
+    pub(super) weather: Weather,
+    numbers: StdRng,
+    pub(super) config: Arc<Config>,
+    pub(super) server: Arc<Server>,
+    pub(super) nodes: Vec<Node>,
+    nodes_ever: usize,
+    pub(super) clients: Vec<Client>,
+    pub(super) oracle: Oracle,
+    /// Values are never the same twice.
+    next: u64,
+    pub(super) tally: Tally,
+    lines: Option<Vec<String>>,
+    /// What was wrong with what a client was told.
+    pub(super) fault: Option<String>,
+    /// A publisher gave an ID after which none has an offset.
+    pub(super) is_ruined: bool,
+}
+
+impl World {
+    /// Lives through it.
+    pub(super) async fn live(seed: u64, weather: Weather, is_told: bool) -> Result<Tally, String> {
+        clock::simulated::set(Some(START_MS));
+        let mut world = Self::new(seed, weather);
+        world.lines = is_told.then(Vec::new);
+        let outcome = world.pass().await;
+        for node in &world.nodes {
+            node.stop.cancel();
+        }
+        clock::simulated::set(None);
+        let tally = world.tally;
+        outcome.map(|()| tally).map_err(|fault| {
+            let lines = world.lines.unwrap_or_default();
+            let from = lines.len().saturating_sub(super::lines());
+            format!("{}{fault}", lines[from..].iter().map(|line| format!("{line}\n")).collect::<String>())
+        })
+    }
+
+    fn new(seed: u64, weather: Weather) -> Self {
+        let mut numbers = StdRng::seed_from_u64(seed);
+        let is_several = matches!(weather, Weather::Several);
+        let streams: Vec<String> = if is_several { vec!["a".into(), "b".into()] } else { vec!["a".into()] };
+        let expire_s = match weather {
+            // Where the source's clock jumps by more than a topic may be quiet, ends by time mean nothing.
+            Weather::Odd => 0,
+            _ => *[0, 15, 40].choose(&mut numbers).unwrap_or(&0),
+        };
+        let mut config = Config::default();
+        for (name, class) in [("m", Class::Merge), ("l", Class::Latest), ("s", Class::Stream)] {
+            let namespace = Namespace {
+                class,
+                expire_after: Duration::from_secs(expire_s),
+                history_size: numbers.random_range(1..8),
+                history_ttl: Duration::from_secs(numbers.random_range(1..30)),
+                ..Namespace::default()
+            };
+            config.namespace.insert(name.into(), namespace);
+        }
+        config.limits.topic_idle = Duration::from_secs(numbers.random_range(1..10));
+        config.source.redis = Some(config::Redis {
+            streams: streams.clone(),
+            snapshot_every: Duration::from_secs(numbers.random_range(2..8)),
+            ..config::Redis::default()
+        });
+        let mut sometimes = |of: u32| numbers.random_range(0..of) == 0;
+        let lacks = match weather {
+            Weather::Fair | Weather::Several => Lacks::default(),
+            Weather::Trimmed | Weather::Lossy => Lacks { info: sometimes(4), ..Lacks::default() },
+            Weather::Odd => Lacks { info: sometimes(6), time: sometimes(4), run: sometimes(4), memory: false },
+        };
+        let server = Server::new(seed, lacks);
+        server.inner().way_ms = *[0, 2, 30, 400].choose(&mut numbers).unwrap_or(&2);
+        if matches!(weather, Weather::Odd | Weather::Trimmed) {
+            server.inner().held = 50;
+        }
+        let clients = TOPICS.iter().cycle().take(8).zip(0..).map(|(topic, number)| {
+            Client::new(number, TopicName::new(topic).unwrap_or_else(|_| unreachable!("a topic's name")))
+        });
+        Self {
+            weather,
+            clients: clients.collect(),
+            oracle: Oracle::new(&streams, expire_s * 1_000),
+            config: Arc::new(config),
+            server,
+            nodes: Vec::new(),
+            nodes_ever: 0,
+            numbers,
+            next: 0,
+            tally: Tally::default(),
+            lines: None,
+            fault: None,
+            is_ruined: false,
+        }
+    }
+
+    pub(super) fn say(&mut self, line: impl FnOnce() -> String) {
+        if let Some(lines) = &mut self.lines {
+            let now_ms = clock::unix_ms() - START_MS;
+            let line = format!("{:>8}.{:03} {}", now_ms / 1_000, now_ms % 1_000, line());
+            tracing::info!("{line}");
+            lines.push(line);
+        }
+    }
+
+    fn one_in(&mut self, of: u32) -> bool {
+        self.numbers.random_range(0..of) == 0
+    }
+
+    async fn pass(&mut self) -> Result<(), String> {
+        self.start_node();
+        tokio::task::yield_now().await;
+        for _ in 0..EVENTS {
+            self.happen().await;
+            let most = if self.one_in(5) { 1_500 } else { 40 };
+            let ms = self.numbers.random_range(0..=most);
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            self.judge()?;
+        }
+        self.be_at_peace();
+        for _ in 0..PEACE_S / 5 {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            self.judge()?;
+        }
+        self.judge_the_end()
+    }
+
+    async fn happen(&mut self) {
+        match self.numbers.random_range(0..100) {
+            0..55 => self.publish(),
+            55..58 => {
+                let s = self.numbers.random_range(1..25);
+                tokio::time::sleep(Duration::from_secs(s)).await;
+            }
+            58..62 => {
+                self.start_node();
+                tokio::task::yield_now().await;
+            }
+            62..65 => self.stop_node(),
+            65..78 => self.move_client(),
+            78..83 => self.cut(),
+            _ => match self.weather {
+                Weather::Fair | Weather::Several => self.publish(),
+                Weather::Trimmed => self.trim(),
+                Weather::Lossy => self.lose(),
+                Weather::Odd => self.be_odd(),
+            },
+        }
+    }
+
+    fn publish(&mut self) {
+        let count = if self.one_in(8) { self.numbers.random_range(5..30) } else { 1 };
+        for _ in 0..count {
+            let topic = *TOPICS.choose(&mut self.numbers).unwrap_or(&"m:a");
+            let streams = self.streams();
+            let mut stream = crate::topic::home_in(topic, &streams).to_owned();
+            self.next += 1;
+            let (kind, data) = self.delta(topic);
+            // Some publishers do not know the rule. (Patches in two streams have no order.)
+            if class_of(topic) == Class::Latest && self.one_in(12) {
+                stream = streams.choose(&mut self.numbers).cloned().unwrap_or(stream);
+            }
+            let data = data.to_string();
+            let mut words = vec!["XADD", &stream];
+            let keep = self.numbers.random_range(0..12_u32).to_string();
+            if matches!(self.weather, Weather::Trimmed) && self.one_in(20) {
+                words.extend(["MAXLEN", &keep]);
+            }
+            words.extend(["*", "topic", topic, "data", &data]);
+            if !kind.is_empty() {
+                words.extend(["kind", kind]);
+            }
+            let answer = self.server.command(&words);
+            self.say(|| format!("{} -> {answer:?}", words.join(" ")));
+        }
+        self.look();
+    }
+
+    fn delta(&mut self, topic: &str) -> (&'static str, Value) {
+        let value = self.next;
+        if self.one_in(25) {
+            return ("delete", Value::Null);
+        }
+        if class_of(topic) != Class::Merge {
+            return ("", json!(value));
+        }
+        let kind = if self.one_in(7) { "snapshot" } else { "" };
+        let member = *["p", "q", "r", "t"].choose(&mut self.numbers).unwrap_or(&"p");
+        match self.numbers.random_range(0..8) {
+            0 => (kind, json!({ member: null })),
+            1 => (kind, json!({ member: { "x": value } })),
+            2 => (kind, json!({ member: value, "z": { "y": value } })),
+            // To be refused.
+            3 if self.one_in(4) => ("", json!([value])),
+            _ => (kind, json!({ member: value })),
+        }
+    }
+
+    fn streams(&self) -> Vec<String> {
+        self.config.source.redis.as_ref().map(|redis| redis.streams.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn look(&mut self) {
+        let (inner, none) = (self.server.inner(), Log::new());
+        let log = |stream: &String| inner.data.streams.get(stream).map_or(&none, |stream| &stream.log);
+        let redis = self.config.source.redis.as_ref();
+        let logs: Vec<&Log> = redis.iter().flat_map(|redis| redis.streams.iter()).map(log).collect();
+        self.oracle.look(&logs);
+    }
+
+    fn start_node(&mut self) {
+        if self.nodes.len() < NODES_MAX {
+            let number = self.nodes_ever;
+            self.nodes_ever += 1;
+            self.nodes.push(Node::start(number, &self.config, &self.server));
+            self.say(|| format!("node {number} starts"));
+        }
+    }
+
+    /// Ends a node: as an operator does, or all of a sudden.
+    fn stop_node(&mut self) {
+        if self.nodes.len() < 2 {
+            return;
+        }
+        let at = self.numbers.random_range(0..self.nodes.len());
+        let node = self.nodes.swap_remove(at);
+        let is_killed = self.one_in(2);
+        self.say(|| format!("node {} {}", node.number, if is_killed { "is killed" } else { "stops" }));
+        if is_killed {
+            self.server.change(|inner| inner.cut.insert(node.number));
+        }
+        node.stop.cancel();
+        for client in self.clients.iter_mut().filter(|client| client.node == Some(node.number)) {
+            client.node = None;
+        }
+    }
+
+    fn cut(&mut self) {
+        let Some(number) = self.nodes.choose(&mut self.numbers).map(|node| node.number) else { return };
+        let is_cut = self.server.inner().cut.contains(&number);
+        match (is_cut, self.one_in(2)) {
+            (true, _) => {
+                self.server.change(|inner| inner.cut.remove(&number));
+                self.say(|| format!("node {number} reaches Redis again"));
+            }
+            (false, true) => {
+                self.server.change(|inner| inner.cut.insert(number));
+                self.say(|| format!("node {number} is cut off"));
+            }
+            (false, false) => {
+                self.server.change(super::server::Inner::break_connections);
+                self.say(|| "all connections break".into());
+            }
+        }
+    }
+
+    fn trim(&mut self) {
+        let keep = self.numbers.random_range(0..15);
+        let stream = self.streams().remove(0);
+        let trims = self.one_in(2);
+        self.server.change(|inner| {
+            if let Some(stream) = inner.data.streams.get_mut(&stream).filter(|_| trims) {
+                stream.trim(keep);
+            }
+        });
+        match trims {
+            true => self.say(|| format!("trimmed to {keep}")),
+            false => self.publish(),
+        }
+    }
+
+    fn lose(&mut self) {
+        let what = match self.numbers.random_range(0..20) {
+            0..8 => {
+                self.server.change(|inner| inner.replica = inner.data.clone());
+                "the replica has it all"
+            }
+            8..11 => {
+                self.server.change(|inner| {
+                    let replica = inner.replica.clone();
+                    inner.replace(replica);
+                    inner.restart();
+                });
+                self.oracle.begin_anew();
+                "a failover"
+            }
+            11 => {
+                self.server.change(|inner| inner.replace(super::data::Data::default()));
+                self.oracle.begin_anew();
+                "everything is wiped"
+            }
+            12 => {
+                self.server.change(|inner| inner.delete("a"));
+                self.oracle.begin_anew();
+                "the stream is deleted"
+            }
+            13 => {
+                self.server.change(|inner| inner.delete("{a}:epoch"));
+                "the epoch is deleted"
+            }
+            14..17 => {
+                self.server.change(super::server::Inner::restart);
+                "Redis is restarted"
+            }
+            _ => return self.publish(),
+        };
+        self.say(|| what.into());
+        self.look();
+    }
+
+    fn be_odd(&mut self) {
+        if self.one_in(60) {
+            // Microseconds, from a publisher who gives IDs.
+            let id = format!("{}-0", clock::unix_ms() * 1_000);
+            let answer = self.server.command(&["XADD", "a", &id, "topic", "m:a", "data", "{}"]);
+            self.say(|| format!("XADD {id} -> {answer:?}"));
+            self.is_ruined |= matches!(answer, ::redis::Value::BulkString(_));
+        }
+        match self.numbers.random_range(0..10) {
+            0..3 => {
+                let most = if self.one_in(3) { 60_000 } else { 500 };
+                let by = self.numbers.random_range(-most..=most);
+                self.server.change(|inner| inner.ahead_ms += by);
+                self.say(|| format!("Redis' clock jumps by {by} ms"));
+            }
+            3..5 => {
+                let is_full = self.server.change(|inner| {
+                    inner.lacks.memory = !inner.lacks.memory;
+                    inner.lacks.memory
+                });
+                self.say(|| format!("Redis has no memory: {is_full}"));
+            }
+            // An ID with a time of its own, as backfills have.
+            5..7 => {
+                let ahead_ms = self.server.inner().ahead_ms;
+                let ms = clock::unix_ms().saturating_add_signed(ahead_ms) + self.numbers.random_range(0..3_000);
+                let id = format!("{ms}-{}", self.numbers.random_range(0..9_000));
+                self.next += 1;
+                let data = json!({ "p": self.next }).to_string();
+                let answer = self.server.command(&["XADD", "a", &id, "topic", "m:a", "data", &data]);
+                self.say(|| format!("XADD {id} m:a {data} -> {answer:?}"));
+                self.look();
+            }
+            _ => self.publish(),
+        }
+    }
+
+    fn move_client(&mut self) {
+        let at = self.numbers.random_range(0..self.clients.len());
+        let Some(node) = self.nodes.choose(&mut self.numbers) else { return };
+        let (number, topics, heard) = (node.number, node.topics.clone(), node.heard.clone());
+        let seen = node.seen();
+        let Some(mut client) = (at < self.clients.len()).then(|| self.clients.swap_remove(at)) else { return };
+        if let Some(before) = client.node.take()
+            && let Some(before) = self.nodes.iter().find(|node| node.number == before)
+        {
+            client.leave(&before.topics);
+        }
+        // As a server does: what the client has of it this node will have in a moment.
+        let is_behind = client.position.as_ref().is_some_and(|position| topics.is_behind(&client.topic, position));
+        let mut fault = None;
+        if !is_behind {
+            let topic = client.topic.clone();
+            match client.come(number, &topics, &heard) {
+                Ok(came) => {
+                    self.tally.moves += 1;
+                    self.say(|| {
+                        format!(
+                            "a client of {topic} comes to node {number} from {:?}: recovered {}, missed {:?}, at {:?} with {}{}",
+                            came.since.as_ref().map(|since| (since.offset.get(), since.epoch.to_string())),
+                            came.recovered,
+                            came.missed,
+                            client.position.as_ref().map(|at| (at.offset.get(), at.epoch.to_string())),
+                            client.state,
+                            if client.is_incomplete { " incomplete" } else { "" }
+                        )
+                    });
+                    fault = self.judge_coming(&client, &came, &seen).err();
+                }
+                Err(error) => fault = Some(error),
+            }
+        }
+        self.clients.push(client);
+        if let Some(fault) = fault {
+            self.say(|| format!("FAULT {fault}"));
+            self.fault.get_or_insert(fault);
+        }
+    }
+}
