@@ -441,11 +441,15 @@ impl Shard {
         }
     }
 
-    /// The topic's epoch changed: everybody gets its state now, and what they had no longer counts.
+    /// The topic's state is another than its deltas say, or its epoch changed: everybody gets it now, and what they had no longer
+    /// counts.
     pub(super) fn reset(&mut self, slot: Slot, snapshot: &Snapshot) {
         self.seal_topic(slot);
-        if self.subscribers.topic(slot).is_some_and(|topic| !topic.class.conflatable()) {
-            self.end_centrifuge_streams(slot);
+        // Centrifuge clients learn the epoch when they subscribe, and no position in a state that may lack deltas is one in the
+        // epoch that they have.
+        let is_in_doubt = snapshot.known.may_lack();
+        if self.subscribers.topic(slot).is_some_and(|topic| is_in_doubt || !topic.class.conflatable()) {
+            self.end_centrifuge(slot);
         }
         let Some(topic) = self.subscribers.topic_mut(slot) else { return };
         topic.clear_ring();
@@ -482,9 +486,9 @@ impl Shard {
         }
     }
 
-    /// The Centrifuge subscribers of a stream whose past no longer counts: they subscribe again, and learn that they could
-    /// not recover. The list of kept events, which `plain` clients get, would look like an event to them.
-    fn end_centrifuge_streams(&mut self, slot: Slot) {
+    /// Centrifuge subscribers subscribe again, and learn in which epoch, and of a stream that they could not recover. The list of
+    /// its kept events, which `plain` clients get, would look like an event to them.
+    fn end_centrifuge(&mut self, slot: Slot) {
         let lanes = self.subscribers.topic(slot).map_or_else(Vec::new, |topic| topic.lanes.clone());
         let lanes = lanes.iter().filter_map(|l| self.subscribers.lane(*l));
         let centrifuge = lanes.filter(|lane| lane.encoding.dialect().is_centrifuge());

@@ -88,14 +88,29 @@ impl Feed {
     /// namespace takes, or larger than both `bytes_max` and a
     /// state may be, is left out.
     fn restore(&self, source: SourceId, saved: SavedState<'_>, bytes_max: usize) -> bool {
-        let SavedState { topic, offset, ts, at_ms, data, moved_at, incomplete } = saved;
-        let Some(payload) = self.saved_payload(topic, data, bytes_max) else { return false };
+        let SavedState { topic, offset, ts, at_ms, data, is_stream, moved_at, incomplete } = saved;
+        // Of a namespace that has another class now it says nothing.
+        let payload = if is_stream == self.topics.is_conflatable(topic) {
+            None
+        } else {
+            self.saved_payload(topic, data, bytes_max)
+        };
+        let Some(payload) = payload else {
+            self.leave_out(source, topic, at_ms, "it is not what its namespace takes");
+            return false;
+        };
         let incoming = Incoming { topic, kind: Kind::Snapshot, ts, at_ms, payload, offset: Some(offset), source };
         let restored = self.topics.restore(incoming, moved_at, incomplete);
         if let Err(error) = &restored {
-            tracing::warn!(topic, %error, "a saved state was left out");
+            self.leave_out(source, topic, at_ms, &error.to_string());
         }
         restored.is_ok()
+    }
+
+    /// A saved state cannot be put back: its topic is there all the same, and its next delta is not its first.
+    fn leave_out(&self, source: SourceId, topic: &str, at_ms: Option<u64>, why: &str) {
+        tracing::warn!(topic, why, "a saved state was left out");
+        self.topics.miss_saved(source, topic, at_ms.unwrap_or_else(unix_ms));
     }
 
     /// Makes a state that may lack deltas whole with one that another node saved.
@@ -131,14 +146,16 @@ struct SavedState<'a> {
     /// When the source took its newest delta in, Unix ms.
     at_ms: Option<u64>,
     data: Bytes,
+    /// It says how far a `stream` topic had come, and has no data.
+    is_stream: bool,
     /// Offset of the move that brought the topic to its source; 0 if none did.
     moved_at: Offset,
     /// The node that saved it knew that it may lack deltas.
     incomplete: bool,
 }
 
-/// Offset of the move that brought a saved state's topic to its source. Nodes that do not say it saved no later than that
-/// the topic was moved on.
+/// Offset of the move that brought a saved state's topic to its source. Older nodes do not say it: the offset of the state stands
+/// for it, which is from before any later move.
 fn moved_at(is_moved: bool, moved_at: Option<Offset>, offset: Offset) -> Offset {
     if is_moved { moved_at.unwrap_or(offset) } else { Offset::ZERO }
 }

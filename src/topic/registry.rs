@@ -65,6 +65,8 @@ struct SourceState {
     gaps: Gaps,
     /// States that are put back may lack deltas.
     restores_doubt: AtomicBool,
+    /// Those that were taken in up to then may, Unix ms of the source's clock; 0 if none.
+    outdated_ms: AtomicU64,
     /// Everything that the source took in up to then has been read here: Unix ms of its clock.
     read_upto_ms: AtomicU64,
     /// By how much its clock is ahead of this node's, in ms.
@@ -90,6 +92,11 @@ struct SourceState {
 }
 
 impl SourceState {
+    /// Whether it is being loaded, or was not yet.
+    fn is_unread(&self) -> bool {
+        self.loading.load(Ordering::Acquire) || !self.has_loaded.load(Ordering::Acquire) && !self.gaps.is_none()
+    }
+
     fn marks(&self) -> impl std::ops::DerefMut<Target = HashMap<TopicName, StreamMark>> {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -163,6 +170,7 @@ impl Topics {
             loading: AtomicBool::new(false),
             gaps: Gaps::default(),
             restores_doubt: AtomicBool::new(false),
+            outdated_ms: AtomicU64::new(0),
             read_upto_ms: AtomicU64::new(u64::MAX),
             ahead_ms: AtomicI64::new(0),
             incomplete: AtomicUsize::new(0),
@@ -480,6 +488,13 @@ impl Topics {
         }
     }
 
+    /// Whoever saved last had missed deltas up to `until_ms`: what others had saved before may be out of date.
+    pub fn saved_after_a_hole(&self, source: SourceId, until_ms: u64) {
+        if let Some(state) = self.source(source) {
+            state.outdated_ms.store(until_ms, Ordering::Release);
+        }
+    }
+
     /// That time, if something was missed that may matter still; the maximum if it is not known.
     pub fn missed(&self, source: SourceId) -> Option<u64> {
         let gaps = &self.source(source)?.gaps;
@@ -528,6 +543,13 @@ impl Topics {
             }
         }
         result
+    }
+
+    /// A state that was saved of a topic cannot be put back.
+    pub fn miss_saved(&self, source: SourceId, name: &str, at_ms: u64) {
+        if let Some(source) = self.source(source) {
+            source.gaps.miss(name, at_ms);
+        }
     }
 
     /// A delta of another process's source was refused for want of room here: the topic's state lacks it.
@@ -623,7 +645,8 @@ impl Topics {
                     let gaps = self.source(source).map(|source| &source.gaps);
                     // Where it belongs there may be more of it.
                     let home = self.home(topic.name.as_str());
-                    topic.incomplete = home != source && source != self.local() && self.is_loading(home)
+                    let is_unread = |home| self.source(home).is_some_and(SourceState::is_unread);
+                    topic.incomplete = home != source && source != self.local() && is_unread(home)
                         || !gaps.is_some_and(|gaps| gaps.is_first(&topic.name, &topic.options, first_ms));
                 }
                 self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
@@ -686,7 +709,7 @@ impl Topics {
             topic.admits(kind, payload, false)?;
             topic.reset(source, epoch, floor);
             topic.set_loads(silent);
-            if !silent {
+            if !silent && self.partitions() > 1 {
                 // Who waits for it hears in which epoch it is going to come.
                 self.tell_state(topic);
             }
@@ -836,6 +859,9 @@ impl Topics {
 
     /// A state lacks a delta that came in another partition. No state that was saved before makes it whole.
     fn doubt_one(&self, topic: &mut Topic, silent: bool) {
+        if !topic.options.class.conflatable() {
+            return;
+        }
         let is_new = topic.doubt();
         // Nor one that was saved at this very offset.
         topic.lose_history(topic.offset.next());
@@ -930,11 +956,12 @@ impl Topics {
     /// Whether a client holds more of a topic than this node has read: another node, which is ahead, gave it to it.
     pub fn is_behind(&self, name: &TopicName, position: &Position) -> bool {
         if let Some(topic) = self.map.get(name.as_str()) {
-            return topic.epoch.is_comparable(&position.epoch) && position.offset > topic.offset;
+            let upto = topic.offset.max(self.reached(topic.source));
+            return topic.epoch == position.epoch && position.offset > upto;
         }
         let home = self.home(name.as_str());
         let floor = self.source(home).map_or(0, |source| source.floor.load(Ordering::Acquire));
-        self.epoch(home).is_comparable(&position.epoch) && position.offset.get() > floor
+        self.epoch(home) == position.epoch && position.offset.get() > floor.max(self.reached(home).get())
     }
 
     /// Ends a shard's interest in a topic. `done` runs before anything else can be sent about it.
@@ -1167,12 +1194,15 @@ impl Topics {
         state.gaps.begin(complete);
         state.restores_doubt.store(!complete, Ordering::Release);
         state.marks().clear();
-        // What ended in the epoch before may not have ended in this one.
-        if let Some(ended) = state.ended.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            ended.clear();
+        state.outdated_ms.store(0, Ordering::Release);
+        if self.epoch(source) != *epoch {
+            // What ended in the epoch before may not have ended in this one.
+            if let Some(ended) = state.ended.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+                ended.clear();
+            }
+            state.has_ended_elsewhere.store(false, Ordering::Release);
+            state.has_forgotten_ends.store(false, Ordering::Release);
         }
-        state.has_ended_elsewhere.store(false, Ordering::Release);
-        state.has_forgotten_ends.store(false, Ordering::Release);
         state.read_upto_ms.store(0, Ordering::Release);
         state.whole.store(floor.kept_after == Offset::ZERO, Ordering::Release);
         state.floor.store(floor.offset.get(), Ordering::Release);
@@ -1201,7 +1231,7 @@ impl Topics {
         let when = When { at_ms: at_ms.unwrap_or(now_ms), now_ms };
         let Some(state) = self.source(source) else { return Ok(()) };
         // Whoever saved last may have known nothing of a topic that another had saved before the hole.
-        let is_of_before = self.missed(source).is_some_and(|until_ms| when.at_ms <= until_ms);
+        let is_of_before = when.at_ms <= state.outdated_ms.load(Ordering::Acquire);
         let in_doubt = incomplete || is_of_before || state.restores_doubt.load(Ordering::Acquire);
         if source != self.local() && namespace_of(topic) == Some(OPS) {
             return Err(PublishError::Reserved);
@@ -1209,7 +1239,11 @@ impl Topics {
         if !self.is_conflatable(topic) {
             let incomplete = incomplete || is_of_before;
             let mark = StreamMark { offset, ts, at_ms: when.at_ms, moved_at, incomplete };
-            state.marks().insert(TopicName::new(topic)?, mark);
+            let (name, mut marks, max) = (TopicName::new(topic)?, state.marks(), self.config.limits.topics);
+            if marks.len() >= max {
+                return Err(PublishError::TooManyTopics { max });
+            }
+            marks.insert(name, mark);
             return Ok(());
         }
         self.published(topic, source, when.at_ms, |topic| {
@@ -1282,7 +1316,14 @@ impl Topics {
                 return Ok(());
             }
             if topic.source != source {
-                if topic.known && (topic.moved_at, topic.offset) >= (mark.moved_at, mark.offset) {
+                // As in `restore`.
+                let is_there = match topic.is_moved() || is_moved {
+                    true => (topic.moved_at, topic.source) > (mark.moved_at, source),
+                    false => (topic.offset, topic.source) > (mark.offset, source),
+                };
+                if topic.known && is_there {
+                    topic.is_elsewhere = true;
+                    self.note_end_elsewhere(source, name, mark.offset);
                     return Ok(());
                 }
                 if topic.known {
@@ -1313,12 +1354,8 @@ impl Topics {
     fn may_exist(&self, source: SourceId, name: &TopicName) -> bool {
         let Some(source) = self.source(source).filter(|_| !is_own(name)) else { return false };
         let options = name.namespace().and_then(|n| self.namespaces.get(n)).unwrap_or(&self.default);
-        // A stream that is being loaded, or was not yet, may have what belongs in another.
-        let is_unread = |source: &SourceState| {
-            source.loading.load(Ordering::Acquire)
-                || !source.has_loaded.load(Ordering::Acquire) && !source.gaps.is_none()
-        };
-        self.sources.iter().any(is_unread)
+        // A stream that was not read yet may have what belongs in another.
+        self.sources.iter().any(SourceState::is_unread)
             || source.gaps.may_have(name, options, source.read_upto_ms.load(Ordering::Relaxed))
     }
 
@@ -1440,19 +1477,32 @@ impl Topics {
     pub fn loaded(&self, source: SourceId) {
         let Some(state) = self.source(source) else { return };
         let marks = std::mem::take(&mut *state.marks());
+        let (mut left_out, mut why) = (0_usize, None);
         for (name, mark) in &marks {
             if let Err(error) = self.restore_stream(source, name, mark) {
-                tracing::warn!(topic = name.as_str(), %error, "a saved state was left out");
+                left_out += 1;
+                state.gaps.miss(name.as_str(), mark.at_ms);
+                why.get_or_insert(error);
             }
+        }
+        if let Some(why) = why {
+            tracing::warn!(topics = left_out, %why, "saved states were left out");
         }
         state.loading.store(false, Ordering::Release);
         state.has_loaded.store(true, Ordering::Release);
-        for mut topic in self.map.iter_mut().filter(|topic| topic.source == source) {
-            topic.set_loads(false);
-            if topic.interest.is_empty() {
+        for mut topic in self.map.iter_mut() {
+            let is_here = topic.source == source;
+            if is_here {
+                topic.set_loads(false);
+            }
+            if topic.interest.is_empty() || !is_here && (topic.known || !topic.incomplete) {
                 continue;
             }
-            let may_exist = self.may_exist(source, &topic.name);
+            // Where a topic of another stream waits, that there is none here may be the news.
+            let may_exist = self.may_exist(topic.source, &topic.name);
+            if !is_here && may_exist {
+                continue;
+            }
             topic.may_exist(may_exist);
             topic.break_chain();
             let snapshot = topic.snapshot();

@@ -46,6 +46,9 @@ pub(super) struct Position {
     /// Up to when the node that saved may have missed deltas of topics that it does not know, Unix ms.
     #[serde(default)]
     pub(super) missed_ms: Option<u64>,
+    /// Up to when what others had saved before may be out of date for that, Unix ms.
+    #[serde(skip)]
+    pub(super) outdated_ms: Option<u64>,
 }
 
 /// The bucket beside the stream.
@@ -233,6 +236,8 @@ impl Bucket {
         Ok(position.filter(|position| position.sequence <= held.last).map(|position| Position {
             // A topic whose state has gone is not known to have been there.
             missed_ms: if self.may_drop { Some(position.ms) } else { position.missed_ms },
+            // Where states may be dropped, nobody can tell one from the other.
+            outdated_ms: position.missed_ms.filter(|_| !self.may_drop),
             ..position
         }))
     }

@@ -154,6 +154,9 @@ impl NatsSource {
         // What came before the first message that is read here is not known here.
         let floor = chunk.first().map_or(held.last, |entry| entry.sequence.saturating_sub(1));
         feed.topics.load(self.id, &agreement.epoch, Offset::new(floor).unwrap_or_default(), complete);
+        if let Some(outdated_ms) = saved.and_then(|saved| saved.outdated_ms) {
+            feed.topics.saved_after_a_hole(self.id, outdated_ms);
+        }
         if let Some(missed_ms) = missed_ms {
             feed.topics.missed_until(self.id, missed_ms);
         }

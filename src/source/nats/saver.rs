@@ -14,7 +14,7 @@ use crate::limits::SAVED_BYTES_AT_ONCE;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
 use crate::source::{Feed, SourceStatus};
-use crate::topic::SourceId;
+use crate::topic::{Snapshot, SourceId};
 
 /// Rounds without a save, after which a node does whose states may lack deltas.
 const ROUNDS_UNSAVED: u32 = 3;
@@ -200,10 +200,12 @@ impl Saver {
             self.catch_up(self.bucket.ended(&self.base).await?).await?;
             let (states, looked) = self.feed.topics.take_unsaved(self.source, rest, SAVED_BYTES_AT_ONCE);
             // In doubt since it was last counted: left to others, as above.
-            if found.1 < ROUNDS_UNSAVED && states.iter().any(|state| state.known.may_lack()) {
+            let may_lack =
+                |state: &Snapshot| state.known.may_lack() && self.feed.topics.is_conflatable(state.topic.as_str());
+            if found.1 < ROUNDS_UNSAVED && states.iter().any(|state| may_lack(state)) {
                 return Ok(());
             }
-            let outdated = self.bucket.save_states(&self.base, &states, &before).await?;
+            let outdated = self.bucket.save_states(&self.base, &states, &before, &self.feed).await?;
             if outdated.is_empty() {
                 at += looked;
                 continue;
@@ -230,7 +232,7 @@ impl Saver {
             return Ok(());
         }
         let missed_ms = self.feed.topics.missed(self.source).map(|missed_ms| missed_ms.min(progress.last_ms));
-        let position = Position { sequence: progress.last, ms: progress.last_ms, missed_ms };
+        let position = Position { sequence: progress.last, ms: progress.last_ms, missed_ms, outdated_ms: None };
         if !self.bucket.save_position(&self.base, position, revision).await? {
             tracing::info!("topic states were not saved: another node saves");
             return Ok(());

@@ -72,6 +72,9 @@ struct Saved<'a> {
     /// Sequence of the message that moved it; older nodes do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     moved_at: Option<Offset>,
+    /// How far a `stream` topic had come; its data is an empty list.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    stream: bool,
     /// Pieces of the data, where it does not fit here.
     #[serde(default)]
     parts: usize,
@@ -87,7 +90,7 @@ impl Saved<'_> {
     fn with(self, topic: &str, data: Bytes) -> SavedState<'_> {
         let moved_at = moved_at(self.moved, self.moved_at, self.offset);
         let (offset, ts, at_ms, incomplete) = (self.offset, self.ts, self.at, self.incomplete);
-        SavedState { topic, offset, ts, at_ms, data, moved_at, incomplete }
+        SavedState { topic, offset, ts, at_ms, data, is_stream: self.stream, moved_at, incomplete }
     }
 }
 
@@ -163,13 +166,15 @@ impl Bucket {
         base: &Epoch,
         states: &[Arc<Snapshot>],
         before: &HashMap<String, Before>,
+        feed: &Feed,
     ) -> Result<Vec<TopicName>, Trouble> {
         let mut outdated = Vec::new();
         for chunk in states.chunks(CHUNK) {
             // What ended since it was taken is to be removed, not saved.
             let writes = chunk.iter().filter(|state| state.known.is_some()).map(|state| async move {
                 let before = before.get(state.topic.as_str()).copied().unwrap_or_default();
-                let is_written = self.save_one(base, state, before).await?;
+                let is_stream = !feed.topics.is_conflatable(state.topic.as_str());
+                let is_written = self.save_one(base, state, is_stream, before).await?;
                 Ok::<_, Trouble>((!is_written).then(|| state.topic.clone()))
             });
             outdated.extend(try_join_all(writes).await?.into_iter().flatten());
@@ -178,7 +183,7 @@ impl Bucket {
     }
 
     /// `false` if something else is there by now than before the state was taken.
-    async fn save_one(&self, base: &Epoch, state: &Snapshot, before: Before) -> Result<bool, Trouble> {
+    async fn save_one(&self, base: &Epoch, state: &Snapshot, is_stream: bool, before: Before) -> Result<bool, Trouble> {
         let tried = state.topic.as_str();
         let key = token(tried);
         if before.saved.is_some_and(|(offset, _)| offset > state.offset) {
@@ -194,6 +199,7 @@ impl Bucket {
             incomplete: state.known != Known::Whole,
             moved: moved_at.is_some(),
             moved_at,
+            stream: is_stream,
             parts: 0,
             data: None,
             b64data: None,
@@ -413,8 +419,7 @@ impl Bucket {
         let Some(data) = self.data_of(base, &saved, Some(restoring)).await? else {
             // A newer one comes, or it is broken.
             if self.value(key).await?.is_some_and(|(found, _)| found == revision) {
-                tracing::warn!(topic = saved.topic, "a saved state is not whole and was left out");
-                feed.topics.missed_until(source, saved.at.unwrap_or(u64::MAX));
+                feed.leave_out(source, &saved.topic, saved.at, "pieces of it are missing");
             }
             return Ok(());
         };

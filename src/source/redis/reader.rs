@@ -145,8 +145,10 @@ pub struct RedisSource {
     appetite: Appetite,
     /// Topics that were found here and belong elsewhere.
     misplaced: HashSet<String>,
-    /// The millisecond beyond which the stream's IDs were last moved, and when that was last tried.
-    moved_on: (u64, Option<Instant>),
+    /// The millisecond beyond which the stream's IDs were last moved.
+    moved_on: u64,
+    /// That for which this was last tried, and when.
+    move_tried: Option<(u64, Instant)>,
     /// Topics that leave the stream, while some do.
     away: Option<Away>,
     /// What is not as it should be while topics move.
@@ -207,7 +209,8 @@ impl RedisSource {
             loading: None,
             appetite: Appetite::new(BATCH),
             misplaced: HashSet::new(),
-            moved_on: (0, None),
+            moved_on: 0,
+            move_tried: None,
             away: None,
             leaving: Leaving::default(),
             copies: None,
@@ -643,19 +646,18 @@ impl RedisSource {
     /// Where Redis' clock stands still or went back, all entries get the last one's millisecond, which holds only so many.
     /// The next millisecond is begun before it is full.
     async fn move_on(&mut self, link: &mut Link, last: EntryId) {
-        let (moved, tried) = self.moved_on;
-        let is_tried = tried.is_some_and(|when| when.elapsed() < MOVE_ON_EVERY);
+        let is_tried = self.move_tried.is_some_and(|(ms, when)| ms == last.ms && when.elapsed() < MOVE_ON_EVERY);
         let is_last_of_all = last.offset().is_err_and(|error| error.is_for_good());
-        if last.seq < MOVE_ON_FROM || last.ms == moved || is_tried || is_last_of_all {
+        if last.seq < MOVE_ON_FROM || last.ms == self.moved_on || is_tried || is_last_of_all {
             return;
         }
-        self.moved_on.1 = Some(Instant::now());
+        self.move_tried = Some((last.ms, Instant::now()));
         let next = EntryId { ms: last.ms + 1, seq: 0 };
         let mut command = cmd("EVAL");
         command.arg(MOVE_ON).arg(1).arg(&self.keys.stream).arg(last.ms).arg(next.to_string());
         match command.query_async::<bool>(link).await {
             Ok(true) => {
-                self.moved_on.0 = last.ms;
+                self.moved_on = last.ms;
                 tracing::info!(stream = self.keys.stream, %last, "a millisecond of IDs is nearly used up: the next is begun");
             }
             Ok(false) => {}

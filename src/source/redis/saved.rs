@@ -34,7 +34,10 @@ pub(super) struct Saved<'a> {
     moved_at: Option<Offset>,
     #[serde(borrow, default, deserialize_with = "crate::source::present", skip_serializing_if = "Option::is_none")]
     data: Option<&'a RawValue>,
-    /// In place of it: bytes, in base64.
+    /// How far a `stream` topic had come; its data is an empty list.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    stream: bool,
+    /// In place of `data`: bytes, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     b64data: Option<String>,
     /// In place of `data`: a state that may lack deltas.
@@ -47,12 +50,12 @@ pub(super) struct Saved<'a> {
 
 impl<'a> Saved<'a> {
     /// `None` if its data is not JSON though it should be.
-    pub(super) fn of(state: &'a Snapshot) -> Option<Self> {
+    pub(super) fn of(state: &'a Snapshot, stream: bool) -> Option<Self> {
         let (offset, ts, at) = (state.offset, state.ts, Some(state.at_ms));
         let moved_at = Some(state.moved_at).filter(|at| *at > Offset::ZERO);
         let (data, b64data, partial, b64partial) = (None, None, None, None);
         let moved = moved_at.is_some();
-        let mut saved = Self { offset, ts, at, moved, moved_at, data, b64data, partial, b64partial };
+        let mut saved = Self { offset, ts, at, moved, moved_at, stream, data, b64data, partial, b64partial };
         let whole = state.known == Known::Whole;
         match state.form {
             // White space around JSON would not come back.
@@ -78,8 +81,8 @@ impl<'a> Saved<'a> {
         // States that were saved before there was `at` have an ID's offset.
         let at_ms = self.at.or_else(|| Some(EntryId::of_offset(self.offset).ms));
         let moved_at = crate::source::moved_at(self.moved, self.moved_at, self.offset);
-        let (offset, ts) = (self.offset, self.ts);
-        Some(SavedState { topic, offset, ts, at_ms, data, moved_at, incomplete })
+        let (offset, ts, is_stream) = (self.offset, self.ts, self.stream);
+        Some(SavedState { topic, offset, ts, at_ms, data, is_stream, moved_at, incomplete })
     }
 }
 
@@ -132,11 +135,14 @@ pub(super) async fn restore(
     let newest = facts.newest.ceiling();
     let sizes = pairs.iter().map(|(topic, text)| topic.len() + text.len()).collect();
     for (topic, text) in pairs {
-        let Ok(saved) = serde_json::from_str::<Saved<'_>>(&text) else { continue };
-        if saved.offset > newest && !facts.is_emptied {
+        let saved = serde_json::from_str::<Saved<'_>>(&text);
+        if saved.as_ref().is_ok_and(|saved| saved.offset > newest) && !facts.is_emptied {
             continue;
         }
-        let Some(saved) = saved.read(&topic) else { continue };
+        let Some(saved) = saved.ok().and_then(|saved| saved.read(&topic)) else {
+            feed.leave_out(source, &topic, None, "it cannot be read");
+            continue;
+        };
         restored += usize::from(feed.restore(source, saved, bytes_max));
     }
     if next == 0 {

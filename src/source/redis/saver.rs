@@ -275,7 +275,7 @@ impl Saver {
             if feed.topics.epoch(self.source) != *epoch {
                 return Ok(false);
             }
-            match self.write(link, &states, epoch, read).await? {
+            match self.write(link, feed, &states, epoch, read).await? {
                 Written::Done => {}
                 // Another node has removed what ended meanwhile: they are taken again.
                 Written::Outdated if attempts > 0 => {
@@ -335,6 +335,7 @@ impl Saver {
     async fn write(
         &self,
         link: &mut Link,
+        feed: &Feed,
         states: &[Arc<Snapshot>],
         epoch: &Epoch,
         read: Offset,
@@ -349,7 +350,8 @@ impl Saver {
             while count < CHUNK && bytes < CHUNK_BYTES {
                 let Some(state) = left.next() else { break };
                 // What ended since it was taken is to be removed, not saved.
-                let Some(saved) = Saved::of(state).filter(|_| state.known.is_some()) else { continue };
+                let is_stream = !feed.topics.is_conflatable(state.topic.as_str());
+                let Some(saved) = Saved::of(state, is_stream).filter(|_| state.known.is_some()) else { continue };
                 let text = serde_json::to_string(&saved).unwrap_or_default();
                 (count, bytes) = (count + 1, bytes + text.len());
                 write.arg(state.topic.as_str()).arg(text);

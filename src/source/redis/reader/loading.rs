@@ -175,6 +175,9 @@ impl RedisSource {
         let is_whole = reads_all && facts.is_untrimmed() && !self.is_unwritten;
         let kept_after = if is_whole { Offset::ZERO } else { floor };
         feed.topics.load(self.id, &epoch, Floor { offset: floor, kept_after }, complete);
+        if let Some(outdated_ms) = saved.and_then(|saved| saved.missed_ms) {
+            feed.topics.saved_after_a_hole(self.id, outdated_ms);
+        }
         if let Some(missed_ms) = missed_ms {
             feed.topics.missed_until(self.id, missed_ms);
         }
@@ -230,7 +233,7 @@ impl RedisSource {
             let began = Instant::now();
             let (batch, first): (Value, Value) = read.query_async(link).await?;
             let (batch, first) = (entries(batch), continuity::first_id(first));
-            let is_hole = match first {
+            let is_gone = match first {
                 None => loading.newest > loading.edge,
                 // Nothing was there when the load began.
                 Some(_) if loading.edge.is_zero() => {
@@ -238,7 +241,12 @@ impl RedisSource {
                 }
                 Some(first) => first > loading.edge,
             };
-            if is_hole {
+            let saved = loading.saved.unwrap_or_default();
+            if is_gone && first.unwrap_or(loading.newest) <= saved {
+                // All of it is in the states that were put back, but for the past of `stream` topics.
+                let before = first.unwrap_or(loading.newest).ceiling().get().saturating_sub(1);
+                feed.topics.forget_history(self.id, Offset::new(before).unwrap_or_default());
+            } else if is_gone {
                 tracing::warn!(
                     stream = self.keys.stream,
                     after = %loading.last,

@@ -64,11 +64,25 @@ pub(super) struct Client {
     pub(super) state: Value,
     /// It was told that the state may lack deltas.
     pub(super) is_incomplete: bool,
+    /// As SDKs of the Centrifuge protocol do, it learns the epoch when it subscribes; the server ends its subscription where the
+    /// state comes to be in doubt.
+    keeps_epoch: bool,
+    /// That has happened.
+    pub(super) is_sent_away: bool,
 }
 
 impl Client {
     pub(super) fn new(number: u32, topic: TopicName) -> Self {
-        Self { topic, slot: Slot(number), node: None, position: None, state: Value::Null, is_incomplete: false }
+        Self {
+            topic,
+            slot: Slot(number),
+            node: None,
+            position: None,
+            state: Value::Null,
+            is_incomplete: false,
+            keeps_epoch: number % 2 == 1,
+            is_sent_away: false,
+        }
     }
 
     fn is_stream(&self) -> bool {
@@ -77,7 +91,7 @@ impl Client {
 
     pub(super) fn leave(&mut self, topics: &Topics) {
         topics.detach(&self.topic, ShardId(0), self.slot, || {});
-        self.node = None;
+        (self.node, self.is_sent_away) = (None, false);
     }
 
     /// Subscribes at a node, from where it was.
@@ -138,16 +152,24 @@ impl Client {
         let told = heard.take(self.slot);
         let count = told.len();
         for told in told {
+            if self.is_sent_away {
+                break;
+            }
             match told {
+                Told::Reset(snapshot) if self.keeps_epoch && (self.is_stream() || snapshot.known.may_lack()) => {
+                    self.is_sent_away = true;
+                }
                 Told::Reset(snapshot) => {
-                    self.position = Some(Position { offset: snapshot.offset, epoch: snapshot.epoch.clone() });
+                    let told = Position { offset: snapshot.offset, epoch: snapshot.epoch.clone() };
+                    let kept = self.position.take().filter(|_| self.keeps_epoch);
+                    self.position = Some(kept.map_or(told.clone(), |kept| Position { epoch: kept.epoch, ..told }));
                     self.state = serde_json::from_slice(&snapshot.data).map_err(|error| error.to_string())?;
                     self.is_incomplete = matches!(snapshot.known, Known::Incomplete | Known::Unknown);
                 }
                 Told::Delta(delta) => {
                     let at = self.position.as_ref().map_or(Offset::ZERO, |position| position.offset);
-                    let is_same =
-                        self.position.as_ref().is_some_and(|position| position.epoch.is_comparable(&delta.epoch));
+                    let is_same = |position: &Position| position.epoch.is_comparable(&delta.epoch) || self.keeps_epoch;
+                    let is_same = self.position.as_ref().is_some_and(is_same);
                     // docs/protocol.md: prev ≤ have < offset.
                     if !is_same || delta.prev > at || delta.offset <= at {
                         return Err(format!(

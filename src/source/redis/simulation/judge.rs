@@ -132,9 +132,13 @@ impl World {
         let Some(node) = client.node.and_then(|number| self.nodes.iter().find(|node| node.number == number)) else {
             return Ok(());
         };
-        let (heard, seen) = (node.heard.clone(), node.seen());
+        let (heard, topics, seen) = (node.heard.clone(), node.topics.clone(), node.seen());
         let number = node.number;
         self.tally.told += client.hear(&heard).map_err(|fault| format!("node {number}: {fault}"))?;
+        if client.is_sent_away {
+            client.leave(&topics);
+            return Ok(());
+        }
         self.judge_state(client, &seen).map_err(|fault| format!("a client at node {number} {fault}"))
     }
 

@@ -24,7 +24,8 @@ pub(super) use server::{Connection, Door};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
-use crate::{clock, random};
+use crate::clock;
+use crate::random;
 use world::{Tally, World};
 
 /// What befalls a world beside publishers, nodes that come and go, and lost connections.
