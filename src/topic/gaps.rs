@@ -84,6 +84,11 @@ impl Gaps {
         self.none.load(Ordering::Acquire)
     }
 
+    /// Whether something was missed, and nobody knows until when.
+    pub(super) fn is_open(&self) -> bool {
+        !self.is_none() && self.until_ms.load(Ordering::Acquire) == u64::MAX
+    }
+
     /// Up to when something may have been, Unix ms of the source's clock, if something was and that is known.
     pub(super) fn until_ms(&self) -> Option<u64> {
         let until_ms = self.until_ms.load(Ordering::Acquire);

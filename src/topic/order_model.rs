@@ -279,6 +279,8 @@ fn ends_that_are_too_many_are_not_forgotten_in_silence() {
     end(ENDED_TOPICS_MAX);
     assert!(node.topics.has_forgotten_ends(source) && !node.topics.has_forgotten_ends(SourceId(1)));
     node.topics.load(source, &Epoch::from_text("e"), Offset::ZERO, true);
+    assert!(node.topics.has_forgotten_ends(source), "in the same epoch they are still to be removed");
+    node.topics.load(source, &Epoch::from_text("f"), Offset::ZERO, true);
     assert!(!node.topics.has_forgotten_ends(source) && node.topics.take_ended(source).is_empty());
     node.topics.loaded(source);
     (0..ENDED_TOPICS_MAX).for_each(end);

@@ -94,7 +94,7 @@ struct SourceState {
 impl SourceState {
     /// Whether it is being loaded, or was not yet.
     fn is_unread(&self) -> bool {
-        self.loading.load(Ordering::Acquire) || !self.has_loaded.load(Ordering::Acquire) && !self.gaps.is_none()
+        self.loading.load(Ordering::Acquire) || !self.has_loaded.load(Ordering::Acquire) && self.gaps.is_open()
     }
 
     fn marks(&self) -> impl std::ops::DerefMut<Target = HashMap<TopicName, StreamMark>> {

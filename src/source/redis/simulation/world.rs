@@ -27,7 +27,7 @@ use crate::topic::{Nowhere, SourceId, TopicName, Topics};
 pub(super) const START_MS: u64 = 1_800_000_000_000;
 
 /// Things that happen in one world.
-const EVENTS: usize = 70;
+const EVENTS: usize = 50;
 
 /// Nodes that run at once at most.
 const NODES_MAX: usize = 3;
