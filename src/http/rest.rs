@@ -181,7 +181,7 @@ pub(super) async fn topic(state: Shared, extensions: Extensions, headers: Header
         return if status == StatusCode::UNAUTHORIZED { authorization::no_token() } else { failure(status, reason) };
     }
     let Some(view) = state.topics.view(&name) else {
-        return failure(StatusCode::NOT_FOUND, format!("nothing was published on {name} yet"));
+        return failure(StatusCode::NOT_FOUND, format!("nothing was published on {name}, or it has ended"));
     };
     let snapshot = &view.snapshot;
     let stale = if view.stale { format!("-stale{}", view.active_ms) } else { String::new() };

@@ -224,11 +224,11 @@ async fn a_deleted_topic_is_gone_everywhere() {
     for _ in 0..3 {
         assert_eq!(client.next().await["type"], "delta");
     }
-    one.until("saved", |_| redis.command(&["HLEN", "{nexus:deltas}:snapshots"]) == ":3").await;
+    one.until("saved", |_| redis.command(&["HLEN", "{nexus:deltas}:snapshots"]) == ":4").await;
     for topic in ["merge:a", "latest:b", "stream:c"] {
         add_kind(&redis, topic, "delete", &Value::Null);
     }
-    for topic in ["merge:a", "latest:b"] {
+    for topic in ["merge:a", "latest:b", "stream:c"] {
         let told = client.next().await;
         assert_eq!((&told["topic"], &told["type"], &told["data"]), (&json!(topic), &json!("snapshot"), &Value::Null));
     }
@@ -322,7 +322,8 @@ async fn the_newest_value_of_a_topic_in_two_streams_counts_whichever_is_read_fir
         server.status()["sources"].as_array().unwrap().iter().map(|s| s["misplaced"].as_u64().unwrap()).sum::<u64>();
     assert!(misplaced > 0, "{}", server.status()["sources"]);
     // Moved for good: what comes late in the other stream is refused.
-    redis.command(&["XADD", "s2", "*", "topic", "merge:m", "kind", "move", "data", r#"{"whole":1}"#]);
+    let move_entry = ["XADD", "s2", "*", "topic", "merge:m", "kind", "move", "data", r#"{"whole":1}"#];
+    let moved = redis.command(&move_entry);
     server.until("moved", |s| data(s, "merge:m") == json!({"whole": 1})).await;
     let last = add("s1", "merge:m", &json!({"late": 1}));
     server.until("refused", |s| s.metric("deltas_refused_total{reason=\"wrong_partition\"}") >= 1.0).await;
@@ -331,7 +332,9 @@ async fn the_newest_value_of_a_topic_in_two_streams_counts_whichever_is_read_fir
     // Also for a node that reads it all later.
     let late = redis.server("streams = [\"s1\", \"s2\"]\nsnapshot_every = \"100ms\"").await;
     assert_eq!(etag(&late, "merge:m"), etag(&server, "merge:m"));
-    late.until("saved", |_| redis.command(&["GET", "{s1}:position"]) == last).await;
+    for (position, upto) in [("{s1}:position", &last), ("{s2}:position", &moved)] {
+        late.until("saved", |_| redis.command(&["GET", position]) == *upto).await;
+    }
     redis.command(&["XTRIM", "s2", "MAXLEN", "0"]);
     let later = redis.server("streams = [\"s1\", \"s2\"]").await;
     add("s1", "merge:m", &json!({"late": 2}));

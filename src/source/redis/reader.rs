@@ -136,6 +136,8 @@ pub struct RedisSource {
     run: Option<String>,
     /// Whether there is no key for the epoch, because Redis takes no writes.
     is_unwritten: bool,
+    /// The stream was empty when it was last looked at, and does not say what it ever held.
+    is_emptied: bool,
     /// Whether Redis says what time it is.
     has_time: bool,
     /// By how much its clock is ahead of this node's, in ms.
@@ -204,6 +206,7 @@ impl RedisSource {
             epoch: None,
             run: None,
             is_unwritten: false,
+            is_emptied: false,
             has_time: false,
             ahead_ms: 0,
             loading: None,
@@ -428,11 +431,18 @@ impl RedisSource {
                 }
                 self.move_on(link, before).await;
                 let facts = Facts::of(link, &self.keys).await?;
+                if facts.is_emptied && !self.is_emptied {
+                    let why = format!("the stream is empty and tells nothing of what came after {before}");
+                    return self.load_again(link, Break::Missed(why)).await;
+                }
                 if !facts.is_emptied && facts.newest < before || facts.is_another(before, self.progress().count) {
                     let why = "the stream's IDs went backwards, or it has been given fewer entries than were read";
                     return self.load_again(link, Break::Rewritten(why.into())).await;
                 }
-                if facts.is_surely_gone_after(before, self.progress().count) {
+                // Where it is not known how many were read, an empty stream that has had newer ones says enough.
+                let count = self.progress().count;
+                let came_and_went = count.is_none() && facts.first.is_none() && facts.newest > before;
+                if came_and_went || facts.is_surely_gone_after(before, count) {
                     let why = format!("entries after {before} were trimmed before they were read");
                     return self.load_again(link, Break::Missed(why)).await;
                 }
@@ -443,6 +453,7 @@ impl RedisSource {
                 waited = Duration::ZERO;
                 continue;
             };
+            self.is_emptied = false;
             let progress = self.progress();
             let found = continuity::broken_before(link, &self.keys, &progress, &read.batch, read.first).await?;
             if let Some(found) = found {

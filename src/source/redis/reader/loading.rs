@@ -285,6 +285,7 @@ impl RedisSource {
             true => (loading.newest, None),
             false => (loading.last, loading.seen),
         };
+        self.is_emptied = facts.is_emptied;
         let count = facts.count_upto(last);
         // Entries that were deleted one by one leave no trace but that they were counted.
         let expected = loading.saved_count.map(|saved| saved + loading.after_saved);
