@@ -1,4 +1,4 @@
-//! Numbers that nobody can foresee; in a simulation, those of its seed.
+//! Random numbers; in a simulation, those of its seed.
 
 /// 64 random bits.
 pub(crate) fn bits() -> u64 {

@@ -84,7 +84,7 @@ impl Gaps {
         self.none.load(Ordering::Acquire)
     }
 
-    /// Whether something was missed, and nobody knows until when.
+    /// Whether something was missed and the end of the gap is not known.
     pub(super) fn is_open(&self) -> bool {
         !self.is_none() && self.until_ms.load(Ordering::Acquire) == u64::MAX
     }

@@ -710,7 +710,7 @@ impl Topics {
             topic.reset(source, epoch, floor);
             topic.set_loads(silent);
             if !silent && self.partitions() > 1 {
-                // Who waits for it hears in which epoch it is going to come.
+                // Tell subscribers the epoch of the deltas to come.
                 self.tell_state(topic);
             }
             return Ok(());
@@ -899,7 +899,7 @@ impl Topics {
         }
         self.note_end(topic.source, &topic.name, offset);
         self.metrics.topics_expired.inc();
-        // Of a `stream` topic too: positions up to here are in its past, and nobody is to take what comes for a gap.
+        // Of a `stream` topic too, or its subscribers would take the next delta for a gap.
         if !silent {
             self.tell_state(topic);
         }
@@ -1247,38 +1247,13 @@ impl Topics {
             return Ok(());
         }
         self.published(topic, source, when.at_ms, |topic| {
-            let is_moved = moved_at > Offset::ZERO;
-            let (kind, from) = if is_moved { (Kind::Move, moved_at) } else { (Kind::Delta, offset) };
-            if !topic.known && !matches!(self.judge(topic, kind, source, Some(from)), Verdict::Counts(_)) {
-                // It was deleted in another partition, or moved there, which is read already.
-                self.note_end_elsewhere(source, &topic.name, offset);
+            if !self.saved_counts(topic, source, offset, moved_at) {
                 return Ok(());
             }
             if topic.source != source {
-                // One that was moved is where it was moved to last, whatever came late in the other partition.
-                let is_there = match topic.is_moved() || is_moved {
-                    true => (topic.moved_at, topic.source) > (moved_at, source),
-                    false => (topic.offset, topic.source) > (offset, source),
-                };
-                if topic.known && is_there {
-                    topic.is_elsewhere = true;
-                    self.note_end_elsewhere(source, &topic.name, offset);
-                    let is_missing = topic.options.class == Class::Merge && offset > topic.base;
-                    if !topic.is_moved() && is_missing {
-                        self.doubt_one(topic, true);
-                    }
-                    return Ok(());
-                }
                 topic.admits(Kind::Snapshot, &payload, true)?;
-                let floor = Floor::from(Offset::new(offset.get().saturating_sub(1)).unwrap_or_default());
-                if topic.known {
-                    self.note_end_elsewhere(topic.source, &topic.name, topic.offset);
-                }
-                self.names.remove(&topic.name);
-                let is_elsewhere = topic.known;
-                topic.reset(source, self.epoch(source), floor);
-                topic.is_elsewhere = is_elsewhere;
-                topic.set_loads(self.is_loading(source));
+                let floor = Offset::new(offset.get().saturating_sub(1)).unwrap_or_default();
+                self.restore_here(topic, source, floor);
             }
             if topic.known && offset <= topic.offset {
                 return Ok(());
@@ -1299,6 +1274,43 @@ impl Topics {
         })
     }
 
+    /// Whether what was saved in `source` of a topic counts: not if the topic was deleted or moved in another source after
+    /// that, or has newer entries in another source.
+    fn saved_counts(&self, topic: &mut Topic, source: SourceId, offset: Offset, moved_at: Offset) -> bool {
+        let is_moved = moved_at > Offset::ZERO;
+        let (kind, from) = if is_moved { (Kind::Move, moved_at) } else { (Kind::Delta, offset) };
+        if !topic.known && !matches!(self.judge(topic, kind, source, Some(from)), Verdict::Counts(_)) {
+            self.note_end_elsewhere(source, &topic.name, offset);
+            return false;
+        }
+        // One that was moved is where it was moved to last, whatever came late in the other partition.
+        let is_there = match topic.is_moved() || is_moved {
+            true => (topic.moved_at, topic.source) > (moved_at, source),
+            false => (topic.offset, topic.source) > (offset, source),
+        };
+        if topic.source == source || !topic.known || !is_there {
+            return true;
+        }
+        topic.is_elsewhere = true;
+        self.note_end_elsewhere(source, &topic.name, offset);
+        if topic.options.class == Class::Merge && offset > topic.base && !topic.is_moved() {
+            self.doubt_one(topic, true);
+        }
+        false
+    }
+
+    /// A saved state takes a topic from another source to this one.
+    fn restore_here(&self, topic: &mut Topic, source: SourceId, floor: Offset) {
+        let is_elsewhere = topic.known;
+        if is_elsewhere {
+            self.note_end_elsewhere(topic.source, &topic.name, topic.offset);
+        }
+        self.names.remove(&topic.name);
+        topic.reset(source, self.epoch(source), floor.into());
+        topic.is_elsewhere = is_elsewhere;
+        topic.set_loads(self.is_loading(source));
+    }
+
     /// Puts a `stream` topic back of which less is read than there was.
     fn restore_stream(&self, source: SourceId, name: &TopicName, mark: &StreamMark) -> Result<(), PublishError> {
         let Some(state) = self.source(source) else { return Ok(()) };
@@ -1308,30 +1320,12 @@ impl Topics {
             true => Offset::new(state.floor.load(Ordering::Acquire)).unwrap_or_default(),
             false => mark.offset,
         };
-        let is_moved = mark.moved_at > Offset::ZERO;
-        let (kind, from) = if is_moved { (Kind::Move, mark.moved_at) } else { (Kind::Delta, mark.offset) };
         self.published(name.as_str(), source, mark.at_ms, |topic| {
-            if !topic.known && !matches!(self.judge(topic, kind, source, Some(from)), Verdict::Counts(_)) {
-                self.note_end_elsewhere(source, name, mark.offset);
+            if !self.saved_counts(topic, source, mark.offset, mark.moved_at) {
                 return Ok(());
             }
             if topic.source != source {
-                // As in `restore`.
-                let is_there = match topic.is_moved() || is_moved {
-                    true => (topic.moved_at, topic.source) > (mark.moved_at, source),
-                    false => (topic.offset, topic.source) > (mark.offset, source),
-                };
-                if topic.known && is_there {
-                    topic.is_elsewhere = true;
-                    self.note_end_elsewhere(source, name, mark.offset);
-                    return Ok(());
-                }
-                if topic.known {
-                    self.note_end_elsewhere(topic.source, name, topic.offset);
-                }
-                let is_elsewhere = topic.known;
-                topic.reset(source, self.epoch(source), mark.offset.into());
-                topic.is_elsewhere = is_elsewhere;
+                self.restore_here(topic, source, mark.offset);
             }
             if !topic.known || topic.offset < mark.offset {
                 topic.restore_stream(mark, floor, in_doubt);

@@ -236,7 +236,7 @@ impl Bucket {
         Ok(position.filter(|position| position.sequence <= held.last).map(|position| Position {
             // A topic whose state has gone is not known to have been there.
             missed_ms: if self.may_drop { Some(position.ms) } else { position.missed_ms },
-            // Where states may be dropped, nobody can tell one from the other.
+            // In a bucket that may drop states, a dropped state and an outdated one look alike.
             outdated_ms: position.missed_ms.filter(|_| !self.may_drop),
             ..position
         }))

@@ -51,7 +51,7 @@ const OPERATION: &str = "KV-Operation";
 /// Time between two signs of life while states are put back.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
-/// Time after which the server forgets a consumer that nobody reads from.
+/// Time after which the server removes an inactive consumer.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 
 #[derive(Serialize, Deserialize)]

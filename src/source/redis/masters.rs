@@ -26,7 +26,7 @@ use crate::config::{self, RedisAddress};
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Time for any answer; above what a blocking read waits.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Redirections that are followed to find a key's owner.
 const REDIRECTS_MAX: usize = 5;

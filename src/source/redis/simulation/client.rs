@@ -10,7 +10,7 @@ use super::oracle::{class_of, patch};
 use crate::config::Class;
 use crate::position::{Offset, Position};
 use crate::protocol::{Encoding, MembershipChange};
-use crate::topic::{Attachment, Delta, Kind, Known, Outlet, ShardId, Slot, Snapshot, TopicName, Topics};
+use crate::topic::{Attachment, Delta, Kind, Outlet, ShardId, Slot, Snapshot, TopicName, Topics};
 
 /// What a node tells its subscribers.
 #[derive(Default)]
@@ -147,7 +147,7 @@ impl Client {
         }
     }
 
-    /// Takes in what the node has told since; says what was told of the topic's own past with each.
+    /// Takes in what the node has told since, and returns how many messages that was.
     pub(super) fn hear(&mut self, heard: &Heard) -> Result<usize, String> {
         let told = heard.take(self.slot);
         let count = told.len();
@@ -164,7 +164,7 @@ impl Client {
                     let kept = self.position.take().filter(|_| self.keeps_epoch);
                     self.position = Some(kept.map_or(told.clone(), |kept| Position { epoch: kept.epoch, ..told }));
                     self.state = serde_json::from_slice(&snapshot.data).map_err(|error| error.to_string())?;
-                    self.is_incomplete = matches!(snapshot.known, Known::Incomplete | Known::Unknown);
+                    self.is_incomplete = snapshot.known.may_lack();
                 }
                 Told::Delta(delta) => {
                     let at = self.position.as_ref().map_or(Offset::ZERO, |position| position.offset);

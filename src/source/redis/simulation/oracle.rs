@@ -1,4 +1,4 @@
-//! What is true: the state of each topic after each of its entries, worked out by nobody but this.
+//! The expected state of each topic after each of its entries, computed independently of the code under test.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

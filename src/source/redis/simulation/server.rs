@@ -14,15 +14,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::super::link::{Connection as Way, Link};
-use super::super::masters::{CONNECT_TIMEOUT, Masters, no_answer};
-use super::data::{Around, Data, Lacks, Log};
+use super::super::masters::{CONNECT_TIMEOUT, Masters, RESPONSE_TIMEOUT, no_answer};
+use super::data::{Around, Data, Lacks};
 use crate::clock::unix_ms;
-
-/// Time that a client waits for an answer, as [`super::super::masters`] has it.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A Redis that was given other data than before: what its streams had had.
-pub(super) type Past = Vec<(String, Log)>;
 
 /// What can be changed from outside.
 pub(super) struct Inner {
@@ -41,8 +35,6 @@ pub(super) struct Inner {
     pub(super) way_ms: u64,
     /// Of a thousand scripts so many are held up on their way for seconds.
     pub(super) held: u64,
-    /// Streams that are no more.
-    pub(super) past: Past,
     /// The latest that its clock ever said.
     pub(super) latest_ms: u64,
     numbers: StdRng,
@@ -66,7 +58,6 @@ impl Server {
             cut: BTreeSet::new(),
             way_ms: 3,
             held: 0,
-            past: Vec::new(),
             latest_ms: 0,
             numbers: StdRng::seed_from_u64(seed),
         };
@@ -77,7 +68,7 @@ impl Server {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes something, which whoever waits is to see.
+    /// Makes a change and wakes all blocked reads.
     pub(super) fn change<R>(&self, change: impl FnOnce(&mut Inner) -> R) -> R {
         let done = change(&mut self.inner());
         self.changed.notify_waiters();
@@ -128,20 +119,6 @@ impl Inner {
     pub(super) fn restart(&mut self) {
         self.run += 1;
         self.break_connections();
-    }
-
-    /// It has other data from now on.
-    pub(super) fn replace(&mut self, data: Data) {
-        let before = std::mem::replace(&mut self.data, data);
-        self.past.extend(before.streams.into_iter().map(|(key, stream)| (key, stream.log)));
-    }
-
-    /// A key is deleted.
-    pub(super) fn delete(&mut self, key: &str) {
-        if let Some(stream) = self.data.streams.get(key) {
-            self.past.push((key.to_owned(), stream.log.clone()));
-        }
-        self.data.delete(key);
     }
 
     fn check(&self, node: usize, generation: u64) -> RedisResult<()> {
@@ -201,7 +178,7 @@ impl Connection {
         self.send(pipeline.cmd_iter().map(words).collect()).await
     }
 
-    /// What is sent is done, whether or not somebody still waits for the answer.
+    /// Sends commands. The server executes them even if the client has stopped waiting for the answer.
     async fn send(&self, commands: Vec<Vec<Vec<u8>>>) -> RedisResult<Vec<Value>> {
         let Self { server, node, generation } = self.clone();
         let is_script = commands.iter().any(|command| command.first().is_some_and(|name| name == b"EVAL"));

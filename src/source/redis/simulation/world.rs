@@ -396,25 +396,24 @@ impl World {
             }
             8..11 => {
                 self.server.change(|inner| {
-                    let replica = inner.replica.clone();
-                    inner.replace(replica);
+                    inner.data = inner.replica.clone();
                     inner.restart();
                 });
                 self.oracle.begin_anew();
                 "a failover"
             }
             11 => {
-                self.server.change(|inner| inner.replace(super::data::Data::default()));
+                self.server.change(|inner| inner.data = super::data::Data::default());
                 self.oracle.begin_anew();
                 "everything is wiped"
             }
             12 => {
-                self.server.change(|inner| inner.delete("a"));
+                self.server.change(|inner| inner.data.delete("a"));
                 self.oracle.begin_anew();
                 "the stream is deleted"
             }
             13 => {
-                self.server.change(|inner| inner.delete("{a}:epoch"));
+                self.server.change(|inner| inner.data.delete("{a}:epoch"));
                 "the epoch is deleted"
             }
             14..17 => {
