@@ -342,6 +342,7 @@ pub struct Metrics {
     pub listings_refused: Counter,
     pub publish_requests: Counter,
     pub publish_refused: Family<Reason, Counter>,
+    pub publish_warned: Family<Reason, Counter>,
     pub publish_repeated: Counter,
     pub idempotency_forgotten: Counter,
     pub api_key_requests: Family<KeyLabel, Counter>,
@@ -461,6 +462,11 @@ impl Metrics {
         self.publish_refused.get_or_create(&Reason { reason }).inc();
     }
 
+    /// Counts a delta that the publish API took with a warning.
+    pub fn publish_warned(&self, reason: &'static str) {
+        self.publish_warned.get_or_create(&Reason { reason }).inc();
+    }
+
     /// Counts a request with a key.
     pub fn used_key(&self, name: &str) {
         self.api_key_requests.get_or_create_owned(&KeyLabel { key: name.to_owned() }).inc();
@@ -532,6 +538,11 @@ impl Metrics {
         );
         r.register("publish_requests", "Requests to the publish API", self.publish_requests.clone());
         r.register("publish_refused", "Publish requests refused, by reason", self.publish_refused.clone());
+        r.register(
+            "publish_warned",
+            "Deltas that the publish API took and whose publishers it warned, by reason",
+            self.publish_warned.clone(),
+        );
         r.register(
             "publish_repeated",
             "Publishes answered with the result of an earlier one that had the same idempotency key",

@@ -245,7 +245,7 @@ async fn serve(mut config: Config, insecure: bool, mut handed: Sockets, notifier
         }
         (None, None) => None,
     };
-    let publisher = Arc::new(Publisher::new(feed.clone(), appender, metrics.clone()));
+    let publisher = Arc::new(Publisher::new(&config, feed.clone(), appender, metrics.clone()));
     let cluster = Cluster::new(node, redis, topics.clone(), hub.clone(), metrics.clone());
     let backend = Backstage::new(publisher.clone(), cluster.clone(), &config.rpc, metrics.clone())?;
     let state = Arc::new_cyclic(|weak| {

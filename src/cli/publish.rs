@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::say;
-use super::target::{FORMS, Fault, Target, TargetArgs};
+use super::target::{FORMS, Fault, Placed, Target, TargetArgs};
 use crate::source::draft::Draft;
 use crate::source::precheck::Checked;
 
@@ -98,7 +98,8 @@ pub(super) async fn run(args: PublishArgs) -> anyhow::Result<()> {
         ready = checked(&args, topic) => ready?,
         () = interrupts.next() => bail!("interrupted before anything was published"),
     };
-    if let Some(suspicion) = &delta.suspicion {
+    let suspicion = delta.suspicion.as_ref();
+    if let Some(suspicion) = suspicion {
         eprintln!("nexus-push: {}", suspicion.told(false));
     }
     if let Some(unchecked) = target.unchecked().filter(|_| !args.quiet) {
@@ -110,8 +111,14 @@ pub(super) async fn run(args: PublishArgs) -> anyhow::Result<()> {
         () = interrupts.next() => bail!("interrupted; it is not known whether the delta was published"),
     };
     match sent.pop() {
-        Some(Ok(place)) => say(format_args!("{topic}\t{place}")),
-        Some(Err(fault @ Fault::Refused(_))) => bail!("{fault}"),
+        Some(Ok(Placed { place, warnings })) => {
+            // What was said before it was sent is not said again.
+            for warning in warnings.iter().filter(|warning| suspicion.is_none_or(|known| known.text != warning.text)) {
+                eprintln!("nexus-push: {}", warning.told);
+            }
+            say(format_args!("{topic}\t{place}"))
+        }
+        Some(Err(fault @ Fault::Refused(..))) => bail!("{fault}"),
         Some(Err(Fault::Failed(why))) => bail!("publishing failed: {why}"),
         None => bail!("not published"),
     }

@@ -74,7 +74,7 @@ pub(super) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
                 for result in target.send(&deltas).await {
                     match result {
                         Ok(_) => sent += 1,
-                        Err(Fault::Refused(_)) => refused += 1,
+                        Err(Fault::Refused(..)) => refused += 1,
                         Err(Fault::Failed(why)) => bail!("{why}"),
                     }
                 }

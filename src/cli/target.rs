@@ -54,8 +54,8 @@ pub(super) struct TargetArgs {
 /// A delta that was not published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// The server refused it; others may be taken.
-    Refused(String),
+    /// The server refused it; others may be taken. The reason as its metrics and its log call it, where it says that, and why.
+    Refused(Option<String>, String),
     /// The target did not confirm it, whatever it is.
     Failed(String),
 }
@@ -63,14 +63,38 @@ pub(super) enum Fault {
 impl Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Refused(why) => write!(f, "the server refused it: {why}"),
+            Self::Refused(None, why) => write!(f, "the server refused it: {why}"),
+            Self::Refused(Some(reason), why) => write!(f, "the server refused it ({reason}): {why}"),
             Self::Failed(why) => f.write_str(why),
         }
     }
 }
 
-/// What became of a delta: where it is, in words for scripts, or why it was not published.
-pub(super) type Sent = Result<String, Fault>;
+/// What the server says is wrong with a delta that it took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Warning {
+    pub(super) text: String,
+    /// All of it in a line.
+    pub(super) told: String,
+}
+
+/// Where a delta is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Placed {
+    /// In words for scripts.
+    pub(super) place: String,
+    /// What is wrong with it all the same.
+    pub(super) warnings: Vec<Warning>,
+}
+
+impl From<String> for Placed {
+    fn from(place: String) -> Self {
+        Self { place, warnings: Vec::new() }
+    }
+}
+
+/// What became of a delta: where it is, or why it was not published.
+pub(super) type Sent = Result<Placed, Fault>;
 
 enum Way {
     Api(Api),
@@ -132,11 +156,13 @@ impl Target {
                 let placed = direct.append_all(deltas).await.into_iter();
                 placed
                     .map(|placed| match placed {
-                        Ok(placed) => Ok(match placed.id {
+                        Ok(placed) => Ok(Placed::from(match placed.id {
                             Some(id) => format!("offset={}\tid={id}\tstream={}", placed.offset, placed.stream),
                             None => format!("sequence={}\tstream={}", placed.offset, placed.stream),
-                        }),
-                        Err(Failure::Refused(error)) => Err(Fault::Refused(error.to_string())),
+                        })),
+                        Err(Failure::Refused(error)) => {
+                            Err(Fault::Refused(Some(error.label().to_owned()), error.to_string()))
+                        }
                         Err(Failure::Unavailable(why)) => Err(Fault::Failed(why)),
                     })
                     .collect()

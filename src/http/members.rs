@@ -8,9 +8,12 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::publish::told;
 use crate::clock::unix_ms;
 use crate::protocol::Refusal;
+use crate::source::entry::{API_WORDS, wrong_time};
 use crate::source::event_time::read_time;
+use crate::source::refusals::{self, Reason};
 use crate::spelling::nearest;
 
 /// Members of one command.
@@ -129,17 +132,18 @@ impl<'a> Members<'a> {
         let Some(value) = self.value(name) else { return Ok(None) };
         let json = value.get();
         let text = serde_json::from_str::<Cow<'_, str>>(json).ok();
-        let told = |what: &str, remedy: &str| bad(format!("`{name}` is {}, {what}; {remedy}", shown(json)));
+        let wrong = |fault| told(400, &wrong_time(&API_WORDS, json.as_bytes(), fault));
         match (&text, json.as_bytes().first()) {
             // An empty text is none, as elsewhere.
             (Some(text), _) if text.is_empty() => Ok(None),
             (Some(text), _) => Err(match read_time(text, unix_ms()) {
-                Ok(_) => told("a text", "give the number without quotes"),
-                Err(fault) => told(fault.what(), &fault.remedy()),
+                Ok(_) => {
+                    let text = format!("its member `{name}` is `{}`, a text", shown(json));
+                    told(400, &refusals::Refusal::new(Reason::TsNotNumber, text, "give the number without quotes"))
+                }
+                Err(fault) => wrong(fault),
             }),
-            (None, Some(b'-' | b'0'..=b'9')) => {
-                read_time(json, unix_ms()).map(Some).map_err(|fault| told(fault.what(), &fault.remedy()))
-            }
+            (None, Some(b'-' | b'0'..=b'9')) => read_time(json, unix_ms()).map(Some).map_err(wrong),
             _ => Err(bad(format!("`{name}` must be Unix milliseconds, not {}", described(value)))),
         }
     }
@@ -360,19 +364,19 @@ mod tests {
         for (json, told) in [
             (
                 "1723161256",
-                "`ts` is 1723161256, a time in seconds; give Unix milliseconds, 1,000 for each second: 1723161256000",
+                "its member `ts` is `1723161256`, a time in seconds; give Unix milliseconds, 1,000 for each second: 1723161256000",
             ),
-            ("1723161256.5", "`ts` is 1723161256.5, a time in seconds; "),
+            ("1723161256.5", "its member `ts` is `1723161256.5`, a time in seconds; "),
             ("1723161256313000", "a time in microseconds; "),
             ("1723161256313000000", "a time in nanoseconds; "),
             ("1723161256313.25", "a number with a fraction or an exponent; "),
             ("1.7e12", "a number with a fraction or an exponent; "),
-            ("-1", "`ts` is -1, a time before the year 2000; "),
+            ("-1", "its member `ts` is `-1`, a time before the year 2000; "),
             ("5", "a time before the year 2000; "),
             ("9999999999999", "a time more than a day ahead; "),
             (
                 "\"2024-08-08T00:14:16Z\"",
-                "`ts` is \"2024-08-08T00:14:16Z\", a date in words; give Unix milliseconds, such as",
+                "its member `ts` is `\"2024-08-08T00:14:16Z\"`, a date in words; give Unix milliseconds, such as",
             ),
             ("\"1723161256\"", "a time in seconds; "),
             ("\"1723161256313\"", "a text; give the number without quotes"),

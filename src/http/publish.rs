@@ -8,19 +8,21 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use serde_json::json;
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::members::{Members, shown};
 use super::style::{Outcome, Reply, written};
 use super::{Shared, State, failure};
 use crate::auth::ApiKey;
-use crate::config::{ErrorStyle, OPS, PayloadForm};
+use crate::config::{ErrorStyle, PayloadForm};
 use crate::limits::{BATCH_COMMANDS_MAX, BROADCAST_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
-use crate::name::{TopicName, namespace_of};
+use crate::name::TopicName;
+use crate::position::{Epoch, Offset};
 use crate::protocol::Refusal;
+use crate::source::entry::{API_WORDS, read_kind};
 use crate::source::publish::{Failure, Outgoing};
-use crate::spelling::nearest;
+use crate::source::refusals::{self, Head, Reason};
 use crate::topic::{Kind, Payload, PayloadError, PublishError};
 
 /// What one request may still publish: a body names many topics in few bytes.
@@ -58,8 +60,14 @@ impl Room {
     }
 }
 
-/// Why a payload is not taken, and as metrics call it.
-type BadPayload = (Refusal, &'static str);
+/// The answer's code, and why a payload is not taken.
+type BadPayload = (u16, refusals::Refusal);
+
+/// The refusal of a delta, as the log and `nexus-push publish` say it.
+pub(super) fn told(code: u16, refusal: &refusals::Refusal) -> Refusal {
+    let refusals::Refusal { reason, text, remedy, .. } = refusal;
+    Refusal::new(code, format!("{text}; {remedy}")).advising(reason.label(), remedy)
+}
 
 /// A publish or a broadcast, read and checked but for its topics.
 pub(super) struct Prepared {
@@ -122,17 +130,8 @@ impl Prepared {
         is_broadcast: bool,
         room: &mut Room,
     ) -> Result<Self, Refusal> {
-        let kind = match members.filled("kind")?.as_deref() {
-            None | Some("delta") => Kind::Delta,
-            Some("snapshot") => Kind::Snapshot,
-            Some("delete") => Kind::Deletion,
-            Some(other) => {
-                return Err(Refusal::new(
-                    400,
-                    format!("`kind` may be delta, snapshot or delete, not {}", shown(other)),
-                ));
-            }
-        };
+        let kind = members.filled("kind")?.unwrap_or_default();
+        let kind = read_kind(&API_WORDS, kind.as_bytes()).map_err(|refusal| told(400, &refusal))?;
         let ts = members.event_time("ts")?;
         let once = idempotency_key(&mut members)?;
         // Deltas of deltas are made where the namespace has them, whether a publisher asks or not.
@@ -145,6 +144,10 @@ impl Prepared {
         let (json, base64) = match (data.map(RawValue::get), base64.as_deref()) {
             (Some(json), None | Some("")) => (Some(json), None),
             (None | Some("null"), Some(base64)) => (None, Some(base64)),
+            (None, _) => {
+                let remedy = "give one of `data` (JSON) and `b64data` (base64)";
+                return Err(told(400, &refusals::Refusal::new(Reason::NoData, "it has no data", remedy)));
+            }
             _ => return Err(Refusal::new(400, "give one of `data` (JSON) and `b64data` (base64)")),
         };
         room.take(topics.len(), json.or(base64).map_or(0, str::len))?;
@@ -159,21 +162,34 @@ impl Prepared {
                 (Some(json), _) => Payload::read(Bytes::copy_from_slice(json.as_bytes()), most, form),
                 (None, base64) => Payload::from_base64(base64.unwrap_or_default(), most, form),
             };
-            let member = if json.is_some() { "data" } else { "b64data" };
             let payload = payload.map_err(|error| {
                 let code = if matches!(error, PayloadError::TooLarge { .. }) { 413 } else { 400 };
-                let refusal = Refusal::new(code, format!("`{member}`: {error}"));
-                (refusal, PublishError::from(error).label())
+                (code, refusals::Refusal::of_payload(&error, &head(json, base64, most)))
             });
             payloads.push((form, payload));
         }
         Ok(Self { topics, payloads, kind, ts, once, is_broadcast })
     }
 
+    /// The data as a topic's namespace takes it.
+    fn payload(&self, state: &State, topic: &str) -> Option<&Result<Payload, BadPayload>> {
+        let form = state.topics.payload_form(topic);
+        self.payloads.iter().find(|(known, _)| *known == form).map(|(_, payload)| payload)
+    }
+
     /// With this idempotency key, unless it has one.
     pub(super) fn once(mut self, key: impl FnOnce() -> String) -> Self {
         self.once.get_or_insert_with(key);
         self
+    }
+}
+
+/// The beginning of a command's data: of base64 the bytes, if it is some.
+fn head(json: Option<&str>, base64: Option<&str>, bytes_max: usize) -> Head {
+    let bytes = base64.map(|text| Payload::from_base64(text, bytes_max, PayloadForm::Bytes));
+    match bytes {
+        Some(Ok(bytes)) => Head::of(bytes.bytes()),
+        _ => Head::of(json.or(base64).unwrap_or_default().as_bytes()),
     }
 }
 
@@ -311,12 +327,10 @@ pub(super) async fn publish_all(state: &State, key: &ApiKey, style: ErrorStyle, 
     let mut refused: Vec<Vec<Option<Refusal>>> = Vec::with_capacity(prepared.len());
     for one in prepared {
         let checked = one.topics.iter().map(|topic| {
-            let form = state.topics.payload_form(topic);
-            let payload = one.payloads.iter().find(|(known, _)| *known == form).map(|(_, payload)| payload);
-            let checked = may_publish(state, key, topic).and_then(|()| match payload {
-                Some(payload) => payload.clone().map_err(|(refusal, label)| {
-                    state.metrics.refused_delta(label);
-                    refusal
+            let checked = may_publish(state, key, topic).and_then(|()| match one.payload(state, topic) {
+                Some(payload) => payload.clone().map_err(|(code, refusal)| {
+                    state.metrics.refused_delta(refusal.reason.label());
+                    told(code, &refusal)
                 }),
                 None => Err(Refusal::new(400, "`data` is missing")),
             });
@@ -335,7 +349,7 @@ pub(super) async fn publish_all(state: &State, key: &ApiKey, style: ErrorStyle, 
     for (one, refused) in prepared.iter().zip(refused) {
         let mut responses = refused.into_iter().zip(&one.topics).map(|(refusal, topic)| match refusal {
             Some(refusal) => Err(refusal),
-            None => published(state, topic, done.next()),
+            None => published(state, one, topic, done.next()),
         });
         outcomes.push(match one.is_broadcast {
             false => responses.next().unwrap_or_else(|| written(&())),
@@ -354,36 +368,45 @@ fn may_publish(state: &State, key: &ApiKey, topic: &str) -> Result<(), Refusal> 
         return Err(foreign(state, key, topic));
     }
     TopicName::new(topic).map(drop).map_err(|error| {
-        state.metrics.refused_delta("name");
-        Refusal::new(400, format!("`channel`: {error}"))
+        let refusal = state.publisher.refusal(&error.into(), topic, &Payload::null());
+        state.metrics.refused_delta(refusal.reason.label());
+        told(400, &refusal)
     })
 }
 
-/// The configured namespace that an unknown one nearly is.
-fn meant_namespace(state: &State, topic: &str, error: &PublishError) -> String {
-    let known = || state.config.namespace.keys().map(String::as_str).filter(|name| *name != OPS);
-    let meant = match error {
-        PublishError::UnknownNamespace => namespace_of(topic).and_then(|namespace| nearest(namespace, known())),
-        _ => None,
-    };
-    meant.map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default()
+/// What a delta that was taken got.
+#[derive(Serialize)]
+struct Published<'a> {
+    offset: Offset,
+    epoch: &'a Epoch,
+    /// What is wrong with it all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warnings: Option<[Warning; 1]>,
 }
 
-fn published(
-    state: &State,
-    topic: &str,
-    done: Option<Result<(crate::position::Offset, crate::position::Epoch), Failure>>,
-) -> Outcome {
+/// What a server that reads the delta logs of it.
+#[derive(Serialize)]
+struct Warning {
+    reason: &'static str,
+    text: String,
+    remedy: String,
+}
+
+fn warning(state: &State, topic: &str) -> Option<Warning> {
+    let refusals::Refusal { reason, text, remedy, .. } = state.publisher.suspicion(topic)?;
+    state.metrics.publish_warned(reason.label());
+    Some(Warning { reason: reason.label(), text, remedy })
+}
+
+fn published(state: &State, one: &Prepared, topic: &str, done: Option<Result<(Offset, Epoch), Failure>>) -> Outcome {
     match done {
-        Some(Ok((offset, epoch))) => written(&json!({"offset": offset, "epoch": epoch})),
+        Some(Ok((offset, epoch))) => {
+            let warnings = warning(state, topic).map(|warning| [warning]);
+            written(&Published { offset, epoch: &epoch, warnings })
+        }
         Some(Err(Failure::Refused(error))) => {
-            let member = match &error {
-                PublishError::Name(_) | PublishError::Reserved => "`channel`: ",
-                PublishError::Payload(_) | PublishError::Patch(_) | PublishError::StateTooLarge { .. } => "`data`: ",
-                PublishError::StreamSnapshot => "`kind`: ",
-                _ => "",
-            };
-            Err(Refusal::new(error.code(), format!("{member}{error}{}", meant_namespace(state, topic, &error))))
+            let payload = one.payload(state, topic).and_then(|payload| payload.as_ref().ok());
+            Err(refused(state, &error, topic, payload))
         }
         Some(Err(Failure::Unavailable(error))) => {
             state.metrics.refused_publish("unavailable");
@@ -394,4 +417,9 @@ fn published(
             Err(Refusal::new(503, "the publish was not carried out"))
         }
     }
+}
+
+fn refused(state: &State, error: &PublishError, topic: &str, payload: Option<&Payload>) -> Refusal {
+    let refusal = state.publisher.refusal(error, topic, payload.unwrap_or(&Payload::null()));
+    told(error.code(), &refusal)
 }

@@ -48,20 +48,30 @@ pub(super) fn asked(state: &State, headers: &HeaderMap) -> ErrorStyle {
     }
 }
 
+/// An error's body. Of a delta that is at fault it says the reason as metrics and logs call it, and the remedy.
+fn body(code: u32, message: &str, refusal: &Refusal) -> Value {
+    let mut error = json!({"code": code, "message": message});
+    if let (Some(advice), Some(members)) = (&refusal.advice, error.as_object_mut()) {
+        members.insert("reason".to_owned(), advice.label.into());
+        members.insert("remedy".to_owned(), advice.remedy.as_str().into());
+    }
+    json!({"error": error})
+}
+
 impl ErrorStyle {
     /// A refusal's status and body.
     pub(super) fn refused(self, refusal: &Refusal) -> (StatusCode, Value) {
         match self {
             Self::Centrifugo => {
                 let (code, message) = server_error(refusal);
-                (StatusCode::OK, json!({"error": {"code": code, "message": message}}))
+                (StatusCode::OK, body(code, &message, refusal))
             }
             Self::Http => {
                 let status = match refusal.code {
                     Refusal::UNKNOWN_TOPIC => StatusCode::NOT_FOUND,
                     code => StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
                 };
-                (status, json!({"error": {"code": status.as_u16(), "message": refusal.reason}}))
+                (status, body(status.as_u16().into(), &refusal.reason, refusal))
             }
         }
     }

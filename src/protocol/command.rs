@@ -167,6 +167,17 @@ pub struct Refusal {
     pub reason: String,
     /// The topic, as sent.
     pub topic: Option<String>,
+    /// What its cause is called, and what to do: where a delta is at fault.
+    pub advice: Option<Box<Advice>>,
+}
+
+/// What a publisher can do about a refusal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advice {
+    /// As metrics, logs and `/status` call the cause.
+    pub label: &'static str,
+    /// What to do.
+    pub remedy: String,
 }
 
 impl Refusal {
@@ -178,7 +189,14 @@ impl Refusal {
 
     /// A refusal that is about no topic.
     pub fn new(code: u16, reason: impl Into<String>) -> Self {
-        Self { code, reason: reason.into(), topic: None }
+        Self { code, reason: reason.into(), topic: None, advice: None }
+    }
+
+    /// The same, with its cause and what to do.
+    #[must_use]
+    pub fn advising(mut self, label: &'static str, remedy: impl Into<String>) -> Self {
+        self.advice = Some(Box::new(Advice { label, remedy: remedy.into() }));
+        self
     }
 
     /// The same, about `topic`.
@@ -239,7 +257,7 @@ impl Refused {
         if self.first.is_none() {
             let reason = clipped(&refusal.reason, REASON_BYTES_MAX).to_owned();
             let topic = refusal.topic.as_deref().map(|topic| clipped(topic, TOPIC_NAME_BYTES_MAX).to_owned());
-            self.first = Some(Refusal { code: refusal.code, reason, topic });
+            self.first = Some(Refusal { code: refusal.code, reason, topic, advice: None });
         }
     }
 

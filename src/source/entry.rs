@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::event_time::read_time;
+use super::event_time::{TimeFault, read_time};
 use super::refusals::{Head, Reason, Refusal};
 use crate::config::PayloadForm;
 use crate::limits::{REFUSAL_CHARS_SHOWN, STATE_BYTES_MAX};
@@ -12,7 +12,7 @@ use crate::spelling::nearest;
 use crate::topic::{Kind, Payload};
 
 /// Kinds that a publisher may name.
-const KINDS: [&str; 5] = ["delta", "snapshot", "delete", "move", "history_remove"];
+pub(super) const KINDS: &[&str] = &["delta", "snapshot", "delete", "move", "history_remove"];
 
 /// What other systems call them.
 const OTHER_KINDS: [(&str, &str); 18] = [
@@ -36,6 +36,10 @@ const OTHER_KINDS: [(&str, &str); 18] = [
     ("expire", "delete"),
 ];
 
+/// What a command of the publish API calls the parts of a delta. What only streams carry is not for it.
+pub(crate) const API_WORDS: Words<'static> =
+    Words { place: "member", kind: "kind", kinds: &["delta", "snapshot", "delete"], ts: "ts", data: Some("data") };
+
 /// Fields that a refusal names.
 const FIELDS_SHOWN: usize = 8;
 
@@ -55,10 +59,12 @@ pub struct ReadDelta {
 }
 
 /// What a source calls the parts of an entry, and where it has them.
-pub(super) struct Words<'a> {
+pub(crate) struct Words<'a> {
     /// `field`, `header`.
     pub(super) place: &'static str,
     pub(super) kind: &'a str,
+    /// Kinds that it may name.
+    pub(super) kinds: &'static [&'static str],
     pub(super) ts: &'a str,
     /// `None` where there is nothing else.
     pub(super) data: Option<&'a str>,
@@ -85,10 +91,7 @@ pub(super) fn read(
     let Parts { topic, kind, ts, data, at_ms } = parts;
     let kind = match kind {
         None => Kind::Delta,
-        Some(named) => {
-            let known = std::str::from_utf8(named).ok().and_then(Kind::from_name);
-            known.ok_or_else(|| unknown_kind(words, named).of_topic(&topic))?
-        }
+        Some(named) => read_kind(words, named).map_err(|refusal| refusal.of_topic(&topic))?,
     };
     let (ts, suspicion) = match ts.filter(|ts| !ts.is_empty()) {
         None => (None, None),
@@ -96,10 +99,8 @@ pub(super) fn read(
             match std::str::from_utf8(given).map_or_else(|_| read_time("", at_ms), |ts| read_time(ts, at_ms)) {
                 Ok(ts) => (Some(ts), None),
                 Err(fault) => {
-                    let (place, name) = (words.place, words.ts);
-                    let value = shown(given, REFUSAL_CHARS_SHOWN);
-                    let text = format!("its {place} `{name}` is `{value}`, {}{OWN_TIME_INSTEAD}", fault.what());
-                    let refusal = Refusal::new(fault.reason(), text, fault.remedy()).of_topic(&topic);
+                    let mut refusal = wrong_time(words, given, fault).of_topic(&topic);
+                    refusal.text.push_str(OWN_TIME_INSTEAD);
                     (None, Some(Box::new(refusal)))
                 }
             }
@@ -139,17 +140,44 @@ pub(super) fn without_what_is_done(mut suspicion: Refusal) -> Refusal {
 
 const NO_DATA_REMEDY: &str = "publish the delta as JSON there; an entry that ends a topic has kind=delete";
 
+/// The refusal of a time of an event that is none.
+pub(crate) fn wrong_time(words: &Words<'_>, given: &[u8], fault: TimeFault) -> Refusal {
+    let (place, name, value) = (words.place, words.ts, shown(given, REFUSAL_CHARS_SHOWN));
+    Refusal::new(fault.reason(), format!("its {place} `{name}` is `{value}`, {}", fault.what()), fault.remedy())
+}
+
+/// The kind of this name.
+///
+/// # Errors
+/// If there is none, or it is not for who asks.
+pub(crate) fn read_kind(words: &Words<'_>, named: &[u8]) -> Result<Kind, Refusal> {
+    let known = std::str::from_utf8(named).ok().and_then(|named| Some((named, Kind::from_name(named)?)));
+    match known {
+        Some((named, kind)) if named.is_empty() || words.kinds.contains(&named) => Ok(kind),
+        Some((named, _)) => {
+            let (place, name, kinds) = (words.place, words.kind, words.kinds.join(", "));
+            let text = format!("its {place} `{name}` is `{named}`, which is not taken here");
+            Err(Refusal::new(
+                Reason::Kind,
+                text,
+                format!("it may be {kinds}, or left out; publish others to the stream"),
+            ))
+        }
+        None => Err(unknown_kind(words, named)),
+    }
+}
+
 fn unknown_kind(words: &Words<'_>, named: &[u8]) -> Refusal {
     let (place, name) = (words.place, words.kind);
     let given = String::from_utf8_lossy(named);
     let lower = given.to_ascii_lowercase();
     let other = OTHER_KINDS.iter().find(|(other, _)| *other == lower).map(|(_, kind)| *kind);
-    let meant = other.or_else(|| nearest(&given, KINDS));
+    let meant = other.or_else(|| nearest(&given, words.kinds.iter().copied()));
     let meant = meant.map(|meant| format!("did you mean `{meant}`? ")).unwrap_or_default();
     Refusal::new(
         Reason::Kind,
         format!("its {place} `{name}` is `{}`, which is no kind", shown(named, REFUSAL_CHARS_SHOWN)),
-        format!("{meant}It may be {}, or left out", KINDS.join(", ")),
+        format!("{meant}It may be {}, or left out", words.kinds.join(", ")),
     )
 }
 
@@ -236,7 +264,7 @@ pub(super) mod tests {
         }
     }
 
-    const WORDS: Words<'_> = Words { place: "field", kind: "kind", ts: "ts", data: Some("data") };
+    const WORDS: Words<'_> = Words { place: "field", kind: "kind", kinds: KINDS, ts: "ts", data: Some("data") };
 
     fn parts<'a>(kind: Option<&'a [u8]>, ts: Option<&'a [u8]>, data: Option<&[u8]>) -> Parts<'a> {
         let data = data.map(Bytes::copy_from_slice);

@@ -2,7 +2,7 @@
 
 pub mod direct;
 pub mod draft;
-mod entry;
+pub(crate) mod entry;
 pub mod event_time;
 mod namespaces;
 pub mod nats;

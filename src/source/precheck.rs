@@ -6,16 +6,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::draft::Draft;
-use super::entry::{self, Parts, ReadDelta, Words, without_what_is_done};
+use super::entry::{self, API_WORDS, Parts, ReadDelta, without_what_is_done};
 use super::namespaces::Namespaces;
 use super::nats::{self, Subjects};
 use super::publish::Outgoing;
 use super::redis;
-use super::refusals::{Head, Reason, Refusal};
+use super::refusals::{Head, Refusal};
 use crate::clock::unix_ms;
 use crate::config::{self, Class, Config, Namespace, PayloadForm};
 use crate::metrics::Metrics;
-use crate::topic::{Kind, Payload, PublishError, Topics};
+use crate::topic::{Kind, Payload, Topics};
 
 /// What a delta is published as.
 enum Form {
@@ -26,12 +26,6 @@ enum Form {
     /// A command of the publish API.
     Api,
 }
-
-/// Kinds that the publish API takes.
-const API_KINDS: [Kind; 3] = [Kind::Delta, Kind::Snapshot, Kind::Deletion];
-
-/// What a delta for the publish API calls its parts.
-const API_WORDS: Words<'_> = Words { place: "member", kind: "kind", ts: "ts", data: Some("data") };
 
 /// Checks deltas for one target.
 pub struct Precheck {
@@ -121,19 +115,8 @@ impl Precheck {
             return Err(Box::new(without_what_is_done(*suspicion)));
         }
         let ReadDelta { topic, kind, ts, payload, .. } = delta;
-        if matches!(self.form, Form::Api) && !API_KINDS.contains(&kind) {
-            let name = kind.name().unwrap_or_default();
-            let text = format!("its member `kind` is `{name}`, which the publish API does not take");
-            let remedy = "the API takes delta, snapshot and delete; publish others to the stream";
-            return Err(Box::new(Refusal::new(Reason::Kind, text, remedy).of_topic(&topic)));
-        }
         if let Err(error) = self.topics.check(&topic, kind, &payload) {
-            let meant = match &error {
-                PublishError::UnknownNamespace => self.namespaces.meant(&topic),
-                _ => None,
-            };
-            let head = Head::of(payload.bytes());
-            return Err(Box::new(Refusal::of_publish(&error, &topic, &head, meant.as_deref())));
+            return Err(Box::new(self.namespaces.refusal(&error, &topic, &Head::of(payload.bytes()))));
         }
         let suspicion = self.namespaces.near(&topic).map(Box::new);
         Ok(Checked { topic, kind, ts, payload, suspicion })

@@ -4,9 +4,12 @@
 use std::sync::Arc;
 
 use super::Feed;
+use super::namespaces::Namespaces;
 use super::nats::NatsAppender;
 use super::once::{Once, OnceKey};
 use super::redis::Appender as RedisAppender;
+use super::refusals::{Head, Refusal};
+use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
@@ -61,6 +64,7 @@ pub struct Publisher {
     appender: Option<Appender>,
     /// Results of publishes with idempotency keys, where no stream keeps them.
     once: Once,
+    namespaces: Namespaces,
 }
 
 /// Why a publish failed.
@@ -76,8 +80,18 @@ pub enum Failure {
 
 impl Publisher {
     /// Through `appender` if there is one.
-    pub fn new(feed: Feed, appender: Option<Appender>, metrics: Arc<Metrics>) -> Self {
-        Self { feed, appender, once: Once::new(metrics) }
+    pub fn new(config: &Config, feed: Feed, appender: Option<Appender>, metrics: Arc<Metrics>) -> Self {
+        Self { feed, appender, once: Once::new(metrics), namespaces: Namespaces::new(config) }
+    }
+
+    /// What is wrong with a delta of this topic though it is taken, as a server that reads it says it.
+    pub fn suspicion(&self, topic: &str) -> Option<Refusal> {
+        self.namespaces.near(topic)
+    }
+
+    /// The refusal of a delta that topics do not take.
+    pub fn refusal(&self, error: &PublishError, topic: &str, payload: &Payload) -> Refusal {
+        self.namespaces.refusal(error, topic, &Head::of(payload.bytes()))
     }
 
     /// Publishes one delta. When this returns, it is in the stream, or on its way to the subscribers.

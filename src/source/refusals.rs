@@ -14,13 +14,13 @@ use tokio::time::Instant;
 use super::SourceStatus;
 use super::namespaces::Namespaces;
 use crate::clock::unix_ms;
-use crate::config::{Config, OPS};
-use crate::limits::{REFUSAL_CHARS_SHOWN, REFUSAL_LINES_PER_MINUTE, REFUSAL_TOPICS_REMEMBERED, STATE_BYTES_MAX};
+use crate::config::Config;
+use crate::limits::{REFUSAL_CHARS_SHOWN, REFUSAL_LINES_PER_MINUTE, REFUSAL_TOPICS_REMEMBERED};
 use crate::metrics::{Metrics, SourceReason};
-use crate::name::{namespace_of, shown};
+use crate::name::shown;
 use crate::rate::Rate;
 use crate::topic::merge::ParseError;
-use crate::topic::{PayloadError, PublishError};
+use crate::topic::{PayloadError, PublishError, Seen, Words};
 
 /// Time for which a refusal stands in a source's note.
 const NOTED_FOR: Duration = Duration::from_secs(600);
@@ -75,6 +75,8 @@ reasons! {
     NotUtf8 = "not_utf8",
     /// Data that is not JSON.
     NotJson = "not_json",
+    /// Bytes that are not in base64, which is how JSON has them.
+    NotBase64 = "not_base64",
     /// Data that is nested too deep.
     TooDeep = "too_deep",
     /// A patch that is no JSON object.
@@ -135,7 +137,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub(super) fn new(reason: Reason, text: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(crate) fn new(reason: Reason, text: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { reason, text: text.into(), remedy: remedy.into(), topic: None, is_counted: false }
     }
 
@@ -145,125 +147,55 @@ impl Refusal {
     }
 
     /// Data that is no payload, and as much of it as is shown.
-    pub(super) fn of_payload(error: &PayloadError, head: &Head) -> Self {
-        let (reason, text, remedy) = match error {
-            PayloadError::TooLarge { bytes, max } => (
-                Reason::TooLarge,
-                format!("its data has {bytes} bytes, and the most is {max}"),
-                "publish less in one entry, or raise limits.delta_bytes",
-            ),
-            PayloadError::NotUtf8(at) => (
-                Reason::NotUtf8,
-                format!("its data is not UTF-8 from byte {at} on: {head}"),
-                "publish JSON in UTF-8, or give the namespace payload = \"bytes\"",
-            ),
-            PayloadError::NotJson(_) if head.is_blank() => (
-                Reason::NoData,
-                "its data is empty".to_owned(),
-                "publish a JSON value; kind=delete ends a topic, and null is a value",
-            ),
-            PayloadError::NotJson(why) => (
-                Reason::NotJson,
-                format!("its data is not JSON, but {head}: it {why}"),
-                "let a JSON library write it; texts and names need double quotes",
-            ),
-            PayloadError::TooDeep => (
-                Reason::TooDeep,
-                format!("its data is nested deeper than {}: {head}", crate::limits::JSON_DEPTH_MAX),
-                "publish something flatter",
-            ),
-            PayloadError::NotForBytes | PayloadError::NotBase64 => (
-                Reason::NotJson,
-                format!("its data is bytes, and the namespace takes JSON: {head}"),
-                "publish JSON, or give the namespace payload = \"bytes\"",
-            ),
+    pub(crate) fn of_payload(error: &PayloadError, head: &Head) -> Self {
+        let reason = match error {
+            PayloadError::NotJson(_) if head.is_blank() => {
+                let remedy = "publish a JSON value; kind=delete ends a topic, and null is a value";
+                return Self::new(Reason::NoData, "its data is empty", remedy);
+            }
+            PayloadError::NotJson(_) | PayloadError::NotForBytes => Reason::NotJson,
+            PayloadError::NotBase64 => Reason::NotBase64,
+            PayloadError::TooLarge { .. } => Reason::TooLarge,
+            PayloadError::NotUtf8(_) => Reason::NotUtf8,
+            PayloadError::TooDeep => Reason::TooDeep,
         };
+        let Words { text, remedy } = error.words(&Seen { data: Some(head), ..Seen::default() });
         Self::new(reason, text, remedy)
     }
 
     /// A delta that topics do not take. `meant` is the namespace that its own is nearly.
     pub(super) fn of_publish(error: &PublishError, topic: &str, head: &Head, meant: Option<&str>) -> Self {
-        let name = shown(topic.as_bytes(), REFUSAL_CHARS_SHOWN);
-        let (reason, text, remedy) = match error {
-            PublishError::Name(why) => {
-                (Reason::Name, format!("`{name}` is no topic: {why}"), "correct the name".to_owned())
-            }
+        let reason = match error {
             PublishError::Payload(error) => return Self::of_payload(error, head).counted(topic),
-            PublishError::Patch(ParseError::NotObject) => (
-                Reason::NotAnObject,
-                format!("its data is {head}, and topics of class merge take JSON objects, which are patches"),
-                "publish an object, such as {\"bid\":191.4}, or give the namespace class latest or stream".to_owned(),
-            ),
             PublishError::Patch(ParseError::TooDeep) => {
                 return Self::of_payload(&PayloadError::TooDeep, head).counted(topic);
             }
             PublishError::Patch(ParseError::NotJson(why)) => {
                 return Self::of_payload(&PayloadError::NotJson(why.clone()), head).counted(topic);
             }
-            PublishError::StreamSnapshot => (
-                Reason::StreamSnapshot,
-                "its kind is `snapshot`, and topics of class stream have no state that it could replace".to_owned(),
-                "leave the kind out, or give the namespace class latest or merge".to_owned(),
-            ),
-            PublishError::StateTooLarge { bytes } => (
-                Reason::StateTooLarge,
-                format!("the topic's state would have {bytes} bytes, and the most is {STATE_BYTES_MAX}"),
-                "remove members (null), publish a smaller kind=snapshot, or spread them over topics".to_owned(),
-            ),
-            PublishError::StateTotal { max } => (
-                Reason::StateTotal,
-                format!("the states of all topics have {max} bytes, as many as they may"),
-                "raise limits.memory or limits.state_total_bytes, or end topics (kind=delete, expire_after)".to_owned(),
-            ),
-            PublishError::UnknownNamespace => (
-                Reason::UnknownNamespace,
-                match namespace_of(topic) {
-                    Some(namespace) => {
-                        let namespace = shown(namespace.as_bytes(), REFUSAL_CHARS_SHOWN);
-                        format!("its namespace `{namespace}` is not configured, and such are refused")
-                    }
-                    None => "it names no namespace, and such are refused".to_owned(),
-                },
-                match meant {
-                    Some(meant) => format!(
-                        "did you mean `{meant}`? Or configure it ([namespace.…]), or set access.unknown_namespace"
-                    ),
-                    None => {
-                        "correct the name, configure the namespace ([namespace.…]), or set access.unknown_namespace"
-                            .to_owned()
-                    }
-                },
-            ),
-            PublishError::Reserved => (
-                Reason::Reserved,
-                format!("its namespace `{OPS}` is the server's own"),
-                "publish in another namespace".to_owned(),
-            ),
-            PublishError::WrongPartition => (
-                Reason::WrongPartition,
-                "the topic is published in another stream, which has newer entries of it".to_owned(),
-                "publish all of a topic in one stream, the one that `nexus-push partition` names".to_owned(),
-            ),
-            PublishError::TooManyTopics { max }
-            | PublishError::TooManyUnpublished { max }
-            | PublishError::UnpublishedShare { max } => (
-                Reason::TooManyTopics,
-                format!("there are {max} topics already, as many as there may be"),
-                "end topics that are over (kind=delete, expire_after), or raise limits.topics".to_owned(),
-            ),
+            PublishError::Name(_) => Reason::Name,
+            PublishError::Patch(ParseError::NotObject) => Reason::NotAnObject,
+            PublishError::StreamSnapshot => Reason::StreamSnapshot,
+            PublishError::StateTooLarge { .. } => Reason::StateTooLarge,
+            PublishError::StateTotal { .. } => Reason::StateTotal,
+            PublishError::UnknownNamespace => Reason::UnknownNamespace,
+            PublishError::Reserved => Reason::Reserved,
+            PublishError::WrongPartition => Reason::WrongPartition,
+            // Those that only subscribers named are no obstacle to a publisher.
+            PublishError::TooManyTopics { .. }
+            | PublishError::TooManyUnpublished { .. }
+            | PublishError::UnpublishedShare { .. } => Reason::TooManyTopics,
         };
+        let Words { text, remedy } = error.words(&Seen { topic: Some(topic), data: Some(head), meant });
         Self::new(reason, text, remedy).counted(topic)
     }
 
     /// All of it in a line, for the publisher: the words of the log.
     pub fn told(&self, is_refused: bool) -> String {
-        let Self { reason, text, remedy, .. } = self;
-        let topic = self.topic.as_ref().map(|topic| format!("`{}`", shown(topic.as_bytes(), REFUSAL_CHARS_SHOWN)));
-        let topic = topic.as_deref().unwrap_or("the delta");
-        let label = reason.label();
+        let Self { reason, text, remedy, topic, .. } = self;
         match is_refused {
-            true => format!("{topic} was refused ({label}): {text}; {remedy}"),
-            false => format!("{topic} is taken, but {text} ({label}); {remedy}"),
+            true => format!("{} was refused ({}): {text}; {remedy}", named(topic.as_deref()), reason.label()),
+            false => suspicion(topic.as_deref(), reason.label(), text, remedy),
         }
     }
 
@@ -273,15 +205,24 @@ impl Refusal {
     }
 }
 
+fn named(topic: Option<&str>) -> String {
+    topic.map_or_else(|| "the delta".to_owned(), |topic| format!("`{}`", shown(topic.as_bytes(), REFUSAL_CHARS_SHOWN)))
+}
+
+/// What is wrong with a delta that is taken, in a line, for its publisher.
+pub fn suspicion(topic: Option<&str>, label: &str, text: &str, remedy: &str) -> String {
+    format!("{} is taken, but {text} ({label}); {remedy}", named(topic))
+}
+
 /// The beginning of an entry's data, kept for the case that it is refused.
-pub(super) struct Head {
+pub(crate) struct Head {
     bytes: [u8; 48],
     kept: usize,
     whole: usize,
 }
 
 impl Head {
-    pub(super) fn of(data: &[u8]) -> Self {
+    pub(crate) fn of(data: &[u8]) -> Self {
         let mut bytes = [0; 48];
         let kept = data.len().min(bytes.len());
         if let (Some(to), Some(from)) = (bytes.get_mut(..kept), data.get(..kept)) {
@@ -451,11 +392,7 @@ impl Refusals {
         error: &PublishError,
         head: &Head,
     ) -> Refusal {
-        let meant = match error {
-            PublishError::UnknownNamespace => self.namespaces.meant(topic),
-            _ => None,
-        };
-        let refusal = Refusal::of_publish(error, topic, head, meant.as_deref());
+        let refusal = self.namespaces.refusal(error, topic, head);
         self.refuse(id, &refusal);
         refusal
     }
@@ -545,6 +482,7 @@ mod tests {
             read(b"{bid:1}").into(),
             PayloadError::TooDeep.into(),
             PayloadError::NotForBytes.into(),
+            PayloadError::NotBase64.into(),
             patch("[1]").into(),
             patch("{").into(),
             patch(&"{\"a\":".repeat(100)).into(),
@@ -565,8 +503,9 @@ mod tests {
                 let refusal = Refusal::of_publish(&error, topic, &Head::of(head), Some("quotes"));
                 is_plain(&refusal);
             }
-            let text = error.to_string();
-            is_plain(&Refusal::new(Reason::Name, text, "of the API"));
+            let (text, refusal) = (error.to_string(), Refusal::of_publish(&error, "quotes:A", &Head::of(b"[1]"), None));
+            is_plain(&Refusal::new(Reason::Name, text.clone(), "where nothing else is known"));
+            assert!(text.ends_with(&format!("; {}", refusal.remedy)), "{text}: {refusal:?}");
         }
         let unknown = Refusal::of_publish(&PublishError::UnknownNamespace, "qoutes:A", &Head::of(b""), Some("quotes"));
         assert!(unknown.text.contains("`qoutes`") && unknown.remedy.contains("did you mean `quotes`?"), "{unknown:?}");

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use super::delta::{Delta, Kind, Snapshot};
 use super::merge::ParseError;
 use super::payload::{Payload, PayloadError};
-use crate::config::OPS;
 use crate::name::{NameError, TopicName};
 use crate::position::{Epoch, Offset};
 use crate::protocol::{MembershipChange, Refusal};
@@ -78,40 +77,21 @@ pub struct Published {
     pub new: bool,
 }
 
-/// Why a delta was refused.
+/// Why a delta was refused; [`super::words`] says it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs, reason = "the messages say it")]
+#[allow(missing_docs, reason = "the words say it")]
 pub enum PublishError {
-    #[error(transparent)]
     Name(#[from] NameError),
-    #[error(transparent)]
     Payload(#[from] PayloadError),
-    #[error("a `merge` topic takes patches, which are JSON objects, and this is {0}")]
     Patch(#[from] ParseError),
-    #[error("a `stream` topic has no state to replace: publish without `kind`, or give the namespace another class")]
     StreamSnapshot,
-    #[error(
-        "the topic's state would reach {bytes} bytes, the most is {}: remove members (null), or spread them over topics",
-        crate::limits::STATE_BYTES_MAX
-    )]
     StateTooLarge { bytes: usize },
-    #[error("the states of all topics have {max} bytes already (limits.state_total_bytes, limits.memory)")]
     StateTotal { max: usize },
-    #[error("unknown topic: its namespace is not configured (access.unknown_namespace)")]
     UnknownNamespace,
-    #[error("the namespace `{OPS}` is the server's own")]
     Reserved,
-    #[error(
-        "the topic is published in another partition of the source: publish all of it in one, the one that `nexus-push partition` names"
-    )]
     WrongPartition,
-    #[error("there are {max} topics already (limits.topics)")]
     TooManyTopics { max: usize },
-    #[error("there are {max} topics already that were never published (limits.unpublished_topics); try again later")]
     TooManyUnpublished { max: usize },
-    #[error(
-        "{max} topics that were never published are there for this caller already, its share of limits.unpublished_topics"
-    )]
     UnpublishedShare { max: usize },
 }
 

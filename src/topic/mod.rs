@@ -31,6 +31,7 @@ mod registry;
 mod registry_model;
 mod state;
 mod trace;
+mod words;
 
 pub use delta::{Answering, Delta, Kind, Snapshot};
 pub use exchange::{
@@ -45,3 +46,4 @@ pub use state::Floor;
 pub use crate::name::TopicName;
 pub use crate::protocol::{Known, MembershipChange};
 pub use trace::Trace;
+pub use words::{Seen, Words};

@@ -17,31 +17,25 @@ pub struct Payload {
     form: PayloadForm,
 }
 
-/// Why bytes were refused as a payload.
+/// Why bytes were refused as a payload; [`super::words`] says it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PayloadError {
     /// Over the bound.
-    #[error("delta has {bytes} bytes, the most is {max} (limits.delta_bytes)")]
     TooLarge {
         /// What came.
         bytes: usize,
         /// What is allowed.
         max: usize,
     },
-    /// Not UTF-8.
-    #[error("delta is not UTF-8 from byte {0} on, and the namespace takes JSON (`payload = \"bytes\"` takes anything)")]
+    /// Not UTF-8 from this byte on.
     NotUtf8(usize),
     /// Not JSON.
-    #[error("delta is not JSON: it {0}")]
     NotJson(String),
     /// Nested too deep.
-    #[error("delta is nested deeper than {JSON_DEPTH_MAX}")]
     TooDeep,
     /// Bytes for a namespace that takes JSON.
-    #[error("delta is bytes, and the namespace takes JSON (`payload = \"bytes\"` takes anything)")]
     NotForBytes,
     /// A JSON client's publish to a namespace of bytes that is no text in base64.
-    #[error("delta is not base64 text, which is how bytes are written in JSON (standard alphabet, padded or not)")]
     NotBase64,
 }
 

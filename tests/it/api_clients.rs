@@ -73,7 +73,7 @@ async fn cent_publishes_broadcasts_reads_history_and_presence_and_gives_orders()
     assert_eq!(told["channels"]["channels"]["room:1"]["num_clients"], 2);
     assert_eq!(told["info"]["nodes"].as_array().unwrap().len(), 1);
     for (refused, (code, said)) in told["refused"].as_array().unwrap().iter().zip([
-        (107, "`channel`"),
+        (107, "`no name` is no topic"),
         (107, "`skip_history` is not supported"),
         (108, "no presence"),
         (107, "close code 1 is not one of"),

@@ -166,7 +166,7 @@ async fn deltas() {
     let server = Server::open_with("[limits]\ndelta_bytes = 1024");
     let (status, reply) = server.post("/api/publish", &json!({"channel": "stream:a", "data": "x".repeat(2_000)}));
     assert_eq!(status, 413);
-    assert!(reply["error"]["message"].as_str().unwrap().contains("2002 bytes, the most is 1024"), "{reply}");
+    assert!(reply["error"]["message"].as_str().unwrap().contains("2002 bytes, and the most is 1024"), "{reply}");
     let mut deep = Value::Null;
     for _ in 0..70 {
         deep = json!([deep]);

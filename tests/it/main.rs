@@ -14,6 +14,7 @@ mod access;
 mod accounts;
 mod algorithms;
 mod api_clients;
+mod api_words;
 mod batches;
 mod budgets;
 mod bytes;

@@ -9,7 +9,7 @@ use crate::support::{OPEN, Redis, Server};
 const STREAM: &str = "nexus:deltas";
 
 /// Namespaces of each class, and others are refused.
-fn strict(source: &str) -> String {
+pub(crate) fn strict(source: &str) -> String {
     let open = OPEN.replace("[access]", "[access]\nunknown_namespace = \"refuse\"");
     format!("{open}\n[namespace.raw]\nclass = \"latest\"\npayload = \"bytes\"\n{source}")
 }
@@ -21,14 +21,14 @@ async fn told(server: &Server, list: &str, reason: &str, count: u64) -> Value {
     of(server)
 }
 
-struct Case {
-    topic: String,
-    kind: Option<&'static str>,
-    data: Option<Vec<u8>>,
-    reason: &'static str,
+pub(crate) struct Case {
+    pub(crate) topic: String,
+    pub(crate) kind: Option<&'static str>,
+    pub(crate) data: Option<Vec<u8>>,
+    pub(crate) reason: &'static str,
 }
 
-fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let case = |topic: &str, kind, data: Option<&[u8]>, reason| Case {
         topic: topic.to_owned(),
         kind,
@@ -61,7 +61,7 @@ fn cases() -> Vec<Case> {
 }
 
 /// Runs `publish` with what the case says, by a file for data that is no argument.
-fn publish(config: &str, case: &Case) -> std::process::Output {
+pub(crate) fn publish(config: &str, case: &Case) -> std::process::Output {
     let mut args = vec!["publish", "--config", config];
     args.extend(case.kind.iter().flat_map(|kind| ["--kind", kind]));
     args.push(&case.topic);
@@ -238,7 +238,7 @@ async fn a_server_says_the_rest_itself() {
         (&["merge:a", "{"], "(not_json)"),
         (&["bad name", "1"], "(name)"),
         (&["latest:a", "1", "--kind", "full"], "did you mean `snapshot`?"),
-        (&["latest:a", "1", "--kind", "move"], "the API takes delta, snapshot and delete"),
+        (&["latest:a", "1", "--kind", "move"], "it may be delta, snapshot, delete, or left out"),
         (&["latest:a", "1", "--ts", "1723161256"], "(ts_seconds)"),
         (&["mereg:a", "{}"], "did you mean `merge`?"),
     ] {

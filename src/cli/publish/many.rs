@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::lines::{Line, Lines};
 use super::{Interrupts, PublishArgs, input, shown};
 use crate::cli::say;
-use crate::cli::target::{Fault, Target};
+use crate::cli::target::{Fault, Placed, Target, Warning};
 use crate::source::draft::Draft;
 use crate::source::precheck::Checked;
 
@@ -163,13 +163,17 @@ impl Run<'_> {
     fn check(&mut self, text: Bytes) -> Result<Checked, String> {
         let draft = Draft::of_line(text).map_err(|fault| fault.to_string())?;
         let delta = self.target.check(draft).map_err(|refusal| refusal.told(true))?;
-        if let Some(suspicion) = &delta.suspicion
-            && self.suspicions.len() < SUSPICIONS_MAX
-            && self.suspicions.insert(suspicion.text.clone())
-        {
-            self.progress.say(&suspicion.told(false));
+        if let Some(suspicion) = &delta.suspicion {
+            self.suspect(&suspicion.text, || suspicion.told(false));
         }
         Ok(delta)
+    }
+
+    /// Tells a suspicion once, whoever has it first.
+    fn suspect(&mut self, text: &str, told: impl FnOnce() -> String) {
+        if self.suspicions.len() < SUSPICIONS_MAX && self.suspicions.insert(text.to_owned()) {
+            self.progress.say(&told());
+        }
     }
 
     /// Counts a line that is not published. It is the end, unless it is to go on.
@@ -200,7 +204,10 @@ impl Run<'_> {
         let (mut failed, mut stopped) = (None, None);
         for ((number, delta), result) in waiting.into_iter().zip(results) {
             match result {
-                Ok(place) => {
+                Ok(Placed { place, warnings }) => {
+                    for Warning { text, told } in warnings {
+                        self.suspect(&text, || told);
+                    }
                     self.published += 1;
                     let told = format!("{}\t{place}", delta.topic);
                     if self.args.ids {
@@ -208,7 +215,7 @@ impl Run<'_> {
                     }
                     self.last = Some((number, told));
                 }
-                Err(fault @ Fault::Refused(_)) => {
+                Err(fault @ Fault::Refused(..)) => {
                     if let Err(End::Stopped(why)) = self.refuse(number, &format!("`{}`: {fault}", delta.topic)) {
                         stopped.get_or_insert(why);
                     }

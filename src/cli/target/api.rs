@@ -9,10 +9,11 @@ use reqwest::StatusCode;
 use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
 
-use super::{Fault, Sent};
+use super::{Fault, Placed, Sent, Warning};
 use crate::client;
 use crate::config::PayloadForm;
 use crate::source::precheck::Checked;
+use crate::source::refusals::suspicion;
 
 /// Time for a batch, answer included.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -67,21 +68,31 @@ impl Api {
         if replies.len() != deltas.len() {
             return Err(format!("{} answered {} of {} commands", server(), replies.len(), deltas.len()));
         }
-        Ok(replies.iter().map(sent).collect())
+        Ok(replies.iter().zip(deltas).map(|(reply, delta)| sent(reply, &delta.topic)).collect())
     }
 }
 
-/// What a reply says.
-fn sent(reply: &Value) -> Sent {
+/// What a reply says of a delta of this topic.
+fn sent(reply: &Value, topic: &str) -> Sent {
     if let Some(error) = reply.get("error") {
         let why = error.get("message").and_then(Value::as_str).unwrap_or("no reason given").to_owned();
         let is_its_own = error.get("code").and_then(Value::as_u64).is_some_and(|code| (400..500).contains(&code));
-        return Err(if is_its_own { Fault::Refused(why) } else { Fault::Failed(why) });
+        let reason = error.get("reason").and_then(Value::as_str).map(str::to_owned);
+        return Err(if is_its_own { Fault::Refused(reason, why) } else { Fault::Failed(why) });
     }
     let result = reply.get("publish").unwrap_or(&Value::Null);
     let number = |name: &str| result.get(name).and_then(Value::as_u64).unwrap_or_default();
     let epoch = result.get("epoch").and_then(Value::as_str).unwrap_or_default();
-    Ok(format!("offset={}\tepoch={epoch}", number("offset")))
+    let warnings = result.get("warnings").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let warnings = warnings.iter().map(|warning| warned(warning, topic)).collect();
+    Ok(Placed { place: format!("offset={}\tepoch={epoch}", number("offset")), warnings })
+}
+
+/// A warning, as what is found before it is sent is told.
+fn warned(warning: &Value, topic: &str) -> Warning {
+    let part = |name: &str| warning.get(name).and_then(Value::as_str).unwrap_or_default();
+    let told = suspicion(Some(topic), part("reason"), part("text"), part("remedy"));
+    Warning { text: part("text").to_owned(), told }
 }
 
 /// What to do about an error of the connection.

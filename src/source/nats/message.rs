@@ -9,7 +9,7 @@ use crate::limits::REFUSAL_CHARS_SHOWN;
 use crate::name::shown;
 use crate::source::draft::Draft;
 pub use crate::source::entry::ReadDelta;
-use crate::source::entry::{self, Parts, Words};
+use crate::source::entry::{self, KINDS, Parts, Words};
 use crate::source::refusals::{Reason, Refusal};
 
 /// Names the topic in place of the subject.
@@ -64,7 +64,7 @@ pub fn read_message(
         let text = format!("its topic is empty, by its header `{TOPIC}` or by its subject `{}`", told());
         return Err(Refusal::new(Reason::Name, text, "name the topic behind the prefix of source.nats.subjects"));
     }
-    let words = Words { place: "header", kind: KIND, ts: TS, data: None };
+    let words = Words { place: "header", kind: KIND, kinds: KINDS, ts: TS, data: None };
     let (kind, ts) = (kind.as_deref().map(str::as_bytes), ts.as_deref().map(str::as_bytes));
     entry::read(&words, Parts { topic, kind, ts, data: Some(payload), at_ms }, bytes_max, form)
 }

@@ -8,7 +8,7 @@ use crate::config::{self, PayloadForm};
 use crate::limits::REFUSAL_CHARS_SHOWN;
 use crate::name::shown;
 use crate::source::draft::Draft;
-use crate::source::entry::{self, Parts, ReadDelta, Words, missing};
+use crate::source::entry::{self, KINDS, Parts, ReadDelta, Words, missing};
 use crate::source::refusals::{Reason, Refusal};
 
 /// What publishers who know another system call the field of the topic.
@@ -69,8 +69,13 @@ pub(super) fn decode_entry(
     })?;
     let (kind, ts) = (kind.map(bytes), ts.map(bytes));
     let has_data = data.is_some();
-    let words =
-        Words { place: "field", kind: &config.kind_field, ts: &config.ts_field, data: Some(&config.data_field) };
+    let words = Words {
+        place: "field",
+        kind: &config.kind_field,
+        kinds: KINDS,
+        ts: &config.ts_field,
+        data: Some(&config.data_field),
+    };
     let data = data.map(|data| Bytes::from(bytes(data)));
     let parts = Parts { topic, kind: kind.as_deref(), ts: ts.as_deref(), data, at_ms };
     entry::read(&words, parts, bytes_max, form).map_err(|refusal| match (refusal.reason, &refusal.topic) {
