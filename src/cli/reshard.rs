@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::Args;
 
 use crate::config::{Overrides, load};
@@ -70,5 +70,5 @@ pub(super) async fn run(args: ReshardArgs) -> anyhow::Result<()> {
     let plan = Resharding { from, to: args.to, dry_run: args.dry_run, quiet, skip_lost: args.skip_lost };
     // A line that cannot be written any more is no reason to stop half-way.
     let say = |line: String| drop(super::say(line));
-    reshard(&config, &plan, &say).await.context("not at its end; run it again to go on")
+    Ok(reshard(&config, &plan, &say).await?)
 }

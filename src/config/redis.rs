@@ -123,6 +123,15 @@ impl Redis {
         }
     }
 
+    /// The key that says where it is.
+    pub fn address_key(&self) -> &'static str {
+        match self.address() {
+            RedisAddress::One(_) => "source.redis.url",
+            RedisAddress::Sentinels { .. } => "source.redis.sentinels",
+            RedisAddress::Cluster(_) => "source.redis.cluster",
+        }
+    }
+
     /// All streams that are read: those that topics belong in come first.
     pub fn all_streams(&self) -> impl Iterator<Item = &String> {
         self.streams.iter().chain(&self.read_also)

@@ -43,7 +43,6 @@ async fn lists_that_are_wrong_are_refused_and_a_dry_run_moves_nothing() {
     for n in 0..50 {
         add(&redis, "d0", &format!("latest:{n}"), "delta", &json!(n));
     }
-    let before = redis.command(&["XINFO", "STREAM", "d0"]);
     fails(&redis, OLD, &["d0", "d0"], &[], &["--to d0,d0", "\"d0\" is empty or there twice"]).await;
     let mut run = Run::with(&config(&redis, OLD, NEW), &["d0", ""], &[]);
     assert!(!run.end().await && run.said().contains("\"\" is empty or there twice"), "{}", run.said());
@@ -53,10 +52,92 @@ async fn lists_that_are_wrong_are_refused_and_a_dry_run_moves_nothing() {
     let moving = (0..50).filter(|n| home(&format!("latest:{n}"), NEW) == "d1").count();
     assert!(run.said().contains(&format!("{moving} topics go from d0 to d1")), "{}", run.said());
     assert!(run.said().contains(&format!("{moving} of 50 topics would be moved; nothing was done")), "{}", run.said());
-    assert_eq!(redis.command(&["XINFO", "STREAM", "d0"]), before);
-    assert_eq!(redis.command(&["EXISTS", "d1", "{d0}:away", "{d1}:relay:d0"]), ":0");
-    // A stream that nothing is in: topics are still where they were, and that is said.
-    fails(&redis, OLD, NEW, &["--from", "d9"], &[&format!("{moving} topics are where they do not belong")]).await;
+}
+
+/// Each key with all that it holds.
+fn everything(redis: &Redis) -> std::collections::BTreeMap<String, Vec<u8>> {
+    let mut connection = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
+    let dump =
+        |key: &String, connection: &mut redis::Connection| redis::cmd("DUMP").arg(key).query(connection).unwrap();
+    keys.into_iter().map(|key| (key.clone(), dump(&key, &mut connection))).collect()
+}
+
+/// Also where a node would write: no epoch is there, an entry is refused, and a millisecond of IDs is nearly used up.
+#[tokio::test]
+async fn a_dry_run_writes_nothing_at_all() {
+    let redis = Redis::start();
+    for n in 0..20 {
+        add(&redis, "d0", &format!("latest:{n}"), "delta", &json!(n));
+    }
+    add(&redis, "d0", "latest:0", "full", &json!(0));
+    let soon = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() + 3_600_000;
+    redis.command(&["XADD", "d0", &format!("{soon}-5000"), "topic", "latest:0", "data", "1"]);
+    let before = everything(&redis);
+    assert_eq!(before.len(), 1, "{:?}", before.keys());
+    let config = format!("{}refused = true\n", config(&redis, OLD, NEW));
+    let mut run = Run::with(&config, NEW, &["--dry-run"]);
+    assert!(run.end().await && run.said().contains("nothing was done"), "{}", run.said());
+    let after = everything(&redis);
+    assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
+    assert!(before == after, "a key was changed");
+    // Nodes that have read it have written; a dry run beside them has not.
+    let server = Server::start(&config);
+    server.until("ready", |s| s.get("/readyz").0 == 200 && redis.command(&["EXISTS", "{d0}:epoch"]) == ":1").await;
+    drop(server);
+    let before = everything(&redis);
+    let mut run = Run::with(&config, NEW, &["--dry-run"]);
+    assert!(run.end().await, "{}", run.said());
+    assert!(before == everything(&redis), "a key was changed");
+}
+
+/// A stream of a name that nobody uses is no empty stream.
+#[tokio::test]
+async fn streams_that_are_not_there_are_named_with_those_that_are() {
+    let redis = Redis::start();
+    let configured = &["d0", "d1"];
+    for (more, needles) in [
+        (&[][..], &["--from d0,d1: not in Redis at redis://", "none of source.redis.streams (d0, d1) is"][..]),
+        (&["--from", "d9"], &["--from d9: not in"]),
+    ] {
+        fails(&redis, configured, &["d0", "d1", "d2"], more, needles).await;
+    }
+    add(&redis, "d0", "latest:a", "delta", &json!(1));
+    let there = "of source.redis.streams there are d0.";
+    for more in [&["--from", "d9"][..], &["--from", "d0,d9", "--dry-run"]] {
+        fails(&redis, configured, &["d0", "d1", "d2"], more, &["--from d9: not in", there]).await;
+    }
+    assert_eq!(everything(&redis).into_keys().collect::<Vec<_>>(), ["d0"], "nothing is written for it");
+    // One that nodes read is there, though nothing was published in it.
+    let server = node(&redis, configured, &["d2"]).await;
+    let mut run = Run::start(&redis, configured, &["d0", "d1", "d2"], &["--dry-run"]);
+    assert!(run.end().await, "{}", run.said());
+    drop(server);
+}
+
+/// Who waits for a Redis that is away is told so from the beginning, and in the end what is to be looked at.
+#[tokio::test]
+async fn a_redis_that_is_away_is_told_and_waited_for() {
+    let redis = Redis::start();
+    let away = format!("redis://user:secret-word@127.0.0.1:{}", crate::support::free_port());
+    let config = config(&redis, OLD, NEW);
+    let mut run = Run::with(&config, NEW, &["--redis", &away]);
+    assert!(
+        run.says("it is tried again for 10s (source.redis.url, or --redis, says where it is)").await,
+        "{}",
+        run.said()
+    );
+    assert!(run.said().contains("refused") && run.said().contains("***@127.0.0.1:"), "{}", run.said());
+    assert!(!run.end().await, "{}", run.said());
+    assert!(run.said().contains("Is that where it is (source.redis.url, or --redis)?"), "{}", run.said());
+    for word in ["secret-word", "run it again", "not loaded"] {
+        assert!(!run.said().contains(word), "{word}: {}", run.said());
+    }
+    // One that does not let it in is not tried again.
+    redis.command(&["CONFIG", "SET", "requirepass", "another-word"]);
+    let mut run = Run::with(&config, NEW, &[]);
+    assert!(!run.end().await && run.said().contains("Authentication required"), "{}", run.said());
+    assert!(!run.said().contains("tried again"), "{}", run.said());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -158,6 +158,8 @@ pub struct RedisSource {
     refusals: Refusals,
     /// Where refused entries are copied to, if they are.
     copies: Option<Copies>,
+    /// Nothing is written: who reads only wants to know what there is.
+    only_looks: bool,
 }
 
 /// What is known must be loaded again: the epoch is another now, or entries were missed.
@@ -217,7 +219,15 @@ impl RedisSource {
             away: None,
             leaving: Leaving::default(),
             copies: None,
+            only_looks: false,
         }
+    }
+
+    /// One that writes nothing. It saves no states either if `snapshot_every` says so.
+    #[must_use]
+    pub(super) fn that_only_looks(mut self) -> Self {
+        self.only_looks = true;
+        self
     }
 
     /// How far it has read, as it goes on.
@@ -324,6 +334,10 @@ impl RedisSource {
         if let Some(known) = known {
             return Ok(Epoch::from_text(&known));
         }
+        if self.only_looks {
+            self.is_unwritten = true;
+            return Ok(Epoch::from_text(UNWRITTEN_EPOCH));
+        }
         let proposed = Epoch::random();
         let set: RedisResult<Value> = cmd("SET").arg(key).arg(proposed.as_str()).arg("NX").query_async(link).await;
         let agreed: Option<String> = cmd("GET").arg(key).query_async(link).await?;
@@ -368,6 +382,9 @@ impl RedisSource {
         let known = self.epoch.as_ref().map_or("", Epoch::as_str);
         // Whatever comes of it, what is known here is loaded again.
         self.set_progress(Progress::default());
+        if self.only_looks {
+            return Ok(());
+        }
         let new: RedisResult<Option<String>> = cmd("EVAL")
             .arg(CHANGE_EPOCH)
             .arg(1)
@@ -659,7 +676,7 @@ impl RedisSource {
     async fn move_on(&mut self, link: &mut Link, last: EntryId) {
         let is_tried = self.move_tried.is_some_and(|(ms, when)| ms == last.ms && when.elapsed() < MOVE_ON_EVERY);
         let is_last_of_all = last.offset().is_err_and(|error| error.is_for_good());
-        if last.seq < MOVE_ON_FROM || last.ms == self.moved_on || is_tried || is_last_of_all {
+        if self.only_looks || last.seq < MOVE_ON_FROM || last.ms == self.moved_on || is_tried || is_last_of_all {
             return;
         }
         self.move_tried = Some((last.ms, Instant::now()));

@@ -6,6 +6,7 @@
 //! How far it has come is kept in the new stream's slot and changed in the script that appends: a command that was killed
 //! goes on where it was, and nothing is appended twice.
 
+mod ground;
 mod mover;
 mod scripts;
 
@@ -29,6 +30,9 @@ use mover::Mover;
 
 /// Time for the streams to be loaded, as long as nothing is heard of them.
 const LOAD_WAIT: Duration = Duration::from_secs(60);
+
+/// Time without a word of a stream after which that is said.
+const SAY_AFTER: Duration = Duration::from_secs(3);
 
 /// Wait where there was nothing to hand on.
 const IDLE: Duration = Duration::from_millis(10);
@@ -54,7 +58,18 @@ pub struct Resharding {
     pub skip_lost: bool,
 }
 
-/// Why it did not come to its end. Run again it goes on where it was.
+/// Why it did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ReshardFailed {
+    /// Nothing was done.
+    #[error(transparent)]
+    NotBegun(ReshardError),
+    /// Run again it goes on where it was.
+    #[error("not at its end; run it again to go on: {0}")]
+    Broken(ReshardError),
+}
+
+/// Why a step was not done.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ReshardError(String);
@@ -89,7 +104,7 @@ impl Drop for Node {
 }
 
 impl Node {
-    fn start(config: &Config, plan: &Resharding) -> Result<Self, ReshardError> {
+    fn start(config: &Config, masters: Masters, plan: &Resharding) -> Result<Self, ReshardError> {
         let mut config = config.clone();
         let Some(redis) = config.source.redis.as_mut() else {
             return Err(ReshardError("the configuration has no [source.redis]".into()));
@@ -102,8 +117,9 @@ impl Node {
         for namespace in config.namespace.values_mut().chain([&mut config.default]) {
             (namespace.history_size, namespace.history_ttl) = (1, Duration::ZERO);
         }
+        // Nodes do that.
+        redis.refused = false;
         let redis = redis.clone();
-        let masters = Masters::new(&redis)?;
         let streams: Vec<String> = redis.all_streams().cloned().collect();
         let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
         let topics = Arc::new(Topics::new(config.clone(), streams.len(), Arc::new(Nowhere), metrics.clone()));
@@ -112,6 +128,7 @@ impl Node {
         for partition in 0..streams.len() {
             let partition = u16::try_from(partition).map_err(|_| ReshardError("too many streams".into()))?;
             let source = RedisSource::new(&config, &redis, masters.clone(), partition, metrics.clone()).for_moving();
+            let source = if plan.dry_run { source.that_only_looks() } else { source };
             statuses.push(source.status());
             tokio::spawn(Box::new(source).run(feed.clone(), stop.clone()));
         }
@@ -126,12 +143,16 @@ impl Node {
         Ok(Self { streams, topics, statuses, metrics, masters, config, stop })
     }
 
-    async fn loaded(&self) -> Result<(), ReshardError> {
-        let (mut since, mut heard) = (Instant::now(), Vec::new());
+    async fn loaded(&self, say: &dyn Fn(String)) -> Result<(), ReshardError> {
+        let (mut since, mut heard, mut is_said) = (Instant::now(), Vec::new(), false);
         while let Some(status) = self.statuses.iter().find(|status| !status.is_loaded()) {
             let notes: Vec<String> = self.statuses.iter().map(|status| status.last_note()).collect();
             if notes != heard {
-                (since, heard) = (Instant::now(), notes);
+                (since, heard, is_said) = (Instant::now(), notes, false);
+            }
+            if since.elapsed() > SAY_AFTER && !std::mem::replace(&mut is_said, true) {
+                let (name, note) = (&status.name, status.last_note());
+                say(format!("{name} is not read yet ({note}); it is waited for, {LOAD_WAIT:?} at most"));
             }
             if since.elapsed() > LOAD_WAIT {
                 return Err(ReshardError(format!("{} cannot be read: {}", status.name, status.last_note())));
@@ -188,11 +209,36 @@ impl Node {
 ///
 /// # Errors
 /// What keeps it from its end.
-pub async fn reshard(config: &Config, plan: &Resharding, say: &dyn Fn(String)) -> Result<(), ReshardError> {
-    let node = Node::start(config, plan)?;
-    node.loaded().await?;
+pub async fn reshard(config: &Config, plan: &Resharding, say: &dyn Fn(String)) -> Result<(), ReshardFailed> {
+    let begun = begin(config, plan, say).await.map_err(ReshardFailed::NotBegun)?;
+    match begun {
+        Some(begun) => go_on(begun, plan, say).await.map_err(ReshardFailed::Broken),
+        None => Ok(()),
+    }
+}
+
+/// What is known before anything is done.
+struct Begun {
+    node: Node,
+    /// The run that is under way, if one was broken off.
+    run: Option<String>,
+    /// What is kept of it, and of earlier ones, by stream.
+    kept: BTreeMap<String, Away>,
+}
+
+/// Looks at what is to be done, and says it. `None` if that is all that was asked for.
+async fn begin(config: &Config, plan: &Resharding, say: &dyn Fn(String)) -> Result<Option<Begun>, ReshardError> {
+    let Some(redis) = &config.source.redis else {
+        return Err(ReshardError("the configuration has no [source.redis]".into()));
+    };
+    let masters = Masters::new(redis)?;
+    let streams: Vec<&String> = plan.from.iter().chain(&plan.to).collect();
+    ground::reach(redis, &masters, &streams, say).await?;
+    ground::look_for(redis, &masters, &plan.from).await?;
+    let node = Node::start(config, masters, plan)?;
+    node.loaded(say).await?;
     let mut run = None;
-    let mut kept: BTreeMap<&String, Away> = BTreeMap::new();
+    let mut kept: BTreeMap<String, Away> = BTreeMap::new();
     for stream in &node.streams {
         let mut link = node.masters.connect(stream).await?;
         let Some(away) = Away::read(&mut link, &Keys::new(stream)).await? else { continue };
@@ -207,7 +253,7 @@ pub async fn reshard(config: &Config, plan: &Resharding, say: &dyn Fn(String)) -
         if !away.is_done {
             run.get_or_insert(away.run.clone());
         }
-        kept.insert(stream, away);
+        kept.insert(stream.clone(), away);
     }
     match &run {
         Some(_) => say("a run that was broken off goes on".into()),
@@ -230,8 +276,14 @@ pub async fn reshard(config: &Config, plan: &Resharding, say: &dyn Fn(String)) -
     }
     if plan.dry_run {
         say(format!("{total} of {} topics would be moved; nothing was done", node.topics.len()));
-        return Ok(());
+        return Ok(None);
     }
+    Ok(Some(Begun { node, run, kept }))
+}
+
+/// Moves topics, and hands on what comes after them, to the end.
+async fn go_on(begun: Begun, plan: &Resharding, say: &dyn Fn(String)) -> Result<(), ReshardError> {
+    let Begun { node, run, mut kept } = begun;
     let run = run.unwrap_or_else(|| Epoch::random().as_str().to_owned());
     let mut movers = Vec::new();
     for stream in &plan.from {
