@@ -3,9 +3,13 @@
 use std::time::Duration;
 
 use reqwest::StatusCode;
+use reqwest::header::HeaderMap;
 
 /// Time to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// In this server's answers about its health, and in no other server's.
+pub const HEALTH_HEADER: &str = "x-nexus-push";
 
 /// A client whose requests take at most `timeout` and follow no redirect.
 ///
@@ -56,13 +60,25 @@ pub async fn body(request: reqwest::RequestBuilder, bytes_max: usize) -> Result<
     read(response, bytes_max).await
 }
 
-/// Sends a request and reads the answer's status and body, of at most `bytes_max`.
+/// An answer, whatever it says.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
+/// Sends a request and reads the whole answer, its body of at most `bytes_max`.
 ///
 /// # Errors
 /// What went wrong, without the URL (which may hold a secret).
-pub async fn answer(request: reqwest::RequestBuilder, bytes_max: usize) -> Result<(StatusCode, Vec<u8>), String> {
+pub async fn whole(request: reqwest::RequestBuilder, bytes_max: usize) -> Result<Answer, String> {
     let response = request.send().await.map_err(|e| reason(&e))?;
-    Ok((response.status(), read(response, bytes_max).await?))
+    let (status, headers) = (response.status(), response.headers().clone());
+    Ok(Answer { status, headers, body: read(response, bytes_max).await? })
 }
 
 async fn read(mut response: reqwest::Response, bytes_max: usize) -> Result<Vec<u8>, String> {

@@ -9,13 +9,14 @@ use reqwest::StatusCode;
 use serde_json::Value;
 
 use super::say;
+use crate::config::redacted;
 
 /// Time that a node has to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(super) struct DrainArgs {
-    /// The node: http://HOST:PORT
+    /// The node: HOST:PORT, http://HOST:PORT or https://HOST:PORT
     #[arg(required_unless_present = "dns", conflicts_with = "dns")]
     url: Option<String>,
     /// Every node behind a name: each of its addresses is asked, one after the other
@@ -57,9 +58,11 @@ pub(super) async fn run(args: DrainArgs) -> anyhow::Result<()> {
     };
     let key = key.map(|key| key.trim().to_owned());
     if let Some(url) = &args.url {
+        let url = super::address::server("URL", url)?;
+        let url = url.as_str().trim_end_matches('/');
         return match ask(&args, url, key.as_deref()).await? {
             Outcome::Done(done) => say(done),
-            Outcome::NotNow(why) => bail!("{url} answered {why}"),
+            Outcome::NotNow(why) => bail!("{} answered {why}", redacted(url)),
         };
     }
     let name = args.dns.as_deref().unwrap_or_default();
@@ -100,7 +103,9 @@ async fn ask(args: &DrainArgs, node: &str, key: Option<&str>) -> anyhow::Result<
     if let Some(key) = key {
         request = request.header("x-api-key", key);
     }
-    let response = request.send().await.with_context(|| format!("{node} does not answer"))?;
+    let response = request.send().await.map_err(reqwest::Error::without_url);
+    let told = redacted(node);
+    let response = response.with_context(|| format!("{told} does not answer"))?;
     let status = response.status();
     let text = response.text().await.unwrap_or_default();
     let answer: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
@@ -110,7 +115,7 @@ async fn ask(args: &DrainArgs, node: &str, key: Option<&str>) -> anyhow::Result<
         if matches!(status, StatusCode::CONFLICT | StatusCode::SERVICE_UNAVAILABLE) {
             return Ok(Outcome::NotNow(told));
         }
-        bail!("{node} answered {told}");
+        bail!("{} answered {told}", redacted(node));
     };
     let number = |name: &str| result.get(name).and_then(Value::as_u64);
     let (shedding, sessions) = (number("shedding").unwrap_or(0), number("sessions").unwrap_or(0));

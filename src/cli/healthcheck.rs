@@ -2,18 +2,25 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
+use reqwest::{StatusCode, Url};
+use serde_json::Value;
 
-use super::say;
-use crate::client;
+use super::{address, say};
+use crate::client::{self, Answer, HEALTH_HEADER};
+use crate::config::redacted;
 
 /// Largest answer that is looked at.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
+/// Where servers are asked how they are. A proxy may put something before it.
+const PATHS: [&str; 2] = ["/healthz", "/readyz"];
+
 #[derive(Debug, Args)]
 pub(super) struct HealthcheckArgs {
-    /// What to ask; /readyz tells whether clients should be sent there
+    /// What to ask: HOST:PORT, or a URL, whose path may end in /healthz (the default) or in /readyz, which tells whether
+    /// clients should be sent there
     #[arg(value_name = "URL", default_value = "http://127.0.0.1:8000/healthz")]
     url: String,
     /// Longest wait, in seconds
@@ -22,8 +29,52 @@ pub(super) struct HealthcheckArgs {
 }
 
 pub(super) async fn run(args: HealthcheckArgs) -> anyhow::Result<()> {
-    let client = client::http(Duration::from_secs(args.timeout)).context("no TLS to be had")?;
-    let body = client::body(client.get(&args.url), ANSWER_BYTES_MAX).await;
-    let body = body.map_err(|reason| anyhow!("{}: {reason}", args.url))?;
-    say(String::from_utf8_lossy(&body).trim_end())
+    let url = asked(&args.url)?;
+    let client = client::http_direct(Duration::from_secs(args.timeout), None);
+    let client = client.map_err(anyhow::Error::msg).context("no TLS to be had")?;
+    let answer = client::whole(client.get(url.clone()), ANSWER_BYTES_MAX).await;
+    let told = redacted(url.as_str());
+    let answer = answer.map_err(|reason| anyhow!("{told}: {reason}"))?;
+    match health(&answer) {
+        Ok(word) => say(format_args!("{told}: {word}")),
+        Err(why) => bail!("{told}: {why}"),
+    }
+}
+
+/// The URL that is asked: one without a path is asked whether the server is alive.
+fn asked(text: &str) -> anyhow::Result<Url> {
+    let mut url = address::server("URL", text)?;
+    let path = url.path();
+    if path == "/" {
+        url.set_path(PATHS[0]);
+    } else if !PATHS.iter().any(|known| path.ends_with(known)) {
+        let (told, known) = (redacted(text), PATHS.join(" or "));
+        bail!("URL {told}: its path `{path}` tells no health; let it end in {known}, or leave it out");
+    }
+    Ok(url)
+}
+
+/// The word for a server that is well, or what is wrong.
+fn health(answer: &Answer) -> Result<String, String> {
+    let Answer { status, headers, body } = answer;
+    if !headers.contains_key(HEALTH_HEADER) {
+        return Err(format!(
+            "it answers {status}, and not as nexus-push does: without the header `{HEALTH_HEADER}` it is another server, \
+             or a version from before that header"
+        ));
+    }
+    let text = String::from_utf8_lossy(body);
+    if *status == StatusCode::OK {
+        return Ok(text.lines().next().unwrap_or_default().trim().to_owned());
+    }
+    let json: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+    if let Some(message) = json.pointer("/error/message").and_then(Value::as_str) {
+        return Err(message.to_owned());
+    }
+    let reasons = json.get("reasons").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let reasons: Vec<&str> = reasons.iter().filter_map(Value::as_str).collect();
+    match reasons.as_slice() {
+        [] => Err(format!("status {status}")),
+        reasons => Err(format!("not ready: {}", reasons.join("; "))),
+    }
 }

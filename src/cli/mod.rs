@@ -1,5 +1,6 @@
 //! The command line.
 
+mod address;
 mod argv;
 mod drain;
 mod healthcheck;
@@ -118,6 +119,8 @@ pub fn run() -> ExitCode {
 fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let ServeArgs { config: _, listen, redis, nats, shards, insecure } = &args;
     let (listen, redis, nats, shards) = (*listen, redis.clone(), nats.clone(), *shards);
+    redis.as_deref().map_or(Ok(()), |redis| address::redis("--redis", redis))?;
+    nats.as_deref().map_or(Ok(()), |nats| address::nats("--nats", nats))?;
     let overrides = Overrides { listen, redis, nats, shards, insecure: *insecure };
     let config = load(args.config.as_deref(), environment(), &overrides)?;
     log_to_stdout(config.server.log_format);

@@ -45,6 +45,7 @@ pub(super) struct ReshardArgs {
 }
 
 pub(super) async fn run(args: ReshardArgs) -> anyhow::Result<()> {
+    args.redis.as_deref().map_or(Ok(()), |redis| super::address::redis("--redis", redis))?;
     let overrides = Overrides { redis: args.redis.clone(), ..Overrides::default() };
     let mut config = load(Some(&args.config), super::environment(), &overrides)?;
     config.read_secrets()?;

@@ -123,6 +123,16 @@ impl Nats {
         self.urls = hosts.split(',').enumerate().map(full).collect();
     }
 
+    /// What is wrong with the addresses alone, if something is.
+    pub fn address_fault(&self) -> Option<String> {
+        let mut first = None;
+        let alone = Self { urls: self.urls.clone(), ..Self::default() };
+        alone.faults(&mut |_, reason| {
+            first.get_or_insert(reason);
+        });
+        first
+    }
+
     /// Whether addresses, stream and subjects can be used, for what no file was checked.
     ///
     /// # Errors
@@ -140,6 +150,9 @@ impl Nats {
             if !["nats://", "tls://"].iter().any(|scheme| url.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()))
             {
                 fault(&format!("source.nats.urls[{i}]"), "must be nats://host:port (or tls://)".into());
+            } else if let Some(why) = super::places::unreadable(url, false) {
+                let reason = format!("`{}` cannot be read: {why}", super::redacted(url));
+                fault(&format!("source.nats.urls[{i}]"), reason);
             }
         }
         if !is_name(&self.stream) {

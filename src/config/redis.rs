@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::places::{REDIS_FORMS, unreadable};
 use super::redacted;
 use super::secrets::with_password;
 
@@ -172,6 +173,16 @@ impl Redis {
         super::told(|fault| faults(self, fault))
     }
 
+    /// What is wrong with the address alone, if something is.
+    pub fn address_fault(&self) -> Option<String> {
+        let mut first = None;
+        let alone = Self { streams: vec!["any".into()], read_also: Vec::new(), ..self.clone() };
+        faults(&alone, &mut |_, reason| {
+            first.get_or_insert(reason);
+        });
+        first
+    }
+
     /// Puts a password into what says where Redis is.
     pub(super) fn set_password(&mut self, password: &str) {
         if !self.cluster.is_empty() {
@@ -228,12 +239,18 @@ pub(super) fn faults(redis: &Redis, fault: &mut dyn FnMut(&str, String)) {
         && !["unix://", "redis+unix://"].iter().any(|scheme| url.starts_with(scheme))
     {
         fault("source.redis.url", "must start with redis://, rediss:// (TLS) or unix://".into());
+    } else if let Some(url) = &redis.url
+        && let Some(why) = unreadable(url, true)
+    {
+        fault("source.redis.url", format!("`{}` cannot be read: {why}; it may be {REDIS_FORMS}", redacted(url)));
     }
     for (key, urls) in [("source.redis.sentinels", &redis.sentinels), ("source.redis.cluster", &redis.cluster)] {
         for (i, url) in urls.iter().enumerate() {
             if !is_tcp(url) {
                 let reason = format!("`{}` must be redis://host:port or rediss://host:port (TLS)", redacted(url));
                 fault(&format!("{key}[{i}]"), reason);
+            } else if let Some(why) = unreadable(url, false) {
+                fault(&format!("{key}[{i}]"), format!("`{}` cannot be read: {why}", redacted(url)));
             }
         }
     }
@@ -247,6 +264,11 @@ pub(super) fn faults(redis: &Redis, fault: &mut dyn FnMut(&str, String)) {
         Some(master) if master_name(master).is_empty() || (master.contains("://") && !is_tcp(master)) => {
             let reason = "must be the master's name, or redis[s]://[user:password@]name[/db]";
             fault("source.redis.master", reason.into());
+        }
+        Some(master) if master.contains("://") => {
+            if let Some(why) = unreadable(master, true) {
+                fault("source.redis.master", format!("`{}` cannot be read: {why}", redacted(master)));
+            }
         }
         _ => {}
     }

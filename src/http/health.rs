@@ -4,12 +4,13 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse as _;
 use serde_json::json;
 
 use super::proxies::{self, Announced};
 use super::{Shared, State, express};
+use crate::client::HEALTH_HEADER;
 
 /// A shard that has shown no sign of life for this long is stuck.
 const HEARTBEAT_MAX_MS: u64 = 15_000;
@@ -22,6 +23,9 @@ const HEADERS_MAX: usize = 64;
 
 /// Time between two looks at a connection whose head is not whole.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Tells that it is this server that answers: others have such paths, too.
+const OWN: (HeaderName, HeaderValue) = (HeaderName::from_static(HEALTH_HEADER), HeaderValue::from_static("health"));
 
 /// A status and the text that goes with it.
 struct Health {
@@ -59,7 +63,8 @@ impl Health {
     }
 
     fn response(self) -> axum::response::Response {
-        (self.status, [(header::CONTENT_TYPE, HeaderValue::from_static(self.kind))], self.text).into_response()
+        let headers = [(header::CONTENT_TYPE, HeaderValue::from_static(self.kind)), OWN];
+        (self.status, headers, self.text).into_response()
     }
 }
 
@@ -153,6 +158,7 @@ pub(super) fn answer(state: &State, mut socket: TcpStream, peer: SocketAddr) -> 
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(health.text.len()));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    headers.insert(OWN.0, OWN.1);
     let mut bytes = express::answer(&response);
     if !head {
         bytes.extend_from_slice(health.text.as_bytes());

@@ -56,7 +56,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "http",
         &[
-            "accounts", "auth", "clock", "cluster", "config", "hub", "limits", "metrics", "name", "position",
+            "accounts", "auth", "client", "clock", "cluster", "config", "hub", "limits", "metrics", "name", "position",
             "protocol", "rate", "server", "source", "spelling", "topic", "wire",
         ],
     ),

@@ -277,6 +277,20 @@ async fn options_that_do_not_go_together_are_told() {
     let url = redis.url();
     for (args, needle) in [
         (&["--to", "ftp://a", "a", "1"][..], "redis+cluster://"),
+        (
+            &["--to", "localhost:8000", "a", "1"],
+            "--to localhost:8000: it begins with no scheme; it may be\n  http://HOST:PORT",
+        ),
+        (&["--to", "", "a", "1"], "--to \"\": it names no target"),
+        (&["--to", "http://", "a", "1"], "--to http://: it names no host; it may be HOST:PORT"),
+        (&["--to", "http://a:port", "a", "1"], "--to http://a:port: invalid port number"),
+        (
+            &["--to", "redis://u:secret@a:port", "a", "1"],
+            "--to redis://***@a:port: `redis://***@a:port` cannot be read: invalid port",
+        ),
+        (&["--to", "redis+cluster://u:secret@a:x", "a", "1"], "--to redis+cluster://***@a:x: "),
+        (&["--to", "unix://", "a", "1"], "--to unix://: `unix://` cannot be read: it names no path"),
+        (&["--to", "nats://u:secret@a:x", "a", "1"], "--to nats://***@a:x: "),
         (&["--to", "http://a", "--stream", "s", "a", "1"], "--stream does not go with this target"),
         (&["--to", "nats://a", "--max-len", "7", "a", "1"], "--max-len does not go"),
         (&["--to", &url, "--subject", "md.>", "a", "1"], "--subject does not go"),
@@ -287,7 +301,7 @@ async fn options_that_do_not_go_together_are_told() {
         (&["--to", &url, "--key-file", &missing, "a", "1"], "--key-file does not go"),
         (&["--to", "http://a", "--key-file", &missing, "a", "1"], "--key-file"),
         (&["--to", "redis+sentinel://a:1", "a", "1"], "the master's name"),
-        (&["--to", "redis+cluster://", "a", "1"], "source.redis.cluster"),
+        (&["--to", "redis+cluster://", "a", "1"], "must be redis://host:port"),
         (&["--to", &url, "--stream", "a,a", "a", "1"], "named before"),
         (&["--to", "nats://a", "--stream", "A,B", "a", "1"], "NATS has one stream"),
         (&["--to", "nats://a", "--subject", "md", "a", "1"], "must end in `.>`"),
@@ -303,6 +317,7 @@ async fn options_that_do_not_go_together_are_told() {
         let output = run(&[&["publish"], args].concat());
         let error = text(&output.stderr);
         assert!(!output.status.success() && error.contains(needle), "{args:?}: {error}");
+        assert!(!error.contains("secret"), "{args:?}: {error}");
     }
     assert_eq!(redis.command(&["EXISTS", STREAM]), ":0");
 }

@@ -1,18 +1,9 @@
 //! `nexus-push top` and `healthcheck`, against real servers.
 
-use std::process::{Command, Output};
-
 use serde_json::{Value, json};
 
-use crate::support::{PROGRAM, Server, free_port};
-
-fn run(args: &[&str]) -> Output {
-    Command::new(PROGRAM).args(args).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use crate::program::{done, failed, run, text};
+use crate::support::{OPEN, Server, free_port};
 
 #[tokio::test]
 async fn once_prints_a_table_and_says_who_is_not_there() {
@@ -84,7 +75,7 @@ fn an_operators_key_is_shown() {
 #[test]
 fn what_makes_no_sense_is_refused() {
     for (args, needle) in [
-        (&["top", "--once", "redis://127.0.0.1:1"][..], "neither http://"),
+        (&["top", "--once", "redis://127.0.0.1:1"][..], "redis:// is no server's"),
         (&["top", "--interval", "1ms"], "outside 200ms to 1m"),
         (&["top", "--key-file", "/nonexistent"], "--key-file"),
     ] {
@@ -116,16 +107,62 @@ fn a_node_that_does_not_answer_is_given_up() {
 }
 
 #[test]
-fn healthcheck_is_the_exit_code() {
+fn healthcheck_is_the_exit_code_and_one_line() {
     let mut server = Server::open();
-    let url = |path| format!("http://{}{path}", server.address);
-    for (url, code) in [(url("/healthz"), 0), (url("/readyz"), 0), (url("/nothing"), 1)] {
-        assert_eq!(run(&["healthcheck", &url]).status.code(), Some(code), "{url}");
+    let at = server.address.to_string();
+    for (url, asked, word) in [
+        (at.clone(), "/healthz", "ok"),
+        (format!("http://{at}"), "/healthz", "ok"),
+        (format!("http://{at}/"), "/healthz", "ok"),
+        (format!("http://{at}/healthz"), "/healthz", "ok"),
+        (format!("http://{at}/readyz"), "/readyz", "ready"),
+    ] {
+        assert_eq!(done(&run(&["healthcheck", &url])), format!("http://{at}{asked}: {word}\n"), "{url}");
     }
-    let url = url("/healthz");
+    for (url, needle) in [
+        (format!("http://{at}/nothing"), "its path `/nothing` tells no health; let it end in /healthz or /readyz"),
+        (
+            "ftp://u:secret@a".to_owned(),
+            "URL ftp://***@a: ftp:// is no server's; it may be HOST:PORT, http://HOST:PORT",
+        ),
+        ("http://u:secret@a:port/".to_owned(), "URL http://***@a:port/: invalid port number; it may be HOST:PORT"),
+        (format!("http://u:secret@127.0.0.1:{}", free_port()), "@127.0.0.1:"),
+        (String::new(), "URL \"\": it names no host"),
+    ] {
+        let error = failed(&run(&["healthcheck", &url]));
+        assert!(error.contains(needle) && error.lines().count() == 1 && !error.contains("secret"), "{error}");
+    }
+    let url = format!("http://{at}/healthz");
     server.signal("TERM");
     server.wait();
-    let output = run(&["healthcheck", &url]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains(&url), "{}", text(&output.stderr));
+    let error = failed(&run(&["healthcheck", &url]));
+    assert!(error.contains(&format!("{url}: Connection refused")), "{error}");
+}
+
+/// What a server says that is not ready is the reason.
+#[test]
+fn healthcheck_says_why_a_server_is_not_ready() {
+    let server = Server::start(&format!("{OPEN}\n[source.redis]\nurl = \"redis://127.0.0.1:{}\"\n", free_port()));
+    done(&run(&["healthcheck", &server.address.to_string()]));
+    let error = failed(&run(&["healthcheck", &format!("{}/readyz", server.address)]));
+    assert!(error.contains("/readyz: not ready: redis nexus:deltas: not loaded yet"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
+/// Any server has a page, and many have such a path.
+#[test]
+fn another_servers_health_is_none() {
+    use std::io::{Read as _, Write as _};
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = other.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in other.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 4_096]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n");
+        }
+    });
+    for path in ["", "/", "/healthz", "/readyz"] {
+        let error = failed(&run(&["healthcheck", &format!("http://{at}{path}")]));
+        assert!(error.contains("it answers 200 OK, and not as nexus-push does"), "{error}");
+    }
 }

@@ -53,7 +53,7 @@ impl Api {
             None => request,
         };
         let server = || crate::config::redacted(self.url.trim_end_matches("/api/batch"));
-        let (status, body) = client::answer(request, ANSWER_BYTES_MAX)
+        let client::Answer { status, body, .. } = client::whole(request, ANSWER_BYTES_MAX)
             .await
             .map_err(|why| format!("no answer from {}: {why}{}", server(), hint(&why)))?;
         let answer: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 
 use super::TargetArgs;
-use crate::cli::{argv, environment};
+use crate::cli::{address, argv, environment};
 use crate::config::{Config, Nats, Overrides, PayloadForm, Redis, load, redacted};
 use crate::limits::PUBLISH_BODY_BYTES_MAX;
 use crate::source::precheck;
@@ -57,7 +57,9 @@ fn scheme(to: &str) -> anyhow::Result<Scheme> {
         "nats" | "tls" => Ok(Scheme::Nats),
         "redis" | "rediss" | "unix" | "redis+unix" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster"
         | "rediss+cluster" => Ok(Scheme::Redis),
-        _ => bail!("--to {}: no such target; it may be\n{FORMS}", redacted(to)),
+        "" if to.is_empty() => bail!("--to \"\": it names no target; it may be\n{FORMS}"),
+        "" => bail!("--to {}: it begins with no scheme; it may be\n{FORMS}", redacted(to)),
+        _ => bail!("--to {}: {scheme}:// is no target's; it may be\n{FORMS}", redacted(to)),
     }
 }
 
@@ -90,7 +92,7 @@ pub(super) fn plan(args: &TargetArgs) -> anyhow::Result<Plan> {
             // What the server takes is the server's to say.
             bytes_max = (!is_known).then_some(PUBLISH_BODY_BYTES_MAX / 2);
             let url = match (&args.to, listen) {
-                (Some(url), _) => url.clone(),
+                (Some(url), _) => address::server("--to", url)?.to_string(),
                 (None, Some(listen)) if !listen.ip().is_unspecified() => format!("http://{listen}"),
                 (None, listen) => format!("http://127.0.0.1:{}", listen.map_or(8000, |listen| listen.port())),
             };
@@ -156,6 +158,7 @@ fn redis_of(args: &TargetArgs, file: Option<Redis>) -> anyhow::Result<Redis> {
     }
     let mut redis = file.unwrap_or_default();
     if let Some(to) = &args.to {
+        address::redis("--to", to)?;
         redis.set_address(to);
     }
     if !args.stream.is_empty() {
@@ -173,6 +176,7 @@ fn nats_of(args: &TargetArgs, file: Option<Nats>) -> anyhow::Result<Nats> {
     }
     let mut nats = file.unwrap_or_default();
     if let Some(to) = &args.to {
+        address::nats("--to", to)?;
         nats.set_address(to);
     }
     match args.stream.as_slice() {

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use reqwest::{Client, Url};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::cli::address;
 use crate::client;
 
 /// Longest wait for an answer. Past it the node counts as unreachable.
@@ -29,12 +30,8 @@ pub(super) struct Target {
 
 impl Target {
     pub(super) fn new(text: &str, key: Option<String>) -> anyhow::Result<Self> {
-        let whole = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-        let url = Url::parse(&whole).with_context(|| format!("{text:?} is no URL (http://HOST:PORT)"))?;
-        if !["http", "https"].contains(&url.scheme()) || url.host_str().is_none() {
-            bail!("{text:?} is neither http://HOST:PORT nor https://HOST:PORT");
-        }
-        let (_, label) = whole.split_once("://").unwrap_or_default();
+        let url = address::server("NODE", text)?;
+        let (_, label) = text.split_once("://").unwrap_or(("", text));
         let label = label.trim_end_matches('/').to_owned();
         let url = url.join("/status").with_context(|| format!("{text:?}"))?;
         Ok(Self { url, label, key })
