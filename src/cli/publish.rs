@@ -58,7 +58,9 @@ pub(super) struct PublishArgs {
     /// Read many deltas from a file, one a line; - is standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["topic", "kind", "snapshot", "ts"])]
     lines: Option<PathBuf>,
-    /// What it does: delta, snapshot (replaces the state), delete (ends the topic), history_remove [default: delta]
+    /// What it does: delta, snapshot (replaces the state), delete (ends the topic), history_remove (empties its history), move
+    /// (a snapshot that says that the topic is published in this stream from now on; nexus-push reshard does it for many). A
+    /// server's API takes the first three [default: delta]
     #[arg(long, value_name = "KIND")]
     kind: Option<String>,
     /// The same as --kind snapshot
@@ -73,7 +75,7 @@ pub(super) struct PublishArgs {
     /// Lines: print for each what it got, as for one delta
     #[arg(long)]
     ids: bool,
-    /// No progress, and no word on what cannot be checked
+    /// No progress, and no word on where it goes and what cannot be checked
     #[arg(long, short)]
     quiet: bool,
     #[command(flatten)]
@@ -102,8 +104,8 @@ pub(super) async fn run(args: PublishArgs) -> anyhow::Result<()> {
     if let Some(suspicion) = suspicion {
         eprintln!("nexus-push: {}", suspicion.told(false));
     }
-    if let Some(unchecked) = target.unchecked().filter(|_| !args.quiet) {
-        eprintln!("nexus-push: {unchecked}");
+    for note in target.notes().iter().filter(|_| !args.quiet) {
+        eprintln!("nexus-push: {note}");
     }
     let deltas = [&delta];
     let mut sent = tokio::select! {

@@ -44,7 +44,10 @@ pub(super) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
     let bar = if args.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
     bar.set_style(ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}")?);
     bar.enable_steady_tick(Duration::from_millis(200));
-    let mut refused = 0;
+    if !args.quiet {
+        target.notes().iter().for_each(|note| eprintln!("nexus-push: {note}"));
+    }
+    let (mut refused, mut first) = (0, None);
     loop {
         let mut pace = Pace::open(&args.files, args.speed)?;
         let mut waiting: Vec<Checked> = Vec::new();
@@ -65,7 +68,10 @@ pub(super) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
                     };
                     match target.check(draft) {
                         Ok(delta) => waiting.push(delta),
-                        Err(_) => refused += 1,
+                        Err(refusal) => {
+                            refused += 1;
+                            first.get_or_insert_with(|| refusal.told(true));
+                        }
                     }
                 }
             }
@@ -74,7 +80,10 @@ pub(super) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
                 for result in target.send(&deltas).await {
                     match result {
                         Ok(_) => sent += 1,
-                        Err(Fault::Refused(..)) => refused += 1,
+                        Err(fault @ Fault::Refused(..)) => {
+                            refused += 1;
+                            first.get_or_insert_with(|| fault.to_string());
+                        }
                         Err(Fault::Failed(why)) => bail!("{why}"),
                     }
                 }
@@ -98,6 +107,9 @@ pub(super) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
         ));
         if let Some(fault) = &counts.first_fault {
             bar.println(format!("first malformed: {fault}"));
+        }
+        if let Some(first) = &first {
+            bar.suspend(|| eprintln!("nexus-push: first refused: {first}"));
         }
         if args.quiet {
             say(serde_json::to_string(&counts)?)?;

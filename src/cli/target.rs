@@ -105,13 +105,12 @@ enum Way {
 pub(super) struct Target {
     check: Precheck,
     way: Way,
-    /// What cannot be checked, if there is something.
-    unchecked: Option<String>,
+    notes: Vec<String>,
 }
 
 impl Target {
     pub(super) async fn connect(args: &TargetArgs) -> anyhow::Result<Self> {
-        let Plan { to, config, unchecked, bytes_max } = plan::plan(args)?;
+        let Plan { to, config, led, unchecked, bytes_max } = plan::plan(args)?;
         let check = Precheck::new(&config);
         let check = match bytes_max {
             Some(bytes_max) => check.with_bytes_max(bytes_max),
@@ -124,12 +123,12 @@ impl Target {
                 None => bail!("no stream is named"),
             },
         };
-        Ok(Self { check, way, unchecked })
+        Ok(Self { check, way, notes: led.into_iter().chain(unchecked).collect() })
     }
 
-    /// What cannot be checked before it is sent, and how it could be.
-    pub(super) fn unchecked(&self) -> Option<&str> {
-        self.unchecked.as_deref()
+    /// What is to be known before anything is sent: where it goes, where nobody has said that, and what cannot be checked.
+    pub(super) fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Largest data, in bytes.

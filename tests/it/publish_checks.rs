@@ -334,6 +334,7 @@ fn its_help_is_worth_reading() {
         "--lines",
         "--ca",
         "Examples:",
+        "history_remove (empties its history), move",
         "{\"topic\"",
     ] {
         assert!(help.contains(needle), "{needle} missing in {help}");

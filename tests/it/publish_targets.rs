@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::nats::{self, Nats};
-use crate::program::{config_file, done, ended, failed, ready, refused, run, run_in, started};
+use crate::program::{config_file, done, ended, failed, ready, refused, run, run_in, started, text};
 use crate::redis_groups::{self, Cluster, Sentinels};
 use crate::support::{Authority, OPEN, PATIENCE, Redis, Server, free_port, tls_config};
 
@@ -54,8 +54,15 @@ async fn to_a_server_over_http_and_https() {
     // A file that names no stream leads to its own server.
     let (_folder, config) =
         config_file(&OPEN.replace("[server]", &format!("[server]\nlisten = \"{}\"", server.address)));
-    done(&run(&["publish", "-c", &config, "--key-file", &key, "stream:a", "-6"]));
-    assert_eq!(client.next().await["data"], -6);
+    let args = ["publish", "-c", &config, "--key-file", &key, "stream:a", "-6"];
+    let (output, quiet) = (run(&args), run(&[&args[..], &["--quiet"]].concat()));
+    let said =
+        format!("{config} names no stream ([source.redis], [source.nats]): published to its server's API at {plain} ");
+    assert!(text(&output.stderr).contains(&said) && quiet.stderr.is_empty(), "{}", text(&output.stderr));
+    for output in [output, quiet] {
+        done(&output);
+        assert_eq!(client.next().await["data"], -6);
+    }
     // A proxy has no part in it.
     let nobody = format!("http://127.0.0.1:{}", free_port());
     let environment = [

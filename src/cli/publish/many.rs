@@ -66,7 +66,7 @@ struct Run<'a> {
     /// Line, and what it got.
     last: Option<(u64, String)>,
     suspicions: HashSet<String>,
-    has_said_unchecked: bool,
+    has_said_notes: bool,
 }
 
 pub(super) async fn run(args: &PublishArgs, interrupts: &mut Interrupts) -> anyhow::Result<()> {
@@ -89,7 +89,7 @@ pub(super) async fn run(args: &PublishArgs, interrupts: &mut Interrupts) -> anyh
         refused: 0,
         last: None,
         suspicions: HashSet::new(),
-        has_said_unchecked: false,
+        has_said_notes: false,
     };
     let end = run.all(&mut lines, interrupts).await.with_context(|| shown(path))?;
     run.report(end, lines.number())
@@ -193,9 +193,8 @@ impl Run<'_> {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        if let Some(unchecked) = self.target.unchecked().filter(|_| !self.args.quiet && !self.has_said_unchecked) {
-            self.progress.say(unchecked);
-            self.has_said_unchecked = true;
+        if !std::mem::replace(&mut self.has_said_notes, true) {
+            self.target.notes().iter().filter(|_| !self.args.quiet).for_each(|note| self.progress.say(note));
         }
         let deltas: Vec<&Checked> = self.waiting.iter().map(|(_, delta)| delta).collect();
         let results = self.target.send(&deltas).await;

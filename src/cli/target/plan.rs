@@ -1,5 +1,6 @@
 //! What the options of a target come to: where deltas are sent, and the configuration that they are checked by.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,6 +26,8 @@ pub(super) enum To {
 pub(super) struct Plan {
     pub(super) to: To,
     pub(super) config: Arc<Config>,
+    /// Where it goes, where nobody has said that.
+    pub(super) led: Option<String>,
     /// What cannot be checked before it is sent, and how it could be.
     pub(super) unchecked: Option<String>,
     /// Largest data, where `config` does not say.
@@ -83,18 +86,23 @@ pub(super) fn plan(args: &TargetArgs) -> anyhow::Result<Plan> {
     fits(args, scheme)?;
     let is_known = file.is_some();
     let form = if args.bytes { PayloadForm::Bytes } else { PayloadForm::Json };
-    let listen = file.as_ref().map(|file| file.server.listen);
+    let own = file.as_ref().map(|file| (file.server.listen, file.tls.is_some()));
     let mut config = file.unwrap_or_else(|| precheck::unknown(form));
     let (redis, nats) = (config.source.redis.take(), config.source.nats.take());
-    let mut bytes_max = None;
+    let (mut bytes_max, mut led) = (None, None);
     let to = match scheme {
         Scheme::Api => {
             // What the server takes is the server's to say.
             bytes_max = (!is_known).then_some(PUBLISH_BODY_BYTES_MAX / 2);
-            let url = match (&args.to, listen) {
+            let url = match (&args.to, own) {
                 (Some(url), _) => address::server("--to", url)?.to_string(),
-                (None, Some(listen)) if !listen.ip().is_unspecified() => format!("http://{listen}"),
-                (None, listen) => format!("http://127.0.0.1:{}", listen.map_or(8000, |listen| listen.port())),
+                (None, None) => "http://127.0.0.1:8000".to_owned(),
+                (None, Some((listen, has_tls))) => {
+                    let ip = if listen.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { listen.ip() };
+                    let url = format!("http://{}", SocketAddr::new(ip, listen.port()));
+                    led = Some(led_to_server(args, &url, has_tls));
+                    url
+                }
             };
             To::Api { url, key: key(args)?, authorities: args.ca.as_deref().map(read).transpose()? }
         }
@@ -118,7 +126,17 @@ pub(super) fn plan(args: &TargetArgs) -> anyhow::Result<Plan> {
             streams.unwrap_or_default()
         )
     });
-    Ok(Plan { to, config: Arc::new(config), unchecked, bytes_max })
+    Ok(Plan { to, config: Arc::new(config), led, unchecked, bytes_max })
+}
+
+/// Says that a file without a source leads to its own server: who meant the stream has forgotten a section.
+fn led_to_server(args: &TargetArgs, url: &str, has_tls: bool) -> String {
+    let file = args.config.as_ref().map(|file| file.display().to_string()).unwrap_or_default();
+    let sealed = if has_tls { ", or --to https://HOST:PORT for its [tls]" } else { "" };
+    format!(
+        "{file} names no stream ([source.redis], [source.nats]): published to its server's API at {url} (server.listen); give \
+         --to URL for another{sealed}"
+    )
 }
 
 /// Refuses options that say nothing to the target.
