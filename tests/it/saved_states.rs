@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Redis, Server};
+use crate::support::{OPEN, Redis, Server};
 
 const STREAM: &str = "nexus:deltas";
 const STATES: &str = "{nexus:deltas}:snapshots";
@@ -117,8 +117,9 @@ async fn another_stream_of_the_name_is_another_however_long_it_is() {
     add_many(&redis, 3_000, "'merge:a'", "delta", "'{\"new' .. i % 3 .. '\":' .. i .. '}'");
     first.signal("CONT");
     let expected = json!({"new0": 3_000, "new1": 2_998, "new2": 2_999});
-    first.until("the new one alone", |s| view(s, "merge:a").is_some_and(|seen| seen["data"] == expected)).await;
-    assert!(!is_incomplete(&first, "merge:a"));
+    // Until the load is at its end, nothing is claimed of what was read so far.
+    let is_new = |s: &Server| view(s, "merge:a").is_some_and(|seen| seen["data"] == expected);
+    first.until("the new one alone, and whole", |s| is_new(s) && !is_incomplete(s, "merge:a")).await;
     let last = redis.add("merge:a", &json!({"new0": 0}));
     saved_upto(&redis, &first, &last).await;
     drop(first);
@@ -173,6 +174,43 @@ async fn with_a_hole(redis: &Redis, options: &str) -> (Server, Server, u64) {
     assert!(is_incomplete(&knows_less, "merge:y"));
     redis.command(&["DEL", LEASE]);
     (knows_all, knows_less, ms_of(&last))
+}
+
+/// A node that starts warns of what is gone that it needs, and not of a hole that the saved states know of.
+#[tokio::test]
+async fn a_hole_from_before_the_saved_states_is_no_warning() {
+    let redis = Redis::start();
+    let start = async || {
+        let config = format!("{OPEN}\n{}snapshot_every = \"100ms\"\n", redis.source_config());
+        let server = Server::start_in(&config, 0, &[("NEXUS_LOG", "info")]);
+        server.until("ready", |s| s.get("/readyz").0 == 200).await;
+        server.until("logged", |s| s.log().contains("loaded")).await;
+        server
+    };
+    let warned = |server: &Server| server.log().contains("entries are gone that are in no saved state");
+    let add = |n: usize| (0..n).fold(String::new(), |_, _| redis.add("merge:x", &json!({"a": 1})));
+    add(3);
+    redis.command(&["XTRIM", STREAM, "MAXLEN", "1"]);
+    let first = start().await;
+    assert!(warned(&first), "what it had before is not known");
+    let deleted = add(1);
+    let last = add(3);
+    saved_upto(&redis, &first, &last).await;
+    drop(first);
+    // One deleted among those that are saved is no more a hole than one that was trimmed.
+    redis.command(&["XDEL", STREAM, &deleted]);
+    for _ in 0..2 {
+        let next = start().await;
+        assert!(!warned(&next) && !next.log().contains("entries were deleted"), "{}", next.log());
+        let last = add(1);
+        saved_upto(&redis, &next, &last).await;
+        drop(next);
+        redis.command(&["XTRIM", STREAM, "MAXLEN", "1"]);
+    }
+    add(3);
+    redis.command(&["XTRIM", STREAM, "MAXLEN", "1"]);
+    let missed = start().await;
+    assert!(warned(&missed), "entries after what was saved are gone:\n{}", missed.log());
 }
 
 /// Whatever a topic had before, its publisher has ended it: the next patch is the first on every node.

@@ -148,7 +148,7 @@ impl NatsSource {
             _ if held.messages == 0 => Some(held.last_ms),
             _ => Some(held.first_ms),
         };
-        self.warn_of(opened, held, base, missed_ms.is_some() || is_gone);
+        self.warn_of(opened, held, base, is_gone);
         let (start, mut reading) = self.start(opened, saved, held).await?;
         let chunk = self.first(&mut reading).await?;
         // What came before the first message that is read here is not known here.

@@ -145,7 +145,8 @@ impl RedisSource {
             _ if facts.is_emptied => Some(self.now_ms(link).await?),
             _ => Some(first.unwrap_or(newest).ms),
         };
-        if missed_ms.is_some() {
+        // An older hole, which saved states tell of, is no news: nothing is gone that they do not make up for.
+        if !complete {
             tracing::warn!(
                 stream = self.keys.stream,
                 saved = %saved.map_or(EntryId::default(), |saved| saved.upto),
