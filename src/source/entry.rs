@@ -55,7 +55,7 @@ pub struct ReadDelta {
     /// As its topic's namespace takes it.
     pub payload: Payload,
     /// What is wrong with it, though it is taken.
-    pub suspicion: Option<Box<Refusal>>,
+    pub suspicions: Vec<Refusal>,
 }
 
 /// What a source calls the parts of an entry, and where it has them.
@@ -93,22 +93,24 @@ pub(super) fn read(
         None => Kind::Delta,
         Some(named) => read_kind(words, named).map_err(|refusal| refusal.of_topic(&topic))?,
     };
-    let (ts, suspicion) = match ts.filter(|ts| !ts.is_empty()) {
-        None => (None, None),
+    let mut suspicions = Vec::new();
+    let ts = match ts.filter(|ts| !ts.is_empty()) {
+        None => None,
         Some(given) => {
             match std::str::from_utf8(given).map_or_else(|_| read_time("", at_ms), |ts| read_time(ts, at_ms)) {
-                Ok(ts) => (Some(ts), None),
+                Ok(ts) => Some(ts),
                 Err(fault) => {
                     let mut refusal = wrong_time(words, given, fault).of_topic(&topic);
                     refusal.text.push_str(OWN_TIME_INSTEAD);
-                    (None, Some(Box::new(refusal)))
+                    suspicions.push(refusal);
+                    None
                 }
             }
         }
     };
     if matches!(kind, Kind::Deletion | Kind::HistoryRemoval) {
         // What a topic ends with does not matter.
-        return Ok(ReadDelta { topic, kind, ts, payload: Payload::null(), suspicion });
+        return Ok(ReadDelta { topic, kind, ts, payload: Payload::null(), suspicions });
     }
     let form = form(&topic);
     let Some(data) = data.filter(|data| !data.is_empty() || form == PayloadForm::Bytes) else {
@@ -122,7 +124,7 @@ pub(super) fn read(
     let bytes_max = if kind == Kind::Move { bytes_max.max(STATE_BYTES_MAX) } else { bytes_max };
     let head = Head::of(&data);
     match Payload::read(data, bytes_max, form) {
-        Ok(payload) => Ok(ReadDelta { topic, kind, ts, payload, suspicion }),
+        Ok(payload) => Ok(ReadDelta { topic, kind, ts, payload, suspicions }),
         Err(error) => Err(Refusal::of_payload(&error, &head).of_topic(&topic)),
     }
 }
@@ -290,18 +292,15 @@ pub(super) mod tests {
         ] {
             let delta = json(parts(None, Some(ts.as_bytes()), Some(b"{}"))).unwrap();
             assert_eq!((delta.ts, delta.payload.as_str()), (None, "{}"));
-            let suspicion = delta.suspicion.unwrap();
+            let suspicion = delta.suspicions.first().unwrap();
             assert_eq!(suspicion.reason.label(), reason);
             assert!(suspicion.text.contains(ts), "{suspicion:?}");
-            is_plain(&suspicion);
+            is_plain(suspicion);
         }
         let good = json(parts(None, Some(b"1723161256313"), Some(b"{}"))).unwrap();
-        assert!(good.ts == Some(1_723_161_256_313) && good.suspicion.is_none());
-        assert!(json(parts(None, Some(b""), Some(b"{}"))).unwrap().suspicion.is_none(), "an empty one is none");
-        assert_eq!(
-            json(parts(None, Some(b"\xff"), Some(b"1"))).unwrap().suspicion.unwrap().reason,
-            Reason::TsNotNumber
-        );
+        assert!(good.ts == Some(1_723_161_256_313) && good.suspicions.is_empty());
+        assert!(json(parts(None, Some(b""), Some(b"{}"))).unwrap().suspicions.is_empty(), "an empty one is none");
+        assert_eq!(json(parts(None, Some(b"\xff"), Some(b"1"))).unwrap().suspicions[0].reason, Reason::TsNotNumber);
     }
 
     #[test]
@@ -357,7 +356,7 @@ pub(super) mod tests {
             ]),
         ) {
             match json(parts(kind.as_deref(), ts.as_deref(), data.as_deref())) {
-                Ok(delta) => delta.suspicion.iter().for_each(|suspicion| is_plain(suspicion)),
+                Ok(delta) => delta.suspicions.iter().for_each(is_plain),
                 Err(refusal) => is_plain(&refusal),
             }
         }

@@ -212,8 +212,8 @@ impl SourceStatus {
             misplaced: AtomicU64::new(0),
             reach_ms: AtomicU64::new(u64::MAX),
             fault: Mutex::default(),
-            refused: Mutex::default(),
-            suspicious: Mutex::default(),
+            refused: Mutex::new(Record::begun()),
+            suspicious: Mutex::new(Record::begun()),
         })
     }
 

@@ -111,10 +111,10 @@ impl Precheck {
     /// Why a server would refuse it.
     pub fn check(&mut self, draft: Draft<'_>) -> Result<Checked, Box<Refusal>> {
         let delta = self.read(draft, unix_ms())?;
-        if let Some(suspicion) = delta.suspicion {
-            return Err(Box::new(without_what_is_done(*suspicion)));
+        let ReadDelta { topic, kind, ts, payload, suspicions } = delta;
+        if let Some(suspicion) = suspicions.into_iter().next() {
+            return Err(Box::new(without_what_is_done(suspicion)));
         }
-        let ReadDelta { topic, kind, ts, payload, .. } = delta;
         if let Err(error) = self.topics.check(&topic, kind, &payload) {
             return Err(Box::new(self.namespaces.refusal(&error, &topic, &Head::of(payload.bytes()))));
         }

@@ -117,6 +117,8 @@ reasons! {
     TsTooEarly = "ts_too_early",
     /// Suspicious: more than a day ahead.
     TsTooLate = "ts_too_late",
+    /// Suspicious: a field or header of a name that is this system's own, and says nothing where it is.
+    ReservedField = "reserved_field",
     /// Suspicious: a namespace that is not configured and nearly is.
     NearNamespace = "near_namespace",
 }
@@ -273,8 +275,10 @@ pub struct Told {
 }
 
 /// What is known of a source's refusals: the newest of each reason.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Record {
+    /// Since when they are counted, Unix ms: since this node began to read. Another counts from its own start.
+    pub since_ms: u64,
     /// The newest of all.
     pub last: Option<&'static str>,
     /// By reason.
@@ -282,6 +286,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// Without any, from now on.
+    pub(super) fn begun() -> Self {
+        Self { since_ms: unix_ms(), last: None, reasons: BTreeMap::new() }
+    }
+
     /// The newest of all.
     pub fn newest(&self) -> Option<&Told> {
         self.last.and_then(|reason| self.reasons.get(reason))

@@ -228,6 +228,24 @@ async fn the_api_refuses_a_time_that_is_none_and_says_what_it_is() {
     assert_eq!(publish(json!(1_723_161_256_313_u64)).0, 200);
 }
 
+/// A publisher's own field of a name that only `nexus-push reshard` writes is a delta all the same, and told.
+#[tokio::test]
+async fn a_reserved_field_is_told_and_counts_begin_with_the_node() {
+    let redis = Redis::start();
+    let server = redis_server(&redis, "").await;
+    let before = now_ms();
+    let id = add(&redis, &["topic", "merge:a", "data", "{\"a\":1}", "nexus:away", "{}"]);
+    let source = "redis nexus:deltas";
+    is_told(&server, source, false, &id, "reserved_field", &["merge:a", "`nexus:away`", "nexus-push reshard"]).await;
+    assert_eq!(server.get("/api/topics/merge:a").0, 200);
+    let since = |server: &Server, list: &str| server.status()["sources"][0][list]["since_ms"].as_u64().unwrap();
+    assert!(since(&server, "suspicious") <= before && since(&server, "refused") <= before);
+    // Another counts what it reads, from its own start on.
+    let other = redis_server(&redis, "").await;
+    assert!(since(&other, "suspicious") >= before);
+    other.until("counted", |s| counted(s, "source_suspicious", source, "reserved_field") == 1.0).await;
+}
+
 #[tokio::test]
 async fn a_topic_may_be_called_a_channel() {
     let redis = Redis::start();

@@ -11,6 +11,10 @@ use crate::source::draft::Draft;
 pub use crate::source::entry::ReadDelta;
 use crate::source::entry::{self, KINDS, Parts, Words};
 use crate::source::refusals::{Reason, Refusal};
+use crate::spelling::nearest;
+
+/// What headers of this system begin with, in any case.
+const PREFIX: &str = "Nexus-";
 
 /// Names the topic in place of the subject.
 pub(super) const TOPIC: &str = "Nexus-Topic";
@@ -34,7 +38,7 @@ pub fn read_message(
     (bytes_max, at_ms): (usize, u64),
     form: &dyn Fn(&str) -> PayloadForm,
 ) -> Result<ReadDelta, Refusal> {
-    let (mut topic, mut kind, mut ts) = (None, None, None);
+    let (mut topic, mut kind, mut ts, mut reserved) = (None, None, None, None);
     for (name, value) in headers {
         if name.eq_ignore_ascii_case(TOPIC) {
             topic = Some(value.to_owned());
@@ -42,6 +46,8 @@ pub fn read_message(
             kind = Some(value.to_owned());
         } else if name.eq_ignore_ascii_case(TS) {
             ts = Some(value.to_owned());
+        } else if reserved.is_none() && is_reserved(name) {
+            reserved = Some(reserved_header(name));
         }
     }
     let told = || shown(subject.as_bytes(), REFUSAL_CHARS_SHOWN);
@@ -66,7 +72,23 @@ pub fn read_message(
     }
     let words = Words { place: "header", kind: KIND, kinds: KINDS, ts: TS, data: None };
     let (kind, ts) = (kind.as_deref().map(str::as_bytes), ts.as_deref().map(str::as_bytes));
-    entry::read(&words, Parts { topic, kind, ts, data: Some(payload), at_ms }, bytes_max, form)
+    let mut delta = entry::read(&words, Parts { topic, kind, ts, data: Some(payload), at_ms }, bytes_max, form)?;
+    delta.suspicions.extend(reserved.map(|suspicion| suspicion.of_topic(&delta.topic)));
+    Ok(delta)
+}
+
+/// Whether a header's name begins as this system's do.
+fn is_reserved(name: &str) -> bool {
+    name.get(..PREFIX.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(PREFIX))
+}
+
+/// The suspicion against a header that is nearly one of them, or none.
+fn reserved_header(name: &str) -> Refusal {
+    let known = [TOPIC, KIND, TS];
+    let meant = nearest(name, known).map(|meant| format!("did you mean `{meant}`? ")).unwrap_or_default();
+    let name = shown(name.as_bytes(), REFUSAL_CHARS_SHOWN / 2);
+    let text = format!("its header `{name}` says nothing: names that begin with `{PREFIX}` are this system's own");
+    Refusal::new(Reason::ReservedField, text, format!("{meant}There are {}; name others otherwise", known.join(", ")))
 }
 
 /// Reads a delta that is to be published, as nodes will read its message.
@@ -130,8 +152,17 @@ mod tests {
         }
         is_plain(&malformed_headers());
         let seconds = read("nexus.deltas.a", &[("Nexus-Ts", "1723161256")], "1").unwrap();
-        let suspicion = seconds.suspicion.unwrap();
+        let suspicion = &seconds.suspicions[0];
         assert_eq!((seconds.ts, suspicion.reason), (None, Reason::TsSeconds));
         assert!(suspicion.text.contains("header `Nexus-Ts` is `1723161256`"), "{suspicion:?}");
+        for (name, needle) in [("nexus-knd", "did you mean `Nexus-Kind`?"), ("Nexus-Sequence", "There are Nexus-Topic")]
+        {
+            let taken = read("nexus.deltas.a", &[(name, "snapshot")], "1").unwrap();
+            let suspicion = &taken.suspicions[0];
+            assert_eq!((suspicion.reason, taken.kind), (Reason::ReservedField, Kind::Delta));
+            assert!(suspicion.text.contains(name) && suspicion.remedy.contains(needle), "{suspicion:?}");
+            is_plain(suspicion);
+        }
+        assert!(read("nexus.deltas.a", &[("Nexu", "é"), ("Nats-Msg-Id", "1")], "1").unwrap().suspicions.is_empty());
     }
 }

@@ -461,7 +461,7 @@ impl NatsSource {
             (Ok(delta), Some(_))
                 if saved.is_some_and(|saved| sequence <= saved) && feed.topics.is_conflatable(&delta.topic) => {}
             (Ok(delta), Some(offset)) => {
-                if let Some(suspicion) = &delta.suspicion {
+                for suspicion in &delta.suspicions {
                     self.refusals.suspect(&sequence, suspicion);
                 }
                 let head = Head::of(delta.payload.bytes());

@@ -3,6 +3,7 @@
 use ::redis::Value;
 use bytes::Bytes;
 
+use super::away::Handed;
 use super::id::EntryId;
 use crate::config::{self, PayloadForm};
 use crate::limits::REFUSAL_CHARS_SHOWN;
@@ -18,6 +19,9 @@ const OTHER_TOPICS: [&str; 9] =
 /// And that of the data.
 const OTHER_DATA: [&str; 10] =
     ["payload", "message", "value", "body", "json", "msg", "delta", "content", "patch", "event"];
+
+/// What fields begin with that say which entries `nexus-push reshard` wrote.
+const RESERVED: &[u8] = b"nexus:";
 
 /// The field that is taken for the topic's where that is not there: the API takes both names.
 fn alias(topic_field: &str) -> Option<&'static str> {
@@ -46,6 +50,7 @@ pub(super) fn decode_entry(
     }
     let alias = alias(&config.topic_field);
     let (mut topic, mut other, mut data, mut kind, mut ts) = (None, None, None, None, None);
+    let mut reserved = None;
     for pair in fields.chunks_exact_mut(2) {
         let [name, value] = pair else { continue };
         let Some(name) = raw(name) else { continue };
@@ -55,10 +60,17 @@ pub(super) fn decode_entry(
             name if name == config.kind_field.as_bytes() => &mut kind,
             name if name == config.ts_field.as_bytes() => &mut ts,
             name if alias.is_some_and(|alias| name == alias.as_bytes()) => &mut other,
-            _ => continue,
+            name => {
+                if name.starts_with(RESERVED) {
+                    reserved = reserved.or_else(|| Some(shown(name, REFUSAL_CHARS_SHOWN / 2)));
+                }
+                continue;
+            }
         };
         *place = Some(std::mem::replace(value, Value::Nil));
     }
+    // Of an entry that was handed on, they are that command's.
+    let reserved = reserved.filter(|_| Handed::of(&fields).is_none());
     let names = fields.iter().step_by(2).filter_map(raw);
     let Some(topic) = topic.or(other) else {
         return Err(missing(Reason::NoTopic, &config.topic_field, &OTHER_TOPICS, "source.redis.topic_field", names));
@@ -78,12 +90,23 @@ pub(super) fn decode_entry(
     };
     let data = data.map(|data| Bytes::from(bytes(data)));
     let parts = Parts { topic, kind: kind.as_deref(), ts: ts.as_deref(), data, at_ms };
-    entry::read(&words, parts, bytes_max, form).map_err(|refusal| match (refusal.reason, &refusal.topic) {
+    let read = entry::read(&words, parts, bytes_max, form).map(|mut delta| {
+        delta.suspicions.extend(reserved.map(|name| reserved_field(&name).of_topic(&delta.topic)));
+        delta
+    });
+    read.map_err(|refusal| match (refusal.reason, &refusal.topic) {
         (Reason::NoData, Some(topic)) if !has_data => {
             missing(Reason::NoData, &config.data_field, &OTHER_DATA, "source.redis.data_field", names).of_topic(topic)
         }
         _ => refusal,
     })
+}
+
+/// The suspicion against a field that only `nexus-push reshard` writes, where it did not.
+fn reserved_field(name: &str) -> Refusal {
+    let text =
+        format!("its field `{name}` says nothing there: names that begin with `nexus:` are `nexus-push reshard`'s");
+    Refusal::new(Reason::ReservedField, text, "leave it out, or give it a name that begins otherwise")
 }
 
 /// Reads a delta that is to be appended, as nodes will read its entry.
@@ -237,6 +260,36 @@ mod tests {
             let empty = decode_entry(nothing, &config::Redis::default(), 10, AT_MS, |_| PayloadForm::Json);
             assert_eq!(empty.unwrap_err().reason, Reason::Empty);
         }
+    }
+
+    /// In first place they make a mark of the command, or an entry that it handed on; elsewhere they say nothing.
+    #[test]
+    fn fields_of_names_that_are_reserved_are_told_and_the_delta_is_taken() {
+        let ts = "1723161256";
+        for pairs in [
+            &[("topic", "a:b"), ("data", "{}"), ("nexus:away", "{}")][..],
+            &[("topic", "a:b"), ("nexus:from", "1-1 other"), ("data", "{}"), ("nexus:at", "5")],
+            &[("nexus:from", "no id"), ("topic", "a:b"), ("data", "{}")],
+            &[("nexus:mine", "1"), ("topic", "a:b"), ("data", "{}"), ("ts", ts)],
+        ] {
+            let delta = read(pairs).unwrap();
+            assert_eq!(delta.payload.as_str(), "{}");
+            let suspicion = delta.suspicions.last().unwrap();
+            assert_eq!(
+                (suspicion.reason, suspicion.topic.as_deref()),
+                (Reason::ReservedField, Some("a:b")),
+                "{pairs:?}"
+            );
+            is_plain(suspicion);
+            let with_time = usize::from(pairs.iter().any(|(name, _)| *name == "ts"));
+            assert_eq!(delta.suspicions.len(), 1 + with_time, "{pairs:?}");
+        }
+        let handed = [("nexus:from", "1-1 other"), ("nexus:at", "5"), ("topic", "a:b"), ("data", "{}")];
+        assert!(read(&handed).unwrap().suspicions.is_empty(), "the command's own");
+        let config = config::Redis { topic_field: "nexus:topic".into(), ..config::Redis::default() };
+        let own = fields(&[("nexus:topic", "a:b"), ("data", "{}")]);
+        let own = decode_entry(own, &config, 10, AT_MS, |_| PayloadForm::Json).unwrap();
+        assert!(own.suspicions.is_empty(), "a name that is configured");
     }
 
     #[test]

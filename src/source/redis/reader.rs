@@ -590,7 +590,7 @@ impl RedisSource {
                         Some(_) => {}
                         None => self.look_for_place(&delta.topic, feed),
                     }
-                    if let Some(suspicion) = &delta.suspicion {
+                    for suspicion in &delta.suspicions {
                         self.refusals.suspect(&id, suspicion);
                     }
                     let head = Head::of(delta.payload.bytes());
