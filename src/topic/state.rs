@@ -788,6 +788,10 @@ impl Topic {
 
     /// Frames of what came after `offset`, if that is the shortest way to say it.
     fn missed(&mut self, encoding: Encoding, offset: Offset) -> Option<Vec<Bytes>> {
+        // Whoever left before a topic ended by its age holds a state at the offset at which it ended.
+        if !self.known && self.offset > Offset::ZERO && self.options.class.conflatable() {
+            return None;
+        }
         // A client whose last delta never was here had it from a master that is gone: its state may be made of it.
         if offset != self.offset && !self.history.had(offset) {
             return None;
@@ -955,6 +959,19 @@ mod tests {
             let expected = (*recovered, frames.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>());
             assert_eq!(seen(&attachment), expected, "{class:?} since {position:?}");
             assert_eq!(attachment.offset.get(), 5);
+        }
+    }
+
+    /// A client that left before a topic ended is not told that nothing has happened.
+    #[test]
+    fn recovery_after_the_end() {
+        for class in [Class::Latest, Class::Merge] {
+            let mut topic = topic(class);
+            publish(&mut topic, r#"{"a":1}"#);
+            topic.end(topic.offset);
+            let attachment = topic.attach(Encoding::Plain, since(1, "e").as_ref(), 0, RECOVERY_BYTES);
+            assert_eq!(seen(&attachment), (true, vec!["s@1".to_owned()]), "{class:?}");
+            assert_eq!(topic.snapshot().data, "null");
         }
     }
 
