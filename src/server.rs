@@ -441,7 +441,7 @@ async fn report(state: Arc<State>, feed: Feed, stop: CancellationToken) {
         let patch = state.cluster.nodes.patch().to_string();
         let Ok(payload) = Payload::new(patch.into(), state.config.limits.delta_bytes) else { continue };
         let (kind, ts, source) = (Kind::Delta, Some(unix_ms()), state.topics.local());
-        let incoming = Incoming { topic: OPS_TOPIC, kind, ts, at_ms: None, payload, offset: None, source };
+        let incoming = Incoming { topic: OPS_TOPIC, kind, ts, at_ms: None, payload, offset: None, source, home: None };
         if let Err(error) = feed.publish(incoming).await {
             tracing::debug!(%error, "the report was not taken");
         }

@@ -320,7 +320,8 @@ impl World {
     fn publish_data(&mut self, topic: &str, data: &Value) {
         let payload = Payload::new(Bytes::from(data.to_string()), DELTA_BYTES_MAX).unwrap();
         let source = self.topics.home(topic);
-        let incoming = Incoming { topic, kind: Kind::Delta, ts: None, at_ms: None, payload, offset: None, source };
+        let incoming =
+            Incoming { topic, kind: Kind::Delta, ts: None, at_ms: None, payload, offset: None, source, home: None };
         self.topics.publish(incoming).unwrap();
     }
 

@@ -99,7 +99,8 @@ impl Feed {
             self.leave_out(source, topic, at_ms, "it is not what its namespace takes");
             return false;
         };
-        let incoming = Incoming { topic, kind: Kind::Snapshot, ts, at_ms, payload, offset: Some(offset), source };
+        let incoming =
+            Incoming { topic, kind: Kind::Snapshot, ts, at_ms, payload, offset: Some(offset), source, home: None };
         let restored = self.topics.restore(incoming, moved_at, incomplete);
         if let Err(error) = &restored {
             self.leave_out(source, topic, at_ms, &error.to_string());

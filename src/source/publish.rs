@@ -148,8 +148,16 @@ impl Publisher {
 
     async fn take_in_one(&self, one: &Outgoing<'_>) -> Result<(Offset, Epoch), Failure> {
         let (topic, payload) = (one.topic, one.payload.clone());
-        let incoming =
-            Incoming { topic, kind: one.kind, ts: one.ts, at_ms: None, payload, offset: None, source: SourceId(0) };
+        let incoming = Incoming {
+            topic,
+            kind: one.kind,
+            ts: one.ts,
+            at_ms: None,
+            payload,
+            offset: None,
+            source: SourceId(0),
+            home: None,
+        };
         let published = self.feed.publish(incoming).await?;
         Ok((published.offset, published.epoch))
     }

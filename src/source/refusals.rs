@@ -201,7 +201,7 @@ impl Refusal {
         }
     }
 
-    fn counted(mut self, topic: &str) -> Self {
+    pub(super) fn counted(mut self, topic: &str) -> Self {
         self.is_counted = true;
         self.of_topic(topic)
     }

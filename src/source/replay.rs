@@ -303,8 +303,16 @@ impl ReplaySource {
                     continue;
                 };
                 let NormalDelta { topic, kind, ts, .. } = delta;
-                let incoming =
-                    Incoming { topic, kind: *kind, ts: *ts, at_ms: None, payload, offset: None, source: SourceId(0) };
+                let incoming = Incoming {
+                    topic,
+                    kind: *kind,
+                    ts: *ts,
+                    at_ms: None,
+                    payload,
+                    offset: None,
+                    source: SourceId(0),
+                    home: None,
+                };
                 if feed.publish(incoming).await.is_err() {
                     self.status.skip();
                 }

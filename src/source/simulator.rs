@@ -331,6 +331,7 @@ impl Simulator {
             payload,
             offset: None,
             source: SourceId(0),
+            home: None,
         };
         // A namespace may be configured otherwise than the simulation expects; what does not fit is left out.
         if feed.publish(incoming).await.is_err() {

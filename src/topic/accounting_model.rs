@@ -124,7 +124,7 @@ impl World {
             false => serde_json::json!({"n": n, "pad": "x".repeat(bytes)}),
         };
         let payload = Payload::new(Bytes::from(data.to_string()), 1 << 20).unwrap();
-        Incoming { topic, kind, ts: None, at_ms: None, payload, offset, source: self.topics.home(topic) }
+        Incoming { topic, kind, ts: None, at_ms: None, payload, offset, source: self.topics.home(topic), home: None }
     }
 
     /// A publish of what the topic cannot be: bytes where JSON is meant.
@@ -132,8 +132,16 @@ impl World {
         let name = name(topic);
         let payload = Payload::read(Bytes::from_static(b"\xff"), 100, PayloadForm::Bytes).unwrap();
         let source = self.topics.home(name.as_str());
-        let incoming =
-            Incoming { topic: name.as_str(), kind: Kind::Delta, ts: None, at_ms: None, payload, offset: None, source };
+        let incoming = Incoming {
+            topic: name.as_str(),
+            kind: Kind::Delta,
+            ts: None,
+            at_ms: None,
+            payload,
+            offset: None,
+            source,
+            home: None,
+        };
         assert!(self.topics.publish(incoming).is_err());
     }
 

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use super::delta::Kind;
-use super::exchange::SourceId;
+use super::exchange::{Home, SourceId};
 use crate::limits::DELETIONS_MAX;
 use crate::name::TopicName;
 use crate::position::Offset;
@@ -67,14 +67,24 @@ impl Deleted {
         true
     }
 
-    /// What an entry comes to whose topic is not there.
-    pub(super) fn judge(&mut self, name: &TopicName, kind: Kind, offset: Offset, source: SourceId) -> Verdict {
+    /// What an entry comes to whose topic is not there. `home`: it belongs in that source.
+    pub(super) fn judge(
+        &mut self,
+        name: &TopicName,
+        kind: Kind,
+        offset: Offset,
+        source: SourceId,
+        home: Option<Home>,
+    ) -> Verdict {
         if self.0.is_empty() {
             return Verdict::Counts(Offset::ZERO);
         }
         let Some(deletion) = self.0.get_mut(name.as_str()) else { return Verdict::Counts(Offset::ZERO) };
         if deletion.source == source {
             return Verdict::Counts(deletion.moved_at);
+        }
+        if let Some(home) = home.filter(|home| home.since > deletion.moved_at && deletion.is_before(offset, source)) {
+            return Verdict::Counts(home.since);
         }
         if deletion.moved_at > Offset::ZERO {
             return match (deletion.moved_at, deletion.source) > (offset, source) {
@@ -153,20 +163,20 @@ mod tests {
         let mut deleted = Deleted::default();
         let name = TopicName::new("a:b").unwrap();
         deleted.insert(&name, deletion(ONE, 9));
-        assert_eq!(deleted.judge(&name, Kind::Delta, at(3), OTHER), Verdict::WrongSource);
+        assert_eq!(deleted.judge(&name, Kind::Delta, at(3), OTHER, None), Verdict::WrongSource);
         deleted.forget(&[(2_000, 0), (2_000, 900)]);
-        assert_eq!(deleted.judge(&name, Kind::Delta, at(3), OTHER), Verdict::WrongSource, "it comes again");
+        assert_eq!(deleted.judge(&name, Kind::Delta, at(3), OTHER, None), Verdict::WrongSource, "it comes again");
         deleted.forget(&[(2_000, 0), (2_000, 901)]);
-        assert_eq!(deleted.judge(&name, Kind::Delta, at(3), OTHER), COUNTS);
+        assert_eq!(deleted.judge(&name, Kind::Delta, at(3), OTHER, None), COUNTS);
         deleted.insert(&name, Deletion { moved_at: at(7), ..deletion(ONE, 9) });
         deleted.forget(&[(2_000, 900), (2_000, 901)]);
         assert_eq!(
-            deleted.judge(&name, Kind::Delta, at(12), OTHER),
+            deleted.judge(&name, Kind::Delta, at(12), OTHER, None),
             Verdict::WrongSource,
             "its own source holds the move"
         );
         deleted.forget(&[(2_000, 901), (2_000, 901)]);
-        assert_eq!(deleted.judge(&name, Kind::Delta, at(12), OTHER), COUNTS);
+        assert_eq!(deleted.judge(&name, Kind::Delta, at(12), OTHER, None), COUNTS);
     }
 
     #[test]
@@ -175,7 +185,7 @@ mod tests {
         for (deleted_in, published_in, expected) in [(ONE, OTHER, COUNTS), (OTHER, ONE, Verdict::WrongSource)] {
             let mut deleted = Deleted::default();
             deleted.insert(&name, deletion(deleted_in, 9));
-            assert_eq!(deleted.judge(&name, Kind::Delta, at(9), published_in), expected);
+            assert_eq!(deleted.judge(&name, Kind::Delta, at(9), published_in, None), expected);
         }
     }
 

@@ -64,6 +64,17 @@ pub struct Incoming<'a> {
     pub offset: Option<Offset>,
     /// Who hands it in.
     pub source: SourceId,
+    /// Where topics were moved between sources: that this topic belongs in this one.
+    pub home: Option<Home>,
+}
+
+/// That a topic belongs in a source, by the last list of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Home {
+    /// From this offset on.
+    pub since: Offset,
+    /// By the list before, it belonged in another.
+    pub is_back: bool,
 }
 
 /// What became of a delta.

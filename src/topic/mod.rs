@@ -35,7 +35,7 @@ mod words;
 
 pub use delta::{Answering, Delta, Kind, Snapshot};
 pub use exchange::{
-    Attachment, Incoming, Nowhere, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView,
+    Attachment, Home, Incoming, Nowhere, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView,
 };
 pub use freshness::Freshness;
 pub use names::{NameRange, NameRanges, Section};

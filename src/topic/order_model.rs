@@ -75,6 +75,7 @@ fn incoming(topic: &str, (source, kind, offset): Entry) -> Incoming<'_> {
         payload: Payload::new(data, 100).unwrap(),
         offset: Offset::new(offset),
         source: SourceId(source),
+        home: None,
     }
 }
 

@@ -9,7 +9,7 @@ use super::atomics::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Mutex, Order
 use super::deleted::{Deleted, Deletion, Verdict};
 use super::delta::{Kind, Snapshot};
 use super::exchange::{
-    Attachment, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView,
+    Attachment, Home, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView,
 };
 use super::freshness::{Freshness, Tally};
 use super::gaps::Gaps;
@@ -69,6 +69,8 @@ struct SourceState {
     outdated_ms: AtomicU64,
     /// Everything that the source took in up to then has been read here: Unix ms of its clock.
     read_upto_ms: AtomicU64,
+    /// Topics that left it by then, Unix ms of its clock, are where they went; 0 if none left.
+    left_by_ms: AtomicU64,
     /// By how much its clock is ahead of this node's, in ms.
     ahead_ms: AtomicI64,
     /// Topics whose states may lack deltas, as of the last sweep.
@@ -172,6 +174,7 @@ impl Topics {
             restores_doubt: AtomicBool::new(false),
             outdated_ms: AtomicU64::new(0),
             read_upto_ms: AtomicU64::new(u64::MAX),
+            left_by_ms: AtomicU64::new(0),
             ahead_ms: AtomicI64::new(0),
             incomplete: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
@@ -567,7 +570,7 @@ impl Topics {
 
     fn take_in(&self, incoming: Incoming<'_>) -> Result<Published, PublishError> {
         let now_ms = unix_ms();
-        let Incoming { topic, kind, ts, at_ms, payload, offset, source } = incoming;
+        let Incoming { topic, kind, ts, at_ms, payload, offset, source, home } = incoming;
         let when = When { at_ms: at_ms.unwrap_or(now_ms), now_ms };
         let name = topic;
         if source != self.local() && namespace_of(topic) == Some(OPS) {
@@ -581,7 +584,8 @@ impl Topics {
         let outcome = self.published(topic, source, when.at_ms, |topic| {
             let was_known = topic.known;
             let comes = kind == Kind::Move && topic.source != source;
-            let verdict = self.judge(topic, kind, source, offset);
+            let verdict = self.judge(topic, kind, source, offset, home);
+            let mut is_back = false;
             let moved_at = match verdict {
                 Verdict::Counts(moved_at) => moved_at,
                 Verdict::Past => {
@@ -590,7 +594,25 @@ impl Topics {
                 Verdict::WrongSource => return Err(PublishError::WrongPartition),
             };
             if topic.source != source {
-                self.change_source(topic, kind, &payload, offset, source, silent)?;
+                // It was moved to where it was, and has come back by another move.
+                let moved_at = topic.moved_at;
+                let back = home.filter(|home| topic.is_moved() && home.since > moved_at);
+                if back.is_some() {
+                    topic.moved_at = Offset::ZERO;
+                }
+                let changed = self.change_source(topic, kind, &payload, offset, source, silent);
+                if let Some(home) = back {
+                    topic.moved_at = if changed.is_ok() { home.since } else { moved_at };
+                }
+                changed?;
+            } else if let Some(home) = home.filter(|_| topic.known) {
+                if home.is_back && topic.offset < home.since && kind != Kind::Move {
+                    // What is here is from before it left, and with a state it would have come back by a move.
+                    topic.admits(kind, &payload, true)?;
+                    self.end(topic, topic.offset, silent);
+                    is_back = true;
+                }
+                topic.moved_at = topic.moved_at.max(home.since);
             }
             if offset.is_some_and(|offset| offset <= topic.offset) {
                 return Ok(Published { offset: topic.offset, epoch: topic.epoch.clone(), new: false });
@@ -599,7 +621,10 @@ impl Topics {
             let is_over = self.is_over(topic, when.at_ms, false);
             if is_over {
                 topic.admits(kind, &payload, true)?;
+                // It begins anew where it was moved to.
+                let moved_at = topic.moved_at;
                 self.end(topic, topic.offset, silent);
+                topic.moved_at = moved_at;
             }
             match (kind, topic.options.class) {
                 (Kind::Deletion, _) => {
@@ -619,7 +644,8 @@ impl Topics {
                     self.move_here(topic, offset);
                     topic.unsaved = true;
                     self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
-                    if comes && !silent {
+                    // It may come back to where it is thought to be still.
+                    if !silent {
                         self.tell_state(topic);
                     }
                     return Ok(Published { offset, epoch: topic.epoch.clone(), new: true });
@@ -639,14 +665,15 @@ impl Topics {
                 self.move_here(topic, offset);
             }
             if !known {
-                topic.moved_at = topic.moved_at.max(moved_at);
+                topic.moved_at = topic.moved_at.max(moved_at).max(home.map_or(Offset::ZERO, |home| home.since));
                 // Of a topic that was there before, deltas may have come that are not known here.
                 if kind == Kind::Delta && !is_over && topic.options.class == Class::Merge {
                     let gaps = self.source(source).map(|source| &source.gaps);
                     // Where it belongs there may be more of it.
                     let home = self.home(topic.name.as_str());
                     let is_unread = |home| self.source(home).is_some_and(SourceState::is_unread);
-                    topic.incomplete = home != source && source != self.local() && is_unread(home)
+                    topic.incomplete = is_back
+                        || home != source && source != self.local() && is_unread(home)
                         || !gaps.is_some_and(|gaps| gaps.is_first(&topic.name, &topic.options, first_ms));
                 }
                 self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
@@ -754,21 +781,29 @@ impl Topics {
     }
 
     /// What an entry comes to by the moves and deletions of its topic in other sources, whichever is read first.
-    fn judge(&self, topic: &Topic, kind: Kind, source: SourceId, offset: Option<Offset>) -> Verdict {
+    fn judge(
+        &self,
+        topic: &Topic,
+        kind: Kind,
+        source: SourceId,
+        offset: Option<Offset>,
+        home: Option<Home>,
+    ) -> Verdict {
         let counts = Verdict::Counts(Offset::ZERO);
         let Some(offset) = offset.filter(|_| self.partitions() > 1) else { return counts };
         if topic.known {
             let is_past = topic.source != source && (topic.moved_at, topic.source) > (offset, source);
             return if is_past && topic.is_moved() { Verdict::Past } else { counts };
         }
-        self.deleted.lock().unwrap_or_else(PoisonError::into_inner).judge(&topic.name, kind, offset, source)
+        let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+        deleted.judge(&topic.name, kind, offset, source, home)
     }
 
     /// Whether a delta of `source` is from before a deletion in another source, which was read first.
     fn is_deleted(&self, topic: &Topic, source: SourceId, offset: Option<Offset>) -> bool {
         let Some(offset) = offset.filter(|_| self.partitions() > 1) else { return false };
         let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
-        deleted.judge(&topic.name, Kind::Delta, offset, source) == Verdict::WrongSource
+        deleted.judge(&topic.name, Kind::Delta, offset, source, None) == Verdict::WrongSource
     }
 
     /// An entry with `kind=move` was taken in.
@@ -889,14 +924,27 @@ impl Topics {
         }
     }
 
+    /// A topic's history is gone: whoever comes with a position from before, of where it is or of where it belonged before it
+    /// was moved, may have missed deltas.
+    fn forget(&self, topic: &Topic) {
+        let home = self.home(topic.name.as_str());
+        if home != topic.source
+            && let Some(source) = self.source(home)
+        {
+            source.floor.fetch_max(self.reached(home).get(), Ordering::AcqRel);
+            source.whole.store(false, Ordering::Release);
+        }
+        if let Some(source) = self.source(topic.source) {
+            source.whole.store(false, Ordering::Release);
+        }
+    }
+
     /// Ends a topic at `offset`; subscribers are told that it has no state.
     fn end(&self, topic: &mut Topic, offset: Offset, silent: bool) {
         self.names.remove(&topic.name);
         topic.end(offset);
         topic.stale = false;
-        if let Some(source) = self.source(topic.source) {
-            source.whole.store(false, Ordering::Release);
-        }
+        self.forget(topic);
         self.note_end(topic.source, &topic.name, offset);
         self.metrics.topics_expired.inc();
         // Of a `stream` topic too, or its subscribers would take the next delta for a gap.
@@ -985,10 +1033,8 @@ impl Topics {
             let unwanted = condition(topic);
             if unwanted {
                 self.names.remove(name);
-                if topic.known
-                    && let Some(source) = self.source(topic.source)
-                {
-                    source.whole.store(false, Ordering::Release);
+                if topic.known {
+                    self.forget(topic);
                 }
             }
             unwanted
@@ -1279,7 +1325,7 @@ impl Topics {
     fn saved_counts(&self, topic: &mut Topic, source: SourceId, offset: Offset, moved_at: Offset) -> bool {
         let is_moved = moved_at > Offset::ZERO;
         let (kind, from) = if is_moved { (Kind::Move, moved_at) } else { (Kind::Delta, offset) };
-        if !topic.known && !matches!(self.judge(topic, kind, source, Some(from)), Verdict::Counts(_)) {
+        if !topic.known && !matches!(self.judge(topic, kind, source, Some(from), None), Verdict::Counts(_)) {
             self.note_end_elsewhere(source, &topic.name, offset);
             return false;
         }
@@ -1344,12 +1390,30 @@ impl Topics {
         state.ahead_ms.store(ahead_ms, Ordering::Relaxed);
     }
 
+    /// `source` is loaded at `now_ms` of its clock, and topics have left it: none of them is missing before all other sources
+    /// have been read up to then.
+    pub fn left_by(&self, source: SourceId, now_ms: u64) {
+        if let Some(state) = self.source(source) {
+            state.left_by_ms.store(now_ms, Ordering::Relaxed);
+        }
+    }
+
+    fn is_moving_unread(&self) -> bool {
+        let is_read = |at: usize, by_ms: u64| {
+            let others = self.sources.iter().enumerate().filter(|(other, _)| *other != at);
+            others.into_iter().all(|(_, other)| other.read_upto_ms.load(Ordering::Relaxed) >= by_ms)
+        };
+        let left = self.sources.iter().map(|source| source.left_by_ms.load(Ordering::Relaxed));
+        left.enumerate().any(|(at, by_ms)| by_ms > 0 && !is_read(at, by_ms))
+    }
+
     /// Whether `source` may have a topic of this name that is not known here, or not yet.
     fn may_exist(&self, source: SourceId, name: &TopicName) -> bool {
         let Some(source) = self.source(source).filter(|_| !is_own(name)) else { return false };
         let options = name.namespace().and_then(|n| self.namespaces.get(n)).unwrap_or(&self.default);
         // A stream that was not read yet may have what belongs in another.
         self.sources.iter().any(SourceState::is_unread)
+            || self.is_moving_unread()
             || source.gaps.may_have(name, options, source.read_upto_ms.load(Ordering::Relaxed))
     }
 

@@ -175,8 +175,16 @@ fn world() -> (Arc<Queue>, Arc<Topics>) {
 fn publish(topics: &Topics) {
     let payload = payload::Payload::new("{}".into(), 1_024).unwrap();
     let source = topics.home(TOPIC);
-    let incoming =
-        Incoming { topic: TOPIC, kind: delta::Kind::Delta, ts: None, at_ms: None, payload, offset: None, source };
+    let incoming = Incoming {
+        topic: TOPIC,
+        kind: delta::Kind::Delta,
+        ts: None,
+        at_ms: None,
+        payload,
+        offset: None,
+        source,
+        home: None,
+    };
     topics.publish(incoming).unwrap();
 }
 

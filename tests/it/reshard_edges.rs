@@ -169,15 +169,15 @@ async fn a_run_to_other_streams_waits_for_its_turn_and_two_of_one_repeat_nothing
     second.kill();
     let mut last = Run::start(&redis, OLD, NEW, &["--quiet", "0"]);
     assert!(last.end().await, "{}", last.said());
-    // A move and each entry, once.
+    // The mark that begins it, a move and each entry, once.
     let entries = redis.command(&["XLEN", "d1"]);
     let moved = (0..20).filter(|n| home(&format!("latest:{n}"), NEW) == "d1").count();
-    assert_eq!(entries, format!(":{}", moved + 1 + n));
+    assert_eq!(entries, format!(":{}", moved + 2 + n));
     server.until("read", |s| data(s, &topic)[format!("m{}", n % 7)] == n).await;
     assert!(!is_incomplete(&server, &topic));
 }
 
-/// What comes in an old stream after the end is refused, and said on each node; topics that never were there are only misplaced.
+/// What comes in an old stream after the end is refused, and said on each node.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_comes_in_the_old_stream_after_the_end_is_refused_and_said() {
     let redis = Redis::start();
@@ -191,9 +191,16 @@ async fn what_comes_in_the_old_stream_after_the_end_is_refused_and_said() {
     add(&redis, "d0", &topic, "delta", &json!("late"));
     server.until("refused", |s| wrong_partition(s) == 1.0).await;
     assert_eq!(data(&server, &topic), "before");
+    // One that never was there is refused too: nobody would hand it on.
+    let unknown = (0..).map(|n| format!("latest:new{n}")).find(|name| home(name, NEW) == "d1").unwrap();
+    add(&redis, "d0", &unknown, "delta", &json!("late"));
+    server.until("refused", |s| wrong_partition(s) == 2.0).await;
     // A node that reads it later may read the old stream first, and comes to the same.
     let late = node(&redis, NEW, OLD).await;
     assert_eq!(view(&server, &topic), view(&late, &topic));
+    for node in [&server, &late] {
+        node.until("it is not there", |s| s.get(&format!("/api/topics/{unknown}")).0 == 404).await;
+    }
     // A run again finds nothing to do.
     let mut run = Run::start(&redis, NEW, NEW, &["--from", "d0", "--quiet", "0"]);
     assert!(run.end().await && run.said().contains("all where they belong"), "{}", run.said());
@@ -324,12 +331,18 @@ async fn topics_that_went_and_came_back_are_the_same_on_nodes_that_read_it_later
     let mut run = Run::start(&redis, OLD, NEW, &["--quiet", "0"]);
     assert!(run.end().await, "{}", run.said());
     publish(NEW, "delta", 2, &|n| n % 3 > 0);
+    publish(NEW, "delete", 2, &|n| n % 7 == 0);
     let mut run = Run::start(&redis, NEW, OLD, &["--quiet", "0"]);
     assert!(run.end().await, "{}", run.said());
     publish(OLD, "delta", 3, &|n| n % 5 > 0);
     publish(OLD, "delete", 4, &|n| n % 4 == 0);
+    // What was deleted while it was away is published again where it came from.
+    publish(OLD, "snapshot", 5, &|n| n % 14 == 0);
     let last = add(&redis, "d0", "latest:last", "delta", &json!(1));
     live.until("read", |s| data(s, "latest:last") == 1).await;
+    for (n, topic) in topics.iter().enumerate().filter(|(n, _)| n % 14 == 0) {
+        assert_eq!(data(&live, topic), json!({ "r5": n }), "{topic}");
+    }
     live.until("saved", |_| redis.command(&["GET", "{d0}:position"]) == last).await;
     // So long after that nothing is kept of it but the streams.
     redis.command(&["DEL", "{d0}:away", "{d1}:away"]);

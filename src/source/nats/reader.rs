@@ -473,6 +473,7 @@ impl NatsSource {
                     payload: delta.payload,
                     offset: Some(offset),
                     source: self.id,
+                    home: None,
                 };
                 match feed.publish(incoming).await {
                     Ok(_) => self.refusals.look_at_namespace(&sequence, &delta.topic),

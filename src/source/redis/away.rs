@@ -107,6 +107,8 @@ impl Handed {
 pub(super) struct Away {
     pub(super) run: String,
     pub(super) streams: Vec<String>,
+    /// The streams that topics belonged in by the run before; none if there was none.
+    pub(super) before: Vec<String>,
     pub(super) slices: u16,
     /// The cuts so far, by slice.
     pub(super) cuts: Vec<EntryId>,
@@ -134,6 +136,7 @@ impl Away {
         Some(Self {
             run: field("run")?.to_owned(),
             streams: serde_json::from_str(field("streams")?).ok()?,
+            before: field("before").and_then(|before| serde_json::from_str(before).ok()).unwrap_or_default(),
             slices: field("slices")?.parse().ok()?,
             cuts: cuts.map(|cut| cut.parse().ok()).collect::<Option<_>>()?,
             end: field("end").and_then(|end| end.parse().ok()),
@@ -145,14 +148,18 @@ impl Away {
     pub(super) fn take_in(known: &mut Option<Self>, cut: Cut, id: EntryId) {
         let away = match known {
             Some(away) if away.run == cut.run => away,
-            _ => known.insert(Self {
-                run: cut.run,
-                streams: cut.streams,
-                slices: cut.slices,
-                cuts: Vec::new(),
-                end: None,
-                is_done: false,
-            }),
+            _ => {
+                let before = known.take().map(|before| before.streams).unwrap_or_default();
+                known.insert(Self {
+                    run: cut.run,
+                    streams: cut.streams,
+                    before,
+                    slices: cut.slices,
+                    cuts: Vec::new(),
+                    end: None,
+                    is_done: false,
+                })
+            }
         };
         match cut.slice {
             None => away.end = Some(id),
@@ -169,6 +176,16 @@ impl Away {
     /// The stream that a topic belongs in.
     pub(super) fn home(&self, topic: &str) -> &str {
         home_in(topic, &self.streams)
+    }
+
+    /// Whether a topic belonged in another stream by the run before.
+    pub(super) fn was_elsewhere(&self, stream: &str, topic: &str) -> bool {
+        !self.before.is_empty() && home_in(topic, &self.before) != stream
+    }
+
+    /// The first that is known of it in the stream.
+    pub(super) fn begin(&self) -> Option<EntryId> {
+        self.cuts.iter().copied().find(|cut| *cut > EntryId::default()).or(self.end)
     }
 
     /// Whether nothing that comes with this ID is handed on any more.

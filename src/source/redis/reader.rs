@@ -579,6 +579,9 @@ impl RedisSource {
             let form = |topic: &str| feed.topics.payload_form(topic);
             match decode_entry(entry.fields, &self.config, self.delta_bytes_max, id.ms, form) {
                 Ok(delta) if self.has_left(&delta.topic, id, feed) => {}
+                Ok(delta) if handed.is_none() && self.is_too_late(&delta.topic, id) => {
+                    self.refuse_late(id, &delta.topic)
+                }
                 // No state tells of a deletion, which may be of what another stream has that is in no saved state yet.
                 Ok(delta)
                     if saved.is_some_and(|saved| id <= saved)
@@ -602,6 +605,7 @@ impl RedisSource {
                         payload: delta.payload,
                         offset: Some(offset),
                         source: self.id,
+                        home: self.home_of(&delta.topic, offset),
                     };
                     match feed.publish(incoming).await {
                         Ok(_) => {

@@ -12,16 +12,18 @@ mod scripts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use ::redis::{Value, cmd};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::away::{Away, slice_of};
+use super::away::{Away, CUT_FIELD, Cut, slice_of};
 use super::continuity::Facts;
 use super::keys::Keys;
 use super::masters::Masters;
 use super::reader::RedisSource;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::metrics::Metrics;
 use crate::position::Epoch;
 use crate::source::{Feed, Room, Source as _, SourceStatus};
@@ -135,15 +137,14 @@ impl Node {
         let (sweeping, stopped) = (topics.clone(), stop.clone());
         tokio::spawn(async move {
             while !stopped.is_cancelled() {
-                let topics = sweeping.clone();
-                let _ = tokio::task::spawn_blocking(move || topics.sweep()).await;
+                sweeping.sweep();
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         });
         Ok(Self { streams, topics, statuses, metrics, masters, config, stop })
     }
 
-    async fn loaded(&self, say: &dyn Fn(String)) -> Result<(), ReshardError> {
+    async fn loaded(&self, say: &Say) -> Result<(), ReshardError> {
         let (mut since, mut heard, mut is_said) = (Instant::now(), Vec::new(), false);
         while let Some(status) = self.statuses.iter().find(|status| !status.is_loaded()) {
             let notes: Vec<String> = self.statuses.iter().map(|status| status.last_note()).collect();
@@ -205,12 +206,29 @@ impl Node {
     }
 }
 
+/// Where lines on how it goes are written.
+pub(super) type Say = dyn Fn(String) + Sync;
+
 /// Does it, telling `say` how it goes.
 ///
 /// # Errors
 /// What keeps it from its end.
-pub async fn reshard(config: &Config, plan: &Resharding, say: &dyn Fn(String)) -> Result<(), ReshardFailed> {
-    let begun = begin(config, plan, say).await.map_err(ReshardFailed::NotBegun)?;
+pub async fn reshard(config: &Config, plan: &Resharding, say: &Say) -> Result<(), ReshardFailed> {
+    let none = || ReshardFailed::NotBegun(ReshardError("the configuration has no [source.redis]".into()));
+    let redis = config.source.redis.as_ref().ok_or_else(none)?;
+    let masters = Masters::new(redis).map_err(|error| ReshardFailed::NotBegun(error.into()))?;
+    reshard_at(masters, config, redis, plan, say).await
+}
+
+/// The same, with a way to Redis.
+pub(super) async fn reshard_at(
+    masters: Masters,
+    config: &Config,
+    redis: &config::Redis,
+    plan: &Resharding,
+    say: &Say,
+) -> Result<(), ReshardFailed> {
+    let begun = begin(masters, config, redis, plan, say).await.map_err(ReshardFailed::NotBegun)?;
     match begun {
         Some(begun) => go_on(begun, plan, say).await.map_err(ReshardFailed::Broken),
         None => Ok(()),
@@ -227,11 +245,13 @@ struct Begun {
 }
 
 /// Looks at what is to be done, and says it. `None` if that is all that was asked for.
-async fn begin(config: &Config, plan: &Resharding, say: &dyn Fn(String)) -> Result<Option<Begun>, ReshardError> {
-    let Some(redis) = &config.source.redis else {
-        return Err(ReshardError("the configuration has no [source.redis]".into()));
-    };
-    let masters = Masters::new(redis)?;
+async fn begin(
+    masters: Masters,
+    config: &Config,
+    redis: &config::Redis,
+    plan: &Resharding,
+    say: &Say,
+) -> Result<Option<Begun>, ReshardError> {
     let streams: Vec<&String> = plan.from.iter().chain(&plan.to).collect();
     ground::reach(redis, &masters, &streams, say).await?;
     ground::look_for(redis, &masters, &plan.from).await?;
@@ -282,9 +302,12 @@ async fn begin(config: &Config, plan: &Resharding, say: &dyn Fn(String)) -> Resu
 }
 
 /// Moves topics, and hands on what comes after them, to the end.
-async fn go_on(begun: Begun, plan: &Resharding, say: &dyn Fn(String)) -> Result<(), ReshardError> {
+async fn go_on(begun: Begun, plan: &Resharding, say: &Say) -> Result<(), ReshardError> {
     let Begun { node, run, mut kept } = begun;
     let run = run.unwrap_or_else(|| Epoch::random().as_str().to_owned());
+    for to in plan.to.iter().filter(|to| !plan.from.contains(to) || plan.to.len() == 1) {
+        settle(&node, &run, plan, to).await?;
+    }
     let mut movers = Vec::new();
     for stream in &plan.from {
         let away = kept.remove(stream).filter(|away| away.run == run);
@@ -321,8 +344,23 @@ async fn go_on(begun: Begun, plan: &Resharding, say: &dyn Fn(String)) -> Result<
     check(&node, plan, say).await
 }
 
+/// Says in a stream that no topic leaves which belong in it now: those that an earlier run took away would be refused there.
+async fn settle(node: &Node, run: &str, plan: &Resharding, to: &str) -> Result<(), ReshardError> {
+    let keys = Keys::new(to);
+    let streams = plan.to.clone();
+    let mark = Cut { run: run.to_owned(), streams, slices: 1, slice: None };
+    let json = |error: serde_json::Error| ReshardError(error.to_string());
+    let mut settle = cmd("EVAL");
+    settle.arg(scripts::SETTLE).arg(2).arg(to).arg(&keys.away).arg(run);
+    settle.arg(serde_json::to_string(&plan.to).map_err(json)?);
+    settle.arg(CUT_FIELD).arg(serde_json::to_string(&mark).map_err(json)?);
+    let mut link = node.masters.connect(to).await?;
+    settle.query_async::<Value>(&mut link).await?;
+    Ok(())
+}
+
 /// The check at the end: every topic is where it belongs.
-async fn check(node: &Node, plan: &Resharding, say: &dyn Fn(String)) -> Result<(), ReshardError> {
+async fn check(node: &Node, plan: &Resharding, say: &Say) -> Result<(), ReshardError> {
     node.caught_up().await?;
     let refused = node.metrics.topics_refused.get() + node.metrics.state_refused.get();
     if refused > 0 {

@@ -9,9 +9,10 @@ use super::super::away::{Away, Cut, Handed};
 use super::super::id::EntryId;
 use super::RedisSource;
 use crate::limits::MOVES_WAITING_MAX;
+use crate::position::Offset;
 use crate::source::Feed;
-use crate::source::refusals::Refusal;
-use crate::topic::SourceId;
+use crate::source::refusals::{Reason, Refusal};
+use crate::topic::{Home, SourceId};
 
 /// Time for which a topic's deltas may wait for its move before its state is told as incomplete.
 const MOVE_WAIT: Duration = Duration::from_secs(5);
@@ -95,6 +96,27 @@ impl RedisSource {
             self.leaving.wait(topic);
         }
         true
+    }
+
+    /// Whether an entry comes after topics have left for good: nobody hands it on any more. That is asked of the stream alone, so
+    /// that all nodes refuse it, whether or not they know the topic.
+    pub(super) fn is_too_late(&self, topic: &str, id: EntryId) -> bool {
+        let away = self.away.as_ref().filter(|away| away.has_ended_before(id));
+        away.is_some_and(|away| away.home(topic) != self.keys.stream)
+    }
+
+    pub(super) fn refuse_late(&mut self, id: EntryId, topic: &str) {
+        let home = self.away.as_ref().map_or("", |away| away.home(topic));
+        let told = format!("`nexus-push reshard` has moved its topics to the stream `{home}`");
+        let refusal = Refusal::new(Reason::WrongPartition, told, "give its publisher the new list of streams");
+        self.refuse(id, refusal.counted(topic));
+    }
+
+    /// That a topic belongs in this stream, if `nexus-push reshard` has settled that before `offset`.
+    pub(super) fn home_of(&self, topic: &str, offset: Offset) -> Option<Home> {
+        let away = self.away.as_ref().filter(|away| away.home(topic) == self.keys.stream)?;
+        let since = away.begin()?.offset().ok().filter(|since| *since < offset)?;
+        Some(Home { since, is_back: away.was_elsewhere(&self.keys.stream, topic) })
     }
 
     /// Whether a topic leaves this stream, or has left it by what is kept of that.

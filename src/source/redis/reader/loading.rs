@@ -110,6 +110,9 @@ impl RedisSource {
         }
         self.forget_leaving();
         self.away = Away::read(link, &self.keys).await?;
+        if self.away.is_some() {
+            feed.topics.left_by(self.id, unix_ms().saturating_add_signed(self.ahead_ms));
+        }
         let mut saved = saved_at.filter(|saved| saved.upto <= newest);
         // After a failover that lost entries, what was saved may hold them.
         if let Some(SavedUpto { upto, seen: Some(seen), .. }) = saved

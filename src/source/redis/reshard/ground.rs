@@ -1,12 +1,13 @@
 //! What must be so before topics are moved: Redis answers, and the streams that they are in are there.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::redis::{ErrorKind, RedisError, RedisResult, cmd};
+use tokio::time::Instant;
 
 use super::super::keys::Keys;
 use super::super::masters::Masters;
-use super::ReshardError;
+use super::{ReshardError, Say};
 use crate::config;
 
 /// Time for which a Redis is tried that cannot be reached.
@@ -20,7 +21,7 @@ pub(super) async fn reach(
     redis: &config::Redis,
     masters: &Masters,
     streams: &[&String],
-    say: &dyn Fn(String),
+    say: &Say,
 ) -> Result<(), ReshardError> {
     let until = Instant::now() + REACH_WAIT;
     let (place, key) = (redis.described(), redis.address_key());

@@ -1,9 +1,10 @@
 //! Topics leave one stream: cuts, states, and what comes after them.
 
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::redis::{Value, cmd, pipe};
+use tokio::time::Instant;
 
 use super::super::away::{AT_FIELD, Away, CUT_FIELD, Cut, FROM_FIELD, PARTIAL_FIELD};
 use super::super::continuity::{self, Facts, Progress};
@@ -12,7 +13,7 @@ use super::super::id::EntryId;
 use super::super::keys::Keys;
 use super::super::link::Link;
 use super::scripts::{CUT, DONE, END, HAND_ON};
-use super::{Node, ReshardError, Resharding, is_in_slice, slices_for};
+use super::{Node, ReshardError, Resharding, Say, is_in_slice, slices_for};
 use crate::clock::unix_ms;
 use crate::config::{self, Class};
 use crate::topic::{Known, SourceId, TopicName};
@@ -35,9 +36,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Time for the own reader to come to a cut.
 const CUT_WAIT: Duration = Duration::from_secs(60);
-
-/// Time for which it is kept what was handed on: for nodes that read the stream from before that.
-const KEPT_MS: u64 = 7 * 24 * 3_600 * 1_000;
 
 /// Attempts to do what failed because a connection broke, and the wait between them.
 const ATTEMPTS: u32 = 60;
@@ -210,7 +208,7 @@ impl Mover {
     }
 
     /// One step; whether there was something to do. A connection that broke is made again.
-    pub(super) async fn step(&mut self, node: &Node, say: &dyn Fn(String)) -> Result<bool, ReshardError> {
+    pub(super) async fn step(&mut self, node: &Node, say: &Say) -> Result<bool, ReshardError> {
         let mut attempt = 1;
         loop {
             let error = match self.attempt(node, say).await {
@@ -231,7 +229,7 @@ impl Mover {
         }
     }
 
-    async fn attempt(&mut self, node: &Node, say: &dyn Fn(String)) -> Result<bool, Trouble> {
+    async fn attempt(&mut self, node: &Node, say: &Say) -> Result<bool, Trouble> {
         if self.link.is_none() {
             self.link = Some(node.masters.connect(&self.stream).await?);
         }
@@ -411,7 +409,7 @@ impl Mover {
     }
 
     /// Hands on what was appended to the stream since, some of it; whether there may be more.
-    async fn hand_on(&mut self, node: &Node, say: &dyn Fn(String)) -> Result<bool, Trouble> {
+    async fn hand_on(&mut self, node: &Node, say: &Say) -> Result<bool, Trouble> {
         let Some(away) = self.away.clone() else { return Ok(false) };
         let (keys, from) = (self.keys.clone(), format!("({}", self.cursor));
         let mut read = pipe();
@@ -509,7 +507,7 @@ impl Mover {
     }
 
     /// Entries are gone that were not handed on.
-    async fn lost(&mut self, node: &Node, away: &Away, say: &dyn Fn(String)) -> Result<(), Trouble> {
+    async fn lost(&mut self, node: &Node, away: &Away, say: &Say) -> Result<(), Trouble> {
         if !self.skip_lost {
             return Err(Trouble::Final(ReshardError(format!(
                 "{}: entries after {} were trimmed before they were handed on, so that moved topics lack deltas. With \
@@ -567,7 +565,7 @@ impl Mover {
 
     async fn finish(&mut self) -> Result<(), Trouble> {
         let mut done = cmd("EVAL");
-        done.arg(DONE).arg(2).arg(&self.stream).arg(&self.keys.away).arg(&self.run).arg(KEPT_MS);
+        done.arg(DONE).arg(2).arg(&self.stream).arg(&self.keys.away).arg(&self.run);
         done.query_async::<Value>(self.link()?).await?;
         for target in &mut self.targets {
             if let Some(link) = target.link.as_mut() {

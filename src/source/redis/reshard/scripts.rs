@@ -5,8 +5,9 @@
 pub(super) const CUT: &str = "local run = redis.call('HGET', KEYS[2], 'run')
 local done = redis.call('HGET', KEYS[2], 'done')
 if ARGV[4] == '0' and (not run or done) then
+  local before = redis.call('HGET', KEYS[2], 'streams') or '[]'
   redis.call('DEL', KEYS[2])
-  redis.call('HSET', KEYS[2], 'run', ARGV[1], 'streams', ARGV[2], 'slices', ARGV[3], 'count', '0', 'cuts', '')
+  redis.call('HSET', KEYS[2], 'run', ARGV[1], 'streams', ARGV[2], 'before', before, 'slices', ARGV[3], 'count', '0', 'cuts', '')
 elseif run ~= ARGV[1] or redis.call('HGET', KEYS[2], 'count') ~= ARGV[4] then
   return false
 end
@@ -22,10 +23,19 @@ local id = redis.call('XADD', KEYS[1], '*', ARGV[2], ARGV[3])
 redis.call('HSET', KEYS[2], 'end', id)
 return id";
 
-/// Everything was handed on: nodes that start later may still want to know what was. `ARGV`: run, ms.
+/// Everything was handed on. It stays known what has left: nodes refuse what comes of it later. `ARGV`: run.
 pub(super) const DONE: &str = "if redis.call('HGET', KEYS[2], 'run') ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[2], 'done', '1')
-redis.call('PEXPIRE', KEYS[2], ARGV[2])
+return 1";
+
+/// Topics belong in a stream from now on by another list, whatever earlier runs said, and none leaves it. `ARGV`: run, streams,
+/// field, value.
+pub(super) const SETTLE: &str = "if redis.call('HGET', KEYS[2], 'run') == ARGV[1] then return 0 end
+local before = redis.call('HGET', KEYS[2], 'streams') or '[]'
+local id = redis.call('XADD', KEYS[1], '*', ARGV[3], ARGV[4])
+redis.call('DEL', KEYS[2])
+redis.call('HSET', KEYS[2], 'run', ARGV[1], 'streams', ARGV[2], 'before', before)
+redis.call('HSET', KEYS[2], 'slices', '1', 'count', '0', 'cuts', '', 'end', id, 'done', '1')
 return 1";
 
 /// Appends entries to a stream (`KEYS[1]`), and writes how far that was (`KEYS[2]`), if it was so far as is believed (`ARGV[1]`).

@@ -44,7 +44,7 @@ impl World {
 
     fn judge_topic(&mut self, node: &Node, topic: &str) -> Result<(), String> {
         let name = TopicName::new(topic).map_err(|error| error.to_string())?;
-        let (seen, latest_ms) = (node.seen(), self.latest_ms());
+        let (seen, latest_ms) = (node.seen(&self.streams), self.latest_ms());
         let read = &seen.read;
         let Some(view) = node.topics.view(&name) else {
             if !(0..).zip(&node.statuses).all(|(at, _)| node.topics.has_loaded(SourceId(at))) {
@@ -132,7 +132,7 @@ impl World {
         let Some(node) = client.node.and_then(|number| self.nodes.iter().find(|node| node.number == number)) else {
             return Ok(());
         };
-        let (heard, topics, seen) = (node.heard.clone(), node.topics.clone(), node.seen());
+        let (heard, topics, seen) = (node.heard.clone(), node.topics.clone(), node.seen(&self.streams));
         let number = node.number;
         self.tally.told += client.hear(&heard).map_err(|fault| format!("node {number}: {fault}"))?;
         if client.is_sent_away {
@@ -208,9 +208,12 @@ impl World {
     pub(super) fn judge_the_end(&mut self) -> Result<(), String> {
         let nodes = std::mem::take(&mut self.nodes);
         let outcome = nodes.iter().try_for_each(|node| {
-            let epochs = |node: &Node| (0..node.statuses.len()).map(|at| node.epoch_of(at)).collect::<Vec<_>>();
-            if epochs(node) != epochs(&nodes[0]) {
-                return Err(format!("epochs are {:?} and {:?}", epochs(node), epochs(&nodes[0])));
+            let epochs = [node, &nodes[0]].map(|node| node.epochs(&self.streams));
+            if epochs[0] != epochs[1] {
+                return Err(format!("epochs are {:?} and {:?}", epochs[0], epochs[1]));
+            }
+            if self.moves.as_ref().is_some_and(|moves| !moves.is_done) {
+                return Err("topics have not been moved".into());
             }
             if self.is_ruined {
                 // Nothing that is published can be read: the publish API and readiness say so.
@@ -234,7 +237,7 @@ impl World {
         let now_ms = self.latest_ms();
         let last = self.oracle.present().points(topic).last().cloned();
         let expire_ms = self.expire_ms();
-        let quiet_ms = last.as_ref().map_or(0, |last| now_ms.saturating_sub(last.id.ms));
+        let quiet_ms = last.as_ref().map_or(0, |last| now_ms.saturating_sub(last.at_ms));
         let may_end = expire_ms > 0 && quiet_ms > expire_ms;
         let must_end = expire_ms > 0 && quiet_ms > expire_ms + expire_ms / 10 + LINGERS_MS;
         let is_stream = class_of(topic) == Class::Stream;
@@ -266,7 +269,7 @@ impl World {
                     "is {data} at {offset}, {quiet_ms} ms old (here since {}); topics end after {expire_ms} ms, read is {:?} at \
                      {}; {}",
                     view.active_ms,
-                    node.seen().read,
+                    node.seen(&self.streams).read,
                     unix_ms(),
                     self.truth(topic)
                 ))

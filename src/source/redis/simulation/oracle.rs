@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::super::id::EntryId;
 use super::data::{Fields, Log};
 use crate::config::Class;
-use crate::topic::Kind;
+use crate::topic::{Kind, hash_of, home_in};
 
 /// An entry that changes its topic.
 #[derive(Debug)]
@@ -59,6 +59,8 @@ pub(super) struct Seen {
 pub(super) struct Point {
     pub(super) id: EntryId,
     pub(super) offset: u64,
+    /// From when the topic's age is counted, Unix ms.
+    pub(super) at_ms: u64,
     /// Which stream the entry was in.
     pub(super) stream: usize,
     /// `None` once it has ended.
@@ -92,7 +94,7 @@ impl Lineage {
     fn push(&mut self, event: &Event, id: EntryId, stream: usize, expire_ms: u64) {
         let Ok(offset) = id.offset() else { return };
         let points = self.topics.entry(event.topic.clone()).or_default();
-        let is_over = |point: &&Point| expire_ms > 0 && id.ms.saturating_sub(point.id.ms) > expire_ms;
+        let is_over = |point: &&Point| expire_ms > 0 && id.ms.saturating_sub(point.at_ms) > expire_ms;
         // A deletion in any of them ends it in all.
         let ended = points.iter().rposition(|point| point.state.is_none()).map_or(0, |at| at + 1);
         let last = |is_here: bool| {
@@ -113,6 +115,11 @@ impl Lineage {
         };
         let state = match event.kind {
             Kind::Deletion => None,
+            // What it was where it comes from, whatever the command says.
+            Kind::Move => {
+                let was = points[ended..].last();
+                was.and_then(|was| if class == Class::Stream { Some(Value::Null) } else { was.state.clone() })
+            }
             _ if is_patch => {
                 let none = || Value::Object(serde_json::Map::new());
                 let mut state = before.and_then(|point| point.state.clone()).unwrap_or_else(none);
@@ -121,7 +128,12 @@ impl Lineage {
             }
             _ => Some(event.data.clone()),
         };
-        points.push(Point { id, offset: offset.get(), stream, state, mixed });
+        // Nothing becomes younger by being moved.
+        let at_ms = match event.kind {
+            Kind::Move => points.last().map_or(id.ms, |point| point.at_ms),
+            _ => id.ms,
+        };
+        points.push(Point { id, at_ms, offset: offset.get(), stream, state, mixed });
     }
 }
 
@@ -140,6 +152,43 @@ pub(super) fn patch(state: &mut Value, change: &Value) {
             Value::Null => drop(members.remove(name)),
             value => patch(members.entry(name.clone()).or_insert(Value::Null), value),
         }
+    }
+}
+
+/// Topics that have left a stream up to one of its entries: what comes of them after that counts where they go, or not at all.
+#[derive(Debug, Default)]
+struct Left {
+    run: String,
+    streams: Vec<String>,
+    slices: u64,
+    /// Slices that were cut.
+    cut: u64,
+}
+
+impl Left {
+    fn take_in(&mut self, fields: &Fields) {
+        let [name, value, ..] = fields.as_slice() else { return };
+        if name != b"nexus:away" {
+            return;
+        }
+        let mark: Value = serde_json::from_slice(value).expect("a mark");
+        let run = mark["run"].as_str().expect("a run").to_owned();
+        if run != self.run {
+            *self = Self { run, ..Self::default() };
+        }
+        self.streams = mark["streams"]
+            .as_array()
+            .expect("streams")
+            .iter()
+            .map(|name| shown(name.as_str().unwrap().as_bytes()))
+            .collect();
+        self.slices = mark["slices"].as_u64().expect("a number");
+        self.cut = mark["slice"].as_u64().map_or(self.slices, |slice| slice + 1);
+    }
+
+    fn has(&self, stream: &str, topic: &str) -> bool {
+        let is_cut = || (hash_of(topic) >> 24) % self.slices < self.cut;
+        !self.streams.is_empty() && home_in(topic, &self.streams) != stream && is_cut()
     }
 }
 
@@ -177,10 +226,13 @@ impl Oracle {
             lineage = Lineage { taken: vec![0; logs.len()], ..Lineage::default() };
         }
         for (stream, log) in logs.iter().enumerate() {
+            let mut left = Left::default();
             for (id, fields) in &log[lineage.taken[stream]..] {
+                left.take_in(fields);
                 let key = Arc::as_ptr(fields) as usize;
                 let read = self.read.entry(key).or_insert_with(|| (fields.clone(), Event::of(fields).map(Arc::new)));
-                new.extend(read.1.clone().map(|event| (*id, stream, event)));
+                let event = read.1.clone().filter(|event| !left.has(&self.streams[stream], &event.topic));
+                new.extend(event.map(|event| (*id, stream, event)));
             }
             lineage.taken[stream] = log.len();
         }
@@ -217,7 +269,7 @@ impl Oracle {
             else {
                 return true;
             };
-            let is_over = |point: &Point| self.expire_ms > 0 && latest_ms.saturating_sub(point.id.ms) > self.expire_ms;
+            let is_over = |point: &Point| self.expire_ms > 0 && latest_ms.saturating_sub(point.at_ms) > self.expire_ms;
             points[last..].iter().any(|point| point.state.is_none() || is_over(point))
         })
     }

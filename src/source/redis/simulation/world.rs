@@ -15,6 +15,7 @@ use super::super::reader::RedisSource;
 use super::Weather;
 use super::client::{Client, Heard};
 use super::data::{Lacks, Log};
+use super::moves::Moves;
 use super::oracle::{Oracle, Seen, class_of};
 use super::server::{Door, Server};
 use crate::clock;
@@ -68,6 +69,8 @@ pub(super) struct Node {
     pub(super) topics: Arc<Topics>,
     pub(super) heard: Arc<Heard>,
     progress: Vec<Arc<Mutex<Progress>>>,
+    /// The streams, in its own order.
+    streams: Vec<String>,
     pub(super) statuses: Vec<Arc<SourceStatus>>,
     stop: CancellationToken,
     began_ms: u64,
@@ -78,10 +81,11 @@ impl Node {
         let redis = config.source.redis.clone().unwrap_or_default();
         let (metrics, heard, stop) =
             (Arc::new(Metrics::default()), Arc::new(Heard::default()), CancellationToken::new());
-        let topics = Arc::new(Topics::new(config.clone(), redis.streams.len(), heard.clone(), metrics.clone()));
+        let streams: Vec<String> = redis.all_streams().cloned().collect();
+        let topics = Arc::new(Topics::new(config.clone(), streams.len(), heard.clone(), metrics.clone()));
         let feed = Feed::new(topics.clone(), Arc::new(Nowhere));
         let (mut progress, mut statuses) = (Vec::new(), Vec::new());
-        for partition in 0..redis.streams.len() {
+        for partition in 0..streams.len() {
             let masters = Masters::simulated(Door::new(server.clone(), number));
             let partition = u16::try_from(partition).unwrap_or_default();
             let source = RedisSource::new(config, &redis, masters, partition, metrics.clone());
@@ -96,7 +100,7 @@ impl Node {
                 sweeping.sweep();
             }
         });
-        Self { number, topics, heard, progress, statuses, stop, began_ms: clock::unix_ms() }
+        Self { number, topics, heard, progress, streams, statuses, stop, began_ms: clock::unix_ms() }
     }
 
     pub(super) fn is_loaded(&self, source: SourceId) -> bool {
@@ -106,14 +110,20 @@ impl Node {
         }
     }
 
-    /// The epoch of a stream, as the node has it.
-    pub(super) fn epoch_of(&self, stream: usize) -> String {
-        self.topics.epoch(SourceId(u16::try_from(stream).unwrap_or_default())).to_string()
+    /// The epochs of streams, as the node has them.
+    pub(super) fn epochs(&self, streams: &[String]) -> Vec<String> {
+        let epoch = |at: usize| self.topics.epoch(SourceId(u16::try_from(at).unwrap_or_default())).to_string();
+        streams.iter().map(|stream| self.place_of(stream).map(epoch).unwrap_or_default()).collect()
     }
 
-    pub(super) fn seen(&self) -> Seen {
+    fn place_of(&self, stream: &str) -> Option<usize> {
+        self.streams.iter().position(|own| own == stream)
+    }
+
+    pub(super) fn seen(&self, streams: &[String]) -> Seen {
         let last = |progress: &Mutex<Progress>| progress.lock().unwrap_or_else(PoisonError::into_inner).last;
-        Seen { began_ms: self.began_ms, read: self.progress.iter().map(|progress| last(progress)).collect() }
+        let read = |stream: &String| self.place_of(stream).map(|at| last(&self.progress[at])).unwrap_or_default();
+        Seen { began_ms: self.began_ms, read: streams.iter().map(read).collect() }
     }
 }
 
@@ -121,7 +131,11 @@ impl Node {
 pub(super) struct World {
     pub(super) weather: Weather,
     numbers: StdRng,
+    /// Of nodes that are started now.
     pub(super) config: Arc<Config>,
+    /// All streams that there are.
+    pub(super) streams: Vec<String>,
+    pub(super) moves: Option<Moves>,
     pub(super) server: Arc<Server>,
     pub(super) nodes: Vec<Node>,
     nodes_ever: usize,
@@ -147,6 +161,7 @@ impl World {
         for node in &world.nodes {
             node.stop.cancel();
         }
+        world.moves.iter_mut().for_each(Moves::kill);
         clock::simulated::set(None);
         let tally = world.tally;
         outcome.map(|()| tally).map_err(|fault| {
@@ -158,8 +173,12 @@ impl World {
 
     fn new(seed: u64, weather: Weather) -> Self {
         let mut numbers = StdRng::seed_from_u64(seed);
-        let is_several = matches!(weather, Weather::Several);
-        let streams: Vec<String> = if is_several { vec!["a".into(), "b".into()] } else { vec!["a".into()] };
+        let moves = matches!(weather, Weather::Moving).then(|| Moves::new(&mut numbers));
+        let streams: Vec<String> = match (weather, &moves) {
+            (Weather::Several, _) => vec!["a".into(), "b".into()],
+            (_, Some(moves)) => moves.streams(),
+            _ => vec!["a".into()],
+        };
         let expire_s = match weather {
             // Where the source's clock jumps by more than a topic may be quiet, ends by time mean nothing.
             Weather::Odd => 0,
@@ -178,13 +197,14 @@ impl World {
         }
         config.limits.topic_idle = Duration::from_secs(numbers.random_range(1..10));
         config.source.redis = Some(config::Redis {
-            streams: streams.clone(),
+            streams: moves.as_ref().map_or_else(|| streams.clone(), |moves| moves.from.clone()),
+            read_also: moves.as_ref().map_or_else(Vec::new, |moves| streams[moves.from.len()..].to_vec()),
             snapshot_every: Duration::from_secs(numbers.random_range(2..8)),
             ..config::Redis::default()
         });
         let mut sometimes = |of: u32| numbers.random_range(0..of) == 0;
         let lacks = match weather {
-            Weather::Fair | Weather::Several => Lacks::default(),
+            Weather::Fair | Weather::Several | Weather::Moving => Lacks::default(),
             Weather::Trimmed | Weather::Lossy => Lacks { info: sometimes(4), ..Lacks::default() },
             Weather::Odd => Lacks { info: sometimes(6), time: sometimes(4), run: sometimes(4), memory: false },
         };
@@ -201,6 +221,8 @@ impl World {
             clients: clients.collect(),
             oracle: Oracle::new(&streams, expire_s * 1_000),
             config: Arc::new(config),
+            streams,
+            moves,
             server,
             nodes: Vec::new(),
             nodes_ever: 0,
@@ -234,11 +256,17 @@ impl World {
             let most = if self.one_in(5) { 1_500 } else { 40 };
             let ms = self.numbers.random_range(0..=most);
             tokio::time::sleep(Duration::from_millis(ms)).await;
+            self.hear_moves(false).await?;
             self.judge()?;
         }
         self.be_at_peace();
+        if let Some(moves) = self.moves.as_mut().filter(|moves| !moves.is_running() && !moves.is_done) {
+            moves.start(&self.config, &self.server);
+            moves.began_in_peace = true;
+        }
         for _ in 0..PEACE_S / 5 {
             tokio::time::sleep(Duration::from_secs(5)).await;
+            self.hear_moves(true).await?;
             self.judge()?;
         }
         self.judge_the_end()
@@ -263,6 +291,7 @@ impl World {
                 Weather::Trimmed => self.trim(),
                 Weather::Lossy => self.lose(),
                 Weather::Odd => self.be_odd(),
+                Weather::Moving => self.move_topics(),
             },
         }
     }
@@ -271,12 +300,12 @@ impl World {
         let count = if self.one_in(8) { self.numbers.random_range(5..30) } else { 1 };
         for _ in 0..count {
             let topic = *TOPICS.choose(&mut self.numbers).unwrap_or(&"m:a");
-            let streams = self.streams();
+            let streams = self.publishers_streams();
             let mut stream = crate::topic::home_in(topic, &streams).to_owned();
             self.next += 1;
             let (kind, data) = self.delta(topic);
             // Some publishers do not know the rule. (Patches in two streams have no order.)
-            if class_of(topic) == Class::Latest && self.one_in(12) {
+            if matches!(self.weather, Weather::Several) && class_of(topic) == Class::Latest && self.one_in(12) {
                 stream = streams.choose(&mut self.numbers).cloned().unwrap_or(stream);
             }
             let data = data.to_string();
@@ -315,15 +344,77 @@ impl World {
         }
     }
 
-    fn streams(&self) -> Vec<String> {
-        self.config.source.redis.as_ref().map(|redis| redis.streams.clone()).unwrap_or_default()
+    /// The list that a publisher uses: while topics move, some have the old one yet.
+    fn publishers_streams(&mut self) -> Vec<String> {
+        let Some(moves) = &self.moves else { return self.streams.clone() };
+        match (moves.is_switching, moves.is_done) {
+            (false, _) => moves.from.clone(),
+            // After its end nothing of moved topics is taken from an old stream.
+            (true, false) if self.numbers.random_range(0..2) == 0 => moves.from.clone(),
+            (true, true) if self.numbers.random_range(0..20) == 0 => moves.from.clone(),
+            (true, _) => moves.to.clone(),
+        }
+    }
+
+    /// The command is run, or killed; its nodes are given the new list once it has moved all.
+    fn move_topics(&mut self) {
+        let Some(mut moves) = self.moves.take() else { return };
+        let line = match (moves.is_running(), moves.is_done) {
+            (true, _) if self.one_in(3) => {
+                moves.kill();
+                "the command is killed"
+            }
+            (false, false) if self.one_in(2) => {
+                moves.start(&self.config, &self.server);
+                "the command is run"
+            }
+            (false, true) if self.one_in(3) => {
+                moves.turn_round();
+                "topics are to go back"
+            }
+            _ => "",
+        };
+        if moves.is_switching && self.one_in(4) {
+            let mut config = Config::clone(&self.config);
+            if let Some(redis) = config.source.redis.as_mut() {
+                redis.streams.clone_from(&moves.to);
+                redis.read_also = moves.from.iter().filter(|stream| !moves.to.contains(stream)).cloned().collect();
+            }
+            self.config = Arc::new(config);
+        }
+        self.moves = Some(moves);
+        match line {
+            "" => self.publish(),
+            line => self.say(|| line.into()),
+        }
+    }
+
+    /// What the command says, and whether it fails.
+    async fn hear_moves(&mut self, is_peace: bool) -> Result<(), String> {
+        let Some(moves) = &mut self.moves else { return Ok(()) };
+        let (lines, outcome) = moves.hear().await;
+        lines.into_iter().for_each(|line| self.say(|| format!("reshard: {line}")));
+        match outcome {
+            Some(ref outcome) => self.say(|| format!("the command ends: {outcome:?}")),
+            None => return Ok(()),
+        }
+        match (outcome, &mut self.moves) {
+            (Some(Err(error)), Some(moves)) if is_peace => {
+                if moves.began_in_peace {
+                    return Err(format!("topics cannot be moved: {error}"));
+                }
+                moves.start(&self.config, &self.server);
+                moves.began_in_peace = true;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn look(&mut self) {
         let (inner, none) = (self.server.inner(), Log::new());
         let log = |stream: &String| inner.data.streams.get(stream).map_or(&none, |stream| &stream.log);
-        let redis = self.config.source.redis.as_ref();
-        let logs: Vec<&Log> = redis.iter().flat_map(|redis| redis.streams.iter()).map(log).collect();
+        let logs: Vec<&Log> = self.streams.iter().map(log).collect();
         self.oracle.look(&logs);
     }
 
@@ -375,7 +466,7 @@ impl World {
 
     fn trim(&mut self) {
         let keep = self.numbers.random_range(0..15);
-        let stream = self.streams().remove(0);
+        let stream = self.streams[0].clone();
         let trims = self.one_in(2);
         self.server.change(|inner| {
             if let Some(stream) = inner.data.streams.get_mut(&stream).filter(|_| trims) {
@@ -467,7 +558,7 @@ impl World {
         let at = self.numbers.random_range(0..self.clients.len());
         let Some(node) = self.nodes.choose(&mut self.numbers) else { return };
         let (number, topics, heard) = (node.number, node.topics.clone(), node.heard.clone());
-        let seen = node.seen();
+        let seen = node.seen(&self.streams);
         let Some(mut client) = (at < self.clients.len()).then(|| self.clients.swap_remove(at)) else { return };
         if let Some(before) = client.node.take()
             && let Some(before) = self.nodes.iter().find(|node| node.number == before)
