@@ -1,6 +1,10 @@
 //! What the fuzz targets do with their input, and what must hold whatever it is. Used by the fuzzer (`make fuzz`) and, with
 //! every input that is kept in `corpus`, by `tests/it/fuzz_corpus.rs`.
 
+mod api;
+
+pub use api::{batch_api, history_api, publish_api};
+
 use nexus_push::auth::{TokenError, Tokens, read_claims};
 use nexus_push::config::{self, PayloadForm};
 use nexus_push::http::{handshake_bytes, parts};
@@ -19,7 +23,7 @@ use nexus_push::wire::proxy::{self, Parsed};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 18] = [
     ("frames", frames),
     ("plain", plain),
     ("centrifuge_json", centrifuge_json),
@@ -35,6 +39,9 @@ pub const TARGETS: [Target; 15] = [
     ("api_bodies", api_bodies),
     ("request_heads", request_heads),
     ("tokens", tokens),
+    ("publish_api", publish_api),
+    ("history_api", history_api),
+    ("batch_api", batch_api),
 ];
 
 /// Longest message of the frame target.
