@@ -40,6 +40,7 @@ async fn running(more: &str) -> Server {
     let bearer = format!("Bearer {}", token(&["ops:*"]));
     let there = |s: &Server| s.http("GET", "/api/topics/ops:nodes", &[("Authorization", &bearer)], "").2;
     server.until("it reports", |s| there(s).contains("secret-node")).await;
+    server.until("ready", |s| s.get("/readyz").0 == 200).await;
     server
 }
 
