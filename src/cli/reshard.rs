@@ -33,7 +33,7 @@ pub(super) struct ReshardArgs {
     /// Redis, in place of the file's: redis://…, redis+sentinel://HOST,HOST/MASTER, redis+cluster://HOST,HOST
     #[arg(long, value_name = "URL", env = "NEXUS_REDIS_URL", hide_env_values = true)]
     redis: Option<String>,
-    /// Say what would be moved, and move nothing
+    /// Say what would be moved; nothing is written to Redis
     #[arg(long)]
     dry_run: bool,
     /// Seconds without deltas of moved topics in an old stream after which it is over

@@ -32,7 +32,8 @@ impl Target {
     pub(super) fn new(text: &str, key: Option<String>) -> anyhow::Result<Self> {
         let url = address::server("NODE", text)?;
         let (_, label) = text.split_once("://").unwrap_or(("", text));
-        let label = label.trim_end_matches('/').to_owned();
+        // Without a user and a password.
+        let label = label.rsplit_once('@').map_or(label, |(_, host)| host).trim_end_matches('/').to_owned();
         let url = url.join("/status").with_context(|| format!("{text:?}"))?;
         Ok(Self { url, label, key })
     }
@@ -169,6 +170,7 @@ mod tests {
             ("http://push-1:8000/", "http://push-1:8000/status", "push-1:8000"),
             ("https://push.example.com", "https://push.example.com/status", "push.example.com"),
             ("[::1]:8000", "http://[::1]:8000/status", "[::1]:8000"),
+            ("http://u:pass@push-1", "http://u:pass@push-1/status", "push-1"),
         ] {
             let target = Target::new(text, None).unwrap();
             assert_eq!((target.url.as_str(), target.label()), (url, label));
