@@ -1,12 +1,13 @@
 //! What a simulated Redis holds, and what its commands do. Scripts are run as they are, by Lua 5.1.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use ::redis::Value;
-use mlua::{Lua, MultiValue, Variadic};
+use mlua::{Function, Lua, MultiValue, Variadic};
 
 use super::super::id::EntryId;
 
@@ -268,10 +269,12 @@ impl Data {
     fn eval(&mut self, args: &[Vec<u8>], around: &Around) -> Value {
         thread_local! {
             static LUA: Lua = Lua::new();
+            /// Scripts, compiled.
+            static SCRIPTS: RefCell<HashMap<Vec<u8>, Function>> = RefCell::default();
         }
         let keys: usize = number(&args[2]);
         let done = LUA.with(|lua| {
-            let data = std::cell::RefCell::new(self);
+            let data = RefCell::new(self);
             lua.scope(|scope| {
                 let strings = |list: &[Vec<u8>]| {
                     lua.create_sequence_from(
@@ -294,7 +297,16 @@ impl Data {
                 redis.set("call", call(true)?)?;
                 redis.set("pcall", call(false)?)?;
                 lua.globals().set("redis", redis)?;
-                let values: MultiValue = lua.load(&args[1][..]).eval()?;
+                let known = SCRIPTS.with_borrow(|scripts| scripts.get(&args[1]).cloned());
+                let script = match known {
+                    Some(script) => script,
+                    None => {
+                        let script = lua.load(&args[1][..]).into_function()?;
+                        SCRIPTS.with_borrow_mut(|scripts| scripts.insert(args[1].clone(), script.clone()));
+                        script
+                    }
+                };
+                let values: MultiValue = script.call(())?;
                 values.into_iter().next().map_or(Ok(Value::Nil), from_lua)
             })
         });
