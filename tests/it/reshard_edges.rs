@@ -206,6 +206,21 @@ async fn what_comes_in_the_old_stream_after_the_end_is_refused_and_said() {
     assert!(run.end().await && run.said().contains("all where they belong"), "{}", run.said());
 }
 
+/// A Redis that loses what it had ends the command: what it moved may be gone, and publishers have acted on it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_loses_everything_ends_it() {
+    let redis = Redis::start();
+    add(&redis, "d0", &leaving("latest"), "delta", &json!(1));
+    let server = node(&redis, OLD, NEW).await;
+    let mut run = Run::start(&redis, OLD, NEW, &["--quiet", "600"]);
+    assert!(run.says("switch the publishers now").await, "{}", run.said());
+    let epoch = redis.command(&["GET", "{d0}:epoch"]);
+    redis.command(&["FLUSHALL"]);
+    server.until("another epoch", |_| !["", &epoch].contains(&redis.command(&["GET", "{d0}:epoch"]).as_str())).await;
+    assert!(!run.end().await, "{}", run.said());
+    assert!(run.said().contains("Redis has lost entries of d"), "{}", run.said());
+}
+
 /// The command is away, and entries that it had not handed on are trimmed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_that_are_gone_are_not_passed_over_in_silence() {

@@ -175,6 +175,19 @@ impl Node {
         self.streams.get(usize::from(source.0)).map_or("", String::as_str)
     }
 
+    fn epochs(&self) -> Vec<Epoch> {
+        (0..self.streams.len()).map(|at| self.topics.epoch(SourceId(u16::try_from(at).unwrap_or_default()))).collect()
+    }
+
+    /// A Redis that has lost writes may have lost marks and moves that publishers have acted on.
+    fn lost_nothing(&self, before: &[Epoch]) -> Result<(), ReshardError> {
+        let now = self.epochs();
+        let Some((stream, _)) = self.streams.iter().zip(before.iter().zip(&now)).find(|(_, (a, b))| a != b) else {
+            return Ok(());
+        };
+        Err(lost_writes(stream))
+    }
+
     /// Topics that leave `from`, by where they go.
     fn leaving(&self, from: &str, to: &[String]) -> BTreeMap<String, Vec<TopicName>> {
         let Some(source) = self.source(from) else { return BTreeMap::new() };
@@ -318,8 +331,10 @@ async fn go_on(begun: Begun, plan: &Resharding, say: &Say) -> Result<(), Reshard
     }
     let mut said = Instant::now();
     let mut was_moving = true;
+    let epochs = node.epochs();
     while movers.iter().any(|mover| !mover.is_done()) {
         let mut is_idle = true;
+        node.lost_nothing(&epochs)?;
         for mover in movers.iter_mut().filter(|mover| !mover.is_done()) {
             is_idle &= !mover.step(&node, say).await?;
         }
@@ -382,6 +397,13 @@ async fn check(node: &Node, plan: &Resharding, say: &Say) -> Result<(), ReshardE
         wrong.len(),
         named.join(", ")
     )))
+}
+
+fn lost_writes(stream: &str) -> ReshardError {
+    ReshardError(format!(
+        "Redis has lost entries of {stream}, and perhaps what was moved. Let publishers use the old list again, run this again, \
+         and publish the topics whole once (kind=snapshot)"
+    ))
 }
 
 /// How many slices names are divided into.

@@ -13,7 +13,7 @@ use super::super::id::EntryId;
 use super::super::keys::Keys;
 use super::super::link::Link;
 use super::scripts::{CUT, DONE, END, HAND_ON};
-use super::{Node, ReshardError, Resharding, Say, is_in_slice, slices_for};
+use super::{Node, ReshardError, Resharding, Say, is_in_slice, lost_writes, slices_for};
 use crate::clock::unix_ms;
 use crate::config::{self, Class};
 use crate::topic::{Known, SourceId, TopicName};
@@ -424,7 +424,10 @@ impl Mover {
                 self.looked_at = Instant::now();
                 let facts = Facts::of(self.link()?, &keys).await?;
                 self.count = self.count.or(facts.count_upto(self.cursor));
-                facts.is_surely_gone_after(self.cursor, self.count) || facts.newest < self.cursor
+                if facts.newest < self.cursor {
+                    return Err(Trouble::Final(lost_writes(&self.stream)));
+                }
+                facts.is_surely_gone_after(self.cursor, self.count)
             }
             false => continuity::broken_before(self.link()?, &keys, &progress, &batch, first).await?.is_some(),
         };
