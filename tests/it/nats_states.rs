@@ -33,6 +33,39 @@ pub(crate) async fn add_kind(js: &jetstream::Context, subject: &str, kind: &str,
     js.publish_with_headers(subject, headers, data.to_string().into()).await.unwrap().await.unwrap().sequence
 }
 
+/// A node that starts warns of what is gone that it needs, and not of a hole that the saved states know of.
+#[tokio::test]
+async fn a_hole_from_before_the_saved_states_is_no_warning() {
+    let nats = Nats::start();
+    let js = nats.jetstream().await;
+    js.create_stream(stream(Config::default())).await.unwrap();
+    for n in 0..3 {
+        add(&js, "merge.x", &json!({"n": n})).await;
+    }
+    let purge_before = async |sequence: u64| {
+        js.get_stream("NEXUS").await.unwrap().purge().sequence(sequence).await.unwrap();
+    };
+    let warned = |server: &Server| server.log().contains("messages are gone that are in no saved state");
+    purge_before(3).await;
+    let options = "snapshot_every = \"100ms\"";
+    let first = nats.server(options).await;
+    first.until("warned: what it had before is not known", warned).await;
+    let last = add(&js, "merge.x", &json!({"n": 3})).await;
+    first.until("read", |s| view(s, "merge:x")["offset"] == last).await;
+    saved_upto(&js, view(&first, "merge:x")["epoch"].as_str().unwrap(), last).await;
+    drop(first);
+    let second = nats.server(options).await;
+    second.until("logged", |s| s.log().contains("loaded")).await;
+    assert!(!warned(&second), "{}", second.log());
+    drop(second);
+    for n in 4..7 {
+        add(&js, "merge.x", &json!({"n": n})).await;
+    }
+    purge_before(last + 3).await;
+    let missed = nats.server(options).await;
+    missed.until("warned: messages after what was saved are gone", warned).await;
+}
+
 /// Of each subject the newest is kept: values are whole on every node, states made of patches are not, wherever they were read.
 #[tokio::test]
 async fn a_stream_that_keeps_the_newest_by_subject_has_whole_values_and_incomplete_patches() {
