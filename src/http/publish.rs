@@ -144,6 +144,8 @@ impl Prepared {
         let (json, base64) = match (data.map(RawValue::get), base64.as_deref()) {
             (Some(json), None | Some("")) => (Some(json), None),
             (None | Some("null"), Some(base64)) => (None, Some(base64)),
+            // What a topic ends with does not matter.
+            (None, None) if kind == Kind::Deletion => (Some("null"), None),
             (None, _) => {
                 let remedy = "give one of `data` (JSON) and `b64data` (base64)";
                 return Err(told(400, &refusals::Refusal::new(Reason::NoData, "it has no data", remedy)));

@@ -48,6 +48,13 @@ async fn the_api_refuses_in_the_words_of_the_command() {
     let (_, reply) = server.post("/api/publish", &json!({"channel": "merge:a", "data": {}, "ts": 1_723_161_256}));
     assert_eq!(reply["error"]["reason"], "ts_seconds", "{reply}");
     assert!(reply["error"]["remedy"].as_str().unwrap().ends_with(": 1723161256000"), "{reply}");
+    // An end needs no data.
+    for (body, topic) in
+        [(json!({"channel": "merge:a", "data": {}}), 200), (json!({"channel": "merge:a", "kind": "delete"}), 404)]
+    {
+        assert_eq!(server.post("/api/publish", &body).0, 200, "{body}");
+        assert_eq!(server.get("/api/topics/merge:a").0, topic, "{body}");
+    }
     // Where no delta is at fault there is neither.
     let (_, reply) = server.post("/api/publish", &json!({"channel": "merge:a", "dta": {}}));
     assert_eq!(reply["error"].as_object().unwrap().len(), 2, "{reply}");
