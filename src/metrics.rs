@@ -334,6 +334,7 @@ pub struct Metrics {
     pub topics_misplaced: Counter,
     pub deletions_forgotten: Counter,
     pub ends_forgotten: Counter,
+    pub strays_left: Counter,
     pub deltas_left: Counter,
     pub history_evicted: Counter,
     pub state_refused: Counter,
@@ -513,6 +514,11 @@ impl Metrics {
             "ends_forgotten",
             "Topics that ended and whose saved states this node will not remove, because there were too many; it saves no states any more",
             self.ends_forgotten.clone(),
+        );
+        r.register(
+            "strays_left",
+            "Entries of topics in another partition that count no more, and whose marks this node will not remove, because there were too many",
+            self.strays_left.clone(),
         );
         r.register(
             "deltas_left",

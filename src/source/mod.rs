@@ -88,7 +88,7 @@ impl Feed {
     /// namespace takes, or larger than both `bytes_max` and a
     /// state may be, is left out.
     fn restore(&self, source: SourceId, saved: SavedState<'_>, bytes_max: usize) -> bool {
-        let SavedState { topic, offset, ts, at_ms, data, is_stream, moved_at, incomplete } = saved;
+        let SavedState { topic, offset, ts, at_ms, data, is_stream, moved_at, base, incomplete } = saved;
         // Of a namespace that has another class now it says nothing.
         let payload = if is_stream == self.topics.is_conflatable(topic) {
             None
@@ -101,7 +101,7 @@ impl Feed {
         };
         let incoming =
             Incoming { topic, kind: Kind::Snapshot, ts, at_ms, payload, offset: Some(offset), source, home: None };
-        let restored = self.topics.restore(incoming, moved_at, incomplete);
+        let restored = self.topics.restore(incoming, (moved_at, base), incomplete);
         if let Err(error) = &restored {
             self.leave_out(source, topic, at_ms, &error.to_string());
         }
@@ -118,7 +118,8 @@ impl Feed {
     fn complete(&self, source: SourceId, saved: SavedState<'_>, reached: Offset, bytes_max: usize) -> bool {
         let Some(payload) = self.saved_payload(saved.topic, saved.data, bytes_max) else { return false };
         let times = (saved.ts, saved.at_ms);
-        let done = self.topics.complete(source, saved.topic, (saved.offset, reached), times, payload);
+        let at = (saved.offset, saved.base, reached);
+        let done = self.topics.complete(source, saved.topic, at, times, payload);
         if let Err(error) = &done {
             tracing::warn!(topic = saved.topic, %error, "a saved state was left out");
         }
@@ -151,6 +152,8 @@ struct SavedState<'a> {
     is_stream: bool,
     /// Offset of the move that brought the topic to its source; 0 if none did.
     moved_at: Offset,
+    /// Offset of the snapshot that it rests on, where another source has entries of the topic too.
+    base: Option<Offset>,
     /// The node that saved it knew that it may lack deltas.
     incomplete: bool,
 }

@@ -189,7 +189,7 @@ impl World {
                 let name = name(topic);
                 let offset = Offset::new(self.at(&name, 0).get() + 5);
                 let incoming = self.incoming(name.as_str(), bytes, Kind::Snapshot, offset);
-                let _ = self.topics.restore(incoming, Offset::ZERO, false);
+                let _ = self.topics.restore(incoming, (Offset::ZERO, None), false);
             }
             Op::TakeUnsaved => {
                 let source = self.topics.home("");

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use super::delta::Kind;
 use super::exchange::{Home, SourceId};
+use super::strays::Stray;
 use crate::limits::DELETIONS_MAX;
 use crate::name::TopicName;
 use crate::position::Offset;
@@ -23,9 +24,17 @@ pub(super) struct Deletion {
     pub(super) moved_at: Offset,
     /// Another source has entries of the topic from before it, which come again when that source is loaded again.
     pub(super) is_elsewhere: bool,
+    /// What of the topic that other source has would have ended by then for want of deltas, Unix ms.
+    pub(super) until_ms: u64,
+    /// It is to be saved, or was, that the topic ended with it in other sources too.
+    pub(super) is_marked: bool,
 }
 
 impl Deletion {
+    pub(super) fn stray(&self) -> Stray {
+        Stray { source: self.source, offset: self.offset, at_ms: self.at_ms, is_deletion: true }
+    }
+
     fn is_before(&self, offset: Offset, source: SourceId) -> bool {
         (self.offset, self.source) < (offset, source)
     }
@@ -47,14 +56,16 @@ pub(super) enum Verdict {
 pub(super) struct Deleted(HashMap<TopicName, Deletion>);
 
 impl Deleted {
-    /// `false` if there is no room for it.
-    pub(super) fn insert(&mut self, name: &TopicName, deletion: Deletion) -> bool {
+    /// `Err` if there is no room for it. Returns what was marked of an older one, in whose place it is.
+    pub(super) fn insert(&mut self, name: &TopicName, deletion: Deletion) -> Result<Option<Stray>, ()> {
+        let mut over = None;
         let has_room = self.0.len() < DELETIONS_MAX;
         match self.0.get_mut(name.as_str()) {
             Some(known) => {
                 let is_elsewhere = known.is_elsewhere || deletion.is_elsewhere;
                 let moved_at = known.moved_at.max(deletion.moved_at);
                 if known.is_before(deletion.offset, deletion.source) {
+                    over = known.is_marked.then(|| known.stray());
                     *known = deletion;
                 }
                 (known.is_elsewhere, known.moved_at) = (is_elsewhere, moved_at);
@@ -62,9 +73,30 @@ impl Deleted {
             None if has_room => {
                 self.0.insert(name.clone(), deletion);
             }
-            None => return false,
+            None => return Err(()),
         }
-        true
+        Ok(over)
+    }
+
+    /// The newest deletion of a topic, unless it was moved before: then it is where it was moved to.
+    pub(super) fn of(&self, name: &TopicName) -> Option<&Deletion> {
+        self.0.get(name.as_str()).filter(|deletion| deletion.moved_at == Offset::ZERO)
+    }
+
+    /// A deletion that is to be saved from now on: another source has entries of its topic, or is where the topic belongs.
+    pub(super) fn claim_mark(&mut self, name: &TopicName, is_misplaced: bool) -> Option<Stray> {
+        let deletion = self.0.get_mut(name.as_str()).filter(|deletion| deletion.moved_at == Offset::ZERO)?;
+        let is_new = !deletion.is_marked && (deletion.is_elsewhere || is_misplaced);
+        deletion.is_marked |= is_new;
+        is_new.then(|| deletion.stray())
+    }
+
+    /// Another source has, or may have, entries from before a deletion.
+    pub(super) fn set_elsewhere(&mut self, name: &TopicName, source: SourceId, offset: Offset) {
+        let deletion = self.0.get_mut(name.as_str());
+        if let Some(deletion) = deletion.filter(|known| (known.source, known.offset) == (source, offset)) {
+            deletion.is_elsewhere = true;
+        }
     }
 
     /// What an entry comes to whose topic is not there. `home`: it belongs in that source.
@@ -100,32 +132,42 @@ impl Deleted {
         Verdict::WrongSource
     }
 
-    /// The topic was moved: whatever was deleted before counts no more.
-    pub(super) fn remove(&mut self, name: &TopicName) {
-        if !self.0.is_empty() {
-            self.0.remove(name.as_str());
+    /// The topic was moved: whatever was deleted before counts no more. Returns what was marked of that.
+    pub(super) fn remove(&mut self, name: &TopicName) -> Option<Stray> {
+        if self.0.is_empty() {
+            return None;
         }
+        self.0.remove(name.as_str()).filter(|deletion| deletion.is_marked).map(|deletion| deletion.stray())
     }
 
     /// Forgets those that no source can have older entries for any more: `sources` are, for each, up to when it has been read,
-    /// and the time of the oldest entry that it holds, Unix ms.
-    pub(super) fn forget(&mut self, sources: &[(u64, u64)]) {
+    /// and the time of the oldest entry that it holds, Unix ms. Returns those of them that were marked.
+    pub(super) fn forget(&mut self, sources: &[(u64, u64)]) -> Vec<(TopicName, Stray)> {
+        let mut marked = Vec::new();
         if self.0.is_empty() {
-            return;
+            return marked;
         }
         let is_crowded = self.0.len() > CROWDED_FROM;
-        self.0.retain(|_, deletion| {
+        self.0.retain(|name, deletion| {
             let is_own = |at: usize| at == usize::from(deletion.source.0);
             let is_moved = deletion.moved_at > Offset::ZERO;
-            sources.iter().enumerate().any(|(at, (read_ms, first_ms))| {
+            let is_kept = sources.iter().enumerate().any(|(at, (read_ms, first_ms))| {
                 let is_unread = !is_own(at) && *read_ms <= deletion.at_ms;
-                let comes_again = is_moved || deletion.is_elsewhere && !is_own(at);
-                is_unread || comes_again && !is_crowded && *first_ms <= deletion.at_ms
-            })
+                let is_there = deletion.is_elsewhere && !is_own(at);
+                let comes_again = (is_moved || is_there) && *first_ms <= deletion.at_ms;
+                // Its next patch there is none of a new life for who has not read the deletion.
+                let may_go_on = is_there && *read_ms <= deletion.until_ms;
+                is_unread || !is_crowded && (comes_again || may_go_on)
+            });
+            if !is_kept && deletion.is_marked {
+                marked.push((name.clone(), deletion.stray()));
+            }
+            is_kept
         });
         if self.0.len() * 4 < self.0.capacity() {
             self.0.shrink_to(self.0.len() * 2);
         }
+        marked
     }
 }
 
@@ -143,15 +185,15 @@ mod tests {
 
     fn deletion(source: SourceId, offset: u64) -> Deletion {
         let (at_ms, moved_at) = (100 * offset, Offset::ZERO);
-        Deletion { source, offset: at(offset), at_ms, moved_at, is_elsewhere: false }
+        Deletion { source, offset: at(offset), at_ms, moved_at, is_elsewhere: false, until_ms: 0, is_marked: false }
     }
 
     #[test]
     fn a_deletion_is_kept_until_the_others_are_past_it() {
         let mut deleted = Deleted::default();
         let name = TopicName::new("a:b").unwrap();
-        assert!(deleted.insert(&name, deletion(ONE, 9)));
-        assert!(deleted.insert(&name, deletion(ONE, 5)), "an older one changes nothing");
+        assert!(deleted.insert(&name, deletion(ONE, 9)).is_ok());
+        assert!(deleted.insert(&name, deletion(ONE, 5)).is_ok(), "an older one changes nothing");
         deleted.forget(&[(1_000, 0), (900, 0)]);
         assert!(!deleted.0.is_empty(), "of that very millisecond more may come");
         deleted.forget(&[(0, 0), (901, 0)]);
@@ -162,13 +204,13 @@ mod tests {
     fn what_another_source_holds_from_before_it_keeps_it() {
         let mut deleted = Deleted::default();
         let name = TopicName::new("a:b").unwrap();
-        deleted.insert(&name, deletion(ONE, 9));
+        deleted.insert(&name, deletion(ONE, 9)).unwrap();
         assert_eq!(deleted.judge(&name, Kind::Delta, at(3), OTHER, None), Verdict::WrongSource);
         deleted.forget(&[(2_000, 0), (2_000, 900)]);
         assert_eq!(deleted.judge(&name, Kind::Delta, at(3), OTHER, None), Verdict::WrongSource, "it comes again");
         deleted.forget(&[(2_000, 0), (2_000, 901)]);
         assert_eq!(deleted.judge(&name, Kind::Delta, at(3), OTHER, None), COUNTS);
-        deleted.insert(&name, Deletion { moved_at: at(7), ..deletion(ONE, 9) });
+        deleted.insert(&name, Deletion { moved_at: at(7), ..deletion(ONE, 9) }).unwrap();
         deleted.forget(&[(2_000, 900), (2_000, 901)]);
         assert_eq!(
             deleted.judge(&name, Kind::Delta, at(12), OTHER, None),
@@ -184,9 +226,29 @@ mod tests {
         let name = TopicName::new("a:b").unwrap();
         for (deleted_in, published_in, expected) in [(ONE, OTHER, COUNTS), (OTHER, ONE, Verdict::WrongSource)] {
             let mut deleted = Deleted::default();
-            deleted.insert(&name, deletion(deleted_in, 9));
+            deleted.insert(&name, deletion(deleted_in, 9)).unwrap();
             assert_eq!(deleted.judge(&name, Kind::Delta, at(9), published_in, None), expected);
         }
+    }
+
+    /// What of the other source goes on for who has not read the deletion would have ended by itself.
+    #[test]
+    fn a_deletion_that_ended_what_another_source_has_is_kept_until_that_would_have_ended() {
+        let mut deleted = Deleted::default();
+        let name = TopicName::new("a:b").unwrap();
+        deleted.insert(&name, Deletion { is_elsewhere: true, until_ms: 2_000, ..deletion(ONE, 9) }).unwrap();
+        assert_eq!(deleted.claim_mark(&name, false).map(|stray| stray.at()), Some((at(9), ONE)));
+        assert_eq!(deleted.claim_mark(&name, false), None, "once");
+        assert!(deleted.forget(&[(9_000, 9_000), (2_000, 9_000)]).is_empty());
+        assert_eq!(deleted.of(&name).map(|deletion| deletion.offset), Some(at(9)));
+        let marked = deleted.forget(&[(9_000, 9_000), (2_001, 9_000)]);
+        assert_eq!(marked.iter().map(|(_, stray)| stray.at()).collect::<Vec<_>>(), [(at(9), ONE)]);
+        // One that is of no consequence is not marked, wherever it lies.
+        deleted.insert(&name, deletion(ONE, 9)).unwrap();
+        assert_eq!(deleted.claim_mark(&name, false), None);
+        assert!(deleted.claim_mark(&name, true).is_some());
+        let over = deleted.insert(&name, deletion(OTHER, 10)).unwrap();
+        assert_eq!(over.map(|stray| stray.at()), Some((at(9), ONE)), "a newer one is in its place");
     }
 
     #[test]
@@ -194,10 +256,10 @@ mod tests {
         let mut deleted = Deleted::default();
         let name = |n: usize| TopicName::new(&format!("a:{n}")).unwrap();
         for n in 0..DELETIONS_MAX {
-            assert!(deleted.insert(&name(n), Deletion { is_elsewhere: true, ..deletion(ONE, 9) }));
+            assert!(deleted.insert(&name(n), Deletion { is_elsewhere: true, ..deletion(ONE, 9) }).is_ok());
         }
-        assert!(!deleted.insert(&name(DELETIONS_MAX), deletion(ONE, 9)));
-        assert!(deleted.insert(&name(3), deletion(ONE, 10)), "a known one is kept up to date");
+        assert!(deleted.insert(&name(DELETIONS_MAX), deletion(ONE, 9)).is_err());
+        assert!(deleted.insert(&name(3), deletion(ONE, 10)).is_ok(), "a known one is kept up to date");
         deleted.forget(&[(0, 0), (2_000, 0)]);
         assert!(deleted.0.is_empty(), "where there are many, those go that only a load would need");
     }

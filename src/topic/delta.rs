@@ -309,6 +309,8 @@ pub struct Snapshot {
     pub at_ms: u64,
     /// Offset of the [`Kind::Move`] that brought the topic to its source; 0 if none did.
     pub moved_at: Offset,
+    /// Offset of the snapshot that it rests on, where another source has entries of the topic; else 0.
+    pub base: Offset,
     frames: Frames,
     digest: OnceLock<u64>,
     loose: Loose,
@@ -346,15 +348,32 @@ pub(super) struct SnapshotData {
     pub(super) known: Known,
     pub(super) at_ms: u64,
     pub(super) moved_at: Offset,
+    pub(super) base: Offset,
 }
 
 impl Snapshot {
     pub(super) fn new(topic: TopicName, at: (Offset, Epoch), ts: Option<u64>, data: SnapshotData) -> Self {
-        let SnapshotData { data, form, known, at_ms, moved_at } = data;
+        let SnapshotData { data, form, known, at_ms, moved_at, base } = data;
         let (frames, digest, loose) = (Frames::default(), OnceLock::new(), Loose::new(&accounts::SNAPSHOTS));
         let (answers, answered) = (AtomicU32::new(0), Loose::new(&accounts::ANSWERS));
         let (offset, epoch) = at;
-        Self { topic, offset, epoch, ts, data, form, known, at_ms, moved_at, frames, digest, loose, answers, answered }
+        Self {
+            topic,
+            offset,
+            epoch,
+            ts,
+            data,
+            form,
+            known,
+            at_ms,
+            moved_at,
+            base,
+            frames,
+            digest,
+            loose,
+            answers,
+            answered,
+        }
     }
 
     /// Tells states at one position apart: what is kept of a `stream` goes with time. Made once.
@@ -415,6 +434,7 @@ mod tests {
             known: Known::Whole,
             at_ms: 0,
             moved_at: Offset::ZERO,
+            base: Offset::ZERO,
         };
         let (topic, at) = (TopicName::new("t:x").unwrap(), (Offset::ZERO, Epoch::from_text("e")));
         let snapshot = Arc::new(Snapshot::new(topic, at, None, data));

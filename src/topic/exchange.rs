@@ -77,6 +77,19 @@ pub struct Home {
     pub is_back: bool,
 }
 
+/// What is to be known beside a source of a topic that is saved beside another: both have entries of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// Topic.
+    pub topic: TopicName,
+    /// Its newest entry in the source.
+    pub offset: Offset,
+    /// When the source took that in, Unix ms.
+    pub at_ms: u64,
+    /// It is a deletion.
+    pub is_deletion: bool,
+}
+
 /// What became of a delta.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {

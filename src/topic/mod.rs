@@ -30,12 +30,14 @@ mod registry;
 #[cfg(test)]
 mod registry_model;
 mod state;
+mod strays;
 mod trace;
 mod words;
 
 pub use delta::{Answering, Delta, Kind, Snapshot};
 pub use exchange::{
-    Attachment, Home, Incoming, Nowhere, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView,
+    Attachment, Home, Incoming, Mark, Nowhere, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId,
+    TopicView,
 };
 pub use freshness::Freshness;
 pub use names::{NameRange, NameRanges, Section};

@@ -54,7 +54,7 @@ impl Node {
     }
 
     fn restore(&self, entry: Entry, moved_at: u64) {
-        self.topics.restore(self.incoming(entry), Offset::new(moved_at).unwrap(), false).unwrap();
+        self.topics.restore(self.incoming(entry), (Offset::new(moved_at).unwrap(), None), false).unwrap();
     }
 
     fn known(&self) -> Known {
@@ -227,9 +227,12 @@ fn a_load_of_another_source_brings_nothing_back_that_was_deleted() {
         assert_eq!(node.read(entries[0]), Err("wrong_partition"));
         node.topics.loaded(SourceId(0));
         assert_eq!(node.known(), None);
-        // Once the other source holds nothing from before it, it is forgotten.
-        node.topics.read_upto(SourceId(0), later_ms, 1_000_000);
-        node.topics.set_first(SourceId(0), later_ms);
+        // Once the other source holds nothing from before it, and what it had would have ended by itself, it is forgotten.
+        let later_ms = later_ms + 31 * 86_400_000;
+        for source in 0..SOURCES {
+            node.topics.read_upto(SourceId(source), later_ms, 31 * 86_400_000);
+            node.topics.set_first(SourceId(source), later_ms);
+        }
         node.topics.sweep();
         assert_eq!(node.read((0, VALUE, 5)), Ok(true));
     }

@@ -9,7 +9,7 @@ use super::atomics::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Mutex, Order
 use super::deleted::{Deleted, Deletion, Verdict};
 use super::delta::{Kind, Snapshot};
 use super::exchange::{
-    Attachment, Home, Incoming, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView,
+    Attachment, Home, Incoming, Mark, Outlet, PublishError, Published, Replay, ShardId, Slot, SourceId, TopicView,
 };
 use super::freshness::{Freshness, Tally};
 use super::gaps::Gaps;
@@ -18,6 +18,7 @@ use super::merge::{ParseError, members_bytes, parse_object};
 use super::names::{NameRange, Names, Section};
 use super::payload::{Payload, PayloadError};
 use super::state::{Floor, StreamMark, Topic, When, over};
+use super::strays::{At, Marks, Stray};
 use super::trace::{self, Passage, Sampler};
 use crate::clock::unix_ms;
 use crate::config::{ChannelSyntax, Class, Config, Namespace, OPS, PayloadForm};
@@ -91,6 +92,8 @@ struct SourceState {
     has_forgotten_ends: AtomicBool,
     /// `stream` topics that were put back, until all is read that is there of them.
     marks: Mutex<HashMap<TopicName, StreamMark>>,
+    /// What it has of topics that are in other sources.
+    beside: Mutex<Marks>,
 }
 
 impl SourceState {
@@ -103,6 +106,15 @@ impl SourceState {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn beside(&self) -> impl std::ops::DerefMut<Target = Marks> {
+        self.beside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is saved by this process.
+    fn is_saved(&self) -> bool {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// A topic was deleted at `offset`.
     fn forget_mark(&self, name: &TopicName, offset: Offset) {
         let mut marks = self.marks();
@@ -110,6 +122,11 @@ impl SourceState {
             marks.remove(name.as_str());
         }
     }
+}
+
+/// The offset before this one.
+fn before(offset: Offset) -> Offset {
+    Offset::new(offset.get().saturating_sub(1)).unwrap_or_default()
 }
 
 /// Whether a topic is one that this process alone may write. It does not count.
@@ -185,6 +202,7 @@ impl Topics {
             has_ended_elsewhere: AtomicBool::new(false),
             has_forgotten_ends: AtomicBool::new(false),
             marks: Mutex::default(),
+            beside: Mutex::default(),
         };
         let homes = config.source.redis.as_ref().map_or(sources, |redis| redis.streams.len());
         Self {
@@ -530,7 +548,7 @@ impl Topics {
             return self.remove_history(incoming.topic, incoming.offset, incoming.source);
         }
         let (name, source, at_ms) = (incoming.topic, incoming.source, incoming.at_ms);
-        let result = self.take_in(incoming);
+        let result = self.take_in(incoming, false);
         match &result {
             Ok(published) if published.new => {
                 self.metrics.deltas.inc();
@@ -568,7 +586,8 @@ impl Topics {
         }
     }
 
-    fn take_in(&self, incoming: Incoming<'_>) -> Result<Published, PublishError> {
+    /// With `is_mark` it is from before what is read, and nothing but where it lies is known of it.
+    fn take_in(&self, incoming: Incoming<'_>, is_mark: bool) -> Result<Published, PublishError> {
         let now_ms = unix_ms();
         let Incoming { topic, kind, ts, at_ms, payload, offset, source, home } = incoming;
         let when = When { at_ms: at_ms.unwrap_or(now_ms), now_ms };
@@ -582,7 +601,10 @@ impl Topics {
         let mut followed = None;
         let mut ended = false;
         let outcome = self.published(topic, source, when.at_ms, |topic| {
-            let was_known = topic.known;
+            let (was_known, floor) = (topic.known, topic.offset);
+            if let Some(offset) = offset.filter(|_| is_mark && !topic.known) {
+                topic.offset = floor.min(before(offset));
+            }
             let comes = kind == Kind::Move && topic.source != source;
             let verdict = self.judge(topic, kind, source, offset, home);
             let mut is_back = false;
@@ -600,7 +622,7 @@ impl Topics {
                 if back.is_some() {
                     topic.moved_at = Offset::ZERO;
                 }
-                let changed = self.change_source(topic, kind, &payload, offset, source, silent);
+                let changed = self.change_source(topic, kind, &payload, (offset, when.at_ms), source, silent);
                 if let Some(home) = back {
                     topic.moved_at = if changed.is_ok() { home.since } else { moved_at };
                 }
@@ -632,6 +654,8 @@ impl Topics {
                     self.note_deletion(topic, source, offset, when.at_ms);
                     if ended {
                         self.end(topic, offset, silent);
+                    } else {
+                        topic.offset = floor.max(topic.offset);
                     }
                     if let Some(source) = self.source(source) {
                         source.gaps.delete(&topic.name);
@@ -664,17 +688,33 @@ impl Topics {
             if moves {
                 self.move_here(topic, offset);
             }
+            if kind == Kind::Snapshot {
+                self.release_strays(topic);
+            }
             if !known {
+                let deletion = self.deletion_elsewhere(topic, source, when.at_ms);
                 topic.moved_at = topic.moved_at.max(moved_at).max(home.map_or(Offset::ZERO, |home| home.since));
                 // Of a topic that was there before, deltas may have come that are not known here.
                 if kind == Kind::Delta && !is_over && topic.options.class == Class::Merge {
                     let gaps = self.source(source).map(|source| &source.gaps);
                     // Where it belongs there may be more of it.
                     let home = self.home(topic.name.as_str());
-                    let is_unread = |home| self.source(home).is_some_and(SourceState::is_unread);
+                    let is_unsure = |home: &SourceState| home.is_unread() || first_ms <= home.gaps.expired_ms();
+                    let is_misplaced = home != source && source != self.local();
                     topic.incomplete = is_back
-                        || home != source && source != self.local() && is_unread(home)
+                        || is_misplaced && self.source(home).is_some_and(is_unsure)
                         || !gaps.is_some_and(|gaps| gaps.is_first(&topic.name, &topic.options, first_ms));
+                    // For who has not read a deletion elsewhere, what was here goes on.
+                    if let Some((stray, true)) = deletion {
+                        topic.incomplete = true;
+                        self.note_stray(topic, stray);
+                    }
+                }
+                if let Some((stray, _)) = deletion {
+                    topic.is_elsewhere = true;
+                    if topic.strays.is_empty() {
+                        self.end_stray(&topic.name, &stray);
+                    }
                 }
                 self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
             }
@@ -719,17 +759,16 @@ impl Topics {
 
     /// A delta of a topic has come from another source than the one before. The newest is where the topic is, by the sources'
     /// own order, whichever is read first; one that was moved stays. A `merge` topic's state is in doubt then, until there is
-    /// a snapshot: what its deltas in two partitions come to depends on which is read first.
+    /// a snapshot: what its deltas in two partitions come to depends on which is read first. That is to be saved beside both.
     fn change_source(
         &self,
         topic: &mut Topic,
         kind: Kind,
         payload: &Payload,
-        offset: Option<Offset>,
+        (offset, at_ms): (Option<Offset>, u64),
         source: SourceId,
         silent: bool,
     ) -> Result<(), PublishError> {
-        let before = |offset: Offset| Offset::new(offset.get().saturating_sub(1)).unwrap_or_default();
         let floor = Floor::from(offset.map_or(Offset::ZERO, before));
         let epoch = self.epoch(source);
         if !topic.known {
@@ -749,23 +788,39 @@ impl Topics {
         if kind != Kind::Move && (topic.is_moved() || is_older) {
             let is_missing = topic.options.class == Class::Merge
                 && !topic.is_moved()
-                && offset.is_none_or(|offset| offset > topic.base)
+                && offset.is_none_or(|offset| (offset, source) > (topic.base, topic.source))
                 && !self.is_deleted(topic, source, offset);
             if is_missing {
-                self.doubt_one(topic, silent);
+                if let Some(offset) = offset {
+                    let is_deletion = kind == Kind::Deletion;
+                    self.note_stray(topic, Stray { source, offset, at_ms, is_deletion });
+                }
+                self.doubt_one(topic, self.is_loading(topic.source));
             }
+            // It is to be saved what the state rests on.
+            topic.unsaved |= !topic.is_elsewhere && topic.options.class == Class::Merge;
             topic.is_elsewhere = true;
             return Err(PublishError::WrongPartition);
         }
         topic.admits(kind, payload, false)?;
-        // What was saved beside the other stream is not to come back.
-        self.note_end_elsewhere(topic.source, &topic.name, topic.offset);
         match kind {
-            Kind::Delta | Kind::HistoryRemoval if topic.options.class.conflatable() => {
+            _ if is_patch => {
+                let left = topic.as_stray();
+                if let Some(stray) = topic.strays.forget(source) {
+                    self.end_stray(&topic.name, &stray);
+                }
                 topic.go_on_in(source, epoch, floor);
-                topic.incomplete |= is_patch;
+                topic.incomplete = true;
+                self.note_stray(topic, left);
+            }
+            Kind::Delta | Kind::HistoryRemoval if topic.options.class.conflatable() => {
+                // What was saved beside the other stream is not to come back.
+                self.note_end_elsewhere(topic.source, &topic.name, topic.offset);
+                topic.go_on_in(source, epoch, floor);
             }
             _ => {
+                self.note_end_elsewhere(topic.source, &topic.name, topic.offset);
+                self.release_strays(topic);
                 self.names.remove(&topic.name);
                 topic.reset(source, epoch, floor);
             }
@@ -795,22 +850,160 @@ impl Topics {
             let is_past = topic.source != source && (topic.moved_at, topic.source) > (offset, source);
             return if is_past && topic.is_moved() { Verdict::Past } else { counts };
         }
+        self.judge_deleted(topic, kind, offset, source, home)
+    }
+
+    /// What an entry comes to whose topic is not there.
+    fn judge_deleted(
+        &self,
+        topic: &Topic,
+        kind: Kind,
+        offset: Offset,
+        source: SourceId,
+        home: Option<Home>,
+    ) -> Verdict {
         let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
-        deleted.judge(&topic.name, kind, offset, source, home)
+        let verdict = deleted.judge(&topic.name, kind, offset, source, home);
+        // More than one source has the topic: who saves must not forget that it ended.
+        let stray = if verdict == Verdict::WrongSource { deleted.claim_mark(&topic.name, false) } else { None };
+        drop(deleted);
+        if let Some(stray) = stray {
+            self.note_mark(stray.source, stray.mark(&topic.name));
+        }
+        verdict
+    }
+
+    /// The newest deletion of a topic, if it lies in another source than `source`, and whether what that one has from before it
+    /// goes on at `at_ms` for who has not read the deletion.
+    fn deletion_elsewhere(&self, topic: &Topic, source: SourceId, at_ms: u64) -> Option<(Stray, bool)> {
+        if self.partitions() < 2 {
+            return None;
+        }
+        let deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+        let deletion = deleted.of(&topic.name).filter(|deletion| deletion.source != source)?;
+        Some((deletion.stray(), deletion.is_elsewhere && at_ms <= deletion.until_ms))
+    }
+
+    /// Another source has an entry after the snapshot that a topic's state rests on.
+    fn note_stray(&self, topic: &mut Topic, stray: Stray) {
+        if topic.strays.note(stray) {
+            topic.settle();
+        }
+        self.note_mark(stray.source, stray.mark(&topic.name));
+    }
+
+    /// A topic has begun anew, or ended: what others have from before it matters no more.
+    fn release_strays(&self, topic: &mut Topic) {
+        if topic.strays.is_empty() {
+            return;
+        }
+        for stray in topic.strays.take() {
+            self.end_stray(&topic.name, &stray);
+        }
+        topic.settle();
+    }
+
+    fn end_stray(&self, name: &TopicName, stray: &Stray) {
+        let source = self.source(stray.source).filter(|source| source.is_saved());
+        if source.is_some_and(|source| !source.beside().end(name, stray.offset)) {
+            self.metrics.strays_left.inc();
+        }
+        if !stray.is_deletion {
+            self.note_end_elsewhere(stray.source, name, stray.offset);
+        }
+    }
+
+    /// It is to be saved beside `source` what it has of a topic that is saved beside another.
+    fn note_mark(&self, source: SourceId, mark: Mark) {
+        if let Some(source) = self.source(source).filter(|source| source.is_saved()) {
+            source.beside().note(mark);
+        }
+    }
+
+    /// What is to be saved beside `source` of topics that are in others: before it is said how far it was read.
+    pub fn unsaved_marks(&self, source: SourceId) -> Vec<Mark> {
+        self.source(source).map_or_else(Vec::new, |source| source.beside().unsaved())
+    }
+
+    /// These were saved.
+    pub fn saved_marks(&self, source: SourceId, marks: &[Mark]) {
+        if let Some(source) = self.source(source) {
+            source.beside().saved(marks);
+        }
+    }
+
+    /// Whether marks beside `source` are to be removed.
+    pub fn has_marks_over(&self, source: SourceId) -> bool {
+        self.source(source).is_some_and(|source| source.beside().has_over())
+    }
+
+    /// Marks beside `source` that count no more, up to these offsets.
+    pub fn marks_over(&self, source: SourceId) -> Vec<(TopicName, Offset)> {
+        self.source(source).map_or_else(Vec::new, |source| source.beside().over())
+    }
+
+    /// These were removed.
+    pub fn removed_marks(&self, source: SourceId, over: &[(TopicName, Offset)]) {
+        if let Some(source) = self.source(source) {
+            source.beside().removed(over);
+        }
+    }
+
+    /// A mark that was saved beside `source`, during a load: of an entry of which nothing is known but where it lies.
+    ///
+    /// # Errors
+    /// If the topic cannot have it.
+    pub fn restore_mark(&self, source: SourceId, name: &str, mark: (Offset, u64, bool)) -> Result<(), PublishError> {
+        let (offset, at_ms, is_deletion) = mark;
+        if !is_deletion && self.config.namespace(namespace_of(name)).class != Class::Merge {
+            return Ok(());
+        }
+        let kind = if is_deletion { Kind::Deletion } else { Kind::Delta };
+        let (offset, at_ms) = (Some(offset), Some(at_ms));
+        let payload = Payload::new(bytes::Bytes::from_static(b"{}"), 2)?;
+        let floor = self.source(source).map(|source| (source, source.floor.load(Ordering::Acquire)));
+        let taken =
+            self.take_in(Incoming { topic: name, kind, ts: None, at_ms, payload, offset, source, home: None }, true);
+        if let Some((source, floor)) = floor {
+            // What lies before it, of other topics, is still to be read.
+            source.floor.store(floor, Ordering::Release);
+        }
+        if is_deletion {
+            let (name, mut deleted) =
+                (TopicName::new(name)?, self.deleted.lock().unwrap_or_else(PoisonError::into_inner));
+            deleted.set_elsewhere(&name, source, mark.0);
+            drop(deleted);
+            // A later life of it, which will end one day.
+            if let Some(mut topic) = self.map.get_mut(name.as_str()).filter(|topic| topic.source == source) {
+                topic.is_elsewhere = true;
+            }
+        } else if let Some(mut topic) = self.map.get_mut(name)
+            && topic.source == source
+            && topic.known
+            && topic.offset == mark.0
+        {
+            self.doubt_one(&mut topic, self.is_loading(source));
+        }
+        match taken {
+            Ok(_) | Err(PublishError::WrongPartition) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether a delta of `source` is from before a deletion in another source, which was read first.
     fn is_deleted(&self, topic: &Topic, source: SourceId, offset: Option<Offset>) -> bool {
         let Some(offset) = offset.filter(|_| self.partitions() > 1) else { return false };
-        let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
-        deleted.judge(&topic.name, Kind::Delta, offset, source, None) == Verdict::WrongSource
+        self.judge_deleted(topic, Kind::Delta, offset, source, None) == Verdict::WrongSource
     }
 
     /// An entry with `kind=move` was taken in.
     fn move_here(&self, topic: &mut Topic, offset: Offset) {
         topic.moved_at = offset;
         if self.partitions() > 1 {
-            self.deleted.lock().unwrap_or_else(PoisonError::into_inner).remove(&topic.name);
+            let marked = self.deleted.lock().unwrap_or_else(PoisonError::into_inner).remove(&topic.name);
+            if let Some(stray) = marked {
+                self.end_stray(&topic.name, &stray);
+            }
         }
     }
 
@@ -818,11 +1011,45 @@ impl Topics {
         if self.partitions() < 2 || source == self.local() {
             return;
         }
-        let deletion = Deletion { source, offset, at_ms, moved_at: topic.moved_at, is_elsewhere: topic.is_elsewhere };
-        let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
-        if !deleted.insert(&topic.name, deletion) {
-            self.metrics.deletions_forgotten.inc();
+        let after_ms = u64::try_from(topic.options.expire_after.as_millis()).unwrap_or(u64::MAX);
+        let until_ms = if after_ms == 0 { u64::MAX } else { at_ms.saturating_add(after_ms) };
+        let home = self.home(topic.name.as_str());
+        let is_misplaced = home != source;
+        // What belongs there may have been removed from what is saved, for this very deletion.
+        let is_unread = is_misplaced && self.source(home).is_some_and(SourceState::is_unread);
+        let (moved_at, is_elsewhere) = (topic.moved_at, topic.is_elsewhere || is_unread);
+        self.keep_deletion(
+            &topic.name,
+            Deletion { source, offset, at_ms, moved_at, is_elsewhere, until_ms, is_marked: false },
+        );
+        let stray = self.deleted.lock().unwrap_or_else(PoisonError::into_inner).claim_mark(&topic.name, is_misplaced);
+        if let Some(stray) = stray {
+            self.note_mark(stray.source, stray.mark(&topic.name));
         }
+    }
+
+    fn keep_deletion(&self, name: &TopicName, deletion: Deletion) {
+        let kept = self.deleted.lock().unwrap_or_else(PoisonError::into_inner).insert(name, deletion);
+        match kept {
+            Ok(Some(over)) => self.end_stray(name, &over),
+            Ok(None) => {}
+            Err(()) => drop(self.metrics.deletions_forgotten.inc()),
+        }
+    }
+
+    /// A topic of which more than one source may have entries ended at `end_ms`: what another still has to tell from before then
+    /// was none of a new life.
+    fn note_expiry(&self, topic: &Topic, end_ms: u64) {
+        let is_in_several = topic.is_elsewhere || self.home(topic.name.as_str()) != topic.source;
+        if self.partitions() < 2 || !is_in_several || topic.is_moved() {
+            return;
+        }
+        let (source, offset, moved_at) = (topic.source, topic.offset, Offset::ZERO);
+        let (at_ms, until_ms) = (end_ms, end_ms);
+        self.keep_deletion(
+            &topic.name,
+            Deletion { source, offset, at_ms, moved_at, is_elsewhere: true, until_ms, is_marked: false },
+        );
     }
 
     /// Deltas of a topic wait for its move to another partition, which was announced and has not come: what is served may lack
@@ -942,6 +1169,7 @@ impl Topics {
     /// Ends a topic at `offset`; subscribers are told that it has no state.
     fn end(&self, topic: &mut Topic, offset: Offset, silent: bool) {
         self.names.remove(&topic.name);
+        self.release_strays(topic);
         topic.end(offset);
         topic.stale = false;
         self.forget(topic);
@@ -1167,7 +1395,9 @@ impl Topics {
                 if let Some(source) = self.source(topic.source) {
                     let last_ms = if topic.incomplete { source.gaps.last_ms(topic.active_ms) } else { topic.active_ms };
                     // Before it is noted as ended.
-                    source.gaps.expire(last_ms.saturating_add(millis(topic.options.expire_after)));
+                    let end_ms = last_ms.saturating_add(millis(topic.options.expire_after));
+                    source.gaps.expire(end_ms);
+                    self.note_expiry(&topic, end_ms);
                 }
                 self.end(&mut topic, offset, false);
                 if topic.interest.is_empty() {
@@ -1213,7 +1443,10 @@ impl Topics {
             (read_ms, source.first_ms.load(Ordering::Relaxed))
         };
         let times: Vec<(u64, u64)> = self.sources.iter().zip(sources).take(self.partitions()).map(times).collect();
-        self.deleted.lock().unwrap_or_else(PoisonError::into_inner).forget(&times);
+        let marked = self.deleted.lock().unwrap_or_else(PoisonError::into_inner).forget(&times);
+        for (name, stray) in marked {
+            self.end_stray(&name, &stray);
+        }
     }
 
     /// Cuts the longest histories now, where all together keep too much. A walk over all topics.
@@ -1253,7 +1486,18 @@ impl Topics {
         state.whole.store(floor.kept_after == Offset::ZERO, Ordering::Release);
         state.floor.store(floor.offset.get(), Ordering::Release);
         state.epoch.lock().unwrap_or_else(PoisonError::into_inner).clone_from(epoch);
-        for mut topic in self.map.iter_mut().filter(|topic| topic.source == source) {
+        // They are read again.
+        *state.beside() = Marks::default();
+        for mut topic in self.map.iter_mut() {
+            if topic.source != source {
+                if topic.strays.forget(source).is_some() {
+                    topic.settle();
+                }
+                continue;
+            }
+            if self.fall_back(&mut topic) {
+                continue;
+            }
             if topic.known {
                 self.names.remove(&topic.name);
             }
@@ -1264,13 +1508,34 @@ impl Topics {
         }
     }
 
+    /// A topic's source is read anew: if another has entries of it that count, it is there until then. `false` if none has.
+    fn fall_back(&self, topic: &mut Topic) -> bool {
+        let stray = topic.strays.newest().filter(|stray| topic.known && !stray.is_deletion);
+        let Some(stray) = stray else { return false };
+        topic.strays.forget(stray.source);
+        topic.go_on_in(stray.source, self.epoch(stray.source), stray.offset.into());
+        (topic.incomplete, topic.unsaved, topic.base) = (true, true, Offset::ZERO);
+        let silent = self.is_loading(stray.source);
+        topic.set_loads(silent);
+        if !silent {
+            self.tell_state(topic);
+        }
+        true
+    }
+
     /// Puts back a topic's saved state during a load. What is not newer than the topic is ignored, and so is what has ended.
     /// With `incomplete`, or where entries after those that were saved are gone, the state may lack deltas. `moved_at` is the
-    /// offset of the entry that moved the topic to its source, or 0.
+    /// offset of the entry that moved the topic to its source, or 0, and `base` that of the snapshot that the state rests on,
+    /// where that is known.
     ///
     /// # Errors
     /// If the state is not one that the topic can have.
-    pub fn restore(&self, incoming: Incoming<'_>, moved_at: Offset, incomplete: bool) -> Result<(), PublishError> {
+    pub fn restore(
+        &self,
+        incoming: Incoming<'_>,
+        (moved_at, base): (Offset, Option<Offset>),
+        incomplete: bool,
+    ) -> Result<(), PublishError> {
         let now_ms = unix_ms();
         let Incoming { topic, ts, at_ms, payload, offset, source, .. } = incoming;
         let Some(offset) = offset else { return Ok(()) };
@@ -1293,21 +1558,31 @@ impl Topics {
             return Ok(());
         }
         self.published(topic, source, when.at_ms, |topic| {
-            if !self.saved_counts(topic, source, offset, moved_at) {
+            if topic.known && topic.source == source && offset <= topic.offset {
                 return Ok(());
             }
             if topic.source != source {
                 topic.admits(Kind::Snapshot, &payload, true)?;
-                let floor = Offset::new(offset.get().saturating_sub(1)).unwrap_or_default();
-                self.restore_here(topic, source, floor);
+            }
+            let (place, base_at) = ((offset, source), (base.unwrap_or_default(), source));
+            let Some(strays) = self.saved_counts(topic, place, base_at, (moved_at, when.at_ms)) else {
+                // Of what is known to be incomplete, this is most.
+                return if topic.source != source && topic.is_bare() { topic.adopt(&payload) } else { Ok(()) };
+            };
+            if topic.source != source {
+                self.restore_here(topic, source, before(offset));
             }
             if topic.known && offset <= topic.offset {
                 return Ok(());
             }
-            topic.restore(offset, ts, payload, when)?;
+            topic.restore((offset, base), ts, payload, when)?;
             if topic.known {
                 topic.moved_at = moved_at;
-                topic.incomplete = in_doubt && topic.options.class.conflatable();
+                topic.incomplete = (in_doubt || !strays.is_empty()) && topic.options.class.conflatable();
+                for stray in strays {
+                    topic.is_elsewhere = true;
+                    self.note_stray(topic, stray);
+                }
                 // What is in doubt here was saved as whole.
                 topic.unsaved |= topic.incomplete && !incomplete;
                 if topic.incomplete {
@@ -1320,37 +1595,60 @@ impl Topics {
         })
     }
 
-    /// Whether what was saved in `source` of a topic counts: not if the topic was deleted or moved in another source after
-    /// that, or has newer entries in another source.
-    fn saved_counts(&self, topic: &mut Topic, source: SourceId, offset: Offset, moved_at: Offset) -> bool {
+    /// Whether what was saved in a source of a topic counts, at this place and resting on a snapshot at `base_at`: not if the
+    /// topic was deleted or moved in another source after that, or has newer entries in another source. If it does: entries of
+    /// other sources that have no order among what it is made of.
+    fn saved_counts(
+        &self,
+        topic: &mut Topic,
+        (offset, source): At,
+        base_at: At,
+        (moved_at, at_ms): (Offset, u64),
+    ) -> Option<Vec<Stray>> {
         let is_moved = moved_at > Offset::ZERO;
         let (kind, from) = if is_moved { (Kind::Move, moved_at) } else { (Kind::Delta, offset) };
         if !topic.known && !matches!(self.judge(topic, kind, source, Some(from), None), Verdict::Counts(_)) {
             self.note_end_elsewhere(source, &topic.name, offset);
-            return false;
+            return None;
+        }
+        let has_patches = topic.options.class == Class::Merge && !topic.is_moved();
+        if !topic.known {
+            let deletion = self.deletion_elsewhere(topic, source, at_ms).map(|(stray, _)| stray);
+            let deletion = deletion.filter(|stray| has_patches && !is_moved && stray.at() > base_at);
+            return Some(deletion.into_iter().collect());
         }
         // One that was moved is where it was moved to last, whatever came late in the other partition.
         let is_there = match topic.is_moved() || is_moved {
             true => (topic.moved_at, topic.source) > (moved_at, source),
             false => (topic.offset, topic.source) > (offset, source),
         };
-        if topic.source == source || !topic.known || !is_there {
-            return true;
+        if topic.source != source && is_there {
+            topic.is_elsewhere = true;
+            let is_missing = has_patches && (offset, source) > (topic.base, topic.source);
+            if is_missing && !self.is_deleted(topic, source, Some(offset)) {
+                self.note_stray(topic, Stray { source, offset, at_ms, is_deletion: false });
+                self.doubt_one(topic, self.is_loading(topic.source));
+            } else {
+                self.note_end_elsewhere(source, &topic.name, offset);
+            }
+            return None;
         }
-        topic.is_elsewhere = true;
-        self.note_end_elsewhere(source, &topic.name, offset);
-        if topic.options.class == Class::Merge && offset > topic.base && !topic.is_moved() {
-            self.doubt_one(topic, true);
+        let mut others = topic.strays.take();
+        if topic.source != source {
+            others.push(topic.as_stray());
         }
-        false
+        let (mut missing, mut over) = (Vec::new(), Vec::new());
+        for stray in others {
+            let is_missing = has_patches && !is_moved && stray.source != source && stray.at() > base_at;
+            if is_missing { missing.push(stray) } else { over.push(stray) }
+        }
+        over.iter().for_each(|stray| self.end_stray(&topic.name, stray));
+        Some(missing)
     }
 
     /// A saved state takes a topic from another source to this one.
     fn restore_here(&self, topic: &mut Topic, source: SourceId, floor: Offset) {
         let is_elsewhere = topic.known;
-        if is_elsewhere {
-            self.note_end_elsewhere(topic.source, &topic.name, topic.offset);
-        }
         self.names.remove(&topic.name);
         topic.reset(source, self.epoch(source), floor.into());
         topic.is_elsewhere = is_elsewhere;
@@ -1367,7 +1665,8 @@ impl Topics {
             false => mark.offset,
         };
         self.published(name.as_str(), source, mark.at_ms, |topic| {
-            if !self.saved_counts(topic, source, mark.offset, mark.moved_at) {
+            let place = (mark.offset, source);
+            if self.saved_counts(topic, place, place, (mark.moved_at, mark.at_ms)).is_none() {
                 return Ok(());
             }
             if topic.source != source {
@@ -1443,7 +1742,8 @@ impl Topics {
     }
 
     /// Makes a topic's state whole with one that another node has saved, as it was `at` an offset in the present epoch, and the
-    /// deltas that came since. Everything up to the second offset has been read here, but for what is in a hole. `times` are
+    /// deltas that came since. It rests on a snapshot at the second offset, where that is known. Everything up to the third has
+    /// been read here, but for what is in a hole. `times` are
     /// those of the newest delta in it: its own, and when the source took it in, Unix ms. `false` if that cannot be: some of
     /// the deltas are not kept any more.
     ///
@@ -1453,13 +1753,21 @@ impl Topics {
         &self,
         source: SourceId,
         name: &str,
-        at: (Offset, Offset),
+        at: (Offset, Option<Offset>, Offset),
         times: (Option<u64>, Option<u64>),
         payload: Payload,
     ) -> Result<bool, PublishError> {
         let Some(mut topic) = self.map.get_mut(name).filter(|topic| topic.source == source) else { return Ok(false) };
+        // What others have of it may not be known.
+        if topic.options.class == Class::Merge
+            && self.partitions() > 1
+            && self.sources.iter().any(SourceState::is_unread)
+        {
+            return Ok(false);
+        }
         let done = topic.complete(at, times, payload)?;
         if done {
+            self.release_strays(&mut topic);
             self.tell_state(&mut topic);
         }
         Ok(done)

@@ -11,6 +11,7 @@ use super::exchange::{Attachment, PublishError, Replay, ShardId, Slot, SourceId}
 use super::history::History;
 use super::merge::{self, Members};
 use super::payload::Payload;
+use super::strays::{Stray, Strays};
 use super::trace::Trace;
 use crate::accounts::allocated;
 use crate::config::{ChannelSyntax, Class, Namespace, OPS, PayloadForm};
@@ -135,6 +136,8 @@ pub(super) struct Topic {
     pub(super) moved_at: Offset,
     /// Whether another source has entries of it, too, from before what is known.
     pub(super) is_elsewhere: bool,
+    /// Entries of other sources that are newer than the snapshot that the state of a `merge` topic rests on.
+    pub(super) strays: Strays,
     /// Whether deltas wait for the topic's move to another source.
     pub(super) waits: bool,
     /// Its source is being loaded: what it is made of until then claims nothing.
@@ -183,6 +186,7 @@ impl Topic {
             incomplete: false,
             moved_at: Offset::ZERO,
             is_elsewhere: false,
+            strays: Strays::default(),
             waits: false,
             loads: false,
             base: Offset::ZERO,
@@ -208,7 +212,7 @@ impl Topic {
         let name = allocated(2 * size_of::<usize>() + self.name.as_str().len());
         let index = if self.known { self.index_bytes() } else { 0 };
         let place = allocated(size_of::<Self>()) + PLACE_BYTES + index + name + allocated(interest);
-        (history + snapshot, place + self.state.weight())
+        (history + snapshot, place + self.state.weight() + self.strays.weight())
     }
 
     /// Bytes of its places in the index of names: its own, and one under each user who may have it.
@@ -289,6 +293,7 @@ impl Topic {
         self.known = false;
         self.incomplete = false;
         (self.moved_at, self.is_elsewhere) = (Offset::ZERO, false);
+        self.strays = Strays::default();
         self.waits = false;
         self.base = Offset::ZERO;
         self.ts = None;
@@ -366,6 +371,11 @@ impl Topic {
         self.history = History::from_floor(after.max(self.offset));
         (self.before, self.snapshot) = (None, None);
         self.settle();
+    }
+
+    /// Its newest entry, as it is told where the topic is in another source.
+    pub(super) fn as_stray(&self) -> Stray {
+        Stray { source: self.source, offset: self.offset, at_ms: self.active_ms, is_deletion: false }
     }
 
     /// Whether what comes from another source is refused.
@@ -531,10 +541,10 @@ impl Topic {
         Ok(delta)
     }
 
-    /// Puts back a state that was saved outside.
+    /// Puts back a state that was saved outside. It rests on a snapshot at `base`, if that is known.
     pub(super) fn restore(
         &mut self,
-        offset: Offset,
+        (offset, base): (Offset, Option<Offset>),
         ts: Option<u64>,
         payload: Payload,
         when: When,
@@ -547,10 +557,23 @@ impl Topic {
         // What lies between the saved state and what the source still holds is not known here.
         let floor = self.offset.max(offset);
         self.publish(kind, ts, payload, offset, when, None)?;
-        self.base = offset;
+        (self.base, self.is_elsewhere) = (base.unwrap_or_default(), self.is_elsewhere || base.is_some());
         self.history = History::from_floor(floor);
         self.before = None;
         self.unsaved = false;
+        self.settle();
+        Ok(())
+    }
+
+    /// Whether nothing is known of its state but that it is incomplete.
+    pub(super) fn is_bare(&self) -> bool {
+        self.known && self.incomplete && matches!(&self.state, State::Merge { count: 0, .. })
+    }
+
+    /// Takes a state for its own that it had once.
+    pub(super) fn adopt(&mut self, payload: &Payload) -> Result<(), PublishError> {
+        self.replace_members(merge::parse_object(payload.as_str())?)?;
+        self.snapshot = None;
         self.settle();
         Ok(())
     }
@@ -559,11 +582,16 @@ impl Topic {
     /// are not kept, or the state is of a later time than everything up to `reached`, which has been read.
     pub(super) fn complete(
         &mut self,
-        (offset, reached): (Offset, Offset),
+        (offset, base, reached): (Offset, Option<Offset>, Offset),
         (ts, at_ms): (Option<u64>, Option<u64>),
         payload: Payload,
     ) -> Result<bool, PublishError> {
         if !self.known || !self.incomplete || offset > reached {
+            return Ok(false);
+        }
+        let base = base.unwrap_or_default();
+        // Who saved it may not have read what another source has of the topic.
+        if self.strays.newest().is_some_and(|stray| stray.at() > (base, self.source)) {
             return Ok(false);
         }
         let since: Vec<Arc<Delta>> = match self.history.since(offset) {
@@ -608,7 +636,7 @@ impl Topic {
             (self.offset, self.ts, self.active_ms) = (offset, ts, at_ms.unwrap_or(self.active_ms));
             self.history = History::from_floor(offset);
         }
-        (self.incomplete, self.base, self.before, self.snapshot) = (false, offset, None, None);
+        (self.incomplete, self.base, self.before, self.snapshot) = (false, base, None, None);
         self.unsaved = true;
         self.settle();
         Ok(true)
@@ -643,7 +671,8 @@ impl Topic {
         match self.options.class {
             // Its deltas are in its source. That it is there, and how far it has come, may outlive them.
             Class::Stream => self.snapshot_of(Bytes::from_static(b"[]"), PayloadForm::Json, self.incomplete),
-            _ if self.waits => self.make_snapshot(self.incomplete),
+            // One that was made before may not tell what it rests on.
+            _ if self.waits || self.is_elsewhere => self.make_snapshot(self.incomplete),
             _ => self.snapshot_once(),
         }
     }
@@ -698,7 +727,9 @@ impl Topic {
             (true, false) => Known::Whole,
         };
         let (at, moved_at) = ((self.offset, self.told_epoch(incomplete)), self.moved_at);
-        let data = SnapshotData { data, form, known, at_ms: self.active_ms, moved_at };
+        let is_based = self.is_elsewhere && known == Known::Whole && self.options.class == Class::Merge;
+        let base = if is_based { self.base } else { Offset::ZERO };
+        let data = SnapshotData { data, form, known, at_ms: self.active_ms, moved_at, base };
         let made = Snapshot::new(self.name.clone(), at, self.ts, data);
         made.count();
         Arc::new(made)
@@ -714,7 +745,8 @@ impl Topic {
     ) -> Attachment {
         // Who has nothing yet may not know the epoch.
         let same = |p: &Position| p.epoch == self.epoch || (p.epoch.as_str().is_empty() && p.offset == Offset::ZERO);
-        let comparable = since.filter(|p| same(p) && p.offset <= self.offset);
+        // What others have of it has no order among what the client holds either.
+        let comparable = since.filter(|p| same(p) && p.offset <= self.offset && self.strays.is_empty());
         if self.options.class == Class::Stream {
             let recovered = comparable.and_then(|p| self.replay(encoding, p.offset, bytes_max));
             let wanted = if since.is_some() { 0 } else { history as usize };

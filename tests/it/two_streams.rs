@@ -197,3 +197,86 @@ async fn a_deletion_counts_though_the_other_stream_is_not_saved_as_far() {
         assert_eq!(server.get("/api/topics").1, r#"{"topics":["latest:other"],"next":null}"#);
     }
 }
+
+/// What lies in the wrong stream is behind that stream's saved position, and what is saved beside the right one is from before it:
+/// a node that starts then knows of it all the same, until a snapshot is newer.
+#[tokio::test]
+async fn what_was_published_in_the_wrong_stream_is_known_to_nodes_that_start_later() {
+    const KINDS: [&str; 3] = ["delta", "snapshot", "delete"];
+    let redis = Redis::start();
+    let now: u64 = add(&redis, "other", "latest:a", "delta", &json!(1)).split_once('-').unwrap().0.parse().unwrap();
+    let id = |ms: u64| format!("{}-0", now - 60_000 + ms);
+    let first = redis.server("streams = [\"s1\"]\nsnapshot_every = \"100ms\"").await;
+    for (at, kind) in (0..).zip(KINDS) {
+        add_as(&redis, "s1", &id(at), &format!("merge:{kind}"), "snapshot", &json!({"a": 1}));
+    }
+    first.until("saved", |_| redis.command(&["GET", "{s1}:position"]) == id(2)).await;
+    drop(first);
+    redis.command(&["SET", "{s1}:saver", "nobody", "PX", "600000"]);
+    for (at, kind) in (20..).zip(KINDS) {
+        add_as(&redis, "s1", &id(at), &format!("merge:{kind}"), "delta", &json!({"b": 1}));
+    }
+    let live = redis.server(&format!("{BOTH}snapshot_every = \"100ms\"")).await;
+    let has = |server: &Server, topic: &str, data: &Value, is_incomplete: bool| {
+        view(server, topic).is_some_and(|seen| {
+            seen["data"] == *data && seen.get("incomplete").is_some_and(|it| it == true) == is_incomplete
+        })
+    };
+    let both = json!({"a": 1, "b": 1});
+    live.until("read", |s| KINDS.iter().all(|kind| has(s, &format!("merge:{kind}"), &both, false))).await;
+    for (at, kind) in (10..).zip(KINDS) {
+        add_as(&redis, "s2", &id(at), &format!("merge:{kind}"), kind, &json!({"stray": 1}));
+    }
+    live.until("saved", |_| redis.command(&["GET", "{s2}:position"]) == id(12)).await;
+    assert_eq!(redis.command(&["GET", "{s1}:position"]), id(2));
+    let late = redis.server(&format!("{BOTH}snapshot_every = \"0s\"")).await;
+    for server in [&live, &late] {
+        for kind in KINDS {
+            let seen = view(server, &format!("merge:{kind}")).unwrap();
+            assert_eq!(seen["incomplete"], true, "{seen}");
+            // Whoever starts after a deletion has nothing from before it.
+            assert!(seen["data"] == both || kind == "delete" && seen["data"] == json!({"b": 1}), "{seen}");
+        }
+    }
+    // A snapshot is newer than all of it.
+    for kind in KINDS {
+        add(&redis, "s1", &format!("merge:{kind}"), "snapshot", &json!({"c": 1}));
+    }
+    live.until("forgotten", |_| redis.command(&["HLEN", "{s2}:strays"]) == ":0").await;
+    let later = redis.server(&format!("{BOTH}snapshot_every = \"0s\"")).await;
+    for server in [&live, &late, &later] {
+        for kind in KINDS {
+            let topic = format!("merge:{kind}");
+            server.until("whole", |s| has(s, &topic, &json!({"c": 1}), false)).await;
+        }
+    }
+}
+
+/// A node that has not read a deletion in one stream saves the value beside the other once more: it stays deleted.
+#[tokio::test]
+async fn what_is_saved_by_a_node_that_has_not_read_its_deletion_does_not_come_back() {
+    let redis = Redis::start();
+    let live = redis.server(&format!("{BOTH}snapshot_every = \"100ms\"")).await;
+    for topic in ["latest:x", "merge:x"] {
+        add(&redis, "s1", topic, "snapshot", &json!({"old": 1}));
+    }
+    let saved = |topic: &str| redis.command(&["HGET", "{s1}:snapshots", topic]);
+    live.until("saved", |_| ["latest:x", "merge:x"].iter().all(|topic| saved(topic).contains("old"))).await;
+    let states = ["latest:x", "merge:x"].map(|topic| (topic, saved(topic)));
+    let mut last = String::new();
+    for (topic, _) in &states {
+        last = add(&redis, "s2", topic, "delete", &Value::Null);
+    }
+    live.until("saved", |_| redis.command(&["GET", "{s2}:position"]) == last).await;
+    drop(live);
+    redis.command(&["XTRIM", "s2", "MAXLEN", "0"]);
+    for (topic, state) in &states {
+        redis.command(&["HSET", "{s1}:snapshots", topic, state]);
+    }
+    let late = redis.server(BOTH).await;
+    assert_eq!(late.get("/api/topics").1, r#"{"topics":[],"next":null}"#);
+    // For who has not read the deletion the patch goes on with what it ended.
+    add(&redis, "s1", "merge:x", "delta", &json!({"new": 1}));
+    late.until("read", |s| view(s, "merge:x").is_some_and(|seen| seen["data"] == json!({"new": 1}))).await;
+    assert_eq!(view(&late, "merge:x").unwrap()["incomplete"], true);
+}

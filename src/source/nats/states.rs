@@ -90,7 +90,9 @@ impl Saved<'_> {
     fn with(self, topic: &str, data: Bytes) -> SavedState<'_> {
         let moved_at = moved_at(self.moved, self.moved_at, self.offset);
         let (offset, ts, at_ms, incomplete) = (self.offset, self.ts, self.at, self.incomplete);
-        SavedState { topic, offset, ts, at_ms, data, is_stream: self.stream, moved_at, incomplete }
+        // There is one stream.
+        let base = None;
+        SavedState { topic, offset, ts, at_ms, data, is_stream: self.stream, moved_at, base, incomplete }
     }
 }
 

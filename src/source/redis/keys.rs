@@ -31,6 +31,8 @@ pub(super) struct Keys {
     pub(super) ended: String,
     /// The latest time, Unix ms, at which one ended for want of deltas.
     pub(super) expired: String,
+    /// Entries of topics that are saved beside other streams, or are to be: hash.
+    pub(super) strays: String,
     /// Which topics leave the stream: hash.
     pub(super) away: String,
     /// With a stream's name behind it: up to where that one's entries were handed on to this one.
@@ -49,6 +51,7 @@ impl Keys {
             saver: format!("{base}:saver"),
             ended: format!("{base}:ended"),
             expired: format!("{base}:expired"),
+            strays: format!("{base}:strays"),
             away: format!("{base}:away"),
             relay: format!("{base}:relay"),
         }

@@ -14,7 +14,7 @@ use super::link::Link;
 use crate::config::PayloadForm;
 use crate::position::Offset;
 use crate::source::{Feed, SavedState, has_outer_blanks};
-use crate::topic::{Known, Snapshot, SourceId};
+use crate::topic::{Known, Mark, Snapshot, SourceId};
 
 /// A state, as JSON.
 #[derive(Serialize, Deserialize)]
@@ -32,6 +32,9 @@ pub(super) struct Saved<'a> {
     /// Offset of the entry that moved it; older nodes do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     moved_at: Option<Offset>,
+    /// Offset of the snapshot that it rests on, where another stream has entries of the topic, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base: Option<Offset>,
     #[serde(borrow, default, deserialize_with = "crate::source::present", skip_serializing_if = "Option::is_none")]
     data: Option<&'a RawValue>,
     /// How far a `stream` topic had come; its data is an empty list.
@@ -54,8 +57,9 @@ impl<'a> Saved<'a> {
         let (offset, ts, at) = (state.offset, state.ts, Some(state.at_ms));
         let moved_at = Some(state.moved_at).filter(|at| *at > Offset::ZERO);
         let (data, b64data, partial, b64partial) = (None, None, None, None);
+        let base = Some(state.base).filter(|base| *base > Offset::ZERO);
         let moved = moved_at.is_some();
-        let mut saved = Self { offset, ts, at, moved, moved_at, stream, data, b64data, partial, b64partial };
+        let mut saved = Self { offset, ts, at, moved, moved_at, base, stream, data, b64data, partial, b64partial };
         let whole = state.known == Known::Whole;
         match state.form {
             // White space around JSON would not come back.
@@ -81,8 +85,55 @@ impl<'a> Saved<'a> {
         // States that were saved before there was `at` have an ID's offset.
         let at_ms = self.at.or_else(|| Some(EntryId::of_offset(self.offset).ms));
         let moved_at = crate::source::moved_at(self.moved, self.moved_at, self.offset);
-        let (offset, ts, is_stream) = (self.offset, self.ts, self.stream);
-        Some(SavedState { topic, offset, ts, at_ms, data, is_stream, moved_at, incomplete })
+        let (offset, ts, is_stream, base) = (self.offset, self.ts, self.stream, self.base);
+        Some(SavedState { topic, offset, ts, at_ms, data, is_stream, moved_at, base, incomplete })
+    }
+}
+
+/// That the stream has an entry of a topic which is saved beside another, or which it ended there, as JSON.
+#[derive(Serialize, Deserialize)]
+struct SavedMark {
+    /// First, so that scripts find it.
+    offset: Offset,
+    /// When the stream took it in, Unix ms.
+    at: u64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    deleted: bool,
+}
+
+pub(super) fn mark_text(mark: &Mark) -> String {
+    let saved = SavedMark { offset: mark.offset, at: mark.at_ms, deleted: mark.is_deletion };
+    serde_json::to_string(&saved).unwrap_or_default()
+}
+
+/// Puts back what is marked of topics that are saved beside other streams.
+async fn restore_marks(
+    link: &mut Link,
+    keys: &Keys,
+    source: SourceId,
+    (newest, count): (Option<Offset>, usize),
+    feed: &Feed,
+) -> RedisResult<()> {
+    let mut cursor: u64 = 0;
+    loop {
+        let (next, pairs): (u64, Vec<(String, String)>) =
+            cmd("HSCAN").arg(&keys.strays).arg(cursor).arg("COUNT").arg(count).query_async(link).await?;
+        for (topic, text) in pairs {
+            let Ok(mark) = serde_json::from_str::<SavedMark>(&text) else {
+                feed.leave_out(source, &topic, None, "what is marked of it cannot be read");
+                continue;
+            };
+            // Past the newest entry it is of what a failover lost.
+            if newest.is_none_or(|newest| mark.offset <= newest)
+                && let Err(error) = feed.topics.restore_mark(source, &topic, (mark.offset, mark.at, mark.deleted))
+            {
+                feed.leave_out(source, &topic, Some(mark.at), &error.to_string());
+            }
+        }
+        if next == 0 {
+            return Ok(());
+        }
+        cursor = next;
     }
 }
 
@@ -146,6 +197,10 @@ pub(super) async fn restore(
         restored += usize::from(feed.restore(source, saved, bytes_max));
     }
     if next == 0 {
+        if feed.topics.partitions() > 1 {
+            let newest = Some(newest).filter(|_| !facts.is_emptied);
+            restore_marks(link, keys, source, (newest, count), feed).await?;
+        }
         // After the last of them: what was removed meanwhile is in it.
         let expired: Option<u64> = cmd("GET").arg(&keys.expired).query_async(link).await?;
         feed.topics.expired_elsewhere(source, expired.unwrap_or(0));

@@ -17,7 +17,7 @@ use super::id::EntryId;
 use super::keys::Keys;
 use super::link::Link;
 use super::masters::Masters;
-use super::saved::{Saved, position};
+use super::saved::{Saved, mark_text, position};
 use crate::limits::SAVED_BYTES_AT_ONCE;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
@@ -69,7 +69,7 @@ return 1";
 /// Removes all saved states and what goes with them, under the first two conditions.
 const CLEAR: &str =
     "if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('GET', KEYS[3]) ~= ARGV[2] then return 0 end
-redis.call('DEL', KEYS[1], KEYS[4], KEYS[5], KEYS[6], KEYS[7])
+redis.call('DEL', KEYS[1], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8])
 return 1";
 
 /// Writes the position and the count that go with states, under the same conditions.
@@ -91,6 +91,14 @@ for i = 2, #ARGV, 2 do
   if tonumber(ARGV[i + 1]) > tonumber(highest) then highest = ARGV[i + 1] end
 end
 redis.call('SET', KEYS[2], highest)
+return 1";
+
+/// Removes marks (`ARGV`: name, offset) that are not of a later offset.
+const UNMARK: &str = "for i = 1, #ARGV, 2 do
+  local text = redis.call('HGET', KEYS[1], ARGV[i])
+  local offset = text and string.match(text, '^{\"offset\":(%d+)')
+  if offset and tonumber(offset) <= tonumber(ARGV[i + 1]) then redis.call('HDEL', KEYS[1], ARGV[i]) end
+end
 return 1";
 
 /// Saves a partition's states now and then, if no other node just did.
@@ -291,6 +299,9 @@ impl Saver {
                 break;
             }
         }
+        if !self.save_marks(link, feed, epoch).await? {
+            return Ok(false);
+        }
         // What ended meanwhile is not to come back.
         self.remove_ended(link, feed).await?;
         if !self.remove_ended_elsewhere(feed).await? {
@@ -302,6 +313,38 @@ impl Saver {
             self.progress.lock().unwrap_or_else(PoisonError::into_inner).is_another = false;
         }
         Ok(done)
+    }
+
+    /// Saves what this stream has of topics that are saved beside others. `false` as above.
+    async fn save_marks(&self, link: &mut Link, feed: &Feed, epoch: &Epoch) -> RedisResult<bool> {
+        let marks = feed.topics.unsaved_marks(self.source);
+        let newest = marks.iter().map(|mark| mark.offset).max().unwrap_or_default();
+        if marks.is_empty() {
+            return Ok(true);
+        }
+        self.vouch(link, newest).await?;
+        if feed.topics.epoch(self.source) != *epoch {
+            return Ok(false);
+        }
+        for chunk in marks.chunks(CHUNK) {
+            let mut write = self.write_to(&self.keys.strays, epoch, newest.max(self.progress().offset));
+            for mark in chunk {
+                write.arg(mark.topic.as_str()).arg(mark_text(mark));
+            }
+            if write.query_async::<u8>(link).await? != 1 {
+                return Ok(false);
+            }
+        }
+        feed.topics.saved_marks(self.source, &marks);
+        Ok(true)
+    }
+
+    /// The command that writes to a hash beside the stream, without what is to be written.
+    fn write_to(&self, hash: &str, epoch: &Epoch, read: Offset) -> ::redis::Cmd {
+        let mut write = cmd("EVAL");
+        write.arg(WRITE).arg(4).arg(hash).arg(&self.keys.saver).arg(&self.keys.epoch).arg(&self.keys.ended);
+        write.arg(self.node.as_str()).arg(epoch.as_str()).arg(self.lease_ms()).arg(read.get());
+        write
     }
 
     fn progress(&self) -> Progress {
@@ -342,10 +385,7 @@ impl Saver {
     ) -> RedisResult<Written> {
         let mut left = states.iter().peekable();
         while left.peek().is_some() {
-            let mut write = cmd("EVAL");
-            write.arg(WRITE).arg(4).arg(&self.keys.snapshots).arg(&self.keys.saver).arg(&self.keys.epoch);
-            write.arg(&self.keys.ended);
-            write.arg(self.node.as_str()).arg(epoch.as_str()).arg(self.lease_ms()).arg(read.get());
+            let mut write = self.write_to(&self.keys.snapshots, epoch, read);
             let (mut count, mut bytes) = (0, 0);
             while count < CHUNK && bytes < CHUNK_BYTES {
                 let Some(state) = left.next() else { break };
@@ -370,9 +410,9 @@ impl Saver {
     /// Removes the states of another stream of this name. `false` as above.
     async fn clear(&self, link: &mut Link, epoch: &Epoch) -> RedisResult<bool> {
         let mut clear = cmd("EVAL");
-        clear.arg(CLEAR).arg(7).arg(&self.keys.snapshots).arg(&self.keys.saver).arg(&self.keys.epoch);
+        clear.arg(CLEAR).arg(8).arg(&self.keys.snapshots).arg(&self.keys.saver).arg(&self.keys.epoch);
         clear.arg(&self.keys.position).arg(&self.keys.count).arg(&self.keys.ended).arg(&self.keys.expired);
-        clear.arg(self.node.as_str()).arg(epoch.as_str()).query_async(link).await
+        clear.arg(&self.keys.strays).arg(self.node.as_str()).arg(epoch.as_str()).query_async(link).await
     }
 
     /// Says up to where states are saved. `false` as above.
@@ -409,7 +449,8 @@ impl Saver {
             let _alone = feed.ending.lock().await;
             for (at, stream) in self.streams.iter().enumerate() {
                 let source = SourceId(u16::try_from(at).unwrap_or_default());
-                if source != self.source && feed.topics.has_ended_elsewhere(source) {
+                let is_marked = feed.topics.has_marks_over(source);
+                if source != self.source && (is_marked || feed.topics.has_ended_elsewhere(source)) {
                     let mut link = self.masters.connect(stream).await?;
                     remove_ended(&mut link, &Keys::new(stream), source, feed).await?;
                 }
@@ -478,6 +519,15 @@ async fn remove_ended(link: &mut Link, keys: &Keys, source: SourceId, feed: &Fee
             feed.topics.put_back_ended(source, ended);
             return Err(error);
         }
+    }
+    for chunk in feed.topics.marks_over(source).chunks(CHUNK) {
+        let mut unmark = cmd("EVAL");
+        unmark.arg(UNMARK).arg(1).arg(&keys.strays);
+        for (name, offset) in chunk {
+            unmark.arg(name.as_str()).arg(offset.get());
+        }
+        let () = unmark.query_async(link).await?;
+        feed.topics.removed_marks(source, chunk);
     }
     Ok(())
 }

@@ -76,7 +76,7 @@ impl World {
         let state: Value = serde_json::from_slice(&snapshot.data).map_err(|error| error.to_string())?;
         self.oracle.note_body(snapshot.epoch.as_str(), topic, offset, &snapshot.data)?;
         let Some((lineage, point)) = self.oracle.knows(topic, offset, &state, &seen) else {
-            return Err(format!("is told as whole at {offset}: {state}; {}", self.truth(topic)));
+            return Err(format!("is told as whole at {offset}, read is {read:?}: {state}; {}", self.truth(topic)));
         };
         if node.is_loaded(node.topics.source_of(topic)) {
             Self::has_all(lineage, topic, point, read)?;
@@ -98,29 +98,27 @@ impl World {
     fn judge_kept(&self, topic: &str, offset: u64, data: &[u8]) -> Result<(), String> {
         let kept: Vec<Value> = serde_json::from_slice(data).map_err(|error| error.to_string())?;
         let offsets: Vec<u64> = kept.iter().filter_map(|delta| delta["offset"].as_u64()).collect();
-        let is_true = self.oracle.lineages().any(|lineage| {
-            let points = lineage.points(topic);
-            let upto = points.partition_point(|point| point.offset <= offset);
-            let Some(from) = upto.checked_sub(offsets.len()) else { return false };
-            let same = |(point, delta): (&Point, &Value)| {
+        // They are of one stream.
+        let of = |lineage: &Lineage, stream: usize| {
+            let points = lineage.points(topic).iter().filter(|point| point.stream == stream && point.offset <= offset);
+            let points: Vec<&Point> = points.collect();
+            let Some(from) = points.len().checked_sub(offsets.len()) else { return false };
+            let same = |(point, delta): (&&Point, &Value)| {
                 delta["offset"] == point.offset && point.state.as_ref() == Some(&delta["data"])
             };
-            points[from..upto].iter().zip(&kept).all(same)
-        });
+            points[from..].iter().zip(&kept).all(same)
+        };
+        let streams = self.streams.len();
+        let is_true = self.oracle.lineages().any(|lineage| (0..streams).any(|stream| of(lineage, stream)));
         if is_true { Ok(()) } else { Err(format!("keeps {} at {offset}; {}", shown(data), self.truth(topic))) }
     }
 
     fn truth(&self, topic: &str) -> String {
         let of = |lineage: &Lineage| {
-            let points = lineage.points(topic).iter().rev().take(4);
+            let points = lineage.points(topic).iter().rev().take(6);
             let told = points.map(|point| match &point.state {
-                Some(state) => format!(
-                    "{}/{}={}{state}",
-                    point.id,
-                    point.stream,
-                    if point.mixed.is_some() { "mixed " } else { "" }
-                ),
-                None => format!("{}=none", point.id),
+                Some(state) => format!("{}/{}={state} since {}/{}", point.id, point.stream, point.base.0, point.base.1),
+                None => format!("{}/{}=none", point.id, point.stream),
             });
             told.collect::<Vec<_>>().join(", ")
         };
@@ -173,16 +171,18 @@ impl World {
             return Ok(());
         }
         let (since, upto) = (since.offset.get(), position.offset.get());
-        let is_true = self.oracle.lineages().any(|lineage| {
+        let of = |lineage: &Lineage, stream: usize| {
             let points = lineage.points(topic).iter();
             let missed = points
-                .filter(|point| point.state.is_some())
+                .filter(|point| point.stream == stream && point.state.is_some())
                 .map(|point| point.offset)
                 .filter(|offset| *offset > since && *offset <= upto);
             let is_read = |point: &&Point| seen.read.get(point.stream).is_some_and(|read| point.id <= *read);
             let newest = lineage.points(topic).iter().rev().find(is_read).filter(|newest| newest.state.is_some());
             missed.eq(came.missed.iter().copied()) && newest.is_none_or(|newest| newest.offset <= upto)
-        });
+        };
+        let streams = self.streams.len();
+        let is_true = self.oracle.lineages().any(|lineage| (0..streams).any(|stream| of(lineage, stream)));
         if is_true {
             return Ok(());
         }

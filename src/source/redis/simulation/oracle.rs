@@ -54,6 +54,9 @@ pub(super) struct Seen {
     pub(super) read: Vec<EntryId>,
 }
 
+/// Where an entry stands among those of all streams.
+type Place = (EntryId, usize);
+
 /// A topic after one of its entries.
 #[derive(Debug, Clone)]
 pub(super) struct Point {
@@ -67,9 +70,16 @@ pub(super) struct Point {
     pub(super) state: Option<Value>,
     /// It rests on patches for what an entry of another stream had made.
     pub(super) mixed: Option<(usize, EntryId)>,
+    /// The state rests on all entries of its stream since this place, and no other stream may have one after it: where
+    /// publishers do not know the rule.
+    pub(super) base: Place,
 }
 
 impl Point {
+    fn place(&self) -> Place {
+        (self.id, self.stream)
+    }
+
     /// Whether a node may call it whole: it has not read, or not yet, what the patches were for.
     fn may_be_whole(&self, seen: &Seen) -> bool {
         self.mixed
@@ -83,6 +93,8 @@ pub(super) struct Lineage {
     topics: HashMap<String, Vec<Point>>,
     /// Entries of each stream that are in it.
     taken: Vec<usize>,
+    /// Publishers do not know which stream is a topic's: what its entries come to is a matter of one stream then.
+    has_strays: bool,
 }
 
 impl Lineage {
@@ -91,14 +103,42 @@ impl Lineage {
         self.topics.get(topic).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether a node that has seen so much may call a point whole: it has read nothing of other streams that has no order among
+    /// the patches that the point is made of.
+    fn may_be_whole(&self, topic: &str, point: &Point, seen: &Seen) -> bool {
+        if !self.has_strays || class_of(topic) != Class::Merge {
+            return point.may_be_whole(seen);
+        }
+        let is_read = |other: &&Point| seen.read.get(other.stream).is_some_and(|read| other.id <= *read);
+        let stray = |other: &Point| other.stream != point.stream && other.place() > point.base;
+        !self.points(topic).iter().filter(is_read).any(stray)
+    }
+
+    /// The place after which a topic's first patch in a stream is the first of all: what ended it before, in this stream or
+    /// another.
+    fn end_before(points: &[Point], id: EntryId, stream: usize, expire_ms: u64) -> Place {
+        let own = points.iter().rev().find(|point| point.stream == stream).filter(|point| point.state.is_none());
+        let mut until = id;
+        let mut others = points.iter().rev().filter(|point| point.stream != stream);
+        let other = others.find(|point| {
+            let is_end = point.state.is_none() || expire_ms > 0 && until.ms.saturating_sub(point.id.ms) > expire_ms;
+            until = point.id;
+            is_end
+        });
+        own.into_iter().chain(other).map(Point::place).max().unwrap_or_default()
+    }
+
     fn push(&mut self, event: &Event, id: EntryId, stream: usize, expire_ms: u64) {
         let Ok(offset) = id.offset() else { return };
+        let has_strays = self.has_strays;
         let points = self.topics.entry(event.topic.clone()).or_default();
         let is_over = |point: &&Point| expire_ms > 0 && id.ms.saturating_sub(point.at_ms) > expire_ms;
         // A deletion in any of them ends it in all.
         let ended = points.iter().rposition(|point| point.state.is_none()).map_or(0, |at| at + 1);
         let last = |is_here: bool| {
-            let last = points[ended..].iter().rev().find(|point| (point.stream == stream) == is_here);
+            // A node that has not read it goes on.
+            let from = if has_strays { 0 } else { ended };
+            let last = points[from..].iter().rev().find(|point| (point.stream == stream) == is_here);
             last.filter(|point| point.state.is_some() && !is_over(point))
         };
         let (before, elsewhere) = (last(true), last(false));
@@ -108,8 +148,13 @@ impl Lineage {
             return;
         }
         let is_patch = class == Class::Merge && event.kind == Kind::Delta;
+        let base = match before {
+            _ if !is_patch => (id, stream),
+            Some(point) => point.base,
+            None => Self::end_before(points, id, stream, expire_ms),
+        };
         let mixed = match before {
-            _ if !is_patch => None,
+            _ if !is_patch || has_strays => None,
             Some(point) => point.mixed,
             None => elsewhere.map(|point| (point.stream, point.id)),
         };
@@ -133,7 +178,7 @@ impl Lineage {
             Kind::Move => points.last().map_or(id.ms, |point| point.at_ms),
             _ => id.ms,
         };
-        points.push(Point { id, at_ms, offset: offset.get(), stream, state, mixed });
+        points.push(Point { id, at_ms, offset: offset.get(), stream, state, mixed, base });
     }
 }
 
@@ -197,6 +242,7 @@ pub(super) struct Oracle {
     streams: Vec<String>,
     /// Time after which a topic has ended, in ms, by class; 0 is never.
     expire_ms: u64,
+    has_strays: bool,
     read: HashMap<usize, (Fields, Option<Arc<Event>>)>,
     /// The newest is the present.
     lineages: Vec<Lineage>,
@@ -205,14 +251,14 @@ pub(super) struct Oracle {
 }
 
 impl Oracle {
-    pub(super) fn new(streams: &[String], expire_ms: u64) -> Self {
-        let lineages = vec![Lineage::default()];
-        Self { streams: streams.to_vec(), expire_ms, read: HashMap::new(), lineages, bodies: BTreeMap::new() }
+    pub(super) fn new(streams: &[String], expire_ms: u64, has_strays: bool) -> Self {
+        let (lineages, streams) = (vec![Lineage { has_strays, ..Lineage::default() }], streams.to_vec());
+        Self { streams, expire_ms, has_strays, read: HashMap::new(), lineages, bodies: BTreeMap::new() }
     }
 
     /// The streams are others from now on.
     pub(super) fn begin_anew(&mut self) {
-        self.lineages.push(Lineage::default());
+        self.lineages.push(Lineage { has_strays: self.has_strays, ..Lineage::default() });
     }
 
     /// Takes in what was added.
@@ -223,7 +269,7 @@ impl Oracle {
         let is_several = logs.len() > 1;
         if is_several && logs.iter().zip(&lineage.taken).any(|(log, taken)| log.len() > *taken) {
             // The order of all of them may be another than that in which they came.
-            lineage = Lineage { taken: vec![0; logs.len()], ..Lineage::default() };
+            lineage = Lineage { taken: vec![0; logs.len()], has_strays: self.has_strays, ..Lineage::default() };
         }
         for (stream, log) in logs.iter().enumerate() {
             let mut left = Left::default();
@@ -254,10 +300,13 @@ impl Oracle {
 
     /// Whether a whole state may be this, at this offset: of which lineage that is.
     pub(super) fn knows(&self, topic: &str, offset: u64, state: &Value, seen: &Seen) -> Option<(&Lineage, &Point)> {
-        let is_it =
-            |point: &Point| point.offset == offset && point.may_be_whole(seen) && point.state.as_ref() == Some(state);
-        self.lineages()
-            .find_map(|lineage| Some((lineage, lineage.points(topic).iter().rev().find(|point| is_it(point))?)))
+        self.lineages().find_map(|lineage| {
+            let is_it = |point: &&Point| {
+                let is_here = point.offset == offset && point.state.as_ref() == Some(state);
+                is_here && lineage.may_be_whole(topic, point, seen)
+            };
+            Some((lineage, lineage.points(topic).iter().rev().find(is_it)?))
+        })
     }
 
     /// Whether a topic may be none for who has read so far, by stream, at a time that was `latest_ms` by Redis' clock.

@@ -219,7 +219,7 @@ impl World {
         Self {
             weather,
             clients: clients.collect(),
-            oracle: Oracle::new(&streams, expire_s * 1_000),
+            oracle: Oracle::new(&streams, expire_s * 1_000, matches!(weather, Weather::Several)),
             config: Arc::new(config),
             streams,
             moves,
@@ -304,8 +304,8 @@ impl World {
             let mut stream = crate::topic::home_in(topic, &streams).to_owned();
             self.next += 1;
             let (kind, data) = self.delta(topic);
-            // Some publishers do not know the rule. (Patches in two streams have no order.)
-            if matches!(self.weather, Weather::Several) && class_of(topic) == Class::Latest && self.one_in(12) {
+            // Some publishers do not know the rule.
+            if matches!(self.weather, Weather::Several) && self.one_in(12) {
                 stream = streams.choose(&mut self.numbers).cloned().unwrap_or(stream);
             }
             let data = data.to_string();
