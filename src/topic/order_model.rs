@@ -295,3 +295,22 @@ fn ends_that_are_too_many_are_not_forgotten_in_silence() {
     assert!(node.topics.has_forgotten_ends(source));
     assert_eq!(node.topics.take_ended(source).len(), ENDED_TOPICS_MAX);
 }
+
+/// A patch in the wrong source, read while the one in which its topic belongs is loaded: whole once that had nothing of it.
+#[test]
+fn what_is_read_before_its_home_is_whole_if_there_was_nothing() {
+    for (is_there, missed, expected) in [(false, false, true), (true, false, false), (false, true, false)] {
+        let node = Node::new(Class::Merge);
+        let home = node.topics.home("t:x");
+        let other = SourceId((home.0 + 1) % SOURCES);
+        node.topics.load(home, &Epoch::from_text("e"), Offset::ZERO, !missed);
+        assert_eq!(node.read((other.0, Kind::Delta, 8)), Ok(true));
+        let is_whole = || !node.topics.view(&node.name).unwrap().snapshot.known.may_lack();
+        assert!(!is_whole(), "it may be there");
+        if is_there {
+            node.restore((home.0, VALUE, 5), 0);
+        }
+        node.topics.loaded(home);
+        assert_eq!(is_whole(), expected, "there {is_there}, missed {missed}");
+    }
+}

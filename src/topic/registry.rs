@@ -699,11 +699,14 @@ impl Topics {
                     let gaps = self.source(source).map(|source| &source.gaps);
                     // Where it belongs there may be more of it.
                     let home = self.home(topic.name.as_str());
-                    let is_unsure = |home: &SourceState| home.is_unread() || first_ms <= home.gaps.expired_ms();
                     let is_misplaced = home != source && source != self.local();
-                    topic.incomplete = is_back
-                        || is_misplaced && self.source(home).is_some_and(is_unsure)
+                    let home = self.source(home).filter(|_| is_misplaced);
+                    let is_in_doubt = is_back
+                        || home.is_some_and(|home| first_ms <= home.gaps.expired_ms())
                         || !gaps.is_some_and(|gaps| gaps.is_first(&topic.name, &topic.options, first_ms));
+                    let is_unread = home.is_some_and(SourceState::is_unread);
+                    topic.incomplete = is_in_doubt || is_unread;
+                    topic.awaits_home = !is_in_doubt && is_unread;
                     // For who has not read a deletion elsewhere, what was here goes on.
                     if let Some((stray, true)) = deletion {
                         topic.incomplete = true;
@@ -886,6 +889,7 @@ impl Topics {
 
     /// Another source has an entry after the snapshot that a topic's state rests on.
     fn note_stray(&self, topic: &mut Topic, stray: Stray) {
+        topic.awaits_home = false;
         if topic.strays.note(stray) {
             topic.settle();
         }
@@ -1860,6 +1864,12 @@ impl Topics {
             let is_here = topic.source == source;
             if is_here {
                 topic.set_loads(false);
+            } else if topic.awaits_home && self.home(topic.name.as_str()) == source {
+                // All that is there of it is known, and that is nothing.
+                if topic.be_first(state.gaps.is_none()) {
+                    self.tell_state(&mut topic);
+                }
+                continue;
             }
             if topic.interest.is_empty() || !is_here && (topic.known || !topic.incomplete) {
                 continue;

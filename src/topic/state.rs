@@ -140,6 +140,8 @@ pub(super) struct Topic {
     pub(super) strays: Strays,
     /// Whether deltas wait for the topic's move to another source.
     pub(super) waits: bool,
+    /// It is in doubt for nothing but that the source in which it belongs may have had it: that is not loaded yet.
+    pub(super) awaits_home: bool,
     /// Its source is being loaded: what it is made of until then claims nothing.
     loads: bool,
     /// Offset of the snapshot that the state rests on; 0 where it was made of deltas alone.
@@ -188,6 +190,7 @@ impl Topic {
             is_elsewhere: false,
             strays: Strays::default(),
             waits: false,
+            awaits_home: false,
             loads: false,
             base: Offset::ZERO,
             ts: None,
@@ -291,7 +294,7 @@ impl Topic {
         self.history = History::from_floor(floor.kept_after);
         self.offset = floor.offset;
         self.known = false;
-        self.incomplete = false;
+        (self.incomplete, self.awaits_home) = (false, false);
         (self.moved_at, self.is_elsewhere) = (Offset::ZERO, false);
         self.strays = Strays::default();
         self.waits = false;
@@ -307,7 +310,7 @@ impl Topic {
         self.source = source;
         self.epoch = epoch;
         self.moved_at = Offset::ZERO;
-        self.waits = false;
+        (self.waits, self.awaits_home) = (false, false);
         self.offset = floor.offset;
         self.history = History::from_floor(floor.kept_after);
         self.before = None;
@@ -332,6 +335,16 @@ impl Topic {
         self.settle();
     }
 
+    /// Where it belongs is loaded: with `is_first` nothing of it was there, so that it began here. Tells whether it is whole now.
+    pub(super) fn be_first(&mut self, is_first: bool) -> bool {
+        let is_whole = std::mem::take(&mut self.awaits_home) && is_first && self.known && self.incomplete;
+        if is_whole {
+            (self.incomplete, self.unsaved, self.snapshot) = (false, true, None);
+            self.settle();
+        }
+        is_whole
+    }
+
     /// Deltas wait for the topic's move from now on; tells whether that is new.
     pub(super) fn wait(&mut self) -> bool {
         let is_new = self.known && !self.waits && self.options.class.conflatable();
@@ -344,6 +357,7 @@ impl Topic {
 
     /// Whether the state may lack deltas from now on; tells whether that is new.
     pub(super) fn doubt(&mut self) -> bool {
+        self.awaits_home = false;
         let is_new = self.known && !self.incomplete && self.options.class.conflatable();
         if is_new {
             (self.incomplete, self.unsaved) = (true, true);
@@ -558,6 +572,7 @@ impl Topic {
         let floor = self.offset.max(offset);
         self.publish(kind, ts, payload, offset, when, None)?;
         (self.base, self.is_elsewhere) = (base.unwrap_or_default(), self.is_elsewhere || base.is_some());
+        self.awaits_home = false;
         self.history = History::from_floor(floor);
         self.before = None;
         self.unsaved = false;
