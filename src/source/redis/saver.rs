@@ -45,12 +45,13 @@ const MEASURE_EVERY: Duration = Duration::from_secs(5);
 /// Least time between two saves, however short the stream.
 const EVERY_LEAST: Duration = Duration::from_secs(1);
 
-/// Makes this node (`ARGV[1]`) the one that saves, for `ARGV[2]` ms, if none is and the position is what it found (`ARGV[3]`):
-/// otherwise another has saved meanwhile what this one may not have read. Topics end at no offset past the newest (`ARGV[4]`).
+/// Makes this round (`ARGV[1]`) the one that saves, for `ARGV[2]` ms, if none is but an earlier one of this node (`ARGV[5]`), and
+/// the position is what it found (`ARGV[3]`): otherwise another has saved meanwhile what this one may not have read. What an
+/// earlier round sent and is still on its way writes nothing then. Topics end at no offset past the newest (`ARGV[4]`).
 const TAKE: &str = "if (redis.call('GET', KEYS[2]) or '') ~= ARGV[3] then return 0 end
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then return 0 end
-if not holder then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
+if holder and holder ~= ARGV[5] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 local ended = redis.call('GET', KEYS[3])
 if ended and tonumber(ended) > tonumber(ARGV[4]) then redis.call('DEL', KEYS[3]) end
 return 1";
@@ -112,8 +113,9 @@ pub(super) struct Saver {
     bytes_max: usize,
     progress: Arc<Mutex<Progress>>,
     status: Arc<SourceStatus>,
-    /// This node, in the lease.
+    /// This round, in the lease, and the last one that had it.
     node: Epoch,
+    held: Option<Epoch>,
     /// The position that was found saved, and for how many rounds it has been the same.
     found: (EntryId, u32),
     /// Topics in doubt that were looked for already.
@@ -140,6 +142,7 @@ impl Saver {
             progress,
             status,
             node: Epoch::random(),
+            held: None,
             found,
             skip: 0,
         }
@@ -220,11 +223,14 @@ impl Saver {
         }
         let mut take = cmd("EVAL");
         take.arg(TAKE).arg(3).arg(&self.keys.saver).arg(&self.keys.position).arg(&self.keys.ended);
+        self.node = Epoch::random();
         take.arg(self.node.as_str()).arg(self.lease_ms());
         take.arg(position_found.unwrap_or_default()).arg(facts.newest.ceiling().get());
+        take.arg(self.held.as_ref().map_or("", Epoch::as_str));
         if !take.query_async::<bool>(&mut link).await? {
             return Ok(());
         }
+        self.held = Some(self.node.clone());
         self.save(&mut link, feed, &epoch, progress).await
     }
 
