@@ -323,6 +323,7 @@ impl Topics {
         let epoch = self.epoch(source);
         let mut topic = Topic::new(name, options, source, epoch, floor, now_ms, Account::new(self.sums.clone()));
         topic.maker = maker;
+        topic.may_have_ended();
         topic.set_loads(!own && self.is_loading(source));
         topic.settle();
         Box::new(topic)
@@ -631,7 +632,7 @@ impl Topics {
                 if home.is_back && topic.offset < home.since && kind != Kind::Move {
                     // What is here is from before it left, and with a state it would have come back by a move.
                     topic.admits(kind, &payload, true)?;
-                    self.end(topic, topic.offset, silent);
+                    self.end_by_age(topic, silent);
                     is_back = true;
                 }
                 topic.moved_at = topic.moved_at.max(home.since);
@@ -645,7 +646,7 @@ impl Topics {
                 topic.admits(kind, &payload, true)?;
                 // It begins anew where it was moved to.
                 let moved_at = topic.moved_at;
-                self.end(topic, topic.offset, silent);
+                self.end_by_age(topic, silent);
                 topic.moved_at = moved_at;
             }
             match (kind, topic.options.class) {
@@ -1172,9 +1173,19 @@ impl Topics {
 
     /// Ends a topic at `offset`; subscribers are told that it has no state.
     fn end(&self, topic: &mut Topic, offset: Offset, silent: bool) {
+        topic.end(offset);
+        self.has_ended(topic, offset, silent);
+    }
+
+    /// Ends a topic that no entry ends.
+    fn end_by_age(&self, topic: &mut Topic, silent: bool) {
+        topic.end_by_age();
+        self.has_ended(topic, topic.offset, silent);
+    }
+
+    fn has_ended(&self, topic: &mut Topic, offset: Offset, silent: bool) {
         self.names.remove(&topic.name);
         self.release_strays(topic);
-        topic.end(offset);
         topic.stale = false;
         self.forget(topic);
         self.note_end(topic.source, &topic.name, offset);
@@ -1395,7 +1406,6 @@ impl Topics {
             let own = is_own(&topic.name);
             let upto_ms = if topic.incomplete { others_ms } else { *read_ms };
             if !own && self.is_over(&topic, upto_ms, true) {
-                let offset = topic.offset;
                 if let Some(source) = self.source(topic.source) {
                     let last_ms = if topic.incomplete { source.gaps.last_ms(topic.active_ms) } else { topic.active_ms };
                     // Before it is noted as ended.
@@ -1403,7 +1413,7 @@ impl Topics {
                     source.gaps.expire(end_ms);
                     self.note_expiry(&topic, end_ms);
                 }
-                self.end(&mut topic, offset, false);
+                self.end_by_age(&mut topic, false);
                 if topic.interest.is_empty() {
                     forgotten.push(topic.name.clone());
                 }
@@ -1926,6 +1936,13 @@ impl Topics {
             if let Some(mut topic) = self.map.get_mut(name.as_str()) {
                 topic.unsaved = true;
             }
+        }
+    }
+
+    /// Everything that was saved of `source` is to be saved again.
+    pub fn mark_all_unsaved(&self, source: SourceId) {
+        for mut topic in self.map.iter_mut().filter(|topic| topic.source == source) {
+            topic.unsaved = true;
         }
     }
 

@@ -134,6 +134,8 @@ pub(super) struct Topic {
     pub(super) incomplete: bool,
     /// Offset of the [`Kind::Move`] that brought it to its source; 0 if none did. What comes from another source is refused then.
     pub(super) moved_at: Offset,
+    /// Where a life of it has ended by its age, or may have.
+    ended_at: Offset,
     /// Whether another source has entries of it, too, from before what is known.
     pub(super) is_elsewhere: bool,
     /// Entries of other sources that are newer than the snapshot that the state of a `merge` topic rests on.
@@ -187,6 +189,7 @@ impl Topic {
             known: false,
             incomplete: false,
             moved_at: Offset::ZERO,
+            ended_at: Offset::ZERO,
             is_elsewhere: false,
             strays: Strays::default(),
             waits: false,
@@ -287,6 +290,17 @@ impl Topic {
     /// Ends at `offset`: no state, no history.
     pub(super) fn end(&mut self, offset: Offset) {
         self.clear(offset.into());
+    }
+
+    /// Ends it at the offset of its last delta.
+    pub(super) fn end_by_age(&mut self) {
+        self.clear(self.offset.into());
+        self.may_have_ended();
+    }
+
+    /// Without an entry: whoever left before that holds its state at the offset at which it is now.
+    pub(super) fn may_have_ended(&mut self) {
+        self.ended_at = self.offset;
     }
 
     fn clear(&mut self, floor: Floor) {
@@ -835,8 +849,7 @@ impl Topic {
 
     /// Frames of what came after `offset`, if that is the shortest way to say it.
     fn missed(&mut self, encoding: Encoding, offset: Offset) -> Option<Vec<Bytes>> {
-        // Whoever left before a topic ended by its age holds a state at the offset at which it ended.
-        if !self.known && self.offset > Offset::ZERO && self.options.class.conflatable() {
+        if offset == self.ended_at && offset > Offset::ZERO {
             return None;
         }
         // A client whose last delta never was here had it from a master that is gone: its state may be made of it.
@@ -1015,7 +1028,7 @@ mod tests {
         for class in [Class::Latest, Class::Merge] {
             let mut topic = topic(class);
             publish(&mut topic, r#"{"a":1}"#);
-            topic.end(topic.offset);
+            topic.end_by_age();
             let attachment = topic.attach(Encoding::Plain, since(1, "e").as_ref(), 0, RECOVERY_BYTES);
             assert_eq!(seen(&attachment), (true, vec!["s@1".to_owned()]), "{class:?}");
             assert_eq!(topic.snapshot().data, "null");

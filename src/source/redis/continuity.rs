@@ -28,6 +28,8 @@ pub(super) struct Progress {
     pub(super) loaded: bool,
     /// States that are saved are of another stream of this name.
     pub(super) is_another: bool,
+    /// Position of the saved states that were put back.
+    pub(super) restored: EntryId,
 }
 
 /// What Redis says of a stream.

@@ -308,13 +308,18 @@ impl RedisSource {
             }
             tracing::info!(stream = self.keys.stream, node = %link.place(), after = %progress.last, "Redis is back, reading on");
         } else {
-            self.load(&mut link, feed, epoch).await?;
+            self.load(&mut link, feed, epoch, run.clone()).await?;
         }
         self.run = run;
         self.status.set_connected(true);
         self.status.note("");
         *backoff = BACKOFF_FIRST;
         self.follow(&mut link, feed).await
+    }
+
+    fn change_progress(&self, change: impl FnOnce(Progress) -> Progress) {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        *progress = change(*progress);
     }
 
     fn progress(&self) -> Progress {
@@ -498,13 +503,14 @@ impl RedisSource {
             self.note_time(feed, read.time_ms.filter(|_| count < read.asked), last, had_waited);
             let count_upto = progress.count.map(|before| before + count as u64);
             feed.topics.set_reached(self.id, self.reached);
-            self.set_progress(Progress {
+            let offset = self.reached;
+            self.change_progress(|before| Progress {
                 last,
                 count: count_upto,
                 seen: Some(seen),
-                offset: self.reached,
+                offset,
                 loaded: true,
-                is_another: self.progress().is_another,
+                ..before
             });
             let lag_ms = if is_behind { unix_ms().saturating_sub(last.ms) } else { 0 };
             self.status.read(count as u64, lag_ms);

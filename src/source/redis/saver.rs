@@ -116,6 +116,8 @@ pub(super) struct Saver {
     /// This round, in the lease, and the last one that had it.
     node: Epoch,
     held: Option<Epoch>,
+    /// The highest saved position that was seen, and of which epoch.
+    seen: Option<(Epoch, EntryId)>,
     /// The position that was found saved, and for how many rounds it has been the same.
     found: (EntryId, u32),
     /// Topics in doubt that were looked for already.
@@ -143,6 +145,7 @@ impl Saver {
             status,
             node: Epoch::random(),
             held: None,
+            seen: None,
             found,
             skip: 0,
         }
@@ -206,6 +209,7 @@ impl Saver {
         // A position past the newest entry is of a stream that is gone.
         let saved = position(&mut link, &self.keys).await?.filter(|saved| saved.upto <= facts.newest);
         let saved = saved.map_or(EntryId::default(), |saved| saved.upto);
+        let is_lost = self.is_lost(&epoch, position_found.as_deref(), progress.restored);
         // Where nothing came since, nobody has anything to save.
         let is_overdue = saved == self.found.0 && progress.last > saved;
         self.found = (saved, if is_overdue { self.found.1 + 1 } else { 0 });
@@ -231,7 +235,33 @@ impl Saver {
             return Ok(());
         }
         self.held = Some(self.node.clone());
+        // Nobody else is about to write it.
+        if is_lost {
+            self.save_all(feed, &epoch);
+        }
+        let progress = Progress { is_another: progress.is_another || is_lost, ..progress };
         self.save(&mut link, feed, &epoch, progress).await
+    }
+
+    /// Whether what was saved is gone: a failover that lost no entry may have lost states, and the position with them.
+    fn is_lost(&mut self, epoch: &Epoch, position: Option<&str>, restored: EntryId) -> bool {
+        let position = position.and_then(|position| position.parse().ok()).unwrap_or_default();
+        let before = match &self.seen {
+            Some((known, seen)) if known == epoch => restored.max(*seen),
+            _ => restored,
+        };
+        self.seen = Some((epoch.clone(), before.max(position)));
+        position < before
+    }
+
+    /// Begins to save everything again.
+    fn save_all(&mut self, feed: &Feed, epoch: &Epoch) {
+        tracing::warn!(stream = self.keys.stream, "Redis has lost topic states that were saved: all are saved again");
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        (progress.is_another, progress.restored) = (true, EntryId::default());
+        drop(progress);
+        self.seen = Some((epoch.clone(), EntryId::default()));
+        feed.topics.mark_all_unsaved(self.source);
     }
 
     async fn save(&self, link: &mut Link, feed: &Feed, epoch: &Epoch, progress: Progress) -> RedisResult<()> {

@@ -28,6 +28,8 @@ const RESTORE_BATCH: usize = 500;
 #[derive(Debug, Clone)]
 pub(super) struct Loading {
     epoch: Epoch,
+    /// The run of Redis that it is read from, where that says so.
+    run: Option<String>,
     /// The newest entry when it began.
     newest: EntryId,
     /// Where saved states are read on; `None` once they are read.
@@ -52,15 +54,22 @@ pub(super) struct Loading {
 
 impl RedisSource {
     /// Takes in everything that Redis holds.
-    pub(super) async fn load(&mut self, link: &mut Link, feed: &Feed, epoch: Epoch) -> RedisResult<()> {
-        let mut loading = match self.loading.take().filter(|loading| loading.epoch == epoch) {
+    pub(super) async fn load(
+        &mut self,
+        link: &mut Link,
+        feed: &Feed,
+        epoch: Epoch,
+        run: Option<String>,
+    ) -> RedisResult<()> {
+        // Another run may have lost what was read already: its saved states tell nothing of that.
+        let mut loading = match self.loading.take().filter(|loading| loading.epoch == epoch && loading.run == run) {
             Some(mut loading) if self.joins_up(link, &loading).await? => {
                 // Another Redis, or the same after a restart, counts otherwise where it was.
                 loading.cursor = loading.cursor.map(|_| 0);
                 tracing::info!(stream = self.keys.stream, entries = loading.entries, "the load goes on where it was");
                 loading
             }
-            _ => self.begin(link, feed, epoch).await?,
+            _ => Loading { run, ..self.begin(link, feed, epoch).await? },
         };
         let outcome = self.go_on(link, feed, &mut loading).await;
         match outcome {
@@ -188,6 +197,7 @@ impl RedisSource {
         self.reached = floor;
         Ok(Loading {
             epoch,
+            run: None,
             newest,
             cursor: saved.map(|_| 0),
             restored: 0,
@@ -307,7 +317,8 @@ impl RedisSource {
         feed.topics.loaded(self.id);
         feed.topics.set_reached(self.id, self.reached.max(last.ceiling()));
         let is_another = loading.is_another;
-        self.set_progress(Progress { last, count, seen, offset: self.reached, loaded: true, is_another });
+        let (offset, restored) = (self.reached, loading.saved.unwrap_or_default());
+        self.set_progress(Progress { last, count, seen, offset, loaded: true, is_another, restored });
         self.status.set_loaded(true);
         let (epoch, restored, entries) = (&loading.epoch, loading.restored, loading.entries);
         tracing::info!(stream = self.keys.stream, node = %link.place(), %epoch, restored, entries, "loaded");
