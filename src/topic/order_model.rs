@@ -314,3 +314,15 @@ fn what_is_read_before_its_home_is_whole_if_there_was_nothing() {
         assert_eq!(is_whole(), expected, "there {is_there}, missed {missed}");
     }
 }
+
+/// A life that begins after a deletion in its own source rests on that, and says so where it is saved: what another source has from
+/// before it puts nothing in doubt.
+#[test]
+fn a_life_after_a_deletion_rests_on_it() {
+    let node = Node::new(Class::Merge);
+    for entry in [(0, Kind::Delta, 5), (1, Kind::Deletion, 6), (1, Kind::Delta, 7)] {
+        assert_eq!(node.read(entry), Ok(true));
+    }
+    let snapshot = node.topics.view(&node.name).unwrap().snapshot;
+    assert_eq!((snapshot.offset.get(), snapshot.base.get()), (7, 6));
+}

@@ -714,6 +714,7 @@ impl Topics {
                         self.note_stray(topic, stray);
                     }
                 }
+                self.rest_on_deletion(topic, source);
                 if let Some((stray, _)) = deletion {
                     topic.is_elsewhere = true;
                     if topic.strays.is_empty() {
@@ -886,6 +887,18 @@ impl Topics {
         let deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
         let deletion = deleted.of(&topic.name).filter(|deletion| deletion.source != source)?;
         Some((deletion.stray(), deletion.is_elsewhere && at_ms <= deletion.until_ms))
+    }
+
+    /// A topic's life begins after a deletion in its own source: whatever others have from before that matters no more.
+    fn rest_on_deletion(&self, topic: &mut Topic, source: SourceId) {
+        if self.partitions() < 2 {
+            return;
+        }
+        let deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(deletion) = deleted.of(&topic.name).filter(|deletion| deletion.source == source) {
+            topic.base = topic.base.max(deletion.offset);
+            topic.is_elsewhere |= deletion.is_elsewhere;
+        }
     }
 
     /// Another source has an entry after the snapshot that a topic's state rests on.
