@@ -17,8 +17,13 @@ pub(super) struct Names {
     syntax: ChannelSyntax,
 }
 
+/// Names from which on those that were added are put in order though nobody looks.
+const ADDED_MAX: usize = 4_096;
+
 #[derive(Debug, Default)]
 struct Index {
+    /// Those that are in no order yet, and whether their users may have them: a load adds very many, and nobody looks.
+    added: Vec<(TopicName, bool)>,
     ordinary: BTreeSet<TopicName>,
     private: BTreeSet<TopicName>,
     user_limited: BTreeSet<TopicName>,
@@ -50,19 +55,24 @@ impl Names {
 
     /// Adds a name; under its users too, where they may have it (`for_users`).
     pub(super) fn insert(&self, name: &TopicName, for_users: bool) {
-        let kind = self.syntax.kind(name.as_str());
         self.with(|index| {
-            if for_users {
-                index.of_users.extend(OfUser::all(name, kind));
+            index.added.push((name.clone(), for_users));
+            if index.added.len() > ADDED_MAX.max(index.len()) {
+                index.settle(self.syntax);
             }
-            index.of_kind(kind).insert(name.clone())
         });
+    }
+
+    /// Puts what was added in order, so that a look does not have to.
+    pub(super) fn settle(&self) {
+        self.with(|index| index.settle(self.syntax));
     }
 
     /// Removes a name, also from under its users.
     pub(super) fn remove(&self, name: &TopicName) {
         let kind = self.syntax.kind(name.as_str());
         self.with(|index| {
+            index.settle(self.syntax);
             for of_user in OfUser::all(name, kind) {
                 index.of_users.remove(&of_user);
             }
@@ -73,6 +83,7 @@ impl Names {
     /// The first `max` names of a section that are in a range.
     pub(super) fn page(&self, section: Section<'_>, range: &NameRange, max: usize) -> Vec<TopicName> {
         self.with(|index| {
+            index.settle(self.syntax);
             let names = match section {
                 Section::Ordinary => &index.ordinary,
                 Section::Private => &index.private,
@@ -86,6 +97,30 @@ impl Names {
 }
 
 impl Index {
+    fn len(&self) -> usize {
+        self.ordinary.len() + self.private.len() + self.user_limited.len()
+    }
+
+    /// Puts in order what was added; at once, where that is much of all.
+    fn settle(&mut self, syntax: ChannelSyntax) {
+        let mut ordinary = Vec::new();
+        for (name, for_users) in std::mem::take(&mut self.added) {
+            let kind = syntax.kind(name.as_str());
+            if for_users {
+                self.of_users.extend(OfUser::all(&name, kind));
+            }
+            match kind {
+                NameKind::Ordinary => ordinary.push(name),
+                kind => drop(self.of_kind(kind).insert(name)),
+            }
+        }
+        if ordinary.len() < self.ordinary.len() / 8 {
+            self.ordinary.extend(ordinary);
+        } else {
+            self.ordinary.append(&mut ordinary.into_iter().collect());
+        }
+    }
+
     fn of_kind(&mut self, kind: NameKind<'_>) -> &mut BTreeSet<TopicName> {
         match kind {
             NameKind::Ordinary => &mut self.ordinary,

@@ -1416,9 +1416,8 @@ impl Topics {
                 continue;
             };
             let quiet_ms = now_ms.saturating_sub(topic.active_ms);
-            let own = is_own(&topic.name);
             let upto_ms = if topic.incomplete { others_ms } else { *read_ms };
-            if !own && self.is_over(&topic, upto_ms, true) {
+            if self.is_over(&topic, upto_ms, true) && !is_own(&topic.name) {
                 if let Some(source) = self.source(topic.source) {
                     let last_ms = if topic.incomplete { source.gaps.last_ms(topic.active_ms) } else { topic.active_ms };
                     // Before it is noted as ended.
@@ -1444,13 +1443,14 @@ impl Topics {
             if topic.known {
                 tally.add(&topic.options, topic.stale, topic.active_ms);
             }
-            if topic.interest.is_empty() && quiet_ms > idle_ms && !own {
+            if topic.interest.is_empty() && quiet_ms > idle_ms && !is_own(&topic.name) {
                 if topic.known { topic.park() } else { forgotten.push(topic.name.clone()) }
             }
         }
         for name in forgotten {
             self.remove_if(&name, |topic| topic.interest.is_empty() && !topic.known);
         }
+        self.names.settle();
         for (source, (_, read_ms, doubtful, waiting)) in self.sources.iter().zip(sources) {
             source.incomplete.store(doubtful, Ordering::Relaxed);
             source.waiting.store(waiting, Ordering::Relaxed);
