@@ -101,7 +101,7 @@ pub struct Published {
     pub new: bool,
 }
 
-/// Why a delta was refused; [`super::words`] says it.
+/// Why a delta was refused; `words` says it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the words say it")]
 pub enum PublishError {

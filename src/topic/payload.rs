@@ -17,7 +17,7 @@ pub struct Payload {
     form: PayloadForm,
 }
 
-/// Why bytes were refused as a payload; [`super::words`] says it.
+/// Why bytes were refused as a payload; `words` says it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PayloadError {
     /// Over the bound.
