@@ -17,7 +17,7 @@ use crate::clock::unix_ms;
 use crate::config::Config;
 use crate::limits::{REFUSAL_CHARS_SHOWN, REFUSAL_LINES_PER_MINUTE, REFUSAL_TOPICS_REMEMBERED};
 use crate::metrics::{Metrics, SourceReason};
-use crate::name::shown;
+use crate::name::{namespace_of, shown};
 use crate::rate::Rate;
 use crate::topic::merge::ParseError;
 use crate::topic::{PayloadError, PublishError, Seen, Words};
@@ -368,6 +368,8 @@ pub(super) struct Refusals {
     started: Instant,
     counters: HashMap<Reason, Counter>,
     namespaces: Namespaces,
+    /// The last that was looked at and is as it should be.
+    good_namespace: String,
 }
 
 impl Refusals {
@@ -379,6 +381,7 @@ impl Refusals {
             started: Instant::now(),
             counters: HashMap::new(),
             namespaces: Namespaces::new(config),
+            good_namespace: String::new(),
         }
     }
 
@@ -413,8 +416,17 @@ impl Refusals {
 
     /// Looks at the namespace of a topic that is taken: one that is not configured, and nearly is, is a slip.
     pub(super) fn look_at_namespace(&mut self, id: &dyn Display, topic: &str) {
-        if let Some(refusal) = self.namespaces.near(topic) {
-            self.suspect(id, &refusal);
+        let namespace = namespace_of(topic);
+        // As a rule the next delta is of the same namespace.
+        if namespace.is_some_and(|namespace| namespace == self.good_namespace) {
+            return;
+        }
+        match self.namespaces.near(topic) {
+            Some(refusal) => self.suspect(id, &refusal),
+            None => {
+                self.good_namespace.clear();
+                self.good_namespace.push_str(namespace.unwrap_or_default());
+            }
         }
     }
 

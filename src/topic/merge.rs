@@ -153,11 +153,20 @@ impl<'de> Deserialize<'de> for Shallow<'de> {
     }
 }
 
+/// Without JSON's white space around it, which there seldom is.
+fn trimmed(text: &str) -> &str {
+    let is_visible = |byte: Option<&u8>| byte.is_some_and(|byte| *byte > b' ');
+    if is_visible(text.as_bytes().first()) && is_visible(text.as_bytes().last()) {
+        return text;
+    }
+    text.trim_matches([' ', '\t', '\n', '\r'])
+}
+
 fn parse(text: &str, depth: usize) -> Result<Node, ParseError> {
     if depth > JSON_DEPTH_MAX {
         return Err(ParseError::TooDeep);
     }
-    let text = text.trim_matches([' ', '\t', '\n', '\r']);
+    let text = trimmed(text);
     if !text.starts_with('{') {
         if depth == 0 {
             serde_json::from_str::<&RawValue>(text).map_err(|e| ParseError::NotJson(json_fault::told(text, &e)))?;

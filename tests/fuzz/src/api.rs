@@ -20,6 +20,7 @@ control_threads = 1
 drain_window = "0s"
 [limits]
 topics = 2000
+reply_bytes_per_address = 0
 [namespace.stream]
 class = "stream"
 history_size = 8
@@ -121,6 +122,13 @@ fn checked(what: &str, (status, body): Answer) -> (u16, Box<RawValue>) {
     (status, json)
 }
 
+/// The same of an answer to commands one after the other: a line for each.
+fn checked_lines(what: &str, (status, body): &Answer) {
+    for line in body.lines() {
+        checked(what, (*status, line.to_owned()));
+    }
+}
+
 /// What may stand between the quotes of a JSON string, or not.
 fn quoted(text: &str) -> String {
     serde_json::to_string(text).unwrap_or_default()
@@ -202,7 +210,7 @@ pub fn batch_api(data: &[u8]) {
     };
     with(|api| {
         checked("batch", api.ask("POST", "/api/batch", &body));
-        checked("one", api.ask("POST", "/api", &body));
+        checked_lines("one", &api.ask("POST", "/api", &body));
         checked("state", api.ask("GET", "/api/topics/merge:b", b""));
     });
 }
