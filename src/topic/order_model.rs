@@ -326,3 +326,18 @@ fn a_life_after_a_deletion_rests_on_it() {
     let snapshot = node.topics.view(&node.name).unwrap().snapshot;
     assert_eq!((snapshot.offset.get(), snapshot.base.get()), (7, 6));
 }
+
+/// A deletion in the wrong source, read while the one in which the topic belongs is loaded again, hides nothing that comes there.
+#[test]
+fn a_deletion_elsewhere_hides_nothing_of_a_source_that_is_loaded_again() {
+    let node = Node::new(Class::Merge);
+    let home = node.topics.home("t:x");
+    let other = (home.0 + 1) % SOURCES;
+    node.topics.set_reached(home, Offset::new(100).unwrap());
+    node.topics.load(home, &Epoch::from_text("f"), Offset::ZERO, true);
+    assert_eq!(node.read((other, VALUE, 5)), Ok(true));
+    assert_eq!(node.read((other, DELETION, 6)), Ok(true));
+    assert_eq!(node.read((home.0, VALUE, 7)), Ok(true));
+    node.topics.loaded(home);
+    assert_eq!(node.known(), Some((7, home.0)));
+}

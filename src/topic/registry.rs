@@ -70,6 +70,8 @@ struct SourceState {
     outdated_ms: AtomicU64,
     /// Everything that the source took in up to then has been read here: Unix ms of its clock.
     read_upto_ms: AtomicU64,
+    /// Topics that belong in it were forgotten elsewhere: whoever had them here may have missed deltas.
+    forgot_moved: AtomicBool,
     /// Topics that left it by then, Unix ms of its clock, are where they went; 0 if none left.
     left_by_ms: AtomicU64,
     /// By how much its clock is ahead of this node's, in ms.
@@ -191,6 +193,7 @@ impl Topics {
             restores_doubt: AtomicBool::new(false),
             outdated_ms: AtomicU64::new(0),
             read_upto_ms: AtomicU64::new(u64::MAX),
+            forgot_moved: AtomicBool::new(false),
             left_by_ms: AtomicU64::new(0),
             ahead_ms: AtomicI64::new(0),
             incomplete: AtomicUsize::new(0),
@@ -315,15 +318,20 @@ impl Topics {
         let options = name.namespace().and_then(|n| self.namespaces.get(n)).unwrap_or(&self.default).clone();
         let own = is_own(&name);
         let source = if own { self.local() } else { source };
-        let floor = self.source(source).map_or_else(Floor::default, |s| {
-            let whole = s.whole.load(Ordering::Acquire);
+        let state = self.source(source);
+        let is_whole = own || state.is_none_or(|s| s.whole.load(Ordering::Acquire));
+        let floor = state.map_or_else(Floor::default, |s| {
             let offset = Offset::new(s.floor.load(Ordering::Acquire)).unwrap_or_default();
-            Floor { offset, kept_after: if whole { Offset::ZERO } else { offset } }
+            Floor { offset, kept_after: if is_whole { Offset::ZERO } else { offset } }
         });
         let epoch = self.epoch(source);
         let mut topic = Topic::new(name, options, source, epoch, floor, now_ms, Account::new(self.sums.clone()));
         topic.maker = maker;
-        topic.may_have_ended();
+        // What came of a `stream` topic after the floor is here, unless the topic was forgotten elsewhere.
+        let forgot_moved = || state.is_some_and(|s| s.forgot_moved.load(Ordering::Acquire));
+        if !is_whole && (topic.options.class.conflatable() || forgot_moved()) {
+            topic.may_have_ended();
+        }
         topic.set_loads(!own && self.is_loading(source));
         topic.settle();
         Box::new(topic)
@@ -1173,14 +1181,15 @@ impl Topics {
     /// was moved, may have missed deltas.
     fn forget(&self, topic: &Topic) {
         let home = self.home(topic.name.as_str());
-        if home != topic.source
-            && let Some(source) = self.source(home)
-        {
-            source.floor.fetch_max(self.reached(home).get(), Ordering::AcqRel);
-            source.whole.store(false, Ordering::Release);
+        for source in [topic.source, home] {
+            if let Some(source) = self.source(source) {
+                source.whole.store(false, Ordering::Release);
+            }
         }
-        if let Some(source) = self.source(topic.source) {
-            source.whole.store(false, Ordering::Release);
+        if home != topic.source
+            && let Some(home) = self.source(home)
+        {
+            home.forgot_moved.store(true, Ordering::Release);
         }
     }
 
@@ -1512,6 +1521,7 @@ impl Topics {
         state.read_upto_ms.store(0, Ordering::Release);
         state.whole.store(floor.kept_after == Offset::ZERO, Ordering::Release);
         state.floor.store(floor.offset.get(), Ordering::Release);
+        state.forgot_moved.store(false, Ordering::Release);
         state.epoch.lock().unwrap_or_else(PoisonError::into_inner).clone_from(epoch);
         // They are read again.
         *state.beside() = Marks::default();

@@ -135,7 +135,7 @@ pub(super) struct Topic {
     /// Offset of the [`Kind::Move`] that brought it to its source; 0 if none did. What comes from another source is refused then.
     pub(super) moved_at: Offset,
     /// Where a life of it has ended by its age, or may have.
-    ended_at: Offset,
+    ended_at: Option<Offset>,
     /// Whether another source has entries of it, too, from before what is known.
     pub(super) is_elsewhere: bool,
     /// Entries of other sources that are newer than the snapshot that the state of a `merge` topic rests on.
@@ -189,7 +189,7 @@ impl Topic {
             known: false,
             incomplete: false,
             moved_at: Offset::ZERO,
-            ended_at: Offset::ZERO,
+            ended_at: None,
             is_elsewhere: false,
             strays: Strays::default(),
             waits: false,
@@ -295,12 +295,14 @@ impl Topic {
     /// Ends it at the offset of its last delta.
     pub(super) fn end_by_age(&mut self) {
         self.clear(self.offset.into());
-        self.may_have_ended();
+        if self.options.class.conflatable() {
+            self.may_have_ended();
+        }
     }
 
     /// Without an entry: whoever left before that holds its state at the offset at which it is now.
     pub(super) fn may_have_ended(&mut self) {
-        self.ended_at = self.offset;
+        self.ended_at = Some(self.offset);
     }
 
     fn clear(&mut self, floor: Floor) {
@@ -777,7 +779,8 @@ impl Topic {
         // What others have of it has no order among what the client holds either.
         let comparable = since.filter(|p| same(p) && p.offset <= self.offset && self.strays.is_empty());
         if self.options.class == Class::Stream {
-            let recovered = comparable.and_then(|p| self.replay(encoding, p.offset, bytes_max));
+            let joins = comparable.filter(|p| self.ended_at != Some(p.offset));
+            let recovered = joins.and_then(|p| self.replay(encoding, p.offset, bytes_max));
             let wanted = if since.is_some() { 0 } else { history as usize };
             let missed = match &recovered {
                 Some(_) => recovered.clone(),
@@ -849,7 +852,7 @@ impl Topic {
 
     /// Frames of what came after `offset`, if that is the shortest way to say it.
     fn missed(&mut self, encoding: Encoding, offset: Offset) -> Option<Vec<Bytes>> {
-        if offset == self.ended_at && offset > Offset::ZERO {
+        if self.ended_at == Some(offset) {
             return None;
         }
         // A client whose last delta never was here had it from a master that is gone: its state may be made of it.
