@@ -69,7 +69,9 @@ impl RedisSource {
             Ok(cut) => cut,
             Err(refusal) => return self.refuse(id, refusal),
         };
-        if self.away.as_ref().is_none_or(|away| away.run != cut.run) {
+        // A load passes marks of runs that later ones have undone.
+        let is_past = !self.status.is_loaded() && self.away.as_ref().is_some_and(|away| away.is_done);
+        if !is_past && self.away.as_ref().is_none_or(|away| away.run != cut.run) {
             tracing::info!(stream = self.keys.stream, to = ?cut.streams, "topics move to other streams");
             let unread: Vec<&String> =
                 cut.streams.iter().filter(|to| self.config.all_streams().all(|s| s != *to)).collect();
