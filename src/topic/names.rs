@@ -17,12 +17,12 @@ pub(super) struct Names {
     syntax: ChannelSyntax,
 }
 
-/// Names from which on those that were added are put in order though nobody looks.
+/// Most names that wait to be sorted, unless the index is larger; then they are sorted at once.
 const ADDED_MAX: usize = 4_096;
 
 #[derive(Debug, Default)]
 struct Index {
-    /// Those that are in no order yet, and whether their users may have them: a load adds very many, and nobody looks.
+    /// Names that are not sorted yet, and whether their users may have them. A load adds very many before a client lists any.
     added: Vec<(TopicName, bool)>,
     ordinary: BTreeSet<TopicName>,
     private: BTreeSet<TopicName>,

@@ -652,7 +652,7 @@ impl Topics {
             let is_over = self.is_over(topic, when.at_ms, false);
             if is_over {
                 topic.admits(kind, &payload, true)?;
-                // It begins anew where it was moved to.
+                // The topic's next life is where the topic was moved to.
                 let moved_at = topic.moved_at;
                 self.end_by_age(topic, silent);
                 topic.moved_at = moved_at;

@@ -235,7 +235,7 @@ impl Saver {
             return Ok(());
         }
         self.held = Some(self.node.clone());
-        // Nobody else is about to write it.
+        // This node holds the lease: no other node writes the position now.
         if is_lost {
             self.save_all(feed, &epoch);
         }

@@ -100,8 +100,8 @@ impl RedisSource {
         true
     }
 
-    /// Whether an entry comes after topics have left for good: nobody hands it on any more. That is asked of the stream alone, so
-    /// that all nodes refuse it, whether or not they know the topic.
+    /// Whether an entry comes after the end of a move, so that the command does not hand it on. Only the stream decides that: all
+    /// nodes refuse the entry, whether or not they know the topic.
     pub(super) fn is_too_late(&self, topic: &str, id: EntryId) -> bool {
         let away = self.away.as_ref().filter(|away| away.has_ended_before(id));
         away.is_some_and(|away| away.home(topic) != self.keys.stream)

@@ -16,7 +16,7 @@ const REACH_WAIT: Duration = Duration::from_secs(10);
 /// Wait between two attempts.
 const ATTEMPT_WAIT: Duration = Duration::from_millis(500);
 
-/// Waits until the masters of all streams answer. What keeps one from it is said at once, and is the error in the end.
+/// Waits until the masters of all streams answer. Reports the first failure at once, and the last one as the error.
 pub(super) async fn reach(
     redis: &config::Redis,
     masters: &Masters,
