@@ -205,6 +205,8 @@ impl Shard {
             }
             let Reserved { asked, bytes: reserved, .. } = reserved.remove();
             asked.charge(answers, bytes.saturating_sub(reserved));
+            // Perhaps not what the room was kept for: that asks again, or nothing would wake it.
+            self.owed.push(index);
             return true;
         }
         let Some(asked) = self.asked(index) else { return false };

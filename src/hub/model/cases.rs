@@ -158,3 +158,44 @@ fn a_state_in_place_of_deltas_waits_for_its_allowance() {
     assert_eq!(world.shard.stats.states_delayed.get(), delayed);
     world.leave().unwrap();
 }
+
+/// Room in an allowance that missed deltas wait for is taken by a state that the session subscribes to meanwhile: the deltas
+/// wait for more, and come.
+#[test]
+fn missed_deltas_whose_room_a_state_took_come_all_the_same() {
+    let mut ways = Ways { reply_bytes_per_second: 1_000_000, backlog_bytes: 20_000, ..Ways::plain() };
+    ways.tongues[0].centrifuge = true;
+    let mut world = World::new(FlushBackend::Epoll, &[], ways);
+    world.come(0);
+    world.do_one(Op::Subscribe(0, vec![2], None)).unwrap();
+    world.publish(2, 10);
+    world.settle().unwrap();
+    world.do_one(Op::Mark(0)).unwrap();
+    world.go(0);
+    (0..20).for_each(|_| world.publish(2, 6_000));
+    world.publish(1, 6_000);
+    world.come(0);
+    world.do_one(Op::Recover { client: 0, topics: vec![2], old: true, reject: false }).unwrap();
+    let waits = |world: &World| {
+        world.shard.sessions.iter().any(|(index, session)| {
+            u32::try_from(index).is_ok_and(|index| world.shard.asking.waits(session.key(index)))
+        })
+    };
+    for _ in 0..1_000 {
+        if waits(&world) {
+            break;
+        }
+        world.turn(0).unwrap();
+        world.answer();
+        world.peers.iter_mut().flatten().try_for_each(|peer| peer.read(1 << 20)).unwrap();
+    }
+    assert!(waits(&world), "all that was missed fits its allowance");
+    world.do_one(Op::Subscribe(0, vec![1], None)).unwrap();
+    // It is heard, and answered when the room is there.
+    world.turn(20).unwrap();
+    assert!(!world.shard.asks.is_empty(), "the subscribe was not heard");
+    world.shard.pass(Duration::from_secs(10));
+    world.answer();
+    world.settle().unwrap();
+    world.leave().unwrap();
+}
