@@ -96,8 +96,13 @@ pub(super) async fn run(args: PublishArgs) -> anyhow::Result<()> {
     if args.keep_going || args.ids {
         bail!("--keep-going and --ids are for --lines");
     }
+    let ready = async {
+        let (mut target, delta) = checked(&args, topic).await?;
+        target.look_for_streams().await?;
+        anyhow::Ok((target, delta))
+    };
     let (target, delta) = tokio::select! {
-        ready = checked(&args, topic) => ready?,
+        ready = ready => ready?,
         () = interrupts.next() => bail!("interrupted before anything was published"),
     };
     let suspicion = delta.suspicion.as_ref();

@@ -41,6 +41,7 @@ fn speed(text: &str) -> Result<f64, String> {
 
 pub(super) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
     let mut target = Target::connect(&args.target).await?;
+    target.look_for_streams().await?;
     let bar = if args.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
     bar.set_style(ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}")?);
     bar.enable_steady_tick(Duration::from_millis(200));

@@ -2,16 +2,18 @@
 
 mod api;
 mod plan;
+mod streams;
 
 use std::fmt::Display;
 use std::path::PathBuf;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::Args;
 
 use self::api::Api;
 pub(super) use self::plan::FORMS;
 use self::plan::{Plan, To};
+use self::streams::ListedBy;
 use crate::source::direct::Direct;
 use crate::source::draft::Draft;
 use crate::source::precheck::{Checked, Precheck};
@@ -31,6 +33,9 @@ pub(super) struct TargetArgs {
     /// [default: NEXUS]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     stream: Vec<String>,
+    /// Redis: publish though streams of the list are not there yet: the first entry creates a stream
+    #[arg(long)]
+    create_stream: bool,
     /// Redis: MAXLEN ~ of the stream [default: 1000000, or source.redis.max_len]
     #[arg(long, value_name = "N")]
     max_len: Option<u64>,
@@ -106,11 +111,13 @@ pub(super) struct Target {
     check: Precheck,
     way: Way,
     notes: Vec<String>,
+    listed_by: ListedBy,
+    may_create: bool,
 }
 
 impl Target {
     pub(super) async fn connect(args: &TargetArgs) -> anyhow::Result<Self> {
-        let Plan { to, config, led, unchecked, bytes_max } = plan::plan(args)?;
+        let Plan { to, config, led, unchecked, bytes_max, listed_by } = plan::plan(args)?;
         let check = Precheck::new(&config);
         let check = match bytes_max {
             Some(bytes_max) => check.with_bytes_max(bytes_max),
@@ -123,7 +130,20 @@ impl Target {
                 None => bail!("no stream is named"),
             },
         };
-        Ok(Self { check, way, notes: led.into_iter().chain(unchecked).collect() })
+        let notes = led.into_iter().chain(unchecked).collect();
+        Ok(Self { check, way, notes, listed_by, may_create: args.create_stream })
+    }
+
+    /// Looks whether the streams are there, before anything is sent.
+    ///
+    /// # Errors
+    /// A stream is missing that may be misspelt, or Redis cannot be asked.
+    pub(super) async fn look_for_streams(&mut self) -> anyhow::Result<()> {
+        let Way::Stream(direct) = &self.way else { return Ok(()) };
+        let streams = direct.streams().await.context("publishing failed")?;
+        let note = streams::judge(&streams, self.listed_by, self.may_create);
+        self.notes.extend(note.map_err(anyhow::Error::msg)?);
+        Ok(())
     }
 
     /// What is to be known before anything is sent: where it goes, where nobody has said that, and what cannot be checked.

@@ -34,6 +34,17 @@ pub struct Appended {
     pub stream: String,
 }
 
+/// Which streams are there.
+#[derive(Debug, Default)]
+pub struct Streams<'a> {
+    /// They have entries, or nodes read them.
+    pub there: Vec<&'a str>,
+    /// The first entry would create them.
+    pub missing: Vec<&'a str>,
+    /// Where they would be, without secrets.
+    pub place: String,
+}
+
 impl Direct {
     /// To the stream that `config` names: with NATS connects, with Redis when first used. `None` if it names none.
     ///
@@ -56,6 +67,24 @@ impl Direct {
             (None, None) => return Ok(None),
         };
         Ok(Some(Self { appender, config: config.clone(), _open: open }))
+    }
+
+    /// Which of Redis' streams are there, and which are not. NATS refuses what goes to a stream that is not there by itself.
+    ///
+    /// # Errors
+    /// If Redis cannot be asked.
+    pub async fn streams(&self) -> Result<Streams<'_>, Failure> {
+        let (Some(redis), Appender::Redis(appender)) = (&self.config.source.redis, &self.appender) else {
+            return Ok(Streams::default());
+        };
+        let mut streams = Streams { place: redis.described(), ..Streams::default() };
+        let are_there = appender.are_there().await;
+        let are_there = are_there
+            .map_err(|error| Failure::Unavailable(format!("Redis at {} cannot be used: {error}", streams.place)))?;
+        for (stream, is_there) in redis.streams.iter().zip(are_there) {
+            if is_there { &mut streams.there } else { &mut streams.missing }.push(stream);
+        }
+        Ok(streams)
     }
 
     /// Appends deltas, those of one stream in their order. Each is in its stream when this returns, or its result says why

@@ -292,6 +292,8 @@ async fn options_that_do_not_go_together_are_told() {
         (&["--to", "unix://", "a", "1"], "--to unix://: `unix://` cannot be read: it names no path"),
         (&["--to", "nats://u:secret@a:x", "a", "1"], "--to nats://***@a:x: "),
         (&["--to", "http://a", "--stream", "s", "a", "1"], "--stream does not go with this target"),
+        (&["--to", "http://a", "--create-stream", "a", "1"], "--create-stream does not go with this target"),
+        (&["--to", "nats://a", "--create-stream", "a", "1"], "--create-stream does not go with this target"),
         (&["--to", "nats://a", "--max-len", "7", "a", "1"], "--max-len does not go"),
         (&["--to", &url, "--subject", "md.>", "a", "1"], "--subject does not go"),
         (&["--to", &url, "--key", "secret-key", "a", "1"], "--key, --key-file does not go"),

@@ -88,8 +88,9 @@ async fn a_long_file_goes_through_in_bounded_memory() {
         writeln!(file, "{{\"topic\":\"stream:{}\",\"data\":{{\"n\":{n},\"pad\":\"{pad}\"}}}}", n % 10).unwrap();
     }
     drop(file);
-    let mut child =
-        started(&["publish", "--quiet", "--to", &redis.url(), "--stream", "s0,s1", "--lines", path.to_str().unwrap()]);
+    let (url, path) = (redis.url(), path.to_str().unwrap());
+    let to = ["--to", &url, "--stream", "s0,s1", "--create-stream"];
+    let mut child = started(&[&["publish", "--quiet", "--lines", path][..], &to].concat());
     drop(child.stdin.take());
     let mut most = 0;
     while child.try_wait().unwrap().is_none() {

@@ -111,8 +111,79 @@ async fn to_redis_as_the_configuration_has_it() {
     // The same by options: all streams, in their order.
     let home: usize =
         done(&run(&["partition", "-n", "3", "latest:0"])).trim_end().rsplit('\t').next().unwrap().parse().unwrap();
-    let printed = done(&run(&["publish", "--to", &redis.url(), "--stream", "x,y,z", "latest:0", "1"]));
-    assert_eq!(place(&printed, "latest:0")["stream"], ["x", "y", "z"][home]);
+    let args = ["publish", "--to", &redis.url(), "--stream", "x,y,z", "--create-stream", "latest:0", "1"];
+    assert_eq!(place(&done(&run(&args)), "latest:0")["stream"], ["x", "y", "z"][home]);
+}
+
+/// A name that is misspelt is a stream that no server reads: nothing is created by it.
+#[tokio::test]
+async fn streams_of_redis_that_are_not_there_are_refused_by_name() {
+    let redis = Redis::start();
+    let url = redis.url();
+    let (_folder, one) = config_file(&format!("{OPEN}\n{}streams = [\"s0\"]\n", redis.source_config()));
+    let (_folder2, two) = config_file(&format!("{OPEN}\n{}streams = [\"s0\", \"s1\"]\n", redis.source_config()));
+    let folder = tempfile::tempdir().unwrap();
+    let lines = folder.path().join("deltas").to_str().unwrap().to_owned();
+    std::fs::write(&lines, "latest:a 1\nlatest:b 2\n").unwrap();
+    let at = |text: &str| format!("nexus-push: {text} in Redis at {url}");
+    let deltas = [&["latest:a", "1"][..], &["--lines", &lines]];
+    let all_refused = |by: &[&str], needles: &[&str]| {
+        for delta in deltas {
+            let error = failed(&run(&[&["publish"], by, delta].concat()));
+            for needle in [needles, &["--create-stream", "Nothing was published"]].concat() {
+                assert!(error.contains(needle), "{by:?}: {needle}: {error}");
+            }
+            assert!(!error.contains("published,") && !error.contains("creates"), "{error}");
+        }
+    };
+    // Nothing is there at all. One that has not been named by hand is the first of a new Redis, which is said.
+    let typo = at("--stream typo: not");
+    all_refused(&["--to", &url, "--stream", "typo"], &[&typo]);
+    all_refused(&["-c", &two], &[&at("source.redis.streams s0,s1: not"), "none of source.redis.streams is"]);
+    assert_eq!(redis.command(&["DBSIZE"]), ":0");
+    for (by, stream) in [(["--to", &url], "nexus:deltas"), (["-c", &one], "s0")] {
+        let output = run(&[&["publish", "latest:a", "1"][..], &by].concat());
+        assert_eq!(place(&done(&output), "latest:a")["stream"], stream);
+        let said = at(&format!("the stream {stream} is not"));
+        assert!(text(&output.stderr).contains(&said), "{}", text(&output.stderr));
+        let output = run(&[&["publish", "latest:a", "1"][..], &by].concat());
+        assert!(done(&output).contains(stream) && !text(&output.stderr).contains("is not in"));
+    }
+    // Some are there.
+    all_refused(&["--to", &url, "--stream", "s0,typo"], &[&typo, "of --stream there are s0"]);
+    all_refused(&["-c", &two], &[&at("source.redis.streams s1: not"), "of source.redis.streams there are s0"]);
+    assert_eq!(redis.command(&["DBSIZE"]), ":2");
+    // A server that reads them has made them known, though they hold nothing yet.
+    let server = ready(&std::fs::read_to_string(&two).unwrap()).await;
+    assert_eq!(redis.command(&["EXISTS", "s1"]), ":0");
+    for topic in ["latest:a", "latest:b", "latest:c"] {
+        done(&run(&["publish", "-c", &two, topic, "1"]));
+        done(&run(&["publish", "--to", &url, "--stream", "s0,s1", topic, "1"]));
+    }
+    drop(server);
+    // On purpose.
+    let output = run(&["publish", "--to", &url, "--stream", "new", "--create-stream", "latest:a", "1"]);
+    assert!(done(&output).contains("stream=new") && text(&output.stderr).contains("creates it"));
+}
+
+/// A publisher with rights on its streams alone cannot see what servers keep beside them.
+#[test]
+fn a_user_of_the_streams_alone_publishes_to_those_that_hold_entries() {
+    let redis = Redis::start();
+    let user = ["ACL", "SETUSER", "feed", "on", ">feed-secret", "~s0", "~s1", "+xadd", "+exists", "+role"];
+    assert_eq!(redis.command(&user), "+OK");
+    redis.command(&["XADD", "s0", "*", "topic", "a", "data", "1"]);
+    let to = redis.url().replace("redis://", "redis://feed:feed-secret@");
+    let with = |stream: &str, more: &[&str]| {
+        run(&[&["publish", "--to", &to, "a", "1", "--stream", stream][..], more].concat())
+    };
+    done(&with("s0", &[]));
+    let error = failed(&with("s1", &[]));
+    assert!(error.contains("--stream s1: not in Redis") && !error.contains("secret"), "{error}");
+    done(&with("s1", &["--create-stream"]));
+    // One that may not even ask is told by what it writes.
+    assert_eq!(redis.command(&["ACL", "SETUSER", "feed", "-exists"]), "+OK");
+    done(&with("s0", &[]));
 }
 
 #[tokio::test]
@@ -120,7 +191,7 @@ async fn to_redis_that_is_away_or_takes_nothing() {
     let redis = Redis::start();
     for (to, needle) in [
         (format!("redis://127.0.0.1:{}", free_port()), "127.0.0.1"),
-        (format!("redis://:wr0ng-word@127.0.0.1:{}", redis.port), "Redis did not take the delta"),
+        (format!("redis://:wr0ng-word@127.0.0.1:{}", redis.port), "cannot be used: "),
         (format!("redis+sentinel://127.0.0.1:{}/mymaster", free_port()), "127.0.0.1"),
         (format!("redis+cluster://127.0.0.1:{}", free_port()), "127.0.0.1"),
         (format!("nats://127.0.0.1:{}", free_port()), "127.0.0.1"),
@@ -139,7 +210,9 @@ fn a_stream_that_hangs_is_given_up_in_time() {
     let (redis, nats) = (Redis::start(), Nats::start());
     redis.signal("STOP");
     nats.signal("STOP");
-    for (to, needle) in [(redis.url(), "Redis did not take the delta"), (nats.url(), "connecting to nats://")] {
+    for (to, needle) in
+        [(redis.url(), "publishing failed: Redis at redis://127.0.0.1"), (nats.url(), "connecting to nats://")]
+    {
         let error = failed(&ended(started(&["publish", "--quiet", "--to", &to, "a", "1"])));
         assert!(error.contains(needle), "{to}: {error}");
     }

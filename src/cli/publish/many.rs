@@ -72,8 +72,13 @@ struct Run<'a> {
 pub(super) async fn run(args: &PublishArgs, interrupts: &mut Interrupts) -> anyhow::Result<()> {
     let path = args.lines.as_deref().unwrap_or(Path::new("-"));
     let (reader, bytes) = input(path).await?;
+    let ready = async {
+        let mut target = Target::connect(&args.target).await?;
+        target.look_for_streams().await?;
+        anyhow::Ok(target)
+    };
     let target = tokio::select! {
-        target = Target::connect(&args.target) => target?,
+        ready = ready => ready?,
         () = interrupts.next() => bail!("interrupted before anything was published"),
     };
     // Of data in base64, and of texts with escapes, there is more than is published.

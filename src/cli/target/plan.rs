@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 
 use super::TargetArgs;
+use super::streams::ListedBy;
 use crate::cli::{address, argv, environment};
 use crate::config::{Config, Nats, Overrides, PayloadForm, Redis, load, redacted};
 use crate::limits::PUBLISH_BODY_BYTES_MAX;
@@ -32,6 +33,8 @@ pub(super) struct Plan {
     pub(super) unchecked: Option<String>,
     /// Largest data, where `config` does not say.
     pub(super) bytes_max: Option<usize>,
+    /// What listed the streams.
+    pub(super) listed_by: ListedBy,
 }
 
 /// What a URL's scheme says.
@@ -90,6 +93,11 @@ pub(super) fn plan(args: &TargetArgs) -> anyhow::Result<Plan> {
     let mut config = file.unwrap_or_else(|| precheck::unknown(form));
     let (redis, nats) = (config.source.redis.take(), config.source.nats.take());
     let (mut bytes_max, mut led) = (None, None);
+    let listed_by = match (&redis, args.stream.as_slice()) {
+        (_, [_, ..]) => ListedBy::Option,
+        (Some(_), []) => ListedBy::File,
+        (None, []) => ListedBy::Default,
+    };
     let to = match scheme {
         Scheme::Api => {
             // What the server takes is the server's to say.
@@ -126,7 +134,7 @@ pub(super) fn plan(args: &TargetArgs) -> anyhow::Result<Plan> {
             streams.unwrap_or_default()
         )
     });
-    Ok(Plan { to, config: Arc::new(config), led, unchecked, bytes_max })
+    Ok(Plan { to, config: Arc::new(config), led, unchecked, bytes_max, listed_by })
 }
 
 /// Says that a file without a source leads to its own server: who meant the stream has forgotten a section.
@@ -150,6 +158,7 @@ fn fits(args: &TargetArgs, scheme: Scheme) -> anyhow::Result<()> {
             scheme != Scheme::Api,
             "a server's publish API knows its stream by itself",
         ),
+        ("--create-stream", args.create_stream, scheme == Scheme::Redis, "it is for Redis alone"),
         ("--max-len", args.max_len.is_some(), scheme == Scheme::Redis, "it is for Redis alone"),
         ("--subject", args.subject.is_some(), scheme == Scheme::Nats, "it is for NATS alone"),
         ("--key, --key-file", given_key, scheme == Scheme::Api, "it is for a server's publish API (http://, https://)"),

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ::redis::{Cmd, RedisResult, Value, from_redis_value};
+use ::redis::{Cmd, RedisError, RedisResult, Value, from_redis_value};
 use futures_util::future::join_all;
 
 use super::id::EntryId;
 use super::keys::hash_tag;
 use super::link::SharedLink;
 use super::masters::Masters;
+use super::there;
 use crate::config;
 use crate::limits::{APPEND_BYTES_MAX, APPEND_DELTAS_MAX, IDEMPOTENCY_TTL};
 use crate::metrics::Metrics;
@@ -63,6 +64,21 @@ impl Appender {
             }
         }
         results
+    }
+
+    /// Which of the streams that topics belong in are there, in their order.
+    ///
+    /// # Errors
+    /// If Redis cannot be asked.
+    pub async fn are_there(&self) -> Result<Vec<bool>, RedisError> {
+        let asked = self.config.streams.iter().enumerate().map(async |(at, stream)| {
+            let link = self.links.get(at).or_else(|| self.links.first());
+            match link {
+                Some(link) => there::for_publisher(link, stream).await,
+                None => Ok(true),
+            }
+        });
+        join_all(asked).await.into_iter().collect()
     }
 
     /// Sends what goes over one link, some at a time. Once some could not be sent, the rest is not.

@@ -17,6 +17,7 @@ mod saver;
 mod sentinels;
 #[cfg(test)]
 mod simulation;
+mod there;
 
 pub use append::{AppendError, Appender};
 pub(super) use entries::read_draft;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use ::redis::{ErrorKind, RedisError, RedisResult, cmd};
+use ::redis::{ErrorKind, RedisError, RedisResult};
 use tokio::time::Instant;
 
-use super::super::keys::Keys;
 use super::super::masters::Masters;
+use super::super::there;
 use super::{ReshardError, Say};
 use crate::config;
 
@@ -81,6 +81,5 @@ pub(super) async fn look_for(redis: &config::Redis, masters: &Masters, from: &[S
 
 async fn is_there(masters: &Masters, stream: &str) -> Result<bool, ReshardError> {
     let mut link = masters.connect(stream).await?;
-    let is_there = cmd("EXISTS").arg(stream).arg(Keys::new(stream).epoch).query_async::<u64>(&mut link).await?;
-    Ok(is_there > 0)
+    Ok(there::question(stream).query_async::<u64>(&mut link).await? > 0)
 }
