@@ -1,12 +1,14 @@
 //! `nexus-push healthcheck`
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{anyhow, bail};
 use clap::Args;
 use reqwest::{StatusCode, Url};
 use serde_json::Value;
 
+use super::authorities::{self, Authorities, WITHOUT_TLS};
 use super::{address, say};
 use crate::client::{self, Answer, HEALTH_HEADER};
 use crate::config::redacted;
@@ -23,6 +25,9 @@ pub(super) struct HealthcheckArgs {
     /// clients should be sent there
     #[arg(value_name = "URL", default_value = "http://127.0.0.1:8000/healthz")]
     url: String,
+    /// https://: PEM file of the authorities that may vouch for the server, in place of the system's
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Longest wait, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
     timeout: u64,
@@ -30,11 +35,14 @@ pub(super) struct HealthcheckArgs {
 
 pub(super) async fn run(args: HealthcheckArgs) -> anyhow::Result<()> {
     let url = asked(&args.url)?;
-    let client = client::http_direct(Duration::from_secs(args.timeout), None);
-    let client = client.map_err(anyhow::Error::msg).context("no TLS to be had")?;
+    if args.ca.is_some() && url.scheme() != "https" {
+        bail!("--ca does not go with URL {}: {WITHOUT_TLS}", redacted(url.as_str()));
+    }
+    let authorities = args.ca.as_deref().map(Authorities::read).transpose()?;
+    let client = authorities::http(Duration::from_secs(args.timeout), authorities.as_ref())?;
     let answer = client::whole(client.get(url.clone()), ANSWER_BYTES_MAX).await;
     let told = redacted(url.as_str());
-    let answer = answer.map_err(|reason| anyhow!("{told}: {reason}"))?;
+    let answer = answer.map_err(|reason| anyhow!("{told}: {reason}{}", authorities::hint(&reason)))?;
     match health(&answer) {
         Ok(word) => say(format_args!("{told}: {word}")),
         Err(why) => bail!("{told}: {why}"),

@@ -2,6 +2,7 @@
 
 mod address;
 mod argv;
+mod authorities;
 mod drain;
 mod healthcheck;
 mod partition;

@@ -124,7 +124,7 @@ impl Target {
             None => check,
         };
         let way = match to {
-            To::Api { url, key, authorities } => Way::Api(Api::new(&url, key.as_deref(), authorities.as_deref())?),
+            To::Api { url, key, authorities } => Way::Api(Api::new(&url, key.as_deref(), authorities.as_ref())?),
             To::Stream => match Direct::open(&config, &check).await? {
                 Some(direct) => Way::Stream(Box::new(direct)),
                 None => bail!("no stream is named"),

@@ -34,7 +34,7 @@ async fn to_a_server_over_http_and_https() {
         (&["--to", &plain, "--key", "another-key-0123456789"], "401"),
         (&["--to", &sealed, "--key-file", &key], "--ca FILE"),
         (&["--to", &sealed, "--key-file", &key, "--ca", &other], "certificate"),
-        (&["--to", &sealed, "--key-file", &key, "--ca", &key], "no certificate in it"),
+        (&["--to", &sealed, "--key-file", &key, "--ca", &key], "key: there is no certificate in it"),
         (&["--to", &sealed.replace("localhost", "127.0.0.1"), "--key-file", &key, "--ca", &ca], "certificate"),
         (&["--to", &format!("http://127.0.0.1:{}", free_port()), "--key-file", &key], "no answer from"),
         (&["--to", &plain.replace("http:", "https:"), "--key-file", &key], "no answer from"),

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::program::{done, failed, run, text};
-use crate::support::{OPEN, Server, free_port};
+use crate::program::{done, failed, run, run_in, text};
+use crate::support::{Authority, OPEN, Server, free_port, tls_config};
 
 #[tokio::test]
 async fn once_prints_a_table_and_says_who_is_not_there() {
@@ -137,6 +137,40 @@ fn healthcheck_is_the_exit_code_and_one_line() {
     server.wait();
     let error = failed(&run(&["healthcheck", &url]));
     assert!(error.contains(&format!("{url}: Connection refused")), "{error}");
+}
+
+/// A server whose certificate is of an authority that the system does not know, as the publish command has it.
+#[test]
+fn healthcheck_over_tls() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    authority.issue("localhost").write(folder.path(), "server");
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (ca, other, empty) = (at("ca.crt"), at("other.crt"), at("empty.crt"));
+    std::fs::write(&ca, authority.pem()).unwrap();
+    std::fs::write(&other, Authority::new().pem()).unwrap();
+    std::fs::write(&empty, "no PEM\n").unwrap();
+    let server = Server::start(&format!("{OPEN}\n{}", tls_config(folder.path())));
+    let sealed = format!("https://localhost:{}", server.sealed.unwrap().port());
+    let by_address = sealed.replace("localhost", "127.0.0.1");
+    for (path, word) in [("/healthz", "ok"), ("/readyz", "ready")] {
+        let asked = format!("{sealed}{path}");
+        assert_eq!(done(&run(&["healthcheck", &asked, "--ca", &ca])), format!("{asked}: {word}\n"));
+        // The system's authorities may have been told of it.
+        assert_eq!(done(&run_in(&[("SSL_CERT_FILE", &ca)], &["healthcheck", &asked])), format!("{asked}: {word}\n"));
+    }
+    let missing = at("missing.crt");
+    for (args, needle) in [
+        (&[sealed.as_str()][..], "; give the certificate of its authority with --ca FILE"),
+        (&[&sealed, "--ca", &other], "; give the certificate of its authority with --ca FILE"),
+        (&[&by_address, "--ca", &ca], "and the host by the name that the certificate has"),
+        (&[&sealed, "--ca", &empty], "empty.crt: there is no certificate in it (PEM: BEGIN CERTIFICATE)"),
+        (&[&sealed, "--ca", &missing], "missing.crt: No such file"),
+        (&[&sealed.replace("https", "http"), "--ca", &ca], "without TLS there is no certificate: https://"),
+        (&["--ca", &ca], "--ca does not go with URL http://127.0.0.1:8000/healthz: without TLS"),
+    ] {
+        let error = failed(&run(&[&["healthcheck"], args].concat()));
+        assert!(error.contains(needle) && error.lines().count() == 1, "{args:?}: {error}");
+    }
 }
 
 /// What a server says that is not ready is the reason.

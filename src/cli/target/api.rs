@@ -10,6 +10,7 @@ use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
 
 use super::{Fault, Placed, Sent, Warning};
+use crate::cli::authorities::{self, Authorities};
 use crate::client;
 use crate::config::PayloadForm;
 use crate::source::precheck::Checked;
@@ -31,10 +32,9 @@ pub(super) struct Api {
 }
 
 impl Api {
-    /// Connects when first used. `authorities` are PEM.
-    pub(super) fn new(url: &str, key: Option<&str>, authorities: Option<&[u8]>) -> anyhow::Result<Self> {
-        let client = client::http_direct(TIMEOUT, authorities).map_err(anyhow::Error::msg);
-        let client = client.context(if authorities.is_some() { "--ca" } else { "TLS" })?;
+    /// Connects when first used.
+    pub(super) fn new(url: &str, key: Option<&str>, authorities: Option<&Authorities>) -> anyhow::Result<Self> {
+        let client = authorities::http(TIMEOUT, authorities)?;
         let key = key.map(|key| {
             let mut key = HeaderValue::from_str(key.trim()).context("--key has characters that no key has")?;
             key.set_sensitive(true);
@@ -55,7 +55,7 @@ impl Api {
         let server = || crate::config::redacted(self.url.trim_end_matches("/api/batch"));
         let client::Answer { status, body, .. } = client::whole(request, ANSWER_BYTES_MAX)
             .await
-            .map_err(|why| format!("no answer from {}: {why}{}", server(), hint(&why)))?;
+            .map_err(|why| format!("no answer from {}: {why}{}", server(), authorities::hint(&why)))?;
         let answer: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
         if !status.is_success() {
             let why = answer.pointer("/error/message").and_then(Value::as_str);
@@ -93,15 +93,6 @@ fn warned(warning: &Value, topic: &str) -> Warning {
     let part = |name: &str| warning.get(name).and_then(Value::as_str).unwrap_or_default();
     let told = suspicion(Some(topic), part("reason"), part("text"), part("remedy"));
     Warning { text: part("text").to_owned(), told }
-}
-
-/// What to do about an error of the connection.
-fn hint(why: &str) -> &'static str {
-    if why.contains("certificate") {
-        "; give the certificate of its authority with --ca FILE, and the host by the name that the certificate has"
-    } else {
-        ""
-    }
 }
 
 /// The body of a batch; JSON goes in as it is.

@@ -1,13 +1,13 @@
 //! What the options of a target come to: where deltas are sent, and the configuration that they are checked by.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 
 use super::TargetArgs;
 use super::streams::ListedBy;
+use crate::cli::authorities::{Authorities, WITHOUT_TLS};
 use crate::cli::{address, argv, environment};
 use crate::config::{Config, Nats, Overrides, PayloadForm, Redis, load, redacted};
 use crate::limits::PUBLISH_BODY_BYTES_MAX;
@@ -18,7 +18,7 @@ pub(super) enum To {
     Api {
         url: String,
         key: Option<String>,
-        authorities: Option<Vec<u8>>,
+        authorities: Option<Authorities>,
     },
     /// The stream that the configuration names.
     Stream,
@@ -112,7 +112,7 @@ pub(super) fn plan(args: &TargetArgs) -> anyhow::Result<Plan> {
                     url
                 }
             };
-            To::Api { url, key: key(args)?, authorities: args.ca.as_deref().map(read).transpose()? }
+            To::Api { url, key: key(args)?, authorities: args.ca.as_deref().map(Authorities::read).transpose()? }
         }
         Scheme::Redis => {
             config.source.redis = Some(redis_of(args, redis)?);
@@ -168,7 +168,7 @@ fn fits(args: &TargetArgs, scheme: Scheme) -> anyhow::Result<()> {
             scheme == Scheme::Nats || (scheme == Scheme::Api && sealed),
             match scheme {
                 Scheme::Redis => "for Redis the system's authorities count, or those of SSL_CERT_FILE=FILE",
-                _ => "without TLS there is no certificate: https://",
+                _ => WITHOUT_TLS,
             },
         ),
     ];
@@ -216,7 +216,7 @@ fn nats_of(args: &TargetArgs, file: Option<Nats>) -> anyhow::Result<Nats> {
     }
     if let Some(ca) = &args.ca {
         // The library reads it; that it can be read is said here in clearer words.
-        read(ca)?;
+        Authorities::read(ca)?;
         nats.ca_file = Some(ca.clone());
     }
     nats.check().map_err(|why| anyhow::anyhow!("wrong options for NATS: {why}"))?;
@@ -227,10 +227,6 @@ fn key(args: &TargetArgs) -> anyhow::Result<Option<String>> {
     let Some(path) = &args.key_file else { return Ok(args.key.clone()) };
     let key = std::fs::read_to_string(path).with_context(|| format!("--key-file {}", path.display()))?;
     Ok(Some(key.trim().to_owned()))
-}
-
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("--ca {}", path.display()))
 }
 
 #[cfg(test)]
