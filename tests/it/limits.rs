@@ -391,3 +391,68 @@ async fn a_state_larger_than_a_backlog() {
     }
     assert_eq!(server.metric("closes_total{reason=\"slow: reconnect and recover\"}"), 0.0);
 }
+
+/// Bounds that are no part of `src/limits.rs`, as their source has them, and how `docs/limits.md` says them. A file that is
+/// here has each of its constants here, so that none is forgotten and none changes unnoticed; one without words is no bound.
+const BOUNDS_OF_RESHARD: &[(&str, &[(&str, &str, &str)])] = &[
+    (
+        include_str!("../../src/source/redis/reshard.rs"),
+        &[
+            ("LOAD_WAIT", "Duration::from_secs(60)", "of which nothing is heard | 60 s;"),
+            ("SAY_AFTER", "Duration::from_secs(3)", "said after 3 s"),
+            ("IDLE", "Duration::from_millis(10)", ""),
+            ("SAY_EVERY", "Duration::from_secs(10)", "| one in 10 s;"),
+            ("NAMED_MAX", "10", "one in 10 s; 10 |"),
+        ],
+    ),
+    (
+        include_str!("../../src/source/redis/reshard/ground.rs"),
+        &[
+            ("REACH_WAIT", "Duration::from_secs(10)", "for 10 s at the start"),
+            ("ATTEMPT_WAIT", "Duration::from_millis(500)", "tried every 0.5 s"),
+        ],
+    ),
+    (
+        include_str!("../../src/source/redis/reshard/mover.rs"),
+        &[
+            ("SLICE_TOPICS", "50", "| about 50, in"),
+            ("BATCH", "1_000", "| 1,000; 250,"),
+            ("WRITE_ENTRIES", "250", "| 1,000; 250,"),
+            ("WRITE_BYTES", "1 << 20", "250, or 1 MiB"),
+            ("CUT_AT_LEAST_EVERY", "Duration::from_secs(2)", "entries are to be handed on | 2 s"),
+            ("LOOK_EVERY", "Duration::from_secs(1)", "while none comes | one a second"),
+            ("CUT_WAIT", "Duration::from_secs(60)", "to the end of all streams | 60 s each"),
+            ("ATTEMPTS", "60", "later 60 times,"),
+            ("ATTEMPT_WAIT", "Duration::from_millis(500)", "60 times, 0.5 s apart"),
+        ],
+    ),
+    (
+        include_str!("../../src/source/redis/reader/leaving.rs"),
+        &[
+            ("MOVE_WAIT", "Duration::from_secs(5)", "for the topic in its new stream | 5 s"),
+            ("CUT_WAIT", "Duration::from_secs(5)", "where the topic left it | 5 s;"),
+            ("CUT_WAIT_AGAIN", "Duration::from_secs(60)", "there is none for 60 s"),
+            ("CUT_LOOK_EVERY", "Duration::from_millis(1)", ""),
+        ],
+    ),
+];
+
+#[test]
+fn the_page_has_the_bounds_of_reshard() {
+    const PAGE: &str = include_str!("../../docs/limits.md");
+    for (source, known) in BOUNDS_OF_RESHARD {
+        // `const NAME: TYPE = VALUE;`, whoever may see it.
+        let declared = source.lines().filter_map(|line| {
+            let (before, rest) = line.split_once("const ")?;
+            let is_constant = before.is_empty() || (before.starts_with("pub") && !before.contains('='));
+            let (name, rest) = rest.split_once(": ").filter(|_| is_constant)?;
+            let (_, value) = rest.trim_end_matches(';').split_once(" = ")?;
+            Some((name, value))
+        });
+        let expected: Vec<(&str, &str)> = known.iter().map(|(name, value, _)| (*name, *value)).collect();
+        assert_eq!(declared.collect::<Vec<_>>(), expected, "docs/limits.md and this list say what they are");
+        for (name, value, said) in *known {
+            assert!(PAGE.contains(said), "{name} is {value}: `{said}` is not in docs/limits.md");
+        }
+    }
+}
