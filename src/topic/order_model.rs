@@ -341,3 +341,24 @@ fn a_deletion_elsewhere_hides_nothing_of_a_source_that_is_loaded_again() {
     node.topics.loaded(home);
     assert_eq!(node.known(), Some((7, home.0)));
 }
+
+/// What docs/state.md says of patches in another source, beside a life that rests on a deletion.
+#[test]
+fn patches_in_another_source_are_older_than_the_deletion_or_put_the_state_in_doubt() {
+    for (at, taken, is_whole, data, source) in [
+        (5, Err("wrong_partition"), true, r#"{"n":9}"#, 1),
+        (7, Err("wrong_partition"), false, r#"{"n":9}"#, 1),
+        (10, Ok(true), false, r#"{"n":10}"#, 0),
+    ] {
+        let node = Node::new(Class::Merge);
+        for entry in [(1, VALUE, 4), (1, DELETION, 6), (1, Kind::Delta, 9)] {
+            assert_eq!(node.read(entry), Ok(true));
+        }
+        assert_eq!(node.read((0, Kind::Delta, at)), taken, "{at}");
+        let snapshot = node.topics.view(&node.name).unwrap().snapshot;
+        assert_eq!((!snapshot.known.may_lack(), snapshot.data.as_ref()), (is_whole, data.as_bytes()), "{at}");
+        assert_eq!(node.topics.source_of("t:x"), SourceId(source), "{at}");
+        assert_eq!(node.read((source, VALUE, 11)), Ok(true));
+        assert_eq!(node.known(), Some((11, source)), "whole again by a snapshot");
+    }
+}
