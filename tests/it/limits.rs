@@ -392,9 +392,12 @@ async fn a_state_larger_than_a_backlog() {
     assert_eq!(server.metric("closes_total{reason=\"slow: reconnect and recover\"}"), 0.0);
 }
 
+/// A constant, its value in the source, and how the page says it.
+type Bound = (&'static str, &'static str, &'static str);
+
 /// Bounds that are no part of `src/limits.rs`, as their source has them, and how `docs/limits.md` says them. A file that is
 /// here has each of its constants here, so that none is forgotten and none changes unnoticed; one without words is no bound.
-const BOUNDS_OF_RESHARD: &[(&str, &[(&str, &str, &str)])] = &[
+const BOUNDS_OF_RESHARD: &[(&str, &[Bound])] = &[
     (
         include_str!("../../src/source/redis/reshard.rs"),
         &[
