@@ -84,6 +84,7 @@ async fn each_refused_entry_is_told_with_what_was_wrong_and_what_to_do() {
     let (deep, large, long) =
         ("[".repeat(70) + &"]".repeat(70), format!("\"{}\"", "x".repeat(300_000)), "x".repeat(300));
     let cases: &[(&[&str], &str, &[&str])] = &[
+        (&["nexus:away", "true"], "cut", &["`nexus:away` is `true`", "no mark of `nexus-push reshard`"]),
         (&["data", "{}", "tpoic", "merge:a"], "no_topic", &["no field `topic`", "did you mean `topic` by `tpoic`"]),
         (&["topic", "merge:b", "payload", "{}"], "no_data", &["merge:b", "did you mean `data` by `payload`"]),
         (&["topic", "bad name", "data", "1"], "name", &["bad name", "U+0020"]),
@@ -116,6 +117,35 @@ async fn each_refused_entry_is_told_with_what_was_wrong_and_what_to_do() {
     assert_eq!(server.metric("deltas_refused_total"), refused, "each once, whoever refused it");
     assert!(told(&server, "refused", "name")["topic"].as_str().unwrap().len() < 100, "cut");
     assert!(server.log().lines().all(|line| line.len() < 2_000));
+}
+
+/// What `nexus-push reshard` writes has all topics leave a stream: not where it comes with a delta, or in a copy of the stream.
+#[tokio::test]
+async fn a_mark_of_reshard_that_a_publisher_wrote_by_mistake_moves_nothing() {
+    let redis = Redis::start();
+    let server = redis_server(&redis, "").await;
+    let mut client = server.client().await;
+    client.subscribe(&["stream:good"]).await;
+    let mark = |stream: Value| {
+        json!({"run": "r", "streams": ["elsewhere"], "slices": 1, "slice": 0, "stream": stream}).to_string()
+    };
+    let (own, copied) = (mark(json!(STREAM)), mark(json!("d0")));
+    let to_none = own.replace("[\"elsewhere\"]", "[]");
+    let cases: [&[&str]; 3] =
+        [&["nexus:away", &own, "topic", "merge:a", "data", "{}"], &["nexus:away", &copied], &["nexus:away", &to_none]];
+    for (n, fields) in cases.into_iter().enumerate() {
+        let id = add(&redis, fields);
+        redis.add("stream:good", &json!(n));
+        assert_eq!(client.next().await["data"], n, "its topics are where they were");
+        let said = told(&server, "refused", "cut");
+        assert_eq!((&said["id"], said["count"].as_u64()), (&json!(id), Some(n as u64 + 1)), "{said}");
+    }
+    assert_eq!(server.get("/api/topics/merge:a").0, 404);
+    // One of an older version, without the stream's name.
+    let old = json!({"run": "r", "streams": ["elsewhere"], "slices": 1, "slice": 0}).to_string();
+    add(&redis, &["nexus:away", &old]);
+    redis.add("stream:good", &json!("left"));
+    server.until("it counts", |s| s.metric("deltas_left_total") == 1.0).await;
 }
 
 #[tokio::test]

@@ -48,23 +48,43 @@ pub(super) struct Cut {
     pub(super) slices: u16,
     /// The slice that leaves with this; `None` if all have left, and no more is handed on after this.
     pub(super) slice: Option<u16>,
+    /// The stream that it cuts: in another it is a copy. Versions before this member write none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) stream: Option<String>,
 }
 
 impl Cut {
-    /// The cut that an entry is, if it is one.
-    pub(super) fn of(fields: &[Value]) -> Option<Result<Self, Refusal>> {
-        let [name, value, ..] = fields else { return None };
+    /// The cut that an entry of `stream` is, if it is one. That is decided by the entry alone, as all nodes must agree on it: what
+    /// is kept beside the stream is of the last run only, and may have changed since the entry was written.
+    pub(super) fn of(fields: &[Value], stream: &str) -> Option<Result<Self, Refusal>> {
+        let [name, value, others @ ..] = fields else { return None };
         if text(name) != Some(CUT_FIELD) {
             return None;
         }
         let value = text(value).unwrap_or_default();
-        Some(serde_json::from_str(value).map_err(|_| {
-            let told = format!(
-                "its field `{CUT_FIELD}` is `{}`, which is no mark of `nexus-push reshard`",
-                shown(value.as_bytes(), REFUSAL_CHARS_SHOWN)
-            );
-            Refusal::new(Reason::Cut, told, "leave fields that begin with `nexus:` to `nexus-push reshard`")
-        }))
+        let read = serde_json::from_str(value)
+            .map_err(drop)
+            .and_then(|cut: Self| if cut.is_sound() { Ok(cut) } else { Err(()) });
+        let fault = match &read {
+            Err(()) => "which is no mark of `nexus-push reshard`".to_owned(),
+            Ok(_) if !others.is_empty() => "and a mark of `nexus-push reshard` has no other field".to_owned(),
+            Ok(Self { stream: Some(own), .. }) if own != stream => {
+                format!(
+                    "a mark of `nexus-push reshard` for the stream `{}`",
+                    shown(own.as_bytes(), REFUSAL_CHARS_SHOWN)
+                )
+            }
+            Ok(_) => return read.ok().map(Ok),
+        };
+        let told = format!("its field `{CUT_FIELD}` is `{}`, {fault}", shown(value.as_bytes(), REFUSAL_CHARS_SHOWN));
+        let remedy = "leave fields that begin with `nexus:` to `nexus-push reshard`, and out of copies of its streams";
+        Some(Err(Refusal::new(Reason::Cut, told, remedy)))
+    }
+
+    /// Whether the command can have written it.
+    fn is_sound(&self) -> bool {
+        let slice = self.slice.unwrap_or_default();
+        !self.run.is_empty() && !self.streams.is_empty() && slice < self.slices
     }
 }
 
@@ -162,7 +182,8 @@ impl Away {
             }
         };
         match cut.slice {
-            None => away.end = Some(id),
+            // There is one end. What comes after it is not handed on, whatever is copied behind it.
+            None => drop(away.end.get_or_insert(id)),
             Some(slice) if usize::from(slice) == away.cuts.len() => away.cuts.push(id),
             // Of a run whose first cuts were not read: they lie before everything that is.
             Some(slice) if usize::from(slice) > away.cuts.len() => {
@@ -213,7 +234,7 @@ mod tests {
     }
 
     fn cut(slice: Option<u16>) -> Cut {
-        Cut { run: "r".into(), streams: vec!["a".into(), "b".into()], slices: 3, slice }
+        Cut { run: "r".into(), streams: vec!["a".into(), "b".into()], slices: 3, slice, stream: None }
     }
 
     #[test]
@@ -230,6 +251,48 @@ mod tests {
                 let expected = away.home(&topic) == "b" && ms > cut_ms && ms <= 40;
                 assert_eq!(away.covers("a", &topic, id(ms)), expected, "{topic} at {ms}");
             }
+        }
+    }
+
+    #[test]
+    fn an_end_that_is_copied_behind_the_end_moves_it_not() {
+        let mut away = None;
+        for (slice, at) in [(Some(0), 10), (None, 20), (None, 30), (Some(0), 40)] {
+            Away::take_in(&mut away, cut(slice), id(at));
+        }
+        let away = away.unwrap();
+        assert_eq!((away.cuts.as_slice(), away.end), (&[id(10)][..], Some(id(20))));
+    }
+
+    #[test]
+    fn a_cut_is_alone_in_its_entry_and_in_its_own_stream() {
+        let read = |stream: &str, fields: &[&str]| {
+            let fields: Vec<Value> = fields.iter().map(|field| Value::BulkString(field.as_bytes().to_vec())).collect();
+            Cut::of(&fields, stream).map(|read| read.map_err(|refusal| refusal.told(false)))
+        };
+        let own = Cut { stream: Some("a".to_owned()), ..cut(Some(2)) };
+        for whole in [cut(None), cut(Some(2)), own.clone()] {
+            let text = serde_json::to_string(&whole).unwrap();
+            assert_eq!(read("a", &[CUT_FIELD, &text]), Some(Ok(whole)));
+            assert_eq!(read("a", &["topic", "t:x", CUT_FIELD, &text]), None);
+            let told = read("a", &[CUT_FIELD, &text, "topic", "t:x"]).unwrap().unwrap_err();
+            assert!(told.contains("no other field"), "{told}");
+        }
+        // As it was written before there was the member.
+        let old = r#"{"run":"r","streams":["a","b"],"slices":3,"slice":2}"#;
+        assert_eq!(read("b", &[CUT_FIELD, old]), Some(Ok(cut(Some(2)))));
+        let copy = read("b", &[CUT_FIELD, &serde_json::to_string(&own).unwrap()]).unwrap().unwrap_err();
+        assert!(copy.contains("for the stream `a`"), "{copy}");
+        for unsound in [
+            "{}",
+            "1",
+            r#"{"run":"","streams":["a"],"slices":1,"slice":0}"#,
+            r#"{"run":"r","streams":[],"slices":1,"slice":0}"#,
+            r#"{"run":"r","streams":["a"],"slices":1,"slice":1}"#,
+            r#"{"run":"r","streams":["a"],"slices":0,"slice":null}"#,
+        ] {
+            let told = read("a", &[CUT_FIELD, unsound]).unwrap().unwrap_err();
+            assert!(told.contains("no mark of `nexus-push reshard`"), "{told}");
         }
     }
 
@@ -257,7 +320,7 @@ mod tests {
             for first in [CUT_FIELD, FROM_FIELD] {
                 let all = std::iter::once(first).chain(fields.iter().map(String::as_str));
                 let values: Vec<Value> = all.map(|field| Value::BulkString(field.as_bytes().to_vec())).collect();
-                let _ = (Cut::of(&values), Handed::of(&values));
+                let _ = (Cut::of(&values, "a"), Handed::of(&values));
             }
         }
     }

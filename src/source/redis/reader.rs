@@ -577,7 +577,7 @@ impl RedisSource {
                 }
             };
             self.reached = self.reached.max(offset);
-            if let Some(cut) = Cut::of(&entry.fields) {
+            if let Some(cut) = Cut::of(&entry.fields, &self.keys.stream) {
                 self.cut(cut, id);
                 continue;
             }

@@ -363,7 +363,7 @@ async fn go_on(begun: Begun, plan: &Resharding, say: &Say) -> Result<(), Reshard
 async fn settle(node: &Node, run: &str, plan: &Resharding, to: &str) -> Result<(), ReshardError> {
     let keys = Keys::new(to);
     let streams = plan.to.clone();
-    let mark = Cut { run: run.to_owned(), streams, slices: 1, slice: None };
+    let mark = Cut { run: run.to_owned(), streams, slices: 1, slice: None, stream: Some(to.to_owned()) };
     let json = |error: serde_json::Error| ReshardError(error.to_string());
     let mut settle = cmd("EVAL");
     settle.arg(scripts::SETTLE).arg(2).arg(to).arg(&keys.away).arg(run);

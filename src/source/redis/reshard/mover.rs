@@ -274,7 +274,8 @@ impl Mover {
     }
 
     fn cut_value(&self, slice: Option<u16>) -> String {
-        let cut = Cut { run: self.run.clone(), streams: self.to.clone(), slices: self.slices, slice };
+        let (run, streams, stream) = (self.run.clone(), self.to.clone(), Some(self.stream.clone()));
+        let cut = Cut { run, streams, slices: self.slices, slice, stream };
         serde_json::to_string(&cut).unwrap_or_default()
     }
 
@@ -440,6 +441,10 @@ impl Mover {
         let (mut last, mut count) = (self.cursor, self.count);
         for entry in batch {
             (last, count) = (entry.id, count.map(|count| count + 1));
+            // Nodes take no delta from it, whatever else it has.
+            if Cut::of(&entry.fields, &self.stream).is_some() {
+                continue;
+            }
             let Some((topic, fields)) = self.fields(&entry) else { continue };
             if !away.covers(&self.stream, &topic, entry.id) {
                 continue;
