@@ -78,10 +78,20 @@ impl Feed {
     /// # Errors
     /// Why it was refused.
     pub async fn publish(&self, incoming: Incoming<'_>) -> Result<Published, PublishError> {
-        while !self.room.has_room() || !self.topics.fits() {
+        self.wait_for_room().await;
+        self.topics.publish(incoming)
+    }
+
+    /// Whether one more delta may be handed in now.
+    fn has_room(&self) -> bool {
+        self.room.has_room() && self.topics.fits()
+    }
+
+    /// Waits until one more may.
+    async fn wait_for_room(&self) {
+        while !self.has_room() {
             tokio::time::sleep(ROOM_LOOK_EVERY).await;
         }
-        self.topics.publish(incoming)
     }
 
     /// Puts a saved state back, and says whether it could be. One that is not what its

@@ -216,11 +216,12 @@ impl Away {
 
     /// Whether an entry of a topic in `stream` is handed on to another.
     pub(super) fn covers(&self, stream: &str, topic: &str, id: EntryId) -> bool {
-        if self.home(topic) == stream || self.has_ended_before(id) {
-            return false;
-        }
-        let cut = self.cuts.get(usize::from(slice_of(topic, self.slices)));
-        cut.is_some_and(|cut| id > *cut)
+        self.home(topic) != stream && !self.has_ended_before(id) && self.is_cut_before(topic, id)
+    }
+
+    /// Whether an entry comes after the cut of its topic's slice.
+    pub(super) fn is_cut_before(&self, topic: &str, id: EntryId) -> bool {
+        self.cuts.get(usize::from(slice_of(topic, self.slices))).is_some_and(|cut| id > *cut)
     }
 }
 

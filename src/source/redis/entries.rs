@@ -23,6 +23,11 @@ const OTHER_DATA: [&str; 10] =
 /// What fields begin with that say which entries `nexus-push reshard` wrote.
 const RESERVED: &[u8] = b"nexus:";
 
+/// Whether an entry may be one that `nexus-push reshard` wrote.
+pub(super) fn is_of_reshard(fields: &[Value]) -> bool {
+    fields.first().and_then(raw).is_some_and(|name| name.starts_with(RESERVED))
+}
+
 /// The field that is taken for the topic's where that is not there: the API takes both names.
 fn alias(topic_field: &str) -> Option<&'static str> {
     match topic_field {
@@ -67,7 +72,7 @@ pub(super) fn decode_entry(
                 continue;
             }
         };
-        *place = Some(std::mem::replace(value, Value::Nil));
+        *place = Some(bytes(std::mem::replace(value, Value::Nil)));
     }
     // Of an entry that was handed on, they are that command's.
     let reserved = reserved.filter(|_| Handed::of(&fields).is_none());
@@ -75,11 +80,10 @@ pub(super) fn decode_entry(
     let Some(topic) = topic.or(other) else {
         return Err(missing(Reason::NoTopic, &config.topic_field, &OTHER_TOPICS, "source.redis.topic_field", names));
     };
-    let topic = String::from_utf8(bytes(topic)).map_err(|error| {
+    let topic = String::from_utf8(topic).map_err(|error| {
         let name = shown(error.as_bytes(), REFUSAL_CHARS_SHOWN);
         Refusal::new(Reason::Name, format!("its topic `{name}` is not UTF-8"), "write names in UTF-8")
     })?;
-    let (kind, ts) = (kind.map(bytes), ts.map(bytes));
     let has_data = data.is_some();
     let words = Words {
         place: "field",
@@ -88,7 +92,7 @@ pub(super) fn decode_entry(
         ts: &config.ts_field,
         data: Some(&config.data_field),
     };
-    let data = data.map(|data| Bytes::from(bytes(data)));
+    let data = data.map(Bytes::from);
     let parts = Parts { topic, kind: kind.as_deref(), ts: ts.as_deref(), data, at_ms };
     let read = entry::read(&words, parts, bytes_max, form).map(|mut delta| {
         delta.suspicions.extend(reserved.map(|name| reserved_field(&name).of_topic(&delta.topic)));

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::appetite::{Appetite, READ_BYTES};
 use super::away::{Away, Cut, Handed};
 use super::continuity::{self, Break, Facts, Progress};
-use super::entries::{Entry, decode_entry, streams, text};
+use super::entries::{Entry, decode_entry, is_of_reshard, streams, text};
 use super::id::EntryId;
 use super::keys::Keys;
 use super::link::Link;
@@ -38,10 +38,11 @@ use crate::clock::unix_ms;
 use crate::config::{self, Config};
 use crate::metrics::{Metrics, SourceLabel};
 use crate::position::{Epoch, Offset};
+use crate::source::entry::ReadDelta;
 use crate::source::refusals::{Head, Refusal, Refusals};
 use crate::source::{Feed, Source, SourceStatus};
 use crate::topic::{Incoming, Kind, SourceId};
-use leaving::Leaving;
+use leaving::{Leaving, Residence};
 use loading::{Loading, time_ms};
 
 /// Entries a read returns at most.
@@ -484,10 +485,12 @@ impl RedisSource {
             self.move_on(link, last).await;
             before = last;
             // Whether the answer was slow in coming cannot be told from a read that waits.
-            self.appetite.fed(read.batch.iter().map(Entry::bytes), read.asked, Duration::ZERO);
+            let mut bytes = 0;
+            let sizes = read.batch.iter().map(Entry::bytes).inspect(|size| bytes += size);
+            self.appetite.fed(sizes, read.asked, Duration::ZERO);
             reading = self.read(link, before);
             let mut early = Poll::Pending;
-            if read.batch.iter().map(Entry::bytes).sum::<usize>() <= READ_AHEAD_BYTES_MAX {
+            if bytes <= READ_AHEAD_BYTES_MAX {
                 early = futures_util::poll!(&mut reading);
                 if count >= MAKE_WAY_FROM {
                     // What sends it is another task, which does not run on this thread until this one makes way.
@@ -577,56 +580,101 @@ impl RedisSource {
                 }
             };
             self.reached = self.reached.max(offset);
+            // Nothing is awaited as a rule: what is, lives in this future, which costs more than the stack.
+            if !feed.has_room() {
+                feed.wait_for_room().await;
+            }
+            if !is_of_reshard(&entry.fields) {
+                if let Some((delta, residence)) = self.read_entry((id, offset), entry.fields, false, feed, saved) {
+                    self.publish((id, offset), delta, residence, None, feed);
+                }
+                continue;
+            }
             if let Some(cut) = Cut::of(&entry.fields, &self.keys.stream) {
                 self.cut(cut, id);
                 continue;
             }
             let handed = Handed::of(&entry.fields);
-            let form = |topic: &str| feed.topics.payload_form(topic);
-            match decode_entry(entry.fields, &self.config, self.delta_bytes_max, id.ms, form) {
-                Ok(delta) if self.has_left(&delta.topic, id, feed) => {}
-                Ok(delta) if handed.is_none() && self.is_too_late(&delta.topic, id) => {
-                    self.refuse_late(id, &delta.topic)
+            let read = self.read_entry((id, offset), entry.fields, handed.is_some(), feed, saved);
+            let Some((delta, residence)) = read else { continue };
+            if let Some(handed) = handed.as_ref().filter(|_| delta.kind == Kind::Move) {
+                self.wait_for_cut(handed, feed).await;
+                feed.wait_for_room().await;
+            }
+            self.publish((id, offset), delta, residence, handed.as_ref(), feed);
+        }
+    }
+
+    /// What an entry says, if topics are to have it, and where its topic is.
+    fn read_entry(
+        &mut self,
+        (id, offset): (EntryId, Offset),
+        fields: Vec<Value>,
+        is_handed: bool,
+        feed: &Feed,
+        saved: Option<EntryId>,
+    ) -> Option<(ReadDelta, Residence)> {
+        let form = |topic: &str| feed.topics.payload_form(topic);
+        let delta = match decode_entry(fields, &self.config, self.delta_bytes_max, id.ms, form) {
+            Ok(delta) => delta,
+            Err(refusal) => {
+                self.refuse(id, refusal);
+                return None;
+            }
+        };
+        let residence = self.residence_of(&delta.topic, id, offset, feed);
+        match residence {
+            Residence::Left => return None,
+            Residence::Late if !is_handed => {
+                self.refuse_late(id, &delta.topic);
+                return None;
+            }
+            _ => {}
+        }
+        // No state tells of a deletion, which may be of what another stream has that is in no saved state yet.
+        let is_saved = saved.is_some_and(|saved| id <= saved) && delta.kind != Kind::Deletion;
+        if is_saved && feed.topics.is_conflatable(&delta.topic) {
+            return None;
+        }
+        if !is_handed {
+            self.look_for_place(&delta.topic, residence, feed);
+        }
+        Some((delta, residence))
+    }
+
+    /// Hands a delta to topics.
+    fn publish(
+        &mut self,
+        (id, offset): (EntryId, Offset),
+        delta: ReadDelta,
+        residence: Residence,
+        handed: Option<&Handed>,
+        feed: &Feed,
+    ) {
+        for suspicion in &delta.suspicions {
+            self.refusals.suspect(&id, suspicion);
+        }
+        let head = Head::of(delta.payload.bytes());
+        let incoming = Incoming {
+            topic: &delta.topic,
+            kind: delta.kind,
+            ts: delta.ts.or(Some(id.ms)),
+            at_ms: handed.and_then(|handed| handed.at_ms).or(Some(id.ms)),
+            payload: delta.payload,
+            offset: Some(offset),
+            source: self.id,
+            home: if let Residence::Here(home) = residence { home } else { None },
+        };
+        match feed.topics.publish(incoming) {
+            Ok(_) => {
+                if handed.is_some_and(|handed| handed.is_partial) {
+                    feed.topics.doubt_moved(self.id, &delta.topic);
                 }
-                // No state tells of a deletion, which may be of what another stream has that is in no saved state yet.
-                Ok(delta)
-                    if saved.is_some_and(|saved| id <= saved)
-                        && delta.kind != Kind::Deletion
-                        && feed.topics.is_conflatable(&delta.topic) => {}
-                Ok(delta) => {
-                    match &handed {
-                        Some(handed) if delta.kind == Kind::Move => self.wait_for_cut(handed, feed).await,
-                        Some(_) => {}
-                        None => self.look_for_place(&delta.topic, feed),
-                    }
-                    for suspicion in &delta.suspicions {
-                        self.refusals.suspect(&id, suspicion);
-                    }
-                    let head = Head::of(delta.payload.bytes());
-                    let incoming = Incoming {
-                        topic: &delta.topic,
-                        kind: delta.kind,
-                        ts: delta.ts.or(Some(id.ms)),
-                        at_ms: handed.as_ref().and_then(|handed| handed.at_ms).or(Some(id.ms)),
-                        payload: delta.payload,
-                        offset: Some(offset),
-                        source: self.id,
-                        home: self.home_of(&delta.topic, offset),
-                    };
-                    match feed.publish(incoming).await {
-                        Ok(_) => {
-                            if handed.is_some_and(|handed| handed.is_partial) {
-                                feed.topics.doubt_moved(self.id, &delta.topic);
-                            }
-                            self.refusals.look_at_namespace(&id, &delta.topic);
-                        }
-                        Err(error) => {
-                            let refusal = self.refusals.refuse_publish(&id, &delta.topic, &error, &head);
-                            self.copy(id, refusal);
-                        }
-                    }
-                }
-                Err(refusal) => self.refuse(id, refusal),
+                self.refusals.look_at_namespace(&id, &delta.topic);
+            }
+            Err(error) => {
+                let refusal = self.refusals.refuse_publish(&id, &delta.topic, &error, &head);
+                self.copy(id, refusal);
             }
         }
     }
@@ -645,7 +693,7 @@ impl RedisSource {
 
     /// Says once of each topic that it belongs in another partition: publishers do not agree on where, or streams were added
     /// and it was not moved.
-    fn look_for_place(&mut self, topic: &str, feed: &Feed) {
+    fn look_for_place(&mut self, topic: &str, residence: Residence, feed: &Feed) {
         if feed.topics.partitions() < 2 {
             return;
         }
@@ -654,7 +702,7 @@ impl RedisSource {
             return;
         }
         // One that was moved here, or is being moved from here, is where another list of streams says.
-        if self.leaves(topic) || feed.topics.place_in(self.id, topic).1 {
+        if !matches!(residence, Residence::Here(_)) || feed.topics.place_in(self.id, topic).1 {
             return;
         }
         self.misplaced.insert(topic.to_owned());

@@ -37,6 +37,20 @@ pub(super) struct Leaving {
     is_mover: bool,
 }
 
+/// Where an entry's topic is, by the moves that are known.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Residence {
+    /// Here. It belongs here, if `nexus-push reshard` has settled that before the entry.
+    Here(Option<Home>),
+    /// Here still, though it is to leave.
+    ToLeave,
+    /// Where it went: the entry is passed over, as it comes in the topic's new stream.
+    Left,
+    /// The entry comes after the end of the moves, so that the command does not hand it on. Only the stream decides that: all
+    /// nodes refuse such an entry, whether or not they know the topic.
+    Late,
+}
+
 impl Leaving {
     /// A delta of a topic has come that is to come where the topic goes.
     fn wait(&mut self, topic: &str) {
@@ -86,25 +100,26 @@ impl RedisSource {
         Away::take_in(&mut self.away, cut, id);
     }
 
-    /// Whether an entry is passed over, because its topic has left: it comes in the topic's new stream.
-    pub(super) fn has_left(&mut self, topic: &str, id: EntryId, feed: &Feed) -> bool {
-        let Some(away) = self.away.as_ref().filter(|away| away.home(topic) != self.keys.stream) else { return false };
-        if !away.covers(&self.keys.stream, topic, id) {
-            // From before it left, read after where it went. What comes after the end is refused, and told.
-            return !away.has_ended_before(id) && feed.topics.is_moved_from(self.id, topic);
+    /// What moves between streams make of an entry of a topic. One look, for it is asked of each entry.
+    pub(super) fn residence_of(&mut self, topic: &str, id: EntryId, offset: Offset, feed: &Feed) -> Residence {
+        let Some(away) = &self.away else { return Residence::Here(None) };
+        if away.home(topic) == self.keys.stream {
+            let since = away.begin().and_then(|begin| begin.offset().ok()).filter(|since| *since < offset);
+            let home = |since| Home { since, is_back: away.was_elsewhere(&self.keys.stream, topic) };
+            return Residence::Here(since.map(home));
+        }
+        if away.has_ended_before(id) {
+            return Residence::Late;
+        }
+        if !away.is_cut_before(topic, id) {
+            // From before it left, read after where it went.
+            return if feed.topics.is_moved_from(self.id, topic) { Residence::Left } else { Residence::ToLeave };
         }
         self.metrics.deltas_left.inc();
         if !self.leaving.is_mover && feed.topics.place_in(self.id, topic).0 {
             self.leaving.wait(topic);
         }
-        true
-    }
-
-    /// Whether an entry comes after the end of a move, so that the command does not hand it on. Only the stream decides that: all
-    /// nodes refuse the entry, whether or not they know the topic.
-    pub(super) fn is_too_late(&self, topic: &str, id: EntryId) -> bool {
-        let away = self.away.as_ref().filter(|away| away.has_ended_before(id));
-        away.is_some_and(|away| away.home(topic) != self.keys.stream)
+        Residence::Left
     }
 
     pub(super) fn refuse_late(&mut self, id: EntryId, topic: &str) {
@@ -112,18 +127,6 @@ impl RedisSource {
         let told = format!("`nexus-push reshard` has moved its topics to the stream `{home}`");
         let refusal = Refusal::new(Reason::WrongPartition, told, "give its publisher the new list of streams");
         self.refuse(id, refusal.counted(topic));
-    }
-
-    /// That a topic belongs in this stream, if `nexus-push reshard` has settled that before `offset`.
-    pub(super) fn home_of(&self, topic: &str, offset: Offset) -> Option<Home> {
-        let away = self.away.as_ref().filter(|away| away.home(topic) == self.keys.stream)?;
-        let since = away.begin()?.offset().ok().filter(|since| *since < offset)?;
-        Some(Home { since, is_back: away.was_elsewhere(&self.keys.stream, topic) })
-    }
-
-    /// Whether a topic leaves this stream, or has left it by what is kept of that.
-    pub(super) fn leaves(&self, topic: &str) -> bool {
-        self.away.as_ref().is_some_and(|away| away.home(topic) != self.keys.stream)
     }
 
     /// Looks at topics that have left: where deltas wait for too long, the state is not whole any more.
