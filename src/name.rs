@@ -140,6 +140,12 @@ pub fn no_rule(rule: &str) -> Option<String> {
 /// Bytes of a rule that an error shows.
 const RULE_BYTES_SHOWN: usize = 64;
 
+/// Whether that is this one, without looking for where it ends.
+pub fn is_in_namespace(name: &str, namespace: &str) -> bool {
+    let bare = name.strip_prefix(PRIVATE_PREFIX).unwrap_or(name);
+    bare.strip_prefix(namespace).is_some_and(|rest| rest.starts_with(':'))
+}
+
 /// The namespace that a text would have as a topic name.
 pub fn namespace_of(name: &str) -> Option<&str> {
     // Byte by byte: names are short, and this is asked several times of each delta.
@@ -242,6 +248,19 @@ mod tests {
             assert!(TopicName::new(name).is_ok(), "{name}");
         }
         assert_eq!(TopicName::new(&"x".repeat(256)), Err(NameError::TooLong(256)));
+    }
+
+    #[test]
+    fn a_namespace_is_told_without_looking_for_where_it_ends() {
+        let parts = ["", "a", "ab", "$", "$a", "$$a", "ops"];
+        for (namespace, rest) in
+            parts.iter().flat_map(|part| ["", ":", ":x", "x", "b:x", ":a:"].map(|rest| (part, rest)))
+        {
+            let name = format!("{namespace}{rest}");
+            for part in parts {
+                assert_eq!(is_in_namespace(&name, part), namespace_of(&name) == Some(part), "{name} in {part}");
+            }
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::clock::unix_ms;
 use crate::config::Config;
 use crate::limits::{REFUSAL_CHARS_SHOWN, REFUSAL_LINES_PER_MINUTE, REFUSAL_TOPICS_REMEMBERED};
 use crate::metrics::{Metrics, SourceReason};
-use crate::name::{namespace_of, shown};
+use crate::name::{is_in_namespace, namespace_of, shown};
 use crate::rate::Rate;
 use crate::topic::merge::ParseError;
 use crate::topic::{PayloadError, PublishError, Seen, Words};
@@ -216,17 +216,24 @@ pub fn suspicion(topic: Option<&str>, label: &str, text: &str, remedy: &str) -> 
     format!("{} is taken, but {text} ({label}); {remedy}", named(topic))
 }
 
+/// Bytes of [`Head`].
+const HEAD_BYTES: usize = 48;
+
 /// The beginning of an entry's data, kept for the case that it is refused.
 pub(crate) struct Head {
-    bytes: [u8; 48],
+    bytes: [u8; HEAD_BYTES],
     kept: usize,
     whole: usize,
 }
 
 impl Head {
     pub(crate) fn of(data: &[u8]) -> Self {
-        let mut bytes = [0; 48];
-        let kept = data.len().min(bytes.len());
+        // Of nearly all data, so many bytes at once: it is done for each entry.
+        if let Some(bytes) = data.first_chunk() {
+            return Self { bytes: *bytes, kept: bytes.len(), whole: data.len() };
+        }
+        let mut bytes = [0; HEAD_BYTES];
+        let kept = data.len();
         if let (Some(to), Some(from)) = (bytes.get_mut(..kept), data.get(..kept)) {
             to.copy_from_slice(from);
         }
@@ -416,16 +423,15 @@ impl Refusals {
 
     /// Looks at the namespace of a topic that is taken: one that is not configured, and nearly is, is a slip.
     pub(super) fn look_at_namespace(&mut self, id: &dyn Display, topic: &str) {
-        let namespace = namespace_of(topic);
         // As a rule the next delta is of the same namespace.
-        if namespace.is_some_and(|namespace| namespace == self.good_namespace) {
+        if is_in_namespace(topic, &self.good_namespace) {
             return;
         }
         match self.namespaces.near(topic) {
             Some(refusal) => self.suspect(id, &refusal),
             None => {
                 self.good_namespace.clear();
-                self.good_namespace.push_str(namespace.unwrap_or_default());
+                self.good_namespace.push_str(namespace_of(topic).unwrap_or_default());
             }
         }
     }

@@ -24,7 +24,7 @@ use crate::clock::unix_ms;
 use crate::config::{ChannelSyntax, Class, Config, Namespace, OPS, PayloadForm};
 use crate::limits::{ENDED_TOPICS_MAX, STATE_BYTES_MAX, UNPUBLISHED_SHARE, UNPUBLISHED_TOPICS_MAX};
 use crate::metrics::Metrics;
-use crate::name::{TopicName, namespace_of};
+use crate::name::{TopicName, is_in_namespace, namespace_of};
 use crate::position::{Epoch, Offset, Position};
 use crate::protocol::{Encoding, HistoryPage, HistoryQuery, MembershipChange, Refusal};
 
@@ -601,7 +601,7 @@ impl Topics {
         let Incoming { topic, kind, ts, at_ms, payload, offset, source, home } = incoming;
         let when = When { at_ms: at_ms.unwrap_or(now_ms), now_ms };
         let name = topic;
-        if source != self.local() && namespace_of(topic) == Some(OPS) {
+        if source != self.local() && is_in_namespace(topic, OPS) {
             return Err(PublishError::Reserved);
         }
         let silent = self.is_loading(source);
@@ -1581,7 +1581,7 @@ impl Topics {
         // Whoever saved last may have known nothing of a topic that another had saved before the hole.
         let is_of_before = when.at_ms <= state.outdated_ms.load(Ordering::Acquire);
         let in_doubt = incomplete || is_of_before || state.restores_doubt.load(Ordering::Acquire);
-        if source != self.local() && namespace_of(topic) == Some(OPS) {
+        if source != self.local() && is_in_namespace(topic, OPS) {
             return Err(PublishError::Reserved);
         }
         if !self.is_conflatable(topic) {
