@@ -60,8 +60,8 @@ struct Loose {
 }
 
 impl Loose {
-    fn new(account: &'static Account) -> Self {
-        Self { account, kept: AtomicU32::new(0), counted: AtomicUsize::new(0) }
+    fn new(account: &'static Account, kept: u32) -> Self {
+        Self { account, kept: AtomicU32::new(kept), counted: AtomicUsize::new(0) }
     }
 
     /// Brings the account up to date. Whatever the order of two that do so at once: in the end it has what was counted last.
@@ -227,11 +227,11 @@ pub(super) struct Place {
 }
 
 impl Delta {
-    /// A delta whose frames are not made yet.
-    pub(super) fn new(kind: Kind, ts: Option<u64>, payload: Payload, place: Place) -> Arc<Self> {
+    /// A delta whose frames are not made yet, and its topic's hold on it: nobody else has it yet, so that nothing is counted.
+    pub(super) fn new(kind: Kind, ts: Option<u64>, payload: Payload, place: Place) -> Keep<Self> {
         let Place { topic, offset, prev, epoch, taken_ms, state_bytes, before, trace } = place;
-        let (frames, loose) = (Frames::default(), Loose::new(&accounts::DELTAS));
-        Arc::new(Self {
+        let (frames, loose) = (Frames::default(), Loose::new(&accounts::DELTAS, 1));
+        Keep(Arc::new(Self {
             topic,
             offset,
             prev,
@@ -245,7 +245,7 @@ impl Delta {
             before,
             frames,
             loose,
-        })
+        }))
     }
 
     /// Bytes that it takes of memory, with the frames that were made so far.
@@ -354,8 +354,8 @@ pub(super) struct SnapshotData {
 impl Snapshot {
     pub(super) fn new(topic: TopicName, at: (Offset, Epoch), ts: Option<u64>, data: SnapshotData) -> Self {
         let SnapshotData { data, form, known, at_ms, moved_at, base } = data;
-        let (frames, digest, loose) = (Frames::default(), OnceLock::new(), Loose::new(&accounts::SNAPSHOTS));
-        let (answers, answered) = (AtomicU32::new(0), Loose::new(&accounts::ANSWERS));
+        let (frames, digest, loose) = (Frames::default(), OnceLock::new(), Loose::new(&accounts::SNAPSHOTS, 0));
+        let (answers, answered) = (AtomicU32::new(0), Loose::new(&accounts::ANSWERS, 0));
         let (offset, epoch) = at;
         Self {
             topic,

@@ -28,9 +28,9 @@ struct Kept {
 }
 
 impl Kept {
-    fn new(delta: Arc<Delta>) -> Self {
+    fn new(delta: Keep<Delta>) -> Self {
         let weight = Self::weight(&delta);
-        Self { delta: Keep::new(delta), weight }
+        Self { delta, weight }
     }
 
     fn weight(delta: &Delta) -> u32 {
@@ -50,7 +50,7 @@ impl History {
     }
 
     /// Keeps `delta`, letting go of what is over the bounds.
-    pub(super) fn push(&mut self, delta: Arc<Delta>, options: &Namespace) {
+    pub(super) fn push(&mut self, delta: Keep<Delta>, options: &Namespace) {
         self.bytes += delta.payload.bytes().len();
         let now_ms = delta.taken_ms;
         let kept = Kept::new(delta);

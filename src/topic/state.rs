@@ -552,11 +552,12 @@ impl Topic {
             before,
             trace,
         };
-        let delta = Delta::new(kind, ts, payload, place);
+        let kept = Delta::new(kind, ts, payload, place);
+        let delta = Arc::clone(&kept);
         if let State::Latest(last) = &mut self.state {
             *last = Some(Keep::new(delta.clone()));
         }
-        self.history.push(delta.clone(), &self.options);
+        self.history.push(kept, &self.options);
         match (self.options.class, kind) {
             (Class::Merge, Kind::Delta) => {}
             // A value is whole in itself, as a snapshot is.
@@ -646,7 +647,7 @@ impl Topic {
                     before: None,
                     trace: None,
                 };
-                self.state = State::Latest(Some(Keep::new(Delta::new(Kind::Delta, self.ts, payload, place))));
+                self.state = State::Latest(Some(Delta::new(Kind::Delta, self.ts, payload, place)));
             }
             Class::Latest => return Ok(false),
             Class::Merge => {
@@ -1055,7 +1056,7 @@ mod tests {
         let mut history = History::from_floor(Offset::ZERO);
         let mut topic = topic(Class::Stream);
         for _ in 0..4 {
-            history.push(publish(&mut topic, "12345"), &options);
+            history.push(Keep::new(publish(&mut topic, "12345")), &options);
         }
         assert_eq!(history.len(), 2);
         assert!(history.since(Offset::new(1).unwrap()).is_none());
