@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use compact_str::CompactString;
-use serde::Deserialize;
+use serde::Deserializer as _;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
+use smallvec::SmallVec;
 
 use super::json_fault;
 use crate::limits::JSON_DEPTH_MAX;
@@ -130,27 +131,34 @@ pub fn parse_object(text: &str) -> Result<Members, ParseError> {
     }
 }
 
-/// Members of one object, their values unread.
-struct Shallow<'a>(Vec<(CompactString, &'a RawValue)>);
+/// Members that are read without an allocation: a delta seldom has more.
+const MEMBERS_AT_HAND: usize = 4;
 
-impl<'de> Deserialize<'de> for Shallow<'de> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader;
-        impl<'de> Visitor<'de> for Reader {
-            type Value = Shallow<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry::<CompactString, &'de RawValue>()? {
-                    members.push(member);
-                }
-                Ok(Shallow(members))
-            }
-        }
-        deserializer.deserialize_map(Reader)
+/// Members of one object, their values unread.
+type Shallow<'a> = SmallVec<[(CompactString, &'a RawValue); MEMBERS_AT_HAND]>;
+
+/// Reads them where they are to be: they are not moved.
+struct Reader<'s, 'a>(&'s mut Shallow<'a>);
+
+impl<'de> Visitor<'de> for Reader<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
     }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(member) = map.next_entry::<CompactString, &'de RawValue>()? {
+            self.0.push(member);
+        }
+        Ok(())
+    }
+}
+
+fn read_members<'a>(text: &'a str, members: &mut Shallow<'a>) -> Result<(), serde_json::Error> {
+    let mut text = serde_json::Deserializer::from_str(text);
+    text.deserialize_map(Reader(members))?;
+    text.end()
 }
 
 /// Without JSON's white space around it, which there seldom is.
@@ -173,10 +181,10 @@ fn parse(text: &str, depth: usize) -> Result<Node, ParseError> {
         }
         return Ok(Node::Leaf(CompactString::from(text)));
     }
-    let shallow: Shallow<'_> =
-        serde_json::from_str(text).map_err(|e| ParseError::NotJson(json_fault::told(text, &e)))?;
+    let mut shallow = Shallow::new();
+    read_members(text, &mut shallow).map_err(|e| ParseError::NotJson(json_fault::told(text, &e)))?;
     let mut members = Members::new();
-    for (key, raw) in shallow.0 {
+    for (key, raw) in shallow {
         // Of members with one name the last counts, as in every JavaScript engine.
         members.insert(key, parse(raw.get(), depth + 1)?);
     }

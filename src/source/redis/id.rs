@@ -133,7 +133,10 @@ impl FromStr for EntryId {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let error = || format!("{text:?} is not an entry ID (<ms>-<seq>)");
-        let (ms, seq) = text.split_once('-').ok_or_else(error)?;
+        // Byte by byte: IDs are short, and each entry has one.
+        let dash = text.bytes().position(|byte| byte == b'-').ok_or_else(error)?;
+        let (ms, seq) = text.split_at_checked(dash).ok_or_else(error)?;
+        let seq = seq.strip_prefix('-').ok_or_else(error)?;
         Ok(Self { ms: ms.parse().map_err(|_| error())?, seq: seq.parse().map_err(|_| error())? })
     }
 }
