@@ -140,6 +140,16 @@ impl Deleted {
         self.0.remove(name.as_str()).filter(|deletion| deletion.is_marked).map(|deletion| deletion.stray())
     }
 
+    /// A source has another past than it had.
+    pub(super) fn forget_source(&mut self, source: SourceId) {
+        self.0.retain(|_, deletion| deletion.source != source);
+    }
+
+    /// A source is read anew, and what of it has ended for want of deltas ends anew.
+    pub(super) fn forget_expiries(&mut self, source: SourceId) {
+        self.0.retain(|_, deletion| deletion.source != source || deletion.until_ms != deletion.at_ms);
+    }
+
     /// Forgets those that no source can have older entries for any more: `sources` are, for each, up to when it has been read,
     /// and the time of the oldest entry that it holds, Unix ms. Returns those of them that were marked.
     pub(super) fn forget(&mut self, sources: &[(u64, u64)]) -> Vec<(TopicName, Stray)> {

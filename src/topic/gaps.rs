@@ -101,9 +101,9 @@ impl Gaps {
         active_ms.max(self.until_ms.load(Ordering::Acquire))
     }
 
-    /// A topic was deleted by its publisher.
-    pub(super) fn delete(&self, name: &TopicName) {
-        if self.is_none() {
+    /// A topic was deleted by its publisher at `at_ms`. What was missed after that may be of a new life.
+    pub(super) fn delete(&self, name: &TopicName, at_ms: u64) {
+        if self.is_none() || at_ms < self.until_ms.load(Ordering::Acquire) {
             return;
         }
         let mut deleted = self.deleted();
@@ -174,11 +174,13 @@ mod tests {
             assert_eq!(gaps.is_first(&name("a"), options, at_ms), expected, "{at_ms}");
         }
         assert!(gaps.may_have(&name("a"), &short, 111) && !gaps.may_have(&name("a"), &short, 112));
-        gaps.delete(&name("a"));
+        gaps.delete(&name("a"), 99);
+        assert!(gaps.may_have(&name("a"), &never, 105), "what was missed may have come after it");
+        gaps.delete(&name("a"), 100);
         assert!(!gaps.may_have(&name("a"), &never, 105) && gaps.may_have(&name("b"), &never, 105));
         assert!(gaps.is_first(&name("a"), &never, 105), "it was deleted");
         assert!(!gaps.is_first(&name("a"), &never, 106), "and lives again since");
-        gaps.delete(&name("a"));
+        gaps.delete(&name("a"), 107);
         gaps.miss("a", 200);
         assert!(!gaps.is_first(&name("a"), &short, 205), "what came after the end was missed");
         gaps.expire(300);
@@ -195,9 +197,9 @@ mod tests {
     #[test]
     fn deleted_topics_that_are_remembered_have_a_bound() {
         let gaps = Gaps::default();
-        gaps.open();
+        gaps.ended_at(100);
         for n in 0..DELETED_TOPICS_MAX + 10 {
-            gaps.delete(&TopicName::new(&format!("t:{n}")).unwrap());
+            gaps.delete(&TopicName::new(&format!("t:{n}")).unwrap(), 100);
         }
         assert_eq!(gaps.deleted().len(), DELETED_TOPICS_MAX);
     }

@@ -9,6 +9,7 @@ mod atomics {
     pub(super) use std::sync::Mutex;
     pub(super) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 }
+mod crossed;
 mod deleted;
 mod delta;
 mod exchange;

@@ -33,15 +33,36 @@ struct Node {
 
 impl Node {
     fn new(class: Class) -> Self {
+        let node = Self::unread(class);
+        for source in 0..SOURCES {
+            node.load(SourceId(source), "e", true);
+            node.topics.loaded(SourceId(source));
+        }
+        node
+    }
+
+    /// One that has read nothing.
+    fn unread(class: Class) -> Self {
         let mut config = Config::default();
         let namespace = Namespace { class, ..Namespace::default() };
         config.namespace.insert("t".to_owned(), namespace);
         let topics = Topics::new(Arc::new(config), SOURCES.into(), Arc::new(Nowhere), Arc::new(Metrics::default()));
-        for source in 0..SOURCES {
-            topics.load(SourceId(source), &Epoch::from_text("e"), Offset::ZERO, true);
-            topics.loaded(SourceId(source));
-        }
+        (0..SOURCES).for_each(|source| topics.doubt(SourceId(source), Offset::ZERO));
         Self { topics, name: TopicName::new("t:x").unwrap() }
+    }
+
+    fn load(&self, source: SourceId, epoch: &str, complete: bool) {
+        self.topics.load(source, &Epoch::from_text(epoch), Offset::ZERO, complete);
+    }
+
+    /// Where the topic belongs, and another source.
+    fn home_and_other(&self) -> (SourceId, SourceId) {
+        let home = self.topics.home(self.name.as_str());
+        (home, SourceId((home.0 + 1) % SOURCES))
+    }
+
+    fn is_whole(&self) -> Option<bool> {
+        Some(!self.topics.view(&self.name)?.snapshot.known.may_lack())
     }
 
     fn incoming(&self, entry: Entry) -> Incoming<'_> {
@@ -361,4 +382,56 @@ fn patches_in_another_source_are_older_than_the_deletion_or_put_the_state_in_dou
         assert_eq!(node.read((source, VALUE, 11)), Ok(true));
         assert_eq!(node.known(), Some((11, source)), "whole again by a snapshot");
     }
+}
+
+/// A value in the wrong source, which is read first: whole once the source in which the topic belongs has no newer one, and in doubt
+/// if that has missed some.
+#[test]
+fn a_misplaced_value_is_whole_if_its_home_missed_nothing() {
+    for (missed, expected) in [(false, Some(true)), (true, Some(false))] {
+        let node = Node::unread(Class::Latest);
+        let (home, other) = node.home_and_other();
+        node.load(other, "e", true);
+        assert_eq!(node.read((other.0, VALUE, 8)), Ok(true));
+        node.topics.loaded(other);
+        assert_eq!(node.is_whole(), Some(false), "its home was not read yet");
+        node.load(home, "e", !missed);
+        node.topics.loaded(home);
+        assert_eq!(node.is_whole(), expected, "missed {missed}");
+    }
+    // The same where it comes later, and where the home misses some after it.
+    let node = Node::new(Class::Latest);
+    let (home, other) = node.home_and_other();
+    assert_eq!(node.read((other.0, VALUE, 8)), Ok(true));
+    assert_eq!(node.is_whole(), Some(true));
+    node.topics.doubt(home, Offset::ZERO);
+    assert_eq!(node.is_whole(), Some(false), "there may be a newer one");
+}
+
+/// A source comes to have another past: what its old one made of topics in others is undone by reading those again, and until then
+/// nothing of them is told as whole, or as if it were not there.
+#[test]
+fn a_lost_past_takes_what_it_hid_with_it() {
+    for (class, of_the_past) in [(Class::Latest, VALUE), (Class::Latest, DELETION), (Class::Merge, VALUE)] {
+        let node = Node::new(class);
+        let (home, other) = node.home_and_other();
+        assert_eq!(node.read((other.0, VALUE, 5)), Ok(true));
+        assert_eq!(node.read((home.0, of_the_past, 9)), Ok(true));
+        assert_eq!(node.topics.crossed(other), [home], "{of_the_past:?}");
+        node.load(home, "f", true);
+        node.topics.loaded(home);
+        assert!(node.topics.is_outdated(other), "{of_the_past:?}: its value counts again");
+        assert_eq!(node.is_whole(), Some(false), "{of_the_past:?}");
+        node.load(other, "e", true);
+        assert!(!node.topics.is_outdated(other));
+        assert_eq!(node.read((other.0, VALUE, 5)), Ok(true));
+        node.topics.loaded(other);
+        assert_eq!(node.known(), Some((5, other.0)), "{of_the_past:?}");
+        assert!(!node.topics.is_outdated(home), "its past is what it was");
+    }
+    // Sources that have no topic in common have nothing to do with each other.
+    let node = Node::new(Class::Latest);
+    assert_eq!(node.read((0, VALUE, 5)), Ok(true));
+    node.load(SourceId(1), "f", true);
+    assert!((0..SOURCES).all(|source| !node.topics.is_outdated(SourceId(source))));
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::account::{Account, Levels, Sums};
 use super::atomics::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Mutex, Ordering};
+use super::crossed::Crossed;
 use super::deleted::{Deleted, Deletion, Verdict};
 use super::delta::{Kind, Snapshot};
 use super::exchange::{
@@ -84,7 +85,8 @@ struct SourceState {
     first_ms: AtomicU64,
     /// The highest offset that was read.
     reached: AtomicU64,
-    /// Whether it was ever loaded.
+    /// Whether it was ever begun to be loaded, and whether it was.
+    has_begun: AtomicBool,
     has_loaded: AtomicBool,
     /// Topics that ended and the offsets they ended at, until their saved states are removed.
     ended: Mutex<Option<Vec<(TopicName, Offset)>>>,
@@ -96,6 +98,10 @@ struct SourceState {
     marks: Mutex<HashMap<TopicName, StreamMark>>,
     /// What it has of topics that are in other sources.
     beside: Mutex<Marks>,
+    /// Other sources that had a say in what its topics are.
+    crossed: Crossed,
+    /// Such a source has another past now: this one is to be read anew.
+    is_outdated: AtomicBool,
 }
 
 impl SourceState {
@@ -200,12 +206,15 @@ impl Topics {
             waiting: AtomicUsize::new(0),
             first_ms: AtomicU64::new(0),
             reached: AtomicU64::new(0),
+            has_begun: AtomicBool::new(false),
             has_loaded: AtomicBool::new(false),
             ended: Mutex::new(None),
             has_ended_elsewhere: AtomicBool::new(false),
             has_forgotten_ends: AtomicBool::new(false),
             marks: Mutex::default(),
             beside: Mutex::default(),
+            crossed: Crossed::default(),
+            is_outdated: AtomicBool::new(false),
         };
         let homes = config.source.redis.as_ref().map_or(sources, |redis| redis.streams.len());
         Self {
@@ -303,7 +312,7 @@ impl Topics {
     }
 
     /// Whether what `source` holds is being read, so that nothing that is made of it so far can be claimed to be whole.
-    fn is_loading(&self, source: SourceId) -> bool {
+    pub fn is_loading(&self, source: SourceId) -> bool {
         self.source(source).is_some_and(|source| source.loading.load(Ordering::Acquire))
     }
 
@@ -478,6 +487,15 @@ impl Topics {
         state.gaps.open();
         state.restores_doubt.store(true, Ordering::Release);
         self.lose_history(source, after, |_| true);
+        self.doubt_misplaced(source);
+    }
+
+    /// Deltas of `source` were missed, and it is about to be loaded again: what other sources have of topics that belong in it may not
+    /// be the newest.
+    pub fn begin_gap(&self, source: SourceId) {
+        let Some(state) = self.source(source) else { return };
+        state.gaps.open();
+        self.doubt_misplaced(source);
     }
 
     /// Deltas of `source` up to `after` are gone, and of each topic a newer one is there: only states of patches are in doubt.
@@ -610,7 +628,8 @@ impl Topics {
         let mut followed = None;
         let mut ended = false;
         let outcome = self.published(topic, source, when.at_ms, |topic| {
-            let (was_known, floor) = (topic.known, topic.offset);
+            // What another source's offsets begin after says nothing of this one's.
+            let (was_known, floor) = (topic.known, if topic.source == source { topic.offset } else { Offset::ZERO });
             if let Some(offset) = offset.filter(|_| is_mark && !topic.known) {
                 topic.offset = floor.min(before(offset));
             }
@@ -667,9 +686,10 @@ impl Topics {
                         topic.offset = floor.max(topic.offset);
                     }
                     if let Some(source) = self.source(source) {
-                        source.gaps.delete(&topic.name);
+                        source.gaps.delete(&topic.name, when.at_ms);
                         source.forget_mark(&topic.name, offset);
                     }
+                    self.look_at_home(topic, source);
                     return Ok(Published { offset, epoch: topic.epoch.clone(), new: ended });
                 }
                 (Kind::Move, Class::Stream) => {
@@ -711,7 +731,7 @@ impl Topics {
                     let is_misplaced = home != source && source != self.local();
                     let home = self.source(home).filter(|_| is_misplaced);
                     let is_in_doubt = is_back
-                        || home.is_some_and(|home| first_ms <= home.gaps.expired_ms())
+                        || home.is_some_and(|home| !home.gaps.is_first(&topic.name, &topic.options, first_ms))
                         || !gaps.is_some_and(|gaps| gaps.is_first(&topic.name, &topic.options, first_ms));
                     let is_unread = home.is_some_and(SourceState::is_unread);
                     topic.incomplete = is_in_doubt || is_unread;
@@ -747,7 +767,11 @@ impl Topics {
                     self.outlet.delta(interest.shard, interest.slot, &delta);
                 }
             }
-            if !known && topic.incomplete && !silent {
+            let lacks = !topic.incomplete && self.may_lack_newer(topic, when.at_ms) && topic.doubt();
+            if lacks {
+                topic.awaits_home = self.is_home_unread(topic);
+            }
+            if (lacks || !known && topic.incomplete) && !silent {
                 self.tell_state(topic);
             }
             self.evicted(topic.settle_delta(before));
@@ -788,6 +812,7 @@ impl Topics {
             topic.admits(kind, payload, false)?;
             topic.reset(source, epoch, floor);
             topic.set_loads(silent);
+            self.look_at_home(topic, source);
             if !silent && self.partitions() > 1 {
                 // Tell subscribers the epoch of the deltas to come.
                 self.tell_state(topic);
@@ -860,6 +885,9 @@ impl Topics {
         let counts = Verdict::Counts(Offset::ZERO);
         let Some(offset) = offset.filter(|_| self.partitions() > 1) else { return counts };
         if topic.known {
+            if topic.source != source && kind != Kind::Move && !topic.is_moved() {
+                self.cross(source, topic.source);
+            }
             let is_past = topic.source != source && (topic.moved_at, topic.source) > (offset, source);
             return if is_past && topic.is_moved() { Verdict::Past } else { counts };
         }
@@ -877,6 +905,9 @@ impl Topics {
     ) -> Verdict {
         let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
         let verdict = deleted.judge(&topic.name, kind, offset, source, home);
+        if let Some(deletion) = deleted.of(&topic.name).filter(|deletion| deletion.source != source) {
+            self.cross(source, deletion.source);
+        }
         // More than one source has the topic: who saves must not forget that it ended.
         let stray = if verdict == Verdict::WrongSource { deleted.claim_mark(&topic.name, false) } else { None };
         drop(deleted);
@@ -884,6 +915,32 @@ impl Topics {
             self.note_mark(stray.source, stray.mark(&topic.name));
         }
         verdict
+    }
+
+    /// Two sources have entries of one topic, and what one has changes what the other's come to.
+    fn cross(&self, one: SourceId, other: SourceId) {
+        for (at, with) in [(one, other), (other, one)] {
+            if let Some(source) = self.source(at).filter(|_| at != self.local() && with != self.local()) {
+                source.crossed.add(with);
+            }
+        }
+    }
+
+    /// The other sources that had a say in what the topics of `source` are: if one of them comes to have another past, what is
+    /// known of this one counts no more.
+    pub fn crossed(&self, source: SourceId) -> Vec<SourceId> {
+        self.source(source).map_or_else(Vec::new, |source| source.crossed.all(self.partitions()))
+    }
+
+    /// What was saved of `source` rests on what another source had.
+    pub fn rests_on(&self, source: SourceId, other: SourceId) {
+        self.cross(source, other);
+    }
+
+    /// Whether `source` is to be loaded again, in the same epoch: another source, which had a say in what its topics are, has
+    /// another past than it had.
+    pub fn is_outdated(&self, source: SourceId) -> bool {
+        self.source(source).is_some_and(|source| source.is_outdated.load(Ordering::Acquire))
     }
 
     /// The newest deletion of a topic, if it lies in another source than `source`, and whether what that one has from before it
@@ -1033,12 +1090,17 @@ impl Topics {
         }
     }
 
+    /// When what had its last delta at `at_ms` has ended.
+    fn until_ms(topic: &Topic, at_ms: u64) -> u64 {
+        let after_ms = u64::try_from(topic.options.expire_after.as_millis()).unwrap_or(u64::MAX);
+        if after_ms == 0 { u64::MAX } else { at_ms.saturating_add(after_ms) }
+    }
+
     fn note_deletion(&self, topic: &Topic, source: SourceId, offset: Offset, at_ms: u64) {
         if self.partitions() < 2 || source == self.local() {
             return;
         }
-        let after_ms = u64::try_from(topic.options.expire_after.as_millis()).unwrap_or(u64::MAX);
-        let until_ms = if after_ms == 0 { u64::MAX } else { at_ms.saturating_add(after_ms) };
+        let until_ms = Self::until_ms(topic, at_ms);
         let home = self.home(topic.name.as_str());
         let is_misplaced = home != source;
         // What belongs there may have been removed from what is saved, for this very deletion.
@@ -1143,6 +1205,52 @@ impl Topics {
     pub fn reached(&self, source: SourceId) -> Offset {
         let reached = self.source(source).map_or(0, |state| state.reached.load(Ordering::Acquire));
         Offset::new(reached).unwrap_or_default()
+    }
+
+    /// Whether the stream that a topic belongs in, which is another than it is in, may have had newer entries of it, taken in by
+    /// `at_ms` or later, that were missed.
+    fn may_lack_newer(&self, topic: &Topic, at_ms: u64) -> bool {
+        if self.partitions() < 2 || topic.is_moved() || topic.source == self.local() {
+            return false;
+        }
+        let home = self.home(topic.name.as_str());
+        home != topic.source && self.source(home).is_some_and(|home| home.gaps.last_ms(0) >= at_ms)
+    }
+
+    /// Whether the stream that a topic belongs in, which is another than it is in, is still to be read.
+    fn is_home_unread(&self, topic: &Topic) -> bool {
+        let home = self.home(topic.name.as_str());
+        home != topic.source && self.source(home).is_some_and(SourceState::is_unread)
+    }
+
+    /// A topic that is not there in `source`: where it belongs there may be a newer life of it.
+    fn look_at_home(&self, topic: &mut Topic, source: SourceId) {
+        if self.partitions() < 2 || topic.known {
+            return;
+        }
+        topic.may_exist(self.home(topic.name.as_str()) != source && self.may_exist(source, &topic.name));
+    }
+
+    /// Entries of `source` were missed: topics that belong in it and are in others may have newer ones there.
+    fn doubt_misplaced(&self, source: SourceId) {
+        if self.partitions() < 2 {
+            return;
+        }
+        for mut topic in self.map.iter_mut().filter(|topic| topic.source != source) {
+            if self.home(topic.name.as_str()) != source {
+                continue;
+            }
+            let is_new = match topic.known {
+                true => self.may_lack_newer(&topic, topic.active_ms) && topic.doubt(),
+                false => !topic.incomplete && self.may_exist(source, &topic.name),
+            };
+            if is_new {
+                topic.may_exist(true);
+                if !self.is_loading(topic.source) {
+                    self.tell_state(&mut topic);
+                }
+            }
+        }
     }
 
     /// A state lacks a delta that came in another partition. No state that was saved before makes it whole.
@@ -1510,7 +1618,11 @@ impl Topics {
         state.restores_doubt.store(!complete, Ordering::Release);
         state.marks().clear();
         state.outdated_ms.store(0, Ordering::Release);
-        if self.epoch(source) != *epoch {
+        let is_another = self.epoch(source) != *epoch;
+        if is_another {
+            self.lose_past(source);
+            // In the same one they may be gone from the source, and are as true as before.
+            *state.beside() = Marks::default();
             // What ended in the epoch before may not have ended in this one.
             if let Some(ended) = state.ended.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
                 ended.clear();
@@ -1523,16 +1635,33 @@ impl Topics {
         state.floor.store(floor.offset.get(), Ordering::Release);
         state.forgot_moved.store(false, Ordering::Release);
         state.epoch.lock().unwrap_or_else(PoisonError::into_inner).clone_from(epoch);
-        // They are read again.
-        *state.beside() = Marks::default();
+        state.crossed.clear();
+        state.is_outdated.store(false, Ordering::Release);
         for mut topic in self.map.iter_mut() {
             if topic.source != source {
-                if topic.strays.forget(source).is_some() {
+                if self.is_outdated(topic.source) {
+                    // The snapshot that it rests on may have been in the other past.
+                    topic.base = Offset::ZERO;
+                    if topic.set_loads(true) && topic.options.class.conflatable() {
+                        // What subscribers hold is not known to be whole any more.
+                        self.tell_state(&mut topic);
+                    }
+                }
+                if is_another && topic.strays.forget(source).is_some() {
                     topic.settle();
                 }
                 continue;
             }
-            if self.fall_back(&mut topic) {
+            if self.fall_back(&mut topic, !is_another) {
+                continue;
+            }
+            if !complete && !is_another && topic.known && self.home(topic.name.as_str()) != source && !topic.is_moved()
+            {
+                // Where it belongs nothing tells of it: what it was is as true as it was, and may lack what is gone.
+                topic.doubt();
+                let after = topic.offset.next();
+                topic.lose_history(after);
+                topic.set_loads(true);
                 continue;
             }
             if topic.known {
@@ -1543,14 +1672,48 @@ impl Topics {
             topic.is_elsewhere = is_elsewhere;
             topic.set_loads(true);
         }
+        if !complete {
+            self.doubt_misplaced(source);
+        }
+    }
+
+    /// A source has another past than it had: where that had a say in what the topics of others are, or of what of them was taken
+    /// in at all, they are read anew, and until then nothing of them is whole.
+    pub fn lose_past(&self, source: SourceId) {
+        let Some(state) = self.source(source).filter(|_| self.partitions() > 1) else { return };
+        if !state.has_begun.swap(true, Ordering::AcqRel) {
+            // There is no past here that it could lose.
+            return;
+        }
+        let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+        deleted.forget_source(source);
+        for (at, other) in (0..).zip(&self.sources).filter(|(_, other)| other.crossed.has(source)) {
+            deleted.forget_expiries(SourceId(at));
+            other.is_outdated.store(true, Ordering::Release);
+            other.loading.store(true, Ordering::Release);
+        }
     }
 
     /// A topic's source is read anew: if another has entries of it that count, it is there until then. `false` if none has.
-    fn fall_back(&self, topic: &mut Topic) -> bool {
-        let stray = topic.strays.newest().filter(|stray| topic.known && !stray.is_deletion);
-        let Some(stray) = stray else { return false };
+    /// With `comes_again` what the source had of it is as true as it was, though it may be gone from there.
+    fn fall_back(&self, topic: &mut Topic, comes_again: bool) -> bool {
+        let Some(stray) = topic.strays.newest().filter(|_| topic.known) else { return false };
+        if stray.is_deletion {
+            // What is read again of the topic is to be told by it, as it was before.
+            let Stray { source, offset, at_ms, .. } = stray;
+            let (until_ms, is_elsewhere, moved_at) = (Self::until_ms(topic, at_ms), true, Offset::ZERO);
+            self.keep_deletion(
+                &topic.name,
+                Deletion { source, offset, at_ms, moved_at, is_elsewhere, until_ms, is_marked: true },
+            );
+            return false;
+        }
+        let left = topic.as_stray();
         topic.strays.forget(stray.source);
         topic.go_on_in(stray.source, self.epoch(stray.source), stray.offset.into());
+        if comes_again {
+            self.note_stray(topic, left);
+        }
         (topic.incomplete, topic.unsaved, topic.base) = (true, true, Offset::ZERO);
         let silent = self.is_loading(stray.source);
         topic.set_loads(silent);
@@ -1615,7 +1778,9 @@ impl Topics {
             topic.restore((offset, base), ts, payload, when)?;
             if topic.known {
                 topic.moved_at = moved_at;
-                topic.incomplete = (in_doubt || !strays.is_empty()) && topic.options.class.conflatable();
+                let lacks = in_doubt || !strays.is_empty() || self.may_lack_newer(topic, when.at_ms);
+                topic.incomplete = lacks && topic.options.class.conflatable();
+                topic.awaits_home = lacks && !in_doubt && strays.is_empty() && self.is_home_unread(topic);
                 for stray in strays {
                     topic.is_elsewhere = true;
                     self.note_stray(topic, stray);
@@ -1653,6 +1818,9 @@ impl Topics {
             let deletion = self.deletion_elsewhere(topic, source, at_ms).map(|(stray, _)| stray);
             let deletion = deletion.filter(|stray| has_patches && !is_moved && stray.at() > base_at);
             return Some(deletion.into_iter().collect());
+        }
+        if topic.source != source && !topic.is_moved() && !is_moved {
+            self.cross(source, topic.source);
         }
         // One that was moved is where it was moved to last, whatever came late in the other partition.
         let is_there = match topic.is_moved() || is_moved {
@@ -1747,10 +1915,12 @@ impl Topics {
     fn may_exist(&self, source: SourceId, name: &TopicName) -> bool {
         let Some(source) = self.source(source).filter(|_| !is_own(name)) else { return false };
         let options = name.namespace().and_then(|n| self.namespaces.get(n)).unwrap_or(&self.default);
+        let may_have =
+            |source: &SourceState| source.gaps.may_have(name, options, source.read_upto_ms.load(Ordering::Relaxed));
         // A stream that was not read yet may have what belongs in another.
         self.sources.iter().any(SourceState::is_unread)
             || self.is_moving_unread()
-            || source.gaps.may_have(name, options, source.read_upto_ms.load(Ordering::Relaxed))
+            || self.source(self.home(name.as_str())).into_iter().chain([source]).any(may_have)
     }
 
     /// How many topics of `source` have states that may lack deltas, as of the last sweep.
@@ -1800,6 +1970,12 @@ impl Topics {
             && self.partitions() > 1
             && self.sources.iter().any(SourceState::is_unread)
         {
+            return Ok(false);
+        }
+        // What belongs elsewhere was saved by who had read that, or had missed it; and so were patches elsewhere.
+        let base = (at.1.unwrap_or_default(), source);
+        let has_stray = topic.strays.newest().is_some_and(|stray| stray.at() > base);
+        if has_stray || self.may_lack_newer(&topic, topic.active_ms) {
             return Ok(false);
         }
         let done = topic.complete(at, times, payload)?;
@@ -1964,8 +2140,14 @@ impl Topics {
 
     /// Everything that was saved of `source` is to be saved again.
     pub fn mark_all_unsaved(&self, source: SourceId) {
-        for mut topic in self.map.iter_mut().filter(|topic| topic.source == source) {
-            topic.unsaved = true;
+        let mut marks = Vec::new();
+        for mut topic in self.map.iter_mut() {
+            topic.unsaved |= topic.source == source;
+            marks.extend(topic.strays.of(source).map(|stray| stray.mark(&topic.name)));
+        }
+        if let Some(source) = self.source(source) {
+            let mut beside = source.beside();
+            marks.into_iter().for_each(|mark| beside.note(mark));
         }
     }
 

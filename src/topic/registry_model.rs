@@ -7,7 +7,7 @@ use std::sync::Arc;
 use loom::thread;
 
 use super::exchange::{Attachment, Incoming, Outlet, ShardId, Slot};
-use super::{account, deleted, delta, exchange, freshness, gaps, merge, names, payload, state, strays, trace};
+use super::{account, crossed, deleted, delta, exchange, freshness, gaps, merge, names, payload, state, strays, trace};
 use crate::config::{Class, Config, Namespace};
 use crate::metrics::Metrics;
 use crate::name::TopicName;

@@ -813,12 +813,14 @@ impl Topic {
         self.incomplete || self.waits || self.loads
     }
 
-    /// Its source is being loaded from now on, or is loaded.
-    pub(super) fn set_loads(&mut self, loads: bool) {
-        if self.loads != loads {
+    /// Its source is being loaded from now on, or is loaded. `false` if it was said before.
+    pub(super) fn set_loads(&mut self, loads: bool) -> bool {
+        let is_new = self.loads != loads;
+        if is_new {
             (self.loads, self.snapshot) = (loads, None);
             self.settle();
         }
+        is_new
     }
 
     /// The epoch of the state, as it is told.

@@ -68,6 +68,11 @@ impl Strays {
         self.all().iter().copied().max_by_key(Stray::at)
     }
 
+    /// That of a source.
+    pub(super) fn of(&self, source: SourceId) -> Option<Stray> {
+        self.all().iter().find(|stray| stray.source == source).copied()
+    }
+
     /// Forgets that of a source.
     pub(super) fn forget(&mut self, source: SourceId) -> Option<Stray> {
         let list = self.0.as_mut()?;

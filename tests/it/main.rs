@@ -39,6 +39,7 @@ mod http_errors;
 mod layering;
 mod limits;
 mod listing;
+mod lost_keys;
 mod memory;
 mod metrics;
 mod nats;

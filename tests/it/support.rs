@@ -415,6 +415,18 @@ impl Redis {
         Some(head)
     }
 
+    /// How many states are saved beside a stream.
+    pub(crate) fn saved(&self, stream: &str) -> usize {
+        self.topics_in(&format!("{{{stream}}}:snapshots"))
+    }
+
+    /// How many topics a hash beside a stream has.
+    pub(crate) fn topics_in(&self, hash: &str) -> usize {
+        // One field says up to where it was saved.
+        let count = "return redis.call('HLEN', KEYS[1]) - redis.call('HEXISTS', KEYS[1], '')";
+        self.command(&["EVAL", count, "1", hash]).trim_start_matches(':').parse().unwrap()
+    }
+
     /// The first line of the answer (for a bulk string, the string).
     pub(crate) fn command(&self, args: &[&str]) -> String {
         let answer = self.try_command(args).expect("Redis answers");

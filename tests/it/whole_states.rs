@@ -224,7 +224,7 @@ async fn a_deleted_topic_is_gone_everywhere() {
     for _ in 0..3 {
         assert_eq!(client.next().await["type"], "delta");
     }
-    one.until("saved", |_| redis.command(&["HLEN", "{nexus:deltas}:snapshots"]) == ":4").await;
+    one.until("saved", |_| redis.saved(STREAM) == 4).await;
     for topic in ["merge:a", "latest:b", "stream:c"] {
         add_kind(&redis, topic, "delete", &Value::Null);
     }
@@ -237,7 +237,7 @@ async fn a_deleted_topic_is_gone_everywhere() {
         server.until("deleted", |s| view(s, "merge:marker").is_some()).await;
         assert_eq!(server.get("/api/topics").1, LEFT);
     }
-    one.until("removed", |_| redis.command(&["HLEN", "{nexus:deltas}:snapshots"]) == ":2").await;
+    one.until("removed", |_| redis.saved(STREAM) == 2).await;
     let position = || redis.command(&["GET", "{nexus:deltas}:position"]);
     one.until("saved past it", |_| position() == deleted).await;
     redis.command(&["XTRIM", STREAM, "MAXLEN", "0"]);
@@ -266,7 +266,7 @@ async fn what_is_gone_is_gone_after_a_restart_too() {
         assert_eq!(server.metric("topics_refused_total"), 0.0);
         server.until("they end", |s| s.get("/api/topics").1 == NONE).await;
     }
-    server.until("none is saved", |_| redis.command(&["HLEN", "{nexus:deltas}:snapshots"]) == ":0").await;
+    server.until("none is saved", |_| redis.saved(STREAM) == 0).await;
     drop(server);
     let server = redis.server(options).await;
     assert_eq!(server.get("/api/topics").1, NONE);

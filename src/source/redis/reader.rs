@@ -11,7 +11,7 @@
 mod leaving;
 mod loading;
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -68,6 +68,9 @@ const BACKOFF_LAST_OF_SEVERAL: Duration = Duration::from_secs(1);
 
 /// Wait before a partition is loaded in another epoch.
 const EPOCH_WAIT: Duration = Duration::from_millis(20);
+
+/// Epochs that a reader had before, of which it knows how far it had read.
+const PASTS_MAX: usize = 16;
 
 /// Sets a new epoch if it still is the one that the caller knows; returns what it is then.
 const CHANGE_EPOCH: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) end \
@@ -133,6 +136,9 @@ pub struct RedisSource {
     /// Highest offset that was given.
     reached: Offset,
     epoch: Option<Epoch>,
+    /// Earlier ones, the newest last, and how far was read in them: after a backup was put back, one of them may come again and
+    /// mean another past.
+    pasts: VecDeque<(Epoch, Progress)>,
     /// The run of Redis that was read from last, where it says so.
     run: Option<String>,
     /// Whether there is no key for the epoch, because Redis takes no writes.
@@ -161,6 +167,9 @@ pub struct RedisSource {
     copies: Option<Copies>,
     /// Nothing is written: who reads only wants to know what there is.
     only_looks: bool,
+    /// Entries that were taken in, and whether no saved state stood for them.
+    #[cfg(test)]
+    pub(super) taken: Arc<Mutex<std::collections::BTreeMap<EntryId, bool>>>,
 }
 
 /// What is known must be loaded again: the epoch is another now, or entries were missed.
@@ -207,6 +216,7 @@ impl RedisSource {
             progress: Arc::default(),
             reached: Offset::ZERO,
             epoch: None,
+            pasts: VecDeque::new(),
             run: None,
             is_unwritten: false,
             is_emptied: false,
@@ -221,6 +231,8 @@ impl RedisSource {
             leaving: Leaving::default(),
             copies: None,
             only_looks: false,
+            #[cfg(test)]
+            taken: Arc::default(),
         }
     }
 
@@ -298,17 +310,28 @@ impl RedisSource {
         let run = run_of(&mut link).await?;
         let epoch = self.agree_on_epoch(&mut link).await?;
         let progress = self.progress();
-        if self.epoch.as_ref() == Some(&epoch) && progress.loaded {
-            if let Some(found) = continuity::broken(&mut link, &self.keys, &progress).await? {
-                // Where Redis was started anew or another took over, it may have lost what was read last: that cannot be
-                // told from what is trimmed.
-                let is_same_run = run.is_some() && run == self.run;
-                let found = if is_same_run { found } else { Break::Rewritten(found.why().to_owned()) };
-                self.run = run;
-                return self.load_again(&mut link, found).await;
-            }
+        let is_known = self.epoch.as_ref() == Some(&epoch) && progress.loaded;
+        if is_known && let Some(found) = continuity::broken(&mut link, &self.keys, &progress).await? {
+            // Where Redis was started anew or another took over, it may have lost what was read last: that cannot be
+            // told from what is trimmed.
+            let is_same_run = run.is_some() && run == self.run;
+            let found = if is_same_run { found } else { Break::Rewritten(found.why().to_owned()) };
+            self.run = run;
+            return self.load_again(&mut link, feed, found).await;
+        }
+        if is_known && !feed.topics.is_outdated(self.id) {
             tracing::info!(stream = self.keys.stream, node = %link.place(), after = %progress.last, "Redis is back, reading on");
         } else {
+            let past = self.pasts.iter().find(|(known, _)| *known == epoch).map(|(_, progress)| *progress);
+            if let Some(past) = past
+                && let Some(Break::Rewritten(why)) = continuity::broken(&mut link, &self.keys, &past).await?
+            {
+                if !self.change_epoch(&mut link, feed, &epoch, &why).await? {
+                    // It is the only one that there can be now.
+                    self.pasts.retain(|(known, _)| *known != epoch);
+                }
+                return Ok(LoadAgain);
+            }
             self.load(&mut link, feed, epoch, run.clone()).await?;
         }
         self.run = run;
@@ -368,11 +391,17 @@ impl RedisSource {
     }
 
     /// What was read does not join up with what the stream holds.
-    async fn load_again(&self, link: &mut Link, found: Break) -> RedisResult<LoadAgain> {
+    async fn load_again(&mut self, link: &mut Link, feed: &Feed, found: Break) -> RedisResult<LoadAgain> {
         match found {
-            Break::Rewritten(why) => self.change_epoch(link, &why).await?,
+            Break::Rewritten(why) => {
+                let known = self.epoch.clone().unwrap_or_else(Epoch::random);
+                self.leave_epoch();
+                self.change_epoch(link, feed, &known, &why).await?;
+            }
             Break::Missed(why) => {
-                self.set_progress(Progress::default());
+                self.leave_epoch();
+                // Until it is loaded again, others may come to have what belongs here.
+                feed.topics.begin_gap(self.id);
                 self.metrics.source_missed.get_or_create(&self.label()).inc();
                 tracing::warn!(
                     stream = self.keys.stream,
@@ -384,12 +413,23 @@ impl RedisSource {
         Ok(LoadAgain)
     }
 
-    async fn change_epoch(&self, link: &mut Link, why: &str) -> RedisResult<()> {
-        let known = self.epoch.as_ref().map_or("", Epoch::as_str);
-        // Whatever comes of it, what is known here is loaded again.
+    /// What is known here is loaded again, whatever comes of it. How far it was read is remembered.
+    fn leave_epoch(&mut self) {
+        let progress = self.progress();
         self.set_progress(Progress::default());
+        let Some(epoch) = self.epoch.clone().filter(|_| progress.loaded) else { return };
+        self.pasts.retain(|(known, _)| *known != epoch);
+        if self.pasts.len() >= PASTS_MAX {
+            self.pasts.pop_front();
+        }
+        self.pasts.push_back((epoch, progress));
+    }
+
+    /// Sets another epoch in the place of `known`, whose past is not what it was. `false` if none can be set.
+    async fn change_epoch(&self, link: &mut Link, feed: &Feed, known: &Epoch, why: &str) -> RedisResult<bool> {
+        let known = known.as_str();
         if self.only_looks {
-            return Ok(());
+            return Ok(false);
         }
         let new: RedisResult<Option<String>> = cmd("EVAL")
             .arg(CHANGE_EPOCH)
@@ -411,10 +451,12 @@ impl RedisSource {
             }
             Err(error) if takes_no_writes(&error) => {
                 tracing::warn!(stream = self.keys.stream, why, %error, "Redis takes no writes: the epoch stays, and all is loaded again");
+                feed.topics.lose_past(self.id);
+                return Ok(false);
             }
             Err(error) => return Err(error),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Reads on until something breaks or the epoch changes. While what was read is taken in, the next read is under way,
@@ -445,6 +487,13 @@ impl RedisSource {
                 );
                 return Ok(LoadAgain);
             }
+            if feed.topics.is_outdated(self.id) {
+                tracing::warn!(
+                    stream = self.keys.stream,
+                    "another stream, which has entries of the same topics, has another past now: this one is loaded again"
+                );
+                return Ok(LoadAgain);
+            }
             let count = read.batch.len();
             let Some((last, seen)) = read.batch.last().map(|entry| (entry.id, entry.fingerprint())) else {
                 self.status.read(0, 0);
@@ -456,18 +505,18 @@ impl RedisSource {
                 let facts = Facts::of(link, &self.keys).await?;
                 if facts.is_emptied && !self.is_emptied {
                     let why = format!("the stream is empty and tells nothing of what came after {before}");
-                    return self.load_again(link, Break::Missed(why)).await;
+                    return self.load_again(link, feed, Break::Missed(why)).await;
                 }
                 if !facts.is_emptied && facts.newest < before || facts.is_another(before, self.progress().count) {
                     let why = "the stream's IDs went backwards, or it has been given fewer entries than were read";
-                    return self.load_again(link, Break::Rewritten(why.into())).await;
+                    return self.load_again(link, feed, Break::Rewritten(why.into())).await;
                 }
                 // Where it is not known how many were read, an empty stream that has had newer ones says enough.
                 let count = self.progress().count;
                 let came_and_went = count.is_none() && facts.first.is_none() && facts.newest > before;
                 if came_and_went || facts.is_surely_gone_after(before, count) {
                     let why = format!("entries after {before} were trimmed before they were read");
-                    return self.load_again(link, Break::Missed(why)).await;
+                    return self.load_again(link, feed, Break::Missed(why)).await;
                 }
                 let mut progress = self.progress();
                 progress.count = progress.count.or(facts.count_upto(before));
@@ -480,7 +529,7 @@ impl RedisSource {
             let progress = self.progress();
             let found = continuity::broken_before(link, &self.keys, &progress, &read.batch, read.first).await?;
             if let Some(found) = found {
-                return self.load_again(link, found).await;
+                return self.load_again(link, feed, found).await;
             }
             self.move_on(link, last).await;
             before = last;
@@ -569,6 +618,11 @@ impl RedisSource {
     async fn take_in(&mut self, batch: Vec<Entry>, feed: &Feed, saved: Option<EntryId>) {
         for entry in batch {
             let id = entry.id;
+            #[cfg(test)]
+            {
+                let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+                *taken.entry(id).or_default() |= saved.is_none_or(|saved| id > saved);
+            }
             let offset = match id.offset() {
                 Ok(offset) => offset,
                 Err(error) => {

@@ -11,10 +11,12 @@ use super::continuity::Facts;
 use super::id::EntryId;
 use super::keys::Keys;
 use super::link::Link;
+use super::masters::Masters;
 use crate::config::PayloadForm;
-use crate::position::Offset;
+use crate::limits::OFFSET_MAX;
+use crate::position::{Epoch, Offset};
 use crate::source::{Feed, SavedState, has_outer_blanks};
-use crate::topic::{Known, Mark, Snapshot, SourceId};
+use crate::topic::{Known, Mark, Snapshot, SourceId, hash_of};
 
 /// A state, as JSON.
 #[derive(Serialize, Deserialize)]
@@ -118,7 +120,7 @@ async fn restore_marks(
     loop {
         let (next, pairs): (u64, Vec<(String, String)>) =
             cmd("HSCAN").arg(&keys.strays).arg(cursor).arg("COUNT").arg(count).query_async(link).await?;
-        for (topic, text) in pairs {
+        for (topic, text) in pairs.into_iter().filter(|(topic, _)| topic != UPTO) {
             let Ok(mark) = serde_json::from_str::<SavedMark>(&text) else {
                 feed.leave_out(source, &topic, None, "what is marked of it cannot be read");
                 continue;
@@ -137,6 +139,28 @@ async fn restore_marks(
     }
 }
 
+/// The field of a hash beside a stream that says up to where it was complete when it was last saved. No topic has this name. Only
+/// with it does the position count: who deletes one of the keys has deleted what the others mean.
+pub(super) const UPTO: &str = "";
+
+/// What that field is given: nodes that do not know it take it for a state past the newest entry, and pass it over.
+pub(super) fn upto_text(position: &str) -> String {
+    format!("{{\"offset\":{},\"upto\":\"{position}\"}}", OFFSET_MAX)
+}
+
+/// What is saved beside a stream.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The position, as it is written.
+    pub(super) position: Option<String>,
+    /// Up to where saved states are complete, if any were saved and are there.
+    pub(super) upto: Option<SavedUpto>,
+    /// The position, and not all that was saved with it.
+    pub(super) is_torn: bool,
+    /// Other streams that it rests on.
+    pub(super) rests_on: Vec<RestsOn>,
+}
+
 /// Up to where saved states are complete.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SavedUpto {
@@ -149,23 +173,80 @@ pub(super) struct SavedUpto {
     pub(super) seen: Option<u64>,
 }
 
-/// The entry up to which saved states are complete, if any were saved.
-pub(super) async fn position(link: &mut Link, keys: &Keys) -> RedisResult<Option<SavedUpto>> {
-    let (text, counted): (Option<String>, Option<String>) =
-        pipe().cmd("GET").arg(&keys.position).cmd("GET").arg(&keys.count).query_async(link).await?;
-    let Some(upto) = text.as_ref().and_then(|text| text.parse().ok()) else { return Ok(None) };
-    let mut words = counted.as_deref().unwrap_or_default().split(' ');
-    if words.next() != text.as_deref() {
-        // Of another position: it was saved by a node that knows no count.
-        return Ok(Some(SavedUpto { upto, count: None, missed_ms: None, seen: None }));
+/// That what was saved of a stream rests on what another had, as it was then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RestsOn {
+    /// The hash of the stream's name.
+    pub(super) stream: u64,
+    pub(super) epoch: String,
+    /// Up to where it had been read.
+    pub(super) reached: Offset,
+}
+
+impl RestsOn {
+    pub(super) fn new(stream: &str, epoch: &Epoch, reached: Offset) -> Self {
+        Self { stream: hash_of(stream), epoch: epoch.as_str().to_owned(), reached }
     }
-    let count = words.next().and_then(|count| count.parse().ok());
-    let is_partial = words.next() == Some("partial");
-    let seen = words.next().and_then(|seen| u64::from_str_radix(seen, 16).ok());
+
+    /// Several, in a word.
+    pub(super) fn text(all: &[Self]) -> String {
+        let one = |on: &Self| format!("{:x}={}={}", on.stream, on.reached, on.epoch);
+        if all.is_empty() { "-".to_owned() } else { all.iter().map(one).collect::<Vec<_>>().join(",") }
+    }
+
+    fn read(text: &str) -> Vec<Self> {
+        let one = |text: &str| {
+            let (stream, rest) = text.split_once('=')?;
+            let (reached, epoch) = rest.split_once('=')?;
+            let (stream, reached) = (u64::from_str_radix(stream, 16).ok()?, reached.parse().ok()?);
+            Some(Self { stream, epoch: epoch.to_owned(), reached: Offset::new(reached)? })
+        };
+        text.split(',').filter_map(one).collect()
+    }
+
+    /// Whether it is as it was, as far as can be told.
+    pub(super) async fn is_so(&self, masters: &Masters, stream: &str) -> RedisResult<bool> {
+        let mut link = masters.connect(stream).await?;
+        let keys = Keys::new(stream);
+        let epoch: Option<String> = cmd("GET").arg(&keys.epoch).query_async(&mut link).await?;
+        let facts = Facts::of(&mut link, &keys).await?;
+        let is_there = facts.is_emptied || facts.newest.ceiling() >= self.reached;
+        Ok(epoch.as_deref() == Some(&*self.epoch) && is_there)
+    }
+}
+
+/// Looks for what is saved.
+pub(super) async fn found(link: &mut Link, keys: &Keys) -> RedisResult<Found> {
+    // A save that ends meanwhile is in what is read before the position, or in what is read after it.
+    let mut look = pipe();
+    look.cmd("HGET").arg(&keys.snapshots).arg(UPTO).cmd("HGET").arg(&keys.strays).arg(UPTO);
+    look.cmd("GET").arg(&keys.position).cmd("GET").arg(&keys.count);
+    look.cmd("HGET").arg(&keys.snapshots).arg(UPTO).cmd("HGET").arg(&keys.strays).arg(UPTO);
+    let found: [Option<String>; 6] = look.query_async(link).await?;
+    let [states_before, strays_before, position, counted, states, strays] = found;
+    let upto: Option<EntryId> = position.as_ref().and_then(|text| text.parse().ok());
+    let (Some(upto), Some(text)) = (upto, position.as_deref()) else {
+        return Ok(Found { position, ..Found::default() });
+    };
+    let mut words = counted.as_deref().unwrap_or_default().split(' ');
+    // One of another position was not saved with this: by a node that knows no count.
+    let mut word = |is_count: bool| if is_count { words.next() } else { None };
+    let is_count = word(true) == Some(text);
+    let count = word(is_count).and_then(|count| count.parse().ok());
+    let is_partial = word(is_count) == Some("partial");
+    let seen = word(is_count).and_then(|seen| u64::from_str_radix(seen, 16).ok());
     // Older nodes do not say when: before that entry.
     let missed_ms =
-        words.next().and_then(|missed_ms| missed_ms.parse().ok()).map_or(upto.ms, |ms: u64| ms.min(upto.ms));
-    Ok(Some(SavedUpto { upto, count, missed_ms: is_partial.then_some(missed_ms), seen }))
+        word(is_count).and_then(|missed_ms| missed_ms.parse().ok()).map_or(upto.ms, |ms: u64| ms.min(upto.ms));
+    let hashes: u32 = word(is_count).and_then(|hashes| hashes.parse().ok()).unwrap_or(0);
+    let rests_on = word(is_count).map_or_else(Vec::new, RestsOn::read);
+    let wanted = upto_text(text);
+    let is_there = |before: Option<String>, after: Option<String>| {
+        before.as_deref() == Some(&*wanted) || after.as_deref() == Some(&*wanted)
+    };
+    let is_torn = hashes > 0 && !is_there(states_before, states) || hashes > 1 && !is_there(strays_before, strays);
+    let upto = SavedUpto { upto, count, missed_ms: is_partial.then_some(missed_ms), seen };
+    Ok(Found { position, upto: Some(upto).filter(|_| !is_torn), is_torn, rests_on })
 }
 
 /// Puts back saved states, some at a time, from `cursor` on. Those that are past the stream's newest entry hold deltas that a
@@ -185,7 +266,7 @@ pub(super) async fn restore(
     let facts = Facts::of(link, keys).await?;
     let newest = facts.newest.ceiling();
     let sizes = pairs.iter().map(|(topic, text)| topic.len() + text.len()).collect();
-    for (topic, text) in pairs {
+    for (topic, text) in pairs.into_iter().filter(|(topic, _)| topic != UPTO) {
         let saved = serde_json::from_str::<Saved<'_>>(&text);
         if saved.as_ref().is_ok_and(|saved| saved.offset > newest) && !facts.is_emptied {
             continue;

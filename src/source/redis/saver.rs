@@ -17,7 +17,7 @@ use super::id::EntryId;
 use super::keys::Keys;
 use super::link::Link;
 use super::masters::Masters;
-use super::saved::{Saved, mark_text, position};
+use super::saved::{self, RestsOn, Saved, mark_text, upto_text};
 use crate::limits::SAVED_BYTES_AT_ONCE;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
@@ -73,11 +73,13 @@ const CLEAR: &str =
 redis.call('DEL', KEYS[1], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8])
 return 1";
 
-/// Writes the position and the count that go with states, under the same conditions.
+/// Writes the position and the count that go with states, under the same conditions, and the position (`ARGV[6]`, as `ARGV[5]`)
+/// into each hash that is saved.
 const FINISH: &str =
     "if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('GET', KEYS[3]) ~= ARGV[2] then return 0 end
 redis.call('SET', KEYS[1], ARGV[3])
 redis.call('SET', KEYS[4], ARGV[4])
+for i = 5, #KEYS do redis.call('HSET', KEYS[i], ARGV[5], ARGV[6]) end
 return 1";
 
 /// Removes saved states (`ARGV[2]` and on: name, offset) that are not of a later offset, and notes the highest of these
@@ -194,7 +196,7 @@ impl Saver {
 
     async fn round(&mut self, feed: &Feed) -> RedisResult<()> {
         let progress = self.progress();
-        if !progress.loaded || progress.last.is_zero() {
+        if !progress.loaded || progress.last.is_zero() || feed.topics.is_outdated(self.source) {
             return Ok(());
         }
         let mut link = self.masters.connect(&self.keys.stream).await?;
@@ -205,11 +207,10 @@ impl Saver {
         if found.as_deref() != Some(epoch.as_str()) {
             return Ok(());
         }
-        let position_found: Option<String> = cmd("GET").arg(&self.keys.position).query_async(&mut link).await?;
+        let saved::Found { position, upto, is_torn, .. } = saved::found(&mut link, &self.keys).await?;
         // A position past the newest entry is of a stream that is gone.
-        let saved = position(&mut link, &self.keys).await?.filter(|saved| saved.upto <= facts.newest);
-        let saved = saved.map_or(EntryId::default(), |saved| saved.upto);
-        let is_lost = self.is_lost(&epoch, position_found.as_deref(), progress.restored);
+        let saved = upto.filter(|saved| saved.upto <= facts.newest).map_or(EntryId::default(), |saved| saved.upto);
+        let is_lost = self.is_lost(&epoch, position.as_deref(), progress.restored) || is_torn;
         // Where nothing came since, nobody has anything to save.
         let is_overdue = saved == self.found.0 && progress.last > saved;
         self.found = (saved, if is_overdue { self.found.1 + 1 } else { 0 });
@@ -229,7 +230,7 @@ impl Saver {
         take.arg(TAKE).arg(3).arg(&self.keys.saver).arg(&self.keys.position).arg(&self.keys.ended);
         self.node = Epoch::random();
         take.arg(self.node.as_str()).arg(self.lease_ms());
-        take.arg(position_found.unwrap_or_default()).arg(facts.newest.ceiling().get());
+        take.arg(position.unwrap_or_default()).arg(facts.newest.ceiling().get());
         take.arg(self.held.as_ref().map_or("", Epoch::as_str));
         if !take.query_async::<bool>(&mut link).await? {
             return Ok(());
@@ -240,7 +241,10 @@ impl Saver {
             self.save_all(feed, &epoch);
         }
         let progress = Progress { is_another: progress.is_another || is_lost, ..progress };
-        self.save(&mut link, feed, &epoch, progress).await
+        if self.save(&mut link, feed, &epoch, progress).await? {
+            self.seen = Some((epoch, progress.last));
+        }
+        Ok(())
     }
 
     /// Whether what was saved is gone: a failover that lost no entry may have lost states, and the position with them.
@@ -264,12 +268,14 @@ impl Saver {
         feed.topics.mark_all_unsaved(self.source);
     }
 
-    async fn save(&self, link: &mut Link, feed: &Feed, epoch: &Epoch, progress: Progress) -> RedisResult<()> {
+    /// Saves what is unsaved, if this node may.
+    async fn save(&self, link: &mut Link, feed: &Feed, epoch: &Epoch, progress: Progress) -> RedisResult<bool> {
         // Everything up to `progress` is in the states that are taken from now on, or was saved before.
         let (topics, source) = (feed.topics.clone(), self.source);
+        let pasts = self.epochs(feed);
         // A walk over all topics: not on a thread that others wait for.
         let names = apart(move || topics.unsaved(source)).await.ok_or_else(not_taken)?;
-        let outcome = self.save_states(link, feed, &names, epoch, progress).await;
+        let outcome = self.save_states(link, feed, &names, (epoch, &pasts), progress).await;
         if !matches!(outcome, Ok(true)) {
             feed.topics.mark_unsaved(names.iter());
         }
@@ -279,7 +285,7 @@ impl Saver {
                 "topic states were not saved: another node saves, or they are in doubt"
             );
         }
-        outcome.map(drop)
+        outcome
     }
 
     /// Saves the states of these topics, a few at a time so that they take little memory, and then up to where they are.
@@ -289,7 +295,7 @@ impl Saver {
         link: &mut Link,
         feed: &Feed,
         names: &[TopicName],
-        epoch: &Epoch,
+        (epoch, pasts): (&Epoch, &[Epoch]),
         progress: Progress,
     ) -> RedisResult<bool> {
         let (mut rest, mut saved, mut attempts) = (names.to_vec(), 0, WRITE_ATTEMPTS);
@@ -343,8 +349,13 @@ impl Saver {
         if !self.remove_ended_elsewhere(feed).await? {
             return Ok(false);
         }
+        let rests_on = self.rests_on(feed);
+        // What other streams had a say in was taken while they had one past.
+        if feed.topics.is_outdated(self.source) || self.epochs(feed) != pasts {
+            return Ok(false);
+        }
         let missed_ms = feed.topics.missed(self.source);
-        let done = self.finish(link, epoch, (progress, missed_ms), saved).await?;
+        let done = self.finish(link, epoch, (progress, missed_ms), &rests_on, saved).await?;
         if done && progress.is_another {
             self.progress.lock().unwrap_or_else(PoisonError::into_inner).is_another = false;
         }
@@ -451,12 +462,32 @@ impl Saver {
         clear.arg(&self.keys.strays).arg(self.node.as_str()).arg(epoch.as_str()).query_async(link).await
     }
 
+    fn sources(&self) -> impl Iterator<Item = SourceId> {
+        (0..self.streams.len()).filter_map(|at| u16::try_from(at).ok()).map(SourceId)
+    }
+
+    /// The epochs of all streams, as they are here.
+    fn epochs(&self, feed: &Feed) -> Vec<Epoch> {
+        self.sources().map(|source| feed.topics.epoch(source)).collect()
+    }
+
+    /// The streams that had a say in what is saved of this one.
+    fn rests_on(&self, feed: &Feed) -> Vec<RestsOn> {
+        let crossed = feed.topics.crossed(self.source).into_iter();
+        let one = |other: SourceId| {
+            let stream = self.streams.get(usize::from(other.0))?;
+            Some(RestsOn::new(stream, &feed.topics.epoch(other), feed.topics.reached(other)))
+        };
+        crossed.filter_map(one).collect()
+    }
+
     /// Says up to where states are saved. `false` as above.
     async fn finish(
         &self,
         link: &mut Link,
         epoch: &Epoch,
         (progress, missed_ms): (Progress, Option<u64>),
+        rests_on: &[RestsOn],
         states: usize,
     ) -> RedisResult<bool> {
         let last = progress.last.to_string();
@@ -464,10 +495,15 @@ impl Saver {
         let complete = if missed_ms.is_some() { "partial" } else { "complete" };
         let seen = progress.seen.map_or("-".to_owned(), |seen| format!("{seen:x}"));
         let missed_ms = missed_ms.map_or("-".to_owned(), |missed_ms| missed_ms.to_string());
-        let count = format!("{last} {count} {complete} {seen} {missed_ms}");
+        // Topics of one stream alone have no marks beside it.
+        let hashes = [&self.keys.snapshots, &self.keys.strays];
+        let hashes = if self.streams.len() > 1 { &hashes[..] } else { &hashes[..1] };
+        let count =
+            format!("{last} {count} {complete} {seen} {missed_ms} {} {}", hashes.len(), RestsOn::text(rests_on));
         let mut finish = cmd("EVAL");
-        finish.arg(FINISH).arg(4).arg(&self.keys.position).arg(&self.keys.saver).arg(&self.keys.epoch);
-        finish.arg(&self.keys.count).arg(self.node.as_str()).arg(epoch.as_str()).arg(&last).arg(count);
+        finish.arg(FINISH).arg(4 + hashes.len()).arg(&self.keys.position).arg(&self.keys.saver).arg(&self.keys.epoch);
+        finish.arg(&self.keys.count).arg(hashes);
+        finish.arg(self.node.as_str()).arg(epoch.as_str()).arg(&last).arg(count).arg(saved::UPTO).arg(upto_text(&last));
         let done = finish.query_async(link).await?;
         tracing::debug!(stream = self.keys.stream, states, upto = last, done, "topic states saved");
         Ok(done)
@@ -487,6 +523,11 @@ impl Saver {
                 let source = SourceId(u16::try_from(at).unwrap_or_default());
                 let is_marked = feed.topics.has_marks_over(source);
                 if source != self.source && (is_marked || feed.topics.has_ended_elsewhere(source)) {
+                    let read = RestsOn::new(stream, &feed.topics.epoch(source), feed.topics.reached(source));
+                    if feed.topics.is_loading(source) || !read.is_so(&self.masters, stream).await? {
+                        // What ended there may not have ended in the past that it has now.
+                        return Ok(false);
+                    }
                     let mut link = self.masters.connect(stream).await?;
                     remove_ended(&mut link, &Keys::new(stream), source, feed).await?;
                 }

@@ -11,12 +11,12 @@ use super::super::continuity::{self, Facts, Progress};
 use super::super::entries::{Entry, entries};
 use super::super::id::EntryId;
 use super::super::link::Link;
-use super::super::saved::{self, SavedUpto};
+use super::super::saved::{self, RestsOn, SavedUpto};
 use super::{Away, RedisSource};
 use crate::clock::unix_ms;
 use crate::position::{Epoch, Offset};
 use crate::source::Feed;
-use crate::topic::Floor;
+use crate::topic::{Floor, SourceId, hash_of};
 
 /// Entries a read returns at most while loading.
 const LOAD_BATCH: usize = 5_000;
@@ -62,16 +62,31 @@ impl RedisSource {
         run: Option<String>,
     ) -> RedisResult<()> {
         // Another run may have lost what was read already: its saved states tell nothing of that.
-        let mut loading = match self.loading.take().filter(|loading| loading.epoch == epoch && loading.run == run) {
+        let is_same = |loading: &Loading| loading.epoch == epoch && loading.run == run;
+        let is_outdated = feed.topics.is_outdated(self.id);
+        let broken_off = self.loading.take();
+        let is_anew = broken_off.is_some();
+        let mut loading = match broken_off.filter(|loading| is_same(loading) && !is_outdated) {
             Some(mut loading) if self.joins_up(link, &loading).await? => {
                 // Another Redis, or the same after a restart, counts otherwise where it was.
                 loading.cursor = loading.cursor.map(|_| 0);
                 tracing::info!(stream = self.keys.stream, entries = loading.entries, "the load goes on where it was");
                 loading
             }
-            _ => Loading { run, ..self.begin(link, feed, epoch).await? },
+            _ => {
+                if is_anew {
+                    // What was read of another past so far may have changed what other streams' topics are.
+                    feed.topics.lose_past(self.id);
+                }
+                Loading { run, ..self.begin(link, feed, epoch).await? }
+            }
         };
         let outcome = self.go_on(link, feed, &mut loading).await;
+        if feed.topics.is_outdated(self.id) {
+            return Err(
+                (::redis::ErrorKind::Client, "another stream has another past than when this load began").into()
+            );
+        }
         match outcome {
             Ok(()) => self.finish(link, feed, &loading).await,
             Err(error) => {
@@ -100,10 +115,11 @@ impl RedisSource {
             self.metrics.epoch_changes.get_or_create(&self.label()).inc();
         }
         self.status.set_loaded(false);
-        self.set_progress(Progress::default());
+        self.leave_epoch();
         self.epoch = Some(epoch.clone());
         let facts = Facts::of(link, &self.keys).await?;
-        let saved_at = saved::position(link, &self.keys).await?;
+        let saved::Found { upto: saved_at, is_torn, rests_on, .. } = saved::found(link, &self.keys).await?;
+        let others = self.rests_on(&rests_on).await?;
         // A stream that is empty and does not say what it ever held is taken for the one of which states are saved.
         let newest = match saved_at {
             Some(saved) if facts.is_emptied => saved.upto,
@@ -133,8 +149,22 @@ impl RedisSource {
         if saved.is_some_and(|saved| facts.is_another(saved.upto, saved.count)) {
             saved = None;
         }
-        let is_another = saved_at.is_some() && saved.is_none();
-        if is_another {
+        if is_torn {
+            tracing::warn!(
+                stream = self.keys.stream,
+                "a part of what was saved beside the stream is gone: the rest does not count"
+            );
+        }
+        if saved.is_some() && others.is_none() {
+            tracing::warn!(
+                stream = self.keys.stream,
+                "what was saved of the stream rests on another, which had entries of the same topics and has another past now: it does not \
+                 count"
+            );
+            saved = None;
+        }
+        let is_another = is_torn || saved_at.is_some() && saved.is_none();
+        if is_another && !is_torn && others.is_some() {
             tracing::warn!(
                 stream = self.keys.stream,
                 "the saved states are of another stream of this name: they do not count"
@@ -188,6 +218,9 @@ impl RedisSource {
         let is_whole = reads_all && facts.is_untrimmed() && !self.is_unwritten;
         let kept_after = if is_whole { Offset::ZERO } else { floor };
         feed.topics.load(self.id, &epoch, Floor { offset: floor, kept_after }, complete);
+        for other in others.into_iter().flatten().filter(|_| saved.is_some()) {
+            feed.topics.rests_on(self.id, other);
+        }
         if let Some(outdated_ms) = saved.and_then(|saved| saved.missed_ms) {
             feed.topics.saved_after_a_hole(self.id, outdated_ms);
         }
@@ -211,6 +244,19 @@ impl RedisSource {
             edge: first.unwrap_or(newest).max(start),
             appetite: Appetite::new(RESTORE_BATCH),
         })
+    }
+
+    /// The sources that saved states rest on; `None` if one of them has another past now.
+    async fn rests_on(&self, all: &[RestsOn]) -> RedisResult<Option<Vec<SourceId>>> {
+        let mut others = Vec::new();
+        for (at, stream) in (0..).zip(self.config.all_streams()) {
+            let Some(rests_on) = all.iter().find(|rests_on| rests_on.stream == hash_of(stream)) else { continue };
+            if !rests_on.is_so(&self.masters, stream).await? {
+                return Ok(None);
+            }
+            others.push(SourceId(at));
+        }
+        Ok(Some(others))
     }
 
     /// What time it is by Redis' clock, or by this node's where that is not told.
@@ -248,7 +294,8 @@ impl RedisSource {
             let (batch, first): (Value, Value) = read.query_async(link).await?;
             let (batch, first) = (entries(batch), continuity::first_id(first));
             let is_gone = match first {
-                None => loading.newest > loading.edge,
+                // Nothing is left: of what there was when the load began, all that is not read is gone.
+                None => loading.newest > batch.last().map_or(loading.last, |entry| entry.id),
                 // Nothing was there when the load began.
                 Some(_) if loading.edge.is_zero() => {
                     Facts::of(link, &self.keys).await?.is_gone_between(Some(0), &batch)

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::super::id::EntryId;
 use super::Weather;
 use super::client::{Came, Client};
 use super::oracle::{Lineage, Point, Seen, class_of, shown};
@@ -44,14 +43,14 @@ impl World {
 
     fn judge_topic(&mut self, node: &Node, topic: &str) -> Result<(), String> {
         let name = TopicName::new(topic).map_err(|error| error.to_string())?;
-        let (seen, latest_ms) = (node.seen(&self.streams), self.latest_ms());
+        let (seen, latest_ms) = (self.seen(node), self.latest_ms());
         let read = &seen.read;
         let Some(view) = node.topics.view(&name) else {
             if !(0..).zip(&node.statuses).all(|(at, _)| node.topics.has_loaded(SourceId(at))) {
                 return Err("is said not to be there, by a node that has not loaded".into());
             }
             self.tally.none += 1;
-            return match self.oracle.may_be_none(topic, read, latest_ms) {
+            return match self.oracle.may_be_none(topic, &seen, latest_ms) {
                 true => Ok(()),
                 false => {
                     let (missed, expire_ms) = (node.topics.missed(node.topics.source_of(topic)), self.expire_ms());
@@ -75,22 +74,11 @@ impl World {
         }
         let state: Value = serde_json::from_slice(&snapshot.data).map_err(|error| error.to_string())?;
         self.oracle.note_body(snapshot.epoch.as_str(), topic, offset, &snapshot.data)?;
-        let Some((lineage, point)) = self.oracle.knows(topic, offset, &state, &seen) else {
-            return Err(format!("is told as whole at {offset}, read is {read:?}: {state}; {}", self.truth(topic)));
-        };
-        if node.is_loaded(node.topics.source_of(topic)) {
-            Self::has_all(lineage, topic, point, read)?;
-        }
-        Ok(())
-    }
-
-    /// Nothing of a topic lies between an offset and what was read.
-    fn has_all(lineage: &Lineage, topic: &str, held: &Point, read: &[EntryId]) -> Result<(), String> {
-        let is_later =
-            |point: &&Point| point.id > held.id && read.get(point.stream).is_some_and(|read| point.id <= *read);
-        match lineage.points(topic).iter().find(is_later) {
-            Some(point) => Err(format!("is at {}, though {} was read too", held.offset, point.offset)),
-            None => Ok(()),
+        let is_loaded = node.is_loaded(node.topics.source_of(topic));
+        match self.oracle.knows(topic, (offset, &state), &seen, is_loaded.then_some(latest_ms)) {
+            Ok(()) => Ok(()),
+            Err(Some(later)) => Err(format!("is at {offset}, though {later} was read too; {}", self.truth(topic))),
+            Err(None) => Err(format!("is told as whole at {offset}, read is {read:?}: {state}; {}", self.truth(topic))),
         }
     }
 
@@ -130,7 +118,7 @@ impl World {
         let Some(node) = client.node.and_then(|number| self.nodes.iter().find(|node| node.number == number)) else {
             return Ok(());
         };
-        let (heard, topics, seen) = (node.heard.clone(), node.topics.clone(), node.seen(&self.streams));
+        let (heard, topics, seen) = (node.heard.clone(), node.topics.clone(), self.seen(node));
         let number = node.number;
         self.tally.told += client.hear(&heard).map_err(|fault| format!("node {number}: {fault}"))?;
         if client.is_sent_away {
@@ -147,8 +135,8 @@ impl World {
         }
         let offset = client.position.as_ref().map_or(0, |position| position.offset.get());
         let is_true = match &client.state {
-            Value::Null => self.oracle.may_be_none(topic, &seen.read, self.latest_ms()),
-            state => self.oracle.knows(topic, offset, state, seen).is_some(),
+            Value::Null => self.oracle.may_be_none(topic, seen, self.latest_ms()),
+            state => self.oracle.knows(topic, (offset, state), seen, None).is_ok(),
         };
         if is_true {
             return Ok(());
@@ -235,7 +223,7 @@ impl World {
     fn judge_last(&mut self, node: &Node, topic: &str) -> Result<(), String> {
         let name = TopicName::new(topic).map_err(|error| error.to_string())?;
         let now_ms = self.latest_ms();
-        let last = self.oracle.present().points(topic).last().cloned();
+        let last = self.oracle.newest(topic, &self.seen(node));
         let expire_ms = self.expire_ms();
         let quiet_ms = last.as_ref().map_or(0, |last| now_ms.saturating_sub(last.at_ms));
         let may_end = expire_ms > 0 && quiet_ms > expire_ms;
@@ -257,6 +245,10 @@ impl World {
                 let offset = view.snapshot.offset.get();
                 let is_there = |last: u64| if is_stream { last <= offset } else { last == offset };
                 let is_last = last.as_ref().is_some_and(|last| is_there(last.offset) && last.state.is_some());
+                if is_stream && self.weather == Weather::SeveralTrimmed {
+                    // How far it has come in a stream that lets go of entries unread, nothing tells in another.
+                    return Ok(());
+                }
                 let is_true = is_stream || {
                     let state = serde_json::from_slice::<Value>(&view.snapshot.data).ok();
                     last.is_some_and(|last| last.state == state)
@@ -269,7 +261,7 @@ impl World {
                     "is {data} at {offset}, {quiet_ms} ms old (here since {}); topics end after {expire_ms} ms, read is {:?} at \
                      {}; {}",
                     view.active_ms,
-                    node.seen(&self.streams).read,
+                    self.seen(node).read,
                     unix_ms(),
                     self.truth(topic)
                 ))

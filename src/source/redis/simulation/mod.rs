@@ -38,12 +38,31 @@ enum Weather {
     Several,
     /// Entries go before all nodes have read them.
     Trimmed,
+    /// The same with two streams.
+    SeveralTrimmed,
     /// Failovers that lose writes, restarts, deleted keys.
     Lossy,
+    /// The same with two streams.
+    SeveralLossy,
     /// A clock that jumps, no memory, commands that are missing or held up, IDs that publishers give.
     Odd,
     /// Topics are moved to other streams.
     Moving,
+}
+
+impl Weather {
+    /// Whether publishers do not know which of two streams is a topic's.
+    fn is_several(self) -> bool {
+        matches!(self, Self::Several | Self::SeveralTrimmed | Self::SeveralLossy)
+    }
+
+    fn is_trimmed(self) -> bool {
+        matches!(self, Self::Trimmed | Self::SeveralTrimmed)
+    }
+
+    fn is_lossy(self) -> bool {
+        matches!(self, Self::Lossy | Self::SeveralLossy)
+    }
 }
 
 fn of_environment<T: FromStr>(name: &str) -> Option<T> {
@@ -130,8 +149,18 @@ fn whatever_is_trimmed_no_state_lacks_it_unsaid() {
 }
 
 #[test]
+fn whatever_is_trimmed_of_two_streams_no_state_lacks_it_unsaid() {
+    worlds(Weather::SeveralTrimmed, 340);
+}
+
+#[test]
 fn whatever_is_lost_no_node_goes_on_with_it() {
     worlds(Weather::Lossy, 340);
+}
+
+#[test]
+fn whatever_is_lost_of_two_streams_no_node_goes_on_with_it() {
+    worlds(Weather::SeveralLossy, 340);
 }
 
 #[test]

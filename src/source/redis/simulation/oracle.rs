@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::super::id::EntryId;
 use super::data::{Fields, Log};
 use crate::config::Class;
-use crate::topic::{Kind, hash_of, home_in};
+use crate::topic::{Kind, hash_of, home_in, home_of};
 
 /// An entry that changes its topic.
 #[derive(Debug)]
@@ -52,6 +52,27 @@ pub(super) struct Seen {
     pub(super) began_ms: u64,
     /// How far it has read, by stream.
     pub(super) read: Vec<EntryId>,
+    /// The same at the end of each past, the oldest first.
+    pub(super) pasts: Vec<Vec<EntryId>>,
+    /// Entries that came to it, by stream, where others may have been trimmed before it could read them; and whether no saved
+    /// state stood for them.
+    pub(super) delivered: Option<Vec<BTreeMap<EntryId, bool>>>,
+}
+
+impl Seen {
+    /// What of a lineage was read.
+    pub(super) fn of(&self, lineage: &Lineage) -> &[EntryId] {
+        self.pasts.get(lineage.number).unwrap_or(&self.read)
+    }
+
+    /// Whether a node knows of an entry. Of one that is gone it can only know, by what it lacks, that there may be one where
+    /// its topic belongs.
+    fn has(&self, lineage: &Lineage, topic: &str, point: &Point) -> bool {
+        let is_read = self.of(lineage).get(point.stream).is_some_and(|read| point.id <= *read);
+        let Some(delivered) = self.delivered.as_ref().filter(|_| is_read) else { return is_read };
+        lineage.is_at_home(topic, point)
+            || delivered.get(point.stream).is_some_and(|all| all.get(&point.id) == Some(&true))
+    }
 }
 
 /// Where an entry stands among those of all streams.
@@ -81,15 +102,16 @@ impl Point {
     }
 
     /// Whether a node may call it whole: it has not read, or not yet, what the patches were for.
-    fn may_be_whole(&self, seen: &Seen) -> bool {
-        self.mixed
-            .is_none_or(|(stream, id)| id.ms <= seen.began_ms || seen.read.get(stream).is_some_and(|read| *read < id))
+    fn may_be_whole(&self, began_ms: u64, read: &[EntryId]) -> bool {
+        self.mixed.is_none_or(|(stream, id)| id.ms <= began_ms || read.get(stream).is_some_and(|read| *read < id))
     }
 }
 
 /// One past of the streams, or their present. What a topic is follows from the entries of one stream.
 #[derive(Debug, Default)]
 pub(super) struct Lineage {
+    /// How many there were before.
+    number: usize,
     topics: HashMap<String, Vec<Point>>,
     /// Entries of each stream that are in it.
     taken: Vec<usize>,
@@ -98,6 +120,10 @@ pub(super) struct Lineage {
 }
 
 impl Lineage {
+    fn is_at_home(&self, topic: &str, point: &Point) -> bool {
+        home_of(topic, self.taken.len()).is_ok_and(|home| home == point.stream)
+    }
+
     /// A topic's points, the first one first.
     pub(super) fn points(&self, topic: &str) -> &[Point] {
         self.topics.get(topic).map_or(&[], Vec::as_slice)
@@ -106,10 +132,11 @@ impl Lineage {
     /// Whether a node that has seen so much may call a point whole: it has read nothing of other streams that has no order among
     /// the patches that the point is made of.
     fn may_be_whole(&self, topic: &str, point: &Point, seen: &Seen) -> bool {
+        let read = seen.of(self);
         if !self.has_strays || class_of(topic) != Class::Merge {
-            return point.may_be_whole(seen);
+            return point.may_be_whole(seen.began_ms, read);
         }
-        let is_read = |other: &&Point| seen.read.get(other.stream).is_some_and(|read| other.id <= *read);
+        let is_read = |other: &&Point| seen.has(self, topic, other);
         let stray = |other: &Point| other.stream != point.stream && other.place() > point.base;
         !self.points(topic).iter().filter(is_read).any(stray)
     }
@@ -258,7 +285,8 @@ impl Oracle {
 
     /// The streams are others from now on.
     pub(super) fn begin_anew(&mut self) {
-        self.lineages.push(Lineage { has_strays: self.has_strays, ..Lineage::default() });
+        let number = self.lineages.len();
+        self.lineages.push(Lineage { number, has_strays: self.has_strays, ..Lineage::default() });
     }
 
     /// Takes in what was added.
@@ -269,7 +297,8 @@ impl Oracle {
         let is_several = logs.len() > 1;
         if is_several && logs.iter().zip(&lineage.taken).any(|(log, taken)| log.len() > *taken) {
             // The order of all of them may be another than that in which they came.
-            lineage = Lineage { taken: vec![0; logs.len()], has_strays: self.has_strays, ..Lineage::default() };
+            let (number, taken) = (lineage.number, vec![0; logs.len()]);
+            lineage = Lineage { number, taken, has_strays: self.has_strays, ..Lineage::default() };
         }
         for (stream, log) in logs.iter().enumerate() {
             let mut left = Left::default();
@@ -298,29 +327,62 @@ impl Oracle {
         self.lineages.iter().rev()
     }
 
-    /// Whether a whole state may be this, at this offset: of which lineage that is.
-    pub(super) fn knows(&self, topic: &str, offset: u64, state: &Value, seen: &Seen) -> Option<(&Lineage, &Point)> {
-        self.lineages().find_map(|lineage| {
+    /// Whether a whole state may be this, at this offset. `Err` says what else was read of the topic, by a node that has loaded.
+    pub(super) fn knows(
+        &self,
+        topic: &str,
+        (offset, state): (u64, &Value),
+        seen: &Seen,
+        loaded_at_ms: Option<u64>,
+    ) -> Result<(), Option<u64>> {
+        let mut lacks = None;
+        for lineage in self.lineages() {
             let is_it = |point: &&Point| {
                 let is_here = point.offset == offset && point.state.as_ref() == Some(state);
                 is_here && lineage.may_be_whole(topic, point, seen)
             };
-            Some((lineage, lineage.points(topic).iter().rev().find(is_it)?))
+            let Some(held) = lineage.points(topic).iter().rev().find(is_it) else { continue };
+            let is_later = |point: &&Point| point.id > held.id && seen.has(lineage, topic, point);
+            match lineage.points(topic).iter().rfind(is_later) {
+                // What has ended may be told as it was for a moment, by a node that read it again.
+                Some(later) if loaded_at_ms.is_some_and(|now_ms| !self.is_over(later, now_ms)) => {
+                    lacks = Some(later.offset);
+                }
+                _ => return Ok(()),
+            }
+        }
+        Err(lacks)
+    }
+
+    fn is_over(&self, point: &Point, now_ms: u64) -> bool {
+        self.expire_ms > 0 && now_ms.saturating_sub(point.at_ms) > self.expire_ms
+    }
+
+    /// Whether a topic may be none for who has read so far at a time that was `latest_ms` by Redis' clock.
+    pub(super) fn may_be_none(&self, topic: &str, seen: &Seen, latest_ms: u64) -> bool {
+        self.lineages().any(|lineage| {
+            let points = lineage.points(topic);
+            let is_read = |point: &Point| {
+                let is_read = seen.read.get(point.stream).is_some_and(|read| point.id <= *read);
+                // What was somewhere else alone, and is gone from there, can be read again by nobody.
+                is_read && (seen.delivered.is_none() || lineage.is_at_home(topic, point))
+            };
+            let Some(last) = points.iter().rposition(is_read) else { return true };
+            points[last..].iter().any(|point| point.state.is_none() || self.is_over(point, latest_ms))
         })
     }
 
-    /// Whether a topic may be none for who has read so far, by stream, at a time that was `latest_ms` by Redis' clock.
-    pub(super) fn may_be_none(&self, topic: &str, read: &[EntryId], latest_ms: u64) -> bool {
-        self.lineages().any(|lineage| {
-            let points = lineage.points(topic);
-            let Some(last) =
-                points.iter().rposition(|point| read.get(point.stream).is_some_and(|read| point.id <= *read))
-            else {
-                return true;
-            };
-            let is_over = |point: &Point| self.expire_ms > 0 && latest_ms.saturating_sub(point.at_ms) > self.expire_ms;
-            points[last..].iter().any(|point| point.state.is_none() || is_over(point))
-        })
+    /// The newest that a node can know of.
+    pub(super) fn newest(&self, topic: &str, seen: &Seen) -> Option<Point> {
+        let present = self.present();
+        let is_known = |point: &&Point| match &seen.delivered {
+            None => true,
+            Some(delivered) => {
+                let is_taken = || delivered.get(point.stream).is_some_and(|all| all.contains_key(&point.id));
+                seen.has(present, topic, point) || is_taken()
+            }
+        };
+        present.points(topic).iter().rfind(is_known).cloned()
     }
 
     /// Of one tag there is one body.

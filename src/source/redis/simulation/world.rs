@@ -1,5 +1,6 @@
 //! Some nodes, their Redis, publishers and clients, and all that befalls them.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::super::continuity::Progress;
+use super::super::id::EntryId;
 use super::super::masters::Masters;
 use super::super::reader::RedisSource;
 use super::Weather;
@@ -38,6 +40,9 @@ const PEACE_S: u64 = 35;
 
 /// Topics, by the class that their names begin with.
 pub(super) const TOPICS: [&str; 6] = ["m:a", "m:b", "m:c", "l:a", "l:b", "s:a"];
+
+/// Keys beside a stream, of which somebody may delete one.
+const BESIDE: [&str; 8] = ["epoch", "epoch", "snapshots", "position", "count", "ended", "expired", "strays"];
 
 /// What was looked at.
 #[derive(Debug, Default, Clone, Copy)]
@@ -69,11 +74,15 @@ pub(super) struct Node {
     pub(super) topics: Arc<Topics>,
     pub(super) heard: Arc<Heard>,
     progress: Vec<Arc<Mutex<Progress>>>,
+    /// Entries that it took in, by its own order of streams.
+    taken: Vec<Arc<Mutex<BTreeMap<EntryId, bool>>>>,
     /// The streams, in its own order.
     streams: Vec<String>,
     pub(super) statuses: Vec<Arc<SourceStatus>>,
     stop: CancellationToken,
     began_ms: u64,
+    /// How far it had read by the end of each past, by stream.
+    pasts: Vec<Vec<EntryId>>,
 }
 
 impl Node {
@@ -84,12 +93,13 @@ impl Node {
         let streams: Vec<String> = redis.all_streams().cloned().collect();
         let topics = Arc::new(Topics::new(config.clone(), streams.len(), heard.clone(), metrics.clone()));
         let feed = Feed::new(topics.clone(), Arc::new(Nowhere));
-        let (mut progress, mut statuses) = (Vec::new(), Vec::new());
+        let (mut progress, mut statuses, mut taken) = (Vec::new(), Vec::new(), Vec::new());
         for partition in 0..streams.len() {
             let masters = Masters::simulated(Door::new(server.clone(), number));
             let partition = u16::try_from(partition).unwrap_or_default();
             let source = RedisSource::new(config, &redis, masters, partition, metrics.clone());
             progress.push(source.progress_of());
+            taken.push(source.taken.clone());
             statuses.push(source.status());
             tokio::spawn(Box::new(source).run(feed.clone(), stop.clone()));
         }
@@ -100,7 +110,8 @@ impl Node {
                 sweeping.sweep();
             }
         });
-        Self { number, topics, heard, progress, streams, statuses, stop, began_ms: clock::unix_ms() }
+        let began_ms = clock::unix_ms();
+        Self { number, topics, heard, progress, taken, streams, statuses, stop, began_ms, pasts: Vec::new() }
     }
 
     pub(super) fn is_loaded(&self, source: SourceId) -> bool {
@@ -122,8 +133,16 @@ impl Node {
 
     pub(super) fn seen(&self, streams: &[String]) -> Seen {
         let last = |progress: &Mutex<Progress>| progress.lock().unwrap_or_else(PoisonError::into_inner).last;
-        let read = |stream: &String| self.place_of(stream).map(|at| last(&self.progress[at])).unwrap_or_default();
-        Seen { began_ms: self.began_ms, read: streams.iter().map(read).collect() }
+        let is_read = |at: &usize| !u16::try_from(*at).is_ok_and(|at| self.topics.is_outdated(SourceId(at)));
+        let read = |stream: &String| {
+            self.place_of(stream).filter(is_read).map(|at| last(&self.progress[at])).unwrap_or_default()
+        };
+        Seen {
+            began_ms: self.began_ms,
+            read: streams.iter().map(read).collect(),
+            pasts: self.pasts.clone(),
+            delivered: None,
+        }
     }
 }
 
@@ -157,6 +176,8 @@ impl World {
         clock::simulated::set(Some(START_MS));
         let mut world = Self::new(seed, weather);
         world.lines = is_told.then(Vec::new);
+        let told = format!("{:?} lacks {:?}", world.config.namespace["m"].expire_after, world.server.inner().lacks);
+        world.say(|| told);
         let outcome = world.pass().await;
         for node in &world.nodes {
             node.stop.cancel();
@@ -175,7 +196,7 @@ impl World {
         let mut numbers = StdRng::seed_from_u64(seed);
         let moves = matches!(weather, Weather::Moving).then(|| Moves::new(&mut numbers));
         let streams: Vec<String> = match (weather, &moves) {
-            (Weather::Several, _) => vec!["a".into(), "b".into()],
+            _ if weather.is_several() => vec!["a".into(), "b".into()],
             (_, Some(moves)) => moves.streams(),
             _ => vec!["a".into()],
         };
@@ -205,12 +226,12 @@ impl World {
         let mut sometimes = |of: u32| numbers.random_range(0..of) == 0;
         let lacks = match weather {
             Weather::Fair | Weather::Several | Weather::Moving => Lacks::default(),
-            Weather::Trimmed | Weather::Lossy => Lacks { info: sometimes(4), ..Lacks::default() },
-            Weather::Odd => Lacks { info: sometimes(6), time: sometimes(4), run: sometimes(4), memory: false },
+            _ if weather.is_trimmed() || weather.is_lossy() => Lacks { info: sometimes(4), ..Lacks::default() },
+            _ => Lacks { info: sometimes(6), time: sometimes(4), run: sometimes(4), memory: false },
         };
         let server = Server::new(seed, lacks);
         server.inner().way_ms = *[0, 2, 30, 400].choose(&mut numbers).unwrap_or(&2);
-        if matches!(weather, Weather::Odd | Weather::Trimmed) {
+        if weather == Weather::Odd || weather.is_trimmed() {
             server.inner().held = 50;
         }
         let clients = TOPICS.iter().cycle().take(8).zip(0..).map(|(topic, number)| {
@@ -219,7 +240,7 @@ impl World {
         Self {
             weather,
             clients: clients.collect(),
-            oracle: Oracle::new(&streams, expire_s * 1_000, matches!(weather, Weather::Several)),
+            oracle: Oracle::new(&streams, expire_s * 1_000, weather.is_several()),
             config: Arc::new(config),
             streams,
             moves,
@@ -288,8 +309,8 @@ impl World {
             78..83 => self.cut(),
             _ => match self.weather {
                 Weather::Fair | Weather::Several => self.publish(),
-                Weather::Trimmed => self.trim(),
-                Weather::Lossy => self.lose(),
+                Weather::Trimmed | Weather::SeveralTrimmed => self.trim(),
+                Weather::Lossy | Weather::SeveralLossy => self.lose(),
                 Weather::Odd => self.be_odd(),
                 Weather::Moving => self.move_topics(),
             },
@@ -305,13 +326,13 @@ impl World {
             self.next += 1;
             let (kind, data) = self.delta(topic);
             // Some publishers do not know the rule.
-            if matches!(self.weather, Weather::Several) && self.one_in(12) {
+            if self.weather.is_several() && self.one_in(12) {
                 stream = streams.choose(&mut self.numbers).cloned().unwrap_or(stream);
             }
             let data = data.to_string();
             let mut words = vec!["XADD", &stream];
             let keep = self.numbers.random_range(0..12_u32).to_string();
-            if matches!(self.weather, Weather::Trimmed) && self.one_in(20) {
+            if self.weather.is_trimmed() && self.one_in(20) {
                 words.extend(["MAXLEN", &keep]);
             }
             words.extend(["*", "topic", topic, "data", &data]);
@@ -411,6 +432,24 @@ impl World {
         }
     }
 
+    /// What a node has read of the streams as they are. Where it stands in another past of one, it has read nothing of this.
+    pub(super) fn seen(&self, node: &Node) -> Seen {
+        let mut seen = node.seen(&self.streams);
+        let inner = self.server.inner();
+        for (stream, read) in self.streams.iter().zip(&mut seen.read) {
+            let log = inner.data.streams.get(stream).map(|stream| &stream.log);
+            if self.weather == Weather::SeveralTrimmed {
+                let taken =
+                    node.place_of(stream).map(|at| node.taken[at].lock().unwrap_or_else(PoisonError::into_inner));
+                seen.delivered.get_or_insert_default().push(taken.map(|taken| taken.clone()).unwrap_or_default());
+            }
+            if log.is_none_or(|log| log.binary_search_by_key(read, |(id, _)| *id).is_err()) {
+                *read = EntryId::default();
+            }
+        }
+        seen
+    }
+
     pub(super) fn look(&mut self) {
         let (inner, none) = (self.server.inner(), Log::new());
         let log = |stream: &String| inner.data.streams.get(stream).map_or(&none, |stream| &stream.log);
@@ -466,7 +505,7 @@ impl World {
 
     fn trim(&mut self) {
         let keep = self.numbers.random_range(0..15);
-        let stream = self.streams[0].clone();
+        let stream = self.one_stream();
         let trims = self.one_in(2);
         self.server.change(|inner| {
             if let Some(stream) = inner.data.streams.get_mut(&stream).filter(|_| trims) {
@@ -474,46 +513,64 @@ impl World {
             }
         });
         match trims {
-            true => self.say(|| format!("trimmed to {keep}")),
+            true => self.say(|| format!("{stream} is trimmed to {keep}")),
             false => self.publish(),
         }
     }
 
+    /// The streams are others from now on.
+    fn begin_anew(&mut self) {
+        let pasts = self.oracle.lineages().count();
+        for node in &mut self.nodes {
+            let read = node.seen(&self.streams).read;
+            // Of what was before it was started it has read nothing.
+            node.pasts.resize(pasts - 1, Vec::new());
+            node.pasts.push(read);
+        }
+        self.oracle.begin_anew();
+    }
+
+    fn one_stream(&mut self) -> String {
+        self.streams.choose(&mut self.numbers).cloned().unwrap_or_default()
+    }
+
     fn lose(&mut self) {
-        let what = match self.numbers.random_range(0..20) {
+        let stream = self.one_stream();
+        let what: String = match self.numbers.random_range(0..20) {
             0..8 => {
                 self.server.change(|inner| inner.replica = inner.data.clone());
-                "the replica has it all"
+                "the replica has it all".into()
             }
             8..11 => {
                 self.server.change(|inner| {
                     inner.data = inner.replica.clone();
                     inner.restart();
                 });
-                self.oracle.begin_anew();
-                "a failover"
+                self.begin_anew();
+                "a failover".into()
             }
             11 => {
                 self.server.change(|inner| inner.data = super::data::Data::default());
-                self.oracle.begin_anew();
-                "everything is wiped"
+                self.begin_anew();
+                "everything is wiped".into()
             }
             12 => {
-                self.server.change(|inner| inner.data.delete("a"));
-                self.oracle.begin_anew();
-                "the stream is deleted"
+                self.server.change(|inner| inner.data.delete(&stream));
+                self.begin_anew();
+                format!("the stream {stream} is deleted")
             }
-            13 => {
-                self.server.change(|inner| inner.data.delete("{a}:epoch"));
-                "the epoch is deleted"
+            13..16 => {
+                let what = *BESIDE.choose(&mut self.numbers).unwrap_or(&"epoch");
+                self.server.change(|inner| inner.data.delete(&format!("{{{stream}}}:{what}")));
+                format!("the {what} of {stream} is deleted")
             }
-            14..17 => {
+            16..18 => {
                 self.server.change(super::server::Inner::restart);
-                "Redis is restarted"
+                "Redis is restarted".into()
             }
             _ => return self.publish(),
         };
-        self.say(|| what.into());
+        self.say(|| what);
         self.look();
     }
 
@@ -558,7 +615,7 @@ impl World {
         let at = self.numbers.random_range(0..self.clients.len());
         let Some(node) = self.nodes.choose(&mut self.numbers) else { return };
         let (number, topics, heard) = (node.number, node.topics.clone(), node.heard.clone());
-        let seen = node.seen(&self.streams);
+        let seen = self.seen(node);
         let Some(mut client) = (at < self.clients.len()).then(|| self.clients.swap_remove(at)) else { return };
         if let Some(before) = client.node.take()
             && let Some(before) = self.nodes.iter().find(|node| node.number == before)
