@@ -705,7 +705,7 @@ impl Topics {
                 }
                 _ => {}
             }
-            let (before, known) = (topic.offset, topic.known);
+            let (before, known, was_incomplete) = (topic.offset, topic.known, topic.known && topic.incomplete);
             let (kind, moves) = if kind == Kind::Move { (Kind::Snapshot, true) } else { (kind, false) };
             // What is loaded in silence goes nowhere.
             let trace = if silent { None } else { self.sampler.pick(&topic.name, offset) };
@@ -771,7 +771,8 @@ impl Topics {
             if lacks {
                 topic.awaits_home = self.is_home_unread(topic);
             }
-            if (lacks || !known && topic.incomplete) && !silent {
+            // Who was told so once is not told with each delta.
+            if (lacks && !was_incomplete || !known && topic.incomplete) && !silent {
                 self.tell_state(topic);
             }
             self.evicted(topic.settle_delta(before));
@@ -929,7 +930,13 @@ impl Topics {
     /// The other sources that had a say in what the topics of `source` are: if one of them comes to have another past, what is
     /// known of this one counts no more.
     pub fn crossed(&self, source: SourceId) -> Vec<SourceId> {
-        self.source(source).map_or_else(Vec::new, |source| source.crossed.all(self.partitions()))
+        let all = self.source(source).map_or_else(Vec::new, |source| source.crossed.all(self.partitions()));
+        all.into_iter().filter(|other| *other != source).collect()
+    }
+
+    /// Whether it is known in which epoch a source is.
+    pub fn has_begun(&self, source: SourceId) -> bool {
+        self.source(source).is_some_and(|source| source.has_begun.load(Ordering::Acquire))
     }
 
     /// What was saved of `source` rests on what another source had.
@@ -1320,6 +1327,7 @@ impl Topics {
         self.forget(topic);
         self.note_end(topic.source, &topic.name, offset);
         self.metrics.topics_expired.inc();
+        self.look_at_home(topic, topic.source);
         // Of a `stream` topic too, or its subscribers would take the next delta for a gap.
         if !silent {
             self.tell_state(topic);
@@ -1672,6 +1680,10 @@ impl Topics {
             topic.is_elsewhere = is_elsewhere;
             topic.set_loads(true);
         }
+        if is_another {
+            // Others may have read entries meanwhile that topics of the old past hid from them.
+            self.lose_past(source);
+        }
         if !complete {
             self.doubt_misplaced(source);
         }
@@ -1687,10 +1699,13 @@ impl Topics {
         }
         let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
         deleted.forget_source(source);
-        for (at, other) in (0..).zip(&self.sources).filter(|(_, other)| other.crossed.has(source)) {
-            deleted.forget_expiries(SourceId(at));
-            other.is_outdated.store(true, Ordering::Release);
-            other.loading.store(true, Ordering::Release);
+        for (at, other) in (0..).map(SourceId).zip(&self.sources) {
+            if at != source && other.crossed.has(source) {
+                deleted.forget_expiries(at);
+                // In this order: who reads it again begins with the first, and ends with the second.
+                other.loading.store(true, Ordering::Release);
+                other.is_outdated.store(true, Ordering::Release);
+            }
         }
     }
 
@@ -1920,7 +1935,15 @@ impl Topics {
         // A stream that was not read yet may have what belongs in another.
         self.sources.iter().any(SourceState::is_unread)
             || self.is_moving_unread()
-            || self.source(self.home(name.as_str())).into_iter().chain([source]).any(may_have)
+            || self.may_be_of(name, source).any(may_have)
+    }
+
+    /// The sources that may have a topic: that in which it was expected, that in which it belongs, and those that have topics in common
+    /// with this.
+    fn may_be_of<'a>(&'a self, name: &TopicName, expected: &'a SourceState) -> impl Iterator<Item = &'a SourceState> {
+        let home = self.source(self.home(name.as_str()));
+        let crossed = home.map_or_else(Vec::new, |home| home.crossed.all(self.partitions()));
+        [Some(expected), home].into_iter().chain(crossed.into_iter().map(|other| self.source(other))).flatten()
     }
 
     /// How many topics of `source` have states that may lack deltas, as of the last sweep.
@@ -2066,6 +2089,10 @@ impl Topics {
         }
         if let Some(why) = why {
             tracing::warn!(topics = left_out, %why, "saved states were left out");
+        }
+        if state.is_outdated.load(Ordering::Acquire) {
+            // It is to be read again at once.
+            return;
         }
         state.loading.store(false, Ordering::Release);
         state.has_loaded.store(true, Ordering::Release);

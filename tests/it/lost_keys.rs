@@ -124,3 +124,49 @@ async fn what_a_deleted_stream_hid_counts_again() {
         }
     }
 }
+
+/// One topic lies in both streams, and one of these loses its past: what was saved of the other's many topics is as whole as it was,
+/// though the entries that made it are gone.
+#[tokio::test]
+async fn topics_that_were_saved_outlive_the_loss_of_another_stream() {
+    let both = format!("streams = [\"s1\", \"s2\"]\n{EVERY}");
+    let redis = Redis::start();
+    let running = redis.server(&both).await;
+    let streams = ["s1".to_owned(), "s2".to_owned()];
+    let of = |prefix: &str, stream: &str| {
+        let names = (0..).map(|n| format!("{prefix}:{n}"));
+        let belongs = |name: &String| nexus_push::topic::home_in(name, &streams) == stream;
+        names.filter(belongs).take(5).collect::<Vec<_>>()
+    };
+    let (merged, values) = (of("merge", "s1"), of("latest", "s1"));
+    for topic in &merged {
+        for member in ["a", "b"] {
+            add(&redis, "s1", topic, "delta", &json!({ member: topic }));
+        }
+    }
+    for topic in &values {
+        add(&redis, "s1", topic, "delta", &json!(topic));
+    }
+    let hidden = of("latest", "s2").remove(0);
+    let stray = add(&redis, "s1", &hidden, "delta", &json!("stray"));
+    let later = format!("{}-0", stray.split('-').next().unwrap().parse::<u64>().unwrap() + 1);
+    redis.command(&["XADD", "s2", &later, "topic", &hidden, "data", "1"]);
+    let position = |stream: &str| redis.command(&["GET", &format!("{{{stream}}}:position")]);
+    running.until("read", |s| data(s, &hidden) == Some(json!(1))).await;
+    let last = add(&redis, "s1", &values[0], "delta", &json!("last"));
+    running.until("saved", |_| position("s1") == last && position("s2") == later).await;
+    redis.command(&["XTRIM", "s1", "MAXLEN", "1"]);
+    redis.command(&["DEL", "s2"]);
+    running.until("noticed", |s| s.metric("epoch_changes_total{source=\"redis s2\"}") == 1.0).await;
+    running.until("loaded", |s| told(s, &merged[0]).1.is_some()).await;
+    let started = redis.server(&both).await;
+    for topic in merged.iter().chain(&values) {
+        assert_eq!(told(&started, topic), told(&running, topic), "{topic}");
+        assert!(told(&started, topic).1.is_some(), "{topic} is whole");
+    }
+    // Its value there is gone: nobody says that there is none.
+    for server in [&running, &started] {
+        let (status, _, body) = told(server, &hidden);
+        assert!(status == 200 && body.contains("\"incomplete\":true"), "{status} {body}");
+    }
+}

@@ -399,7 +399,7 @@ impl RedisSource {
                 self.change_epoch(link, feed, &known, &why).await?;
             }
             Break::Missed(why) => {
-                self.leave_epoch();
+                self.set_progress(Progress::default());
                 // Until it is loaded again, others may come to have what belongs here.
                 feed.topics.begin_gap(self.id);
                 self.metrics.source_missed.get_or_create(&self.label()).inc();

@@ -145,7 +145,7 @@ pub(super) const UPTO: &str = "";
 
 /// What that field is given: nodes that do not know it take it for a state past the newest entry, and pass it over.
 pub(super) fn upto_text(position: &str) -> String {
-    format!("{{\"offset\":{},\"upto\":\"{position}\"}}", OFFSET_MAX)
+    format!("{{\"offset\":{OFFSET_MAX},\"at\":0,\"upto\":\"{position}\"}}")
 }
 
 /// What is saved beside a stream.
@@ -244,7 +244,9 @@ pub(super) async fn found(link: &mut Link, keys: &Keys) -> RedisResult<Found> {
     let is_there = |before: Option<String>, after: Option<String>| {
         before.as_deref() == Some(&*wanted) || after.as_deref() == Some(&*wanted)
     };
-    let is_torn = hashes > 0 && !is_there(states_before, states) || hashes > 1 && !is_there(strays_before, strays);
+    let (has_states, has_strays) = (is_there(states_before, states), is_there(strays_before, strays));
+    // Saved with a count, which is gone, or without what goes with it.
+    let is_torn = !is_count && has_states || hashes > 0 && !has_states || hashes > 1 && !has_strays;
     let upto = SavedUpto { upto, count, missed_ms: is_partial.then_some(missed_ms), seen };
     Ok(Found { position, upto: Some(upto).filter(|_| !is_torn), is_torn, rests_on })
 }

@@ -216,7 +216,7 @@ impl Saver {
         self.found = (saved, if is_overdue { self.found.1 + 1 } else { 0 });
         self.vouch(&mut link, Offset::ZERO).await?;
         self.remove_ended(&mut link, feed).await?;
-        if feed.topics.incomplete(self.source) > 0 {
+        if feed.topics.incomplete(self.source) > 0 && !is_torn {
             self.complete(&mut link, feed).await?;
             if self.found.1 < ROUNDS_UNSAVED {
                 return Ok(());
@@ -351,7 +351,9 @@ impl Saver {
         }
         let rests_on = self.rests_on(feed);
         // What other streams had a say in was taken while they had one past.
-        if feed.topics.is_outdated(self.source) || self.epochs(feed) != pasts {
+        let crossed = feed.topics.crossed(self.source);
+        let is_known = crossed.iter().all(|other| feed.topics.has_begun(*other));
+        if feed.topics.is_outdated(self.source) || self.epochs(feed) != pasts || !is_known {
             return Ok(false);
         }
         let missed_ms = feed.topics.missed(self.source);

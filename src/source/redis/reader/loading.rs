@@ -49,6 +49,8 @@ pub(super) struct Loading {
     is_another: bool,
     /// The stream still had everything up to here that is not read, when it was last looked at.
     edge: EntryId,
+    /// An entry lies there, and was not read yet.
+    begins_at_edge: bool,
     appetite: Appetite,
 }
 
@@ -63,18 +65,19 @@ impl RedisSource {
     ) -> RedisResult<()> {
         // Another run may have lost what was read already: its saved states tell nothing of that.
         let is_same = |loading: &Loading| loading.epoch == epoch && loading.run == run;
-        let is_outdated = feed.topics.is_outdated(self.id);
-        let broken_off = self.loading.take();
-        let is_anew = broken_off.is_some();
-        let mut loading = match broken_off.filter(|loading| is_same(loading) && !is_outdated) {
-            Some(mut loading) if self.joins_up(link, &loading).await? => {
+        let mut loading = match self.loading.take() {
+            // All of it is to be read again, and its past is what it was.
+            Some(loading) if is_same(&loading) && feed.topics.is_outdated(self.id) => {
+                Loading { run, ..self.begin(link, feed, epoch).await? }
+            }
+            Some(mut loading) if is_same(&loading) && self.joins_up(link, &loading).await? => {
                 // Another Redis, or the same after a restart, counts otherwise where it was.
                 loading.cursor = loading.cursor.map(|_| 0);
                 tracing::info!(stream = self.keys.stream, entries = loading.entries, "the load goes on where it was");
                 loading
             }
-            _ => {
-                if is_anew {
+            broken_off => {
+                if broken_off.is_some() {
                     // What was read of another past so far may have changed what other streams' topics are.
                     feed.topics.lose_past(self.id);
                 }
@@ -119,7 +122,6 @@ impl RedisSource {
         self.epoch = Some(epoch.clone());
         let facts = Facts::of(link, &self.keys).await?;
         let saved::Found { upto: saved_at, is_torn, rests_on, .. } = saved::found(link, &self.keys).await?;
-        let others = self.rests_on(&rests_on).await?;
         // A stream that is empty and does not say what it ever held is taken for the one of which states are saved.
         let newest = match saved_at {
             Some(saved) if facts.is_emptied => saved.upto,
@@ -155,16 +157,20 @@ impl RedisSource {
                 "a part of what was saved beside the stream is gone: the rest does not count"
             );
         }
-        if saved.is_some() && others.is_none() {
+        let (others, is_so) = if saved.is_some() { self.rests_on(&rests_on).await } else { (Vec::new(), true) };
+        // Topics may have been left out for what the other stream had of them. If all entries are there, they are read again.
+        let hides_some = !is_so && !facts.is_untrimmed();
+        if !is_so {
             tracing::warn!(
                 stream = self.keys.stream,
-                "what was saved of the stream rests on another, which had entries of the same topics and has another past now: it does not \
-                 count"
+                is_read_again = !hides_some,
+                "what was saved of the stream rests on another, which had entries of the same topics and has another past now: topics may \
+                 have been left out"
             );
-            saved = None;
+            saved = saved.filter(|_| hides_some);
         }
         let is_another = is_torn || saved_at.is_some() && saved.is_none();
-        if is_another && !is_torn && others.is_some() {
+        if is_another && !is_torn && is_so {
             tracing::warn!(
                 stream = self.keys.stream,
                 "the saved states are of another stream of this name: they do not count"
@@ -182,6 +188,7 @@ impl RedisSource {
         };
         // Up to when deltas were missed, of topics that are in no saved state either.
         let missed_ms = match saved {
+            Some(saved) if complete && hides_some => Some(saved.upto.ms),
             Some(saved) if complete => saved.missed_ms,
             _ if complete => None,
             _ if facts.is_emptied => Some(self.now_ms(link).await?),
@@ -218,7 +225,7 @@ impl RedisSource {
         let is_whole = reads_all && facts.is_untrimmed() && !self.is_unwritten;
         let kept_after = if is_whole { Offset::ZERO } else { floor };
         feed.topics.load(self.id, &epoch, Floor { offset: floor, kept_after }, complete);
-        for other in others.into_iter().flatten().filter(|_| saved.is_some()) {
+        for other in others.into_iter().filter(|_| saved.is_some()) {
             feed.topics.rests_on(self.id, other);
         }
         if let Some(outdated_ms) = saved.and_then(|saved| saved.missed_ms) {
@@ -242,21 +249,21 @@ impl RedisSource {
             entries: 0,
             is_another,
             edge: first.unwrap_or(newest).max(start),
+            begins_at_edge: first.is_some_and(|first| first > start),
             appetite: Appetite::new(RESTORE_BATCH),
         })
     }
 
-    /// The sources that saved states rest on; `None` if one of them has another past now.
-    async fn rests_on(&self, all: &[RestsOn]) -> RedisResult<Option<Vec<SourceId>>> {
-        let mut others = Vec::new();
+    /// The sources that saved states rest on, and whether these are as they were then, as far as they say.
+    async fn rests_on(&self, all: &[RestsOn]) -> (Vec<SourceId>, bool) {
+        let (mut others, mut is_so) = (Vec::new(), true);
         for (at, stream) in (0..).zip(self.config.all_streams()) {
-            let Some(rests_on) = all.iter().find(|rests_on| rests_on.stream == hash_of(stream)) else { continue };
-            if !rests_on.is_so(&self.masters, stream).await? {
-                return Ok(None);
+            if let Some(rests_on) = all.iter().find(|rests_on| rests_on.stream == hash_of(stream)) {
+                is_so &= rests_on.is_so(&self.masters, stream).await.unwrap_or(false);
+                others.push(SourceId(at));
             }
-            others.push(SourceId(at));
         }
-        Ok(Some(others))
+        (others, is_so)
     }
 
     /// What time it is by Redis' clock, or by this node's where that is not told.
@@ -295,7 +302,7 @@ impl RedisSource {
             let (batch, first) = (entries(batch), continuity::first_id(first));
             let is_gone = match first {
                 // Nothing is left: of what there was when the load began, all that is not read is gone.
-                None => loading.newest > batch.last().map_or(loading.last, |entry| entry.id),
+                None => loading.newest > loading.edge || loading.begins_at_edge && batch.is_empty(),
                 // Nothing was there when the load began.
                 Some(_) if loading.edge.is_zero() => {
                     Facts::of(link, &self.keys).await?.is_gone_between(Some(0), &batch)
@@ -324,6 +331,7 @@ impl RedisSource {
             loading.after_saved += batch.iter().filter(is_after).count() as u64;
             if let Some(entry) = batch.last() {
                 (loading.last, loading.seen, loading.edge) = (entry.id, Some(entry.fingerprint()), entry.id);
+                loading.begins_at_edge = false;
             }
             let is_last = batch.len() < asked;
             self.take_in(batch, feed, loading.saved).await;
