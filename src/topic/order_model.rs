@@ -429,6 +429,15 @@ fn a_lost_past_takes_what_it_hid_with_it() {
         assert_eq!(node.known(), Some((5, other.0)), "{of_the_past:?}");
         assert!(!node.topics.is_outdated(home), "its past is what it was");
     }
+    // A source that is loaded for the first time has no past to lose.
+    let node = Node::unread(Class::Latest);
+    let (home, other) = node.home_and_other();
+    node.load(other, "e", true);
+    assert_eq!(node.read((other.0, VALUE, 5)), Ok(true));
+    node.topics.rests_on(other, home);
+    node.topics.loaded(other);
+    node.load(home, "e", true);
+    assert!(!node.topics.is_outdated(other));
     // Sources that have no topic in common have nothing to do with each other.
     let node = Node::new(Class::Latest);
     assert_eq!(node.read((0, VALUE, 5)), Ok(true));

@@ -1627,8 +1627,8 @@ impl Topics {
         state.marks().clear();
         state.outdated_ms.store(0, Ordering::Release);
         let is_another = self.epoch(source) != *epoch;
+        let lost = is_another && self.lose_past(source);
         if is_another {
-            self.lose_past(source);
             // In the same one they may be gone from the source, and are as true as before.
             *state.beside() = Marks::default();
             // What ended in the epoch before may not have ended in this one.
@@ -1680,7 +1680,7 @@ impl Topics {
             topic.is_elsewhere = is_elsewhere;
             topic.set_loads(true);
         }
-        if is_another {
+        if lost {
             // Others may have read entries meanwhile that topics of the old past hid from them.
             self.lose_past(source);
         }
@@ -1691,11 +1691,11 @@ impl Topics {
 
     /// A source has another past than it had: where that had a say in what the topics of others are, or of what of them was taken
     /// in at all, they are read anew, and until then nothing of them is whole.
-    pub fn lose_past(&self, source: SourceId) {
-        let Some(state) = self.source(source).filter(|_| self.partitions() > 1) else { return };
+    /// `false` if there is no past here that it could lose.
+    pub fn lose_past(&self, source: SourceId) -> bool {
+        let Some(state) = self.source(source).filter(|_| self.partitions() > 1) else { return false };
         if !state.has_begun.swap(true, Ordering::AcqRel) {
-            // There is no past here that it could lose.
-            return;
+            return false;
         }
         let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
         deleted.forget_source(source);
@@ -1707,6 +1707,7 @@ impl Topics {
                 other.is_outdated.store(true, Ordering::Release);
             }
         }
+        true
     }
 
     /// A topic's source is read anew: if another has entries of it that count, it is there until then. `false` if none has.
