@@ -145,7 +145,7 @@ impl Deleted {
         self.0.retain(|_, deletion| deletion.source != source);
     }
 
-    /// A source is read anew, and what of it has ended for want of deltas ends anew.
+    /// A source is loaded again: topics that ended there for want of deltas will end again.
     pub(super) fn forget_expiries(&mut self, source: SourceId) {
         self.0.retain(|_, deletion| deletion.source != source || deletion.until_ms != deletion.at_ms);
     }

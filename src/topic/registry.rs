@@ -100,7 +100,7 @@ struct SourceState {
     beside: Mutex<Marks>,
     /// Other sources that had a say in what its topics are.
     crossed: Crossed,
-    /// Such a source has another past now: this one is to be read anew.
+    /// Such a source has another past now: this one is to be loaded again.
     is_outdated: AtomicBool,
 }
 
@@ -1689,9 +1689,8 @@ impl Topics {
         }
     }
 
-    /// A source has another past than it had: where that had a say in what the topics of others are, or of what of them was taken
-    /// in at all, they are read anew, and until then nothing of them is whole.
-    /// `false` if there is no past here that it could lose.
+    /// A source has another past than it had. Sources with topics in common are to be loaded again, and until then none of their
+    /// states is whole. `false` if there is no past here that it could lose.
     pub fn lose_past(&self, source: SourceId) -> bool {
         let Some(state) = self.source(source).filter(|_| self.partitions() > 1) else { return false };
         if !state.has_begun.swap(true, Ordering::AcqRel) {

@@ -1,4 +1,4 @@
-//! Somebody deletes one of the keys beside a stream, or puts an older backup back under running nodes: no node goes on with what
+//! A key beside a stream is deleted, or an older backup is put back under running nodes: no node goes on with what
 //! the rest of the keys no longer means, and all tell the same.
 
 use serde_json::{Value, json};
@@ -164,7 +164,7 @@ async fn topics_that_were_saved_outlive_the_loss_of_another_stream() {
         assert_eq!(told(&started, topic), told(&running, topic), "{topic}");
         assert!(told(&started, topic).1.is_some(), "{topic} is whole");
     }
-    // Its value there is gone: nobody says that there is none.
+    // Its value there is gone, and no node says that there is none.
     for server in [&running, &started] {
         let (status, _, body) = told(server, &hidden);
         assert!(status == 200 && body.contains("\"incomplete\":true"), "{status} {body}");

@@ -312,7 +312,7 @@ impl RedisSource {
         let progress = self.progress();
         let is_known = self.epoch.as_ref() == Some(&epoch) && progress.loaded;
         if is_known && let Some(found) = continuity::broken(&mut link, &self.keys, &progress).await? {
-            // Where Redis was started anew or another took over, it may have lost what was read last: that cannot be
+            // After a restart of Redis, or a failover, it may have lost what was read last: that cannot be
             // told from what is trimmed.
             let is_same_run = run.is_some() && run == self.run;
             let found = if is_same_run { found } else { Break::Rewritten(found.why().to_owned()) };

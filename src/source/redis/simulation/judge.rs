@@ -246,7 +246,7 @@ impl World {
                 let is_there = |last: u64| if is_stream { last <= offset } else { last == offset };
                 let is_last = last.as_ref().is_some_and(|last| is_there(last.offset) && last.state.is_some());
                 if is_stream && self.weather == Weather::SeveralTrimmed {
-                    // How far it has come in a stream that lets go of entries unread, nothing tells in another.
+                    // Where entries are trimmed unread, the other stream does not say how far the topic had come.
                     return Ok(());
                 }
                 let is_true = is_stream || {

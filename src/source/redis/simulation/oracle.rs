@@ -364,7 +364,7 @@ impl Oracle {
             let points = lineage.points(topic);
             let is_read = |point: &Point| {
                 let is_read = seen.read.get(point.stream).is_some_and(|read| point.id <= *read);
-                // What was somewhere else alone, and is gone from there, can be read again by nobody.
+                // An entry in the wrong stream that was trimmed cannot be read again.
                 is_read && (seen.delivered.is_none() || lineage.is_at_home(topic, point))
             };
             let Some(last) = points.iter().rposition(is_read) else { return true };

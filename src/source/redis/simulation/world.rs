@@ -41,7 +41,7 @@ const PEACE_S: u64 = 35;
 /// Topics, by the class that their names begin with.
 pub(super) const TOPICS: [&str; 6] = ["m:a", "m:b", "m:c", "l:a", "l:b", "s:a"];
 
-/// Keys beside a stream, of which somebody may delete one.
+/// Keys beside a stream. A world deletes them one at a time.
 const BESIDE: [&str; 8] = ["epoch", "epoch", "snapshots", "position", "count", "ended", "expired", "strays"];
 
 /// What was looked at.
