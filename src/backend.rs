@@ -1,4 +1,4 @@
-//! What sessions may ask for beyond topics, put together: publishing, presence, calls.
+//! The hub's backend: services for sessions beyond topics, such as publishing, presence and calls.
 
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ use crate::limits::{PRESENCE_MEMBERS_MAX, RPC_BYTES_MAX};
 use crate::metrics::Metrics;
 use crate::name::TopicName;
 use crate::protocol::{MemberInfo, Refusal};
-use crate::source::publish::{Failure, Publisher};
+use crate::source::failure::Failure;
+use crate::source::publish::Publisher;
 use crate::topic::{Kind, Payload};
 
 /// The hub's backend.
@@ -26,7 +27,7 @@ pub struct Backstage {
     metrics: Arc<Metrics>,
 }
 
-/// Where calls go.
+/// The endpoint for calls.
 #[derive(Clone)]
 struct Calls {
     client: reqwest::Client,
@@ -34,7 +35,7 @@ struct Calls {
     authorization: Option<HeaderValue>,
 }
 
-/// What the endpoint is asked.
+/// The request to the endpoint.
 #[derive(Serialize)]
 struct Call<'a> {
     client: &'a str,
@@ -61,10 +62,10 @@ struct CallError {
 }
 
 impl Backstage {
-    /// As configured.
+    /// Builds the backend from the configuration.
     ///
     /// # Errors
-    /// If there is no HTTP client to be had for calls.
+    /// The HTTP client for calls cannot be built.
     pub fn new(
         publisher: Arc<Publisher>,
         cluster: Arc<Cluster>,
@@ -76,8 +77,8 @@ impl Backstage {
                 let authorization = match &rpc.authorization {
                     Some(value) => {
                         let mut value =
-                            HeaderValue::from_str(value).context("rpc.authorization: is no header's value")?;
-                        // Not shown by whoever logs headers.
+                            HeaderValue::from_str(value).context("rpc.authorization: is not a valid header value")?;
+                        // Logs of headers do not show it.
                         value.set_sensitive(true);
                         Some(value)
                     }
@@ -173,16 +174,16 @@ impl Backend for Backstage {
         };
         Box::pin(async move {
             let request = question(&client, &user, &method, &data)?;
-            // While the answer is awaited, the data is held once.
+            // Frees the second copy of the data while the answer is pending.
             drop(data);
             calls.call(request).await
         })
     }
 }
 
-/// What the endpoint is asked. The data goes on as it came: numbers keep their digits.
+/// The request to the endpoint. The data is passed on as written, so numbers keep their digits.
 fn question(client: &str, user: &str, method: &str, data: &[u8]) -> Result<String, Refusal> {
-    // Protobuf clients may send any bytes, the endpoint is asked in JSON.
+    // Protobuf clients may send any bytes, but the endpoint gets JSON.
     let data = if data.is_empty() { Ok(RawValue::NULL) } else { serde_json::from_slice::<&RawValue>(data) };
     let data = data.map_err(|error| {
         let reason = format!("data of the call `{method}` is not JSON, which rpc.endpoint is sent: {error}");

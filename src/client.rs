@@ -1,28 +1,29 @@
-//! HTTP requests that this server makes: key sets and calls. Bounded in time and bytes.
+//! HTTP requests by this server: key sets and calls. Bounded in time and bytes.
 
 use std::time::Duration;
 
 use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 
-/// Time to connect.
+/// Time-out of connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// In this server's answers about its health, and in no other server's.
+/// A header that is only in this server's answers about its health.
 pub const HEALTH_HEADER: &str = "x-nexus-push";
 
 /// A client whose requests take at most `timeout` and follow no redirect.
 ///
 /// # Errors
-/// If there is no TLS to be had.
+/// TLS is not available.
 pub fn http(timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
     builder(timeout).build()
 }
 
-/// The same for a server of one's own: by no proxy, and by the authorities in `pem` and no others, if they are given.
+/// The same for one's own server: without a proxy, and with the authorities in `pem` alone, if
+/// given.
 ///
 /// # Errors
-/// If they cannot be read, or there is no TLS to be had.
+/// They cannot be read, or TLS is not available.
 pub fn http_direct(timeout: Duration, pem: Option<&[u8]>) -> Result<reqwest::Client, String> {
     let builder = builder(timeout).no_proxy();
     let builder = match pem {
@@ -30,7 +31,7 @@ pub fn http_direct(timeout: Duration, pem: Option<&[u8]>) -> Result<reqwest::Cli
         Some(pem) => {
             let authorities = reqwest::Certificate::from_pem_bundle(pem).map_err(|error| reason(&error))?;
             if authorities.is_empty() {
-                return Err("there is no certificate in it (PEM: BEGIN CERTIFICATE)".into());
+                return Err("it holds no certificate (PEM: BEGIN CERTIFICATE)".into());
             }
             builder.tls_certs_only(authorities)
         }
@@ -39,7 +40,7 @@ pub fn http_direct(timeout: Duration, pem: Option<&[u8]>) -> Result<reqwest::Cli
 }
 
 fn builder(timeout: Duration) -> reqwest::ClientBuilder {
-    // Already installed is as good.
+    // An earlier installation serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .timeout(timeout)
@@ -51,7 +52,7 @@ fn builder(timeout: Duration) -> reqwest::ClientBuilder {
 /// Sends a request and reads the answer's body, if it is a success of at most `bytes_max`.
 ///
 /// # Errors
-/// What went wrong, without the URL (which may hold a secret).
+/// The failure, without the URL (which may hold a secret).
 pub async fn body(request: reqwest::RequestBuilder, bytes_max: usize) -> Result<Vec<u8>, String> {
     let response = request.send().await.map_err(|e| reason(&e))?;
     if !response.status().is_success() {
@@ -60,7 +61,7 @@ pub async fn body(request: reqwest::RequestBuilder, bytes_max: usize) -> Result<
     read(response, bytes_max).await
 }
 
-/// An answer, whatever it says.
+/// An answer with any status.
 #[derive(Debug)]
 pub struct Answer {
     /// Its status.
@@ -74,7 +75,7 @@ pub struct Answer {
 /// Sends a request and reads the whole answer, its body of at most `bytes_max`.
 ///
 /// # Errors
-/// What went wrong, without the URL (which may hold a secret).
+/// The failure, without the URL (which may hold a secret).
 pub async fn whole(request: reqwest::RequestBuilder, bytes_max: usize) -> Result<Answer, String> {
     let response = request.send().await.map_err(|e| reason(&e))?;
     let (status, headers) = (response.status(), response.headers().clone());

@@ -11,7 +11,7 @@ pub fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Time that goes with tokio's paused clock, on the thread of a simulation.
+/// Time that follows tokio's paused clock, on the thread of a simulation.
 #[cfg(test)]
 pub(crate) mod simulated {
     use std::cell::Cell;
@@ -22,7 +22,7 @@ pub(crate) mod simulated {
         static BEGAN: Cell<Option<(Instant, u64)>> = const { Cell::new(None) };
     }
 
-    /// It is `unix_ms` now, and from here on virtual time counts; `None` ends that.
+    /// Starts virtual time at `unix_ms`; `None` ends it.
     pub(crate) fn set(unix_ms: Option<u64>) {
         BEGAN.set(unix_ms.map(|ms| (Instant::now(), ms)));
     }

@@ -2,18 +2,25 @@
 //!
 //! The data path, in ten lines:
 //!
-//! 1. A [`source`] hands in a delta: a topic's name, an offset, JSON.
-//! 2. [`topic`] puts it into the topic's state and history, under the topic's lock.
-//! 3. If any shard has a subscriber, [`protocol`] makes its frame: once for each dialect in use.
-//! 4. The frame goes into the queue of each interested shard of the [`hub`]. That ends the control plane's part.
-//! 5. The shard, one thread, takes all that has arrived: a tick.
-//! 6. Each lane (the subscribers of one topic that are served alike) gathers its frames into one piece.
-//! 7. The piece is linked to every member's chain; nothing is copied for a session.
-//! 8. Each session with a chain gets one visit: one contiguous write.
-//! 9. A full socket is owed state, not bytes: what it missed is conflated when it takes bytes again.
-//! 10. The tick's memory is given back; an idle session is a slab entry and nothing else.
+//! 1. A [`source`] hands in a delta: a topic's name, an offset, a payload.
+//! 2. [`topic`] adds it to the topic's state and history, under the topic's lock.
+//! 3. If a shard has subscribers, [`protocol`] makes its frame: once per dialect in use.
+//! 4. The frame goes into the queue of each such shard of the [`hub`]: the control plane is done.
+//! 5. The shard, one thread, takes everything that has arrived: a tick.
+//! 6. Each group (subscribers of one topic that get the same bytes) joins its frames to one chunk.
+//! 7. The chunk is linked to every member's send queue; nothing is copied per session.
+//! 8. Each session with a send queue gets one write.
+//! 9. A full socket is sent newer state later, not old bytes: what it missed is conflated.
+//! 10. The tick's memory is freed; an idle session is a slab entry and nothing else.
 //!
-//! `ARCHITECTURE.md` tells it at length.
+//! `ARCHITECTURE.md` has the details. A program can run the server as `nexus-push serve` does:
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! let config = nexus_push::config::Config::embedded();
+//! nexus_push::server::run(config, false) // until SIGTERM, and a drain after it
+//! # }
+//! ```
 
 pub mod accounts;
 pub mod allocator;

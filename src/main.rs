@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
-// Sessions are made on the control plane's threads and end on the shards': what this allocator is good at. Without huge
-// pages (`no_thp`): with them a server that holds 15,000 idle sessions has three times the resident memory
-// (docs/performance.md has the comparison, glibc's beside it). Sanitizers know only their own: see docs/testing.md.
+// Sessions are created on the control plane's threads and end on the shards', which suits this
+// allocator. Without huge pages (`no_thp`): with them a server that holds 15,000 idle sessions has
+// three times the resident memory (docs/performance.md compares them with glibc). Sanitizers
+// support only their own allocator: see docs/testing.md.
 #[cfg(not(sanitized))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

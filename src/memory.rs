@@ -1,53 +1,59 @@
-//! How much memory there is, and how much of it backlogs, history and state may take.
+//! The memory of this machine and of this process, and the limits derived from it.
 //!
-//! One figure, `limits.memory`, is shared out: an eighth for backlogs, a quarter for history, a quarter for state, an eighth
-//! for deltas that shards keep, 1/32 each for messages that come, states on their way, HTTP requests and HTTP answers, 1/64
-//! each for what sessions asked for and for what is written to them, 1/16 for topics that only subscribers named. The rest is
-//! for the program and its sessions.
+//! One figure, `limits.memory`, is divided: 1/8 for backlogs, 1/4 for history, 1/4 for state, 1/8
+//! for deltas kept by shards, 1/32 each for incoming messages, states on their way, HTTP requests
+//! and HTTP answers, 1/64 each for requests of sessions and for frames to be written, 1/16 for
+//! topics that only subscribers named. The rest is for the program and its sessions.
 
 use std::path::{Path, PathBuf};
 
 use crate::config::{Limits, MemoryLimit};
 use crate::limits::{ASKED_BYTES_MAX, ASKED_BYTES_MIN, UNPUBLISHED_TOPIC_BYTES, UNPUBLISHED_TOPICS_MAX};
 
-/// Share of the memory that was found, with `limits.memory = "auto"`, in quarters.
+/// Share of the detected memory that `limits.memory = "auto"` uses, in quarters.
 const AUTO_QUARTERS: u64 = 3;
 
-/// Ceilings in bytes; 0 is none.
+/// The limits on memory that are in force: those that are configured, and those derived from
+/// `limits.memory`. `None` is no limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ceilings {
+pub struct ResolvedLimits {
     /// All backlogs.
-    pub backlog: usize,
+    pub backlog_total_bytes: Option<usize>,
     /// All topics' history.
-    pub history: usize,
+    pub history_total_bytes: Option<usize>,
     /// All topics' state.
-    pub state: usize,
+    pub state_total_bytes: Option<usize>,
     /// Deltas that no topic keeps.
-    pub deltas: usize,
-    /// Messages of clients that are not whole, or wait.
-    pub incoming: usize,
-    /// Requests of sessions under way.
-    pub asked: usize,
+    pub deltas_total_bytes: Option<usize>,
+    /// Messages of clients that are incomplete or wait.
+    pub incoming_total_bytes: Option<usize>,
+    /// Requests of sessions in progress, which always have a limit.
+    pub asked_total_bytes: usize,
     /// Frames that wait for a write.
-    pub outgoing: usize,
+    pub outgoing_total_bytes: Option<usize>,
     /// States on their way to shards.
-    pub snapshots: usize,
+    pub snapshots_total_bytes: Option<usize>,
     /// Bodies of HTTP requests.
-    pub requests: usize,
+    pub requests_total_bytes: Option<usize>,
     /// HTTP answers.
-    pub answers: usize,
-    /// Topics that only subscribers named: how many.
-    pub unpublished: usize,
-    /// What they follow from: what may be resident above what a start takes.
+    pub answers_total_bytes: Option<usize>,
+    /// The number of topics that only subscribers named.
+    pub unpublished_topics: usize,
+    /// The memory that they derive from: resident size above that of a start.
     pub memory: Option<u64>,
-    /// Where they come from, for people.
+    /// Their origin, for people.
     pub why: String,
 }
 
-impl Ceilings {
-    /// What is configured, and what follows from it on this machine.
+impl ResolvedLimits {
+    /// The configured limits, and those derived from them on this machine.
     pub fn of(limits: &Limits) -> Self {
         Self::with(limits, || found(Path::new("/proc"), Path::new("/sys/fs/cgroup")))
+    }
+
+    /// The configured limits alone, for programs that leave `limits.memory` to the server.
+    pub fn configured(limits: &Limits) -> Self {
+        Self::with(&Limits { memory: MemoryLimit::Off, ..limits.clone() }, || None)
     }
 
     fn with(limits: &Limits, found: impl FnOnce() -> Option<Found>) -> Self {
@@ -59,33 +65,30 @@ impl Ceilings {
                     let share = bytes / 4 * AUTO_QUARTERS;
                     (Some(share), format!("{AUTO_QUARTERS}/4 of {} of {of}", Size(bytes)))
                 }
-                None => (None, "the kernel does not tell how much memory there is".to_owned()),
+                None => (None, "the kernel does not report the memory size".to_owned()),
             },
         };
-        let part = |set: usize, share: u64| match (set, memory) {
-            (0, Some(memory)) => usize::try_from(memory / share).unwrap_or(usize::MAX).max(1),
-            (set, _) => set,
+        let share = |part: u64| Some(usize::try_from(memory? / part).unwrap_or(usize::MAX).max(1));
+        // In the file, 0 asks for a share.
+        let set = |bytes: usize| (bytes > 0).then_some(bytes);
+        let part = |bytes: usize, of: u64| set(bytes).or_else(|| share(of));
+        let asked = || share(64).map_or(ASKED_BYTES_MAX, |bytes| bytes.max(ASKED_BYTES_MIN));
+        let unpublished = || {
+            let fit = share(16).map_or(UNPUBLISHED_TOPICS_MAX, |bytes| bytes / UNPUBLISHED_TOPIC_BYTES);
+            fit.min(UNPUBLISHED_TOPICS_MAX)
         };
         Self {
-            backlog: part(limits.backlog_total_bytes, 8),
-            history: part(limits.history_total_bytes, 4),
-            state: part(limits.state_total_bytes, 4),
-            deltas: part(limits.deltas_total_bytes, 8),
-            incoming: part(limits.incoming_total_bytes, 32),
-            asked: match (limits.asked_total_bytes, part(0, 64)) {
-                (0, 0) => ASKED_BYTES_MAX,
-                (0, bytes) => bytes.max(ASKED_BYTES_MIN),
-                (set, _) => set,
-            },
-            outgoing: part(limits.outgoing_total_bytes, 64),
-            snapshots: part(limits.snapshots_total_bytes, 32),
-            requests: part(limits.requests_total_bytes, 32),
-            answers: part(limits.answers_total_bytes, 32),
-            unpublished: match (limits.unpublished_topics, part(0, 16)) {
-                (0, 0) => UNPUBLISHED_TOPICS_MAX,
-                (0, bytes) => (bytes / UNPUBLISHED_TOPIC_BYTES).min(UNPUBLISHED_TOPICS_MAX),
-                (set, _) => set,
-            },
+            backlog_total_bytes: part(limits.backlog_total_bytes, 8),
+            history_total_bytes: part(limits.history_total_bytes, 4),
+            state_total_bytes: part(limits.state_total_bytes, 4),
+            deltas_total_bytes: part(limits.deltas_total_bytes, 8),
+            incoming_total_bytes: part(limits.incoming_total_bytes, 32),
+            asked_total_bytes: set(limits.asked_total_bytes).unwrap_or_else(asked),
+            outgoing_total_bytes: part(limits.outgoing_total_bytes, 64),
+            snapshots_total_bytes: part(limits.snapshots_total_bytes, 32),
+            requests_total_bytes: part(limits.requests_total_bytes, 32),
+            answers_total_bytes: part(limits.answers_total_bytes, 32),
+            unpublished_topics: set(limits.unpublished_topics).unwrap_or_else(unpublished),
             memory,
             why: match memory {
                 Some(memory) => format!("of {}: {why}", Size(memory)),
@@ -93,48 +96,33 @@ impl Ceilings {
             },
         }
     }
-
-    /// Puts them where shards and topics look.
-    pub fn put_into(&self, limits: &mut Limits) {
-        limits.backlog_total_bytes = self.backlog;
-        limits.history_total_bytes = self.history;
-        limits.state_total_bytes = self.state;
-        limits.deltas_total_bytes = self.deltas;
-        limits.incoming_total_bytes = self.incoming;
-        limits.asked_total_bytes = self.asked;
-        limits.outgoing_total_bytes = self.outgoing;
-        limits.snapshots_total_bytes = self.snapshots;
-        limits.requests_total_bytes = self.requests;
-        limits.answers_total_bytes = self.answers;
-        limits.unpublished_topics = self.unpublished;
-    }
 }
 
-impl std::fmt::Display for Ceilings {
+impl std::fmt::Display for ResolvedLimits {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let parts = [
-            ("backlogs", self.backlog),
-            (", history", self.history),
-            (", state", self.state),
-            (", deltas", self.deltas),
-            (", incoming messages", self.incoming),
-            (", requests of sessions", self.asked),
-            (", outgoing frames", self.outgoing),
-            (", states on their way", self.snapshots),
-            (", HTTP requests", self.requests),
-            (", HTTP answers", self.answers),
+            ("backlogs", self.backlog_total_bytes),
+            (", history", self.history_total_bytes),
+            (", state", self.state_total_bytes),
+            (", deltas", self.deltas_total_bytes),
+            (", incoming messages", self.incoming_total_bytes),
+            (", requests of sessions", Some(self.asked_total_bytes)),
+            (", outgoing frames", self.outgoing_total_bytes),
+            (", states on their way", self.snapshots_total_bytes),
+            (", HTTP requests", self.requests_total_bytes),
+            (", HTTP answers", self.answers_total_bytes),
         ];
         for (what, bytes) in parts {
             match bytes {
-                0 => write!(f, "{what} without a ceiling")?,
-                bytes => write!(f, "{what} up to {}", Size(bytes as u64))?,
+                None => write!(f, "{what} without a ceiling")?,
+                Some(bytes) => write!(f, "{what} up to {}", Size(bytes as u64))?,
             }
         }
         write!(f, " ({})", self.why)
     }
 }
 
-/// Bytes for people.
+/// Bytes in a readable form.
 struct Size(u64);
 
 impl std::fmt::Display for Size {
@@ -164,7 +152,8 @@ fn found(proc: &Path, cgroups: &Path) -> Option<Found> {
     [physical, group].into_iter().flatten().min_by_key(|found| found.bytes)
 }
 
-/// The least limit of this process's control group and those around it (cgroup v2, or v1's memory controller).
+/// The lowest limit of this process's control group and its parents (cgroup v2, or v1's memory
+/// controller).
 fn group_limit(proc: &Path, cgroups: &Path) -> Option<u64> {
     let groups = std::fs::read_to_string(proc.join("self/cgroup")).unwrap_or_default();
     let mut least = None;
@@ -176,7 +165,8 @@ fn group_limit(proc: &Path, cgroups: &Path) -> Option<u64> {
             list if list.split(',').any(|c| c == "memory") => (cgroups.join("memory"), "memory.limit_in_bytes"),
             _ => continue,
         };
-        // Inside a container the path may be the host's and not be there: the root is the container's own then.
+        // Inside a container the path may be the host's and not exist: the root is then the
+        // container's own.
         let inner = root.join(path.trim_start_matches('/'));
         let around = inner.ancestors().take_while(|dir| dir.starts_with(&root)).map(Path::to_owned);
         let limits = around.collect::<Vec<PathBuf>>().into_iter().filter_map(|dir| {
@@ -186,6 +176,13 @@ fn group_limit(proc: &Path, cgroups: &Path) -> Option<u64> {
         least = limits.chain(least).min();
     }
     least
+}
+
+/// Resident memory of this process, in bytes; 0 if the kernel does not tell.
+pub fn rss_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|l| l.split_whitespace().next()).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
 #[cfg(test)]
@@ -201,34 +198,49 @@ mod tests {
             let [backlog_total_bytes, history_total_bytes, state_total_bytes] = set;
             let limits =
                 Limits { memory, backlog_total_bytes, history_total_bytes, state_total_bytes, ..Limits::default() };
-            let Ceilings { backlog, history, state, why, .. } = Ceilings::with(&limits, found);
-            ([backlog, history, state].map(|b| b >> 20), why)
+            let resolved = ResolvedLimits::with(&limits, found);
+            let parts = [resolved.backlog_total_bytes, resolved.history_total_bytes, resolved.state_total_bytes];
+            (parts.map(|bytes| bytes.map(|bytes| bytes >> 20)), resolved.why)
         };
         let mib = 1 << 20;
         for (memory, set, parts, why) in [
-            (MemoryLimit::Auto, [0; 3], [1_536, 3_072, 3_072], "of 12.0 GiB: 3/4 of 16.0 GiB of physical memory"),
-            (MemoryLimit::Bytes(2 * GIB), [0; 3], [256, 512, 512], "of 2.0 GiB: limits.memory"),
-            (MemoryLimit::Bytes(2 * GIB), [mib, 0, 5 * mib], [1, 512, 5], "of 2.0 GiB: limits.memory"),
-            (MemoryLimit::Off, [0; 3], [0; 3], "limits.memory is off"),
-            (MemoryLimit::Off, [0, 3 * mib, 0], [0, 3, 0], "limits.memory is off"),
+            (
+                MemoryLimit::Auto,
+                [0; 3],
+                [1_536, 3_072, 3_072].map(Some),
+                "of 12.0 GiB: 3/4 of 16.0 GiB of physical memory",
+            ),
+            (MemoryLimit::Bytes(2 * GIB), [0; 3], [256, 512, 512].map(Some), "of 2.0 GiB: limits.memory"),
+            (MemoryLimit::Bytes(2 * GIB), [mib, 0, 5 * mib], [1, 512, 5].map(Some), "of 2.0 GiB: limits.memory"),
+            (MemoryLimit::Off, [0; 3], [None; 3], "limits.memory is off"),
+            (MemoryLimit::Off, [0, 3 * mib, 0], [None, Some(3), None], "limits.memory is off"),
         ] {
             assert_eq!(of(memory, set), (parts, why.to_owned()));
         }
-        let of = |memory| Ceilings::with(&Limits { memory, ..Limits::default() }, found);
+        let of = |memory| ResolvedLimits::with(&Limits { memory, ..Limits::default() }, found);
         let small = of(MemoryLimit::Bytes(256 << 20));
         assert_eq!(
-            (small.deltas, small.incoming, small.snapshots, small.requests, small.answers),
-            (32 << 20, 8 << 20, 8 << 20, 8 << 20, 8 << 20)
+            [
+                small.deltas_total_bytes,
+                small.incoming_total_bytes,
+                small.snapshots_total_bytes,
+                small.requests_total_bytes,
+                small.answers_total_bytes
+            ],
+            [32, 8, 8, 8, 8].map(|mib| Some(mib << 20))
         );
-        assert_eq!((small.asked >> 20, small.outgoing >> 20), (4, 4));
-        // However little there is, one session's subscribes fit; and without a limit on memory there is one on these.
-        assert_eq!(of(MemoryLimit::Bytes(16 << 20)).asked >> 20, 1);
-        assert_eq!((of(MemoryLimit::Off).asked >> 20, of(MemoryLimit::Off).outgoing), (64, 0));
-        assert_eq!(small.unpublished, 16_384);
-        assert_eq!((of(MemoryLimit::Off).deltas, of(MemoryLimit::Off).unpublished), (0, 262_144));
+        assert_eq!((small.asked_total_bytes, small.outgoing_total_bytes), (4 << 20, Some(4 << 20)));
+        // With any memory limit, one session's subscribes fit; and without a memory limit,
+        // subscribes still have one.
+        assert_eq!(of(MemoryLimit::Bytes(16 << 20)).asked_total_bytes >> 20, 1);
+        let off = of(MemoryLimit::Off);
+        assert_eq!((off.asked_total_bytes >> 20, off.outgoing_total_bytes), (64, None));
+        assert_eq!(small.unpublished_topics, 16_384);
+        assert_eq!((off.deltas_total_bytes, off.unpublished_topics), (None, 262_144));
+        assert_eq!(ResolvedLimits::configured(&Limits::default()), off);
         let limits = Limits { memory: MemoryLimit::Auto, ..Limits::default() };
-        assert_eq!(Ceilings::with(&limits, || None).history, 0);
-        let text = Ceilings::with(&limits, found).to_string();
+        assert_eq!(ResolvedLimits::with(&limits, || None).history_total_bytes, None);
+        let text = ResolvedLimits::with(&limits, found).to_string();
         assert!(
             text.starts_with(
                 "backlogs up to 1.5 GiB, history up to 3.0 GiB, state up to 3.0 GiB, deltas up to 1.5 GiB"
@@ -239,7 +251,7 @@ mod tests {
 
     type Files = &'static [(&'static str, &'static str)];
 
-    /// (`/proc/self/cgroup`, files below the control groups' root, what is found in MiB)
+    /// (`/proc/self/cgroup`, files below the control groups' root, the limit found in MiB)
     #[test]
     fn the_least_of_machine_and_control_groups_counts() {
         let table: &[(&str, Files, u64)] = &[

@@ -7,43 +7,44 @@ use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 
 use crate::limits::TOPIC_NAME_BYTES_MAX;
 
-/// A name that begins with it is private, where names say who may have them.
+/// Marks a private name, if names list their users.
 pub const PRIVATE_PREFIX: char = '$';
 
-/// Behind the last one in a name stand the users who may have it, likewise.
+/// The users who may have a name follow its last one of these.
 pub const USER_BOUNDARY: char = '#';
 
-/// Between two of these users.
+/// Separates two users.
 pub const USER_SEPARATOR: char = ',';
 
-/// A valid topic name: 1 to 255 bytes, every character of them visible. Cheap to clone.
+/// A valid topic name: 1 to 255 bytes of visible characters. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicName(Arc<str>);
 
-/// Why a text is no topic name.
+/// Why a text is not a topic name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Nothing there.
+    /// It is empty.
     #[error("topic name is empty")]
     Empty,
-    /// Over the bound.
+    /// It is too long.
     #[error("topic name has {0} bytes, the most is {TOPIC_NAME_BYTES_MAX}")]
     TooLong(usize),
-    /// A character that cannot be seen.
+    /// It has an invisible character.
     #[error("topic name has U+{:04X} ({}), which is not printable; leave it out", u32::from(*.0), kind(*.0))]
     NotPrintable(char),
 }
 
-/// The first character that no name may have: two names must not look alike, and each must be readable in a log.
-/// By general category (UAX #44): white space, control, format and private-use characters, and unassigned code points; and
-/// what other categories have that leaves no trace.
+/// The first character that no name may have: two names must not look alike, and each must be
+/// readable in a log. By general category (UAX #44): white space, control, format, private-use and
+/// unassigned characters, and others that leave no visible trace.
 pub fn unprintable(text: &str) -> Option<char> {
     if text.bytes().all(|b| b.is_ascii_graphic()) {
         return None;
     }
     let mut before = None;
     text.chars().find(|c| {
-        // A variation selector changes how a symbol looks; behind ASCII, or as the first, it is not seen.
+        // A variation selector changes the look of a symbol; after ASCII, or as the first
+        // character, it is invisible.
         let bare = before.replace(*c).is_none_or(|before: char| before.is_ascii());
         is_blank(*c)
             || (bare && is_selector(*c))
@@ -61,10 +62,10 @@ pub fn unprintable(text: &str) -> Option<char> {
     })
 }
 
-/// As much of what a publisher sent as an error or a log line repeats: at most `chars_max` characters, each of them visible,
-/// without a backtick, in which errors wrap it.
+/// The part of a publisher's text that an error or a log line repeats: at most `chars_max`
+/// characters, each visible, and no backtick, because errors quote it with those.
 pub fn shown(bytes: &[u8], chars_max: usize) -> String {
-    // Of UTF-8, no character has more than four bytes.
+    // In UTF-8, no character has more than four bytes.
     let start = bytes.get(..bytes.len().min(chars_max.saturating_mul(4))).unwrap_or_default();
     let text = String::from_utf8_lossy(start);
     let mut chars = text.chars();
@@ -83,8 +84,9 @@ pub fn shown(bytes: &[u8], chars_max: usize) -> String {
     out
 }
 
-/// Letters and marks that are not shown: `Default_Ignorable_Code_Point` of Unicode's DerivedCoreProperties.txt, as far as
-/// general categories do not say it, and the Braille pattern without a dot.
+/// Letters and marks without a visible form: `Default_Ignorable_Code_Point` of Unicode's
+/// DerivedCoreProperties.txt, as far as general categories do not cover it, and the Braille pattern
+/// without a dot.
 fn is_blank(c: char) -> bool {
     matches!(
         c,
@@ -103,7 +105,7 @@ fn is_selector(c: char) -> bool {
     matches!(c, '\u{fe00}'..='\u{fe0f}' | '\u{e0100}'..='\u{e01ef}')
 }
 
-/// The general category of such a character, for people.
+/// The general category of such a character, in words.
 fn kind(c: char) -> &'static str {
     match c.general_category() {
         _ if is_blank(c) || is_selector(c) => "not shown",
@@ -115,8 +117,8 @@ fn kind(c: char) -> &'static str {
     }
 }
 
-/// Why a text is no rule about topics: an exact name, or a prefix of names with `*` behind it; `*` alone is all of them.
-/// Such a rule would never match what its author means.
+/// Why a text is not a rule about topics: an exact name, or a prefix followed by `*`; `*` alone
+/// matches all. Such a rule would never match the topics that its author means.
 pub fn no_rule(rule: &str) -> Option<String> {
     let prefix = rule.strip_suffix('*').unwrap_or(rule);
     if rule.is_empty() {
@@ -140,15 +142,15 @@ pub fn no_rule(rule: &str) -> Option<String> {
 /// Bytes of a rule that an error shows.
 const RULE_BYTES_SHOWN: usize = 64;
 
-/// Whether that is this one, without looking for where it ends.
+/// Whether the next character is this one.
 pub fn is_in_namespace(name: &str, namespace: &str) -> bool {
     let bare = name.strip_prefix(PRIVATE_PREFIX).unwrap_or(name);
     bare.strip_prefix(namespace).is_some_and(|rest| rest.starts_with(':'))
 }
 
-/// The namespace that a text would have as a topic name.
+/// The namespace of a text, taken as a topic name.
 pub fn namespace_of(name: &str) -> Option<&str> {
-    // Byte by byte: names are short, and this is asked several times of each delta.
+    // Byte by byte: names are short, and this runs several times per delta.
     let namespace = name.get(..name.bytes().position(|byte| byte == b':')?)?;
     Some(namespace.strip_prefix(PRIVATE_PREFIX).unwrap_or(namespace))
 }
@@ -157,7 +159,7 @@ impl TopicName {
     /// Checks `text`.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The fault.
     pub fn new(text: &str) -> Result<Self, NameError> {
         if text.is_empty() {
             return Err(NameError::Empty);
@@ -176,7 +178,7 @@ impl TopicName {
         &self.0
     }
 
-    /// The part before the first `:`, if there is one. [`PRIVATE_PREFIX`] is not part of it.
+    /// The part before the first `:`, if there is one, without [`PRIVATE_PREFIX`].
     pub fn namespace(&self) -> Option<&str> {
         namespace_of(&self.0)
     }
@@ -212,7 +214,7 @@ impl std::borrow::Borrow<str> for TopicName {
     }
 }
 
-/// Whether `name` fits a pattern in which `*` stands for any number of characters.
+/// Whether `name` matches a pattern in which `*` stands for any number of characters.
 pub fn fits(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(first) = parts.next() else { return true };
@@ -225,7 +227,7 @@ pub fn fits(pattern: &str, name: &str) -> bool {
             None => return false,
         }
     }
-    // The last piece must be the end; where it was found first does not matter.
+    // The last piece must match at the end; an earlier match of it does not matter.
     last.map_or(rest.is_empty(), |last| last.is_empty() || name.ends_with(last))
 }
 

@@ -1,4 +1,4 @@
-//! Where a delta stands in its topic.
+//! The position of a delta in its topic.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ impl Offset {
     /// Before every delta.
     pub const ZERO: Self = Self(0);
 
-    /// `value`, if a double can hold it exactly.
+    /// `value`, if a double can represent it exactly.
     pub fn new(value: u64) -> Option<Self> {
         (value <= OFFSET_MAX).then_some(Self(value))
     }
@@ -39,16 +39,16 @@ impl fmt::Display for Offset {
     }
 }
 
-/// What the epoch of a state ends with that may lack deltas.
+/// Suffix of the epoch of a state that may lack deltas.
 const IN_DOUBT: char = '~';
 
-/// Names a run of comparable offsets: offsets of different epochs cannot be compared.
+/// Names a range of comparable offsets: offsets of different epochs cannot be compared.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Epoch(CompactString);
 
 impl Epoch {
-    /// A new one, at random.
+    /// A new random epoch.
     pub fn random() -> Self {
         const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
         let mut bits = crate::random::bits();
@@ -60,13 +60,13 @@ impl Epoch {
         Self(text.take(8).collect())
     }
 
-    /// One that was stored or sent earlier.
+    /// An epoch that was stored or sent earlier.
     pub fn from_text(text: &str) -> Self {
         Self(CompactString::from(text))
     }
 
-    /// The same for positions in a state that may lack deltas: a client that has such a one has not what others have at
-    /// this offset, and recovers from it nowhere.
+    /// The epoch for positions in a state that may lack deltas: a client with such a position may
+    /// lack data that others have at this offset, so it cannot recover from it.
     #[must_use]
     pub fn in_doubt(&self) -> Self {
         match self.0.ends_with(IN_DOUBT) {
@@ -75,7 +75,7 @@ impl Epoch {
         }
     }
 
-    /// Whether offsets of the two can be compared, though a state may lack deltas.
+    /// Whether offsets of the two can be compared, even if a state may lack deltas.
     pub fn is_comparable(&self, other: &Self) -> bool {
         self.0.trim_end_matches(IN_DOUBT) == other.0.trim_end_matches(IN_DOUBT)
     }

@@ -1,4 +1,4 @@
-//! Random numbers; in a simulation, those of its seed.
+//! Random numbers; in a simulation, from its seed.
 
 /// 64 random bits.
 pub(crate) fn bits() -> u64 {
@@ -15,7 +15,7 @@ pub(crate) fn share() -> f64 {
     (bits() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// Numbers of a seed, on the thread of a simulation.
+/// Numbers from a seed, on the thread of a simulation.
 #[cfg(test)]
 pub(crate) mod simulated {
     use std::cell::RefCell;
@@ -27,7 +27,7 @@ pub(crate) mod simulated {
         static NUMBERS: RefCell<Option<StdRng>> = const { RefCell::new(None) };
     }
 
-    /// Begins with the numbers of a seed; `None` ends that.
+    /// Starts the numbers of a seed; `None` ends them.
     pub(crate) fn set(seed: Option<u64>) {
         NUMBERS.set(seed.map(StdRng::seed_from_u64));
     }

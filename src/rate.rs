@@ -1,8 +1,9 @@
-//! A rate limit as a token bucket in one number (GCRA, the generic cell rate algorithm of ITU-T I.371, in its virtual
-//! scheduling form).
+//! A rate limit: a token bucket stored as one number (GCRA, the generic cell rate algorithm of
+//! ITU-T I.371, in its virtual scheduling form).
 //!
-//! The limit itself is a constant; what a client has used is its *theoretical arrival time*: the time at which the bucket
-//! would be full again, in ns of any clock that does not go backwards. So a limited thing costs eight bytes and no timer.
+//! The limit itself is a constant. The use by a client is its *theoretical arrival time*: the time
+//! at which the bucket would be full again, in ns of any clock that does not go backwards. So a
+//! rate-limited thing costs eight bytes and no timer.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -10,7 +11,7 @@ use std::time::Instant;
 /// Nanoseconds in a second.
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// So many units per second, and so many at once after a time of rest.
+/// So many units per second, and a burst after a time without use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     per_second: u64,
@@ -24,7 +25,7 @@ impl Rate {
         Self { per_second, burst: if burst == 0 { 1 } else { burst } }
     }
 
-    /// Time in which so many units come back.
+    /// Time in which so many units are paid back.
     fn cost_ns(self, units: u64) -> u64 {
         let ns = u128::from(units) * u128::from(SECOND_NS) / u128::from(self.per_second);
         u64::try_from(ns).unwrap_or(u64::MAX)
@@ -40,13 +41,13 @@ impl Rate {
         true
     }
 
-    /// Takes `units` whether they are left or not: for what is known only after it was done. The debt is paid back at the
-    /// same rate, and until then nothing is left.
+    /// Takes `units` even if fewer are left, for work whose size is known only afterwards. The debt
+    /// is paid back at the same rate, and until then no unit is left.
     pub fn charge(self, used_ns: &mut u64, now_ns: u64, units: u64) {
         *used_ns = (*used_ns).max(now_ns).saturating_add(self.cost_ns(units));
     }
 
-    /// Gives back units that were taken and not needed.
+    /// Gives back units that were taken but not used.
     pub fn give_back(self, used_ns: &mut u64, units: u64) {
         *used_ns = used_ns.saturating_sub(self.cost_ns(units));
     }
@@ -62,13 +63,13 @@ impl Rate {
         (after - now_ns).saturating_sub(self.cost_ns(self.burst))
     }
 
-    /// Whether the bucket is full: such an entry says nothing and need not be kept.
+    /// Whether the bucket is full: such an entry holds no information and can be removed.
     pub fn is_unused(used_ns: u64, now_ns: u64) -> bool {
         used_ns <= now_ns
     }
 }
 
-/// What several have used of one limit together, on whatever threads; the clock is its own.
+/// A limit shared by several callers on any threads; it has its own clock.
 #[derive(Debug)]
 pub struct Shared {
     used_ns: AtomicU64,
@@ -87,8 +88,8 @@ impl Shared {
         self.reserve(rate, units);
     }
 
-    /// As [`Rate::charge`]. Returns the time until one unit would have been left before this, in ns: callers that wait for
-    /// so long, each for its own, take turns at the rate.
+    /// As [`Rate::charge`]. Returns the time until one unit would have been left before this call,
+    /// in ns: callers that each wait for their result take turns at the rate.
     pub fn reserve(&self, rate: Rate, units: u64) -> u64 {
         let now_ns = self.now_ns();
         let charged = |used_ns| {
@@ -125,7 +126,7 @@ impl Shared {
     }
 }
 
-/// When to look through the entries of a table for those that can go: where there are many, and not more than once a second.
+/// Decides when to sweep the entries of a table: if there are many, and at most once per second.
 #[derive(Debug)]
 pub struct Sweep {
     from: usize,
@@ -134,12 +135,12 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// Tables of more than `from` entries are looked through.
+    /// Tables with more than `from` entries are swept.
     pub fn new(from: usize) -> Self {
         Self { from, swept_ns: AtomicU64::new(0), started: Instant::now() }
     }
 
-    /// Whether it is time, with so many entries. Of several callers at once, one is told so.
+    /// Whether a sweep of so many entries is due. Of several concurrent callers, one gets `true`.
     pub fn is_due(&self, entries: usize) -> bool {
         if entries <= self.from {
             return false;
@@ -151,7 +152,7 @@ impl Sweep {
     }
 }
 
-/// What was used says nothing of who uses it.
+/// The number does not say whose it is.
 impl PartialEq for Shared {
     fn eq(&self, _: &Self) -> bool {
         true
@@ -193,7 +194,7 @@ mod tests {
         assert_eq!(rate.wait_ns(used, 0), SECOND_NS / 10);
         assert!(!rate.has_room(used, SECOND_NS / 10 - 1) && rate.has_room(used, SECOND_NS / 10));
         assert!(rate.spend(&mut used, SECOND_NS / 10, 1) && !rate.spend(&mut used, SECOND_NS / 10, 1));
-        // After a rest the whole burst is back, and no more than that.
+        // After a pause the whole burst is available, and no more.
         let later = 100 * SECOND_NS;
         assert!(Rate::is_unused(used, later));
         assert_eq!((0..8).filter(|_| rate.spend(&mut used, later, 1)).count(), 5);

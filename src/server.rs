@@ -1,4 +1,4 @@
-//! Wiring: who is built from what, and the order in which they stop.
+//! Wiring: builds the parts, and stops them in order.
 
 mod gauges;
 mod supervised;
@@ -6,7 +6,6 @@ mod within;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,79 +13,85 @@ use anyhow::{Context, bail};
 use axum::Router;
 use mio::net::TcpListener;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::{ApiKeys, Tokens, Users, Verifier};
 use crate::backend::Backstage;
 use crate::clock::unix_ms;
 use crate::cluster::{Cluster, Reporter};
-use crate::config::{Config, Scope};
+use crate::config::Config;
 use crate::http::{
-    AddressRate, Addresses, Certificates, Entrance, Listener, State, adopt, bind, health_alone, operators, router,
+    AddressRate, Addresses, Api, Certificates, Clients, Core, InProgress, Listener, ListenerKind, Process, Readiness,
+    State, adopt, bind, health_alone, operators, router,
 };
 use crate::hub::Hub;
 use crate::limits::{
     HANDED_WAIT, HEALTH_CONNECTIONS_MAX, HTTP_CONNECTIONS_MAX, HTTP_OVERFLOW_MAX, HTTP_WAITING_MAX,
     LISTED_TOPICS_BURST_S, OPERATOR_CONNECTIONS_MAX,
 };
-use crate::memory::Ceilings;
+use crate::memory::{self, ResolvedLimits};
 use crate::metrics::Metrics;
+#[cfg(feature = "nats")]
 use crate::source::nats::{Link, NatsAppender, NatsSource};
 use crate::source::publish::{Appender, Publisher};
 use crate::source::redis::{Appender as RedisAppender, Masters, RedisSource};
+#[cfg(feature = "replay")]
 use crate::source::replay::ReplaySource;
 use crate::source::simulator::Simulator;
-use crate::source::{Feed, Source, SourceStatus};
+use crate::source::{Feed, Source};
 use crate::systemd::{NAMES, Notifier, Sockets, Tell};
-use crate::topic::{Incoming, Kind, Payload, SourceId, Topics};
+use crate::topic::{Incoming, Kind, Payload, Topics};
 use gauges::Gauges;
+use supervised::Observed;
 
-/// Time that publishes under way have to end once a drain begins.
+/// Time for running publishes to end once a drain begins.
 const PUBLISH_GRACE: Duration = Duration::from_secs(2);
 
-/// Time beyond the drain window after which a shard that has not ended is given up.
+/// Time beyond the drain window after which a shard that has not ended is abandoned.
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
 
-/// Time that accepting has to end, where sockets are handed on to the next process.
+/// Time for accepting to end, if the sockets go to the next process.
 const ACCEPT_GRACE: Duration = Duration::from_secs(1);
 
-/// Time that requests of the shards have to be answered once the last of them has ended.
-const DESK_GRACE: Duration = Duration::from_secs(1);
+/// Time for the shards' requests to be answered once the last shard has ended.
+const CONTROL_GRACE: Duration = Duration::from_secs(1);
 
 /// Time between two sweeps over the topics.
 const TOPIC_SWEEP: Duration = Duration::from_secs(1);
 
-/// Time that what comes after the shards and the desk takes at most, but for a manager's patience.
+/// Longest time for the steps after the shards and the control plane, apart from the manager's
+/// patience.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// The topic of how nodes fare.
+/// The topic of the nodes' health.
 const OPS_TOPIC: &str = "ops:nodes";
 
 /// NATS has one stream: it gives all offsets that this process does not.
-const NATS: SourceId = SourceId(0);
+#[cfg(feature = "nats")]
+const NATS: crate::topic::SourceId = crate::topic::SourceId(0);
 
-/// How many sessions can be held, and why.
+/// The number of sessions that fit, and why.
 struct Capacity {
     sessions: usize,
     why: String,
 }
 
-/// Raises the descriptor limit as far as allowed and says what it leaves for sessions.
+/// Raises the descriptor limit as far as allowed, and derives the number of sessions.
 fn capacity(config: &Config) -> anyhow::Result<Capacity> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    // Not allowed where a supervisor forbids it: then the limit stays as it was.
+    // A supervisor may forbid this; the limit then stays as it was.
     let limit = if setrlimit(Resource::Nofile, raised).is_ok() { raised } else { limit };
     let descriptors = usize::try_from(limit.current.unwrap_or(1 << 20)).unwrap_or(1 << 20);
-    // These ports have places of their own.
+    // These ports have slots of their own.
     let sealed = config.tls.as_ref().map_or(0, |_| HTTP_CONNECTIONS_MAX + HTTP_WAITING_MAX + HTTP_OVERFLOW_MAX);
     let operators = config.operator.listen.map_or(0, |_| 2 * OPERATOR_CONNECTIONS_MAX);
     let health = config.server.health_listen.map_or(0, |_| 2 * HEALTH_CONNECTIONS_MAX);
     let reserve = config.limits.fd_reserve + sealed + operators + health;
     if descriptors <= reserve {
         bail!(
-            "the descriptor limit is {descriptors}, which leaves none beside the reserve of {reserve} (limits.fd_reserve, and what the ports of tls, operator and health may hold); raise `ulimit -n`"
+            "the descriptor limit is {descriptors}, which leaves no sessions beside the reserve of {reserve} (limits.fd_reserve, and what the ports of tls, operator and health may hold); raise `ulimit -n`"
         );
     }
     let room = descriptors - reserve;
@@ -98,24 +103,17 @@ fn capacity(config: &Config) -> anyhow::Result<Capacity> {
     })
 }
 
-/// Resident memory of this process, in bytes; 0 where the kernel does not tell.
-pub fn rss_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|l| l.split_whitespace().next()).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) * 1024
-}
-
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Serves until it is told to stop. Returns once every session is closed. Only where that is said to be meant (`insecure`) may
-/// anyone publish over more than loopback.
+/// Serves until it is told to stop, and returns once every session is closed. Publishing without a
+/// key over more than loopback needs `insecure`.
 ///
 /// # Errors
-/// What could not be set up.
+/// The part that could not be set up.
 pub fn run(config: Config, insecure: bool) -> anyhow::Result<()> {
-    // Before there are other threads.
+    // Before other threads exist.
     let (sockets, notifier) = (Sockets::from_environment(), Notifier::from_environment());
     let threads = match config.server.control_threads {
         0 => cores().min(4),
@@ -133,15 +131,16 @@ pub fn run(config: Config, insecure: bool) -> anyhow::Result<()> {
     outcome
 }
 
-/// Where clients come in.
-struct Door {
+/// The sockets of one port.
+struct ListenSockets {
     sockets: Vec<TcpListener>,
-    /// They were handed over: they outlive this process, and who comes while nobody accepts is served by the next.
+    /// The sockets were handed over: they outlive this process, and connections made while nothing
+    /// accepts wait for the next process.
     handed: bool,
 }
 
-impl Door {
-    /// The sockets that were handed over under this name, or one of our own at this address.
+impl ListenSockets {
+    /// The sockets handed over under this name, or a new one at this address.
     fn open(handed: &mut Sockets, name: &str, address: SocketAddr) -> anyhow::Result<Self> {
         let taken = handed.take(name).with_context(|| format!("the socket that was handed over as `{name}`"))?;
         if taken.is_empty() {
@@ -156,58 +155,58 @@ impl Door {
         Ok(Self { sockets, handed: true })
     }
 
-    /// Of the first.
+    /// The address of the first.
     fn address(&self) -> anyhow::Result<SocketAddr> {
         Ok(self.sockets.first().context("no socket")?.local_addr()?)
     }
 }
 
-async fn serve(mut config: Config, insecure: bool, mut handed: Sockets, notifier: Notifier) -> anyhow::Result<()> {
-    let started = Instant::now();
-    config.read_secrets()?;
-    let ceilings = Ceilings::of(&config.limits);
-    ceilings.put_into(&mut config.limits);
-    let notifier = Arc::new(notifier);
-    let config = Arc::new(config);
-    let capacity = capacity(&config)?;
-    let metrics = Arc::new(Metrics::default());
-    let tokens = Arc::new(Tokens::load(&config.access, &metrics)?);
-    let verifier =
-        Verifier::start(tokens.clone(), &config.limits, metrics.clone(), cores(), tokio::runtime::Handle::current())
-            .context("the threads that verify tokens cannot be started")?;
-    let keys = ApiKeys::load(&config)?;
-    let users = Users::new(config.limits.sessions_per_user);
-    let shards = match config.server.shards {
-        0 => cores(),
-        n => n,
-    };
-    let node = Arc::<str>::from(crate::position::Epoch::random().as_str());
-    let (hub, parked, desk) = Hub::new(shards, capacity.sessions, node.clone(), config.clone(), &metrics)
-        .context("the shards cannot be set up")?;
-    let partitions = config.source.redis.as_ref().map_or(1, |redis| redis.all_streams().count());
-    let topics = Arc::new(Topics::new(config.clone(), partitions, hub.clone(), metrics.clone()));
-    let feed = Feed::new(topics.clone(), hub.clone());
+/// The sockets of all ports.
+struct Ports {
+    public: ListenSockets,
+    sealed: Option<(ListenSockets, Arc<Certificates>)>,
+    private: Option<ListenSockets>,
+    health: Option<ListenSockets>,
+}
 
-    let door = Door::open(&mut handed, "http", config.server.listen)?;
-    let address = door.address()?;
-    let sealed = match &config.tls {
-        Some(options) => {
-            let certificates = Arc::new(Certificates::load(options, &metrics)?);
-            Some((Door::open(&mut handed, "tls", options.listen)?, certificates))
+impl Ports {
+    /// Opens what the configuration names, or takes what the service manager handed over.
+    fn open(config: &Config, mut handed: Sockets, insecure: bool, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
+        let public = ListenSockets::open(&mut handed, "http", config.server.listen)?;
+        let sealed = match &config.tls {
+            Some(options) => {
+                let certificates = Arc::new(Certificates::load(options, metrics)?);
+                Some((ListenSockets::open(&mut handed, "tls", options.listen)?, certificates))
+            }
+            None => None,
+        };
+        let private = match config.operator.listen {
+            Some(at) => Some(ListenSockets::open(&mut handed, "operator", at).context("operator.listen")?),
+            None => None,
+        };
+        let health = match config.server.health_listen {
+            Some(at) => Some(ListenSockets { sockets: vec![bind(at).context("server.health_listen")?], handed: false }),
+            None => None,
+        };
+        let ports = Self { public, sealed, private, health };
+        if !insecure && config.publishes_openly() {
+            ports.are_on_loopback()?;
         }
-        None => None,
-    };
-    let private = match config.operator.listen {
-        Some(at) => Some(Door::open(&mut handed, "operator", at).context("operator.listen")?),
-        None => None,
-    };
-    let healthy = match config.server.health_listen {
-        Some(at) => Some(Door { sockets: vec![bind(at).context("server.health_listen")?], handed: false }),
-        None => None,
-    };
-    if !insecure && config.publishes_openly() {
-        for door in [Some(&door), sealed.as_ref().map(|(door, _)| door), private.as_ref()].into_iter().flatten() {
-            for socket in &door.sockets {
+        if let [name, ..] = handed.left().as_slice() {
+            bail!(
+                "the service manager handed over a socket named `{name}`, which nothing here takes; names are {} (tls needs [tls], operator operator.listen): \
+                 set FileDescriptorName= in its unit, or stop it",
+                NAMES.join(", ")
+            );
+        }
+        Ok(ports)
+    }
+
+    /// An error for a port on which strangers could publish.
+    fn are_on_loopback(&self) -> anyhow::Result<()> {
+        let sealed = self.sealed.as_ref().map(|(port, _)| port);
+        for port in [Some(&self.public), sealed, self.private.as_ref()].into_iter().flatten() {
+            for socket in &port.sockets {
                 let address = socket.local_addr()?;
                 if !address.ip().to_canonical().is_loopback() {
                     bail!(
@@ -217,185 +216,251 @@ async fn serve(mut config: Config, insecure: bool, mut handed: Sockets, notifier
                 }
             }
         }
+        Ok(())
     }
-    if let [name, ..] = handed.left().as_slice() {
-        bail!(
-            "the service manager handed over a socket named `{name}`, which nothing here takes; names are {} (tls needs [tls], operator operator.listen): \
-             set FileDescriptorName= in its unit, or stop it",
-            NAMES.join(", ")
-        );
+}
+
+/// The signals that stop the server.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn install() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// A running server, and what stops it.
+struct Running {
+    state: Arc<State>,
+    hub: Arc<Hub>,
+    cluster: Arc<Cluster>,
+    readiness: Arc<Readiness>,
+    notifier: Arc<Notifier>,
+    shards: Vec<JoinHandle<()>>,
+    control: tokio::task::JoinHandle<()>,
+    stop_sources: CancellationToken,
+    /// Ends everything but the sources and the sockets that were handed over.
+    stop: CancellationToken,
+}
+
+async fn serve(mut config: Config, insecure: bool, handed: Sockets, notifier: Notifier) -> anyhow::Result<()> {
+    let started = Instant::now();
+    config.read_secrets()?;
+    let config = Arc::new(config);
+    let limits = Arc::new(ResolvedLimits::of(&config.limits));
+    let capacity = capacity(&config)?;
+    let metrics = Arc::new(Metrics::default());
+    let tokens = Arc::new(Tokens::load(&config.access, &metrics)?);
+    let runtime = tokio::runtime::Handle::current();
+    let verifier = Verifier::start(tokens.clone(), &config.limits, metrics.clone(), cores(), runtime)
+        .context("the threads that verify tokens cannot be started")?;
+    let keys = ApiKeys::load(&config)?;
+    let users = Users::new(config.limits.sessions_per_user);
+    let shards = match config.server.shards {
+        0 => cores(),
+        n => n,
+    };
+    let node = Arc::<str>::from(crate::position::Epoch::random().as_str());
+    let (hub, prepared, control) = Hub::new(shards, capacity.sessions, node.clone(), config.clone(), &limits, &metrics)
+        .context("the shards cannot be set up")?;
+    let partitions = config.source.redis.as_ref().map_or(1, |redis| redis.all_streams().count());
+    let topics = Arc::new(Topics::within(config.clone(), &limits, partitions, hub.clone(), metrics.clone()));
+    let feed = Feed::new(topics.clone(), hub.clone());
+    let ports = Ports::open(&config, handed, insecure, &metrics)?;
+    let address = ports.public.address()?;
+
     let redis = match &config.source.redis {
-        Some(redis) => Some((redis, Masters::new(redis).context("source.redis: an address cannot be read")?)),
+        Some(redis) => Some((redis, Masters::new(redis).context("source.redis: an address is invalid")?)),
         None => None,
     };
-    let link = Link::default();
-    let sources = sources(&config, redis.as_ref().map(|(_, masters)| masters), &link, &metrics)?;
-    let statuses: Vec<Arc<SourceStatus>> = sources.iter().map(|s| s.status()).collect();
-    let appender = match (&redis, &config.source.nats) {
-        (Some((redis, masters)), _) => Some(Appender::Redis(Box::new(RedisAppender::new(
-            (*redis).clone(),
-            masters,
-            topics.clone(),
-            metrics.clone(),
-        )))),
-        (None, Some(nats)) => {
-            Some(Appender::Nats(NatsAppender::new(nats, link, NATS, topics.clone(), metrics.clone())))
+    let (from_nats, into_nats) = nats(&config, &topics, &metrics).unzip();
+    let sources = sources(&config, redis.as_ref().map(|(_, masters)| masters), from_nats, &metrics)?;
+    let appender = match &redis {
+        Some((redis, masters)) => {
+            let (redis, topics) = ((*redis).clone(), topics.clone());
+            Some(Appender::Redis(Box::new(RedisAppender::new(redis, masters, topics, metrics.clone()))))
         }
-        (None, None) => None,
+        None => into_nats,
     };
     let publisher = Arc::new(Publisher::new(&config, feed.clone(), appender, metrics.clone()));
     let cluster = Cluster::new(node, redis, topics.clone(), hub.clone(), metrics.clone());
     let backend = Backstage::new(publisher.clone(), cluster.clone(), &config.rpc, metrics.clone())?;
-    let state = Arc::new_cyclic(|weak| {
-        metrics.set_gauges(vec![Box::new(Gauges {
-            hub: Arc::downgrade(&hub),
-            topics: Arc::downgrade(&topics),
-            sources: statuses.clone(),
-            ready: weak.clone(),
-            limits: config.limits.clone(),
-        })]);
-        State {
-            registry: metrics.register(hub.stats()),
-            topics: topics.clone(),
-            hub: hub.clone(),
-            publisher,
-            cluster: cluster.clone(),
-            keys,
-            verifier: verifier.clone(),
-            users: users.clone(),
-            metrics: metrics.clone(),
-            sources: statuses,
-            addresses: Addresses::new(&config.limits),
-            listings: AddressRate::new(config.limits.listed_topics_per_second, LISTED_TOPICS_BURST_S),
-            loaded: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
-            publishing: AtomicUsize::new(0),
-            started,
-            base_rss_bytes: rss_bytes(),
-            config: config.clone(),
-        }
-    });
+    let readiness = Arc::new(Readiness::new(sources.iter().map(|source| source.status()).collect()));
+    metrics.set_gauges(vec![Box::new(Gauges {
+        hub: Arc::downgrade(&hub),
+        topics: Arc::downgrade(&topics),
+        verifier: Arc::downgrade(&verifier),
+        readiness: readiness.clone(),
+        limits: limits.clone(),
+    })]);
+    let core = Core {
+        config: config.clone(),
+        limits: limits.clone(),
+        topics: topics.clone(),
+        hub: hub.clone(),
+        metrics: metrics.clone(),
+        readiness: readiness.clone(),
+    };
+    let clients = Clients {
+        verifier: verifier.clone(),
+        users: users.clone(),
+        addresses: Addresses::new(&config.limits),
+        listings: AddressRate::new(config.limits.listed_topics_per_second, LISTED_TOPICS_BURST_S),
+    };
+    let api = Api { publisher, keys, cluster: cluster.clone(), in_progress: InProgress::default() };
+    let registry = crate::metrics::registry(metrics.clone(), hub.stats());
+    let process = Process { registry, started, base_rss_bytes: memory::rss_bytes() };
+    let base_rss_bytes = process.base_rss_bytes;
+    let state = Arc::new(State::new(core, clients, api, process));
 
-    // Heard from before it is said that the server is there.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    // Installed before the server announces itself.
+    let mut signals = Signals::install()?;
     let hangup = signal(SignalKind::hangup())?;
-    let threads = parked.start().context("the shards' threads cannot be started")?;
+    let threads = prepared.start().context("the shards' threads cannot be started")?;
     tokio::spawn(async move { tokens.fetch().await });
-    let desk = tokio::spawn(desk.run(topics.clone(), verifier, users, Arc::new(backend), metrics.clone()));
-    let stop_sources = CancellationToken::new();
+    let control = tokio::spawn(control.run(topics.clone(), verifier, users, Arc::new(backend), metrics.clone()));
+    let (stop, stop_sources) = (CancellationToken::new(), CancellationToken::new());
     for source in sources {
         tokio::spawn(source.run(feed.clone(), stop_sources.clone()));
     }
-    let stop = CancellationToken::new();
     tokio::spawn(sweep(topics.clone(), stop.clone()));
-    if let Some(memory) = ceilings.memory {
-        tokio::spawn(within::keep(memory, state.base_rss_bytes, topics.clone(), metrics.clone(), stop.clone()));
+    if let Some(memory) = limits.memory {
+        tokio::spawn(within::keep(memory, base_rss_bytes, topics.clone(), metrics.clone(), stop.clone()));
     }
     tokio::spawn(cluster.clone().run(stop.clone()));
-    tokio::spawn(report(state.clone(), feed, stop.clone()));
-    let told = supervised::tell(notifier.clone(), state.clone(), desk.abort_handle(), stop.clone());
-    tokio::spawn(told);
-    let certificates = sealed.as_ref().map(|(_, certificates)| certificates.clone());
-    tokio::spawn(supervised::reload(hangup, certificates, notifier.clone(), state.clone(), stop.clone()));
-    if door.handed {
-        // Who comes now waits in the kernel, which is better than to be told to come again.
-        loaded(&state).await;
+    let reports = HealthReports {
+        config: config.clone(),
+        state: state.clone(),
+        hub: hub.clone(),
+        topics: topics.clone(),
+        cluster: cluster.clone(),
+        feed,
+    };
+    tokio::spawn(reports.run(stop.clone()));
+    let notifier = Arc::new(notifier);
+    let node = Observed { hub: hub.clone(), topics, readiness: readiness.clone() };
+    tokio::spawn(supervised::tell(notifier.clone(), node, control.abort_handle(), stop.clone()));
+    let certificates = ports.sealed.as_ref().map(|(_, certificates)| certificates.clone());
+    let reload = supervised::reload(hangup, certificates, notifier.clone(), readiness.clone(), stop.clone());
+    tokio::spawn(reload);
+    if ports.public.handed {
+        // Connections made now wait in the kernel, which is better than a refusal.
+        let _ = tokio::time::timeout(HANDED_WAIT, readiness.until_loaded()).await;
     }
-    let routes = router(state.clone());
     let accept_handed = CancellationToken::new();
+    let accepting = accept(ports, &state, config.limits.connections_per_address, &accept_handed, &stop)?;
+    announce(&config, address, shards, &capacity, &limits, state.publish_keys());
+
+    signals.next().await;
+    let running = Running { state, hub, cluster, readiness, notifier, shards: threads, control, stop_sources, stop };
+    // First of all, so that no client is refused that the next process would serve.
+    running.announce_stop(config.server.drain_window);
+    accept_handed.cancel();
+    let ended = tokio::task::spawn_blocking(move || accepting.into_iter().for_each(|thread| drop(thread.join())));
+    let _ = tokio::time::timeout(ACCEPT_GRACE, ended).await;
+    running.stop(config.server.drain_window, &mut signals).await;
+    Ok(())
+}
+
+/// Accepts on all ports. Returns the threads that accept from sockets that were handed over, until
+/// `accept_handed`; the others accept until `stop`.
+fn accept(
+    ports: Ports,
+    state: &Arc<State>,
+    connections_per_address: usize,
+    accept_handed: &CancellationToken,
+    stop: &CancellationToken,
+) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let Ports { public, sealed, private, health } = ports;
+    let routes = router(state.clone());
     let mut accepting = Vec::new();
-    let mut accept = |door: Door, router: &Router, entrance: &Entrance| {
-        let until = if door.handed { &accept_handed } else { &stop };
-        let lobby = entrance.lobby(state.config.limits.connections_per_address);
-        for socket in door.sockets {
-            let (router, state, entrance, lobby) = (router.clone(), state.clone(), entrance.clone(), lobby.clone());
-            let listener = Listener { socket, router, state, entrance, lobby };
+    let mut accept = |port: ListenSockets, router: &Router, kind: &ListenerKind| {
+        let until = if port.handed { accept_handed } else { stop };
+        let limiter = kind.limiter(connections_per_address);
+        for socket in port.sockets {
+            let (router, state, kind, limiter) = (router.clone(), state.clone(), kind.clone(), limiter.clone());
+            let listener = Listener { socket, router, state, kind, limiter };
             let thread = listener.start(until.clone()).context("connections cannot be accepted")?;
-            if door.handed {
+            if port.handed {
                 accepting.push(thread);
             }
         }
         anyhow::Ok(())
     };
-    accept(door, &routes, &Entrance::Plain)?;
-    if let Some((door, certificates)) = sealed {
+    accept(public, &routes, &ListenerKind::Plain)?;
+    if let Some((port, certificates)) = sealed {
         tokio::spawn(certificates.clone().watch(stop.clone()));
-        let address = door.address()?;
-        accept(door, &routes, &Entrance::Sealed(certificates))?;
+        let address = port.address()?;
+        accept(port, &routes, &ListenerKind::Sealed(certificates))?;
         tracing::info!("TLS on https://{address}; clients: wss://{address}/ws");
     }
-    if let Some(door) = private {
-        let address = door.address()?;
-        accept(door, &operators(state.clone()), &Entrance::Operators)?;
+    if let Some(port) = private {
+        let address = port.address()?;
+        accept(port, &operators(state.clone()), &ListenerKind::Operators)?;
         tracing::info!(
             "operators on http://{address}, and nowhere else: /metrics, /status, /ops, their commands of /api"
         );
     }
-    if let Some(door) = healthy {
-        let address = door.address()?;
-        accept(door, &health_alone(state.clone()), &Entrance::Health)?;
+    if let Some(port) = health {
+        let address = port.address()?;
+        accept(port, &health_alone(state.clone()), &ListenerKind::Health)?;
         tracing::info!("health on http://{address}: /healthz, /readyz, nothing else");
     }
-    announce(&config, address, shards, &capacity, &ceilings, &state);
-
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    let window = config.server.drain_window;
-    tracing::info!(
-        sessions = hub.sessions(),
-        ?window,
-        "stopping: not ready any more, closing sessions; a second signal hurries"
-    );
-    let longest = ACCEPT_GRACE + PUBLISH_GRACE + window + DRAIN_GRACE + DESK_GRACE + STOP_GRACE;
-    notifier.tell(&[Tell::Stopping, Tell::ExtendTimeout(longest)]);
-    // First of all, so that nobody is refused here whom the next process would take.
-    accept_handed.cancel();
-    let ended = tokio::task::spawn_blocking(move || accepting.into_iter().for_each(|thread| drop(thread.join())));
-    let _ = tokio::time::timeout(ACCEPT_GRACE, ended).await;
-    state.draining.store(true, Ordering::SeqCst);
-    let grace = Instant::now() + PUBLISH_GRACE;
-    while state.publishing.load(Ordering::SeqCst) > 0 && Instant::now() < grace {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    hub.drain(window);
-    let joined = tokio::task::spawn_blocking(move || join(threads));
-    let limit = tokio::time::sleep(window + DRAIN_GRACE);
-    tokio::pin!(joined, limit);
-    let mut hurried = false;
-    loop {
-        tokio::select! {
-            _ = &mut joined => break,
-            () = &mut limit => {
-                tracing::error!("shards did not end in time");
-                break;
-            }
-            _ = terminate.recv(), if !hurried => hurried = true,
-            _ = interrupt.recv(), if !hurried => hurried = true,
-        }
-        if hurried {
-            tracing::info!("hurrying");
-            hub.hurry();
-        }
-    }
-    stop_sources.cancel();
-    // Who was subscribed here no longer is: that has to be written before this node is gone.
-    let _ = tokio::time::timeout(DESK_GRACE, desk).await;
-    cluster.bye().await;
-    stop.cancel();
-    tracing::info!("stopped");
-    Ok(())
+    Ok(accepting)
 }
 
-/// Waits until the sources are loaded, for a while.
-async fn loaded(state: &State) {
-    let until = Instant::now() + HANDED_WAIT;
-    while !state.is_loaded() && Instant::now() < until {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+impl Running {
+    /// Tells the log and the service manager that the server stops.
+    fn announce_stop(&self, window: Duration) {
+        tracing::info!(
+            sessions = self.hub.sessions(),
+            ?window,
+            "stopping: no longer ready, closing sessions; a second signal speeds this up"
+        );
+        let longest = ACCEPT_GRACE + PUBLISH_GRACE + window + DRAIN_GRACE + CONTROL_GRACE + STOP_GRACE;
+        self.notifier.tell(&[Tell::Stopping, Tell::ExtendTimeout(longest)]);
+    }
+
+    /// Closes all sessions, and then ends the parts in the order in which they depend on each other.
+    async fn stop(self, window: Duration, signals: &mut Signals) {
+        self.readiness.drain();
+        let _ = tokio::time::timeout(PUBLISH_GRACE, self.state.in_progress().none()).await;
+        self.hub.drain(window);
+        let shards = self.shards;
+        let joined = tokio::task::spawn_blocking(move || join(shards));
+        let limit = tokio::time::sleep(window + DRAIN_GRACE);
+        tokio::pin!(joined, limit);
+        let mut hurried = false;
+        loop {
+            tokio::select! {
+                _ = &mut joined => break,
+                () = &mut limit => {
+                    tracing::error!("shards did not end in time");
+                    break;
+                }
+                () = signals.next(), if !hurried => hurried = true,
+            }
+            if hurried {
+                tracing::info!("hurrying");
+                self.hub.hurry();
+            }
+        }
+        self.stop_sources.cancel();
+        // The ends of this node's subscriptions have to be written before the node is gone.
+        let _ = tokio::time::timeout(CONTROL_GRACE, self.control).await;
+        self.cluster.leave().await;
+        self.stop.cancel();
+        tracing::info!("stopped");
     }
 }
 
@@ -407,7 +472,8 @@ fn join(threads: Vec<JoinHandle<()>>) {
     }
 }
 
-/// Every second. A walk over a million topics takes a good part of one: it has a thread of its own, of which it uses a fifth.
+/// Every second. A walk over a million topics takes a good part of one, so it has a thread of its
+/// own, which it uses for a fifth of the time.
 async fn sweep(topics: Arc<Topics>, stop: CancellationToken) {
     let mut rest = TOPIC_SWEEP;
     loop {
@@ -421,37 +487,75 @@ async fn sweep(topics: Arc<Topics>, stop: CancellationToken) {
     }
 }
 
-/// Says once in a while how this node fares: to the other nodes, and on its own topic how all of them do.
-async fn report(state: Arc<State>, feed: Feed, stop: CancellationToken) {
-    let every = state.config.ops.interval;
-    if every.is_zero() {
-        return;
-    }
-    let mut reporter = Reporter::new();
-    let mut clock = tokio::time::interval(every);
-    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = clock.tick() => {}
+/// Reports this node's health at intervals: to the other nodes, and all nodes' on a topic of its
+/// own.
+struct HealthReports {
+    config: Arc<Config>,
+    state: Arc<State>,
+    hub: Arc<Hub>,
+    topics: Arc<Topics>,
+    cluster: Arc<Cluster>,
+    feed: Feed,
+}
+
+impl HealthReports {
+    async fn run(self, stop: CancellationToken) {
+        let every = self.config.ops.interval;
+        if every.is_zero() {
+            return;
         }
-        let mut report = state.report();
-        reporter.fill(&mut report, &state.hub.stats());
-        state.cluster.report(report);
-        let patch = state.cluster.nodes.patch().to_string();
-        let Ok(payload) = Payload::new(patch.into(), state.config.limits.delta_bytes) else { continue };
-        let (kind, ts, source) = (Kind::Delta, Some(unix_ms()), state.topics.local());
-        let incoming = Incoming { topic: OPS_TOPIC, kind, ts, at_ms: None, payload, offset: None, source, home: None };
-        if let Err(error) = feed.publish(incoming).await {
-            tracing::debug!(%error, "the report was not taken");
+        let mut reporter = Reporter::new();
+        let mut clock = tokio::time::interval(every);
+        clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = clock.tick() => {}
+            }
+            let mut report = self.state.report();
+            reporter.fill(&mut report, &self.hub.stats());
+            self.cluster.report(report);
+            let patch = self.cluster.nodes.patch().to_string();
+            let Ok(payload) = Payload::new(patch.into(), self.config.limits.delta_bytes) else { continue };
+            let (kind, ts, source) = (Kind::Delta, Some(unix_ms()), self.topics.local());
+            let incoming = Incoming {
+                topic: OPS_TOPIC,
+                kind,
+                ts,
+                at_ms: None,
+                payload,
+                offset: None,
+                source,
+                home: None,
+                is_relayed: false,
+            };
+            if let Err(error) = self.feed.publish(incoming).await {
+                tracing::debug!(%error, "the report was refused");
+            }
         }
     }
+}
+
+/// The source of NATS and its appender, which share a connection.
+#[cfg(feature = "nats")]
+fn nats(config: &Config, topics: &Arc<Topics>, metrics: &Arc<Metrics>) -> Option<(Box<dyn Source>, Appender)> {
+    let nats = config.source.nats.as_ref()?;
+    let link = Link::default();
+    let source = NatsSource::new(config, nats, link.clone(), NATS, metrics.clone());
+    let appender = NatsAppender::new(nats, link, NATS, topics.clone(), metrics.clone());
+    Some((Box::new(source), Appender::Nats(appender)))
+}
+
+/// None: a configuration that names NATS is refused.
+#[cfg(not(feature = "nats"))]
+fn nats(_: &Config, _: &Arc<Topics>, _: &Arc<Metrics>) -> Option<(Box<dyn Source>, Appender)> {
+    None
 }
 
 fn sources(
     config: &Config,
     masters: Option<&Masters>,
-    link: &Link,
+    nats: Option<Box<dyn Source>>,
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<Vec<Box<dyn Source>>> {
     let mut sources: Vec<Box<dyn Source>> = Vec::new();
@@ -461,26 +565,25 @@ fn sources(
             sources.push(Box::new(RedisSource::new(config, redis, masters.clone(), partition, metrics.clone())));
         }
     }
-    if let Some(nats) = &config.source.nats {
-        sources.push(Box::new(NatsSource::new(config, nats, link.clone(), NATS, metrics.clone())));
-    }
+    sources.extend(nats);
     if let Some(simulator) = &config.source.simulator {
         sources.push(Box::new(Simulator::new(simulator.clone())));
     }
+    #[cfg(feature = "replay")]
     if let Some(replay) = &config.source.replay {
         sources.push(Box::new(ReplaySource::new(replay.clone())));
     }
     Ok(sources)
 }
 
-/// Says in a few lines what runs here.
+/// Logs a summary of the running server.
 fn announce(
     config: &Config,
     address: SocketAddr,
     shards: usize,
     capacity: &Capacity,
-    ceilings: &Ceilings,
-    state: &State,
+    limits: &ResolvedLimits,
+    publish_keys: usize,
 ) {
     let mut from: Vec<String> = Vec::new();
     if let Some(redis) = &config.source.redis {
@@ -518,7 +621,7 @@ fn announce(
         [] => "pages of this server only".into(),
         list => format!("pages of {}", list.join(", ")),
     });
-    open.push(match (config.publish.open, state.keys.count(Scope::Publish)) {
+    open.push(match (config.publish.open, publish_keys) {
         (true, _) => "anyone may PUBLISH, no key needed".into(),
         (false, 0) => "publish API off (no key)".into(),
         (false, n) => format!("publishing needs one of {n} keys"),
@@ -529,14 +632,14 @@ fn announce(
         env!("CARGO_PKG_VERSION")
     );
     tracing::info!("holds up to {} sessions ({}) in {shards} shards", capacity.sessions, capacity.why);
-    tracing::info!("memory: {ceilings}");
+    tracing::info!("memory: {limits}");
     tracing::info!("deltas from {}", from.join(" and "));
     tracing::info!("open: {}", open.join("; "));
     if config.trace.sample > 0.0 {
-        tracing::info!("trace: {} % of the deltas are followed through the log", config.trace.sample * 100.0);
+        tracing::info!("trace: {} % of the deltas are traced in the log", config.trace.sample * 100.0);
     }
     if config.debug.echo {
-        tracing::warn!("debug.echo is on: /debug/echo, and upgrades of /, send back whatever anyone sends");
+        tracing::warn!("debug.echo is on: /debug/echo, and upgrades of /, send every message back to its sender");
     }
     if config.publish.open && !address.ip().is_loopback() {
         tracing::warn!("INSECURE: anyone who reaches {address} may publish");

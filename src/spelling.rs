@@ -1,24 +1,26 @@
-//! What a name was meant to be that is not known: one of those that are, with a slip of the hand or two.
+//! Suggests the known name that an unknown one was probably meant to be: one with a typing error or
+//! two.
 
-/// Bytes of a longer name are not looked at: what is no slip is not sought.
+/// Longer names are not checked, in bytes.
 const NAME_BYTES_MAX: usize = 48;
 
-/// The one of `known` that `name` was meant to be, if one is near.
+/// The one of `known` that is close to `name`, if any.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if name.len() > NAME_BYTES_MAX {
         return None;
     }
     let near = known.into_iter().filter(|known| known.len() <= NAME_BYTES_MAX);
     let near = near.map(|known| (slips(name.as_bytes(), known.as_bytes()), known));
-    // Of a short name, little is left once two of its letters are others.
+    // A short name with two wrong letters has little in common with the original.
     let may = |known: &str| if known.len().min(name.len()) <= 4 { 1 } else { 2 };
     near.filter(|(slips, known)| *slips <= may(known)).min_by_key(|(slips, _)| *slips).map(|(_, known)| known)
 }
 
-/// Letters that are missing, too many, others, or two that changed places, in whatever case.
+/// The number of letters that are missing, extra, wrong or swapped; case is ignored.
 fn slips(a: &[u8], b: &[u8]) -> usize {
     let same = |a: Option<&u8>, b: Option<&u8>| a.zip(b).is_some_and(|(a, b)| a.eq_ignore_ascii_case(b));
-    // Rows of the table of distances between the beginnings of both: that before last, the last, and the present one.
+    // Rows of the table of distances between prefixes of both: the one before the last, the last,
+    // and the current one.
     let (mut older, mut last): (Vec<usize>, Vec<usize>) = (Vec::new(), (0..=b.len()).collect());
     for i in 1..=a.len() {
         let mut row = vec![i];

@@ -1,5 +1,6 @@
-//! What a service manager hands over and is told: socket activation (sd_listen_fds(3)), notifications (sd_notify(3)) and the
-//! watchdog (sd_watchdog_enabled(3)). Where there is none, all of this does nothing.
+//! The interface to a service manager: socket activation (sd_listen_fds(3)), notifications
+//! (sd_notify(3)) and the watchdog (sd_watchdog_enabled(3)). Without a manager, all of this does
+//! nothing.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -13,23 +14,23 @@ use std::time::Duration;
 use listenfd::ListenFd;
 use rustix::time::{ClockId, clock_gettime};
 
-/// Names of sockets that the server has a use for (`FileDescriptorName=` of a socket unit).
+/// Names of sockets that the server uses (`FileDescriptorName=` of a socket unit).
 pub const NAMES: [&str; 3] = ["http", "tls", "operator"];
 
-/// Longest wait for a manager that does not read what it is told. Past it: that message is lost.
+/// Longest wait for a manager that does not read its notifications. Past it: that message is lost.
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Listening sockets that were handed over, by name. They are the manager's: they outlive this process, and who connects while
-/// none runs waits in the kernel for the next.
+/// Listening sockets that were handed over, by name. The manager owns them: they outlive this
+/// process, and connections made while none runs wait in the kernel for the next one.
 pub struct Sockets {
     descriptors: ListenFd,
-    /// Of each; empty once it is taken.
+    /// The name of each; empty once it is taken.
     names: Vec<String>,
 }
 
 impl Sockets {
-    /// What this process was handed. To be called while there is one thread: it takes variables out of the environment, so
-    /// that children do not believe that the sockets are theirs.
+    /// The sockets of this process. Call it before other threads exist: it removes environment
+    /// variables, so that child processes do not take the sockets for theirs.
     pub fn from_environment() -> Self {
         let descriptors = ListenFd::from_env();
         let given = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
@@ -40,7 +41,7 @@ impl Sockets {
     /// Takes the sockets of this name; there may be several (IPv4 and IPv6, say), or none.
     ///
     /// # Errors
-    /// One of them does not listen on TCP.
+    /// One of them is not a listening TCP socket.
     pub fn take(&mut self, name: &str) -> io::Result<Vec<TcpListener>> {
         let mut taken = Vec::new();
         for (at, of) in self.names.iter_mut().enumerate().filter(|(_, of)| *of == name) {
@@ -50,13 +51,15 @@ impl Sockets {
         Ok(taken)
     }
 
-    /// Names of sockets that nobody took. Who connects to one of them would wait for ever.
+    /// Names of sockets that were not taken. Clients that connect to one of them would wait for
+    /// ever.
     pub fn left(&self) -> Vec<&str> {
         self.names.iter().map(String::as_str).filter(|name| !name.is_empty()).collect()
     }
 }
 
-/// A name for each of `count` sockets. One alone needs none: unless it has one of [`NAMES`], it is `http`.
+/// A name for each of `count` sockets. A single socket needs none: unless it has one of [`NAMES`],
+/// it is `http`.
 fn names(given: &str, count: usize) -> Vec<String> {
     let mut given = given.split(':').filter(|name| !name.is_empty());
     let mut names: Vec<String> = (0..count).map(|_| given.next().unwrap_or("unknown").to_owned()).collect();
@@ -68,20 +71,21 @@ fn names(given: &str, count: usize) -> Vec<String> {
     names
 }
 
-/// Something to tell the manager.
+/// A notification for the manager.
 #[derive(Debug, Clone, Copy)]
 pub enum Tell<'a> {
-    /// Clients can come.
+    /// The server accepts clients.
     Ready,
-    /// Certificates are being read again; [`Tell::Ready`] follows.
+    /// Certificates are being reloaded; [`Tell::Ready`] follows.
     Reloading,
-    /// On the way out.
+    /// The server stops.
     Stopping,
-    /// How it fares, for people.
+    /// The server's health, for people.
     Status(&'a str),
-    /// Everything turns.
+    /// The watchdog's sign of life.
     Watchdog,
-    /// What is under way (start or stop) may take longer than the unit says, if only this is said again within this time.
+    /// A start or stop in progress may take longer than the unit's time-out, if this is repeated
+    /// within the given time.
     ExtendTimeout(Duration),
 }
 
@@ -89,7 +93,8 @@ impl fmt::Display for Tell<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ready => f.write_str("READY=1"),
-            // Type=notify-reload wants to know when, to tell this reload's end from an earlier one's.
+            // Type=notify-reload needs the time, to tell the end of this reload from an earlier
+            // one's.
             Self::Reloading => {
                 let now = clock_gettime(ClockId::Monotonic);
                 let us = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
@@ -103,20 +108,21 @@ impl fmt::Display for Tell<'_> {
     }
 }
 
-/// The way to the manager.
+/// The connection to the manager.
 pub struct Notifier {
     to: Option<(UnixDatagram, SocketAddr)>,
     watchdog: Option<Duration>,
 }
 
 impl Notifier {
-    /// To who started this process, if that one listens (`NOTIFY_SOCKET`) or watches (`WATCHDOG_USEC`).
+    /// To the parent process, if it receives notifications (`NOTIFY_SOCKET`) or watches
+    /// (`WATCHDOG_USEC`).
     pub fn from_environment() -> Self {
         let socket = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
         let to = socket.and_then(|name| match connect(&name) {
             Ok(to) => Some(to),
             Err(error) => {
-                tracing::warn!(%error, "NOTIFY_SOCKET={}: the service manager cannot be told anything", name.display());
+                tracing::warn!(%error, "NOTIFY_SOCKET={}: the service manager cannot be notified", name.display());
                 None
             }
         });
@@ -126,22 +132,22 @@ impl Notifier {
         Self { to, watchdog }
     }
 
-    /// Longest time that may pass between two [`Tell::Watchdog`], if the manager watches.
+    /// Longest time between two [`Tell::Watchdog`], if the manager watches.
     pub fn watchdog(&self) -> Option<Duration> {
         self.watchdog.filter(|_| self.to.is_some())
     }
 
-    /// Whether anybody listens.
+    /// Whether a manager receives notifications.
     pub fn is_heard(&self) -> bool {
         self.to.is_some()
     }
 
-    /// Tells all of this at once.
+    /// Sends all of these at once.
     pub fn tell(&self, what: &[Tell<'_>]) {
         let Some((socket, to)) = &self.to else { return };
         let text: Vec<String> = what.iter().map(Tell::to_string).collect();
         if let Err(error) = socket.send_to_addr(text.join("\n").as_bytes(), to) {
-            tracing::warn!(%error, ?what, "the service manager was not told");
+            tracing::warn!(%error, ?what, "the service manager was not notified");
         }
     }
 }

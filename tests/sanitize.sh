@@ -30,6 +30,6 @@ esac
 # The models run on stacks of their own making, which sanitizers take for corruption; they are about orders of events, not
 # about memory.
 if [ $# -eq 0 ]; then
-  set -- -E 'not test(/(queue|registry)_model::/)'
+  set -- -E 'not test(/(mailbox|registry)_model::/)'
 fi
 cargo +nightly nextest run "${arguments[@]}" "$@"

@@ -10,12 +10,12 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from metric_names import ROOT, exported
 
-PUBLISH_GRACE_S, DRAIN_GRACE_S, DESK_GRACE_S = (
+PUBLISH_GRACE_S, DRAIN_GRACE_S, CONTROL_GRACE_S = (
     int(re.search(rf"{name}: Duration = Duration::from_secs\((\d+)\)", (ROOT / "src/server.rs").read_text())[1])
-    for name in ("PUBLISH_GRACE", "DRAIN_GRACE", "DESK_GRACE")
+    for name in ("PUBLISH_GRACE", "DRAIN_GRACE", "CONTROL_GRACE")
 )
-ROUTES = set(re.findall(r'\.route\("([^"]+)", get\(', (ROOT / "src/http/mod.rs").read_text()))
-POSTS = set(re.findall(r'\.route\("([^"]+)", post\(', (ROOT / "src/http/mod.rs").read_text()))
+ROUTES = set(re.findall(r'\.route\("([^"]+)", get\(', (ROOT / "src/http/routes.rs").read_text()))
+POSTS = set(re.findall(r'\.route\("([^"]+)", post\(', (ROOT / "src/http/routes.rs").read_text()))
 # Programs that the image holds, and what the server can be told to do.
 IMAGE = set(re.findall(r" /image(/(?:usr/local/)?s?bin/\S+)", (ROOT / "Dockerfile").read_text()))
 COMMANDS = {re.sub(r"(?<!^)([A-Z])", r"-\1", name).lower() for name in re.findall(
@@ -92,7 +92,7 @@ def check(path):
     # The time to stop.
     seconds = lambda text: int(re.fullmatch(r"(\d+)s", text)[1])
     needs = (int(container["lifecycle"]["preStop"]["exec"]["command"][1]) + PUBLISH_GRACE_S
-             + seconds(config["server"]["drain_window"]) + DRAIN_GRACE_S + DESK_GRACE_S)
+             + seconds(config["server"]["drain_window"]) + DRAIN_GRACE_S + CONTROL_GRACE_S)
     must(pod["terminationGracePeriodSeconds"] > needs, at(f"a stop takes up to {needs} s, more than is granted"))
 
     # Files.

@@ -1,39 +1,12 @@
 //! Load harness for nexus-push: workloads by name, open-loop publishing, checks on everything that arrived.
 
-mod balancer;
-mod bench;
-mod benchmarks;
-mod capacity;
 mod chaos;
-mod chart;
-mod check;
-mod churn;
-mod crew;
-mod decode;
-mod egress;
-mod front_config;
-mod hold;
-mod inflate;
-mod ingest;
-mod ladder;
-mod line;
-mod node;
-mod peer;
-mod process;
-mod publisher;
-mod raw;
-mod reads;
-mod recording;
+mod client;
+mod commands;
+mod publish;
 mod report;
-mod run;
-mod scale_out;
-mod session;
-mod shared;
-mod slo;
-mod soak;
-mod tongue;
+mod servers;
 mod worker;
-mod workload;
 
 use std::process::ExitCode;
 
@@ -67,25 +40,25 @@ Examples:
 #[allow(clippy::large_enum_variant, reason = "one value, made once")]
 enum Command {
     /// Run one workload and report
-    Run(workload::RunArgs),
+    Run(commands::workload::RunArgs),
     /// Repeat one workload at 100, 500, 1,000, 2,000, 5,000 and 10,000 sessions
-    Ladder(workload::RunArgs),
+    Ladder(commands::workload::RunArgs),
     /// Deltas from Redis into topics that nobody is subscribed to
-    Ingest(ingest::IngestArgs),
+    Ingest(commands::ingest::IngestArgs),
     /// Snapshots over REST, and from a subscribe to its snapshots, while W2 runs
-    Reads(reads::ReadsArgs),
+    Reads(commands::reads::ReadsArgs),
     /// All workloads on our server and on others, interleaved; writes docs/benchmarks.md
-    Peers(bench::BenchArgs),
+    Peers(commands::peers::BenchArgs),
     /// Bytes that a user of the recorded market data costs, in each dialect; writes docs/benchmarks.md
-    Egress(egress::EgressArgs),
+    Egress(commands::egress::EgressArgs),
     /// Three nodes behind a real balancer: one drained, one killed, one added; writes docs/scale-out.md
-    ScaleOut(scale_out::ScaleOutArgs),
+    ScaleOut(commands::scale_out::ScaleOutArgs),
     /// As many sessions as several nodes and several processes of this harness hold; writes docs/scale-out.md
-    Hold(hold::HoldArgs),
+    Hold(commands::capacity_run::HoldArgs),
     /// Faults on real processes, each with the check that nothing was lost
-    Chaos(chaos::ChaosArgs),
+    Chaos(chaos::args::ChaosArgs),
     /// An hour of W2 with faults and churn: nothing lost, memory and descriptors flat
-    Soak(soak::SoakArgs),
+    Soak(commands::soak::SoakArgs),
     /// Hold sessions for a run (started by `run`)
     #[command(hide = true)]
     Worker,
@@ -93,17 +66,17 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Run(args) => run::run(&args),
-        Command::Ladder(args) => ladder::run(&args),
-        Command::Ingest(args) => ingest::run(&args),
-        Command::Reads(args) => reads::run(&args),
-        Command::Peers(args) => bench::run(&args),
-        Command::Egress(args) => egress::run(&args),
-        Command::ScaleOut(args) => scale_out::run(&args),
-        Command::Hold(args) => hold::run(&args),
+        Command::Run(args) => commands::run::run(&args),
+        Command::Ladder(args) => commands::ladder::run(&args),
+        Command::Ingest(args) => commands::ingest::run(&args),
+        Command::Reads(args) => commands::reads::run(&args),
+        Command::Peers(args) => commands::peers::run(&args),
+        Command::Egress(args) => commands::egress::run(&args),
+        Command::ScaleOut(args) => commands::scale_out::run(&args),
+        Command::Hold(args) => commands::capacity_run::run(&args),
         Command::Chaos(args) => chaos::run(&args),
-        Command::Soak(args) => soak::run(&args),
-        Command::Worker => worker::run().map(|()| true),
+        Command::Soak(args) => commands::soak::run(&args),
+        Command::Worker => worker::program::run().map(|()| true),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -1,4 +1,4 @@
-//! Keys of the publish API and of operators: a name, and what each is good for.
+//! Keys of the publish API and of operators: a name, and the rights of each.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 use super::TopicRules;
 use crate::config::{Config, Scope, secrets};
 
-/// A key, without what it is: that is kept as a digest alone.
+/// A key's name and rights. The key itself is kept only as a digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiKey {
-    /// What logs and metrics call it.
+    /// The name in logs and metrics.
     pub name: Arc<str>,
     topics: TopicRules,
     publishes: bool,
@@ -24,7 +24,7 @@ impl ApiKey {
         Self { name: name.into(), topics: TopicRules::new(["*".to_owned()]), publishes: true, operates: true }
     }
 
-    /// Whether it may do something at all.
+    /// Whether it has this scope.
     pub fn may(&self, scope: Scope) -> bool {
         match scope {
             Scope::Publish => self.publishes,
@@ -32,12 +32,12 @@ impl ApiKey {
         }
     }
 
-    /// Whether what it does may be about this topic.
+    /// Whether it covers this topic.
     pub fn has_topic(&self, topic: &str) -> bool {
         self.topics.allow_str(topic)
     }
 
-    /// Whether it is for all topics there are.
+    /// Whether it covers all topics.
     pub fn has_all_topics(&self) -> bool {
         self.topics.rules().any(|rule| rule == "*")
     }
@@ -46,22 +46,22 @@ impl ApiKey {
 /// All keys.
 pub struct ApiKeys {
     keys: Vec<(ApiKey, [u8; 32])>,
-    /// Who needs none (`publish.open`).
+    /// The rights without a key (`publish.open`).
     anyone: Option<ApiKey>,
     has_operator_key: bool,
 }
 
 impl ApiKeys {
-    /// Reads the keys that the configuration gives or names.
+    /// Reads the keys that the configuration contains or names.
     ///
     /// # Errors
-    /// Which one cannot be read, is too short, or is another's too; never the key.
+    /// The name of a key that cannot be read, is too short, or is used twice; never the key itself.
     pub fn load(config: &Config) -> anyhow::Result<Self> {
         let publish = &config.publish;
         let mut keys: Vec<(ApiKey, [u8; 32])> = Vec::new();
         let mut add = |key: ApiKey, secret: &str| {
             let digest = digest(secret.as_bytes());
-            // It would be either, and nobody could tell which.
+            // One key with two names: no request could tell which is meant.
             if let Some((other, _)) = keys.iter().find(|(_, known)| *known == digest) {
                 bail!("{}: is the same key as {}", key.name, other.name);
             }
@@ -93,30 +93,30 @@ impl ApiKeys {
                 .context("operator.key_file")?;
             add(ApiKey { publishes: false, ..ApiKey::full("operator.key") }, &secret)?;
         }
-        // Who needs no key to publish is no operator where those have one.
+        // Publishing without a key does not give operators' rights if operators have a key.
         let anyone = publish.open.then(|| ApiKey { operates: !operator.has_key(), ..ApiKey::full("publish.open") });
         Ok(Self { keys, anyone, has_operator_key: operator.has_key() })
     }
 
-    /// Whether nobody has a key, nor may do without.
+    /// Whether there are no keys, and publishing without one is refused.
     pub fn is_off(&self) -> bool {
         self.keys.is_empty() && self.anyone.is_none()
     }
 
-    /// Whether nothing that operators read is open.
+    /// Whether operators have a key.
     pub fn has_operator_key(&self) -> bool {
         self.has_operator_key
     }
 
-    /// Keys that are good for something.
+    /// Number of keys with this scope.
     pub fn count(&self, scope: Scope) -> usize {
         self.keys.iter().filter(|(key, _)| key.may(scope)).count()
     }
 
-    /// The key that was given; or that of anyone, if none is needed.
+    /// The rights of the given key, or those without a key if none is needed.
     ///
-    /// All keys are compared, each by a digest (so that lengths tell nothing) and in constant time: how long it takes
-    /// depends neither on which one it is nor on how much of it is right.
+    /// All keys are compared, by digests (which hide lengths) and in constant time. So the time
+    /// depends neither on which key it is nor on how much of it is right.
     pub fn find(&self, given: &[u8]) -> Option<&ApiKey> {
         let given = digest(given);
         let mut found = u32::MAX;

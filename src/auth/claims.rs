@@ -1,4 +1,4 @@
-//! What tokens say.
+//! Claims of tokens.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,21 +13,22 @@ use super::{Grant, Identity, TokenError, TopicRules};
 use crate::limits::SERVER_SUBSCRIPTIONS_MAX;
 use crate::name::{TopicName, no_rule};
 
-/// Difference between clocks that is forgiven, in s: a token may be used until so long after its `exp`, and a session or a
-/// subscription that it began ends then.
+/// Tolerated difference between clocks, in s. A token is accepted until this time after its `exp`,
+/// and a session or subscription that it began ends then.
 const LEEWAY_S: u64 = 5;
 
 /// The same for times with a fraction.
 #[allow(clippy::cast_precision_loss, reason = "it is 5")]
 const LEEWAY: f64 = LEEWAY_S as f64;
 
-/// Latest time that a claim may name: the last second of the year 9999, Unix time. Times in ms are beyond it.
+/// Latest time that a claim may name: the last second of the year 9999, Unix time. Times in ms are
+/// beyond it.
 const DATE_MAX_S: f64 = 253_402_300_799.0;
 
-/// What `topics` and `channels` must be.
+/// Required form of `topics` and `channels`.
 const LIST: &str = "a list of texts";
 
-/// `aud`: one, or several of which one is enough.
+/// `aud`: one or several; one match is enough.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Audience {
@@ -50,13 +51,13 @@ pub(super) struct Claims {
     nbf: Option<Box<RawValue>>,
     #[serde(default, deserialize_with = "as_written")]
     iat: Option<Box<RawValue>>,
-    /// What may be subscribed to: a list of texts.
+    /// Topics that may be subscribed to: a list of texts.
     #[serde(default)]
     topics: Option<Box<RawValue>>,
-    /// What the server subscribes the session to: likewise.
+    /// Topics that the server subscribes the session to: a list of texts.
     #[serde(default)]
     channels: Option<Box<RawValue>>,
-    /// The same: an object by name, whose options are passed over here.
+    /// The same topics, as an object by name. Its options are ignored.
     #[serde(default)]
     subs: Option<Box<RawValue>>,
     /// The one topic of a subscription token: a text.
@@ -70,7 +71,7 @@ pub(super) struct Claims {
     b64info: Option<Box<RawValue>>,
 }
 
-/// A claim that must be of one kind, if it is there.
+/// A claim that, if present, must be of one kind.
 fn claim<T: serde::de::DeserializeOwned>(
     name: &str,
     kind: &str,
@@ -81,23 +82,23 @@ fn claim<T: serde::de::DeserializeOwned>(
     read.map_err(|_| invalid(format!("{name} is {}, it must be {kind}", shown(claim))))
 }
 
-/// As much of a claim as an error shows.
+/// The part of a claim that an error shows.
 fn shown(claim: &RawValue) -> String {
     claim.get().chars().take(24).collect()
 }
 
-/// For these claims, `null` is a value of the wrong kind, not a claim that is missing.
+/// For these claims, `null` is a value of the wrong kind, not a missing claim.
 fn as_written<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// Whether what rests on a token that expires at `expires_s` (Unix s; `None` is never) has ended at `now_s`. It never has while
-/// the token itself is accepted.
+/// Whether a session or subscription whose token expires at `expires_s` (Unix s; `None` is never)
+/// has ended at `now_s`. It has never ended while the token itself is still accepted.
 pub fn has_ended(expires_s: Option<u64>, now_s: u64) -> bool {
     expires_s.is_some_and(|exp| exp.saturating_add(LEEWAY_S) <= now_s)
 }
 
-/// Whether what was good is good no more.
+/// Whether an accepted token has expired since.
 pub(super) fn has_expired(identity: &Identity) -> bool {
     has_ended(identity.expires_s, crate::clock::unix_ms() / 1_000)
 }
@@ -132,7 +133,7 @@ fn text(name: &str, claim: Option<&RawValue>) -> Result<Option<String>, TokenErr
     }
 }
 
-/// For fuzzing alone: what the claims of a connection token say at a time (Unix s), its signature being good.
+/// The claims of a connection token with a good signature at a time (Unix s). For fuzzing alone.
 ///
 /// # Errors
 /// Why it is not accepted.
@@ -160,7 +161,7 @@ impl Claims {
         })
     }
 
-    /// Checks for whom, by whom and when the token is valid. `now_s` is Unix time, in s.
+    /// Checks the token's audience, issuer and times. `now_s` is Unix time, in s.
     pub(super) fn check(&self, issuer: Option<&str>, audience: Option<&str>, now_s: f64) -> Result<(), TokenError> {
         let issued_by = text("iss", self.iss.as_deref())?;
         if let Some(issuer) = issuer {
@@ -192,7 +193,8 @@ impl Claims {
         }
     }
 
-    /// `exp` in whole Unix seconds, rounded up: a session lasts as long as its token is accepted, a part of a second more.
+    /// `exp` in whole Unix seconds, rounded up, so that a session lasts at least as long as its
+    /// token.
     fn expires_s(&self) -> Result<Option<u64>, TokenError> {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`date` bounds it")]
         let whole = |seconds: f64| seconds.ceil() as u64;
@@ -219,7 +221,7 @@ impl Claims {
         }
     }
 
-    /// As a connection token.
+    /// The identity in a connection token.
     pub(super) fn identity(self, default_topics: &TopicRules) -> Result<Identity, TokenError> {
         if self.channel.is_some() {
             return Err(TokenError::Invalid("it is a subscription token (it has a `channel`)".into()));
@@ -247,7 +249,7 @@ impl Claims {
         Ok(Identity { user, expires_s, topics, info, subscribed, asked: Arc::default(), seat: None })
     }
 
-    /// As a subscription token of `user` for `topic`.
+    /// The grant in a subscription token of `user` for `topic`.
     pub(super) fn grant(self, user: &str, topic: &TopicName) -> Result<Grant, TokenError> {
         let channel = claim::<String>("channel", "a text", self.channel.as_deref())?;
         if channel.as_deref() != Some(topic.as_str()) {
@@ -309,7 +311,8 @@ mod tests {
     }
 
     proptest! {
-        /// One rule for both: whatever is accepted begins something that goes on, and ends within a second of what it says.
+        /// The same rule for both: an accepted token begins a session or subscription, which ends
+        /// within a second of the token's end.
         #[test]
         fn what_is_accepted_has_not_ended(exp in NOW_S - 20.0..NOW_S + 20.0, now_s in NOW_S - 20.0..NOW_S + 20.0) {
             let claims: Claims = serde_json::from_str(&format!(r#"{{"exp":{exp}}}"#)).unwrap();

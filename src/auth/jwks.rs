@@ -1,5 +1,5 @@
-//! A key set by URL: cached, fetched again when it is old and when a token names a key that is not in it, but never
-//! more often than so often, whatever tokens say.
+//! A key set by URL. It is cached, and fetched again when it is old or when a token names an
+//! unknown key, but never more often than `min_interval` allows.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -12,9 +12,9 @@ use tokio::sync::Notify;
 use super::keys::{self, Key};
 use crate::config;
 use crate::limits::{JWKS_BYTES_MAX, JWKS_TIMEOUT, JWKS_WAIT};
-use crate::metrics::Metrics;
+use crate::metrics::{KeySetFetch, Metrics};
 
-/// A set as it was fetched last.
+/// The set of the last fetch.
 #[derive(Default)]
 pub(super) struct Set {
     pub(super) keys: Vec<Key>,
@@ -28,22 +28,22 @@ pub(super) struct Jwks {
     client: reqwest::Client,
     set: RwLock<Arc<Set>>,
     fetches: Mutex<Fetches>,
-    /// Told when a fetch has ended, so that all who need it wait for the same.
+    /// Told when a fetch has ended, so that all callers share one fetch.
     ended: Notify,
-    /// Sets that there have been.
+    /// Number of sets so far.
     generation: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
-/// What is known of fetches.
+/// State of fetches.
 #[derive(Default)]
 struct Fetches {
-    /// When one was last begun.
+    /// Start of the last fetch.
     began: Option<Instant>,
     under_way: bool,
 }
 
-/// A fetch under way. However it ends, those who wait for it are told, and another can begin.
+/// A running fetch. However it ends, its waiters are told, and another can begin.
 struct Fetch(Arc<Jwks>);
 
 impl Drop for Fetch {
@@ -54,7 +54,7 @@ impl Drop for Fetch {
 }
 
 impl Set {
-    /// Whether there ever was one.
+    /// Whether a set was ever fetched.
     pub(super) fn was_read(&self) -> bool {
         self.fetched.is_some()
     }
@@ -79,25 +79,26 @@ impl Jwks {
         self.algorithms.contains(&algorithm)
     }
 
-    /// The set as it is known now.
+    /// The current set.
     pub(super) fn set(&self) -> Arc<Set> {
         self.set.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How many sets there have been.
+    /// Number of sets so far.
     pub(super) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Whether it should be fetched again, though it may be used meanwhile.
+    /// Whether it should be fetched again. It may be used meanwhile.
     pub(super) fn is_old(&self) -> bool {
         self.set().fetched.is_none_or(|at| at.elapsed() > self.config.max_age)
     }
 
-    /// Fetches the set, unless that was tried a moment ago, and waits for it: until [`JWKS_WAIT`] after the fetch began, so
-    /// that one that hangs keeps nobody. What was known stays if nothing better can be had.
+    /// Fetches the set, unless that was tried a moment ago, and waits for it. The wait ends
+    /// [`JWKS_WAIT`] after the fetch began, so a hanging fetch delays no caller for longer. The old
+    /// set stays if the fetch fails.
     pub(super) async fn refresh(self: &Arc<Self>) {
-        // From here on its end is noticed.
+        // Its end is noticed from here on.
         let ended = self.ended.notified();
         let left = {
             let mut fetches = self.fetches.lock().unwrap_or_else(PoisonError::into_inner);
@@ -117,33 +118,33 @@ impl Jwks {
         }
     }
 
-    /// Puts what the URL has in place of what is known, if it has keys that can be used.
+    /// Replaces the set with the URL's, if that has usable keys.
     async fn replace(&self) {
         let url = config::redacted(&self.config.url);
-        let reason = match self.fetch().await {
+        let outcome = match self.fetch().await {
             Ok(keys) if keys.is_empty() => {
                 tracing::warn!(url, "the key set has no key that can be used; the keys known before stay in use");
-                "no_keys"
+                KeySetFetch::NoKeys
             }
             Ok(keys) => {
                 tracing::debug!(url, keys = keys.len(), "key set fetched");
                 let set = Arc::new(Set { keys, fetched: Some(Instant::now()) });
                 *self.set.write().unwrap_or_else(PoisonError::into_inner) = set;
                 self.generation.fetch_add(1, Ordering::Release);
-                "replaced"
+                KeySetFetch::Replaced
             }
             Err(error) => {
                 tracing::warn!(url, error, "the key set cannot be fetched; the keys known before stay in use");
-                "failed"
+                KeySetFetch::Failed
             }
         };
-        self.metrics.fetched_key_set(reason);
+        self.metrics.fetched_key_set(outcome);
     }
 
     async fn fetch(&self) -> Result<Vec<Key>, String> {
         let body = crate::client::body(self.client.get(&self.config.url), JWKS_BYTES_MAX).await?;
         let set: serde_json::Value = serde_json::from_slice(&body).map_err(|e| format!("not a key set: {e}"))?;
-        // Key by key: one of a kind that is not known here must not spoil the others.
+        // Key by key, so that a key of an unknown kind does not spoil the others.
         let all = set.get("keys").and_then(|keys| keys.as_array()).ok_or("not a key set: `keys` is missing")?;
         let known = all.iter().filter_map(|key| serde_json::from_value(key.clone()).ok()).collect();
         Ok(keys::of_set(&JwkSet { keys: known }, &self.algorithms))
@@ -154,7 +155,7 @@ impl Jwks {
 mod tests {
     use super::*;
 
-    /// A fetch dies with its task: tokens do not wait for it any longer, and the next fetch is made.
+    /// A fetch that dies with its task keeps no token waiting, and another fetch follows.
     #[test]
     fn a_fetch_that_dies_is_not_waited_for() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -165,7 +166,7 @@ mod tests {
             let runtime = tokio::runtime::Runtime::new().unwrap();
             let begun = jwks.clone();
             runtime.spawn(async move { begun.refresh().await });
-            // It asks: once more the second time.
+            // The second time there is one more request.
             drop(listener.accept().unwrap());
             drop(runtime);
             assert!(!jwks.fetches.lock().unwrap().under_way);

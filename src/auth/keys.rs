@@ -1,4 +1,4 @@
-//! Keys: each serves one algorithm; `none` does not exist here.
+//! Keys. Each is for one algorithm; `none` is not supported.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -7,10 +7,10 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 
 use crate::config::{TokenAlgorithm, TokenKey};
 
-/// Lengths that the modulus of an RSA key of a set may have, in bytes.
+/// Accepted lengths of the modulus of an RSA key in a set, in bytes.
 const RSA_BYTES: std::ops::RangeInclusive<usize> = 128..=512;
 
-/// A key and the one algorithm that it is for.
+/// A key and its only algorithm.
 pub(super) struct Key {
     pub(super) kid: Option<String>,
     pub(super) algorithm: Algorithm,
@@ -32,7 +32,7 @@ impl Key {
         };
         let decoding = match key.algorithm {
             TokenAlgorithm::HS256 => {
-                // Bytes, not text: a file may hold any.
+                // Bytes, not text: the file may hold any bytes.
                 let secret = match (&key.secret, &key.secret_file, &key.secret_env) {
                     (Some(secret), ..) => secret.clone().into_bytes(),
                     (None, Some(path), _) => read(path)?.trim_ascii().to_vec(),
@@ -54,7 +54,7 @@ impl Key {
         Ok(Self { kid: key.kid.clone(), algorithm: algorithm(key.algorithm), key: decoding })
     }
 
-    /// Whether it may be what a token was signed with.
+    /// Whether a token with this header may be signed by this key.
     pub(super) fn fits(&self, algorithm: Algorithm, kid: Option<&str>) -> bool {
         self.algorithm == algorithm && (self.kid.is_none() || self.kid.as_deref() == kid)
     }
@@ -69,8 +69,8 @@ pub(super) fn algorithm(name: TokenAlgorithm) -> Algorithm {
     }
 }
 
-/// Keys of a set (RFC 7517) that are for signatures and for one of `allowed`. Each is pinned to the algorithm that it
-/// names or, if it names none, to the one that its type leaves.
+/// The keys of a set (RFC 7517) that are for signatures and for one of `allowed`. Each is pinned to
+/// the algorithm that it names or, if it names none, to the only one of its type.
 pub(super) fn of_set(set: &JwkSet, allowed: &[Algorithm]) -> Vec<Key> {
     let key = |jwk: &Jwk| {
         if jwk.common.public_key_use.as_ref().is_some_and(|u| *u != PublicKeyUse::Signature) {
@@ -98,8 +98,8 @@ pub(super) fn of_set(set: &JwkSet, allowed: &[Algorithm]) -> Vec<Key> {
     set.keys.iter().filter_map(key).collect()
 }
 
-/// Whether signatures can be verified with a key of a set: its numbers have the length and the values that its type asks
-/// for. A set is taken for what it holds of such keys alone, so that one of others does not replace it.
+/// Whether a key of a set can verify signatures: its numbers have the length and values that its
+/// type requires. A set without such keys does not replace another one.
 fn verifies(parameters: &AlgorithmParameters, key: &DecodingKey, algorithm: Algorithm) -> bool {
     let number = |text: &str| URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).unwrap_or_default();
     match parameters {
@@ -109,14 +109,14 @@ fn verifies(parameters: &AlgorithmParameters, key: &DecodingKey, algorithm: Algo
             let odd = |number: &[u8]| number.last().is_some_and(|last| last % 2 == 1);
             RSA_BYTES.contains(&n.len()) && odd(n) && odd(e) && (e.len() <= 4) && e != [1]
         }
-        // The length first: what reads such a key takes 32 bytes for granted.
+        // The length is checked first: the library assumes 32 bytes.
         AlgorithmParameters::OctetKeyPair(p) if number(&p.x).len() != 32 => false,
-        // Whether it is a point of its curve is looked at before the signature is.
+        // The library checks that it is a point of its curve before it looks at the signature.
         _ => jsonwebtoken::crypto::verify("", b"", key, algorithm).is_ok(),
     }
 }
 
-/// A number without the zeros before it.
+/// A number without leading zeros.
 fn significant(number: &[u8]) -> &[u8] {
     number.get(number.iter().take_while(|byte| **byte == 0).count()..).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Who a client is and which topics it may have.
+//! Identities of clients, and the topics that they may have.
 
 mod api_keys;
 mod claims;
@@ -24,32 +24,32 @@ pub use tokens::{TokenError, Tokens, Verdict};
 pub use users::{Seat, Users};
 pub use verifier::{Caller, Verifier};
 
-/// What a valid token says.
+/// Contents of a valid token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// `sub`.
     pub user: String,
-    /// `exp`, Unix s; [`has_ended`] says when it counts no more.
+    /// `exp`, Unix s; [`has_ended`] adds the tolerance.
     pub expires_s: Option<u64>,
-    /// What may be subscribed to.
+    /// Topics that may be subscribed to.
     pub topics: TopicRules,
-    /// JSON shown to others in presence, join and leave; empty without.
+    /// JSON that others see in presence, join and leave; empty if there is none.
     pub info: Bytes,
-    /// What the server subscribes its Centrifuge session to, sorted.
+    /// Topics that the server subscribes its Centrifuge session to, sorted.
     pub subscribed: Vec<TopicName>,
-    /// Bytes of answers that the user's sessions have asked for.
+    /// Bytes of answers that the user's sessions have requested.
     pub asked: Arc<Shared>,
-    /// Kept as long as the session is this user's, where sessions are counted by user.
+    /// Its place among the user's sessions, if sessions are counted by user.
     pub seat: Option<Arc<Seat>>,
 }
 
 impl Identity {
-    /// Bytes of memory; of what it shares with those of the same token its part.
+    /// Bytes of memory. Of data shared by sessions with the same token, it counts one share.
     pub fn bytes(&self) -> usize {
         let rules: usize = self.topics.0.iter().map(|rule| size_of::<String>() + rule.capacity()).sum();
         let subscribed: usize = self.subscribed.iter().map(|name| 2 * size_of::<usize>() + name.as_str().len()).sum();
         let shared = (self.info.len() + rules) / Arc::strong_count(&self.topics.0);
-        // With the counts of what is shared.
+        // With the counters of the shared parts.
         size_of::<Self>() + 4 * size_of::<usize>() + self.user.capacity() + shared + subscribed
     }
 
@@ -59,14 +59,14 @@ impl Identity {
     }
 }
 
-/// What a valid subscription token says: its bearer may have the one topic.
+/// Contents of a valid subscription token, which gives one topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// `sub`: whose session may have it.
+    /// `sub`: the user whose sessions may have it.
     pub user: String,
-    /// `exp`, Unix s; likewise.
+    /// `exp`, Unix s; see [`Identity::expires_s`].
     pub expires_s: Option<u64>,
-    /// JSON shown to others in presence, join and leave; empty without.
+    /// JSON that others see in presence, join and leave; empty if there is none.
     pub info: Bytes,
 }
 
@@ -85,12 +85,12 @@ impl TopicRules {
         self.0.iter().map(String::as_str)
     }
 
-    /// Whether one of them fits.
+    /// Whether a rule matches.
     pub fn allow(&self, topic: &TopicName) -> bool {
         self.allow_str(topic.as_str())
     }
 
-    /// Whether one of them fits and has `mark` itself: as a name, or before its `*`.
+    /// Whether a rule matches and contains `mark` itself: in a name, or before its `*`.
     pub(super) fn name_with(&self, topic: &TopicName, mark: char) -> bool {
         let topic = topic.as_str();
         self.0.iter().any(|rule| match rule.strip_suffix('*') {
@@ -99,14 +99,14 @@ impl TopicRules {
         })
     }
 
-    /// Whether one of them fits and names the topic's namespace: as a name, or before its `*`.
+    /// Whether a rule matches and names the topic's namespace: in a name, or before its `*`.
     pub(super) fn name_itself(&self, topic: &TopicName) -> bool {
         let topic = topic.as_str();
         let named = self.rules().filter(|rule| namespace_of(rule) == namespace_of(topic));
         named.into_iter().any(|rule| rule.strip_suffix('*').map_or(rule == topic, |prefix| topic.starts_with(prefix)))
     }
 
-    /// The same of a name that nobody has looked at yet.
+    /// The same for a name that is not checked yet.
     pub fn allow_str(&self, topic: &str) -> bool {
         self.0.iter().any(|rule| match rule.strip_suffix('*') {
             Some(prefix) => topic.starts_with(prefix),

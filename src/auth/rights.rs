@@ -1,4 +1,5 @@
-//! Which topics a client may have: by its token, its namespace, and what a name says of itself.
+//! The topics that a client may have, by its token, the namespace, and restrictions in the topic's
+//! name.
 
 use super::Identity;
 use crate::config::{Config, NameKind, OPS};
@@ -7,33 +8,34 @@ use crate::name::{PRIVATE_PREFIX, TopicName, USER_BOUNDARY};
 /// Why a client may not have a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// It has shown no token. Nothing is said of the topic.
+    /// It has shown no token. The error says nothing about the topic.
     #[error("a token is needed")]
     NoToken,
-    /// The topic's namespace is not configured, and must be.
+    /// The topic's namespace must be configured, and is not.
     #[error("unknown topic: its namespace is not configured (access.unknown_namespace)")]
     UnknownNamespace,
-    /// Its name says that a token must name it.
+    /// The name is private: a token must name it.
     #[error("topic not allowed: for a name that begins with `$` a token must say so itself, not only by `*`")]
     Private,
-    /// It is the server's own.
+    /// It is the server's own topic.
     #[error("topic not allowed: a token must name the server's own namespace `ops` itself, not only by `*`")]
     Own,
-    /// Its name says for whom it is.
+    /// The name lists other users.
     #[error("topic not allowed: it is for the users named behind its `#`")]
     UserLimited,
-    /// The token does not give it.
+    /// The token does not give the topic.
     #[error("topic not allowed")]
     NotAllowed,
 }
 
-/// Whether a name says of itself who may have it, so that what a namespace opens to all is not meant.
+/// Whether a name restricts its own subscribers. Rights that a namespace gives to all clients then
+/// do not apply.
 pub fn names_its_users(config: &Config, topic: &TopicName) -> bool {
     config.access.channel_syntax.kind(topic.as_str()) != NameKind::Ordinary
 }
 
-/// Whether a client may subscribe to a topic, or read it, without a subscription token. `identity` is what its
-/// connection token says; `None` while it has shown none.
+/// Checks whether a client may subscribe to a topic, or read it, without a subscription token.
+/// `identity` is that of its connection token; `None` if it has shown none.
 ///
 /// # Errors
 /// Why not.
@@ -50,7 +52,7 @@ pub fn may_have(config: &Config, identity: Option<&Identity>, topic: &TopicName)
     match (kind, identity) {
         (NameKind::Ordinary, _) if anonymous && options.allow_subscribe_for_anonymous => Ok(()),
         (NameKind::Ordinary, Some(_)) if options.allow_subscribe_for_client => Ok(()),
-        // `ops:…` has the nodes' reports, which a token for "everything" was not meant to open.
+        // `ops:…` has the nodes' reports. A token for "everything" is not meant to open them.
         (NameKind::Ordinary, Some(i)) if topic.namespace() == Some(OPS) => match i.topics.name_itself(topic) {
             true => Ok(()),
             false => Err(Denied::Own),
@@ -119,7 +121,7 @@ mod tests {
             ("3", &["dialog#1,2"], "dialog#1,2", Ok(())),
             ("2", &[], "news:a#1#2", Ok(())),
             ("1", &[], "news:a#1#2", Err(Denied::UserLimited)),
-            // An empty list lets no user in, not even one without a name.
+            // An empty list admits no user, not even one without a name.
             ("", &[], "dialog#", Err(Denied::UserLimited)),
             ("", &[], "dialog#,", Err(Denied::UserLimited)),
             ("1", &[], "$private", Err(Denied::Private)),

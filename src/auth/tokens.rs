@@ -1,4 +1,4 @@
-//! JWT verification (RFC 7519). Each key serves one algorithm; `none` does not exist here.
+//! JWT verification (RFC 7519). Each key is for one algorithm; `none` is not supported.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use super::jwks::Jwks;
 use super::keys::Key;
 use super::{Grant, Identity, TopicRules};
 use crate::config::Access;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, TokenRefusal};
 use crate::name::TopicName;
 
-/// Verifies tokens with the configured keys, and with those of a key set.
+/// Verifies tokens with the configured keys and those of a key set.
 pub struct Tokens {
     keys: Vec<Key>,
     jwks: Option<Arc<Jwks>>,
@@ -22,19 +22,19 @@ pub struct Tokens {
     default_topics: TopicRules,
 }
 
-/// What can be said of a token without waiting.
+/// Result of a verification that does not wait.
 pub enum Verdict<T> {
-    /// This.
+    /// The final result.
     Known(Result<T, TokenError>),
-    /// It may be signed with a key that has to be fetched first: [`Tokens::fetch`], then ask again.
+    /// A key may have to be fetched first: call [`Tokens::fetch`], then verify again.
     KeyNeeded(TokenError),
 }
 
 impl<T> Verdict<T> {
-    /// The verdict, if no key is to be had.
+    /// The final result if no key can be fetched.
     ///
     /// # Errors
-    /// Why it was not accepted.
+    /// Why the token was not accepted.
     pub fn without_fetch(self) -> Result<T, TokenError> {
         match self {
             Self::Known(result) => result,
@@ -43,7 +43,7 @@ impl<T> Verdict<T> {
     }
 }
 
-/// Why a token, or a key, was not accepted. Never holds either.
+/// Why a token or a key was not accepted. It never contains either.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// The server has no keys.
@@ -55,50 +55,50 @@ pub enum TokenError {
     /// Anything else.
     #[error("token is not valid: {0}")]
     Invalid(String),
-    /// Its key may be in the key set, which has never been read.
+    /// Its key may be in the key set, which was never fetched.
     #[error("the key set cannot be read now (access.jwks); try again")]
     NoKeySet,
-    /// Its caller showed too many that failed, and is not believed for a while.
+    /// Its caller has shown too many invalid tokens, and is refused for a while.
     #[error("too many tokens from here were not valid (limits.token_failures, limits.token_failures_per_address)")]
     TooManyFailures,
-    /// Its key is not known, and too many wait for the key set already.
+    /// Its key is unknown, and too many requests already wait for the key set.
     #[error("the token's key is not known, and as many requests wait for the key set (access.jwks) as may")]
     KeysAwaited,
-    /// Too many wait already.
+    /// Too many tokens already wait.
     #[error("too many tokens wait to be verified; try again")]
     Busy,
-    /// This server failed, whatever the token is.
+    /// This server failed; the token may be valid.
     #[error("the token could not be verified because of a fault in this server; try again")]
     Fault,
-    /// It is good, but its user holds as many sessions as it may.
+    /// The token is valid, but its user has as many sessions as allowed.
     #[error("the user holds {0} sessions, the most (limits.sessions_per_user)")]
     TooManySessions(usize),
-    /// The key set cannot be fetched, ever.
+    /// The key set can never be fetched.
     #[error("access.jwks: {0}")]
     KeySet(String),
     /// A key could not be loaded.
     #[error("access.keys[{index}]: {reason}")]
     Key {
-        /// Which.
+        /// Its index.
         index: usize,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
 
 impl TokenError {
-    /// Whether another try with the same token may go better.
+    /// Whether another try with the same token may succeed.
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::NoKeySet | Self::KeysAwaited | Self::Busy | Self::Fault)
     }
 
-    /// Whether it counts against the client that showed the token. An expired token does not: clients that were away
-    /// show all that they had, and get new ones.
+    /// Whether it counts against the client that showed the token. An expired token does not: a
+    /// client that was away shows its old token and then gets a new one.
     pub(super) fn is_the_tokens_fault(&self) -> bool {
         matches!(self, Self::Invalid(_))
     }
 
-    /// What is wrong with the token, where a close says already that it is one that is not accepted.
+    /// The fault alone, for a close that already says that a token was not accepted.
     pub fn fault(&self) -> String {
         match self {
             Self::Expired => "it has expired (exp)".to_owned(),
@@ -107,20 +107,20 @@ impl TokenError {
         }
     }
 
-    /// Short name for metrics.
-    pub fn label(&self) -> &'static str {
+    /// The reason, as metrics count it.
+    pub fn refusal(&self) -> TokenRefusal {
         match self {
-            Self::NoKeys => "no_keys",
-            Self::Expired => "expired",
-            Self::Invalid(_) => "invalid",
-            Self::NoKeySet => "no_key_set",
-            Self::TooManyFailures => "failures",
-            Self::KeysAwaited => "keys",
-            Self::Busy => "waiting",
-            Self::Fault => "fault",
-            Self::TooManySessions(_) => "user_sessions",
-            Self::KeySet(_) => "key_set",
-            Self::Key { .. } => "key",
+            Self::NoKeys => TokenRefusal::NoKeys,
+            Self::Expired => TokenRefusal::Expired,
+            Self::Invalid(_) => TokenRefusal::Invalid,
+            Self::NoKeySet => TokenRefusal::NoKeySet,
+            Self::TooManyFailures => TokenRefusal::Failures,
+            Self::KeysAwaited => TokenRefusal::Keys,
+            Self::Busy => TokenRefusal::Waiting,
+            Self::Fault => TokenRefusal::Fault,
+            Self::TooManySessions(_) => TokenRefusal::UserSessions,
+            Self::KeySet(_) => TokenRefusal::KeySet,
+            Self::Key { .. } => TokenRefusal::Key,
         }
     }
 }
@@ -129,7 +129,7 @@ impl Tokens {
     /// Loads the keys that the configuration names.
     ///
     /// # Errors
-    /// Which key could not be loaded, and why.
+    /// The key that could not be loaded, and why.
     pub fn load(access: &Access, metrics: &Arc<Metrics>) -> Result<Self, TokenError> {
         let keys = access
             .keys
@@ -155,17 +155,18 @@ impl Tokens {
         self.jwks.as_ref().map_or(0, |jwks| jwks.generation())
     }
 
-    /// Verifies a connection token with the keys that are here.
+    /// Verifies a connection token with the keys that are already here.
     pub fn identity(&self, token: &str) -> Verdict<Identity> {
         self.check(token, |claims| claims.identity(&self.default_topics))
     }
 
-    /// Verifies a subscription token of `user` for `topic` with the keys that are here.
+    /// Verifies a subscription token of `user` for `topic` with the keys that are already here.
     pub fn grant(&self, token: &str, user: &str, topic: &TopicName) -> Verdict<Grant> {
         self.check(token, |claims| claims.grant(user, topic))
     }
 
-    /// Fetches the key set, unless that was just done. Returns when it is there, or [`crate::limits::JWKS_WAIT`] after the fetch began.
+    /// Fetches the key set, unless that was just done. Returns when the set is here, or
+    /// [`crate::limits::JWKS_WAIT`] after the fetch began.
     pub async fn fetch(&self) {
         if let Some(jwks) = &self.jwks {
             jwks.refresh().await;
@@ -180,7 +181,8 @@ impl Tokens {
             Ok(header) => header,
             Err(_) => return Verdict::Known(Err(TokenError::Invalid(header_fault(token)))),
         };
-        // RFC 7515 §4.1.11: what it names must be understood, or the token refused. The library passes it over.
+        // RFC 7515 §4.1.11: a server that does not understand these names must refuse the token.
+        // The library ignores `crit`.
         if header.crit.is_some() {
             let reason = "its header names extensions that must be understood (crit); this server has none";
             return Verdict::Known(Err(TokenError::Invalid(reason.to_owned())));
@@ -219,7 +221,7 @@ impl Tokens {
         Verdict::Known(Err(last))
     }
 
-    /// An old set is used while a new one is fetched.
+    /// The old set is used while a new one is fetched.
     pub(super) fn refresh_if_old(&self) {
         let Some(jwks) = self.jwks.as_ref().filter(|jwks| jwks.is_old()) else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -229,12 +231,12 @@ impl Tokens {
     }
 }
 
-/// The claims of a token that this key has signed. The library checks the signature alone: its reading of claims stops at
-/// some that are of another kind than it expects, and names none.
+/// The claims of a token that this key has signed. The library checks only the signature: its own
+/// reading of claims fails at unexpected kinds and does not name them.
 fn claims(token: &str, key: &Key) -> Result<Claims, TokenError> {
     let malformed = || TokenError::Invalid("it is not three parts with a `.` between them".to_owned());
     let (signed, signature) = token.rsplit_once('.').ok_or_else(malformed)?;
-    // An error is a signature that is not even one by its form.
+    // It returns an error if the signature is malformed.
     if !jsonwebtoken::crypto::verify(signature, signed.as_bytes(), &key.key, key.algorithm).unwrap_or(false) {
         let reason = "its signature is wrong: another key made it, or the token was changed";
         return Err(TokenError::Invalid(reason.to_owned()));
@@ -246,7 +248,7 @@ fn claims(token: &str, key: &Key) -> Result<Claims, TokenError> {
     Claims::read(&claims)
 }
 
-/// What is wrong with the header of a token that has no good one.
+/// The fault in the header of a token.
 fn header_fault(token: &str) -> String {
     let parts = token.split('.').count();
     if parts != 3 {
@@ -268,7 +270,7 @@ fn header_fault(token: &str) -> String {
     }
 }
 
-/// As much of a header's member as an error shows.
+/// The part of a header's member that an error shows.
 fn shown(text: &str) -> &str {
     text.get(..text.floor_char_boundary(24)).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Sessions by user: how many each may hold.
+//! Sessions by user, and how many each user may have.
 
 use std::sync::Arc;
 
@@ -13,31 +13,31 @@ use crate::rate::{Shared, Sweep};
 pub struct Users {
     sessions: DashMap<Arc<str>, usize>,
     sessions_max: usize,
-    /// What the sessions of each have asked for. The debt outlives the sessions that made it.
+    /// Bytes that the sessions of each user have requested. The debt outlives the sessions.
     asked: DashMap<Arc<str>, Arc<Shared>>,
     sweep: Sweep,
 }
 
-/// Users that are remembered before those without sessions and debts are forgotten.
+/// Number of users from which on those without sessions and debts are forgotten.
 const SWEEP_AT: usize = 16_384;
 
-/// A session's place among its user's, given back when the last reference to it is dropped.
+/// A session's place among its user's. Dropping the last reference frees it.
 pub struct Seat {
     users: Arc<Users>,
     user: Arc<str>,
 }
 
 impl Users {
-    /// Each may hold so many; 0 is no limit.
+    /// Each user may have this many; 0 means no limit.
     pub fn new(sessions_max: usize) -> Arc<Self> {
         Arc::new(Self { sessions: DashMap::new(), sessions_max, asked: DashMap::new(), sweep: Sweep::new(SWEEP_AT) })
     }
 
-    /// Gives a session a seat among its user's: the one that it holds, if that is the same user's. Without a limit, and
-    /// for tokens that name no user, none is needed.
+    /// Gives a session a place among its user's: the one that it holds, if the user is the same.
+    /// Without a limit, and for tokens without a user, none is needed.
     ///
     /// # Errors
-    /// The user holds as many as it may.
+    /// The user has as many sessions as allowed.
     pub fn seat(self: &Arc<Self>, identity: &mut Identity, held: Option<&Identity>) -> Result<(), TokenError> {
         if identity.user.is_empty() {
             return Ok(());
@@ -54,7 +54,7 @@ impl Users {
         Ok(())
     }
 
-    /// What the user's sessions have asked for together.
+    /// Bytes that the user's sessions have requested together.
     pub fn asked(&self, user: &str) -> Arc<Shared> {
         if self.sweep.is_due(self.asked.len()) {
             self.asked.retain(|_, asked| Arc::strong_count(asked) > 1 || !asked.is_unused());
@@ -90,7 +90,7 @@ impl std::fmt::Debug for Seat {
     }
 }
 
-/// What an identity says does not depend on where it sits.
+/// The place does not matter when identities are compared.
 impl PartialEq for Seat {
     fn eq(&self, _: &Self) -> bool {
         true
@@ -143,11 +143,12 @@ mod tests {
         let (first, second) = (seated("ann", None).unwrap(), seated("ann", None).unwrap());
         assert_eq!(seated("ann", None), Err(TokenError::TooManySessions(2)));
         assert!(seated("bob", None).is_ok() && seated("", None).is_ok());
-        // A new token of the same session takes no other seat, and keeps it when the old one is gone.
+        // A new token of the same session takes no other place, and keeps it when the old one is
+        // gone.
         let renewed = seated("ann", Some(&first)).unwrap();
         drop(first);
         assert!(seated("ann", None).is_err());
-        // Another user's does not.
+        // A token of another user does not.
         let other = seated("bob", Some(&second)).unwrap();
         drop(second);
         assert!(seated("ann", None).is_ok());

@@ -1,5 +1,5 @@
-//! Connection tokens that were good a moment ago, by the SHA-256 of their text: clients that poll, or reconnect, show
-//! the same one again.
+//! Connection tokens that were valid a moment ago, by the SHA-256 of their text. Clients that poll
+//! or reconnect show the same token again.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Identity, TokenError, Tokens};
 use crate::limits::{VERIFIED_TOKEN_BYTES_MAX, VERIFIED_TOKENS_MAX};
 
-/// Holds no token, only what it said.
+/// Holds identities, but no tokens.
 #[derive(Default)]
 pub(super) struct Verified {
     all: Mutex<All>,
@@ -17,11 +17,11 @@ pub(super) struct Verified {
 
 type Digest = [u8; 32];
 
-/// The tokens kept, and in which order they came: at the cap the oldest goes, without a look at the others.
+/// The tokens and their order: at the limit the oldest is removed, without a search.
 #[derive(Default)]
 struct All {
     known: HashMap<Digest, Known>,
-    /// Tokens that were removed or replaced since are still listed; it has [`VERIFIED_TOKENS_MAX`] at most.
+    /// May still list tokens that were removed or replaced; at most [`VERIFIED_TOKENS_MAX`].
     order: VecDeque<(Digest, u64)>,
     /// Tokens kept so far.
     count: u64,
@@ -43,10 +43,10 @@ impl All {
 }
 
 struct Known {
-    /// Which of all that were kept it is.
+    /// Its number among all that were kept.
     number: u64,
     identity: Identity,
-    /// Of the keys it was verified with: a key that was withdrawn counts no more.
+    /// Generation of the keys that verified it. After a key is withdrawn, it no longer counts.
     generation: u64,
 }
 
@@ -55,7 +55,7 @@ fn digest(token: &str) -> Digest {
 }
 
 impl Verified {
-    /// What a token says, if it was verified with the present keys and has not expired since.
+    /// The identity in a token, if the current keys verified it and it has not expired since.
     pub(super) fn find(&self, tokens: &Tokens, token: &str) -> Option<Result<Identity, TokenError>> {
         if token.len() > VERIFIED_TOKEN_BYTES_MAX {
             return None;
@@ -75,7 +75,7 @@ impl Verified {
         Some(Ok(identity))
     }
 
-    /// Keeps what a good token says. The one that was kept first goes, if there are too many.
+    /// Keeps the identity in a valid token. At the limit, the oldest is removed.
     pub(super) fn keep(&self, token: &str, identity: &Identity, generation: u64) {
         if token.len() > VERIFIED_TOKEN_BYTES_MAX {
             return;
@@ -107,13 +107,14 @@ mod tests {
         let mut all = All::default();
         let flood = 20 * VERIFIED_TOKENS_MAX;
         for n in 0..flood {
-            // One that keeps coming, as its client does, stays.
+            // A token that its client keeps showing stays.
             let again = all.known.contains_key(&digest("mine"));
             if n % 500 == 0 {
                 all.keep(digest("mine"), identity("mine"), 1);
             }
             assert!(n == 0 || again, "{n}");
-            // What one keeping may cost: the queue gives up what comes in, and is never walked.
+            // The limit on the work of one call: the queue gives up as many as come in, and is
+            // never walked.
             let before = all.order.len();
             all.keep(digest(&n.to_string()), identity("flood"), 1);
             assert!(all.order.len() >= before, "{n}: more than one was given up");

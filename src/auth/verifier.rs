@@ -1,6 +1,6 @@
-//! Verifies tokens on threads of its own. A signature takes 50 to 400 µs to check, and forging one takes nothing: so nothing
-//! else waits for signatures, callers take turns, and a caller with too many failed tokens is refused without
-//! verification.
+//! Verifies tokens on threads of its own. A signature takes 50 to 400 µs to check and nothing to
+//! forge. So no other work waits for signatures, callers take turns, and a caller with too many
+//! failed tokens is refused without verification.
 
 use std::collections::{HashMap, VecDeque};
 use std::marker::PhantomData;
@@ -22,11 +22,11 @@ use crate::metrics::Metrics;
 use crate::name::TopicName;
 use crate::rate::{Rate, Sweep};
 
-/// Who shows a token. Each has a line of its own; lines take turns.
+/// The caller that shows a token. Each has a queue of its own; queues take turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Caller {
-    /// A session, by its shard and a number that no other session of that shard has. Its tokens are verified one by one, in
-    /// their order.
+    /// A session, by its shard and a number that is unique in that shard. Its tokens are verified
+    /// one by one, in order.
     Session(u16, u64),
     /// An HTTP request, by its client's address.
     Address(IpAddr),
@@ -42,34 +42,34 @@ struct Inner {
     metrics: Arc<Metrics>,
     verified: Verified,
     lines: Mutex<Lines>,
-    /// Notified when a line has a job that a thread may begin.
+    /// Notified when a queue has a job that a thread may begin.
     ready: Condvar,
     started: Instant,
-    /// Failures after which the rest of a session's line is not looked at; 0 is no limit.
+    /// Failures after which the rest of a session's queue is refused; 0 means no limit.
     session_failures: usize,
     /// Failures of an address.
     address_failures: Option<Rate>,
-    /// When addresses that have paid for their failures are forgotten: a failure costs no look at all of them.
+    /// When addresses without debts are forgotten, so that a failure does not search them all.
     sweep: Sweep,
     /// Jobs of one session that may wait.
     session_jobs: usize,
-    /// Jobs of one address that may be under way at once.
+    /// Jobs of one address that may run at once.
     address_busy: usize,
-    /// Without one, jobs are done at once, where they are handed in.
+    /// Without one, the caller does its jobs itself, at once.
     runtime: Option<Handle>,
 }
 
 #[derive(Default)]
 struct Lines {
     by_caller: HashMap<Caller, Line>,
-    /// Lines with a job that may begin, each once.
+    /// Queues with a job that may begin, each once.
     turns: VecDeque<Caller>,
     bytes: usize,
     /// Jobs of sessions that wait for the key set.
     sessions_for_keys: usize,
-    /// The same of requests: each of them keeps a place among the connections.
+    /// Jobs of requests that wait for it: each keeps a place among the connections.
     requests_for_keys: usize,
-    /// Of the rate of failures, by address, ns since the start.
+    /// For the rate of failures, by address, in ns since the start.
     spent: HashMap<IpAddr, u64>,
     stopped: bool,
 }
@@ -84,7 +84,7 @@ struct Line {
 }
 
 impl Lines {
-    /// Jobs of sessions or of requests that wait for the key set, and how many may.
+    /// The number of jobs of sessions, or of requests, that wait for the key set, and the limit.
     fn for_keys(&mut self, of_sessions: bool) -> (&mut usize, usize) {
         match of_sessions {
             true => (&mut self.sessions_for_keys, SESSION_KEY_WAITERS_MAX),
@@ -100,11 +100,11 @@ enum Step {
     KeyNeeded,
 }
 
-/// How a job is to be done.
+/// How a job is done.
 enum Way {
-    /// A key that is not here may be fetched first.
+    /// An unknown key may be fetched first.
     Verify,
-    /// With the keys that are here.
+    /// With the keys that are already here.
     VerifyNow,
     Refuse(TokenError),
 }
@@ -118,7 +118,8 @@ struct Job {
     run: Box<Run>,
 }
 
-/// The answer that a caller waits for. It is given whatever becomes of the job: one that dies is a fault of this server.
+/// The answer that a caller waits for. It is always given: a job that dies answers with a fault of
+/// this server.
 struct Owed<T, F: FnOnce(Result<T, TokenError>)> {
     done: Option<F>,
     metrics: Arc<Metrics>,
@@ -128,7 +129,7 @@ struct Owed<T, F: FnOnce(Result<T, TokenError>)> {
 impl<T, F: FnOnce(Result<T, TokenError>)> Owed<T, F> {
     fn settle(&mut self, result: Result<T, TokenError>) {
         if let Err(error) = &result {
-            self.metrics.refused_token(error.label());
+            self.metrics.refused_token(error.refusal());
             tracing::debug!(%error, "a token was refused");
         }
         if let Some(done) = self.done.take() {
@@ -140,17 +141,18 @@ impl<T, F: FnOnce(Result<T, TokenError>)> Owed<T, F> {
 impl<T, F: FnOnce(Result<T, TokenError>)> Drop for Owed<T, F> {
     fn drop(&mut self) {
         if self.done.is_some() {
-            tracing::error!("a token was not verified to the end; its caller is told to try again");
+            tracing::error!("the verification of a token failed; its caller is told to try again");
             self.settle(Err(TokenError::Fault));
         }
     }
 }
 
-/// A job that waits for the key set. However the wait ends, the job goes back to the front of its line.
+/// A job that waits for the key set. However the wait ends, the job goes back to the front of its
+/// queue.
 struct KeyWait {
     inner: Arc<Inner>,
     caller: Caller,
-    /// Its line waits for it.
+    /// Its queue waits for it.
     holds: bool,
     job: Option<Job>,
 }
@@ -173,10 +175,10 @@ impl Drop for KeyWait {
 }
 
 impl Verifier {
-    /// On `threads` threads, which end with the process. What comes of a job may use `runtime`.
+    /// Starts `threads` threads, which end with the process. Callbacks may use `runtime`.
     ///
     /// # Errors
-    /// If a thread cannot be started.
+    /// A thread cannot be started.
     pub fn start(
         tokens: Arc<Tokens>,
         limits: &Limits,
@@ -190,10 +192,11 @@ impl Verifier {
             std::thread::Builder::new().name(format!("tokens-{n}")).spawn(move || {
                 let _entered = runtime.enter();
                 while let Some((caller, job, way)) = inner.next() {
-                    // A fault in a library of cryptography must not cost a thread, and so all tokens after it.
+                    // A panic in a library of cryptography must not cost a thread, and with it all
+                    // later tokens.
                     let done = AssertUnwindSafe(|| Inner::perform(&inner, caller, job, way));
                     if std::panic::catch_unwind(done).is_err() {
-                        tracing::error!("verifying a token panicked; it counts as one that failed");
+                        tracing::error!("the verification of a token panicked; it counts as failed");
                         inner.ended(caller, true);
                     }
                 }
@@ -202,7 +205,7 @@ impl Verifier {
         Ok(verifier)
     }
 
-    /// One that answers at once, where it is asked.
+    /// A verifier that answers at once, on the caller's thread.
     #[cfg(test)]
     pub(crate) fn at_hand(tokens: Arc<Tokens>, limits: &Limits, metrics: Arc<Metrics>) -> Arc<Self> {
         Self::new(tokens, limits, metrics, 1, None)
@@ -233,7 +236,7 @@ impl Verifier {
         Arc::new(Self { inner: Arc::new(inner) })
     }
 
-    /// Verifies a connection token and calls `done`, on another thread as a rule.
+    /// Verifies a connection token and calls `done`, usually on another thread.
     pub fn identity(
         &self,
         caller: Caller,
@@ -244,7 +247,8 @@ impl Verifier {
             done(Err(too_long(&token)));
             return;
         }
-        // An address is known for what others behind it do, too: a token that was good a moment ago is good.
+        // An address may be refused because of other clients behind it. A token that was valid a
+        // moment ago is still accepted.
         if let Caller::Address(_) = caller
             && let Some(known) = self.inner.verified.find(&self.inner.tokens, &token)
         {
@@ -266,7 +270,7 @@ impl Verifier {
         self.submit(caller, bytes, verify, done);
     }
 
-    /// Verifies a subscription token of `user` for `topic`, likewise.
+    /// Verifies a subscription token of `user` for `topic` in the same way.
     pub fn grant(
         &self,
         caller: Caller,
@@ -283,7 +287,7 @@ impl Verifier {
         self.submit(caller, bytes, move |inner| inner.tokens.grant(&token, &user, &topic), done);
     }
 
-    /// Verifies the connection token of a request that came from `address`.
+    /// Verifies the connection token of a request from `address`.
     ///
     /// # Errors
     /// Why it was not accepted.
@@ -295,7 +299,7 @@ impl Verifier {
         told.await.unwrap_or(Err(TokenError::Busy))
     }
 
-    /// Tokens that wait to be verified, now.
+    /// Number of tokens that wait to be verified.
     pub fn waiting(&self) -> usize {
         self.inner.lines().by_caller.values().map(|line| line.jobs.len()).sum()
     }
@@ -348,7 +352,7 @@ impl Inner {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Puts a job into its caller's line, or refuses it.
+    /// Puts a job into its caller's queue, or refuses it.
     fn hand_in(inner: &Arc<Self>, caller: Caller, mut job: Job) {
         if inner.runtime.is_none() {
             (job.run)(inner, Way::VerifyNow);
@@ -361,7 +365,7 @@ impl Inner {
         };
         let total = lines.bytes;
         let line = lines.by_caller.entry(caller).or_default();
-        // A line's first job always has room, or long lines would keep short ones out.
+        // A queue's first job always has room, otherwise long queues would keep short ones out.
         let full = !line.jobs.is_empty()
             && (line.jobs.len() >= jobs_max
                 || line.bytes + job.bytes > TOKENS_WAITING_BYTES
@@ -378,7 +382,7 @@ impl Inner {
         inner.queue(&mut lines, caller);
     }
 
-    /// Gives a line its turn, if it has a job that may begin.
+    /// Gives a queue its turn, if it has a job that may begin.
     fn queue(&self, lines: &mut Lines, caller: Caller) {
         let busy_max = match caller {
             Caller::Session(..) => 1,
@@ -392,7 +396,7 @@ impl Inner {
         }
     }
 
-    /// The next job, once there is one; `None` when all is over.
+    /// The next job, once there is one; `None` when the verifier ends.
     fn next(&self) -> Option<(Caller, Job, Way)> {
         let mut lines = self.lines();
         loop {
@@ -439,9 +443,9 @@ impl Inner {
         inner.ended(caller, failed);
     }
 
-    /// Does a job once the key set has been fetched, if not too many wait for that.
+    /// Does a job once the key set has been fetched, unless too many already wait for that.
     fn wait_for_keys(inner: &Arc<Self>, caller: Caller, mut job: Job, runtime: &Handle) {
-        // A session's later tokens wait for this one; other requests of the same address do not.
+        // A session's later tokens wait for this one; other requests from the same address do not.
         let holds = matches!(caller, Caller::Session(..));
         let waits = {
             let mut lines = inner.lines();
@@ -513,8 +517,8 @@ mod tests {
         metrics.tokens_refused.get(&crate::metrics::Reason { reason }).map_or(0, |count| count.get())
     }
 
-    /// No token is known that makes the verification panic. If there is one, its session hears of it, and neither its next
-    /// tokens nor those of others wait for ever.
+    /// No token is known that makes the verification panic. If there is one, its session gets an
+    /// error, and no later token waits forever.
     #[test]
     fn a_verification_that_dies_is_answered_and_the_next_goes_on() {
         let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -536,7 +540,8 @@ mod tests {
         assert_eq!(verifier.waiting(), 0);
     }
 
-    /// The task that waits for the key set dies: what it waited for is answered as far as is known, and its places are free.
+    /// If the task that waits for the key set dies, its jobs are answered with the keys that are
+    /// here, and its places are free.
     #[test]
     fn a_wait_for_keys_that_dies_is_answered_and_gives_its_place_back() {
         let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -550,7 +555,7 @@ mod tests {
         let (tell, told) = mpsc::channel();
         let also = tell.clone();
         verifier.identity(SESSION, token.clone(), move |result| tell.send(result).unwrap());
-        // Behind it, of the same session.
+        // After it, from the same session.
         verifier.identity(SESSION, token, move |result| also.send(result).unwrap());
         // The fetch has begun: the task waits.
         drop(hanging.accept().unwrap());

@@ -1,15 +1,15 @@
-//! Addresses on the command line. What cannot be one is told with its option, its value without secrets, and the forms that
-//! there are.
+//! Addresses on the command line. An invalid one is reported with its option, its value without
+//! secrets, and the valid forms.
 
 use anyhow::anyhow;
 use reqwest::Url;
 
 use crate::config::{NATS_FORMS, Nats, REDIS_FORMS, Redis, redacted};
 
-/// How a server may be named.
+/// Valid forms of a server's address.
 const SERVER_FORMS: &str = "HOST:PORT, http://HOST:PORT or https://HOST:PORT";
 
-/// More ways to name Redis on the command line.
+/// Further forms of a Redis address on the command line.
 const REDIS_GROUPS: &str = "redis+sentinel://[user:password@]host:port,host:port/master, redis+cluster://[user:password@]host:port,host:port \
                             (rediss+… is over TLS)";
 
@@ -18,7 +18,7 @@ pub(super) fn server(option: &str, text: &str) -> anyhow::Result<Url> {
     let wrong = |why: &str| anyhow!("{option} {}: {why}; it may be {SERVER_FORMS}", told(text));
     let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
     if !["http", "https"].contains(&scheme) {
-        return Err(wrong(&format!("{scheme}:// is no server's")));
+        return Err(wrong(&format!("{scheme}:// is not a server's")));
     }
     if rest.is_empty() || rest.starts_with(['/', ':']) {
         return Err(wrong("it names no host"));
@@ -26,7 +26,7 @@ pub(super) fn server(option: &str, text: &str) -> anyhow::Result<Url> {
     Url::parse(&format!("{scheme}://{rest}")).map_err(|error| wrong(&error.to_string()))
 }
 
-/// Looks at an address of Redis, before a file's other faults are told.
+/// Checks an address of Redis, before other faults of a file are reported.
 pub(super) fn redis(option: &str, text: &str) -> anyhow::Result<()> {
     let mut redis = Redis::default();
     redis.set_address(text);
@@ -35,7 +35,7 @@ pub(super) fn redis(option: &str, text: &str) -> anyhow::Result<()> {
         .map_or(Ok(()), |why| Err(anyhow!("{option} {}: {why}; it may be {REDIS_FORMS}, {REDIS_GROUPS}", told(text))))
 }
 
-/// The same of NATS.
+/// The same for NATS.
 pub(super) fn nats(option: &str, text: &str) -> anyhow::Result<()> {
     let mut nats = Nats::default();
     nats.set_address(text);
@@ -57,7 +57,7 @@ mod tests {
             ("http://", "http://: it names no host"),
             ("http:///x", "it names no host"),
             (":80", "it names no host"),
-            ("ftp://u:secret@a", "ftp://***@a: ftp:// is no server's"),
+            ("ftp://u:secret@a", "ftp://***@a: ftp:// is not a server's"),
             ("http://a:port", "http://a:port: invalid port number"),
             ("http://u:secret@a:port", "http://***@a:port"),
         ] {

@@ -1,19 +1,19 @@
-//! Secrets on the command line: any user of the machine can read it (`ps`). The program starts itself once more with them in
-//! its environment, which only its own user can read.
+//! Secrets on the command line, which any user of the machine can read (`ps`). The program starts
+//! itself again with the secrets in its environment, which only its own user can read.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-/// Set for the second start, so that the first one's warning is given where warnings go.
+/// Set for the second start, which logs the warning once the log is set up.
 const MOVED: &str = "NEXUS_ARGUMENTS_MOVED";
 
-/// Flags whose values may be secret, and the variables that say the same.
+/// Flags whose values may be secret, and the variables that do the same.
 const FLAGS: [(&str, &str); 4] =
     [("--redis", "NEXUS_REDIS_URL"), ("--nats", "NEXUS_NATS_URL"), ("--to", "NEXUS_TO"), ("--key", "NEXUS_API_KEY")];
 
-/// Whether a flag's value has something in it that others should not see.
+/// Whether a flag's value contains a secret.
 fn is_secret(flag: &str, value: &[u8]) -> bool {
     flag == "--key" || value.contains(&b'@')
 }
@@ -21,7 +21,7 @@ fn is_secret(flag: &str, value: &[u8]) -> bool {
 /// Variables and their values.
 type Moved = Vec<(&'static str, OsString)>;
 
-/// The arguments without those that are secret, and the variables to put them into.
+/// The arguments without the secret ones, and the variables for these.
 fn parted(arguments: impl Iterator<Item = OsString>) -> (Vec<OsString>, Moved) {
     let (mut rest, mut moved) = (Vec::new(), Vec::new());
     let mut arguments = arguments.peekable();
@@ -51,8 +51,8 @@ fn parted(arguments: impl Iterator<Item = OsString>) -> (Vec<OsString>, Moved) {
     (rest, moved)
 }
 
-/// Moves secrets from the arguments into the environment, by starting this program again in this process. Returns if there
-/// are none, or if it cannot be done.
+/// Moves secrets from the arguments into the environment by executing this program again. Returns
+/// if there are none, or if that fails.
 pub(super) fn hide_secrets() {
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
@@ -62,12 +62,12 @@ pub(super) fn hide_secrets() {
     }
     let Ok(program) = std::env::current_exe() else { return };
     let variables = moved.iter().map(|(variable, _)| *variable).collect::<Vec<_>>().join(", ");
-    // It returns only if it fails; then the command line is as good as it was.
+    // Returns only if it fails; then the command line stays as it was.
     let error = Command::new(program).arg0(name).args(rest).envs(moved).env(MOVED, variables).exec();
     eprintln!("nexus-push: secrets stay in the command line, where others can read them: {error}");
 }
 
-/// The variables that would have kept secrets out of the command line of the first start.
+/// The variables that would have kept the secrets off the command line.
 pub(super) fn moved() -> Option<String> {
     std::env::var(MOVED).ok()
 }

@@ -1,4 +1,4 @@
-//! The authorities that may vouch for a server over TLS, as `--ca FILE` gives them.
+//! The authorities that may vouch for a server over TLS, from `--ca FILE`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use anyhow::Context as _;
 
 use crate::client;
 
-/// Why they say nothing to an address of `http://`.
+/// Why they have no meaning for an `http://` address.
 pub(super) const WITHOUT_TLS: &str = "without TLS there is no certificate: https://";
 
 /// The authorities of a file, in PEM.
@@ -27,7 +27,7 @@ fn option(path: &Path) -> String {
     format!("--ca {}", path.display())
 }
 
-/// A client that takes certificates of these authorities, or of the system's where none are given.
+/// A client that accepts certificates of these authorities, or of the system's if none are given.
 pub(super) fn http(timeout: Duration, authorities: Option<&Authorities>) -> anyhow::Result<reqwest::Client> {
     let client = client::http_direct(timeout, authorities.map(|authorities| authorities.pem.as_slice()));
     client
@@ -35,7 +35,7 @@ pub(super) fn http(timeout: Duration, authorities: Option<&Authorities>) -> anyh
         .with_context(|| authorities.map_or_else(|| "TLS".to_owned(), |authorities| option(&authorities.path)))
 }
 
-/// What to do about an error of the connection.
+/// Advice on an error of the connection.
 pub(super) fn hint(why: &str) -> &'static str {
     if why.contains("certificate") {
         "; give the certificate of its authority with --ca FILE, and the host by the name that the certificate has"

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::say;
 use crate::config::redacted;
 
-/// Time that a node has to answer.
+/// Time in which a node must answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
@@ -19,38 +19,39 @@ pub(super) struct DrainArgs {
     /// The node: HOST:PORT, http://HOST:PORT or https://HOST:PORT
     #[arg(required_unless_present = "dns", conflicts_with = "dns")]
     url: Option<String>,
-    /// Every node behind a name: each of its addresses is asked, one after the other
+    /// Every node behind a name: asks each of its addresses, one after the other
     #[arg(long, value_name = "HOST:PORT")]
     dns: Option<String>,
-    /// Share of its sessions, above 0 and at most 1, such as 0.2
+    /// Share of its sessions to close, above 0 and at most 1, such as 0.2
     #[arg(long, required_unless_present = "to_mean", conflicts_with = "to_mean")]
     share: Option<String>,
-    /// As many as it has above the mean of all nodes
+    /// Close as many as it has above the mean of all nodes
     #[arg(long)]
     to_mean: bool,
-    /// Only if it has more than such a share above the mean, such as 0.2
+    /// Only if it is above the mean by more than this share, such as 0.2
     #[arg(long, requires = "to_mean")]
     above: Option<String>,
-    /// Time over which they are closed
+    /// Time over which sessions are closed
     #[arg(long, default_value = "5s")]
     window: String,
     /// Operators' key
     #[arg(long, value_name = "KEY", env = "NEXUS_API_KEY", hide_env_values = true)]
     key: Option<String>,
-    /// File that holds it
+    /// File that holds the operators' key
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
 }
 
-/// What became of a request.
+/// Outcome of a request.
 enum Outcome {
-    /// Done, and how much.
+    /// Done; the text says how many sessions go.
     Done(String),
-    /// The node is not in a state to do it, which needs no mending: it knows no other, or is at it already.
+    /// The node cannot do it now, which is not a failure: it knows no other node, or already
+    /// drains.
     NotNow(String),
 }
 
-/// Asks nodes to send some of their sessions to others, and says how many will go.
+/// Asks nodes to send some of their sessions to others, and prints how many go.
 pub(super) async fn run(args: DrainArgs) -> anyhow::Result<()> {
     let key = match &args.key_file {
         Some(path) => Some(std::fs::read_to_string(path).with_context(|| format!("--key-file {}", path.display()))?),
@@ -87,7 +88,7 @@ pub(super) async fn run(args: DrainArgs) -> anyhow::Result<()> {
         }
     }
     if failed > 0 {
-        bail!("{failed} of {} nodes could not be asked", nodes.len());
+        bail!("{failed} of {} nodes could not be reached", nodes.len());
     }
     Ok(())
 }
@@ -123,7 +124,7 @@ async fn ask(args: &DrainArgs, node: &str, key: Option<&str>) -> anyhow::Result<
     Ok(Outcome::Done(format!("{shedding} of {sessions} sessions go within {} ({mean})", args.window)))
 }
 
-/// As it may stand in a query: what the server then says of it is the server's matter.
+/// Escaped for a query; the server judges the value itself.
 fn escaped(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()

@@ -13,19 +13,19 @@ use super::{address, say};
 use crate::client::{self, Answer, HEALTH_HEADER};
 use crate::config::redacted;
 
-/// Largest answer that is looked at.
+/// Largest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// Where servers are asked how they are. A proxy may put something before it.
+/// Paths of a server's health. A proxy may add a prefix.
 const PATHS: [&str; 2] = ["/healthz", "/readyz"];
 
 #[derive(Debug, Args)]
 pub(super) struct HealthcheckArgs {
-    /// What to ask: HOST:PORT, or a URL, whose path may end in /healthz (the default) or in /readyz, which tells whether
-    /// clients should be sent there
+    /// HOST:PORT, or a URL whose path may end in /healthz (the default: is the server alive?) or in
+    /// /readyz (should clients be sent there?)
     #[arg(value_name = "URL", default_value = "http://127.0.0.1:8000/healthz")]
     url: String,
-    /// https://: PEM file of the authorities that may vouch for the server, in place of the system's
+    /// https://: PEM file of the authorities that may vouch for the server, instead of the system's
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// Longest wait, in seconds
@@ -49,7 +49,7 @@ pub(super) async fn run(args: HealthcheckArgs) -> anyhow::Result<()> {
     }
 }
 
-/// The URL that is asked: one without a path is asked whether the server is alive.
+/// The URL of the request. Without a path it asks whether the server is alive.
 fn asked(text: &str) -> anyhow::Result<Url> {
     let mut url = address::server("URL", text)?;
     let path = url.path();
@@ -57,12 +57,12 @@ fn asked(text: &str) -> anyhow::Result<Url> {
         url.set_path(PATHS[0]);
     } else if !PATHS.iter().any(|known| path.ends_with(known)) {
         let (told, known) = (redacted(text), PATHS.join(" or "));
-        bail!("URL {told}: its path `{path}` tells no health; let it end in {known}, or leave it out");
+        bail!("URL {told}: its path `{path}` is not a health check; let it end in {known}, or leave it out");
     }
     Ok(url)
 }
 
-/// The word for a server that is well, or what is wrong.
+/// The word for a healthy server, or the fault.
 fn health(answer: &Answer) -> Result<String, String> {
     let Answer { status, headers, body } = answer;
     if !headers.contains_key(HEALTH_HEADER) {

@@ -7,9 +7,11 @@ mod drain;
 mod healthcheck;
 mod partition;
 mod publish;
+#[cfg(feature = "replay")]
 mod replay;
 mod reshard;
 mod target;
+#[cfg(feature = "top")]
 mod top;
 
 use std::fmt::Display;
@@ -26,8 +28,8 @@ use crate::config::{Config, LogFormat, Overrides, load};
 
 /// Push market data to tens of thousands of WebSockets.
 ///
-/// Clients subscribe to topics over one socket; deltas arrive on a Redis stream or the publish API; each is encoded
-/// once and the same bytes go to everybody.
+/// Clients subscribe to topics over one socket. Deltas arrive on a Redis stream or the publish API.
+/// Each is encoded once, and all subscribers get the same bytes.
 #[derive(Debug, Parser)]
 #[command(name = "nexus-push", version, max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
@@ -41,7 +43,7 @@ Examples:
   nexus-push serve --redis redis://127.0.0.1:6379    deltas of the stream nexus:deltas
   nexus-push serve --nats nats://127.0.0.1:4222      deltas of the JetStream stream NEXUS
   nexus-push serve --config /etc/nexus-push.toml
-  nexus-push top push-1:8000 push-2:8000             what the nodes do, in the terminal
+  nexus-push top push-1:8000 push-2:8000             the nodes' state, in the terminal
   nexus-push publish quotes:BTCUSDT '{\"p\":\"61800.2\"}'
   redis-cli XADD nexus:deltas '*' topic quotes:BTCUSDT data '{\"p\":\"61800.2\"}'
   nats pub nexus.deltas.quotes.BTCUSDT '{\"p\":\"61800.2\"}'";
@@ -50,25 +52,41 @@ Examples:
 enum Command {
     /// Run the server; without a configuration, with simulated instruments on loopback
     Serve(ServeArgs),
-    /// Check a configuration file and print what it comes to
+    /// Check a configuration file and print the resulting configuration
     CheckConfig {
         /// The file
         file: PathBuf,
     },
     /// Replay recorded exchange traffic into Redis or a server
+    #[cfg(feature = "replay")]
     Replay(replay::ReplayArgs),
+    #[cfg(not(feature = "replay"))]
+    #[command(hide = true)]
+    Replay(NotBuilt),
     /// Publish deltas to a server, Redis or NATS: one, or many line by line
     Publish(publish::PublishArgs),
-    /// Print which of several streams topics belong in
+    /// Print the stream of each topic, if there are several streams
     Partition(partition::PartitionArgs),
-    /// Move topics from some Redis streams to others, while they are published
+    /// Move topics from some Redis streams to others while they are published
     Reshard(reshard::ReshardArgs),
-    /// Send some of a node's sessions to other nodes, so that a new one fills
+    /// Send some of a node's sessions to other nodes, so that a new node fills
     Drain(drain::DrainArgs),
-    /// Watch one or several nodes in the terminal, or print how they fare
+    /// Watch one or several nodes in the terminal, or print their state
+    #[cfg(feature = "top")]
     Top(top::TopArgs),
-    /// Exit 0 if a server is well (GET /healthz), 1 if not: for containers, which have no curl
+    #[cfg(not(feature = "top"))]
+    #[command(hide = true)]
+    Top(NotBuilt),
+    /// Exit 0 if a server is healthy (GET /healthz), 1 if not; for containers, which have no curl
     Healthcheck(healthcheck::HealthcheckArgs),
+}
+
+/// A command whose feature is not built in takes any arguments, to say so.
+#[cfg(not(all(feature = "replay", feature = "top")))]
+#[derive(Debug, Args)]
+struct NotBuilt {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    _arguments: Vec<std::ffi::OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -79,13 +97,14 @@ struct ServeArgs {
     /// Address to listen on [default: 127.0.0.1:8000]
     #[arg(short, long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
-    /// Read deltas from Redis at this URL; redis+sentinel://HOST,HOST/MASTER and redis+cluster://HOST,HOST too
+    /// Read deltas from Redis at this URL; redis+sentinel://HOST,HOST/MASTER and
+    /// redis+cluster://HOST,HOST too
     #[arg(long, value_name = "URL", env = "NEXUS_REDIS_URL", hide_env_values = true)]
     redis: Option<String>,
     /// Read deltas from NATS JetStream at this URL
     #[arg(long, value_name = "URL", conflicts_with = "redis", env = "NEXUS_NATS_URL", hide_env_values = true)]
     nats: Option<String>,
-    /// Shard threads [default: one a core]
+    /// Shard threads [default: one per core]
     #[arg(long, value_name = "N")]
     shards: Option<usize>,
     /// Anonymous clients, any Origin, publishing without a key, on any address. For development
@@ -95,17 +114,23 @@ struct ServeArgs {
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
-    // Before there are other threads.
+    // There are no other threads yet.
     argv::hide_secrets();
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve(args),
         Command::CheckConfig { file } => check_config(&file),
+        #[cfg(feature = "replay")]
         Command::Replay(args) => in_background(replay::run(args)),
+        #[cfg(not(feature = "replay"))]
+        Command::Replay(_) => Err(anyhow::anyhow!("replay: {}", crate::config::not_built("replay"))),
         Command::Publish(args) => on_this_thread(publish::run(args)),
         Command::Partition(args) => partition::run(&args),
         Command::Reshard(args) => in_background(reshard::run(args)),
         Command::Drain(args) => in_background(drain::run(args)),
+        #[cfg(feature = "top")]
         Command::Top(args) => in_background(top::run(args)),
+        #[cfg(not(feature = "top"))]
+        Command::Top(_) => Err(anyhow::anyhow!("top: {}", crate::config::not_built("top"))),
         Command::Healthcheck(args) => in_background(healthcheck::run(args)),
     };
     match outcome {
@@ -127,7 +152,7 @@ fn serve(args: ServeArgs) -> anyhow::Result<()> {
     log_to_stdout(config.server.log_format);
     if let Some(variables) = argv::moved() {
         tracing::warn!(
-            "the command line had a secret in it, which is in the history of a shell; give it as {variables}, or in a file \
+            "the command line had a secret, which the shell's history may keep; give it as {variables}, or in a file \
              (docs/security.md, Keys)"
         );
     }
@@ -137,7 +162,8 @@ fn serve(args: ServeArgs) -> anyhow::Result<()> {
     crate::server::run(config, args.insecure)
 }
 
-/// `NEXUS_…` variables that are configuration; `NEXUS_CONFIG`, `NEXUS_LOG`, `NEXUS_REDIS_URL` and the like are not.
+/// `NEXUS_…` variables that are configuration; `NEXUS_CONFIG`, `NEXUS_LOG`, `NEXUS_REDIS_URL` and
+/// the like are not.
 fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars().filter(|(name, _)| name.contains("__"))
 }
@@ -148,7 +174,7 @@ fn check_config(file: &std::path::Path) -> anyhow::Result<()> {
     say(format_args!("{} is good. With defaults filled in (secrets left out):\n\n{filled_in}", file.display()))
 }
 
-/// Prints a line. That nobody reads any further (`| head`) is no failure.
+/// Prints a line. A closed pipe (`| head`) is not a failure.
 fn say(text: impl Display) -> anyhow::Result<()> {
     match writeln!(std::io::stdout().lock(), "{text}") {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("standard output"),
@@ -158,7 +184,7 @@ fn say(text: impl Display) -> anyhow::Result<()> {
 
 fn log_to_stdout(format: LogFormat) {
     let filter = EnvFilter::try_from_env("NEXUS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    // It says what it does with each message, and below that what it logs in with.
+    // The library logs each message and, below that, its credentials.
     let quiet = "async_nats=warn".parse().ok().filter(|_| !filter.to_string().contains("async_nats"));
     let filter = quiet.into_iter().fold(filter, EnvFilter::add_directive);
     let builder =
@@ -169,13 +195,13 @@ fn log_to_stdout(format: LogFormat) {
     }
 }
 
-/// Warnings alone, for commands whose output is their own.
+/// Logs only warnings, for commands whose output is their own.
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("NEXUS_LOG").unwrap_or_else(|_| EnvFilter::new("error"));
     tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
 }
 
-/// Runs a command that ends with Ctrl-C, wherever it is.
+/// Runs a command that Ctrl-C ends at any point.
 fn in_background(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     on_this_thread(async {
         tokio::select! {
@@ -188,7 +214,7 @@ fn in_background(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Resu
 fn on_this_thread(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(task);
-    // A read of standard input that is under way would otherwise be waited for.
+    // Does not wait for a pending read of standard input.
     runtime.shutdown_background();
     outcome
 }

@@ -17,12 +17,13 @@ pub(super) struct PartitionArgs {
     /// Number of streams
     #[arg(long, short = 'n', value_name = "N", required_unless_present = "config", value_parser = clap::value_parser!(u16).range(1..))]
     streams: Option<u16>,
-    /// Configuration file whose source.redis.streams are meant; their names are printed, too
+    /// Configuration file with source.redis.streams; their names are printed too
     #[arg(long, short, value_name = "FILE", conflicts_with = "streams", env = "NEXUS_CONFIG")]
     config: Option<PathBuf>,
 }
 
-/// Prints a line for each topic: the topic, its partition from 0 on and, where it is known, the stream's name.
+/// Prints a line for each topic: the topic, its partition (counted from 0) and, if it is known, the
+/// stream's name.
 pub(super) fn run(args: &PartitionArgs) -> anyhow::Result<()> {
     let names = match &args.config {
         Some(file) => {

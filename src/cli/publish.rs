@@ -30,15 +30,15 @@ Examples:
   feed | nexus-push publish --to nats://127.0.0.1:4222 --lines -
   nexus-push publish -c nexus-push.toml --lines deltas.ndjson --keep-going
 
-Lines, one delta each, in either form (kind and ts may be left out; b64data is data in base64):
+Each line is one delta, in either form (kind and ts are optional; b64data is data in base64):
   {\"topic\":\"quotes:AAPL\",\"data\":{\"bid\":191.4},\"kind\":\"snapshot\",\"ts\":1723161256313}
   quotes:AAPL {\"bid\":191.4}
-Lines that are there already go together, one that comes alone goes at once.
+Lines that are already available are sent together; a line that arrives alone is sent at once.
 
-Each delta is checked as the servers will check it. One that they would refuse is not sent: the
-command says why, in the words of their log, and exits 1 (the reasons are in docs/redis.md). With
---config that includes namespaces, classes and limits. What is published is printed: the topic, and
-offset=, id=, sequence=, stream= or epoch=, with tabs between them.";
+The command checks each delta as the servers do, and sends none that they would refuse. It then says
+why, in the words of their log, and exits 1 (the reasons are in docs/redis.md). With --config it also
+checks namespaces, classes and limits. For each published delta it prints the topic, and offset=,
+id=, sequence=, stream= or epoch=, with tabs between them.";
 
 fn help() -> String {
     format!("Targets (--to):\n{FORMS}\n\n{EXAMPLES}")
@@ -47,35 +47,35 @@ fn help() -> String {
 #[derive(Debug, Args)]
 #[command(after_help = help())]
 pub(super) struct PublishArgs {
-    /// Topic; without it, deltas are read from standard input line by line (as with --lines -)
+    /// Topic. Without it, deltas are read from standard input line by line (as with --lines -)
     topic: Option<String>,
-    /// The data, as JSON; - is standard input
+    /// The data, as JSON; - means standard input
     #[arg(requires = "topic", conflicts_with = "file", allow_negative_numbers = true)]
     data: Option<String>,
-    /// Read the data from a file; - is standard input
+    /// Read the data from a file; - means standard input
     #[arg(long, short, value_name = "FILE", requires = "topic")]
     file: Option<PathBuf>,
-    /// Read many deltas from a file, one a line; - is standard input
+    /// Read many deltas from a file, one per line; - means standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["topic", "kind", "snapshot", "ts"])]
     lines: Option<PathBuf>,
-    /// What it does: delta, snapshot (replaces the state), delete (ends the topic), history_remove (empties its history), move
-    /// (a snapshot that says that the topic is published in this stream from now on; nexus-push reshard does it for many). A
-    /// server's API takes the first three [default: delta]
+    /// Kind: delta, snapshot (replaces the state), delete (ends the topic), history_remove (empties
+    /// its history), move (a snapshot after which the topic is published in this stream; nexus-push
+    /// reshard does this for many topics). A server's API takes the first three [default: delta]
     #[arg(long, value_name = "KIND")]
     kind: Option<String>,
     /// The same as --kind snapshot
     #[arg(long, conflicts_with = "kind")]
     snapshot: bool,
-    /// When the event happened, Unix ms [default: when the stream takes it]
+    /// When the event happened, Unix ms [default: when the stream takes it in]
     #[arg(long, value_name = "MS")]
     ts: Option<String>,
-    /// Lines: go on after one that was refused, and exit 1 at the end
+    /// Lines: continue after a refused line, and exit 1 at the end
     #[arg(long)]
     keep_going: bool,
-    /// Lines: print for each what it got, as for one delta
+    /// Lines: print the position of each delta, as for a single one
     #[arg(long)]
     ids: bool,
-    /// No progress, and no word on where it goes and what cannot be checked
+    /// Print no progress, no target and no notes on missing checks
     #[arg(long, short)]
     quiet: bool,
     #[command(flatten)]
@@ -86,7 +86,7 @@ pub(super) async fn run(args: PublishArgs) -> anyhow::Result<()> {
     let mut interrupts = Interrupts::new()?;
     let Some(topic) = &args.topic else {
         if args.kind.is_some() || args.snapshot || args.ts.is_some() {
-            bail!("--kind, --snapshot and --ts are for one TOPIC; a line says its own");
+            bail!("--kind, --snapshot and --ts are for one TOPIC; each line has its own");
         }
         if args.lines.is_none() && std::io::stdin().is_terminal() {
             bail!("the topic is missing: nexus-push publish TOPIC DATA, or --lines FILE (- is standard input)");
@@ -119,7 +119,7 @@ pub(super) async fn run(args: PublishArgs) -> anyhow::Result<()> {
     };
     match sent.pop() {
         Some(Ok(Placed { place, warnings })) => {
-            // What was said before it was sent is not said again.
+            // Warnings that were printed before sending are not repeated.
             for warning in warnings.iter().filter(|warning| suspicion.is_none_or(|known| known.text != warning.text)) {
                 eprintln!("nexus-push: {}", warning.told);
             }
@@ -131,7 +131,7 @@ pub(super) async fn run(args: PublishArgs) -> anyhow::Result<()> {
     }
 }
 
-/// The delta that the arguments say, and where it goes to.
+/// The delta in the arguments, and its target.
 async fn checked(args: &PublishArgs, topic: &str) -> anyhow::Result<(Target, Checked)> {
     let mut target = Target::connect(&args.target).await?;
     let bytes_max = target.bytes_max();
@@ -151,7 +151,7 @@ async fn checked(args: &PublishArgs, topic: &str) -> anyhow::Result<(Target, Che
     Ok((target, delta))
 }
 
-/// The file, or standard input, and its bytes if they are known.
+/// The file or standard input, and its size if it is known.
 async fn input(path: &Path) -> anyhow::Result<(Box<dyn AsyncRead + Unpin>, Option<u64>)> {
     if path == Path::new("-") {
         return Ok((Box::new(tokio::io::stdin()), None));
@@ -166,10 +166,10 @@ fn shown(path: &Path) -> String {
     if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() }
 }
 
-/// All of a file, or of standard input, unless it is far more than can be published.
+/// A whole file, or all of standard input, unless it is far larger than a delta may be.
 async fn whole(path: &Path, bytes_max: usize) -> anyhow::Result<Bytes> {
     let (input, _) = input(path).await?;
-    // White space around it does not count.
+    // White space around the data does not count.
     let most = bytes_max.saturating_mul(2);
     let mut data = Vec::new();
     let read = input.take(most as u64 + 1).read_to_end(&mut data).await;
@@ -179,7 +179,7 @@ async fn whole(path: &Path, bytes_max: usize) -> anyhow::Result<Bytes> {
     Ok(data.into())
 }
 
-/// Ctrl-C, and the signal to end.
+/// Ctrl-C, and SIGTERM.
 struct Interrupts {
     interrupt: Signal,
     terminate: Signal,

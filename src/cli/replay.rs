@@ -13,18 +13,19 @@ use crate::source::draft::Draft;
 use crate::source::precheck::Checked;
 use crate::source::replay::Pace;
 
-/// Deltas that are sent together when the pace asks for it.
+/// Deltas that are sent together when the pace requires it.
 const TOGETHER: usize = 500;
 
 #[derive(Debug, Args)]
 pub(super) struct ReplayArgs {
-    /// Recordings, plain or gzip; their names tell the venue (binance-spot-…, binance-usdm-…, bybit-linear-…)
+    /// Recordings, plain or gzip; their names tell the venue (binance-spot-…, binance-usdm-…,
+    /// bybit-linear-…)
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// Multiple of the recorded pace
+    /// Speed, as a multiple of the recorded pace
     #[arg(long, default_value_t = 1.0, value_parser = speed)]
     speed: f64,
-    /// Start over at the end
+    /// Start again at the end
     #[arg(long = "loop")]
     repeat: bool,
     /// No progress bar
@@ -54,7 +55,7 @@ pub(super) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
         let mut waiting: Vec<Checked> = Vec::new();
         let mut sent = 0usize;
         loop {
-            // Whatever is due by now goes together.
+            // All deltas that are due go together.
             let next = if waiting.is_empty() { pace.next().await? } else { pace.due().await? };
             let at = next.as_ref().map(|moment| moment.at);
             let ended = next.is_none() && waiting.is_empty();

@@ -1,4 +1,4 @@
-//! Where `publish` and `replay` send deltas: a server's publish API, a Redis stream, or a NATS stream.
+//! The target of `publish` and `replay`: a server's publish API, a Redis stream, or a NATS stream.
 
 mod api;
 mod plan;
@@ -16,30 +16,32 @@ use self::plan::{Plan, To};
 use self::streams::ListedBy;
 use crate::source::direct::Direct;
 use crate::source::draft::Draft;
+use crate::source::failure::Failure;
 use crate::source::precheck::{Checked, Precheck};
-use crate::source::publish::Failure;
 use crate::source::refusals::Refusal;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Target")]
 pub(super) struct TargetArgs {
-    /// Where to: see below [default: the stream that --config names, else http://127.0.0.1:8000]
+    /// Target, in one of the forms below [default: the stream that --config names, else
+    /// http://127.0.0.1:8000]
     #[arg(long, value_name = "URL", env = "NEXUS_TO", hide_env_values = true)]
     to: Option<String>,
-    /// Configuration file of the servers: where the stream is, names of fields, namespaces and limits to check by
+    /// Configuration file of the servers: the stream's address, names of fields, namespaces and
+    /// limits for checks
     #[arg(long, short, value_name = "FILE", env = "NEXUS_CONFIG")]
     config: Option<PathBuf>,
-    /// Redis: the streams, all and in the order of source.redis.streams [default: nexus:deltas]; NATS: the stream
-    /// [default: NEXUS]
+    /// Redis: all streams in the order of source.redis.streams [default: nexus:deltas]; NATS: the
+    /// stream [default: NEXUS]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     stream: Vec<String>,
-    /// Redis: publish though streams of the list are not there yet: the first entry creates a stream
+    /// Redis: publish even if streams of the list do not exist; the first entry creates a stream
     #[arg(long)]
     create_stream: bool,
     /// Redis: MAXLEN ~ of the stream [default: 1000000, or source.redis.max_len]
     #[arg(long, value_name = "N")]
     max_len: Option<u64>,
-    /// NATS: subjects of the stream, as source.nats.subjects has them [default: nexus.deltas.>]
+    /// NATS: subjects of the stream, as in source.nats.subjects [default: nexus.deltas.>]
     #[arg(long, value_name = "SUBJECT")]
     subject: Option<String>,
     /// Server: publish key
@@ -48,10 +50,11 @@ pub(super) struct TargetArgs {
     /// Server: file that holds the publish key
     #[arg(long, value_name = "FILE", conflicts_with = "key")]
     key_file: Option<PathBuf>,
-    /// https:// and NATS over TLS: PEM file of the authorities that may vouch for the server, in place of the system's
+    /// https:// and NATS over TLS: PEM file of the authorities that may vouch for the server,
+    /// instead of the system's
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// Without --config: the topics' namespaces have payload = "bytes", so that data may be anything
+    /// Without --config: the topics' namespaces have payload = "bytes", so data may be any bytes
     #[arg(long)]
     bytes: bool,
 }
@@ -59,9 +62,10 @@ pub(super) struct TargetArgs {
 /// A delta that was not published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// The server refused it; others may be taken. The reason as its metrics and its log call it, where it says that, and why.
+    /// The server refused it; it may accept others. The cause's name in metrics and log, if the
+    /// server gives one, and the reason.
     Refused(Option<String>, String),
-    /// The target did not confirm it, whatever it is.
+    /// The target confirmed nothing, for whatever reason.
     Failed(String),
 }
 
@@ -75,20 +79,20 @@ impl Display for Fault {
     }
 }
 
-/// What the server says is wrong with a delta that it took.
+/// A warning of the server about a delta that it accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Warning {
     pub(super) text: String,
-    /// All of it in a line.
+    /// The warning as one line.
     pub(super) told: String,
 }
 
-/// Where a delta is.
+/// The position of a delta.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Placed {
-    /// In words for scripts.
+    /// The position, for scripts.
     pub(super) place: String,
-    /// What is wrong with it all the same.
+    /// Warnings about the delta.
     pub(super) warnings: Vec<Warning>,
 }
 
@@ -98,7 +102,7 @@ impl From<String> for Placed {
     }
 }
 
-/// What became of a delta: where it is, or why it was not published.
+/// Outcome of a delta: its position, or why it was not published.
 pub(super) type Sent = Result<Placed, Fault>;
 
 enum Way {
@@ -106,7 +110,7 @@ enum Way {
     Stream(Box<Direct>),
 }
 
-/// A target that deltas are checked for and sent to.
+/// A target, with the checks of its servers.
 pub(super) struct Target {
     check: Precheck,
     way: Way,
@@ -134,10 +138,10 @@ impl Target {
         Ok(Self { check, way, notes, listed_by, may_create: args.create_stream })
     }
 
-    /// Looks whether the streams are there, before anything is sent.
+    /// Checks that the streams exist, before anything is sent.
     ///
     /// # Errors
-    /// A stream is missing that may be misspelt, or Redis cannot be asked.
+    /// A stream is missing and may be misspelt, or Redis cannot be reached.
     pub(super) async fn look_for_streams(&mut self) -> anyhow::Result<()> {
         let Way::Stream(direct) = &self.way else { return Ok(()) };
         let streams = direct.streams().await.context("publishing failed")?;
@@ -146,7 +150,8 @@ impl Target {
         Ok(())
     }
 
-    /// What is to be known before anything is sent: where it goes, where nobody has said that, and what cannot be checked.
+    /// Notes before anything is sent: the target, if no option names it, and checks that are not
+    /// possible.
     pub(super) fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -156,12 +161,12 @@ impl Target {
         self.check.bytes_max()
     }
 
-    /// Checks a delta as the servers that read it will.
+    /// Checks a delta as the servers that read it do.
     pub(super) fn check(&mut self, draft: Draft<'_>) -> Result<Checked, Box<Refusal>> {
         self.check.check(draft)
     }
 
-    /// Sends deltas in their order; each has a result.
+    /// Sends deltas in order; each has an outcome.
     pub(super) async fn send(&self, deltas: &[&Checked]) -> Vec<Sent> {
         if deltas.is_empty() {
             return Vec::new();

@@ -1,4 +1,4 @@
-//! Who of this node's sessions is subscribed, to topics that count their members.
+//! This node's subscriptions to topics that count their members.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use crate::hub::Member;
 use crate::name::TopicName;
 use crate::protocol::MemberInfo;
 
-/// Sessions that left, remembered until what was written of them elsewhere is surely gone too.
+/// Sessions that left, remembered until other nodes' records of them are surely gone too.
 const LEFT_MAX: usize = 4_096;
 
 #[derive(Default)]
@@ -37,7 +37,7 @@ impl Members {
         left.push_back(client.to_owned());
     }
 
-    /// Whether a session ended a subscription not long ago, which others may not know yet.
+    /// Whether a session unsubscribed recently, which others may not know yet.
     pub(super) fn left_lately(&self, client: &str) -> bool {
         self.left.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|left| left == client)
     }
@@ -48,7 +48,7 @@ impl Members {
             .map_or_else(Vec::new, |members| members.values().map(|member| member.info.clone()).collect())
     }
 
-    /// All of them, to be written again.
+    /// All members, to be written again.
     pub(super) fn present(&self) -> Vec<(TopicName, Arc<MemberInfo>)> {
         let all = self.topics.iter();
         all.flat_map(|topic| {

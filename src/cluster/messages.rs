@@ -1,4 +1,5 @@
-//! What nodes say to each other.
+//! Messages between nodes. Their names on the wire stay as they are: nodes of two versions run side
+//! by side.
 
 use std::sync::Arc;
 
@@ -9,27 +10,30 @@ use crate::hub::{Order, Who};
 use crate::name::TopicName;
 use crate::protocol::MemberInfo;
 
-/// A message and who says it.
+/// A message and its sender.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Envelope {
     pub(super) from: String,
-    pub(super) said: Said,
+    #[serde(rename = "said")]
+    pub(super) message: ClusterMessage,
 }
 
 /// A message.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Said {
-    /// How the node fares.
+pub(super) enum ClusterMessage {
+    /// The sender's health.
     Report { report: Box<NodeReport> },
-    /// It stops.
-    Bye,
-    /// Somebody subscribed there, or left.
+    /// The sender stops.
+    #[serde(rename = "bye")]
+    Leave,
+    /// A session subscribed on the sender, or left.
     Membership { topic: TopicName, joined: bool, info: Arc<MemberInfo> },
     /// An operator's order.
     Order { who: Who, order: Order },
-    /// How many are subscribed to what?
-    Census { question: u64, pattern: Option<String> },
-    /// So many.
+    /// A request for the number of subscribers per topic.
+    #[serde(rename = "census")]
+    ChannelCounts { question: u64, pattern: Option<String> },
+    /// The reply to it.
     Counted { to: String, question: u64, topics: Vec<(String, u64)> },
 }

@@ -1,6 +1,6 @@
-//! What nodes know of each other: who is subscribed where, what operators order, how each node fares. One node alone
-//! needs no one for it; with Redis, nodes talk through one pub/sub channel and keep presence in hashes. Deltas never
-//! go this way: every node reads the streams for itself.
+//! Exchange between nodes: presence, operators' orders, health. A single node keeps all of it to
+//! itself. With Redis, nodes exchange messages on one pub/sub channel and keep presence in hashes.
+//! Deltas never take this way: every node reads the streams itself.
 
 mod members;
 mod messages;
@@ -19,29 +19,29 @@ use crate::source::redis::Masters;
 use crate::topic::Topics;
 
 use members::Members;
-use messages::Said;
+use messages::ClusterMessage;
 pub use nodes::{NodeReport, Nodes, Reporter, SourceReport};
 use shared::Shared;
 
-/// Topics that one node names in a census.
-const CENSUS_TOPICS_MAX: usize = 10_000;
+/// Topics in one node's channel counts.
+const CHANNEL_COUNTS_TOPICS_MAX: usize = 10_000;
 
-/// Time that other nodes have to answer a question.
+/// Time that other nodes have to answer a request.
 const SURVEY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// This node among the others.
+/// This node as a member of the cluster.
 pub struct Cluster {
     node: Arc<str>,
     topics: Arc<Topics>,
     hub: Arc<Hub>,
     members: Members,
-    /// How the nodes fare.
+    /// The health of all nodes.
     pub nodes: Nodes,
     shared: Option<Arc<Shared>>,
 }
 
 impl Cluster {
-    /// A node called `node`; with `redis`, one among others. To be [run](Cluster::run).
+    /// A node called `node`; with `redis`, one of several. Call [run](Cluster::run) to start it.
     pub fn new(
         node: Arc<str>,
         redis: Option<(&crate::config::Redis, Masters)>,
@@ -54,47 +54,47 @@ impl Cluster {
         Arc::new(Self { nodes: Nodes::new(node.clone()), node, topics, hub, members, shared })
     }
 
-    /// Talks to the other nodes until told to stop.
+    /// Exchanges messages with the other nodes until `stop`.
     pub async fn run(self: Arc<Self>, stop: tokio_util::sync::CancellationToken) {
         let Some(shared) = self.shared.clone() else { return };
-        let hear = {
+        let on_message = {
             let cluster = self.clone();
-            move |from: &str, said: Said| cluster.hear(from, said)
+            move |from: &str, message: ClusterMessage| cluster.on_message(from, message)
         };
         let present = {
             let cluster = self.clone();
             move || cluster.members.present()
         };
-        shared.run(hear, present, stop).await;
+        shared.run(on_message, present, stop).await;
     }
 
-    /// Another node said something.
-    fn hear(self: &Arc<Self>, from: &str, said: Said) {
-        match said {
-            Said::Report { report } => self.nodes.heard(from, *report),
-            Said::Bye => self.nodes.gone(from),
-            Said::Membership { topic, joined, info } => self.announce(&topic, joined, &info),
-            Said::Order { who, order } => self.hub.order(&who, &order),
-            Said::Census { question, pattern } => {
+    /// Handles a message of another node.
+    fn on_message(self: &Arc<Self>, from: &str, message: ClusterMessage) {
+        match message {
+            ClusterMessage::Report { report } => self.nodes.on_report(from, *report),
+            ClusterMessage::Leave => self.nodes.on_leave(from),
+            ClusterMessage::Membership { topic, joined, info } => self.announce(&topic, joined, &info),
+            ClusterMessage::Order { who, order } => self.hub.order(&who, &order),
+            ClusterMessage::ChannelCounts { question, pattern } => {
                 let (cluster, to) = (self.clone(), from.to_owned());
                 tokio::spawn(async move {
-                    let topics = cluster.hub.census(pattern, CENSUS_TOPICS_MAX).await;
+                    let topics = cluster.hub.census(pattern, CHANNEL_COUNTS_TOPICS_MAX).await;
                     let topics = topics.into_iter().map(|(name, count)| (name.as_str().to_owned(), count)).collect();
-                    cluster.say(Said::Counted { to, question, topics });
+                    cluster.broadcast(ClusterMessage::Counted { to, question, topics });
                 });
             }
-            Said::Counted { to, question, topics } if *to == *self.node => {
+            ClusterMessage::Counted { to, question, topics } if *to == *self.node => {
                 if let Some(shared) = &self.shared {
                     shared.counted(question, topics);
                 }
             }
-            Said::Counted { .. } => {}
+            ClusterMessage::Counted { .. } => {}
         }
     }
 
-    fn say(&self, said: Said) {
+    fn broadcast(&self, message: ClusterMessage) {
         if let Some(shared) = &self.shared {
-            shared.say(&said);
+            shared.broadcast(&message);
         }
     }
 
@@ -108,7 +108,7 @@ impl Cluster {
         self.changed(topic, member, true);
     }
 
-    /// A session of this node that subscribed is gone.
+    /// A subscription of this node ended.
     pub fn left(&self, topic: &TopicName, member: &Member) {
         self.members.remove(topic, &member.info.client);
         self.changed(topic, member, false);
@@ -120,23 +120,23 @@ impl Cluster {
         }
         if member.announce {
             self.announce(topic, joined, &member.info);
-            self.say(Said::Membership { topic: topic.clone(), joined, info: member.info.clone() });
+            self.broadcast(ClusterMessage::Membership { topic: topic.clone(), joined, info: member.info.clone() });
         }
     }
 
-    /// Who is subscribed to a topic that counts its members, on any node.
+    /// The members of a topic on all nodes.
     ///
     /// # Errors
-    /// If the other nodes' members cannot be had now.
+    /// The other nodes' members cannot be read now.
     pub async fn presence(&self, topic: &TopicName) -> Result<BTreeMap<String, Arc<MemberInfo>>, Refusal> {
         let mut members = match &self.shared {
             None => BTreeMap::new(),
             Some(shared) => shared.presence(topic).await.map_err(|error| {
                 tracing::warn!(%error, "presence cannot be read");
-                Refusal::new(503, "presence of the other nodes cannot be had now, try again")
+                Refusal::new(503, "presence of the other nodes cannot be read now; try again")
             })?,
         };
-        // What this node knows of its own sessions is newer than what it wrote.
+        // This node's own list is newer than its last write.
         members.retain(|client, _| !self.members.left_lately(client));
         for info in self.members.of(topic) {
             members.insert(info.client.clone(), info);
@@ -144,7 +144,7 @@ impl Cluster {
         Ok(members)
     }
 
-    /// How many.
+    /// The number of members.
     ///
     /// # Errors
     /// As [`Cluster::presence`].
@@ -154,14 +154,14 @@ impl Cluster {
         Ok(MemberCount { clients: members.len(), users: users.len() })
     }
 
-    /// Carries out an order here and on all other nodes.
+    /// Executes an order here and on all other nodes.
     pub fn order(&self, who: &Who, order: &Order) {
         self.hub.order(who, order);
-        self.say(Said::Order { who: who.clone(), order: order.clone() });
+        self.broadcast(ClusterMessage::Order { who: who.clone(), order: order.clone() });
     }
 
-    /// Topics with subscribers, and how many, on all nodes that answer in time.
-    pub async fn census(&self, pattern: Option<String>) -> BTreeMap<String, u64> {
+    /// Topics and their numbers of subscribers, on all nodes that answer in time.
+    pub async fn channel_counts(&self, pattern: Option<String>) -> BTreeMap<String, u64> {
         let mut all: BTreeMap<String, u64> = BTreeMap::new();
         let mut add = |topics: Vec<(String, u64)>| {
             for (name, count) in topics {
@@ -173,7 +173,7 @@ impl Cluster {
             Some(shared) if others > 0 => Some(shared.ask(pattern.clone())),
             _ => None,
         };
-        let own = self.hub.census(pattern, CENSUS_TOPICS_MAX).await;
+        let own = self.hub.census(pattern, CHANNEL_COUNTS_TOPICS_MAX).await;
         add(own.into_iter().map(|(name, count)| (name.as_str().to_owned(), count)).collect());
         if let Some(answers) = answers {
             let until = tokio::time::Instant::now() + SURVEY_TIMEOUT;
@@ -192,15 +192,15 @@ impl Cluster {
         &self.node
     }
 
-    /// Says how this node fares, here and to the others.
+    /// Records this node's health here and sends it to the others.
     pub fn report(&self, report: NodeReport) {
-        self.say(Said::Report { report: Box::new(report.clone()) });
+        self.broadcast(ClusterMessage::Report { report: Box::new(report.clone()) });
         self.nodes.own(report);
     }
 
-    /// This node is about to stop: the others are told, if they can be in time.
-    pub async fn bye(&self) {
-        self.say(Said::Bye);
+    /// Announces that this node stops, if that is possible in time.
+    pub async fn leave(&self) {
+        self.broadcast(ClusterMessage::Leave);
         if let Some(shared) = &self.shared {
             let _ = tokio::time::timeout(SURVEY_TIMEOUT, shared.flush()).await;
         }

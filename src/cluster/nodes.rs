@@ -1,4 +1,5 @@
-//! How nodes fare: each says so about once a second; all of it is the topic `ops:nodes`.
+//! The health of all nodes: each reports about once a second; together the reports are the topic
+//! `ops:nodes`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,13 +11,13 @@ use serde_json::{Value, json};
 use crate::clock::unix_ms;
 use crate::metrics::ShardStats;
 
-/// A node that has said nothing for this long is gone.
+/// A node without a report for this long is gone.
 const SILENT_MS: u64 = 60_000;
 
-/// One that has said something within this time is counted on.
+/// A node with a report within this time counts as present.
 const LATELY_MS: u64 = 5_000;
 
-/// How one node fares. Counters count from its start.
+/// The health of one node. Counters count from its start.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "named as in /status and /metrics")]
 pub struct NodeReport {
@@ -40,16 +41,18 @@ pub struct NodeReport {
     pub deltas: u64,
     pub deliveries: u64,
     pub conflated: u64,
-    pub visits: u64,
+    /// Earlier versions call it `visits`.
+    #[serde(alias = "visits")]
+    pub writes: u64,
     pub sent_bytes: u64,
     pub closes: u64,
     pub rss_bytes: u64,
-    /// A second, since the report before.
+    /// Per second, since the previous report.
     pub rates: BTreeMap<String, f64>,
     pub sources: Vec<SourceReport>,
 }
 
-/// How one source of a node fares.
+/// The health of one source of a node.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "named as in /status")]
 pub struct SourceReport {
@@ -60,18 +63,18 @@ pub struct SourceReport {
     pub note: Option<String>,
 }
 
-/// Makes reports: remembers the one before.
+/// Makes reports; remembers the previous one.
 pub struct Reporter {
     last: Option<(Instant, [u64; 5])>,
 }
 
 impl Reporter {
-    /// Nothing reported yet.
+    /// No report yet.
     pub fn new() -> Self {
         Self { last: None }
     }
 
-    /// Fills in what the shards count and what it comes to a second.
+    /// Adds the shards' counts and their rates per second.
     pub fn fill(&mut self, report: &mut NodeReport, shards: &[Arc<ShardStats>]) {
         let sum = |read: fn(&ShardStats) -> u64| shards.iter().map(|s| read(s)).sum::<u64>();
         report.subscriptions = sum(|s| s.subscriptions.get());
@@ -79,13 +82,13 @@ impl Reporter {
         report.backlog_bytes = sum(|s| s.backlog_bytes.get());
         report.deliveries = sum(|s| s.deliveries.get());
         report.conflated = sum(|s| s.conflated.get());
-        report.visits = sum(|s| s.visits.get());
+        report.writes = sum(|s| s.writes.get());
         report.sent_bytes = sum(|s| s.bytes.get());
         report.closes = sum(|s| s.closes.iter().map(crate::metrics::Stat::get).sum());
-        let names = ["deltas", "deliveries", "conflated", "visits", "sent_bytes"];
-        let counts = [report.deltas, report.deliveries, report.conflated, report.visits, report.sent_bytes];
+        let names = ["deltas", "deliveries", "conflated", "writes", "sent_bytes"];
+        let counts = [report.deltas, report.deliveries, report.conflated, report.writes, report.sent_bytes];
         let now = Instant::now();
-        // Of the first report nothing can be said yet but that nothing is known: 0.
+        // The first report has no rates yet: 0.
         let (then, before) = self.last.unwrap_or((now, counts));
         let seconds = now.duration_since(then).as_secs_f64().max(0.001);
         let rates = counts.iter().zip(before).map(|(now, before)| {
@@ -104,7 +107,7 @@ impl Default for Reporter {
     }
 }
 
-/// All nodes that are known.
+/// All known nodes.
 pub struct Nodes {
     own: Arc<str>,
     reports: Mutex<BTreeMap<String, (u64, Option<NodeReport>)>>,
@@ -120,7 +123,7 @@ impl Nodes {
         reports.insert(node.to_owned(), (unix_ms(), report));
     }
 
-    pub(super) fn heard(&self, node: &str, report: NodeReport) {
+    pub(super) fn on_report(&self, node: &str, report: NodeReport) {
         self.put(node, Some(report));
     }
 
@@ -128,11 +131,11 @@ impl Nodes {
         self.put(&self.own, Some(report));
     }
 
-    pub(super) fn gone(&self, node: &str) {
+    pub(super) fn on_leave(&self, node: &str) {
         self.put(node, None);
     }
 
-    /// How many other nodes there are.
+    /// Number of other nodes.
     pub(super) fn others(&self) -> usize {
         let now_ms = unix_ms();
         let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
@@ -142,8 +145,8 @@ impl Nodes {
         reports.iter().filter(|entry| alive(*entry)).count()
     }
 
-    /// Sessions a node would have if all had as many, rounded up: this one, which has `own`, and those others that were
-    /// heard lately and are ready. None if there is no other.
+    /// The mean number of sessions per node, rounded up, over this node (which has `own`) and the
+    /// other nodes that are ready and have reported lately. None without such a node.
     pub fn mean_sessions(&self, own: usize) -> Option<usize> {
         let now_ms = unix_ms();
         let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,13 +158,13 @@ impl Nodes {
         (!others.is_empty()).then(|| (own + others.iter().sum::<usize>()).div_ceil(others.len() + 1))
     }
 
-    /// All reports, the newest of each node.
+    /// The newest report of each node.
     pub fn reports(&self) -> Vec<(String, NodeReport)> {
         let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
         reports.iter().filter_map(|(name, (_, report))| Some((name.clone(), report.clone()?))).collect()
     }
 
-    /// What changed, as a merge patch on an object of all nodes. Those long silent go.
+    /// The changes, as a merge patch on an object of all nodes. Nodes silent for long are removed.
     pub fn patch(&self) -> Value {
         let now_ms = unix_ms();
         let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
@@ -187,12 +190,12 @@ mod tests {
         let report = |sessions, ready| NodeReport { sessions, ready, ..NodeReport::default() };
         nodes.own(report(7, true));
         assert_eq!(nodes.mean_sessions(100), None, "its own report is no other node");
-        nodes.heard("a", report(50, true));
-        nodes.heard("b", report(31, true));
+        nodes.on_report("a", report(50, true));
+        nodes.on_report("b", report(31, true));
         assert_eq!(nodes.mean_sessions(100), Some(61), "181 by three, rounded up");
-        nodes.heard("b", report(31, false));
+        nodes.on_report("b", report(31, false));
         assert_eq!(nodes.mean_sessions(100), Some(75));
-        nodes.gone("a");
+        nodes.on_leave("a");
         assert_eq!(nodes.mean_sessions(100), None);
     }
 }

@@ -1,8 +1,9 @@
-//! What nodes share through Redis: one pub/sub channel for all that is said, and a hash a topic for presence. Of a Redis
-//! Cluster, presence lies in a few slots, so that it is spread over the masters, and written to each of them in order.
+//! The nodes' shared state in Redis: one pub/sub channel for messages, and a hash per topic for
+//! presence. In a Redis Cluster, presence is spread over a few slots and so over the masters, and
+//! written to each master in order.
 //!
-//! Nothing here holds anybody up: what is to be said waits in a bounded queue, and what is lost while Redis is away is
-//! said again (reports, presence) or was about a moment that has passed (who came and went).
+//! Nothing here blocks its callers: messages wait in a bounded queue. Messages lost while Redis is
+//! away are either repeated (reports, presence) or about a past moment (joins and leaves).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +16,7 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::messages::{Envelope, Said};
+use super::messages::{ClusterMessage, Envelope};
 use crate::clock::unix_ms;
 use crate::config;
 use crate::metrics::Metrics;
@@ -23,45 +24,47 @@ use crate::name::TopicName;
 use crate::protocol::MemberInfo;
 use crate::source::redis::{Link, Masters, SharedLink};
 
-/// Things to say or write that may wait. Past it: the next is dropped, and counted.
+/// Messages and writes that may wait. Past it: the next is dropped and counted.
 const QUEUE_MAX: usize = 65_536;
 
-/// Things written in one round trip.
+/// Writes per round trip.
 const CHUNK: usize = 512;
 
-/// Time after which presence that nobody renews is over.
+/// Time after which presence expires unless it is renewed.
 const PRESENCE_TTL_MS: u64 = 60_000;
 
 /// Time between two renewals of presence.
 const PRESENCE_EVERY: Duration = Duration::from_secs(20);
 
-/// Renewals after which what is over is looked for, so that hashes of topics that nobody asks about do not grow.
+/// Renewals between two cleanups of expired presence, so that hashes of topics that are never read
+/// do not grow.
 const CLEAR_EVERY: u32 = 6;
 
 /// Longest wait before Redis is tried again.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// Time after which presence that could not be written is written again.
+/// Delay before failed writes of presence are retried.
 const PRESENCE_AGAIN: Duration = Duration::from_secs(2);
 
-/// Time that a read of presence may take.
+/// Time-out of a read of presence.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Time between two looks at whether the node that is listened to still is there, and still a master.
+/// Time between two checks that the node behind the subscription still answers, and still is a
+/// master.
 const LISTEN_CHECK: Duration = Duration::from_secs(5);
 
-/// Time that it has to answer.
+/// Time-out of such a check.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Slots that presence is spread over in a Redis Cluster.
+/// Slots of presence in a Redis Cluster.
 const PRESENCE_SLOTS: usize = 16;
 
-/// Topics, and how many are subscribed to each.
+/// Topics and their numbers of subscribers.
 type Counts = Vec<(String, u64)>;
 
-/// Something on its way to Redis.
+/// A write to Redis.
 enum Out {
-    Say(String),
+    Publish(String),
     Present {
         topic: TopicName,
         info: Arc<MemberInfo>,
@@ -70,7 +73,7 @@ enum Out {
         topic: TopicName,
         client: String,
     },
-    /// Everything before this has been written.
+    /// A marker: every write before it is done.
     Mark(flume::Sender<()>),
 }
 
@@ -90,7 +93,7 @@ pub(super) struct Shared {
     queued: flume::Receiver<Out>,
     questions: Mutex<HashMap<u64, flume::Sender<Counts>>>,
     next: AtomicU64,
-    /// Where presence is: one, or of a cluster one for each slot.
+    /// Connections for presence: one, or in a cluster one per slot.
     links: Vec<SharedLink>,
     metrics: Arc<Metrics>,
 }
@@ -99,7 +102,7 @@ fn no_answer() -> RedisError {
     RedisError::from((ErrorKind::Io, "no answer in time"))
 }
 
-/// Answers to a question as they come.
+/// The replies to a request, as they arrive.
 pub(super) struct Answers<'a> {
     shared: &'a Shared,
     question: u64,
@@ -121,7 +124,7 @@ impl Drop for Answers<'_> {
 impl Shared {
     pub(super) fn new(redis: &config::Redis, masters: Masters, node: Arc<str>, metrics: Arc<Metrics>) -> Self {
         let first = redis.streams.first().map_or("nexus:deltas", String::as_str);
-        // Beside the streams, and not tagged as one of them: presence of many topics is to spread.
+        // Named after the streams but without their hash tag: presence must spread over slots.
         let base: String = first.chars().filter(|c| !matches!(c, '{' | '}')).collect();
         let (queue, queued) = flume::bounded(QUEUE_MAX);
         let slots = if masters.is_cluster() { PRESENCE_SLOTS } else { 1 };
@@ -146,10 +149,10 @@ impl Shared {
         }
     }
 
-    pub(super) fn say(&self, said: &Said) {
-        let envelope = Envelope { from: self.node.to_string(), said: said.clone() };
+    pub(super) fn broadcast(&self, message: &ClusterMessage) {
+        let envelope = Envelope { from: self.node.to_string(), message: message.clone() };
         if let Ok(text) = serde_json::to_string(&envelope) {
-            self.put(Out::Say(text));
+            self.put(Out::Publish(text));
         }
     }
 
@@ -161,12 +164,12 @@ impl Shared {
         });
     }
 
-    /// Asks all other nodes.
+    /// Sends a request to all other nodes.
     pub(super) fn ask(&self, pattern: Option<String>) -> Answers<'_> {
         let question = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, answers) = flume::unbounded();
         self.questions.lock().unwrap_or_else(PoisonError::into_inner).insert(question, sender);
-        self.say(&Said::Census { question, pattern });
+        self.broadcast(&ClusterMessage::ChannelCounts { question, pattern });
         Answers { shared: self, question, answers }
     }
 
@@ -177,20 +180,20 @@ impl Shared {
         }
     }
 
-    /// Which of the links a topic's presence goes over, and its key there.
+    /// The index of the connection for a topic's presence, and its key.
     fn key(&self, topic: &TopicName) -> (usize, String) {
         if self.links.len() == 1 {
             return (0, format!("{}{topic}", self.presence));
         }
-        // Any sum will do that all nodes make alike.
+        // Any hash will do if all nodes compute the same.
         let sum =
             topic.as_str().bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
         let slot = sum % self.links.len();
         (slot, format!("{}{{{slot}}}:{topic}", self.presence))
     }
 
-    /// Everybody who is subscribed to a topic on any node, as far as it has been written. What nobody has renewed, because
-    /// its node was killed, is cleared away by whoever reads it.
+    /// The members of a topic on all nodes, as far as they have been written. An entry that was not
+    /// renewed, because its node was killed, is removed by whichever node reads it.
     pub(super) async fn presence(&self, topic: &TopicName) -> RedisResult<BTreeMap<String, Arc<MemberInfo>>> {
         let (slot, key) = self.key(topic);
         let Some(link) = self.links.get(slot) else { return Ok(BTreeMap::new()) };
@@ -207,20 +210,21 @@ impl Shared {
         Ok(alive.into_iter().map(|p| (p.info.client.clone(), Arc::new(p.info))).collect())
     }
 
-    /// Says, writes and hears until told to stop. `hear` gets what other nodes say, `present` names who is to be renewed.
+    /// Sends, writes and receives until `stop`. `on_message` gets the messages of other nodes;
+    /// `present` lists the members to renew.
     pub(super) async fn run(
         &self,
-        hear: impl Fn(&str, Said) + Send,
+        on_message: impl Fn(&str, ClusterMessage) + Send,
         present: impl Fn() -> Vec<(TopicName, Arc<MemberInfo>)> + Send,
         stop: CancellationToken,
     ) {
         tokio::join!(
-            self.again("what nodes say", &stop, || self.listen(&hear)),
-            self.again("saying it to other nodes", &stop, || self.write(&present)),
+            self.retry("receiving messages from other nodes", &stop, || self.listen(&on_message)),
+            self.retry("sending messages to other nodes", &stop, || self.write(&present)),
         );
     }
 
-    async fn again<F: Future<Output = RedisResult<()>>>(
+    async fn retry<F: Future<Output = RedisResult<()>>>(
         &self,
         what: &str,
         stop: &CancellationToken,
@@ -238,7 +242,7 @@ impl Shared {
                 (wait, failing) = (Duration::from_millis(100), false);
             }
             if let Err(error) = outcome {
-                // Once, not every time: the sources say the same.
+                // Logged once per outage, as for the sources.
                 if !failing {
                     tracing::warn!(%error, "Redis: {what} has stopped, trying again");
                 }
@@ -252,7 +256,7 @@ impl Shared {
         }
     }
 
-    async fn listen(&self, hear: &impl Fn(&str, Said)) -> RedisResult<()> {
+    async fn listen(&self, on_message: &impl Fn(&str, ClusterMessage)) -> RedisResult<()> {
         let (pubsub, mut link) = self.masters.subscribe(&self.channel).await?;
         tracing::info!(node = %link.place(), "listening to the other nodes");
         let (mut sink, mut messages) = pubsub.split();
@@ -265,7 +269,7 @@ impl Shared {
                 message = messages.next() => message,
                 error = &mut moved => return Err(error),
                 _ = clock.tick() => {
-                    // Nobody may say anything for long; a connection that is cut looks the same.
+                    // The channel may be silent for long, and a dead connection looks the same.
                     link.check(&self.channel).await?;
                     tokio::time::timeout(LISTEN_TIMEOUT, sink.ping::<Value>()).await.map_err(|_| no_answer())??;
                     continue;
@@ -275,10 +279,10 @@ impl Shared {
                 return Err(RedisError::from((ErrorKind::Io, "the connection ended", link.place().to_string())));
             };
             match serde_json::from_slice::<Envelope>(message.get_payload_bytes()) {
-                Ok(Envelope { from, said }) if *from != *self.node => hear(&from, said),
+                Ok(Envelope { from, message }) if *from != *self.node => on_message(&from, message),
                 Ok(_) => {}
-                // A node of another version may say what is not known here.
-                Err(error) => tracing::debug!(%error, "something that another node said cannot be read"),
+                // A node of another version may send messages that are not known here.
+                Err(error) => tracing::debug!(%error, "a message from another node cannot be read"),
             }
         }
     }
@@ -287,20 +291,21 @@ impl Shared {
         let mut link = self.masters.connect(&self.channel).await?;
         let moved = self.masters.moved(link.place().clone());
         tokio::pin!(moved);
-        // Whoever came while Redis was away, and everybody now and then.
+        // Now: members that joined while Redis was away. Later: all members, now and then.
         let mut due = tokio::time::Instant::now();
         let mut renewals = 0_u32;
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(due) => {
-                    // A node that is cut off from its cluster still takes what is said, and nobody hears it.
+                    // A Redis node that is cut off from its cluster still accepts messages, but
+                    // delivers them to no other node.
                     link.check(&self.channel).await?;
                     let present = present();
                     renewals = renewals.wrapping_add(1);
                     if renewals.is_multiple_of(CLEAR_EVERY) {
                         let topics: std::collections::BTreeSet<&TopicName> = present.iter().map(|(t, _)| t).collect();
                         for topic in topics {
-                            // One that cannot be read now is cleared another time.
+                            // A failed read is repeated at the next cleanup.
                             let _ = self.presence(topic).await;
                         }
                     }
@@ -319,7 +324,7 @@ impl Shared {
         }
     }
 
-    /// `false` if some of it could not be written.
+    /// `false` if a part could not be written.
     async fn renew(&self, present: Vec<(TopicName, Arc<MemberInfo>)>, link: &mut Link) -> RedisResult<bool> {
         let mut written = true;
         for chunk in present.chunks(CHUNK) {
@@ -329,17 +334,18 @@ impl Shared {
         Ok(written)
     }
 
-    /// `false` if some presence could not be written: of a cluster, one master may be away and the others not.
+    /// `false` if some presence could not be written: one master of a cluster may be down and the
+    /// others not.
     async fn send(&self, out: impl Iterator<Item = Out>, link: &mut Link) -> RedisResult<bool> {
-        let mut says = pipe();
-        // By slot: the commands, and a key that lies there.
+        let mut publishes = pipe();
+        // By slot: the commands, and a key of that slot.
         let mut presence: BTreeMap<usize, (Pipeline, String)> = BTreeMap::new();
         let mut marks = Vec::new();
         for out in out {
             match out {
                 Out::Mark(mark) => marks.push(mark),
-                Out::Say(text) => {
-                    says.cmd("PUBLISH").arg(&self.channel).arg(text).ignore();
+                Out::Publish(text) => {
+                    publishes.cmd("PUBLISH").arg(&self.channel).arg(text).ignore();
                 }
                 Out::Present { topic, info } => {
                     let present = Present { info: (*info).clone(), until: unix_ms() + PRESENCE_TTL_MS };
@@ -356,8 +362,8 @@ impl Shared {
                 }
             }
         }
-        if !says.is_empty() {
-            says.query_async::<()>(link).await?;
+        if !publishes.is_empty() {
+            publishes.query_async::<()>(link).await?;
         }
         let writes = presence.iter().filter_map(|(slot, (pipe, key))| Some(self.links.get(*slot)?.send(key, pipe)));
         let mut written = true;
@@ -373,7 +379,7 @@ impl Shared {
         Ok(written)
     }
 
-    /// Returns once everything so far has been written.
+    /// Returns once all earlier writes are done.
     pub(super) async fn flush(&self) {
         let (mark, marked) = flume::bounded(1);
         self.put(Out::Mark(mark));

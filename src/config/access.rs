@@ -1,4 +1,4 @@
-//! `[access]`: who may come in, and the keys that tokens are verified with.
+//! `[access]`: which clients may connect, and the keys that verify their tokens.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,64 +15,66 @@ use crate::name::{PRIVATE_PREFIX, USER_BOUNDARY, USER_SEPARATOR};
 pub struct Access {
     /// Let clients in without a token.
     pub anonymous: bool,
-    /// Origins that may open a socket: `"https://app.example.com"`, or `"*"` for any. Requests without an
-    /// `Origin` header (not browsers) are always let through to the token check.
+    /// Origins that may open a socket: `"https://app.example.com"`, or `"*"` for any. Requests
+    /// without an `Origin` header do not come from browsers and always go on to the token check.
     pub origins: Vec<String>,
-    /// Topics a token gives when it carries no `topics` claim: exact names, or prefixes that end in `*`.
+    /// Topics that a token without a `topics` claim gives: exact names, or prefixes that end in
+    /// `*`.
     pub default_topics: Vec<String>,
     /// Required `aud` of tokens, if any.
     pub audience: Option<String>,
     /// Required `iss` of tokens, if any.
     pub issuer: Option<String>,
-    /// Keys that tokens are verified with.
+    /// Keys that verify tokens.
     pub keys: Vec<TokenKey>,
-    /// Keys that are fetched.
+    /// Keys that are fetched by URL.
     pub jwks: Option<Jwks>,
-    /// Time that a Centrifuge session goes on after its token, or a subscription's, has ended: its client asks for a new
-    /// one when the old one ends, not before.
+    /// Time that a Centrifuge session or subscription continues after its token has ended. Its
+    /// client asks for a new token when the old one ends, not before.
     #[serde(with = "humantime_serde")]
     pub expired_close_delay: Duration,
-    /// What becomes of topics whose namespace is not configured.
+    /// How topics are treated whose namespace is not configured.
     pub unknown_namespace: UnknownNamespace,
-    /// Whether a topic's name may say who may have it.
+    /// Whether a topic's name may restrict its subscribers.
     pub channel_syntax: ChannelSyntax,
 }
 
-/// What becomes of topics whose namespace is not configured. One without a `:` has none, and the options of `[default]`.
+/// How topics are treated whose namespace is not configured. A topic without a `:` has no
+/// namespace, and gets the options of `[default]`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UnknownNamespace {
-    /// They have the options of `[default]`.
+    /// They get the options of `[default]`.
     #[default]
     Default,
-    /// They are refused, to clients, publishers and sources alike.
+    /// Clients, publishers and sources cannot use them.
     Refuse,
 }
 
-/// Whether a topic's name may say who may have it.
+/// Whether a topic's name may restrict its subscribers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ChannelSyntax {
-    /// As in Centrifugo: `$…` is private, `…#1,2` is for users 1 and 2.
+    /// As in Centrifugo: `$…` is private, and `…#1,2` is for users 1 and 2.
     #[default]
     Centrifugo,
-    /// No.
+    /// It may not.
     Plain,
 }
 
-/// What a topic's name says of who may have it.
+/// How a topic's name restricts its subscribers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NameKind<'a> {
-    /// Nothing.
+    /// Not at all.
     Ordinary,
-    /// `$…`: clients with a token for it.
+    /// `$…`: only clients with a token for it.
     Private,
-    /// `…#1,2`: these users; see [`NameKind::users`].
+    /// `…#1,2`: only these users; see [`NameKind::users`].
     UserLimited(&'a str),
 }
 
 impl ChannelSyntax {
-    /// What this syntax makes of a topic's name.
+    /// The restriction that this syntax reads in a topic's name.
     pub fn kind(self, topic: &str) -> NameKind<'_> {
         match self {
             Self::Plain => NameKind::Ordinary,
@@ -86,7 +88,7 @@ impl ChannelSyntax {
 }
 
 impl<'a> NameKind<'a> {
-    /// The users that the name lists. The empty text is no user: a token may have none.
+    /// The users that the name lists. An empty user is skipped, because a token may have none.
     pub fn users(self) -> impl Iterator<Item = &'a str> {
         let users = match self {
             Self::UserLimited(users) => users,
@@ -114,12 +116,12 @@ impl Default for Access {
 }
 
 impl Access {
-    /// Whether a client needs a token, and can have one.
+    /// Whether a client needs a token and some key can verify it.
     pub fn asks_for_tokens(&self) -> bool {
         !self.anonymous && self.has_keys()
     }
 
-    /// Whether there is a key that a token may be good by.
+    /// Whether some key can verify tokens.
     pub fn has_keys(&self) -> bool {
         !self.keys.is_empty() || self.jwks.is_some()
     }
@@ -129,16 +131,16 @@ impl Access {
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Jwks {
-    /// `https://…`, or `http://` on a network that is trusted.
+    /// `https://…`, or `http://` on a trusted network.
     #[serde(serialize_with = "secrets::hide_url")]
     pub url: String,
-    /// Algorithms accepted from it. HS256 is never: a secret has no place in a public document.
+    /// Algorithms accepted from the set. HS256 is never accepted: a public document has no secrets.
     #[serde(default = "jwks_algorithms")]
     pub algorithms: Vec<TokenAlgorithm>,
     /// Age at which the set is fetched again.
     #[serde(default = "jwks_max_age", with = "humantime_serde")]
     pub max_age: Duration,
-    /// Least time between two fetches, however many tokens name a key that is not known.
+    /// Shortest time between two fetches, however many tokens name an unknown key.
     #[serde(default = "jwks_min_interval", with = "humantime_serde")]
     pub min_interval: Duration,
 }
@@ -166,10 +168,10 @@ fn jwks_min_interval() -> Duration {
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenKey {
-    /// Matches the token's `kid`; a key without one serves tokens without one.
+    /// Matches the token's `kid`; a key without `kid` verifies tokens without one.
     #[serde(default)]
     pub kid: Option<String>,
-    /// The one algorithm this key is for.
+    /// The only algorithm of this key.
     pub algorithm: TokenAlgorithm,
     /// HS256: the secret itself, at least 32 bytes.
     #[serde(default, skip_serializing)]

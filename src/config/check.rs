@@ -1,4 +1,4 @@
-//! What a well-formed configuration may still get wrong.
+//! Checks of a well-formed configuration.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use super::{Class, Config, Limits, MemoryLimit, Namespace, PayloadForm, ProxyPro
 use crate::limits;
 use crate::name::{NameError, PRIVATE_PREFIX, no_rule, unprintable};
 
-/// One fault: the dotted key it is about, and what to do.
+/// One fault: its dotted key, and the remedy.
 pub(super) struct Fault {
     pub(super) key: String,
     pub(super) reason: String,
@@ -88,7 +88,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         if name.contains(':') || name.is_empty() || name.starts_with(PRIVATE_PREFIX) {
             fault(
                 &format!("namespace.{name}"),
-                "a namespace's name is what stands before the first `:`, not empty and without a `$` before it".into(),
+                "a namespace's name is the part before the first `:`, not empty, and does not begin with `$`".into(),
             );
         }
         visible(&format!("namespace.{name}"), name, &mut fault);
@@ -116,7 +116,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
             fault("access.jwks.algorithms", "HS256 has no public key; put its secret into access.keys".into());
         }
         if jwks.algorithms.is_empty() {
-            fault("access.jwks.algorithms", "names none".into());
+            fault("access.jwks.algorithms", "is empty; name an algorithm".into());
         }
         if jwks.min_interval.as_millis() < 100 {
             fault("access.jwks.min_interval", format!("{:?} is too short, the least is 100ms", jwks.min_interval));
@@ -142,7 +142,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     }
     if let Some(tls) = &config.tls {
         if tls.listen == config.server.listen && tls.listen.port() != 0 {
-            fault("tls.listen", format!("{} is server.listen already; TLS has a port of its own", tls.listen));
+            fault("tls.listen", format!("{} is already server.listen; TLS needs a port of its own", tls.listen));
         }
         if !tls.reload_interval.is_zero() && tls.reload_interval.as_millis() < 100 {
             let interval = tls.reload_interval;
@@ -150,7 +150,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         }
     }
     if config.publish.client_certificate && config.tls.as_ref().is_none_or(|tls| tls.client_ca_file.is_none()) {
-        fault("publish.client_certificate", "nothing says whose certificates; set tls.client_ca_file".into());
+        fault("publish.client_certificate", "no authority for clients is set; set tls.client_ca_file".into());
     }
     for (i, key) in config.publish.keys.iter().enumerate() {
         if key.len() < KEY_BYTES_MIN {
@@ -165,7 +165,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         }
         let name_fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if key.name.is_empty() || key.name.len() > 64 || !key.name.chars().all(name_fits) {
-            let reason = "is no name: write 1 to 64 letters, digits, `-`, `_` and `.`";
+            let reason = "is not a valid name: write 1 to 64 letters, digits, `-`, `_` and `.`";
             fault(&format!("{at}.name"), reason.into());
         }
         if config.publish.key.iter().take(i).any(|other| other.name == key.name) {
@@ -181,7 +181,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
             }
         }
         if key.scopes.is_empty() {
-            fault(&format!("{at}.scopes"), "a key that may do nothing; write `publish`, `operate` or both".into());
+            fault(&format!("{at}.scopes"), "is empty; write `publish`, `operate` or both".into());
         }
     }
     for (i, host) in config.server.hosts.iter().enumerate() {
@@ -189,7 +189,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         let has_port = host.parse::<std::net::IpAddr>().is_err() && !host.ends_with(']') && host.contains(':');
         if host != "*" && (host.is_empty() || has_port || !host.chars().all(plain)) {
             let reason =
-                format!("`{host}` is no host; write a name such as `push.example.com`, without a port, or `*`");
+                format!("`{host}` is not a host; write a name such as `push.example.com`, without a port, or `*`");
             fault(&format!("server.hosts[{i}]"), reason);
         }
     }
@@ -204,7 +204,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         let others =
             [("server.listen", Some(config.server.listen)), ("tls.listen", config.tls.as_ref().map(|t| t.listen))];
         for (key, _) in others.iter().filter(|(_, other)| *other == Some(listen)) {
-            fault("operator.listen", format!("{listen} is {key} already; operators have a port of their own"));
+            fault("operator.listen", format!("{listen} is already {key}; operators need a port of their own"));
         }
     }
     if let Some(listen) = config.server.health_listen.filter(|listen| listen.port() != 0) {
@@ -214,18 +214,18 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
             ("operator.listen", operator.listen),
         ];
         for (key, _) in others.iter().filter(|(_, other)| *other == Some(listen)) {
-            fault("server.health_listen", format!("{listen} is {key} already; health has a port of its own here"));
+            fault("server.health_listen", format!("{listen} is already {key}; health needs a port of its own"));
         }
     }
     if config.tls.as_ref().is_some_and(|tls| tls.hsts.as_secs() > 10 * 366 * 86_400) {
-        fault("tls.hsts", "is longer than ten years; write `365days`, or `0s` for not at all".into());
+        fault("tls.hsts", "is longer than ten years; write `365days`, or `0s` to send no such header".into());
     }
     if config.server.proxy_protocol != ProxyProtocol::Off && config.server.trusted_proxies.is_empty() {
-        fault("server.proxy_protocol", "nobody is believed; set server.trusted_proxies".into());
+        fault("server.proxy_protocol", "no proxy is trusted; set server.trusted_proxies".into());
     }
     let authorized = config.rpc.authorization.is_some() || config.rpc.authorization_file.is_some();
     if authorized && config.rpc.endpoint.as_ref().is_some_and(|endpoint| endpoint.contains('@')) {
-        fault("rpc.authorization", "rpc.endpoint names a user already; take one of them".into());
+        fault("rpc.authorization", "rpc.endpoint already has a user; keep one of the two".into());
     }
     if config.rpc.authorization.is_some() && config.rpc.authorization_file.is_some() {
         fault("rpc.authorization", "give `authorization` or `authorization_file`, not both".into());
@@ -248,6 +248,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         }
     }
 
+    super::features::faults(config, &mut fault);
     if let Some(redis) = &config.source.redis {
         super::redis::faults(redis, &mut fault);
     }
@@ -270,7 +271,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     }
     if let Some(replay) = &config.source.replay {
         if replay.files.is_empty() {
-            fault("source.replay.files", "names no file".into());
+            fault("source.replay.files", "is empty; name a file".into());
         }
         if !(0.01..=1_000.0).contains(&replay.speed) {
             fault("source.replay.speed", format!("{} is outside 0.01 to 1000", replay.speed));
@@ -279,14 +280,15 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     faults
 }
 
-/// What no topic name may have is in no rule about topics either: it would look like one that fits, and never fit.
+/// Rules about topics may not contain characters that no topic name has: such a rule would look
+/// right and never match.
 fn visible(at: &str, text: &str, fault: &mut impl FnMut(&str, String)) {
     if let Some(c) = unprintable(text) {
         fault(at, NameError::NotPrintable(c).to_string());
     }
 }
 
-/// A secret has one place.
+/// A secret is given in one way only.
 fn one_secret(
     at: &str,
     whose: &str,

@@ -5,15 +5,15 @@ use std::fmt;
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Whether the dashboard is served.
+/// Which ports serve the dashboard.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Dashboard {
-    /// Where clients need no token, and on `operator.listen`.
+    /// `operator.listen`, and the other ports if clients need no token.
     #[default]
     Auto,
-    /// On every port that has it.
+    /// Every port that can.
     On,
-    /// Nowhere.
+    /// No port.
     Off,
 }
 

@@ -1,5 +1,5 @@
-//! Reading the configuration: a TOML file, then `NEXUS_…` variables over it, then the command line over both.
-//! Errors name the file, the line and the key.
+//! Reading the configuration: a TOML file, overridden by `NEXUS_…` variables, overridden by the
+//! command line. Errors name the file, the line and the key.
 
 use std::path::Path;
 
@@ -12,12 +12,12 @@ use super::{Config, check};
 /// Prefix of environment variables; `__` separates sections: `NEXUS_SERVER__LISTEN`.
 const ENV_PREFIX: &str = "NEXUS_";
 
-/// Why a configuration was not accepted: one line a fault.
+/// Why a configuration was refused: one line per fault.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 pub struct ConfigError(pub Vec<String>);
 
-/// What the command line puts over the file.
+/// Options of the command line that override the file.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
     /// `--listen`
@@ -32,10 +32,10 @@ pub struct Overrides {
     pub insecure: bool,
 }
 
-/// Reads and checks the whole configuration. Without a file the embedded default is the base.
+/// Reads and checks the whole configuration. Without a file, the embedded default is the base.
 ///
 /// # Errors
-/// All faults found, each with file, line and key where they can be told.
+/// All faults, with file, line and key where they are known.
 pub fn load(
     file: Option<&Path>,
     environment: impl Iterator<Item = (String, String)>,
@@ -59,7 +59,8 @@ fn read(
 ) -> Result<Config, ConfigError> {
     let mut table = match text {
         Some(text) => {
-            // Typed first, for the file alone: only then does an error know its line.
+            // The file alone is parsed into types first, because only this parse knows the lines of
+            // errors.
             toml::from_str::<Config>(text).map_err(|e| ConfigError(vec![located(name, text, &e)]))?;
             toml::from_str::<Table>(text).map_err(|e| ConfigError(vec![located(name, text, &e)]))?
         }
@@ -72,8 +73,8 @@ fn read(
         let path: Vec<String> =
             variable.trim_start_matches(ENV_PREFIX).split("__").map(|part| part.to_ascii_lowercase()).collect();
         let error = |reason: String| ConfigError(vec![format!("environment variable {variable}: {reason}")]);
-        // A value that is not TOML by itself (`127.0.0.1:9000`, `5s`) is meant as a string; one that is TOML but
-        // of the wrong type (`true` for a URL) is tried as a string too.
+        // A value that is not TOML (`127.0.0.1:9000`, `5s`) is a string. One that is TOML of the
+        // wrong type (`true` for a URL) is tried as a string too.
         let candidates = [toml_value(&value), Some(Value::String(value.clone()))];
         let mut outcome = Err(error("is empty".into()));
         for candidate in candidates.into_iter().flatten() {
@@ -112,10 +113,22 @@ fn read(
 }
 
 impl Config {
-    /// Reads and checks a configuration file's text; `name` is what errors call it.
+    /// Reads and checks the text of a configuration file; errors call it `name`.
+    ///
+    /// ```
+    /// use nexus_push::config::{Class, Config};
+    ///
+    /// let config = Config::read("push.toml", "[namespace.quotes]\nclass = \"merge\"\n")?;
+    /// assert_eq!(config.namespace(Some("quotes")).class, Class::Merge);
+    /// assert_eq!(config.namespace(Some("signals")).class, Class::Stream); // not configured: the default
+    ///
+    /// let error = Config::read("push.toml", "[limits]\ntopics = 0\n").unwrap_err();
+    /// assert_eq!(error.to_string(), "push.toml:2: limits.topics: 0 is too small, the least is 1");
+    /// # Ok::<(), nexus_push::config::ConfigError>(())
+    /// ```
     ///
     /// # Errors
-    /// As [`load`].
+    /// See [`load`].
     pub fn read(name: &str, text: &str) -> Result<Self, ConfigError> {
         read(name, Some(text), std::iter::empty(), &Overrides::default())
     }
@@ -135,7 +148,7 @@ impl Overrides {
         }
         if let Some(url) = &self.redis {
             config.source.redis.get_or_insert_default().set_address(url);
-            // Real deltas and simulated ones do not mix unless a file says so.
+            // Real and simulated deltas mix only if a file says so.
             if !has_file {
                 config.source.simulator = None;
             }
@@ -182,14 +195,15 @@ fn put(table: &mut Table, path: &[String], value: Value) -> Result<(), String> {
     }
 }
 
-/// `file:line: message`, with the offending key as TOML's own error names it.
+/// `file:line: message`, with the wrong key as TOML's own error names it.
 fn located(name: &str, text: &str, error: &toml::de::Error) -> String {
     let message = error.message();
     match error.span() {
         Some(span) => {
             let line = line_at(text, span.start);
             let source = text.lines().nth(line - 1).unwrap_or("").trim();
-            // What stands there may be a secret, or be put where one belongs: then neither is shown, but the key is.
+            // The text there may be a secret, or a misplaced one. Then the error shows only the
+            // key.
             match may_hold_secret(text, line) {
                 true => {
                     let key = source.split_once('=').map_or("", |(key, _)| key.trim());
@@ -202,13 +216,13 @@ fn located(name: &str, text: &str, error: &toml::de::Error) -> String {
     }
 }
 
-/// Whether a secret may stand on a line: it belongs to a key that has one, or to none that could be told.
+/// Whether a line may hold a secret: its key may have one, or is unknown.
 fn may_hold_secret(text: &str, line: usize) -> bool {
     let lines: Vec<&str> = text.lines().take(line).collect();
     for (back, line) in lines.iter().rev().enumerate() {
         let line = line.trim();
         if let Some((key, _)) = line.split_once('=') {
-            // All of the line: an inline table has keys of its own.
+            // The whole line counts, because an inline table has keys of its own.
             return is_sensitive(if back == 0 { line } else { key });
         }
         if line.starts_with('[') && line.ends_with(']') && !line.contains(['"', '\'', ',']) {
@@ -222,7 +236,7 @@ fn line_at(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1
 }
 
-/// The line on which `key` (dotted) stands, or that of the nearest section around it.
+/// The line of `key` (dotted), or of the nearest section around it.
 fn line_of(text: &str, key: &str) -> Option<usize> {
     let document = toml_edit::Document::parse(text).ok()?;
     let mut line = None;
@@ -387,6 +401,9 @@ mod tests {
         let config = load(None, std::iter::empty(), &overrides).unwrap();
         assert!(config.source.simulator.is_none());
         assert_eq!(config.source.redis.unwrap().url.as_deref(), Some("redis://127.0.0.1:7"));
+        if cfg!(not(feature = "nats")) {
+            return;
+        }
         let overrides = Overrides { nats: Some("nats://127.0.0.1:7".into()), ..Overrides::default() };
         let config = load(None, std::iter::empty(), &overrides).unwrap();
         assert!(config.source.simulator.is_none());

@@ -1,4 +1,4 @@
-//! `limits.memory`: the one figure that the ceilings on backlogs, history and state follow from.
+//! `limits.memory`: the figure from which the limits on backlogs, history and state follow.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,15 +6,15 @@ use std::str::FromStr;
 use serde::de::{Error as _, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Memory that the server may take.
+/// Memory that the server may use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum MemoryLimit {
-    /// A share of what the machine, or the control group, has.
+    /// A share of the memory of the machine, or of the control group.
     #[default]
     Auto,
-    /// No ceilings but those that are set one by one.
+    /// No limit, except those that are set one by one.
     Off,
-    /// So many bytes.
+    /// This many bytes.
     Bytes(u64),
 }
 

@@ -1,8 +1,9 @@
-//! The configuration: types and defaults here, reading in `load`, checking in `check`.
+//! The configuration: its types and defaults are here, `load` reads it, and `check` checks it.
 
 mod access;
 mod check;
 mod dashboard;
+mod features;
 mod load;
 mod memory;
 mod namespace;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 pub use access::{Access, ChannelSyntax, Jwks, NameKind, TokenAlgorithm, TokenKey, UnknownNamespace};
 pub use dashboard::Dashboard;
+pub use features::not_built;
 pub use load::{ConfigError, Overrides, load};
 pub use memory::MemoryLimit;
 pub use namespace::{Action, Class, DeltaType, Namespace, OPS};
@@ -43,38 +45,38 @@ pub use trace::TraceOptions;
 pub use crate::form::PayloadForm;
 use crate::limits;
 
-/// Faults that `look` finds, as one text.
+/// All faults that `look` finds, as one text.
 fn told(look: impl FnOnce(&mut dyn FnMut(&str, String))) -> Result<(), String> {
     let mut found = Vec::new();
     look(&mut |key, reason| found.push(format!("{key}: {reason}")));
     if found.is_empty() { Ok(()) } else { Err(found.join("; ")) }
 }
 
-/// The whole configuration file. Every section and key may be left out.
+/// The whole configuration file. Every section and every key is optional.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Where and how the process serves.
     pub server: Server,
-    /// The port that speaks TLS, if there is one.
+    /// The TLS port, if there is one.
     pub tls: Option<TlsOptions>,
-    /// Who may connect, and with which tokens.
+    /// Which clients may connect, and with which tokens.
     pub access: Access,
-    /// Who may publish.
+    /// Which publishers may publish.
     pub publish: Publish,
-    /// How operators get in.
+    /// How operators connect.
     pub operator: Operator,
-    /// Bounds, see `docs/limits.md`.
+    /// Limits; see `docs/limits.md`.
     pub limits: Limits,
     /// Where deltas come from.
     pub source: Sources,
-    /// What the server tells of itself.
+    /// Reports of the server about itself.
     pub ops: Ops,
-    /// Calls of Centrifuge clients.
+    /// Calls (RPC) of Centrifuge clients.
     pub rpc: Rpc,
     /// Which deltas are followed through the log.
     pub trace: TraceOptions,
-    /// What only tests need.
+    /// Options for tests alone.
     pub debug: Debug,
     /// Options of topics whose namespace is not configured.
     pub default: Namespace,
@@ -86,37 +88,38 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Server {
-    /// This node's name, for operators and other nodes; without one the host's name and the process id.
+    /// This node's name for operators and other nodes. By default it is the host's name and the
+    /// process id.
     pub name: Option<String>,
-    /// Address of the one port.
+    /// Address of the port for clients.
     pub listen: SocketAddr,
-    /// Address of a port with `/healthz` and `/readyz` and nothing else.
+    /// Address of a port that serves only `/healthz` and `/readyz`.
     pub health_listen: Option<SocketAddr>,
-    /// Names under which clients reach this server, for the `Host` of their requests; `"*"` is any. Addresses and
-    /// `localhost` need not be named.
+    /// Names of this server that clients may send in `Host`; `"*"` means any. IP addresses and
+    /// `localhost` need not be listed.
     pub hosts: Vec<String>,
-    /// Whether `/` and `/ops` are served.
+    /// Which ports serve `/` and `/ops`.
     pub dashboard: Dashboard,
-    /// Shard threads; 0 means one a core.
+    /// Number of shard threads; 0 means one per core.
     pub shards: usize,
-    /// Threads of the control plane; 0 means one a core, at most 4.
+    /// Number of control threads; 0 means one per core, at most 4.
     pub control_threads: usize,
-    /// Sessions held at most; 0 means the descriptor limit less the reserve.
+    /// Most sessions at a time; 0 means the descriptor limit less the reserve.
     pub max_sessions: usize,
     /// Let clients negotiate permessage-deflate (RFC 7692).
     pub compression: bool,
-    /// Window over which a drain closes its sessions.
+    /// Time over which a drain closes all sessions.
     #[serde(with = "humantime_serde")]
     pub drain_window: Duration,
-    /// Log as lines for people or as JSON.
+    /// Log format: text for people, or JSON.
     pub log_format: LogFormat,
     /// How shards write to sockets.
     pub flush: FlushBackend,
-    /// Networks of proxies that are believed when they say whose connection theirs is.
+    /// Networks of proxies whose statements about the client's address are trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// Whether they say it before the connection begins.
+    /// Whether they send the address before the connection begins (PROXY protocol).
     pub proxy_protocol: ProxyProtocol,
-    /// The header in which they say it.
+    /// The header in which they send it.
     pub forwarded_header: ForwardedHeader,
 }
 
@@ -126,7 +129,7 @@ pub struct Server {
 pub enum LogFormat {
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -134,11 +137,12 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FlushBackend {
-    /// What was measured to be best of what the kernel has.
+    /// The way that was measured to be fastest, if the kernel supports it.
     Auto,
-    /// One `send` a visit.
+    /// One `send` per write.
     Epoll,
-    /// A batch of visits a system call; epoll where the kernel lacks or forbids it.
+    /// One system call for a batch of writes. Falls back to epoll if the kernel lacks io_uring or
+    /// forbids it.
     IoUring,
 }
 
@@ -168,7 +172,7 @@ impl Default for Server {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ops {
-    /// Time between two reports; `"0s"` is never.
+    /// Time between two reports; `"0s"` means never.
     #[serde(with = "humantime_serde")]
     pub interval: Duration,
 }
@@ -179,21 +183,22 @@ impl Default for Ops {
     }
 }
 
-/// `[rpc]`: where calls of Centrifuge clients go.
+/// `[rpc]`: the endpoint for calls of Centrifuge clients.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rpc {
-    /// `http(s)://…`, sent `{"client","user","method","data"}` by POST; answers `{"result":{"data":…}}` or
-    /// `{"error":{"code":1000,"message":"…"}}`. Without one, calls are answered "not available".
+    /// `http(s)://…`. It gets `{"client","user","method","data"}` by POST and answers
+    /// `{"result":{"data":…}}` or `{"error":{"code":1000,"message":"…"}}`. Without one, calls are
+    /// answered "not available".
     #[serde(serialize_with = "secrets::hide_some_url")]
     pub endpoint: Option<String>,
-    /// Time that it has to answer.
+    /// Time in which the endpoint must answer.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
-    /// What it is sent as `Authorization`.
+    /// Value of the `Authorization` header that it gets.
     #[serde(skip_serializing)]
     pub authorization: Option<String>,
-    /// File that holds that.
+    /// File that holds this value.
     pub authorization_file: Option<PathBuf>,
 }
 
@@ -214,8 +219,8 @@ impl std::fmt::Debug for Rpc {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Debug {
-    /// Send every message back, for suites that test WebSocket servers: at `/debug/echo`, and at `/` to who asks for an
-    /// upgrade there. Open to all, with limits of its own.
+    /// Sends every message back, for test suites of WebSocket servers: at `/debug/echo`, and at `/`
+    /// for requests with an upgrade. Open to all clients, with limits of its own.
     pub echo: bool,
 }
 
@@ -223,30 +228,31 @@ pub struct Debug {
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Publish {
-    /// Keys accepted in `X-API-Key`. With none, and `open` false, the publish API is off.
+    /// Keys accepted in `X-API-Key`. Without any key, and with `open` false, the publish API is
+    /// off.
     #[serde(skip_serializing)]
     pub keys: Vec<String>,
     /// Files that hold one key each.
     pub key_files: Vec<PathBuf>,
-    /// Keys that may do some things; those above may do all.
+    /// Keys with restricted rights. The keys above may do everything.
     pub key: Vec<PublishKey>,
-    /// Accept publishes only over connections whose clients showed a certificate that `tls.client_ca_file` vouches for; with
-    /// a key too, if there are any.
+    /// Accept publishes only over connections with a client certificate that `tls.client_ca_file`
+    /// vouches for. If there are keys, a key is needed too.
     pub client_certificate: bool,
     /// Accept publishes without a key. For development on loopback.
     pub open: bool,
-    /// How the API says that a command was refused, where the request does not ask for either way.
+    /// How the API reports a refused command, unless the request asks for one of the two ways.
     pub error_style: ErrorStyle,
 }
 
-/// How the API says that a command was refused.
+/// How the API reports a refused command.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ErrorStyle {
-    /// Status 200, and an error with one of Centrifugo's codes.
+    /// Status 200, and an error with Centrifugo's code.
     #[default]
     Centrifugo,
-    /// An HTTP status, which is the error's code too.
+    /// An HTTP status, which is also the error's code.
     Http,
 }
 
@@ -262,19 +268,19 @@ impl std::fmt::Debug for Publish {
 #[allow(missing_docs, reason = "each field is the constant of the same name in `limits`, documented there")]
 pub struct Limits {
     pub fd_reserve: usize,
-    /// Sessions one client address may hold; 0 is no limit.
+    /// Most sessions per client address; 0 means no limit.
     pub sessions_per_address: usize,
-    /// HTTP connections of one client address that are served while others wait; 0 is no limit.
+    /// HTTP connections per client address that are served while others wait; 0 means no limit.
     pub connections_per_address: usize,
-    /// New sessions one client address may open each second; 0 is no limit.
+    /// New sessions per second and client address; 0 means no limit.
     pub new_sessions_per_address: u32,
-    /// Topics one client address is listed each second by `GET /api/topics`; 0 is no limit.
+    /// Topics per second that `GET /api/topics` lists for one client address; 0 means no limit.
     pub listed_topics_per_second: u32,
-    /// Sessions one user (`sub` of tokens) may hold; 0 is no limit.
+    /// Most sessions per user (`sub` of tokens); 0 means no limit.
     pub sessions_per_user: usize,
-    /// Tokens of one session that may fail; 0 is no limit.
+    /// Failed tokens per session; 0 means no limit.
     pub token_failures: u32,
-    /// Tokens of requests of one address that may fail each second; 0 is no limit.
+    /// Failed tokens per second in requests of one address; 0 means no limit.
     pub token_failures_per_address: u32,
     #[serde(with = "humantime_serde")]
     pub handshake_timeout: Duration,
@@ -284,10 +290,10 @@ pub struct Limits {
     pub request_timeout: Duration,
     #[serde(with = "humantime_serde")]
     pub first_command_timeout: Duration,
-    /// Time from the upgrade to a valid token, where no topic can be had without one.
+    /// Time from the upgrade to a valid token, if no topic is available without one.
     #[serde(with = "humantime_serde")]
     pub token_timeout: Duration,
-    /// Share of all sessions that may be without a token, where no topic can be had without one.
+    /// Largest share of all sessions without a token, if no topic is available without one.
     pub tokenless_share: f64,
     #[serde(with = "humantime_serde")]
     pub ping_interval: Duration,
@@ -296,59 +302,61 @@ pub struct Limits {
     #[serde(with = "humantime_serde")]
     pub stall_timeout: Duration,
     pub message_bytes: usize,
-    /// Bytes of a `plain` session's message while it needs a token and has none.
+    /// Largest message, in bytes, of a `plain` session that still needs a token.
     pub message_bytes_before_auth: usize,
     pub commands_per_second: u32,
     pub commands_burst: u32,
-    /// Bytes of answers and states (not of deltas) that a session, or all sessions of one user, may ask for each second.
+    /// Bytes of answers and states (not of deltas) per second that a session, or all sessions of
+    /// one user, may request.
     pub reply_bytes_per_second: u32,
-    /// The same at once.
+    /// Bytes of the same that may be requested at once.
     pub reply_bytes_burst: u32,
-    /// Bytes of answers that the sessions of one address that name no user may ask for each second, all together; 0 is no
-    /// limit.
+    /// Bytes of answers per second that all sessions of one address without a user may request
+    /// together; 0 means no limit.
     pub reply_bytes_per_address: u32,
-    /// Bytes of joins and leaves of one topic that a node sends to all who watch, each second.
+    /// Bytes of one topic's joins and leaves that a node sends per second, over all subscribers
+    /// that watch them.
     pub membership_bytes_per_second: u32,
     pub subscriptions: usize,
     pub backlog_bytes: usize,
     pub delta_bytes: usize,
-    /// What those below follow from, where they are not set.
+    /// Total memory, from which the limits below follow unless they are set.
     pub memory: MemoryLimit,
-    /// Bytes that all sessions together may be owed; 0 is an eighth of `memory`.
+    /// Bytes of backlog of all sessions together; 0 means an eighth of `memory`.
     pub backlog_total_bytes: usize,
-    /// Bytes of memory that the history of all topics may take; 0 is a quarter of `memory`.
+    /// Bytes of history of all topics together; 0 means a quarter of `memory`.
     pub history_total_bytes: usize,
-    /// Bytes of memory that the states of all topics may take; 0 is a quarter of `memory`.
+    /// Bytes of state of all topics together; 0 means a quarter of `memory`.
     pub state_total_bytes: usize,
-    /// Bytes of memory that deltas may take which no topic keeps: on their way to shards, and kept there for lagging
-    /// subscriptions; 0 is an eighth of `memory`.
+    /// Bytes of deltas that no topic keeps: those in queues to shards, and those kept in shards for
+    /// lagging subscriptions; 0 means an eighth of `memory`.
     pub deltas_total_bytes: usize,
-    /// Bytes of memory that messages of clients may take which are not whole, or wait; 0 is 1/32 of `memory`.
+    /// Bytes of clients' messages that are unfinished or waiting; 0 means 1/32 of `memory`.
     pub incoming_total_bytes: usize,
-    /// Bytes of memory that what sessions asked for may take while it is under way; 0 is 1/64 of `memory`, 1 MiB at least.
+    /// Bytes of pending requests of sessions; 0 means 1/64 of `memory`, at least 1 MiB.
     pub asked_total_bytes: usize,
-    /// Bytes of memory that frames may take which wait for a write; 0 is 1/64 of `memory`.
+    /// Bytes of frames that wait for a write; 0 means 1/64 of `memory`.
     pub outgoing_total_bytes: usize,
-    /// Bytes of memory that states may take which are on their way to shards, for lagging subscriptions and for snapshots
-    /// that clients asked for; 0 is 1/32 of `memory`.
+    /// Bytes of states on their way to shards, for lagging subscriptions and for requested
+    /// snapshots; 0 means 1/32 of `memory`.
     pub snapshots_total_bytes: usize,
-    /// Bytes of memory that bodies of HTTP requests may take; 0 is 1/32 of `memory`.
+    /// Bytes of bodies of HTTP requests; 0 means 1/32 of `memory`.
     pub requests_total_bytes: usize,
-    /// Bytes of memory that HTTP answers may take which their clients have not taken; 0 is 1/32 of `memory`.
+    /// Bytes of HTTP answers that clients have not taken yet; 0 means 1/32 of `memory`.
     pub answers_total_bytes: usize,
-    /// Topics that nobody has published, and that exist for their subscribers alone; 0 is what 1/16 of `memory` holds of
-    /// them, 262,144 at most.
+    /// Topics that were never published and exist only for their subscribers. 0 means as many as
+    /// fit into 1/16 of `memory`, at most 262,144.
     pub unpublished_topics: usize,
     pub topics: usize,
-    /// Time after which a topic with neither subscribers nor deltas is kept in as little memory as it can be. Clients see no
-    /// difference: `expire_after` of its namespace ends it.
+    /// Time after which a topic without subscribers and deltas is kept in as little memory as
+    /// possible. Clients see no difference: the namespace's `expire_after` ends a topic.
     #[serde(with = "humantime_serde")]
     pub topic_idle: Duration,
 }
 
 impl Limits {
-    /// Bytes of snapshots and missed deltas that a subscribe or a replay sends at once: so little that a client that reads
-    /// is never taken for a slow one.
+    /// Bytes of snapshots and missed deltas that a subscribe or a replay sends at once. It is small
+    /// enough that a client that reads never counts as slow.
     pub fn recovery_bytes(&self) -> usize {
         limits::RECOVERY_BYTES.min(self.backlog_bytes / 2)
     }
@@ -403,7 +411,7 @@ impl Default for Limits {
     }
 }
 
-/// `[source]`: any of them, or none (then deltas come by the publish API alone).
+/// `[source]`: any of these, or none. Without one, deltas come by the publish API alone.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sources {
@@ -421,11 +429,11 @@ pub struct Sources {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Simulator {
-    /// Instruments that move.
+    /// Number of instruments.
     pub instruments: usize,
-    /// Deltas a second over all of them.
+    /// Deltas per second of all instruments together.
     pub rate: f64,
-    /// Same seed, same prices.
+    /// The same seed gives the same prices.
     pub seed: u64,
 }
 
@@ -439,12 +447,12 @@ impl Default for Simulator {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Replay {
-    /// Recordings, plain or gzip, merged by their times.
+    /// Recordings, plain or gzip, merged by time.
     pub files: Vec<PathBuf>,
-    /// Multiple of the recorded pace.
+    /// Speed, as a multiple of the recorded pace.
     #[serde(default = "one")]
     pub speed: f64,
-    /// Start over at the end.
+    /// Start again at the end.
     #[serde(default, rename = "loop")]
     pub repeat: bool,
 }
@@ -454,8 +462,8 @@ fn one() -> f64 {
 }
 
 impl Config {
-    /// What `nexus-push serve` runs with no configuration file: the simulator, loopback only, anonymous
-    /// clients from any Origin, publishing without a key.
+    /// The configuration of `nexus-push serve` without a file: the simulator, loopback only,
+    /// anonymous clients from any Origin, publishing without a key.
     pub fn embedded() -> Self {
         let namespace = BTreeMap::from([
             (
@@ -476,17 +484,18 @@ impl Config {
         }
     }
 
-    /// Whether the dashboard is served, at the operators' own port or at one for all.
+    /// Whether the dashboard is served on the operators' port (`operators`) or on the other ports.
     pub fn has_dashboard(&self, operators: bool) -> bool {
         match self.server.dashboard {
+            _ if cfg!(not(feature = "dashboard")) => false,
             Dashboard::On => true,
             Dashboard::Off => false,
             Dashboard::Auto => operators || !self.access.asks_for_tokens(),
         }
     }
 
-    /// Whether `/metrics` and `/status` are closed for lack of a key: clients need tokens, and nothing says how operators
-    /// get in.
+    /// Whether `/metrics` and `/status` are closed because clients need tokens and no access for
+    /// operators is configured.
     pub fn closes_operators_pages(&self) -> bool {
         let operator = &self.operator;
         self.access.asks_for_tokens() && !operator.open && !operator.has_key() && operator.listen.is_none()
@@ -497,28 +506,28 @@ impl Config {
         self.publish.open && !self.publish.client_certificate
     }
 
-    /// Adds the namespace of the server's own topics, unless it is configured. Only who has a token that names it may
-    /// subscribe there, except where everything is open.
+    /// Adds the namespace of the server's own topics, unless it is configured. Only clients whose
+    /// token names it may subscribe there, except where everything is open.
     pub fn add_ops(&mut self, open: bool) {
         let ops = self.namespace.entry(OPS.to_owned()).or_insert_with(|| Namespace::ops(open));
-        // What is published there are patches.
+        // Its deltas are patches.
         ops.class = Class::Merge;
         ops.payload = PayloadForm::Json;
     }
 
-    /// Whether no topic can be had without a token.
+    /// Whether every topic needs a token.
     pub fn needs_token(&self) -> bool {
         let mut namespaces = self.namespace.values().chain([&self.default]);
         !(self.access.anonymous && namespaces.any(|n| n.allow_subscribe_for_anonymous))
     }
 
-    /// Whether there may be topics of `namespace` (the part before the first `:`, if there is one).
+    /// Whether topics of `namespace` (the part before the first `:`, if any) may exist.
     pub fn knows_namespace(&self, namespace: Option<&str>) -> bool {
         self.access.unknown_namespace == UnknownNamespace::Default
             || namespace.is_none_or(|name| self.namespace.contains_key(name))
     }
 
-    /// Options for the topics of `namespace` (the part before the first `:`, if there is one).
+    /// Options of topics of `namespace` (the part before the first `:`, if any).
     pub fn namespace(&self, namespace: Option<&str>) -> &Namespace {
         namespace.and_then(|name| self.namespace.get(name)).unwrap_or(&self.default)
     }

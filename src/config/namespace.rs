@@ -1,4 +1,4 @@
-//! `[namespace.NAME]`: how topics are delivered and kept, and who may do what with them.
+//! `[namespace.NAME]`: how topics are delivered and kept, and which clients may use them.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::form::PayloadForm;
 use crate::limits;
 
-/// What a subscriber who falls behind, or is throttled, gets.
+/// Deliveries to a subscriber that is lagging or throttled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
@@ -15,12 +15,12 @@ pub enum Class {
     Stream,
     /// The newest value only.
     Latest,
-    /// One merge patch in place of many, or the whole object.
+    /// One merge patch instead of many, or the whole object.
     Merge,
 }
 
 impl Class {
-    /// As in the configuration.
+    /// The name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Stream => "stream",
@@ -29,7 +29,7 @@ impl Class {
         }
     }
 
-    /// Whether deltas of this class may be replaced by newer state.
+    /// Whether newer state may replace deltas of this class.
     pub fn conflatable(self) -> bool {
         self != Self::Stream
     }
@@ -41,61 +41,64 @@ impl Class {
 pub struct Namespace {
     /// Delivery class.
     pub class: Class,
-    /// What deltas are made of. `bytes` is not for `merge`.
+    /// Content of deltas. `bytes` is not possible with `merge`.
     pub payload: PayloadForm,
-    /// Deliveries a second and subscriber at most; the first change goes at once. Not for `stream`.
+    /// Most deliveries per second and subscriber; the first change is sent at once. Not for
+    /// `stream`.
     pub max_rate: Option<f64>,
-    /// A session that was visited less than this ago waits for its deltas, so that one visit carries more of them; one that
-    /// was not gets them at once.
+    /// A session that was written to less than this time ago waits, so that its next write carries
+    /// more. Other sessions get deltas at once.
     #[serde(with = "humantime_serde")]
     pub flush_interval: Duration,
-    /// Subscribers are told when a topic has had no delta for this long.
+    /// Subscribers are told when a topic has had no delta for this time.
     #[serde(with = "humantime_serde")]
     pub stale_after: Option<Duration>,
-    /// A topic ends when it has had no delta for this long, by the time of the source. 0 is never.
+    /// A topic ends when it has had no delta for this time, by the source's clock. 0 means never.
     #[serde(with = "humantime_serde")]
     pub expire_after: Duration,
-    /// Deltas kept for recovery.
+    /// Number of deltas kept for recovery.
     pub history_size: usize,
-    /// Age past which a kept delta goes.
+    /// Age at which a kept delta is removed.
     #[serde(with = "humantime_serde")]
     pub history_ttl: Duration,
     /// Bytes of payload kept for recovery.
     pub history_bytes: usize,
-    /// Whether clients without a token may subscribe (where `access.anonymous` lets them in at all).
+    /// Whether clients without a token may subscribe (if `access.anonymous` admits them).
     #[serde(alias = "anonymous")]
     pub allow_subscribe_for_anonymous: bool,
     /// Whether any client with a token may subscribe, whatever topics its token names.
     pub allow_subscribe_for_client: bool,
-    /// Whether the users named behind the `#` of a topic's name may subscribe to it, whatever topics their tokens name.
+    /// Whether the users listed after the `#` of a topic's name may subscribe to it, whatever
+    /// topics their tokens name.
     pub allow_user_limited_channels: bool,
-    /// Who may publish over a socket.
+    /// Subscribers may publish over a socket.
     pub allow_publish_for_subscriber: bool,
-    /// Any client with a token.
+    /// Any client with a token may.
     pub allow_publish_for_client: bool,
-    /// Any client at all.
+    /// Any client may.
     pub allow_publish_for_anonymous: bool,
-    /// Who may read history over a socket.
+    /// Subscribers may read history over a socket.
     pub allow_history_for_subscriber: bool,
-    /// Any client with a token.
+    /// Any client with a token may.
     pub allow_history_for_client: bool,
-    /// Any client at all.
+    /// Any client may.
     pub allow_history_for_anonymous: bool,
-    /// Keep account of who is subscribed.
+    /// Keep a list of subscribers.
     pub presence: bool,
-    /// Who may read that.
+    /// Subscribers may read that list.
     pub allow_presence_for_subscriber: bool,
-    /// Any client with a token.
+    /// Any client with a token may.
     pub allow_presence_for_client: bool,
-    /// Any client at all.
+    /// Any client may.
     pub allow_presence_for_anonymous: bool,
-    /// Announce who comes and goes, to those who ask for it and may read presence.
+    /// Announce joins and leaves to subscribers that ask for them and may read presence.
     pub join_leave: bool,
-    /// Announce it to every Centrifuge subscriber.
+    /// Announce them to every Centrifuge subscriber.
     pub force_push_join_leave: bool,
-    /// Every Centrifuge subscriber can recover; without it, only who asks for it.
+    /// Every Centrifuge subscriber can recover; otherwise only those that ask for it.
     pub force_recovery: bool,
-    /// Every Centrifuge subscriber is told that its position is watched over; without it, only who asks for it.
+    /// Every Centrifuge subscriber is told that its position is checked; otherwise only those that
+    /// ask for it.
     pub force_positioning: bool,
     /// Kinds of delta compression that subscribers may ask for.
     pub allowed_delta_types: Vec<DeltaType>,
@@ -118,14 +121,14 @@ pub enum DeltaType {
     Fossil,
 }
 
-/// Something that a client does with a topic, beside subscribing.
+/// An action of a client on a topic, other than subscribing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Hand in a delta.
+    /// Publish a delta.
     Publish,
-    /// Read its past.
+    /// Read the history.
     History,
-    /// Read who is subscribed.
+    /// Read the list of subscribers.
     Presence,
 }
 
@@ -135,12 +138,12 @@ impl Namespace {
         self.allowed_delta_types.contains(&DeltaType::Fossil)
     }
 
-    /// Whether it has to be known who is subscribed.
+    /// Whether the list of subscribers is needed.
     pub fn counts_members(&self) -> bool {
         self.presence || self.join_leave
     }
 
-    /// Whether a client may do something: one with a token or without, subscribed to the topic or not.
+    /// Whether a client may act: with a token or without, subscribed to the topic or not.
     pub fn allows(&self, action: Action, with_token: bool, subscribed: bool) -> bool {
         let (subscriber, client, anonymous) = match action {
             Action::Publish => {

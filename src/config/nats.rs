@@ -9,30 +9,36 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Nats {
-    /// Servers of one cluster: `nats://host:port`, or `tls://…`. A user and password in the first of them are used for all.
+    /// Servers of one cluster: `nats://host:port`, or `tls://…`. The user and password of the first
+    /// are used for all.
     #[serde(skip_serializing)]
     pub urls: Vec<String>,
-    /// The stream.
+    /// The stream's name.
     pub stream: String,
-    /// Its subjects, each `….>`: what stands for `>` names the topic. The publish API writes under the first.
+    /// Its subjects, each `….>`; the part in place of `>` names the topic. The publish API writes
+    /// under the first.
     pub subjects: Vec<String>,
-    /// Create the stream, and the bucket beside it, where they are missing. What is there is never changed.
+    /// Create the stream, and the bucket beside it, if they are missing. Existing ones are never
+    /// changed.
     pub create: bool,
-    /// A stream that is created here keeps at most so many messages.
+    /// Most messages in a stream that is created here.
     pub max_messages: u64,
-    /// And so many bytes; 0 is no limit.
+    /// Most bytes in it; 0 means no limit.
     pub max_bytes: u64,
-    /// And for so long; `"0s"` is for ever.
+    /// Longest age of its messages; `"0s"` means no limit.
     #[serde(with = "humantime_serde")]
     pub max_age: Duration,
-    /// And on so many servers.
+    /// Number of its replicas.
     pub replicas: usize,
-    /// Key-value bucket for the epoch and saved states; without one, the stream's name with `_STATE` behind it.
+    /// Key-value bucket for the epoch and saved states; by default the stream's name followed by
+    /// `_STATE`.
     pub bucket: Option<String>,
-    /// How often one of the nodes saves topic states to the bucket; `"0s"` is never.
+    /// Time between two saves of topic states to the bucket, by one of the nodes; `"0s"` means
+    /// never.
     #[serde(with = "humantime_serde")]
     pub snapshot_every: Duration,
-    /// Not ready while what was read last is older than this and more is waiting.
+    /// The node is not ready while the last message that it read is older than this and more are
+    /// waiting.
     #[serde(with = "humantime_serde")]
     pub max_lag: Duration,
     /// File of a user's JWT and key (`.creds`).
@@ -44,20 +50,20 @@ pub struct Nats {
     pub token: Option<String>,
     /// File of a token.
     pub token_file: Option<PathBuf>,
-    /// A user.
+    /// A user name.
     pub user: Option<String>,
     /// Its password.
     #[serde(skip_serializing)]
     pub password: Option<String>,
     /// File of its password.
     pub password_file: Option<PathBuf>,
-    /// Ask for TLS, whatever the URLs say.
+    /// Use TLS, whatever the URLs say.
     pub tls: bool,
-    /// PEM: authorities that may vouch for the servers, in place of the system's.
+    /// PEM: authorities that may vouch for the servers, instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// PEM: a certificate of our own to show.
+    /// PEM: this server's own certificate.
     pub client_certificate_file: Option<PathBuf>,
-    /// PEM: the key to it.
+    /// PEM: the key of that certificate.
     pub client_key_file: Option<PathBuf>,
 }
 
@@ -97,7 +103,7 @@ impl std::fmt::Debug for Nats {
 }
 
 impl Nats {
-    /// The servers, for people and logs.
+    /// The servers' addresses, for people and logs.
     pub fn servers(&self) -> String {
         let servers: Vec<String> = self.urls.iter().map(|url| super::redacted(url)).collect();
         servers.join(", ")
@@ -108,11 +114,11 @@ impl Nats {
         self.bucket.clone().unwrap_or_else(|| format!("{}_STATE", self.stream))
     }
 
-    /// Takes addresses from the command line in place of what there was: `nats://[user:password@]host:port,host:port`, or
-    /// `tls://…`, servers of one cluster.
+    /// Replaces the addresses with those of the command line:
+    /// `nats://[user:password@]host:port,host:port`, or `tls://…`, servers of one cluster.
     pub fn set_address(&mut self, address: &str) {
         let scheme = address.split_once("://").map_or("nats", |(scheme, _)| scheme);
-        // A password may have a comma in it; hosts follow behind it.
+        // A password may contain a comma; the hosts follow the `@`.
         let (login, hosts) = address.rsplit_once('@').map_or(("", address), |(login, hosts)| (login, hosts));
         let full = |(at, host): (usize, &str)| match at {
             0 if login.is_empty() => host.to_owned(),
@@ -123,7 +129,7 @@ impl Nats {
         self.urls = hosts.split(',').enumerate().map(full).collect();
     }
 
-    /// What is wrong with the addresses alone, if something is.
+    /// The fault of the addresses, if there is one.
     pub fn address_fault(&self) -> Option<String> {
         let mut first = None;
         let alone = Self { urls: self.urls.clone(), ..Self::default() };
@@ -133,15 +139,15 @@ impl Nats {
         first
     }
 
-    /// Whether addresses, stream and subjects can be used, for what no file was checked.
+    /// Checks addresses, stream and subjects if no file was checked.
     ///
     /// # Errors
-    /// Each fault: its key, and what to do.
+    /// Each fault: its key, and the remedy.
     pub fn check(&self) -> Result<(), String> {
         super::told(|fault| self.faults(fault))
     }
 
-    /// Hands each fault to `fault`: its key, and what to do.
+    /// Passes each fault to `fault`: its key, and the remedy.
     pub(super) fn faults(&self, fault: &mut dyn FnMut(&str, String)) {
         if self.urls.is_empty() {
             fault("source.nats.urls", "names no server".into());
@@ -162,7 +168,7 @@ impl Nats {
             fault("source.nats.bucket", "a bucket's name is letters, digits, `-` and `_`".into());
         }
         if self.subjects.is_empty() {
-            fault("source.nats.subjects", "names none".into());
+            fault("source.nats.subjects", "is empty; name a subject".into());
         }
         for (i, subject) in self.subjects.iter().enumerate() {
             let at = format!("source.nats.subjects[{i}]");

@@ -1,19 +1,19 @@
-//! `[operator]`: how operators get in.
+//! `[operator]`: how operators connect.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// A port for operators alone, and their key.
+/// The operators' own port and key.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Operator {
-    /// Where `/metrics`, `/status`, `/ops`, `/admin/…` and the operators' commands of `/api` are served; then they are
-    /// nowhere else. Without it, on the other ports.
+    /// Port of `/metrics`, `/status`, `/ops`, `/admin/…` and the operators' commands of `/api`; no
+    /// other port then serves them. Without it, the other ports do.
     pub listen: Option<SocketAddr>,
-    /// What `/metrics` and `/status` ask for, where set; and one of the keys that `/admin/…` and the operators' commands
-    /// take.
+    /// The key that `/metrics` and `/status` need. `/admin/…` and the operators' commands accept it
+    /// too.
     #[serde(skip_serializing)]
     pub key: Option<String>,
     /// File that holds it.

@@ -1,14 +1,14 @@
-//! URLs of Redis and NATS: what cannot be read of one is told before anything is connected to.
+//! URLs of Redis and NATS: faults are reported before the server connects.
 
 use reqwest::Url;
 
-/// How Redis may be named.
+/// Valid forms of a Redis address.
 pub const REDIS_FORMS: &str = "redis://[user:password@]host:port[/db], rediss://… (TLS), unix:///path";
 
-/// How NATS may be named.
+/// Valid forms of a NATS address.
 pub const NATS_FORMS: &str = "nats://[user:password@]host:port or tls://…";
 
-/// Why a URL cannot be read, if it cannot; whether its path is the number of a database.
+/// Why a URL cannot be read, if it cannot. `has_database` says that its path is a database number.
 pub(super) fn unreadable(url: &str, has_database: bool) -> Option<String> {
     let parsed = match Url::parse(url) {
         Ok(parsed) => parsed,
@@ -27,7 +27,7 @@ pub(super) fn unreadable(url: &str, has_database: bool) -> Option<String> {
         return Some("it names no host".to_owned());
     }
     let is_number = path.is_empty() || path.parse::<u32>().is_ok();
-    (has_database && !is_number).then(|| format!("`{path}` is no number of a database"))
+    (has_database && !is_number).then(|| format!("`{path}` is not a database number"))
 }
 
 #[cfg(test)]
@@ -46,7 +46,7 @@ mod tests {
             ("redis://h:99999", "port"),
             ("redis://u:a/b@h", "%2F"),
             ("redis:///3", "host"),
-            ("redis://h/three", "`three` is no number"),
+            ("redis://h/three", "`three` is not a database number"),
             ("unix://", "no path"),
         ] {
             let found = unreadable(url, true).unwrap_or_default();

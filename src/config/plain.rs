@@ -1,8 +1,9 @@
-//! What the libraries that read TOML say of a value, in plain words: what must stand there, with an example, and what does.
+//! Plain words for the errors of the TOML libraries: the expected value with an example, and the
+//! value that was given.
 
 use crate::spelling::nearest;
 
-/// What is expected, as the libraries call it, and as people do.
+/// The libraries' names of what is expected, and the plain ones.
 const KINDS: [(&[&str], &str); 9] = [
     (&["a duration", "duration"], "a time in quotes, such as \"30s\", \"500ms\" or \"5m\""),
     (&["socket address"], ADDRESS),
@@ -19,19 +20,19 @@ const ADDRESS: &str = "an address with its port in quotes, such as \"127.0.0.1:8
 
 const NETWORK: &str = "an address or a network in quotes, such as \"10.0.0.1\" or \"10.0.0.0/8\"";
 
-/// A message in plain words; one that is not known is left as it is.
+/// A message in plain words; an unknown message is returned unchanged.
 pub(super) fn plain(message: &str) -> String {
     let message = message.trim();
-    // Where it is, is said by who asks.
+    // The caller reports the place.
     let (message, _) = message.rsplit_once(" in `").filter(|(_, rest)| rest.ends_with('`')).unwrap_or((message, ""));
     if let Some((name, known)) = about(message, "unknown field `") {
-        return unknown(name, "no key here", &known);
+        return unknown(name, "not a key here", &known);
     }
     if let Some((name, known)) = about(message, "unknown variant `") {
-        return unknown(name, "no value of this", &known);
+        return unknown(name, "not a value of this key", &known);
     }
     if let Some((name, _)) = about(message, "missing field `") {
-        return format!("`{name}` is missing here; write it");
+        return format!("`{name}` is missing here; add it");
     }
     match message {
         "invalid socket address syntax" => return format!("this must be {ADDRESS}"),
@@ -45,7 +46,7 @@ pub(super) fn plain(message: &str) -> String {
     }
 }
 
-/// The name that such a message is about, and those that are known in its place.
+/// The name that such a message is about, and the known names.
 fn about<'a>(message: &'a str, head: &str) -> Option<(&'a str, Vec<&'a str>)> {
     let (name, rest) = message.strip_prefix(head)?.split_once('`')?;
     Some((name, rest.split('`').skip(1).step_by(2).collect()))
@@ -67,7 +68,7 @@ fn kind(expected: &str) -> &str {
     KINDS.iter().find(|(names, _)| names.contains(&expected)).map_or(expected, |(_, plain)| plain)
 }
 
-/// What stands there, without the library's name for its type.
+/// The given value, without the library's name of its type.
 fn shown(given: &str) -> &str {
     let value = given
         .split_once(' ')
@@ -114,12 +115,15 @@ mod tests {
             ("[default]\nmax_rate = \"5\"\n", "this must be a number without quotes, such as 0.5, not \"5\""),
             ("[namespace]\nquotes = \"merge\"\n", "this must be a section or a table, such as [section]"),
             ("access = 1\n", "this must be a section or a table"),
-            ("[server]\nlsten = 1\n", "`lsten = 1`: `lsten` is no key here; did you mean `listen`? (known are "),
-            ("[servr]\n", "`servr` is no key here; did you mean `server`?"),
-            ("[server]\nfrobnicate = 1\n", "`frobnicate` is no key here (known are "),
-            ("[namespace.x]\nclass = \"steam\"\n", "`steam` is no value of this; did you mean `stream`? (known are "),
-            ("[[publish.key]]\nname = \"a\"\n", "`topics` is missing here; write it"),
-            ("[dashboard]\n", "no key here"),
+            ("[server]\nlsten = 1\n", "`lsten = 1`: `lsten` is not a key here; did you mean `listen`? (known are "),
+            ("[servr]\n", "`servr` is not a key here; did you mean `server`?"),
+            ("[server]\nfrobnicate = 1\n", "`frobnicate` is not a key here (known are "),
+            (
+                "[namespace.x]\nclass = \"steam\"\n",
+                "`steam` is not a value of this key; did you mean `stream`? (known are ",
+            ),
+            ("[[publish.key]]\nname = \"a\"\n", "`topics` is missing here; add it"),
+            ("[dashboard]\n", "not a key here"),
             ("[server]\ndashboard = \"maybe\"\n", "this must be true, false or \"auto\", not \"maybe\""),
         ] {
             let error = Config::read("c.toml", text).unwrap_err().to_string();

@@ -1,22 +1,23 @@
-//! What proxies in front of this server say, and which of them are believed.
+//! Statements of proxies in front of this server, and which proxies are trusted.
 
 use serde::{Deserialize, Serialize};
 
-/// Whether a proxy says where a connection comes from before that begins (the PROXY protocol, versions 1 and 2).
+/// Whether a proxy sends the client's address before the connection begins (the PROXY protocol,
+/// versions 1 and 2).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProxyProtocol {
-    /// No header is looked for.
+    /// No header is read.
     #[default]
     Off,
-    /// A connection of a trusted proxy may begin with one.
+    /// A connection of a trusted proxy may begin with a header.
     Optional,
-    /// Every connection of a trusted proxy must, or it is closed.
+    /// Every connection of a trusted proxy must begin with one, or it is closed.
     Required,
 }
 
-/// The header that proxies write a client's address into. One of them: what a proxy does not write itself it passes on as
-/// the client sent it.
+/// The header in which proxies send a client's address. There is only one, because a proxy passes
+/// on other headers as the client sent them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ForwardedHeader {
@@ -26,6 +27,6 @@ pub enum ForwardedHeader {
     XForwardedFor,
     /// `Forwarded` (RFC 7239).
     Forwarded,
-    /// None is read.
+    /// No header is read.
     None,
 }

@@ -1,14 +1,14 @@
-//! `[[publish.key]]`: a key that may do some things.
+//! `[[publish.key]]`: a key with restricted rights.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// A key with a name, and what it is good for.
+/// A key with a name and its rights.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PublishKey {
-    /// What logs and metrics call it.
+    /// The name in logs and metrics.
     pub name: String,
     /// The key itself, at least 16 bytes.
     #[serde(default, skip_serializing)]
@@ -19,9 +19,9 @@ pub struct PublishKey {
     /// Environment variable that holds it.
     #[serde(default)]
     pub secret_env: Option<String>,
-    /// Topics that it may publish to, or ask about: exact names, or prefixes that end in `*`.
+    /// Topics that it may publish to or query: exact names, or prefixes that end in `*`.
     pub topics: Vec<String>,
-    /// What it may do.
+    /// Commands that it may use.
     #[serde(default = "publish")]
     pub scopes: Vec<Scope>,
 }
@@ -30,14 +30,14 @@ fn publish() -> Vec<Scope> {
     vec![Scope::Publish]
 }
 
-/// Something that a key is good for.
+/// A group of commands that a key may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// `publish` and `broadcast`.
     Publish,
-    /// The operators' commands: `history`, `presence`, `presence_stats`, `channels`, `info`, `disconnect`, `unsubscribe`; and
-    /// `/admin/…`.
+    /// The operators' commands: `history`, `presence`, `presence_stats`, `channels`, `info`,
+    /// `disconnect`, `unsubscribe`; and `/admin/…`.
     Operate,
 }
 

@@ -1,4 +1,4 @@
-//! `[source.redis]`: the streams, and which Redis they are in.
+//! `[source.redis]`: the streams, and the Redis that holds them.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,30 +9,33 @@ use super::places::{REDIS_FORMS, unreadable};
 use super::redacted;
 use super::secrets::with_password;
 
-/// `[source.redis]`. One of `url`, `sentinels` (with `master`) and `cluster` says where Redis is; none is
-/// `redis://127.0.0.1:6379`.
+/// `[source.redis]`. The address is one of `url`, `sentinels` (with `master`) and `cluster`; the
+/// default is `redis://127.0.0.1:6379`.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Redis {
-    /// One Redis: `redis://[user:password@]host:port[/db]`; `rediss://` is over TLS.
+    /// One Redis: `redis://[user:password@]host:port[/db]`; `rediss://` uses TLS.
     #[serde(skip_serializing)]
     pub url: Option<String>,
-    /// Sentinels that know the master: `redis://[user:password@]host:26379`, with the sentinels' own credentials.
+    /// Sentinels that know the master: `redis://[user:password@]host:26379`, with the sentinels'
+    /// own credentials.
     #[serde(skip_serializing)]
     pub sentinels: Vec<String>,
-    /// The master's name among the sentinels. Where Redis wants a password, a database other than 0 or TLS, a URL whose
-    /// host is that name: `rediss://user:password@mymaster/0`.
+    /// The sentinels' name of the master. If Redis needs a password, TLS or a database other than
+    /// 0, a URL whose host is that name: `rediss://user:password@mymaster/0`.
     #[serde(skip_serializing)]
     pub master: Option<String>,
-    /// Some nodes of a Redis Cluster: `redis://[user:password@]host:port`. They name the others. Nodes that are not
-    /// listed are spoken to as the first of the list is: its user, password and TLS.
+    /// Some nodes of a Redis Cluster: `redis://[user:password@]host:port`. They name the others.
+    /// The first node's user, password and TLS apply to nodes that are not listed.
     #[serde(skip_serializing)]
     pub cluster: Vec<String>,
-    /// File that holds Redis's password, in place of one in those URLs. Sentinels have their own.
+    /// File that holds the password of Redis, instead of one in those URLs. Sentinels have their
+    /// own.
     pub password_file: Option<PathBuf>,
-    /// Stream keys; more than one are partitions that are read in parallel.
+    /// Stream keys; several streams are partitions that are read in parallel.
     pub streams: Vec<String>,
-    /// Streams that are read as well while topics move between them and those: nothing is published in them from here.
+    /// Streams that are also read while topics move between them and `streams`. This server
+    /// publishes nothing to them.
     pub read_also: Vec<String>,
     /// Entry field that holds the topic's name.
     pub topic_field: String,
@@ -42,36 +45,38 @@ pub struct Redis {
     pub kind_field: String,
     /// Entry field that holds the source's time in ms.
     pub ts_field: String,
-    /// `MAXLEN ~` of what the publish API appends.
+    /// `MAXLEN ~` of entries that the publish API appends.
     pub max_len: u64,
-    /// Whether entries that are refused are copied, with the reason, to `<stream>:refused`.
+    /// Whether refused entries are copied, with the reason, to `<stream>:refused`.
     pub refused: bool,
-    /// `MAXLEN ~` of those copies, of each stream.
+    /// `MAXLEN ~` of these copies, per stream.
     pub refused_max_len: u64,
-    /// How often one of the nodes saves topic snapshots to Redis, so that a starting node need not read the
-    /// whole stream; `"0s"` is never.
+    /// Time between two saves of topic states to Redis, by one of the nodes, so that a starting
+    /// node need not read the whole stream; `"0s"` means never.
     #[serde(with = "humantime_serde")]
     pub snapshot_every: Duration,
-    /// Not ready while what was read last is older than this and more is waiting.
+    /// The node is not ready while the last entry that it read is older than this and more are
+    /// waiting.
     #[serde(with = "humantime_serde")]
     pub max_lag: Duration,
 }
 
-/// Where Redis is.
+/// The address of Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RedisAddress<'a> {
-    /// At this URL.
+    /// One Redis, at this URL.
     One(&'a str),
-    /// Where these sentinels say.
+    /// The master that these sentinels name.
     Sentinels {
         /// Their URLs.
         sentinels: &'a [String],
-        /// What they call the master.
+        /// Their name of the master.
         name: &'a str,
-        /// URL with the master's user, password and database; its host means nothing. `None` if it needs none.
+        /// URL with the master's user, password and database; its host has no meaning. `None` if it
+        /// needs none of these.
         credentials: Option<&'a str>,
     },
-    /// Spread over the cluster that these nodes belong to.
+    /// The cluster of these nodes.
     Cluster(&'a [String]),
 }
 
@@ -110,7 +115,7 @@ impl std::fmt::Debug for Redis {
 }
 
 impl Redis {
-    /// Where it is.
+    /// The address.
     pub fn address(&self) -> RedisAddress<'_> {
         if !self.cluster.is_empty() {
             return RedisAddress::Cluster(&self.cluster);
@@ -124,7 +129,7 @@ impl Redis {
         }
     }
 
-    /// The key that says where it is.
+    /// The key of the address in the configuration.
     pub fn address_key(&self) -> &'static str {
         match self.address() {
             RedisAddress::One(_) => "source.redis.url",
@@ -133,14 +138,15 @@ impl Redis {
         }
     }
 
-    /// All streams that are read: those that topics belong in come first.
+    /// All streams that are read, first those in which topics belong.
     pub fn all_streams(&self) -> impl Iterator<Item = &String> {
         self.streams.iter().chain(&self.read_also)
     }
 
-    /// Takes an address from the command line in place of what there was: a URL; or, all in one,
-    /// `redis+sentinel://[user:password@]host:port,host:port/mymaster` and
-    /// `redis+cluster://[user:password@]host:port,host:port` (`rediss+…` over TLS). User and password are Redis's.
+    /// Replaces the address with that of the command line: a URL, or
+    /// `redis+sentinel://[user:password@]host:port,host:port/mymaster`, or
+    /// `redis+cluster://[user:password@]host:port,host:port` (`rediss+…` over TLS). User and
+    /// password are those of Redis.
     pub fn set_address(&mut self, address: &str) {
         (self.url, self.sentinels, self.master, self.cluster) = (None, Vec::new(), None, Vec::new());
         let Some((scheme, rest)) = address.split_once("://") else {
@@ -165,15 +171,15 @@ impl Redis {
         }
     }
 
-    /// Whether the address and the streams can be used, for what no file was checked.
+    /// Checks the address and the streams if no file was checked.
     ///
     /// # Errors
-    /// Each fault: its key, and what to do.
+    /// Each fault: its key, and the remedy.
     pub fn check(&self) -> Result<(), String> {
         super::told(|fault| faults(self, fault))
     }
 
-    /// What is wrong with the address alone, if something is.
+    /// The fault of the address, if there is one.
     pub fn address_fault(&self) -> Option<String> {
         let mut first = None;
         let alone = Self { streams: vec!["any".into()], read_also: Vec::new(), ..self.clone() };
@@ -183,7 +189,7 @@ impl Redis {
         first
     }
 
-    /// Puts a password into what says where Redis is.
+    /// Puts a password into the address.
     pub(super) fn set_password(&mut self, password: &str) {
         if !self.cluster.is_empty() {
             for url in &mut self.cluster {
@@ -197,7 +203,7 @@ impl Redis {
         }
     }
 
-    /// Where it is, for people and logs: without secrets.
+    /// The address without secrets, for people and logs.
     pub fn described(&self) -> String {
         let list = |urls: &[String]| urls.iter().map(|url| redacted(url)).collect::<Vec<_>>().join(", ");
         match self.address() {
@@ -221,7 +227,7 @@ fn is_tcp(url: &str) -> bool {
     ["redis://", "rediss://"].iter().any(|scheme| url.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()))
 }
 
-/// What a well-formed section may still get wrong.
+/// Faults of a well-formed section.
 pub(super) fn faults(redis: &Redis, fault: &mut dyn FnMut(&str, String)) {
     let forms = [
         ("source.redis.url", redis.url.is_some()),
@@ -256,10 +262,10 @@ pub(super) fn faults(redis: &Redis, fault: &mut dyn FnMut(&str, String)) {
     }
     match &redis.master {
         None if !redis.sentinels.is_empty() => {
-            fault("source.redis.master", "is missing: what the sentinels call the master, often `mymaster`".into());
+            fault("source.redis.master", "is missing: the sentinels' name of the master, often `mymaster`".into());
         }
         Some(_) if redis.sentinels.is_empty() => {
-            fault("source.redis.sentinels", "names none; the master is found by asking them".into());
+            fault("source.redis.sentinels", "is empty; name the sentinels that know the master".into());
         }
         Some(master) if master_name(master).is_empty() || (master.contains("://") && !is_tcp(master)) => {
             let reason = "must be the master's name, or redis[s]://[user:password@]name[/db]";
@@ -287,7 +293,7 @@ pub(super) fn faults(redis: &Redis, fault: &mut dyn FnMut(&str, String)) {
             fault(key, "has an empty key".into());
         }
         if let Some(twice) = streams.iter().find(|stream| !seen.insert(*stream)) {
-            fault(key, format!("names the stream {twice:?}, which is named before; each is read once"));
+            fault(key, format!("names the stream {twice:?} again; each is read once"));
         }
     }
     if redis.max_len == 0 {
@@ -300,6 +306,10 @@ pub(super) fn faults(redis: &Redis, fault: &mut dyn FnMut(&str, String)) {
         );
     }
     let is_read = |key: &str| redis.all_streams().any(|stream| stream == key);
+    if let Some(stream) = redis.all_streams().find(|stream| is_read(&format!("{{{stream}}}"))) {
+        let reason = format!("`{stream}` and `{{{stream}}}` would have the same keys beside them: rename one of them");
+        fault("source.redis.streams", reason);
+    }
     let copies = redis.all_streams().find(|stream| is_read(&format!("{stream}:refused")));
     if let Some(stream) = copies.filter(|_| redis.refused) {
         let reason =
@@ -320,6 +330,13 @@ mod tests {
 
     fn from(text: &str) -> Redis {
         toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn no_two_streams_share_the_keys_beside_them() {
+        assert!(faults_of(&from(r#"streams = ["x", "y", "{a}x"]"#)).is_empty());
+        let found = faults_of(&from(r#"streams = ["x", "{x}"]"#));
+        assert!(found.iter().any(|(_, fault)| fault.contains("the same keys")), "{found:?}");
     }
 
     #[test]
@@ -360,13 +377,13 @@ mod tests {
             ("url = \"redis://a\"\ncluster = [\"redis://a\"]", "source.redis.cluster", "source.redis.url"),
             ("url = \"redis://a\"\nsentinels = [\"redis://a\"]\nmaster = \"m\"", "source.redis.sentinels", "keep one"),
             ("sentinels = [\"redis://a\"]", "source.redis.master", "mymaster"),
-            ("master = \"m\"", "source.redis.sentinels", "asking"),
+            ("master = \"m\"", "source.redis.sentinels", "name the sentinels"),
             ("sentinels = [\"a:26379\"]\nmaster = \"m\"", "source.redis.sentinels[0]", "a:26379"),
             ("sentinels = [\"redis://a\"]\nmaster = \"redis://u:p@/0\"", "source.redis.master", "name"),
             ("cluster = [\"redis://a\", \"unix:///x\"]", "source.redis.cluster[1]", "unix:///x"),
             ("cluster = [\"redis://a/3\"]", "source.redis.cluster[0]", "database"),
             ("streams = []", "source.redis.streams", "at least one"),
-            ("streams = [\"a\", \"a\"]", "source.redis.streams", "named before"),
+            ("streams = [\"a\", \"a\"]", "source.redis.streams", "again"),
             ("streams = [\"a\"]\nread_also = [\"b\", \"a\"]", "source.redis.read_also", "\"a\""),
             ("read_also = [\"\"]", "source.redis.read_also", "empty"),
             ("max_len = 0", "source.redis.max_len", "nothing"),

@@ -1,4 +1,5 @@
-//! Secrets: in the configuration itself, in files, or in the environment; and how to keep them out of what is printed.
+//! Secrets: in the configuration, in files, or in the environment; and how to keep them out of the
+//! output.
 
 use std::path::Path;
 
@@ -10,12 +11,12 @@ use super::Config;
 /// Shortest key of the publish API and of operators, in bytes.
 pub const KEY_BYTES_MIN: usize = 16;
 
-/// Parts of names of keys whose values are, or may hold, secrets.
+/// Parts of the names of keys whose values are, or may hold, secrets.
 const SENSITIVE: [&str; 10] =
     ["sec", "key", "pas", "url", "endpoint", "auth", "token", "sentinel", "master", "cluster"];
 
-/// A secret that is given, in a file, or in an environment variable, in this order; white space around it in a file does not
-/// count. `None` if it is nowhere.
+/// A secret that is given as a value, in a file, or in an environment variable, in this order.
+/// White space around it in a file does not count. `None` if it is not given.
 ///
 /// # Errors
 /// The file or the variable that cannot be read.
@@ -32,12 +33,12 @@ pub fn secret(value: Option<&str>, file: Option<&Path>, variable: Option<&str>) 
     Ok(Some(value))
 }
 
-/// The same of what has to be somewhere, and at least [`KEY_BYTES_MIN`] bytes long.
+/// The same for a secret that is required and has at least [`KEY_BYTES_MIN`] bytes.
 ///
 /// # Errors
-/// It is nowhere, cannot be read, or is too short.
+/// It is missing, cannot be read, or is too short.
 pub fn key(value: Option<&str>, file: Option<&Path>, variable: Option<&str>) -> anyhow::Result<String> {
-    let Some(key) = secret(value, file, variable)? else { bail!("is given nowhere") };
+    let Some(key) = secret(value, file, variable)? else { bail!("is not given") };
     if key.len() < KEY_BYTES_MIN {
         bail!("the key has {} bytes, the least is {KEY_BYTES_MIN}", key.len());
     }
@@ -45,7 +46,7 @@ pub fn key(value: Option<&str>, file: Option<&Path>, variable: Option<&str>) -> 
 }
 
 impl Config {
-    /// Reads secrets that others are given as values from their files.
+    /// Reads secrets from their files into the values.
     ///
     /// # Errors
     /// The key of a file that cannot be read.
@@ -58,7 +59,7 @@ impl Config {
         Ok(())
     }
 
-    /// Those of sources alone: publishers have no others.
+    /// Reads the secrets of sources alone: publishers have no others.
     ///
     /// # Errors
     /// The key of a file that cannot be read.
@@ -73,14 +74,14 @@ impl Config {
     }
 }
 
-/// A URL with a password put into it, in place of one that it may have.
+/// A URL with this password, instead of the one that it may have.
 pub(super) fn with_password(url: &str, password: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let (user, host) = match rest.rsplit_once('@') {
         Some((user, host)) => (user.split(':').next().unwrap_or_default(), host),
         None => ("", rest),
     };
-    // RFC 3986 §2.3: what may stand in a URL as it is.
+    // RFC 3986 §2.3: characters that a URL may contain unescaped.
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
     let encoded: String = password
         .bytes()
@@ -89,7 +90,7 @@ pub(super) fn with_password(url: &str, password: &str) -> String {
     format!("{scheme}://{user}:{encoded}@{host}")
 }
 
-/// The URL without what may be secret in it, user, password and query, for people and logs.
+/// The URL without possible secrets (user, password and query), for people and logs.
 pub fn redacted(url: &str) -> String {
     let hidden = match (url.find("://"), url.rfind('@')) {
         (Some(scheme), Some(at)) if at > scheme => {
@@ -103,12 +104,12 @@ pub fn redacted(url: &str) -> String {
     }
 }
 
-/// A URL in what `check-config` prints.
+/// A URL in the output of `check-config`.
 pub(super) fn hide_url<S: Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&redacted(url))
 }
 
-/// The same of one that may be missing.
+/// The same for a URL that may be missing.
 pub(super) fn hide_some_url<S: Serializer>(url: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
     match url {
         Some(url) => serializer.serialize_some(&redacted(url)),
@@ -116,14 +117,14 @@ pub(super) fn hide_some_url<S: Serializer>(url: &Option<String>, serializer: S) 
     }
 }
 
-/// Whether the value of a key (dotted) may be, or hold, a secret.
+/// Whether the value of a (dotted) key may be, or hold, a secret.
 pub(super) fn is_sensitive(key: &str) -> bool {
     SENSITIVE.iter().any(|part| key.contains(part))
 }
 
 /// An error's text without the values that it quotes.
 pub(super) fn without_quotes(message: &str) -> String {
-    // Escaped quotes are part of a value.
+    // Escaped quotes belong to a value.
     let message = message.replace("\\\"", "");
     let mut text = String::new();
     for (at, part) in message.split('"').enumerate() {
@@ -152,7 +153,7 @@ mod tests {
     fn values_are_taken_out_of_errors() {
         let message = r#"invalid type: string "se\"cret", expected a sequence, not "that""#;
         assert_eq!(without_quotes(message), r#"invalid type: string "…", expected a sequence, not "…""#);
-        // Cut off within a value.
+        // Cut off inside a value.
         assert_eq!(without_quotes(r#"string "secr"#), r#"string "…""#);
         assert!(is_sensitive("publish.keys") && is_sensitive("source.redis.url") && !is_sensitive("server.listen"));
     }

@@ -1,4 +1,4 @@
-//! `[tls]`: the second port.
+//! `[tls]`: the TLS port.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,20 +14,21 @@ use crate::limits;
 pub struct TlsOptions {
     /// Its address.
     pub listen: SocketAddr,
-    /// PEM: this server's certificate, and those between it and its authority's.
+    /// PEM: this server's certificate, and the certificates up to its authority's.
     pub certificate_file: PathBuf,
-    /// PEM: the private key to it (PKCS#8, PKCS#1 or SEC1).
+    /// PEM: the private key of the certificate (PKCS#8, PKCS#1 or SEC1).
     pub key_file: PathBuf,
     /// PEM: authorities whose certificates clients may show; see `publish.client_certificate`.
     #[serde(default)]
     pub client_ca_file: Option<PathBuf>,
-    /// Oldest version that is spoken.
+    /// Oldest accepted version.
     #[serde(default)]
     pub min_version: TlsVersion,
-    /// Time between two looks at the files, beside those at SIGHUP; `"0s"` is at SIGHUP alone.
+    /// Time between two checks of the files for changes; SIGHUP checks too. `"0s"` means only at
+    /// SIGHUP.
     #[serde(default = "reload_interval", with = "humantime_serde")]
     pub reload_interval: Duration,
-    /// Time for which browsers are told to reach this host by TLS alone (RFC 6797); `"0s"` is not at all.
+    /// Time for which browsers must use TLS for this host (RFC 6797); `"0s"` sends no such header.
     #[serde(default = "hsts", with = "humantime_serde")]
     pub hsts: Duration,
 }

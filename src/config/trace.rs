@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TraceOptions {
-    /// Share of the deltas that are followed, 0 to 1; the same ones on every node that gives them the same offsets.
+    /// Share of deltas that are followed, 0 to 1. Nodes that give the same offsets follow the same
+    /// deltas.
     pub sample: f64,
 }

@@ -1,4 +1,5 @@
-//! Limits by client address: sessions held, new sessions a second, and what sessions that name no user ask for.
+//! Limits by client address: sessions held, new sessions per second, and answers to sessions that
+//! name no user.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use crate::config::Limits;
 use crate::hub::Permit;
 use crate::rate::{Rate, Shared, Sweep};
 
-/// Entries kept at most before those without sessions are let go of.
+/// Entries kept before those without sessions are removed.
 const SWEEP_AT: usize = 65_536;
 
 /// Counts sessions by address.
@@ -20,7 +21,7 @@ pub struct Addresses {
     sessions_max: usize,
     /// New sessions; one second's worth may come at once.
     rate: Option<Rate>,
-    /// Whether it is counted what sessions ask for.
+    /// Whether the answers that sessions ask for are counted.
     counts_answers: bool,
     sweep: Sweep,
     started: Instant,
@@ -29,15 +30,15 @@ pub struct Addresses {
 #[derive(Debug, Default)]
 struct Usage {
     sessions: usize,
-    /// Of the rate of new sessions, ns since the start.
+    /// When the rate of new sessions is paid back, in ns since the start.
     used_ns: u64,
-    /// Bytes of answers. The debt outlives the sessions that made it.
+    /// Bytes of answers. This debt outlives the sessions that made it.
     asked: Arc<Shared>,
 }
 
 impl Usage {
     fn is_unused(&self, now_ns: u64) -> bool {
-        // What was asked for may still be on its way when its session has ended.
+        // An answer may still be on its way when its session has ended.
         let answered = Arc::strong_count(&self.asked) == 1 && self.asked.is_unused();
         self.sessions == 0 && Rate::is_unused(self.used_ns, now_ns) && answered
     }
@@ -46,9 +47,9 @@ impl Usage {
 /// Why an address may not open another session now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// It holds too many.
+    /// Too many sessions are open.
     TooMany,
-    /// It opens them too fast.
+    /// Sessions are opened too fast.
     TooFast,
 }
 
@@ -68,11 +69,11 @@ impl Addresses {
         })
     }
 
-    /// A permit for one more session of `address`, which names its user if it is `known`; `None` where no limit is about
-    /// it, so that nothing need be counted.
+    /// A permit for one more session of `address`. `known` says whether the session names its user.
+    /// `None` if no limit applies, so that nothing needs to be counted.
     ///
     /// # Errors
-    /// Which limit it is over.
+    /// The limit that is exceeded.
     pub fn admit(self: &Arc<Self>, address: IpAddr, known: bool) -> Result<Option<Box<dyn Permit>>, Refused> {
         if !self.counts_sessions() && (known || !self.counts_answers) {
             return Ok(None);
@@ -94,7 +95,7 @@ impl Addresses {
         Ok(Some(Box::new(Held { addresses: self.clone(), address, asked })))
     }
 
-    /// What the clients of an address that name no user have asked for; nothing where that is not limited.
+    /// Counts the answers of an address whose clients name no user; `None` if that is not limited.
     pub fn asked(&self, address: IpAddr) -> Option<Arc<Shared>> {
         if !self.counts_answers {
             return None;
@@ -103,7 +104,8 @@ impl Addresses {
         Some(self.by_address.entry(counted(address)).or_default().asked.clone())
     }
 
-    /// Forgets addresses without sessions and debts, where there are many and it was not done a moment ago.
+    /// Removes addresses without sessions and debts, if there are many entries and the last sweep
+    /// was not a moment ago.
     fn sweep(&self, now_ns: u64) {
         if self.sweep.is_due(self.by_address.len()) {
             self.by_address.retain(|_, usage| !usage.is_unused(now_ns));
@@ -120,7 +122,8 @@ impl Addresses {
     }
 }
 
-/// What is counted as one address: of IPv6 the network, as a host has all addresses of one (RFC 4291 §2.5.4).
+/// The address that is counted: for IPv6 the /64 network, because a host has all addresses of one
+/// (RFC 4291 §2.5.4).
 pub(super) fn counted(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(v6) => std::net::Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
@@ -128,7 +131,7 @@ pub(super) fn counted(address: IpAddr) -> IpAddr {
     }
 }
 
-/// A rate for each client address, of something that costs the server work.
+/// A rate per client address, for work that costs the server something.
 #[derive(Debug)]
 pub struct AddressRate {
     used_ns: DashMap<IpAddr, u64>,
@@ -138,7 +141,7 @@ pub struct AddressRate {
 }
 
 impl AddressRate {
-    /// So many units per second, of which `burst_s` seconds' worth may come at once; 0 is no limit.
+    /// So many units per second; `burst_s` seconds' worth may come at once. 0 is no limit.
     pub fn new(per_second: u32, burst_s: u64) -> Self {
         let per_second = u64::from(per_second);
         Self {
@@ -149,10 +152,10 @@ impl AddressRate {
         }
     }
 
-    /// Takes units, whether that many are left or not, if one is.
+    /// Takes units if at least one is left, even if there are fewer than asked for.
     ///
     /// # Errors
-    /// How long the address has to wait until it has one.
+    /// How long the address has to wait until one unit is left.
     pub fn take(&self, address: IpAddr, units: usize) -> Result<(), Duration> {
         let Some(rate) = self.rate else { return Ok(()) };
         let now_ns = self.now_ns();
@@ -167,7 +170,7 @@ impl AddressRate {
         Ok(())
     }
 
-    /// Gives back units that were taken and not needed.
+    /// Gives back units that were taken but not used.
     pub fn give_back(&self, address: IpAddr, units: usize) {
         let Some(rate) = self.rate else { return };
         if let Some(mut used) = self.used_ns.get_mut(&counted(address)) {
@@ -185,7 +188,8 @@ impl AddressRate {
         self.sweep(now_ns);
     }
 
-    /// Forgets addresses that have paid everything back, where there are many and it was not done a moment ago.
+    /// Removes addresses that owe nothing, if there are many entries and the last sweep was not a
+    /// moment ago.
     fn sweep(&self, now_ns: u64) {
         if self.sweep.is_due(self.used_ns.len()) {
             self.used_ns.retain(|_, used_ns| !Rate::is_unused(*used_ns, now_ns));

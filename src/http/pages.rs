@@ -1,5 +1,6 @@
-//! The dashboard, embedded in the binary: `/`, `/ops` and `/assets/…`. It is built from `web/dashboard`; its files are
-//! part of the repository, so that a machine without Node has it too.
+//! The dashboard, embedded in the binary: `/`, `/ops` and `/assets/…`. It is built from
+//! `web/dashboard`; the built files are in the repository, so that a machine without Node has them
+//! too.
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -10,20 +11,21 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use rust_embed::RustEmbed;
 
-use super::failure;
+use crate::http::failure::failure;
 
 #[derive(RustEmbed)]
 #[folder = "web/embedded"]
 struct Files;
 
-/// No script, style, picture or socket but our own.
+/// Allows only this server's scripts, styles, pictures and sockets.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
                       font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'";
 
-/// The policy for a page of this host. To some browsers `'self'` is no socket, so its sockets are named.
+/// The policy for a page of this host. Some browsers do not apply `'self'` to sockets, so the
+/// socket's address is named.
 fn policy(headers: &HeaderMap) -> HeaderValue {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    // Nothing that would mean something in a policy.
+    // No character with a meaning in a policy.
     let plain = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._:[]".contains(c));
     let named = plain.then(|| HeaderValue::from_str(&format!("{POLICY} ws://{host} wss://{host}")).ok()).flatten();
     named.unwrap_or(HeaderValue::from_static(POLICY))
@@ -37,7 +39,7 @@ struct File {
     etag: String,
 }
 
-/// All files; compressed once, when the first is asked for.
+/// All files; compressed once, at the first request.
 fn files() -> &'static HashMap<String, File> {
     static FILES: OnceLock<HashMap<String, File>> = OnceLock::new();
     FILES.get_or_init(|| Files::iter().filter_map(|name| Some((name.to_string(), load(&name)?))).collect())
@@ -67,7 +69,7 @@ pub(super) async fn index(headers: HeaderMap) -> Response {
     respond("index.html", &headers, "no-cache")
 }
 
-/// `GET /assets/…`: names change with their content.
+/// `GET /assets/…`: file names change with their content.
 pub(super) async fn asset(headers: HeaderMap, uri: Uri) -> Response {
     respond(uri.path().trim_start_matches('/'), &headers, "public, max-age=31536000, immutable")
 }

@@ -1,4 +1,4 @@
-//! For fuzzing alone: what is read of requests before a handler has them, without a server.
+//! For fuzzing alone: the readers that run on a request before its handler, without a server.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -7,18 +7,19 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::members::{Members, list};
-use super::{authorization, body, heads, query, strict};
+use crate::http::accept::{heads, normalize};
+use crate::http::api::members::{Members, list};
+use crate::http::api::{authorization, body, query};
 use crate::limits::BATCH_COMMANDS_MAX;
 use crate::protocol::Refusal;
 
-/// Heads that are whole in these bytes, from which of them on (counted from 1; 0 is none) requests can be read in two ways,
-/// and whether another has begun.
+/// The number of complete heads in these bytes, the first request (counted from 1; 0 is none) that
+/// is ambiguous, and whether another head has begun.
 pub fn followed<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (u64, u64, bool) {
     heads::followed(pieces)
 }
 
-/// The host that a request with this head is for, where it can be read in one way only; `None` where it is refused.
+/// The host of a request with this head, if it is unambiguous; `None` if it is refused.
 pub fn settled(head: &[u8]) -> Option<String> {
     let mut parsed = [httparse::EMPTY_HEADER; 64];
     let mut request = httparse::Request::new(&mut parsed);
@@ -30,14 +31,14 @@ pub fn settled(head: &[u8]) -> Option<String> {
         built = built.header(name, HeaderValue::from_bytes(one.value).ok()?);
     }
     let mut request = built.body(()).ok()?;
-    strict::settle(&mut request).ok()?;
+    normalize::request(&mut request).ok()?;
     Some(request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned())
 }
 
-/// The token of an `Authorization` header with this value, or why there is none.
+/// The token of an `Authorization` header with this value, or its fault.
 ///
 /// # Errors
-/// What is wrong with the header.
+/// The header's fault.
 pub fn bearer(value: &[u8]) -> Result<Option<String>, &'static str> {
     let Ok(value) = HeaderValue::from_bytes(value) else { return Ok(None) };
     let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value)]);
@@ -49,14 +50,14 @@ pub fn text(encoding: &'static str, bytes: &[u8]) -> Option<Bytes> {
     let headers = HeaderMap::from_iter([(header::CONTENT_ENCODING, HeaderValue::from_static(encoding))]);
     let mut text = pin!(body::text(&headers, Bytes::copy_from_slice(bytes), None));
     loop {
-        // It waits for nothing: it only gives way to others.
+        // It waits for nothing: it only yields to other tasks.
         if let Poll::Ready(text) = text.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             return text.ok();
         }
     }
 }
 
-/// Reads a body as the API does in each of its forms: one command, a batch, and the older form's envelopes.
+/// Reads a body in each form of the API: one command, a batch, and the older form's envelopes.
 ///
 /// # Errors
 /// The first refusal.
@@ -88,7 +89,7 @@ pub fn commands(text: &str) -> Result<(), String> {
     read().map_err(|refusal| refusal.reason)
 }
 
-/// Members of every kind, as commands have them.
+/// Members of every kind that commands have.
 fn one(params: &RawValue) -> Result<(), Refusal> {
     let mut members = Members::of(params, "a command")?;
     members.named("channel", "topic")?;
@@ -108,10 +109,10 @@ fn one(params: &RawValue) -> Result<(), Refusal> {
     members.end()
 }
 
-/// A path or a part of a query, decoded.
+/// A decoded path or query part.
 ///
 /// # Errors
-/// Which escape is none.
+/// The invalid escape.
 pub fn decoded(text: &str) -> Result<String, String> {
     query::decoded(text)
 }

@@ -1,6 +1,5 @@
 //! What crosses between the control plane and a shard, in both directions.
 
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,53 +9,15 @@ use serde::{Deserialize, Serialize};
 
 use super::allowance::Allowance;
 use super::backend::Member;
-use super::shedding::Share;
+use super::index::{RequestId, SessionId};
+use super::lifecycle::Share;
+use super::new_session::NewSession;
 use crate::accounts::{self, Held, allocated};
 use crate::auth::{Grant, Identity, TokenError};
 use crate::name::TopicName;
 use crate::position::{Offset, Position};
-use crate::protocol::{CommandId, Dialect, Encoding, HistoryQuery, MembershipChange, Refusal};
-use crate::rate::Shared;
+use crate::protocol::{Centrifuge, CommandId, Encoding, HistoryQuery, MembershipChange, Refusal};
 use crate::topic::{Attachment, Delta, Payload, Replay, ShardId, Slot, Snapshot};
-use crate::wire::tls::Tls;
-
-/// A session of one shard. The generation tells a session from a later one in the same slab entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct SessionKey {
-    pub(super) index: u32,
-    pub(super) generation: u32,
-}
-
-/// Released when the session ends; the front door counts sessions by address with it.
-pub trait Permit: Send + Sync {
-    /// A number for the client's address, where it is counted.
-    fn address(&self) -> Option<u64> {
-        None
-    }
-
-    /// Bytes of answers that the address's sessions that name no user have asked for, where that is counted.
-    fn asked(&self) -> Option<Arc<Shared>> {
-        None
-    }
-}
-
-/// A socket that was upgraded, on its way to a shard.
-pub struct NewSession {
-    /// The socket, in non-blocking mode.
-    pub socket: TcpStream,
-    /// Set where its bytes are sealed; its handshake is over.
-    pub tls: Option<Box<Tls>>,
-    /// How it speaks.
-    pub dialect: Dialect,
-    /// Whether permessage-deflate was negotiated: it may send compressed messages, and be sent such.
-    pub deflate: bool,
-    /// Bytes that came behind the upgrade request.
-    pub early: Bytes,
-    /// Who it is, if it said so in the request.
-    pub identity: Option<Identity>,
-    /// Kept as long as the session lives.
-    pub permit: Option<Box<dyn Permit>>,
-}
 
 /// Which sessions an operator means.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,46 +112,46 @@ pub(super) enum Event {
         change: Arc<MembershipChange>,
     },
     Attached {
-        ask: u32,
+        ask: RequestId,
         result: Result<Box<Attached>, Refusal>,
     },
     Snapshot {
-        ask: u32,
+        ask: RequestId,
         snapshot: OnItsWay,
     },
     Replayed {
-        ask: u32,
+        ask: RequestId,
         replay: Option<Box<Replay>>,
     },
     /// Neither a topic's state nor a replay of it came, because of a fault.
     Unanswered {
-        ask: u32,
+        ask: RequestId,
         topic: TopicName,
     },
     Detached {
         slot: Slot,
     },
     Authenticated {
-        session: SessionKey,
+        session: SessionId,
         id: CommandId,
         purpose: Purpose,
         result: Result<Box<Identity>, TokenError>,
     },
     SubRefreshed {
-        session: SessionKey,
+        session: SessionId,
         id: CommandId,
         slot: Slot,
         result: Result<Grant, TokenError>,
     },
     /// The reply to a command that was answered beyond the hub.
     Answered {
-        session: SessionKey,
+        session: SessionId,
         reply: Bytes,
     },
     /// Boxed: it is seldom, and the largest that there is would be the size of every event.
     Order(Box<(Who, Order)>),
     /// How many are subscribed to what, of the topics that fit?
-    Census {
+    CountSubscribers {
         fits: Arc<dyn Fn(&str) -> bool + Send + Sync>,
         max: usize,
         counts: flume::Sender<Vec<(TopicName, u64)>>,
@@ -199,7 +160,7 @@ pub(super) enum Event {
         window: Duration,
     },
     /// Some of the sessions are to go to other nodes.
-    Shed {
+    Rebalance {
         share: Share,
         window: Duration,
     },
@@ -218,7 +179,7 @@ impl Event {
 pub(super) struct Shown {
     pub(super) token: String,
     pub(super) user: String,
-    pub(super) session: SessionKey,
+    pub(super) session: SessionId,
 }
 
 /// Something that a session asks for beyond topics.
@@ -234,13 +195,13 @@ pub(super) enum Ask {
 #[derive(Debug, Clone)]
 pub(super) struct Attach {
     pub(super) shard: ShardId,
-    pub(super) ask: u32,
+    pub(super) ask: RequestId,
     pub(super) slot: Slot,
     pub(super) topic: TopicName,
     pub(super) encoding: Encoding,
     pub(super) since: Option<Position>,
     /// The first who asked.
-    pub(super) session: SessionKey,
+    pub(super) session: SessionId,
     /// Who that is, if it recovers.
     pub(super) identity: Option<Arc<Identity>>,
     pub(super) history: u32,
@@ -263,20 +224,20 @@ impl Asked {
 }
 
 /// Requests of one tick, on their way. Their bytes count as not looked at until this is dropped.
-pub(super) struct Batch {
+pub(super) struct RequestBatch {
     pub(super) requests: Vec<Asked>,
     bytes: usize,
     unseen: Arc<AtomicUsize>,
 }
 
-impl Batch {
+impl RequestBatch {
     pub(super) fn new(requests: Vec<Asked>, bytes: usize, unseen: &Arc<AtomicUsize>) -> Self {
         unseen.fetch_add(bytes, Ordering::Relaxed);
         Self { requests, bytes, unseen: unseen.clone() }
     }
 }
 
-impl Drop for Batch {
+impl Drop for RequestBatch {
     fn drop(&mut self) {
         self.unseen.fetch_sub(self.bytes, Ordering::Relaxed);
     }
@@ -289,14 +250,14 @@ pub(super) enum Request {
     Attach(Attach, Option<Box<Shown>>),
     Snapshot {
         shard: ShardId,
-        ask: u32,
+        ask: RequestId,
         topic: TopicName,
         /// It is for who lags, and not for a client that asked for it.
         lagging: bool,
     },
     Replay {
         shard: ShardId,
-        ask: u32,
+        ask: RequestId,
         topic: TopicName,
         encoding: Encoding,
         after: Offset,
@@ -308,7 +269,7 @@ pub(super) enum Request {
     },
     Authenticate {
         shard: ShardId,
-        session: SessionKey,
+        session: SessionId,
         id: CommandId,
         purpose: Purpose,
         token: String,
@@ -317,7 +278,7 @@ pub(super) enum Request {
     },
     SubRefresh {
         shard: ShardId,
-        session: SessionKey,
+        session: SessionId,
         id: CommandId,
         slot: Slot,
         topic: TopicName,
@@ -325,8 +286,8 @@ pub(super) enum Request {
     },
     Topic {
         shard: ShardId,
-        session: SessionKey,
-        dialect: Dialect,
+        session: SessionId,
+        dialect: Centrifuge,
         id: CommandId,
         topic: TopicName,
         ask: Ask,
@@ -335,8 +296,8 @@ pub(super) enum Request {
     },
     Call {
         shard: ShardId,
-        session: SessionKey,
-        dialect: Dialect,
+        session: SessionId,
+        dialect: Centrifuge,
         id: CommandId,
         client: String,
         user: String,

@@ -8,8 +8,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::outbox::Piece;
-use super::shard::Shard;
 use crate::config::Limits;
 use crate::limits::{
     MEMBER_INFO_BYTES_MAX, MEMBERSHIP_BURST_S, MEMBERSHIP_EVERY_MS, MEMBERSHIP_USER_PART, MEMBERSHIP_WAITING_BYTES_MAX,
@@ -43,7 +41,7 @@ impl Rates {
 /// What waits to be told, by topic.
 #[derive(Debug)]
 pub(super) struct Memberships {
-    rates: Rates,
+    pub(super) rates: Rates,
     topics: HashMap<Slot, Waiting>,
     /// What was told of each ([`Rate`]), in ns of the shard's clock.
     told_of: HashMap<Whose, u64>,
@@ -112,7 +110,7 @@ fn bytes_of(change: &MembershipChange) -> usize {
 }
 
 /// The change without `info` that is larger than joins and leaves may show.
-fn bounded(change: &Arc<MembershipChange>) -> Option<Arc<MembershipChange>> {
+pub(super) fn bounded(change: &Arc<MembershipChange>) -> Option<Arc<MembershipChange>> {
     let info = &change.info;
     let fits = |bytes: &Bytes| bytes.len() <= MEMBER_INFO_BYTES_MAX;
     if fits(&info.conn_info) && fits(&info.chan_info) {
@@ -179,7 +177,7 @@ impl Memberships {
 
     /// Takes a change. `Err` if too many wait. A join where it was quiet is due at once; one that leaves may be back in a
     /// moment, as when it subscribes again: that is told later, or not at all.
-    fn take(&mut self, slot: Slot, change: &Arc<MembershipChange>, now_ms: u64) -> Result<(), ()> {
+    pub(super) fn take(&mut self, slot: Slot, change: &Arc<MembershipChange>, now_ms: u64) -> Result<(), ()> {
         let due_ms = if change.joined { now_ms } else { now_ms + MEMBERSHIP_EVERY_MS };
         let waiting = self.topics.entry(slot).or_insert_with(|| Waiting::new(due_ms));
         let member = Member(change.info.clone());
@@ -216,7 +214,7 @@ impl Memberships {
 
     /// Tells what is due, as far as the rates allow, by `tell`, which returns how many bytes that took. Returns of how many
     /// topics something had to wait for that.
-    fn tell(&mut self, now_ms: u64, mut tell: impl FnMut(Slot, &MembershipChange) -> usize) -> u64 {
+    pub(super) fn tell(&mut self, now_ms: u64, mut tell: impl FnMut(Slot, &MembershipChange) -> usize) -> u64 {
         if self.next_ms.is_none_or(|next_ms| next_ms > now_ms) {
             return 0;
         }
@@ -270,55 +268,6 @@ impl Memberships {
         }
         self.next_ms = self.topics.values().map(|waiting| waiting.due_ms).min();
         held_back
-    }
-}
-
-impl Shard {
-    /// A session came or went.
-    pub(super) fn membership(&mut self, slot: Slot, change: &Arc<MembershipChange>) {
-        let bounded = bounded(change);
-        self.stats.membership_infos_left_out.add(u64::from(bounded.is_some()));
-        let change = bounded.as_ref().unwrap_or(change);
-        if self.memberships.take(slot, change, self.now_ms).is_err() {
-            self.stats.memberships_dropped.add(1);
-        }
-    }
-
-    /// Tells what waited long enough.
-    pub(super) fn tell_memberships(&mut self) {
-        let (now_ms, nothing) = (self.now_ms, Memberships::new(self.memberships.rates));
-        if self.memberships.next_ms().is_none_or(|next_ms| next_ms > now_ms) {
-            return;
-        }
-        let mut memberships = std::mem::replace(&mut self.memberships, nothing);
-        let held_back = memberships.tell(now_ms, |slot, change| self.tell_membership(slot, change));
-        self.memberships = memberships;
-        self.stats.memberships_delayed.add(held_back);
-    }
-
-    /// Sends a change to the members that watch. Returns the bytes.
-    fn tell_membership(&mut self, slot: Slot, change: &MembershipChange) -> usize {
-        let Some(topic) = self.subscribers.topic(slot) else { return 0 };
-        let name = topic.name.clone();
-        let force = self.config.namespace(name.namespace()).force_push_join_leave;
-        let lanes: Vec<u32> = topic.lanes.clone();
-        let mut sent = 0;
-        for lane_id in lanes {
-            let Some(lane) = self.subscribers.lane(lane_id) else { continue };
-            let Some(frame) = lane.encoding.dialect().membership(&name, change) else { continue };
-            let members: Vec<u32> = lane.members().collect();
-            let bytes = frame.len();
-            let piece = self.outbox.piece(Piece::control(frame));
-            for index in members {
-                let Some(session) = self.sessions.get_mut(index as usize) else { continue };
-                let wants = session.client.as_ref().and_then(|c| c.special(slot)).is_some_and(|s| s.join_leave);
-                if force || wants {
-                    self.outbox.link(index, &mut session.chain, piece);
-                    sent += bytes;
-                }
-            }
-        }
-        sent
     }
 }
 

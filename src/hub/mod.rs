@@ -1,392 +1,58 @@
-//! The hub: all shards, and the way into them. Knows no HTTP and no Redis.
+//! The hub: all shards, and the way into them.
 //!
-//! A shard is one thread that owns a share of the sessions and touches them alone: no async, no locks. What it
-//! needs of the control plane it asks for by message, and the answer comes back through its queue in order with
-//! the deltas; that order is what makes a subscribe atomic.
+//! A shard is one thread that owns a share of the sessions and touches them alone: no async, no locks, no task or buffer for
+//! each session. What it needs of the control plane it asks for by message, and the answer comes back through its queue in
+//! order with the deltas. That order makes a subscribe atomic.
+//!
+//! The hub is made of parts, each with its own data and tests. A part takes others as arguments and says what is to be done as
+//! values; only `shard` knows them all:
+//!
+//! - `session`: the clients of a shard, and how much of each is read. Knows no shard and no topics.
+//! - `fanout`: from deltas to the chunks that groups of subscribers share. Knows no sockets, sessions or egress.
+//! - `egress`: from send queues to sockets. Knows no topics and no groups, and closes no session.
+//! - `lifecycle`: which session is late, and closes over a time. Knows no topics and no sockets.
+//! - `control`: answers what shards ask. The one place here that may say `async`.
+//! - `shard`: the tick, which hands the outcomes of one part to the next.
+//!
+//! The hub knows no HTTP and no Redis.
 
-mod alarm;
 mod allowance;
-mod asking;
-/// What the alarm is made of; `queue_model` has another.
-mod atomics {
-    pub(super) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence};
-}
-mod attaching;
+mod allowances;
+mod atomics;
 mod backend;
-mod backlog;
-mod bringing;
-/// What the queue is made of; `queue_model` has another.
-mod channel {
-    pub(super) use flume::{Receiver, Sender, TrySendError, bounded};
-    pub(super) use mio::Waker;
-}
-mod client;
-mod commands;
-mod conflate;
-mod connecting;
-mod debt;
-mod deflating;
-mod delivering;
-mod desk;
-mod event;
-mod flush;
-mod flushing;
-mod following;
-mod gathering;
-mod memberships;
-#[cfg(test)]
-mod model;
-mod outbox;
-mod pacing;
 #[doc(hidden)]
-pub mod parts;
-mod places;
-mod putting_off;
-mod queue;
-#[cfg(test)]
-mod queue_model;
-mod reading;
-mod recent;
-mod relieving;
-mod retuning;
-mod sealing;
+pub mod bench;
+mod channel;
+mod chunk;
+mod clock;
+mod close_queue;
+mod compression;
+mod control;
+mod cursor;
+mod egress;
+mod event;
+mod fanout;
+mod handle;
+mod index;
+mod lifecycle;
+mod mailbox;
+mod memberships;
+mod new_session;
+mod part;
+mod pending;
+mod requests;
 mod session;
 mod shard;
-mod shedding;
+mod stage;
+mod start;
 #[cfg(test)]
-mod silent_desk;
-mod subscribers;
-mod sweeping;
-mod turns;
-mod waves;
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
+mod tests;
+mod wakeup;
 
 pub use allowance::Answers;
 pub use backend::{Answer, Backend, Member, MemberCount};
-pub use desk::Desk;
-pub use event::{NewSession, Order, Permit, Who};
-
-use crate::accounts;
-use crate::config::Config;
-use crate::limits::{SHARD_REQUESTS_MAX, SHED_SETTLE};
-use crate::metrics::{Metrics, ShardStats};
-use crate::name::TopicName;
-use crate::protocol::MembershipChange;
-use crate::topic::{Delta, Outlet, ShardId, Slot, Snapshot};
-use event::{Batch, Event};
-use queue::{QueueReceiver, QueueSender};
-use shard::Shard;
-
-/// Batches of requests that may wait for the desk; a shard keeps gathering while it is full.
-const REQUEST_BATCHES_MAX: usize = 1_024;
-
-/// Time that the shards have to count.
-const CENSUS_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The control plane's handle on the shards.
-pub struct Hub {
-    shards: Vec<ShardHandle>,
-    sessions_max: usize,
-    /// Sessions without a token.
-    tokenless: Arc<AtomicUsize>,
-    tokenless_max: usize,
-    /// Sessions that are to go to other nodes and have not gone yet.
-    shedding: Arc<AtomicUsize>,
-    /// When those who went last will stand elsewhere, Unix ms.
-    settled_ms: AtomicU64,
-    /// Bytes of deltas that no topic keeps at which sources wait; 0 is none.
-    deltas_max: usize,
-}
-
-struct ShardHandle {
-    queue: QueueSender,
-    sessions: Arc<AtomicUsize>,
-    stats: Arc<ShardStats>,
-    heartbeat_ms: Arc<AtomicU64>,
-}
-
-/// Shards that are set up but do not run yet.
-pub struct Parked {
-    parts: Vec<Part>,
-    requests: flume::Sender<Batch>,
-    node: Arc<str>,
-    config: Arc<Config>,
-}
-
-struct Part {
-    id: ShardId,
-    poll: mio::Poll,
-    queue: QueueReceiver,
-    sessions: Arc<AtomicUsize>,
-    tokenless: Arc<AtomicUsize>,
-    stats: Arc<ShardStats>,
-    /// Of all shards.
-    everybody: Arc<[Arc<ShardStats>]>,
-    heartbeat_ms: Arc<AtomicU64>,
-}
-
-impl Hub {
-    /// Sets up `shards` shards. Their requests go to the returned desk; nothing runs until [`Parked::start`].
-    ///
-    /// # Errors
-    /// If the kernel gives no epoll or eventfd.
-    pub fn new(
-        shards: usize,
-        sessions_max: usize,
-        node: Arc<str>,
-        config: Arc<Config>,
-        metrics: &Arc<Metrics>,
-    ) -> std::io::Result<(Arc<Self>, Parked, Desk)> {
-        let (sender, receiver) = flume::bounded(REQUEST_BATCHES_MAX);
-        let mut handles = Vec::new();
-        let mut parts = Vec::new();
-        let shards = u16::try_from(shards.max(1)).unwrap_or(u16::MAX);
-        let tokenless = Arc::new(AtomicUsize::new(0));
-        let everybody: Arc<[Arc<ShardStats>]> = (0..shards).map(|_| Arc::default()).collect();
-        for (id, stats) in (0..shards).zip(everybody.iter().cloned()) {
-            let poll = mio::Poll::new()?;
-            let waker = mio::Waker::new(poll.registry(), shard::WAKER)?;
-            let (queue, receiver) = queue::queue(waker, metrics.clone());
-            let sessions = Arc::new(AtomicUsize::new(0));
-            let heartbeat_ms = Arc::new(AtomicU64::new(0));
-            handles.push(ShardHandle {
-                queue: queue.clone(),
-                sessions: sessions.clone(),
-                stats: stats.clone(),
-                heartbeat_ms: heartbeat_ms.clone(),
-            });
-            let everybody = everybody.clone();
-            let (id, tokenless) = (ShardId(id), tokenless.clone());
-            parts.push(Part { id, poll, queue: receiver, sessions, tokenless, stats, everybody, heartbeat_ms });
-        }
-        let queues: Arc<[QueueSender]> = handles.iter().map(|h| h.queue.clone()).collect();
-        let hub = Arc::new(Self {
-            shards: handles,
-            sessions_max,
-            tokenless,
-            tokenless_max: tokenless_max(&config, sessions_max),
-            shedding: Arc::default(),
-            settled_ms: AtomicU64::new(0),
-            deltas_max: config.limits.deltas_total_bytes,
-        });
-        let desk =
-            Desk::new(receiver, queues, allowance::Answers::new(&config.limits), config.limits.snapshots_total_bytes);
-        Ok((hub, Parked { parts, requests: sender, node, config }, desk))
-    }
-
-    /// Hands a session to the shard that has the fewest; gives it back if there are too many already.
-    ///
-    /// # Errors
-    /// The session, if the server holds as many as it can, or as many without a token as it may.
-    pub fn place(&self, session: Box<NewSession>) -> Result<(), Box<NewSession>> {
-        let counts = || self.shards.iter().map(|s| s.sessions.load(Ordering::Relaxed));
-        if counts().sum::<usize>() >= self.sessions_max {
-            return Err(session);
-        }
-        let Some(shard) = self.shards.iter().min_by_key(|s| s.sessions.load(Ordering::Relaxed)) else {
-            return Err(session);
-        };
-        if session.identity.is_none() {
-            let more = |n: usize| (n < self.tokenless_max).then_some(n + 1);
-            if self.tokenless.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
-                return Err(session);
-            }
-        }
-        shard.sessions.fetch_add(1, Ordering::Relaxed);
-        shard.queue.send(Event::Open(session));
-        Ok(())
-    }
-
-    /// Sessions held now.
-    pub fn sessions(&self) -> usize {
-        self.shards.iter().map(|s| s.sessions.load(Ordering::Relaxed)).sum()
-    }
-
-    /// Sessions held at most.
-    pub fn sessions_max(&self) -> usize {
-        self.sessions_max
-    }
-
-    /// Sessions without a token held now.
-    pub fn tokenless(&self) -> usize {
-        self.tokenless.load(Ordering::Relaxed)
-    }
-
-    /// Sessions without a token held at most.
-    pub fn tokenless_max(&self) -> usize {
-        self.tokenless_max
-    }
-
-    /// Sessions of each shard.
-    pub fn sessions_by_shard(&self) -> Vec<usize> {
-        self.shards.iter().map(|s| s.sessions.load(Ordering::Relaxed)).collect()
-    }
-
-    /// What the shards count.
-    pub fn stats(&self) -> Vec<Arc<ShardStats>> {
-        self.shards.iter().map(|s| s.stats.clone()).collect()
-    }
-
-    /// Events waiting in the longest queue.
-    pub fn queue_depth(&self) -> usize {
-        self.shards.iter().map(|s| s.queue.depth()).max().unwrap_or(0)
-    }
-
-    /// Bytes of memory that the shards' queues take, deltas apart.
-    pub fn queue_bytes(&self) -> usize {
-        let room = |s: &ShardHandle| usize::try_from(s.stats.queue_high.get()).unwrap_or(usize::MAX);
-        self.shards.iter().map(|s| room(s).max(s.queue.depth()).next_power_of_two() * size_of::<Event>()).sum()
-    }
-
-    /// Whether sources may hand over more.
-    pub fn has_room(&self) -> bool {
-        let fit = self.deltas_max == 0 || accounts::DELTAS.bytes() < accounts::ceiling(self.deltas_max);
-        fit && self.shards.iter().all(|s| s.queue.has_room())
-    }
-
-    /// Age of the oldest sign of life of a shard; shards that sleep wake up for it once a second.
-    pub fn heartbeat_age_ms(&self) -> u64 {
-        let now = crate::clock::unix_ms();
-        let beats = self.shards.iter().map(|s| s.heartbeat_ms.load(Ordering::Relaxed)).filter(|beat| *beat != 0);
-        beats.map(|beat| now.saturating_sub(beat)).max().unwrap_or(0)
-    }
-
-    /// Closes all sessions in waves over `window`; each shard ends when its last one is gone.
-    pub fn drain(&self, window: Duration) {
-        for shard in &self.shards {
-            shard.queue.send(Event::Drain { window });
-        }
-    }
-
-    /// Closes `count` sessions in waves over `window`, chosen by lot and from all shards alike, so that they go to other
-    /// nodes. The shards go on.
-    ///
-    /// # Errors
-    /// How many are still to go, if an earlier call is not done yet.
-    pub fn shed(&self, count: usize, window: Duration) -> Result<(), usize> {
-        let mut shares = shedding::apportion(count, &self.sessions_by_shard());
-        let count = shares.iter().sum();
-        self.shedding.compare_exchange(0, count, Ordering::AcqRel, Ordering::Acquire)?;
-        if count > 0 {
-            let settles = u64::try_from((window + SHED_SETTLE).as_millis()).unwrap_or(u64::MAX);
-            self.settled_ms.store(crate::clock::unix_ms().saturating_add(settles), Ordering::Relaxed);
-        }
-        for (shard, count) in self.shards.iter().zip(shares.drain(..)).filter(|(_, count)| *count > 0) {
-            let share = shedding::Share::new(self.shedding.clone(), count);
-            shard.queue.send(Event::Shed { share, window });
-        }
-        Ok(())
-    }
-
-    /// Sessions that are to go to other nodes and have not gone yet.
-    pub fn shedding(&self) -> usize {
-        self.shedding.load(Ordering::Acquire)
-    }
-
-    /// Time until those who were sent to other nodes last will stand there, and be counted.
-    pub fn settling(&self) -> Duration {
-        let settled_ms = self.settled_ms.load(Ordering::Relaxed);
-        Duration::from_millis(settled_ms.saturating_sub(crate::clock::unix_ms()))
-    }
-
-    /// Carries out an operator's order on all sessions that it is about.
-    pub fn order(&self, who: &Who, order: &Order) {
-        for shard in &self.shards {
-            shard.queue.send(Event::Order(Box::new((who.clone(), order.clone()))));
-        }
-    }
-
-    /// Topics of all shards that fit a pattern (`*` is any number of characters), and how many are subscribed to each; at
-    /// most `max` of each shard.
-    pub async fn census(&self, pattern: Option<String>, max: usize) -> Vec<(TopicName, u64)> {
-        let (counts, counted) = flume::bounded(self.shards.len().max(1));
-        let fits: Arc<dyn Fn(&str) -> bool + Send + Sync> = match pattern {
-            Some(pattern) => Arc::new(move |name| crate::name::fits(&pattern, name)),
-            None => Arc::new(|_| true),
-        };
-        for shard in &self.shards {
-            shard.queue.send(Event::Census { fits: fits.clone(), max, counts: counts.clone() });
-        }
-        drop(counts);
-        let mut all = Vec::new();
-        let until = tokio::time::Instant::now() + CENSUS_TIMEOUT;
-        while let Ok(Ok(counts)) = tokio::time::timeout_at(until, counted.recv_async()).await {
-            all.extend(counts);
-        }
-        all
-    }
-
-    /// Ends a drain at once.
-    pub fn hurry(&self) {
-        for shard in &self.shards {
-            shard.queue.send(Event::Hurry);
-        }
-    }
-}
-
-/// How many sessions may be without a token: a part of them all, where they can have nothing without one.
-fn tokenless_max(config: &Config, sessions_max: usize) -> usize {
-    if !config.needs_token() {
-        return usize::MAX;
-    }
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "a share of a count of descriptors"
-    )]
-    let share = (sessions_max as f64 * config.limits.tokenless_share).ceil() as usize;
-    share.max(1)
-}
-
-impl Outlet for Hub {
-    fn delta(&self, shard: ShardId, slot: Slot, delta: &Arc<Delta>) {
-        if let Some(shard) = self.shards.get(usize::from(shard.0)) {
-            shard.queue.send(Event::Delta { slot, delta: delta.clone() });
-        }
-    }
-
-    fn reset(&self, shard: ShardId, slot: Slot, snapshot: &Arc<Snapshot>) {
-        if let Some(shard) = self.shards.get(usize::from(shard.0)) {
-            shard.queue.send(Event::Reset { slot, snapshot: snapshot.clone() });
-        }
-    }
-
-    fn stale(&self, shard: ShardId, slot: Slot, _topic: &TopicName, since_ms: Option<u64>) {
-        if let Some(shard) = self.shards.get(usize::from(shard.0)) {
-            shard.queue.send(Event::Stale { slot, since_ms });
-        }
-    }
-
-    fn membership(&self, shard: ShardId, slot: Slot, change: &Arc<MembershipChange>) {
-        if let Some(shard) = self.shards.get(usize::from(shard.0)) {
-            shard.queue.send(Event::Membership { slot, change: change.clone() });
-        }
-    }
-}
-
-impl Parked {
-    /// Starts one thread a shard.
-    ///
-    /// # Errors
-    /// If a thread cannot be started.
-    pub fn start(self) -> std::io::Result<Vec<JoinHandle<()>>> {
-        let Self { parts, requests, node, config } = self;
-        parts
-            .into_iter()
-            .map(|part| {
-                let (requests, node, config) = (requests.clone(), node.clone(), config.clone());
-                let name = format!("shard-{}", part.id.0);
-                // From here on it is missed, even if it never turns once.
-                part.heartbeat_ms.store(crate::clock::unix_ms(), Ordering::Relaxed);
-                std::thread::Builder::new().name(name).spawn(move || Shard::new(part, requests, node, config).run())
-            })
-            .collect()
-    }
-}
-
-const _: () = assert!(SHARD_REQUESTS_MAX >= crate::limits::SUBSCRIPTIONS_MAX);
+pub use control::Control;
+pub use event::{Order, Who};
+pub use handle::Hub;
+pub use new_session::{NewSession, Permit};
+pub use start::Prepared;

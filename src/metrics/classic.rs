@@ -1,6 +1,8 @@
-//! The older of the two text formats, for whoever does not ask for OpenMetrics: `curl`, `promtool check metrics`.
+//! The older of the two text formats, for clients that do not ask for OpenMetrics: `curl`,
+//! `promtool check metrics`.
 
-/// An OpenMetrics text in Prometheus' text format 0.0.4: counters are called as their samples are, units are in names alone.
+/// Converts an OpenMetrics text to Prometheus' text format 0.0.4: counters are named like their
+/// samples, and units appear only in names.
 pub(super) fn from_open_metrics(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut help = None;

@@ -1,4 +1,6 @@
-//! What clients ask for, and why it may be refused.
+//! Commands of clients, and reasons to refuse them.
+
+use std::fmt;
 
 use bytes::Bytes;
 
@@ -9,7 +11,8 @@ use crate::limits::{
 use crate::name::TopicName;
 use crate::position::Position;
 
-/// The client's name for a command, echoed in its reply: a number or a short string, kept as JSON.
+/// The client's id for a command, which its reply repeats: a number or a short string, kept as
+/// JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CommandId(pub(super) Option<compact_str::CompactString>);
 
@@ -18,16 +21,16 @@ pub struct CommandId(pub(super) Option<compact_str::CompactString>);
 pub struct SubscribeItem {
     /// Topic.
     pub topic: TopicName,
-    /// Where the last connection ended. An empty epoch is any.
+    /// Position at the end of the last connection. An empty epoch matches any.
     pub since: Option<Position>,
-    /// What only `centrifuge` has.
+    /// Options of `centrifuge` alone.
     pub options: Option<Box<SubscribeOptions>>,
 }
 
 impl SubscribeItem {
-    /// Bytes of memory beside its own.
+    /// Bytes of memory that it points to.
     pub fn boxed_bytes(&self) -> usize {
-        // With the counts of a name that is shared, and of an epoch.
+        // Includes the counters of a shared name and of an epoch.
         let counts = 2 * size_of::<usize>();
         let epoch = self.since.as_ref().map_or(0, |since| counts + since.epoch.as_str().len());
         let token = self.options.as_ref().and_then(|options| options.token.as_ref()).map_or(0, String::len);
@@ -36,37 +39,37 @@ impl SubscribeItem {
     }
 }
 
-/// What a Centrifuge client may ask for with a subscribe.
+/// Options of a Centrifuge subscribe.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SubscribeOptions {
     /// A subscription token (JWT).
     pub token: Option<String>,
-    /// It wants to recover later.
+    /// The client wants to recover later.
     pub recoverable: bool,
-    /// It wants to be told if its position is lost.
+    /// The client wants to know if its position is lost.
     pub positioned: bool,
-    /// It wants to know who comes and goes.
+    /// The client wants joins and leaves.
     pub join_leave: bool,
-    /// It can apply Fossil deltas.
+    /// The client can apply Fossil deltas.
     pub fossil: bool,
-    /// It wants an error in place of a subscription that could not be recovered.
+    /// The client wants an error if the subscription cannot be recovered.
     pub reject_unrecovered: bool,
 }
 
-/// What any subscriber may ask for beside topics.
+/// Options of a subscribe in any dialect.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct SubscribeTerms {
-    /// Deliveries a second at most, each topic.
+    /// Most deliveries per second on each topic.
     pub max_rate: Option<f64>,
-    /// Deltas of history wanted first (`stream` topics).
+    /// Number of past deltas to send first (`stream` topics).
     pub history: u32,
 }
 
 impl SubscribeTerms {
-    /// Checks what was asked for.
+    /// Checks the options.
     ///
     /// # Errors
-    /// If the rate is none.
+    /// The rate is invalid.
     pub fn new(max_rate: Option<f64>, history: u32) -> Result<Self, Refusal> {
         match max_rate {
             Some(rate) if !(rate.is_finite() && rate >= RATE_STEPS[0]) => {
@@ -77,22 +80,23 @@ impl SubscribeTerms {
     }
 }
 
-/// How a client wants its session to be served. What is `None` stays as it is.
+/// A client's settings for its session. `None` leaves a setting unchanged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SessionWishes {
-    /// Deliveries may wait so long after the last visit for others to come with them, ms; 0 is as the namespaces say.
+    /// Time after a write for which deliveries may wait to share the next one, ms; 0 means the
+    /// namespaces' own.
     pub flush_interval_ms: Option<u16>,
-    /// Ceiling on what is sent, bytes/s; 0 is none.
+    /// Limit on sent bytes/s; 0 means no limit.
     pub bytes_per_second: Option<u32>,
-    /// Several deliveries in one message: in `plain` a list. Centrifuge always has it.
+    /// Several deliveries in one message; in `plain` as a list. Centrifuge always does this.
     pub batch: Option<bool>,
 }
 
 impl SessionWishes {
-    /// Checks what was asked for.
+    /// Checks the settings.
     ///
     /// # Errors
-    /// If a value is out of bounds.
+    /// A value is out of bounds.
     pub fn check(self) -> Result<Self, Refusal> {
         let longest = FLUSH_INTERVAL_MAX.as_millis();
         if let Some(ms) = self.flush_interval_ms.filter(|ms| u128::from(*ms) > longest) {
@@ -107,92 +111,95 @@ impl SessionWishes {
     }
 }
 
-/// Which part of a topic's history.
+/// The requested part of a topic's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryQuery {
-    /// Deltas at most; 0 asks for the position alone.
+    /// Most deltas; 0 asks for the position alone.
     pub limit: usize,
-    /// Only those after this (or before it, in reverse).
+    /// Only deltas after this position, or before it in reverse.
     pub since: Option<Position>,
     /// Newest first.
     pub reverse: bool,
 }
 
-/// What a client asks for.
+/// A command of a client.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "`id` is echoed, `topic` is the topic, and the rest is named as in the protocols")]
 pub enum Command {
-    /// Start deliveries. `items` have valid names; the others are in `refused`, and the one reply names them.
+    /// Starts deliveries. `items` have valid names; `refused` has the others, which the same reply
+    /// names.
     Subscribe { id: CommandId, items: Vec<SubscribeItem>, refused: Refused, terms: SubscribeTerms },
-    /// End deliveries.
+    /// Ends deliveries.
     Unsubscribe { id: CommandId, topics: Vec<TopicName>, refused: Refused },
-    /// Change the rate of subscriptions that are live; without one, to what the namespace says.
+    /// Changes the rate of live subscriptions; without a rate, to the namespace's.
     Rate { id: CommandId, topics: Vec<TopicName>, refused: Refused, max_rate: Option<f64> },
-    /// Change how the session is served.
+    /// Changes the session's settings.
     Session { id: CommandId, wishes: SessionWishes },
-    /// Send the state now.
+    /// Sends the state now.
     Snapshot { id: CommandId, topics: Vec<TopicName>, refused: Refused },
-    /// Prove who the client is, or prolong it.
+    /// Shows a token: the first one, or a newer one.
     Auth { id: CommandId, token: String },
-    /// Round trip.
+    /// Measures a round trip.
     Ping { id: CommandId },
-    /// The first of a Centrifuge session: who the client is, and what it recovers of what the server subscribed it to.
+    /// The first command of a Centrifuge session: its token, and positions in the topics that the
+    /// server subscribes it to.
     Connect { id: CommandId, token: Option<String>, items: Vec<SubscribeItem> },
-    /// Hand in a delta.
+    /// Publishes a delta.
     Publish { id: CommandId, topic: TopicName, data: Bytes },
-    /// Some of a topic's past.
+    /// Reads a part of a topic's history.
     History { id: CommandId, topic: TopicName, query: HistoryQuery },
-    /// Who is subscribed, or only how many.
+    /// Reads the list of subscribers, or only their number.
     Presence { id: CommandId, topic: TopicName, stats: bool },
-    /// Prolong the session.
+    /// Shows a newer token for the session.
     Refresh { id: CommandId, token: String },
-    /// Prolong a subscription.
+    /// Shows a newer token for a subscription.
     SubRefresh { id: CommandId, topic: TopicName, token: String },
-    /// Call something behind this server.
+    /// Calls the endpoint behind this server.
     Rpc { id: CommandId, method: String, data: Bytes },
-    /// A message that wants no answer.
+    /// A message that needs no answer.
     Send,
     /// The answer to a ping of the server.
     Pong,
 }
 
-/// Why something was refused; with the topic where it is about one.
+/// Why a command was refused, with its topic if it is about one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// In the manner of HTTP: 400 malformed, 401 no token, 403 not allowed, 404 unknown command, 409 already subscribed,
-    /// 416 position gone, 429 over a limit, [`Refusal::TOKEN_EXPIRED`], [`Refusal::UNKNOWN_TOPIC`], 501 not available, 503 try again; from 1000 on
-    /// a backend's own.
+    /// Like an HTTP status: 400 malformed, 401 no token, 403 not allowed, 404 unknown command, 409
+    /// already subscribed, 416 position gone, 429 over a limit, [`Refusal::TOKEN_EXPIRED`],
+    /// [`Refusal::UNKNOWN_TOPIC`], 501 not available, 503 try again. Codes from 1000 on are a
+    /// backend's own.
     pub code: u16,
     /// For people.
     pub reason: String,
     /// The topic, as sent.
     pub topic: Option<String>,
-    /// What its cause is called, and what to do: where a delta is at fault.
+    /// The cause's name and the remedy, if a delta is at fault.
     pub advice: Option<Box<Advice>>,
 }
 
-/// What a publisher can do about a refusal.
+/// Advice to a publisher about a refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advice {
-    /// As metrics, logs and `/status` call the cause.
+    /// The cause's name in metrics, logs and `/status`.
     pub label: &'static str,
-    /// What to do.
+    /// The remedy.
     pub remedy: String,
 }
 
 impl Refusal {
-    /// A token that was good: `plain` clients are told 401, the others to get a new one.
+    /// A token that has expired. `plain` clients get 401, the others are told to get a new one.
     pub const TOKEN_EXPIRED: u16 = 498;
 
-    /// A topic that there cannot be: `plain` clients are told 404, the others 102 "unknown channel".
+    /// A topic that cannot exist. `plain` clients get 404, the others 102 "unknown channel".
     pub const UNKNOWN_TOPIC: u16 = 494;
 
-    /// A refusal that is about no topic.
+    /// A refusal without a topic.
     pub fn new(code: u16, reason: impl Into<String>) -> Self {
         Self { code, reason: reason.into(), topic: None, advice: None }
     }
 
-    /// The same, with its cause and what to do.
+    /// The same, with its cause and the remedy.
     #[must_use]
     pub fn advising(mut self, label: &'static str, remedy: impl Into<String>) -> Self {
         self.advice = Some(Box::new(Advice { label, remedy: remedy.into() }));
@@ -207,8 +214,8 @@ impl Refusal {
     }
 }
 
-/// The topics of one command that were refused: the reason of each kind, and as many names as fit. What it holds is
-/// bounded ([`REFUSED_REASONS_MAX`], [`REFUSED_NAME_BYTES_MAX`]), however long the command was.
+/// The refused topics of one command, by reason. Its size is limited ([`REFUSED_REASONS_MAX`],
+/// [`REFUSED_NAME_BYTES_MAX`]), however long the command is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Refused {
     first: Option<Refusal>,
@@ -217,16 +224,16 @@ pub struct Refused {
     name_bytes: usize,
 }
 
-/// Topics that were refused for one reason.
+/// Topics that were refused for the same reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedGroup {
-    /// As in [`Refusal`].
+    /// See [`Refusal::code`].
     pub code: u16,
     /// For people.
     pub reason: String,
-    /// The first of the topics, as sent, each cut to the length that a name may have.
+    /// The first topics, as sent, each cut to the longest valid length.
     pub topics: Vec<String>,
-    /// How many more there are that are not in `topics`.
+    /// Number of further topics.
     pub more: usize,
 }
 
@@ -237,7 +244,7 @@ impl Refused {
         let topic = clipped(refusal.topic.as_deref().unwrap_or_default(), TOPIC_NAME_BYTES_MAX);
         let fits = self.name_bytes + topic.len() <= REFUSED_NAME_BYTES_MAX;
         let known = self.groups.iter().position(|g| g.code == refusal.code && g.reason == refusal.reason);
-        // Reasons past the bound are told with the last one that there was room for.
+        // Reasons above the limit are counted with the last reason.
         let full = self.groups.len() >= REFUSED_REASONS_MAX;
         let at = known.or_else(|| full.then(|| self.groups.len().saturating_sub(1)));
         match at.and_then(|at| self.groups.get_mut(at)) {
@@ -271,18 +278,24 @@ impl Refused {
         &self.groups
     }
 
-    /// How many topics were refused.
+    /// Number of refused topics.
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// Whether none was.
+    /// Whether no topic was refused.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 }
 
-/// The beginning of `text`, at most so many bytes of it, cut between characters.
+/// The text of a parser's error, cut to a limited length, because it may repeat input.
+pub(super) fn bounded(error: &impl fmt::Display) -> String {
+    let text = error.to_string();
+    clipped(&text, REASON_BYTES_MAX).to_owned()
+}
+
+/// The first bytes of `text`, at most `bytes_max`, cut between characters.
 pub(super) fn clipped(text: &str, bytes_max: usize) -> &str {
     text.get(..text.floor_char_boundary(bytes_max)).unwrap_or_default()
 }
@@ -306,7 +319,7 @@ pub enum Op {
     Refresh,
     SubRefresh,
     Rpc,
-    /// A subscribe that the server itself began.
+    /// A subscribe that the server began.
     ServerSubscribe,
     Unknown,
 }
@@ -314,13 +327,13 @@ pub enum Op {
 /// A command that could not be understood.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BadCommand {
-    /// Echoed if it could be read.
+    /// Repeated in the answer, if it could be read.
     pub id: CommandId,
-    /// Which command it was, if that could be read.
+    /// The command's name, if it could be read.
     pub op: Op,
-    /// What was wrong.
+    /// The fault.
     pub refusal: Refusal,
-    /// There is nothing to answer: the session must be closed.
+    /// The session must be closed without an answer.
     pub fatal: bool,
 }
 
@@ -330,7 +343,8 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// However many topics a command names and whatever they are, what its refusals take is bounded and none is lost.
+        /// However many topics a command names, and whatever they are, its refusals take bounded
+        /// memory, and none is lost.
         #[test]
         fn refusals_are_bounded_and_all_are_counted(topics in prop::collection::vec((".{0,400}", 0u8..20), 1..60)) {
             let mut refused = Refused::default();

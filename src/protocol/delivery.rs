@@ -1,4 +1,4 @@
-//! What topics send, and how it is encoded.
+//! Deliveries of topics, and their encodings.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,26 +10,26 @@ use crate::form::PayloadForm;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
 
-/// A delta, or one in place of several, as it is delivered.
+/// A delta, or one in place of several, to be delivered.
 #[derive(Debug, Clone, Copy)]
 pub struct Delivery<'a> {
     /// Topic.
     pub topic: &'a TopicName,
     /// Position of the newest delta in it.
     pub offset: Offset,
-    /// Position the receiver must have reached for this to follow without a gap.
+    /// The receiver has no gap if it has reached this position.
     pub prev: Offset,
-    /// How many deltas this stands for; 1 for one as published.
+    /// Number of deltas that this one stands for; 1 for a delta as published.
     pub count: u64,
-    /// Time the source saw it, Unix ms.
+    /// Time at the source, Unix ms.
     pub ts: Option<u64>,
     /// As published.
     pub data: &'a [u8],
-    /// What the namespace's deltas are made of.
+    /// The form of the namespace's deltas.
     pub form: PayloadForm,
 }
 
-/// A topic's whole state as it is delivered.
+/// A topic's whole state, to be delivered.
 #[derive(Debug, Clone, Copy)]
 pub struct SnapshotDelivery<'a> {
     /// Topic.
@@ -40,29 +40,29 @@ pub struct SnapshotDelivery<'a> {
     pub epoch: &'a Epoch,
     /// Time of that delta at its source, Unix ms.
     pub ts: Option<u64>,
-    /// JSON, or bytes; of a topic of bytes that nothing is known of, none.
+    /// JSON, or bytes. Empty for a topic of bytes without a known state.
     pub data: &'a [u8],
-    /// Which of them.
+    /// Which of the two.
     pub form: PayloadForm,
-    /// What is known of it: where that is nothing, the data is `null` in JSON.
+    /// Completeness of the state. If none is known, the data in JSON is `null`.
     pub known: Known,
 }
 
-/// What is known of a topic's state.
+/// How much of a topic's state is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Known {
-    /// Nothing was published, or the topic has ended.
+    /// There is no state: nothing was published, or the topic has ended.
     Nothing,
-    /// There may be a state, and nothing of it is known here.
+    /// There may be a state, but none of it is known here.
     Unknown,
-    /// Deltas that changed it may be missing here: it may lack members, or have old values.
+    /// Some deltas may be missing: it may lack members, or have old values.
     Incomplete,
-    /// It is what the deltas up to its offset made.
+    /// It is the result of all deltas up to its offset.
     Whole,
 }
 
 impl Known {
-    /// Whether there may be more to the state than what is known of it.
+    /// Whether the state may have more than is known.
     pub fn may_lack(self) -> bool {
         matches!(self, Self::Unknown | Self::Incomplete)
     }
@@ -73,7 +73,7 @@ impl Known {
     }
 }
 
-/// How bytes look in JSON: as text in base64, in quotes.
+/// Bytes in JSON: base64, in quotes.
 pub fn base64_json(bytes: &[u8]) -> Vec<u8> {
     let mut out = vec![0; bytes.len().div_ceil(3) * 4 + 2];
     let (first, rest) = out.split_at_mut(1);
@@ -84,7 +84,7 @@ pub fn base64_json(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// How a delivery looks. A delta is encoded at most once for each that has a subscriber.
+/// Encoding of a delivery. A delta is encoded at most once for each encoding with a subscriber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Encoding {
@@ -92,20 +92,20 @@ pub enum Encoding {
     Plain = 0,
     /// `centrifuge`, JSON.
     Json = 1,
-    /// `centrifuge`, Protobuf. Also a whole value for those who take deltas.
+    /// `centrifuge`, Protobuf. Also a whole value for subscribers that take differences.
     Protobuf = 2,
-    /// `centrifuge`, JSON: a whole value for those who take deltas.
+    /// `centrifuge`, JSON: a whole value for subscribers that take differences.
     JsonWhole = 3,
-    /// `centrifuge`, JSON: what changed since the delta before it.
+    /// `centrifuge`, JSON: the difference to the delta before it.
     JsonFossil = 4,
-    /// `centrifuge`, Protobuf: what changed since the delta before it.
+    /// `centrifuge`, Protobuf: the difference to the delta before it.
     ProtobufFossil = 5,
 }
 
 impl Encoding {
-    /// How many there are.
+    /// Number of encodings.
     pub const COUNT: usize = 6;
-    /// All of them, in the order of their indices.
+    /// All encodings, in the order of their indices.
     pub const ALL: [Self; Self::COUNT] =
         [Self::Plain, Self::Json, Self::Protobuf, Self::JsonWhole, Self::JsonFossil, Self::ProtobufFossil];
 
@@ -119,7 +119,7 @@ impl Encoding {
         1 << (self as u8)
     }
 
-    /// The same for a receiver that does not hold the delta before.
+    /// The encoding for a receiver that does not hold the delta before.
     #[must_use]
     pub fn whole(self) -> Self {
         match self {
@@ -129,7 +129,7 @@ impl Encoding {
         }
     }
 
-    /// Of the sessions that it is for.
+    /// The dialect of the sessions that get it.
     pub fn dialect(self) -> Dialect {
         match self {
             Self::Plain => Dialect::Plain,
@@ -138,23 +138,23 @@ impl Encoding {
         }
     }
 
-    /// Whether it can hold any bytes: Protobuf.
+    /// Whether it can carry any bytes: Protobuf.
     fn is_binary(self) -> bool {
         matches!(self, Self::Protobuf | Self::ProtobufFossil)
     }
 
-    /// Whether it says what changed since the delta before.
+    /// Whether it carries the difference to the delta before.
     pub fn is_fossil(self) -> bool {
         matches!(self, Self::JsonFossil | Self::ProtobufFossil)
     }
 
-    /// A whole frame with a delta. `before` is the data of the delivery that the receiver holds; without one, or where
-    /// nothing is gained by it, the data is whole.
+    /// A whole frame with a delta. `before` is the data of the delivery that the receiver holds.
+    /// Without it, or if the difference is not shorter, the frame has the whole data.
     pub fn delivery(self, delivery: &Delivery<'_>, before: Option<&[u8]>) -> Bytes {
         if delivery.form == PayloadForm::Json || self.is_binary() {
             return self.encode(delivery, before);
         }
-        // What such a receiver holds, and is told the difference to, is the JSON.
+        // Such a receiver holds the JSON, so the difference is between JSON texts.
         let (data, before) = (base64_json(delivery.data), before.map(base64_json));
         self.encode(&Delivery { data: &data, ..*delivery }, before.as_deref())
     }

@@ -1,4 +1,4 @@
-//! The dialects: each verb in the words of each.
+//! The dialects: each message in the form of each dialect.
 
 use std::sync::Arc;
 
@@ -10,9 +10,10 @@ use super::{
     Refusal, Refused, Standing, Subscribed, plain,
 };
 use crate::name::TopicName;
+use crate::wire::close::CloseReason;
 use crate::wire::frame::{self, Opcode};
 
-/// How a session speaks.
+/// The dialect of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dialect {
     /// JSON that can be read and written by hand: `docs/protocol.md`.
@@ -32,12 +33,22 @@ impl Dialect {
         }
     }
 
+    /// The messages that only the Centrifuge protocol has; `None` in `plain`.
+    pub fn centrifuge(self) -> Option<Centrifuge> {
+        self.format().map(Centrifuge)
+    }
+
     /// Whether it is the Centrifuge protocol.
     pub fn is_centrifuge(self) -> bool {
         self != Self::Plain
     }
 
-    /// How deliveries to such a session look; `fossil` if it takes deltas of deltas.
+    /// The code of a close frame for this reason. Centrifuge clients tell by the code whether to come back.
+    pub fn close_code(self, reason: CloseReason) -> u16 {
+        if self.is_centrifuge() { reason.centrifuge_code() } else { reason.code() }
+    }
+
+    /// Encoding of deliveries to such a session; `fossil` if it takes differences.
     pub fn encoding(self, fossil: bool) -> Encoding {
         match (self, fossil) {
             (Self::Plain, _) => Encoding::Plain,
@@ -53,7 +64,8 @@ impl Dialect {
         self.format().map_or(Opcode::Text, centrifuge::opcode)
     }
 
-    /// Takes the first command off a message of a client; `None` at its end. In `plain` a message is one command.
+    /// Takes the first command off a client's message; `None` at its end. In `plain` a message is
+    /// one command.
     pub fn split<'a>(self, message: &mut &'a [u8]) -> Option<&'a [u8]> {
         match self.format() {
             None => Some(std::mem::take(message)).filter(|message| !message.is_empty()),
@@ -61,11 +73,11 @@ impl Dialect {
         }
     }
 
-    /// Reads one command of a client. A list of topics in it may have `topics_max` entries: a longer one is refused, and not
-    /// read to its end.
+    /// Reads one command of a client. A list of topics may have `topics_max` entries; a longer one
+    /// is refused and not read to its end.
     ///
     /// # Errors
-    /// What was wrong with it, ready to be sent back.
+    /// The fault, ready to be sent back.
     pub fn command(self, bytes: &[u8], topics_max: usize) -> Result<Command, BadCommand> {
         match self.format() {
             None => plain::command(bytes, topics_max),
@@ -81,7 +93,7 @@ impl Dialect {
         }
     }
 
-    /// A whole frame that the client must answer to show that it lives.
+    /// A whole frame that the client must answer to show that it is alive.
     pub fn ping(self) -> Bytes {
         match self.format() {
             None => frame::frame(Opcode::Ping, b""),
@@ -89,8 +101,9 @@ impl Dialect {
         }
     }
 
-    /// The one reply to a command about topics. `any`: it was carried out for one at least; `standings`: where those stand,
-    /// of commands whose reply says it. Centrifuge has commands about one topic, and a rate that is for all or none.
+    /// The reply to a command about topics. `any` says that it was carried out for at least one.
+    /// `standings` are their positions, for commands whose reply has them. Centrifuge's own
+    /// commands are about one topic, and its rate call is for all topics or none.
     pub fn outcome(
         self,
         id: &CommandId,
@@ -106,22 +119,7 @@ impl Dialect {
         }
     }
 
-    /// The reply to a subscribe. `centrifuge` alone has it.
-    pub fn subscribed(self, id: &CommandId, subscribed: &Subscribed<'_>) -> Bytes {
-        centrifuge::subscribed(self.format().unwrap_or(Format::Json), id, subscribed)
-    }
-
-    /// What is said of a subscription that the server began. `centrifuge` alone has it.
-    pub fn subscribed_by_server(self, subscribed: &Subscribed<'_>) -> Bytes {
-        centrifuge::subscribed_by_server(self.format().unwrap_or(Format::Json), subscribed)
-    }
-
-    /// The reply to a connect.
-    pub fn connected(self, id: &CommandId, connected: &Connected<'_>) -> Bytes {
-        centrifuge::connected(self.format().unwrap_or(Format::Json), id, connected)
-    }
-
-    /// The reply to a command that was carried out and has nothing more to say.
+    /// The reply to a command that was carried out, without further contents.
     pub fn done(self, id: &CommandId, op: Op) -> Bytes {
         match self.format() {
             None => plain::done(id, op),
@@ -129,7 +127,7 @@ impl Dialect {
         }
     }
 
-    /// The reply to a command, or to one topic of it, that was refused.
+    /// The reply to a refused command, or about one refused topic of it.
     pub fn refusal(self, id: &CommandId, op: Op, refusal: &Refusal) -> Bytes {
         match self.format() {
             None => plain::refusal(id, op, refusal),
@@ -137,46 +135,79 @@ impl Dialect {
         }
     }
 
-    /// The reply to a history command.
-    pub fn history(self, id: &CommandId, page: &HistoryPage) -> Bytes {
-        centrifuge::history(self.format().unwrap_or(Format::Json), id, page)
-    }
-
-    /// The reply to a presence command.
-    pub fn presence(self, id: &CommandId, members: &[Arc<MemberInfo>]) -> Bytes {
-        centrifuge::presence(self.format().unwrap_or(Format::Json), id, members)
-    }
-
-    /// The reply to a command for presence statistics.
-    pub fn presence_stats(self, id: &CommandId, clients: usize, users: usize) -> Bytes {
-        centrifuge::presence_stats(self.format().unwrap_or(Format::Json), id, clients, users)
-    }
-
-    /// The reply to a refresh.
-    pub fn refreshed(self, id: &CommandId, client: &str, ttl_s: Option<u64>) -> Bytes {
-        centrifuge::refreshed(self.format().unwrap_or(Format::Json), id, client, ttl_s)
-    }
-
-    /// The reply to a refresh of a subscription.
-    pub fn sub_refreshed(self, id: &CommandId, ttl_s: Option<u64>) -> Bytes {
-        centrifuge::sub_refreshed(self.format().unwrap_or(Format::Json), id, ttl_s)
-    }
-
-    /// The reply to a call.
-    pub fn rpc(self, id: &CommandId, data: &Bytes) -> Bytes {
-        centrifuge::rpc(self.format().unwrap_or(Format::Json), id, data)
-    }
-
-    /// A join or a leave. `None` in `plain`, which has no such message.
-    pub fn membership(self, topic: &TopicName, change: &MembershipChange) -> Option<Bytes> {
-        self.format().map(|format| centrifuge::membership(format, topic, change))
-    }
-
-    /// The server ended a subscription. Below 2500 for good; from there on the client subscribes again.
+    /// The server ended a subscription. With a code below 2500 it is for good; otherwise the client
+    /// subscribes again.
     pub fn unsubscribed(self, topic: &TopicName, code: u16, reason: &str) -> Bytes {
         match self.format() {
             None => plain::unsubscribed(topic, code, reason),
             Some(format) => centrifuge::unsubscribed(format, topic, code, reason),
         }
+    }
+}
+
+/// The Centrifuge protocol in one of its two forms: what it has and `plain` has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Centrifuge(Format);
+
+impl Centrifuge {
+    /// In JSON.
+    pub const JSON: Self = Self(Format::Json);
+
+    /// The dialect that it is.
+    pub fn dialect(self) -> Dialect {
+        match self.0 {
+            Format::Json => Dialect::CentrifugeJson,
+            Format::Protobuf => Dialect::CentrifugeProtobuf,
+        }
+    }
+
+    /// The reply to a subscribe.
+    pub fn subscribed(self, id: &CommandId, subscribed: &Subscribed<'_>) -> Bytes {
+        centrifuge::subscribed(self.0, id, subscribed)
+    }
+
+    /// The notice of a subscription that the server began.
+    pub fn subscribed_by_server(self, subscribed: &Subscribed<'_>) -> Bytes {
+        centrifuge::subscribed_by_server(self.0, subscribed)
+    }
+
+    /// The reply to a connect.
+    pub fn connected(self, id: &CommandId, connected: &Connected<'_>) -> Bytes {
+        centrifuge::connected(self.0, id, connected)
+    }
+
+    /// The reply to a history command.
+    pub fn history(self, id: &CommandId, page: &HistoryPage) -> Bytes {
+        centrifuge::history(self.0, id, page)
+    }
+
+    /// The reply to a presence command.
+    pub fn presence(self, id: &CommandId, members: &[Arc<MemberInfo>]) -> Bytes {
+        centrifuge::presence(self.0, id, members)
+    }
+
+    /// The reply to a command for presence statistics.
+    pub fn presence_stats(self, id: &CommandId, clients: usize, users: usize) -> Bytes {
+        centrifuge::presence_stats(self.0, id, clients, users)
+    }
+
+    /// The reply to a refresh.
+    pub fn refreshed(self, id: &CommandId, client: &str, ttl_s: Option<u64>) -> Bytes {
+        centrifuge::refreshed(self.0, id, client, ttl_s)
+    }
+
+    /// The reply to a refresh of a subscription.
+    pub fn sub_refreshed(self, id: &CommandId, ttl_s: Option<u64>) -> Bytes {
+        centrifuge::sub_refreshed(self.0, id, ttl_s)
+    }
+
+    /// The reply to a call.
+    pub fn rpc(self, id: &CommandId, data: &Bytes) -> Bytes {
+        centrifuge::rpc(self.0, id, data)
+    }
+
+    /// A join or a leave.
+    pub fn membership(self, topic: &TopicName, change: &MembershipChange) -> Bytes {
+        centrifuge::membership(self.0, topic, change)
     }
 }

@@ -1,15 +1,16 @@
-//! Delta compression in the format of Fossil SCM (fossil-scm.org, "Fossil Delta Format"): what of the new value is
-//! copied from the one before, and what is new. Made once for all who hold the value before.
+//! Delta compression in the format of Fossil SCM (fossil-scm.org, "Fossil Delta Format"). The
+//! result says which parts of the new value are copied from the one before, and which are new. It
+//! is made once for all sessions that hold the value before.
 //!
-//! Published values are short and alike: blocks are of 8 bytes where Fossil's own encoder takes 16. Decoders cannot
-//! tell: only the format is common, not the way to it.
+//! Published values are short and alike, so blocks have 8 bytes, where Fossil's own encoder uses
+//! 16. Decoders see no difference: only the format is fixed, not the choice of blocks.
 
 use std::collections::HashMap;
 
-/// Bytes of the source that are looked up as one.
+/// Bytes of the source in one lookup.
 const BLOCK: usize = 8;
 
-/// Positions looked at for one block of the source.
+/// Positions tried for one block of the source.
 const CHAIN_MAX: usize = 8;
 
 const DIGITS: &[u8; 64] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~";
@@ -33,7 +34,7 @@ fn int_len(value: usize) -> usize {
     bits.div_ceil(6).max(1)
 }
 
-/// Sum of the big-endian 32-bit words, the last filled up with zeros.
+/// Sum of the big-endian 32-bit words; the last is padded with zeros.
 fn checksum(bytes: &[u8]) -> u32 {
     let (words, rest) = bytes.as_chunks::<4>();
     let mut last = [0; 4];
@@ -66,8 +67,8 @@ fn put_copy(out: &mut Vec<u8>, count: usize, from: usize) {
     out.push(b',');
 }
 
-/// What turns `source` into `target`; `None` where that is not shorter than `target` itself, or, of `text`, where it
-/// would cut a character in two (JSON carries it as text).
+/// The difference from `source` to `target`. `None` if it is not shorter than `target`, or if it
+/// would cut a character of `text` in two (JSON carries it as text).
 pub(super) fn delta(source: &[u8], target: &[u8], text: bool) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(target.len().min(256));
     put_int(&mut out, target.len());
@@ -80,9 +81,9 @@ pub(super) fn delta(source: &[u8], target: &[u8], text: bool) -> Option<Vec<u8>>
             places.push(n * BLOCK);
         }
     }
-    // What was looked at but not yet written begins at `pending`.
+    // Bytes from `pending` to `at` were examined but not yet written.
     let (mut at, mut pending) = (0, 0);
-    // Updates change a few digits in place: the same position is tried before any block.
+    // Updates change a few digits in place, so the same position is tried before any block.
     let mut shift: isize = 0;
     while at < target.len() {
         let rest = target.get(at..).unwrap_or_default();
@@ -104,7 +105,7 @@ pub(super) fn delta(source: &[u8], target: &[u8], text: bool) -> Option<Vec<u8>>
         let (forward, back, from) = best;
         let count = forward + back;
         let start = from - back.min(from);
-        // A copy that is longer to say than what it copies is no gain.
+        // A copy command that is longer than its text is no gain.
         if count > int_len(count) + int_len(start) + 2 + 2 {
             put_literal(&mut out, target.get(pending..at - back).unwrap_or_default());
             put_copy(&mut out, count, start);
@@ -146,7 +147,7 @@ mod tests {
     }
 
     proptest! {
-        /// Of bytes too, whatever is in them.
+        /// Bytes of any value work too.
         #[test]
         fn the_target_comes_back_of_bytes(
             source in prop::collection::vec(any::<u8>(), 0..400),
@@ -161,7 +162,7 @@ mod tests {
             }
         }
 
-        /// An independent decoder gets the target back, whatever source and target have in common.
+        /// An independent decoder restores the target, whatever source and target have in common.
         #[test]
         fn the_target_comes_back(
             pieces in prop::collection::vec("[a-z0-9{}:,\"é]{0,24}", 1..12),

@@ -1,4 +1,5 @@
-//! Lists of topics in commands, bounded while they are read: past the bound nothing more is read, and nothing is kept.
+//! Lists of topics in commands, limited while they are read: after the limit nothing more is read
+//! or kept.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -6,14 +7,14 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::command::clipped;
+use super::command::{bounded, clipped};
 use super::members::Object;
 use super::{Refusal, Refused};
 use crate::limits::REASON_BYTES_MAX;
 use crate::name::TopicName;
 use crate::position::Position;
 
-/// The topics of a command: those that are names, and why the others are not.
+/// The topics of a command: valid names, and why the others are refused.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     pub(super) topics: Vec<TopicName>,
@@ -23,7 +24,7 @@ pub(super) struct Names {
 /// Reads a list of topics.
 ///
 /// # Errors
-/// 429 if it has more than `most`, 400 if it is no list of strings or names none.
+/// 429 if it has more than `most`; 400 if it is not a list of strings, or is empty.
 pub(super) fn names(member: &str, list: Option<&RawValue>, most: usize) -> Result<Names, Refusal> {
     let mut reading = NamesReading { names: Names::default(), left: Left::new(most) };
     if let Some(list) = list {
@@ -40,7 +41,7 @@ pub(super) fn names(member: &str, list: Option<&RawValue>, most: usize) -> Resul
 /// Reads positions by topic.
 ///
 /// # Errors
-/// 429 if there are more than `most`, 400 if they are no positions.
+/// 429 if there are more than `most`; 400 if they are not positions.
 pub(super) fn positions(
     member: &str,
     map: Option<&RawValue>,
@@ -54,13 +55,7 @@ pub(super) fn positions(
     Ok(reading.positions)
 }
 
-/// What an error of a parser says, cut to a bounded length: it may repeat some of what was sent.
-pub(super) fn bounded(error: &impl fmt::Display) -> String {
-    let text = error.to_string();
-    clipped(&text, REASON_BYTES_MAX).to_owned()
-}
-
-/// How many more entries a list may have.
+/// Number of entries that a list may still have.
 struct Left {
     most: usize,
     entries: usize,
@@ -71,7 +66,7 @@ impl Left {
         Self { most, entries: most }
     }
 
-    /// Takes one; `false` if there is none left.
+    /// Takes one; `false` if none is left.
     fn take(&mut self) -> bool {
         let any = self.entries > 0;
         self.entries = if any { self.entries - 1 } else { usize::MAX };
@@ -182,7 +177,7 @@ mod tests {
         assert_eq!(positions("since", Some(&raw(&long)), 1).unwrap_err().code, 429);
     }
 
-    /// What comes behind the bound is not looked at: no element of it is made anything of.
+    /// Elements after the limit are not parsed.
     #[test]
     fn reading_stops_at_the_bound() {
         let list = format!(r#"["a",{}"b"]"#, "7,".repeat(10_000));

@@ -1,5 +1,5 @@
-//! JSON objects that clients send, read member by member: an error names the member that is wrong, what it is and what it
-//! must be. Derived readers would take a list for an object, member by member in their order.
+//! JSON objects of clients, read member by member. An error names the wrong member, its value and
+//! the expected form. Derived readers would accept a list for an object, member by member in order.
 
 use std::fmt;
 
@@ -8,14 +8,13 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::Refusal;
-use super::command::clipped;
-use super::lists::bounded;
+use super::command::{bounded, clipped};
 use crate::spelling::nearest;
 
-/// Bytes of a client's own text that an error repeats.
+/// Bytes of a client's own text that an error may repeat.
 const SHOWN_BYTES: usize = 64;
 
-/// An object that is read by a derived reader, and by that as nothing else than an object.
+/// An object for a derived reader, which then cannot accept a list.
 pub(super) struct Object<T>(pub(super) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
@@ -47,16 +46,16 @@ where
     Ok(Option::<Object<T>>::deserialize(deserializer)?.map(|object| object.0))
 }
 
-/// The members of an object that are known here, as they came.
+/// The known members of an object, as sent.
 pub(super) struct Members<'a> {
     names: &'static [&'static str],
     values: Vec<Option<&'a RawValue>>,
-    /// The first that is not known, or came twice.
+    /// The first member that is unknown or repeated.
     stray: Option<String>,
 }
 
 impl<'a> Members<'a> {
-    /// Reads an object, with as much of it as came before what is wrong with it.
+    /// Reads an object. If it is malformed, the members before the fault are kept.
     pub(super) fn read(text: &'a [u8], names: &'static [&'static str]) -> (Self, Result<(), Refusal>) {
         let mut members = Self { names, values: vec![None; names.len()], stray: None };
         let mut json = serde_json::Deserializer::from_slice(text);
@@ -65,10 +64,10 @@ impl<'a> Members<'a> {
         (members, outcome)
     }
 
-    /// Reads an object that is a whole command, whose members are all known.
+    /// Reads an object that is a whole command and has only known members.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Its fault.
     pub(super) fn all(text: &'a [u8], names: &'static [&'static str]) -> Result<Self, Refusal> {
         let (members, outcome) = Self::read(text, names);
         outcome?;
@@ -76,31 +75,31 @@ impl<'a> Members<'a> {
         Ok(members)
     }
 
-    /// A member as it came; `null` is none.
+    /// A member as sent; `null` counts as absent.
     pub(super) fn raw(&self, name: &str) -> Option<&'a RawValue> {
         let at = self.names.iter().position(|known| *known == name)?;
         self.values.get(at).copied().flatten().filter(|value| value.get() != "null")
     }
 
-    /// The first member that is not known here, or came twice.
+    /// The first member that is unknown or repeated.
     pub(super) fn stray(&self) -> Option<&str> {
         self.stray.as_deref()
     }
 
-    /// The value of a member that must be `kind`; `null` is none.
+    /// The value of a member that must be `kind`; `null` counts as absent.
     ///
     /// # Errors
-    /// If it is something else.
+    /// It has another kind.
     pub(super) fn value<T: Deserialize<'a>>(&self, name: &str, kind: impl fmt::Display) -> Result<Option<T>, Refusal> {
         let Some(value) = self.raw(name) else { return Ok(None) };
         let read = serde_json::from_str(value.get()).map(Some);
         read.map_err(|_| Refusal::new(400, format!("`{name}` must be {kind}, not {}", shown(value.get()))))
     }
 
-    /// Whether there is nothing but these members, and each once.
+    /// Checks that there are only these members, each once.
     ///
     /// # Errors
-    /// If there is another.
+    /// There is another.
     pub(super) fn only(&self, names: &[&str]) -> Result<(), Refusal> {
         let others = self.names.iter().filter(|name| !names.contains(name));
         let other = others.copied().find_map(|name| Some((name, self.raw(name)?)));
@@ -143,7 +142,7 @@ impl<'de> Visitor<'de> for &mut Members<'de> {
     }
 }
 
-/// As much of a value as an error repeats.
+/// The part of a value that an error repeats.
 pub(super) fn shown(json: &str) -> String {
     match clipped(json, SHOWN_BYTES) {
         all if all.len() == json.len() => all.to_owned(),

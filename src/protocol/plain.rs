@@ -1,4 +1,4 @@
-//! The `plain` dialect: one JSON object a message. `docs/protocol.md` is its specification.
+//! The `plain` dialect: one JSON object per message. `docs/protocol.md` is its specification.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -20,17 +20,17 @@ use crate::wire::frame;
 /// Longest string id.
 const ID_BYTES_MAX: usize = 64;
 
-/// All that a command may have.
+/// All members that a command may have.
 const MEMBERS: &[&str] =
     &["op", "id", "args", "since", "max_rate", "history", "token", "flush_interval_ms", "bytes_per_second", "batch"];
 
-/// What a number of 32 bits must be.
+/// The expected form of a 32-bit number.
 const WHOLE: &str = "a whole number from 0 to 4294967295";
 
-/// What a rate must be.
+/// The expected form of a rate.
 const RATE: &str = "a number";
 
-/// As JSON, or how many bytes a string has that is too long.
+/// An id as JSON, or the length in bytes of a string that is too long.
 enum Id {
     Json(CompactString),
     TooLong(usize),
@@ -87,7 +87,7 @@ impl Op {
             Self::Snapshot => "snapshot",
             Self::Auth => "auth",
             Self::Ping => "ping",
-            // The others are of another dialect.
+            // The other commands belong to another dialect.
             _ => "unknown",
         }
     }
@@ -107,7 +107,7 @@ impl Op {
 }
 
 impl Op {
-    /// The members that a command of this name may have.
+    /// The members that this command may have.
     fn members(self) -> &'static [&'static str] {
         match self {
             Self::Subscribe => &["op", "id", "args", "since", "max_rate", "history"],
@@ -120,8 +120,8 @@ impl Op {
     }
 }
 
-/// Reads a command; its lists of topics may have `topics_max` entries. What is wrong is told with the `id` and `op` that it
-/// has, as far as they can be read.
+/// Reads a command; its lists of topics may have `topics_max` entries. An error carries the
+/// command's `id` and `op`, if they can be read.
 pub(super) fn command(message: &[u8], topics_max: usize) -> Result<Command, BadCommand> {
     let (members, outcome) = Members::read(message, MEMBERS);
     let id_kind = format!("a whole number up to 2^64-1 or a string up to {ID_BYTES_MAX} bytes");
@@ -148,7 +148,7 @@ pub(super) fn command(message: &[u8], topics_max: usize) -> Result<Command, BadC
     read(&members, op, id, topics_max).map_err(bad)
 }
 
-/// Reads what is particular to a command.
+/// Reads the members of a particular command.
 fn read(members: &Members<'_>, op: Op, id: CommandId, topics_max: usize) -> Result<Command, Refusal> {
     let names = || lists::names("args", members.raw("args"), topics_max);
     Ok(match op {
@@ -189,13 +189,13 @@ fn read(members: &Members<'_>, op: Op, id: CommandId, topics_max: usize) -> Resu
 }
 
 impl SessionWishes {
-    /// The members that say how a session is to be served, in either dialect.
+    /// The members of session settings, in either dialect.
     pub(super) const MEMBERS: &[&str] = &["flush_interval_ms", "bytes_per_second", "batch"];
 
     /// Reads them.
     ///
     /// # Errors
-    /// If one is something else than it must be, or out of bounds.
+    /// A value has the wrong kind, or is out of bounds.
     pub(super) fn read(members: &Members<'_>) -> Result<Self, Refusal> {
         let longest = FLUSH_INTERVAL_MAX.as_millis();
         let wishes = Self {
@@ -290,8 +290,9 @@ fn put_reply_head(out: &mut Vec<u8>, id: &CommandId, op: Op) {
     let _ = write!(out, "\"op\":\"{name}\"");
 }
 
-/// The one reply to a command about topics: where those stand that it was carried out for (of commands whose replies say
-/// it), and which were refused. `any`: it was carried out for one at least.
+/// The reply to a command about topics: the positions of topics for which it was carried out (if
+/// the command's reply has them), and the refused ones. `any` says that it was carried out for at
+/// least one.
 pub(super) fn outcome(id: &CommandId, op: Op, any: bool, standings: Option<&[Standing]>, refused: &Refused) -> Bytes {
     let told: usize = refused.groups().iter().map(|g| 64 + g.reason.len() + g.topics.len() * 24).sum();
     frame::text(64 + standings.map_or(0, |s| s.len() * 96) + told, |out| {
@@ -303,7 +304,7 @@ pub(super) fn outcome(id: &CommandId, op: Op, any: bool, standings: Option<&[Sta
         if let Some(first) = refused.first() {
             put_error(out, first);
         }
-        // One topic alone is named in `error`.
+        // A single topic is named in `error` alone.
         if refused.len() > 1 || (any && !refused.is_empty()) {
             put_refused(out, refused);
         }
@@ -431,7 +432,8 @@ mod tests {
         }
     }
 
-    /// What is wrong, with its value, and what it must be; under the command's own `id` and `op`, where those are right.
+    /// An error has the fault, the value and the expected form, under the command's own `id` and
+    /// `op` if those are valid.
     #[test]
     fn a_member_that_is_wrong_is_named_with_its_value() {
         let table: &[(&str, &str, &[&str])] = &[
@@ -488,7 +490,7 @@ mod tests {
                 assert!(reply.replace("\\\"", "\"").contains(needle), "{needle}: {message} → {reply}");
             }
         }
-        // What counts as absent.
+        // `null` counts as absent.
         let nulls = r#"{"op":"ping","id":null,"args":null,"token":null}"#;
         assert_eq!(Dialect::Plain.command(nulls.as_bytes(), 512), Ok(Command::Ping { id: CommandId::default() }));
     }
@@ -530,7 +532,7 @@ mod tests {
         );
     }
 
-    /// Whatever a command is, its answer is short: what it repeats is cut.
+    /// Whatever a command is, its answer is short: repeated text is cut.
     #[test]
     fn the_answer_to_a_long_command_is_short() {
         let long = "x".repeat(60_000);
@@ -606,8 +608,8 @@ mod tests {
             let _ = Dialect::Plain.command(&bytes, 512);
         }
 
-        /// Whatever its members are: it is carried out, or refused once, under its `id` where that is one, with a reason that
-        /// is short. Members of other commands are never passed over.
+        /// Whatever its members are, a command is carried out, or refused once, under its `id` if
+        /// that is valid, with a short reason. Members of other commands are never ignored.
         #[test]
         fn any_members_give_a_command_or_an_error_that_names_one(
             op in prop::sample::select(vec!["subscribe", "unsubscribe", "rate", "session", "snapshot", "auth", "ping"]),
@@ -636,7 +638,7 @@ mod tests {
             }
         }
 
-        /// A list is no object, whatever is in it.
+        /// A list is not an object, whatever its contents.
         #[test]
         fn a_list_is_no_command(entries in prop::collection::vec(
             prop::sample::select(vec!["\"ping\"", "\"subscribe\"", "1", "null", "[\"a\"]", "{}"]), 0..6,

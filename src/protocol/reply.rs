@@ -1,4 +1,4 @@
-//! What commands are answered with, and what the server says unasked.
+//! Answers to commands, and notices of the server.
 
 use std::sync::Arc;
 
@@ -8,34 +8,34 @@ use crate::form::PayloadForm;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
 
-/// A subscription that began, as a Centrifuge client is told.
+/// A new subscription, for the reply to a Centrifuge client.
 #[derive(Debug, Clone, Copy)]
 pub struct Subscribed<'a> {
     /// Topic.
     pub topic: &'a TopicName,
     /// The class of its namespace.
     pub class: &'static str,
-    /// The position before `frames`, or where the topic stood.
+    /// The position before `frames`, or the topic's position.
     pub offset: Offset,
-    /// Epoch of that.
+    /// Epoch of this position.
     pub epoch: &'a Epoch,
     /// Whether the client may recover later.
     pub recoverable: bool,
-    /// Whether the server watches over its position.
+    /// Whether the server checks its position.
     pub positioned: bool,
-    /// Whether it asked to recover.
+    /// Whether the client asked to recover.
     pub was_recovering: bool,
-    /// Whether it lost nothing.
+    /// Whether nothing was lost.
     pub recovered: bool,
     /// Whether deltas are compressed.
     pub fossil: bool,
     /// Seconds until its token ends.
     pub ttl_s: Option<u64>,
-    /// Deliveries of the state or of what was missed: whole frames in the session's encoding.
+    /// Deliveries of the state or of the missed deltas: whole frames in the session's encoding.
     pub frames: &'a [Bytes],
 }
 
-/// A session that began, as a Centrifuge client is told.
+/// A new session, for the reply to a Centrifuge client.
 #[derive(Debug, Clone, Copy)]
 pub struct Connected<'a> {
     /// Its id.
@@ -48,26 +48,26 @@ pub struct Connected<'a> {
     pub ttl_s: Option<u64>,
     /// Unix ms.
     pub time_ms: u64,
-    /// What the server subscribed it to.
+    /// The topics that the server subscribed it to.
     pub subs: &'a [Subscribed<'a>],
 }
 
 /// A subscriber of a topic, as others see it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct MemberInfo {
-    /// `sub` of its token; empty without one.
+    /// `sub` of its token; empty without a token.
     pub user: String,
     /// Id of its session.
     pub client: String,
-    /// JSON of the token's `info`; empty without one.
+    /// JSON of the token's `info`; empty if there is none.
     #[serde(with = "json_text")]
     pub conn_info: Bytes,
-    /// JSON of the subscription token's `info`; empty without one.
+    /// JSON of the subscription token's `info`; empty if there is none.
     #[serde(with = "json_text")]
     pub chan_info: Bytes,
 }
 
-/// JSON bytes kept inside other JSON as text.
+/// JSON bytes, stored inside other JSON as text.
 mod json_text {
     use bytes::Bytes;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -84,9 +84,9 @@ mod json_text {
 /// A session subscribed to a topic, or left it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MembershipChange {
-    /// Whether it came.
+    /// Whether it joined.
     pub joined: bool,
-    /// Who.
+    /// The session.
     pub info: Arc<MemberInfo>,
 }
 
@@ -99,24 +99,24 @@ pub struct HistoryDelta {
     pub ts: Option<u64>,
     /// As published.
     pub data: Bytes,
-    /// What the namespace's deltas are made of.
+    /// The form of the namespace's deltas.
     pub form: PayloadForm,
     /// Whether it replaced the state.
     pub snapshot: bool,
 }
 
-/// Some of a topic's past.
+/// A part of a topic's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryPage {
-    /// Where the topic stands.
+    /// The topic's position.
     pub offset: Offset,
-    /// Epoch of that.
+    /// Epoch of this position.
     pub epoch: Epoch,
-    /// In the order asked for.
+    /// In the requested order.
     pub publications: Vec<HistoryDelta>,
 }
 
-/// Where a topic stood when a command about it was carried out.
+/// A topic's position when a command about it was carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     /// Topic.
@@ -125,13 +125,13 @@ pub struct Standing {
     pub offset: Offset,
     /// Epoch of that offset.
     pub epoch: Epoch,
-    /// Whether the client lost nothing since the position it named.
+    /// Whether the client has lost nothing since the position in its command.
     pub recovered: bool,
-    /// Subscribes: what the next delta follows on; 0 where the state comes first.
+    /// In a subscribe: the offset that the next delta follows; 0 if the state comes first.
     pub have: Offset,
 }
 
-/// What the server says of itself.
+/// A notice of the server.
 #[derive(Debug, Clone, Copy)]
 pub enum Notice<'a> {
     /// No delta for longer than `stale_after`.
@@ -141,14 +141,14 @@ pub enum Notice<'a> {
         /// Time of the last delta, Unix ms.
         since_ms: u64,
     },
-    /// Deltas have come again.
+    /// Deltas arrive again.
     Fresh {
         /// Topic.
         topic: &'a TopicName,
     },
-    /// The socket will be closed soon; come back after this long.
+    /// The socket will be closed soon; reconnect after this time.
     Closing {
-        /// Spread per session so that not all come back at once.
+        /// Differs between sessions, so that they do not all reconnect at once.
         retry_after_ms: u64,
     },
 }
@@ -156,11 +156,13 @@ pub enum Notice<'a> {
 /// Code of an unsubscribe by the server, for good.
 pub const UNSUBSCRIBED_BY_SERVER: u16 = 2_000;
 
-/// Code of an unsubscribe because a stream's past no longer counts: the client subscribes again, without recovery.
+/// Code of an unsubscribe because a stream's past no longer counts. The client subscribes again,
+/// without recovery.
 pub const INSUFFICIENT_STATE: u16 = 2_500;
 
-/// Code of an unsubscribe whose token ended: the client subscribes again with a new one.
+/// Code of an unsubscribe because its token has expired. The client subscribes again with a new
+/// one.
 pub const SUBSCRIPTION_EXPIRED: u16 = 2_501;
 
-/// Code of an unsubscribe because the session's present token does not give the topic, for good.
+/// Code of an unsubscribe, for good, because the session's current token does not allow the topic.
 pub const NOT_ALLOWED_ANY_MORE: u16 = 2_403;

@@ -1,37 +1,39 @@
-//! Keeps what is resident within `limits.memory`. Accounts and their ceilings say what is held; an allocator takes more for it
-//! where what stays lies among what went. Near the limit the ceilings on what can be let go of come down until that fits, too.
+//! Keeps resident memory within `limits.memory`. Accounts count the bytes in use, but an allocator
+//! takes more because of fragmentation. Near the limit, the ceilings of everything that can be
+//! freed are lowered until the process fits.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::rss_bytes;
 use crate::accounts::{self, WHOLE};
 use crate::allocator;
+use crate::memory::rss_bytes;
 use crate::metrics::Metrics;
 use crate::topic::Topics;
 
-/// Time between two looks at what is resident. One costs some 20 µs.
+/// Time between two checks of resident memory. One costs some 20 µs.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// The least that is left of the ceilings, in 1/256.
+/// The lowest share of the ceilings, in 1/256.
 const LEAST: u32 = WHOLE / 16;
 
-/// What comes back of them at each look while there is room, in 1/256: all of it in some 13 s, because what was let go of
-/// does not come back.
+/// Growth of the share per check while there is room, in 1/256: all of it in some 13 s, because
+/// freed data does not come back.
 const BACK: u32 = 1;
 
-/// What a burst can add between two looks, and until less is held.
+/// Growth of a burst between two checks, until less is held.
 const BURST_BYTES: u64 = 32 << 20;
 
-/// Of a limit of `memory` bytes: what may be resident before ceilings come down, and below what they go up again.
+/// For a limit of `memory` bytes: the resident sizes above which ceilings fall, and below which
+/// they rise again.
 fn marks(memory: u64) -> (u64, u64) {
     let high = memory - (memory / 8).max(BURST_BYTES.min(memory / 4));
     (high, high - memory / 16)
 }
 
-/// What is to be left of the ceilings where `share` is, with so many bytes resident above what a start takes.
+/// The new share after `share`, with so many bytes resident beyond those of a start.
 fn share_for(share: u32, resident: u64, memory: u64) -> u32 {
     let (high, low) = marks(memory);
     match resident {
@@ -41,7 +43,7 @@ fn share_for(share: u32, resident: u64, memory: u64) -> u32 {
     }
 }
 
-/// Looks until told to stop. `base` is what was resident at the start.
+/// Checks until `stop`. `base` is the resident size at the start.
 pub(super) async fn keep(memory: u64, base: u64, topics: Arc<Topics>, metrics: Arc<Metrics>, stop: CancellationToken) {
     let over = || rss_bytes().saturating_sub(base);
     let mut rest = LOOK_EVERY;
@@ -53,7 +55,7 @@ pub(super) async fn keep(memory: u64, base: u64, topics: Arc<Topics>, metrics: A
         rest = LOOK_EVERY;
         let mut resident = over();
         if resident > marks(memory).0 {
-            // What is free already, but kept for a while, goes first.
+            // Memory that is free already but kept for a while goes first.
             let _ = tokio::task::spawn_blocking(allocator::give_back_now).await;
             resident = over();
         }
@@ -61,7 +63,7 @@ pub(super) async fn keep(memory: u64, base: u64, topics: Arc<Topics>, metrics: A
         let share = share_for(before, resident, memory);
         accounts::set_share(share);
         if share < before {
-            metrics.memory_squeezed.inc();
+            metrics.memory_ceilings_lowered.inc();
             if before == WHOLE {
                 tracing::warn!(
                     "{resident} bytes are resident above what a start takes, of {memory} (limits.memory): less is kept of \
@@ -71,7 +73,7 @@ pub(super) async fn keep(memory: u64, base: u64, topics: Arc<Topics>, metrics: A
             }
             let (topics, began) = (topics.clone(), Instant::now());
             let _ = tokio::task::spawn_blocking(move || topics.cut_history()).await;
-            // A walk over a million topics is not made all the time.
+            // A walk over a million topics must not run all the time.
             rest = rest.max(began.elapsed() * 4);
         }
     }
@@ -83,7 +85,7 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// (what is left, MiB that are resident of a limit of 64 MiB) and what is left then.
+    /// (the share, MiB resident of a limit of 64 MiB) and the share after that.
     #[test]
     fn ceilings_come_down_near_the_limit_and_go_up_again_below_it() {
         for (share, resident, then) in [
@@ -100,7 +102,7 @@ mod tests {
         }
     }
 
-    /// A small server leaves more of its limit for what a burst brings than a large one.
+    /// A small server keeps a larger share of its limit free for bursts than a large one.
     #[test]
     fn room_is_left_for_a_burst() {
         for (memory, marks_mib) in [(16, (12, 11)), (128, (96, 88)), (256, (224, 208)), (1_024, (896, 832))] {

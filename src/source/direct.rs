@@ -4,13 +4,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::failure::Failure;
+#[cfg(feature = "nats")]
 use super::nats::{NatsAppender, OpenLink};
 use super::precheck::{Checked, Precheck};
-use super::publish::{Appender, Failure, Outgoing};
+use super::publish::{Appender, Outgoing};
 use super::redis::{Appender as RedisAppender, EntryId, Masters};
 use crate::config::Config;
 use crate::position::Offset;
-use crate::topic::{SourceId, home_in};
+#[cfg(feature = "nats")]
+use crate::topic::SourceId;
+use crate::topic::home_in;
 
 /// Time for deltas that are sent together. Redis and NATS are given up sooner by what sends to them.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(60);
@@ -20,6 +24,7 @@ pub struct Direct {
     appender: Appender,
     config: Arc<Config>,
     /// Keeps the connection.
+    #[cfg(feature = "nats")]
     _open: Option<OpenLink>,
 }
 
@@ -53,20 +58,27 @@ impl Direct {
     pub async fn open(config: &Arc<Config>, check: &Precheck) -> Result<Option<Self>, Failure> {
         let unavailable = |error: &dyn std::fmt::Display| Failure::Unavailable(error.to_string());
         let (topics, metrics) = (check.topics().clone(), check.metrics().clone());
-        let (appender, open) = match (&config.source.redis, &config.source.nats) {
+        #[cfg(feature = "nats")]
+        let mut open = None;
+        let appender = match (&config.source.redis, &config.source.nats) {
             (Some(redis), _) => {
                 let masters = Masters::new(redis).map_err(|error| unavailable(&error))?;
                 let appender = RedisAppender::new(redis.clone(), &masters, topics, metrics);
-                (Appender::Redis(Box::new(appender)), None)
+                Appender::Redis(Box::new(appender))
             }
+            #[cfg(feature = "nats")]
             (None, Some(nats)) => {
-                let open = OpenLink::open(nats).await.map_err(|error| unavailable(&error))?;
-                let appender = NatsAppender::new(nats, open.link(), SourceId(0), topics, metrics);
-                (Appender::Nats(appender), Some(open))
+                let link = open.insert(OpenLink::open(nats).await.map_err(|error| unavailable(&error))?).link();
+                Appender::Nats(NatsAppender::new(nats, link, SourceId(0), topics, metrics))
             }
-            (None, None) => return Ok(None),
+            _ => return Ok(None),
         };
-        Ok(Some(Self { appender, config: config.clone(), _open: open }))
+        Ok(Some(Self {
+            appender,
+            config: config.clone(),
+            #[cfg(feature = "nats")]
+            _open: open,
+        }))
     }
 
     /// Which of Redis' streams are there, and which are not. NATS refuses what goes to a stream that is not there by itself.

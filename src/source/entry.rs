@@ -45,6 +45,7 @@ const FIELDS_SHOWN: usize = 8;
 
 /// A delta as an entry or a message gives it.
 #[derive(Debug)]
+#[allow(unreachable_pub, reason = "`nats` exports it, where that is built in")]
 pub struct ReadDelta {
     /// Its topic, not yet checked.
     pub topic: String,

@@ -4,14 +4,18 @@ pub mod direct;
 pub mod draft;
 pub(crate) mod entry;
 pub mod event_time;
+pub mod failure;
 mod namespaces;
+#[cfg(feature = "nats")]
 pub mod nats;
+#[cfg(feature = "replay")]
 pub mod normalize;
 mod once;
 pub mod precheck;
 pub mod publish;
 pub mod redis;
 pub mod refusals;
+#[cfg(feature = "replay")]
 pub mod replay;
 pub mod simulator;
 
@@ -24,12 +28,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Deserialize as _;
 use serde_json::value::RawValue;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::unix_ms;
+use crate::config::Class;
 use crate::hub::Hub;
 use crate::limits::STATE_BYTES_MAX;
-use crate::position::Offset;
+use crate::position::{Epoch, Offset};
 use crate::topic::{Incoming, Kind, Payload, PublishError, Published, SourceId, Topics};
 use refusals::Record;
 
@@ -98,20 +104,35 @@ impl Feed {
     /// namespace takes, or larger than both `bytes_max` and a
     /// state may be, is left out.
     fn restore(&self, source: SourceId, saved: SavedState<'_>, bytes_max: usize) -> bool {
-        let SavedState { topic, offset, ts, at_ms, data, is_stream, moved_at, base, incomplete } = saved;
-        // Of a namespace that has another class now it says nothing.
-        let payload = if is_stream == self.topics.is_conflatable(topic) {
-            None
-        } else {
-            self.saved_payload(topic, data, bytes_max)
-        };
-        let Some(payload) = payload else {
+        if !self.is_of_class(&saved) {
+            let at_ms = saved.at_ms.unwrap_or_else(unix_ms);
+            if self.topics.miss_class(source, saved.topic, at_ms) {
+                let (topic, class) = (saved.topic, self.topics.class_of(saved.topic).name());
+                tracing::warn!(
+                    topic,
+                    class,
+                    "states were saved while the namespace had another class: they do not count"
+                );
+            }
+            return false;
+        }
+        let SavedState { topic, offset, ts, at_ms, data, moved_at, base, incomplete, hole, .. } = saved;
+        let Some(payload) = self.saved_payload(topic, data, bytes_max) else {
             self.leave_out(source, topic, at_ms, "it is not what its namespace takes");
             return false;
         };
-        let incoming =
-            Incoming { topic, kind: Kind::Snapshot, ts, at_ms, payload, offset: Some(offset), source, home: None };
-        let restored = self.topics.restore(incoming, (moved_at, base), incomplete);
+        let incoming = Incoming {
+            topic,
+            kind: Kind::Snapshot,
+            ts,
+            at_ms,
+            payload,
+            offset: Some(offset),
+            source,
+            home: None,
+            is_relayed: false,
+        };
+        let restored = self.topics.restore(incoming, (moved_at, base), (incomplete, hole.as_ref()));
         if let Err(error) = &restored {
             self.leave_out(source, topic, at_ms, &error.to_string());
         }
@@ -126,6 +147,9 @@ impl Feed {
 
     /// Makes a state that may lack deltas whole with one that another node saved.
     fn complete(&self, source: SourceId, saved: SavedState<'_>, reached: Offset, bytes_max: usize) -> bool {
+        if !self.is_of_class(&saved) {
+            return false;
+        }
         let Some(payload) = self.saved_payload(saved.topic, saved.data, bytes_max) else { return false };
         let times = (saved.ts, saved.at_ms);
         let at = (saved.offset, saved.base, reached);
@@ -134,6 +158,12 @@ impl Feed {
             tracing::warn!(topic = saved.topic, %error, "a saved state was left out");
         }
         done.unwrap_or(false)
+    }
+
+    /// Whether a saved state is of the class that its namespace has now, as far as it says.
+    fn is_of_class(&self, saved: &SavedState<'_>) -> bool {
+        let class = self.topics.class_of(saved.topic);
+        saved.is_stream != class.conflatable() && saved.class.is_none_or(|saved| saved == class)
     }
 
     fn saved_payload(&self, topic: &str, data: Bytes, bytes_max: usize) -> Option<Payload> {
@@ -160,12 +190,16 @@ struct SavedState<'a> {
     data: Bytes,
     /// It says how far a `stream` topic had come, and has no data.
     is_stream: bool,
+    /// Of which class it is; older nodes do not say.
+    class: Option<Class>,
     /// Offset of the move that brought the topic to its source; 0 if none did.
     moved_at: Offset,
     /// Offset of the snapshot that it rests on, where another source has entries of the topic too.
     base: Option<Offset>,
     /// The node that saved it knew that it may lack deltas.
     incomplete: bool,
+    /// The hole after which the node that saved it knew it.
+    hole: Option<Epoch>,
 }
 
 /// Offset of the move that brought a saved state's topic to its source. Older nodes do not say it: the offset of the state stands
@@ -194,7 +228,7 @@ pub struct SourceStatus {
     /// Not ready with more lag than this; 0 is no limit.
     pub lag_max_ms: u64,
     connected: AtomicBool,
-    loaded: AtomicBool,
+    loaded: watch::Sender<bool>,
     deltas: AtomicU64,
     skipped: AtomicU64,
     read_ms: AtomicU64,
@@ -217,7 +251,7 @@ impl SourceStatus {
             live,
             lag_max_ms,
             connected: AtomicBool::new(false),
-            loaded: AtomicBool::new(false),
+            loaded: watch::Sender::new(false),
             deltas: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
             read_ms: AtomicU64::new(0),
@@ -238,7 +272,7 @@ impl SourceStatus {
 
     /// What it held at the start has been read.
     pub fn set_loaded(&self, loaded: bool) {
-        self.loaded.store(loaded, Ordering::Relaxed);
+        self.loaded.send_replace(loaded);
     }
 
     /// `deltas` were read now, the last of them `lag_ms` after it was written, or nothing was waiting (0).
@@ -250,7 +284,13 @@ impl SourceStatus {
 
     /// Whether what it held at the start has been read.
     pub fn is_loaded(&self) -> bool {
-        self.loaded.load(Ordering::Relaxed)
+        *self.loaded.borrow()
+    }
+
+    /// Waits until what it held at the start has been read.
+    pub async fn until_loaded(&self) {
+        // The sender is here, so that this ends in no other way.
+        let _ = self.loaded.subscribe().wait_for(|loaded| *loaded).await;
     }
 
     /// Something could not be read as a delta.
@@ -314,6 +354,14 @@ impl SourceStatus {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault.into();
     }
 
+    /// Nothing that is added to it can be read any more. The first that cannot is named, and said once.
+    fn fail(&self, reason: &str) {
+        if self.fault().is_empty() {
+            self.set_fault(reason);
+            tracing::error!(source = self.name, reason, "the stream cannot be read on: not ready until it is another");
+        }
+    }
+
     /// That reason; empty if there is none.
     pub fn fault(&self) -> String {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -345,7 +393,7 @@ impl SourceStatus {
 
     /// Why the server is not ready because of this source, if it is not.
     pub fn not_ready(&self) -> Option<String> {
-        if !self.loaded.load(Ordering::Relaxed) {
+        if !self.is_loaded() {
             return Some(format!("{}: not loaded yet", self.name));
         }
         if !self.live {

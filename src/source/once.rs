@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::publish::Failure;
+use super::failure::Failure;
 use crate::limits::{IDEMPOTENCY_RESULTS_MAX, IDEMPOTENCY_TTL};
 use crate::metrics::Metrics;
 use crate::position::{Epoch, Offset};

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::draft::Draft;
 use super::entry::{self, API_WORDS, Parts, ReadDelta, without_what_is_done};
 use super::namespaces::Namespaces;
+#[cfg(feature = "nats")]
 use super::nats::{self, Subjects};
 use super::publish::Outgoing;
 use super::redis;
@@ -22,6 +23,7 @@ enum Form {
     /// An entry of a Redis stream, with these fields.
     Redis(Box<config::Redis>),
     /// A message to one of these subjects.
+    #[cfg(feature = "nats")]
     Nats(Subjects),
     /// A command of the publish API.
     Api,
@@ -70,8 +72,9 @@ impl Precheck {
     pub fn new(config: &Arc<Config>) -> Self {
         let form = match (&config.source.redis, &config.source.nats) {
             (Some(redis), _) => Form::Redis(Box::new(redis.clone())),
+            #[cfg(feature = "nats")]
             (None, Some(nats)) => Form::Nats(Subjects::new(&nats.subjects)),
-            (None, None) => Form::Api,
+            _ => Form::Api,
         };
         let partitions = config.source.redis.as_ref().map_or(1, |redis| redis.all_streams().count());
         let metrics = Arc::new(Metrics::default());
@@ -131,6 +134,7 @@ impl Precheck {
         let bytes_max = self.bytes_max;
         let read = match &self.form {
             Form::Redis(config) => redis::read_draft(draft, config, bytes_max, at_ms, form),
+            #[cfg(feature = "nats")]
             Form::Nats(subjects) => nats::read_draft(subjects, draft, (bytes_max, at_ms), &form),
             Form::Api => {
                 let (kind, ts) = (draft.kind.as_deref(), draft.ts.as_deref());
@@ -147,4 +151,144 @@ impl Precheck {
 fn trimmed(data: Bytes) -> Bytes {
     let inner = data.trim_ascii();
     if inner.is_empty() { data.clone() } else { data.slice_ref(inner) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::refusals::Reason;
+    use crate::topic::{Incoming, Nowhere, SourceId};
+    use proptest::prelude::*;
+
+    const CLASSES: [Class; 3] = [Class::Merge, Class::Latest, Class::Stream];
+
+    /// A namespace of each class, and where its deltas go.
+    fn config(is_redis: bool) -> Arc<Config> {
+        let mut config = Config::default();
+        for class in CLASSES {
+            config.namespace.insert(namespace(class).into(), Namespace { class, ..Namespace::default() });
+        }
+        config.source.redis = is_redis.then(config::Redis::default);
+        config.source.nats = (!is_redis).then(config::Nats::default);
+        Arc::new(config)
+    }
+
+    fn namespace(class: Class) -> &'static str {
+        match class {
+            Class::Merge => "merge",
+            Class::Latest => "latest",
+            Class::Stream => "stream",
+        }
+    }
+
+    /// What a server makes of the entry or message that these bytes are in.
+    fn read(config: &Arc<Config>, doors: &Precheck, topic: &str, kind: Kind, data: &[u8]) -> Result<(), Reason> {
+        let draft = Draft {
+            topic: topic.into(),
+            kind: kind.name().map(Into::into),
+            ts: None,
+            data: Some(Bytes::copy_from_slice(data)),
+        };
+        let (form, at_ms) = (|topic: &str| doors.topics.payload_form(topic), unix_ms());
+        let delta = match &doors.form {
+            Form::Redis(config) => redis::read_draft(draft, config, doors.bytes_max, at_ms, form),
+            #[cfg(feature = "nats")]
+            Form::Nats(subjects) => nats::read_draft(subjects, draft, (doors.bytes_max, at_ms), &form),
+            Form::Api => unreachable!("a stream is configured"),
+        };
+        let ReadDelta { topic, kind, payload, .. } = delta.map_err(|refusal| refusal.reason)?;
+        let head = Head::of(payload.bytes());
+        let (source, topic) = (SourceId(0), topic.as_str());
+        let incoming = Incoming {
+            topic,
+            kind,
+            ts: None,
+            at_ms: None,
+            payload,
+            offset: None,
+            source,
+            home: None,
+            is_relayed: false,
+        };
+        let taken = Topics::new(config.clone(), 1, Arc::new(Nowhere), Arc::default()).publish(incoming);
+        taken.map(drop).map_err(|error| doors.namespaces.refusal(&error, topic, &head).reason)
+    }
+
+    /// Names and texts as publishers may write them, half surrogates among them.
+    fn text() -> impl Strategy<Value = String> {
+        let part = prop_oneof![
+            4 => "[a-c]",
+            2 => Just(r"\ud800".to_owned()),
+            1 => Just(r"\uDC00".to_owned()),
+            1 => Just(r"\ud83d\ude00".to_owned()),
+            1 => Just(r"\u0000".to_owned()),
+            1 => Just(r"\/".to_owned()),
+            1 => Just("\\\"".to_owned()),
+            1 => Just(r"\ud8".to_owned()),
+            1 => Just("\0".to_owned()),
+            1 => Just("\u{feff}é\u{7f}".to_owned()),
+        ];
+        proptest::collection::vec(part, 0..4).prop_map(|parts| format!("\"{}\"", parts.concat()))
+    }
+
+    fn value() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            text(),
+            "-?[0-9]{1,30}(\\.[0-9]{1,3})?([eE][+-]?[0-9]{1,5})?",
+            prop_oneof![Just("null"), Just("true"), Just("NaN"), Just("")].prop_map(str::to_owned),
+        ];
+        let blank = || prop_oneof![8 => Just(""), 1 => Just(" "), 1 => Just("\r\n\t")];
+        leaf.prop_recursive(5, 32, 4, move |inner| {
+            prop_oneof![
+                1 => proptest::collection::vec(inner.clone(), 0..3).prop_map(|list| format!("[{}]", list.join(","))),
+                4 => proptest::collection::vec((text(), blank(), inner), 0..4).prop_map(|members| {
+                    let members = members.iter().map(|(name, blank, value)| format!("{blank}{name}{blank}:{value}{blank}"));
+                    format!("{{{}}}", members.collect::<Vec<_>>().join(","))
+                }),
+            ]
+        })
+    }
+
+    /// A value, or nearly one: deep, or with something before or behind it.
+    fn data() -> impl Strategy<Value = String> {
+        let deep = prop_oneof![4 => Just(0), 1 => 60_usize..70];
+        let around =
+            || prop_oneof![12 => Just(""), 1 => Just("\u{feff}"), 1 => Just(" \n"), 1 => Just("\0"), 1 => Just("{}")];
+        (value(), text(), deep, any::<bool>(), around(), around()).prop_map(
+            |(value, name, deep, is_list, before, behind)| {
+                let (open, close) = if is_list { ("[".to_owned(), "]") } else { (format!("{{{name}:"), "}") };
+                format!("{before}{}{value}{}{behind}", open.repeat(deep), close.repeat(deep))
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_publishers_are_told_is_what_readers_do(
+            is_redis in any::<bool>(),
+            class in proptest::sample::select(&CLASSES),
+            kind in prop_oneof![Just(Kind::Delta), Just(Kind::Snapshot)],
+            data in data(),
+        ) {
+            let config = config(is_redis || cfg!(not(feature = "nats")));
+            let mut doors = Precheck::new(&config);
+            let topic = format!("{}:a", namespace(class));
+            let draft = Draft {
+                topic: topic.as_str().into(),
+                kind: kind.name().map(Into::into),
+                ts: None,
+                data: Some(data.clone().into()),
+            };
+            match doors.check(draft) {
+                Ok(checked) => prop_assert_eq!(read(&config, &doors, &topic, kind, checked.payload.bytes()), Ok(())),
+                Err(refusal) => prop_assert_eq!(read(&config, &doors, &topic, kind, data.as_bytes()), Err(refusal.reason)),
+            }
+            // The API reads the value itself, and has it checked by the topics.
+            let payload = Payload::new(data.clone().into(), doors.bytes_max);
+            let taken = payload.is_ok_and(|payload| doors.topics.check(&topic, kind, &payload).is_ok());
+            prop_assert_eq!(taken, read(&config, &doors, &topic, kind, data.as_bytes()).is_ok());
+        }
+    }
 }

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use super::Feed;
+use super::failure::Failure;
 use super::namespaces::Namespaces;
+#[cfg(feature = "nats")]
 use super::nats::NatsAppender;
 use super::once::{Once, OnceKey};
 use super::redis::Appender as RedisAppender;
@@ -38,6 +40,7 @@ pub enum Appender {
     /// Of Redis.
     Redis(Box<RedisAppender>),
     /// Of NATS.
+    #[cfg(feature = "nats")]
     Nats(NatsAppender),
 }
 
@@ -50,6 +53,7 @@ impl Appender {
                 let done = redis.append_all(outgoing).await.into_iter();
                 done.map(|done| done.map_err(|error| unavailable(&error))).collect()
             }
+            #[cfg(feature = "nats")]
             Self::Nats(nats) => {
                 let done = nats.append_all(outgoing).await.into_iter();
                 done.map(|done| done.map_err(|error| unavailable(&error))).collect()
@@ -65,17 +69,6 @@ pub struct Publisher {
     /// Results of publishes with idempotency keys, where no stream keeps them.
     once: Once,
     namespaces: Namespaces,
-}
-
-/// Why a publish failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The delta is at fault.
-    #[error(transparent)]
-    Refused(#[from] PublishError),
-    /// Something else is; it may be sent again.
-    #[error("{0}")]
-    Unavailable(String),
 }
 
 impl Publisher {
@@ -157,6 +150,7 @@ impl Publisher {
             offset: None,
             source: SourceId(0),
             home: None,
+            is_relayed: false,
         };
         let published = self.feed.publish(incoming).await?;
         Ok((published.offset, published.epoch))

@@ -15,7 +15,7 @@ use super::SourceStatus;
 use super::namespaces::Namespaces;
 use crate::clock::unix_ms;
 use crate::config::Config;
-use crate::limits::{REFUSAL_CHARS_SHOWN, REFUSAL_LINES_PER_MINUTE, REFUSAL_TOPICS_REMEMBERED};
+use crate::limits::{REFUSAL_CHARS_SHOWN, REFUSAL_LINES_PER_MINUTE, REFUSAL_TOPICS_REMEMBERED, TOPIC_NAME_BYTES_MAX};
 use crate::metrics::{Metrics, SourceReason};
 use crate::name::{is_in_namespace, namespace_of, shown};
 use crate::rate::Rate;
@@ -33,6 +33,11 @@ const OF_REASON: Rate = Rate::new(REFUSAL_LINES_PER_MINUTE, 60 * REFUSAL_LINES_P
 
 /// What a line costs of either.
 const LINE: u64 = 60;
+
+/// Bytes of a topic that a refusal keeps.
+const TOPIC_BYTES_KEPT: usize = 4 * REFUSAL_CHARS_SHOWN + 4;
+
+const _: () = assert!(TOPIC_BYTES_KEPT > TOPIC_NAME_BYTES_MAX);
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])* $name:ident = $label:literal,)*) => {
@@ -144,8 +149,17 @@ impl Refusal {
     }
 
     pub(super) fn of_topic(mut self, topic: &str) -> Self {
-        self.topic = Some(topic.to_owned());
+        // Of one that is longer than names may be, as much as is shown, and that it goes on.
+        self.topic = Some(topic.get(..topic.floor_char_boundary(TOPIC_BYTES_KEPT)).unwrap_or_default().to_owned());
         self
+    }
+
+    /// The same of an entry that is refused unread, if its topic can be told.
+    pub(super) fn of_topic_if_known(self, topic: Option<&str>) -> Self {
+        match topic.filter(|topic| !topic.is_empty()) {
+            Some(topic) => self.of_topic(topic),
+            None => self,
+        }
     }
 
     /// Data that is no payload, and as much of it as is shown.

@@ -312,6 +312,7 @@ impl ReplaySource {
                     offset: None,
                     source: SourceId(0),
                     home: None,
+                    is_relayed: false,
                 };
                 if feed.publish(incoming).await.is_err() {
                     self.status.skip();

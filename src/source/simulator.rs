@@ -332,6 +332,7 @@ impl Simulator {
             offset: None,
             source: SourceId(0),
             home: None,
+            is_relayed: false,
         };
         // A namespace may be configured otherwise than the simulation expects; what does not fit is left out.
         if feed.publish(incoming).await.is_err() {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::accounts;
-use crate::config::Limits;
+use crate::memory::ResolvedLimits;
 
 /// A `merge` topic's member, beside its text: a key and a value in a tree that is two thirds full.
 pub(super) const MEMBER_BYTES: usize = 96;
@@ -42,8 +42,8 @@ pub(super) struct Sums {
 
 impl Sums {
     /// Nothing there yet.
-    pub(super) fn new(limits: &Limits) -> Self {
-        let bound = |bytes: usize| if bytes == 0 { usize::MAX } else { bytes };
+    pub(super) fn new(limits: &ResolvedLimits) -> Self {
+        let bound = |bytes: Option<usize>| bytes.unwrap_or(usize::MAX);
         Self {
             history: AtomicUsize::new(0),
             state: AtomicUsize::new(0),
@@ -236,11 +236,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::Limits;
 
     /// History that shards still hold cannot go: what it has above its ceiling must fit into theirs.
     #[test]
     fn history_and_what_shards_hold_of_it_have_one_bound_together() {
-        let limits = Limits { history_total_bytes: 1_000, deltas_total_bytes: 800, ..Limits::default() };
+        let limits = ResolvedLimits {
+            history_total_bytes: Some(1_000),
+            deltas_total_bytes: Some(800),
+            ..ResolvedLimits::configured(&Limits::default())
+        };
         let sums = Arc::new(Sums::new(&limits));
         let mut account = Account::new(sums.clone());
         for (history, held, fits, may_go) in [
@@ -254,7 +259,7 @@ mod tests {
             account.settle(history, 0);
             assert_eq!((sums.fits(), sums.may_go()), (fits, may_go), "{history} {held}");
         }
-        let free = Sums::new(&Limits { history_total_bytes: 0, ..limits });
+        let free = Sums::new(&ResolvedLimits { history_total_bytes: None, ..limits });
         free.history.store(usize::MAX / 2, Ordering::Relaxed);
         assert!(free.fits(), "there is no ceiling");
     }

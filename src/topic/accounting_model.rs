@@ -124,7 +124,17 @@ impl World {
             false => serde_json::json!({"n": n, "pad": "x".repeat(bytes)}),
         };
         let payload = Payload::new(Bytes::from(data.to_string()), 1 << 20).unwrap();
-        Incoming { topic, kind, ts: None, at_ms: None, payload, offset, source: self.topics.home(topic), home: None }
+        Incoming {
+            topic,
+            kind,
+            ts: None,
+            at_ms: None,
+            payload,
+            offset,
+            source: self.topics.home(topic),
+            home: None,
+            is_relayed: false,
+        }
     }
 
     /// A publish of what the topic cannot be: bytes where JSON is meant.
@@ -141,6 +151,7 @@ impl World {
             offset: None,
             source,
             home: None,
+            is_relayed: false,
         };
         assert!(self.topics.publish(incoming).is_err());
     }
@@ -189,7 +200,7 @@ impl World {
                 let name = name(topic);
                 let offset = Offset::new(self.at(&name, 0).get() + 5);
                 let incoming = self.incoming(name.as_str(), bytes, Kind::Snapshot, offset);
-                let _ = self.topics.restore(incoming, (Offset::ZERO, None), false);
+                let _ = self.topics.restore(incoming, (Offset::ZERO, None), (false, None));
             }
             Op::TakeUnsaved => {
                 let source = self.topics.home("");

@@ -253,7 +253,12 @@ impl Delta {
         DELTA_BYTES + allocated(self.payload.bytes().len()) + self.frames.bytes()
     }
 
-    /// Its frame in `encoding`.
+    /// Encodes it once, before it goes to several shards: each of them finds the frame made.
+    pub(super) fn encode(&self, encoding: Encoding) {
+        drop(self.frame(encoding));
+    }
+
+    /// Its frame in `encoding`, which is made if no one has asked for it before.
     pub fn frame(&self, encoding: Encoding) -> Bytes {
         // Without the delta before it, what changed since is everything: one frame does for both.
         let encoding = if self.before.is_some() { encoding } else { encoding.whole() };
@@ -418,6 +423,41 @@ impl Snapshot {
             self.recount();
         }
         frame
+    }
+}
+
+#[cfg(test)]
+impl Delta {
+    /// A delta of a topic as tests of other modules need one.
+    pub(crate) fn of(
+        topic: &TopicName,
+        offset: Offset,
+        prev: Offset,
+        kind: Kind,
+        json: &str,
+        state_bytes: usize,
+    ) -> Arc<Self> {
+        let payload = Payload::new(Bytes::copy_from_slice(json.as_bytes()), 1 << 20).unwrap();
+        let (epoch, taken_ms, before, trace) = (Epoch::from_text("e"), 0, None, None);
+        let topic = topic.clone();
+        Self::new(kind, None, payload, Place { topic, offset, prev, epoch, taken_ms, state_bytes, before, trace })
+            .clone()
+    }
+}
+
+#[cfg(test)]
+impl Snapshot {
+    /// A whole state as tests of other modules need one.
+    pub(crate) fn of(topic: &TopicName, offset: Offset, json: &str) -> Arc<Self> {
+        let data = SnapshotData {
+            data: Bytes::copy_from_slice(json.as_bytes()),
+            form: PayloadForm::Json,
+            known: Known::Whole,
+            at_ms: 0,
+            moved_at: Offset::ZERO,
+            base: Offset::ZERO,
+        };
+        Arc::new(Self::new(topic.clone(), (offset, Epoch::from_text("e")), None, data))
     }
 }
 

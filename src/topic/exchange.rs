@@ -48,7 +48,7 @@ impl Outlet for Nowhere {
 }
 
 /// A delta as a source hands it in.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Incoming<'a> {
     /// Topic, not yet checked.
     pub topic: &'a str,
@@ -66,6 +66,8 @@ pub struct Incoming<'a> {
     pub source: SourceId,
     /// Where topics were moved between sources: that this topic belongs in this one.
     pub home: Option<Home>,
+    /// It was published in the source that the topic has left, and relayed to this one some time after that.
+    pub is_relayed: bool,
 }
 
 /// That a topic belongs in a source, by the last list of them.
@@ -88,6 +90,29 @@ pub struct Mark {
     pub at_ms: u64,
     /// It is a deletion.
     pub is_deletion: bool,
+}
+
+/// A hole in what the node had read that saved last: it may not have known some of the states
+/// that other nodes had saved before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedHole {
+    /// The newest delta that it can have missed, Unix ms of the source's clock.
+    pub until_ms: u64,
+    /// States that are saved with this name were known after the hole; `None` if states do not
+    /// say.
+    pub name: Option<Epoch>,
+}
+
+/// How long topics of a namespace live without a delta, on the node that saved last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetime {
+    /// The hash of the namespace's name, which is empty for the default.
+    pub namespace: u64,
+    /// After so many ms topics end; 0 is never.
+    pub expire_ms: u64,
+    /// Topics that had their last delta by then may have been ended by nodes with a shorter time,
+    /// Unix ms of the source's clock; 0 if none may.
+    pub ended_ms: u64,
 }
 
 /// What became of a delta.

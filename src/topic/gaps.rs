@@ -1,7 +1,7 @@
 //! What a source's topics may have had that is not known here, and so whether the next delta of one that is not there is its
 //! first.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -20,6 +20,9 @@ pub(super) struct Gaps {
     until_ms: AtomicU64,
     /// Topics were ended by then for want of deltas. What comes with an earlier time may go on with one of them.
     expired_ms: AtomicU64,
+    /// By namespace: topics that had their last delta by then may have been ended by nodes on which
+    /// topics live less long, Unix ms of the source's clock. Has all namespaces or none.
+    ended_sooner: Mutex<HashMap<String, u64>>,
     /// Topics that were deleted since: their next delta is the first.
     deleted: Mutex<HashSet<TopicName>>,
 }
@@ -30,6 +33,7 @@ impl Default for Gaps {
             none: AtomicBool::new(true),
             until_ms: AtomicU64::new(0),
             expired_ms: AtomicU64::new(0),
+            ended_sooner: Mutex::default(),
             deleted: Mutex::default(),
         }
     }
@@ -39,6 +43,7 @@ impl Gaps {
     /// The source is read anew.
     pub(super) fn begin(&self, none: bool) {
         self.expired_ms.store(0, Ordering::Release);
+        self.set_ended_sooner(HashMap::new());
         if none { self.close() } else { self.open() }
     }
 
@@ -53,6 +58,13 @@ impl Gaps {
     pub(super) fn ended_at(&self, until_ms: u64) {
         self.none.store(false, Ordering::Release);
         self.until_ms.store(until_ms, Ordering::Release);
+    }
+
+    /// Some were missed, whatever their topics, that were taken in by then.
+    pub(super) fn widen(&self, until_ms: u64) {
+        self.until_ms.fetch_max(until_ms, Ordering::AcqRel);
+        self.none.store(false, Ordering::Release);
+        self.forget_deleted();
     }
 
     /// One delta of a topic that is not there was missed.
@@ -103,7 +115,9 @@ impl Gaps {
 
     /// A topic was deleted by its publisher at `at_ms`. What was missed after that may be of a new life.
     pub(super) fn delete(&self, name: &TopicName, at_ms: u64) {
-        if self.is_none() || at_ms < self.until_ms.load(Ordering::Acquire) {
+        let is_missed = !self.is_none() && at_ms >= self.until_ms.load(Ordering::Acquire);
+        let ended_ms = self.ended_sooner_ms(name.namespace());
+        if !is_missed && (ended_ms == 0 || at_ms < ended_ms) {
             return;
         }
         let mut deleted = self.deleted();
@@ -124,19 +138,41 @@ impl Gaps {
 
     /// Whether a delta that came at `at_ms` is the first of its topic, which is not known here.
     pub(super) fn is_first(&self, name: &TopicName, options: &Namespace, at_ms: u64) -> bool {
-        if at_ms <= self.expired_ms() {
-            return false;
-        }
-        self.is_none()
-            || over(options, self.until_ms.load(Ordering::Acquire), at_ms, false)
-            || self.deleted().remove(name.as_str())
+        at_ms > self.expired_ms() && self.has_missed_none(name, options, at_ms)
+    }
+
+    /// The same for a topic that cannot have been ended for want of deltas.
+    pub(super) fn has_missed_none(&self, name: &TopicName, options: &Namespace, at_ms: u64) -> bool {
+        !self.may_have_before(name, options, at_ms, false) || self.deleted().remove(name.as_str())
+    }
+
+    /// Whether a topic of this name may have had deltas that are not known here, and not have ended by `at_ms`.
+    fn may_have_before(&self, name: &TopicName, options: &Namespace, at_ms: u64, grace: bool) -> bool {
+        let is_missed = !self.is_none() && !over(options, self.until_ms.load(Ordering::Acquire), at_ms, grace);
+        is_missed || self.may_live_longer(name, options, at_ms, grace)
+    }
+
+    /// Whether a topic of this name may have been ended by nodes on which topics live less long, and not have ended by `at_ms`.
+    pub(super) fn may_live_longer(&self, name: &TopicName, options: &Namespace, at_ms: u64, grace: bool) -> bool {
+        let ended_ms = self.ended_sooner_ms(name.namespace());
+        ended_ms > 0 && !over(options, ended_ms, at_ms, grace)
+    }
+
+    /// Up to when the last delta came of topics of a namespace that other nodes may have ended; 0 if none may.
+    pub(super) fn ended_sooner_ms(&self, namespace: Option<&str>) -> u64 {
+        let ended = self.ended_sooner.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |namespace: &str| ended.get(namespace).copied();
+        namespace.and_then(of).or_else(|| of("")).unwrap_or(0)
+    }
+
+    /// Says the same of all namespaces; the default has an empty name.
+    pub(super) fn set_ended_sooner(&self, ended: HashMap<String, u64>) {
+        *self.ended_sooner.lock().unwrap_or_else(PoisonError::into_inner) = ended;
     }
 
     /// Whether there may be a topic of this name that is not known here; everything up to `read_ms` has been read.
     pub(super) fn may_have(&self, name: &TopicName, options: &Namespace, read_ms: u64) -> bool {
-        !self.is_none()
-            && !over(options, self.until_ms.load(Ordering::Acquire), read_ms, true)
-            && !self.deleted().contains(name)
+        self.may_have_before(name, options, read_ms, true) && !self.deleted().contains(name)
     }
 
     fn deleted(&self) -> std::sync::MutexGuard<'_, HashSet<TopicName>> {
@@ -192,6 +228,32 @@ mod tests {
         gaps.outlive(1_201, Some(1_000));
         assert!(gaps.is_none() && gaps.is_first(&name("a"), &never, 1_201));
         assert!(!gaps.is_first(&name("a"), &never, 1_200), "a late one may go on with what was ended");
+    }
+
+    #[test]
+    fn topics_that_others_ended_sooner_may_live() {
+        let name = |text: &str| TopicName::new(text).unwrap();
+        let quiet = |ms| Namespace { expire_after: Duration::from_millis(ms), ..Namespace::default() };
+        let gaps = Gaps::default();
+        gaps.set_ended_sooner(HashMap::from([("n".to_owned(), 100), ("other".to_owned(), 0), (String::new(), 50)]));
+        for (topic, expire_ms, at_ms, expected) in [
+            ("n:a", 1_000, 1_100, true),
+            ("n:a", 1_000, 1_101, false),
+            ("n:a", 0, 99_999, true),
+            ("other:a", 1_000, 101, false),
+            ("unknown:a", 1_000, 1_050, true),
+            ("plain", 1_000, 1_051, false),
+        ] {
+            let (name, options) = (name(topic), quiet(expire_ms));
+            assert_eq!(!gaps.is_first(&name, &options, at_ms), expected, "{topic} at {at_ms}");
+            assert_eq!(gaps.may_live_longer(&name, &options, at_ms, false), expected, "{topic} at {at_ms}");
+        }
+        assert!(gaps.is_none(), "that is of some topics alone");
+        assert!(gaps.may_have(&name("n:a"), &quiet(1_000), 200));
+        gaps.delete(&name("n:a"), 150);
+        assert!(!gaps.may_have(&name("n:a"), &quiet(1_000), 200) && gaps.is_first(&name("n:a"), &quiet(1_000), 200));
+        gaps.begin(true);
+        assert!(gaps.is_first(&name("n:b"), &quiet(0), 200));
     }
 
     #[test]

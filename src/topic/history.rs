@@ -72,6 +72,15 @@ impl History {
         before - self.deltas.len()
     }
 
+    /// What is kept up to `after` does not join up with what comes later.
+    pub(super) fn lose(&mut self, after: Offset) {
+        self.remove_before(after.next());
+        self.floor = self.floor.max(after);
+        if self.deltas.is_empty() {
+            *self = Self::from_floor(self.floor);
+        }
+    }
+
     /// Lets go of what is too old.
     pub(super) fn expire(&mut self, now_ms: u64, options: &Namespace) {
         let ttl_ms = u64::try_from(options.history_ttl.as_millis()).unwrap_or(u64::MAX);

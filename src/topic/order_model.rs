@@ -6,13 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::exchange::{Incoming, Nowhere, SourceId};
-use super::{Kind, Payload, Topics};
+use super::exchange::{Incoming, Nowhere, Outlet, ShardId, Slot, SourceId};
+use super::{Delta, Kind, MembershipChange, Payload, Snapshot, Topics};
 use crate::config::{Class, Config, Namespace};
 use crate::limits::ENDED_TOPICS_MAX;
 use crate::metrics::Metrics;
 use crate::name::TopicName;
-use crate::position::{Epoch, Offset};
+use crate::position::{Epoch, Offset, Position};
+use crate::protocol::{self, Encoding, HistoryQuery};
 
 const SOURCES: u16 = 3;
 
@@ -75,7 +76,7 @@ impl Node {
     }
 
     fn restore(&self, entry: Entry, moved_at: u64) {
-        self.topics.restore(self.incoming(entry), (Offset::new(moved_at).unwrap(), None), false).unwrap();
+        self.topics.restore(self.incoming(entry), (Offset::new(moved_at).unwrap(), None), (false, None)).unwrap();
     }
 
     fn known(&self) -> Known {
@@ -97,6 +98,7 @@ fn incoming(topic: &str, (source, kind, offset): Entry) -> Incoming<'_> {
         offset: Offset::new(offset),
         source: SourceId(source),
         home: None,
+        is_relayed: false,
     }
 }
 
@@ -348,6 +350,32 @@ fn a_life_after_a_deletion_rests_on_it() {
     assert_eq!((snapshot.offset.get(), snapshot.base.get()), (7, 6));
 }
 
+/// Another source that has topics in common with a topic's own is not read yet. What it has from before a deletion does not count, so
+/// the life after the deletion is whole; without a deletion it may have had the topic before.
+#[test]
+fn a_life_after_a_deletion_waits_for_no_other_source() {
+    for (is_deleted, expected) in [(true, Some(true)), (false, Some(false))] {
+        let node = Node::unread(Class::Merge);
+        let (home, other) = node.home_and_other();
+        node.load(home, "e", true);
+        let misplaced = (0..).map(|n| format!("t:{n}")).find(|name| node.topics.home(name) == other).unwrap();
+        node.topics.cross_home(home, &misplaced);
+        assert_eq!(node.topics.crossed(home), [other]);
+        if is_deleted {
+            assert_eq!(node.read((home.0, DELETION, 6)), Ok(false));
+        }
+        assert_eq!(node.read((home.0, Kind::Delta, 7)), Ok(true));
+        node.topics.loaded(home);
+        assert_eq!(node.is_whole(), expected, "deleted {is_deleted}");
+        if is_deleted {
+            node.load(other, "e", true);
+            assert_eq!(node.read((other.0, Kind::Delta, 5)), Err("wrong_partition"));
+            node.topics.loaded(other);
+            assert_eq!(node.is_whole(), expected, "the other source is read");
+        }
+    }
+}
+
 /// A deletion in the wrong source, read while the one in which the topic belongs is loaded again, hides nothing that comes there.
 #[test]
 fn a_deletion_elsewhere_hides_nothing_of_a_source_that_is_loaded_again() {
@@ -363,7 +391,7 @@ fn a_deletion_elsewhere_hides_nothing_of_a_source_that_is_loaded_again() {
     assert_eq!(node.known(), Some((7, home.0)));
 }
 
-/// What docs/state.md says of patches in another source, beside a life that rests on a deletion.
+/// What docs/state-streams.md says of patches in another source, beside a life that rests on a deletion.
 #[test]
 fn patches_in_another_source_are_older_than_the_deletion_or_put_the_state_in_doubt() {
     for (at, taken, is_whole, data, source) in [
@@ -434,13 +462,170 @@ fn a_lost_past_takes_what_it_hid_with_it() {
     let (home, other) = node.home_and_other();
     node.load(other, "e", true);
     assert_eq!(node.read((other.0, VALUE, 5)), Ok(true));
-    node.topics.rests_on(other, home);
+    node.topics.rests_on(other, home, Some(Epoch::from_text("e")));
     node.topics.loaded(other);
     node.load(home, "e", true);
     assert!(!node.topics.is_outdated(other));
+    // But what was saved of others may rest on one that is no more.
+    let node = Node::unread(Class::Latest);
+    node.load(other, "e", true);
+    node.topics.rests_on(other, home, Some(Epoch::from_text("e")));
+    node.topics.loaded(other);
+    node.load(home, "f", true);
+    assert!(node.topics.is_outdated(other));
     // Sources that have no topic in common have nothing to do with each other.
     let node = Node::new(Class::Latest);
     assert_eq!(node.read((0, VALUE, 5)), Ok(true));
     node.load(SourceId(1), "f", true);
     assert!((0..SOURCES).all(|source| !node.topics.is_outdated(SourceId(source))));
+}
+
+/// What a shard is told, in a word each.
+#[derive(Default)]
+struct Told(std::sync::Mutex<Vec<String>>);
+
+impl Outlet for Told {
+    fn delta(&self, _: ShardId, _: Slot, delta: &Arc<Delta>) {
+        self.0.lock().unwrap().push(format!("{} after {}", delta.offset, delta.prev));
+    }
+
+    fn reset(&self, _: ShardId, _: Slot, snapshot: &Arc<Snapshot>) {
+        self.0.lock().unwrap().push(format!("{:?} at {}", snapshot.known, snapshot.offset));
+    }
+
+    fn stale(&self, _: ShardId, _: Slot, _: &TopicName, _: Option<u64>) {}
+    fn membership(&self, _: ShardId, _: Slot, _: &Arc<MembershipChange>) {}
+}
+
+/// A node with room for one topic, and what its subscribers are told.
+fn crowded(class: Class) -> (Node, Arc<Told>) {
+    let (mut config, told) = (Config::default(), Arc::new(Told::default()));
+    config.namespace.insert("t".to_owned(), Namespace { class, ..Namespace::default() });
+    config.limits.topics = 1;
+    let topics = Topics::new(Arc::new(config), 1, told.clone(), Arc::new(Metrics::default()));
+    let node = Node { topics, name: TopicName::new("t:x").unwrap() };
+    node.load(SourceId(0), "e", true);
+    (node, told)
+}
+
+impl Node {
+    /// The same of another topic.
+    fn read_other(&self, kind: Kind, offset: u64) -> bool {
+        self.topics.publish(incoming("other", (0, kind, offset))).unwrap().new
+    }
+
+    fn known_at(&self) -> (protocol::Known, u64) {
+        let snapshot = self.topics.view(&self.name).unwrap().snapshot;
+        (snapshot.known, snapshot.offset.get())
+    }
+
+    fn history_since(&self, offset: u64) -> Option<usize> {
+        let since = Some(Position { offset: Offset::new(offset).unwrap(), epoch: Epoch::from_text("e") });
+        let query = HistoryQuery { limit: 9, since, reverse: false };
+        self.topics.history(&self.name, &query).ok().map(|page| page.publications.len())
+    }
+}
+
+/// The home of a topic may have had newer entries that were missed: what comes elsewhere is told as a state that may not be
+/// whole, and never as a delta alone, which clients take for whole.
+#[test]
+fn a_misplaced_value_that_may_not_be_the_newest_is_told_as_the_state() {
+    for class in [Class::Latest, Class::Merge] {
+        let (mut config, told) = (Config::default(), Arc::new(Told::default()));
+        config.namespace.insert("t".to_owned(), Namespace { class, ..Namespace::default() });
+        let topics = Topics::new(Arc::new(config), SOURCES.into(), told.clone(), Arc::new(Metrics::default()));
+        let node = Node { topics, name: TopicName::new("t:x").unwrap() };
+        for source in 0..SOURCES {
+            node.load(SourceId(source), "e", true);
+            node.topics.loaded(SourceId(source));
+        }
+        let (home, other) = node.home_and_other();
+        node.topics.attach(&node.name, ShardId(0), Slot(0), Encoding::Plain, None, 0, 0, |_| {}).unwrap();
+        node.topics.doubt(home, Offset::ZERO);
+        for offset in [8, 9] {
+            assert_eq!(node.read((other.0, VALUE, offset)), Ok(true));
+            assert_eq!(node.is_whole(), Some(false), "{class:?}");
+            let last = told.0.lock().unwrap().last().cloned();
+            assert_eq!(last, Some(format!("{:?} at {offset}", protocol::Known::Incomplete)), "{class:?}");
+        }
+    }
+}
+
+/// A topic's first deltas find no room: subscribers are told once that it may exist, and get the state when it goes
+/// on. No history reaches across.
+#[test]
+fn deltas_without_room_leave_a_hole() {
+    let no_room = Err("too_many_topics");
+    for (class, expected) in [
+        (Class::Stream, &["Unknown at 2", "Whole at 5", "6 after 5"][..]),
+        (Class::Latest, &["Unknown at 0", "5 after 0", "6 after 5"]),
+        (Class::Merge, &["Unknown at 0", "5 after 0", "Incomplete at 5", "6 after 5"]),
+    ] {
+        let (node, told) = crowded(class);
+        node.topics.loaded(SourceId(0));
+        node.topics.attach(&node.name, ShardId(0), Slot(0), Encoding::Plain, None, 0, 0, drop).unwrap();
+        assert!(node.read_other(Kind::Delta, 1));
+        assert_eq!([2, 3].map(|offset| node.read((0, Kind::Delta, offset))), [no_room; 2]);
+        assert!(node.read_other(DELETION, 4));
+        assert_eq!([5, 6].map(|offset| node.read((0, Kind::Delta, offset))), [Ok(true); 2]);
+        assert_eq!(*told.0.lock().unwrap(), expected, "{class:?}");
+        assert_eq!(node.known_at().0.may_lack(), class == Class::Merge);
+        if class == Class::Stream {
+            assert_eq!([2, 3, 5].map(|offset| node.history_since(offset)), [None, Some(2), Some(1)]);
+        }
+    }
+}
+
+/// A `stream` topic that was saved has come further, by deltas that found no room during the load.
+#[test]
+fn a_saved_stream_whose_newest_delta_found_no_room_is_incomplete() {
+    let (node, _) = crowded(Class::Stream);
+    node.restore((0, VALUE, 1), 0);
+    assert!(node.read_other(Kind::Delta, 2));
+    assert_eq!(node.read((0, Kind::Delta, 3)), Err("too_many_topics"));
+    assert!(node.read_other(DELETION, 4));
+    node.topics.loaded(SourceId(0));
+    assert_eq!(node.known_at(), (protocol::Known::Incomplete, 3));
+    assert_eq!(node.read((0, Kind::Delta, 5)), Ok(true));
+    assert_eq!((node.known_at(), node.history_since(1)), ((protocol::Known::Whole, 5), None));
+}
+
+/// A deletion needs no room, and what follows it is whole.
+#[test]
+fn a_deletion_is_taken_where_there_is_no_room() {
+    let (node, _) = crowded(Class::Merge);
+    node.topics.loaded(SourceId(0));
+    assert!(node.read_other(Kind::Delta, 1));
+    assert_eq!(node.read((0, Kind::Delta, 2)), Err("too_many_topics"));
+    assert_eq!(node.read((0, DELETION, 3)), Ok(false));
+    assert!(node.read_other(DELETION, 4));
+    assert_eq!(node.read((0, Kind::Delta, 5)), Ok(true));
+    assert_eq!(node.known(), Some((5, 0)));
+}
+
+/// States that were saved with another class are made of entries if all entries are read; else they are missed.
+#[test]
+fn a_state_of_another_class_is_missed_unless_all_entries_are_there() {
+    for (floor, gone, expected) in
+        [(0, 0, protocol::Known::Whole), (2, 0, protocol::Known::Incomplete), (0, 2, protocol::Known::Incomplete)]
+    {
+        let (node, _) = crowded(Class::Merge);
+        node.topics.load(SourceId(0), &Epoch::from_text("e"), Offset::new(floor).unwrap(), true);
+        node.topics.saved_upto(SourceId(0), crate::clock::unix_ms() + 1_000);
+        assert!(node.topics.is_by_state(SourceId(0), "t:x"));
+        assert!(node.topics.miss_class(SourceId(0), "t:x", crate::clock::unix_ms()));
+        assert!(!node.topics.miss_class(SourceId(0), "t:y", crate::clock::unix_ms()), "told once");
+        assert!(!node.topics.is_by_state(SourceId(0), "t:x") && node.topics.has_reclassed(SourceId(0)));
+        if gone > 0 {
+            node.topics.forget_history(SourceId(0), Offset::new(gone).unwrap());
+        }
+        assert_eq!(node.read((0, Kind::Delta, 3)), Ok(true));
+        node.topics.loaded(SourceId(0));
+        assert_eq!(node.known_at(), (expected, 3), "from {floor} on, {gone} gone");
+        assert!(node.topics.has_reclassed(SourceId(0)), "they are saved still");
+        node.topics.load(SourceId(0), &Epoch::from_text("e"), Offset::ZERO, true);
+        assert!(node.topics.has_reclassed(SourceId(0)), "this load does not go by states");
+        node.topics.loaded(SourceId(0));
+        assert!(node.topics.is_by_state(SourceId(0), "t:x"), "none was found");
+    }
 }

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use loom::thread;
 
 use super::exchange::{Attachment, Incoming, Outlet, ShardId, Slot};
-use super::{account, crossed, deleted, delta, exchange, freshness, gaps, merge, names, payload, state, strays, trace};
+use super::{
+    account, crossed, deleted, delta, exchange, freshness, gaps, merge, names, passage, payload, relays, state, strays,
+    trace,
+};
 use crate::config::{Class, Config, Namespace};
 use crate::metrics::Metrics;
 use crate::name::TopicName;
@@ -184,6 +187,7 @@ fn publish(topics: &Topics) {
         offset: None,
         source,
         home: None,
+        is_relayed: false,
     };
     topics.publish(incoming).unwrap();
 }

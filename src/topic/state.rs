@@ -51,6 +51,8 @@ pub(super) struct StreamMark {
     pub(super) moved_at: Offset,
     /// It may have come further.
     pub(super) incomplete: bool,
+    /// It was not saved as known after the hole that this node has missed: it is saved again.
+    pub(super) is_unnamed: bool,
 }
 
 /// A shard with subscribers of the topic.
@@ -92,7 +94,7 @@ enum State {
         count: usize,
     },
     /// A `merge` topic's, as text: nobody has asked for it or changed it for long.
-    Parked(Bytes),
+    Prepared(Bytes),
 }
 
 impl State {
@@ -110,7 +112,7 @@ impl State {
             Self::Stream | Self::Latest(None) => 0,
             Self::Latest(Some(delta)) => value_weight(delta.payload.bytes().len()),
             Self::Merge { bytes, count, .. } => bytes + count * MEMBER_BYTES,
-            Self::Parked(text) => allocated(text.len()),
+            Self::Prepared(text) => allocated(text.len()),
         }
     }
 }
@@ -154,6 +156,8 @@ pub(super) struct Topic {
     pub(super) stale: bool,
     /// Changed since it was last saved outside.
     pub(super) unsaved: bool,
+    /// Deltas of a `stream` topic were left out since its subscribers were told where it is.
+    pub(super) left_out: bool,
     state: State,
     history: History,
     /// Data of the last delta as subscribers hold it, where the namespace has delta compression.
@@ -200,6 +204,7 @@ impl Topic {
             active_ms: now_ms,
             stale: false,
             unsaved: false,
+            left_out: false,
             before: None,
             interest: Vec::new(),
             snapshot: None,
@@ -313,7 +318,7 @@ impl Topic {
         (self.incomplete, self.awaits_home) = (false, false);
         (self.moved_at, self.is_elsewhere) = (Offset::ZERO, false);
         self.strays = Strays::default();
-        self.waits = false;
+        (self.waits, self.left_out) = (false, false);
         self.base = Offset::ZERO;
         self.ts = None;
         self.before = None;
@@ -347,7 +352,7 @@ impl Topic {
         self.begin_empty(floor.max(mark.offset), mark.at_ms);
         (self.ts, self.incomplete) = (mark.ts, incomplete || mark.incomplete);
         // What is in doubt here was saved as whole.
-        self.unsaved = incomplete && !mark.incomplete;
+        self.unsaved = incomplete && !mark.incomplete || mark.is_unnamed;
         self.settle();
     }
 
@@ -363,7 +368,12 @@ impl Topic {
 
     /// Deltas wait for the topic's move from now on; tells whether that is new.
     pub(super) fn wait(&mut self) -> bool {
-        let is_new = self.known && !self.waits && self.options.class.conflatable();
+        self.options.class.conflatable() && self.lack()
+    }
+
+    /// Deltas of the topic do not come here any more; tells whether that is new.
+    pub(super) fn lack(&mut self) -> bool {
+        let is_new = self.known && !self.waits;
         if is_new {
             (self.waits, self.snapshot) = (true, None);
             self.settle();
@@ -371,10 +381,20 @@ impl Topic {
         is_new
     }
 
+    /// The deltas that waited have come; tells whether it was said that they wait.
+    pub(super) fn end_wait(&mut self) -> bool {
+        let waited = std::mem::take(&mut self.waits);
+        if waited {
+            self.snapshot = None;
+            self.settle();
+        }
+        waited
+    }
+
     /// Whether the state may lack deltas from now on; tells whether that is new.
     pub(super) fn doubt(&mut self) -> bool {
         self.awaits_home = false;
-        let is_new = self.known && !self.incomplete && self.options.class.conflatable();
+        let is_new = self.known && !self.incomplete;
         if is_new {
             (self.incomplete, self.unsaved) = (true, true);
             self.snapshot = None;
@@ -392,13 +412,26 @@ impl Topic {
         }
     }
 
+    /// A delta of a topic that is not published here found no room; of a `stream` topic at this offset. Tells whether
+    /// it is new that the topic may exist.
+    pub(super) fn leave_out(&mut self, offset: Option<Offset>) -> bool {
+        let is_new = !self.incomplete;
+        self.may_exist(true);
+        if let Some(offset) = offset {
+            self.lose_history(offset);
+            self.left_out |= !is_new;
+        }
+        is_new
+    }
+
     /// What is kept up to `after` does not join up with what comes.
     pub(super) fn lose_history(&mut self, after: Offset) {
-        if !self.known || self.options.class == Class::Stream {
-            // The next delta is the first after this, as far as anybody here can tell.
-            self.offset = self.offset.max(after);
+        let is_passed = self.offset < after;
+        if is_passed && (!self.known || self.options.class == Class::Stream) {
+            // The next delta is the first after this, as far as anybody here can tell. There may have been others.
+            (self.offset, self.incomplete) = (after, self.incomplete || self.known);
         }
-        self.history = History::from_floor(after.max(self.offset));
+        self.history.lose(after.max(self.offset));
         (self.before, self.snapshot) = (None, None);
         self.settle();
     }
@@ -429,7 +462,7 @@ impl Topic {
         {
             let mut text = Vec::with_capacity(*bytes);
             merge::write_members(members, &mut text);
-            self.state = State::Parked(text.into());
+            self.state = State::Prepared(text.into());
         }
         self.snapshot = None;
         self.before = None;
@@ -438,7 +471,7 @@ impl Topic {
 
     /// The opposite, for a change.
     fn unpark(&mut self) -> Result<(), PublishError> {
-        if let State::Parked(text) = &self.state {
+        if let State::Prepared(text) = &self.state {
             let members = merge::parse_object(std::str::from_utf8(text).unwrap_or_default())?;
             let (bytes, count) = (merge::members_bytes(&members), merge::count_members(&members));
             self.state = State::Merge { members, bytes, count };
@@ -458,7 +491,7 @@ impl Topic {
                 let bytes = merge::members_bytes(&members);
                 let had = match &self.state {
                     State::Merge { bytes, .. } if kind == Kind::Delta && !fresh => *bytes,
-                    State::Parked(text) if kind == Kind::Delta && !fresh => text.len(),
+                    State::Prepared(text) if kind == Kind::Delta && !fresh => text.len(),
                     _ => 0,
                 };
                 if had + bytes > STATE_BYTES_MAX {
@@ -493,10 +526,10 @@ impl Topic {
             (State::Stream, Kind::Snapshot) => return Err(PublishError::StreamSnapshot),
             (State::Stream, _) | (_, Kind::HistoryRemoval | Kind::Deletion) => {}
             (State::Latest(_), _) => self.may_grow(self.state.weight(), value_weight(payload.bytes().len()))?,
-            (State::Merge { .. } | State::Parked(_), Kind::Snapshot | Kind::Move) => {
+            (State::Merge { .. } | State::Prepared(_), Kind::Snapshot | Kind::Move) => {
                 return self.replace_members(merge::parse_object(payload.as_str())?);
             }
-            (State::Parked(_), Kind::Delta) => {
+            (State::Prepared(_), Kind::Delta) => {
                 self.unpark()?;
                 return self.change(kind, payload);
             }
@@ -565,7 +598,7 @@ impl Topic {
         }
         self.offset = offset;
         self.known = true;
-        self.unsaved = true;
+        (self.unsaved, self.left_out) = (true, false);
         self.ts = ts;
         self.active_ms = at_ms;
         self.snapshot = None;
@@ -719,7 +752,7 @@ impl Topic {
                 last.as_ref().filter(|_| self.known).map_or(nothing, |d| d.payload.bytes().clone())
             }
             _ if !self.known => null,
-            State::Parked(text) => text.clone(),
+            State::Prepared(text) => text.clone(),
             State::Merge { members, bytes, .. } => {
                 let mut out = Vec::with_capacity(*bytes);
                 merge::write_members(members, &mut out);
@@ -871,7 +904,7 @@ impl Topic {
                 let patches: usize = many.iter().map(|d| d.payload.bytes().len()).sum();
                 patches <= *bytes
             }
-            (State::Parked(text), many) => {
+            (State::Prepared(text), many) => {
                 let patches: usize = many.iter().map(|d| d.payload.bytes().len()).sum();
                 patches <= text.len()
             }
@@ -971,7 +1004,9 @@ mod tests {
     fn topic(class: Class) -> Topic {
         let options = Namespace { class, history_size: 3, ..Namespace::default() };
         let name = TopicName::new("t:x").unwrap();
-        let account = Account::new(Arc::new(super::super::account::Sums::new(&crate::config::Limits::default())));
+        let account = Account::new(Arc::new(super::super::account::Sums::new(
+            &crate::memory::ResolvedLimits::configured(&crate::config::Limits::default()),
+        )));
         Topic::new(name, Arc::new(options), SourceId(0), Epoch::from_text("e"), Floor::default(), 0, account)
     }
 

@@ -6,7 +6,6 @@
 use std::fmt;
 use std::time::Instant;
 
-use super::delta::Delta;
 use crate::name::TopicName;
 use crate::position::Offset;
 
@@ -65,45 +64,6 @@ fn hash(topic: &str, offset: u64) -> u64 {
     h = (h ^ (h >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     h = (h ^ (h >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     h ^ (h >> 31)
-}
-
-/// How a followed delta went through its topic.
-pub(super) struct Passage {
-    /// When state and history were changed, in µs.
-    pub(super) applied_us: u64,
-    /// When its frames were made and in the queues.
-    pub(super) queued_us: u64,
-    pub(super) shards: usize,
-    pub(super) encodings: u32,
-}
-
-/// Says so.
-pub(super) fn published(delta: &Delta, trace: &Trace, source: u16, passage: &Passage) {
-    let (topic, offset) = (delta.topic.as_str(), delta.offset.get());
-    tracing::info!(
-        target: "nexus_push::trace",
-        %trace,
-        topic,
-        offset,
-        us = 0u64,
-        source,
-        source_ms = delta.ts,
-        taken_ms = delta.taken_ms,
-        bytes = delta.payload.bytes().len(),
-        "trace: taken"
-    );
-    let Passage { applied_us, queued_us, shards, encodings } = *passage;
-    tracing::info!(
-        target: "nexus_push::trace",
-        %trace,
-        topic,
-        offset,
-        us = queued_us,
-        applied_us,
-        shards,
-        encodings,
-        "trace: published"
-    );
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
-//! Close codes. 1000–1015 are RFC 6455 §7.4.1; 3000–3499 ask the client to reconnect and 3500–3999 tell it not
-//! to, with the meanings that Centrifuge clients know; to them 4000–4499 ask for it too, and are for servers to give a meaning.
+//! Close codes. 1000–1015 are RFC 6455 §7.4.1; 3000–3499 ask the client to reconnect and 3500–3999
+//! tell it not to, with the meanings that Centrifuge clients know; to them 4000–4499 ask for it
+//! too, and are for servers to give a meaning.
 
-/// Why the server closes a session: the code on the wire and a word for people.
+/// The reason of a close: the code on the wire and a text for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs, reason = "`code` and `reason` say it")]
+#[allow(missing_docs, reason = "`code`, `label` and `reason` say it")]
 pub enum CloseReason {
     ProtocolError,
     UnsupportedData,
@@ -30,7 +31,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// All of them, for metrics.
+    /// All reasons, for metrics.
     pub const ALL: [Self; 22] = [
         Self::ProtocolError,
         Self::UnsupportedData,
@@ -67,7 +68,7 @@ impl CloseReason {
             Self::ServiceRestart => 1012,
             Self::Expired => 3005,
             Self::Slow => 3008,
-            // To both the answer is the same: connect again, and recover what can be.
+            // Both have the same remedy: reconnect and recover.
             Self::InsufficientState | Self::ReplayLost => 3010,
             Self::NoPong => 3012,
             Self::TooManyRequests => 3013,
@@ -75,27 +76,69 @@ impl CloseReason {
             Self::BadRequest => 3501,
             Self::NoCommand | Self::SlowMessage | Self::NoToken => 3502,
             Self::Forced => 3503,
-            // Centrifugo says 3504, after which its SDKs give up for good. But who comes back after its network was gone may
-            // find the sessions that it had still counted, until their pings show that they are dead: it must try again, and
-            // later each time. That is what SDKs do after codes of this range.
+            // Centrifugo uses 3504, after which its SDKs give up for good. But after a network
+            // failure a client may find its old sessions still counted until their pings time out:
+            // it must retry, later each time. SDKs do so after codes of this range.
             Self::TooManySessions => 4429,
-            // Not the client's fault alone: it may come back, and does so later each time.
+            // Not only the client's fault: it may come back, later each time.
             Self::TooMuchIncoming => 4413,
-            // This server's fault alone.
+            // The server's own fault.
             Self::NoAnswer => 4408,
         }
     }
 
-    /// The same for Centrifuge clients, where they have a code of their own for it.
+    /// The code for Centrifuge clients, where they have one of their own.
     pub fn centrifuge_code(self) -> u16 {
         match self {
-            // "Shutdown": they come back, each after a time of its own.
+            // "Shutdown": clients reconnect, each after a delay of its own.
             Self::ServiceRestart => 3001,
             _ => self.code(),
         }
     }
 
-    /// The reason of the close frame; also the metric's label.
+    /// The identifiers of all reasons, in the order of [`Self::ALL`].
+    pub const LABELS: [&str; Self::ALL.len()] = Self::labels();
+
+    #[allow(clippy::indexing_slicing, reason = "computed by the compiler")]
+    const fn labels() -> [&'static str; Self::ALL.len()] {
+        let mut labels = [""; Self::ALL.len()];
+        let mut i = 0;
+        while i < labels.len() {
+            labels[i] = Self::ALL[i].label();
+            i += 1;
+        }
+        labels
+    }
+
+    /// The identifier that metrics and `/status` show.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::ProtocolError => "protocol_error",
+            Self::UnsupportedData => "unsupported_data",
+            Self::InvalidUtf8 => "invalid_utf8",
+            Self::InvalidDeflate => "invalid_deflate",
+            Self::MessageTooBig => "message_too_big",
+            Self::ServiceRestart => "service_restart",
+            Self::Expired => "token_expired",
+            Self::Slow => "slow",
+            Self::InsufficientState => "insufficient_state",
+            Self::ReplayLost => "replay_lost",
+            Self::NoPong => "no_pong",
+            Self::TooManyRequests => "too_many_commands",
+            Self::InvalidToken => "invalid_token",
+            Self::TooManyTokens => "too_many_invalid_tokens",
+            Self::BadRequest => "bad_request",
+            Self::NoCommand => "no_command",
+            Self::SlowMessage => "slow_message",
+            Self::NoToken => "no_token",
+            Self::Forced => "forced",
+            Self::TooManySessions => "too_many_sessions",
+            Self::TooMuchIncoming => "too_much_incoming",
+            Self::NoAnswer => "no_answer",
+        }
+    }
+
+    /// The reason in the close frame, for people.
     pub fn reason(self) -> &'static str {
         match self {
             Self::ProtocolError => "protocol error",

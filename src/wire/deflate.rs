@@ -1,29 +1,31 @@
 //! permessage-deflate (RFC 7692), outbound: payloads to compressed frames.
 //!
-//! Both directions go without context takeover, so a message compresses to the same bytes for every session that
-//! negotiated it: it is compressed once and shared, as a plain frame is.
+//! Both directions run without context takeover, so a message compresses to the same bytes for
+//! every session: it is compressed once and shared like a plain frame.
 
 use bytes::Bytes;
 use flate2::{Compress, Compression, FlushCompress};
 
 use super::frame::{self, HEADER_BYTES_MAX, Opcode};
 
-/// What a sync flush ends with: the lengths of an empty stored block. A message goes without it (RFC 7692 §7.2.1).
+/// The end of a sync flush: the lengths of an empty stored block. It is cut off each message (RFC
+/// 7692 §7.2.1).
 pub(super) const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
 
-/// First byte of a stored block that begins at a byte boundary and is not the last one (RFC 1951 §3.2.4).
+/// First byte of a stored block that begins at a byte boundary and is not the last one (RFC 1951
+/// §3.2.4).
 const STORED: u8 = 0x00;
 
 /// Most bytes of one stored block.
 const STORED_BYTES_MAX: usize = u16::MAX as usize;
 
-/// Payloads shorter than this, in bytes, are not compressed: at 100 B a frame would become 22 B shorter, in a packet whose
-/// headers alone have 52.
+/// Payloads shorter than this, in bytes, are not compressed: a frame of 100 B would save 22 B, in a
+/// packet whose headers have 52.
 pub const COMPRESS_BYTES_MIN: usize = 128;
 
-/// How hard it is tried.
+/// The compression level.
 ///
-/// `cargo bench --bench deflate`, quotes in JSON (µs, and what is left of the bytes):
+/// `cargo bench --bench deflate`, quotes in JSON (µs, and the remaining share of the bytes):
 ///
 /// | level | 150 B | 1 KiB | 8 KiB |
 /// |---|---|---|---|
@@ -32,15 +34,17 @@ pub const COMPRESS_BYTES_MIN: usize = 128;
 /// | 4 | 7.6, 60 % | 12, 28 % | 52, 22 % |
 /// | 6 | 7.8, 60 % | 14, 27 % | 77, 21 % |
 ///
-/// Order books, full of numbers that are nearly alike, gain more than quotes do: recorded market data came to 40 % with level 6,
-/// to 48 % with level 1 below half a KiB and level 2 from there on (`nexus-loadtest egress`), and the server's CPU was the
-/// same: what goes to many is compressed once, and less is written to each.
+/// Order books, full of similar numbers, gain more than quotes: recorded market data shrank to 40 %
+/// with level 6, and to 48 % with level 1 below 512 B and level 2 above (`nexus-loadtest egress`).
+/// The server's CPU time was the same: a frame for many is compressed once, and each write is
+/// smaller.
 const LEVEL: u32 = 6;
 
-/// Memory for a message that is kept for the next, in bytes.
+/// Memory for a message that is kept for the next one, in bytes.
 const KEPT_BYTES: usize = 256 * 1024;
 
-/// Compresses. A thread needs one: nothing is kept from one message to the next but memory (about 300 KiB).
+/// A compressor. One per thread is enough: it keeps nothing between messages but its memory (about
+/// 300 KiB).
 #[derive(Debug)]
 pub struct Deflater {
     compress: Compress,
@@ -53,27 +57,27 @@ impl Default for Deflater {
     }
 }
 
-/// Something that a compressed message is joined from.
+/// A part of a joined message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part<'a> {
-    /// What [`Deflater::part`] made.
+    /// Made by [`Deflater::part`].
     Deflated(&'a [u8]),
-    /// Bytes as they are: what stands between the others, or is too little to compress. Behind a deflated part they cost
-    /// no more than themselves, elsewhere five bytes.
+    /// Bytes as they are: separators, or parts too small to compress. After a deflated part they
+    /// cost no extra bytes, elsewhere five.
     Plain(&'a [u8]),
 }
 
 impl Deflater {
-    /// `payload` as DEFLATE blocks that end at a byte boundary with `00 00 ff ff` and refer to nothing before them: to be
-    /// shared, and [`join`]ed with others.
+    /// `payload` as DEFLATE blocks that end at a byte boundary with `00 00 ff ff` and refer to
+    /// nothing before them, so that they can be shared and [`join`]ed with others.
     pub fn part(&mut self, payload: &[u8]) -> Bytes {
         self.deflate(&[payload]);
         Bytes::copy_from_slice(&self.scratch)
     }
 
-    /// A whole server frame that holds the bytes of `payload`, one after the other: compressed and with RSV1 set
-    /// (RFC 7692 §7.2.1), or as they are where there are fewer than [`COMPRESS_BYTES_MIN`] of them or compressing does not
-    /// make them fewer.
+    /// A whole server frame of the bytes of `payload`, one after the other: compressed with RSV1
+    /// set (RFC 7692 §7.2.1), or plain if there are fewer than [`COMPRESS_BYTES_MIN`] of them or
+    /// compression saves nothing.
     ///
     /// `opcode` is that of a data message: control frames are never compressed (RFC 7692 §6.1).
     pub fn frame(&mut self, opcode: Opcode, payload: &[&[u8]]) -> Bytes {
@@ -102,7 +106,7 @@ impl Deflater {
         compress.reset();
         self.scratch.clear();
         self.scratch.shrink_to(KEPT_BYTES);
-        // What does not compress grows by an eighth at most (RFC 1951 §3.2.6: nine bits a byte).
+        // Incompressible data grows by an eighth at most (RFC 1951 §3.2.6: nine bits per byte).
         self.scratch.reserve(len + len / 8 + 64);
         for bytes in payload {
             step(compress, bytes, &mut self.scratch, FlushCompress::None);
@@ -111,7 +115,7 @@ impl Deflater {
     }
 }
 
-/// Takes all of `bytes`, and with `Sync` gives all that there is.
+/// Consumes all of `bytes`; with `Sync` it also flushes.
 fn step(compress: &mut Compress, bytes: &[u8], out: &mut Vec<u8>, flush: FlushCompress) {
     let mut rest = bytes;
     loop {
@@ -122,7 +126,7 @@ fn step(compress: &mut Compress, bytes: &[u8], out: &mut Vec<u8>, flush: FlushCo
         }
         let used = usize::try_from(compress.total_in() - before).unwrap_or(usize::MAX);
         rest = rest.get(used..).unwrap_or_default();
-        // Room that is left over says that nothing more was to be written.
+        // Unused room means that all output was written.
         if rest.is_empty() && out.len() < out.capacity() {
             return;
         }
@@ -130,15 +134,16 @@ fn step(compress: &mut Compress, bytes: &[u8], out: &mut Vec<u8>, flush: FlushCo
     }
 }
 
-/// The frame of a compressed message that inflates to all `parts`, one after the other. Nothing is compressed here.
+/// The frame of a compressed message that inflates to all `parts`, one after the other. It
+/// compresses nothing.
 ///
-/// Bytes between two deflated parts go into the empty stored block that a sync flush ends with: its lengths are
-/// replaced, the bytes follow.
+/// Plain bytes between two deflated parts go into the empty stored block at the end of a sync
+/// flush: its lengths are replaced, the bytes follow.
 pub fn join<'a>(opcode: Opcode, parts: impl IntoIterator<Item = Part<'a>>) -> Bytes {
     let parts = parts.into_iter();
     let mut message = Vec::with_capacity(parts.size_hint().0 * 64);
-    // At the end of `message` there is always the first byte of a stored block, and its lengths come next: those of plain
-    // bytes, or `TAIL` if there are none. A spare one was put there by us, and goes again if it is not used.
+    // `message` always ends with the first byte of a stored block, and its lengths come next: those
+    // of plain bytes, or `TAIL` without any. A spare first byte is removed again if it is not used.
     message.push(STORED);
     let mut spare = true;
     for part in parts {
@@ -183,7 +188,7 @@ mod tests {
         Inflater::new(8 * MIB).message(message, 8 * MIB).unwrap().to_vec()
     }
 
-    /// Whether it is compressed, and what a client reads from a frame.
+    /// Whether it is compressed, and the payload that a client reads from a frame.
     fn read(frame: &[u8]) -> (bool, Vec<u8>) {
         let payload = &frame[frame::header_bytes(frame)..];
         match frame[0] & RSV1 {

@@ -50,7 +50,7 @@ pub fn put_header(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
     put_first(out, FIN | opcode as u8, len);
 }
 
-/// The same of a compressed message; `len` is what it was compressed to.
+/// The same for a compressed message; `len` is its compressed length.
 pub(super) fn put_compressed_header(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
     put_first(out, FIN | RSV1 | opcode as u8, len);
 }
@@ -76,8 +76,8 @@ pub fn frame(opcode: Opcode, payload: &[u8]) -> Bytes {
     Bytes::from(out)
 }
 
-/// A whole text frame whose payload `write` appends. The payload is written once, in place: room for the
-/// longest header is left in front and what was not needed of it is cut off again without a copy.
+/// A whole text frame whose payload `write` appends. The payload is written once, in place: room
+/// for the longest header is left in front, and the unused part is cut off without a copy.
 pub fn text(capacity: usize, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     written(Opcode::Text, capacity, write)
 }
@@ -111,7 +111,21 @@ pub fn header_bytes(frame: &[u8]) -> usize {
     .min(frame.len())
 }
 
-/// A close frame with any code and reason; a reason that is too long for a control frame (RFC 6455 §5.5) is cut.
+/// Bytes of the first whole server frame in `bytes`, by its header (RFC 6455 §5.2): `bytes.len()` where even the header is not
+/// whole. A frame may be longer than `bytes`.
+pub fn frame_bytes(bytes: &[u8]) -> usize {
+    match *bytes {
+        [_, n @ 0..126, ..] => 2 + usize::from(n),
+        [_, 126, a, b, ..] => 4 + usize::from(u16::from_be_bytes([a, b])),
+        [_, 127, a, b, c, d, e, f, g, h, ..] => {
+            10 + usize::try_from(u64::from_be_bytes([a, b, c, d, e, f, g, h])).unwrap_or(usize::MAX / 2)
+        }
+        _ => bytes.len(),
+    }
+}
+
+/// A close frame with any code and reason; a reason that is too long for a control frame (RFC 6455
+/// §5.5) is cut.
 pub fn close_with(code: u16, reason: &str) -> Bytes {
     let mut payload = code.to_be_bytes().to_vec();
     let mut end = reason.len().min(123);

@@ -1,4 +1,4 @@
-//! From bytes as they arrive to whole messages. A session that is not in the middle of a message keeps nothing.
+//! Turns received bytes into whole messages. A session between two messages stores nothing.
 
 use super::close::CloseReason;
 use super::frame::Opcode;
@@ -6,20 +6,20 @@ use super::inflate::Inflater;
 use super::reader::{ClientFrame, Front, front};
 use crate::accounts::{self, Held, append};
 
-/// What a session keeps while a message is under way: boxed, because nearly no session is.
+/// The state of an unfinished message: boxed, because hardly any session has one.
 #[derive(Debug)]
 pub struct Inbox {
-    /// Bytes of a frame that is not whole yet.
+    /// Bytes of an incomplete frame.
     held: Vec<u8>,
     /// Payload of the fragments so far (RFC 6455 §5.4).
     message: Vec<u8>,
     /// Opcode of the fragmented message; `None` outside one.
     opcode: Option<Opcode>,
-    /// Whether it is compressed.
+    /// Whether the message is compressed.
     compressed: bool,
-    /// When this message began, by the caller's clock.
+    /// Start of this message, by the caller's clock.
     pub since_ms: u64,
-    /// What is held may have whole messages in it: its reader paused.
+    /// The stored bytes may contain whole messages, because their reader paused.
     paused: bool,
     account: Held,
 }
@@ -40,57 +40,59 @@ impl Inbox {
         self.account.set(size_of::<Self>() + self.held.capacity() + self.message.capacity());
     }
 
-    /// Whether there may be whole messages in it, to be heard by calling [`feed`] again.
+    /// Whether it may contain whole messages, which another call of [`feed`] hands over.
     pub fn is_paused(&self) -> bool {
         self.paused
     }
 
-    /// Bytes that came and were not heard yet, but for those of earlier fragments.
+    /// Received bytes that were not handled yet, without those of earlier fragments.
     pub fn held_bytes(&self) -> usize {
         self.held.len()
     }
 }
 
-/// Something whole that a client sent.
+/// A whole message or control frame of a client.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Incoming<'a> {
     /// A text message, inflated; not yet checked to be UTF-8.
     Text(&'a mut [u8]),
     /// A binary message, inflated.
     Binary(&'a mut [u8]),
-    /// To be answered with the same payload.
+    /// A ping, to be answered with the same payload.
     Ping(&'a [u8]),
-    /// A sign of life.
+    /// A pong.
     Pong,
-    /// The client closes, with this payload.
+    /// A close frame with this payload.
     Close(&'a [u8]),
 }
 
-/// What becomes of compressed messages (RFC 7692).
+/// The treatment of compressed messages (RFC 7692).
 #[derive(Debug)]
 pub enum Compressed<'a> {
-    /// It was not negotiated: they are a protocol error.
+    /// Not negotiated: they are a protocol error.
     Refused,
-    /// They are passed over: the session is closing, nobody wants to know what is in them, and inflating takes time.
+    /// They are skipped: the session is closing, so their content does not matter, and inflating
+    /// takes time.
     Skipped,
     /// They are inflated.
     Inflated(&'a mut Inflater),
 }
 
-/// Whether to go on reading.
+/// Whether to continue reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
-    /// Next message.
+    /// Continue with the next message.
     Continue,
-    /// Its turn is over: what follows is kept as it came, to be looked at when [`feed`] is called again.
+    /// The session's turn is over: the rest is stored unread until [`feed`] is called again.
     Pause,
-    /// The session is over; what follows does not matter.
+    /// The session has ended; the rest does not matter.
     Stop,
 }
 
-/// Hands every whole message in `bytes` (and what `inbox` holds from before) to `handle`; keeps the rest.
+/// Passes every whole message in `bytes` (after the rest stored in `inbox`) to `handle`; stores the
+/// rest.
 ///
-/// No message may have more than `message_max` bytes, neither as it came nor inflated.
+/// No message may exceed `message_max` bytes, neither as received nor inflated.
 ///
 /// # Errors
 /// The close reason of the first violation; the session must be closed with it.
@@ -108,8 +110,8 @@ pub fn feed(
             let mut held = std::mem::take(&mut open.held);
             append(&mut held, bytes);
             let Some(used) = reading.consume(inbox, &mut held)? else { return Ok(()) };
-            // A frame that is not whole stays where it is: a large one that comes in small pieces is not copied for
-            // each of them.
+            // An incomplete frame stays in place: a large one that arrives in small parts is not
+            // copied for each.
             held.drain(..used);
             held
         }
@@ -139,7 +141,7 @@ struct Reading<'a, H> {
     message_max: usize,
     compressed: Compressed<'a>,
     now_ms: u64,
-    /// Its reader has had enough for now.
+    /// The handler has paused.
     paused: bool,
     handle: &'a mut H,
 }
@@ -149,11 +151,11 @@ impl<H: FnMut(Incoming<'_>) -> Flow> Reading<'_, H> {
         inbox.get_or_insert_with(|| Box::new(Inbox::new(self.now_ms)))
     }
 
-    /// How many bytes were whole frames; `None` if the session is over.
+    /// The number of bytes in whole frames; `None` if the session has ended.
     fn consume(&mut self, inbox: &mut Option<Box<Inbox>>, bytes: &mut [u8]) -> Result<Option<usize>, CloseReason> {
         let mut at = 0;
         loop {
-            // A fragment may only fill what the message has left.
+            // A fragment may only fill the rest of the message's limit.
             let room = self.message_max - inbox.as_ref().map_or(0, |i| i.message.len().min(self.message_max));
             let rest = bytes.get_mut(at..).unwrap_or_default();
             match front(rest, room, !matches!(self.compressed, Compressed::Refused))? {
@@ -192,7 +194,7 @@ impl<H: FnMut(Incoming<'_>) -> Flow> Reading<'_, H> {
                     return Ok(Flow::Continue);
                 }
                 open.opcode = None;
-                // What follows is another message.
+                // The following frame belongs to another message.
                 open.since_ms = self.now_ms;
                 let mut whole = std::mem::take(&mut open.message);
                 self.whole(opcode, &mut whole, open.compressed)
@@ -216,7 +218,7 @@ impl<H: FnMut(Incoming<'_>) -> Flow> Reading<'_, H> {
         }
     }
 
-    /// A message of which all fragments are there.
+    /// A message with all its fragments.
     fn whole(&mut self, opcode: Opcode, payload: &mut [u8], compressed: bool) -> Result<Flow, CloseReason> {
         let payload = match (compressed, &mut self.compressed) {
             (false, _) => payload,
@@ -311,7 +313,7 @@ mod tests {
             assert_eq!(outcome, Ok(()));
             seen.clone()
         };
-        // The last frame is cut: its rest comes with a later turn.
+        // The last frame is cut: its rest comes with a later call.
         assert_eq!(turn(&mut inbox, &bytes[..bytes.len() - 1]), b"01");
         assert_eq!(turn(&mut inbox, &[]), b"0123");
         assert_eq!(turn(&mut inbox, &[]), b"0123");
@@ -340,7 +342,8 @@ mod tests {
         assert_eq!(run(&[&bytes], 100).1, Ok(()));
     }
 
-    /// RFC 7692 §7.2.3.1: "Hello" in one frame and in two, and its bytes as a message that is not compressed.
+    /// RFC 7692 §7.2.3.1: "Hello" in one frame and in two, and its bytes as an uncompressed
+    /// message.
     #[test]
     fn a_compressed_message_is_inflated_once_it_is_whole() {
         let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];

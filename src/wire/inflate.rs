@@ -1,21 +1,21 @@
-//! permessage-deflate (RFC 7692), inbound: one whole message at a time, into memory that is bounded.
+//! permessage-deflate (RFC 7692), inbound: one whole message at a time, into bounded memory.
 
 use flate2::{Decompress, FlushDecompress, Status};
 
 use super::close::CloseReason;
 
-/// What is put behind a message: the lengths of the empty stored block that it goes without (RFC 7692 §7.2.2), and an
-/// empty last block. Only a message that is whole is at the end of a stream then.
+/// Appended to a message: the lengths of the empty stored block that the sender cut off (RFC 7692
+/// §7.2.2), and an empty last block. Only a complete message then reaches the end of the stream.
 const END: [u8; 9] = [0x00, 0x00, 0xff, 0xff, 0x01, 0x00, 0x00, 0xff, 0xff];
 
-/// Ends of a stream (blocks with BFINAL, RFC 7692 §7.2.3.4) that one message may have. Each costs a reset: without a
-/// bound, two bytes would buy a microsecond.
+/// Ends of a stream (blocks with BFINAL, RFC 7692 §7.2.3.4) per message. Each costs a reset, so
+/// without a bound two bytes would cost a microsecond.
 const STREAMS_MAX: usize = 16;
 
-/// Memory for a message that is kept for the next, in bytes.
+/// Memory for a message that is kept for the next one, in bytes.
 const KEPT_BYTES: usize = 64 * 1024;
 
-/// Inflates. A thread needs one: nothing is kept from one message to the next but memory.
+/// An inflater. One per thread is enough: it keeps nothing between messages but its memory.
 #[derive(Debug)]
 pub struct Inflater {
     decompress: Decompress,
@@ -29,12 +29,13 @@ impl Inflater {
         Self { decompress: Decompress::new(false), out: Vec::new(), bytes_max }
     }
 
-    /// The message whose compressed payload is `payload`: at most `message_max` bytes, nor more than this inflater is
-    /// for. However much it would inflate to, no more memory is taken than that and 64 KiB, and it is stopped as
-    /// soon as it is over.
+    /// Inflates a message with the compressed `payload`: to at most `message_max` bytes, and at
+    /// most this inflater's own limit. It takes no more memory than that and 64 KiB, and stops as
+    /// soon as the limit is exceeded.
     ///
     /// # Errors
-    /// `MessageTooBig` if it has more bytes, `InvalidDeflate` if it is not a whole message of DEFLATE blocks.
+    /// `MessageTooBig` if it inflates to more bytes, `InvalidDeflate` if it is not a whole message
+    /// of DEFLATE blocks.
     pub fn message(&mut self, payload: &[u8], message_max: usize) -> Result<&mut [u8], CloseReason> {
         let limit = message_max.min(self.bytes_max);
         self.decompress.reset(false);
@@ -48,7 +49,8 @@ impl Inflater {
                 rest = rest.get(used..).unwrap_or_default();
                 match status {
                     Status::StreamEnd if is_end && rest.is_empty() => return Ok(&mut self.out),
-                    // A last block of the client's own; tolerated without the byte that should follow it.
+                    // A last block of the client's own; accepted without the byte that should
+                    // follow it.
                     Status::StreamEnd if !is_end && rest.is_empty() => return Ok(&mut self.out),
                     Status::StreamEnd if !is_end && streams < STREAMS_MAX => {
                         streams += 1;
@@ -62,11 +64,11 @@ impl Inflater {
         Err(CloseReason::InvalidDeflate)
     }
 
-    /// One turn of the machine: how much of `input` it took.
+    /// One step of the decompressor; returns the number of bytes of `input` consumed.
     fn step(&mut self, input: &[u8], limit: usize) -> Result<(usize, Status), CloseReason> {
         if self.out.len() == self.out.capacity() {
             let more = self.out.len().max(input.len() * 2).max(1_024);
-            // One byte more than allowed, so that too much is told from just enough.
+            // One byte more than allowed, to distinguish too much from just enough.
             self.out.reserve_exact(more.min(limit.saturating_add(1).saturating_sub(self.out.len())));
         }
         let (read, written) = (self.decompress.total_in(), self.out.len());
@@ -78,7 +80,7 @@ impl Inflater {
         let used = usize::try_from(self.decompress.total_in() - read).unwrap_or(usize::MAX);
         if used == 0 && self.out.len() == written && self.out.len() < self.out.capacity() && status != Status::StreamEnd
         {
-            // It could go on and does not: nothing that may come would help it.
+            // It can continue but makes no progress: no later input would help.
             return Err(CloseReason::InvalidDeflate);
         }
         Ok((used, status))
@@ -93,7 +95,7 @@ mod tests {
     use flate2::{Compress, Compression, FlushCompress};
     use proptest::prelude::*;
 
-    /// A message as other implementations make it: any level, a flush in the middle, the end as they like it.
+    /// A message as other implementations make it: any level, a flush in the middle, any end.
     fn message(payload: &[u8], level: u32, flush: FlushCompress, end: FlushCompress) -> Vec<u8> {
         let mut compress = Compress::new(Compression::new(level), false);
         let mut out = Vec::with_capacity(payload.len() * 2 + 1_000);

@@ -1,6 +1,7 @@
-//! RFC 6455 as a server speaks it: frames out, messages in, close codes; and RFC 7692, which compresses both.
+//! The server side of RFC 6455 (frames out, messages in, close codes) and of RFC 7692 (compression
+//! of both).
 //!
-//! Knows no topics and no sessions.
+//! It knows no topics and no sessions.
 
 pub mod close;
 pub mod deflate;

@@ -1,19 +1,22 @@
-//! Negotiation of permessage-deflate: `Sec-WebSocket-Extensions` of the opening handshake (RFC 6455 §9.1, RFC 7692 §7).
+//! Negotiation of permessage-deflate: `Sec-WebSocket-Extensions` of the opening handshake (RFC 6455
+//! §9.1, RFC 7692 §7).
 
-/// What a server answers: both sides forget each message, so that compressed messages can be shared and no session keeps
-/// a window.
+/// The server's answer: both sides forget each message, so that compressed messages can be shared
+/// and no session keeps a window.
 const ACCEPTED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 
-/// The same to an offer that names our window. RFC 7692 §7.1.2.1: to accept such an offer is to repeat the parameter.
+/// The answer to an offer that names the server's window. RFC 7692 §7.1.2.1: accepting such an
+/// offer means repeating the parameter.
 const ACCEPTED_WITH_WINDOW: &str =
     "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=15";
 
-/// The answer to the first offer of permessage-deflate that can be accepted, in the order in which the client prefers
-/// them; `None` if there is none, or if a header is malformed before one was found.
+/// The answer to the first acceptable offer of permessage-deflate, in the client's order of
+/// preference; `None` if there is none, or if a header is malformed before one was found.
 ///
-/// `offers` are the values of all `Sec-WebSocket-Extensions` headers. An offer that limits our window to less than
-/// 32 KiB is declined: frames are compressed once for all, and not all would take them. Unknown, doubled and ill-valued
-/// parameters make an offer unacceptable (RFC 7692 §7).
+/// `offers` are the values of all `Sec-WebSocket-Extensions` headers. An offer that limits the
+/// server's window to less than 32 KiB is declined: frames are compressed once for all sessions,
+/// with the full window. Unknown, repeated and invalid parameters make an offer unacceptable (RFC
+/// 7692 §7).
 pub fn negotiate<'a>(offers: impl IntoIterator<Item = &'a str>) -> Option<&'static str> {
     for value in offers {
         let mut scanner = Scanner { rest: value };
@@ -81,7 +84,7 @@ impl<'a> Scanner<'a> {
         next
     }
 
-    /// The next character, if it is this one.
+    /// Consumes the next character, if it is this one.
     fn eat(&mut self, wanted: char) -> bool {
         self.space();
         let rest = self.rest.strip_prefix(wanted);
@@ -89,7 +92,7 @@ impl<'a> Scanner<'a> {
         rest.is_some()
     }
 
-    /// Whether the header ends behind an offer, or another one follows.
+    /// Whether the header ends after an offer, or another one follows.
     fn ends(&mut self) -> Option<bool> {
         self.space();
         match self.next() {
@@ -110,7 +113,7 @@ impl<'a> Scanner<'a> {
         Some(Offer { name, parameters })
     }
 
-    /// `token` (RFC 2616 §2.2): what is neither a control character, a space nor a separator.
+    /// `token` (RFC 2616 §2.2): neither a control character, a space nor a separator.
     fn token(&mut self) -> Option<&'a str> {
         self.space();
         let is_token = |c: char| c.is_ascii_graphic() && !"()<>@,;:\\\"/[]?={}".contains(c);
@@ -120,7 +123,7 @@ impl<'a> Scanner<'a> {
         (!token.is_empty()).then_some(token)
     }
 
-    /// A token, plain or quoted; quoted, what is inside must be a token too (RFC 6455 §9.1).
+    /// A token, plain or quoted; the content of quotes must be a token too (RFC 6455 §9.1).
     fn value(&mut self) -> Option<String> {
         if !self.eat('"') {
             return self.token().map(str::to_owned);

@@ -1,41 +1,42 @@
-//! The PROXY protocol, versions 1 and 2: what a proxy says of a connection before that begins, TLS or not. Only whoever is
-//! known to be a proxy may be listened to; that is for the caller to see to.
+//! The PROXY protocol, versions 1 and 2: a header that a proxy sends before a connection, TLS or
+//! not. The caller makes sure that the peer is a trusted proxy.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What version 2 begins with.
+/// The beginning of version 2.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// What version 1 begins with.
+/// The beginning of version 1.
 const PREFIX: &[u8; 6] = b"PROXY ";
 
-/// Longest header of version 1, with its line's end.
+/// Longest header of version 1, line end included.
 const LINE_BYTES_MAX: usize = 107;
 
 /// Bytes of a header of version 2 before its addresses.
 const FIXED_BYTES: usize = 16;
 
-/// What the first bytes of a connection are.
+/// The meaning of the first bytes of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parsed {
-    /// A header of so many bytes.
+    /// A complete header.
     Header {
         /// Its length.
         bytes: usize,
-        /// Where the connection comes from; `None` where the proxy does not say, or speaks for itself (its checks do).
+        /// The client's address; `None` if the proxy does not give one, or speaks for itself (as
+        /// its health checks do).
         source: Option<IpAddr>,
     },
-    /// The beginning of one: all of these bytes belong to it.
+    /// The beginning of a header: all of these bytes belong to it.
     Begun,
-    /// Too few to tell.
+    /// Too few bytes to decide.
     Unclear,
-    /// Something else.
+    /// No header.
     Other,
-    /// A header that breaks the protocol; the reason why.
+    /// A header that breaks the protocol, with the reason.
     Broken(&'static str),
 }
 
-/// Looks at the first bytes of a connection. A header of version 2 may have as many bytes as is said here.
+/// Reads the first bytes of a connection. `bytes_max` limits a header of version 2.
 pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed {
     if bytes.starts_with(SIGNATURE) {
         return binary(bytes, bytes_max);
@@ -64,7 +65,7 @@ fn text(bytes: &[u8]) -> Parsed {
     let words = line.get(PREFIX.len()..end).and_then(|words| std::str::from_utf8(words).ok());
     let Some(words) = words else { return Parsed::Broken("version 1 that is no text") };
     let header = |source| Parsed::Header { bytes: end + 2, source };
-    // Whatever follows this word is to be passed over.
+    // The rest of the line after this word is ignored.
     if words == "UNKNOWN" || words.starts_with("UNKNOWN ") {
         return header(None);
     }
@@ -83,7 +84,7 @@ fn text(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// The first of two addresses, if both are such.
+/// The first of two addresses, if both are valid.
 fn both<A: std::str::FromStr + Into<IpAddr>>(source: &str, destination: &str) -> Option<IpAddr> {
     destination.parse::<A>().ok()?;
     source.parse::<A>().ok().map(Into::into)
@@ -118,7 +119,7 @@ fn binary(bytes: &[u8], bytes_max: usize) -> Parsed {
         return Parsed::Broken("version 2 that is too long");
     }
     let source = match version_command & 0x0f {
-        // The proxy's own connection, whatever stands in it.
+        // The proxy's own connection, whatever its header holds.
         0 => None,
         1 => Some(family_transport >> 4),
         _ => return Parsed::Broken("version 2 with an unknown command"),

@@ -8,7 +8,7 @@ use super::frame::{Opcode, RSV1};
 pub struct ClientFrame<'a> {
     /// Last of its message.
     pub fin: bool,
-    /// What it is.
+    /// Its opcode.
     pub opcode: Opcode,
     /// First of a compressed message (RFC 7692 §6).
     pub compressed: bool,
@@ -16,22 +16,22 @@ pub struct ClientFrame<'a> {
     pub payload: &'a mut [u8],
 }
 
-/// What stands at the front of a run of bytes.
+/// The front of a run of bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Front<'a> {
-    /// The header or the payload is not all there yet.
+    /// The header or the payload is incomplete.
     Incomplete,
-    /// A whole frame, and how many bytes it took.
+    /// A whole frame, and its length.
     Frame(ClientFrame<'a>, usize),
 }
 
 /// Reads the frame at the front of `buf`. `deflate` says whether permessage-deflate was negotiated.
 ///
 /// # Errors
-/// The close reason that the RFC asks for: reserved bits or opcodes, a missing mask (§5.1), a length not in its
-/// shortest form (§5.2), a control frame that is fragmented or over 125 bytes (§5.5), a data payload
-/// over `payload_max`, RSV1 elsewhere than on the first frame of a data message (RFC 7692 §6.1). The length is judged as soon
-/// as the header is there, before any payload.
+/// The close reason that the RFC asks for: reserved bits or opcodes, a missing mask (§5.1), a length
+/// that is not in its shortest form (§5.2), a control frame that is fragmented or over 125 bytes
+/// (§5.5), a data payload over `payload_max`, or RSV1 on a frame that is not the first of a data
+/// message (RFC 7692 §6.1). The length is checked as soon as the header is there, before any payload.
 pub fn front(buf: &mut [u8], payload_max: usize, deflate: bool) -> Result<Front<'_>, CloseReason> {
     let [b0, b1, ..] = *buf else { return Ok(Front::Incomplete) };
     let opcode = Opcode::from_bits(b0).ok_or(CloseReason::ProtocolError)?;
@@ -63,7 +63,7 @@ pub fn front(buf: &mut [u8], payload_max: usize, deflate: bool) -> Result<Front<
         return Err(CloseReason::ProtocolError);
     }
     let len = match usize::try_from(len) {
-        // A control frame may come between fragments that have used up the room.
+        // A control frame may come between fragments that have used up the limit.
         Ok(len) if len <= payload_max || opcode.is_control() => len,
         _ => return Err(CloseReason::MessageTooBig),
     };

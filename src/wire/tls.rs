@@ -1,5 +1,6 @@
-//! TLS of one session (RFC 8446 for 1.3, RFC 5246 for 1.2), by rustls. Bytes go in and out by the caller's buffers: beside
-//! its keys, a connection keeps a record that is not all there yet, and ciphertext that its socket did not take.
+//! TLS of one session (RFC 8446 for 1.3, RFC 5246 for 1.2), by rustls. Bytes pass through the
+//! caller's buffers: beside its keys, a connection stores an incomplete record and the ciphertext
+//! that its socket did not take.
 
 use std::sync::Arc;
 
@@ -9,56 +10,58 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptErr
 
 use crate::accounts::{self, Held};
 
-/// Plaintext of one record at most (RFC 8446 §5.1).
+/// Most plaintext of one record (RFC 8446 §5.1).
 const RECORD_BYTES_MAX: usize = 16 * 1024;
 
-/// What a record adds at most, of the suites that rustls has: header, explicit nonce, content type, tag.
+/// Most bytes that a record adds, of the suites in rustls: header, explicit nonce, content type,
+/// tag.
 const RECORD_OVERHEAD: usize = 5 + 8 + 1 + 16;
 
 /// Room for a handshake message before its length is known.
 const HANDSHAKE_ROOM: usize = 2 * 1024;
 
-/// Plaintext that is sealed for a socket before it has taken what was sealed before. What is sealed must be sent: newer
-/// state cannot replace it.
+/// Plaintext that is encrypted for a socket before it has taken the earlier ciphertext. Encrypted
+/// data must be sent: newer state cannot replace it.
 pub const SEALED_BYTES_MAX: usize = 4 * RECORD_BYTES_MAX;
 
-/// What rustls keeps for a connection whose handshake is over, in boxes of its own.
+/// Memory of rustls for a connection after its handshake, in boxes of its own.
 const KEYS_BYTES: usize = 2 * 1024;
 
 /// The server's side of a connection.
 pub struct Tls {
     connection: UnbufferedServerConnection,
-    /// Of records that are not all there yet.
+    /// Bytes of incomplete records.
     partial: Vec<u8>,
-    /// What those count.
+    /// The memory account of those.
     account: Held,
-    /// Ciphertext that is to be written before any other.
+    /// Ciphertext to be written before any other.
     due: Vec<u8>,
     closed: bool,
-    /// It was said that nothing more will come, or something was wrong: nothing more is sealed.
+    /// A close alert was sent, or an error occurred: nothing more is encrypted.
     ended: bool,
 }
 
-/// The connection cannot go on; its client may have been told why by what is due.
+/// The connection cannot continue; an alert for its client may be pending.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{0}")]
 pub struct TlsError(#[from] rustls::Error);
 
 impl Tls {
-    /// A connection whose handshake is to come.
+    /// A connection before its handshake.
     ///
     /// # Errors
-    /// What rustls finds wrong with `config`.
+    /// The error of rustls about `config`.
     pub fn new(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
         let connection = UnbufferedServerConnection::new(config)?;
         let account = Held::none(&accounts::INCOMING);
         Ok(Self { connection, partial: Vec::new(), account, due: Vec::new(), closed: false, ended: false })
     }
 
-    /// Takes bytes of the client, appends what they say to `plain`, and answers by what is [due](Self::due).
+    /// Takes received bytes and appends their plaintext to `plain`; replies become
+    /// [due](Self::due).
     ///
     /// # Errors
-    /// They are not what TLS allows. What was read before is in `plain`.
+    /// They violate TLS. Earlier plaintext is in `plain`.
     pub fn feed(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>) -> Result<(), TlsError> {
         if self.partial.is_empty() {
             let used = self.turn(bytes, plain)?;
@@ -77,7 +80,7 @@ impl Tls {
         Ok(())
     }
 
-    /// Goes on until rustls needs more bytes; returns how many it is done with.
+    /// Runs until rustls needs more bytes; returns the number of bytes consumed.
     fn turn(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>) -> Result<usize, TlsError> {
         let mut used = 0;
         let mut failed = None;
@@ -101,7 +104,7 @@ impl Tls {
             }
             used += discard;
             if let Some(error) = failed.take() {
-                // Further only for the alert that says what was wrong: what came is not looked at again.
+                // Continues only to send the alert; the input is not read again.
                 while self.connection.wants_write() {
                     let rest = bytes.get_mut(used..).unwrap_or_default();
                     let UnbufferedStatus { discard, state } = self.connection.process_tls_records(rest);
@@ -119,37 +122,37 @@ impl Tls {
         }
     }
 
-    /// Bytes of memory beside what is partial or due.
+    /// Bytes of memory, without incomplete records and pending ciphertext.
     pub fn bytes(&self) -> usize {
         size_of::<Self>() + KEYS_BYTES
     }
 
-    /// Bytes of records that are not all there.
+    /// Bytes of incomplete records.
     pub fn partial_bytes(&self) -> usize {
         self.account.bytes()
     }
 
-    /// Whether the handshake is not over.
+    /// Whether the handshake is still running.
     pub fn is_handshaking(&self) -> bool {
         self.connection.is_handshaking()
     }
 
-    /// Whether the client said that it will send no more.
+    /// Whether the client has closed its sending side.
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// Whether the client showed a certificate that the configuration's authorities signed.
+    /// Whether the client showed a certificate signed by one of the configured authorities.
     pub fn has_client_certificate(&self) -> bool {
         self.connection.peer_certificates().is_some_and(|chain| !chain.is_empty())
     }
 
-    /// Ciphertext that is to be written before any other.
+    /// Ciphertext to be written before any other.
     pub fn due(&self) -> &[u8] {
         &self.due
     }
 
-    /// So many bytes of what is due have gone.
+    /// This many bytes of the pending ciphertext were written.
     pub fn gone(&mut self, n: usize) {
         if n >= self.due.len() {
             self.due = Vec::new();
@@ -158,15 +161,15 @@ impl Tls {
         }
     }
 
-    /// The socket did not take this: it is to be written first.
+    /// Stores ciphertext that the socket did not take, to be written first.
     pub fn owe(&mut self, ciphertext: &[u8]) {
         self.due.extend_from_slice(ciphertext);
     }
 
-    /// Seals `plain` into records, behind what is due, and makes all of it due.
+    /// Encrypts `plain` after the pending ciphertext; all of it becomes pending.
     ///
     /// # Errors
-    /// The connection's keys are used up, or its handshake is not over.
+    /// The connection's keys are used up, or its handshake is still running.
     pub fn seal_due(&mut self, plain: &[u8]) -> Result<(), TlsError> {
         let mut sealed = Sealed::default();
         let range = self.seal(plain, &mut sealed)?;
@@ -175,10 +178,10 @@ impl Tls {
         Ok(())
     }
 
-    /// Moves what is due to `out`, seals `plain` behind it, and returns where both lie.
+    /// Moves pending ciphertext to `out`, encrypts `plain` after it, and returns the range of both.
     ///
     /// # Errors
-    /// The connection's keys are used up, or its handshake is not over.
+    /// The connection's keys are used up, or its handshake is still running.
     pub fn seal(&mut self, plain: &[u8], out: &mut Sealed) -> Result<std::ops::Range<usize>, TlsError> {
         let begin = out.used;
         out.append(&std::mem::take(&mut self.due));
@@ -190,7 +193,7 @@ impl Tls {
         }
         let mut room = plain.len() + (plain.len() / RECORD_BYTES_MAX + 1) * RECORD_OVERHEAD;
         loop {
-            // With what came of a message that is not whole: rustls remembers where it lies.
+            // Together with the incomplete message: rustls keeps offsets into it.
             let UnbufferedStatus { discard, state } = self.connection.process_tls_records(&mut self.partial);
             match state? {
                 ConnectionState::WriteTraffic(mut traffic) => match traffic.encrypt(plain, out.room(room)) {
@@ -198,7 +201,7 @@ impl Tls {
                         out.used += written;
                         return Ok(begin..out.used);
                     }
-                    // A new key is announced before it.
+                    // A new key is announced before it is used.
                     Err(EncryptError::InsufficientSize(error)) if error.required_size > room => {
                         room = error.required_size;
                     }
@@ -217,7 +220,7 @@ impl Tls {
         }
     }
 
-    /// Appends the alert that says that nothing more will come (RFC 8446 §6.1) to what is due.
+    /// Appends the close alert (RFC 8446 §6.1) to the pending ciphertext.
     pub fn close(&mut self) {
         if std::mem::replace(&mut self.ended, true) {
             return;
@@ -232,7 +235,7 @@ impl Tls {
     }
 }
 
-/// Appends what rustls has to say.
+/// Appends the output of rustls.
 fn encode(data: &mut EncodeTlsData<'_, ServerConnectionData>, to: &mut Vec<u8>) {
     let begin = to.len();
     let mut room = HANDSHAKE_ROOM;
@@ -256,7 +259,7 @@ pub struct Sealed {
 }
 
 impl Sealed {
-    /// What lies there.
+    /// The bytes at this range.
     pub fn bytes(&self, range: std::ops::Range<usize>) -> &[u8] {
         self.bytes.get(range).unwrap_or_default()
     }
@@ -266,7 +269,7 @@ impl Sealed {
         self.used
     }
 
-    /// Whether nothing is in it.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.used == 0
     }
@@ -276,7 +279,7 @@ impl Sealed {
         self.used = 0;
     }
 
-    /// Gives memory back beyond so many bytes.
+    /// Frees memory beyond so many bytes.
     pub fn shrink_to(&mut self, bytes: usize) {
         if self.bytes.len() > bytes && self.used == 0 {
             self.bytes.truncate(bytes);
@@ -337,7 +340,7 @@ pub(crate) mod tests {
         (Arc::new(server), Arc::new(client))
     }
 
-    /// All that a client has to write.
+    /// All data that a client has to write.
     pub(crate) fn written(client: &mut ClientConnection) -> Vec<u8> {
         let mut bytes = Vec::new();
         while client.wants_write() {
@@ -357,7 +360,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// The two ends of a connection whose handshake is over.
+    /// The two ends of a connection after its handshake.
     pub(crate) fn pair(version: &'static SupportedProtocolVersion) -> (Tls, ClientConnection) {
         let (server, client) = configs(version);
         let mut client = ClientConnection::new(client, "localhost".try_into().unwrap()).unwrap();
@@ -375,7 +378,7 @@ pub(crate) mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
 
-        /// However the bytes are cut on their way, both ends read what the other wrote, in order.
+        /// However the bytes are split, both ends read the other's data in order.
         #[test]
         fn what_is_sealed_is_opened(
             old in any::<bool>(),
@@ -414,7 +417,7 @@ pub(crate) mod tests {
             prop_assert_eq!(client.reader().read_to_end(&mut plain).unwrap(), 0, "it was said that no more will come");
         }
 
-        /// What is no TLS is an error with an alert, whenever it comes.
+        /// Bytes that are not TLS are an error with an alert, at any time.
         #[test]
         fn garbage_is_refused(garbage in prop::collection::vec(any::<u8>(), 1..200), shaken in any::<bool>()) {
             let (config, _) = configs(&TLS13);
@@ -427,7 +430,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// A record of TLS 1.3 as nobody's client would make it (RFC 8446 §5.2).
+    /// A TLS 1.3 record that no client would make (RFC 8446 §5.2).
     fn record(client: ClientConnection, content_type: u8, content: &[u8]) -> Vec<u8> {
         let (seq, secrets) = client.dangerous_extract_secrets().unwrap().tx;
         let rustls::ConnectionTrafficSecrets::Aes256Gcm { key, iv } = secrets else { panic!("another suite") };
@@ -446,7 +449,8 @@ pub(crate) mod tests {
         [&header[..], &body].concat()
     }
 
-    /// A client may leave off in the middle of a message; what is sealed meanwhile must not stumble over it.
+    /// A client may stop in the middle of a message; encryption meanwhile must not fail because of
+    /// it.
     #[test]
     fn half_a_message_is_waited_for() {
         let (mut server, client) = pair(&TLS13);

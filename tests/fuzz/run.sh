@@ -6,6 +6,7 @@ set -euo pipefail
 # Programs in Rust do not end by it, and a fuzzer's main function is not one.
 trap '' PIPE
 cd "$(dirname "$0")/../.."
+[ -x target/tools/bin/cargo-fuzz ] || cargo install --quiet --locked --root target/tools cargo-fuzz
 export PATH="$PWD/target/tools/bin:$PATH" CARGO_TARGET_DIR="$PWD/target/fuzz"
 cargo +nightly fuzz build --fuzz-dir tests/fuzz >&2
 for target in "$@"; do

@@ -37,7 +37,7 @@ const LISTENER: Token = Token(usize::MAX);
 const BATCH: usize = 512;
 
 #[derive(Clone, Copy, PartialEq)]
-enum Stage {
+enum TestBed {
     Http,
     Socket,
     Publisher,
@@ -45,7 +45,7 @@ enum Stage {
 
 struct Peer {
     stream: TcpStream,
-    stage: Stage,
+    bed: TestBed,
     bytes: Vec<u8>,
 }
 
@@ -119,7 +119,7 @@ impl Floor {
     fn accept(&mut self, poll: &Poll, mut stream: TcpStream) -> anyhow::Result<()> {
         self.next += 1;
         poll.registry().register(&mut stream, Token(self.next), Interest::READABLE)?;
-        self.peers.insert(self.next, Peer { stream, stage: Stage::Http, bytes: Vec::new() });
+        self.peers.insert(self.next, Peer { stream, bed: TestBed::Http, bytes: Vec::new() });
         Ok(())
     }
 
@@ -142,29 +142,29 @@ impl Floor {
                 Err(_) => return None,
             }
         }
-        if peer.stage == Stage::Http {
+        if peer.bed == TestBed::Http {
             let head = peer.bytes.windows(4).position(|w| w == b"\r\n\r\n")?.checked_add(4);
             if peer.bytes.starts_with(b"GET") {
                 peer.stream.write_all(SWITCH).ok()?;
                 peer.bytes.drain(..head?);
-                peer.stage = Stage::Socket;
+                peer.bed = TestBed::Socket;
                 let fd = peer.stream.as_raw_fd();
                 self.sockets.push(fd);
             } else {
-                peer.stage = Stage::Publisher;
+                peer.bed = TestBed::Publisher;
             }
         }
         let peer = self.peers.get_mut(&id)?;
-        match peer.stage {
-            Stage::Socket => {
+        match peer.bed {
+            TestBed::Socket => {
                 let bytes = std::mem::take(&mut peer.bytes);
                 if let Some(reply) = confirmed(&bytes) {
                     peer.stream.write_all(&frame(reply.to_string().as_bytes())).ok()?;
                 }
                 Some(())
             }
-            Stage::Publisher => self.publish(id),
-            Stage::Http => Some(()),
+            TestBed::Publisher => self.publish(id),
+            TestBed::Http => Some(()),
         }
     }
 
@@ -205,7 +205,7 @@ impl Floor {
         let mut lost = 0;
         match &mut self.ring {
             None => {
-                for peer in self.peers.values_mut().filter(|p| p.stage == Stage::Socket) {
+                for peer in self.peers.values_mut().filter(|p| p.bed == TestBed::Socket) {
                     lost += u64::from(!matches!(peer.stream.write(frame), Ok(n) if n == frame.len()));
                 }
             }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 
-use super::Props;
-use super::redis_faults::{LIMIT, ground};
-use super::stage::Stage;
-use super::store::open;
-use crate::shared::monotonic_ns;
+use crate::chaos::redis_faults::{LIMIT, ground};
+use crate::chaos::store::open;
+use crate::chaos::test_bed::Props;
+use crate::chaos::test_bed::TestBed;
+use crate::client::shared::monotonic_ns;
 
 /// Times its usual rate.
 const FASTER: u64 = 10;
@@ -34,14 +34,14 @@ fn garbage() -> Vec<Vec<(&'static str, String)>> {
     ]
 }
 
-pub(super) fn misbehaves(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
-    let (redis, nodes) = ground(stage, 1)?;
+pub(super) fn misbehaves(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
+    let (redis, nodes) = ground(bed, 1)?;
     let node = nodes.first().context("no node")?;
     let mut connection = open(&format!("127.0.0.1:{}", redis.port))?;
     let skipped_before = node.metric("source_skipped_total")?;
-    stage.fault("garbage, repeats, ten times the rate");
-    let time = stage.fault_time(Duration::from_secs(10));
-    stage.set_rate(stage.args.rate * FASTER);
+    bed.fault("garbage, repeats, ten times the rate");
+    let time = bed.fault_time(Duration::from_secs(10));
+    bed.set_rate(bed.args.rate * FASTER);
     let end_ns = monotonic_ns() + u64::try_from(time.as_nanos())?;
     let (mut thrown, mut doubled) = (0_u32, 0_u32);
     while monotonic_ns() < end_ns {
@@ -55,7 +55,7 @@ pub(super) fn misbehaves(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
             thrown += 1;
         }
         // The same event once more, as a publisher does that does not look whether the first arrived.
-        let again = stage.ledger()?.doubled("stream:t1");
+        let again = bed.publish_log()?.doubled("stream:t1");
         if let Some(data) = again {
             let id: String = redis::cmd("XADD")
                 .arg("nexus:deltas")
@@ -77,21 +77,21 @@ pub(super) fn misbehaves(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
                 .query(&mut connection);
             ensure!(refused.is_err(), "an ID was accepted twice");
         }
-        stage.wait(Duration::from_millis(50))?;
+        bed.wait(Duration::from_millis(50))?;
     }
-    stage.set_rate(stage.args.rate);
-    stage.healed();
-    stage.whole(LIMIT)?;
-    stage.until("everything was read", LIMIT, |_| {
+    bed.set_rate(bed.args.rate);
+    bed.healed();
+    bed.whole(LIMIT)?;
+    bed.until("everything was read", LIMIT, |_| {
         node.metric("source_skipped_total").is_ok_and(|n| n - skipped_before >= f64::from(thrown))
     })?;
     let skipped = node.metric("source_skipped_total")? - skipped_before;
-    stage.check(
+    bed.check(
         "what is no delta is refused and counted",
         (skipped - f64::from(thrown)).abs() < 0.5,
         format!("{thrown} thrown, {skipped} skipped"),
     );
     let refused = node.metric("deltas_refused_total")?;
-    stage.note(format!("{doubled} events sent twice; deltas refused, by reason, in all: {refused}"));
+    bed.note(format!("{doubled} events sent twice; deltas refused, by reason, in all: {refused}"));
     Ok(Box::new((redis, nodes)))
 }

@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, ensure};
 
-use super::Props;
-use super::programs::{Node, NodeOptions, Redis};
-use super::redis_faults::{LIMIT, options};
-use super::stage::{Habits, Stage};
+use crate::chaos::programs::{Node, NodeOptions, Redis};
+use crate::chaos::redis_faults::{LIMIT, options};
+use crate::chaos::test_bed::Props;
+use crate::chaos::test_bed::{Habits, TestBed};
 
 const LIBRARY: &str = include_str!("clock.c");
 
@@ -59,31 +59,31 @@ impl Clock {
     }
 }
 
-pub(super) fn stepped(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
+pub(super) fn stepped(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
     let (of_redis, of_server) =
-        (Clock::new(stage.directory(), "redis-time")?, Clock::new(stage.directory(), "server-time")?);
+        (Clock::new(bed.directory(), "redis-time")?, Clock::new(bed.directory(), "server-time")?);
     let environment = of_redis.environment();
     let pairs: Vec<(&str, &str)> = environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let redis = Redis::start(stage.directory(), &["--appendonly", "no", "--save", ""], &pairs)?;
-    let options = NodeOptions { environment: of_server.environment(), ..options(stage, redis.port) };
-    let node = Node::start(stage.directory(), "node-1", &options)?;
-    stage.sessions(&[node.address], stage.args.sessions, Habits::default())?;
-    let store = stage.store(redis.port);
-    stage.publish(store)?;
-    let time = stage.fault_time(Duration::from_secs(5));
-    stage.fault("clocks step");
+    let redis = Redis::start(bed.directory(), &["--appendonly", "no", "--save", ""], &pairs)?;
+    let options = NodeOptions { environment: of_server.environment(), ..options(bed, redis.port) };
+    let node = Node::start(bed.directory(), "node-1", &options)?;
+    bed.sessions(&[node.address], bed.args.sessions, Habits::default())?;
+    let store = bed.store(redis.port);
+    bed.publish(store)?;
+    let time = bed.fault_time(Duration::from_secs(5));
+    bed.fault("clocks step");
     for (what, redis_offset, server_offset) in STEPS {
-        stage.say(what);
+        bed.say(what);
         of_redis.set(redis_offset)?;
         of_server.set(server_offset)?;
-        stage.wait(time)?;
+        bed.wait(time)?;
         // The step arrived: otherwise this would show nothing.
         let (now, _): (i64, i64) = redis::from_redis_value(redis.ask(&["TIME"])?)?;
         let here = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
         ensure!((now - here - redis_offset).abs() < 10, "Redis' clock says {now}, ours {here}");
     }
-    stage.healed();
-    stage.whole(LIMIT)?;
+    bed.healed();
+    bed.whole(LIMIT)?;
     let refused = node.metric("source_skipped_total")?;
     ensure!(refused == 0.0, "{refused} entries were refused");
     Ok(Box::new((redis, node, of_redis.file, of_server.file)))

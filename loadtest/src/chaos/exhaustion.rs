@@ -4,72 +4,68 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::Props;
-use super::programs::{Node, NodeOptions, Redis};
-use super::redis_faults::{LIMIT, options};
-use super::stage::{Habits, Stage};
-use crate::shared::monotonic_ns;
+use crate::chaos::programs::{Node, NodeOptions, Redis};
+use crate::chaos::redis_faults::{LIMIT, options};
+use crate::chaos::test_bed::Props;
+use crate::chaos::test_bed::{Habits, TestBed};
+use crate::client::shared::monotonic_ns;
 
 /// Descriptors kept back from sessions (`limits.fd_reserve`).
 const RESERVE: usize = 64;
 
 /// First more sessions than the node has descriptors for: they are refused in words. Then it has none at all left: they
 /// wait until it has.
-pub(super) fn descriptors(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
-    let redis = Redis::in_memory(stage.directory())?;
-    let sessions = stage.args.sessions;
+pub(super) fn descriptors(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
+    let redis = Redis::in_memory(bed.directory())?;
+    let sessions = bed.args.sessions;
     let most = u64::try_from(sessions + RESERVE)?;
     let limits = format!("fd_reserve = {RESERVE}\n");
-    let full = NodeOptions { descriptors: Some(most), limits: limits.clone(), ..options(stage, redis.port) };
-    let full = Node::start(stage.directory(), "full", &full)?;
-    let wide = NodeOptions { descriptors: Some(4 * most), limits, ..options(stage, redis.port) };
-    let wide = Node::start(stage.directory(), "wide", &wide)?;
-    stage.sessions(&[full.address], sessions, Habits::default())?;
-    stage.sessions(&[wide.address], sessions, Habits::default())?;
-    let store = stage.store(redis.port);
-    stage.publish(store)?;
+    let full = NodeOptions { descriptors: Some(most), limits: limits.clone(), ..options(bed, redis.port) };
+    let full = Node::start(bed.directory(), "full", &full)?;
+    let wide = NodeOptions { descriptors: Some(4 * most), limits, ..options(bed, redis.port) };
+    let wide = Node::start(bed.directory(), "wide", &wide)?;
+    bed.sessions(&[full.address], sessions, Habits::default())?;
+    bed.sessions(&[wide.address], sessions, Habits::default())?;
+    let store = bed.store(redis.port);
+    bed.publish(store)?;
 
-    stage.fault("more sessions than descriptors");
+    bed.fault("more sessions than descriptors");
     let began_ns = monotonic_ns();
-    let time = stage.fault_time(Duration::from_secs(5));
+    let time = bed.fault_time(Duration::from_secs(5));
     let unawaited = Habits { unawaited: true, ..Habits::default() };
-    stage.sessions(&[full.address], sessions / 2, unawaited)?;
-    stage.wait(time)?;
+    bed.sessions(&[full.address], sessions / 2, unawaited)?;
+    bed.wait(time)?;
     let refused = full.metric("upgrades_refused_total")?;
-    let head = crate::process::get(full.address, "/healthz").unwrap_or_default();
-    let last = stage.dismiss()?;
-    stage.check(
+    let head = crate::servers::process::get(full.address, "/healthz").unwrap_or_default();
+    let last = bed.dismiss()?;
+    bed.check(
         "who is too many is told so",
         refused > 0.0 && last.connected == 0 && last.connect_failures > 0,
         format!("{refused} upgrades answered 503, {} sessions got in", last.connected),
     );
-    stage.check("HTTP is served all the same", head.starts_with("HTTP/1.1 200"), "/healthz".to_owned());
+    bed.check("HTTP is served all the same", head.starts_with("HTTP/1.1 200"), "/healthz".to_owned());
 
-    stage.say("no descriptor left");
+    bed.say("no descriptor left");
     let open = wide.open_descriptors()?;
     wide.limit_descriptors(u64::try_from(open + sessions / 10)?)?;
-    stage.sessions(&[wide.address], sessions / 2, unawaited)?;
-    stage.wait(time)?;
-    let let_in = stage.groups.last().map_or(0, |group| group.last.connected);
+    bed.sessions(&[wide.address], sessions / 2, unawaited)?;
+    bed.wait(time)?;
+    let let_in = bed.groups.last().map_or(0, |group| group.last.connected);
     // As many as there were descriptors, and a few that HTTP gave back.
     let few = let_in < (sessions / 4) as u64;
-    stage.check(
-        "with no descriptor left nobody gets in",
-        few,
-        format!("{let_in} of {} had got the last", sessions / 2),
-    );
-    let oldest = stage.groups.iter().take(2).map(|group| group.timeline.oldest_ms(began_ns)).max().unwrap_or(0);
-    stage.check(
+    bed.check("with no descriptor left nobody gets in", few, format!("{let_in} of {} had got the last", sessions / 2));
+    let oldest = bed.groups.iter().take(2).map(|group| group.timeline.oldest_ms(began_ns)).max().unwrap_or(0);
+    bed.check(
         "those who were there noticed nothing",
         oldest < 1_000,
         format!("nothing they held was older than {oldest} ms"),
     );
     wide.limit_descriptors(4 * most)?;
-    stage.healed();
-    stage.until("all get in", LIMIT, |stage| {
-        stage.groups.last().is_some_and(|group| group.last.connected >= (sessions / 2) as u64)
+    bed.healed();
+    bed.until("all get in", LIMIT, |bed| {
+        bed.groups.last().is_some_and(|group| group.last.connected >= (sessions / 2) as u64)
     })?;
-    stage.whole(LIMIT)?;
+    bed.whole(LIMIT)?;
     Ok(Box::new((redis, full, wide)))
 }
 
@@ -87,20 +83,20 @@ const FLOOD_TOPICS: usize = 4_000;
 const FLOOD_WATCHED: usize = 20;
 
 /// Sockets that nobody reads and history without end, with a ceiling on memory: it holds, and who reads notices nothing.
-pub(super) fn memory(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
-    let redis = Redis::in_memory(stage.directory())?;
+pub(super) fn memory(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
+    let redis = Redis::in_memory(bed.directory())?;
     let limits = format!("memory = \"{CEILING_MIB}MiB\"\n");
-    let node = NodeOptions { limits, ..options(stage, redis.port) };
-    let node = Node::start(stage.directory(), "node-1", &node)?;
-    stage.sessions(&[node.address], stage.args.sessions, Habits::default())?;
-    let store = stage.store(redis.port);
-    stage.publish(store)?;
-    stage.fault("a flood, and sessions that do not read");
+    let node = NodeOptions { limits, ..options(bed, redis.port) };
+    let node = Node::start(bed.directory(), "node-1", &node)?;
+    bed.sessions(&[node.address], bed.args.sessions, Habits::default())?;
+    let store = bed.store(redis.port);
+    bed.publish(store)?;
+    bed.fault("a flood, and sessions that do not read");
     let began_ns = monotonic_ns();
     let watched: Vec<String> = (0..FLOOD_WATCHED).map(|n| format!("stream:flood{n}")).collect();
-    stage.slow_readers(node.address, &watched, SLOW)?;
-    let until_ns = began_ns + u64::try_from(stage.fault_time(Duration::from_secs(20)).as_nanos())?;
-    let mut connection = super::store::open(&format!("127.0.0.1:{}", redis.port))?;
+    bed.slow_readers(node.address, &watched, SLOW)?;
+    let until_ns = began_ns + u64::try_from(bed.fault_time(Duration::from_secs(20)).as_nanos())?;
+    let mut connection = crate::chaos::store::open(&format!("127.0.0.1:{}", redis.port))?;
     let filler = "x".repeat(FLOOD_BYTES);
     let (mut highest, mut sent) = (0, 0_usize);
     while monotonic_ns() < until_ns {
@@ -114,23 +110,23 @@ pub(super) fn memory(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
         }
         pipe.query::<()>(&mut connection).context("the flood")?;
         sent += FLOOD_TOGETHER;
-        stage.wait(Duration::from_millis(100))?;
+        bed.wait(Duration::from_millis(100))?;
         highest = highest.max(node.rss_bytes()?);
     }
-    stage.healed();
+    bed.healed();
     let ceiling = CEILING_MIB << 20;
-    stage.check(
+    bed.check(
         "memory stays below the ceiling",
         highest < ceiling,
         format!("{:.0} MiB at most, the ceiling is {CEILING_MIB} MiB", highest as f64 / (1 << 20) as f64),
     );
-    let (evicted, relieved) = (node.metric("history_evicted_total")?, node.metric("backlog_relieved_total")?);
-    stage.check(
+    let (evicted, relieved) = (node.metric("history_evicted_total")?, node.metric("backlog_evictions_total")?);
+    bed.check(
         "history and backlogs were cut",
         evicted > 0.0 && relieved > 0.0,
         format!("{evicted} deltas left history early, {relieved} sessions were closed for what they were owed"),
     );
-    stage.note(format!("{} MB were published beside the checked topics", sent * FLOOD_BYTES / 1_000_000));
-    stage.whole(LIMIT)?;
+    bed.note(format!("{} MB were published beside the checked topics", sent * FLOOD_BYTES / 1_000_000));
+    bed.whole(LIMIT)?;
     Ok(Box::new((redis, node)))
 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use super::Props;
-use super::programs::{Node, NodeOptions, Process, Redis, command};
-use super::redis_faults::{LIMIT, NAMESPACES};
-use super::stage::{Habits, Stage};
-use super::store::{Location, Store, open, owner};
-use crate::process::{free_port, until};
+use crate::chaos::programs::{Node, NodeOptions, Process, Redis, command};
+use crate::chaos::redis_faults::{LIMIT, NAMESPACES};
+use crate::chaos::store::{Location, Store, open, owner};
+use crate::chaos::test_bed::Props;
+use crate::chaos::test_bed::{Habits, TestBed};
+use crate::servers::process::{free_port, until};
 
 /// Time that a master may be silent before it counts as dead, in ms.
 const DOWN_AFTER_MS: u32 = 2_000;
@@ -28,36 +28,35 @@ const REPLICATED: [&str; 8] =
     ["--appendonly", "yes", "--appendfsync", "always", "--repl-diskless-sync-delay", "0", "--save", ""];
 
 /// A master, two replicas, three sentinels. The master is killed, and comes back when another is in its place.
-pub(super) fn sentinel(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
-    stage.say("starting Redis and sentinels");
-    let mut master = Redis::start(stage.directory(), &REPLICATED, &[])?;
+pub(super) fn sentinel(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
+    bed.say("starting Redis and sentinels");
+    let mut master = Redis::start(bed.directory(), &REPLICATED, &[])?;
     let port = master.port.to_string();
     let of = ["--replicaof", "127.0.0.1", &port];
-    let replica = || Redis::start(stage.directory(), &[&REPLICATED[..], &of].concat(), &[]);
+    let replica = || Redis::start(bed.directory(), &[&REPLICATED[..], &of].concat(), &[]);
     let replicas = [replica()?, replica()?];
-    let sentinels =
-        (0..3).map(|_| start_sentinel(stage.directory(), master.port)).collect::<anyhow::Result<Vec<_>>>()?;
+    let sentinels = (0..3).map(|_| start_sentinel(bed.directory(), master.port)).collect::<anyhow::Result<Vec<_>>>()?;
     let ports: Vec<u16> = sentinels.iter().map(|(_, port)| *port).collect();
     until(FORM, || ports.iter().all(|port| knows_all(*port).unwrap_or(false)))
         .context("the sentinels do not find each other")?;
     let urls: Vec<String> = ports.iter().map(|port| format!("\"redis://127.0.0.1:{port}\"")).collect();
     let source =
         format!("[source.redis]\nsentinels = [{}]\nmaster = \"{MASTER}\"\nmax_lag = \"2s\"\n", urls.join(", "));
-    let node = start_node(stage, source)?;
-    stage.sessions(&[node.address], stage.args.sessions, Habits::default())?;
+    let node = start_node(bed, source)?;
+    bed.sessions(&[node.address], bed.args.sessions, Habits::default())?;
     let location = Location::Sentinel { ports: ports.clone(), master: MASTER };
-    let store = Store::new(stage.topic_names(), location, vec!["nexus:deltas".to_owned()]);
-    stage.publish(store.wait_for(1))?;
-    stage.fault("the master is killed");
+    let store = Store::new(bed.topic_names(), location, vec!["nexus:deltas".to_owned()]);
+    bed.publish(store.wait_for(1))?;
+    bed.fault("the master is killed");
     master.kill();
-    stage.whole(LIMIT)?;
+    bed.whole(LIMIT)?;
     let now = open(&format!("127.0.0.1:{}", ports.first().context("no sentinel")?))
         .and_then(|mut c| {
             Ok(redis::cmd("SENTINEL").arg("get-master-addr-by-name").arg(MASTER).query::<(String, u16)>(&mut c)?)
         })?
         .1;
     let promoted = replicas.iter().any(|replica| replica.port == now);
-    stage.check("a replica is the master", promoted, format!("port {now}, it was {}", master.port));
+    bed.check("a replica is the master", promoted, format!("port {now}, it was {}", master.port));
     // The old one comes back, and must follow the new one.
     master.start_again()?;
     let follows = || {
@@ -66,18 +65,18 @@ pub(super) fn sentinel(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
         info.is_some_and(|info| info.contains("role:slave"))
     };
     until(FORM, follows).context("the old master does not follow the new one")?;
-    stage.wait(Duration::from_secs(2))?;
+    bed.wait(Duration::from_secs(2))?;
     Ok(Box::new((master, replicas, sentinels, node)))
 }
 
-fn start_node(stage: &Stage<'_>, source: String) -> anyhow::Result<Node> {
+fn start_node(bed: &TestBed<'_>, source: String) -> anyhow::Result<Node> {
     let options = NodeOptions {
         source,
         namespaces: NAMESPACES.to_owned(),
-        program: stage.args.server.clone(),
+        program: bed.args.server.clone(),
         ..NodeOptions::default()
     };
-    Node::start(stage.directory(), "node-1", &options)
+    Node::start(bed.directory(), "node-1", &options)
 }
 
 fn start_sentinel(directory: &Path, master: u16) -> anyhow::Result<(Process, u16)> {
@@ -117,8 +116,8 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn start(stage: &Stage<'_>) -> anyhow::Result<Self> {
-        stage.say("forming a cluster of six");
+    fn start(bed: &TestBed<'_>) -> anyhow::Result<Self> {
+        bed.say("forming a cluster of six");
         let timeout = DOWN_AFTER_MS.to_string();
         let one = || -> anyhow::Result<Redis> {
             // Ports of the bus are 10,000 higher unless they are named, and that may be too high.
@@ -133,7 +132,7 @@ impl Cluster {
                 "--cluster-require-full-coverage",
                 "no",
             ];
-            Redis::start(stage.directory(), &[&REPLICATED[..], &cluster].concat(), &[])
+            Redis::start(bed.directory(), &[&REPLICATED[..], &cluster].concat(), &[])
         };
         let nodes = (0..6).map(|_| one()).collect::<anyhow::Result<Vec<_>>>()?;
         let output = Command::new("redis-cli")
@@ -177,11 +176,11 @@ impl Cluster {
     }
 
     /// A server that reads it, sessions, and a publisher.
-    fn ground(&self, stage: &mut Stage<'_>) -> anyhow::Result<Node> {
-        let node = start_node(stage, self.source())?;
-        stage.sessions(&[node.address], stage.args.sessions, Habits::default())?;
-        let store = Store::new(stage.topic_names(), Location::Cluster(self.ports()), Self::streams());
-        stage.publish(store.wait_for(1))?;
+    fn ground(&self, bed: &mut TestBed<'_>) -> anyhow::Result<Node> {
+        let node = start_node(bed, self.source())?;
+        bed.sessions(&[node.address], bed.args.sessions, Habits::default())?;
+        let store = Store::new(bed.topic_names(), Location::Cluster(self.ports()), Self::streams());
+        bed.publish(store.wait_for(1))?;
         Ok(node)
     }
 
@@ -204,9 +203,9 @@ fn text(value: redis::Value) -> anyhow::Result<String> {
 }
 
 /// The slot of a stream moves to another master, key by key, as a resharding does it.
-pub(super) fn slot_moved(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
-    let cluster = Cluster::start(stage)?;
-    let node = cluster.ground(stage)?;
+pub(super) fn slot_moved(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
+    let cluster = Cluster::start(bed)?;
+    let node = cluster.ground(bed)?;
     let streams = Cluster::streams();
     let stream = streams.get(1).context("no stream")?;
     let slot: u64 = redis::from_redis_value(cluster.at(0)?.ask(&["CLUSTER", "KEYSLOT", stream])?)?;
@@ -215,7 +214,7 @@ pub(super) fn slot_moved(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
     let (source, target) = (cluster.at(from)?, cluster.at(to)?);
     let (source_id, target_id) = (text(source.ask(&["CLUSTER", "MYID"])?)?, text(target.ask(&["CLUSTER", "MYID"])?)?);
     let number = slot.to_string();
-    stage.fault("a slot moves to another master");
+    bed.fault("a slot moves to another master");
     target.ask(&["CLUSTER", "SETSLOT", &number, "IMPORTING", &source_id])?;
     source.ask(&["CLUSTER", "SETSLOT", &number, "MIGRATING", &target_id])?;
     let keys: Vec<String> = redis::from_redis_value(source.ask(&["CLUSTER", "GETKEYSINSLOT", &number, "1000"])?)?;
@@ -223,34 +222,34 @@ pub(super) fn slot_moved(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
     for key in &keys {
         // For a while the slot is here and there.
         source.ask(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"])?;
-        stage.wait(Duration::from_millis(300))?;
+        bed.wait(Duration::from_millis(300))?;
     }
     for place in [to, from].into_iter().chain((0..cluster.nodes.len()).filter(|n| *n != to && *n != from)) {
         // Replicas are told by their masters.
         let _ = cluster.at(place)?.ask(&["CLUSTER", "SETSLOT", &number, "NODE", &target_id]);
     }
-    stage.healed();
-    stage.whole(LIMIT)?;
+    bed.healed();
+    bed.whole(LIMIT)?;
     let moved = cluster.master_of(slot)? == to;
-    stage.check("the slot is on the other master", moved, format!("slot {slot}, {} keys", keys.len()));
+    bed.check("the slot is on the other master", moved, format!("slot {slot}, {} keys", keys.len()));
     Ok(Box::new((cluster, node)))
 }
 
 /// The master of one stream is killed; its replica takes over.
-pub(super) fn cluster_master_killed(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
-    let mut cluster = Cluster::start(stage)?;
-    let node = cluster.ground(stage)?;
+pub(super) fn cluster_master_killed(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
+    let mut cluster = Cluster::start(bed)?;
+    let node = cluster.ground(bed)?;
     let streams = Cluster::streams();
     let stream = streams.first().context("no stream")?;
     let slot: u64 = redis::from_redis_value(cluster.at(0)?.ask(&["CLUSTER", "KEYSLOT", stream])?)?;
     let dead = cluster.master_of(slot)?;
-    stage.fault("a master is killed");
+    bed.fault("a master is killed");
     cluster.nodes.get_mut(dead).context("no such node")?.kill();
-    stage.whole(LIMIT)?;
+    bed.whole(LIMIT)?;
     let now = cluster.master_of(slot)?;
-    stage.check("its replica is the master", now != dead, format!("slot {slot}: node {dead}, then node {now}"));
+    bed.check("its replica is the master", now != dead, format!("slot {slot}: node {dead}, then node {now}"));
     // The dead one comes back as a replica.
     cluster.nodes.get_mut(dead).context("no such node")?.start_again()?;
-    stage.wait(Duration::from_secs(3))?;
+    bed.wait(Duration::from_secs(3))?;
     Ok(Box::new((cluster, node)))
 }

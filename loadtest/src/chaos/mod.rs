@@ -1,108 +1,38 @@
 //! Faults on real processes. Each scenario starts what it needs, lets sessions check everything that arrives, does
 //! something terrible, and ends with the proof that nothing was lost.
 
+pub(crate) mod args;
 mod bad_publisher;
 mod clock;
 mod exhaustion;
 mod failover;
 pub(crate) mod interrupt;
-mod ledger;
 mod network;
 mod network_faults;
 mod node_faults;
 mod programs;
+mod publish_log;
 mod publisher;
 mod redis_faults;
 mod report;
-mod stage;
 mod store;
+mod test_bed;
 mod timeline;
 mod verdict;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::ValueEnum as _;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use args::{ChaosArgs, Scenario};
 pub(crate) use programs::{Node, NodeOptions, Redis};
 pub(crate) use redis_faults::source;
-pub(crate) use stage::{Habits, Plan, Stage};
+use test_bed::Props;
+pub(crate) use test_bed::{Habits, Plan, TestBed};
 pub(crate) use verdict::Verdict;
 
-/// The faults.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Scenario {
-    /// Redis, with its data on disk, is killed and started again
-    RedisRestart,
-    /// Redis is killed, loses its data, and is started again
-    RedisWiped,
-    /// Redis stands still for 30 s (SIGSTOP)
-    RedisPaused,
-    /// The master is killed under Sentinel
-    SentinelFailover,
-    /// A slot of a Redis Cluster moves to another master
-    ClusterSlotMoved,
-    /// A master of a Redis Cluster is killed
-    ClusterMasterKilled,
-    /// One of two nodes is killed with -9 under load
-    NodeKilled,
-    /// One of two nodes stands still for 10 s (SIGSTOP)
-    NodeStopped,
-    /// Clocks of Redis and of the server step back and ahead by a minute
-    ClockStepped,
-    /// Half of the clients are cut off without a word
-    HalfOpen,
-    /// One of two nodes is cut off from Redis
-    Partition,
-    /// Descriptors run out
-    Descriptors,
-    /// Readers that do not read and history without end, under a ceiling on memory
-    Memory,
-    /// A publisher sends garbage, repeats, and ten times its rate
-    BadPublisher,
-}
-
-#[derive(Debug, Clone, Args)]
-pub(crate) struct ChaosArgs {
-    /// Scenarios [default: all]
-    pub(crate) scenarios: Vec<Scenario>,
-    /// List the scenarios
-    #[arg(long)]
-    pub(crate) list: bool,
-    /// How long a fault lasts, where it lasts [default: what the scenario says]
-    #[arg(long)]
-    pub(crate) seconds: Option<f64>,
-    /// Sessions
-    #[arg(long, default_value_t = 200)]
-    pub(crate) sessions: usize,
-    /// Deltas a second, over all topics
-    #[arg(long, default_value_t = 200)]
-    pub(crate) rate: u64,
-    /// Bytes of each delta's JSON
-    #[arg(long, default_value_t = 200)]
-    pub(crate) payload: usize,
-    /// Server to start [default: nexus-push beside this program]
-    #[arg(long)]
-    pub(crate) server: Option<PathBuf>,
-    /// Write the verdicts as JSON to this file
-    #[arg(long)]
-    pub(crate) json: Option<PathBuf>,
-    /// Write the table between the marks of this document
-    #[arg(long)]
-    pub(crate) markdown: Option<PathBuf>,
-    /// Seed of topic choice and payloads
-    #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
-    /// No progress bar
-    #[arg(long)]
-    pub(crate) quiet: bool,
-}
-
-/// What must live until the ends are compared.
-type Props = Box<dyn std::any::Any>;
-
-type Play = fn(&mut Stage<'_>) -> anyhow::Result<Props>;
+type Play = fn(&mut TestBed<'_>) -> anyhow::Result<Props>;
 
 impl Scenario {
     fn name(self) -> String {
@@ -170,9 +100,9 @@ pub(crate) fn run(args: &ChaosArgs) -> anyhow::Result<bool> {
 }
 
 fn play(args: &ChaosArgs, scenario: Scenario, bar: &ProgressBar) -> anyhow::Result<Verdict> {
-    let mut stage = Stage::new(args, Plan::default(), bar.clone())?;
-    let props = scenario.play()(&mut stage)?;
-    let verdict = stage.finish(&scenario.name(), &scenario.fault())?;
+    let mut bed = TestBed::new(args, Plan::default(), bar.clone())?;
+    let props = scenario.play()(&mut bed)?;
+    let verdict = bed.finish(&scenario.name(), &scenario.fault())?;
     drop(props);
     Ok(verdict)
 }

@@ -9,9 +9,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use rustix::process::Signal;
 
-use super::store::open;
-pub(super) use crate::process::Process;
-use crate::process::{self, free_port, until};
+use crate::chaos::store::open;
+use crate::servers::process;
+pub(super) use crate::servers::process::Process;
+use crate::servers::process::{free_port, until};
 
 /// Time that a program has to answer after its start.
 const START: Duration = Duration::from_secs(30);

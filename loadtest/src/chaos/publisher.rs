@@ -11,9 +11,9 @@ use anyhow::{Context as _, bail};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use super::ledger::{Entry, Ledger};
-use super::store::{Settled, Store};
-use crate::shared::monotonic_ns;
+use crate::chaos::publish_log::{Entry, PublishLog};
+use crate::chaos::store::{Settled, Store};
+use crate::client::shared::monotonic_ns;
 
 /// Deltas that go out together at most.
 const TOGETHER: usize = 500;
@@ -45,33 +45,33 @@ pub(crate) struct Load {
 /// The thread and what it knows.
 pub(crate) struct Publisher {
     control: Arc<Control>,
-    ledger: Arc<Mutex<Ledger>>,
+    publish_log: Arc<Mutex<PublishLog>>,
     thread: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
-fn locked(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
-    ledger.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked(publish_log: &Mutex<PublishLog>) -> MutexGuard<'_, PublishLog> {
+    publish_log.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Publisher {
-    /// Begins to publish on the ledger's topics.
-    pub(crate) fn start(store: Store, ledger: Ledger, load: Load) -> Self {
+    /// Begins to publish on the log's topics.
+    pub(crate) fn start(store: Store, publish_log: PublishLog, load: Load) -> Self {
         let control = Arc::new(Control { stop: AtomicBool::new(false), rate: AtomicU64::new(load.rate) });
-        let ledger = Arc::new(Mutex::new(ledger));
+        let publish_log = Arc::new(Mutex::new(publish_log));
         let work = Work {
             control: control.clone(),
-            ledger: ledger.clone(),
+            publish_log: publish_log.clone(),
             store,
             load,
             rng: StdRng::seed_from_u64(load.seed),
             due: VecDeque::new(),
             send: VecDeque::new(),
         };
-        Self { control, ledger, thread: Some(std::thread::spawn(move || work.run())) }
+        Self { control, publish_log, thread: Some(std::thread::spawn(move || work.run())) }
     }
 
-    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        locked(&self.ledger)
+    pub(crate) fn publish_log(&self) -> MutexGuard<'_, PublishLog> {
+        locked(&self.publish_log)
     }
 
     /// Deltas a second from now on.
@@ -100,7 +100,7 @@ impl Drop for Publisher {
 
 struct Work {
     control: Arc<Control>,
-    ledger: Arc<Mutex<Ledger>>,
+    publish_log: Arc<Mutex<PublishLog>>,
     store: Store,
     load: Load,
     rng: StdRng,
@@ -121,14 +121,14 @@ impl Work {
             if !stopping {
                 while pulse * pulses <= began.elapsed() {
                     let at = u64::try_from((pulse * pulses).as_nanos())?;
-                    locked(&self.ledger).pulses.push(began_ns + at);
+                    locked(&self.publish_log).pulses.push(began_ns + at);
                     self.due.push_back(0);
                     pulses += 1;
                 }
                 let now = Instant::now();
                 owed += (now - before).as_secs_f64() * self.control.rate.load(Ordering::Relaxed) as f64;
                 before = now;
-                let topics = locked(&self.ledger).books.len();
+                let topics = locked(&self.publish_log).books.len();
                 while owed >= 1.0 && topics > 1 {
                     owed -= 1.0;
                     self.due.push_back(self.rng.random_range(1..topics));
@@ -144,7 +144,7 @@ impl Work {
             let batch = self.batch();
             self.publish(batch)?;
             if stopping && Instant::now() > *deadline.get_or_insert(Instant::now() + FINISH) {
-                bail!("{} deltas could not be published: {}", self.due.len(), locked(&self.ledger).last_failure);
+                bail!("{} deltas could not be published: {}", self.due.len(), locked(&self.publish_log).last_failure);
             }
         }
     }
@@ -165,7 +165,7 @@ impl Work {
                 Some(entry) => batch.push(entry),
                 None => {
                     self.due.pop_front();
-                    let number = locked(&self.ledger).books.get(topic).map_or(0, |book| book.number) + 1;
+                    let number = locked(&self.publish_log).books.get(topic).map_or(0, |book| book.number) + 1;
                     batch.push(self.delta(topic, number));
                 }
             }
@@ -187,16 +187,16 @@ impl Work {
 
     /// Until all of it is settled; what must be sent again is sent before anything else.
     fn publish(&mut self, mut batch: Vec<Entry>) -> anyhow::Result<()> {
-        // The ledger is locked only when the outcome is known: others look at it meanwhile.
+        // The publish_log is locked only when the outcome is known: others look at it meanwhile.
         let mut taken = Vec::new();
         let outcome = self.store.send(&mut batch, &mut taken);
         self.acknowledge(&taken)?;
         let Err(error) = outcome else { return Ok(()) };
         {
-            let mut ledger = locked(&self.ledger);
-            ledger.failures += 1;
-            ledger.uncertain += batch.len() as u64;
-            ledger.last_failure = format!("{error:#}");
+            let mut publish_log = locked(&self.publish_log);
+            publish_log.failures += 1;
+            publish_log.uncertain += batch.len() as u64;
+            publish_log.last_failure = format!("{error:#}");
         }
         let began = Instant::now();
         let mut settled = Settled::default();
@@ -204,21 +204,21 @@ impl Work {
             std::thread::sleep(AGAIN);
             let Err(error) = self.store.settle(&mut batch, &mut settled) else { break };
             let stopping = self.control.stop.load(Ordering::Relaxed);
-            locked(&self.ledger).last_failure = format!("{error:#}");
+            locked(&self.publish_log).last_failure = format!("{error:#}");
             if stopping && began.elapsed() > FINISH {
                 return Err(error).context("the store does not come back");
             }
         }
         let Settled { taken, missing, lost } = settled;
         self.acknowledge(&taken)?;
-        let mut ledger = locked(&self.ledger);
-        ledger.arrived += taken.len() as u64;
+        let mut publish_log = locked(&self.publish_log);
+        publish_log.arrived += taken.len() as u64;
         let mut send = VecDeque::new();
         for partition in lost {
-            send.extend(ledger.all_again(|topic| self.store.partition(topic) == partition));
+            send.extend(publish_log.all_again(|topic| self.store.partition(topic) == partition));
         }
         for entry in missing {
-            ledger.sends_again(&entry);
+            publish_log.sends_again(&entry);
             send.push_back(entry);
         }
         send.append(&mut self.send);
@@ -227,7 +227,7 @@ impl Work {
     }
 
     fn acknowledge(&self, taken: &[(Entry, u64)]) -> anyhow::Result<()> {
-        let mut ledger = locked(&self.ledger);
-        taken.iter().try_for_each(|(entry, offset)| ledger.acknowledge(entry, *offset))
+        let mut publish_log = locked(&self.publish_log);
+        taken.iter().try_for_each(|(entry, offset)| publish_log.acknowledge(entry, *offset))
     }
 }

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::Props;
-use super::programs::{Node, NodeOptions, Redis};
-use super::stage::{Habits, Stage};
+use crate::chaos::programs::{Node, NodeOptions, Redis};
+use crate::chaos::test_bed::Props;
+use crate::chaos::test_bed::{Habits, TestBed};
 
 /// Time that anything has to be whole again.
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
@@ -20,73 +20,73 @@ pub(super) const NAMESPACES: &str =
     "history_size = 8192\nhistory_ttl = \"10m\"\nhistory_bytes = 16777216\nstale_after = \"5s\"\n";
 
 /// A server that reads one Redis.
-pub(super) fn options(stage: &Stage<'_>, port: u16) -> NodeOptions {
+pub(super) fn options(bed: &TestBed<'_>, port: u16) -> NodeOptions {
     NodeOptions {
         source: source(port),
         namespaces: NAMESPACES.to_owned(),
-        program: stage.args.server.clone(),
+        program: bed.args.server.clone(),
         ..NodeOptions::default()
     }
 }
 
 /// A Redis, nodes on it, sessions that have all of them in turn, and a publisher to Redis.
-pub(super) fn ground(stage: &mut Stage<'_>, nodes: usize) -> anyhow::Result<(Redis, Vec<Node>)> {
-    let redis = Redis::persistent(stage.directory())?;
-    let options = options(stage, redis.port);
-    let start = |n: usize| Node::start(stage.directory(), &format!("node-{}", n + 1), &options);
+pub(super) fn ground(bed: &mut TestBed<'_>, nodes: usize) -> anyhow::Result<(Redis, Vec<Node>)> {
+    let redis = Redis::persistent(bed.directory())?;
+    let options = options(bed, redis.port);
+    let start = |n: usize| Node::start(bed.directory(), &format!("node-{}", n + 1), &options);
     let nodes = (0..nodes).map(start).collect::<anyhow::Result<Vec<_>>>()?;
     let addresses: Vec<SocketAddr> = nodes.iter().map(|node| node.address).collect();
-    stage.sessions(&addresses, stage.args.sessions, Habits::default())?;
-    let store = stage.store(redis.port);
-    stage.publish(store)?;
+    bed.sessions(&addresses, bed.args.sessions, Habits::default())?;
+    let store = bed.store(redis.port);
+    bed.publish(store)?;
     Ok((redis, nodes))
 }
 
-pub(super) fn restart(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
-    let (mut redis, nodes) = ground(stage, 1)?;
-    let away = stage.fault_time(Duration::from_secs(5));
-    stage.fault("Redis is killed");
+pub(super) fn restart(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
+    let (mut redis, nodes) = ground(bed, 1)?;
+    let away = bed.fault_time(Duration::from_secs(5));
+    bed.fault("Redis is killed");
     redis.kill();
-    stage.until("the node is not ready", LIMIT, |_| nodes.iter().all(|node| !node.is_ready()))?;
+    bed.until("the node is not ready", LIMIT, |_| nodes.iter().all(|node| !node.is_ready()))?;
     let alive = nodes.iter().all(|node| node.code("/healthz") == 200);
-    stage.check("not ready, but alive", alive, "/healthz while Redis is away".to_owned());
-    stage.wait(away)?;
+    bed.check("not ready, but alive", alive, "/healthz while Redis is away".to_owned());
+    bed.wait(away)?;
     redis.start_again()?;
-    stage.healed();
-    stage.whole(LIMIT)?;
+    bed.healed();
+    bed.whole(LIMIT)?;
     let ready = nodes.iter().all(Node::is_ready);
-    stage.check("ready again", ready, "/readyz".to_owned());
+    bed.check("ready again", ready, "/readyz".to_owned());
     Ok(Box::new((redis, nodes)))
 }
 
-pub(super) fn wiped(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
-    let (mut redis, nodes) = ground(stage, 1)?;
-    stage.may_lose_positions = true;
-    let away = stage.fault_time(Duration::from_secs(2));
-    stage.fault("Redis is killed and its files removed");
+pub(super) fn wiped(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
+    let (mut redis, nodes) = ground(bed, 1)?;
+    bed.may_lose_positions = true;
+    let away = bed.fault_time(Duration::from_secs(2));
+    bed.fault("Redis is killed and its files removed");
     redis.kill();
     redis.wipe()?;
-    stage.wait(away)?;
+    bed.wait(away)?;
     redis.start_again()?;
-    stage.healed();
-    stage.whole(LIMIT)?;
+    bed.healed();
+    bed.whole(LIMIT)?;
     let changes = nodes.first().map_or(Ok(0.0), |node| node.metric("epoch_changes_total"))?;
-    stage.check("the epoch changed", changes >= 1.0, format!("{changes} times"));
-    let lost = stage.ledger()?.store_lost;
-    stage.check("the publisher noticed and published its states again", lost == 1, format!("{lost} times"));
+    bed.check("the epoch changed", changes >= 1.0, format!("{changes} times"));
+    let lost = bed.publish_log()?.store_lost;
+    bed.check("the publisher noticed and published its states again", lost == 1, format!("{lost} times"));
     Ok(Box::new((redis, nodes)))
 }
 
-pub(super) fn paused(stage: &mut Stage<'_>) -> anyhow::Result<Props> {
-    let (redis, nodes) = ground(stage, 1)?;
-    let time = stage.fault_time(Duration::from_secs(30));
-    stage.fault("Redis is stopped (SIGSTOP)");
+pub(super) fn paused(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
+    let (redis, nodes) = ground(bed, 1)?;
+    let time = bed.fault_time(Duration::from_secs(30));
+    bed.fault("Redis is stopped (SIGSTOP)");
     redis.pause()?;
-    stage.wait(time)?;
+    bed.wait(time)?;
     redis.go_on()?;
-    stage.healed();
-    stage.whole(LIMIT)?;
+    bed.healed();
+    bed.whole(LIMIT)?;
     let ready = nodes.iter().all(Node::is_ready);
-    stage.check("ready again", ready, "/readyz".to_owned());
+    bed.check("ready again", ready, "/readyz".to_owned());
     Ok(Box::new((redis, nodes)))
 }

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::ChaosArgs;
-use super::verdict::Verdict;
-use crate::benchmarks::{Marks, rewrite, taken};
+use crate::chaos::args::ChaosArgs;
+use crate::chaos::verdict::Verdict;
+use crate::report::benchmarks::{Marks, rewrite, taken};
 
 pub(super) fn print(verdict: &Verdict) {
     println!("\n{}: {}", verdict.scenario, verdict.fault);
@@ -50,8 +50,10 @@ const MARKS: Marks = Marks { begin: "<!-- chaos: begin -->", end: "<!-- chaos: e
 /// The table between the marks of a document.
 pub(super) fn write(path: &Path, args: &ChaosArgs, verdicts: &[Verdict]) -> anyhow::Result<()> {
     let mut text = format!(
-        "Taken by `make chaos`: {}. {} sessions, each on 8 of 17 topics of all three classes, {} deltas/s of {} B; server,\n\
-         sessions, publisher and Redis share the machine.\n\n\
+        "Taken by `make chaos`:\n\
+         {}.\n\
+         {} sessions, each on 8 of 17 topics of all three classes, {} deltas/s of {} B.\n\
+         Server, sessions, publisher and Redis share the machine.\n\n\
          | fault | what clients saw | lost | whole again after | command |\n|---|---|---|---|---|\n",
         taken(),
         args.sessions,

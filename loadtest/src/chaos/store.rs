@@ -10,8 +10,8 @@ use anyhow::{Context as _, bail};
 use redis::Connection;
 use serde_json::Value;
 
-use super::ledger::Entry;
-use crate::publisher::offset_of;
+use crate::chaos::publish_log::Entry;
+use crate::publish::publisher::offset_of;
 
 /// Time to connect, and for any answer.
 const TIMEOUT: Duration = Duration::from_secs(2);

@@ -10,7 +10,7 @@ pub(crate) struct Sample {
     pub(crate) age_ms: u64,
 }
 
-/// One crew's.
+/// One pool's.
 #[derive(Debug)]
 pub(crate) struct Timeline {
     samples: Vec<Sample>,
@@ -23,7 +23,7 @@ impl Timeline {
         Self { samples: Vec::new(), whole_ms }
     }
 
-    /// The crew said at `at_ns` that all have pulse number `pulse`; pulses were due at `due_ns`.
+    /// The pool said at `at_ns` that all have pulse number `pulse`; pulses were due at `due_ns`.
     pub(crate) fn take(&mut self, at_ns: u64, pulse: u64, due_ns: &[u64]) {
         // Before the first pulse there is nothing to be behind with.
         let Some(at) = usize::try_from(pulse).ok().and_then(|pulse| pulse.checked_sub(1)) else { return };

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::ledger::{Book, Ledger};
-use crate::report::Check;
-use crate::worker::Outcome;
-use crate::workload::Class;
+use crate::chaos::publish_log::{Book, PublishLog};
+use crate::client::class::Class;
+use crate::report::summary::Check;
+use crate::worker::message::Outcome;
 
 /// Everything that the sessions of a scenario reported, in one.
 #[derive(Debug, Default, Serialize)]
@@ -71,19 +71,19 @@ impl Seen {
             ms => format!("nothing new for up to {:.1} s", ms as f64 / 1e3),
         });
         if self.recovered > 0 {
-            parts.push(format!("{} subscriptions go on where they were", self.recovered));
+            parts.push(format!("{} subscriptions recover", self.recovered));
         }
         if self.not_recovered > 0 {
-            parts.push(format!("{} are told that they cannot", self.not_recovered));
+            parts.push(format!("{} do not recover", self.not_recovered));
         }
         if self.epochs > 0 {
             parts.push(format!("{} snapshots of a new epoch", self.epochs));
         }
         if self.stale > 0 {
-            parts.push(format!("told {} times that a topic is stale, {} that it is fresh", self.stale, self.fresh));
+            parts.push(format!("{} notices of stale topics, {} of fresh ones", self.stale, self.fresh));
         }
         if self.repeats > 0 {
-            parts.push(format!("{} deltas again", self.repeats));
+            parts.push(format!("{} repeated deliveries", self.repeats));
         }
         parts.join("; ")
     }
@@ -101,7 +101,7 @@ pub(crate) fn check(name: &str, passed: bool, detail: String) -> Check {
 }
 
 /// That nothing was lost, repeated, or different in the end.
-pub(crate) fn nothing_lost(seen: &Seen, outcomes: &[Outcome], ledger: &Ledger) -> Vec<Check> {
+pub(crate) fn nothing_lost(seen: &Seen, outcomes: &[Outcome], publish_log: &PublishLog) -> Vec<Check> {
     let faults = seen.fault_texts.iter().take(3).cloned().collect::<Vec<_>>().join("; ");
     let mut checks = vec![
         check(
@@ -112,13 +112,14 @@ pub(crate) fn nothing_lost(seen: &Seen, outcomes: &[Outcome], ledger: &Ledger) -
         check(
             "every session got to the last delta that was acknowledged",
             seen.incomplete == 0,
-            format!("{} acknowledged, {} sessions did not", ledger.acknowledged, seen.incomplete),
+            format!("{} acknowledged, {} sessions did not", publish_log.acknowledged, seen.incomplete),
         ),
     ];
     let mut wrong = Vec::new();
     let mut ends = 0;
-    for (at, Book { name, .. }) in ledger.books.iter().enumerate().filter(|(_, book)| book.class != Class::Stream) {
-        let want = ledger.books.get(at).map_or(0, Book::final_digest);
+    for (at, Book { name, .. }) in publish_log.books.iter().enumerate().filter(|(_, book)| book.class != Class::Stream)
+    {
+        let want = publish_log.books.get(at).map_or(0, Book::final_digest);
         for (digest, sessions) in outcomes.iter().filter_map(|o| o.finals.get(at)).flatten() {
             ends += sessions;
             if *digest != want {
@@ -134,15 +135,15 @@ pub(crate) fn nothing_lost(seen: &Seen, outcomes: &[Outcome], ledger: &Ledger) -
     ));
     let all = outcomes.iter().flat_map(|o| &o.repeats);
     let unasked: Vec<String> = all
-        .filter(|(topic, number, _)| !ledger.may_repeat(*topic, *number))
+        .filter(|(topic, number, _)| !publish_log.may_repeat(*topic, *number))
         .map(|(topic, number, _)| {
-            format!("{} of {}", number, ledger.books.get(*topic as usize).map_or("?", |b| b.name.as_str()))
+            format!("{} of {}", number, publish_log.books.get(*topic as usize).map_or("?", |b| b.name.as_str()))
         })
         .collect();
     let detail = format!(
         "{} deliveries seen again, {} deltas had been sent again; {} were not {}",
         seen.repeats,
-        ledger.sent_again,
+        publish_log.sent_again,
         unasked.len(),
         unasked.iter().take(3).cloned().collect::<Vec<_>>().join(", ")
     );
@@ -218,10 +219,10 @@ impl Verdict {
     /// For the table.
     pub(crate) fn whole(&self) -> String {
         match (self.whole_s, self.lasted_s) {
-            (0.0, _) if self.disturbed_s > 0.0 => format!("{:.1} s, while it lasted", self.disturbed_s),
+            (0.0, _) if self.disturbed_s > 0.0 => format!("{:.1} s, during the fault", self.disturbed_s),
             (0.0, _) => "undisturbed".to_owned(),
             (whole, lasted) if lasted < 0.5 => format!("{whole:.1} s"),
-            (whole, lasted) => format!("{whole:.1} s after {lasted:.0} s of it"),
+            (whole, lasted) => format!("{whole:.1} s after a {lasted:.0} s fault"),
         }
     }
 }

@@ -5,22 +5,22 @@ use std::io;
 use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 
-/// Bytes that are read at once.
+/// Bytes per read.
 const READ_BYTES: usize = 256 * 1024;
 
-/// A line as it was found.
+/// A line of the input.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
     Text(Bytes),
-    /// It has more bytes than are taken, and was passed over.
+    /// It was longer than the limit, and was skipped.
     TooLong,
 }
 
-/// Reads line by line. A read that is given up goes on with the next.
+/// Reads line by line. A cancelled read continues with the next call.
 pub(super) struct Lines<R> {
     reader: BufReader<R>,
     bytes_max: usize,
-    /// What was read of the line.
+    /// The part of the line that was read.
     line: Vec<u8>,
     is_too_long: bool,
     number: u64,
@@ -33,12 +33,12 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         Self { reader, bytes_max, line: Vec::new(), is_too_long: false, number: 0, bytes: 0 }
     }
 
-    /// The number of the last line, from 1 on.
+    /// The number of the last line, counted from 1.
     pub(super) fn number(&self) -> u64 {
         self.number
     }
 
-    /// Bytes that were read.
+    /// Number of bytes that were read.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -1,4 +1,4 @@
-//! Publishing line by line: batches, progress, and where it stops.
+//! Publishing line by line: batches, progress, and the line at which it stops.
 
 use std::collections::HashSet;
 use std::io::IsTerminal as _;
@@ -19,25 +19,25 @@ use crate::source::precheck::Checked;
 /// Deltas that are sent together when many are waiting.
 const TOGETHER: usize = 500;
 
-/// Bytes of them.
+/// Bytes of such a batch.
 const TOGETHER_BYTES: usize = 1024 * 1024;
 
-/// Wait for another line before those that are there are sent.
+/// Time to wait for another line before the available ones are sent.
 const WAIT: Duration = Duration::from_millis(2);
 
-/// Bytes of a line beside its data.
+/// Bytes of a line besides its data.
 const AROUND_DATA: usize = 4_096;
 
-/// Refused lines that are told of one by one. Past it: they are counted.
+/// Refused lines that are reported one by one. Further ones are counted.
 const TOLD_MAX: u64 = 100;
 
-/// Different suspicions that are told. Past it: they are not.
+/// Different warnings that are reported. Further ones are not.
 const SUSPICIONS_MAX: usize = 100;
 
-/// Time between two words on how far it is, where no terminal shows that.
+/// Time between two progress lines if there is no terminal.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// Why it ends.
+/// The end of the input or a failure.
 enum End {
     /// All lines were read.
     Over,
@@ -46,10 +46,10 @@ enum End {
     Interrupted,
 }
 
-/// What a look at the lines came to.
+/// Result of one look at the input.
 enum Step {
     Taken,
-    /// No other came for a while.
+    /// No further line came for a while.
     Idle,
     End(End),
 }
@@ -58,12 +58,12 @@ struct Run<'a> {
     args: &'a PublishArgs,
     target: Target,
     progress: Progress,
-    /// Checked, with their lines' numbers.
+    /// Checked deltas, with their line numbers.
     waiting: Vec<(u64, Checked)>,
     waiting_bytes: usize,
     published: u64,
     refused: u64,
-    /// Line, and what it got.
+    /// The last line, and its position.
     last: Option<(u64, String)>,
     suspicions: HashSet<String>,
     has_said_notes: bool,
@@ -81,7 +81,7 @@ pub(super) async fn run(args: &PublishArgs, interrupts: &mut Interrupts) -> anyh
         ready = ready => ready?,
         () = interrupts.next() => bail!("interrupted before anything was published"),
     };
-    // Of data in base64, and of texts with escapes, there is more than is published.
+    // Data in base64, and text with escapes, is longer than the published delta.
     let line_max = target.bytes_max().saturating_mul(2).saturating_add(AROUND_DATA);
     let mut lines = Lines::new(reader, line_max);
     let mut run = Run {
@@ -107,7 +107,7 @@ impl Run<'_> {
         interrupts: &mut Interrupts,
     ) -> anyhow::Result<End> {
         loop {
-            // What is there already goes together; a line that comes alone goes at once.
+            // Lines that are already available go together; a line that arrives alone goes at once.
             let is_empty = self.waiting.is_empty();
             let wait = async { if is_empty { std::future::pending().await } else { tokio::time::sleep(WAIT).await } };
             let step = tokio::select! {
@@ -130,7 +130,7 @@ impl Run<'_> {
                     tokio::select! {
                         biased;
                         sent = &mut send => break sent,
-                        // The first is heard once it is known what became of what was sent.
+                        // The first interrupt is handled after the outcome of sent deltas is known.
                         () = interrupts.next() => {
                             if std::mem::replace(&mut is_over, true) {
                                 return Ok(End::Stopped("interrupted; what was sent last is not known".into()));
@@ -149,7 +149,7 @@ impl Run<'_> {
         }
     }
 
-    /// Takes a line in, or says why that is the end.
+    /// Takes a line in, or returns the end that it causes.
     fn take(&mut self, number: u64, line: Line) -> Result<(), End> {
         let outcome = match line {
             Line::Text(text) => self.check(text),
@@ -174,14 +174,14 @@ impl Run<'_> {
         Ok(delta)
     }
 
-    /// Tells a suspicion once, whoever has it first.
+    /// Reports each warning once.
     fn suspect(&mut self, text: &str, told: impl FnOnce() -> String) {
         if self.suspicions.len() < SUSPICIONS_MAX && self.suspicions.insert(text.to_owned()) {
             self.progress.say(&told());
         }
     }
 
-    /// Counts a line that is not published. It is the end, unless it is to go on.
+    /// Counts a line that is not published. It ends the command, unless `--keep-going` is given.
     fn refuse(&mut self, number: u64, why: &str) -> Result<(), End> {
         self.refused += 1;
         if self.refused <= TOLD_MAX {
@@ -193,7 +193,7 @@ impl Run<'_> {
         Err(End::Stopped(format!("stopped at line {number}; --keep-going goes on after refused lines")))
     }
 
-    /// Sends what is waiting, or says why it is the end.
+    /// Sends the waiting deltas, or returns why the command ends.
     async fn send(&mut self) -> Result<(), String> {
         if self.waiting.is_empty() {
             return Ok(());
@@ -235,7 +235,7 @@ impl Run<'_> {
                  been taken"
             ));
         }
-        // A server takes the good lines of a batch.
+        // A server accepts the valid lines of a batch.
         stopped.map_or(Ok(()), |why| Err(format!("{why} (lines sent together with it were published)")))
     }
 
@@ -256,12 +256,12 @@ impl Run<'_> {
     }
 }
 
-/// How far it is: on a terminal all the time, elsewhere now and then.
+/// Progress: updated all the time on a terminal, printed now and then elsewhere.
 struct Progress {
     bar: ProgressBar,
     bytes: Option<u64>,
     began: Instant,
-    /// When the next line is due, where lines are told.
+    /// When the next progress line is due, if lines are printed.
     due: Option<Instant>,
 }
 

@@ -16,13 +16,13 @@ use crate::config::PayloadForm;
 use crate::source::precheck::Checked;
 use crate::source::refusals::suspicion;
 
-/// Time for a batch, answer included.
+/// Time limit for a batch, including the answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Bytes of an answer. One to a delta has some hundred.
+/// Limit on an answer, in bytes. The answer to one delta has some hundred.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Bytes of a batch's body that begin it and end it.
+/// Beginning and end of a batch's body.
 const FRAME: (&str, &str) = ("{\"commands\":[", "]}");
 
 pub(super) struct Api {
@@ -36,7 +36,7 @@ impl Api {
     pub(super) fn new(url: &str, key: Option<&str>, authorities: Option<&Authorities>) -> anyhow::Result<Self> {
         let client = authorities::http(TIMEOUT, authorities)?;
         let key = key.map(|key| {
-            let mut key = HeaderValue::from_str(key.trim()).context("--key has characters that no key has")?;
+            let mut key = HeaderValue::from_str(key.trim()).context("--key has invalid characters")?;
             key.set_sensitive(true);
             anyhow::Ok(key)
         });
@@ -46,7 +46,7 @@ impl Api {
 
     pub(super) async fn send(&self, deltas: &[&Checked]) -> Result<Vec<Sent>, String> {
         let request = self.client.post(&self.url).header("content-type", "application/json");
-        // Errors then have HTTP's codes, whatever the server's style.
+        // Asks for HTTP statuses, whatever the server's own style.
         let request = request.header("x-centrifugo-error-mode", "transport").body(batch(deltas));
         let request = match &self.key {
             Some(key) => request.header("x-api-key", key.clone()),
@@ -72,7 +72,7 @@ impl Api {
     }
 }
 
-/// What a reply says of a delta of this topic.
+/// The outcome of a delta of this topic, from its reply.
 fn sent(reply: &Value, topic: &str) -> Sent {
     if let Some(error) = reply.get("error") {
         let why = error.get("message").and_then(Value::as_str).unwrap_or("no reason given").to_owned();
@@ -88,14 +88,14 @@ fn sent(reply: &Value, topic: &str) -> Sent {
     Ok(Placed { place: format!("offset={}\tepoch={epoch}", number("offset")), warnings })
 }
 
-/// A warning, as what is found before it is sent is told.
+/// A warning, in the words of the checks before sending.
 fn warned(warning: &Value, topic: &str) -> Warning {
     let part = |name: &str| warning.get(name).and_then(Value::as_str).unwrap_or_default();
     let told = suspicion(Some(topic), part("reason"), part("text"), part("remedy"));
     Warning { text: part("text").to_owned(), told }
 }
 
-/// The body of a batch; JSON goes in as it is.
+/// The body of a batch; JSON is copied unchanged.
 fn batch(deltas: &[&Checked]) -> Vec<u8> {
     let mut body = FRAME.0.as_bytes().to_vec();
     for (at, delta) in deltas.iter().enumerate() {

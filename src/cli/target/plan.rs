@@ -1,4 +1,4 @@
-//! What the options of a target come to: where deltas are sent, and the configuration that they are checked by.
+//! The options of a target: the target itself, and the configuration for checks.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -9,11 +9,11 @@ use super::TargetArgs;
 use super::streams::ListedBy;
 use crate::cli::authorities::{Authorities, WITHOUT_TLS};
 use crate::cli::{address, argv, environment};
-use crate::config::{Config, Nats, Overrides, PayloadForm, Redis, load, redacted};
+use crate::config::{Config, Nats, Overrides, PayloadForm, Redis, load, not_built, redacted};
 use crate::limits::PUBLISH_BODY_BYTES_MAX;
 use crate::source::precheck;
 
-/// Where deltas are sent.
+/// The target.
 pub(super) enum To {
     Api {
         url: String,
@@ -27,17 +27,17 @@ pub(super) enum To {
 pub(super) struct Plan {
     pub(super) to: To,
     pub(super) config: Arc<Config>,
-    /// Where it goes, where nobody has said that.
+    /// The target in words, if no option names it.
     pub(super) led: Option<String>,
-    /// What cannot be checked before it is sent, and how it could be.
+    /// Checks that are not possible, and how to enable them.
     pub(super) unchecked: Option<String>,
-    /// Largest data, where `config` does not say.
+    /// Largest data, if `config` does not limit it.
     pub(super) bytes_max: Option<usize>,
-    /// What listed the streams.
+    /// The origin of the list of streams.
     pub(super) listed_by: ListedBy,
 }
 
-/// What a URL's scheme says.
+/// The kind of a URL's scheme.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scheme {
     Api,
@@ -64,20 +64,20 @@ fn scheme(to: &str) -> anyhow::Result<Scheme> {
         "redis" | "rediss" | "unix" | "redis+unix" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster"
         | "rediss+cluster" => Ok(Scheme::Redis),
         "" if to.is_empty() => bail!("--to \"\": it names no target; it may be\n{FORMS}"),
-        "" => bail!("--to {}: it begins with no scheme; it may be\n{FORMS}", redacted(to)),
-        _ => bail!("--to {}: {scheme}:// is no target's; it may be\n{FORMS}", redacted(to)),
+        "" => bail!("--to {}: it has no scheme; it may be\n{FORMS}", redacted(to)),
+        _ => bail!("--to {}: {scheme}:// is not a target's; it may be\n{FORMS}", redacted(to)),
     }
 }
 
 /// # Errors
-/// Options that do not go together; files that are wrong or cannot be read.
+/// Options that contradict each other; files that are wrong or cannot be read.
 pub(super) fn plan(args: &TargetArgs) -> anyhow::Result<Plan> {
     let file = match &args.config {
         Some(file) => Some(load(Some(file), environment(), &Overrides::default())?),
         None => None,
     };
     if file.is_some() && args.bytes {
-        bail!("--bytes goes without --config, which says what the data of each namespace is");
+        bail!("--bytes is for use without --config, which has the payload of each namespace");
     }
     let streams = file.as_ref().map(|file| (file.source.redis.is_some(), file.source.nats.is_some()));
     let scheme = match (&args.to, streams) {
@@ -100,7 +100,7 @@ pub(super) fn plan(args: &TargetArgs) -> anyhow::Result<Plan> {
     };
     let to = match scheme {
         Scheme::Api => {
-            // What the server takes is the server's to say.
+            // The server decides its own limit.
             bytes_max = (!is_known).then_some(PUBLISH_BODY_BYTES_MAX / 2);
             let url = match (&args.to, own) {
                 (Some(url), _) => address::server("--to", url)?.to_string(),
@@ -121,6 +121,9 @@ pub(super) fn plan(args: &TargetArgs) -> anyhow::Result<Plan> {
         }
         Scheme::Nats => {
             config.source.nats = Some(nats_of(args, nats)?);
+            if cfg!(not(feature = "nats")) {
+                bail!("{}", not_built("nats"));
+            }
             To::Stream
         }
     };
@@ -137,7 +140,7 @@ pub(super) fn plan(args: &TargetArgs) -> anyhow::Result<Plan> {
     Ok(Plan { to, config: Arc::new(config), led, unchecked, bytes_max, listed_by })
 }
 
-/// Says that a file without a source leads to its own server: who meant the stream has forgotten a section.
+/// Says that a file without a source leads to its own server; a section may be missing by mistake.
 fn led_to_server(args: &TargetArgs, url: &str, has_tls: bool) -> String {
     let file = args.config.as_ref().map(|file| file.display().to_string()).unwrap_or_default();
     let sealed = if has_tls { ", or --to https://HOST:PORT for its [tls]" } else { "" };
@@ -147,7 +150,7 @@ fn led_to_server(args: &TargetArgs, url: &str, has_tls: bool) -> String {
     )
 }
 
-/// Refuses options that say nothing to the target.
+/// Refuses options that do not fit the target.
 fn fits(args: &TargetArgs, scheme: Scheme) -> anyhow::Result<()> {
     let given_key = args.key_file.is_some() || argv::moved().is_some_and(|moved| moved.contains("NEXUS_API_KEY"));
     let sealed = args.to.as_ref().is_none_or(|to| to.starts_with("https://"));
@@ -178,7 +181,7 @@ fn fits(args: &TargetArgs, scheme: Scheme) -> anyhow::Result<()> {
     }
 }
 
-/// Redis as the file has it, with what the options put over it.
+/// The file's Redis, with the options that override it.
 fn redis_of(args: &TargetArgs, file: Option<Redis>) -> anyhow::Result<Redis> {
     if file.is_some() && !args.stream.is_empty() {
         bail!("--stream: --config has the streams (source.redis.streams); leave one of them out");
@@ -196,7 +199,7 @@ fn redis_of(args: &TargetArgs, file: Option<Redis>) -> anyhow::Result<Redis> {
     Ok(redis)
 }
 
-/// NATS as the file has it, with what the options put over it.
+/// The file's NATS, with the options that override it.
 fn nats_of(args: &TargetArgs, file: Option<Nats>) -> anyhow::Result<Nats> {
     if file.is_some() && !(args.stream.is_empty() && args.subject.is_none()) {
         bail!("--stream, --subject: --config has them (source.nats); leave one of them out");
@@ -215,7 +218,7 @@ fn nats_of(args: &TargetArgs, file: Option<Nats>) -> anyhow::Result<Nats> {
         nats.subjects = vec![subject.clone()];
     }
     if let Some(ca) = &args.ca {
-        // The library reads it; that it can be read is said here in clearer words.
+        // The library reads it again; this check has a clearer error.
         Authorities::read(ca)?;
         nats.ca_file = Some(ca.clone());
     }

@@ -1,20 +1,21 @@
-//! Streams of Redis that are not there: a name that is misspelt would be a new stream, which no server reads.
+//! Redis streams that do not exist: a misspelt name would create a stream that no server reads.
 
 use crate::source::direct::Streams;
 
-/// What listed the streams.
+/// The origin of the list of streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ListedBy {
     /// `--stream`.
     Option,
     /// The servers' configuration.
     File,
-    /// Nothing: it is the default.
+    /// The default.
     Default,
 }
 
-/// Whether deltas may be sent though streams are missing: what is to be said first, or why not. A single stream that was not
-/// named by hand is no slip: the first delta in a new Redis creates it.
+/// Whether deltas may be sent although streams are missing: a note to print first, or the error. A
+/// single stream that was not named by hand cannot be misspelt: the first delta in a new Redis
+/// creates it.
 pub(super) fn judge(
     Streams { there, missing, place }: &Streams<'_>,
     by: ListedBy,

@@ -1,4 +1,5 @@
-//! Asks nodes for their `/status`, each at its own pace: one that does not answer holds up no other.
+//! Requests `/status` of nodes, each at its own pace, so that one without an answer does not delay
+//! the others.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,13 +13,13 @@ use tokio::sync::mpsc;
 use crate::cli::address;
 use crate::client;
 
-/// Longest wait for an answer. Past it the node counts as unreachable.
+/// Time limit for an answer. After it, the node counts as unreachable.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Largest answer.
 const STATUS_BYTES_MAX: usize = 1024 * 1024;
 
-/// Answers that wait to be looked at; past it, nodes are asked less often.
+/// Most answers that may wait. Above it, nodes are asked less often.
 const ANSWERS_MAX: usize = 256;
 
 /// A node to ask.
@@ -38,7 +39,7 @@ impl Target {
         Ok(Self { url, label, key })
     }
 
-    /// How people call it.
+    /// The node's name for people.
     pub(super) fn label(&self) -> &str {
         &self.label
     }
@@ -53,21 +54,21 @@ impl Target {
     }
 }
 
-/// What a node said, or why it said nothing.
+/// A node's answer, or why there is none.
 pub(super) struct Answer {
-    /// Which node.
+    /// Index of the node.
     pub(super) node: usize,
     pub(super) at: Instant,
     pub(super) status: Result<Box<Status>, String>,
 }
 
-/// What all of them say, as it comes.
+/// Answers of all nodes, as they arrive.
 pub(super) struct Answers(mpsc::Receiver<Answer>);
 
 impl Answers {
-    /// Begins to ask, once in `interval`.
+    /// Starts asking, once per `interval`.
     pub(super) fn of(targets: Vec<Target>, interval: Duration) -> anyhow::Result<Self> {
-        let client = Arc::new(client::http(TIMEOUT).context("no TLS to be had")?);
+        let client = Arc::new(client::http(TIMEOUT).context("TLS is not available")?);
         let (sender, receiver) = mpsc::channel(ANSWERS_MAX);
         for (node, target) in targets.into_iter().enumerate() {
             let (client, sender) = (client.clone(), sender.clone());
@@ -86,13 +87,13 @@ impl Answers {
         Ok(Self(receiver))
     }
 
-    /// The next, if there are nodes at all.
+    /// The next answer, if there are nodes.
     pub(super) async fn next(&mut self) -> Option<Answer> {
         self.0.recv().await
     }
 }
 
-/// A node's `/status`, as far as it is shown. What another version does not say is nothing.
+/// The parts of a node's `/status` that are shown. Parts that another version lacks are empty.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Status {
@@ -108,7 +109,9 @@ pub(super) struct Status {
     pub(super) deltas: u64,
     pub(super) deliveries: u64,
     pub(super) conflated: u64,
-    pub(super) visits: u64,
+    /// Earlier versions call it `visits`.
+    #[serde(alias = "visits")]
+    pub(super) writes: u64,
     pub(super) sent_bytes: u64,
     pub(super) backlog_bytes: u64,
     pub(super) queue_depth: u64,
@@ -151,7 +154,7 @@ pub(super) struct Shard {
     pub(super) io_uring: bool,
 }
 
-/// Deliveries by their age: one count a bound, and one of what was older than the last.
+/// Deliveries by age: one count per bound, and one for ages above the last.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Ages {

@@ -1,5 +1,5 @@
-//! `nexus-push top`: `fetch` asks the nodes, `model` keeps what they said and what follows from it, `view` draws it, `table`
-//! prints it, `screen` has the terminal.
+//! `nexus-push top`: `fetch` asks the nodes, `model` keeps and evaluates their answers, `view`
+//! draws them, `table` prints them, `screen` owns the terminal.
 
 mod fetch;
 mod model;
@@ -17,7 +17,7 @@ use clap::Args;
 use self::fetch::{Answers, Target};
 use self::model::Board;
 
-/// Nodes that are looked at at once.
+/// Most nodes at a time.
 const NODES_MAX: usize = 64;
 
 #[derive(Debug, Args)]
@@ -26,24 +26,26 @@ pub(super) struct TopArgs {
     /// Nodes: http://HOST:PORT (or https://); HOST:PORT is http
     #[arg(value_name = "URL", default_value = "http://127.0.0.1:8000")]
     urls: Vec<String>,
-    /// Time between two looks, from 200ms to 1m
+    /// Time between two requests, from 200ms to 1m
     #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = interval)]
     interval: Duration,
-    /// File that holds the key that nodes want to be shown (X-API-Key), if they want one
+    /// File that holds the nodes' key (X-API-Key), if they need one
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
-    /// Look twice, print a table and end; with 1 if a node could not be reached. So it is too where there is no terminal
+    /// Ask twice, print a table and exit, with 1 if a node could not be reached. This is the
+    /// default without a terminal
     #[arg(long)]
     once: bool,
-    /// Print JSON, one line a look, all nodes in it, until stopped; with --once, one line
+    /// Print one line of JSON about all nodes per request, until stopped; with --once, a single
+    /// line
     #[arg(long)]
     json: bool,
 }
 
 const HELP: &str = "\
-On the screen: ↑ ↓ (or k j) choose a node, s sort, p pause, h help, q quit. NO_COLOR=1 does without colours.
+On the screen: ↑ ↓ (or k j) choose a node, s sort, p pause, h help, q quit. NO_COLOR=1 removes colours.
 
-Rates are over the last interval, ages of deliveries from when the source saw the delta to when it was written to the socket.
+Rates cover the last interval. A delivery's age runs from the source's time of the delta to the write to the socket.
 Busy is the share of its time that the busiest shard works.
 
 Examples:
@@ -75,15 +77,15 @@ pub(super) async fn run(args: TopArgs) -> anyhow::Result<()> {
     let board = Board::new(targets.iter().map(|target| target.label().to_owned()).collect(), args.interval);
     let answers = Answers::of(targets, args.interval)?;
     if args.json || args.once || !std::io::stdout().is_terminal() {
-        // Without a terminal there is nobody to end it.
+        // Without a terminal, no key could end it.
         return print(board, answers, args.json, args.once || !args.json).await;
     }
     screen::run(board, answers).await
 }
 
-/// Prints what all nodes say, each time that all have answered, or could not.
+/// Prints the state of all nodes whenever all have answered or failed to.
 async fn print(mut board: Board, mut answers: Answers, json: bool, once: bool) -> anyhow::Result<()> {
-    // Nothing has a rate before the second.
+    // Rates need two answers.
     let mut looks = 0;
     while let Some(answer) = answers.next().await {
         board.take(answer);
@@ -97,7 +99,7 @@ async fn print(mut board: Board, mut answers: Answers, json: bool, once: bool) -
         let text = if json { serde_json::to_string(&board.to_json())? + "\n" } else { table::of(&board) };
         let mut out = std::io::stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            // Who read it has enough.
+            // The reader has closed the pipe.
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
             outcome => outcome?,
         }

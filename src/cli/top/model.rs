@@ -1,4 +1,4 @@
-//! What the nodes said, and what follows from it: rates, quantiles, history, and what the operator wants to see of it.
+//! The nodes' answers, evaluated: rates, quantiles, history, and the operator's choices.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -8,41 +8,42 @@ use serde_json::{Value, json};
 
 use super::fetch::{Ages, Answer, Status};
 
-/// Looks that are kept for the curves: what the widest terminal shows.
+/// Answers that are kept for the curves: as many as the widest terminal shows.
 const HISTORY: usize = 512;
 
 /// A node.
 pub(super) struct Node {
     pub(super) label: String,
-    /// What it said last, and when.
+    /// The last answer and its time.
     last: Option<(Instant, Box<Status>)>,
-    /// Why it could not be asked, the last time.
+    /// Why the last request failed.
     pub(super) fault: Option<String>,
-    /// Over the last interval, if it was reached twice in a row.
+    /// Rates of the last interval, if both requests succeeded.
     pub(super) rates: Option<Rates>,
-    /// Of the last intervals, the newest first; none where it was not reached.
+    /// Rates of the last intervals, newest first; `None` if the node was not reached.
     pub(super) history: VecDeque<Option<Rates>>,
     looks: usize,
 }
 
-/// How much of what a second.
+/// Rates per second.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Rates {
     pub(super) deltas: f64,
     pub(super) deliveries: f64,
     pub(super) conflated: f64,
-    pub(super) visits: f64,
+    pub(super) writes: f64,
     pub(super) bytes: f64,
-    /// Median, 95th and 99th percentile of the ages of deliveries, in ms; none without deliveries.
+    /// Median, 95th and 99th percentile of the ages of deliveries, in ms; `None` without
+    /// deliveries.
     pub(super) age_ms: Option<[f64; 3]>,
-    /// Share of its time that each shard is busy.
+    /// Busy share of each shard.
     pub(super) busy: Vec<f64>,
     /// Sessions that the server closed, by reason.
     pub(super) closes: Vec<(String, f64)>,
 }
 
 impl Rates {
-    /// Of the busiest shard.
+    /// Share of the busiest shard.
     pub(super) fn busiest(&self) -> f64 {
         self.busy.iter().copied().fold(0.0, f64::max)
     }
@@ -52,7 +53,7 @@ impl Rates {
     }
 }
 
-/// How a node is.
+/// State of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Health {
     Asked,
@@ -79,7 +80,7 @@ impl Node {
         Self { label, last: None, fault: None, rates: None, history: VecDeque::new(), looks: 0 }
     }
 
-    /// What it said last, if it is there.
+    /// The last answer, if the node is reachable.
     pub(super) fn status(&self) -> Option<&Status> {
         match self.fault {
             None => self.last.as_ref().map(|(_, status)| &**status),
@@ -116,7 +117,7 @@ impl Node {
     }
 }
 
-/// What happened between two looks; nothing can be said if the process was another then.
+/// Differences between two answers; `None` if the process was restarted in between.
 fn rates(before: &Status, now: &Status, over: Duration) -> Option<Rates> {
     let seconds = over.as_secs_f64();
     if seconds <= 0.0 || now.uptime_s < before.uptime_s || now.deliveries < before.deliveries {
@@ -128,7 +129,7 @@ fn rates(before: &Status, now: &Status, over: Duration) -> Option<Rates> {
         deltas: rate(before.deltas, now.deltas),
         deliveries: rate(before.deliveries, now.deliveries),
         conflated: rate(before.conflated, now.conflated),
-        visits: rate(before.visits, now.visits),
+        writes: rate(before.writes, now.writes),
         bytes: rate(before.sent_bytes, now.sent_bytes),
         age_ms: ages(&before.age_ms, &now.age_ms),
         busy: now.shards.iter().zip(&before.shards).map(|(n, b)| rate(b.busy_us, n.busy_us) / 1e6).collect(),
@@ -141,7 +142,7 @@ fn rates(before: &Status, now: &Status, over: Duration) -> Option<Rates> {
     })
 }
 
-/// Quantiles of what came to the counts between two looks.
+/// Quantiles of the deliveries between two answers.
 fn ages(before: &Ages, now: &Ages) -> Option<[f64; 3]> {
     let earlier = before.counts.iter().copied().chain(std::iter::repeat(0));
     let counts: Vec<u64> = now.counts.iter().zip(earlier).map(|(now, before)| now.saturating_sub(before)).collect();
@@ -149,7 +150,8 @@ fn ages(before: &Ages, now: &Ages) -> Option<[f64; 3]> {
     (total > 0).then(|| [0.50, 0.95, 0.99].map(|share| quantile(&now.bounds, &counts, total as f64 * share)))
 }
 
-/// The age below which so many are, as if those of one bucket were spread evenly over it; infinite past the last bound.
+/// The age below which `wanted` deliveries lie, if those of a bucket were spread evenly over it;
+/// infinite above the last bound.
 fn quantile(bounds: &[u64], counts: &[u64], wanted: f64) -> f64 {
     let (mut below, mut lower) = (0.0, 0.0);
     for (count, upper) in counts.iter().zip(bounds) {
@@ -163,7 +165,7 @@ fn quantile(bounds: &[u64], counts: &[u64], wanted: f64) -> f64 {
     f64::INFINITY
 }
 
-/// In what order nodes are shown.
+/// Order of the nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sort {
     AsGiven,
@@ -194,7 +196,7 @@ impl Sort {
         }
     }
 
-    /// What is sorted by, the most first.
+    /// The value to sort by, largest first.
     fn of(self, node: &Node) -> f64 {
         let rate = |read: fn(&Rates) -> f64| node.rates.as_ref().map_or(-1.0, read);
         match self {
@@ -207,7 +209,7 @@ impl Sort {
     }
 }
 
-/// Something that the operator wants.
+/// A wish of the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
     Up,
@@ -217,9 +219,9 @@ pub(super) enum Wish {
     Help,
 }
 
-/// Everything that is shown.
+/// Everything on the screen.
 pub(super) struct Board {
-    /// As given.
+    /// In the order given.
     pub(super) nodes: Vec<Node>,
     pub(super) interval: Duration,
     pub(super) sort: Sort,
@@ -235,19 +237,20 @@ impl Board {
         Self { nodes, interval, sort: Sort::AsGiven, paused: false, help: false, chosen: 0 }
     }
 
-    /// Takes in what a node said. In a pause it is left; the first rates behind it are over all of the pause.
+    /// Takes in an answer. During a pause it is dropped, and the first rates afterwards cover the
+    /// whole pause.
     pub(super) fn take(&mut self, answer: Answer) {
         if let Some(node) = self.nodes.get_mut(answer.node).filter(|_| !self.paused) {
             node.take(answer.at, answer.status);
         }
     }
 
-    /// How often all nodes have been looked at.
+    /// Number of times that all nodes have been asked.
     pub(super) fn looks(&self) -> usize {
         self.nodes.iter().map(|node| node.looks).min().unwrap_or_default()
     }
 
-    /// Nodes in the order in which they are shown, with their indices.
+    /// The nodes in the order of the screen, with their indices.
     pub(super) fn sorted(&self) -> Vec<(usize, &Node)> {
         let mut nodes: Vec<(usize, &Node)> = self.nodes.iter().enumerate().collect();
         nodes.sort_by(|(_, a), (_, b)| self.sort.of(b).total_cmp(&self.sort.of(a)));
@@ -258,7 +261,7 @@ impl Board {
         self.nodes.get(self.chosen)
     }
 
-    /// Labels of the nodes that could not be reached, with why.
+    /// Labels of the nodes that could not be reached, with the reasons.
     pub(super) fn down(&self) -> Vec<String> {
         let fault = |node: &Node| Some(format!("{} ({})", node.label, node.fault.as_ref()?));
         self.nodes.iter().filter_map(fault).collect()
@@ -282,7 +285,7 @@ impl Board {
         }
     }
 
-    /// All of it, for scripts.
+    /// All values, for scripts.
     pub(super) fn to_json(&self) -> Value {
         let nodes: Vec<Value> = self
             .nodes
@@ -303,7 +306,7 @@ pub(super) mod tests {
     use super::*;
     use crate::cli::top::fetch::{Memory, Sessions, Shard, Source};
 
-    /// What a node might say after so many seconds.
+    /// A possible answer after this many seconds.
     pub(in crate::cli::top) fn status(seconds: u64) -> Status {
         Status {
             version: "0.1.0".into(),
@@ -315,7 +318,7 @@ pub(super) mod tests {
             deltas: 500 * seconds,
             deliveries: 12_300 * seconds,
             conflated: 40 * seconds,
-            visits: 8_100 * seconds,
+            writes: 8_100 * seconds,
             sent_bytes: 3_400_000 * seconds,
             backlog_bytes: 2_048,
             queue_depth: 12,
@@ -334,12 +337,12 @@ pub(super) mod tests {
                 bounds: vec![1, 2, 5, 10, 20],
                 counts: vec![10 * seconds, 40 * seconds, 45 * seconds, 4 * seconds, 0, seconds],
             },
-            closes: [("slow".to_owned(), 2 * seconds), ("no pong".to_owned(), 7)].into(),
+            closes: [("slow".to_owned(), 2 * seconds), ("no_pong".to_owned(), 7)].into(),
             ..Status::default()
         }
     }
 
-    /// A board of nodes that have been asked twice, but for the last, which is not there.
+    /// A board of nodes that have been asked twice, except the last, which is unreachable.
     pub(in crate::cli::top) fn board(nodes: usize) -> Board {
         let labels = (0..nodes).map(|n| format!("10.0.0.{}:8000", n + 1)).collect();
         let mut board = Board::new(labels, Duration::from_secs(1));
@@ -363,7 +366,7 @@ pub(super) mod tests {
     #[test]
     fn rates_are_of_the_last_interval() {
         let rates = rates(&status(10), &status(12), Duration::from_secs(2)).unwrap();
-        assert_eq!((rates.deltas, rates.deliveries, rates.visits, rates.bytes), (500.0, 12_300.0, 8_100.0, 3.4e6));
+        assert_eq!((rates.deltas, rates.deliveries, rates.writes, rates.bytes), (500.0, 12_300.0, 8_100.0, 3.4e6));
         assert_eq!(rates.busy, [0.34, 0.2]);
         assert_eq!(rates.closes, [("slow".to_owned(), 2.0)]);
         let [p50, p95, p99] = rates.age_ms.unwrap();
@@ -396,7 +399,7 @@ pub(super) mod tests {
         let health: Vec<Health> = board.nodes.iter().map(Node::health).collect();
         assert_eq!(health, [Health::Ready, Health::Draining, Health::Unreachable]);
         assert_eq!(board.down(), ["10.0.0.3:8000 (Connection refused (os error 111))"]);
-        // Back again, it has them from the second answer on.
+        // When it is back, it has rates from the second answer on.
         for (seconds, known) in [(100, false), (101, true)] {
             board.take(Answer {
                 node: 2,
@@ -413,7 +416,7 @@ pub(super) mod tests {
         board.obey(Wish::Sort);
         let order: Vec<usize> = board.sorted().iter().map(|(index, _)| *index).collect();
         assert_eq!((board.sort, order), (Sort::Sessions, vec![1, 0, 2]));
-        // The first is the second on the screen now.
+        // The first node is now the second on the screen.
         board.obey(Wish::Up);
         assert_eq!(board.chosen, 1);
         board.obey(Wish::Up);

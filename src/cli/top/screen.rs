@@ -1,4 +1,4 @@
-//! The terminal: keys in, frames out, and as it was before whatever happens.
+//! The terminal: keys in, frames out, and always restored at the end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,13 +14,14 @@ use super::fetch::Answers;
 use super::model::{Board, Wish};
 use super::view::{self, Palette};
 
-/// Time between two looks of the thread that waits for keys at whether it is still wanted.
+/// Interval at which the thread that waits for keys checks whether to stop.
 const KEYS_POLL: Duration = Duration::from_millis(100);
 
-/// Keys that wait; past it they wait in the terminal.
+/// Most keys that may wait. Further ones wait in the terminal.
 const KEYS_MAX: usize = 16;
 
-/// The terminal while it is ours; given back when dropped, and by ratatui's hook before a panic is told.
+/// The terminal in raw mode. It is restored on drop, and by ratatui's hook before a panic is
+/// printed.
 struct Screen(DefaultTerminal);
 
 impl Drop for Screen {
@@ -29,7 +30,7 @@ impl Drop for Screen {
     }
 }
 
-/// Shows the board until the operator has enough, or the process is told to stop.
+/// Shows the board until the operator quits or the process is told to stop.
 pub(super) async fn run(mut board: Board, mut answers: Answers) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let palette = Palette::of_environment();
@@ -43,7 +44,7 @@ pub(super) async fn run(mut board: Board, mut answers: Answers) -> anyhow::Resul
                 Event::Key(key) if key.is_press() || key.is_repeat() => match asked(key) {
                     Asked::Quit => break,
                     Asked::Wish(wish) => board.obey(wish),
-                    // Whatever else is pressed takes the help away.
+                    // Any other key closes the help.
                     Asked::Nothing => board.help = false,
                 },
                 // The next frame has the new size.
@@ -75,7 +76,7 @@ fn asked(key: KeyEvent) -> Asked {
     }
 }
 
-/// What the terminal says, from a thread that waits for it.
+/// Events of the terminal, from a thread that waits for them.
 fn keys() -> std::io::Result<(mpsc::Receiver<Event>, Arc<AtomicBool>)> {
     let (sender, receiver) = mpsc::channel(KEYS_MAX);
     let wanted = Arc::new(AtomicBool::new(true));
@@ -87,7 +88,7 @@ fn keys() -> std::io::Result<(mpsc::Receiver<Event>, Arc<AtomicBool>)> {
                 Ok(true) => event::read(),
                 Err(error) => Err(error),
             };
-            // Without a terminal there are no more keys.
+            // Without a terminal there are no further keys.
             let Ok(event) = event else { return };
             if sender.blocking_send(event).is_err() {
                 return;

@@ -6,12 +6,12 @@ use super::model::{Board, Node, Rates};
 pub(super) struct Column {
     pub(super) head: &'static str,
     pub(super) width: u16,
-    /// Width of a terminal from which on it is shown.
+    /// Smallest width of a terminal that shows it.
     pub(super) from: u16,
     pub(super) cell: fn(&Node) -> Option<String>,
 }
 
-/// All columns behind the node's name.
+/// All columns after the node's name.
 pub(super) const COLUMNS: &[Column] = &[
     Column { head: "STATE", width: 11, from: 0, cell: |n| Some(n.health().name().to_owned()) },
     Column { head: "SESSIONS", width: 8, from: 0, cell: |n| Some(count(n.status()?.sessions.now as f64)) },
@@ -19,7 +19,7 @@ pub(super) const COLUMNS: &[Column] = &[
     Column { head: "TOPICS", width: 7, from: 120, cell: |n| Some(count(n.status()?.topics as f64)) },
     Column { head: "DELTAS/S", width: 8, from: 100, cell: |n| rate(n, |r| r.deltas) },
     Column { head: "DELIV/S", width: 7, from: 0, cell: |n| rate(n, |r| r.deliveries) },
-    Column { head: "VISITS/S", width: 8, from: 76, cell: |n| rate(n, |r| r.visits) },
+    Column { head: "WRITES/S", width: 8, from: 76, cell: |n| rate(n, |r| r.writes) },
     Column { head: "BYTES/S", width: 7, from: 66, cell: |n| Some(bytes(n.rates.as_ref()?.bytes)) },
     Column { head: "P50", width: 5, from: 100, cell: |n| age(n, 0) },
     Column { head: "P95", width: 5, from: 0, cell: |n| age(n, 1) },
@@ -79,7 +79,8 @@ pub(super) fn millis(ms: f64) -> String {
     }
 }
 
-/// All columns of all nodes as lines of text; why a node is unreachable stands behind its state.
+/// All columns of all nodes as lines of text; the reason why a node is unreachable follows its
+/// state.
 pub(super) fn of(board: &Board) -> String {
     let width = board.nodes.iter().map(|node| node.label.chars().count()).max().unwrap_or_default().max(4);
     let mut text = format!("{:width$}", "NODE");
@@ -139,7 +140,7 @@ mod tests {
     #[test]
     fn the_table() {
         let expected = "\
-NODE          STATE       SESSIONS     MAX  TOPICS DELTAS/S DELIV/S VISITS/S BYTES/S   P50   P95   P99 BUSY  QUEUE BACKLOG  SLOW  MEMORY
+NODE          STATE       SESSIONS     MAX  TOPICS DELTAS/S DELIV/S WRITES/S BYTES/S   P50   P95   P99 BUSY  QUEUE BACKLOG  SLOW  MEMORY
 10.0.0.1:8000 ready          5,000  65,024     500      500  12,300    8,100   3.4MB 2.0ms 5.0ms  10ms  34%     12   2.0kB     3  82.0MB
 10.0.0.2:8000 draining       5,010  65,024     500      500  12,300    8,100   3.4MB 2.0ms 5.0ms  10ms  34%     12   2.0kB     3  82.0MB
 10.0.0.3:8000 unreachable: Connection refused (os error 111)

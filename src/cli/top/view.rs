@@ -1,4 +1,4 @@
-//! A frame: the list of nodes, and all about the chosen one. Knows no terminal.
+//! A frame: the list of nodes, and details of the chosen one. Knows no terminal.
 
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
@@ -10,16 +10,16 @@ use super::fetch::Status;
 use super::model::{Board, Health, Node, Rates};
 use super::table::{COLUMNS, bytes, count, millis, share};
 
-/// Width of what stands before a curve.
+/// Width of the text before a curve.
 const CURVE_LABEL: u16 = 22;
 
-/// Lines that the chosen node has at least, where the terminal has 24.
+/// Fewest lines for the chosen node, if the terminal has 24.
 const DETAIL_MIN: u16 = 13;
 
 /// Busy shares from which on a shard is yellow, and red.
 const BUSY: [f64; 2] = [0.6, 0.8];
 
-/// Ages from which on they are yellow, and red: what alerts are raised for.
+/// Ages from which on they are yellow, and red, as in the alerts.
 const AGE_MS: [f64; 2] = [50.0, 100.0];
 
 /// Colours, or none.
@@ -28,7 +28,7 @@ pub(super) struct Palette {
 }
 
 impl Palette {
-    /// None if `NO_COLOR` is set to anything, or the terminal has none.
+    /// No colours if `NO_COLOR` is set, or the terminal has none.
     pub(super) fn of_environment() -> Self {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         Self { colours: set("NO_COLOR").is_none() && set("TERM").is_none_or(|term| term != "dumb") }
@@ -80,7 +80,7 @@ impl Palette {
     }
 }
 
-/// Draws all of it.
+/// Draws the whole frame.
 pub(super) fn draw(frame: &mut Frame<'_>, board: &Board, palette: &Palette) {
     let area = frame.area();
     let nodes = u16::try_from(board.nodes.len()).unwrap_or(u16::MAX).saturating_add(1);
@@ -170,7 +170,7 @@ fn p95(node: &Node) -> f64 {
     node.rates.as_ref().and_then(Rates::age_p95_ms).unwrap_or_default()
 }
 
-/// The end of a name that is too long: what tells nodes apart is mostly there.
+/// The end of a name that is too long, because nodes mostly differ there.
 fn tail(label: &str, width: u16) -> String {
     let (chars, width) = (label.chars().count(), usize::from(width));
     if chars <= width {
@@ -191,7 +191,7 @@ fn draw_node(frame: &mut Frame<'_>, area: Rect, node: &Node, palette: &Palette) 
     let lines = facts(node, status, palette);
     let curves = curves(node);
     let facts_height = u16::try_from(lines.len()).unwrap_or(u16::MAX);
-    // What is left goes to the curves, three lines each at most.
+    // The remaining lines go to the curves, at most three for each.
     let each = (area.height.saturating_sub(facts_height) / u16::try_from(curves.len()).unwrap_or(1).max(1)).clamp(1, 3);
     let mut heights: Vec<Constraint> = curves.iter().map(|_| Constraint::Length(each)).collect();
     heights.push(Constraint::Min(0));
@@ -215,7 +215,7 @@ fn whole(n: f64) -> u64 {
     n as u64
 }
 
-/// Name, value now, and values, the newest first. Ages are drawn in tenths of ms.
+/// Name, current value, and values, newest first. Ages are in tenths of ms.
 fn curves(node: &Node) -> Vec<(&'static str, String, Vec<Option<f64>>)> {
     let known = |read: fn(&Rates) -> f64| node.history.iter().map(|rates| rates.as_ref().map(read)).collect();
     let now = |text: fn(&Rates) -> String| node.rates.as_ref().map(text).unwrap_or_default();
@@ -223,7 +223,7 @@ fn curves(node: &Node) -> Vec<(&'static str, String, Vec<Option<f64>>)> {
     vec![
         ("deliveries/s", now(|r| count(r.deliveries)), known(|r| r.deliveries)),
         ("bytes/s", now(|r| bytes(r.bytes)), known(|r| r.bytes)),
-        ("visits/s", now(|r| count(r.visits)), known(|r| r.visits)),
+        ("writes/s", now(|r| count(r.writes)), known(|r| r.writes)),
         ("deltas/s in", now(|r| count(r.deltas)), known(|r| r.deltas)),
         ("age p95", now(|r| r.age_p95_ms().map(millis).unwrap_or_default()), node.history.iter().map(age).collect()),
         ("busiest shard", now(|r| share(r.busiest())), known(|r| r.busiest() * 1_000.0)),
@@ -322,8 +322,8 @@ const HELP: &[&str] = &[
     " q, Ctrl-C   quit",
     " ↑ ↓, k j    choose a node",
     " s           sort: as given, sessions, deliveries, age, busy",
-    " p, space    pause, and go on",
-    " h, ?        this",
+    " p, space    pause, continue",
+    " h, ?        this help",
     "",
     " Ages are from source to socket, quantiles over the interval.",
     " Busy: share of its time that a shard works; 80 % is too much.",
@@ -363,14 +363,14 @@ mod tests {
     fn three_nodes_on_the_smallest_terminal() {
         let expected = "\
 nexus-push top  1 of 3 ready  10,010 of 130k sessions  24,600 deliveries/s
-  NODE          STATE       SESSIONS DELIV/S VISITS/S BYTES/S   P95 BUSY  QUEUE
+  NODE          STATE       SESSIONS DELIV/S WRITES/S BYTES/S   P95 BUSY  QUEUE
 > 10.0.0.1:8000 ready          5,000  12,300    8,100   3.4MB 5.0ms  34%     12
   10.0.0.2:8000 draining       5,010  12,300    8,100   3.4MB 5.0ms  34%     12
   10.0.0.3:8000 unreachable
 ── 10.0.0.1:8000 ───────────────────────────────────────────────────────────────
 deliveries/s   12,300                                                        ███
 bytes/s         3.4MB                                                        ███
-visits/s        8,100                                                        ███
+writes/s        8,100                                                        ███
 deltas/s in       500                                                        ███
 age p95         5.0ms                                                        ███
 busiest shard     34%                                                        ███
@@ -393,11 +393,11 @@ q quit  ↑↓ node  s sort: as given  p pause  h help                      ever
     fn wider_terminals_show_more() {
         for (width, heads) in [
             (60, "NODE STATE SESSIONS DELIV/S P95 BUSY"),
-            (80, "NODE STATE SESSIONS DELIV/S VISITS/S BYTES/S P95 BUSY QUEUE"),
-            (100, "NODE STATE SESSIONS DELTAS/S DELIV/S VISITS/S BYTES/S P50 P95 P99 BUSY QUEUE"),
+            (80, "NODE STATE SESSIONS DELIV/S WRITES/S BYTES/S P95 BUSY QUEUE"),
+            (100, "NODE STATE SESSIONS DELTAS/S DELIV/S WRITES/S BYTES/S P50 P95 P99 BUSY QUEUE"),
             (
                 160,
-                "NODE STATE SESSIONS MAX TOPICS DELTAS/S DELIV/S VISITS/S BYTES/S P50 P95 P99 BUSY QUEUE BACKLOG SLOW MEMORY",
+                "NODE STATE SESSIONS MAX TOPICS DELTAS/S DELIV/S WRITES/S BYTES/S P50 P95 P99 BUSY QUEUE BACKLOG SLOW MEMORY",
             ),
         ] {
             let lines = lines(&board(2), width, 30);
@@ -405,7 +405,7 @@ q quit  ↑↓ node  s sort: as given  p pause  h help                      ever
         }
     }
 
-    /// Whatever the terminal's size, and with more nodes than it has lines, the chosen one is seen.
+    /// Whatever the terminal's size, and with more nodes than lines, the chosen node is visible.
     #[test]
     fn no_size_is_too_small_or_too_large() {
         let mut many = board(40);

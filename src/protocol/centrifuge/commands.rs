@@ -1,4 +1,4 @@
-//! From a client's message to commands.
+//! Reading commands from a client's message.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -14,8 +14,8 @@ use crate::protocol::{
     SubscribeTerms, lists,
 };
 
-/// Takes the first command off a message; `None` at its end. A length that is not true takes the whole rest, which is
-/// then no command.
+/// Takes the first command off a message; `None` at its end. A wrong length takes the whole rest,
+/// which is then not a valid command.
 pub(in crate::protocol) fn split<'a>(format: Format, message: &mut &'a [u8]) -> Option<&'a [u8]> {
     loop {
         if message.is_empty() {
@@ -48,7 +48,8 @@ impl CommandId {
     }
 }
 
-/// Something that no SDK sends: the session is closed, as its client would misread whatever came next.
+/// An error that no SDK causes. The session is closed, because its client would misread all that
+/// follows.
 fn fatal(reason: impl Into<String>) -> BadCommand {
     BadCommand { id: CommandId::default(), op: Op::Unknown, refusal: Refusal::new(400, reason), fatal: true }
 }
@@ -90,7 +91,7 @@ pub(in crate::protocol) fn command(format: Format, bytes: &[u8], topics_max: usi
         sub_refresh,
         ..
     } = command;
-    // All but a message and a pong are to be answered.
+    // All commands but a message and a pong need an id for their answer.
     if id.0.is_none() && send.is_none() {
         let any = connect.is_some() || subscribe.is_some() || unsubscribe.is_some() || publish.is_some();
         let other = presence.is_some() || presence_stats.is_some() || history.is_some() || ping.is_some();
@@ -133,7 +134,7 @@ pub(in crate::protocol) fn command(format: Format, bytes: &[u8], topics_max: usi
             Some(since) => Some(position(since.offset, &since.epoch).map_err(|refusal| bad(Op::History, refusal))?),
             None => None,
         };
-        // Below 0 is all.
+        // A negative limit means all.
         let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
         return Ok(Command::History { id, topic, query: HistoryQuery { limit, since, reverse: request.reverse } });
     }
@@ -158,10 +159,10 @@ pub(in crate::protocol) fn command(format: Format, bytes: &[u8], topics_max: usi
     Err(bad(Op::Unknown, Refusal::new(404, "no command that this server knows")))
 }
 
-/// Calls that this server answers itself begin so.
+/// The server answers calls with this prefix itself.
 const OWN_METHODS: &str = "nexus.";
 
-/// What the protocol has no command for.
+/// Commands that the protocol does not have.
 fn own(id: &CommandId, method: &str, data: &[u8], topics_max: usize) -> Result<Command, Refusal> {
     let members = |names| {
         Members::all(data, names)
@@ -213,14 +214,14 @@ fn item(request: messages::SubscribeRequest) -> Result<SubscribeItem, Refusal> {
         recoverable: request.recoverable || request.recover,
         positioned: request.positioned,
         join_leave: request.join_leave,
-        // Another kind of delta that the server does not know is no error: it is not negotiated.
+        // An unknown kind of delta is not an error: it is not negotiated.
         fossil: request.delta == "fossil",
         reject_unrecovered: request.flag & messages::REJECT_UNRECOVERED != 0,
     };
     Ok(SubscribeItem { topic, since, options: Some(Box::new(options)) })
 }
 
-/// What a subscriber asks for in the subscription's `data`, beyond what the protocol has.
+/// Options in a subscription's `data`, beyond those of the protocol.
 #[derive(serde::Deserialize, Default)]
 #[serde(default)]
 struct Data {
@@ -229,7 +230,7 @@ struct Data {
 }
 
 fn terms(data: &Bytes) -> Result<SubscribeTerms, Refusal> {
-    // Other data is none of ours.
+    // Other data is not for this server.
     let Ok(Object(data)) = serde_json::from_slice::<Object<Data>>(data) else { return Ok(SubscribeTerms::default()) };
     SubscribeTerms::new(data.max_rate, data.history)
 }
@@ -290,8 +291,8 @@ mod tests {
         assert_eq!(all[2], Command::Pong);
     }
 
-    /// Fields that the protocol does not have are skipped; a group, whose end would have to be looked for, is refused before
-    /// anything behind it is decoded.
+    /// Fields that the protocol does not have are skipped. A group is refused before anything after
+    /// it is decoded, because only decoding finds its end.
     #[test]
     fn groups_hide_no_positions() {
         let subs = |n: usize| (0..n).map(|n| (n.to_string(), messages::SubscribeRequest::default())).collect();
@@ -346,7 +347,7 @@ mod tests {
         }
     }
 
-    /// A connect that brings more positions than any token has topics is not read to its end.
+    /// A connect with more positions than any token has topics is not read to its end.
     #[test]
     fn positions_of_a_connect_are_bounded() {
         for (count, good) in [(CONNECT_SUBS_MAX, true), (CONNECT_SUBS_MAX + 1, false)] {

@@ -1,5 +1,6 @@
-//! The messages of the Centrifuge client protocol, version 2, as its `client.proto` defines them: one set of types for
-//! JSON and Protobuf. What this server never reads or sends is left out; readers of either format pass over it.
+//! The messages of the Centrifuge client protocol, version 2, as its `client.proto` defines them:
+//! one set of types for JSON and Protobuf. Fields that this server neither reads nor sends are left
+//! out, and readers of both formats skip them.
 
 use std::collections::HashMap;
 
@@ -38,12 +39,12 @@ fn nullable<'de, T: Deserialize<'de> + Default, D: serde::Deserializer<'de>>(des
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Why a connect is not read.
+/// The error for a connect with too many positions.
 pub(super) fn too_many_subs() -> String {
     format!("a connect with more than {CONNECT_SUBS_MAX} subs")
 }
 
-/// The positions of a connect, read no further than [`CONNECT_SUBS_MAX`] of them; `null` counts as none.
+/// The positions of a connect. Reading stops after [`CONNECT_SUBS_MAX`]; `null` counts as none.
 fn subs<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<HashMap<String, SubscribeRequest>, D::Error> {
     struct Subs;
 
@@ -75,8 +76,9 @@ fn subs<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<HashMap<Str
     deserializer.deserialize_any(Subs)
 }
 
-/// How many positions a connect in Protobuf brings, without decoding them. `None` if that cannot be told: the bytes are no
-/// message, or have groups, which the protocol does not use and whose end only decoding finds.
+/// Number of positions in a Protobuf connect, without decoding them. `None` if it cannot be
+/// counted: the message is malformed or has groups, which the protocol does not use and whose end
+/// only decoding finds.
 pub(super) fn connect_subs(command: &[u8]) -> Option<usize> {
     const CONNECT: u32 = 4;
     const SUBS: u32 = 3;
@@ -91,7 +93,8 @@ pub(super) fn connect_subs(command: &[u8]) -> Option<usize> {
     Some(count)
 }
 
-/// The fields of a message that have a length, by their numbers; `None`, once and last, where it cannot be read on.
+/// The fields of a message that have a length, by number. Yields `None` once, at the end, if the
+/// rest cannot be read.
 fn fields(message: &[u8]) -> impl Iterator<Item = Option<(u32, &[u8])>> {
     let mut rest = message;
     std::iter::from_fn(move || {
@@ -127,7 +130,7 @@ fn field<'a>(rest: &mut &'a [u8]) -> Option<(u32, Option<&'a [u8]>)> {
     Some((tag, (kind == WireType::LengthDelimited).then_some(field)))
 }
 
-/// What a client sends: an id and one of the others. With none of them it is a pong.
+/// A client's message: an id and one of the others. With none of them it is a pong.
 #[derive(Clone, PartialEq, Message, Deserialize)]
 #[serde(default)]
 pub(super) struct Command {
@@ -193,7 +196,7 @@ pub(super) struct ConnectRequest {
     pub(super) version: String,
 }
 
-/// The bit of a subscribe's `flag` with which it is refused where it cannot be recovered.
+/// The bit of a subscribe's `flag` that asks for an error if it cannot be recovered.
 pub(super) const REJECT_UNRECOVERED: i64 = 2;
 
 #[derive(Clone, PartialEq, Message, Deserialize)]
@@ -225,11 +228,11 @@ pub(super) struct SubscribeRequest {
     #[prost(message, optional, tag = "13")]
     #[serde(deserialize_with = "object")]
     pub(super) tf: Option<Nothing>,
-    /// Bits; of those this server knows [`REJECT_UNRECOVERED`] alone.
+    /// Bits; this server knows only [`REJECT_UNRECOVERED`].
     #[prost(int64, tag = "14")]
     #[serde(deserialize_with = "nullable")]
     pub(super) flag: i64,
-    /// Kind of subscription; this server has the first (0) alone.
+    /// Kind of subscription; this server has only the first (0).
     #[prost(int32, tag = "15")]
     #[serde(rename = "type")]
     pub(super) kind: i32,
@@ -257,7 +260,7 @@ pub(super) struct PublishRequest {
 pub(super) struct HistoryRequest {
     #[prost(string, tag = "1")]
     pub(super) channel: String,
-    /// 0 is the position alone, below 0 is all.
+    /// 0 asks for the position alone; a negative number means all.
     #[prost(int32, tag = "7")]
     pub(super) limit: i32,
     #[prost(message, optional, tag = "8")]
@@ -312,7 +315,7 @@ pub(super) struct SubRefreshRequest {
     pub(super) token: String,
 }
 
-/// What the server sends: an answer with the command's id, or a push. With nothing in it, it is a ping.
+/// A server's message: an answer with the command's id, or a push. An empty message is a ping.
 #[derive(Clone, PartialEq, Message, Serialize)]
 pub(super) struct Reply {
     #[prost(uint32, tag = "1")]

@@ -1,6 +1,6 @@
-//! The `centrifuge` dialect: the Centrifuge client protocol, version 2 (github.com/centrifugal/protocol, `client.proto`),
-//! in JSON and in Protobuf, so that its published SDKs work against this server. `docs/centrifugo-users.md` says what is
-//! the same as in Centrifugo, what differs and what is absent.
+//! The `centrifuge` dialect: the Centrifuge client protocol, version 2
+//! (github.com/centrifugal/protocol, `client.proto`), in JSON and Protobuf, so that its published
+//! SDKs work with this server. `docs/centrifugo-users.md` compares it with Centrifugo.
 
 mod commands;
 mod messages;
@@ -13,8 +13,8 @@ pub(super) use replies::*;
 /// The two formats of one protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
-    /// Commands and replies one a line; text frames.
+    /// One command or reply per line; text frames.
     Json,
-    /// Commands and replies each behind its length; binary frames.
+    /// Each command or reply follows its length; binary frames.
     Protobuf,
 }

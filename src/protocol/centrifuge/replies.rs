@@ -1,4 +1,4 @@
-//! From replies, deliveries and notices to whole frames.
+//! Encoding replies, deliveries and notices as whole frames.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -19,7 +19,8 @@ use crate::protocol::{
 };
 use crate::wire::frame::{self, Opcode};
 
-/// `ClientInfo`, `SubscribeResult.publications`, `Reply` and so on: field numbers that are written by hand.
+/// Field numbers of messages that are encoded by hand: `ClientInfo`,
+/// `SubscribeResult.publications`, `Reply` and others.
 mod tag {
     pub(super) const REPLY_ID: u8 = 1 << 3;
     pub(super) const REPLY_CONNECT: u8 = 5 << 3 | 2;
@@ -30,7 +31,7 @@ mod tag {
     pub(super) const ENTRY_VALUE: u8 = 2 << 3 | 2;
 }
 
-/// Code, meaning and whether to try again, as the SDKs know them.
+/// A refusal's code, meaning and whether to try again, as the SDKs know them.
 fn error(refusal: &Refusal) -> Error {
     let (code, meaning, temporary) = match refusal.code {
         400 => (107, "bad request", false),
@@ -53,7 +54,7 @@ fn error(refusal: &Refusal) -> Error {
     Error { code: code.into(), message, temporary }
 }
 
-/// A refusal's code and message as Centrifugo's server API has them.
+/// A refusal's code and message in Centrifugo's server API.
 pub fn server_error(refusal: &Refusal) -> (u32, String) {
     let Error { code, message, .. } = error(refusal);
     (code, message)
@@ -66,7 +67,8 @@ fn number(id: &CommandId) -> u32 {
 fn encode(format: Format, reply: &Reply) -> Bytes {
     match format {
         Format::Json => frame::text(128, |out| {
-            // Everything in it was checked to be JSON when it came in; writing to memory cannot fail.
+            // Its contents were checked to be JSON when they came in, and writing to memory cannot
+            // fail.
             let _ = serde_json::to_writer(out, reply);
         }),
         Format::Protobuf => frame::binary(reply.encoded_len() + 5, |out| {
@@ -79,14 +81,14 @@ fn push(format: Format, push: Push) -> Bytes {
     encode(format, &Reply { push: Some(push), ..Reply::default() })
 }
 
-/// A delivery that takes part in a chain of deltas: how its data is put.
+/// Form of the data of a delivery under delta compression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::protocol) enum Form<'a> {
-    /// As it is: the receiver asked for no delta compression.
+    /// As published: the receiver did not ask for delta compression.
     Usual,
-    /// Whole, to receivers that take deltas: in JSON it is then a string.
+    /// Whole, for receivers that take differences. In JSON it is then a string.
     Whole,
-    /// This, applied to the one before, is the data.
+    /// The difference to the delivery before it.
     Fossil(&'a [u8]),
 }
 
@@ -151,7 +153,8 @@ fn put_json_head(out: &mut Vec<u8>, topic: &TopicName) {
     out.extend_from_slice(b",\"pub\":");
 }
 
-/// The publication inside a frame of [`delivery`] or [`snapshot`], without a copy, to be put into a reply.
+/// The publication inside a frame of [`delivery`] or [`snapshot`], without a copy, for use in a
+/// reply.
 fn publication_of(format: Format, topic: &TopicName, frame: &Bytes) -> Bytes {
     let payload = frame.slice(frame::header_bytes(frame)..);
     match format {
@@ -161,7 +164,8 @@ fn publication_of(format: Format, topic: &TopicName, frame: &Bytes) -> Bytes {
             let end = payload.len().saturating_sub(2);
             payload.slice(head.len().min(end)..end)
         }
-        // Length, tag of the push, its length, the channel, tag of the publication, its length: the last field inside.
+        // Length, tag of the push, its length, the channel, tag of the publication, its length. The
+        // publication is the last field.
         Format::Protobuf => {
             let mut rest = payload.clone();
             let mut inner = || -> Result<(), prost::DecodeError> {
@@ -184,7 +188,7 @@ fn publication_of(format: Format, topic: &TopicName, frame: &Bytes) -> Bytes {
     }
 }
 
-/// Whether data is bytes in JSON, which a tag then says.
+/// Whether JSON carries bytes as base64, which a tag then says.
 fn is_base64(format: Format, form: PayloadForm) -> bool {
     format == Format::Json && form == PayloadForm::Bytes
 }
@@ -255,11 +259,11 @@ pub(in crate::protocol) fn unsubscribed(format: Format, topic: &TopicName, code:
 }
 
 fn ttl(ttl_s: Option<u64>) -> (bool, u32) {
-    // 0 would read as "does not end".
+    // 0 would mean "does not end".
     (ttl_s.is_some(), ttl_s.map_or(0, |s| u32::try_from(s).unwrap_or(u32::MAX).max(1)))
 }
 
-/// The result without its publications, and those.
+/// The result without its publications, and the publications.
 fn subscribe_result(format: Format, s: &Subscribed<'_>) -> (SubscribeResult, Vec<Bytes>) {
     let (expires, ttl) = ttl(s.ttl_s);
     let result = SubscribeResult {
@@ -285,7 +289,7 @@ fn put_json_result(out: &mut Vec<u8>, s: &Subscribed<'_>) {
     if publications.is_empty() {
         return;
     }
-    // The publications go in as they are, made once for all who get them.
+    // Publications are added as they are: one copy serves all receivers.
     out.pop();
     for (i, publication) in publications.iter().enumerate() {
         out.extend_from_slice(if i == 0 { b",\"publications\":[".as_slice() } else { b"," });

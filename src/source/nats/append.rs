@@ -1,17 +1,22 @@
 //! Appending to the stream, for the publish API: so that every node sees what one of them was given.
 
+use std::future::IntoFuture;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::jetstream::context::PublishAckFuture;
 use async_nats::jetstream::message::PublishMessage;
 use futures_util::future::join_all;
+use tokio::time::{Instant, timeout_at};
 
+use super::flow::Flow;
 use super::link::Link;
 use super::message::{KIND, TOPIC, TS};
+use super::sequence;
 use super::subjects::Subjects;
 use super::{Trouble, trouble};
 use crate::config;
-use crate::limits::{APPEND_BYTES_MAX, APPEND_DELTAS_MAX};
+use crate::limits::{ANSWER_TIMEOUT, APPEND_BYTES_MAX, APPEND_DELTAS_MAX};
 use crate::metrics::Metrics;
 use crate::position::{Epoch, Offset};
 use crate::source::once::OnceKey;
@@ -66,30 +71,37 @@ impl NatsAppender {
                 }
                 sent.push(one);
             }
+            let until = Instant::now() + ACK_TIMEOUT;
             let confirmed = sent.into_iter().map(|sent| async {
                 match sent {
-                    Ok(confirmed) => confirmed.await.map_err(trouble(NOT_TAKEN)),
+                    Ok((flow, confirmed)) => {
+                        let confirmed = timeout_at(until, flow.wait(confirmed.into_future()));
+                        let confirmed = confirmed.await.map_err(|_| Trouble(LATE.into()))?;
+                        confirmed.map_err(trouble(NOT_TAKEN))?.map_err(trouble(NOT_TAKEN))
+                    }
                     Err(trouble) => Err(trouble),
                 }
             });
             for confirmed in join_all(confirmed).await {
-                if let (None, Err(trouble)) = (&broken, &confirmed) {
-                    broken = Some(trouble.to_string());
-                }
-                results.push(confirmed.map(|confirmed| {
+                let placed = confirmed.and_then(|confirmed| {
                     if confirmed.duplicate {
                         self.metrics.publish_repeated.inc();
                     }
-                    let offset = Offset::new(confirmed.sequence).unwrap_or_default();
-                    (offset, self.topics.epoch(self.source))
-                }));
+                    // One without an offset is in the stream, but no node serves it.
+                    let offset = sequence::offset(confirmed.sequence).map_err(trouble(NOT_TAKEN))?;
+                    Ok((offset, self.topics.epoch(self.source)))
+                });
+                if let (None, Err(trouble)) = (&broken, &placed) {
+                    broken = Some(trouble.to_string());
+                }
+                results.push(placed);
             }
         }
         results
     }
 
-    async fn send(&self, one: &Outgoing<'_>) -> Result<PublishAckFuture, Trouble> {
-        let context = self.link.get().ok_or_else(|| Trouble(format!("{NOT_TAKEN}: it is not connected")))?;
+    async fn send(&self, one: &Outgoing<'_>) -> Result<(Flow, PublishAckFuture), Trouble> {
+        let connection = self.link.get().ok_or_else(|| Trouble(format!("{NOT_TAKEN}: it is not connected")))?;
         let (subject, named) = self.subjects.subject(one.topic);
         let mut message = PublishMessage::build().payload(one.payload.bytes().clone()).expected_stream(&self.stream);
         if named {
@@ -104,8 +116,16 @@ impl NatsAppender {
         if let Some(key) = one.once {
             message = message.message_id(OnceKey::new(one.topic, key).hex());
         }
-        context.send_publish(subject, message).await.map_err(trouble(NOT_TAKEN))
+        let sent = connection.ask(NOT_TAKEN, connection.context.send_publish(subject, message)).await?;
+        Ok((connection.flow, sent))
     }
 }
+
+/// Longest wait for acknowledgements, however steadily bytes come: the callers' own is a little longer.
+const ACK_TIMEOUT: Duration = Duration::from_secs(40);
+
+const _: () = assert!(ACK_TIMEOUT.as_secs() < ANSWER_TIMEOUT.as_secs());
+
+const LATE: &str = "NATS did not take the delta: it was not acknowledged within 40 s";
 
 const NOT_TAKEN: &str = "NATS did not take the delta";

@@ -5,15 +5,17 @@
 //! parts, which are written before the key that names them ([`super::states`]). `ended.BASE` is the highest sequence at which a
 //! topic ended whose state was removed, and `expired.BASE` up to when topics ended for want of messages. The base is the epoch with which the past began: a purged
 //! stream, or another one, has a new base, so that what a node still saves that has not noticed counts for nothing.
-//! `saver` is written by whoever saves, so that one does at a time.
+//! `saver` names the node that saves, so that one does at a time; a node writes it again and again while it saves.
 
-use async_nats::jetstream::Context;
+use std::time::Duration;
+
 use async_nats::jetstream::kv::{self, Store};
 use async_nats::jetstream::stream::{DiscardPolicy, LastRawMessageErrorKind};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
-use super::held::Held;
+use super::link::Connection;
 use super::{Trouble, trouble};
 use crate::config;
 use crate::position::Epoch;
@@ -21,13 +23,19 @@ use crate::position::Epoch;
 const EPOCH: &str = "epoch";
 const SAVER: &str = "saver";
 
+/// What stands behind the saver's name while it saves. It writes that again and again.
+const SAVING: &str = " saving";
+
+/// Time after which a node that is said to save, and has not said so again, does not.
+const SAVING_MAX: Duration = Duration::from_secs(6);
+
 /// Times that a change is tried again because another node was quicker.
 pub(super) const ATTEMPTS: usize = 8;
 
 /// What the nodes go by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Agreement {
-    /// Which stream, see [`Held::created`].
+    /// Which stream, see [`super::held::Held::created`].
     pub(super) created: String,
     pub(super) epoch: Epoch,
     /// The epoch with which the past began: what was saved under another does not count.
@@ -35,6 +43,16 @@ pub(super) struct Agreement {
     /// The bucket's number of this.
     #[serde(skip)]
     pub(super) revision: u64,
+}
+
+impl Agreement {
+    /// A new epoch after this one; with a new base, what was saved no longer counts. It has this one's revision: that
+    /// is what it is to replace.
+    pub(super) fn next(&self, has_new_base: bool) -> Self {
+        let epoch = Epoch::random();
+        let base = if has_new_base { epoch.clone() } else { self.base.clone() };
+        Self { created: self.created.clone(), epoch, base, revision: self.revision }
+    }
 }
 
 /// Up to where saved states are complete.
@@ -51,9 +69,24 @@ pub(super) struct Position {
     pub(super) outdated_ms: Option<u64>,
 }
 
+/// The node that saves, or did last.
+struct Holder {
+    revision: u64,
+    name: String,
+    is_saving: bool,
+}
+
+/// What a node saw of another that saves, and since when.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    revision: u64,
+    since: Option<Instant>,
+}
+
 /// The bucket beside the stream.
 #[derive(Clone)]
 pub(super) struct Bucket {
+    pub(super) connection: Connection,
     pub(super) store: Store,
     /// It removes what was saved, by age or where there is much.
     may_drop: bool,
@@ -61,11 +94,13 @@ pub(super) struct Bucket {
 
 impl Bucket {
     /// Opens it; makes it where it is missing and `config` lets.
-    pub(super) async fn open(context: &Context, config: &config::Nats) -> Result<Self, Trouble> {
+    pub(super) async fn open(connection: &Connection, config: &config::Nats) -> Result<Self, Trouble> {
         let name = config.bucket();
         let tried = format!("bucket {name}");
-        match context.get_key_value(&name).await {
-            Ok(store) => Ok(Self::of(store)),
+        let context = &connection.context;
+        let found = connection.flow.wait(context.get_key_value(&name)).await.map_err(trouble(&tried))?;
+        match found {
+            Ok(store) => Ok(Self::of(connection, store)),
             Err(_) if config.create => {
                 let made = context.create_key_value(kv::Config {
                     bucket: name,
@@ -74,13 +109,13 @@ impl Bucket {
                     num_replicas: config.replicas,
                     ..kv::Config::default()
                 });
-                Ok(Self::of(made.await.map_err(trouble(&tried))?))
+                Ok(Self::of(connection, connection.ask(&tried, made).await?))
             }
             Err(error) => Err(Trouble(format!("{tried}: {error}; create it, or set source.nats.create"))),
         }
     }
 
-    fn of(store: Store) -> Self {
+    fn of(connection: &Connection, store: Store) -> Self {
         let config = &store.stream.cached_info().config;
         let is_bounded = config.max_bytes > 0 || config.max_messages > 0;
         let may_drop = !config.max_age.is_zero() || (is_bounded && config.discard == DiscardPolicy::Old);
@@ -92,12 +127,25 @@ impl Bucket {
                  refuse what is too much (discard: new)"
             );
         }
-        Self { may_drop, store }
+        Self { connection: connection.clone(), may_drop, store }
+    }
+
+    /// Bytes that it held when it was opened.
+    pub(super) fn bytes(&self) -> u64 {
+        self.store.stream.cached_info().state.bytes
+    }
+
+    /// Waits for what the bucket answers for as long as bytes come.
+    pub(super) async fn wait<F: Future>(&self, key: &str, asked: F) -> Result<F::Output, Trouble> {
+        let waited = self.connection.flow.wait(asked).await;
+        waited.map_err(|ended| Trouble(format!("bucket {}, key {key}: {ended}", self.store.name)))
     }
 
     /// A key's value and its revision, from the bucket's leader: a follower may not have the newest.
     pub(super) async fn value(&self, key: &str) -> Result<Option<(u64, Bytes)>, Trouble> {
-        match self.store.stream.get_last_raw_message_by_subject(&format!("{}{key}", self.store.prefix)).await {
+        let subject = format!("{}{key}", self.store.prefix);
+        let found = self.wait(key, self.store.stream.get_last_raw_message_by_subject(&subject)).await?;
+        match found {
             Ok(message) => Ok(Some((message.sequence, message.payload))),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(Trouble(format!("bucket {}, key {key}: {error}", self.store.name))),
@@ -114,17 +162,20 @@ impl Bucket {
     /// what all of them would come to is proposed.
     pub(super) async fn agree(&self, created: &str, known: Option<&Agreement>) -> Result<Agreement, Trouble> {
         let known = known.filter(|known| known.created == created);
-        let proposed = known.cloned().unwrap_or_else(|| {
-            let epoch = Epoch::from_text(&epoch_of(created));
-            Agreement { created: created.to_owned(), base: epoch.clone(), epoch, revision: 0 }
-        });
         for _ in 0..ATTEMPTS {
             let found = self.value(EPOCH).await?;
             let revision = found.as_ref().map_or(0, |(revision, _)| *revision);
             let agreement = found.and_then(|(_, value)| serde_json::from_slice::<Agreement>(&value).ok());
-            if let Some(agreement) = agreement.filter(|agreement| agreement.created == created) {
-                return Ok(Agreement { revision, ..agreement });
-            }
+            let of = match agreement {
+                Some(agreement) if agreement.created == created => return Ok(Agreement { revision, ..agreement }),
+                // A stream may come back that was there before another: not in the epoch that it had.
+                Some(other) => format!("{created} {}", other.epoch),
+                None => created.to_owned(),
+            };
+            let proposed = known.cloned().unwrap_or_else(|| {
+                let epoch = Epoch::from_text(&epoch_of(&of));
+                Agreement { created: created.to_owned(), base: epoch.clone(), epoch, revision: 0 }
+            });
             match self.set(&proposed, revision).await {
                 Ok(Some(revision)) => return Ok(Agreement { revision, ..proposed }),
                 Ok(None) => {}
@@ -138,46 +189,61 @@ impl Bucket {
         Err(Trouble(format!("bucket {}: the nodes do not come to an agreement on the epoch", self.store.name)))
     }
 
-    /// Sets a new epoch, unless another node did meanwhile; with a new base, what was saved no longer counts.
-    pub(super) async fn change(&self, known: &Agreement, new_base: bool) -> Result<(), Trouble> {
-        let epoch = Epoch::random();
-        let base = if new_base { epoch.clone() } else { known.base.clone() };
-        let new = Agreement { created: known.created.clone(), epoch, base, revision: 0 };
-        self.set(&new, known.revision).await?;
-        Ok(())
-    }
-
-    /// The new revision, or nothing if another node was quicker.
-    async fn set(&self, agreement: &Agreement, revision: u64) -> Result<Option<u64>, Trouble> {
+    /// Sets what the nodes go by, unless another node did meanwhile. The new revision, or nothing if that is so.
+    pub(super) async fn set(&self, agreement: &Agreement, revision: u64) -> Result<Option<u64>, Trouble> {
         let tried = format!("bucket {}: changing the epoch", self.store.name);
         let value = serde_json::to_vec(agreement).map_err(trouble(&tried))?;
         self.put_over(EPOCH, value.into(), revision).await
     }
 
-    /// Whether this node still is the one that saves, as it was when it saw `seen`.
-    pub(super) async fn saves(&self, seen: &Option<u64>) -> Result<bool, Trouble> {
-        Ok(self.value(SAVER).await?.map(|(revision, _)| revision) == *seen)
+    /// The node that saves, or did last.
+    async fn saver(&self) -> Result<Option<Holder>, Trouble> {
+        let found = self.value(SAVER).await?;
+        Ok(found.map(|(revision, value)| {
+            let (name, is_saving) = match value.strip_suffix(SAVING.as_bytes()) {
+                Some(name) => (name, true),
+                None => (&value[..], false),
+            };
+            Holder { revision, name: String::from_utf8_lossy(name).into_owned(), is_saving }
+        }))
     }
 
-    /// Whether this node is to save now: nobody has since it looked before. `seen` is what it saw then.
-    pub(super) async fn may_save(&self, node: &str, seen: &mut Option<u64>) -> Result<bool, Trouble> {
-        let revision = self.value(SAVER).await?.map_or(0, |(revision, _)| revision);
-        if revision != 0 && *seen != Some(revision) {
-            *seen = Some(revision);
-            return Ok(false);
-        }
-        match self.store.update(SAVER, Bytes::copy_from_slice(node.as_bytes()), revision).await {
-            Ok(own) => {
-                *seen = Some(own);
-                Ok(true)
+    /// Whether this node is to save now: no other node has since it looked before, or is in the middle of it.
+    pub(super) async fn may_save(&self, node: &str, seen: &mut Seen) -> Result<bool, Trouble> {
+        let holder = self.saver().await?;
+        let revision = holder.as_ref().map_or(0, |holder| holder.revision);
+        if let Some(holder) = holder.filter(|holder| holder.name != node) {
+            if seen.revision != revision {
+                *seen = Seen { revision, since: Some(Instant::now()) };
+                return Ok(false);
             }
-            // Another node just did.
-            Err(_) => Ok(false),
+            if holder.is_saving && seen.since.is_some_and(|since| since.elapsed() < SAVING_MAX) {
+                return Ok(false);
+            }
         }
+        self.hold_saver(node, revision, true).await
+    }
+
+    /// Writes that this node saves, or no longer does, over what has this revision. `false` if another was quicker.
+    async fn hold_saver(&self, node: &str, revision: u64, is_saving: bool) -> Result<bool, Trouble> {
+        let value = format!("{node}{}", if is_saving { SAVING } else { "" });
+        Ok(self.put_over(SAVER, value.into(), revision).await?.is_some())
+    }
+
+    /// Whether this node still is the one that saves. Says so again, or that it has finished.
+    pub(super) async fn still_saves(&self, node: &str, is_saving: bool) -> Result<bool, Trouble> {
+        for _ in 0..ATTEMPTS {
+            let holder = self.saver().await?;
+            let Some(holder) = holder.filter(|holder| holder.name == node) else { return Ok(false) };
+            if self.hold_saver(node, holder.revision, is_saving).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     pub(super) async fn put(&self, key: &str, value: Bytes) -> Result<(), Trouble> {
-        let done = self.store.put(key, value).await;
+        let done = self.wait(key, self.store.put(key, value)).await?;
         done.map(drop).map_err(|error| Trouble(format!("bucket {}, key {key}: {error}", self.store.name)))
     }
 
@@ -230,10 +296,10 @@ impl Bucket {
     }
 
     /// Up to where states are saved, if they are.
-    pub(super) async fn position(&self, base: &Epoch, held: &Held) -> Result<Option<Position>, Trouble> {
+    pub(super) async fn position(&self, base: &Epoch) -> Result<Option<Position>, Trouble> {
         let Some((_, value)) = self.value(&format!("position.{base}")).await? else { return Ok(None) };
         let position = serde_json::from_slice::<Position>(&value).ok();
-        Ok(position.filter(|position| position.sequence <= held.last).map(|position| Position {
+        Ok(position.map(|position| Position {
             // A topic whose state has gone is not known to have been there.
             missed_ms: if self.may_drop { Some(position.ms) } else { position.missed_ms },
             // In a bucket that may drop states, a dropped state and an outdated one look alike.

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::unix_ms_of;
 
-/// Time by which clocks of servers may differ before a message is taken to have expired, ms.
-const CLOCK_SLACK_MS: u64 = 2_000;
+/// Time by which clocks of servers may differ before a message is taken to have expired, or to be later than another, ms.
+pub(super) const CLOCK_SLACK_MS: u64 = 2_000;
 
 /// What a stream holds, as its server says.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +109,10 @@ pub(super) enum Break {
     Purged,
     /// Messages were let go before they were read.
     Missed,
+    /// What was saved is of messages that the stream does not hold.
+    Saved,
+    /// The bucket names an epoch that ended before.
+    Ended,
 }
 
 impl Break {
@@ -118,6 +122,8 @@ impl Break {
             Self::Rewritten => "the message that was read last is another one now: an older copy was put back",
             Self::Purged => "the stream was purged",
             Self::Missed => "messages were let go before they were read",
+            Self::Saved => "states were saved of messages that are not in the stream: an older copy was put back",
+            Self::Ended => "an epoch that had ended has come back: an older copy of the bucket was put back",
         }
     }
 
@@ -125,8 +131,8 @@ impl Break {
     pub(super) fn ends_the_past(self) -> bool {
         match self {
             // Where the two histories part is not known.
-            Self::Purged | Self::Rewritten => true,
-            // Saved states past the end are left out one by one.
+            Self::Purged | Self::Rewritten | Self::Saved | Self::Ended => true,
+            // If states were saved past where they part, that is found when they are put back.
             Self::Backwards | Self::Missed => false,
         }
     }

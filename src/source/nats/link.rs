@@ -1,13 +1,20 @@
 //! Connections to NATS.
 
+use std::fmt::Display;
+use std::future::IntoFuture;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::context::ContextBuilder;
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::jetstream::stream::Stream;
+use async_nats::{ConnectOptions, Event};
 use tokio::sync::watch;
 
+use super::flow::{Flow, LONGEST};
+use super::pull::Pull;
+use super::read_size::ReadSize;
 use super::{Trouble, trouble};
 use crate::config;
 
@@ -17,11 +24,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time to connect to any of them.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time for any answer.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Time between two pings; two that are not answered end the connection.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// Time between two pings of the library; after two without an answer, it ends the connection. Answers to pings wait
+/// behind messages: [`Flow`] notices silence sooner.
+const PING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Publishes that may wait for their acknowledgement. Past it: the next wait for one to come.
 const UNACKNOWLEDGED_MAX: usize = 4_096;
@@ -29,17 +34,17 @@ const UNACKNOWLEDGED_MAX: usize = 4_096;
 /// The reader's connection, for as long as there is one: the publish API uses it too, so that it works exactly while the
 /// source is connected.
 #[derive(Clone, Default)]
-pub struct Link(Arc<Mutex<Option<Context>>>);
+pub struct Link(Arc<Mutex<Option<Connection>>>);
 
 impl Link {
     /// The connection now.
-    pub(super) fn get(&self) -> Option<Context> {
+    pub(super) fn get(&self) -> Option<Connection> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// This is the connection, until what is returned is dropped.
-    pub(super) fn hold(&self, context: Context) -> HeldLink {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(context);
+    pub(super) fn hold(&self, connection: Connection) -> HeldLink {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
         HeldLink(self.clone())
     }
 }
@@ -53,10 +58,10 @@ pub(in crate::source) struct OpenLink {
 impl OpenLink {
     /// Connects.
     pub(in crate::source) async fn open(config: &config::Nats) -> Result<Self, Trouble> {
-        let connecting = tokio::time::timeout(OPEN_TIMEOUT, connect(config)).await;
-        let (client, _) = connecting.map_err(trouble(&format!("connecting to {}", config.servers())))??;
+        let connecting = tokio::time::timeout(OPEN_TIMEOUT, connect(config, ReadSize::new(None))).await;
+        let connection = connecting.map_err(trouble(&format!("connecting to {}", config.servers())))??;
         let link = Link::default();
-        let _held = link.hold(jetstream(client));
+        let _held = link.hold(connection);
         Ok(Self { link, _held })
     }
 
@@ -75,9 +80,35 @@ impl Drop for HeldLink {
     }
 }
 
-/// Connects to one of the servers. What is watched turns true once the connection is lost; it is not to be used from then
-/// on, though the library might bring it back: whoever reads has to look at the stream again first.
-pub(super) async fn connect(config: &config::Nats) -> Result<(Client, watch::Receiver<bool>), Trouble> {
+/// A connection, for as long as it lasts: it is not to be used once it was lost, though the library might bring it
+/// back. A reader has to look at the stream again first.
+#[derive(Clone)]
+pub(super) struct Connection {
+    pub(super) context: Context,
+    pub(super) flow: Flow,
+    /// Bytes to ask for at once.
+    pub(super) size: ReadSize,
+}
+
+impl Connection {
+    /// Asks for something, and waits for the answer for as long as bytes come.
+    pub(super) async fn ask<T, E: Display>(
+        &self,
+        tried: &str,
+        asked: impl IntoFuture<Output = Result<T, E>>,
+    ) -> Result<T, Trouble> {
+        self.flow.wait(asked.into_future()).await.map_err(trouble(tried))?.map_err(trouble(tried))
+    }
+
+    /// Reads messages of a stream.
+    pub(super) async fn pull<I>(&self, stream: &Stream<I>, config: pull::Config) -> Result<Pull, Trouble> {
+        let consumer = self.ask("consumer", stream.create_consumer(config)).await?;
+        Pull::open(self.context.clone(), consumer, self.flow.clone(), self.size.clone()).await
+    }
+}
+
+/// Connects to one of the servers.
+pub(super) async fn connect(config: &config::Nats, size: ReadSize) -> Result<Connection, Trouble> {
     // Already installed is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let (lose, lost) = watch::channel(false);
@@ -85,7 +116,7 @@ pub(super) async fn connect(config: &config::Nats) -> Result<(Client, watch::Rec
     let mut options = ConnectOptions::new()
         .name(concat!("nexus-push/", env!("CARGO_PKG_VERSION")))
         .connection_timeout(CONNECT_TIMEOUT)
-        .request_timeout(Some(RESPONSE_TIMEOUT))
+        .request_timeout(Some(LONGEST))
         .ping_interval(PING_INTERVAL)
         .max_reconnects(servers.len())
         .event_callback(move |event| {
@@ -137,17 +168,14 @@ pub(super) async fn connect(config: &config::Nats) -> Result<(Client, watch::Rec
     let addresses: Vec<String> = servers.into_iter().map(|server| server.address).collect();
     let tried = format!("connecting to {}", addresses.join(", "));
     let client = options.connect(addresses).await.map_err(trouble(&tried))?;
-    Ok((client, lost))
-}
-
-/// JetStream over a connection.
-pub(super) fn jetstream(client: Client) -> Context {
-    ContextBuilder::new()
-        .timeout(RESPONSE_TIMEOUT)
-        .ack_timeout(RESPONSE_TIMEOUT)
+    let flow = Flow::of(&client, lost);
+    let context = ContextBuilder::new()
+        .timeout(LONGEST)
+        .ack_timeout(LONGEST)
         .max_ack_inflight(UNACKNOWLEDGED_MAX)
         .backpressure_on_inflight(true)
-        .build(client)
+        .build(client);
+    Ok(Connection { context, flow, size })
 }
 
 async fn secret(key: &str, path: &std::path::Path) -> Result<String, Trouble> {

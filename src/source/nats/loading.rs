@@ -1,14 +1,17 @@
 //! What the stream holds when a node starts, or has to load again: saved states, then messages. A load goes on where it was when
 //! the connection broke, so that over a slow or poor link it comes to an end.
 
+use tokio::time::Instant;
+
 use super::Trouble;
 use super::bucket::{Agreement, Position};
 use super::held::{Break, Held, look};
 use super::reader::{End, LOOK_EVERY, NatsSource, Opened, Progress};
-use super::reading::{Entry, Reading, Start};
+use super::reading::{Entry, FORGOTTEN_AFTER, Reading, Start, is_lost, is_other};
+use super::sequence;
 use super::states::Restoring;
 use crate::clock::unix_ms;
-use crate::position::{Epoch, Offset};
+use crate::position::Epoch;
 use crate::source::Feed;
 
 /// A load under way; the last message that was taken in is in the progress.
@@ -40,6 +43,7 @@ impl NatsSource {
         agreement: Agreement,
         held: &Held,
     ) -> Result<Reading, End> {
+        let began_ms = unix_ms();
         let broken_off = self.loading.take().filter(|loading| loading.epoch == agreement.epoch);
         let begun = match broken_off {
             Some(loading) if self.joins_up(opened, &loading, held).await? => {
@@ -51,8 +55,17 @@ impl NatsSource {
             }
             _ => Ok(self.begin(opened, feed, &agreement, held).await?),
         };
+        let restoring_since = Instant::now();
         self.put_back(opened, feed, &agreement.base, held).await?;
         let (mut reading, mut chunk) = match begun {
+            // Its consumer may be gone.
+            Ok((_, chunk)) if restoring_since.elapsed() > FORGOTTEN_AFTER => {
+                let first = chunk.last().map(|entry| Start::After(entry.sequence));
+                let start = first.or(self.loading.as_ref().map(|loading| loading.start));
+                let mut reading = self.open(opened, start.unwrap_or(Start::After(0))).await?;
+                let chunk = if chunk.is_empty() { self.first(&mut reading).await? } else { chunk };
+                (reading, chunk)
+            }
             Ok(begun) => begun,
             Err(start) => {
                 let mut reading = self.open(opened, start).await?;
@@ -76,6 +89,9 @@ impl NatsSource {
         if loading.expected <= held.last && base < held.last && loading.count > 0 {
             self.miss(opened, feed, held.last, held.last_ms, base);
         }
+        // What was there when the load began has been read.
+        let slack_ms = 2 * u64::try_from(LOOK_EVERY.as_millis()).unwrap_or(0);
+        feed.topics.read_upto(self.id, began_ms.saturating_sub(slack_ms), 0);
         feed.topics.loaded(self.id);
         self.change_progress(|progress| {
             // An empty stream may have had messages: reading goes on after the last that it ever had.
@@ -94,7 +110,11 @@ impl NatsSource {
 
     /// Whether what was loaded so far is still what the stream holds. What was removed meanwhile is found when it is read on.
     async fn joins_up(&self, opened: &Opened, loading: &Loading, held: &Held) -> Result<bool, Trouble> {
-        if loading.held.created != held.created {
+        let before = &loading.held;
+        if before.created != held.created || held.last < before.last {
+            return Ok(false);
+        }
+        if is_other(&opened.connection, &self.config.stream, before.last, before.last_ms).await? {
             return Ok(false);
         }
         let progress = Progress { held: loading.held.clone(), ..self.progress() };
@@ -106,13 +126,21 @@ impl NatsSource {
     }
 
     /// Puts saved states back. Where that breaks off, what was put back so far stays.
-    async fn put_back(&mut self, opened: &Opened, feed: &Feed, base: &Epoch, held: &Held) -> Result<(), Trouble> {
+    async fn put_back(&mut self, opened: &Opened, feed: &Feed, base: &Epoch, held: &Held) -> Result<(), End> {
         let Some(loading) = self.loading.as_mut().filter(|loading| !loading.is_restored) else { return Ok(()) };
-        let stream = (&opened.context, self.config.stream.as_str());
+        let stream = self.config.stream.as_str();
         let bounds = (held, self.id, self.delta_bytes_max);
-        opened.bucket.restore(&mut loading.restoring, stream, base, bounds, feed).await?;
+        if !opened.bucket.restore(&mut loading.restoring, stream, base, bounds, feed).await? {
+            self.loading = None;
+            return Err(self.break_off(opened, Break::Saved).await?);
+        }
         if let Some(before) = loading.patches_gone {
-            feed.topics.doubt_patches(self.id, Offset::new(before).unwrap_or_default(), loading.held.last_ms);
+            feed.topics.doubt_patches(self.id, sequence::ceiling(before), loading.held.last_ms);
+        }
+        if feed.topics.has_reclassed(self.id) && !matches!(loading.start, Start::After(0)) {
+            // Messages tell what states of another class do not: from the first on.
+            self.loading = None;
+            return Err(End::LoadAgain);
         }
         loading.is_restored = true;
         Ok(())
@@ -126,16 +154,30 @@ impl NatsSource {
         agreement: &Agreement,
         held: &Held,
     ) -> Result<(Reading, Vec<Entry>), End> {
-        if self.agreed.as_ref().is_some_and(|known| known.epoch != agreement.epoch) {
+        let known = self.agreed.replace(agreement.clone());
+        if let Some(known) = known.filter(|known| known.epoch != agreement.epoch) {
             self.metrics.epoch_changes.get_or_create(&self.label()).inc();
+            self.leave(known.epoch);
         }
         self.status.set_loaded(false);
         self.change_progress(|progress| *progress = Progress::default());
-        self.agreed = Some(agreement.clone());
+        if self.is_back(&agreement.epoch) {
+            return Err(self.break_off(opened, Break::Ended).await?);
+        }
+        self.status.set_fault("");
+        self.look_at_end(held);
         self.status.set_reach(held.reach(&opened.bounds));
-        // States of a past that has ended, where that could not be said in the bucket.
-        let counts = self.over.as_ref() != Some(&agreement.base);
-        let saved = if counts { opened.bucket.position(&agreement.base, held).await? } else { None };
+        let saved = opened.bucket.position(&agreement.base).await?;
+        if let Some(Position { sequence, ms, .. }) = saved {
+            let mut last = held.last;
+            if is_lost(&opened.connection, &self.config.stream, (sequence, ms), &mut last).await? {
+                return Err(self.break_off(opened, Break::Saved).await?);
+            }
+            if sequence > held.last {
+                // Another node has read and saved more since the stream was looked at.
+                return Err(End::LoadAgain);
+            }
+        }
         let base = saved.as_ref().map_or(0, |saved| saved.sequence);
         let is_gone = held.first > base + 1 && held.last > base;
         let keeps_the_newest = opened.bounds.keeps_the_newest(held);
@@ -149,13 +191,15 @@ impl NatsSource {
             _ => Some(held.first_ms),
         };
         self.warn_of(opened, held, base, is_gone);
-        let (start, mut reading) = self.start(opened, saved, held).await?;
+        let by_states = saved.filter(|_| !feed.topics.has_reclassed(self.id));
+        let (start, mut reading) = self.start(opened, by_states, held).await?;
         let chunk = self.first(&mut reading).await?;
         // What came before the first message that is read here is not known here.
         let floor = chunk.first().map_or(held.last, |entry| entry.sequence.saturating_sub(1));
-        feed.topics.load(self.id, &agreement.epoch, Offset::new(floor).unwrap_or_default(), complete);
+        feed.topics.load(self.id, &agreement.epoch, sequence::ceiling(floor), complete);
+        feed.topics.saved_upto(self.id, saved.map_or(0, |saved| saved.ms));
         if let Some(outdated_ms) = saved.and_then(|saved| saved.outdated_ms) {
-            feed.topics.saved_after_a_hole(self.id, outdated_ms);
+            feed.topics.saved_after_a_hole(self.id, crate::topic::SavedHole { until_ms: outdated_ms, name: None });
         }
         if let Some(missed_ms) = missed_ms {
             feed.topics.missed_until(self.id, missed_ms);
@@ -174,8 +218,8 @@ impl NatsSource {
             saved,
             expected,
             start,
-            restoring: Restoring::default(),
-            is_restored: !counts,
+            restoring: Restoring::new(base),
+            is_restored: false,
             patches_gone,
             count: 0,
         });
@@ -245,7 +289,7 @@ impl NatsSource {
 
     /// Messages up to `before`, which the stream took by `until_ms`, are gone before they were read.
     pub(super) fn miss(&mut self, opened: &Opened, feed: &Feed, before: u64, until_ms: u64, saved: u64) {
-        let after = Offset::new(before).unwrap_or_default();
+        let after = sequence::ceiling(before);
         if before <= saved {
             feed.topics.forget_history(self.id, after);
             return;

@@ -77,6 +77,17 @@ pub fn read_message(
     Ok(delta)
 }
 
+/// The topic of a message that is refused unread: as [`read_message`] takes it, if it is UTF-8.
+pub(super) fn topic_of<'a>(
+    subjects: &Subjects,
+    subject: &str,
+    headers: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Option<String> {
+    let named = headers.filter(|(name, _)| name.eq_ignore_ascii_case(TOPIC)).last();
+    let topic = named.map_or_else(|| subjects.topic(subject), |(_, topic)| Some(topic.to_owned()));
+    topic.filter(|topic| !topic.contains(char::REPLACEMENT_CHARACTER))
+}
+
 /// Whether a header's name begins as this system's do.
 fn is_reserved(name: &str) -> bool {
     name.get(..PREFIX.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(PREFIX))
@@ -119,6 +130,22 @@ mod tests {
     use crate::topic::Kind;
 
     const AT_MS: u64 = 1_723_161_256_313;
+
+    #[test]
+    fn the_topic_of_a_message_is_told_without_reading_the_rest() {
+        let subjects = Subjects::new(&["nexus.deltas.>".to_owned()]);
+        for (subject, headers, topic) in [
+            ("nexus.deltas.quotes.X", &[][..], Some("quotes:X")),
+            ("nexus.deltas._topic.a=2Eb", &[("nexus-topic", "a.b")], Some("a.b")),
+            ("nexus.deltas.quotes.X", &[("Nexus-Topic", "a"), ("x", "y"), ("Nexus-Topic", "b")], Some("b")),
+            ("nexus.deltas.quotes.X", &[("Nexus-Topic", "a\u{fffd}")], None),
+            ("nexus.deltas.quotes.X\u{fffd}", &[], None),
+            ("elsewhere", &[], None),
+        ] {
+            let told = topic_of(&subjects, subject, headers.iter().copied());
+            assert_eq!(told.as_deref(), topic, "{subject} {headers:?}");
+        }
+    }
 
     #[test]
     fn messages_are_read_or_refused_with_a_reason() {

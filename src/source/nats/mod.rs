@@ -3,13 +3,17 @@
 
 mod append;
 mod bucket;
+mod flow;
 mod held;
 mod link;
 mod loading;
 mod message;
+mod pull;
+mod read_size;
 mod reader;
 mod reading;
 mod saver;
+mod sequence;
 mod states;
 mod subjects;
 

@@ -5,31 +5,36 @@
 //! is another one, was purged, or ends before what was read from it. Whoever notices sets a new one; the others see it within
 //! a second. Then topics are loaded anew and subscribers get snapshots. A node that has missed messages loads again by itself.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{self, RetentionPolicy, Stream};
+use futures_util::future::BoxFuture;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::bucket::{Agreement, Bucket};
+use super::flow::Flow;
 use super::held::{Bounds, Break, Held, look};
-use super::link::{self, Link};
+use super::link::{self, Connection, Link};
 use super::loading::{Gaps, Loading};
-use super::reading::{Entry, Reading, Start, Suspects};
+use super::read_size::ReadSize;
+use super::reading::{Entry, Reading, Start, Suspects, is_other};
 use super::saver::Saver;
+use super::sequence;
 use super::subjects::Subjects;
-use super::{Trouble, trouble, unix_ms_of};
+use super::{Trouble, trouble};
 use crate::clock::unix_ms;
 use crate::config::{self, Config};
+use crate::memory::ResolvedLimits;
 use crate::metrics::{Metrics, SourceLabel};
 use crate::position::{Epoch, Offset};
-use crate::source::refusals::{Head, Reason, Refusal, Refusals};
+use crate::source::refusals::{Head, Refusals};
 use crate::source::{Feed, Source, SourceStatus};
 use crate::topic::{Incoming, SourceId};
 
@@ -42,6 +47,9 @@ const BACKOFF_LAST: Duration = Duration::from_secs(5);
 
 /// Connections that end without a new message having been read, one behind the other, before messages are suspected of it.
 const SUSPECT_AFTER: u32 = 2;
+
+/// Epochs remembered that this node has left.
+const LEFT_MAX: usize = 16;
 
 /// Bytes of a message beside the delta.
 const HEADERS_BYTES: usize = 1_024;
@@ -60,13 +68,18 @@ pub struct NatsSource {
     pub(super) agreed: Option<Agreement>,
     /// Highest sequence ever read.
     reached: u64,
+    /// The last message that was read in the epoch, and when the stream took it, Unix ms.
+    seen: Option<(u64, u64)>,
+    /// Epochs that this node has left.
+    left: VecDeque<Epoch>,
     /// Whether this connection got as far as reading.
     began: bool,
     suspects: Suspects,
+    read_size: ReadSize,
     /// A load under way, or one that broke off.
     pub(super) loading: Option<Loading>,
-    /// The base of a past that has ended, where that could not be said in the bucket.
-    pub(super) over: Option<Epoch>,
+    /// What this node goes by, where it could not be said in the bucket.
+    unsaid: Option<Agreement>,
     /// Whether this connection has said that messages are missing.
     pub(super) has_warned: bool,
     refusals: Refusals,
@@ -106,10 +119,30 @@ impl From<Trouble> for End {
 
 /// A stream that is open.
 pub(super) struct Opened {
-    pub(super) context: Context,
+    pub(super) connection: Connection,
     stream: Stream,
     pub(super) bucket: Bucket,
     pub(super) bounds: Bounds,
+}
+
+/// What a look at the stream and at the bucket found.
+struct Looked {
+    /// How far the stream was read when the server was asked.
+    before: Progress,
+    asked_ms: u64,
+    held: Held,
+    bounds: Bounds,
+    agreement: Option<Agreement>,
+}
+
+impl Looked {
+    async fn ask(opened: &Opened, stream: String, before: Progress) -> Result<Self, Trouble> {
+        let (asked_ms, connection) = (unix_ms(), &opened.connection);
+        let stream = connection.ask("looking at the stream", connection.context.get_stream(&stream)).await?;
+        let info = stream.cached_info();
+        let (held, bounds) = (Held::of(info), Bounds::of(&info.config));
+        Ok(Self { before, asked_ms, held, bounds, agreement: opened.bucket.agreement().await? })
+    }
 }
 
 impl NatsSource {
@@ -131,10 +164,13 @@ impl NatsSource {
             progress: Arc::default(),
             agreed: None,
             reached: 0,
+            seen: None,
+            left: VecDeque::new(),
             began: false,
             suspects: Suspects::default(),
+            read_size: ReadSize::new(ResolvedLimits::of(&config.limits).memory),
             loading: None,
-            over: None,
+            unsaid: None,
             has_warned: false,
         }
     }
@@ -158,16 +194,17 @@ impl NatsSource {
                 () = stop.cancelled() => return,
                 end = self.connected(&feed, &mut backoff) => end,
             };
-            let error = match end {
+            let (error, is_lost) = match end {
                 End::EpochChanged | End::LoadAgain => continue,
-                End::Lost => Trouble("the connection was lost".into()),
-                End::Trouble(trouble) => trouble,
+                End::Lost => (Trouble("the connection was lost".into()), true),
+                End::Trouble(trouble) => (trouble, false),
             };
             if self.reached > reached {
                 // A poor way, on which a load goes on.
                 backoff = BACKOFF_FIRST;
             }
-            fruitless = if self.began && self.reached == reached { fruitless + 1 } else { 0 };
+            // The library ends a connection for what it cannot parse; a silent one says nothing of messages.
+            fruitless = if self.began && is_lost && self.reached == reached { fruitless + 1 } else { 0 };
             if fruitless >= SUSPECT_AFTER {
                 tracing::warn!(
                     stream = self.config.stream,
@@ -192,11 +229,11 @@ impl NatsSource {
 
     /// One connection's life.
     async fn connected(&mut self, feed: &Feed, backoff: &mut Duration) -> End {
-        let (client, mut lost) = match link::connect(&self.config).await {
-            Ok(connected) => connected,
+        let connection = match link::connect(&self.config, self.read_size.clone()).await {
+            Ok(connection) => connection,
             Err(trouble) => return trouble.into(),
         };
-        let max_payload = client.max_payload();
+        let max_payload = connection.context.client().max_payload();
         if max_payload < self.delta_bytes_max + HEADERS_BYTES {
             tracing::warn!(
                 max_payload,
@@ -204,31 +241,43 @@ impl NatsSource {
                 "NATS takes messages of fewer bytes than limits.delta_bytes"
             );
         }
-        let context = link::jetstream(client);
-        let _held = self.link.hold(context.clone());
-        tokio::select! {
-            _ = lost.wait_for(|lost| *lost) => End::Lost,
-            outcome = self.read(context, feed, backoff) => match outcome {
+        let _held = self.link.hold(connection.clone());
+        let (flow, progress) = (connection.flow.clone(), self.progress.clone());
+        let end = tokio::select! {
+            () = read_out(flow.clone(), progress) => End::Lost,
+            outcome = self.read(connection, feed, backoff) => match outcome {
                 Ok(end) | Err(end) => end,
             },
+        };
+        match end {
+            End::Trouble(_) if flow.is_lost() => End::Lost,
+            end => end,
         }
     }
 
-    async fn read(&mut self, context: Context, feed: &Feed, backoff: &mut Duration) -> Result<End, End> {
-        let stream = self.stream(&context).await?;
-        let bucket = Bucket::open(&context, &self.config).await?;
+    async fn read(&mut self, connection: Connection, feed: &Feed, backoff: &mut Duration) -> Result<End, End> {
+        let stream = self.stream(&connection).await?;
+        let bucket = Bucket::open(&connection, &self.config).await?;
         let (held, bounds) = (Held::of(stream.cached_info()), Bounds::of(&stream.cached_info().config));
-        let opened = Opened { context, stream, bucket, bounds };
+        self.read_size.begin(held.bytes.saturating_add(bucket.bytes()));
+        let opened = Opened { connection, stream, bucket, bounds };
         let agreement = opened.bucket.agree(&held.created, self.agreed.as_ref()).await?;
+        let agreement = self.said(&opened, agreement).await?;
         let (base, agreed) = (agreement.base.clone(), agreement.clone());
         self.has_warned = false;
         let progress = self.progress();
         let same = self.agreed.as_ref().is_some_and(|known| known.epoch == agreement.epoch);
-        let reading = if same && progress.loaded {
-            self.agreed = Some(agreement);
-            if let Some(why) = self.discontinuity(&opened, &progress, &held).await? {
+        if same {
+            self.agreed = Some(agreement.clone());
+            let found = match progress.loaded {
+                true => self.discontinuity(&opened, &progress, &held).await?,
+                false => self.parted(&opened, &held).await?,
+            };
+            if let Some(why) = found {
                 return self.break_off(&opened, why).await;
             }
+        }
+        let reading = if same && progress.loaded {
             tracing::info!(stream = self.config.stream, after = progress.last, "NATS is back, reading on");
             self.open(&opened, Start::After(progress.last)).await?
         } else {
@@ -256,14 +305,16 @@ impl NatsSource {
     }
 
     /// The stream; made where it is missing.
-    async fn stream(&self, context: &Context) -> Result<Stream, Trouble> {
+    async fn stream(&self, connection: &Connection) -> Result<Stream, Trouble> {
         let name = &self.config.stream;
         let tried = format!("stream {name}");
-        let stream = match context.get_stream(name).await {
+        let context = &connection.context;
+        let found = connection.flow.wait(context.get_stream(name)).await.map_err(trouble(&tried))?;
+        let stream = match found {
             Ok(stream) => stream,
             Err(error) => match error.kind() {
                 GetStreamErrorKind::JetStream(inner) if inner.code() == 404 && self.config.create => {
-                    let made = context.create_stream(self.new_stream()).await.map_err(trouble(&tried))?;
+                    let made = connection.ask(&tried, context.create_stream(self.new_stream())).await?;
                     tracing::info!(stream = name, "the stream was missing and was created");
                     made
                 }
@@ -298,7 +349,7 @@ impl NatsSource {
 
     pub(super) async fn open(&mut self, opened: &Opened, start: Start) -> Result<Reading, Trouble> {
         self.began = true;
-        Reading::open(opened.context.clone(), opened.stream.clone(), start, self.suspects.clone()).await
+        Reading::open(opened.connection.clone(), opened.stream.clone(), start, self.suspects.clone()).await
     }
 
     pub(super) fn progress(&self) -> Progress {
@@ -325,16 +376,37 @@ impl NatsSource {
             return Ok(found);
         }
         // The stream may have come back without its last messages, and have taken others since.
-        let other = match opened.stream.get_raw_message(progress.last).await {
-            Ok(message) => progress.last_ms != 0 && unix_ms_of(message.time) != progress.last_ms,
-            // Deleted by itself, or not to be parsed.
-            Err(_) => false,
-        };
+        let other = is_other(&opened.connection, &self.config.stream, progress.last, progress.last_ms).await?;
         Ok(other.then_some(Break::Rewritten))
     }
 
+    /// The same of a node that has to load again, of everything that it read in this epoch.
+    async fn parted(&self, opened: &Opened, held: &Held) -> Result<Option<Break>, Trouble> {
+        let Some((sequence, ms)) = self.seen else { return Ok(None) };
+        if held.last < sequence {
+            return Ok(Some(Break::Backwards));
+        }
+        let other = is_other(&opened.connection, &self.config.stream, sequence, ms).await?;
+        Ok(other.then_some(Break::Rewritten))
+    }
+
+    /// Remembers an epoch that has ended for this node.
+    pub(super) fn leave(&mut self, epoch: Epoch) {
+        self.seen = None;
+        if self.left.len() >= LEFT_MAX {
+            self.left.pop_front();
+        }
+        self.left.push_back(epoch);
+    }
+
+    /// Whether this node has left the epoch before. Says so once: if no other can be set, it is the only one that there is.
+    pub(super) fn is_back(&mut self, epoch: &Epoch) -> bool {
+        let found = self.left.iter().position(|left| left == epoch);
+        found.and_then(|at| self.left.remove(at)).is_some()
+    }
+
     /// Offsets can no longer be compared: says so to all nodes. What this node alone has missed is no affair of theirs.
-    async fn break_off(&mut self, opened: &Opened, why: Break) -> Result<End, End> {
+    pub(super) async fn break_off(&mut self, opened: &Opened, why: Break) -> Result<End, End> {
         // Whatever comes of it, what is known here is loaded again.
         self.change_progress(|progress| progress.loaded = false);
         if why == Break::Missed {
@@ -343,14 +415,34 @@ impl NatsSource {
             tracing::warn!(stream, why, "this node has missed messages and loads again: let the stream keep more");
             return Ok(End::LoadAgain);
         }
+        self.seen = None;
         let Some(known) = &self.agreed else { return Ok(End::EpochChanged) };
-        if let Err(error) = opened.bucket.change(known, why.ends_the_past()).await {
-            tracing::warn!(%error, "the bucket takes no writes: the epoch stays, and all is loaded again");
-            self.over = why.ends_the_past().then(|| known.base.clone()).or(self.over.take());
+        let next = known.next(why.ends_the_past());
+        if let Err(error) = opened.bucket.set(&next, known.revision).await {
+            tracing::warn!(%error, "the bucket takes no writes: this node goes by an epoch of its own until it does");
+            self.unsaid = Some(next);
         }
         let (stream, why) = (&self.config.stream, why.reason());
         tracing::warn!(stream, why, old = %known.epoch, "offsets can no longer be compared: the epoch changes");
         Ok(End::EpochChanged)
+    }
+
+    /// What this node goes by, where the bucket holds this: its own, as long as that could not be said there and no other
+    /// node has said anything since.
+    async fn said(&mut self, opened: &Opened, found: Agreement) -> Result<Agreement, Trouble> {
+        let is_current = |unsaid: &Agreement| unsaid.created == found.created && unsaid.revision == found.revision;
+        let Some(unsaid) = self.unsaid.take().filter(is_current) else { return Ok(found) };
+        match opened.bucket.set(&unsaid, unsaid.revision).await {
+            Ok(Some(revision)) => {
+                tracing::info!(epoch = %unsaid.epoch, "the bucket takes writes again: the epoch of this node is that of all");
+                Ok(Agreement { revision, ..unsaid })
+            }
+            Ok(None) => opened.bucket.agree(&found.created, None).await,
+            Err(_) => {
+                self.unsaid = Some(unsaid.clone());
+                Ok(unsaid)
+            }
+        }
     }
 
     /// Reads on until something breaks or the epoch changes.
@@ -358,17 +450,28 @@ impl NatsSource {
         let mut clock = interval_at(Instant::now(), LOOK_EVERY);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut behind_since = None;
+        // On a slow link the answer comes behind messages, which are taken in meanwhile.
+        let mut looking: Option<BoxFuture<'_, Result<Looked, Trouble>>> = None;
         loop {
+            let is_idle = looking.is_none();
+            let answer = async {
+                match &mut looking {
+                    Some(looking) => looking.await,
+                    None => std::future::pending().await,
+                }
+            };
             let chunk = tokio::select! {
                 chunk = reading.next() => chunk?,
-                _ = clock.tick() => {
-                    let (before, now_ms) = (self.progress(), unix_ms());
-                    if let Some(end) = self.look(opened, &before).await? {
+                looked = answer => {
+                    looking = None;
+                    let looked = looked?;
+                    let (before, now_ms) = (looked.before.clone(), looked.asked_ms);
+                    if let Some(end) = self.judge(opened, looked).await? {
                         return Ok(end);
                     }
                     // Longer than since the last look, and nothing on its way: the last messages went one by one.
-                    let held = before.held;
-                    if behind_since.is_some() && held.last > self.last() && reading.is_at_end().await? {
+                    let (held, is_still) = (before.held, before.last == self.last());
+                    if behind_since.is_some() && is_still && held.last > before.last && reading.is_at_end().await? {
                         if !opened.bounds.others {
                             return self.break_off(opened, Break::Missed).await;
                         }
@@ -385,16 +488,20 @@ impl NatsSource {
                         let looked_ms = u64::try_from(LOOK_EVERY.as_millis()).unwrap_or(0);
                         feed.topics.read_upto(self.id, now_ms.saturating_sub(2 * looked_ms), 0);
                     }
-                    self.status.read(0, behind_since.map_or(0, |since| now_ms.saturating_sub(since)));
+                    self.status.read(0, behind_since.map_or(0, |since| unix_ms().saturating_sub(since)));
+                    continue;
+                }
+                _ = clock.tick(), if is_idle => {
+                    looking = Some(Box::pin(Looked::ask(opened, self.config.stream.clone(), self.progress())));
                     continue;
                 }
             };
             let (mut count, mut lag_ms) = (0, 0);
             let gaps = Gaps::of(&chunk, self.last() + 1);
             if !gaps.is_none() && !opened.bounds.others {
-                let before = self.progress();
+                let looked = Looked::ask(opened, self.config.stream.clone(), self.progress()).await?;
                 // Of another stream, of a purge, let go of before they were read, or deleted one by one.
-                return match self.look(opened, &before).await? {
+                return match self.judge(opened, looked).await? {
                     Some(end) => Ok(end),
                     None => self.break_off(opened, Break::Missed).await,
                 };
@@ -416,13 +523,11 @@ impl NatsSource {
         }
     }
 
-    /// Looks at the stream and at what the other nodes go by; why to stop reading, if that is so.
-    async fn look(&mut self, opened: &Opened, before: &Progress) -> Result<Option<End>, End> {
-        let stream = opened.context.get_stream(&self.config.stream).await.map_err(trouble("looking at the stream"))?;
-        let held = Held::of(stream.cached_info());
-        let known = self.agreed.as_ref();
-        // What it lets go of may be configured anew while it is read.
-        if Bounds::of(&stream.cached_info().config) != opened.bounds {
+    /// Why to stop reading after a look, if that is so.
+    async fn judge(&mut self, opened: &Opened, looked: Looked) -> Result<Option<End>, End> {
+        let Looked { before, held, bounds, agreement, .. } = looked;
+        // The stream's limits may have been changed meanwhile.
+        if bounds != opened.bounds {
             tracing::info!(stream = self.config.stream, "the stream is configured anew: it is opened again");
             return Err(Trouble("the stream is configured anew".into()).into());
         }
@@ -430,24 +535,27 @@ impl NatsSource {
             tracing::warn!(stream = self.config.stream, "another stream of this name: it was deleted and created anew");
             return Ok(Some(End::EpochChanged));
         }
-        let agreement = match opened.bucket.agreement().await? {
-            Some(agreement) => agreement,
+        let known = self.agreed.clone();
+        let found = match agreement {
+            Some(found) => found,
             // Nothing could be written there; whoever saves tries again.
-            None if known.is_some_and(|known| known.revision == 0) => return self.look_on(opened, held, before).await,
-            None => opened.bucket.agree(&held.created, known).await?,
+            None => match known.clone().filter(|known| known.revision == 0) {
+                Some(known) => known,
+                None => opened.bucket.agree(&held.created, known.as_ref()).await?,
+            },
         };
-        if known.is_none_or(|known| known.epoch != agreement.epoch) {
-            tracing::warn!(stream = self.config.stream, found = %agreement.epoch, "another node changed the epoch");
+        let found = self.said(opened, found).await?;
+        if known.is_none_or(|known| known.epoch != found.epoch) {
+            tracing::warn!(stream = self.config.stream, found = %found.epoch, "another node changed the epoch");
             return Ok(Some(End::EpochChanged));
         }
-        self.look_on(opened, held, before).await
-    }
-
-    /// The same of what the stream holds now.
-    async fn look_on(&mut self, opened: &Opened, held: Held, before: &Progress) -> Result<Option<End>, End> {
+        self.agreed = Some(found);
+        self.look_at_end(&held);
         self.status.set_reach(held.reach(&opened.bounds));
-        if let Some(why) = look(before.last, &before.held, &held, &opened.bounds, unix_ms()) {
-            return self.break_off(opened, why).await.map(Some);
+        match look(before.last, &before.held, &held, &opened.bounds, unix_ms()) {
+            // Messages from before the answer may still be on their way, or wait to be taken in: gaps between them tell.
+            None | Some(Break::Missed) => {}
+            Some(why) => return self.break_off(opened, why).await.map(Some),
         }
         self.change_progress(|progress| progress.held = held);
         Ok(None)
@@ -456,11 +564,29 @@ impl NatsSource {
     /// Takes a message in. Up to `saved`, states that were saved say what deltas have come to.
     pub(super) async fn take_in(&mut self, entry: Entry, feed: &Feed, saved: Option<u64>) {
         let (sequence, ms) = (entry.sequence, entry.ms);
+        match sequence::offset(sequence) {
+            Ok(offset) => self.publish(entry, offset, feed, saved).await,
+            Err(error) => {
+                self.status.fail(&error.to_string());
+                let topic = entry.topic(&self.subjects);
+                self.refusals.refuse(&sequence, &error.refusal().of_topic_if_known(topic.as_deref()));
+            }
+        }
+        self.reached = self.reached.max(sequence);
+        if self.seen.is_none_or(|(seen, _)| seen < sequence) {
+            self.seen = Some((sequence, ms));
+        }
+        self.change_progress(|progress| (progress.last, progress.last_ms) = (sequence, ms));
+    }
+
+    /// Hands what a message says to topics.
+    async fn publish(&mut self, entry: Entry, offset: Offset, feed: &Feed, saved: Option<u64>) {
+        let (sequence, ms) = (entry.sequence, entry.ms);
         let form = |topic: &str| feed.topics.payload_form(topic);
-        match (entry.delta(&self.subjects, self.delta_bytes_max, &form), Offset::new(sequence)) {
-            (Ok(delta), Some(_))
-                if saved.is_some_and(|saved| sequence <= saved) && feed.topics.is_conflatable(&delta.topic) => {}
-            (Ok(delta), Some(offset)) => {
+        match entry.delta(&self.subjects, self.delta_bytes_max, &form) {
+            Ok(delta)
+                if saved.is_some_and(|saved| sequence <= saved) && feed.topics.is_by_state(self.id, &delta.topic) => {}
+            Ok(delta) => {
                 for suspicion in &delta.suspicions {
                     self.refusals.suspect(&sequence, suspicion);
                 }
@@ -474,6 +600,7 @@ impl NatsSource {
                     offset: Some(offset),
                     source: self.id,
                     home: None,
+                    is_relayed: false,
                 };
                 match feed.publish(incoming).await {
                     Ok(_) => self.refusals.look_at_namespace(&sequence, &delta.topic),
@@ -482,15 +609,26 @@ impl NatsSource {
                     }
                 }
             }
-            (Ok(delta), None) => {
-                let text = format!("its sequence {sequence} is past the last that clients can read");
-                let refusal = Refusal::new(Reason::IdTooLate, text, "publish to a new stream");
-                self.refusals.refuse(&sequence, &refusal.of_topic(&delta.topic));
-            }
-            (Err(refusal), _) => self.refusals.refuse(&sequence, &refusal),
+            Err(refusal) => self.refusals.refuse(&sequence, &refusal),
         }
-        self.reached = self.reached.max(sequence);
-        self.change_progress(|progress| (progress.last, progress.last_ms) = (sequence, ms));
+    }
+
+    /// The stream may have used up all sequences that have offsets, and have removed those messages since.
+    pub(super) fn look_at_end(&self, held: &Held) {
+        if let Err(error) = sequence::offset(held.last) {
+            self.status.fail(&error.to_string());
+        }
+    }
+}
+
+/// Waits until the connection is lost, and then until nothing more is taken in of what had come over it.
+async fn read_out(flow: Flow, progress: Arc<Mutex<Progress>>) {
+    flow.lost().await;
+    let last = || progress.lock().unwrap_or_else(PoisonError::into_inner).last;
+    let mut before = None;
+    while before != Some(last()) {
+        before = Some(last());
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

@@ -6,44 +6,37 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::pin::Pin;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, pull};
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::{RawMessage, Stream};
-use async_nats::jetstream::{self, Context};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use futures_util::stream::ReadyChunks;
+use futures_util::future::try_join_all;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::message::{ReadDelta, malformed_headers, read_message};
+use super::held::CLOCK_SLACK_MS;
+use super::link::Connection;
+use super::message::{ReadDelta, malformed_headers, read_message, topic_of};
+use super::pull::{BATCH, Pull, Pulled};
 use super::subjects::Subjects;
 use super::{Trouble, trouble, unix_ms_of};
 use crate::config::PayloadForm;
 use crate::source::refusals::Refusal;
 
-/// Messages asked for at once; the next are asked for when half of them have come.
-const BATCH: usize = 2_000;
-
-/// Bytes asked for at once, unless the server takes messages of more than half of it.
-const BATCH_BYTES: usize = 16 * 1024 * 1024;
-
-/// Messages taken from what has come at a time.
-const CHUNK: usize = 500;
-
-/// Time between two signs of life of a consumer that has nothing to hand out.
-const HEARTBEAT: Duration = Duration::from_secs(5);
-
-/// Time after which the server forgets a consumer that nobody reads from.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
+/// Time after which the server removes a consumer that nobody reads from.
+pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(120);
 
 /// Messages before and after a suspect that are fetched one by one; more than are on their way at any time.
 const SPAN: u64 = 4_096;
+
+/// Messages that are fetched one by one are asked for by so many questions at once, if the link carries as many of the
+/// largest in a second.
+const FETCHED_AT_ONCE: u64 = 16;
 
 /// Suspects remembered. Past it: the first is forgotten, and found again if it must be.
 const SUSPECTS_MAX: usize = 64;
@@ -98,7 +91,29 @@ enum Body {
     Fetched(Box<RawMessage>),
 }
 
+impl From<Pulled> for Entry {
+    fn from(pulled: Pulled) -> Self {
+        let Pulled { message, sequence, ms, pending } = pulled;
+        Self { sequence, ms, pending, body: Body::Pulled(message) }
+    }
+}
+
+impl From<RawMessage> for Entry {
+    fn from(message: RawMessage) -> Self {
+        let (sequence, ms) = (message.sequence, unix_ms_of(message.time));
+        Self { sequence, ms, pending: 1, body: Body::Fetched(Box::new(message)) }
+    }
+}
+
 impl Entry {
+    /// The topic that it names, whatever else is in it.
+    pub(super) fn topic(&self, subjects: &Subjects) -> Option<String> {
+        match &self.body {
+            Body::Pulled(message) => topic_of(subjects, &message.subject, pairs_of(message.headers.as_ref())),
+            Body::Fetched(message) => fetched_topic(message, subjects),
+        }
+    }
+
     /// What it says.
     pub(super) fn delta(
         self,
@@ -109,24 +124,37 @@ impl Entry {
         let bounds = (bytes_max, self.ms);
         match self.body {
             Body::Pulled(message) => {
-                let headers = message.headers.iter().flat_map(|map| map.iter());
-                let mut headers =
-                    headers.filter_map(|(name, values)| Some((AsRef::<str>::as_ref(name), values.first()?.as_str())));
+                let mut headers = pairs_of(message.headers.as_ref());
                 read_message(subjects, &message.subject, &mut headers, message.payload, bounds, form)
             }
             Body::Fetched(message) => {
-                let decode = |text: &str| STANDARD.decode(text).map_err(|_| malformed_headers());
+                let malformed = || malformed_headers().of_topic_if_known(fetched_topic(&message, subjects).as_deref());
+                let decode = |text: &str| STANDARD.decode(text).map_err(|_| malformed());
                 let head = decode(message.headers.as_deref().unwrap_or_default())?;
-                let head = std::str::from_utf8(&head).map_err(|_| malformed_headers())?;
+                let head = std::str::from_utf8(&head).map_err(|_| malformed())?;
                 let lines: Vec<&str> = head.lines().skip(1).filter(|line| !line.is_empty()).collect();
                 let pairs: Option<Vec<(&str, &str)>> =
                     lines.iter().map(|line| line.split_once(':').map(|(name, value)| (name, value.trim()))).collect();
-                let pairs = pairs.ok_or_else(malformed_headers)?;
+                let pairs = pairs.ok_or_else(malformed)?;
                 let payload = Bytes::from(decode(&message.payload)?);
                 read_message(subjects, &message.subject, &mut pairs.into_iter(), payload, bounds, form)
             }
         }
     }
+}
+
+/// Headers with the first of their values.
+fn pairs_of(headers: Option<&HeaderMap>) -> impl Iterator<Item = (&str, &str)> {
+    let headers = headers.into_iter().flat_map(HeaderMap::iter);
+    headers.filter_map(|(name, values)| Some((name.as_ref(), values.first()?.as_str())))
+}
+
+/// The topic that a message names, as far as its headers can be read.
+fn fetched_topic(message: &RawMessage, subjects: &Subjects) -> Option<String> {
+    let head = STANDARD.decode(message.headers.as_deref().unwrap_or_default()).unwrap_or_default();
+    let head = String::from_utf8_lossy(&head);
+    let pairs = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+    topic_of(subjects, &message.subject, pairs.map(|(name, value)| (name, value.trim())))
 }
 
 #[derive(Deserialize)]
@@ -136,10 +164,9 @@ struct Got {
 
 /// Reads on and on.
 pub(super) struct Reading {
-    context: Context,
+    connection: Connection,
     stream: Stream,
     suspects: Suspects,
-    batch_bytes: usize,
     way: Way,
     /// Sequence of the last message that was handed out.
     last: u64,
@@ -147,10 +174,7 @@ pub(super) struct Reading {
 
 enum Way {
     Pulled {
-        consumer: Box<Consumer<pull::Config>>,
-        messages: Pin<Box<ReadyChunks<pull::Stream>>>,
-        /// Messages that the consumer has handed out.
-        delivered: u64,
+        pull: Box<Pull>,
         /// Where it began.
         opened: u64,
     },
@@ -160,23 +184,22 @@ enum Way {
 impl Reading {
     /// Begins to read.
     pub(super) async fn open(
-        context: Context,
+        connection: Connection,
         stream: Stream,
         start: Start,
         suspects: Suspects,
     ) -> Result<Self, Trouble> {
         // Where there are suspects, it has to be known which message comes.
         let start = if suspects.0.is_empty() || matches!(start, Start::After(_)) { start } else { Start::After(0) };
-        let batch_bytes = BATCH_BYTES.max(context.client().max_payload().saturating_mul(2));
         let last = if let Start::After(last) = start { last } else { 0 };
-        let mut reading = Self { context, stream, suspects, batch_bytes, way: Way::Fetched, last };
+        let mut reading = Self { connection, stream, suspects, way: Way::Fetched, last };
         if !matches!(start, Start::After(last) if reading.suspects.near(last)) {
             reading.way = reading.pull(start).await?;
         }
         Ok(reading)
     }
 
-    async fn pull(&self, start: Start) -> Result<Way, Trouble> {
+    async fn pull(&mut self, start: Start) -> Result<Way, Trouble> {
         let deliver_policy = match start {
             Start::After(0) => DeliverPolicy::All,
             Start::After(last) => DeliverPolicy::ByStartSequence { start_sequence: last + 1 },
@@ -193,26 +216,14 @@ impl Reading {
             description: Some("nexus-push".into()),
             ..pull::Config::default()
         };
-        let consumer = self.stream.create_consumer(config).await.map_err(trouble("consumer"))?;
-        let messages = consumer
-            .stream()
-            .max_messages_per_batch(BATCH)
-            .max_bytes_per_batch(self.batch_bytes)
-            .heartbeat(HEARTBEAT)
-            .messages()
-            .await
-            .map_err(trouble("reading"))?;
-        let messages = Box::pin(messages.ready_chunks(CHUNK));
-        Ok(Way::Pulled { consumer: Box::new(consumer), messages, delivered: 0, opened: self.last })
+        let pull = self.connection.pull(&self.stream, config).await?;
+        Ok(Way::Pulled { pull: Box::new(pull), opened: self.last })
     }
 
     /// Whether nothing is there to be read, nor on its way; asks the server.
     pub(super) async fn is_at_end(&mut self) -> Result<bool, Trouble> {
         match &mut self.way {
-            Way::Pulled { consumer, delivered, .. } => {
-                let info = consumer.info().await.map_err(trouble("consumer"))?;
-                Ok(info.num_pending == 0 && info.delivered.consumer_sequence == *delivered)
-            }
+            Way::Pulled { pull, .. } => pull.is_at_end().await,
             Way::Fetched => Ok(self.fetch(self.last + 1).await?.is_none()),
         }
     }
@@ -222,25 +233,19 @@ impl Reading {
         loop {
             match &mut self.way {
                 Way::Pulled { opened, .. } if self.suspects.reached(*opened, self.last) => self.way = Way::Fetched,
-                Way::Pulled { messages, delivered, .. } => {
-                    let chunk =
-                        messages.next().await.ok_or_else(|| Trouble("reading: the consumer has ended".into()))?;
-                    let mut entries = Vec::with_capacity(chunk.len());
-                    for message in chunk {
-                        let message = message.map_err(trouble("reading"))?;
-                        entries.push(pulled(message, delivered)?);
-                    }
+                Way::Pulled { pull, .. } => {
+                    let entries: Vec<Entry> = pull.next().await?.into_iter().map(Entry::from).collect();
                     self.last = entries.last().map_or(self.last, |entry| entry.sequence);
                     return Ok(entries);
                 }
                 Way::Fetched => {
-                    let next = match self.suspects.near(self.last) {
-                        true => self.fetch(self.last + 1).await?,
-                        false => None,
+                    let entries = match self.suspects.near(self.last) {
+                        true => self.fetch_several().await?,
+                        false => Vec::new(),
                     };
-                    if let Some(entry) = next {
-                        self.last = entry.sequence;
-                        return Ok(vec![entry]);
+                    if let Some(last) = entries.last() {
+                        self.last = last.sequence;
+                        return Ok(entries);
                     }
                     self.way = self.pull(Start::After(self.last)).await?;
                 }
@@ -248,31 +253,80 @@ impl Reading {
         }
     }
 
-    /// The first message from `sequence` on, whatever is in it.
-    async fn fetch(&self, sequence: u64) -> Result<Option<Entry>, Trouble> {
-        let subject = format!("STREAM.MSG.GET.{}", self.stream.cached_info().config.name);
-        let question = json!({"seq": sequence, "next_by_subj": ">"});
-        match self.context.request(subject, &question).await.map_err(trouble("fetching a message"))? {
-            Response::Ok(Got { message }) => Ok(Some(Entry {
-                sequence: message.sequence,
-                ms: unix_ms_of(message.time),
-                pending: 1,
-                body: Body::Fetched(Box::new(message)),
-            })),
-            Response::Err { error } if error.code() == 404 => Ok(None),
-            Response::Err { error } => Err(Trouble(format!("fetching a message: {error}"))),
+    /// The next messages, whatever is in them, as far as nothing is missing between them; with several questions at once,
+    /// so that it goes on over a long link.
+    async fn fetch_several(&mut self) -> Result<Vec<Entry>, Trouble> {
+        let first = self.last + 1;
+        let count = self.connection.size.bytes() / self.connection.context.client().max_payload().max(1);
+        let sequences = first..first.saturating_add(u64::try_from(count).unwrap_or(1).clamp(1, FETCHED_AT_ONCE));
+        let stream = self.stream.cached_info().config.name.clone();
+        let questions = sequences.map(|sequence| {
+            let (connection, stream) = (self.connection.clone(), stream.clone());
+            async move { fetch(&connection, &stream, &json!({"seq": sequence})).await }
+        });
+        let found = try_join_all(questions).await?;
+        let entries: Vec<Entry> = found.into_iter().map_while(|message| message.map(Entry::from)).collect();
+        match entries.is_empty() {
+            true => Ok(self.fetch(first).await?.into_iter().collect()),
+            false => Ok(entries),
         }
+    }
+
+    /// The first message from `sequence` on, whatever is in it.
+    async fn fetch(&mut self, sequence: u64) -> Result<Option<Entry>, Trouble> {
+        let question = json!({"seq": sequence, "next_by_subj": ">"});
+        let found = fetch(&self.connection, &self.stream.cached_info().config.name, &question).await?;
+        Ok(found.map(Entry::from))
     }
 }
 
-fn pulled(message: jetstream::Message, delivered: &mut u64) -> Result<Entry, Trouble> {
-    let info = message.info().map_err(trouble("a message's place in the stream"))?;
-    let (sequence, ms, pending) = (info.stream_sequence, unix_ms_of(info.published), info.pending);
-    if info.consumer_sequence != *delivered + 1 {
-        return Err(Trouble(format!("reading: messages before {sequence} were lost on the way")));
+/// One message, as JSON.
+async fn fetch(connection: &Connection, stream: &str, question: &Value) -> Result<Option<RawMessage>, Trouble> {
+    let subject = format!("STREAM.MSG.GET.{stream}");
+    match connection.ask("fetching a message", connection.context.request(subject, question)).await? {
+        Response::Ok(Got { message }) => Ok(Some(message)),
+        Response::Err { error } if error.code() == 404 => Ok(None),
+        Response::Err { error } => Err(Trouble(format!("fetching a message: {error}"))),
     }
-    *delivered = info.consumer_sequence;
-    Ok(Entry { sequence, ms, pending, body: Body::Pulled(message.message) })
+}
+
+/// Whether the stream holds something else than when it took the message of this sequence at `ms`: another one in its place or,
+/// where that is gone, one of before that it took later. Where the time is not known (0), nothing is.
+pub(super) async fn is_other(connection: &Connection, stream: &str, sequence: u64, ms: u64) -> Result<bool, Trouble> {
+    if sequence == 0 || ms == 0 {
+        return Ok(false);
+    }
+    // The last message up to there is the one that was taken last. All of them may be gone.
+    let (mut from, mut end) = (1, sequence + 1);
+    let mut first_looks = [sequence, 1].into_iter();
+    while from < end {
+        let at = first_looks.next().unwrap_or(from + (end - from) / 2);
+        let found = fetch(connection, stream, &json!({"seq": at, "next_by_subj": ">"})).await?;
+        match found.filter(|message| message.sequence <= sequence) {
+            Some(message) if message.sequence == sequence => return Ok(unix_ms_of(message.time) != ms),
+            Some(message) if unix_ms_of(message.time) > ms.saturating_add(CLOCK_SLACK_MS) => return Ok(true),
+            Some(message) => from = message.sequence + 1,
+            None => end = at,
+        }
+    }
+    Ok(false)
+}
+
+/// Whether the stream has lost the message that a saved state rests on, which it took at `ms`: it ends before that sequence, or
+/// holds another message there. A message that its limits removed is not lost. `last` is the stream's last known sequence, and
+/// is updated.
+pub(super) async fn is_lost(
+    connection: &Connection,
+    stream: &str,
+    (sequence, ms): (u64, u64),
+    last: &mut u64,
+) -> Result<bool, Trouble> {
+    if sequence > *last {
+        // Other nodes go on to save meanwhile.
+        let info = connection.ask("looking at the stream", connection.context.get_stream(stream)).await?;
+        *last = info.cached_info().state.last_sequence.max(*last);
+    }
+    Ok(sequence > *last || is_other(connection, stream, sequence, ms).await?)
 }
 
 #[cfg(test)]

@@ -1,14 +1,16 @@
 //! Saved topic states: written by one node at a time, read by a starting one, so that it need not read the stream from its
 //! beginning and so that states outlive the deltas that made them.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Trouble;
-use super::bucket::{Agreement, Bucket, Position};
+use super::bucket::{Agreement, Bucket, Position, Seen};
 use super::reader::Progress;
+use super::sequence;
 use super::states::CHUNK;
 use crate::limits::SAVED_BYTES_AT_ONCE;
 use crate::name::TopicName;
@@ -18,6 +20,9 @@ use crate::topic::{Snapshot, SourceId};
 
 /// Rounds without a save, after which a node does whose states may lack deltas.
 const ROUNDS_UNSAVED: u32 = 3;
+
+/// Time between two writes that tell other nodes that this one saves.
+const RENEW_EVERY: Duration = Duration::from_secs(1);
 
 /// Least time between two saves, however short the stream.
 const EVERY_LEAST: Duration = Duration::from_secs(1);
@@ -82,7 +87,7 @@ impl Drop for Ended<'_> {
 impl Saver {
     /// Until it is dropped.
     pub(super) async fn run(self) {
-        let mut seen = None;
+        let mut seen = Seen::default();
         // The position that was found saved, and for how many rounds it has been the same.
         let mut found = (0, 0);
         // Topics in doubt that were looked for already.
@@ -129,7 +134,7 @@ impl Saver {
     async fn complete(&self, skip: &mut usize) -> Result<(), Trouble> {
         let mut done = 0;
         let reached = self.progress.lock().unwrap_or_else(PoisonError::into_inner).last;
-        let bounds = (Offset::new(reached).unwrap_or_default(), self.bytes_max);
+        let bounds = (sequence::ceiling(reached), self.bytes_max);
         let names = self.feed.topics.incomplete_names(self.source, *skip, COMPLETED_AT_ONCE);
         // Those that cannot be made whole do not keep others from it.
         *skip = if names.len() < COMPLETED_AT_ONCE { 0 } else { *skip + COMPLETED_AT_ONCE };
@@ -163,7 +168,7 @@ impl Saver {
         }
     }
 
-    async fn save(&self, seen: &mut Option<u64>, found: &mut (u64, u32), skip: &mut usize) -> Result<(), Trouble> {
+    async fn save(&self, seen: &mut Seen, found: &mut (u64, u32), skip: &mut usize) -> Result<(), Trouble> {
         let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if !progress.loaded || progress.last == 0 {
             return Ok(());
@@ -173,7 +178,7 @@ impl Saver {
             self.bucket.agree(&progress.created, Some(&self.agreed)).await?;
         }
         let revision = self.bucket.position_revision(&self.base).await?;
-        let saved = self.bucket.position(&self.base, &progress.held).await?.map_or(0, |saved| saved.sequence);
+        let saved = self.bucket.position(&self.base).await?.map_or(0, |saved| saved.sequence);
         // Where nothing came since, nobody has anything to save.
         let is_overdue = saved == found.0 && progress.last > saved;
         *found = (saved, if is_overdue { found.1 + 1 } else { 0 });
@@ -189,6 +194,27 @@ impl Saver {
         if progress.last < saved || !self.bucket.may_save(self.node.as_str(), seen).await? {
             return Ok(());
         }
+        let outcome = tokio::select! {
+            outcome = self.save_upto(progress, revision, found.1) => outcome,
+            never = self.renew() => match never {},
+        };
+        // Others need not wait until it is clear that this node has ended.
+        self.bucket.still_saves(self.node.as_str(), false).await?;
+        outcome
+    }
+
+    /// Says again and again that this node saves.
+    async fn renew(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(RENEW_EVERY).await;
+            if let Err(error) = self.bucket.still_saves(self.node.as_str(), true).await {
+                tracing::debug!(%error, "other nodes could not be told that this one saves");
+            }
+        }
+    }
+
+    /// Saves what is unsaved, up to what was read, over the position with this revision.
+    async fn save_upto(&self, progress: Progress, revision: u64, rounds_unsaved: u32) -> Result<(), Trouble> {
         // Everything up to here is in the states that are taken from now on, or was saved before.
         let names = self.feed.topics.unsaved(self.source);
         let mut taken = Taken { feed: &self.feed, names, saved: false };
@@ -202,7 +228,7 @@ impl Saver {
             // In doubt since it was last counted: left to others, as above.
             let may_lack =
                 |state: &Snapshot| state.known.may_lack() && self.feed.topics.is_conflatable(state.topic.as_str());
-            if found.1 < ROUNDS_UNSAVED && states.iter().any(|state| may_lack(state)) {
+            if rounds_unsaved < ROUNDS_UNSAVED && states.iter().any(|state| may_lack(state)) {
                 return Ok(());
             }
             let outdated = self.bucket.save_states(&self.base, &states, &before, &self.feed).await?;
@@ -227,8 +253,8 @@ impl Saver {
             );
             return Ok(());
         }
-        if !self.bucket.saves(seen).await? {
-            // It took so long that another node saves by now.
+        if !self.bucket.still_saves(self.node.as_str(), true).await? {
+            tracing::info!("topic states were not saved: it took so long that another node saves");
             return Ok(());
         }
         let missed_ms = self.feed.topics.missed(self.source).map(|missed_ms| missed_ms.min(progress.last_ms));

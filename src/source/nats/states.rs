@@ -6,24 +6,23 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
-use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::kv::UpdateErrorKind;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::bucket::{ATTEMPTS, Bucket};
 use super::held::Held;
+use super::pull::Pulled;
+use super::reading::{FORGOTTEN_AFTER, is_lost};
 use super::subjects::token;
 use super::{Trouble, trouble};
-use crate::config::PayloadForm;
+use crate::config::{Class, PayloadForm};
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
 use crate::source::{Feed, SavedState, has_outer_blanks, moved_at};
@@ -35,24 +34,11 @@ const PART_BYTES: usize = 512 * 1024;
 /// States looked for and written at once.
 pub(super) const CHUNK: usize = 256;
 
-/// Longest wait for the next of what the bucket holds.
-const READ_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Messages, and bytes of them, that are asked for at once while states are put back.
-const READ_MESSAGES: usize = 500;
-const READ_BYTES: usize = 8 * 1024 * 1024;
-
 /// Bytes of pieces that are kept until the key comes that names them. Past it: they are fetched by their keys.
 const PARTS_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Header of what is left where a key was removed.
-const OPERATION: &str = "KV-Operation";
-
-/// Time between two signs of life while states are put back.
-const HEARTBEAT: Duration = Duration::from_secs(2);
-
-/// Time after which the server removes an inactive consumer.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
+/// Empty values that a node clears away when it starts. Past it: later starts do.
+const CLEARED_MAX: usize = 1_000;
 
 #[derive(Serialize, Deserialize)]
 struct Saved<'a> {
@@ -75,6 +61,9 @@ struct Saved<'a> {
     /// How far a `stream` topic had come; its data is an empty list.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     stream: bool,
+    /// Any other class; older nodes do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    class: Option<Class>,
     /// Pieces of the data, where it does not fit here.
     #[serde(default)]
     parts: usize,
@@ -86,13 +75,20 @@ struct Saved<'a> {
 }
 
 impl Saved<'_> {
+    /// When the stream took the message of its offset, Unix ms; 0 where that cannot be said: what may lack deltas of a `stream`
+    /// topic has come as far as something else.
+    fn taken_ms(&self) -> u64 {
+        self.at.filter(|_| !(self.stream && self.incomplete)).unwrap_or(0)
+    }
+
     /// The state, with its data.
     fn with(self, topic: &str, data: Bytes) -> SavedState<'_> {
         let moved_at = moved_at(self.moved, self.moved_at, self.offset);
         let (offset, ts, at_ms, incomplete) = (self.offset, self.ts, self.at, self.incomplete);
         // There is one stream.
-        let base = None;
-        SavedState { topic, offset, ts, at_ms, data, is_stream: self.stream, moved_at, base, incomplete }
+        let (base, hole) = (None, None);
+        let (is_stream, class) = (self.stream, self.class);
+        SavedState { topic, offset, ts, at_ms, data, is_stream, class, moved_at, base, incomplete, hole }
     }
 }
 
@@ -111,13 +107,22 @@ pub(super) struct Restoring {
     after: u64,
     /// States that were put back.
     pub(super) count: usize,
+    /// The highest offset of a state that was looked for in the stream; what is complete up to the saved position needs no look.
+    looked_upto: u64,
     parts: HashMap<String, Bytes>,
     parts_bytes: usize,
+    /// Empty values that were cleared away.
+    cleared: usize,
     /// Bases of before, whose states no longer count.
     over: BTreeSet<String>,
 }
 
 impl Restoring {
+    /// Of states that are complete up to there.
+    pub(super) fn new(saved: u64) -> Self {
+        Self { looked_upto: saved, ..Self::default() }
+    }
+
     fn keep_part(&mut self, key: &str, part: Bytes) {
         if self.parts_bytes + part.len() > PARTS_BYTES_MAX {
             (self.parts, self.parts_bytes) = (HashMap::new(), 0);
@@ -175,8 +180,8 @@ impl Bucket {
             // What ended since it was taken is to be removed, not saved.
             let writes = chunk.iter().filter(|state| state.known.is_some()).map(|state| async move {
                 let before = before.get(state.topic.as_str()).copied().unwrap_or_default();
-                let is_stream = !feed.topics.is_conflatable(state.topic.as_str());
-                let is_written = self.save_one(base, state, is_stream, before).await?;
+                let class = feed.topics.class_of(state.topic.as_str());
+                let is_written = self.save_one(base, state, class, before).await?;
                 Ok::<_, Trouble>((!is_written).then(|| state.topic.clone()))
             });
             outdated.extend(try_join_all(writes).await?.into_iter().flatten());
@@ -185,7 +190,7 @@ impl Bucket {
     }
 
     /// `false` if something else is there by now than before the state was taken.
-    async fn save_one(&self, base: &Epoch, state: &Snapshot, is_stream: bool, before: Before) -> Result<bool, Trouble> {
+    async fn save_one(&self, base: &Epoch, state: &Snapshot, class: Class, before: Before) -> Result<bool, Trouble> {
         let tried = state.topic.as_str();
         let key = token(tried);
         if before.saved.is_some_and(|(offset, _)| offset > state.offset) {
@@ -201,7 +206,8 @@ impl Bucket {
             incomplete: state.known != Known::Whole,
             moved: moved_at.is_some(),
             moved_at,
-            stream: is_stream,
+            stream: class == Class::Stream,
+            class: Some(class).filter(|class| class.conflatable()),
             parts: 0,
             data: None,
             b64data: None,
@@ -222,17 +228,27 @@ impl Bucket {
             return Ok(false);
         }
         if let Some((offset, parts)) = before.saved.filter(|(offset, _)| *offset != state.offset) {
-            self.purge_parts(base, &key, offset, parts).await?;
+            self.remove_parts(base, &key, offset, parts).await?;
         }
         Ok(true)
     }
 
-    async fn purge_parts(&self, base: &Epoch, key: &str, offset: Offset, parts: usize) -> Result<(), Trouble> {
-        for i in 0..parts {
-            let part = part_key(base, key, offset, i);
-            self.store.purge(&part).await.map_err(trouble(&part))?;
+    /// Removes what is under a key up to this revision. A marker in its place, as of [`purge`](async_nats::jetstream::kv::Store::purge), would stay
+    /// for ever.
+    async fn remove_upto(&self, key: &str, revision: u64) -> Result<(), Trouble> {
+        let purge = self.store.stream.purge().filter(format!("{}{key}", self.store.prefix));
+        let purged = self.wait(key, purge.sequence(revision.saturating_add(1)).into_future()).await?;
+        purged.map(drop).map_err(trouble(&format!("bucket {}, key {key}", self.store.name)))
+    }
+
+    async fn remove_parts(&self, base: &Epoch, key: &str, offset: Offset, parts: usize) -> Result<(), Trouble> {
+        if parts == 0 {
+            return Ok(());
         }
-        Ok(())
+        let key = format!("part.{base}.{key}.{offset}.*");
+        let purge = self.store.stream.purge().filter(format!("{}{key}", self.store.prefix));
+        let purged = self.wait(&key, purge.into_future()).await?;
+        purged.map(drop).map_err(trouble(&format!("bucket {}, key {key}", self.store.name)))
     }
 
     /// Removes the saved state of a topic that ended, unless it is of a later offset. A node that is about to save an older
@@ -246,15 +262,10 @@ impl Bucket {
             if saved.as_ref().is_some_and(|saved| saved.offset > upto) {
                 return Ok(());
             }
-            if let Err(error) = self.store.purge_expect_revision(&head, Some(revision)).await {
-                // Another node has saved it, or removed it; or it cannot be removed now.
-                if self.value(&head).await?.is_some_and(|(found, _)| found == revision) {
-                    return Err(trouble(topic)(error));
-                }
-                continue;
-            }
+            self.remove_upto(&head, revision).await?;
             let (offset, parts) = saved.map_or((Offset::ZERO, 0), |saved| (saved.offset, saved.parts));
-            return self.purge_parts(base, &key, offset, parts).await;
+            self.remove_parts(base, &key, offset, parts).await?;
+            // Another node may have saved it meanwhile.
         }
         Err(Trouble(format!("key {head}: other nodes change it all the time")))
     }
@@ -309,15 +320,15 @@ impl Bucket {
     }
 
     /// Puts saved states back as they come, and clears away those that no longer count. Where it breaks off, it goes on with
-    /// what is in `restoring`.
+    /// what is in `restoring`. `false` if some are of messages that the stream has lost: then none of them counts.
     pub(super) async fn restore(
         &self,
         restoring: &mut Restoring,
-        (context, stream): (&Context, &str),
+        stream: &str,
         base: &Epoch,
         (held, source, bytes_max): (&Held, SourceId, usize),
         feed: &Feed,
-    ) -> Result<(), Trouble> {
+    ) -> Result<bool, Trouble> {
         let tried = format!("bucket {}: reading saved states", self.store.name);
         // Where the bucket keeps what was there before, too, only the newest of each key counts.
         let keeps_newest = self.store.stream.cached_info().config.max_messages_per_subject == 1;
@@ -335,63 +346,16 @@ impl Bucket {
             description: Some("nexus-push: saved states".into()),
             ..pull::Config::default()
         };
-        let consumer = self.store.stream.create_consumer(config).await.map_err(trouble(&tried))?;
-        let mut left = consumer.cached_info().num_pending;
-        let bytes = READ_BYTES.max(context.client().max_payload().saturating_mul(2));
-        let mut messages = consumer
-            .stream()
-            .max_messages_per_batch(READ_MESSAGES)
-            .max_bytes_per_batch(bytes)
-            .heartbeat(HEARTBEAT)
-            .messages()
-            .await
-            .map_err(trouble(&tried))?;
-        let (mut last, mut delivered) = (held.last, 0);
+        let mut pull = self.connection.pull(&self.store.stream, config).await?;
+        let mut left = pull.pending_at_first();
+        let mut last = held.last;
         while left > 0 {
-            let message = tokio::time::timeout(READ_TIMEOUT, messages.next()).await.map_err(trouble(&tried))?;
-            let message = message.ok_or_else(|| Trouble(format!("{tried}: the consumer has ended")))?;
-            let message = message.map_err(trouble(&tried))?;
-            let info = message.info().map_err(trouble(&tried))?;
-            let (sequence, pending) = (info.stream_sequence, info.pending);
-            if info.consumer_sequence != delivered + 1 {
-                return Err(Trouble(format!("{tried}: messages before {sequence} were lost on the way")));
+            for pulled in pull.next().await.map_err(trouble(&tried))? {
+                left = left.saturating_sub(1).min(pulled.pending);
+                if !self.restore_next(restoring, pulled, stream, base, (&mut last, source, bytes_max), feed).await? {
+                    return Ok(false);
+                }
             }
-            delivered = info.consumer_sequence;
-            let key = message.subject.strip_prefix(self.store.prefix.as_str()).unwrap_or_default();
-            let mut tokens = key.split('.');
-            match (tokens.next(), tokens.next()) {
-                (Some("state" | "part" | "position" | "expired" | "ended"), Some(other)) if other != base.as_str() => {
-                    restoring.over.insert(other.to_owned());
-                }
-                // What was removed leaves an empty value behind.
-                (Some("part"), _) if !message.payload.is_empty() => {
-                    restoring.keep_part(key, message.payload.clone());
-                }
-                // Left by a save that was broken off, of a topic that may never come again. Who is about to write over it
-                // takes the state again.
-                (Some("state"), _) if message.payload.is_empty() => {
-                    let is_removal = |headers: &async_nats::HeaderMap| headers.get(OPERATION).is_some();
-                    if !message.headers.as_ref().is_some_and(is_removal)
-                        && let Err(error) = self.store.purge_expect_revision(key, Some(sequence)).await
-                    {
-                        tracing::debug!(key, %error, "what a save left is not cleared away");
-                    }
-                }
-                (Some("state"), _) => {
-                    if let Ok(saved) = serde_json::from_slice::<Saved<'_>>(&message.payload) {
-                        if saved.offset.get() > last {
-                            // As of now: other nodes go on to save while this one loads.
-                            let info = context.get_stream(stream).await.map_err(trouble(&tried))?;
-                            last = Held::of(info.cached_info()).last.max(last);
-                        }
-                        let at = (key, sequence, last);
-                        self.restore_one(restoring, at, base, saved, (source, bytes_max), feed).await?;
-                    }
-                }
-                _ => {}
-            }
-            restoring.after = sequence;
-            left = (left - 1).min(pending);
         }
         for base in std::mem::take(&mut restoring.over) {
             self.clear(&base).await;
@@ -399,25 +363,63 @@ impl Bucket {
         let expired = self.number(&format!("expired.{base}")).await?.map_or(0, |(_, expired)| expired);
         feed.topics.expired_elsewhere(source, expired);
         (restoring.parts, restoring.parts_bytes) = (HashMap::new(), 0);
-        Ok(())
+        Ok(true)
+    }
+
+    /// Takes in one message of the bucket. `false` as above.
+    async fn restore_next(
+        &self,
+        restoring: &mut Restoring,
+        Pulled { message, sequence, .. }: Pulled,
+        stream: &str,
+        base: &Epoch,
+        (last, source, bytes_max): (&mut u64, SourceId, usize),
+        feed: &Feed,
+    ) -> Result<bool, Trouble> {
+        let key = message.subject.strip_prefix(self.store.prefix.as_str()).unwrap_or_default();
+        let mut tokens = key.split('.');
+        match (tokens.next(), tokens.next()) {
+            (Some("state" | "part" | "position" | "expired" | "ended"), Some(other)) if other != base.as_str() => {
+                restoring.over.insert(other.to_owned());
+            }
+            (Some("part"), _) if !message.payload.is_empty() => {
+                restoring.keep_part(key, message.payload.clone());
+            }
+            // Left by a save that was broken off, of a topic that may never come again, or in place of what earlier
+            // versions removed. A node that is about to write over it takes the state again.
+            (Some("state" | "part"), _) if message.payload.is_empty() && restoring.cleared < CLEARED_MAX => {
+                restoring.cleared += 1;
+                if let Err(error) = self.remove_upto(key, sequence).await {
+                    tracing::debug!(%error, "an empty value is not cleared away");
+                }
+            }
+            (Some("state"), _) => {
+                if let Ok(saved) = serde_json::from_slice::<Saved<'_>>(&message.payload) {
+                    let offset = saved.offset.get();
+                    if offset > restoring.looked_upto {
+                        if is_lost(&self.connection, stream, (offset, saved.taken_ms()), last).await? {
+                            return Ok(false);
+                        }
+                        restoring.looked_upto = offset;
+                    }
+                    self.restore_one(restoring, (key, sequence), base, saved, (source, bytes_max), feed).await?;
+                }
+            }
+            _ => {}
+        }
+        restoring.after = sequence;
+        Ok(true)
     }
 
     async fn restore_one(
         &self,
         restoring: &mut Restoring,
-        (key, revision, last): (&str, u64, u64),
+        (key, revision): (&str, u64),
         base: &Epoch,
         saved: Saved<'_>,
         (source, bytes_max): (SourceId, usize),
         feed: &Feed,
     ) -> Result<(), Trouble> {
-        // Of deltas that are lost: it must not count again once the stream has come as far.
-        if saved.offset.get() > last {
-            if let Err(error) = self.store.purge_expect_revision(key, Some(revision)).await {
-                tracing::warn!(topic = saved.topic, %error, "a saved state of lost deltas cannot be removed");
-            }
-            return Ok(());
-        }
         let Some(data) = self.data_of(base, &saved, Some(restoring)).await? else {
             // A newer one comes, or it is broken.
             if self.value(key).await?.is_some_and(|(found, _)| found == revision) {
@@ -435,7 +437,8 @@ impl Bucket {
         let keys = ["state.BASE.>", "part.BASE.>", "position.BASE", "expired.BASE", "ended.BASE"];
         for key in keys {
             let subject = format!("{}{}", self.store.prefix, key.replace("BASE", base));
-            if let Err(error) = self.store.stream.purge().filter(subject).await {
+            let purged = self.wait(key, self.store.stream.purge().filter(subject).into_future()).await;
+            if let Err(error) = purged.and_then(|purged| purged.map_err(trouble(key))) {
                 tracing::debug!(%error, "states of another stream cannot be removed");
             }
         }
@@ -443,7 +446,7 @@ impl Bucket {
 
     /// Writes a value over what has this revision (0: nothing); the new revision, or nothing if something else is there.
     pub(super) async fn put_over(&self, key: &str, value: Bytes, revision: u64) -> Result<Option<u64>, Trouble> {
-        match self.store.update(key, value, revision).await {
+        match self.wait(key, self.store.update(key, value, revision)).await? {
             Ok(revision) => Ok(Some(revision)),
             Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(None),
             Err(error) => Err(Trouble(format!("bucket {}, key {key}: {error}", self.store.name))),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ::redis::{Cmd, RedisError, RedisResult, Value, from_redis_value};
 use futures_util::future::join_all;
 
+use super::entries::fields_of;
 use super::id::EntryId;
 use super::keys::hash_tag;
 use super::link::SharedLink;
@@ -15,6 +16,7 @@ use crate::config;
 use crate::limits::{APPEND_BYTES_MAX, APPEND_DELTAS_MAX, IDEMPOTENCY_TTL};
 use crate::metrics::Metrics;
 use crate::position::{Epoch, Offset};
+use crate::source::draft::Draft;
 use crate::source::once::OnceKey;
 use crate::source::publish::Outgoing;
 use crate::topic::{Kind, SourceId, Topics};
@@ -140,12 +142,12 @@ impl Appender {
     }
 
     fn command(&self, stream: &str, one: &Outgoing<'_>) -> Cmd {
-        let fields = [
-            Some((&self.config.topic_field, one.topic.as_bytes().to_vec())),
-            Some((&self.config.data_field, one.payload.bytes().to_vec())),
-            one.kind.name().map(|kind| (&self.config.kind_field, kind.as_bytes().to_vec())),
-            one.ts.map(|ts| (&self.config.ts_field, ts.to_string().into_bytes())),
-        ];
+        let draft = Draft {
+            topic: one.topic.into(),
+            kind: one.kind.name().map(Into::into),
+            ts: one.ts.map(|ts| ts.to_string().into()),
+            data: Some(one.payload.bytes().clone()),
+        };
         let mut command = match one.once {
             None => ::redis::cmd("XADD"),
             Some(key) => {
@@ -161,7 +163,7 @@ impl Appender {
             command.arg(stream);
         }
         command.arg("MAXLEN").arg("~").arg(self.config.max_len).arg("*");
-        for (name, value) in fields.into_iter().flatten() {
+        for (name, value) in fields_of(draft, &self.config) {
             command.arg(name).arg(value);
         }
         command

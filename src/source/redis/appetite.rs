@@ -1,12 +1,34 @@
 //! How many entries are asked for at once: as many as fit a bound on bytes and a bound on time, by what the last ones took.
 //!
 //! Redis bounds a read by count alone. Entries may be of any size, and a link of any speed: so it begins with a few and goes
-//! on with at most twice as many each time.
+//! on with at most twice as many each time. What comes may be larger than all before: an answer to several that has more than
+//! twice the bound on bytes is given up, and they are read one by one.
 
 use std::time::Duration;
 
 /// Bytes that one answer is to have at most, as far as can be told from those before it.
 pub(super) const READ_BYTES: usize = 4 << 20;
+
+/// Bytes of an answer to several entries at which it is given up.
+const SEVERAL_BYTES_MAX: usize = 2 * READ_BYTES;
+
+/// Bytes of an answer to one entry at which it is given up: a share of the memory there is, between these. The oldest entry comes
+/// with it, and may be the same: half of it is what one may have.
+const ONE_SHARE: u64 = 4;
+const ONE_BYTES_MIN: usize = 16 << 20;
+const ONE_BYTES_MAX: usize = 1 << 30;
+
+/// Bytes that an answer to one entry may have, of `memory`.
+pub(super) fn one_bytes_max(memory: Option<u64>) -> usize {
+    let share = memory.map(|memory| usize::try_from(memory / ONE_SHARE).unwrap_or(usize::MAX));
+    share.unwrap_or(ONE_BYTES_MAX).clamp(ONE_BYTES_MIN, ONE_BYTES_MAX)
+}
+
+/// Bytes that an answer to so many entries may have, beside `known` ones that are read again with them; `one` may be of one.
+pub(super) fn bytes_max(asked: usize, known: usize, one: usize) -> usize {
+    let several = SEVERAL_BYTES_MAX.saturating_add(known);
+    if asked > 1 { several.min(one) } else { one }
+}
 
 /// Entries of the first read, and of that after a failure.
 const FIRST: usize = 16;
@@ -52,6 +74,11 @@ impl Appetite {
         self.count = wanted.min(READ_BYTES / self.largest.max(1)).clamp(1, self.most);
     }
 
+    /// An answer to several entries was given up for its size. What comes next is taken to be as large.
+    pub(super) fn overfed(&mut self) {
+        (self.count, self.largest) = (1, READ_BYTES);
+    }
+
     /// No answer came.
     pub(super) fn failed(&mut self) {
         self.count = (self.count / 2).clamp(1, FIRST);
@@ -80,6 +107,32 @@ mod tests {
         assert_eq!(after(&[(16, 250_000, QUICK); 20]), 16);
         assert_eq!(after(&[(16, 4 << 20, QUICK)]), 1);
         assert_eq!(after(&[(1, 500 << 20, QUICK); 3]), 1, "one is always asked for");
+    }
+
+    #[test]
+    fn after_an_answer_that_was_too_large_reads_are_of_one_and_grow_again() {
+        let mut appetite = Appetite::new(1_000);
+        for _ in 0..10 {
+            appetite.fed([1; 8], 8, QUICK);
+        }
+        appetite.overfed();
+        assert_eq!(appetite.count(), 1);
+        for _ in 0..4 {
+            appetite.fed([1], 1, QUICK);
+            assert_eq!(appetite.count(), 1);
+        }
+        for _ in 0..60 {
+            appetite.fed(std::iter::repeat_n(1, appetite.count()), appetite.count(), QUICK);
+        }
+        assert_eq!(appetite.count(), 1_000);
+        for (memory, one) in
+            [(None, 1 << 30), (Some(256 << 20), 64 << 20), (Some(1), 16 << 20), (Some(1 << 40), 1 << 30)]
+        {
+            assert_eq!(one_bytes_max(memory), one);
+        }
+        let one = one_bytes_max(None);
+        assert_eq!((bytes_max(2, 0, one), bytes_max(2, 5, one), bytes_max(1, 0, one)), (8 << 20, (8 << 20) + 5, one));
+        assert_eq!(bytes_max(2, one, one), one, "never more than that");
     }
 
     #[test]

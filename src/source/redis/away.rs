@@ -6,13 +6,14 @@
 
 use std::collections::HashMap;
 
-use ::redis::{RedisResult, Value, cmd};
+use ::redis::{ErrorKind, RedisError, RedisResult, Value, cmd};
 use serde::{Deserialize, Serialize};
 
-use super::entries::text;
 use super::id::EntryId;
 use super::keys::Keys;
 use super::link::Link;
+use super::masters::Masters;
+use super::value::text;
 use crate::limits::REFUSAL_CHARS_SHOWN;
 use crate::name::shown;
 use crate::source::refusals::{Reason, Refusal};
@@ -24,7 +25,7 @@ pub(super) const CUT_FIELD: &str = "nexus:away";
 /// First field of an entry that was handed on from another stream: that stream's name and the ID that it has there.
 pub(super) const FROM_FIELD: &str = "nexus:from";
 
-/// Of a topic that moves: when its last delta was taken in, Unix ms.
+/// When the delta was taken in by the other stream, Unix ms; of a topic that moves, its last one.
 pub(super) const AT_FIELD: &str = "nexus:at";
 
 /// Of a topic that moves: there if its state may lack deltas.
@@ -95,7 +96,7 @@ pub(super) struct Handed {
     pub(super) from: String,
     /// Its ID there; of a topic that moves, the cut.
     pub(super) id: EntryId,
-    /// When the topic's last delta was taken in, if it moves.
+    /// When it was taken in there; of a topic that moves, its last delta. Deletions do not say it.
     pub(super) at_ms: Option<u64>,
     /// The state may lack deltas.
     pub(super) is_partial: bool,
@@ -122,6 +123,14 @@ impl Handed {
     }
 }
 
+/// Up to where a run has handed on entries of `from` to `to`; `None` if it has not begun to.
+pub(super) async fn handed_on(masters: &Masters, from: &str, to: &str, run: &str) -> RedisResult<Option<EntryId>> {
+    let mut link = masters.connect(to).await?;
+    let state: Option<String> = cmd("GET").arg(Keys::new(to).relay(from)).query_async(&mut link).await?;
+    let words = state.as_deref().and_then(|state| state.split_once(' '));
+    Ok(words.filter(|(of, _)| *of == run).and_then(|(_, rest)| rest.split(' ').next()?.parse().ok()))
+}
+
 /// Which topics have left a stream, and since when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Away {
@@ -144,8 +153,11 @@ impl Away {
         let kept: RedisResult<HashMap<String, String>> = cmd("HGETALL").arg(&keys.away).query_async(link).await;
         match kept {
             Ok(kept) => Ok(Self::kept(&kept)),
-            // A user without the right to ask: cuts are read in the stream.
-            Err(error) if error.code() == Some("NOPERM") => Ok(None),
+            // Cuts may have been trimmed: without the key, topics that have left are told as they were.
+            Err(error) if error.code() == Some("NOPERM") => {
+                let told = "the user may not read which topics have moved: allow HGETALL on the key";
+                Err(RedisError::from((ErrorKind::Client, told, keys.away.clone())))
+            }
             Err(error) => Err(error),
         }
     }
@@ -221,7 +233,12 @@ impl Away {
 
     /// Whether an entry comes after the cut of its topic's slice.
     pub(super) fn is_cut_before(&self, topic: &str, id: EntryId) -> bool {
-        self.cuts.get(usize::from(slice_of(topic, self.slices))).is_some_and(|cut| id > *cut)
+        self.cut_of(topic).is_some_and(|cut| id > cut)
+    }
+
+    /// The cut of a topic's slice, if there is one yet.
+    pub(super) fn cut_of(&self, topic: &str) -> Option<EntryId> {
+        self.cuts.get(usize::from(slice_of(topic, self.slices))).copied()
     }
 }
 

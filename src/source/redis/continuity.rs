@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use ::redis::{Cmd, ErrorKind, RedisResult, Value, cmd};
 
-use super::entries::{Entry, entries, text};
+use super::entries::{Entry, entries};
 use super::id::EntryId;
 use super::keys::Keys;
 use super::link::Link;
+use super::value::text;
 use crate::position::Offset;
 
 /// How far a partition was read.
@@ -41,6 +42,8 @@ pub(super) struct Facts {
     pub(super) first: Option<EntryId>,
     /// Entries ever added to it, and those of them that are gone. Servers before Redis 7 do not say.
     counts: Option<(u64, u64)>,
+    /// The newest of those that were deleted one by one (`XDEL`), where the server says.
+    pub(super) deleted: Option<EntryId>,
     /// It holds nothing, and does not say what it ever held: `newest` is not known.
     pub(super) is_emptied: bool,
 }
@@ -48,14 +51,12 @@ pub(super) struct Facts {
 impl Facts {
     /// Asks for them. Servers that know no `XINFO` are asked for the first and the last entry.
     pub(super) async fn of(link: &mut Link, keys: &Keys) -> RedisResult<Self> {
-        let reply: RedisResult<Value> = cmd("XINFO").arg("STREAM").arg(&keys.stream).query_async(link).await;
+        let reply: RedisResult<Value> = ask_facts(keys).query_async(link).await;
         let error = match reply {
-            Ok(Value::Array(fields)) => return Ok(Self::read(&fields)),
-            Ok(Value::Map(pairs)) => {
-                let fields: Vec<Value> = pairs.into_iter().flat_map(|(key, value)| [key, value]).collect();
-                return Ok(Self::read(&fields));
-            }
-            Ok(_) => None,
+            Ok(reply) => match Self::in_reply(reply) {
+                Some(facts) => return Ok(facts),
+                None => None,
+            },
             Err(error) if error.detail().is_some_and(|detail| detail.contains("no such key")) => {
                 return Ok(Self { counts: Some((0, 0)), ..Self::default() });
             }
@@ -70,7 +71,20 @@ impl Facts {
         if newest.is_none() && !cmd("EXISTS").arg(&keys.stream).query_async::<bool>(link).await? {
             return Ok(Self { counts: Some((0, 0)), ..Self::default() });
         }
-        Ok(Self { newest: newest.unwrap_or_default(), first, counts: None, is_emptied: newest.is_none() })
+        let newest_id = newest.unwrap_or_default();
+        Ok(Self { newest: newest_id, first, counts: None, deleted: None, is_emptied: newest.is_none() })
+    }
+
+    /// What the answer to [`ask_facts`] says, if it is one.
+    pub(super) fn in_reply(reply: Value) -> Option<Self> {
+        match reply {
+            Value::Array(fields) => Some(Self::read(&fields)),
+            Value::Map(pairs) => {
+                let fields: Vec<Value> = pairs.into_iter().flat_map(|(key, value)| [key, value]).collect();
+                Some(Self::read(&fields))
+            }
+            _ => None,
+        }
     }
 
     fn read(fields: &[Value]) -> Self {
@@ -83,8 +97,10 @@ impl Facts {
             _ => None,
         };
         let added = number("entries-added");
+        let id = |name: &str| field(fields, name).and_then(|id| text(id)?.parse().ok());
         Self {
-            newest: field(fields, "last-generated-id").and_then(|id| text(id)?.parse().ok()).unwrap_or_default(),
+            newest: id("last-generated-id").unwrap_or_default(),
+            deleted: id("max-deleted-entry-id"),
             first,
             counts: added.zip(number("length")).map(|(added, length)| (added, added.saturating_sub(length))),
             is_emptied: false,
@@ -131,6 +147,18 @@ impl Facts {
         counts.is_some_and(|((added, gone), count)| added < count || begins_after && gone < count)
     }
 
+    /// Whether entries were deleted one by one before they were read, where the one that was read last, `last`, is the `count`th.
+    /// Where there are newer ones in the stream only those behind them can be told.
+    pub(super) fn is_deleted_unread(&self, last: EntryId, count: Option<u64>) -> bool {
+        let has_more = self.counts.zip(count).is_some_and(|((added, _), count)| added > count);
+        self.deleted.is_some_and(|deleted| deleted > last) || self.newest == last && has_more
+    }
+
+    /// Whether an entry may be one of those that were deleted one by one.
+    pub(super) fn is_deleted(&self, id: EntryId) -> bool {
+        self.deleted.is_some_and(|deleted| id <= deleted)
+    }
+
     /// Whether entries are gone that were added after `last`, where that is certain.
     pub(super) fn is_surely_gone_after(&self, last: EntryId, count: Option<u64>) -> bool {
         count.is_some() && self.counts.is_some() && self.is_gone_after(last, count)
@@ -156,8 +184,21 @@ pub(super) enum Break {
 }
 
 impl Break {
+    /// Entries after `last` are gone.
+    pub(super) fn missed(last: EntryId) -> Self {
+        Self::Missed(format!("entries after {last} were trimmed or deleted before they were read"))
+    }
+
     fn another(last: EntryId) -> Self {
         Self::Rewritten(format!("the stream has been given fewer entries than were read from it up to {last}"))
+    }
+
+    fn other(last: EntryId) -> Self {
+        Self::Rewritten(format!("{last} is another entry than the one that was read"))
+    }
+
+    fn lost(last: EntryId) -> Self {
+        Self::Rewritten(format!("{last} was read from the stream, but is not in it"))
     }
 
     /// The reason, for logs.
@@ -185,8 +226,8 @@ pub(super) async fn broken(link: &mut Link, keys: &Keys, progress: &Progress) ->
     if facts.is_another(last, progress.count) {
         return Ok(Some(Break::another(last)));
     }
-    if facts.is_gone_after(last, progress.count) {
-        return Ok(Some(Break::Missed(format!("entries after {last} were trimmed before they were read"))));
+    if facts.is_gone_after(last, progress.count) || facts.is_deleted_unread(last, progress.count) {
+        return Ok(Some(Break::missed(last)));
     }
     let (Some(seen), Some(first)) = (progress.seen, facts.first) else { return Ok(None) };
     if first > last {
@@ -194,15 +235,63 @@ pub(super) async fn broken(link: &mut Link, keys: &Keys, progress: &Progress) ->
     }
     Ok(match fingerprint_of(link, keys, last).await? {
         Some(found) if found == seen => None,
-        Some(_) => Some(Break::Rewritten(format!("{last} is another entry than the one that was read"))),
-        None => Some(Break::Rewritten(format!("{last} was read from the stream, but is not in it"))),
+        Some(_) => Some(Break::other(last)),
+        None if facts.is_deleted(last) => None,
+        None => Some(Break::lost(last)),
     })
+}
+
+/// What an entry is to be that was read last, and whether a read finds it so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Witness {
+    /// It was not asked for.
+    Unasked,
+    /// It is as it was.
+    Same,
+    /// Another entry has its ID.
+    Other,
+    /// There is none.
+    Gone,
+}
+
+impl Witness {
+    /// What the answer to [`ask_entry`] says of an entry that had the fingerprint `seen`.
+    pub(super) fn of(reply: Value, seen: u64) -> Self {
+        match entries(reply).first().map(Entry::fingerprint) {
+            Some(found) if found == seen => Self::Same,
+            Some(_) => Self::Other,
+            None => Self::Gone,
+        }
+    }
+
+    /// What this says of a stream of which `last` was read last.
+    pub(super) async fn broken(self, link: &mut Link, keys: &Keys, last: EntryId) -> RedisResult<Option<Break>> {
+        match self {
+            Self::Unasked | Self::Same => Ok(None),
+            Self::Other => Ok(Some(Break::other(last))),
+            Self::Gone => {
+                let facts = Facts::of(link, keys).await?;
+                // Trimmed, as what was read may be; or deleted.
+                let is_gone = facts.first.is_none_or(|first| first > last) || facts.is_deleted(last);
+                Ok((!is_gone).then(|| Break::lost(last)))
+            }
+        }
+    }
+}
+
+/// Asks what the stream is.
+pub(super) fn ask_facts(keys: &Keys) -> Cmd {
+    cmd("XINFO").arg("STREAM").arg(&keys.stream).to_owned()
+}
+
+/// Asks for one entry.
+pub(super) fn ask_entry(keys: &Keys, id: EntryId) -> Cmd {
+    cmd("XRANGE").arg(&keys.stream).arg(id.to_string()).arg(id.to_string()).to_owned()
 }
 
 /// The fingerprint of an entry, if it is in the stream.
 pub(super) async fn fingerprint_of(link: &mut Link, keys: &Keys, id: EntryId) -> RedisResult<Option<u64>> {
-    let reply: Value =
-        cmd("XRANGE").arg(&keys.stream).arg(id.to_string()).arg(id.to_string()).query_async(link).await?;
+    let reply: Value = ask_entry(keys, id).query_async(link).await?;
     Ok(entries(reply).first().map(Entry::fingerprint))
 }
 
@@ -223,9 +312,10 @@ pub(super) async fn broken_before(
     if !facts.is_gone_between(progress.count, batch) {
         return Ok(None);
     }
-    Ok(Some(match facts.is_another(last, progress.count) {
+    let is_behind = !facts.is_emptied && batch.last().is_some_and(|entry| facts.newest < entry.id);
+    Ok(Some(match is_behind || facts.is_another(last, progress.count) {
         true => Break::another(last),
-        false => Break::Missed(format!("entries after {last} were trimmed before they were read")),
+        false => Break::missed(last),
     }))
 }
 
@@ -264,6 +354,7 @@ mod tests {
             newest: id(added),
             first: (gone < added).then(|| id(gone + 1)),
             counts: Some((added, gone)),
+            deleted: Some(id(0)),
             is_emptied: false,
         }
     }
@@ -280,6 +371,25 @@ mod tests {
         let another = Facts { counts: Some((3, 0)), ..facts(10, 7) };
         assert!(another.is_gone_after(id(5), Some(5)), "another stream of the name");
         assert!(another.is_gone_between(Some(5), &batch(8..=10)));
+    }
+
+    /// Ten were added, and entries deleted one by one, the newest of them with the ID `deleted`.
+    #[test]
+    fn entries_that_were_deleted_before_they_were_read_are_found() {
+        for (last, count, deleted, unread) in [
+            (10, Some(10), 0, false),
+            (10, Some(10), 7, false),
+            (10, Some(9), 7, true),
+            (10, None, 7, false),
+            (5, Some(5), 4, false),
+            (5, Some(5), 5, false),
+            (5, Some(5), 8, true),
+            (5, None, 8, true),
+        ] {
+            let facts = Facts { deleted: Some(id(deleted)), ..facts(10, 0) };
+            let found = facts.is_deleted_unread(id(last), count);
+            assert_eq!(found, unread, "{last} read, the {count:?}th; {deleted} deleted");
+        }
     }
 
     /// (last read, first of the batch, gone afterwards, hole)
@@ -313,7 +423,7 @@ mod tests {
                 newest: id(100 + added),
                 first: Some(id(101 + gone)),
                 counts: Some((added, gone)),
-                is_emptied: false,
+                ..Facts::default()
             };
             assert!(
                 facts.is_gone_after(id(5), Some(5)) && facts.is_another(id(5), Some(5)),
@@ -322,7 +432,7 @@ mod tests {
             assert!(facts.is_gone_between(Some(5), &batch(101 + gone..=100 + added)), "{added} added, {gone} gone");
         }
         assert!(!facts(10, 7).is_another(id(5), Some(5)), "it has lost more than was read");
-        let behind = Facts { newest: id(5), first: Some(id(5)), counts: Some((7, 6)), is_emptied: false };
+        let behind = Facts { newest: id(5), first: Some(id(5)), counts: Some((7, 6)), ..Facts::default() };
         assert!(behind.is_gone_after(id(5), Some(5)), "two were deleted before they were read");
     }
 }

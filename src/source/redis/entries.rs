@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use super::away::Handed;
 use super::id::EntryId;
+use super::value::{raw, text};
 use crate::config::{self, PayloadForm};
 use crate::limits::REFUSAL_CHARS_SHOWN;
 use crate::name::shown;
@@ -35,6 +36,15 @@ fn alias(topic_field: &str) -> Option<&'static str> {
         "channel" => Some("topic"),
         _ => None,
     }
+}
+
+/// The topic of an entry that is refused unread: as [`decode_entry`] takes it, if it is UTF-8.
+pub(super) fn topic_of<'a>(fields: &'a [Value], config: &config::Redis) -> Option<&'a str> {
+    let named = |wanted: &str| {
+        let is_it = |pair: &&[Value]| pair.first().and_then(raw) == Some(wanted.as_bytes());
+        fields.chunks_exact(2).rev().find(is_it).and_then(|pair| pair.last())
+    };
+    named(&config.topic_field).or_else(|| named(alias(&config.topic_field)?)).and_then(text)
 }
 
 /// Reads `field value field value …` of an entry that Redis took in at `at_ms`. Fields that are not configured are ignored.
@@ -121,16 +131,23 @@ pub(in crate::source) fn read_draft(
     at_ms: u64,
     form: impl Fn(&str) -> PayloadForm,
 ) -> Result<ReadDelta, Refusal> {
+    let fields = fields_of(draft, config).flat_map(|(name, value)| [name.as_bytes().to_vec(), value]);
+    decode_entry(fields.map(Value::BulkString).collect(), config, bytes_max, at_ms, form)
+}
+
+/// Names and values of a delta's entry: what [`decode_entry`] reads.
+pub(super) fn fields_of<'a>(
+    draft: Draft<'_>,
+    config: &'a config::Redis,
+) -> impl Iterator<Item = (&'a str, Vec<u8>)> + use<'a> {
     let Draft { topic, kind, ts, data } = draft;
-    let parts = [
-        Some((&config.topic_field, topic.into_owned().into_bytes())),
-        data.map(|data| (&config.data_field, data.into())),
-        kind.map(|kind| (&config.kind_field, kind.into_owned().into_bytes())),
-        ts.map(|ts| (&config.ts_field, ts.into_owned().into_bytes())),
+    let fields = [
+        Some((config.topic_field.as_str(), topic.into_owned().into_bytes())),
+        data.map(|data| (config.data_field.as_str(), data.into())),
+        kind.map(|kind| (config.kind_field.as_str(), kind.into_owned().into_bytes())),
+        ts.map(|ts| (config.ts_field.as_str(), ts.into_owned().into_bytes())),
     ];
-    let parts = parts.into_iter().flatten();
-    let fields = parts.flat_map(|(name, value)| [name.clone().into_bytes(), value]).map(Value::BulkString).collect();
-    decode_entry(fields, config, bytes_max, at_ms, form)
+    fields.into_iter().flatten()
 }
 
 /// The bytes of a value; of what is no text, none.
@@ -163,18 +180,6 @@ impl Entry {
             field.iter().fold(hash, step)
         })
     }
-}
-
-fn raw(value: &Value) -> Option<&[u8]> {
-    match value {
-        Value::BulkString(bytes) => Some(bytes),
-        Value::SimpleString(text) => Some(text.as_bytes()),
-        _ => None,
-    }
-}
-
-pub(super) fn text(value: &Value) -> Option<&str> {
-    raw(value).and_then(|bytes| std::str::from_utf8(bytes).ok())
 }
 
 /// Entries of an `XRANGE` reply. One without fields (deleted meanwhile) or with an ID that is none is left out.
@@ -309,6 +314,30 @@ mod tests {
             |name| decode_entry(fields(&[(name, "a"), ("data", "1")]), &config, 10, AT_MS, |_| PayloadForm::Json);
         assert_eq!(other("sym").unwrap().topic, "a");
         assert!(other("channel").unwrap_err().remedy.contains("did you mean `sym` by `channel`?"));
+    }
+
+    #[test]
+    fn the_topic_of_an_entry_is_told_without_reading_the_rest() {
+        let config = config::Redis::default();
+        for (pairs, topic) in [
+            (&[("data", "{"), ("topic", "a")][..], Some("a")),
+            (&[("channel", "b"), ("topic", "a")], Some("a")),
+            (&[("channel", "b")], Some("b")),
+            (&[("topic", "a"), ("topic", "b")], Some("b")),
+            (&[("topic", "")], Some("")),
+            (&[("data", "topic"), ("x", "a")], None),
+            (&[], None),
+        ] {
+            assert_eq!(topic_of(&fields(pairs), &config), topic, "{pairs:?}");
+            let read = read(&[pairs, &[("data", "1")]].concat()).ok().map(|delta| delta.topic);
+            assert_eq!(read.as_deref(), topic, "{pairs:?}");
+        }
+        let mut bytes = fields(&[("topic", "a")]);
+        bytes[1] = Value::BulkString(vec![0xff]);
+        assert_eq!(topic_of(&bytes, &config), None);
+        let own = config::Redis { topic_field: "sym".into(), ..config };
+        assert_eq!(topic_of(&fields(&[("topic", "a"), ("sym", "b")]), &own), Some("b"));
+        assert_eq!(topic_of(&fields(&[("topic", "a")]), &own), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::redis::aio::{ConnectionLike, MultiplexedConnection};
+use ::redis::aio::ConnectionLike;
 use ::redis::{
     Cmd, ConnectionAddr, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisFuture, RedisResult, ServerError,
     ServerErrorKind, Value, cmd, from_redis_value, pipe,
@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::masters::{Masters, is_master, no_answer, not_master, open, redirected};
+use super::wire::Wire;
 
 /// Times that a command is sent that nodes refuse because it is another's.
 const ATTEMPTS_MAX: usize = 4;
@@ -36,7 +37,9 @@ pub struct Link {
     /// Whether the node says what it is when it is asked.
     has_role: bool,
     /// The node that keys are on their way to.
-    detour: Arc<Mutex<Option<(ConnectionAddr, MultiplexedConnection)>>>,
+    detour: Arc<Mutex<Option<(ConnectionAddr, Wire)>>>,
+    /// Bytes that the answers to a command, or to several that are sent together, may have.
+    bytes_max: usize,
 }
 
 impl Link {
@@ -46,12 +49,18 @@ impl Link {
         place: ConnectionAddr,
         has_role: bool,
     ) -> Self {
-        Self { masters, connection: connection.into(), place, has_role, detour: Arc::default() }
+        Self { masters, connection: connection.into(), place, has_role, detour: Arc::default(), bytes_max: usize::MAX }
     }
 
     /// The node's address.
     pub fn place(&self) -> &ConnectionAddr {
         &self.place
+    }
+
+    /// The same link with a limit on an answer's bytes. A larger answer ends the connection, so no other task may share it.
+    #[must_use]
+    pub(super) fn within(&self, bytes_max: usize) -> Self {
+        Self { bytes_max, ..self.clone() }
     }
 
     /// Whether `ROLE` can be asked for: a node that is made a replica goes on answering reads.
@@ -86,6 +95,7 @@ impl Link {
             Some((there, connection)) if there == place => connection,
             _ => open(&self.masters.info(&place)).await?,
         };
+        connection.allow(self.bytes_max);
         let mut asking = pipe();
         asking.cmd("ASKING").add_command(command.clone());
         let reply = connection.req_packed_commands(&asking, 0, 2).await?.pop();
@@ -97,18 +107,26 @@ impl Link {
 /// What commands go over.
 #[derive(Clone)]
 pub(super) enum Connection {
-    Real(MultiplexedConnection),
+    Real(Wire),
     #[cfg(test)]
     Simulated(super::simulation::Connection),
 }
 
-impl From<MultiplexedConnection> for Connection {
-    fn from(connection: MultiplexedConnection) -> Self {
+impl From<Wire> for Connection {
+    fn from(connection: Wire) -> Self {
         Self::Real(connection)
     }
 }
 
 impl Connection {
+    fn allow(&self, bytes: usize) {
+        match self {
+            Self::Real(connection) => connection.allow(bytes),
+            #[cfg(test)]
+            Self::Simulated(_) => {}
+        }
+    }
+
     async fn one(&mut self, command: &Cmd) -> RedisResult<Value> {
         match self {
             Self::Real(connection) => connection.req_packed_command(command).await,
@@ -136,6 +154,7 @@ fn ask_of(value: &Value) -> Option<ServerError> {
 impl ConnectionLike for Link {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         async move {
+            self.connection.allow(self.bytes_max);
             let value = self.connection.one(command).await?;
             match ask_of(&value) {
                 Some(error) => self.ask(command, &error).await,
@@ -153,6 +172,7 @@ impl ConnectionLike for Link {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         async move {
+            self.connection.allow(self.bytes_max);
             let mut values = self.connection.several(pipeline, offset, count).await?;
             // Of a slot on its way some keys are here and some there, so each answer is looked at.
             for (value, command) in values.iter_mut().zip(pipeline.cmd_iter()) {

@@ -12,20 +12,21 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ::redis::aio::{MultiplexedConnection, PubSub};
+use ::redis::aio::PubSub;
 use ::redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError,
-    RedisResult, ServerErrorKind, Value, cmd,
+    Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError, RedisResult,
+    ServerErrorKind, Value, cmd,
 };
 
 use super::link::Link;
 use super::sentinels::Sentinels;
+use super::wire::Wire;
 use crate::config::{self, RedisAddress};
 
 /// Time to connect, sign on included.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Time for any answer; above what a blocking read waits.
+/// Time without a byte of an answer; above what a blocking read waits.
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Redirections that are followed to find a key's owner.
@@ -166,12 +167,8 @@ pub(super) fn told_of(place: &ConnectionAddr, error: &RedisError) -> RedisError 
 }
 
 /// A connection whose every answer has a time-out. An error names the node.
-pub(super) async fn open(info: &ConnectionInfo) -> RedisResult<MultiplexedConnection> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(RESPONSE_TIMEOUT));
-    let opened = Client::open(info.clone())?.get_multiplexed_async_connection_with_config(&config).await;
-    opened.map_err(|error| told_of(info.addr(), &error))
+pub(super) async fn open(info: &ConnectionInfo) -> RedisResult<Wire> {
+    Wire::open(info).await.map_err(|error| told_of(info.addr(), &error))
 }
 
 /// `info` for another host.
@@ -249,7 +246,7 @@ impl Nodes {
 
     /// A connection to the node that owns `key`, by asking nodes for it and going where they point. Each node is tried
     /// once at most, however many point to it.
-    async fn owner(&self, key: &str) -> RedisResult<(MultiplexedConnection, ConnectionAddr)> {
+    async fn owner(&self, key: &str) -> RedisResult<(Wire, ConnectionAddr)> {
         let mut failed = Vec::new();
         let mut reason = no_answer();
         for first in self.candidates() {
@@ -272,7 +269,7 @@ impl Nodes {
         first: ConnectionAddr,
         key: &str,
         failed: &mut Vec<(ConnectionAddr, RedisError)>,
-    ) -> RedisResult<(MultiplexedConnection, ConnectionAddr)> {
+    ) -> RedisResult<(Wire, ConnectionAddr)> {
         let mut place = first;
         for _ in 0..REDIRECTS_MAX {
             if let Some((_, error)) = failed.iter().find(|(one, _)| *one == place) {

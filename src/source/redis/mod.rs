@@ -18,6 +18,8 @@ mod sentinels;
 #[cfg(test)]
 mod simulation;
 mod there;
+mod value;
+mod wire;
 
 pub use append::{AppendError, Appender};
 pub(super) use entries::read_draft;

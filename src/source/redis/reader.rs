@@ -10,6 +10,7 @@
 
 mod leaving;
 mod loading;
+mod steady_clock;
 
 use std::collections::{HashSet, VecDeque};
 use std::future::Future;
@@ -24,18 +25,21 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::appetite::{Appetite, READ_BYTES};
+use super::appetite::{Appetite, READ_BYTES, bytes_max, one_bytes_max};
 use super::away::{Away, Cut, Handed};
-use super::continuity::{self, Break, Facts, Progress};
-use super::entries::{Entry, decode_entry, is_of_reshard, streams, text};
+use super::continuity::{self, Break, Facts, Progress, Witness};
+use super::entries::{Entry, decode_entry, entries, is_of_reshard, streams, topic_of};
 use super::id::EntryId;
 use super::keys::Keys;
 use super::link::Link;
 use super::masters::Masters;
 use super::refused::Copies;
 use super::saver;
+use super::value::text;
+use super::wire::is_too_large;
 use crate::clock::unix_ms;
 use crate::config::{self, Config};
+use crate::memory::ResolvedLimits;
 use crate::metrics::{Metrics, SourceLabel};
 use crate::position::{Epoch, Offset};
 use crate::source::entry::ReadDelta;
@@ -43,7 +47,8 @@ use crate::source::refusals::{Head, Refusal, Refusals};
 use crate::source::{Feed, Source, SourceStatus};
 use crate::topic::{Incoming, Kind, SourceId};
 use leaving::{Leaving, Residence};
-use loading::{Loading, time_ms};
+use loading::{Loading, ahead_of, time_ms};
+use steady_clock::SteadyClock;
 
 /// Entries a read returns at most.
 const BATCH: usize = 1_000;
@@ -65,6 +70,18 @@ const READ_AHEAD_FRESH: Duration = Duration::from_millis(100);
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_LAST: Duration = Duration::from_secs(5);
 const BACKOFF_LAST_OF_SEVERAL: Duration = Duration::from_secs(1);
+
+/// The entry that was read last is asked for again with each read, if it has no more bytes than this.
+const LOOK_AGAIN_BYTES: usize = 4 * 1024;
+
+/// The same of larger ones, if that comes to no more than so much.
+const LOOK_AGAIN_BYTES_PER_MS: u128 = 64;
+
+/// Time after which it is looked again whether all entries up to the newest have been read, while there are new ones.
+const VERIFY_EVERY: Duration = Duration::from_secs(1);
+
+/// Time between two attempts to change an epoch that is over, while Redis takes no writes.
+const CHANGE_EVERY: Duration = Duration::from_secs(1);
 
 /// Wait before a partition is loaded in another epoch.
 const EPOCH_WAIT: Duration = Duration::from_millis(20);
@@ -149,9 +166,21 @@ pub struct RedisSource {
     has_time: bool,
     /// By how much its clock is ahead of this node's, in ms.
     ahead_ms: i64,
+    /// The same, as far as topics may end by it.
+    clock: SteadyClock,
     /// A load that broke off.
     loading: Option<Loading>,
+    /// When the entry that was read last was asked for again.
+    looked_again: Instant,
+    /// When it was last known that all entries up to the newest had been read.
+    verified: Instant,
+    /// An epoch that has another past than was read, and could not be changed; and when that was tried last.
+    over: Option<(Epoch, Instant)>,
     appetite: Appetite,
+    /// Bytes that an answer to one entry may have.
+    one_bytes_max: usize,
+    /// Bytes of the oldest entry, which comes with each read, when it last did.
+    first_bytes: usize,
     /// Topics that were found here and belong elsewhere.
     misplaced: HashSet<String>,
     /// The millisecond beyond which the stream's IDs were last moved.
@@ -172,22 +201,48 @@ pub struct RedisSource {
     pub(super) taken: Arc<Mutex<std::collections::BTreeMap<EntryId, bool>>>,
 }
 
-/// What is known must be loaded again: the epoch is another now, or entries were missed.
+/// What is known must be loaded again: the epoch is another now, or entries were missed. Or, with nothing wrong, there must be
+/// another connection, as an answer was given up for its size.
 struct LoadAgain;
 
-/// How many entries were asked for, and what was answered.
-type Answer = (usize, Vec<Value>);
+/// What was asked for, and what was answered.
+struct Answer {
+    /// How many entries were asked for.
+    asked: usize,
+    /// The fingerprint that the entry which was read last had, if it was asked for again.
+    seen: Option<u64>,
+    /// Whether it was asked what the stream is.
+    verifies: bool,
+    /// Whether its oldest entry was asked for.
+    has_first: bool,
+    replies: Vec<Value>,
+}
+
+/// The entry that was read last.
+#[derive(Debug, Clone, Copy)]
+struct LastRead {
+    id: EntryId,
+    /// Its fingerprint, if it was read.
+    seen: Option<u64>,
+    /// Bytes of its fields.
+    bytes: usize,
+}
 
 /// What a read gave.
 struct Read {
     epoch: Option<String>,
     batch: Vec<Entry>,
-    /// The oldest entry of the stream.
+    /// The oldest entry of the stream, if it was asked for; or else one that is not older, if there is one.
     first: Option<EntryId>,
+    has_first: bool,
     /// How many entries were asked for.
     asked: usize,
     /// What time it was by Redis' clock, Unix ms.
     time_ms: Option<u64>,
+    /// Whether the entry that was read last was still what it had been.
+    witness: Witness,
+    /// What the stream was just then, where that was asked for.
+    facts: Option<Facts>,
 }
 
 impl RedisSource {
@@ -222,8 +277,14 @@ impl RedisSource {
             is_emptied: false,
             has_time: false,
             ahead_ms: 0,
+            clock: SteadyClock::new(),
             loading: None,
+            looked_again: Instant::now(),
+            verified: Instant::now(),
+            over: None,
             appetite: Appetite::new(BATCH),
+            one_bytes_max: one_bytes_max(ResolvedLimits::of(&config.limits).memory),
+            first_bytes: 0,
             misplaced: HashSet::new(),
             moved_on: 0,
             move_tried: None,
@@ -283,6 +344,13 @@ impl RedisSource {
                     continue;
                 }
                 Err(error) => {
+                    if is_too_large(&error) {
+                        tracing::error!(
+                            stream = self.keys.stream,
+                            bytes_max = self.one_bytes_max / 2,
+                            "an entry is larger than this node reads: delete it (XDEL), or raise limits.memory, an eighth of which it may take"
+                        );
+                    }
                     self.appetite.failed();
                     self.status.set_connected(false);
                     self.status.note(format!("{error}"));
@@ -301,7 +369,7 @@ impl RedisSource {
 
     /// One connection's life.
     async fn connected(&mut self, feed: &Feed, backoff: &mut Duration) -> RedisResult<LoadAgain> {
-        let mut link = self.masters.connect(&self.keys.stream).await?;
+        let mut link = self.masters.connect(&self.keys.stream).await?.within(self.one_bytes_max);
         // Users may not be let to ask for it, and proxies may not know it.
         self.has_time = match cmd("TIME").query_async::<Value>(&mut link).await {
             Err(error) if error.is_io_error() || error.is_timeout() => return Err(error),
@@ -326,13 +394,16 @@ impl RedisSource {
             if let Some(past) = past
                 && let Some(Break::Rewritten(why)) = continuity::broken(&mut link, &self.keys, &past).await?
             {
-                if !self.change_epoch(&mut link, feed, &epoch, &why).await? {
-                    // It is the only one that there can be now.
+                if !self.change_epoch(&mut link, &epoch, &why).await? {
+                    // It is the only one that there can be until Redis takes writes again.
                     self.pasts.retain(|(known, _)| *known != epoch);
+                    self.epoch_stays(feed, epoch, &why);
                 }
                 return Ok(LoadAgain);
             }
-            self.load(&mut link, feed, epoch, run.clone()).await?;
+            if !self.load(&mut link, feed, epoch, run.clone()).await? {
+                return Ok(if feed.topics.is_outdated(self.id) { self.is_outdated() } else { LoadAgain });
+            }
         }
         self.run = run;
         self.status.set_connected(true);
@@ -390,16 +461,48 @@ impl RedisSource {
         }
     }
 
+    /// Whether an epoch that is over, and could not be changed when that was found, is another by now.
+    async fn is_over_now(&mut self, link: &mut Link) -> RedisResult<bool> {
+        let Some((over, tried)) = &mut self.over else { return Ok(false) };
+        if self.epoch.as_ref() != Some(over) {
+            self.over = None;
+            return Ok(false);
+        }
+        if self.only_looks || tried.elapsed() < CHANGE_EVERY {
+            return Ok(false);
+        }
+        *tried = Instant::now();
+        let over = over.clone();
+        let why = "what was read in it was lost while Redis took no writes";
+        let is_changed = self.change_epoch(link, &over, why).await?;
+        if is_changed {
+            self.over = None;
+        }
+        Ok(is_changed)
+    }
+
+    /// Another stream has a say in what was read, and is not what it was.
+    fn is_outdated(&self) -> LoadAgain {
+        tracing::warn!(
+            stream = self.keys.stream,
+            "another stream, which has entries of the same topics, has another past now: this one is loaded again"
+        );
+        LoadAgain
+    }
+
     /// What was read does not join up with what the stream holds.
     async fn load_again(&mut self, link: &mut Link, feed: &Feed, found: Break) -> RedisResult<LoadAgain> {
         match found {
             Break::Rewritten(why) => {
                 let known = self.epoch.clone().unwrap_or_else(Epoch::random);
                 self.leave_epoch();
-                self.change_epoch(link, feed, &known, &why).await?;
+                if !self.change_epoch(link, &known, &why).await? {
+                    self.epoch_stays(feed, known, &why);
+                }
             }
             Break::Missed(why) => {
-                self.set_progress(Progress::default());
+                // What was read stays a witness: the stream may be gone, and not only what it held.
+                self.leave_epoch();
                 // Until it is loaded again, others may come to have what belongs here.
                 feed.topics.begin_gap(self.id);
                 self.metrics.source_missed.get_or_create(&self.label()).inc();
@@ -426,7 +529,7 @@ impl RedisSource {
     }
 
     /// Sets another epoch in the place of `known`, whose past is not what it was. `false` if none can be set.
-    async fn change_epoch(&self, link: &mut Link, feed: &Feed, known: &Epoch, why: &str) -> RedisResult<bool> {
+    async fn change_epoch(&self, link: &mut Link, known: &Epoch, why: &str) -> RedisResult<bool> {
         let known = known.as_str();
         if self.only_looks {
             return Ok(false);
@@ -450,13 +553,23 @@ impl RedisSource {
                 );
             }
             Err(error) if takes_no_writes(&error) => {
-                tracing::warn!(stream = self.keys.stream, why, %error, "Redis takes no writes: the epoch stays, and all is loaded again");
-                feed.topics.lose_past(self.id);
+                tracing::debug!(stream = self.keys.stream, %error, "Redis takes no writes: the epoch stays");
                 return Ok(false);
             }
             Err(error) => return Err(error),
         }
         Ok(true)
+    }
+
+    /// An epoch cannot be changed, though what was read in it is not what the stream holds: it is as soon as that can be.
+    fn epoch_stays(&mut self, feed: &Feed, epoch: Epoch, why: &str) {
+        tracing::warn!(
+            stream = self.keys.stream,
+            why,
+            "Redis takes no writes: all is loaded again, and the epoch changes once it takes them"
+        );
+        feed.topics.lose_past(self.id);
+        self.over = Some((epoch, Instant::now())).filter(|_| !self.only_looks);
     }
 
     /// Reads on until something breaks or the epoch changes. While what was read is taken in, the next read is under way,
@@ -465,8 +578,9 @@ impl RedisSource {
         let masters = self.masters.clone();
         let moved = masters.moved(link.place().clone());
         tokio::pin!(moved);
-        let mut before = self.progress().last;
-        let mut reading = self.read(link, before);
+        let Progress { last: mut before, seen, .. } = self.progress();
+        let mut last_read = LastRead { id: before, seen, bytes: 0 };
+        let mut reading = self.read(link, last_read);
         // How long the answer may have waited until it was looked at.
         let mut waited = Duration::ZERO;
         loop {
@@ -474,11 +588,20 @@ impl RedisSource {
             let replies = tokio::select! {
                 biased;
                 error = &mut moved => return Err(error),
-                replies = reading => replies?,
+                replies = reading => match replies {
+                    Err(error) if self.appetite.count() > 1 && is_too_large(&error) => {
+                        self.appetite.overfed();
+                        self.note_overfed(before);
+                        return Ok(LoadAgain);
+                    }
+                    replies => replies?,
+                },
             };
             let read = self.look_at(link, replies)?;
-            self.look_for_moves(feed);
-            feed.topics.set_first(self.id, read.first.map_or(u64::MAX, |first| first.ms));
+            self.look_for_moves(link, feed).await?;
+            if read.has_first {
+                feed.topics.set_first(self.id, read.first.map_or(u64::MAX, |first| first.ms));
+            }
             if !self.is_epoch(read.epoch.as_deref()) {
                 tracing::warn!(
                     stream = self.keys.stream,
@@ -488,11 +611,14 @@ impl RedisSource {
                 return Ok(LoadAgain);
             }
             if feed.topics.is_outdated(self.id) {
-                tracing::warn!(
-                    stream = self.keys.stream,
-                    "another stream, which has entries of the same topics, has another past now: this one is loaded again"
-                );
+                return Ok(self.is_outdated());
+            }
+            if self.is_over_now(link).await? {
                 return Ok(LoadAgain);
+            }
+            // Where a backup is put back, entries may come to have the IDs of those that were read.
+            if let Some(found) = read.witness.broken(link, &self.keys, before).await? {
+                return self.load_again(link, feed, found).await;
             }
             let count = read.batch.len();
             let Some((last, seen)) = read.batch.last().map(|entry| (entry.id, entry.fingerprint())) else {
@@ -514,30 +640,43 @@ impl RedisSource {
                 // Where it is not known how many were read, an empty stream that has had newer ones says enough.
                 let count = self.progress().count;
                 let came_and_went = count.is_none() && facts.first.is_none() && facts.newest > before;
-                if came_and_went || facts.is_surely_gone_after(before, count) {
-                    let why = format!("entries after {before} were trimmed before they were read");
-                    return self.load_again(link, feed, Break::Missed(why)).await;
+                let is_missed = facts.is_surely_gone_after(before, count) || facts.is_deleted_unread(before, count);
+                if came_and_went || is_missed {
+                    return self.load_again(link, feed, Break::missed(before)).await;
                 }
+                self.verified = Instant::now();
                 let mut progress = self.progress();
                 progress.count = progress.count.or(facts.count_upto(before));
                 self.set_progress(progress);
-                reading = self.read(link, before);
+                reading = self.read(link, last_read);
                 waited = Duration::ZERO;
                 continue;
             };
             self.is_emptied = false;
             let progress = self.progress();
-            let found = continuity::broken_before(link, &self.keys, &progress, &read.batch, read.first).await?;
+            let first = read.first.or((read.witness == Witness::Same).then_some(before));
+            let found = continuity::broken_before(link, &self.keys, &progress, &read.batch, first).await?;
             if let Some(found) = found {
                 return self.load_again(link, feed, found).await;
             }
+            let counted = progress.count.map(|before| before + count as u64);
+            if let Some(facts) = read.facts
+                && facts.newest == last
+            {
+                if facts.is_deleted_unread(last, counted) {
+                    return self.load_again(link, feed, Break::missed(before)).await;
+                }
+                self.verified = Instant::now();
+            }
             self.move_on(link, last).await;
             before = last;
+            let last_bytes = read.batch.last().map_or(0, Entry::bytes);
+            last_read = LastRead { id: last, seen: Some(seen), bytes: last_bytes };
             // Whether the answer was slow in coming cannot be told from a read that waits.
             let mut bytes = 0;
             let sizes = read.batch.iter().map(Entry::bytes).inspect(|size| bytes += size);
             self.appetite.fed(sizes, read.asked, Duration::ZERO);
-            reading = self.read(link, before);
+            reading = self.read(link, last_read);
             let mut early = Poll::Pending;
             if bytes <= READ_AHEAD_BYTES_MAX {
                 early = futures_util::poll!(&mut reading);
@@ -553,12 +692,11 @@ impl RedisSource {
             self.take_in(read.batch, feed, None).await;
             waited = began.elapsed();
             self.note_time(feed, read.time_ms.filter(|_| count < read.asked), last, had_waited);
-            let count_upto = progress.count.map(|before| before + count as u64);
             feed.topics.set_reached(self.id, self.reached);
             let offset = self.reached;
             self.change_progress(|before| Progress {
                 last,
-                count: count_upto,
+                count: counted,
                 seen: Some(seen),
                 offset,
                 loaded: true,
@@ -572,46 +710,130 @@ impl RedisSource {
         }
     }
 
-    /// A read of what comes after `before`.
-    fn read(&self, link: &Link, before: EntryId) -> BoxFuture<'static, RedisResult<Answer>> {
-        let mut link = link.clone();
+    /// Says that entries after `last` are larger than was expected of them.
+    fn note_overfed(&self, last: EntryId) {
+        tracing::info!(
+            stream = self.keys.stream,
+            after = %last,
+            "entries or saved states are larger than those before: they are read one by one, over another connection"
+        );
+    }
+
+    /// A read of what comes after an entry.
+    fn read(&mut self, link: &Link, last: LastRead) -> BoxFuture<'static, RedisResult<Answer>> {
         let mut read = pipe();
         read.cmd("GET").arg(&self.keys.epoch);
         let asked = self.appetite.count();
+        let verifies = self.may_verify(asked, last.bytes);
         read.cmd("XREAD").arg("COUNT").arg(asked).arg("BLOCK").arg(BLOCK_MS);
-        read.arg("STREAMS").arg(&self.keys.stream).arg(before.to_string());
-        // Where the stream began just then: later it may have lost more, which was read all the same.
-        read.add_command(continuity::ask_first_entry(&self.keys));
+        read.arg("STREAMS").arg(&self.keys.stream).arg(last.id.to_string());
+        let seen = last.seen.filter(|_| self.may_look_again(last.bytes));
+        // Where the stream began just then: later it may have lost more, which was read all the same. If the entry that was read
+        // last is there, nothing after it was trimmed: a large oldest one is not fetched with each read for that.
+        let has_first = self.first_bytes <= LOOK_AGAIN_BYTES || seen.is_none();
+        if has_first {
+            read.add_command(continuity::ask_first_entry(&self.keys));
+        }
+        let known = if has_first { self.first_bytes } else { 0 } + if seen.is_some() { last.bytes } else { 0 };
+        let known = if verifies { 2 * known + LOOK_AGAIN_BYTES } else { known };
+        let mut link = link.within(bytes_max(asked, known, self.one_bytes_max));
+        if seen.is_some() {
+            read.add_command(continuity::ask_entry(&self.keys, last.id));
+        }
+        // A stream that is not there, and a server that does not say, answer with an error.
+        let facts_at = verifies.then(|| read.len());
+        if verifies {
+            read.add_command(continuity::ask_facts(&self.keys)).ignore_errors();
+        }
         if self.has_time {
             read.cmd("TIME");
         }
         if link.has_role() {
             read.cmd("ROLE");
         }
-        async move { Ok((asked, read.query_async(&mut link).await?)) }.boxed()
+        async move {
+            let replies = match facts_at {
+                None => read.query_async(&mut link).await?,
+                Some(facts_at) => {
+                    let replies: Vec<RedisResult<Value>> = read.query_async(&mut link).await?;
+                    let reply = |(at, reply): (usize, RedisResult<Value>)| match reply {
+                        Err(_) if at == facts_at => Ok(Value::Nil),
+                        reply => reply,
+                    };
+                    replies.into_iter().enumerate().map(reply).collect::<RedisResult<_>>()?
+                }
+            };
+            Ok(Answer { asked, seen, verifies, has_first, replies })
+        }
+        .boxed()
+    }
+
+    /// Whether a read also asks what the stream is, to know that none of its entries was deleted before it was read. The answer has
+    /// the oldest and the newest entry once more.
+    fn may_verify(&self, asked: usize, last_bytes: usize) -> bool {
+        let is_small = asked > 1 && self.first_bytes.max(last_bytes) <= LOOK_AGAIN_BYTES;
+        is_small && self.progress().count.is_some() && self.verified.elapsed() >= VERIFY_EVERY
+    }
+
+    /// Whether an entry of so many bytes is asked for again.
+    fn may_look_again(&mut self, bytes: usize) -> bool {
+        if bytes <= LOOK_AGAIN_BYTES {
+            return true;
+        }
+        let since = self.looked_again.elapsed().as_millis();
+        let is_time = since * LOOK_AGAIN_BYTES_PER_MS >= bytes as u128;
+        if is_time {
+            self.looked_again = Instant::now();
+        }
+        is_time
     }
 
     /// What a read's answers say, if they are a master's.
-    fn look_at(&self, link: &Link, (asked, mut replies): Answer) -> RedisResult<Read> {
+    fn look_at(&mut self, link: &Link, answer: Answer) -> RedisResult<Read> {
+        let Answer { asked, seen, verifies, has_first, mut replies } = answer;
         // A master that was made a replica may have what others wrote meanwhile, without what was read here.
         if link.has_role() {
             link.check_role(&replies.pop().unwrap_or(Value::Nil))?;
         }
         let time_ms = if self.has_time { replies.pop().as_ref().and_then(time_ms) } else { None };
-        let first = continuity::first_id(replies.pop().unwrap_or(Value::Nil));
+        let facts = if verifies { replies.pop().and_then(Facts::in_reply) } else { None };
+        let witness = match seen {
+            Some(seen) => Witness::of(replies.pop().unwrap_or(Value::Nil), seen),
+            None => Witness::Unasked,
+        };
+        let first = if has_first { self.note_first(replies.pop().unwrap_or(Value::Nil)) } else { None };
         let batch = streams(replies.pop().unwrap_or(Value::Nil));
         let epoch = Option::<String>::from_redis_value(replies.pop().unwrap_or(Value::Nil))?;
-        Ok(Read { epoch, batch, first, asked, time_ms })
+        Ok(Read { epoch, batch, first, has_first, asked, time_ms, witness, facts })
+    }
+
+    /// The ID of the oldest entry.
+    fn note_first(&mut self, reply: Value) -> Option<EntryId> {
+        let first = entries(reply);
+        self.first_bytes = first.first().map_or(0, Entry::bytes);
+        first.first().map(|entry| entry.id)
     }
 
     /// Says up to when the stream has been read: up to the time of the read, if that left nothing behind, or up to `last`.
     fn note_time(&mut self, feed: &Feed, time_ms: Option<u64>, last: EntryId, waited: Duration) {
         // An answer that waited tells an old time.
         if let Some(time_ms) = time_ms.filter(|_| waited < READ_AHEAD_FRESH) {
-            let signed = |ms| i64::try_from(ms).unwrap_or(i64::MAX);
-            self.ahead_ms = signed(time_ms).saturating_sub(signed(unix_ms()));
+            self.look_at_clock(unix_ms(), time_ms);
         }
-        feed.topics.read_upto(self.id, time_ms.unwrap_or(last.ms), self.ahead_ms);
+        feed.topics.read_upto(self.id, self.believed_ms(time_ms, last), self.ahead_ms);
+    }
+
+    /// Redis' clock says `time_ms`, and this node's `own_ms`.
+    fn look_at_clock(&mut self, own_ms: u64, time_ms: u64) {
+        self.ahead_ms = ahead_of(own_ms, time_ms);
+        self.clock.look(self.ahead_ms);
+    }
+
+    /// Up to when topics end that had no delta, where everything was read up to `last` and, by Redis' clock, up to `time_ms`:
+    /// the time of an entry is a fact, and that of a clock is one once it has been so for long enough.
+    fn believed_ms(&self, time_ms: Option<u64>, last: EntryId) -> u64 {
+        let believed_ms = unix_ms().saturating_add_signed(self.clock.ahead_ms());
+        time_ms.map_or(last.ms, |time_ms| time_ms.min(believed_ms.max(last.ms)))
     }
 
     /// Takes entries in. Up to `saved`, states that were saved say what deltas have come to.
@@ -627,9 +849,10 @@ impl RedisSource {
                 Ok(offset) => offset,
                 Err(error) => {
                     if error.is_for_good() {
-                        self.fail(&error.to_string());
+                        self.status.fail(&error.to_string());
                     }
-                    self.refuse(id, error.refusal());
+                    let refusal = error.refusal().of_topic_if_known(topic_of(&entry.fields, &self.config));
+                    self.refuse(id, refusal);
                     continue;
                 }
             };
@@ -639,17 +862,18 @@ impl RedisSource {
                 feed.wait_for_room().await;
             }
             if !is_of_reshard(&entry.fields) {
-                if let Some((delta, residence)) = self.read_entry((id, offset), entry.fields, false, feed, saved) {
+                if let Some((delta, residence)) = self.read_entry((id, offset), entry.fields, None, feed, saved) {
                     self.publish((id, offset), delta, residence, None, feed);
                 }
                 continue;
             }
             if let Some(cut) = Cut::of(&entry.fields, &self.keys.stream) {
-                self.cut(cut, id);
+                let cut = cut.map_err(|refusal| refusal.of_topic_if_known(topic_of(&entry.fields, &self.config)));
+                self.cut(cut, id, feed);
                 continue;
             }
             let handed = Handed::of(&entry.fields);
-            let read = self.read_entry((id, offset), entry.fields, handed.is_some(), feed, saved);
+            let read = self.read_entry((id, offset), entry.fields, handed.as_ref(), feed, saved);
             let Some((delta, residence)) = read else { continue };
             if let Some(handed) = handed.as_ref().filter(|_| delta.kind == Kind::Move) {
                 self.wait_for_cut(handed, feed).await;
@@ -664,7 +888,7 @@ impl RedisSource {
         &mut self,
         (id, offset): (EntryId, Offset),
         fields: Vec<Value>,
-        is_handed: bool,
+        handed: Option<&Handed>,
         feed: &Feed,
         saved: Option<EntryId>,
     ) -> Option<(ReadDelta, Residence)> {
@@ -676,10 +900,17 @@ impl RedisSource {
                 return None;
             }
         };
-        let residence = self.residence_of(&delta.topic, id, offset, feed);
+        if let Some(handed) = handed.filter(|_| delta.kind != Kind::Move) {
+            self.note_relayed(handed, feed);
+        }
+        let residence = self.residence_of(&delta.topic, delta.kind, (id, offset), feed);
         match residence {
-            Residence::Left => return None,
-            Residence::Late if !is_handed => {
+            Residence::Left => {
+                // It is relayed without what is wrong with it.
+                delta.suspicions.iter().for_each(|suspicion| self.refusals.suspect(&id, suspicion));
+                return None;
+            }
+            Residence::Late if handed.is_none() => {
                 self.refuse_late(id, &delta.topic);
                 return None;
             }
@@ -687,10 +918,10 @@ impl RedisSource {
         }
         // No state tells of a deletion, which may be of what another stream has that is in no saved state yet.
         let is_saved = saved.is_some_and(|saved| id <= saved) && delta.kind != Kind::Deletion;
-        if is_saved && feed.topics.is_conflatable(&delta.topic) {
+        if is_saved && feed.topics.is_by_state(self.id, &delta.topic) {
             return None;
         }
-        if !is_handed {
+        if handed.is_none() {
             self.look_for_place(&delta.topic, residence, feed);
         }
         Some((delta, residence))
@@ -718,6 +949,7 @@ impl RedisSource {
             offset: Some(offset),
             source: self.id,
             home: if let Residence::Here(home) = residence { home } else { None },
+            is_relayed: handed.is_some() && delta.kind != Kind::Move,
         };
         match feed.topics.publish(incoming) {
             Ok(_) => {
@@ -752,14 +984,17 @@ impl RedisSource {
             return;
         }
         let home = feed.topics.home(topic);
-        if home == self.id || self.misplaced.len() >= MISPLACED_MAX || self.misplaced.contains(topic) {
+        if home == self.id {
             return;
         }
         // One that was moved here, or is being moved from here, is where another list of streams says.
         if !matches!(residence, Residence::Here(_)) || feed.topics.place_in(self.id, topic).1 {
             return;
         }
-        self.misplaced.insert(topic.to_owned());
+        feed.topics.cross_home(self.id, topic);
+        if self.misplaced.len() >= MISPLACED_MAX || !self.misplaced.insert(topic.to_owned()) {
+            return;
+        }
         self.status.misplace();
         self.metrics.topics_misplaced.inc();
         let belongs = self.config.streams.get(usize::from(home.0)).map(String::as_str).unwrap_or_default();
@@ -769,18 +1004,6 @@ impl RedisSource {
             belongs,
             "a topic is published here that belongs in the stream that is named: see `nexus-push partition`"
         );
-    }
-
-    /// Nothing that is added to the stream can be read any more.
-    fn fail(&self, reason: &str) {
-        if self.status.fault() != reason {
-            self.status.set_fault(reason);
-            tracing::error!(
-                stream = self.keys.stream,
-                reason,
-                "the stream cannot be read on: not ready until it is another"
-            );
-        }
     }
 
     /// Where Redis' clock stands still or went back, all entries get the last one's millisecond, which holds only so many.

@@ -12,11 +12,11 @@ use super::id::EntryId;
 use super::keys::Keys;
 use super::link::Link;
 use super::masters::Masters;
-use crate::config::PayloadForm;
+use crate::config::{Class, PayloadForm};
 use crate::limits::OFFSET_MAX;
 use crate::position::{Epoch, Offset};
 use crate::source::{Feed, SavedState, has_outer_blanks};
-use crate::topic::{Known, Mark, Snapshot, SourceId, hash_of};
+use crate::topic::{Known, Lifetime, Mark, Snapshot, SourceId, hash_of};
 
 /// A state, as JSON.
 #[derive(Serialize, Deserialize)]
@@ -42,6 +42,9 @@ pub(super) struct Saved<'a> {
     /// How far a `stream` topic had come; its data is an empty list.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     stream: bool,
+    /// Any other class; older nodes do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    class: Option<Class>,
     /// In place of `data`: bytes, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     b64data: Option<String>,
@@ -51,18 +54,24 @@ pub(super) struct Saved<'a> {
     /// In place of `b64data`: the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     b64partial: Option<String>,
+    /// The hole after which the node that saved it knew it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hole: Option<Epoch>,
 }
 
 impl<'a> Saved<'a> {
     /// `None` if its data is not JSON though it should be.
-    pub(super) fn of(state: &'a Snapshot, stream: bool) -> Option<Self> {
+    pub(super) fn of(state: &'a Snapshot, class: Class, hole: Option<&Epoch>) -> Option<Self> {
         let (offset, ts, at) = (state.offset, state.ts, Some(state.at_ms));
         let moved_at = Some(state.moved_at).filter(|at| *at > Offset::ZERO);
         let (data, b64data, partial, b64partial) = (None, None, None, None);
         let base = Some(state.base).filter(|base| *base > Offset::ZERO);
-        let moved = moved_at.is_some();
-        let mut saved = Self { offset, ts, at, moved, moved_at, base, stream, data, b64data, partial, b64partial };
+        let (moved, stream) = (moved_at.is_some(), class == Class::Stream);
+        let class = Some(class).filter(|_| !stream);
         let whole = state.known == Known::Whole;
+        let hole = hole.filter(|_| whole).cloned();
+        let mut saved =
+            Self { offset, ts, at, moved, moved_at, base, data, stream, class, b64data, partial, b64partial, hole };
         match state.form {
             // White space around JSON would not come back.
             PayloadForm::Json if !has_outer_blanks(&state.data) => {
@@ -87,8 +96,9 @@ impl<'a> Saved<'a> {
         // States that were saved before there was `at` have an ID's offset.
         let at_ms = self.at.or_else(|| Some(EntryId::of_offset(self.offset).ms));
         let moved_at = crate::source::moved_at(self.moved, self.moved_at, self.offset);
-        let (offset, ts, is_stream, base) = (self.offset, self.ts, self.stream, self.base);
-        Some(SavedState { topic, offset, ts, at_ms, data, is_stream, moved_at, base, incomplete })
+        let (offset, ts, is_stream, class, base) = (self.offset, self.ts, self.stream, self.class, self.base);
+        let hole = self.hole;
+        Some(SavedState { topic, offset, ts, at_ms, data, is_stream, class, moved_at, base, incomplete, hole })
     }
 }
 
@@ -159,6 +169,34 @@ pub(super) struct Found {
     pub(super) is_torn: bool,
     /// Other streams that it rests on.
     pub(super) rests_on: Vec<RestsOn>,
+    /// What the node that saved says of states that it does not know.
+    pub(super) hole: Hole,
+    /// How long topics live on that node; older nodes do not say.
+    pub(super) lifetimes: Vec<Lifetime>,
+    /// Another one after all states were removed and saved again; older nodes do not say.
+    pub(super) generation: Option<Epoch>,
+}
+
+/// What a node that missed deltas says of saved states that it does not know.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Hole {
+    /// Nothing: an older node.
+    #[default]
+    Unsaid,
+    /// It knows all, and removes those that are out of date.
+    None,
+    /// It knows those that name this hole.
+    Named(Epoch),
+}
+
+impl Hole {
+    fn read(word: Option<&str>) -> Self {
+        match word {
+            None => Self::Unsaid,
+            Some("-") => Self::None,
+            Some(name) => Self::Named(Epoch::from_text(name)),
+        }
+    }
 }
 
 /// Up to where saved states are complete.
@@ -215,6 +253,34 @@ impl RestsOn {
     }
 }
 
+/// Whether saved states that were read belonged together: none were removed meanwhile because a key was lost.
+pub(super) async fn is_still(link: &mut Link, keys: &Keys, generation: Option<&Epoch>) -> RedisResult<bool> {
+    let found = found(link, keys).await?;
+    Ok(found.upto.is_some() && found.generation.as_ref() == generation)
+}
+
+/// How long topics live, in a word.
+pub(super) fn lifetimes_text(all: &[Lifetime]) -> String {
+    let one = |of: &Lifetime| format!("{:x}={}={}", of.namespace, of.expire_ms, of.ended_ms);
+    all.iter().map(one).collect::<Vec<_>>().join(",")
+}
+
+fn read_lifetimes(text: &str) -> Vec<Lifetime> {
+    let one = |text: &str| {
+        let (namespace, rest) = text.split_once('=')?;
+        let (expire, ended) = rest.split_once('=')?;
+        let namespace = u64::from_str_radix(namespace, 16).ok()?;
+        Some(Lifetime { namespace, expire_ms: expire.parse().ok()?, ended_ms: ended.parse().ok()? })
+    };
+    text.split(',').filter_map(one).collect()
+}
+
+/// Up to when topics ended for want of deltas and were removed, Unix ms of the stream's clock; 0 if none were.
+pub(super) async fn expired_ms(link: &mut Link, keys: &Keys) -> RedisResult<u64> {
+    let expired: Option<u64> = cmd("GET").arg(&keys.expired).query_async(link).await?;
+    Ok(expired.unwrap_or(0))
+}
+
 /// Looks for what is saved.
 pub(super) async fn found(link: &mut Link, keys: &Keys) -> RedisResult<Found> {
     // A save that ends meanwhile is in what is read before the position, or in what is read after it.
@@ -222,8 +288,9 @@ pub(super) async fn found(link: &mut Link, keys: &Keys) -> RedisResult<Found> {
     look.cmd("HGET").arg(&keys.snapshots).arg(UPTO).cmd("HGET").arg(&keys.strays).arg(UPTO);
     look.cmd("GET").arg(&keys.position).cmd("GET").arg(&keys.count);
     look.cmd("HGET").arg(&keys.snapshots).arg(UPTO).cmd("HGET").arg(&keys.strays).arg(UPTO);
-    let found: [Option<String>; 6] = look.query_async(link).await?;
-    let [states_before, strays_before, position, counted, states, strays] = found;
+    look.cmd("EXISTS").arg(&keys.snapshots);
+    let found: [Option<String>; 7] = look.query_async(link).await?;
+    let [states_before, strays_before, position, counted, states, strays, has_any] = found;
     let upto: Option<EntryId> = position.as_ref().and_then(|text| text.parse().ok());
     let (Some(upto), Some(text)) = (upto, position.as_deref()) else {
         return Ok(Found { position, ..Found::default() });
@@ -240,15 +307,19 @@ pub(super) async fn found(link: &mut Link, keys: &Keys) -> RedisResult<Found> {
         word(is_count).and_then(|missed_ms| missed_ms.parse().ok()).map_or(upto.ms, |ms: u64| ms.min(upto.ms));
     let hashes: u32 = word(is_count).and_then(|hashes| hashes.parse().ok()).unwrap_or(0);
     let rests_on = word(is_count).map_or_else(Vec::new, RestsOn::read);
+    let hole = Hole::read(word(is_count));
+    let lifetimes = word(is_count).map_or_else(Vec::new, read_lifetimes);
+    let generation = word(is_count).map(Epoch::from_text);
     let wanted = upto_text(text);
     let is_there = |before: Option<String>, after: Option<String>| {
         before.as_deref() == Some(&*wanted) || after.as_deref() == Some(&*wanted)
     };
     let (has_states, has_strays) = (is_there(states_before, states), is_there(strays_before, strays));
     // Saved with a count, which is gone, or without what goes with it.
-    let is_torn = !is_count && has_states || hashes > 0 && !has_states || hashes > 1 && !has_strays;
+    let has_nothing = !is_count && has_any.as_deref() == Some("0");
+    let is_torn = has_nothing || !is_count && has_states || hashes > 0 && !has_states || hashes > 1 && !has_strays;
     let upto = SavedUpto { upto, count, missed_ms: is_partial.then_some(missed_ms), seen };
-    Ok(Found { position, upto: Some(upto).filter(|_| !is_torn), is_torn, rests_on })
+    Ok(Found { position, upto: Some(upto).filter(|_| !is_torn), is_torn, rests_on, hole, lifetimes, generation })
 }
 
 /// Puts back saved states, some at a time, from `cursor` on. Those that are past the stream's newest entry hold deltas that a
@@ -258,12 +329,17 @@ pub(super) async fn restore(
     keys: &Keys,
     source: SourceId,
     (cursor, count): (u64, usize),
-    bytes_max: usize,
+    (answer_bytes_max, bytes_max): (usize, usize),
     feed: &Feed,
 ) -> RedisResult<(usize, Vec<usize>, u64)> {
     let mut restored = 0;
-    let (next, pairs): (u64, Vec<(String, String)>) =
-        cmd("HSCAN").arg(&keys.snapshots).arg(cursor).arg("COUNT").arg(count).query_async(link).await?;
+    let (next, pairs): (u64, Vec<(String, String)>) = cmd("HSCAN")
+        .arg(&keys.snapshots)
+        .arg(cursor)
+        .arg("COUNT")
+        .arg(count)
+        .query_async(&mut link.within(answer_bytes_max))
+        .await?;
     // As of now: other nodes go on to save while this one loads.
     let facts = Facts::of(link, keys).await?;
     let newest = facts.newest.ceiling();
@@ -279,14 +355,9 @@ pub(super) async fn restore(
         };
         restored += usize::from(feed.restore(source, saved, bytes_max));
     }
-    if next == 0 {
-        if feed.topics.partitions() > 1 {
-            let newest = Some(newest).filter(|_| !facts.is_emptied);
-            restore_marks(link, keys, source, (newest, count), feed).await?;
-        }
-        // After the last of them: what was removed meanwhile is in it.
-        let expired: Option<u64> = cmd("GET").arg(&keys.expired).query_async(link).await?;
-        feed.topics.expired_elsewhere(source, expired.unwrap_or(0));
+    if next == 0 && feed.topics.partitions() > 1 {
+        let newest = Some(newest).filter(|_| !facts.is_emptied);
+        restore_marks(link, keys, source, (newest, count), feed).await?;
     }
     Ok((restored, sizes, next))
 }

@@ -5,6 +5,7 @@
 //! after its end is written, in whichever stream it was. A node whose states may lack deltas leaves saving to others, takes from them what it lacks, and
 //! saves only when nobody else has for a while.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use super::id::EntryId;
 use super::keys::Keys;
 use super::link::Link;
 use super::masters::Masters;
-use super::saved::{self, RestsOn, Saved, mark_text, upto_text};
+use super::saved::{self, RestsOn, Saved, lifetimes_text, mark_text, upto_text};
 use crate::limits::SAVED_BYTES_AT_ONCE;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
@@ -38,6 +39,9 @@ const ROUNDS_UNSAVED: u32 = 3;
 
 /// Times that states are taken again in one save, because topics ended that this node had not read of.
 const WRITE_ATTEMPTS: u32 = 8;
+
+/// Renewals in the time of a lease.
+const RENEWALS: u64 = 4;
 
 /// Longest time between two looks at how far back the stream reaches.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
@@ -65,6 +69,11 @@ local ended = redis.call('GET', KEYS[4])
 if ended and tonumber(ended) > tonumber(ARGV[4]) then return 2 end
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 for i = 5, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+return 1";
+
+/// Keeps the lease for `ARGV[2]` ms more, if this round (`ARGV[1]`) has it.
+const RENEW: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1";
 
 /// Removes all saved states and what goes with them, under the first two conditions.
@@ -96,6 +105,26 @@ end
 redis.call('SET', KEYS[2], highest)
 return 1";
 
+/// Marks saved states (`ARGV`: name, offset) from before these offsets as incomplete, whatever position is saved with them: of
+/// the members that tell the data, the first is the state's own.
+const OUTDATE: &str = "for i = 1, #ARGV, 2 do
+  local text = redis.call('HGET', KEYS[1], ARGV[i])
+  local offset = text and string.match(text, '^{\"offset\":(%d+)')
+  if offset and tonumber(offset) < tonumber(ARGV[i + 1]) then
+    local at, name
+    for _, one in ipairs({ 'data', 'b64data', 'partial', 'b64partial' }) do
+      local found = string.find(text, '\"' .. one .. '\":', 1, true)
+      if found and (not at or found < at) then at, name = found, one end
+    end
+    local partial = name and ({ data = 'partial', b64data = 'b64partial' })[name]
+    if partial then
+      text = string.sub(text, 1, at) .. partial .. string.sub(text, at + 1 + #name)
+      redis.call('HSET', KEYS[1], ARGV[i], text)
+    end
+  end
+end
+return 1";
+
 /// Removes marks (`ARGV`: name, offset) that are not of a later offset.
 const UNMARK: &str = "for i = 1, #ARGV, 2 do
   local text = redis.call('HGET', KEYS[1], ARGV[i])
@@ -120,10 +149,18 @@ pub(super) struct Saver {
     held: Option<Epoch>,
     /// The highest saved position that was seen, and of which epoch.
     seen: Option<(Epoch, EntryId)>,
+    /// Up to when topics had ended on any node in the round before, and when states were last saved again for that, Unix ms of
+    /// the stream's clock.
+    expired_ms: Option<u64>,
+    resaved_ms: u64,
+    /// The position that this node saved last, and of which epoch.
+    finished: Option<(Epoch, EntryId)>,
     /// The position that was found saved, and for how many rounds it has been the same.
     found: (EntryId, u32),
     /// Topics in doubt that were looked for already.
     skip: usize,
+    /// The last save removed the saved states and did not finish writing them again.
+    is_unfinished: bool,
 }
 
 impl Saver {
@@ -148,8 +185,12 @@ impl Saver {
             node: Epoch::random(),
             held: None,
             seen: None,
+            expired_ms: None,
+            resaved_ms: 0,
+            finished: None,
             found,
             skip: 0,
+            is_unfinished: false,
         }
     }
 
@@ -179,8 +220,11 @@ impl Saver {
         Ok(())
     }
 
-    /// Until the next save: sooner where the stream does not reach back far.
+    /// Until the next save: sooner where the stream does not reach back far, or where nothing is saved for now.
     fn wait(&self) -> Duration {
+        if self.is_unfinished {
+            return self.every.min(EVERY_LEAST);
+        }
         match self.status.reach() {
             Some(reach) => self.every.min((reach / 4).max(EVERY_LEAST)),
             None => self.every,
@@ -207,7 +251,7 @@ impl Saver {
         if found.as_deref() != Some(epoch.as_str()) {
             return Ok(());
         }
-        let saved::Found { position, upto, is_torn, .. } = saved::found(&mut link, &self.keys).await?;
+        let saved::Found { position, upto, is_torn, generation, .. } = saved::found(&mut link, &self.keys).await?;
         // A position past the newest entry is of a stream that is gone.
         let saved = upto.filter(|saved| saved.upto <= facts.newest).map_or(EntryId::default(), |saved| saved.upto);
         let is_lost = self.is_lost(&epoch, position.as_deref(), progress.restored) || is_torn;
@@ -216,11 +260,21 @@ impl Saver {
         self.found = (saved, if is_overdue { self.found.1 + 1 } else { 0 });
         self.vouch(&mut link, Offset::ZERO).await?;
         self.remove_ended(&mut link, feed).await?;
-        if feed.topics.incomplete(self.source) > 0 && !is_torn {
+        let lives_longer = self.lives_longer(&mut link, feed, progress.restored).await?;
+        let is_incomplete = feed.topics.incomplete(self.source) > 0 && !is_torn;
+        if is_incomplete {
             self.complete(&mut link, feed).await?;
-            if self.found.1 < ROUNDS_UNSAVED {
-                return Ok(());
-            }
+        }
+        if let Some(upto) = upto.filter(|upto| upto.missed_ms.is_none()) {
+            // The node that saved had room for them.
+            feed.topics.forget_refused(self.source, upto.upto.ceiling());
+        }
+        // Of two nodes, the one that missed nothing saves.
+        let has_missed = feed.topics.missed(self.source).is_some();
+        let others_missed = upto.is_some_and(|upto| upto.missed_ms.is_some());
+        let gives_way = is_incomplete || has_missed && upto.is_some() && !others_missed;
+        if gives_way && self.found.1 < ROUNDS_UNSAVED {
+            return Ok(());
         }
         // Another node has saved what this one has not read yet: never backwards.
         if progress.last < saved {
@@ -239,12 +293,57 @@ impl Saver {
         // This node holds the lease: no other node writes the position now.
         if is_lost {
             self.save_all(feed, &epoch);
+        } else if others_missed && !has_missed && self.is_of_other(&epoch, saved) {
+            // That node wrote what it knew over what this one had saved.
+            feed.topics.mark_all_unsaved(self.source);
+        } else if lives_longer {
+            tracing::warn!(
+                stream = self.keys.stream,
+                "other nodes end topics that this one keeps: all are saved again; give all nodes the same expire_after"
+            );
+            self.resaved_ms = self.expired_ms.unwrap_or(0);
+            feed.topics.mark_all_unsaved(self.source);
         }
         let progress = Progress { is_another: progress.is_another || is_lost, ..progress };
-        if self.save(&mut link, feed, &epoch, progress).await? {
-            self.seen = Some((epoch, progress.last));
+        let generation = generation.filter(|_| !progress.is_another).unwrap_or_else(Epoch::random);
+        self.is_unfinished = progress.is_another;
+        let is_saved = tokio::select! {
+            saved = self.save(&mut link, feed, (&epoch, &generation), progress) => saved?,
+            never = self.renew() => match never {},
+        };
+        if is_saved {
+            self.seen = Some((epoch.clone(), progress.last));
+            self.finished = Some((epoch, progress.last));
+            self.is_unfinished = false;
         }
         Ok(())
+    }
+
+    /// Keeps the lease while a save goes on, however slow the link. On a connection of its own: a large write holds up
+    /// the other.
+    async fn renew(&self) -> Infallible {
+        let mut link = None;
+        loop {
+            tokio::time::sleep(Duration::from_millis(self.lease_ms() / RENEWALS)).await;
+            let renewed = async {
+                let link = match &mut link {
+                    Some(link) => link,
+                    none => none.insert(self.masters.connect(&self.keys.stream).await?),
+                };
+                let mut renew = cmd("EVAL");
+                renew.arg(RENEW).arg(1).arg(&self.keys.saver).arg(self.node.as_str()).arg(self.lease_ms());
+                renew.query_async::<bool>(link).await
+            };
+            match renewed.await {
+                Ok(true) => {}
+                // The save finds out by itself.
+                Ok(false) => std::future::pending().await,
+                Err(error) => {
+                    tracing::debug!(stream = self.keys.stream, %error, "the saver's lease was not renewed");
+                    link = None;
+                }
+            }
+        }
     }
 
     /// Whether what was saved is gone: a failover that lost no entry may have lost states, and the position with them.
@@ -258,6 +357,25 @@ impl Saver {
         position < before
     }
 
+    /// Whether other nodes have ended topics, and removed their states, that are not over here.
+    async fn lives_longer(&mut self, link: &mut Link, feed: &Feed, restored: EntryId) -> RedisResult<bool> {
+        let own_ms = feed.topics.expired_ms(self.source);
+        let expired_ms = saved::expired_ms(link, &self.keys).await?;
+        // Those that are over here too are ended by the next round.
+        let before_ms = self.expired_ms.replace(expired_ms);
+        if before_ms.is_none() && restored.is_zero() {
+            // All that is known is to be saved anyway.
+            self.resaved_ms = expired_ms;
+        }
+        let before_ms = before_ms.unwrap_or(0);
+        Ok(before_ms > own_ms && before_ms > self.resaved_ms)
+    }
+
+    /// Whether another node has saved up to there.
+    fn is_of_other(&self, epoch: &Epoch, saved: EntryId) -> bool {
+        self.finished.as_ref().is_none_or(|(known, upto)| known != epoch || *upto != saved)
+    }
+
     /// Begins to save everything again.
     fn save_all(&mut self, feed: &Feed, epoch: &Epoch) {
         tracing::warn!(stream = self.keys.stream, "Redis has lost topic states that were saved: all are saved again");
@@ -269,20 +387,26 @@ impl Saver {
     }
 
     /// Saves what is unsaved, if this node may.
-    async fn save(&self, link: &mut Link, feed: &Feed, epoch: &Epoch, progress: Progress) -> RedisResult<bool> {
+    async fn save(
+        &self,
+        link: &mut Link,
+        feed: &Feed,
+        (epoch, generation): (&Epoch, &Epoch),
+        progress: Progress,
+    ) -> RedisResult<bool> {
         // Everything up to `progress` is in the states that are taken from now on, or was saved before.
         let (topics, source) = (feed.topics.clone(), self.source);
         let pasts = self.epochs(feed);
         // A walk over all topics: not on a thread that others wait for.
         let names = apart(move || topics.unsaved(source)).await.ok_or_else(not_taken)?;
-        let outcome = self.save_states(link, feed, &names, (epoch, &pasts), progress).await;
+        let outcome = self.save_states(link, feed, &names, (epoch, generation, &pasts), progress).await;
         if !matches!(outcome, Ok(true)) {
             feed.topics.mark_unsaved(names.iter());
         }
         if matches!(outcome, Ok(false)) {
             tracing::info!(
                 stream = self.keys.stream,
-                "topic states were not saved: another node saves, or they are in doubt"
+                "topic states were not saved: another node saves, this one's lease ran out, or they are in doubt"
             );
         }
         outcome
@@ -295,10 +419,11 @@ impl Saver {
         link: &mut Link,
         feed: &Feed,
         names: &[TopicName],
-        (epoch, pasts): (&Epoch, &[Epoch]),
+        (epoch, generation, pasts): (&Epoch, &Epoch, &[Epoch]),
         progress: Progress,
     ) -> RedisResult<bool> {
         let (mut rest, mut saved, mut attempts) = (names.to_vec(), 0, WRITE_ATTEMPTS);
+        let hole = feed.topics.hole(self.source);
         if progress.is_another && !self.clear(link, epoch).await? {
             return Ok(false);
         }
@@ -325,7 +450,7 @@ impl Saver {
             if feed.topics.epoch(self.source) != *epoch {
                 return Ok(false);
             }
-            match self.write(link, feed, &states, epoch, read).await? {
+            match self.write(link, feed, &states, (epoch, hole.as_ref()), read).await? {
                 Written::Done => {}
                 // Another node has removed what ended meanwhile: they are taken again.
                 Written::Outdated if attempts > 0 => {
@@ -346,6 +471,7 @@ impl Saver {
         }
         // What ended meanwhile is not to come back.
         self.remove_ended(link, feed).await?;
+        self.outdate_refused(link, feed).await?;
         if !self.remove_ended_elsewhere(feed).await? {
             return Ok(false);
         }
@@ -353,11 +479,13 @@ impl Saver {
         // What other streams had a say in was taken while they had one past.
         let crossed = feed.topics.crossed(self.source);
         let is_known = crossed.iter().all(|other| feed.topics.has_begun(*other));
-        if feed.topics.is_outdated(self.source) || self.epochs(feed) != pasts || !is_known {
+        let is_same_hole = feed.topics.hole(self.source) == hole;
+        if feed.topics.is_outdated(self.source) || self.epochs(feed) != pasts || !is_known || !is_same_hole {
             return Ok(false);
         }
-        let missed_ms = feed.topics.missed(self.source);
-        let done = self.finish(link, epoch, (progress, missed_ms), &rests_on, saved).await?;
+        let missed = (feed.topics.missed(self.source), hole.as_ref());
+        let lifetimes = format!("{} {generation}", lifetimes_text(&feed.topics.lifetimes(self.source)));
+        let done = self.finish(link, epoch, (progress, missed), (&rests_on, &lifetimes), saved).await?;
         if done && progress.is_another {
             self.progress.lock().unwrap_or_else(PoisonError::into_inner).is_another = false;
         }
@@ -429,7 +557,7 @@ impl Saver {
         link: &mut Link,
         feed: &Feed,
         states: &[Arc<Snapshot>],
-        epoch: &Epoch,
+        (epoch, hole): (&Epoch, Option<&Epoch>),
         read: Offset,
     ) -> RedisResult<Written> {
         let mut left = states.iter().peekable();
@@ -439,8 +567,8 @@ impl Saver {
             while count < CHUNK && bytes < CHUNK_BYTES {
                 let Some(state) = left.next() else { break };
                 // What ended since it was taken is to be removed, not saved.
-                let is_stream = !feed.topics.is_conflatable(state.topic.as_str());
-                let Some(saved) = Saved::of(state, is_stream).filter(|_| state.known.is_some()) else { continue };
+                let class = feed.topics.class_of(state.topic.as_str());
+                let Some(saved) = Saved::of(state, class, hole).filter(|_| state.known.is_some()) else { continue };
                 let text = serde_json::to_string(&saved).unwrap_or_default();
                 (count, bytes) = (count + 1, bytes + text.len());
                 write.arg(state.topic.as_str()).arg(text);
@@ -488,8 +616,8 @@ impl Saver {
         &self,
         link: &mut Link,
         epoch: &Epoch,
-        (progress, missed_ms): (Progress, Option<u64>),
-        rests_on: &[RestsOn],
+        (progress, (missed_ms, hole)): (Progress, (Option<u64>, Option<&Epoch>)),
+        (rests_on, lifetimes): (&[RestsOn], &str),
         states: usize,
     ) -> RedisResult<bool> {
         let last = progress.last.to_string();
@@ -500,8 +628,9 @@ impl Saver {
         // Topics of one stream alone have no marks beside it.
         let hashes = [&self.keys.snapshots, &self.keys.strays];
         let hashes = if self.streams.len() > 1 { &hashes[..] } else { &hashes[..1] };
+        let (rests_on, hole) = (RestsOn::text(rests_on), hole.map_or("-", Epoch::as_str));
         let count =
-            format!("{last} {count} {complete} {seen} {missed_ms} {} {}", hashes.len(), RestsOn::text(rests_on));
+            format!("{last} {count} {complete} {seen} {missed_ms} {} {rests_on} {hole} {lifetimes}", hashes.len());
         let mut finish = cmd("EVAL");
         finish.arg(FINISH).arg(4 + hashes.len()).arg(&self.keys.position).arg(&self.keys.saver).arg(&self.keys.epoch);
         finish.arg(&self.keys.count).arg(hashes);
@@ -515,6 +644,23 @@ impl Saver {
     async fn remove_ended(&self, link: &mut Link, feed: &Feed) -> RedisResult<()> {
         let _alone = feed.ending.lock().await;
         remove_ended(link, &self.keys, self.source, feed).await
+    }
+
+    /// Marks saved states from before deltas for which there was no room here: this node does not know what they came to.
+    async fn outdate_refused(&self, link: &mut Link, feed: &Feed) -> RedisResult<()> {
+        let refused = feed.topics.take_refused(self.source);
+        for chunk in refused.chunks(CHUNK) {
+            let mut outdate = cmd("EVAL");
+            outdate.arg(OUTDATE).arg(1).arg(&self.keys.snapshots);
+            for (name, offset) in chunk {
+                outdate.arg(name.as_str()).arg(offset.get());
+            }
+            if let Err(error) = outdate.query_async::<u8>(link).await {
+                feed.topics.put_back_refused(self.source, &refused);
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// The same in other streams, of topics that entries of this one ended or moved. `false` if not all can be removed.

@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use ::redis::aio::MultiplexedConnection;
 use ::redis::{ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError, RedisResult, pipe};
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::masters::{at, no_answer, open};
+use super::wire::Wire;
 
 /// Time that a sentinel has to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ pub(super) struct Sentinels {
 
 struct Sentinel {
     info: ConnectionInfo,
-    connection: tokio::sync::Mutex<Option<MultiplexedConnection>>,
+    connection: tokio::sync::Mutex<Option<Wire>>,
 }
 
 /// What a sentinel believes.
@@ -137,7 +137,7 @@ impl Sentinel {
     }
 }
 
-async fn ask(connection: &mut MultiplexedConnection, name: &str) -> RedisResult<Answer> {
+async fn ask(connection: &mut Wire, name: &str) -> RedisResult<Answer> {
     // The address by itself: during a failover it changes as soon as the new master has said that it is one.
     let (fields, address): (HashMap<String, String>, Option<(String, u16)>) = pipe()
         .cmd("SENTINEL")

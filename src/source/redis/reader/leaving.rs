@@ -1,21 +1,28 @@
 //! Topics that leave this stream, or come from another, while `nexus-push reshard` moves them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use ::redis::RedisResult;
 use tokio::time::Instant;
 
-use super::super::away::{Away, Cut, Handed};
+use super::super::away::{Away, Cut, Handed, handed_on};
 use super::super::id::EntryId;
+use super::super::link::Link;
 use super::RedisSource;
+use crate::config;
 use crate::limits::MOVES_WAITING_MAX;
 use crate::position::Offset;
 use crate::source::Feed;
 use crate::source::refusals::{Reason, Refusal};
-use crate::topic::{Home, SourceId};
+use crate::topic::{Belongs, Goes, Home, Kind, Rule, SourceId};
 
-/// Time for which a topic's deltas may wait for its move before its state is told as incomplete.
-const MOVE_WAIT: Duration = Duration::from_secs(5);
+/// Time for which a topic's deltas may wait for their relay before its state is told as incomplete.
+const RELAY_WAIT: Duration = Duration::from_secs(5);
+
+/// Time between two looks at what waits, and at whether a run that has ended is done.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Time that reading waits for another stream to be read up to a cut, and time without such waits after one that was in vain.
 const CUT_WAIT: Duration = Duration::from_secs(5);
@@ -24,13 +31,40 @@ const CUT_WAIT_AGAIN: Duration = Duration::from_secs(60);
 /// Time between two looks at how far another stream has been read.
 const CUT_LOOK_EVERY: Duration = Duration::from_millis(1);
 
+/// Deltas of a topic that wait to be relayed.
+#[derive(Debug)]
+struct Wait {
+    /// Since when the first of them waits.
+    since: Instant,
+    first: Offset,
+    /// The newest of them.
+    upto: Offset,
+    is_told: bool,
+}
+
+impl Wait {
+    fn new(offset: Offset) -> Self {
+        Self { since: Instant::now(), first: offset, upto: offset, is_told: false }
+    }
+
+    fn is_due(&self) -> bool {
+        self.since.elapsed() >= RELAY_WAIT
+    }
+}
+
 /// What is not as it should be while topics move.
 #[derive(Debug, Default)]
 pub(super) struct Leaving {
-    /// Topics that have left and are not yet where they go, and since when deltas of them wait there.
-    waiting: HashMap<String, Instant>,
-    /// Since when deltas wait of topics that are too many to remember.
-    others_wait: Option<Instant>,
+    /// Topics whose deltas wait in this stream.
+    waiting: HashMap<String, Wait>,
+    /// Deltas of topics that are too many to remember.
+    others: Option<Wait>,
+    /// The run of which it is known how far entries were relayed.
+    watched: Option<String>,
+    /// When that was last looked at.
+    relays_looked_at: Option<Instant>,
+    /// When it was last looked at what waits.
+    looked_at: Option<Instant>,
     /// When another stream was waited for in vain.
     gave_up: Option<Instant>,
     /// States are taken from here to be moved: what waits is the caller's own affair.
@@ -53,16 +87,37 @@ pub(super) enum Residence {
 
 impl Leaving {
     /// A delta of a topic has come that is to come where the topic goes.
-    fn wait(&mut self, topic: &str) {
-        if self.waiting.contains_key(topic) {
-            return;
-        }
-        if self.waiting.len() < MOVES_WAITING_MAX {
-            self.waiting.insert(topic.to_owned(), Instant::now());
+    fn wait(&mut self, topic: &str, upto: Offset) {
+        let new = || Wait::new(upto);
+        let wait = if let Some(wait) = self.waiting.get_mut(topic) {
+            wait
+        } else if self.waiting.len() < MOVES_WAITING_MAX {
+            self.waiting.entry(topic.to_owned()).or_insert_with(new)
         } else {
-            self.others_wait.get_or_insert_with(Instant::now);
-        }
+            self.others.get_or_insert_with(new)
+        };
+        wait.upto = wait.upto.max(upto);
     }
+
+    /// Whether any wait for so long that it is to be told.
+    fn is_due(&self) -> bool {
+        self.waiting.values().chain(&self.others).any(Wait::is_due)
+    }
+}
+
+/// The source of a stream, if it is read.
+fn source_in(config: &config::Redis, stream: &str) -> Option<SourceId> {
+    let at = config.all_streams().position(|known| known == stream)?;
+    u16::try_from(at).ok().map(SourceId)
+}
+
+/// Whether it is time to look again.
+fn is_time(looked_at: &mut Option<Instant>, every: Duration) -> bool {
+    let is_time = looked_at.is_none_or(|at| at.elapsed() >= every);
+    if is_time {
+        *looked_at = Some(Instant::now());
+    }
+    is_time
 }
 
 impl RedisSource {
@@ -73,12 +128,78 @@ impl RedisSource {
         self
     }
 
-    pub(super) fn forget_leaving(&mut self) {
-        self.leaving = Leaving { is_mover: self.leaving.is_mover, ..Leaving::default() };
+    /// Nothing is relayed any more.
+    fn end_waits(&mut self, feed: &Feed) {
+        let is_mover = self.leaving.is_mover;
+        let waits = std::mem::replace(&mut self.leaving, Leaving { is_mover, ..Leaving::default() });
+        waits.waiting.keys().for_each(|topic| feed.topics.end_wait(topic));
+        if waits.others.is_some() {
+            feed.topics.names_by(|_, _| true).iter().for_each(|(name, _)| feed.topics.end_wait(name.as_str()));
+        }
+    }
+
+    fn source_of(&self, stream: &str) -> Option<SourceId> {
+        source_in(&self.config, stream)
+    }
+
+    /// Topics leave the stream as is kept beside it. Returns the entry after which some may wait to be relayed.
+    pub(super) async fn begin_leaving(&mut self, feed: &Feed) -> Option<EntryId> {
+        self.tell_leaving(feed);
+        let Some(away) = self.away.clone().filter(|away| !away.is_done) else {
+            self.end_waits(feed);
+            return None;
+        };
+        (self.leaving.watched, self.leaving.gave_up) = (Some(away.run.clone()), None);
+        self.look_at_relays(&away, feed).await.or_else(|| away.cuts.first().copied())
+    }
+
+    /// Looks how far entries were relayed; returns the least, if it is known for all streams that topics go to.
+    async fn look_at_relays(&self, away: &Away, feed: &Feed) -> Option<EntryId> {
+        let mut least = None;
+        for to in away.streams.iter().filter(|to| **to != self.keys.stream) {
+            let id = handed_on(&self.masters, &self.keys.stream, to, &away.run).await.ok().flatten()?;
+            if let Some(to) = self.source_of(to) {
+                feed.topics.relayed(self.id, to, (id.ceiling(), id.ms));
+            }
+            least = Some(least.map_or(id, |least: EntryId| least.min(id)));
+        }
+        least
+    }
+
+    fn tell_leaving(&self, feed: &Feed) {
+        let goes = self.away.clone().filter(|away| !away.is_done).map(|away| {
+            let (own, config) = (self.id, self.config.clone());
+            let goes = move |name: &str| {
+                away.cut_of(name)?;
+                source_in(&config, away.home(name)).filter(|to| *to != own)
+            };
+            Arc::new(goes) as Goes
+        });
+        feed.topics.set_leaving(self.id, goes);
+        let goes_unread =
+            self.away.as_ref().is_some_and(|away| away.streams.iter().any(|to| self.source_of(to).is_none()));
+        let rule = self.away.clone().map(|away| {
+            let (own, config) = (self.id, self.config.clone());
+            let rule = move |name: &str| match source_in(&config, away.home(name)) {
+                Some(to) if to != own => Belongs::In(to),
+                // Until the cut it is here.
+                None if away.cut_of(name).is_some() => Belongs::Unread,
+                _ => Belongs::Here,
+            };
+            Arc::new(rule) as Rule
+        });
+        feed.topics.set_belonging(self.id, rule, goes_unread);
+    }
+
+    /// A delta has been read that was relayed.
+    pub(super) fn note_relayed(&self, handed: &Handed, feed: &Feed) {
+        if let Some(from) = self.source_of(&handed.from) {
+            feed.topics.relayed(from, self.id, (handed.id.ceiling(), handed.id.ms));
+        }
     }
 
     /// Takes a cut in.
-    pub(super) fn cut(&mut self, cut: Result<Cut, Refusal>, id: EntryId) {
+    pub(super) fn cut(&mut self, cut: Result<Cut, Refusal>, id: EntryId, feed: &Feed) {
         let cut = match cut {
             Ok(cut) => cut,
             Err(refusal) => return self.refuse(id, refusal),
@@ -97,11 +218,21 @@ impl RedisSource {
                 );
             }
         }
+        if self.status.is_loaded() {
+            self.leaving.watched = Some(cut.run.clone());
+        }
         Away::take_in(&mut self.away, cut, id);
+        self.tell_leaving(feed);
     }
 
     /// What moves between streams make of an entry of a topic. One look, for it is asked of each entry.
-    pub(super) fn residence_of(&mut self, topic: &str, id: EntryId, offset: Offset, feed: &Feed) -> Residence {
+    pub(super) fn residence_of(
+        &mut self,
+        topic: &str,
+        kind: Kind,
+        (id, offset): (EntryId, Offset),
+        feed: &Feed,
+    ) -> Residence {
         let Some(away) = &self.away else { return Residence::Here(None) };
         if away.home(topic) == self.keys.stream {
             let since = away.begin().and_then(|begin| begin.offset().ok()).filter(|since| *since < offset);
@@ -115,9 +246,16 @@ impl RedisSource {
             // From before it left, read after where it went.
             return if feed.topics.is_moved_from(self.id, topic) { Residence::Left } else { Residence::ToLeave };
         }
-        self.metrics.deltas_left.inc();
-        if !self.leaving.is_mover && feed.topics.place_in(self.id, topic).0 {
-            self.leaving.wait(topic);
+        self.metrics.moved_deltas_skipped.inc();
+        let is_watched = self.leaving.watched.as_ref() == Some(&away.run);
+        // A move that is relayed looks like one of the command's, of which nodes do not see that anything was relayed.
+        if let Some(to) = self.source_of(away.home(topic)).filter(|_| is_watched && kind != Kind::Move) {
+            feed.topics.left(self.id, to, offset);
+            if !self.leaving.is_mover && !feed.topics.has_relayed(self.id, to, offset) {
+                self.leaving.wait(topic, offset);
+            }
+        } else if !self.leaving.is_mover && feed.topics.place_in(self.id, topic).0 {
+            self.leaving.wait(topic, offset);
         }
         Residence::Left
     }
@@ -130,44 +268,85 @@ impl RedisSource {
     }
 
     /// Looks at topics that have left: where deltas wait for too long, the state is not whole any more.
-    pub(super) fn look_for_moves(&mut self, feed: &Feed) {
-        if self.leaving.waiting.is_empty() && self.leaving.others_wait.is_none() {
-            return;
+    pub(super) async fn look_for_moves(&mut self, link: &mut Link, feed: &Feed) -> RedisResult<()> {
+        if self.away.as_ref().is_none_or(|away| away.is_done) || !is_time(&mut self.leaving.looked_at, LOOK_EVERY) {
+            return Ok(());
         }
-        let (id, before) = (self.id, self.leaving.waiting.len());
+        let Some(away) = self.away.clone() else { return Ok(()) };
+        if away.end.is_some() {
+            let kept = Away::read(link, &self.keys).await?;
+            if kept.is_none_or(|kept| kept.run != away.run || kept.is_done) {
+                self.away = Some(Away { is_done: true, ..away });
+                self.tell_leaving(feed);
+                self.end_waits(feed);
+                return Ok(());
+            }
+        }
+        // What was relayed before this node began to read says nothing else.
+        if self.leaving.is_due() && is_time(&mut self.leaving.relays_looked_at, RELAY_WAIT) {
+            self.look_at_relays(&away, feed).await;
+        }
+        self.tell_waiting(&away, feed);
+        Ok(())
+    }
+
+    fn tell_waiting(&mut self, away: &Away, feed: &Feed) {
+        let (id, topics, leaving) = (self.id, &feed.topics, &mut self.leaving);
+        let has_relayed =
+            |to: &str, upto| source_in(&self.config, to).is_some_and(|to| topics.has_relayed(id, to, upto));
         let mut told = 0;
-        if self.leaving.others_wait.is_some_and(|since| since.elapsed() >= MOVE_WAIT) {
-            self.leaving.others_wait = None;
-            let last = self.progress().last;
-            let (away, stream) = (self.away.as_ref(), self.keys.stream.as_str());
-            let waits = |name: &str| away.is_some_and(|away| away.covers(stream, name, last));
-            for (name, _) in feed.topics.names_by(|name, source| source == id && waits(name)) {
-                feed.topics.wait_for_move(id, name.as_str());
-                told += 1;
+        leaving.waiting.retain(|topic, wait| {
+            let home = away.home(topic);
+            if !topics.place_in(id, topic).0 && has_relayed(home, wait.first) {
+                topics.end_wait(topic);
+                let waits = !has_relayed(home, wait.upto);
+                *wait = Wait::new(wait.upto);
+                return waits;
+            }
+            if wait.is_told && !topics.waits_for_relay(topic) {
+                // It has come where it goes, and begins to wait there.
+                (wait.is_told, wait.since) = (false, Instant::now());
+            } else if !wait.is_told && wait.is_due() {
+                topics.wait_for_relay(topic);
+                (wait.is_told, told) = (true, told + 1);
+            }
+            true
+        });
+        let is_watched = leaving.watched.as_ref() == Some(&away.run);
+        if let Some(wait) = &mut leaving.others {
+            let own = &self.keys.stream;
+            let have_come = |upto| is_watched && away.streams.iter().all(|to| to == own || has_relayed(to, upto));
+            let have_come = (have_come(wait.first), have_come(wait.upto));
+            if have_come.0 && wait.is_told || !have_come.0 && !wait.is_told && wait.is_due() {
+                let leaves = |name: &str| away.home(name) != own && away.cut_of(name).is_some();
+                for (name, _) in topics.names_by(|name, _| leaves(name) && !leaving.waiting.contains_key(name)) {
+                    if have_come.0 {
+                        topics.end_wait(name.as_str())
+                    } else {
+                        topics.wait_for_relay(name.as_str())
+                    }
+                    told += usize::from(!have_come.0);
+                }
+                wait.is_told = true;
+            }
+            match have_come {
+                (_, true) => leaving.others = None,
+                (true, false) => *wait = Wait::new(wait.upto),
+                (false, false) => {}
             }
         }
-        self.leaving.waiting.retain(|topic, since| {
-            let is_here = feed.topics.place_in(id, topic).0;
-            if is_here && since.elapsed() >= MOVE_WAIT {
-                feed.topics.wait_for_move(id, topic);
-                told += 1;
-            }
-            is_here && since.elapsed() < MOVE_WAIT
-        });
         if told > 0 {
             tracing::warn!(
                 stream = self.keys.stream,
                 topics = told,
-                of = before,
-                "topics have left and are not where they go: their states are incomplete until `nexus-push reshard` is run again"
+                "deltas of topics that have left wait in this stream: their states are incomplete until `nexus-push reshard` is run"
             );
         }
     }
 
     /// Waits until the stream that a topic comes from has been read up to the cut, so that its subscribers miss nothing.
     pub(super) async fn wait_for_cut(&mut self, handed: &Handed, feed: &Feed) {
-        let Some(from) = self.config.all_streams().position(|stream| *stream == handed.from) else { return };
-        let Ok(from) = u16::try_from(from).map(SourceId) else { return };
+        let Some(from) = self.source_of(&handed.from) else { return };
         let cut = handed.id.ceiling();
         if !self.status.is_loaded() || self.leaving.gave_up.is_some_and(|when| when.elapsed() < CUT_WAIT_AGAIN) {
             return;
@@ -196,14 +375,16 @@ mod tests {
     #[test]
     fn topics_that_wait_are_bounded_and_the_others_are_known_to_wait() {
         let mut leaving = Leaving::default();
-        (0..MOVES_WAITING_MAX).for_each(|n| leaving.wait(&format!("t:{n}")));
-        assert!(leaving.others_wait.is_none());
-        leaving.wait("t:0");
-        assert!(leaving.others_wait.is_none(), "it is one of them");
-        leaving.wait("other:a");
-        let since = leaving.others_wait;
-        leaving.wait("other:b");
-        assert!(since.is_some() && leaving.others_wait == since, "since the first of them");
+        let upto = |ms| Offset::new(ms).unwrap();
+        (0..MOVES_WAITING_MAX).for_each(|n| leaving.wait(&format!("t:{n}"), upto(1)));
+        assert!(leaving.others.is_none());
+        leaving.wait("t:0", upto(2));
+        assert!(leaving.others.is_none(), "it is one of them");
+        leaving.wait("other:a", upto(3));
+        let since = leaving.others.as_ref().unwrap().since;
+        leaving.wait("other:b", upto(4));
+        let others = leaving.others.as_ref().unwrap();
+        assert_eq!((others.since, others.upto), (since, upto(4)), "since the first of them");
         assert_eq!(leaving.waiting.len(), MOVES_WAITING_MAX);
     }
 }

@@ -6,17 +6,18 @@ use std::time::Duration;
 use ::redis::{RedisResult, Value, cmd, pipe};
 use tokio::time::Instant;
 
-use super::super::appetite::Appetite;
+use super::super::appetite::{Appetite, bytes_max};
 use super::super::continuity::{self, Facts, Progress};
 use super::super::entries::{Entry, entries};
 use super::super::id::EntryId;
 use super::super::link::Link;
-use super::super::saved::{self, RestsOn, SavedUpto};
-use super::{Away, RedisSource};
+use super::super::saved::{self, Hole, RestsOn, SavedUpto};
+use super::super::wire::is_too_large;
+use super::{Away, LOOK_AGAIN_BYTES, RedisSource};
 use crate::clock::unix_ms;
 use crate::position::{Epoch, Offset};
 use crate::source::Feed;
-use crate::topic::{Floor, SourceId, hash_of};
+use crate::topic::{Floor, Lifetime, SavedHole, SourceId, hash_of};
 
 /// Entries a read returns at most while loading.
 const LOAD_BATCH: usize = 5_000;
@@ -37,6 +38,10 @@ pub(super) struct Loading {
     restored: usize,
     /// Entries up to here are in the saved states.
     saved: Option<EntryId>,
+    /// How long topics live on the node that saved.
+    lifetimes: Vec<Lifetime>,
+    /// Of the saved states.
+    generation: Option<Epoch>,
     /// How many entries the stream had been given up to there.
     saved_count: Option<u64>,
     /// How many of those after it were read.
@@ -44,25 +49,58 @@ pub(super) struct Loading {
     /// The last entry taken in, and its fingerprint.
     last: EntryId,
     seen: Option<u64>,
+    /// Bytes of that entry.
+    last_bytes: usize,
     entries: usize,
     /// States that are saved are of another stream of this name.
     is_another: bool,
     /// The stream still had everything up to here that is not read, when it was last looked at.
     edge: EntryId,
+    /// Where it began then.
+    begins_at: EntryId,
     /// An entry lies there, and was not read yet.
     begins_at_edge: bool,
+    /// What time it was by Redis' clock when entries were last read, Unix ms.
+    time_ms: Option<u64>,
     appetite: Appetite,
+    /// It broke off for the size of an answer, and nothing else: saved states are read on where that was.
+    is_overfed: bool,
+}
+
+impl Loading {
+    /// An answer was given up for its size.
+    fn overfed(&mut self) {
+        if self.cursor.is_some() && self.run.is_none() {
+            // Saved states are read from their beginning, and would be given up at the same place.
+            self.appetite = Appetite::new(1);
+        }
+        self.appetite.overfed();
+        self.is_overfed = true;
+    }
+
+    /// Up to where entries may be missing that were deleted one by one and are in no saved state, if any are: behind the first that
+    /// the stream still had. `last` was read last.
+    fn missing_upto(&self, facts: &Facts, last: EntryId) -> Option<EntryId> {
+        let known = self.saved.unwrap_or_default().max(self.begins_at);
+        if let Some(deleted) = facts.deleted {
+            return (deleted > known).then_some(deleted.min(last));
+        }
+        // Without that they leave no trace but that they were counted.
+        let expected = self.saved_count.map(|saved| saved + self.after_saved);
+        facts.count_upto(last).zip(expected).is_some_and(|(count, expected)| count > expected).then_some(last)
+    }
 }
 
 impl RedisSource {
-    /// Takes in everything that Redis holds.
+    /// Takes in everything that Redis holds. `false` if another stream has come to have another past meanwhile, so that this one is
+    /// to be loaded again; or if an answer was given up for its size, so that the load goes on over another connection.
     pub(super) async fn load(
         &mut self,
         link: &mut Link,
         feed: &Feed,
         epoch: Epoch,
         run: Option<String>,
-    ) -> RedisResult<()> {
+    ) -> RedisResult<bool> {
         // Another run may have lost what was read already: its saved states tell nothing of that.
         let is_same = |loading: &Loading| loading.epoch == epoch && loading.run == run;
         let mut loading = match self.loading.take() {
@@ -72,7 +110,9 @@ impl RedisSource {
             }
             Some(mut loading) if is_same(&loading) && self.joins_up(link, &loading).await? => {
                 // Another Redis, or the same after a restart, counts otherwise where it was.
-                loading.cursor = loading.cursor.map(|_| 0);
+                if !std::mem::take(&mut loading.is_overfed) || loading.run.is_none() {
+                    loading.cursor = loading.cursor.map(|_| 0);
+                }
                 tracing::info!(stream = self.keys.stream, entries = loading.entries, "the load goes on where it was");
                 loading
             }
@@ -86,12 +126,16 @@ impl RedisSource {
         };
         let outcome = self.go_on(link, feed, &mut loading).await;
         if feed.topics.is_outdated(self.id) {
-            return Err(
-                (::redis::ErrorKind::Client, "another stream has another past than when this load began").into()
-            );
+            return Ok(false);
         }
         match outcome {
-            Ok(()) => self.finish(link, feed, &loading).await,
+            Ok(()) => self.finish(link, feed, &loading).await.map(|()| true),
+            Err(error) if loading.appetite.count() > 1 && is_too_large(&error) => {
+                self.note_overfed(loading.last);
+                loading.overfed();
+                self.loading = Some(loading);
+                Ok(false)
+            }
             Err(error) => {
                 loading.appetite.failed();
                 self.loading = Some(loading);
@@ -121,7 +165,8 @@ impl RedisSource {
         self.leave_epoch();
         self.epoch = Some(epoch.clone());
         let facts = Facts::of(link, &self.keys).await?;
-        let saved::Found { upto: saved_at, is_torn, rests_on, .. } = saved::found(link, &self.keys).await?;
+        let saved::Found { upto: saved_at, is_torn, rests_on, hole, lifetimes, generation, .. } =
+            saved::found(link, &self.keys).await?;
         // A stream that is empty and does not say what it ever held is taken for the one of which states are saved.
         let newest = match saved_at {
             Some(saved) if facts.is_emptied => saved.upto,
@@ -133,20 +178,21 @@ impl RedisSource {
         if let Err(error) = newest.offset()
             && error.is_for_good()
         {
-            self.fail(&error.to_string());
+            self.status.fail(&error.to_string());
         }
-        self.forget_leaving();
         self.away = Away::read(link, &self.keys).await?;
         if self.away.is_some() {
             feed.topics.left_by(self.id, unix_ms().saturating_add_signed(self.ahead_ms));
         }
+        let relayed = self.begin_leaving(feed).await;
         let mut saved = saved_at.filter(|saved| saved.upto <= newest);
         // After a failover that lost entries, what was saved may hold them.
         if let Some(SavedUpto { upto, seen: Some(seen), .. }) = saved
             && first.is_some_and(|first| first <= upto)
-            && continuity::fingerprint_of(link, &self.keys, upto).await? != Some(seen)
         {
-            saved = None;
+            let found = continuity::fingerprint_of(link, &self.keys, upto).await?;
+            let is_deleted = found.is_none() && facts.is_deleted(upto);
+            saved = saved.filter(|_| found == Some(seen) || is_deleted);
         }
         if saved.is_some_and(|saved| facts.is_another(saved.upto, saved.count)) {
             saved = None;
@@ -176,10 +222,12 @@ impl RedisSource {
                 "the saved states are of another stream of this name: they do not count"
             );
         }
-        // Far enough back for the history that recovery needs, and never after what was saved.
+        // Far enough back for what recovery needs and for what waits to be relayed, and never after what was saved.
         let ttl_ms = u64::try_from(self.history_ttl.as_millis()).unwrap_or(u64::MAX);
         let recent = EntryId { ms: newest.ms.min(unix_ms()).saturating_sub(ttl_ms), seq: 0 };
-        let start = saved.map_or(EntryId::default(), |saved| saved.upto.min(recent));
+        let by_states = saved.filter(|_| !feed.topics.has_reclassed(self.id));
+        let until_recent = |saved: SavedUpto| saved.upto.min(recent).min(relayed.unwrap_or(recent));
+        let start = by_states.map_or(EntryId::default(), until_recent);
         // Whether states that are put back lack nothing that the stream does not hold.
         let complete = match saved {
             _ if facts.is_emptied => false,
@@ -202,7 +250,8 @@ impl RedisSource {
                 first = %first.unwrap_or_default(),
                 "entries are gone that are in no saved state: states that they changed are incomplete until they are published whole (kind=snapshot)"
             );
-        } else if let Some(reach) = facts.reach().filter(|reach| *reach < self.config.snapshot_every * 2) {
+        }
+        if let Some(reach) = facts.reach().filter(|reach| *reach < self.config.snapshot_every * 2) {
             tracing::warn!(
                 stream = self.keys.stream,
                 ?reach,
@@ -225,14 +274,22 @@ impl RedisSource {
         let is_whole = reads_all && facts.is_untrimmed() && !self.is_unwritten;
         let kept_after = if is_whole { Offset::ZERO } else { floor };
         feed.topics.load(self.id, &epoch, Floor { offset: floor, kept_after }, complete);
-        for other in others.into_iter().filter(|_| saved.is_some()) {
-            feed.topics.rests_on(self.id, other);
+        for (other, epoch) in others.into_iter().filter(|_| saved.is_some()) {
+            feed.topics.rests_on(self.id, other, epoch);
         }
-        if let Some(outdated_ms) = saved.and_then(|saved| saved.missed_ms) {
-            feed.topics.saved_after_a_hole(self.id, outdated_ms);
+        feed.topics.saved_upto(self.id, saved.map_or(0, |saved| saved.upto.ms));
+        let saved_missed_ms = saved.and_then(|saved| saved.missed_ms);
+        let is_unsaid = saved_missed_ms.is_some() && hole == Hole::Unsaid;
+        if let Some(until_ms) = saved_missed_ms.filter(|_| hole != Hole::None) {
+            let name = if let Hole::Named(name) = hole { Some(name) } else { None };
+            feed.topics.saved_after_a_hole(self.id, SavedHole { until_ms, name });
         }
         if let Some(missed_ms) = missed_ms {
             feed.topics.missed_until(self.id, missed_ms);
+        }
+        // What is missed here is not what the node that saved had missed.
+        if !complete || hides_some || is_unsaid {
+            feed.topics.name_hole(self.id);
         }
         self.reached = floor;
         Ok(Loading {
@@ -242,28 +299,36 @@ impl RedisSource {
             cursor: saved.map(|_| 0),
             restored: 0,
             saved: saved.map(|saved| saved.upto),
+            lifetimes,
+            generation,
             saved_count: saved.and_then(|saved| saved.count),
             after_saved: 0,
             last: start,
             seen: None,
+            last_bytes: 0,
             entries: 0,
             is_another,
             edge: first.unwrap_or(newest).max(start),
+            begins_at: first.unwrap_or(newest),
             begins_at_edge: first.is_some_and(|first| first > start),
-            appetite: Appetite::new(RESTORE_BATCH),
+            time_ms: None,
+            appetite: Appetite::new(if saved.is_some() { RESTORE_BATCH } else { LOAD_BATCH }),
+            is_overfed: false,
         })
     }
 
-    /// The sources that saved states rest on, and whether these are as they were then, as far as they say.
-    async fn rests_on(&self, all: &[RestsOn]) -> (Vec<SourceId>, bool) {
-        let (mut others, mut is_so) = (Vec::new(), true);
+    /// The sources that saved states rest on, each with its epoch where it is as it was then, as far as it says; and whether all
+    /// are.
+    async fn rests_on(&self, all: &[RestsOn]) -> (Vec<(SourceId, Option<Epoch>)>, bool) {
+        let mut others = Vec::new();
         for (at, stream) in (0..).zip(self.config.all_streams()) {
             if let Some(rests_on) = all.iter().find(|rests_on| rests_on.stream == hash_of(stream)) {
-                is_so &= rests_on.is_so(&self.masters, stream).await.unwrap_or(false);
-                others.push(SourceId(at));
+                let is_so = rests_on.is_so(&self.masters, stream).await.unwrap_or(false);
+                others.push((SourceId(at), is_so.then(|| Epoch::from_text(&rests_on.epoch))));
             }
         }
-        (others, is_so)
+        let are_so = others.iter().all(|(_, epoch)| epoch.is_some());
+        (others, are_so)
     }
 
     /// What time it is by Redis' clock, or by this node's where that is not told.
@@ -278,28 +343,63 @@ impl RedisSource {
         while let Some(cursor) = loading.cursor {
             let began = Instant::now();
             let asked = loading.appetite.count();
+            let bounds = (bytes_max(asked, 0, self.one_bytes_max), self.delta_bytes_max);
             let (restored, sizes, next) =
-                saved::restore(link, &self.keys, self.id, (cursor, asked), self.delta_bytes_max, feed).await?;
+                saved::restore(link, &self.keys, self.id, (cursor, asked), bounds, feed).await?;
             loading.appetite.fed(sizes, asked.min(1), began.elapsed());
             loading.restored += restored;
             self.status.note(format!("loading, {} saved states so far", loading.restored));
+            let is_lost = next == 0 && !saved::is_still(link, &self.keys, loading.generation.as_ref()).await?;
+            // Entries tell what states of another class do not: from the first on.
+            let is_reclassed = feed.topics.has_reclassed(self.id) && loading.last > loading.begins_at;
+            if is_lost || next == 0 && is_reclassed {
+                *loading = Loading { run: loading.run.take(), ..self.begin(link, feed, loading.epoch.clone()).await? };
+                continue;
+            }
             loading.cursor = (next != 0).then_some(next);
             if next == 0 {
+                // After the last of them: what was removed meanwhile is in it.
+                let expired_ms = saved::expired_ms(link, &self.keys).await?;
+                feed.topics.expired_elsewhere(self.id, expired_ms);
+                feed.topics.ended_sooner(self.id, &loading.lifetimes, expired_ms);
                 loading.appetite = Appetite::new(LOAD_BATCH);
             }
-        }
-        if loading.saved.is_none() && loading.entries == 0 {
-            loading.appetite = Appetite::new(LOAD_BATCH);
         }
         loop {
             let from = if loading.last.is_zero() { "-".to_owned() } else { format!("({}", loading.last) };
             let asked = loading.appetite.count();
             let mut read = pipe();
+            if self.has_time {
+                read.cmd("TIME");
+            }
             read.cmd("XRANGE").arg(&self.keys.stream).arg(from).arg("+").arg("COUNT").arg(asked);
-            read.add_command(continuity::ask_first_entry(&self.keys));
-            let began = Instant::now();
-            let (batch, first): (Value, Value) = read.query_async(link).await?;
-            let (batch, first) = (entries(batch), continuity::first_id(first));
+            // If the entry that was read last is there, nothing after it was trimmed: a large oldest one is not fetched for that.
+            let is_witness = loading.seen.is_some() && loading.last_bytes <= LOOK_AGAIN_BYTES;
+            let has_first = self.first_bytes <= LOOK_AGAIN_BYTES || !is_witness;
+            read.add_command(match has_first {
+                true => continuity::ask_first_entry(&self.keys),
+                false => continuity::ask_entry(&self.keys, loading.last),
+            });
+            let (began, asked_ms) = (Instant::now(), unix_ms());
+            let known = if has_first { self.first_bytes } else { loading.last_bytes };
+            let mut bounded = link.within(bytes_max(asked, known, self.one_bytes_max));
+            let mut replies: Vec<Value> = read.query_async(&mut bounded).await?;
+            let reply = replies.pop().unwrap_or(Value::Nil);
+            let first = if has_first { self.note_first(reply) } else { continuity::first_id(reply) };
+            let batch = entries(replies.pop().unwrap_or(Value::Nil));
+            // By the answer to a batch that is not full, everything that came before it was asked for has been read.
+            loading.time_ms = replies.pop().as_ref().and_then(time_ms);
+            if let Some(time_ms) = loading.time_ms {
+                self.look_at_clock(asked_ms, time_ms);
+            }
+            // It was trimmed since, or deleted: then the oldest tells.
+            let first = match first {
+                None if !has_first => {
+                    let mut one = link.within(self.one_bytes_max);
+                    self.note_first(continuity::ask_first_entry(&self.keys).query_async(&mut one).await?)
+                }
+                first => first,
+            };
             let is_gone = match first {
                 // Nothing is left: of what there was when the load began, all that is not read is gone.
                 None => loading.newest > loading.edge || loading.begins_at_edge && batch.is_empty(),
@@ -324,6 +424,7 @@ impl RedisSource {
                 let before = Offset::new(end.ceiling().get().saturating_sub(1)).unwrap_or_default();
                 feed.topics.doubt(self.id, before.max(self.reached));
                 feed.topics.missed_until(self.id, end.ms);
+                feed.topics.name_hole(self.id);
             }
             loading.appetite.fed(batch.iter().map(Entry::bytes), asked, began.elapsed());
             loading.entries += batch.len();
@@ -331,12 +432,13 @@ impl RedisSource {
             loading.after_saved += batch.iter().filter(is_after).count() as u64;
             if let Some(entry) = batch.last() {
                 (loading.last, loading.seen, loading.edge) = (entry.id, Some(entry.fingerprint()), entry.id);
+                loading.last_bytes = entry.bytes();
                 loading.begins_at_edge = false;
             }
             let is_last = batch.len() < asked;
             self.take_in(batch, feed, loading.saved).await;
             self.status.note(format!("loading, {} entries so far", loading.entries));
-            if is_last {
+            if is_last || feed.topics.is_outdated(self.id) {
                 return Ok(());
             }
         }
@@ -356,19 +458,22 @@ impl RedisSource {
         };
         self.is_emptied = facts.is_emptied;
         let count = facts.count_upto(last);
-        // Entries that were deleted one by one leave no trace but that they were counted.
-        let expected = loading.saved_count.map(|saved| saved + loading.after_saved);
-        if count.zip(expected).is_some_and(|(count, expected)| count > expected) {
+        if let Some(deleted) = facts.deleted.filter(|deleted| *deleted >= loading.begins_at) {
+            // Saved states may make up for it, but for the past of `stream` topics.
+            feed.topics.forget_history(self.id, deleted.ceiling().min(last.ceiling()));
+        }
+        if let Some(deleted) = loading.missing_upto(&facts, last) {
             tracing::warn!(
                 stream = self.keys.stream,
                 after = %loading.saved.unwrap_or_default(),
-                gone = count.zip(expected).map_or(0, |(count, expected)| count - expected),
+                upto = %deleted,
                 "entries were deleted that are in no saved state: states are incomplete until they are published whole (kind=snapshot)"
             );
-            feed.topics.doubt(self.id, last.ceiling().max(self.reached));
-            feed.topics.missed_until(self.id, last.ms);
+            feed.topics.doubt(self.id, deleted.ceiling());
+            feed.topics.missed_until(self.id, deleted.ms);
+            feed.topics.name_hole(self.id);
         }
-        feed.topics.read_upto(self.id, last.ms, 0);
+        feed.topics.read_upto(self.id, self.believed_ms(loading.time_ms, last), self.ahead_ms);
         feed.topics.loaded(self.id);
         feed.topics.set_reached(self.id, self.reached.max(last.ceiling()));
         let is_another = loading.is_another;
@@ -381,9 +486,15 @@ impl RedisSource {
     }
 }
 
+/// By how much a clock that says `time_ms` is ahead of one that says `own_ms`, in ms.
+pub(super) fn ahead_of(own_ms: u64, time_ms: u64) -> i64 {
+    let signed = |ms| i64::try_from(ms).unwrap_or(i64::MAX);
+    signed(time_ms).saturating_sub(signed(own_ms))
+}
+
 /// An answer to `TIME`, in Unix ms.
 pub(super) fn time_ms(time: &Value) -> Option<u64> {
     let Value::Array(parts) = time else { return None };
-    let number = |at: usize| super::super::entries::text(parts.get(at)?)?.parse::<u64>().ok();
+    let number = |at: usize| super::super::value::text(parts.get(at)?)?.parse::<u64>().ok();
     u64::try_from((Duration::from_secs(number(0)?) + Duration::from_micros(number(1)?)).as_millis()).ok()
 }

@@ -4,11 +4,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ::redis::{Value, cmd, pipe};
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::super::away::{AT_FIELD, Away, CUT_FIELD, Cut, FROM_FIELD, PARTIAL_FIELD};
 use super::super::continuity::{self, Facts, Progress};
-use super::super::entries::{Entry, entries, text};
+use super::super::entries::{Entry, decode_entry, entries, fields_of, topic_of};
 use super::super::id::EntryId;
 use super::super::keys::Keys;
 use super::super::link::Link;
@@ -16,7 +17,9 @@ use super::scripts::{CUT, DONE, END, HAND_ON};
 use super::{Node, ReshardError, Resharding, Say, is_in_slice, lost_writes, slices_for};
 use crate::clock::unix_ms;
 use crate::config::{self, Class};
-use crate::topic::{Known, SourceId, TopicName};
+use crate::source::draft::Draft;
+use crate::source::refusals::Refusal;
+use crate::topic::{Kind, Known, SourceId, TopicName};
 
 /// Topics of a slice, about.
 pub(super) const SLICE_TOPICS: usize = 50;
@@ -31,7 +34,7 @@ const WRITE_BYTES: usize = 1 << 20;
 /// Time after which the next slice is cut though entries wait to be handed on.
 const CUT_AT_LEAST_EVERY: Duration = Duration::from_secs(2);
 
-/// Time between two looks at whether entries are gone, while none comes.
+/// Time between two looks at whether entries are gone, while none comes, and between two notes on how far it is.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Time for the own reader to come to a cut.
@@ -121,11 +124,15 @@ pub(super) struct Mover {
     cut_at: Instant,
     /// When it was last looked whether entries are gone.
     looked_at: Instant,
+    /// When it was last noted how far entries were looked at.
+    noted_at: Instant,
     quiet: Duration,
     /// When the last entry was handed on, or it began, and its topic.
     active: (Instant, String),
     moved: usize,
     handed_on: u64,
+    /// Entries of moved topics that every node refuses.
+    refused: u64,
     behind_ms: u64,
     skip_lost: bool,
     is_done: bool,
@@ -170,10 +177,12 @@ impl Mover {
             count,
             cut_at: Instant::now(),
             looked_at: Instant::now(),
+            noted_at: Instant::now(),
             quiet: plan.quiet,
             active: (Instant::now(), String::new()),
             moved: 0,
             handed_on: 0,
+            refused: 0,
             behind_ms: 0,
             skip_lost: plan.skip_lost,
             is_done: false,
@@ -194,13 +203,21 @@ impl Mover {
         self.moved
     }
 
+    pub(super) fn refused(&self) -> u64 {
+        self.refused
+    }
+
     pub(super) fn progress(&self) -> String {
         let (since, topic) = &self.active;
         let last = match topic.as_str() {
             "" => "none yet".to_owned(),
             topic => format!("the last {} s ago, of {topic}", since.elapsed().as_secs()),
         };
-        format!("{}: {} entries handed on ({last}), {} ms behind", self.stream, self.handed_on, self.behind_ms)
+        let refused = match self.refused {
+            0 => String::new(),
+            refused => format!(", {refused} refused"),
+        };
+        format!("{}: {} entries handed on ({last}){refused}, {} ms behind", self.stream, self.handed_on, self.behind_ms)
     }
 
     fn cuts(&self) -> u16 {
@@ -363,21 +380,26 @@ impl Mover {
     fn state_of(&self, node: &Node, name: &TopicName, cut: EntryId) -> Option<Fields> {
         let view = node.topics.view(name)?;
         let class = node.config.namespace(name.namespace()).class;
-        let mut fields = vec![
-            (FROM_FIELD.to_owned(), format!("{cut} {}", self.stream).into_bytes()),
-            (AT_FIELD.to_owned(), view.active_ms.to_string().into_bytes()),
+        let data = if class == Class::Stream { Bytes::from_static(b"null") } else { view.snapshot.data.clone() };
+        let draft = Draft {
+            topic: name.as_str().into(),
+            kind: Kind::Move.name().map(Into::into),
+            ts: view.snapshot.ts.map(|ts| ts.to_string().into()),
+            data: Some(data),
+        };
+        let is_partial = view.snapshot.known == Known::Incomplete;
+        Some(self.handed((cut, Some(view.active_ms), is_partial), draft))
+    }
+
+    /// An entry that is handed on: the ID that it had, when that was taken in, and whether deltas may be lacking.
+    fn handed(&self, (id, at_ms, is_partial): (EntryId, Option<u64>, bool), draft: Draft<'_>) -> Fields {
+        let marks = [
+            Some((FROM_FIELD, format!("{id} {}", self.stream).into_bytes())),
+            at_ms.map(|at_ms| (AT_FIELD, at_ms.to_string().into_bytes())),
+            is_partial.then(|| (PARTIAL_FIELD, b"1".to_vec())),
         ];
-        if view.snapshot.known == Known::Incomplete {
-            fields.push((PARTIAL_FIELD.to_owned(), b"1".to_vec()));
-        }
-        let data = if class == Class::Stream { b"null".to_vec() } else { view.snapshot.data.to_vec() };
-        fields.push((self.config.topic_field.clone(), name.as_str().as_bytes().to_vec()));
-        fields.push((self.config.data_field.clone(), data));
-        fields.push((self.config.kind_field.clone(), b"move".to_vec()));
-        if let Some(ts) = view.snapshot.ts {
-            fields.push((self.config.ts_field.clone(), ts.to_string().into_bytes()));
-        }
-        Some(fields)
+        let all = marks.into_iter().flatten().chain(fields_of(draft, &self.config));
+        all.map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
     /// Appends entries to a target, and writes how far it is.
@@ -445,17 +467,26 @@ impl Mover {
             if Cut::of(&entry.fields, &self.stream).is_some() {
                 continue;
             }
-            let Some((topic, fields)) = self.fields(&entry) else { continue };
-            if !away.covers(&self.stream, &topic, entry.id) {
+            let id = entry.id;
+            let (topic, fields) = match self.read(entry, node) {
+                Ok(read) => read,
+                Err(refusal) => {
+                    if refusal.topic.as_deref().is_some_and(|topic| away.covers(&self.stream, topic, id)) {
+                        self.refuse(id, &refusal, say);
+                    }
+                    continue;
+                }
+            };
+            if !away.covers(&self.stream, &topic, id) {
                 continue;
             }
             let home = away.home(&topic);
             let Some(at) = self.targets.iter().position(|target| target.stream == home) else { continue };
             let (Some(target), Some(outs)) = (self.targets.get(at), outs.get_mut(at)) else { continue };
-            if entry.id > target.state.upto {
-                let state = State { upto: entry.id, count, ..target.state.clone() };
+            if id > target.state.upto {
+                let state = State { upto: id, count, ..target.state.clone() };
                 outs.push(Out { state, fields });
-                self.behind_ms = unix_ms().saturating_sub(entry.id.ms);
+                self.behind_ms = unix_ms().saturating_sub(id.ms);
                 self.active = (Instant::now(), topic);
             }
         }
@@ -480,38 +511,52 @@ impl Mover {
             }
         }
         (self.cursor, self.count) = (last, count);
+        // Nodes that start read the old stream from there on.
+        if self.noted_at.elapsed() >= LOOK_EVERY {
+            self.noted_at = Instant::now();
+            for at in 0..self.targets.len() {
+                let Some(state) = self.targets.get(at).map(|target| target.state.clone()) else { continue };
+                self.append(at, Vec::new(), state, 0).await?;
+            }
+        }
         if !full {
             self.behind_ms = 0;
         }
         Ok(full)
     }
 
-    /// The topic and the fields of an entry that may be handed on: those that say something to a node.
-    fn fields(&self, entry: &Entry) -> Option<(String, Fields)> {
-        // What has no offset is refused by all nodes, and must not get another ID.
-        entry.id.offset().ok()?;
-        let mut topic = None;
-        let own = [&self.config.topic_field, &self.config.data_field, &self.config.kind_field, &self.config.ts_field];
-        let mut fields: Fields = vec![(FROM_FIELD.to_owned(), format!("{} {}", entry.id, self.stream).into_bytes())];
-        for pair in entry.fields.chunks_exact(2) {
-            let [name, value] = pair else { continue };
-            let Some(name) = text(name).filter(|name| own.iter().any(|own| own.as_str() == *name)) else { continue };
-            let value = match value {
-                Value::BulkString(bytes) => bytes.clone(),
-                Value::SimpleString(text) => text.clone().into_bytes(),
-                _ => continue,
-            };
-            if name == self.config.topic_field {
-                topic = Some(String::from_utf8(value.clone()).ok()?);
-            }
-            fields.retain(|(known, _)| known != name);
-            fields.push((name.to_owned(), value));
+    /// The topic of an entry, and the fields with which it is handed on, as nodes read it; or why they refuse it.
+    fn read(&self, entry: Entry, node: &Node) -> Result<(String, Fields), Refusal> {
+        let Entry { id, fields } = entry;
+        // With another ID it would be taken.
+        if let Err(error) = id.offset() {
+            return Err(error.refusal().of_topic_if_known(topic_of(&fields, &self.config)));
         }
-        // Without one it is the time of the entry that clients are told.
-        if !fields.iter().any(|(name, _)| *name == self.config.ts_field) {
-            fields.push((self.config.ts_field.clone(), entry.id.ms.to_string().into_bytes()));
+        let form = |topic: &str| node.topics.payload_form(topic);
+        let delta = decode_entry(fields, &self.config, node.config.limits.delta_bytes, id.ms, form)?;
+        let draft = Draft {
+            topic: delta.topic.as_str().into(),
+            kind: delta.kind.name().map(Into::into),
+            // Without one it is the time of the entry that clients are told.
+            ts: Some(delta.ts.unwrap_or(id.ms).to_string().into()),
+            data: Some(delta.payload.bytes().clone()),
+        };
+        // What a deletion ends may be read in other streams later than the time at which it was published.
+        let at_ms = (delta.kind != Kind::Deletion).then_some(id.ms);
+        let fields = self.handed((id, at_ms, false), draft);
+        Ok((delta.topic, fields))
+    }
+
+    /// Counts an entry that nodes refuse in the old stream, so that it is not handed on. The first is said.
+    fn refuse(&mut self, id: EntryId, refusal: &Refusal, say: &Say) {
+        self.refused += 1;
+        if self.refused == 1 {
+            say(format!(
+                "{}: the entry {id} is not handed on, as every node refuses it: {}",
+                self.stream,
+                refusal.told(true)
+            ));
         }
-        Some((topic?, fields))
     }
 
     /// Entries are gone that were not handed on.
@@ -537,16 +582,14 @@ impl Mover {
                 was_here && away.home(name) == stream && slice < away.cuts.len()
             };
             let names = node.topics.names_by(|name, found| found == source && may_lack(name));
-            let outs = names.into_iter().map(|(name, _)| Out {
-                state: state.clone(),
-                fields: vec![
-                    (FROM_FIELD.to_owned(), format!("{} {}", self.cursor, self.stream).into_bytes()),
-                    (PARTIAL_FIELD.to_owned(), b"1".to_vec()),
-                    (self.config.topic_field.clone(), name.as_str().as_bytes().to_vec()),
-                    (self.config.data_field.clone(), b"null".to_vec()),
-                    (self.config.kind_field.clone(), b"history_remove".to_vec()),
-                ],
-            });
+            let mark = |name: &TopicName| Draft {
+                topic: name.as_str().to_owned().into(),
+                kind: Kind::HistoryRemoval.name().map(Into::into),
+                ts: None,
+                data: Some(Bytes::from_static(b"null")),
+            };
+            let fields = |name: &TopicName| self.handed((self.cursor, None, true), mark(name));
+            let outs = names.iter().map(|(name, _)| Out { state: state.clone(), fields: fields(name) });
             let outs: Vec<Out> = outs.collect();
             let mut outs = outs.into_iter().peekable();
             while outs.peek().is_some() {

@@ -24,6 +24,8 @@ pub(super) struct Stream {
     pub(super) last: EntryId,
     /// Entries that were ever added.
     pub(super) added: u64,
+    /// The newest that was deleted one by one.
+    pub(super) deleted: EntryId,
     /// All of them.
     pub(super) log: Log,
 }
@@ -261,6 +263,8 @@ impl Data {
             bulk(stream.last.to_string()),
             bulk("entries-added"),
             Value::Int(stream.added as i64),
+            bulk("max-deleted-entry-id"),
+            bulk(stream.deleted.to_string()),
             bulk("first-entry"),
             first,
         ])
@@ -315,6 +319,13 @@ impl Data {
 }
 
 impl Stream {
+    /// Deletes one of them.
+    pub(super) fn delete(&mut self, id: EntryId) {
+        if self.entries.remove(&id).is_some() {
+            self.deleted = self.deleted.max(id);
+        }
+    }
+
     /// Keeps the newest of them.
     pub(super) fn trim(&mut self, keep: usize) {
         while self.entries.len() > keep {

@@ -70,7 +70,7 @@ impl World {
         self.tally.whole += 1;
         let offset = snapshot.offset.get();
         if class_of(topic) == Class::Stream {
-            return self.judge_kept(topic, offset, &snapshot.data);
+            return self.judge_kept(node, topic, offset, &snapshot.data);
         }
         let state: Value = serde_json::from_slice(&snapshot.data).map_err(|error| error.to_string())?;
         self.oracle.note_body(snapshot.epoch.as_str(), topic, offset, &snapshot.data)?;
@@ -82,14 +82,20 @@ impl World {
         }
     }
 
-    /// The deltas that are kept of a `stream` topic are the last ones up to its offset.
-    fn judge_kept(&self, topic: &str, offset: u64, data: &[u8]) -> Result<(), String> {
+    /// The offset of a `stream` topic is that of its newest delta, and those that are kept are the last ones up to there.
+    fn judge_kept(&self, node: &Node, topic: &str, offset: u64, data: &[u8]) -> Result<(), String> {
+        let (seen, latest_ms) = (self.seen(node), self.latest_ms());
+        let is_loaded = node.is_loaded(node.topics.source_of(topic));
         let kept: Vec<Value> = serde_json::from_slice(data).map_err(|error| error.to_string())?;
         let offsets: Vec<u64> = kept.iter().filter_map(|delta| delta["offset"].as_u64()).collect();
         // They are of one stream.
         let of = |lineage: &Lineage, stream: usize| {
             let points = lineage.points(topic).iter().filter(|point| point.stream == stream && point.offset <= offset);
             let points: Vec<&Point> = points.collect();
+            let Some(held) = points.last().filter(|point| point.offset == offset) else { return false };
+            if is_loaded && self.oracle.later(lineage, topic, held, &seen, latest_ms).is_some() {
+                return false;
+            }
             let Some(from) = points.len().checked_sub(offsets.len()) else { return false };
             let same = |(point, delta): (&&Point, &Value)| {
                 delta["offset"] == point.offset && point.state.as_ref() == Some(&delta["data"])

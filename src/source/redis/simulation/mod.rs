@@ -86,8 +86,7 @@ fn lines() -> usize {
 
 fn live(seed: u64, weather: Weather, is_told: bool) -> Result<Tally, String> {
     random::simulated::set(Some(seed));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let outcome = runtime.expect("a runtime").block_on(World::live(seed, weather, is_told));
+    let outcome = virtual_time().block_on(World::live(seed, weather, is_told));
     random::simulated::set(None);
     outcome
 }
@@ -131,6 +130,19 @@ fn worlds(weather: Weather, count: u64) {
         panic!("{} of {count} worlds went wrong; NEXUS_TEST_SEED={seed}:\n{told}", faults.len());
     }
     assert!(tally.whole > 0 && tally.moves > 0, "nothing was looked at");
+}
+
+/// A runtime whose time a world makes pass.
+fn virtual_time() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime")
+}
+
+#[test]
+fn a_clock_that_jumps_for_a_moment_ends_no_topic() {
+    random::simulated::set(Some(1));
+    let outcome = virtual_time().block_on(World::live_through_a_jump_of_the_clock());
+    random::simulated::set(None);
+    outcome.unwrap();
 }
 
 #[test]

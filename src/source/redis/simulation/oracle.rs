@@ -16,6 +16,8 @@ pub(super) struct Event {
     pub(super) topic: String,
     pub(super) kind: Kind,
     pub(super) data: Value,
+    /// When it was published in the stream from which it was relayed, Unix ms.
+    relayed_from_ms: Option<u64>,
 }
 
 impl Event {
@@ -25,14 +27,17 @@ impl Event {
             let at = fields.iter().step_by(2).position(|field| field == name.as_bytes())?;
             std::str::from_utf8(fields.get(2 * at + 1)?).ok()
         };
-        let (topic, kind) = (field("topic")?.to_owned(), Kind::from_name(field("kind").unwrap_or_default())?);
+        let topic = field("topic").or_else(|| field("channel"))?.to_owned();
+        let kind = Kind::from_name(field("kind").unwrap_or_default())?;
         let data = field("data").map_or(Some(Value::Null), |data| serde_json::from_str(data).ok())?;
         let is_taken = match class_of(&topic) {
             Class::Merge => kind == Kind::Deletion || data.is_object(),
             Class::Stream => kind != Kind::Snapshot,
             Class::Latest => true,
         };
-        is_taken.then_some(Self { topic, kind, data })
+        let from = field("nexus:from").filter(|_| !matches!(kind, Kind::Move | Kind::Deletion));
+        let relayed_from_ms = from.and_then(|from| from.split('-').next()?.parse().ok());
+        is_taken.then_some(Self { topic, kind, data, relayed_from_ms })
     }
 }
 
@@ -159,7 +164,8 @@ impl Lineage {
         let Ok(offset) = id.offset() else { return };
         let has_strays = self.has_strays;
         let points = self.topics.entry(event.topic.clone()).or_default();
-        let is_over = |point: &&Point| expire_ms > 0 && id.ms.saturating_sub(point.at_ms) > expire_ms;
+        let own_ms = event.relayed_from_ms.unwrap_or(id.ms);
+        let is_over = |point: &&Point| expire_ms > 0 && own_ms.saturating_sub(point.at_ms) > expire_ms;
         // A deletion in any of them ends it in all.
         let ended = points.iter().rposition(|point| point.state.is_none()).map_or(0, |at| at + 1);
         let last = |is_here: bool| {
@@ -200,10 +206,10 @@ impl Lineage {
             }
             _ => Some(event.data.clone()),
         };
-        // Nothing becomes younger by being moved.
+        // Nothing becomes younger by being moved, nor older by what comes late.
         let at_ms = match event.kind {
             Kind::Move => points.last().map_or(id.ms, |point| point.at_ms),
-            _ => id.ms,
+            _ => before.map_or(own_ms, |point| own_ms.max(point.at_ms)),
         };
         points.push(Point { id, at_ms, offset: offset.get(), stream, state, mixed, base });
     }
@@ -342,16 +348,20 @@ impl Oracle {
                 is_here && lineage.may_be_whole(topic, point, seen)
             };
             let Some(held) = lineage.points(topic).iter().rev().find(is_it) else { continue };
-            let is_later = |point: &&Point| point.id > held.id && seen.has(lineage, topic, point);
-            match lineage.points(topic).iter().rfind(is_later) {
-                // What has ended may be told as it was for a moment, by a node that read it again.
-                Some(later) if loaded_at_ms.is_some_and(|now_ms| !self.is_over(later, now_ms)) => {
-                    lacks = Some(later.offset);
-                }
-                _ => return Ok(()),
+            match loaded_at_ms.and_then(|now_ms| self.later(lineage, topic, held, seen, now_ms)) {
+                Some(later) => lacks = Some(later),
+                None => return Ok(()),
             }
         }
         Err(lacks)
+    }
+
+    /// The offset of the newest entry after `held` that was read of a topic. What has ended may be told as it was for a moment,
+    /// by a node that read it again.
+    pub(super) fn later(&self, lineage: &Lineage, topic: &str, held: &Point, seen: &Seen, now_ms: u64) -> Option<u64> {
+        let is_later = |point: &&Point| point.id > held.id && seen.has(lineage, topic, point);
+        let later = lineage.points(topic).iter().rfind(is_later)?;
+        (!self.is_over(later, now_ms)).then_some(later.offset)
     }
 
     fn is_over(&self, point: &Point, now_ms: u64) -> bool {

@@ -38,6 +38,9 @@ const NODES_MAX: usize = 3;
 /// Seconds for everything to become good again, once nothing happens any more.
 const PEACE_S: u64 = 35;
 
+/// Time for nodes to notice that a backup was put back.
+const PUT_BACK_TIME: Duration = Duration::from_secs(6);
+
 /// Topics, by the class that their names begin with.
 pub(super) const TOPICS: [&str; 6] = ["m:a", "m:b", "m:c", "l:a", "l:b", "s:a"];
 
@@ -121,6 +124,16 @@ impl Node {
         }
     }
 
+    /// Whether it has read all that there is.
+    fn has_all(&self, server: &Server) -> bool {
+        let inner = server.inner();
+        let last = |stream: &String| inner.data.streams.get(stream).map_or(EntryId::default(), |stream| stream.last);
+        let read = |progress: &Mutex<Progress>| *progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_read =
+            |(stream, read): (&String, Progress)| read.loaded && read.seen.is_some() && read.last == last(stream);
+        self.streams.iter().zip(self.progress.iter().map(|progress| read(progress))).all(is_read)
+    }
+
     /// The epochs of streams, as the node has them.
     pub(super) fn epochs(&self, streams: &[String]) -> Vec<String> {
         let epoch = |at: usize| self.topics.epoch(SourceId(u16::try_from(at).unwrap_or_default())).to_string();
@@ -190,6 +203,45 @@ impl World {
             let from = lines.len().saturating_sub(super::lines());
             format!("{}{fault}", lines[from..].iter().map(|line| format!("{line}\n")).collect::<String>())
         })
+    }
+
+    /// Redis' clock is an hour ahead for some seconds: nodes that look at it then, and one that is started then, go on to tell of
+    /// all topics, as a node does that was cut off.
+    pub(super) async fn live_through_a_jump_of_the_clock() -> Result<(), String> {
+        clock::simulated::set(Some(START_MS));
+        let outcome = Self::new(1, Weather::Fair).jump().await;
+        clock::simulated::set(None);
+        outcome
+    }
+
+    async fn jump(mut self) -> Result<(), String> {
+        let mut config = Config::clone(&self.config);
+        config.namespace.values_mut().for_each(|namespace| namespace.expire_after = Duration::from_secs(600));
+        self.config = Arc::new(config);
+        (0..2).for_each(|_| self.start_node());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for topic in TOPICS {
+            self.server.command(&["XADD", "a", "*", "topic", topic, "data", "{\"p\":1}"]);
+        }
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        self.server.change(|inner| inner.cut.insert(0));
+        self.server.change(|inner| inner.ahead_ms = 3_600_000);
+        self.start_node();
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        self.server.change(|inner| inner.ahead_ms = 0);
+        self.server.change(|inner| inner.cut.clear());
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        for node in &self.nodes {
+            for topic in TOPICS {
+                let name = TopicName::new(topic).map_err(|error| error.to_string())?;
+                let view = node.topics.view(&name);
+                if view.is_none_or(|view| view.snapshot.known.may_lack()) {
+                    return Err(format!("node {} does not tell {topic} as whole", node.number));
+                }
+            }
+            node.stop.cancel();
+        }
+        Ok(())
     }
 
     fn new(seed: u64, weather: Weather) -> Self {
@@ -310,7 +362,7 @@ impl World {
             _ => match self.weather {
                 Weather::Fair | Weather::Several => self.publish(),
                 Weather::Trimmed | Weather::SeveralTrimmed => self.trim(),
-                Weather::Lossy | Weather::SeveralLossy => self.lose(),
+                Weather::Lossy | Weather::SeveralLossy => self.lose().await,
                 Weather::Odd => self.be_odd(),
                 Weather::Moving => self.move_topics(),
             },
@@ -335,7 +387,8 @@ impl World {
             if self.weather.is_trimmed() && self.one_in(20) {
                 words.extend(["MAXLEN", &keep]);
             }
-            words.extend(["*", "topic", topic, "data", &data]);
+            let field = if self.next.is_multiple_of(7) { "channel" } else { "topic" };
+            words.extend(["*", field, topic, "data", &data]);
             if !kind.is_empty() {
                 words.extend(["kind", kind]);
             }
@@ -506,6 +559,9 @@ impl World {
     fn trim(&mut self) {
         let keep = self.numbers.random_range(0..15);
         let stream = self.one_stream();
+        if self.one_in(6) {
+            return self.delete_one(&stream);
+        }
         let trims = self.one_in(2);
         self.server.change(|inner| {
             if let Some(stream) = inner.data.streams.get_mut(&stream).filter(|_| trims) {
@@ -516,6 +572,55 @@ impl World {
             true => self.say(|| format!("{stream} is trimmed to {keep}")),
             false => self.publish(),
         }
+    }
+
+    /// An operator deletes an entry that all nodes have read. Where the server does not tell that, nobody can know.
+    fn delete_one(&mut self, stream: &str) {
+        if self.server.inner().lacks.info || !self.nodes.iter().all(|node| node.has_all(&self.server)) {
+            return self.publish();
+        }
+        let at = self.numbers.random_range(0..8);
+        let id = self.server.change(|inner| {
+            let stream = inner.data.streams.get_mut(stream)?;
+            let id = *stream.entries.keys().rev().nth(at)?;
+            stream.delete(id);
+            Some(id)
+        });
+        self.say(|| format!("XDEL {stream} -> {id:?}"));
+    }
+
+    /// An older backup is put back with all connections as they were, and publishers, who give IDs of their own, go on with the same
+    /// ones and other values. Nodes notice that with their next reads.
+    async fn put_back(&mut self) {
+        let is_read = |node: &Node| !self.server.inner().cut.contains(&node.number) && node.has_all(&self.server);
+        if !self.nodes.iter().any(is_read) {
+            return self.publish();
+        }
+        let lost = self.server.change(|inner| {
+            let before = std::mem::replace(&mut inner.data, inner.replica.clone());
+            let new = |stream: &String| inner.data.streams.get(stream).map_or(EntryId::default(), |stream| stream.last);
+            let log = |(name, stream): (&String, &super::data::Stream)| {
+                let from = new(name);
+                let ids = stream.log.iter().map(|(id, _)| *id).filter(|id| *id > from);
+                ids.map(|id| (name.clone(), id)).collect::<Vec<_>>()
+            };
+            before.streams.iter().flat_map(log).collect::<Vec<_>>()
+        });
+        self.begin_anew();
+        let given = if self.one_in(3) { lost.len().saturating_sub(1) } else { lost.len() };
+        for (stream, id) in lost.iter().take(given) {
+            let topic = *TOPICS.choose(&mut self.numbers).unwrap_or(&"m:a");
+            self.next += 1;
+            let data = json!({ "p": self.next }).to_string();
+            let answer = self.server.command(&["XADD", stream, &id.to_string(), "topic", topic, "data", &data]);
+            self.say(|| format!("XADD {stream} {id} {topic} {data} -> {answer:?}"));
+        }
+        self.say(|| format!("a backup is put back, and {given} of {} IDs given again", lost.len()));
+        self.look();
+        if self.one_in(2) {
+            self.start_node();
+        }
+        tokio::time::sleep(PUT_BACK_TIME).await;
     }
 
     /// The streams are others from now on.
@@ -534,8 +639,11 @@ impl World {
         self.streams.choose(&mut self.numbers).cloned().unwrap_or_default()
     }
 
-    fn lose(&mut self) {
+    async fn lose(&mut self) {
         let stream = self.one_stream();
+        if self.one_in(16) {
+            return self.put_back().await;
+        }
         let what: String = match self.numbers.random_range(0..20) {
             0..8 => {
                 self.server.change(|inner| inner.replica = inner.data.clone());

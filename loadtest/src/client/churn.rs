@@ -1,0 +1,84 @@
+//! Sessions that come and go, and change what they are subscribed to.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde::{Deserialize, Serialize};
+
+use crate::client::session::{Session, Turn};
+
+/// How much of it.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Churn {
+    /// Sessions that leave in a second. Half of them come back as they were, and recover; the others as somebody new.
+    pub(crate) leaves: f64,
+    /// Subscriptions that are exchanged in a second.
+    pub(crate) switches: f64,
+    pub(crate) seed: u64,
+}
+
+/// Time between two looks at what is due.
+const STEP: Duration = Duration::from_millis(100);
+
+/// How long a session is away.
+const AWAY_MS: std::ops::Range<u64> = 100..3_000;
+
+/// Tries to find a topic that a session does not have.
+const TRIES: usize = 20;
+
+/// Goes on until it is aborted. The first topic stays with every session.
+pub(crate) async fn run(sessions: Vec<Rc<Session>>, topics: usize, churn: Churn) {
+    let mut rng = StdRng::seed_from_u64(churn.seed);
+    let began = Instant::now();
+    let (mut left, mut switched) = (0.0, 0.0);
+    loop {
+        tokio::time::sleep(STEP).await;
+        let due_s = began.elapsed().as_secs_f64();
+        while left < due_s * churn.leaves {
+            left += 1.0;
+            if let Some(session) = pick(&mut rng, &sessions) {
+                let anew = rng.random::<bool>().then(|| others(&mut rng, session, topics));
+                let away = Duration::from_millis(rng.random_range(AWAY_MS));
+                session.turn(Turn::Leave { away, anew });
+            }
+        }
+        while switched < due_s * churn.switches {
+            switched += 1.0;
+            if let Some(session) = pick(&mut rng, &sessions) {
+                let from = {
+                    let tracks = session.tracks.borrow();
+                    tracks.get(rng.random_range(0..tracks.len().max(1))).map_or(0, |t| t.topic)
+                };
+                let to = (0..TRIES).map(|_| topic(&mut rng, topics)).find(|to| !session.has(*to));
+                if let (true, Some(to)) = (from > 0, to) {
+                    session.turn(Turn::Switch { from, to });
+                }
+            }
+        }
+    }
+}
+
+fn pick<'a>(rng: &mut StdRng, sessions: &'a [Rc<Session>]) -> Option<&'a Rc<Session>> {
+    let session = sessions.get(rng.random_range(0..sessions.len().max(1)))?;
+    (!session.away.get() && !session.is_slow()).then_some(session)
+}
+
+/// Any but the first.
+fn topic(rng: &mut StdRng, topics: usize) -> u32 {
+    u32::try_from(rng.random_range(1..topics.max(2))).unwrap_or(1)
+}
+
+/// As many topics as it has, the first among them.
+fn others(rng: &mut StdRng, session: &Session, topics: usize) -> Vec<u32> {
+    let count = session.tracks.borrow().len();
+    let mut all = vec![0];
+    for _ in 0..count * TRIES {
+        let topic = topic(rng, topics);
+        if all.len() < count && !all.contains(&topic) {
+            all.push(topic);
+        }
+    }
+    all
+}

@@ -1,0 +1,7 @@
+//! What a run came to: judged, printed, drawn.
+
+pub(crate) mod benchmarks;
+pub(crate) mod chart;
+pub(crate) mod row;
+pub(crate) mod slo;
+pub(crate) mod summary;

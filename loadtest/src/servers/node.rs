@@ -1,0 +1,118 @@
+//! One of several servers of our own, all on one Redis.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+
+use crate::servers::process::{Process, ask, cpu_time, launch, ready_within, rss_bytes, status};
+
+/// How nodes are set up.
+#[derive(Debug, Clone)]
+pub(crate) struct Setup {
+    /// Program [default: nexus-push beside this program].
+    pub(crate) program: Option<PathBuf>,
+    pub(crate) redis: String,
+    /// One thread each: the nodes share the machine.
+    pub(crate) shards: usize,
+    pub(crate) drain_window: String,
+}
+
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
+    process: Process,
+    // Its configuration and log.
+    _directory: tempfile::TempDir,
+}
+
+impl Node {
+    /// Starts one on this port of loopback, and waits until it is ready.
+    pub(crate) fn start(name: &str, port: u16, setup: &Setup) -> anyhow::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let path = directory.path().join("server.toml");
+        std::fs::write(&path, config(name, address, setup))?;
+        let process = launch(setup.program.as_deref(), &path, directory.path())?;
+        ready_within(address, directory.path()).with_context(|| name.to_owned())?;
+        Ok(Self { name: name.to_owned(), address, process, _directory: directory })
+    }
+
+    pub(crate) fn sessions(&self) -> anyhow::Result<u64> {
+        let status = status(self.address).with_context(|| self.name.clone())?;
+        status.pointer("/sessions/now").and_then(serde_json::Value::as_u64).context("/status tells no sessions")
+    }
+
+    pub(crate) fn cpu_time(&self) -> anyhow::Result<Duration> {
+        cpu_time(self.process.id())
+    }
+
+    pub(crate) fn rss_bytes(&self) -> u64 {
+        rss_bytes(self.process.id())
+    }
+
+    /// Asks it to give what it has above the mean: how many sessions will go. `None` if it is not time for that yet.
+    pub(crate) fn shed(&self, window: &str) -> anyhow::Result<Option<u64>> {
+        let answer = ask("POST", self.address, &format!("/admin/drain?to=mean&window={window}"))?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("/admin/drain has no answer")?;
+        if head.starts_with("HTTP/1.1 409") {
+            return Ok(None);
+        }
+        let body: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+        match body.pointer("/result/shedding").and_then(serde_json::Value::as_u64) {
+            Some(n) => Ok(Some(n)),
+            None => bail!("/admin/drain answered {answer}"),
+        }
+    }
+
+    /// Asks it to stop, and goes on.
+    pub(crate) fn terminate(&self) -> anyhow::Result<()> {
+        let id =
+            i32::try_from(self.process.id()).ok().and_then(rustix::process::Pid::from_raw).context("no process")?;
+        Ok(rustix::process::kill_process(id, rustix::process::Signal::TERM)?)
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn is_gone(&mut self) -> anyhow::Result<bool> {
+        Ok(self.process.0.try_wait()?.is_some())
+    }
+
+    /// As if its machine had lost power.
+    pub(crate) fn kill(mut self) -> anyhow::Result<()> {
+        self.process.0.kill()?;
+        self.process.0.wait()?;
+        Ok(())
+    }
+}
+
+fn config(name: &str, address: SocketAddr, setup: &Setup) -> String {
+    let history = "history_size = 65536\nhistory_bytes = 33554432\n";
+    format!(
+        "[server]\nname = \"{name}\"\nlisten = \"{address}\"\nshards = {}\ncontrol_threads = 1\ndrain_window = \"{}\"\n\
+         [access]\nanonymous = true\norigins = [\"*\"]\n[publish]\nopen = true\n[limits]\nfd_reserve = 400\nconnections_per_address = 0\nreply_bytes_per_address = 0\n\
+         [source.redis]\nurl = \"{}\"\n[namespace.stream]\nclass = \"stream\"\n{history}\
+         [namespace.latest]\nclass = \"latest\"\n[namespace.merge]\nclass = \"merge\"\n",
+        setup.shards, setup.drain_window, setup.redis
+    )
+}
+
+/// Gives every topic a delta, so that it has a place in the stream that nodes which start later know too: of a topic that
+/// never had one, they cannot say that nothing was missed.
+pub(crate) async fn prime(url: &str, topics: &[String]) -> anyhow::Result<()> {
+    let mut connection = ::redis::Client::open(url)?.get_multiplexed_async_connection().await?;
+    let mut pipe = ::redis::pipe();
+    for topic in topics {
+        pipe.cmd("XADD").arg("nexus:deltas").arg("*").arg("topic").arg(topic).arg("data").arg("{}").ignore();
+    }
+    Ok(pipe.query_async(&mut connection).await?)
+}
+
+/// Whether each has heard of all others.
+pub(crate) fn acquainted(nodes: &[&Node]) -> bool {
+    let knows = |node: &Node| {
+        let answer = ask("POST", node.address, "/api/info").unwrap_or_default();
+        answer.matches("\"uid\"").count() >= nodes.len()
+    };
+    nodes.iter().all(|node| knows(node))
+}

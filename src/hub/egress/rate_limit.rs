@@ -1,0 +1,59 @@
+//! A limit on a session's bytes per second. It only ever delays a write: what is sent by then is decided as for a full socket.
+
+use crate::limits::{BYTES_PER_SECOND_MIN, DRAIN_CHUNK_BYTES};
+
+/// A ceiling on a session's bytes a second: after each write it is silent until the bytes are paid for.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::hub) struct Pace {
+    bytes_per_second: u32,
+    /// When all that was written is paid for, in µs of the shard's clock.
+    free_us: u64,
+}
+
+impl Pace {
+    pub(in crate::hub) fn new(bytes_per_second: u32) -> Self {
+        Self { bytes_per_second: bytes_per_second.max(BYTES_PER_SECOND_MIN), free_us: 0 }
+    }
+
+    /// `bytes` were written.
+    pub(in crate::hub) fn spend(&mut self, bytes: usize, now_ms: u64) {
+        let cost_us = (bytes as u64).saturating_mul(1_000_000) / u64::from(self.bytes_per_second);
+        self.free_us = self.free_us.max(now_ms * 1_000) + cost_us;
+    }
+
+    /// When the next may be written, in ms of the shard's clock; `None` is now.
+    pub(in crate::hub) fn wait_until(&self, now_ms: u64) -> Option<u64> {
+        (self.free_us > now_ms * 1_000).then(|| self.free_us.div_ceil(1_000))
+    }
+
+    /// Bytes that one write to a session that catches up may have.
+    pub(in crate::hub) fn drain_chunk(&self) -> usize {
+        (self.bytes_per_second as usize / 8).clamp(1, DRAIN_CHUNK_BYTES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ceiling_is_kept_over_time() {
+        let mut pace = Pace::new(10_000);
+        let (mut now_ms, mut bytes) = (0u64, 0u64);
+        while now_ms < 10_000 {
+            match pace.wait_until(now_ms) {
+                Some(until) => now_ms = until,
+                None => {
+                    pace.spend(700, now_ms);
+                    bytes += 700;
+                }
+            }
+        }
+        assert!((99_000..=101_400).contains(&bytes), "{bytes} B in 10 s");
+        // A quiet time is not saved up.
+        let mut pace = Pace::new(10_000);
+        pace.spend(1_000, 50_000);
+        assert_eq!(pace.wait_until(50_000), Some(50_100));
+        assert_eq!(pace.wait_until(50_100), None);
+    }
+}

@@ -1,0 +1,98 @@
+//! Groups: the subscribers of a topic that are served the same bytes, as they have one encoding, compression and rate. What one
+//! of them gets, all get, so it is framed, conflated and compressed once.
+
+use bytes::Bytes;
+
+use crate::hub::compression::Compression;
+use crate::hub::cursor::Cursor;
+use crate::hub::index::{BatchId, GroupId, SessionId, SessionIndex};
+use crate::protocol::Encoding;
+use crate::topic::Slot;
+
+/// A session in a group's list: its index, and whether it lags, so that the group's frames pass it by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Member(u32);
+
+impl Member {
+    /// Session indices are far below it: descriptors are counted in an `i32`.
+    const LAGGING: u32 = 1 << 31;
+
+    pub(super) fn new(session: SessionIndex) -> Self {
+        Self(u32::try_from(session.at()).unwrap_or(Self::LAGGING) & !Self::LAGGING)
+    }
+
+    pub(super) fn session(self) -> SessionIndex {
+        SessionIndex::new((self.0 & !Self::LAGGING) as usize)
+    }
+
+    pub(super) fn is_lagging(self) -> bool {
+        self.0 & Self::LAGGING != 0
+    }
+
+    pub(super) fn toggle(&mut self) {
+        self.0 ^= Self::LAGGING;
+    }
+}
+
+/// Subscribers of one topic that are served the same bytes.
+pub(in crate::hub) struct Group {
+    pub(in crate::hub) slot: Slot,
+    pub(in crate::hub) encoding: Encoding,
+    pub(in crate::hub) compression: Compression,
+    /// Its members do not hold the delta before the next one. Delta compression without a rate has two groups: a new member,
+    /// or one that another frame caught up, is in this one until it has got a whole delta.
+    pub(in crate::hub) needs_full: bool,
+    /// Delta compression with a rate: the data that all members hold.
+    pub(in crate::hub) base: Option<Bytes>,
+    /// Least time between two deliveries; 0 is none.
+    pub(in crate::hub) interval_ms: u64,
+    pub(super) members: Vec<Member>,
+    /// Throttled: what the members have.
+    pub(in crate::hub) sent: Cursor,
+    /// Throttled: when the next delivery may go.
+    pub(in crate::hub) due_ms: u64,
+    /// Throttled: there is something to deliver.
+    pub(in crate::hub) pending: bool,
+    /// The topic's state was asked for, because no patch says what is pending.
+    pub(in crate::hub) awaiting: bool,
+    /// This tick's deltas for it.
+    pub(in crate::hub) batch: Option<BatchId>,
+    /// Sessions that joined while something was pending: they are ahead of the group until it delivers.
+    pub(in crate::hub) joiners: Vec<SessionId>,
+}
+
+/// A session's place in a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::hub) struct Subscription {
+    pub(in crate::hub) group: GroupId,
+    pub(super) pos: u32,
+}
+
+impl Group {
+    /// Members that get the group's frames.
+    pub(in crate::hub) fn receivers(&self) -> impl Iterator<Item = SessionIndex> {
+        self.members.iter().filter(|member| !member.is_lagging()).map(|member| member.session())
+    }
+
+    /// Members that lag: the group's frames pass them by.
+    pub(in crate::hub) fn lagging(&self) -> impl Iterator<Item = SessionIndex> {
+        self.members.iter().filter(|member| member.is_lagging()).map(|member| member.session())
+    }
+
+    /// All members.
+    pub(in crate::hub) fn members(&self) -> impl Iterator<Item = SessionIndex> {
+        self.members.iter().map(|member| member.session())
+    }
+
+    /// How many there are, lagging ones too.
+    pub(in crate::hub) fn len(&self) -> usize {
+        self.members.len()
+    }
+}
+
+/// A subscription that is at another place now.
+pub(in crate::hub) struct Moved {
+    pub(in crate::hub) session: SessionIndex,
+    pub(in crate::hub) from: Subscription,
+    pub(in crate::hub) to: Subscription,
+}

@@ -1,0 +1,44 @@
+//! When groups with a rate may deliver.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use crate::hub::index::GroupId;
+
+/// Which groups have something to deliver, and when they may.
+#[derive(Default)]
+pub(super) struct Throttle {
+    /// Groups that got something to deliver in this tick.
+    touched: Vec<GroupId>,
+    /// Groups that wait for their interval to end, the earliest first.
+    due: BinaryHeap<Reverse<(u64, GroupId)>>,
+}
+
+impl Throttle {
+    /// A group has something to deliver.
+    pub(super) fn touch(&mut self, group: GroupId) {
+        self.touched.push(group);
+    }
+
+    /// Has a group looked at no earlier than `at_ms`.
+    pub(super) fn wait(&mut self, group: GroupId, at_ms: u64) {
+        self.due.push(Reverse((at_ms, group)));
+    }
+
+    /// When the next group is to be looked at, by the shard's clock.
+    pub(super) fn next_ms(&self) -> Option<u64> {
+        self.due.peek().map(|Reverse((at_ms, _))| *at_ms)
+    }
+
+    pub(super) fn take_touched(&mut self) -> Vec<GroupId> {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// The next group whose time has come.
+    pub(super) fn take_due(&mut self, now_ms: u64) -> Option<GroupId> {
+        if self.next_ms()? > now_ms {
+            return None;
+        }
+        self.due.pop().map(|Reverse((_, group))| group)
+    }
+}

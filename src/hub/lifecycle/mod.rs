@@ -1,0 +1,15 @@
+//! Time and endings: which session is late, when all are looked at, and how many are closed at once.
+//!
+//! Knows no shard, no topics and no sockets: it judges sessions that it is shown, and says what is to be done.
+
+mod paced_close;
+mod rebalance;
+mod sweep;
+mod timeouts;
+
+pub(super) use paced_close::{PacedClose, millis};
+pub(super) use rebalance::{Rebalance, Share, apportion};
+#[cfg(test)]
+pub(super) use sweep::SWEEP_EVERY;
+pub(super) use sweep::Sweep;
+pub(super) use timeouts::{HURRY_MS, Timeouts, Verdict, is_past};

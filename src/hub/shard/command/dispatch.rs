@@ -1,0 +1,166 @@
+//! From the messages of a client to its commands: which are carried out now, and which wait for the answer to an earlier one.
+
+use crate::config::Action;
+use crate::hub::event::Ask;
+use crate::hub::index::{SessionId, SessionIndex};
+use crate::hub::session::{Deferred, Reading};
+use crate::hub::shard::input::COMMAND_PARTS;
+use crate::hub::shard::shard::Shard;
+use crate::protocol::{BadCommand, Command, Op};
+use crate::wire::close::CloseReason;
+
+/// Whether a command must wait for the subscribes before it: it is about them, or changes whose they are.
+fn is_about_subscribes(command: &Result<Command, BadCommand>) -> bool {
+    matches!(
+        command,
+        Ok(Command::Unsubscribe { .. } | Command::Rate { .. } | Command::Auth { .. } | Command::Refresh { .. })
+    )
+}
+
+impl Shard {
+    /// The commands of one message.
+    pub(in crate::hub::shard) fn commands(&mut self, index: SessionIndex, message: &[u8]) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let dialect = session.output.dialect;
+        let mut rest = message;
+        loop {
+            let behind = rest;
+            let one = match dialect.is_centrifuge() {
+                // In `plain` a message is a command, even an empty one.
+                false => rest,
+                true => match dialect.split(&mut rest) {
+                    Some(one) => one,
+                    None => return,
+                },
+            };
+            if !self.sessions.get_mut(index).is_some_and(|s| s.is_live()) {
+                return;
+            }
+            if self.text(index, one) {
+                if let Some(deferred) = self.sessions.get_mut(index).and_then(|s| s.deferred.as_mut()) {
+                    deferred.keep(behind);
+                }
+                return;
+            }
+            if !dialect.is_centrifuge() {
+                return;
+            }
+        }
+    }
+
+    /// One command; `true` if it has to wait for an earlier one's answer.
+    fn text(&mut self, index: SessionIndex, text: &[u8]) -> bool {
+        let (topics_max, now_ms) = (self.config.limits.subscriptions, self.clock.now_ms);
+        let Some(session) = self.sessions.get_mut(index) else { return false };
+        if session.deferred.is_some() {
+            return true;
+        }
+        let dialect = session.output.dialect;
+        let command = dialect.command(text, topics_max);
+        // One that may be about a subscribe that is under way takes its turn after that.
+        let full = usize::from(session.attaching) >= topics_max && matches!(command, Ok(Command::Subscribe { .. }));
+        if full || session.attaching > 0 && is_about_subscribes(&command) {
+            session.deferred = Some(Box::new(Deferred::new(false, now_ms)));
+            return true;
+        }
+        let part = match &command {
+            // One a topic, where `plain` has one for all of them.
+            Ok(Command::Subscribe { .. } | Command::Unsubscribe { .. }) if dialect.is_centrifuge() => COMMAND_PARTS,
+            _ => 1,
+        };
+        if !self.spend(index, part) {
+            return false;
+        }
+        match command {
+            Ok(command) => self.command(index, command),
+            Err(bad) if bad.fatal => {
+                self.stats.commands_refused.add(1);
+                tracing::debug!(reason = bad.refusal.reason, "a command that cannot be read");
+                self.close(index, CloseReason::BadRequest);
+            }
+            Err(bad) => self.refuse(index, &bad.id, bad.op, &bad.refusal),
+        }
+        false
+    }
+
+    fn command(&mut self, index: SessionIndex, command: Command) {
+        if self.is_unconnected(index) && !matches!(command, Command::Connect { .. } | Command::Pong) {
+            self.close(index, CloseReason::BadRequest);
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let dialect = session.output.dialect;
+        match command {
+            Command::Connect { id, token, items } => self.connect(index, id, token, items),
+            Command::Pong | Command::Send => {}
+            Command::Publish { id, topic, data } => self.publish(index, id, topic, data),
+            Command::History { id, topic, query } => {
+                self.ask_about(index, id, Op::History, topic, Action::History, Ask::History(query));
+            }
+            Command::Presence { id, topic, stats } => {
+                let (op, ask) =
+                    if stats { (Op::PresenceStats, Ask::PresenceStats) } else { (Op::Presence, Ask::Presence) };
+                self.ask_about(index, id, op, topic, Action::Presence, ask);
+            }
+            Command::Refresh { id, token } => self.refresh(index, id, token),
+            Command::SubRefresh { id, topic, token } => self.sub_refresh(index, id, topic, token),
+            Command::Rpc { id, method, data } => self.call(index, id, method, data),
+            Command::Ping { id } => {
+                self.valid(index);
+                self.send(index, dialect.done(&id, Op::Ping));
+            }
+            Command::Auth { id, token } => self.auth(index, id, token),
+            Command::Subscribe { id, items, refused, terms } => {
+                self.subscribe_command(index, id, items, refused, terms);
+            }
+            Command::Unsubscribe { id, topics, refused } => {
+                self.unsubscribe_command(index, &id, &topics, &refused);
+            }
+            Command::Rate { id, topics, refused, max_rate } => {
+                self.input.turns.named(topics.len() + refused.len());
+                self.valid(index);
+                self.change_rates(index, &id, &topics, refused, max_rate);
+            }
+            Command::Session { id, wishes } => {
+                self.valid(index);
+                self.tune(index, wishes);
+                self.send(index, dialect.done(&id, Op::Session));
+            }
+            Command::Snapshot { id, topics, refused } => self.snapshot_command(index, id, topics, refused),
+        }
+    }
+
+    /// What waited for an answer that has come is heard when the session has its turn, as anything that it sends.
+    pub(in crate::hub::shard) fn replay(&mut self, key: SessionId, deferred: Option<Box<Deferred>>) {
+        let Some(session) = self.sessions.by_id(key) else { return };
+        if let Some(mut deferred) = deferred.filter(|deferred| !deferred.rest.is_empty())
+            && session.is_live()
+        {
+            (deferred.ready, deferred.authenticating) = (true, false);
+            session.deferred = Some(deferred);
+            if session.reading == Reading::Free {
+                self.wait_for(key.index, Reading::Turn);
+                return;
+            }
+        }
+        if self.sessions.by_id(key).is_some_and(|s| s.deferred.as_ref().is_none_or(|deferred| deferred.ready)) {
+            self.resume(key.index, Reading::Answer);
+        }
+    }
+
+    /// Carries out what waited for an answer, if that has come. `false` if the session's turn is over by that.
+    pub(in crate::hub::shard) fn hear_deferred(&mut self, index: SessionIndex) -> bool {
+        let deferred = self.sessions.get_mut(index).and_then(|s| s.deferred.take_if(|deferred| deferred.ready));
+        let Some(deferred) = deferred else { return true };
+        self.input.turns.heard(deferred.rest.len());
+        // Some of it may have to wait again, and all that is behind with it.
+        self.commands(index, &deferred.rest);
+        match self.must_wait(index) {
+            Some(reading) => {
+                self.wait_for(index, reading);
+                false
+            }
+            None => true,
+        }
+    }
+}

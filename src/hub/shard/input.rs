@@ -1,0 +1,224 @@
+//! From a socket to messages. `turns` says how much of them is heard, `commands` what they do.
+
+use std::io::{ErrorKind, Read};
+
+use super::shard::Shard;
+use crate::hub::clock::clock32;
+use crate::hub::close_queue::Ending;
+use crate::hub::index::SessionIndex;
+use crate::hub::session::{Reading, Session};
+use crate::hub::stage::{Ping, Stage};
+use crate::limits::{CENTRIFUGE_SUBSCRIBE_BYTES, INFLATED_BYTES_MAX, READ_BYTES};
+use crate::rate::Rate;
+use crate::wire::close::CloseReason;
+use crate::wire::frame::{self, Opcode};
+use crate::wire::inbox::{self, Compressed, Flow, Incoming};
+use crate::wire::inflate::Inflater;
+
+/// Full reads of one session in one tick before the others have their turn.
+const READS_PER_TICK: usize = 16;
+
+/// The parts that a command is counted in: a Centrifuge subscribe is one of them, as `plain` has one command for many topics.
+pub(in crate::hub) const COMMAND_PARTS: u64 = 8;
+
+impl Shard {
+    /// Reads what a socket has, into the buffer that all sessions share, until the session's turn is over.
+    pub(in crate::hub) fn read(&mut self, index: SessionIndex) {
+        if !self.begin_turn(index) {
+            return;
+        }
+        if !self.hear_deferred(index) {
+            return;
+        }
+        // What the last turn left over comes first.
+        if self.sessions.get_mut(index).is_some_and(|s| s.inbox.as_ref().is_some_and(|inbox| inbox.is_paused())) {
+            self.received(index, &mut []);
+        }
+        let mut buffer = std::mem::take(&mut self.input.buffer);
+        let mut reads = 0;
+        let reads_on = |s: &&mut Session| s.output.stage.is_read() && s.reading == Reading::Free;
+        while let Some(session) = self.sessions.get_mut(index).filter(reads_on) {
+            if reads == READS_PER_TICK {
+                self.wait_for(index, Reading::Turn);
+                break;
+            }
+            let Some(room) = buffer.get_mut(..READ_BYTES) else { break };
+            match session.output.socket.read(room) {
+                Ok(0) => {
+                    self.drop_session(index);
+                    break;
+                }
+                // Until there is no more: the poll tells only once, and a client's last words may come with its end.
+                Ok(n) => {
+                    reads += 1;
+                    let sealed = session.output.tls.is_some();
+                    if let Some(bytes) = room.get_mut(..n) {
+                        match sealed {
+                            false => self.received(index, bytes),
+                            true => self.received_sealed(index, bytes),
+                        }
+                    }
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(_) => {
+                    self.drop_session(index);
+                    break;
+                }
+            }
+        }
+        self.input.buffer = buffer;
+    }
+
+    /// Handles bytes of a client.
+    pub(in crate::hub) fn received(&mut self, index: SessionIndex, bytes: &mut [u8]) {
+        let now_ms = self.clock.now_ms;
+        let message_max = self.message_max(index);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        session.heard_ms = clock32(now_ms);
+        session.output.ping = Ping::None;
+        let mut inbox = session.inbox.take();
+        if let Some(inbox) = inbox.as_mut().filter(|inbox| inbox.is_paused()) {
+            // Until now it was this server that did not listen.
+            inbox.since_ms = now_ms;
+        }
+        let (deflate, live) = (session.output.deflate, session.is_live());
+        let came = bytes.len() + inbox.as_ref().map_or(0, |inbox| inbox.held_bytes());
+        let heard = self.input.turns.bytes();
+        let mut inflater = self.input.inflater.take();
+        let compressed = match (deflate, live) {
+            (false, _) => Compressed::Refused,
+            (true, false) => Compressed::Skipped,
+            (true, true) => {
+                Compressed::Inflated(inflater.get_or_insert_with(|| Box::new(Inflater::new(INFLATED_BYTES_MAX))))
+            }
+        };
+        let outcome =
+            inbox::feed(&mut inbox, bytes, message_max, compressed, now_ms, |message| self.message(index, message));
+        self.input.inflater = inflater;
+        if deflate {
+            let came = came.saturating_sub(inbox.as_ref().map_or(0, |inbox| inbox.held_bytes()));
+            let bytes = (self.input.turns.bytes() - heard).saturating_sub(came);
+            if let Some(session) = self.sessions.get(index) {
+                self.input.charge_inflated(session.key(index), bytes, self.clock.now_ns());
+            }
+        }
+        match outcome {
+            Ok(()) => {
+                let Some(session) = self.sessions.get_mut(index) else { return };
+                session.inbox = inbox;
+                if let Some(reading) = self.must_wait(index) {
+                    self.wait_for(index, reading);
+                }
+                self.relieve_incoming();
+            }
+            Err(reason) => self.close(index, reason),
+        }
+    }
+
+    /// Handles bytes of a client that come sealed.
+    pub(in crate::hub) fn received_sealed(&mut self, index: SessionIndex, bytes: &mut [u8]) {
+        let mut opened = std::mem::take(&mut self.input.decrypted);
+        opened.clear();
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let Some(tls) = &mut session.output.tls else { return };
+        let outcome = tls.feed(bytes, &mut opened);
+        let over = outcome.is_err() || tls.is_closed();
+        let answer = !tls.due().is_empty() && session.output.backlog.is_none();
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "a session's TLS ends");
+        }
+        if !opened.is_empty() {
+            self.received(index, &mut opened);
+        }
+        self.input.decrypted = opened;
+        if over {
+            self.drop_session(index);
+        } else if answer {
+            self.send_nothing(index);
+        }
+    }
+
+    fn message(&mut self, index: SessionIndex, message: Incoming<'_>) -> Flow {
+        let Some(session) = self.sessions.get_mut(index) else { return Flow::Stop };
+        if let Stage::Closing = session.output.stage {
+            // The peer's answer to our close frame ends the session; anything else it sends is too late.
+            if matches!(message, Incoming::Close(_)) {
+                session.output.stage = Stage::Done;
+                self.send_nothing(index);
+                return Flow::Stop;
+            }
+            return Flow::Continue;
+        }
+        let opcode = session.output.dialect.opcode();
+        match message {
+            Incoming::Close(payload) => {
+                let code = payload.get(..2).unwrap_or_default().into();
+                self.end(index, Ending::Answer { code });
+                return Flow::Stop;
+            }
+            Incoming::Pong => {}
+            Incoming::Ping(payload) => {
+                if !self.spend(index, 1) {
+                    return Flow::Stop;
+                }
+                let pong = frame::frame(Opcode::Pong, payload);
+                self.send(index, pong);
+            }
+            Incoming::Text(text) if opcode == Opcode::Text => {
+                self.input.turns.heard(text.len());
+                if std::str::from_utf8(text).is_err() {
+                    self.close(index, CloseReason::InvalidUtf8);
+                    return Flow::Stop;
+                }
+                self.commands(index, text);
+            }
+            Incoming::Binary(bytes) if opcode == Opcode::Binary => {
+                self.input.turns.heard(bytes.len());
+                self.commands(index, bytes);
+            }
+            Incoming::Text(_) | Incoming::Binary(_) => self.close(index, CloseReason::UnsupportedData),
+        }
+        match self.sessions.get_mut(index).is_some_and(|s| s.is_live()) {
+            true if self.must_wait(index).is_some() => Flow::Pause,
+            true => Flow::Continue,
+            false => Flow::Stop,
+        }
+    }
+
+    /// Makes sure that the flush looks at a session that has nothing to be sent.
+    pub(in crate::hub) fn send_nothing(&mut self, index: SessionIndex) {
+        self.send(index, bytes::Bytes::new());
+    }
+
+    /// Takes one command out of the session's allowance, or such a part of one ([`COMMAND_PARTS`] at most). `false` if there
+    /// was none left: it is closed.
+    pub(in crate::hub) fn spend(&mut self, index: SessionIndex, part: u64) -> bool {
+        let limits = &self.config.limits;
+        let parts = |commands: u32| u64::from(commands) * COMMAND_PARTS;
+        let rate = Rate::new(parts(limits.commands_per_second), parts(limits.commands_burst));
+        let now_ns = self.clock.now_ns();
+        let Some(session) = self.sessions.get_mut(index) else { return false };
+        if !rate.spend(&mut session.commands_used_ns, now_ns, COMMAND_PARTS / part) {
+            self.close(index, CloseReason::TooManyRequests);
+            return false;
+        }
+        self.stats.commands.add(1);
+        true
+    }
+
+    /// The largest message of a session, in bytes. A Centrifuge client subscribes topic by topic, and to all of them in
+    /// one message when it comes back.
+    fn message_max(&self, index: SessionIndex) -> usize {
+        let (limits, anonymous) = (&self.config.limits, self.config.access.anonymous);
+        let Some(session) = self.sessions.get(index) else { return limits.message_bytes };
+        if session.output.dialect.is_centrifuge() {
+            return limits.message_bytes.max(limits.subscriptions.saturating_mul(CENTRIFUGE_SUBSCRIBE_BYTES));
+        }
+        // What comes behind a token is not looked at before the token is.
+        match anonymous || session.identity.is_some() {
+            true => limits.message_bytes,
+            false => limits.message_bytes.min(limits.message_bytes_before_auth),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Which sockets are read in a tick, and when a session has to wait.
+
+use mio::Events;
+
+use super::shard::{Shard, WAKER};
+use crate::hub::index::SessionIndex;
+use crate::hub::session::{Reading, Session};
+use crate::limits::TURN_REPLY_BYTES;
+
+impl Shard {
+    /// Reads the sockets that have something, first those that had to wait in the tick before, until enough was heard for
+    /// one tick.
+    pub(in crate::hub) fn read_sockets(&mut self, events: &Events) {
+        let mut ready = std::mem::take(&mut self.input.readable);
+        self.input.was_busy = false;
+        for event in events {
+            let token = event.token();
+            if token == WAKER {
+                continue;
+            }
+            let index = SessionIndex::new(token.0);
+            if event.is_writable() {
+                self.writable.push(index);
+            }
+            if event.is_readable() || event.is_read_closed() || event.is_error() {
+                self.input.was_busy = true;
+                // One that waits is read when it has waited: the socket keeps what it has.
+                if self.sessions.get_mut(index).is_some_and(|s| s.reading == Reading::Free) {
+                    ready.push(index);
+                }
+            }
+        }
+        self.input.turns.begin_tick();
+        let mut ready = ready.into_iter();
+        while let Some(index) = ready.next() {
+            let behind = self.requests.is_control_behind();
+            if behind || self.input.turns.tick_is_over() || self.egress.outbox.frame_bytes() > self.outgoing_max {
+                self.stats.reads_paused_control.add(u64::from(behind));
+                for index in std::iter::once(index).chain(ready.by_ref()) {
+                    self.wait_for(index, Reading::Turn);
+                }
+                break;
+            }
+            self.read(index);
+        }
+    }
+
+    /// What a session has to wait for before more of it is heard; nothing where it is closing, so that it can.
+    pub(in crate::hub) fn must_wait(&self, index: SessionIndex) -> Option<Reading> {
+        let session = self.sessions.get(index).filter(|s| s.is_live())?;
+        if let Some(reading) = self.is_held_up(index, session) {
+            return Some(reading);
+        }
+        let over = self.input.turns.session_is_over() || session.output.send_queue.bytes() > TURN_REPLY_BYTES;
+        over.then_some(Reading::Turn)
+    }
+
+    /// The same, but for its turn.
+    fn is_held_up(&self, index: SessionIndex, session: &Session) -> Option<Reading> {
+        if session.deferred.as_ref().is_some_and(|deferred| !deferred.ready) {
+            return Some(Reading::Answer);
+        }
+        // The other half is for deltas, and for what was asked for already.
+        if session.output.backlog.as_ref().is_some_and(|b| b.len() > self.config.limits.backlog_bytes / 2) {
+            return Some(Reading::Room);
+        }
+        let waits = session.output.deflate && self.input.must_wait_for_inflate(session.key(index), self.clock.now_ns());
+        waits.then_some(Reading::Quota)
+    }
+
+    /// Begins a session's turn; `false` if it has to wait.
+    pub(in crate::hub) fn begin_turn(&mut self, index: SessionIndex) -> bool {
+        self.input.turns.begin();
+        let Some(session) = self.sessions.get(index).filter(|s| s.output.stage.is_read()) else { return false };
+        let held_up = if session.is_live() { self.is_held_up(index, session) } else { None };
+        match held_up {
+            Some(reading) => self.wait_for(index, reading),
+            None => {
+                if let Some(session) = self.sessions.get_mut(index) {
+                    session.reading = Reading::Free;
+                }
+            }
+        }
+        held_up.is_none()
+    }
+
+    /// Lets a session wait.
+    pub(in crate::hub) fn wait_for(&mut self, index: SessionIndex, reading: Reading) {
+        let (now_ns, now_ms) = (self.clock.now_ns(), self.clock.now_ms);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let key = session.key(index);
+        session.reading = reading;
+        match reading {
+            Reading::Turn => self.input.readable.push(index),
+            Reading::Quota => {
+                let wait_ns = self.input.inflate_wait_ns(key, now_ns);
+                self.stats.reads_paused_inflate.add(1);
+                self.set_timer(index, now_ms + wait_ns.div_ceil(1_000_000));
+            }
+            Reading::Room => self.stats.reads_paused_backlog.add(1),
+            Reading::Free | Reading::Answer => {}
+        }
+    }
+
+    /// A session may no longer have to wait for this: it is looked at in the next tick.
+    pub(in crate::hub) fn resume(&mut self, index: SessionIndex, waited_for: Reading) {
+        if self.sessions.get(index).is_some_and(|s| s.reading == waited_for) {
+            self.wait_for(index, Reading::Turn);
+        }
+    }
+
+    /// The same, if little enough waits for it.
+    pub(in crate::hub) fn resume_if_there_is_room(&mut self, index: SessionIndex) {
+        let Some(session) = self.sessions.get(index) else { return };
+        if self.is_held_up(index, session) != Some(Reading::Room) {
+            self.resume(index, Reading::Room);
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Models of a whole shard and of its mailbox: what no part can promise alone.
+
+mod mailbox_model;
+mod model;
+mod silent_control;

@@ -1,0 +1,60 @@
+//! Nodes with different `expire_after`, as during a rolling restart: what one node ends and removes
+//! is not missing on a node that keeps it, and no node takes a part of a state for the whole.
+
+use serde_json::{Value, json};
+
+use crate::support::{Redis, Server};
+
+const STREAM: &str = "nexus:deltas";
+const STATES: &str = "{nexus:deltas}:snapshots";
+
+/// Status, ETag and body.
+fn told(server: &Server, topic: &str) -> (u16, Option<String>, Value) {
+    let (status, head, body) = server.http("GET", &format!("/api/topics/{topic}"), &[], "");
+    let etag = head.lines().find(|line| line.starts_with("etag")).map(str::to_owned);
+    (status, etag, serde_json::from_str(&body).unwrap())
+}
+
+fn options(every: &str, expire_after: &str) -> String {
+    format!("snapshot_every = \"{every}\"\n[namespace.n]\nclass = \"merge\"\nexpire_after = \"{expire_after}\"\n")
+}
+
+#[tokio::test]
+async fn what_a_node_with_a_shorter_time_removed_is_not_taken_for_missing() {
+    let redis = Redis::start();
+    let old = redis.server(&options("100ms", "2s")).await;
+    for topic in ["n:patched", "n:quiet"] {
+        redis.add(topic, &json!({"a": 1}));
+    }
+    old.until("saved", |_| redis.saved(STREAM) == 2).await;
+    let new = redis.server(&options("100ms", "1h")).await;
+    let whole = told(&new, "n:quiet");
+    assert!(whole.1.is_some(), "{whole:?}");
+    new.signal("STOP");
+    old.until("ended and removed", |s| told(s, "n:quiet").0 == 404 && redis.saved(STREAM) == 0).await;
+    // What was ended is saved as ended: the position is past it.
+    let last = redis.add("latest:other", &json!(1));
+    old.until("saved", |_| redis.command(&["GET", "{nexus:deltas}:position"]) == last).await;
+    redis.command(&["XTRIM", STREAM, "MAXLEN", "1"]);
+    let late = redis.server(&options("0s", "1h")).await;
+    for topic in ["n:quiet", "n:patched"] {
+        let (status, _, body) = told(&late, topic);
+        assert!(status == 200 && body["data"].is_null() && body["incomplete"] == true, "{body}");
+    }
+    // Topics of other namespaces are none of its business.
+    assert_eq!(told(&late, "merge:unknown").0, 404);
+    redis.add("n:patched", &json!({"b": 2}));
+    late.until("patched", |s| told(s, "n:patched").2["data"] == json!({"b": 2})).await;
+    assert_eq!(told(&late, "n:patched").2["incomplete"], true, "it is a part of what the other node has");
+    new.signal("CONT");
+    new.until("patched", |s| told(s, "n:patched").2["data"] == json!({"a": 1, "b": 2})).await;
+    // The node that keeps them saves them again.
+    new.until("saved again", |_| redis.command(&["HEXISTS", STATES, "n:quiet"]) == ":1").await;
+    drop(old);
+    let last = redis.add("latest:other", &json!(2));
+    new.until("saved", |_| redis.command(&["GET", "{nexus:deltas}:position"]) == last).await;
+    let later = redis.server(&options("0s", "1h")).await;
+    assert_eq!(told(&later, "n:quiet"), whole);
+    assert_eq!(told(&later, "n:patched"), told(&new, "n:patched"));
+    assert!(told(&later, "n:patched").1.is_some());
+}
