@@ -9,7 +9,7 @@ use super::control::Control;
 use super::event::{Event, Order, Who};
 use super::lifecycle::{Share, apportion};
 use super::mailbox::{self, QueueSender};
-use super::new_session::NewSession;
+use super::new_session::{NewSession, NoRoom, Reservation};
 use super::part::Part;
 use super::shard::WAKER;
 use super::start::Prepared;
@@ -109,27 +109,30 @@ impl Hub {
         Ok((hub, Prepared { parts, requests: sender, node, config }, control))
     }
 
-    /// Hands a session to the shard that has the fewest; gives it back if there are too many already.
+    /// Takes room for a session, in the shard that has the fewest. Two that come at once for the last room may both be refused;
+    /// the bounds are never exceeded.
     ///
     /// # Errors
-    /// The session, if the server holds as many as it can, or as many without a token as it may.
-    pub fn place(&self, session: Box<NewSession>) -> Result<(), Box<NewSession>> {
-        let counts = || self.shards.iter().map(|s| s.sessions.load(Ordering::Relaxed));
-        if counts().sum::<usize>() >= self.sessions_max {
-            return Err(session);
+    /// If the server has as many sessions as it can, or as many without a token as it may.
+    pub fn reserve(&self, has_token: bool) -> Result<Reservation, NoRoom> {
+        let shards = self.shards.iter().enumerate();
+        let fewest = shards.min_by_key(|(_, shard)| shard.sessions.load(Ordering::Relaxed));
+        let (index, shard) = fewest.ok_or(NoRoom::Full)?;
+        let reservation = Reservation::new(index, &shard.sessions, (!has_token).then_some(&self.tokenless));
+        if self.sessions() > self.sessions_max {
+            return Err(NoRoom::Full);
         }
-        let Some(shard) = self.shards.iter().min_by_key(|s| s.sessions.load(Ordering::Relaxed)) else {
-            return Err(session);
-        };
-        if session.identity.is_none() {
-            let more = |n: usize| (n < self.tokenless_max).then_some(n + 1);
-            if self.tokenless.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
-                return Err(session);
-            }
+        if !has_token && self.tokenless() > self.tokenless_max {
+            return Err(NoRoom::Tokenless);
         }
-        shard.sessions.fetch_add(1, Ordering::Relaxed);
-        shard.queue.send(Event::Open(session));
-        Ok(())
+        Ok(reservation)
+    }
+
+    /// Hands a session to the shard where it has room.
+    pub fn place(&self, session: Box<NewSession>) {
+        if let Some(shard) = self.shards.get(session.reservation.shard) {
+            shard.queue.send(Event::Open(session));
+        }
     }
 
     /// Sessions held now.
@@ -145,11 +148,6 @@ impl Hub {
     /// Sessions without a token held now.
     pub fn tokenless(&self) -> usize {
         self.tokenless.load(Ordering::Relaxed)
-    }
-
-    /// Sessions without a token held at most.
-    pub fn tokenless_max(&self) -> usize {
-        self.tokenless_max
     }
 
     /// Sessions of each shard.

@@ -54,5 +54,5 @@ pub use backend::{Answer, Backend, Member, MemberCount};
 pub use control::Control;
 pub use event::{Order, Who};
 pub use handle::Hub;
-pub use new_session::{NewSession, Permit};
+pub use new_session::{NewSession, NoRoom, Permit, Reservation};
 pub use start::Prepared;

@@ -48,14 +48,14 @@ pub(in crate::http) fn upgrade(
     }
     let Ok(handshake) = look(state, &request, asked) else { return Some(socket) };
     let client = proxies::client(connected.ip(), request.headers(), &state.config.server);
-    let Ok(permit) = admit(state, client, None) else { return Some(socket) };
+    let Ok(admission) = admit(state, client, None) else { return Some(socket) };
     let early = Bytes::copy_from_slice(head.get(head_bytes..).unwrap_or_default());
     // From here on the connection becomes a session or closes. Both calls concern bytes that are
     // present, or that fit.
     let read = socket.read_exact(buffer.get_mut(..bytes).unwrap_or_default());
     let written = read.and_then(|()| socket.write_all(&answer(&handshake.response)));
     if written.is_ok() {
-        Admitted::new(&handshake, None, permit).place(state, socket, None, early);
+        Admitted::new(&handshake, None, admission).place(state, socket, None, early);
     }
     None
 }

@@ -18,7 +18,7 @@ use crate::http::api::authorization;
 use crate::http::failure::failure;
 use crate::http::state::{Shared, State};
 use crate::http::upgrade::{handshake, origin};
-use crate::hub::{NewSession, Permit};
+use crate::hub::{NewSession, NoRoom, Permit, Reservation};
 use crate::metrics::UpgradeRefusal as Reason;
 use crate::protocol::Dialect;
 use crate::wire::negotiate::negotiate;
@@ -156,28 +156,33 @@ pub(in crate::http) fn look(state: &State, request: &http::Request<()>, asked: A
     Ok(Handshake { dialect: asked.dialect, deflate: deflate.is_some(), response })
 }
 
+/// What an admitted client has until its session ends.
+pub(in crate::http) struct Admission {
+    reservation: Reservation,
+    permit: Option<Box<dyn Permit>>,
+}
+
 /// Admits a client that the handshake identifies: if there is room, and its address is within its
 /// limits.
-pub(in crate::http) fn admit(
-    state: &State,
-    client: IpAddr,
-    identity: Option<&Identity>,
-) -> Result<Option<Box<dyn Permit>>, Refusal> {
+pub(in crate::http) fn admit(state: &State, client: IpAddr, identity: Option<&Identity>) -> Result<Admission, Refusal> {
+    let reservation = state.hub.reserve(identity.is_some()).map_err(|no_room| {
+        let (reason, message) = match no_room {
+            NoRoom::Full => (Reason::Full, "this server is full"),
+            NoRoom::Tokenless => {
+                let message = "this server holds as many sessions without a token as it may (limits.tokenless_share): \
+                               come later, or with `Authorization: Bearer …`";
+                (Reason::Tokenless, message)
+            }
+        };
+        refusal(reason, StatusCode::SERVICE_UNAVAILABLE, message)
+    })?;
     let is_user = identity.is_some_and(|identity| !identity.user.is_empty());
-    if state.hub.sessions() >= state.hub.sessions_max() {
-        let message = "this server is full";
-        return Err(refusal(Reason::Full, StatusCode::SERVICE_UNAVAILABLE, message));
-    }
-    if identity.is_none() && state.hub.tokenless() >= state.hub.tokenless_max() {
-        let message = "this server holds as many sessions without a token as it may (limits.tokenless_share): \
-                       come later, or with `Authorization: Bearer …`";
-        return Err(refusal(Reason::Tokenless, StatusCode::SERVICE_UNAVAILABLE, message));
-    }
     let too_many = |reason, message| refusal(reason, StatusCode::TOO_MANY_REQUESTS, message);
-    state.clients.addresses.admit(client, is_user).map_err(|refused| match refused {
+    let permit = state.clients.addresses.admit(client, is_user).map_err(|refused| match refused {
         Refused::TooMany => too_many(Reason::AddressSessions, "too many sessions from this address"),
         Refused::TooFast => too_many(Reason::AddressRate, "too many new sessions from this address"),
-    })
+    })?;
+    Ok(Admission { reservation, permit })
 }
 
 /// An admitted client, without its socket.
@@ -185,16 +190,12 @@ pub(in crate::http) struct Admitted {
     dialect: Dialect,
     deflate: bool,
     identity: Option<Identity>,
-    permit: Option<Box<dyn Permit>>,
+    admission: Admission,
 }
 
 impl Admitted {
-    pub(in crate::http) fn new(
-        handshake: &Handshake,
-        identity: Option<Identity>,
-        permit: Option<Box<dyn Permit>>,
-    ) -> Self {
-        Self { dialect: handshake.dialect, deflate: handshake.deflate, identity, permit }
+    pub(in crate::http) fn new(handshake: &Handshake, identity: Option<Identity>, admission: Admission) -> Self {
+        Self { dialect: handshake.dialect, deflate: handshake.deflate, identity, admission }
     }
 
     /// The answer is written: a shard takes over, with the bytes after the handshake.
@@ -205,17 +206,9 @@ impl Admitted {
         tls: Option<Box<Tls>>,
         early: Bytes,
     ) {
-        let Self { dialect, deflate, identity, permit } = self;
-        match state.hub.place(Box::new(NewSession { socket, tls, dialect, deflate, early, identity, permit })) {
-            Ok(()) => {
-                state.metrics.upgrades.inc();
-            }
-            // The server filled up since the check: the socket closes.
-            Err(session) => {
-                let tokenless = session.identity.is_none() && state.hub.sessions() < state.hub.sessions_max();
-                state.metrics.refused_upgrade(if tokenless { Reason::Tokenless } else { Reason::Full });
-            }
-        }
+        let Self { dialect, deflate, identity, admission: Admission { reservation, permit } } = self;
+        state.metrics.upgrades.inc();
+        state.hub.place(Box::new(NewSession { socket, tls, dialect, deflate, early, identity, permit, reservation }));
     }
 }
 
@@ -247,8 +240,8 @@ async fn try_upgrade(
         return Err(refusal(Reason::Handshake, StatusCode::INTERNAL_SERVER_ERROR, message));
     };
     let admitted = {
-        let permit = admit(state, client, identity.as_ref())?;
-        Admitted::new(&handshake, identity, permit)
+        let admission = admit(state, client, identity.as_ref())?;
+        Admitted::new(&handshake, identity, admission)
     };
     let state = state.clone();
     handover.to(move |transport, early| {

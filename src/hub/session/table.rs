@@ -20,7 +20,7 @@ pub(in crate::hub) struct SessionTable {
 }
 
 impl SessionTable {
-    /// An empty table. `placed` and `tokenless` count each session from when it was placed until it goes.
+    /// An empty table. `placed` and `tokenless` have each session counted when it comes, from its reservation on.
     pub(in crate::hub) fn new(placed: Arc<AtomicUsize>, tokenless: Arc<AtomicUsize>) -> Self {
         Self { slab: Slab::new(), generation: 0, placed, tokenless }
     }
@@ -39,14 +39,9 @@ impl SessionTable {
     /// Removes a session.
     pub(in crate::hub) fn remove(&mut self, index: SessionIndex) -> Option<Session> {
         let session = self.slab.try_remove(index.at())?;
-        self.uncount(session.identity.is_some());
-        Some(session)
-    }
-
-    /// A session that was placed here is not counted any more.
-    pub(in crate::hub) fn uncount(&self, has_token: bool) {
         self.placed.fetch_sub(1, Ordering::Relaxed);
-        self.tokenless.fetch_sub(usize::from(!has_token), Ordering::Relaxed);
+        self.tokenless.fetch_sub(usize::from(session.identity.is_none()), Ordering::Relaxed);
+        Some(session)
     }
 
     /// A session without a token has one now.

@@ -137,12 +137,12 @@ impl Shard {
         // No session waits for room yet: to watch for it would wake the shard once for nothing.
         if let Err(error) = self.poll.registry().register(&mut socket, Token(index.at()), Interest::READABLE) {
             tracing::warn!(shard = self.id.0, %error, "a socket could not be watched");
-            self.sessions.uncount(new.identity.is_some());
             return;
         }
         let now_ms = clock32(self.clock.now_ms);
         let output = Output::new(socket, new.tls, new.dialect, new.deflate, now_ms);
         let index = self.sessions.add(|generation| Session::new(output, generation, now_ms, new.identity, new.permit));
+        new.reservation.taken();
         if self.drain.is_some() {
             self.close(index, CloseReason::ServiceRestart);
         } else if !new.early.is_empty() {

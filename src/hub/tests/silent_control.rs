@@ -59,8 +59,9 @@ impl Silent {
             early: Bytes::new(),
             identity: None,
             permit: None,
+            reservation: self.hub.reserve(false).unwrap(),
         };
-        assert!(self.hub.place(Box::new(session)).is_ok());
+        self.hub.place(Box::new(session));
         self.turn();
         ours
     }
