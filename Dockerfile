@@ -1,14 +1,14 @@
-# Built in one image, run in another that has nothing but the server: no shell and no package manager. The dashboard is part
-# of the binary (web/embedded, which `make web-check` compares with what its sources give).
+# One image builds the server. The other contains only the server and its libraries: no shell and no package manager.
+# The dashboard is part of the binary (web/embedded; `make web-check` compares it with a new build).
 #
-# Tags name a patch version. A digest pins harder; put yours behind the tag (`@sha256:…`), from:
+# Tags name a patch version. To pin the exact image, append its digest to the tag (`@sha256:…`), from:
 #   docker buildx imagetools inspect rust:1.95.0-slim-bookworm
-# deploy/dockerfile_steps.sh runs each step by hand, where there is no Docker.
+# Without Docker, deploy/dockerfile_steps.sh runs each step.
 FROM rust:1.95.0-slim-bookworm AS build
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 WORKDIR /src
-# Dependencies first: they change less often than the sources, and so stay cached. The benches are not built, but Cargo.toml
-# names them: without their files cargo refuses it.
+# Dependencies first: they change less often than the sources, so they stay cached. The benches are not built, but cargo
+# refuses a Cargo.toml that names missing files.
 COPY Cargo.toml Cargo.lock ./
 COPY loadtest/Cargo.toml loadtest/
 COPY benches benches
@@ -20,8 +20,8 @@ COPY src src
 COPY web/embedded web/embedded
 COPY loadtest/src loadtest/src
 RUN touch src/main.rs src/lib.rs && cargo build --release --locked --package nexus-push
-# What the image holds: the server, the libraries that it is linked with, the authorities that key sets by https (access.jwks) are
-# checked with, and `sleep`, for Kubernetes' preStop.
+# The image contains the server, the libraries that it is linked with, the certificate authorities for key sets by https
+# (access.jwks), and `sleep`, for Kubernetes' preStop.
 RUN install -D -m 755 --strip target/release/nexus-push /image/usr/local/bin/nexus-push \
  && ldd target/release/nexus-push | grep -o '/[^ ]*' | xargs cp --dereference --parents --target-directory /image \
  && install -D -m 755 /bin/sleep /image/bin/sleep \
@@ -32,9 +32,9 @@ FROM scratch
 COPY --from=build /image /
 USER 10001:10001
 EXPOSE 8000
-# The drain window of the configuration must fit into the time that the orchestrator waits after this signal.
+# After this signal the orchestrator must wait longer than the configured drain window.
 STOPSIGNAL SIGTERM
-# For Docker and Compose; Kubernetes has probes of its own.
+# For Docker and Compose; Kubernetes has its own probes.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["/usr/local/bin/nexus-push", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/nexus-push"]
 CMD ["serve", "--config", "/etc/nexus-push/nexus-push.toml"]

@@ -125,6 +125,6 @@ soak: tools ## An hour of W2 with faults and churn: nothing lost, memory and des
 	cargo build --release --locked --workspace
 	target/release/nexus-loadtest soak $(ARGS)
 
-tools: ## Install what tests need beside Rust; nothing, where it is all there
+tools: ## Install what tests need besides Rust, if it is missing
 	@tests/tools.sh
 	@$(MAKE) --no-print-directory --silent web/node_modules/.installed
