@@ -28,43 +28,43 @@ export interface PushClientOptions {
   url?: string | undefined;
   /** First connection token. Default: none (anonymous). */
   token?: string | undefined;
-  /** Gets a new connection token, when the first one is missing or has ended. */
+  /** Gets a new connection token, if the first one is missing or has expired. */
   getToken?: (() => Promise<string>) | undefined;
-  /** Passed to the SDK as they are. */
+  /** Passed to the SDK unchanged. */
   options?: Partial<Options> | undefined;
   /**
-   * Let go of the subscriptions when the tab has been hidden for so long, in ms. Default: 10 000. 0 or
+   * End the subscriptions when the tab has been hidden for this long, in ms. Default: 10 000. 0 or
    * Infinity: never.
    */
   hiddenAfterMs?: number | undefined;
-  /** Let go of a topic so long after its last user left, in ms. Default: 200. */
+  /** End a subscription this long after its last user left, in ms. Default: 200. */
   releaseAfterMs?: number | undefined;
 }
 
-/** How one user wants a topic. */
+/** The options of one user of a topic. */
 type RetainOptions = Pick<TopicOptions, 'maxRate' | 'keep'>;
 
 interface Entry {
   readonly store: TopicStore;
-  /** Who wants the subscription. */
+  /** The users of the subscription. */
   readonly users: Set<RetainOptions>;
-  /** Who wants to be told of a new state. They keep the state, but not the subscription. */
+  /** Listeners for new states. They keep the state, but not the subscription. */
   readonly listeners: Set<() => void>;
   readonly onPublication: Set<(publication: Publication) => void>;
   sub: Subscription | undefined;
-  /** The rate that `sub` was asked for. */
+  /** The rate with which `sub` was made. */
   rate: number | undefined;
-  /** The server refused or ended the subscription. Not tried again until there is a reason. */
+  /** The server refused or ended the subscription. Tried again for a new user or when the tab is shown. */
   refused: boolean;
 }
 
 /**
- * One connection to a nexus-push server and the topics of a page, outside of React. Connecting again,
- * backoff, recovery and tokens are the SDK's job (`centrifuge`); this class shares its subscriptions, holds
- * the state of topics and tells listeners once per animation frame.
+ * One connection to a nexus-push server and the topics of a page, outside of React. The SDK (`centrifuge`)
+ * reconnects, backs off, recovers and handles tokens. This class shares its subscriptions, keeps the state
+ * of topics and calls listeners once per animation frame.
  */
 export class PushClient {
-  /** The SDK's client, for what this class does not do (RPC, publishing, …). */
+  /** The SDK's client, for everything that this class does not offer (RPC, publishing, …). */
   readonly centrifuge: Centrifuge;
 
   readonly #hiddenAfterMs: number;
@@ -82,7 +82,7 @@ export class PushClient {
   #represented = 0;
   #flushes = 0;
 
-  /** Makes a client that is not connected yet. */
+  /** Creates a client that is not connected yet. */
   constructor(options: PushClientOptions = {}) {
     const { url = defaultUrl(), token, getToken, hiddenAfterMs = 10_000, releaseAfterMs = 200 } = options;
     this.#hiddenAfterMs = hiddenAfterMs;
@@ -122,9 +122,9 @@ export class PushClient {
   }
 
   /**
-   * Wants the subscription to a topic until the returned function is called. All users of a topic share one
-   * subscription; it is let go of a moment (`releaseAfterMs`) after the last one left. A topic that the
-   * server had refused is tried again.
+   * Keeps the subscription to a topic until the returned function is called. All users of a topic share one
+   * subscription; it ends `releaseAfterMs` after the last one left. A topic that the server had refused is
+   * tried again.
    */
   retain(topic: string, options: RetainOptions = {}): () => void {
     const entry = this.#entry(topic);
@@ -139,7 +139,7 @@ export class PushClient {
   }
 
   /**
-   * Tells `listener` of a new state of the topic, at most once per animation frame, until the returned
+   * Calls `listener` when the topic has a new state, at most once per animation frame, until the returned
    * function is called. Does not subscribe at the server: see `retain`. One function may listen to many
    * topics; it is called once per frame.
    */
@@ -170,12 +170,12 @@ export class PushClient {
     };
   }
 
-  /** The state of a topic as of the last frame; an idle state for a topic that nobody uses. */
+  /** The state of a topic as of the last frame; an idle state for a topic without users. */
   getTopicState<T extends string>(topic: T): TopicState<PayloadOf<T>> {
     return (this.peek(topic) ?? idleState(topic)) as TopicState<PayloadOf<T>>;
   }
 
-  /** As `getTopicState`, but `undefined` for a topic that nobody uses. */
+  /** As `getTopicState`, but `undefined` for a topic without users. */
   peek(topic: string): TopicState<unknown> | undefined {
     return this.#entries.get(topic)?.store.state;
   }
@@ -185,12 +185,12 @@ export class PushClient {
     return this.#connection.state;
   }
 
-  /** Tells `listener` of every change of the connection, until the returned function is called. */
+  /** Calls `listener` at every change of the connection, until the returned function is called. */
   subscribeConnection(listener: () => void): () => void {
     return this.#connection.subscribe(listener);
   }
 
-  /** Counters since the client was made. */
+  /** Counters since the client was created. */
   stats(): PushStats {
     let subscriptions = 0;
     for (const { sub } of this.#entries.values()) if (isActive(sub)) subscriptions++;
@@ -204,15 +204,15 @@ export class PushClient {
     };
   }
 
-  /** Lets go of all subscriptions; the state of the topics stays. A hidden tab does this by itself. */
+  /** Ends all subscriptions; the state of the topics stays. The client does this by itself in a hidden tab. */
   suspend(): void {
     this.#suspended = true;
     this.#settleAll();
   }
 
   /**
-   * Subscribes again what `suspend` let go of. The SDK asks for what was missed, by offset and epoch. Topics
-   * that the server had refused are tried again.
+   * Makes the subscriptions that `suspend` ended again. The SDK recovers missed publications by offset and
+   * epoch. Topics that the server had refused are tried again.
    */
   resume(): void {
     if (!this.#suspended) return;
@@ -242,13 +242,13 @@ export class PushClient {
     return entry;
   }
 
-  /** Settles in a microtask: what one commit of React mounts becomes one message to the server. */
+  /** Settles in a microtask, so that all topics of one React commit become one message to the server. */
   #settleSoon(topic: string): void {
     if (this.#unsettled.size === 0) queueMicrotask(() => this.#settleBatch());
     this.#unsettled.add(topic);
   }
 
-  /** Settles after a moment, so that remounts do not flap. */
+  /** Settles after a delay, so that a remount causes no traffic. */
   #settleLater(topic: string): void {
     setTimeout(() => this.#settleSoon(topic), this.#releaseAfterMs);
   }
@@ -263,13 +263,13 @@ export class PushClient {
     this.centrifuge.startBatching();
     for (const topic of topics) {
       const entry = this.#entries.get(topic);
-      // Guarded: whatever happens, batching must end.
+      // In any case, batching must end.
       if (entry !== undefined) guarded(() => this.#settle(topic, entry));
     }
     this.centrifuge.stopBatching();
   }
 
-  /** Makes the subscription what the users of the topic want. */
+  /** Makes the subscription match the users of the topic. */
   #settle(topic: string, entry: Entry): void {
     const { store, users } = entry;
     if (users.size > 0) store.keep = Math.max(...[...users].map(({ keep }) => keep ?? DEFAULT_KEEP));
@@ -342,12 +342,12 @@ export class PushClient {
   }
 }
 
-/** Whether the SDK has, or tries to get, the subscription. */
+/** Whether the SDK has the subscription or tries to get it. */
 function isActive(sub: Subscription | undefined): boolean {
   return sub !== undefined && sub.state !== SubscriptionState.Unsubscribed;
 }
 
-/** The highest rate that one of the users wants; `undefined`: unlimited. */
+/** The highest rate of all users; `undefined`: unlimited. */
 function highestRate(users: ReadonlySet<RetainOptions>): number | undefined {
   const highest = Math.max(...[...users].map(({ maxRate }) => maxRate ?? Number.POSITIVE_INFINITY));
   return Number.isFinite(highest) ? highest : undefined;
@@ -370,7 +370,7 @@ function publicationOf(topic: string, { data, offset, tags }: PublicationContext
 }
 
 function defaultUrl(): string {
-  // On a server there is no page; the client made there for rendering never connects.
+  // On a server there is no page; the client for rendering never connects.
   const { protocol, host } = globalThis.location ?? { protocol: 'http:', host: 'localhost' };
   return `${protocol === 'https:' ? 'wss' : 'ws'}://${host}/connection/websocket`;
 }

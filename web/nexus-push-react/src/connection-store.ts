@@ -3,12 +3,12 @@ import { guarded } from './guard.js';
 import { isObject } from './merge.js';
 import type { ConnectionState } from './types.js';
 
-/** State that a page sees before its client exists, e.g. when rendered on a server. */
+/** The state before the client exists, for example when rendered on a server. */
 export const INITIAL_CONNECTION: ConnectionState = { status: 'disconnected', since: 0, attempts: 0 };
 
-/** Follows the events of the SDK and holds the state of the connection. */
+/** Follows the events of the SDK and keeps the state of the connection. */
 export class ConnectionStore {
-  /** The present state. */
+  /** The current state. */
   state: ConnectionState = { ...INITIAL_CONNECTION, since: Date.now() };
   readonly #listeners = new Set<() => void>();
 
@@ -43,22 +43,22 @@ export class ConnectionStore {
       });
   }
 
-  /** Tells `listener` of every change, until the returned function is called. */
+  /** Calls `listener` at every change, until the returned function is called. */
   subscribe(listener: () => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   }
 
   #set(state: { [K in keyof ConnectionState]: ConnectionState[K] | undefined }): void {
-    // Members without a value are left out, so that `'error' in state` says what it seems to.
+    // Members without a value are left out, so that `'error' in state` works.
     const entries = Object.entries(state).filter(([, value]) => value !== undefined);
     this.state = Object.fromEntries(entries) as unknown as ConnectionState;
-    // At once, not in the next frame: these changes are rare.
+    // Called at once, not in the next frame: these changes are rare.
     for (const listener of [...this.#listeners]) guarded(listener);
   }
 }
 
-/** The node that answered. The SDK keeps it but does not hand it out, so this may be undefined some day. */
+/** The node that answered. The SDK keeps it in a private member, so it may be undefined in later versions. */
 function nodeOf(centrifuge: Centrifuge): string | undefined {
   const node = (centrifuge as unknown as { _node?: unknown })._node;
   return typeof node === 'string' && node !== '' ? node : undefined;

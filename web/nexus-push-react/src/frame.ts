@@ -1,11 +1,11 @@
-/** Longest wait for a frame: browsers give none to hidden tabs. */
+/** Longest wait for a frame: hidden tabs get no frames. */
 const NO_FRAME_MS = 250;
-/** Wait where there are no animation frames at all. */
+/** Wait without `requestAnimationFrame`. */
 const FALLBACK_MS = 16;
 
 /**
- * Calls `run` once in the next animation frame, however often it is asked to. Where no frame comes (hidden
- * tab) after 250 ms; where there is no `requestAnimationFrame` after 16 ms.
+ * Calls `run` once in the next animation frame, however often it is requested. If no frame comes (hidden
+ * tab), it calls `run` after 250 ms; without `requestAnimationFrame`, after 16 ms.
  */
 export class FrameScheduler {
   readonly #run: () => void;
@@ -16,7 +16,7 @@ export class FrameScheduler {
     this.#run = run;
   }
 
-  /** Asks for a call. */
+  /** Requests a call. */
   schedule(): void {
     if (this.#timer !== undefined) return;
     const frames = typeof requestAnimationFrame === 'function';
@@ -25,7 +25,7 @@ export class FrameScheduler {
     this.#timer = setTimeout(this.#fire, frames ? NO_FRAME_MS : FALLBACK_MS);
   }
 
-  /** Forgets a call that was asked for. */
+  /** Cancels a requested call. */
   cancel(): void {
     if (this.#frame !== undefined) cancelAnimationFrame(this.#frame);
     clearTimeout(this.#timer);

@@ -1,6 +1,6 @@
 /**
- * Calls a function of the application; what it throws is reported as an uncaught error. It must not reach
- * the SDK, which ends the connection for good when a handler throws.
+ * Calls a function of the application, and reports its exceptions as uncaught errors. They must not reach
+ * the SDK, which ends the connection permanently when a handler throws.
  */
 export function guarded<A extends unknown[]>(fn: (...args: A) => void, ...args: A): void {
   try {

@@ -5,7 +5,7 @@ import { PushContext } from './provider.js';
 import { DEFAULT_KEEP, idleState, newest } from './topic-store.js';
 import type { ConnectionState, PayloadOf, TopicOptions, TopicState } from './types.js';
 
-/** The client of the nearest `PushProvider`, for what the other hooks do not do. */
+/** The client of the nearest `PushProvider`, for everything that the other hooks do not offer. */
 export function usePushClient(): PushClient {
   const client = useContext(PushContext);
   if (client === undefined)
@@ -24,10 +24,10 @@ export function useConnection(): ConnectionState {
   );
 }
 
-/** Subscribes to a topic while the component is mounted, and renders it again when the topic changed. */
+/** Subscribes to a topic while the component is mounted, and renders the component when the topic changes. */
 export function useTopic<T extends string>(topic: T, options?: TopicOptions): TopicState<PayloadOf<T>>;
 /**
- * As above, but returns what `select` makes of the state, and renders again only when that changed (by
+ * As above, but returns the result of `select`, and renders only when that result changes (by
  * `Object.is`).
  */
 export function useTopic<T extends string, S>(
@@ -42,7 +42,7 @@ export function useTopic<T extends string, S>(
   const { subscribe, read, readIdle } = useTopicStates([topic], options);
   const view = useMemo(() => {
     const one = (states: ReadonlyMap<T, TopicState<PayloadOf<T>>>): TopicState<PayloadOf<T>> | S => {
-      // The map holds just this topic, which the compiler cannot know.
+      // The map has only this topic, which the compiler cannot know.
       const state = states.get(topic) as TopicState<PayloadOf<T>>;
       return select === undefined ? state : select(state);
     };
@@ -52,8 +52,8 @@ export function useTopic<T extends string, S>(
 }
 
 /**
- * Subscribes to many topics. Returns the states by topic, in the order asked for; it is the same map until
- * one of them changed.
+ * Subscribes to many topics. Returns the states by topic, in the order of the list. The map stays the same
+ * object until one of them changes.
  */
 export function useTopics<T extends string>(
   topics: readonly T[],
@@ -65,17 +65,17 @@ export function useTopics<T extends string>(
 
 interface TopicStates<T extends string> {
   readonly subscribe: (listener: () => void) => () => void;
-  /** The present states; the same map as long as none of them changed. */
+  /** The current states; the same map until one of them changes. */
   readonly read: () => ReadonlyMap<T, TopicState<PayloadOf<T>>>;
-  /** The states before anything is known, for rendering on a server. */
+  /** The states before any data has come, for rendering on a server. */
   readonly readIdle: () => ReadonlyMap<T, TopicState<PayloadOf<T>>>;
 }
 
-/** What `useSyncExternalStore` needs for a set of topics. */
+/** The arguments of `useSyncExternalStore` for a set of topics. */
 function useTopicStates<T extends string>(topics: readonly T[], options: TopicOptions): TopicStates<T> {
   const client = usePushClient();
   const { maxRate, keep = DEFAULT_KEEP, enabled = true } = options;
-  // The list is usually a new array in every render; its content decides.
+  // The list is usually a new array in every render, so its content is compared.
   const key = JSON.stringify(topics);
   return useMemo(() => {
     const list = JSON.parse(key) as T[];
@@ -113,12 +113,12 @@ function useTopicStates<T extends string>(topics: readonly T[], options: TopicOp
   }, [client, key, maxRate, keep, enabled]);
 }
 
-/** The state with at most `keep` events: another user of the topic may keep more of them. */
+/** The state with at most `keep` events: another component may keep more events of the topic. */
 function withEvents<P>(state: TopicState<P>, keep: number): TopicState<P> {
   return state.events.length > keep ? { ...state, events: newest(state.events, keep) } : state;
 }
 
-/** `map(read())`, computed again only when `read` returns something else than before. */
+/** `map(read())`, computed again only when `read` returns another value than before. */
 function memoizeLast<A extends object, R>(read: () => A, map: (value: A) => R): () => R {
   let last: { value: A; result: R } | undefined;
   return () => {

@@ -4,12 +4,12 @@ export function isObject(value: unknown): value is Record<string, unknown> {
 }
 
 /**
- * Applies a JSON Merge Patch (RFC 7396) and returns the result. `target` is not changed; parts of it that
- * the patch does not reach are shared with the result.
+ * Applies a JSON Merge Patch (RFC 7396) and returns the result. `target` is not changed; the result shares
+ * the parts that the patch does not change.
  */
 export function applyMergePatch(target: unknown, patch: unknown): unknown {
   if (!isObject(patch)) return patch;
-  // Spreading copies own members as they are, one named `__proto__` too.
+  // Spreading copies own members unchanged, even one named `__proto__`.
   const result: Record<string, unknown> = isObject(target) ? { ...target } : {};
   for (const name of Object.keys(patch)) {
     const value = patch[name];
@@ -19,7 +19,7 @@ export function applyMergePatch(target: unknown, patch: unknown): unknown {
   return result;
 }
 
-/** Sets a member. By assignment, one named `__proto__` would change the object's prototype. */
+/** Sets a member. An assignment to `__proto__` would change the object's prototype instead. */
 function put(object: Record<string, unknown>, name: string, value: unknown): void {
   if (name === '__proto__') {
     Object.defineProperty(object, name, { value, enumerable: true, configurable: true, writable: true });

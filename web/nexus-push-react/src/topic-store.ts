@@ -1,19 +1,19 @@
 import { applyMergePatch, isObject } from './merge.js';
 import type { Publication, PushError, StreamEvent, TopicClass, TopicState } from './types.js';
 
-/** Stream events kept where nobody says otherwise. */
+/** Default number of stream events that are kept. */
 export const DEFAULT_KEEP = 100;
 
-/** What the store needs to know of a confirmed subscription. */
+/** The data of a confirmed subscription that the store needs. */
 export interface SubscribedInfo {
-  /** Class of the topic, if the server tells. */
+  /** Class of the topic, if the server sends it. */
   readonly topicClass: TopicClass | undefined;
   readonly epoch: string | undefined;
-  /** The server was asked to go on from a position and did: nothing was missed. */
+  /** The server continued from the requested position: nothing was missed. */
   readonly continued: boolean;
 }
 
-/** The state of a topic that nothing is known of. */
+/** The state of a topic without any data. */
 export function idleState(topic: string): TopicState<unknown> {
   return {
     topic,
@@ -36,7 +36,7 @@ export function newest<P>(events: readonly StreamEvent<P>[], count: number): rea
 }
 
 /**
- * The state of one topic. What happens is gathered in a draft; `commit` makes it the visible `state`. So all
+ * The state of one topic. Changes go into a draft; `commit` makes the draft the visible `state`. So all
  * readers see the same state until the next frame.
  */
 export class TopicStore {
@@ -48,11 +48,11 @@ export class TopicStore {
   #draft: TopicState<unknown>;
   #arrived: StreamEvent<unknown>[] = [];
   #class: TopicClass | undefined;
-  /** Epoch of what is held, as far as known. */
+  /** Epoch of the stored data, if known. */
   #epoch: string | undefined;
   #firstIsNext = false;
   #subscribedBefore = false;
-  /** What is held is not what the next patch was made for. */
+  /** The next patch was not made for the stored data. */
   #baseLost = false;
   readonly #changed: () => void;
 
@@ -74,7 +74,7 @@ export class TopicStore {
     return true;
   }
 
-  /** The subscription was asked for, or is asked for again after a lost connection. */
+  /** The subscription was requested, or is requested again after a lost connection. */
   subscribing(): void {
     this.#update({ status: 'subscribing', error: undefined });
   }
@@ -84,22 +84,22 @@ export class TopicStore {
     if (info.topicClass !== undefined) this.#setClass(info.topicClass);
     const replaceable = this.#class === 'merge' || this.#class === 'latest';
     const gap = this.#draft.gap || (this.#subscribedBefore && !info.continued && !replaceable);
-    // In another epoch the server may have nothing yet, so that no snapshot comes: what is held stays visible,
-    // but is not what the next patch is made for. An empty epoch is that of a topic without publications.
+    // In another epoch the server may have no data yet, so that no snapshot comes. The stored data stays
+    // visible, but the next patch is not made for it. A topic without publications has an empty epoch.
     const epoch = info.epoch || undefined;
     const epochChanged = this.#epoch !== undefined && epoch !== undefined && epoch !== this.#epoch;
     this.#baseLost ||= !info.continued || epochChanged;
     this.#epoch = epoch;
     this.#firstIsNext = true;
     this.#subscribedBefore = true;
-    // The server says again if the topic is stale; a `fresh` in the meantime would have been missed.
+    // If the topic is stale, the server sends the notice again; a `fresh` in the meantime was missed.
     this.#update({ status: 'live', error: undefined, stale: false, staleSince: undefined, gap });
   }
 
   /** A publication arrived. */
   published(pub: Publication): void {
     if (pub.snapshot && this.#class === undefined) this.#setClass(isObject(pub.data) ? 'merge' : 'latest');
-    // A snapshot out of the blue may begin an epoch; the SDK follows that, but does not say so.
+    // An unrequested snapshot may begin a new epoch. The SDK follows it, but does not report it.
     if (pub.snapshot && !this.#firstIsNext) this.#epoch = undefined;
     this.#firstIsNext = false;
     const position = { offset: pub.offset ?? this.#draft.offset, time: pub.time };
@@ -111,24 +111,24 @@ export class TopicStore {
     } else if (this.#class === 'latest') {
       this.#update({ ...position, data: pub.data });
     } else if (pub.snapshot) {
-      // The kept events of a new epoch: what was held belongs to another one.
+      // These events are of a new epoch: the stored ones belong to the old epoch.
       const events = keptEvents(pub);
       this.#arrived = [];
       this.#update({ ...position, data: events.at(-1)?.data, events: newest(events, this.keep) });
     } else {
       this.#arrived.push({ offset: pub.offset, time: pub.time, data: pub.data });
-      // Frames can be far apart in a hidden tab. Only now and then, as each cut copies.
+      // Frames can be far apart in a hidden tab. Cut only now and then, because each cut copies.
       if (this.#arrived.length >= 2 * this.keep + 100) this.#arrived = [...newest(this.#arrived, this.keep)];
       this.#update({ ...position, data: pub.data });
     }
     this.#baseLost = false;
-    // News end the quiet. A snapshot is none: the server also sends it of a topic that is quiet.
+    // A delta ends the stale state. A snapshot does not: the server also sends it for a stale topic.
     if (!pub.snapshot && this.#draft.stale) this.fresh();
   }
 
   /** The last attempt to subscribe failed; the SDK tries again. */
   attemptFailed(error: PushError): void {
-    // Later it can be a token that could not be refreshed yet, which does not end the subscription.
+    // Later, the cause can be a token that could not be refreshed yet. That does not end the subscription.
     if (this.#draft.status === 'subscribing') this.#update({ error });
   }
 
@@ -137,7 +137,7 @@ export class TopicStore {
     this.#update({ status: 'error', error });
   }
 
-  /** The subscription was let go of. What is known stays. */
+  /** The subscription ended on request. The data stays. */
   released(): void {
     this.#update({ status: 'idle', error: undefined });
   }
@@ -147,7 +147,7 @@ export class TopicStore {
     this.#update({ stale: true, staleSince: since });
   }
 
-  /** The topic is not quiet any more. */
+  /** The topic is no longer quiet. */
   fresh(): void {
     this.#update({ stale: false, staleSince: undefined });
   }

@@ -1,4 +1,4 @@
-/** Longest delay that timers of browsers can do. */
+/** Longest delay of a browser's timer. */
 const MAX_TIMEOUT_MS = 2_147_483_647;
 
 /**
