@@ -41,7 +41,7 @@ impl Default for Gaps {
 
 impl Gaps {
     /// The source is read anew.
-    pub(super) fn begin(&self, none: bool) {
+    pub(super) fn reset(&self, none: bool) {
         self.expired_ms.store(0, Ordering::Release);
         self.set_ended_sooner(HashMap::new());
         if none { self.close() } else { self.open() }
@@ -252,7 +252,7 @@ mod tests {
         assert!(gaps.may_have(&name("n:a"), &quiet(1_000), 200));
         gaps.delete(&name("n:a"), 150);
         assert!(!gaps.may_have(&name("n:a"), &quiet(1_000), 200) && gaps.is_first(&name("n:a"), &quiet(1_000), 200));
-        gaps.begin(true);
+        gaps.reset(true);
         assert!(gaps.is_first(&name("n:b"), &quiet(0), 200));
     }
 

@@ -28,12 +28,7 @@
 mod account;
 #[cfg(test)]
 mod accounting_model;
-/// What sources and the registry's own counts are made of; `registry_model` has another.
-mod atomics {
-    pub(super) use std::sync::Mutex;
-    pub(super) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
-}
-mod crossed;
+mod atomics;
 mod deleted;
 mod delta;
 mod exchange;
@@ -41,11 +36,7 @@ mod freshness;
 mod gaps;
 mod history;
 mod json_fault;
-/// What topics are kept in; `registry_model` has another.
-mod map {
-    pub(super) use dashmap::DashMap;
-    pub(super) use dashmap::mapref::entry::Entry;
-}
+mod map;
 pub mod merge;
 mod names;
 #[cfg(test)]
@@ -55,6 +46,7 @@ mod payload;
 mod registry;
 #[cfg(test)]
 mod registry_model;
+mod related;
 mod relays;
 mod state;
 mod strays;

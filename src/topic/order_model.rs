@@ -359,8 +359,8 @@ fn a_life_after_a_deletion_waits_for_no_other_source() {
         let (home, other) = node.home_and_other();
         node.load(home, "e", true);
         let misplaced = (0..).map(|n| format!("t:{n}")).find(|name| node.topics.home(name) == other).unwrap();
-        node.topics.cross_home(home, &misplaced);
-        assert_eq!(node.topics.crossed(home), [other]);
+        node.topics.relate_home(home, &misplaced);
+        assert_eq!(node.topics.related(home), [other]);
         if is_deleted {
             assert_eq!(node.read((home.0, DELETION, 6)), Ok(false));
         }
@@ -445,39 +445,41 @@ fn a_lost_past_takes_what_it_hid_with_it() {
         let (home, other) = node.home_and_other();
         assert_eq!(node.read((other.0, VALUE, 5)), Ok(true));
         assert_eq!(node.read((home.0, of_the_past, 9)), Ok(true));
-        assert_eq!(node.topics.crossed(other), [home], "{of_the_past:?}");
+        assert_eq!(node.topics.related(other), [home], "{of_the_past:?}");
         node.load(home, "f", true);
         node.topics.loaded(home);
-        assert!(node.topics.is_outdated(other), "{of_the_past:?}: its value counts again");
+        assert!(node.topics.needs_reload(other), "{of_the_past:?}: its value counts again");
         assert_eq!(node.is_whole(), Some(false), "{of_the_past:?}");
         node.load(other, "e", true);
-        assert!(!node.topics.is_outdated(other));
+        assert!(!node.topics.needs_reload(other));
         assert_eq!(node.read((other.0, VALUE, 5)), Ok(true));
         node.topics.loaded(other);
         assert_eq!(node.known(), Some((5, other.0)), "{of_the_past:?}");
-        assert!(!node.topics.is_outdated(home), "its past is what it was");
+        assert!(!node.topics.needs_reload(home), "its past is what it was");
     }
     // A source that is loaded for the first time has no past to lose.
     let node = Node::unread(Class::Latest);
     let (home, other) = node.home_and_other();
     node.load(other, "e", true);
     assert_eq!(node.read((other.0, VALUE, 5)), Ok(true));
-    node.topics.rests_on(other, home, Some(Epoch::from_text("e")));
+    node.topics.relate(other, home);
+    node.topics.assume_epoch(home, Epoch::from_text("e"));
     node.topics.loaded(other);
     node.load(home, "e", true);
-    assert!(!node.topics.is_outdated(other));
+    assert!(!node.topics.needs_reload(other));
     // But what was saved of others may rest on one that is no more.
     let node = Node::unread(Class::Latest);
     node.load(other, "e", true);
-    node.topics.rests_on(other, home, Some(Epoch::from_text("e")));
+    node.topics.relate(other, home);
+    node.topics.assume_epoch(home, Epoch::from_text("e"));
     node.topics.loaded(other);
     node.load(home, "f", true);
-    assert!(node.topics.is_outdated(other));
+    assert!(node.topics.needs_reload(other));
     // Sources that have no topic in common have nothing to do with each other.
     let node = Node::new(Class::Latest);
     assert_eq!(node.read((0, VALUE, 5)), Ok(true));
     node.load(SourceId(1), "f", true);
-    assert!((0..SOURCES).all(|source| !node.topics.is_outdated(SourceId(source))));
+    assert!((0..SOURCES).all(|source| !node.topics.needs_reload(SourceId(source))));
 }
 
 /// What a shard is told, in a word each.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::account::{Account, Levels, Sums};
 use super::atomics::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Mutex, Ordering};
-use super::crossed::Crossed;
 use super::deleted::{Deleted, Deletion, Verdict};
 use super::delta::{Kind, Snapshot};
 use super::exchange::{
@@ -20,6 +19,7 @@ use super::merge::{ParseError, members_bytes, parse_object};
 use super::names::{NameRange, Names, Section};
 use super::passage::{Passage, log_published};
 use super::payload::{Payload, PayloadError};
+use super::related::Related;
 use super::relays::{Goes, Relays, Rule};
 use super::state::{Floor, StreamMark, Topic, When, over};
 use super::strays::{At, Marks, Stray};
@@ -78,7 +78,7 @@ struct SourceState {
     /// The name of the newest hole: a state that is saved with it was known after the hole.
     hole: Mutex<Option<Epoch>>,
     /// The hole up to which saved states may be out of date, while the source is loaded.
-    outdated: Mutex<Option<SavedHole>>,
+    saved_hole: Mutex<Option<SavedHole>>,
     /// Topics without a state here that had a delta for which there was no room, and its offset:
     /// saved states from before it are out of date.
     refused: Mutex<HashMap<TopicName, Offset>>,
@@ -122,10 +122,10 @@ struct SourceState {
     finds_reclassed: AtomicBool,
     /// What it has of topics that are in other sources.
     beside: Mutex<Marks>,
-    /// Other sources that had a say in what its topics are.
-    crossed: Crossed,
-    /// Such a source has another past now: this one is to be loaded again.
-    is_outdated: AtomicBool,
+    /// Other sources that share topics with it.
+    related: Related,
+    /// The contents of such a source were replaced: this one is to be loaded again.
+    needs_reload: AtomicBool,
 }
 
 impl SourceState {
@@ -177,9 +177,9 @@ impl SourceState {
 
     /// Whether a saved state may be out of date: the node that saved last had missed deltas, and
     /// did not know the state after that.
-    fn is_outdated_by(&self, at_ms: u64, hole: Option<&Epoch>) -> bool {
-        let outdated = self.outdated.lock().unwrap_or_else(PoisonError::into_inner);
-        outdated
+    fn is_before_saved_hole(&self, at_ms: u64, hole: Option<&Epoch>) -> bool {
+        let saved_hole = self.saved_hole.lock().unwrap_or_else(PoisonError::into_inner);
+        saved_hole
             .as_ref()
             .is_some_and(|saved| at_ms <= saved.until_ms && (saved.name.is_none() || saved.name.as_ref() != hole))
     }
@@ -283,7 +283,7 @@ impl Topics {
             gaps: Gaps::default(),
             restores_doubt: AtomicBool::new(false),
             hole: Mutex::default(),
-            outdated: Mutex::default(),
+            saved_hole: Mutex::default(),
             refused: Mutex::default(),
             read_upto_ms: AtomicU64::new(u64::MAX),
             forgot_moved: AtomicBool::new(false),
@@ -305,8 +305,8 @@ impl Topics {
             reclassed: Mutex::default(),
             finds_reclassed: AtomicBool::new(false),
             beside: Mutex::default(),
-            crossed: Crossed::default(),
-            is_outdated: AtomicBool::new(false),
+            related: Related::default(),
+            needs_reload: AtomicBool::new(false),
         };
         let homes = config.source.redis.as_ref().map_or(sources, |redis| redis.streams.len());
         Self {
@@ -613,7 +613,7 @@ impl Topics {
 
     /// Deltas of `source` were missed, and it is about to be loaded again: what other sources have of topics that belong in it may not
     /// be the newest.
-    pub fn begin_gap(&self, source: SourceId) {
+    pub fn open_gap(&self, source: SourceId) {
         let Some(state) = self.source(source) else { return };
         state.gaps.open();
         self.doubt_misplaced(source);
@@ -674,7 +674,7 @@ impl Topics {
     pub fn saved_after_a_hole(&self, source: SourceId, hole: SavedHole) {
         if let Some(state) = self.source(source) {
             state.hole().clone_from(&hole.name);
-            *state.outdated.lock().unwrap_or_else(PoisonError::into_inner) = Some(hole);
+            *state.saved_hole.lock().unwrap_or_else(PoisonError::into_inner) = Some(hole);
         }
     }
 
@@ -996,10 +996,10 @@ impl Topics {
                     let is_over_there = |other: &SourceState| {
                         deleted_ms.is_some_and(|at_ms| other.is_unread() || other.gaps.last_ms(0) < at_ms)
                     };
-                    let crossed = self.crossed(source).into_iter().filter_map(|other| self.source(other));
+                    let related = self.related(source).into_iter().filter_map(|other| self.source(other));
                     let is_in_doubt = is_back
                         || home.is_some_and(|home| !is_first(&home.gaps))
-                        || crossed.into_iter().any(|other| !is_over_there(other) && !is_first(&other.gaps))
+                        || related.into_iter().any(|other| !is_over_there(other) && !is_first(&other.gaps))
                         || !gaps.is_some_and(is_first);
                     let is_unread = home.is_some_and(SourceState::is_unread);
                     topic.incomplete = is_in_doubt || is_unread;
@@ -1168,7 +1168,7 @@ impl Topics {
         let Some(offset) = offset.filter(|_| self.partitions() > 1) else { return counts };
         if topic.known {
             if topic.source != source && kind != Kind::Move && !topic.is_moved() {
-                self.cross(source, topic.source);
+                self.relate(source, topic.source);
             }
             let is_past = topic.source != source && (topic.moved_at, topic.source) > (offset, source);
             return if is_past && topic.is_moved() { Verdict::Past } else { counts };
@@ -1188,7 +1188,7 @@ impl Topics {
         let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
         let verdict = deleted.judge(&topic.name, kind, offset, source, home);
         if let Some(deletion) = deleted.of(&topic.name).filter(|deletion| deletion.source != source) {
-            self.cross(source, deletion.source);
+            self.relate(source, deletion.source);
         }
         // More than one source has the topic: who saves must not forget that it ended.
         let stray = if verdict == Verdict::WrongSource { deleted.claim_mark(&topic.name, false) } else { None };
@@ -1199,19 +1199,19 @@ impl Topics {
         verdict
     }
 
-    /// Two sources have entries of one topic, and what one has changes what the other's come to.
-    fn cross(&self, one: SourceId, other: SourceId) {
+    /// Two sources have entries of one topic, so that each one's topics depend on what the other holds.
+    pub fn relate(&self, one: SourceId, other: SourceId) {
         for (at, with) in [(one, other), (other, one)] {
             if let Some(source) = self.source(at).filter(|_| at != self.local() && with != self.local()) {
-                source.crossed.add(with);
+                source.related.add(with);
             }
         }
     }
 
-    /// The other sources that had a say in what the topics of `source` are: if one of them comes to have another past, what is
-    /// known of this one counts no more.
-    pub fn crossed(&self, source: SourceId) -> Vec<SourceId> {
-        let all = self.source(source).map_or_else(Vec::new, |source| source.crossed.all(self.partitions()));
+    /// The other sources that share topics with `source`: if the contents of one of them are replaced, what is known of this one no
+    /// longer counts.
+    pub fn related(&self, source: SourceId) -> Vec<SourceId> {
+        let all = self.source(source).map_or_else(Vec::new, |source| source.related.all(self.partitions()));
         all.into_iter().filter(|other| *other != source).collect()
     }
 
@@ -1220,23 +1220,20 @@ impl Topics {
         self.source(source).is_some_and(|source| source.has_begun.load(Ordering::Acquire))
     }
 
-    /// What was saved of `source` rests on what another source had: in this epoch, if that is what it has now.
-    pub fn rests_on(&self, source: SourceId, other: SourceId, epoch: Option<Epoch>) {
-        self.cross(source, other);
-        if let Some(other) = self.source(other) {
-            let mut assumed = other.assumed.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(epoch) =
-                epoch.filter(|epoch| !other.has_begun.load(Ordering::Acquire) && !assumed.contains(epoch))
-            {
-                assumed.push(epoch);
-            }
+    /// Saved states of another source depend on what `source` had in `epoch`: if `source` turns out to be in another epoch once it
+    /// is loaded, those that share topics with it are loaded again.
+    pub fn assume_epoch(&self, source: SourceId, epoch: Epoch) {
+        let Some(state) = self.source(source).filter(|state| !state.has_begun.load(Ordering::Acquire)) else { return };
+        let mut assumed = state.assumed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !assumed.contains(&epoch) {
+            assumed.push(epoch);
         }
     }
 
-    /// Whether `source` is to be loaded again, in the same epoch: another source, which had a say in what its topics are, has
-    /// another past than it had.
-    pub fn is_outdated(&self, source: SourceId) -> bool {
-        self.source(source).is_some_and(|source| source.is_outdated.load(Ordering::Acquire))
+    /// Whether `source` is to be loaded again, in the same epoch, because the contents of a source that shares topics with it were
+    /// replaced.
+    pub fn needs_reload(&self, source: SourceId) -> bool {
+        self.source(source).is_some_and(|source| source.needs_reload.load(Ordering::Acquire))
     }
 
     /// The newest deletion of a topic, if it lies in another source than `source`, and whether what that one has from before it
@@ -1501,10 +1498,10 @@ impl Topics {
     }
 
     /// `source` has an entry of a topic that belongs in another source: what that one comes to depends on both.
-    pub fn cross_home(&self, source: SourceId, name: &str) {
+    pub fn relate_home(&self, source: SourceId, name: &str) {
         let home = self.home(name);
         if home != source {
-            self.cross(source, home);
+            self.relate(source, home);
         }
     }
 
@@ -2063,17 +2060,17 @@ impl Topics {
         let Some(state) = self.source(source) else { return };
         let floor = floor.into();
         state.loading.store(true, Ordering::Release);
-        state.gaps.begin(complete);
+        state.gaps.reset(complete);
         state.restores_doubt.store(!complete, Ordering::Release);
         state.marks().clear();
         state.finds_reclassed.store(false, Ordering::Release);
         *state.hole() = None;
-        *state.outdated.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *state.saved_hole.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *state.refused() = HashMap::new();
         state.saved_upto_ms.store(0, Ordering::Release);
         state.roomless_until_ms.store(0, Ordering::Release);
         let is_another = self.epoch(source) != *epoch;
-        let lost = is_another && self.lose_past(source);
+        let lost = is_another && self.mark_replaced(source);
         if is_another {
             // In the same one they may be gone from the source, and are as true as before.
             *state.beside() = Marks::default();
@@ -2089,11 +2086,11 @@ impl Topics {
         state.floor.store(floor.offset.get(), Ordering::Release);
         state.forgot_moved.store(false, Ordering::Release);
         state.epoch.lock().unwrap_or_else(PoisonError::into_inner).clone_from(epoch);
-        state.crossed.clear();
-        state.is_outdated.store(false, Ordering::Release);
+        state.related.clear();
+        state.needs_reload.store(false, Ordering::Release);
         for mut topic in self.map.iter_mut() {
             if topic.source != source {
-                if self.is_outdated(topic.source) {
+                if self.needs_reload(topic.source) {
                     // The snapshot that it rests on may have been in the other past.
                     topic.base = Offset::ZERO;
                     if topic.set_loads(true) && topic.options.class.conflatable() {
@@ -2129,16 +2126,16 @@ impl Topics {
         let assumed = std::mem::take(&mut *state.assumed.lock().unwrap_or_else(PoisonError::into_inner));
         if lost || assumed.iter().any(|assumed| assumed != epoch) {
             // Others may have read entries meanwhile that topics of the old past hid from them.
-            self.lose_past(source);
+            self.mark_replaced(source);
         }
         if !complete {
             self.doubt_misplaced(source);
         }
     }
 
-    /// A source has another past than it had. Sources with topics in common are to be loaded again, and until then none of their
-    /// states is whole. `false` if there is no past here that it could lose.
-    pub fn lose_past(&self, source: SourceId) -> bool {
+    /// The contents of a source were replaced by others: sources that share topics with it need a reload, and until then none of
+    /// their states is whole. `false` if nothing of it was read yet.
+    pub fn mark_replaced(&self, source: SourceId) -> bool {
         let Some(state) = self.source(source).filter(|_| self.partitions() > 1) else { return false };
         if !state.has_begun.swap(true, Ordering::AcqRel) {
             return false;
@@ -2146,11 +2143,11 @@ impl Topics {
         let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
         deleted.forget_source(source);
         for (at, other) in (0..).map(SourceId).zip(&self.sources) {
-            if at != source && other.crossed.has(source) {
+            if at != source && other.related.has(source) {
                 deleted.forget_expiries(at);
                 // In this order: who reads it again begins with the first, and ends with the second.
                 other.loading.store(true, Ordering::Release);
-                other.is_outdated.store(true, Ordering::Release);
+                other.needs_reload.store(true, Ordering::Release);
             }
         }
         true
@@ -2204,7 +2201,7 @@ impl Topics {
         let when = When { at_ms: at_ms.unwrap_or(now_ms), now_ms };
         let Some(state) = self.source(source) else { return Ok(()) };
         // Whoever saved last may have known nothing of a topic that another had saved before the hole.
-        let is_of_before = state.is_outdated_by(when.at_ms, hole);
+        let is_of_before = state.is_before_saved_hole(when.at_ms, hole);
         // What this node saves after a hole tells of each state that it was known after it.
         let is_unnamed = state.hole().as_ref().is_some_and(|own| hole != Some(own));
         let in_doubt = incomplete || is_of_before || state.restores_doubt.load(Ordering::Acquire);
@@ -2226,7 +2223,7 @@ impl Topics {
             return Ok(());
         }
         if moved_at == Offset::ZERO {
-            self.cross_home(source, topic);
+            self.relate_home(source, topic);
         }
         self.published(topic, (source, when.at_ms), true, |topic| {
             if topic.known && topic.source == source && offset <= topic.offset {
@@ -2302,7 +2299,7 @@ impl Topics {
             return Some(deletion.into_iter().collect());
         }
         if topic.source != source && !topic.is_moved() && !is_moved {
-            self.cross(source, topic.source);
+            self.relate(source, topic.source);
         }
         // One that was moved is where it was moved to last, whatever came late in the other partition.
         let is_there = match topic.is_moved() || is_moved {
@@ -2415,8 +2412,8 @@ impl Topics {
     /// with this.
     fn may_be_of<'a>(&'a self, name: &TopicName, expected: &'a SourceState) -> impl Iterator<Item = &'a SourceState> {
         let home = self.source(self.home(name.as_str()));
-        let crossed = home.map_or_else(Vec::new, |home| home.crossed.all(self.partitions()));
-        [Some(expected), home].into_iter().chain(crossed.into_iter().map(|other| self.source(other))).flatten()
+        let related = home.map_or_else(Vec::new, |home| home.related.all(self.partitions()));
+        [Some(expected), home].into_iter().chain(related.into_iter().map(|other| self.source(other))).flatten()
     }
 
     /// How many topics of `source` have states that may lack deltas, as of the last sweep.
@@ -2563,7 +2560,7 @@ impl Topics {
         if let Some(why) = why {
             tracing::warn!(topics = left_out, %why, "saved states were left out");
         }
-        if state.is_outdated.load(Ordering::Acquire) {
+        if state.needs_reload.load(Ordering::Acquire) {
             // It is to be read again at once.
             return;
         }

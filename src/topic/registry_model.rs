@@ -8,7 +8,7 @@ use loom::thread;
 
 use super::exchange::{Attachment, Incoming, Outlet, ShardId, Slot};
 use super::{
-    account, crossed, deleted, delta, exchange, freshness, gaps, merge, names, passage, payload, relays, state, strays,
+    account, deleted, delta, exchange, freshness, gaps, merge, names, passage, payload, related, relays, state, strays,
     trace,
 };
 use crate::config::{Class, Config, Namespace};

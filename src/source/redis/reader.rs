@@ -387,7 +387,7 @@ impl RedisSource {
             self.run = run;
             return self.load_again(&mut link, feed, found).await;
         }
-        if is_known && !feed.topics.is_outdated(self.id) {
+        if is_known && !feed.topics.needs_reload(self.id) {
             tracing::info!(stream = self.keys.stream, node = %link.place(), after = %progress.last, "Redis is back, reading on");
         } else {
             let past = self.pasts.iter().find(|(known, _)| *known == epoch).map(|(_, progress)| *progress);
@@ -402,7 +402,7 @@ impl RedisSource {
                 return Ok(LoadAgain);
             }
             if !self.load(&mut link, feed, epoch, run.clone()).await? {
-                return Ok(if feed.topics.is_outdated(self.id) { self.is_outdated() } else { LoadAgain });
+                return Ok(if feed.topics.needs_reload(self.id) { self.reload_after_other() } else { LoadAgain });
             }
         }
         self.run = run;
@@ -481,8 +481,8 @@ impl RedisSource {
         Ok(is_changed)
     }
 
-    /// Another stream has a say in what was read, and is not what it was.
-    fn is_outdated(&self) -> LoadAgain {
+    /// Another stream, which shares topics with this one, was replaced.
+    fn reload_after_other(&self) -> LoadAgain {
         tracing::warn!(
             stream = self.keys.stream,
             "another stream, which has entries of the same topics, has another past now: this one is loaded again"
@@ -504,7 +504,7 @@ impl RedisSource {
                 // What was read stays a witness: the stream may be gone, and not only what it held.
                 self.leave_epoch();
                 // Until it is loaded again, others may come to have what belongs here.
-                feed.topics.begin_gap(self.id);
+                feed.topics.open_gap(self.id);
                 self.metrics.source_missed.get_or_create(&self.label()).inc();
                 tracing::warn!(
                     stream = self.keys.stream,
@@ -568,7 +568,7 @@ impl RedisSource {
             why,
             "Redis takes no writes: all is loaded again, and the epoch changes once it takes them"
         );
-        feed.topics.lose_past(self.id);
+        feed.topics.mark_replaced(self.id);
         self.over = Some((epoch, Instant::now())).filter(|_| !self.only_looks);
     }
 
@@ -610,8 +610,8 @@ impl RedisSource {
                 );
                 return Ok(LoadAgain);
             }
-            if feed.topics.is_outdated(self.id) {
-                return Ok(self.is_outdated());
+            if feed.topics.needs_reload(self.id) {
+                return Ok(self.reload_after_other());
             }
             if self.is_over_now(link).await? {
                 return Ok(LoadAgain);
@@ -991,7 +991,7 @@ impl RedisSource {
         if !matches!(residence, Residence::Here(_)) || feed.topics.place_in(self.id, topic).1 {
             return;
         }
-        feed.topics.cross_home(self.id, topic);
+        feed.topics.relate_home(self.id, topic);
         if self.misplaced.len() >= MISPLACED_MAX || !self.misplaced.insert(topic.to_owned()) {
             return;
         }

@@ -130,7 +130,7 @@ async fn restore_marks(
     loop {
         let (next, pairs): (u64, Vec<(String, String)>) =
             cmd("HSCAN").arg(&keys.strays).arg(cursor).arg("COUNT").arg(count).query_async(link).await?;
-        for (topic, text) in pairs.into_iter().filter(|(topic, _)| topic != UPTO) {
+        for (topic, text) in pairs.into_iter().filter(|(topic, _)| topic != POSITION_FIELD) {
             let Ok(mark) = serde_json::from_str::<SavedMark>(&text) else {
                 feed.leave_out(source, &topic, None, "what is marked of it cannot be read");
                 continue;
@@ -151,7 +151,7 @@ async fn restore_marks(
 
 /// The field of a hash beside a stream that says up to where it was complete when it was last saved. No topic has this name. Only
 /// with it does the position count: who deletes one of the keys has deleted what the others mean.
-pub(super) const UPTO: &str = "";
+pub(super) const POSITION_FIELD: &str = "";
 
 /// What that field is given: nodes that do not know it take it for a state past the newest entry, and pass it over.
 pub(super) fn upto_text(position: &str) -> String {
@@ -167,8 +167,8 @@ pub(super) struct Found {
     pub(super) upto: Option<SavedUpto>,
     /// The position, and not all that was saved with it.
     pub(super) is_torn: bool,
-    /// Other streams that it rests on.
-    pub(super) rests_on: Vec<RestsOn>,
+    /// Other streams that it depends on.
+    pub(super) dependencies: Vec<Dependency>,
     /// What the node that saved says of states that it does not know.
     pub(super) hole: Hole,
     /// How long topics live on that node; older nodes do not say.
@@ -211,9 +211,9 @@ pub(super) struct SavedUpto {
     pub(super) seen: Option<u64>,
 }
 
-/// That what was saved of a stream rests on what another had, as it was then.
+/// Another stream that what was saved of a stream depends on, because it had entries of the same topics.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RestsOn {
+pub(super) struct Dependency {
     /// The hash of the stream's name.
     pub(super) stream: u64,
     pub(super) epoch: String,
@@ -221,7 +221,7 @@ pub(super) struct RestsOn {
     pub(super) reached: Offset,
 }
 
-impl RestsOn {
+impl Dependency {
     pub(super) fn new(stream: &str, epoch: &Epoch, reached: Offset) -> Self {
         Self { stream: hash_of(stream), epoch: epoch.as_str().to_owned(), reached }
     }
@@ -242,8 +242,8 @@ impl RestsOn {
         text.split(',').filter_map(one).collect()
     }
 
-    /// Whether it is as it was, as far as can be told.
-    pub(super) async fn is_so(&self, masters: &Masters, stream: &str) -> RedisResult<bool> {
+    /// Whether that stream still has the epoch and the entries that it had then, as far as can be told.
+    pub(super) async fn is_current(&self, masters: &Masters, stream: &str) -> RedisResult<bool> {
         let mut link = masters.connect(stream).await?;
         let keys = Keys::new(stream);
         let epoch: Option<String> = cmd("GET").arg(&keys.epoch).query_async(&mut link).await?;
@@ -285,9 +285,9 @@ pub(super) async fn expired_ms(link: &mut Link, keys: &Keys) -> RedisResult<u64>
 pub(super) async fn found(link: &mut Link, keys: &Keys) -> RedisResult<Found> {
     // A save that ends meanwhile is in what is read before the position, or in what is read after it.
     let mut look = pipe();
-    look.cmd("HGET").arg(&keys.snapshots).arg(UPTO).cmd("HGET").arg(&keys.strays).arg(UPTO);
+    look.cmd("HGET").arg(&keys.snapshots).arg(POSITION_FIELD).cmd("HGET").arg(&keys.strays).arg(POSITION_FIELD);
     look.cmd("GET").arg(&keys.position).cmd("GET").arg(&keys.count);
-    look.cmd("HGET").arg(&keys.snapshots).arg(UPTO).cmd("HGET").arg(&keys.strays).arg(UPTO);
+    look.cmd("HGET").arg(&keys.snapshots).arg(POSITION_FIELD).cmd("HGET").arg(&keys.strays).arg(POSITION_FIELD);
     look.cmd("EXISTS").arg(&keys.snapshots);
     let found: [Option<String>; 7] = look.query_async(link).await?;
     let [states_before, strays_before, position, counted, states, strays, has_any] = found;
@@ -306,7 +306,7 @@ pub(super) async fn found(link: &mut Link, keys: &Keys) -> RedisResult<Found> {
     let missed_ms =
         word(is_count).and_then(|missed_ms| missed_ms.parse().ok()).map_or(upto.ms, |ms: u64| ms.min(upto.ms));
     let hashes: u32 = word(is_count).and_then(|hashes| hashes.parse().ok()).unwrap_or(0);
-    let rests_on = word(is_count).map_or_else(Vec::new, RestsOn::read);
+    let dependencies = word(is_count).map_or_else(Vec::new, Dependency::read);
     let hole = Hole::read(word(is_count));
     let lifetimes = word(is_count).map_or_else(Vec::new, read_lifetimes);
     let generation = word(is_count).map(Epoch::from_text);
@@ -319,7 +319,7 @@ pub(super) async fn found(link: &mut Link, keys: &Keys) -> RedisResult<Found> {
     let has_nothing = !is_count && has_any.as_deref() == Some("0");
     let is_torn = has_nothing || !is_count && has_states || hashes > 0 && !has_states || hashes > 1 && !has_strays;
     let upto = SavedUpto { upto, count, missed_ms: is_partial.then_some(missed_ms), seen };
-    Ok(Found { position, upto: Some(upto).filter(|_| !is_torn), is_torn, rests_on, hole, lifetimes, generation })
+    Ok(Found { position, upto: Some(upto).filter(|_| !is_torn), is_torn, dependencies, hole, lifetimes, generation })
 }
 
 /// Puts back saved states, some at a time, from `cursor` on. Those that are past the stream's newest entry hold deltas that a
@@ -344,7 +344,7 @@ pub(super) async fn restore(
     let facts = Facts::of(link, keys).await?;
     let newest = facts.newest.ceiling();
     let sizes = pairs.iter().map(|(topic, text)| topic.len() + text.len()).collect();
-    for (topic, text) in pairs.into_iter().filter(|(topic, _)| topic != UPTO) {
+    for (topic, text) in pairs.into_iter().filter(|(topic, _)| topic != POSITION_FIELD) {
         let saved = serde_json::from_str::<Saved<'_>>(&text);
         if saved.as_ref().is_ok_and(|saved| saved.offset > newest) && !facts.is_emptied {
             continue;

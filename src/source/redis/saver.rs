@@ -18,7 +18,7 @@ use super::id::EntryId;
 use super::keys::Keys;
 use super::link::Link;
 use super::masters::Masters;
-use super::saved::{self, RestsOn, Saved, lifetimes_text, mark_text, upto_text};
+use super::saved::{self, Dependency, Saved, lifetimes_text, mark_text, upto_text};
 use crate::limits::SAVED_BYTES_AT_ONCE;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
@@ -240,7 +240,7 @@ impl Saver {
 
     async fn round(&mut self, feed: &Feed) -> RedisResult<()> {
         let progress = self.progress();
-        if !progress.loaded || progress.last.is_zero() || feed.topics.is_outdated(self.source) {
+        if !progress.loaded || progress.last.is_zero() || feed.topics.needs_reload(self.source) {
             return Ok(());
         }
         let mut link = self.masters.connect(&self.keys.stream).await?;
@@ -475,17 +475,17 @@ impl Saver {
         if !self.remove_ended_elsewhere(feed).await? {
             return Ok(false);
         }
-        let rests_on = self.rests_on(feed);
+        let dependencies = self.dependencies(feed);
         // What other streams had a say in was taken while they had one past.
-        let crossed = feed.topics.crossed(self.source);
-        let is_known = crossed.iter().all(|other| feed.topics.has_begun(*other));
+        let related = feed.topics.related(self.source);
+        let is_known = related.iter().all(|other| feed.topics.has_begun(*other));
         let is_same_hole = feed.topics.hole(self.source) == hole;
-        if feed.topics.is_outdated(self.source) || self.epochs(feed) != pasts || !is_known || !is_same_hole {
+        if feed.topics.needs_reload(self.source) || self.epochs(feed) != pasts || !is_known || !is_same_hole {
             return Ok(false);
         }
         let missed = (feed.topics.missed(self.source), hole.as_ref());
         let lifetimes = format!("{} {generation}", lifetimes_text(&feed.topics.lifetimes(self.source)));
-        let done = self.finish(link, epoch, (progress, missed), (&rests_on, &lifetimes), saved).await?;
+        let done = self.finish(link, epoch, (progress, missed), (&dependencies, &lifetimes), saved).await?;
         if done && progress.is_another {
             self.progress.lock().unwrap_or_else(PoisonError::into_inner).is_another = false;
         }
@@ -601,14 +601,14 @@ impl Saver {
         self.sources().map(|source| feed.topics.epoch(source)).collect()
     }
 
-    /// The streams that had a say in what is saved of this one.
-    fn rests_on(&self, feed: &Feed) -> Vec<RestsOn> {
-        let crossed = feed.topics.crossed(self.source).into_iter();
+    /// The streams that what is saved of this one depends on.
+    fn dependencies(&self, feed: &Feed) -> Vec<Dependency> {
+        let related = feed.topics.related(self.source).into_iter();
         let one = |other: SourceId| {
             let stream = self.streams.get(usize::from(other.0))?;
-            Some(RestsOn::new(stream, &feed.topics.epoch(other), feed.topics.reached(other)))
+            Some(Dependency::new(stream, &feed.topics.epoch(other), feed.topics.reached(other)))
         };
-        crossed.filter_map(one).collect()
+        related.filter_map(one).collect()
     }
 
     /// Says up to where states are saved. `false` as above.
@@ -617,7 +617,7 @@ impl Saver {
         link: &mut Link,
         epoch: &Epoch,
         (progress, (missed_ms, hole)): (Progress, (Option<u64>, Option<&Epoch>)),
-        (rests_on, lifetimes): (&[RestsOn], &str),
+        (dependencies, lifetimes): (&[Dependency], &str),
         states: usize,
     ) -> RedisResult<bool> {
         let last = progress.last.to_string();
@@ -628,13 +628,19 @@ impl Saver {
         // Topics of one stream alone have no marks beside it.
         let hashes = [&self.keys.snapshots, &self.keys.strays];
         let hashes = if self.streams.len() > 1 { &hashes[..] } else { &hashes[..1] };
-        let (rests_on, hole) = (RestsOn::text(rests_on), hole.map_or("-", Epoch::as_str));
+        let (dependencies, hole) = (Dependency::text(dependencies), hole.map_or("-", Epoch::as_str));
         let count =
-            format!("{last} {count} {complete} {seen} {missed_ms} {} {rests_on} {hole} {lifetimes}", hashes.len());
+            format!("{last} {count} {complete} {seen} {missed_ms} {} {dependencies} {hole} {lifetimes}", hashes.len());
         let mut finish = cmd("EVAL");
         finish.arg(FINISH).arg(4 + hashes.len()).arg(&self.keys.position).arg(&self.keys.saver).arg(&self.keys.epoch);
         finish.arg(&self.keys.count).arg(hashes);
-        finish.arg(self.node.as_str()).arg(epoch.as_str()).arg(&last).arg(count).arg(saved::UPTO).arg(upto_text(&last));
+        finish
+            .arg(self.node.as_str())
+            .arg(epoch.as_str())
+            .arg(&last)
+            .arg(count)
+            .arg(saved::POSITION_FIELD)
+            .arg(upto_text(&last));
         let done = finish.query_async(link).await?;
         tracing::debug!(stream = self.keys.stream, states, upto = last, done, "topic states saved");
         Ok(done)
@@ -671,8 +677,8 @@ impl Saver {
                 let source = SourceId(u16::try_from(at).unwrap_or_default());
                 let is_marked = feed.topics.has_marks_over(source);
                 if source != self.source && (is_marked || feed.topics.has_ended_elsewhere(source)) {
-                    let read = RestsOn::new(stream, &feed.topics.epoch(source), feed.topics.reached(source));
-                    if feed.topics.is_loading(source) || !read.is_so(&self.masters, stream).await? {
+                    let read = Dependency::new(stream, &feed.topics.epoch(source), feed.topics.reached(source));
+                    if feed.topics.is_loading(source) || !read.is_current(&self.masters, stream).await? {
                         // What ended there may not have ended in the past that it has now.
                         return Ok(false);
                     }

@@ -11,7 +11,7 @@ use super::super::continuity::{self, Facts, Progress};
 use super::super::entries::{Entry, entries};
 use super::super::id::EntryId;
 use super::super::link::Link;
-use super::super::saved::{self, Hole, RestsOn, SavedUpto};
+use super::super::saved::{self, Dependency, Hole, SavedUpto};
 use super::super::wire::is_too_large;
 use super::{Away, LOOK_AGAIN_BYTES, RedisSource};
 use crate::clock::unix_ms;
@@ -105,7 +105,7 @@ impl RedisSource {
         let is_same = |loading: &Loading| loading.epoch == epoch && loading.run == run;
         let mut loading = match self.loading.take() {
             // All of it is to be read again, and its past is what it was.
-            Some(loading) if is_same(&loading) && feed.topics.is_outdated(self.id) => {
+            Some(loading) if is_same(&loading) && feed.topics.needs_reload(self.id) => {
                 Loading { run, ..self.begin(link, feed, epoch).await? }
             }
             Some(mut loading) if is_same(&loading) && self.joins_up(link, &loading).await? => {
@@ -119,13 +119,13 @@ impl RedisSource {
             broken_off => {
                 if broken_off.is_some() {
                     // What was read of another past so far may have changed what other streams' topics are.
-                    feed.topics.lose_past(self.id);
+                    feed.topics.mark_replaced(self.id);
                 }
                 Loading { run, ..self.begin(link, feed, epoch).await? }
             }
         };
         let outcome = self.go_on(link, feed, &mut loading).await;
-        if feed.topics.is_outdated(self.id) {
+        if feed.topics.needs_reload(self.id) {
             return Ok(false);
         }
         match outcome {
@@ -165,7 +165,7 @@ impl RedisSource {
         self.leave_epoch();
         self.epoch = Some(epoch.clone());
         let facts = Facts::of(link, &self.keys).await?;
-        let saved::Found { upto: saved_at, is_torn, rests_on, hole, lifetimes, generation, .. } =
+        let saved::Found { upto: saved_at, is_torn, dependencies, hole, lifetimes, generation, .. } =
             saved::found(link, &self.keys).await?;
         // A stream that is empty and does not say what it ever held is taken for the one of which states are saved.
         let newest = match saved_at {
@@ -203,10 +203,11 @@ impl RedisSource {
                 "a part of what was saved beside the stream is gone: the rest does not count"
             );
         }
-        let (others, is_so) = if saved.is_some() { self.rests_on(&rests_on).await } else { (Vec::new(), true) };
+        let (others, are_current) =
+            if saved.is_some() { self.dependencies(&dependencies).await } else { (Vec::new(), true) };
         // Topics may have been left out for what the other stream had of them. If all entries are there, they are read again.
-        let hides_some = !is_so && !facts.is_untrimmed();
-        if !is_so {
+        let hides_some = !are_current && !facts.is_untrimmed();
+        if !are_current {
             tracing::warn!(
                 stream = self.keys.stream,
                 is_read_again = !hides_some,
@@ -216,7 +217,7 @@ impl RedisSource {
             saved = saved.filter(|_| hides_some);
         }
         let is_another = is_torn || saved_at.is_some() && saved.is_none();
-        if is_another && !is_torn && is_so {
+        if is_another && !is_torn && are_current {
             tracing::warn!(
                 stream = self.keys.stream,
                 "the saved states are of another stream of this name: they do not count"
@@ -275,7 +276,10 @@ impl RedisSource {
         let kept_after = if is_whole { Offset::ZERO } else { floor };
         feed.topics.load(self.id, &epoch, Floor { offset: floor, kept_after }, complete);
         for (other, epoch) in others.into_iter().filter(|_| saved.is_some()) {
-            feed.topics.rests_on(self.id, other, epoch);
+            feed.topics.relate(self.id, other);
+            if let Some(epoch) = epoch {
+                feed.topics.assume_epoch(other, epoch);
+            }
         }
         feed.topics.saved_upto(self.id, saved.map_or(0, |saved| saved.upto.ms));
         let saved_missed_ms = saved.and_then(|saved| saved.missed_ms);
@@ -317,18 +321,18 @@ impl RedisSource {
         })
     }
 
-    /// The sources that saved states rest on, each with its epoch where it is as it was then, as far as it says; and whether all
-    /// are.
-    async fn rests_on(&self, all: &[RestsOn]) -> (Vec<(SourceId, Option<Epoch>)>, bool) {
+    /// The sources that saved states depend on, each with its epoch if it has not been replaced since, as far as can be told; and
+    /// whether none has.
+    async fn dependencies(&self, all: &[Dependency]) -> (Vec<(SourceId, Option<Epoch>)>, bool) {
         let mut others = Vec::new();
         for (at, stream) in (0..).zip(self.config.all_streams()) {
-            if let Some(rests_on) = all.iter().find(|rests_on| rests_on.stream == hash_of(stream)) {
-                let is_so = rests_on.is_so(&self.masters, stream).await.unwrap_or(false);
-                others.push((SourceId(at), is_so.then(|| Epoch::from_text(&rests_on.epoch))));
+            if let Some(dependency) = all.iter().find(|dependency| dependency.stream == hash_of(stream)) {
+                let is_current = dependency.is_current(&self.masters, stream).await.unwrap_or(false);
+                others.push((SourceId(at), is_current.then(|| Epoch::from_text(&dependency.epoch))));
             }
         }
-        let are_so = others.iter().all(|(_, epoch)| epoch.is_some());
-        (others, are_so)
+        let are_current = others.iter().all(|(_, epoch)| epoch.is_some());
+        (others, are_current)
     }
 
     /// What time it is by Redis' clock, or by this node's where that is not told.
@@ -438,7 +442,7 @@ impl RedisSource {
             let is_last = batch.len() < asked;
             self.take_in(batch, feed, loading.saved).await;
             self.status.note(format!("loading, {} entries so far", loading.entries));
-            if is_last || feed.topics.is_outdated(self.id) {
+            if is_last || feed.topics.needs_reload(self.id) {
                 return Ok(());
             }
         }

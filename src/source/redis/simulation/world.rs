@@ -146,7 +146,7 @@ impl Node {
 
     pub(super) fn seen(&self, streams: &[String]) -> Seen {
         let last = |progress: &Mutex<Progress>| progress.lock().unwrap_or_else(PoisonError::into_inner).last;
-        let is_read = |at: &usize| !u16::try_from(*at).is_ok_and(|at| self.topics.is_outdated(SourceId(at)));
+        let is_read = |at: &usize| !u16::try_from(*at).is_ok_and(|at| self.topics.needs_reload(SourceId(at)));
         let read = |stream: &String| {
             self.place_of(stream).filter(is_read).map(|at| last(&self.progress[at])).unwrap_or_default()
         };

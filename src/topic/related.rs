@@ -1,19 +1,19 @@
-//! Which sources have a say in what another's topics are: publishers should keep to one source for each topic, and where they do
-//! not, what a source comes to depends on the others' pasts.
+//! Which sources share topics with another. Publishers should keep to one source per topic; where they do not, what a source's topics
+//! come to depends on what the other sources hold.
 
 use super::atomics::{AtomicU64, Ordering};
 use super::exchange::SourceId;
 
-/// Sources that are told apart. Of more, any may be one of those that are meant.
-const TOLD_APART: usize = 63;
+/// Sources that have a bit of their own; all later ones share the last bit.
+const OWN_BITS: usize = 63;
 
 /// A set of sources.
 #[derive(Debug, Default)]
-pub(super) struct Crossed(AtomicU64);
+pub(super) struct Related(AtomicU64);
 
-impl Crossed {
+impl Related {
     fn bit(source: SourceId) -> u64 {
-        1 << usize::from(source.0).min(TOLD_APART)
+        1 << usize::from(source.0).min(OWN_BITS)
     }
 
     pub(super) fn has(&self, source: SourceId) -> bool {
@@ -22,7 +22,7 @@ impl Crossed {
 
     pub(super) fn add(&self, source: SourceId) {
         let bit = Self::bit(source);
-        // Next to always it is there already.
+        // Nearly always it is there already.
         if self.0.load(Ordering::Relaxed) & bit == 0 {
             self.0.fetch_or(bit, Ordering::AcqRel);
         }
@@ -44,16 +44,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_that_are_not_told_apart_are_all_in_it() {
-        let crossed = Crossed::default();
-        crossed.add(SourceId(1));
-        crossed.add(SourceId(1));
-        assert_eq!(crossed.all(100), [SourceId(1)]);
-        crossed.add(SourceId(70));
-        let all = crossed.all(66);
+    fn sources_that_share_a_bit_are_all_in_it() {
+        let related = Related::default();
+        related.add(SourceId(1));
+        related.add(SourceId(1));
+        assert_eq!(related.all(100), [SourceId(1)]);
+        related.add(SourceId(70));
+        let all = related.all(66);
         assert_eq!(all, [1, 63, 64, 65].map(SourceId));
-        assert!(crossed.all(1).is_empty());
-        crossed.clear();
-        assert!(crossed.all(100).is_empty());
+        assert!(related.all(1).is_empty());
+        related.clear();
+        assert!(related.all(100).is_empty());
     }
 }
