@@ -72,7 +72,7 @@ async function signalsOf(server) {
   return data.map((event) => event.offset);
 }
 
-/** The page shows exactly what the server says, price by price and signal by signal. */
+/** The page shows exactly the server's data, price by price and signal by signal. */
 async function agrees(page, server, signals) {
   await until('the page agrees with the server', async () => {
     for (const symbol of SYMBOLS) {
@@ -177,8 +177,8 @@ test('two thousand updates a second leave the page responsive', async () => {
   await page.locator('[data-testid="row-BTCUSDT"]').waitFor({ timeout: PATIENCE });
   await page.locator('canvas').first().waitFor({ timeout: PATIENCE });
   await page.waitForTimeout(2_000);
-  // How long a task takes says as much of the machine as of the page. A page that cannot keep up has no time left at all: in most
-  // of these windows the main thread has to be free for a fifth of the time. Tasks of less than 50 ms are not reported; between
+  // The length of a task depends on the machine as much as on the page. A page that cannot keep up has no free time: in most
+  // of these windows the main thread must be free for a fifth of the time. Tasks of less than 50 ms are not reported; between
   // them the page answers.
   const windows = await page.evaluate(async () => {
     const found = [];
@@ -281,7 +281,7 @@ const GOOD = {
   trades: { p: '"100.00"', q: '"1"', side: '"buy"' },
   signals: { id: '"odd"', symbol: '"ES"', signal: '"BUY"', confidence: '60', time: '1723164856000' },
 };
-/** Objects of a kind: in each one member is odd, or missing, and one in which all are. */
+/** Variants of an object: in each, one member is odd or missing; in one more, all are. */
 function oddObjects(kind) {
   const text = (members) => `{${Object.entries(members).map(([name, value]) => `"${name}":${value}`)}}`;
   const objects = [];
@@ -293,7 +293,7 @@ function oddObjects(kind) {
   return [...objects, '{}', '{"confidence":1.7,"symbol":"ES","signal":"BUY"}', '{"bid":1.5}', '{"p":1.5}'];
 }
 
-/** Nothing on the page has given up, and the healthy row shows this price. */
+/** No part of the page has failed, and the healthy row shows this price. */
 async function stands(page, price, what) {
   await until(
     `${what}: the healthy row goes on`,
@@ -316,7 +316,7 @@ for (const quotes of ['merge', 'latest']) {
       redis.add('quotes:A', { last: `${price}.0`, bid: `${price}.0`, ask: `${price}.1`, open: '100' }, whole);
       return `${price}.0`;
     };
-    // One instrument for the odd quotes that are left standing, one that gets all of them.
+    // One instrument for the odd quotes that stay, and one that gets all of them.
     redis.addText('quotes:ODD', '{"bid":1.5,"last":{},"ask":"x"}', whole);
     redis.addText('book:ODD', '{"b":{"99.5":"1"},"a":{}}', whole);
     healthy();
@@ -361,7 +361,7 @@ for (const quotes of ['merge', 'latest']) {
 test('operators see the healthy node beside reports that cannot be read', async () => {
   const server = await stage.server({});
   const { page, errors } = await stage.browser();
-  // No publisher can write ops:nodes: the odd reports are put in on the way, as another version might send them.
+  // No publisher can write ops:nodes, so the test inserts the odd reports on the way, as another version might send them.
   const parse = (text) => JSON.parse(text);
   const ghosts = Object.fromEntries(ODD.map((odd, at) => [`ghost${at}`, parse(odd)]));
   for (const [at, odd] of ODD.entries()) {

@@ -1,4 +1,4 @@
-// What the browser tests need running: the server, Redis, Chromium. What cannot be started fails the test.
+// Starts what the browser tests need: the server, Redis, Chromium. If one cannot be started, the test fails.
 import { execFileSync, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
@@ -10,7 +10,7 @@ import { chromium } from 'playwright-core';
 const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
 const program = process.env.NEXUS_PUSH ?? join(root, 'target/debug/nexus-push');
 
-/** Longest wait for anything that must come, in ms. */
+/** Longest wait for an expected event, in ms. */
 export const PATIENCE = 30_000;
 
 export function freePort() {
@@ -84,7 +84,7 @@ export class Stage {
         stdio: ['ignore', 'pipe', 'ignore'],
       }).trim();
     await until('Redis answers', () => cli('PING') === 'PONG');
-    /** Adds a delta whose data is this text, whatever it is. */
+    /** Adds a delta with this text as its data, valid or not. */
     const addText = (topic, text, kind) =>
       cli('XADD', 'nexus:deltas', '*', 'topic', topic, 'data', text, ...(kind ? ['kind', kind] : []));
     const add = (topic, data, kind) => addText(topic, JSON.stringify(data), kind);
@@ -99,7 +99,7 @@ export class Stage {
     const errors = [];
     page.on('pageerror', (error) => errors.push(String(error)));
     page.on('console', (message) => {
-      // A server that is down is part of the tests; whatever else is said is not.
+      // Errors about a server that is down are part of the tests; other errors are not.
       const expected = /WebSocket|net::ERR_|Failed to load resource/.test(message.text());
       if (message.type() === 'error' && !expected) errors.push(message.text());
     });

@@ -1,5 +1,5 @@
-// Drives the published JavaScript SDK: commands from standard input, events to standard output, one JSON object a line.
-// The server's tests (tests/it/sdks.rs) say what to do and judge what comes.
+// Drives the published JavaScript SDK: commands from standard input, events to standard output, one JSON object per
+// line. The server's tests (tests/it/protocol/sdks.rs) send the commands and check the events.
 import { createInterface } from 'node:readline';
 import { Centrifuge } from 'centrifuge';
 import { Centrifuge as ProtobufCentrifuge } from 'centrifuge/build/protobuf';
@@ -10,7 +10,7 @@ const failure = (error) => ({ code: error.code, message: error.message });
 
 let client;
 let protobuf = false;
-/** Payloads are bytes of any kind: commands and events have them in base64. */
+/** Payloads are any bytes: commands and events have them in base64. */
 let raw = false;
 const waitingForToken = [];
 

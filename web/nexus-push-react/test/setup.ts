@@ -7,7 +7,7 @@ beforeEach(() => {
 
 afterEach(async () => {
   cleanup();
-  // What was unmounted is let go of after a moment.
+  // Subscriptions end some time after the unmount.
   await vi.advanceTimersByTimeAsync(1_000);
   vi.useRealTimers();
 });

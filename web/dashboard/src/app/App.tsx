@@ -11,7 +11,7 @@ import { Shell } from './Shell';
 
 const Ops = lazy(() => import('../ops/Ops'));
 
-/** Longest wait between two attempts to connect. Shorter than the SDK's: who watches a market waits in front of it. */
+/** Longest wait between two attempts to connect. Shorter than the SDK's, because a trader waits for it. */
 const MAX_RECONNECT_DELAY_MS = 8000;
 
 /** The whole page. */

@@ -2,14 +2,14 @@ import { Component, type ReactNode } from 'react';
 
 interface Props {
   children: ReactNode;
-  /** What stands in place of a part that could not be shown. Default: the reason and a button that reloads the page. */
+  /** Replaces a part that could not be shown. Default: the reason and a button that reloads the page. */
   fallback?: ((error: Error) => ReactNode) | undefined;
 }
 
-/** A part with a fallback is tried again so soon: the next payload may be a better one. */
+/** Time until a part with a fallback is tried again: the next payload may be valid. */
 const AGAIN_MS = 5000;
 
-/** Shows what went wrong in one part of the page, and leaves the others alone. */
+/** Shows the error of one part of the page; the other parts are not affected. */
 export class ErrorBoundary extends Component<Props, { error: Error | undefined }> {
   override state: { error: Error | undefined } = { error: undefined };
   #timer: ReturnType<typeof setTimeout> | undefined;

@@ -3,10 +3,10 @@ import { useNow } from '../lib/clock';
 import { readQuote } from '../lib/payloads';
 import { useTitle } from './useTitle';
 
-/** Writes the last price into the title of the tab, once a second. Subscribes to nothing itself. */
+/** Writes the last price into the title of the tab, once per second. Does not subscribe itself. */
 export function PageTitle({ symbol }: { symbol: string }) {
   const client = usePushClient();
-  // Renders once a second.
+  // Renders once per second.
   useNow();
   const last = readQuote(client.getTopicState(`quotes:${symbol}`).data).last;
   useTitle(last === undefined ? symbol : `${last} ${symbol}`);

@@ -8,7 +8,7 @@ interface Props {
   children: ReactNode;
 }
 
-/** An error boundary that keeps a panel's place: what fails in one panel is said there, and the others go on. */
+/** An error boundary that keeps a panel's place: it shows the error there, and the other panels continue. */
 export function PanelBoundary({ className, name, children }: Props) {
   return (
     <ErrorBoundary

@@ -1,10 +1,10 @@
 interface Props {
   topic: string;
-  /** What could not be read. Nothing is shown where there is nothing. */
+  /** The part that could not be read. Without it, nothing is shown. */
   problem: string | undefined;
 }
 
-/** The mark of a payload of which something could not be read. */
+/** Marks a payload of which a part could not be read. */
 export function Problem({ topic, problem }: Props) {
   if (problem === undefined) return null;
   const text = `${topic}: ${problem}`;

@@ -14,7 +14,7 @@ const PAGES: readonly { route: Route; name: string }[] = [
   { route: 'ops', name: 'Operations' },
 ];
 
-/** The server does not want to see this token again (docs/protocol.md, close codes). */
+/** The server will never accept this token (docs/protocol.md, close codes). */
 const TOKEN_REFUSED = 3500;
 /** Centrifuge: "unauthorized". */
 const UNAUTHORIZED = 101;

@@ -1,7 +1,7 @@
 import { type FormEvent, useId } from 'react';
 import { useAuth } from './auth';
 
-/** Asks for a token and connects with it. */
+/** Requests a token from the user and connects with it. */
 export function TokenForm({ title, reason }: { title: string; reason?: string | undefined }) {
   const { token, setToken } = useAuth();
   const id = useId();

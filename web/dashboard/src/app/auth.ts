@@ -1,4 +1,4 @@
-// The token, where a server wants one. Kept for this tab only.
+// The token, if the server needs one. Kept for this tab only.
 import { createContext, useContext } from 'react';
 
 const KEY = 'nexus-token';
@@ -26,7 +26,7 @@ export function storedToken(): string | undefined {
   }
 }
 
-/** Keeps a token in this tab, or forgets it. */
+/** Stores a token in this tab, or removes it. */
 export function storeToken(token: string | undefined): void {
   try {
     if (token === undefined) sessionStorage.removeItem(KEY);

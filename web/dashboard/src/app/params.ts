@@ -1,16 +1,16 @@
-// What can be set in the address of the page.
+// Settings in the address of the page.
 
 /** Settings from the query. */
 export interface Params {
-  /** `hidden_after`: let go of subscriptions when the tab has been hidden for so many ms; 0 is never. */
+  /** `hidden_after`: end subscriptions when the tab has been hidden for this long, in ms; 0 is never. */
   hiddenAfterMs: number | undefined;
-  /** `max_rate`: deliveries a second of each quote at most. */
+  /** `max_rate`: the most deliveries per second of each quote. */
   maxRate: number | undefined;
   /** `debug`: the client is put on `window.__nexus`. */
   debug: boolean;
 }
 
-/** Reads the query of an address; what is not a number is passed over. */
+/** Reads the query of an address; values that are not numbers are ignored. */
 export function readParams(search: string): Params {
   const query = new URLSearchParams(search);
   const number = (name: string, least: number) => {
@@ -20,7 +20,7 @@ export function readParams(search: string): Params {
   };
   return {
     hiddenAfterMs: number('hidden_after', 0),
-    // Zero deliveries would be no watchlist.
+    // With zero deliveries, the watchlist would be empty.
     maxRate: number('max_rate', 0.1),
     debug: query.has('debug'),
   };

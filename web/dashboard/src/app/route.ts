@@ -25,16 +25,16 @@ function subscribe(listener: () => void): () => void {
   };
 }
 
-/** The present page. */
+/** The current page. */
 export function useRoute(): Route {
   return useSyncExternalStore(subscribe, () => routeOf(window.location.pathname));
 }
 
-/** Goes to a page on a click, and leaves clicks alone that open new tabs. */
+/** Goes to a page on a click; ignores clicks that open new tabs. */
 export function follow(event: MouseEvent<HTMLAnchorElement>, route: Route): void {
   if (event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
   event.preventDefault();
-  // The query stays: it holds settings.
+  // The query stays, because it contains settings.
   window.history.pushState(null, '', `${pathOf(route)}${window.location.search}`);
   for (const listener of [...listeners]) listener();
 }

@@ -19,7 +19,7 @@ export interface TopicAnswer {
   ts?: number;
   stale_since?: number | null;
   data?: unknown;
-  /** The server does not know the topic: nothing was published on it, or not since the server lost its state. */
+  /** The server does not have the topic: nothing was published on it, or not since the server lost its state. */
   unknown?: boolean;
 }
 

@@ -1,6 +1,6 @@
 // Candles from trades.
 
-/** A trade as the chart needs it. */
+/** A trade for the chart. */
 export interface Tick {
   /** Unix ms. */
   time: number;
@@ -8,7 +8,7 @@ export interface Tick {
   size: number;
 }
 
-/** One candle. `time` is the start of its interval in Unix seconds, as the chart wants it. */
+/** One candle. `time` is the start of its interval in Unix seconds, as the chart requires. */
 export interface Candle {
   time: number;
   open: number;
@@ -52,7 +52,7 @@ export class Candles {
       close: tick.price,
       volume: tick.size,
     });
-    // In steps, so that not every new candle moves the whole list.
+    // In steps, because each cut moves the whole list.
     if (this.list.length > this.#limit * 1.1) this.list.splice(0, this.list.length - this.#limit);
   }
 

@@ -22,7 +22,7 @@ function subscribe(listener: () => void): () => void {
   };
 }
 
-/** Unix ms, as of the last tick; renders once a second. */
+/** Unix ms, as of the last tick; renders once per second. */
 export function useNow(): number {
   return useSyncExternalStore(subscribe, () => now);
 }

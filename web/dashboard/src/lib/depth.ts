@@ -1,4 +1,4 @@
-// An order book as it is drawn: sorted, cut to what fits, cumulated.
+// An order book for drawing: sorted, cut to the visible rows, cumulated.
 import { decimalsOf } from './format';
 import type { Book } from './payloads';
 
@@ -32,7 +32,7 @@ function side(levels: Record<string, string>, best: 'high' | 'low', rows: number
   for (const price in levels) {
     const size = Number(levels[price]);
     const at = Number(price);
-    // A size of zero is how some sources say that a level is gone.
+    // Some sources send a size of zero for a removed level.
     if (size > 0 && Number.isFinite(size) && Number.isFinite(at)) sorted.push({ price, at, size });
   }
   sorted.sort(best === 'high' ? (x, y) => y.at - x.at : (x, y) => x.at - y.at);

@@ -1,9 +1,9 @@
-// How numbers and times are written. All of it is pure; the time that "now" is comes in as an argument.
+// Formats numbers and times. All functions are pure; the current time is an argument.
 
-/** What stands where there is no value. */
+/** Shown if there is no value. */
 export const NONE = '–';
 
-/** Most decimals that are computed with: a sum of prices has no more that mean something. */
+/** Most decimals in computations: further ones of a sum of prices mean nothing. */
 const DECIMALS_MAX = 12;
 
 /** Decimals of a price as it was sent: "1.20" has two, "1.5e-3" has four; never more than 12. */
@@ -13,7 +13,7 @@ export function decimalsOf(price: string | undefined): number {
   return Math.min(DECIMALS_MAX, Math.max(0, written - Number(exponent)));
 }
 
-/** A price as a number, or undefined for what is none. */
+/** A price as a number, or undefined if it is none. */
 export function toNumber(price: string | number | null | undefined): number | undefined {
   if (price === undefined || price === null || price === '') return undefined;
   const n = Number(price);
@@ -31,7 +31,7 @@ export function formatSpread(bid: string | undefined, ask: string | undefined): 
   return formatFixed(a - b, Math.max(decimalsOf(bid), decimalsOf(ask)));
 }
 
-/** A number with so many decimals (0 to 100), or with a power of ten where it is too large for that. */
+/** A number with this many decimals (0 to 100), or with a power of ten if it is too large for that. */
 export function formatFixed(n: number, decimals: number): string {
   return Math.abs(n) < 1e15 ? n.toFixed(decimals) : n.toExponential(2);
 }
@@ -52,13 +52,13 @@ export function changePercent(open: string | undefined, last: string | undefined
   return ((l - o) / o) * 100;
 }
 
-/** "+1.23%", "−0.40%", "0.00%": always a sign where there is a change, and a true minus, so that columns line up. */
+/** "+1.23%", "−0.40%", "0.00%": a change always has a sign, with a true minus, so that columns line up. */
 export function formatPercent(percent: number | undefined, decimals = 2): string {
   if (percent === undefined) return NONE;
   if (!Number.isFinite(percent)) return NONE;
   const abs = Math.abs(percent);
   const text = abs < HUGE ? abs.toFixed(decimals) : abs.toExponential(2);
-  // What rounds to nothing has no sign.
+  // A value that rounds to zero has no sign.
   if (Number(text) === 0) return `${text}%`;
   return `${percent > 0 ? '+' : '−'}${text}%`;
 }
@@ -91,7 +91,7 @@ export function formatCount(n: number | undefined): string {
   return n === undefined ? NONE : grouped.format(n);
 }
 
-/** A rate: one decimal below ten, whole above, "k" and "M" where digits would only flicker. */
+/** A rate: one decimal below ten, whole above, "k" and "M" for large ones, whose digits would only flicker. */
 export function formatRate(perSecond: number | undefined): string {
   if (perSecond === undefined) return NONE;
   if (perSecond >= 1e15) return perSecond.toExponential(1);
@@ -136,7 +136,7 @@ export function formatSize(size: string | number | undefined, decimals = 3): str
   return n.toFixed(decimals);
 }
 
-/** A time as ISO 8601; undefined for one that no date can have. */
+/** A time as ISO 8601; undefined if it is outside the range of dates. */
 export function isoTime(unixMs: number): string | undefined {
   const date = new Date(unixMs);
   return Number.isNaN(date.getTime()) ? undefined : date.toISOString();

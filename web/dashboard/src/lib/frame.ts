@@ -1,7 +1,7 @@
-/** Longest wait for a frame: browsers give none to hidden tabs. */
+/** Longest wait for a frame: hidden tabs get no frames. */
 const NO_FRAME_MS = 250;
 
-/** Calls a function once in the next animation frame, however often it is asked to. */
+/** Calls a function once in the next animation frame, however often it is requested. */
 export class FrameScheduler {
   readonly #run: () => void;
   #frame = 0;
@@ -11,7 +11,7 @@ export class FrameScheduler {
     this.#run = run;
   }
 
-  /** Asks for a call. */
+  /** Requests a call. */
   schedule(): void {
     if (this.#timer !== undefined) return;
     const frames = typeof requestAnimationFrame === 'function';
@@ -19,7 +19,7 @@ export class FrameScheduler {
     this.#timer = setTimeout(this.#fire, frames ? NO_FRAME_MS : 16);
   }
 
-  /** Forgets a call that was asked for. */
+  /** Cancels a requested call. */
   cancel(): void {
     if (typeof cancelAnimationFrame === 'function') cancelAnimationFrame(this.#frame);
     clearTimeout(this.#timer);

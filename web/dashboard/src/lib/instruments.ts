@@ -17,7 +17,7 @@ export function sortSymbols(symbols: readonly string[], order: SortOrder): strin
   return order === 'descending' ? sorted.reverse() : sorted;
 }
 
-/** Symbols that contain every word of `query`, case aside; order kept. */
+/** Symbols that contain every word of `query`, in any case; the order stays. */
 export function filterSymbols(symbols: readonly string[], query: string): readonly string[] {
   const words = query.trim().toUpperCase().split(/\s+/).filter(Boolean);
   if (words.length === 0) return symbols;

@@ -3,7 +3,7 @@ import { useCallback, useLayoutEffect, useState, useSyncExternalStore } from 're
 /** Below this width the page is one column with tabs. Also in the style sheets. */
 export const PHONE = '(max-width: 760px)';
 
-/** Whether a media query holds. */
+/** Whether a media query matches. */
 export function useMedia(query: string): boolean {
   const subscribe = useCallback(
     (listener: () => void) => {

@@ -1,5 +1,5 @@
-// Counts what arrives on the socket, and how old it is. The SDK hands on neither, so this looks at the socket itself;
-// it does no more than a look at the end of each message.
+// Counts the messages on the socket, and measures their age. The SDK passes on neither, so this reads the socket itself;
+// it reads only the end of each message.
 import { median } from './rates';
 
 /** One publication's age when it arrived. */
@@ -8,7 +8,7 @@ interface Sample {
   age: number;
 }
 
-/** The last second is measured; so many samples are enough for its median. */
+/** Number of samples that is enough for the median of the last second. */
 const WINDOW_MS = 1000;
 const SAMPLES_MAX = 512;
 
@@ -17,7 +17,7 @@ const TIME_AT_END = /"time":(\d{12,14})\}\}\}\s*$/;
 
 /**
  * The time at the source of the last publication in a message, if there is one. Snapshots do not count: they are as
- * old as the last change of their topic, which says nothing of the way here.
+ * old as the last change of their topic, which says nothing about the delivery.
  */
 export function timeAtEnd(message: string): number | undefined {
   const end = message.slice(-96);
@@ -26,7 +26,7 @@ export function timeAtEnd(message: string): number | undefined {
   return found?.[1] === undefined ? undefined : Number(found[1]);
 }
 
-/** What has arrived since the page was loaded. */
+/** Counts since the page was loaded. */
 export class SocketMeter {
   /** Characters of the messages, which are bytes as long as they are ASCII. */
   bytes = 0;
@@ -42,7 +42,7 @@ export class SocketMeter {
     if (this.#samples.length > 2 * SAMPLES_MAX) this.#samples = this.#samples.slice(-SAMPLES_MAX);
   }
 
-  /** Median age of what arrived in the last second, in ms. */
+  /** Median age of the messages of the last second, in ms. */
   age(now: number): number | undefined {
     this.#samples = this.#samples.filter((sample) => now - sample.at <= WINDOW_MS);
     return median(this.#samples.map((sample) => sample.age));

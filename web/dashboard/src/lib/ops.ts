@@ -1,13 +1,13 @@
-// What the operators' page computes from the reports of the nodes.
+// The operators' page: computations on the reports of the nodes.
 import type { NodeReport, Nodes } from './payloads';
 
-/** A node that has not reported for longer is called silent. They report once a second. */
+/** A node that has not reported for longer counts as silent. Nodes report once per second. */
 export const SILENT_MS = 5000;
 
-/** Two clocks are not further apart than this. */
+/** Largest plausible difference between two clocks. */
 const SKEW_MAX_MS = 24 * 3_600_000;
 
-/** How a node is. */
+/** The state of a node. */
 export type NodeState =
   | { kind: 'ready' }
   | { kind: 'not-ready'; reasons: readonly string[] }
@@ -15,14 +15,14 @@ export type NodeState =
   | { kind: 'silent'; forMs: number };
 
 /**
- * The least of what the browser's clock is ahead of the reports. Reports carry the clock of their node, which need not
+ * The smallest lead of the browser's clock over the reports. Reports have the time of their node, which need not
  * agree with the browser's: the freshest report that was ever seen counts as "now".
  */
 export function leastAge(least: number, nodes: Nodes, now: number): number {
   let result = least;
   for (const id in nodes) {
     const node = nodes[id];
-    // A report whose time cannot be true says nothing of the browser's clock.
+    // A report with an implausible time says nothing about the browser's clock.
     if (node !== undefined && Math.abs(now - node.at) < SKEW_MAX_MS) result = Math.min(result, now - node.at);
   }
   return result;
@@ -44,7 +44,7 @@ export interface Totals {
   sessions: number;
   sessionsMax: number;
   subscriptions: number;
-  /** Most topics of one node: nodes have the same topics, a sum would count them again and again. */
+  /** Most topics of one node. Nodes have the same topics, so a sum would count them several times. */
   topics: number;
   deliveries: number;
   deltas: number;
@@ -98,10 +98,10 @@ export interface Sample {
   lagMs: number;
 }
 
-/** So far back goes the history. */
+/** Length of the history. */
 export const HISTORY_MS = 5 * 60_000;
 
-/** The history with one more sample, and without those that are too old. Two in the same second are one. */
+/** The history with one more sample, without those that are too old. Two in the same second count as one. */
 export function addSample(history: readonly Sample[], sample: Sample): readonly Sample[] {
   const from = sample.at - HISTORY_MS;
   const kept = history.filter(
@@ -110,7 +110,7 @@ export function addSample(history: readonly Sample[], sample: Sample): readonly 
   return [...kept, sample];
 }
 
-/** A hole in the history longer than this is drawn as one. */
+/** A gap in the history longer than this is drawn as a gap. */
 const HOLE_MS = 5000;
 
 /** Path of a sparkline in a box of `width` × `height`: the newest at the right edge, zero at the bottom. */
@@ -125,7 +125,7 @@ export function sparkPath(
   let before = Number.NEGATIVE_INFINITY;
   for (const { at, value } of points) {
     const x = width * (1 - (now - at) / HISTORY_MS);
-    // Half a pixel of air, so that the line is not cut.
+    // Half a pixel of margin, so that the line is not cut.
     const y = top === 0 ? height - 0.5 : height - 0.5 - (value / top) * (height - 1);
     path += `${at - before > HOLE_MS ? 'M' : 'L'}${x.toFixed(1)} ${y.toFixed(1)}`;
     before = at;

@@ -1,7 +1,7 @@
 // Fast scrolling must not turn into a storm of subscribe commands: the server closes sessions that send too many
-// (limits.commands_per_second). So rows ask here first.
+// (limits.commands_per_second). So rows wait here for their turn.
 
-/** Runs callbacks at a bounded rate: a burst at once, then so many a second; a caller that leaves in time costs nothing. */
+/** Runs callbacks at a limited rate: a burst at once, then a number per second. A cancelled callback costs nothing. */
 export class Pace {
   readonly #capacity: number;
   readonly #perSecond: number;
@@ -20,7 +20,7 @@ export class Pace {
     this.#at = now();
   }
 
-  /** Calls `go` now or when its turn comes. Returns a function that gives the turn up. */
+  /** Calls `go` now or when its turn comes. Returns a function that cancels it. */
   request(go: () => void): () => void {
     this.#refill();
     if (this.#waiting.size === 0 && this.#tokens >= 1) {

@@ -1,10 +1,10 @@
-// What the topics of this server carry, and how a page reads it. Publishers may send any JSON: here, and nowhere else, it
-// becomes something that can be shown. A reader never throws; what it could not read is in `problem`.
+// The payloads of this server's topics, and how a page reads them. Publishers may send any JSON: only here it
+// becomes something that can be shown. A reader never throws; `problem` names the parts that it could not read.
 
-/** What every reader says beside the values. */
+/** What every reader returns besides the values. */
 interface Readable {
   sim: boolean;
-  /** What of the payload could not be read, for people; undefined if nothing. */
+  /** The parts of the payload that could not be read, for people; undefined if there are none. */
   problem: string | undefined;
 }
 
@@ -34,7 +34,7 @@ export interface Trade extends Readable {
 /** An event of `signals:all`. Without a symbol and a signal it cannot be shown as one. */
 export interface Signal extends Readable {
   symbol: string | undefined;
-  /** BUY, SELL or HOLD; another word is shown as it is. */
+  /** BUY, SELL or HOLD; any other word is shown unchanged. */
   signal: string | undefined;
   source: string | undefined;
   /** Unix ms. */
@@ -56,7 +56,7 @@ export interface NodeSource {
   note: string | null;
 }
 
-/** What a node reports about itself, once a second. */
+/** A node's report about itself, once per second. */
 export interface NodeReport {
   name: string;
   version: string;
@@ -76,7 +76,7 @@ export interface NodeReport {
   rss_bytes: number;
   rates: { deltas: number; deliveries: number; conflated: number; sent_bytes: number };
   sources: NodeSource[];
-  /** What of the report could not be read; the values are 0 there. */
+  /** The parts of the report that could not be read; their values are 0. */
   problem?: string | undefined;
 }
 
@@ -108,7 +108,7 @@ function shortened(text: string, max: number): string {
 
 /** A value in few characters, for people. */
 export function preview(value: unknown): string {
-  // JSON has no word for numbers that are too large.
+  // JSON cannot express numbers that are too large.
   if (typeof value === 'number') return String(value);
   try {
     return shortened(JSON.stringify(value) ?? String(value), QUOTE_MAX);
@@ -117,7 +117,7 @@ export function preview(value: unknown): string {
   }
 }
 
-/** A number as text, as it was sent where that is of a sensible length; undefined for what is no finite number. */
+/** A number as text, as it was sent if that is short enough; undefined if it is no finite number. */
 function numberText(value: unknown): string | undefined {
   if (typeof value === 'number') return Number.isFinite(value) ? String(value) : undefined;
   if (typeof value !== 'string') return undefined;
@@ -170,7 +170,7 @@ class Members {
   /** A price or a size. */
   number(name: string): string | undefined {
     const value = this.#own(name);
-    // Some sources write an empty text where they have no value.
+    // Some sources send an empty string for a missing value.
     if (value === undefined || value === '') return undefined;
     return numberText(value) ?? this.#wrong(name, value);
   }
@@ -181,7 +181,7 @@ class Members {
     return text === undefined ? undefined : Number(text);
   }
 
-  /** A count, a number of bytes, a rate: 0 where there is none, never below. */
+  /** A count, a number of bytes, a rate: 0 if missing or negative. */
   count(name: string): number {
     const amount = this.amount(name) ?? 0;
     return amount >= 0 ? amount : (this.#wrong(name, amount) ?? 0);
@@ -211,7 +211,7 @@ class Members {
     return this.#wrong(name, value) ?? false;
   }
 
-  /** What `read` makes of the items of a list; those that it cannot read are left out. */
+  /** The items of a list, read by `read`; those that it cannot read are left out. */
   list<T>(name: string, read: (item: unknown) => T | undefined): T[] {
     const value = this.#own(name);
     if (value === undefined) return [];
@@ -230,7 +230,7 @@ class Members {
     return new Members(this.#own(name) ?? {}, name);
   }
 
-  /** Size by price: an object, or a list of pairs. What is neither price nor size is left out. */
+  /** Size by price: an object, or a list of pairs. Invalid prices and sizes are left out. */
   levels(name: string): Record<string, string> {
     const value = this.#own(name);
     if (value === undefined) return {};
@@ -245,18 +245,18 @@ class Members {
     return levels;
   }
 
-  /** Notes what a part of this could not read. */
+  /** Records the problem of a part. */
   note(problem: string | undefined): void {
     if (problem !== undefined) this.#problems.push(problem);
   }
 
-  /** Notes that a member is needed. */
+  /** Records that a required member is missing. */
   needs(name: string, value: unknown): void {
     if (value === undefined && this.#problems.length === 0) this.#problems.push(`it has no ${name}`);
   }
 }
 
-/** A reader of states remembers its last answer for each payload: a state is read once, however often it is drawn. */
+/** Remembers the last result for each payload: a state is read once, however often it is drawn. */
 function remembered<T>(read: (data: unknown) => T): (data: unknown) => T {
   const known = new WeakMap<object, T>();
   return (data) => {
@@ -269,7 +269,7 @@ function remembered<T>(read: (data: unknown) => T): (data: unknown) => T {
   };
 }
 
-/** A topic that nothing was published on has the state `null`. */
+/** A topic without publications has the state `null`. */
 const nothing = (data: unknown): boolean => data === undefined || data === null;
 
 /** Reads the state of `quotes:SYM`. */
@@ -381,7 +381,7 @@ function readNode(id: string, data: unknown): NodeReport {
   return report;
 }
 
-/** Reads the state of `ops:nodes`. A report that is no object is a node of which nothing is known but its id. */
+/** Reads the state of `ops:nodes`. If a report is no object, only the node's id is known. */
 export const readNodes = remembered((data: unknown): Nodes => {
   if (!isObject(data)) return {};
   // Entries, not assignments: an id may be any text, `__proto__` too.

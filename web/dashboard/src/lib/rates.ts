@@ -10,12 +10,12 @@ export function median(values: readonly number[]): number | undefined {
   return ((sorted[middle - 1] ?? upper) + upper) / 2;
 }
 
-/** Turns a counter that is looked at now and then into a rate per second. */
+/** Turns a counter that is sampled now and then into a rate per second. */
 export class RateMeter {
   #count: number | undefined;
   #at = 0;
 
-  /** The rate since the last look; undefined at the first, after no time, and after the counter began anew. */
+  /** The rate since the last sample; undefined for the first one, after no time, and after the counter was reset. */
   look(count: number, nowMs: number): number | undefined {
     const before = this.#count;
     const elapsed = nowMs - this.#at;

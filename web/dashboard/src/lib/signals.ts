@@ -1,4 +1,4 @@
-// The feed of signals: ordered by offset, each once, bounded, with a marker where something may be missing.
+// The feed of signals: ordered by offset, each once, bounded, with a marker where signals may be missing.
 import type { Signal } from './payloads';
 import type { StreamBatch } from './stream';
 
@@ -7,12 +7,12 @@ export const SIGNALS_MAX = 200;
 
 /** One entry of the feed. */
 export interface SignalEntry {
-  /** Rises when the stream starts over (new epoch): only within one of these can offsets be compared. */
+  /** Rises when the stream starts over (new epoch): offsets can be compared only within one generation. */
   generation: number;
   offset: number;
   time: number;
   data: Signal;
-  /** Something may be missing between this one and the one before (older). */
+  /** Signals may be missing between this one and the older one before it. */
   gapBefore: boolean;
 }
 
@@ -49,7 +49,7 @@ export function addSignals(
   if (fresh.length === 0) return entries;
   fresh.sort(byPosition);
   const oldest = fresh[fresh.length - 1];
-  // A gap is one between entries: what was before the first that this page has seen is not missing.
+  // A gap is between entries: signals before the first one on this page are not missing.
   if (oldest !== undefined && newest !== undefined && (batch.gap || batch.restarted)) oldest.gapBefore = true;
   return [...fresh, ...entries].sort(byPosition).slice(0, SIGNALS_MAX);
 }
@@ -58,7 +58,7 @@ function byPosition(a: SignalEntry, b: SignalEntry): number {
   return b.generation - a.generation || b.offset - a.offset;
 }
 
-/** What a screen reader is told about `count` new signals, of which `newest` came last. */
+/** The announcement of `count` new signals, of which `newest` came last. */
 export function announcement(count: number, newest: Signal): string {
   const confidence = newest.confidence === undefined ? '' : `, confidence ${newest.confidence} percent`;
   const one = isBad(newest) ? 'one that could not be read' : `${newest.signal} ${newest.symbol}${confidence}`;

@@ -1,4 +1,4 @@
-// Whether anything on the page is simulated. Every part that shows a payload reports what the payload says.
+// Whether anything on the page is simulated. Every part that shows a payload reports the payload's mark.
 import { useEffect, useSyncExternalStore } from 'react';
 
 const simulated = new Map<string, number>();
@@ -8,7 +8,7 @@ function tell(): void {
   for (const listener of [...listeners]) listener();
 }
 
-/** Reports that what a component shows of `topic` is, or is not, simulated. */
+/** Reports whether the data of `topic` that a component shows is simulated. */
 export function useReportSimulated(topic: string, is: boolean): void {
   useEffect(() => {
     if (!is) return;

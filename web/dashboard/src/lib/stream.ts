@@ -1,7 +1,7 @@
-// Follows a stream topic without losing or repeating an event: what the server has kept (REST), then what comes live.
+// Follows a stream topic without losing or repeating an event: first the kept events (REST), then the live ones.
 //
-// The REST answer also has what the live delivery has not: the time at the source, and the epoch. So after every
-// interruption it is asked again, and events that come in the meantime wait for it.
+// Unlike live deliveries, the REST answer has the time at the source and the epoch. So after every
+// interruption it is requested again, and events that come meanwhile wait for it.
 import type { Publication, TopicStatus } from 'nexus-push-react';
 import type { TopicAnswer } from './api';
 import { FrameScheduler } from './frame';
@@ -9,7 +9,7 @@ import { FrameScheduler } from './frame';
 /** An event with its position. */
 export interface StreamItem<P> {
   offset: number;
-  /** Unix ms at the source where it is known, else of arrival. */
+  /** Unix ms at the source if known, otherwise of arrival. */
   time: number;
   data: P;
 }
@@ -23,13 +23,13 @@ export interface StreamBatch<P> {
   restarted: boolean;
 }
 
-/** How far a stream has been followed. Pass the same object again to go on from there. */
+/** How far a stream has been followed. Pass the same object again to continue from there. */
 export interface StreamPosition {
   offset: number;
   epoch: string | undefined;
 }
 
-/** What is used of `PushClient`; small, so that tests can do without a server. */
+/** The part of `PushClient` that is used; small, so that tests need no server. */
 export interface StreamClient {
   onPublication(
     topic: string,
@@ -45,9 +45,9 @@ export interface FollowOptions<P> {
   client: StreamClient;
   topic: string;
   position: StreamPosition;
-  /** Makes something of an event's data, whatever that is. Does not throw. */
+  /** Converts an event's data, whatever it contains. Does not throw. */
   parse: (data: unknown) => P;
-  /** Asks for the kept events. */
+  /** Requests the kept events. */
   read: (topic: string, signal: AbortSignal) => Promise<TopicAnswer>;
   /** Called at most once per frame. */
   deliver: (batch: StreamBatch<P>) => void;
@@ -60,12 +60,12 @@ const READ_TIMEOUT_MS = 4000;
 export function followStream<P>(options: FollowOptions<P>): () => void {
   const { client, topic, position, parse, read, deliver } = options;
   let pending: StreamItem<P>[] = [];
-  // Until the kept events are there, live ones wait.
+  // Until the kept events have come, live ones wait.
   let holding = true;
   let wasLive = false;
-  // The kept events could not be had, so the epoch may be another.
+  // The kept events could not be read, so the epoch may have changed.
   let unsure = false;
-  // What the next batch has to say.
+  // The marks of the next batch.
   let gap = false;
   let restarted = false;
   let abort: AbortController | undefined;
@@ -99,7 +99,7 @@ export function followStream<P>(options: FollowOptions<P>): () => void {
     try {
       answer = await read(topic, mine.signal);
     } catch {
-      // Without it the live events have to do.
+      // Without the answer, only live events are shown.
     } finally {
       clearTimeout(timeout);
     }
@@ -137,7 +137,7 @@ export function followStream<P>(options: FollowOptions<P>): () => void {
     return answer?.epoch !== undefined && position.epoch !== undefined && answer.epoch !== position.epoch;
   }
 
-  /** The server could not recover, and what it has kept does not reach back to where this page was. */
+  /** The server could not recover, and its kept events do not reach back to this page's position. */
   function missing(kept: readonly StreamItem<P>[]): boolean {
     if (position.offset < 0 || !client.getTopicState(topic).gap) return false;
     const oldest = kept[0];
@@ -147,7 +147,7 @@ export function followStream<P>(options: FollowOptions<P>): () => void {
   const stopListening = client.subscribe(topic, () => {
     const live = client.getTopicState(topic).status === 'live';
     if (live && !wasLive) void catchUp();
-    // From here on anything may have been missed, until it was asked for.
+    // From here on events may be missing, until the kept ones are requested.
     if (!live && wasLive) hold();
     wasLive = live;
   });
@@ -155,7 +155,7 @@ export function followStream<P>(options: FollowOptions<P>): () => void {
   const stopPublications = client.onPublication(
     topic,
     (publication) => {
-      // The kept events of a new epoch: ask for them in the one form that is understood here.
+      // The kept events of a new epoch: request them in the form that is read here.
       if (publication.snapshot) {
         hold();
         void catchUp();
@@ -173,7 +173,7 @@ export function followStream<P>(options: FollowOptions<P>): () => void {
       pending.push({ offset, time, data: parse(data) });
       frame.schedule();
     },
-    // Nothing is kept by the package for this user: the events go straight through.
+    // The package keeps no events for this user; they pass through.
     { keep: 0 },
   );
 
@@ -189,7 +189,7 @@ export function followStream<P>(options: FollowOptions<P>): () => void {
     frame.cancel();
     stopPublications();
     stopListening();
-    // What arrived but was not shown is asked for again the next time.
+    // Events that arrived but were not shown are requested again the next time.
     const first = pending[0];
     if (!holding && first !== undefined) position.offset = Math.min(position.offset, first.offset - 1);
   };

@@ -1,7 +1,7 @@
-// Light or dark: as the system has it, unless the user chose.
+// Light or dark: as in the system, unless the user has chosen.
 import { useSyncExternalStore } from 'react';
 
-/** What the user chose. */
+/** The user's choice. */
 export type ThemeChoice = 'auto' | 'light' | 'dark';
 
 const KEY = 'nexus-theme';
@@ -35,7 +35,7 @@ function subscribe(listener: () => void): () => void {
   return () => listeners.delete(listener);
 }
 
-/** Goes to the next choice and keeps it. */
+/** Goes to the next choice and stores it. */
 export function nextTheme(): void {
   choice = CHOICES[(CHOICES.indexOf(choice) + 1) % CHOICES.length] ?? 'auto';
   try {
@@ -52,7 +52,7 @@ export function useThemeChoice(): ThemeChoice {
   return useSyncExternalStore(subscribe, () => choice);
 }
 
-/** What is shown: changes when the choice or, with "auto", the system does. */
+/** The visible theme: changes with the choice or, with "auto", with the system. */
 export function useShownTheme(): 'light' | 'dark' {
   return useSyncExternalStore(subscribe, () =>
     choice === 'auto' ? (dark.matches ? 'dark' : 'light') : choice,

@@ -15,7 +15,7 @@ import { type Instruments, useInstruments } from './useInstruments';
 import { useSelected } from './useSelected';
 import { Watchlist } from './watchlist/Watchlist';
 
-/** Deliveries a second of each quote, where the address says nothing. */
+/** Default deliveries per second of each quote. */
 const QUOTE_RATE = 10;
 const QUOTE_RATE_PHONE = 5;
 /** Of the book. */
@@ -27,7 +27,7 @@ export function Markets({ maxRate }: { maxRate: number | undefined }) {
   const phone = useMedia(PHONE);
   const instruments = useInstruments();
   const [selected, select] = useSelected(instruments.symbols);
-  // Followed here, so that it goes on while another tab of the phone layout is open.
+  // Followed here, so that it continues while another tab of the phone layout is open.
   const signals = useSignals();
   const [view, setView] = useState<View>('watchlist');
   const live = useConnection().status === 'connected';

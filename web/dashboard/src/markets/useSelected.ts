@@ -1,6 +1,6 @@
 import { useCallback, useEffect, useState } from 'react';
 
-/** What is selected where the address says nothing, if the server has it. */
+/** The default instrument, if the server has it. */
 const FAVOURITE = 'BTCUSDT';
 
 function fromHash(): string | undefined {

@@ -11,7 +11,7 @@ interface Props {
   least: number;
 }
 
-/** The nodes where there is room for a table. */
+/** The nodes as a table, on wide screens. */
 export function NodeTable({ list, now, least }: Props) {
   return (
     <div className="table-box">

@@ -31,7 +31,7 @@ export default function Ops() {
     );
   }
 
-  // By name, so that rows stay where they are.
+  // By name, so that rows keep their positions.
   const list = Object.entries(nodes).sort(([, a], [, b]) => a.name.localeCompare(b.name));
   return (
     <div className="ops">

@@ -2,7 +2,7 @@ import type { CSSProperties } from 'react';
 import { formatCount } from '../lib/format';
 import type { NodeReport } from '../lib/payloads';
 
-/** Sessions of a node as a share of what it takes, one segment for each shard. */
+/** Sessions of a node as a share of its maximum, one segment for each shard. */
 export function SessionsBar({ node }: { node: NodeReport }) {
   const { sessions, sessions_max: max, sessions_by_shard: shards } = node;
   const of = Math.max(max, sessions, 1);

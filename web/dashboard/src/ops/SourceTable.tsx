@@ -8,7 +8,7 @@ interface Props {
   least: number;
 }
 
-/** Where the nodes read from. What a silent node said last is greyed: it may not be so any more. */
+/** The sources of the nodes. The last report of a silent node is greyed, because it may be out of date. */
 export function SourceTable({ list, now, least }: Props) {
   return (
     <div className="table-box">

@@ -1,7 +1,7 @@
 import { formatDuration } from '../lib/format';
 import type { NodeState } from '../lib/ops';
 
-/** How a node is, in a word or with its reasons. */
+/** The state of a node, in a word or with its reasons. */
 export function StateBadge({ state }: { state: NodeState }) {
   return (
     <span className="state" data-state={state.kind}>

@@ -5,7 +5,7 @@ import type { NodeReport } from '../lib/payloads';
 import { SessionsBar } from './SessionsBar';
 import { StateBadge } from './StateBadge';
 
-/** A node, its id, and the clock to judge it by. */
+/** A node, its id, and the clock for its age. */
 export interface NodeProps {
   id: string;
   node: NodeReport;
@@ -13,16 +13,16 @@ export interface NodeProps {
   least: number;
 }
 
-/** One thing that is said of a node; a column of the table, a line of a card. */
+/** One value of a node: a column of the table, or a line of a card. */
 export interface Column {
   name: string;
   title?: string;
-  /** Text is to the left, numbers to the right. */
+  /** Text is aligned left, numbers right. */
   text?: boolean;
   show: (props: NodeProps) => ReactNode;
 }
 
-/** All but the name. */
+/** All columns except the name. */
 export const COLUMNS: readonly Column[] = [
   {
     name: 'State',

@@ -4,7 +4,7 @@ import { useNow } from '../lib/clock';
 import { addSample, leastAge, type Sample, type Totals, totalsOf } from '../lib/ops';
 import { type Nodes, readNodes } from '../lib/payloads';
 
-/** What the page shows. */
+/** The data of the page. */
 export interface NodesView {
   topic: TopicState<unknown>;
   nodes: Nodes;
@@ -20,10 +20,10 @@ interface Memory {
   least: number;
 }
 
-// Outlives the page's component: who looks at the markets for a minute finds the history again.
+// Outlives the page's component, so the history is still there after a visit to the markets page.
 let memory: Memory = { history: [], least: Number.POSITIVE_INFINITY };
 
-/** The reports of the nodes and what was seen of them before. */
+/** The reports of the nodes, and their history. */
 export function useNodes(): NodesView {
   const topic = useTopic('ops:nodes');
   // The same object for the same report.

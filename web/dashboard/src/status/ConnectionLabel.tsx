@@ -2,7 +2,7 @@ import { type ConnectionState, useConnection, usePushClient } from 'nexus-push-r
 import { useNow } from '../lib/clock';
 import { formatDuration } from '../lib/format';
 
-/** What the page calls the states of a connection. */
+/** The names of the states of a connection. */
 export type ShownState = 'connecting' | 'connected' | 'reconnecting' | 'closing' | 'disconnected';
 
 /** The state to show. */
@@ -10,11 +10,11 @@ export function shownState(connection: ConnectionState): ShownState {
   const { status, closing, error, attempts } = connection;
   if (status === 'disconnected') return 'disconnected';
   if (status === 'connected') return closing === undefined ? 'connected' : 'closing';
-  // Without an error it is the first attempt of all.
+  // Without an error it is the first attempt.
   return error === undefined && attempts === 0 && closing === undefined ? 'connecting' : 'reconnecting';
 }
 
-/** How the connection is. */
+/** Shows the state of the connection. */
 export function ConnectionLabel() {
   const connection = useConnection();
   const state = shownState(connection);

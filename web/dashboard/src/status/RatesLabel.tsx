@@ -12,7 +12,7 @@ interface Rates {
   age: number | undefined;
 }
 
-/** Messages and bytes a second, and how old messages are when they arrive. */
+/** Messages and bytes per second, and the age of messages when they arrive. */
 export function RatesLabel({ meter }: { meter: SocketMeter }) {
   const client = usePushClient();
   const [rates, setRates] = useState<Rates>({ messages: undefined, bytes: undefined, age: undefined });

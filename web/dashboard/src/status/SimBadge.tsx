@@ -1,6 +1,6 @@
 import { useSimulated } from '../lib/simulated';
 
-/** Says that what is shown is not a market. */
+/** Marks the data as simulated. */
 export function SimBadge() {
   if (!useSimulated()) return null;
   return (

@@ -5,7 +5,7 @@ const DepthLadder = lazy(() => import('./DepthLadder'));
 
 interface Props {
   symbol: string;
-  /** Whether the server has a book of it; undefined while that is not known. */
+  /** Whether the server has a book of the instrument; undefined until that is known. */
   has: boolean | undefined;
   maxRate: number;
 }

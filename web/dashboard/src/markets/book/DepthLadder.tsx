@@ -62,7 +62,7 @@ function Side({ name, side, levels }: { name: string; side: 'bid' | 'ask'; level
   return (
     <ol className={`ladder-side ladder-${side}`} aria-label={name} data-testid={`book-${side}s`}>
       {levels.map((level, at) => (
-        // By place, not by price: a level that moves reuses the row at its place, so that rows are never made anew.
+        // By place, not by price: a level that moves reuses the row at its place, so that no rows are created.
         // biome-ignore lint/suspicious/noArrayIndexKey: the place is the identity
         <LevelRow key={at} price={level.price} size={level.size} total={level.total} share={level.share} />
       ))}
@@ -80,7 +80,7 @@ const LevelRow = memo(function LevelRow({ price, size, total, share }: Level) {
   );
 });
 
-/** Which side is heavier, of what is shown. */
+/** Which side of the visible book is larger. */
 function Balance({ bids }: { bids: number }) {
   const percent = Math.round(bids * 100);
   return (

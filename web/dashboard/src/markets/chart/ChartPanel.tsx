@@ -3,7 +3,7 @@ import { ErrorBoundary } from '../../app/ErrorBoundary';
 import type { ChartMode, TradeLog } from '../trades/trade-log';
 import { InstrumentHeader } from './InstrumentHeader';
 
-// The library is as large as half of the rest: not in the first load.
+// The library is half as large as all the rest, so it is not in the first load.
 const PriceChart = lazy(() => import('./PriceChart'));
 
 const MODES: readonly { mode: ChartMode; name: string }[] = [

@@ -8,7 +8,7 @@ import { useReportSimulated } from '../../lib/simulated';
 /** Name and quote of the selected instrument. */
 export function InstrumentHeader({ symbol, maxRate }: { symbol: string; maxRate: number }) {
   const topic = `quotes:${symbol}` as const;
-  // The rate of the watchlist: they share the subscription, and of two rates the higher would win.
+  // The rate of the watchlist: both share the subscription, and the higher of two rates applies.
   const { data, status, stale, error } = useTopic(topic, { maxRate });
   const quote = readQuote(data);
   useReportSimulated(topic, quote.sim);

@@ -6,7 +6,7 @@ import { ChartView } from './chart-view';
 import { readColours } from './colours';
 import './chart.css';
 
-/** The chart of one instrument in one mode; another of either needs another `key`. */
+/** The chart of one instrument in one mode; another instrument or mode needs another `key`. */
 export default function PriceChart({ log, mode }: { log: TradeLog; mode: ChartMode }) {
   const theme = useShownTheme();
   const containerRef = useRef<HTMLDivElement>(null);
@@ -24,7 +24,7 @@ export default function PriceChart({ log, mode }: { log: TradeLog; mode: ChartMo
     };
     const view = new ChartView(container, log, mode, readColours(container), legend);
     viewRef.current = view;
-    // The log tells at most once per frame.
+    // The log calls at most once per frame.
     const stop = log.subscribe(() => view.update());
     return () => {
       stop();

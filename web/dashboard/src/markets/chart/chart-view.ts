@@ -1,4 +1,4 @@
-// The chart itself, outside of React: it is told what changed and draws that.
+// The chart itself, outside of React: it draws the changes that it is given.
 import {
   CandlestickSeries,
   ColorType,
@@ -91,7 +91,7 @@ export class ChartView {
     this.setColours(colours);
   }
 
-  /** Takes new colours. */
+  /** Applies new colours. */
   setColours(colours: ChartColours): void {
     this.#colours = colours;
     const { text, line, grid, up, down, label, font } = colours;
@@ -113,7 +113,7 @@ export class ChartView {
     this.#drawAll();
   }
 
-  /** Draws what came since the last call. */
+  /** Draws the trades since the last call. */
   update(): void {
     const { list } = this.#log.candles[this.#mode];
     if (this.#drawn === Number.NEGATIVE_INFINITY) {
@@ -129,7 +129,7 @@ export class ChartView {
     this.#tellLegend();
   }
 
-  /** Ends it. */
+  /** Removes the chart. */
   destroy(): void {
     this.#chart.unsubscribeCrosshairMove(this.#onCrosshair);
     this.#chart.remove();
@@ -154,7 +154,7 @@ export class ChartView {
   #bar(candle: Candle) {
     const { open, high, low, close } = candle;
     const time = candle.time as UTCTimestamp;
-    // A line takes `value` and passes over the rest, candles the other way round.
+    // A line uses `value` and ignores the rest; candles use the rest and ignore `value`.
     return { time, value: close, open, high, low, close };
   }
 

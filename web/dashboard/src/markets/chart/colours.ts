@@ -1,4 +1,4 @@
-/** The colours that a canvas needs, as the style sheets have them. */
+/** The colours of the style sheets that a canvas needs. */
 export interface ChartColours {
   text: string;
   line: string;

@@ -1,10 +1,10 @@
 import { useEffect, useRef, useState } from 'react';
 import { announcement, type SignalEntry, signalKey } from '../../lib/signals';
 
-/** So often at most is something read out. */
+/** Least time between two announcements. */
 const EVERY_MS = 10_000;
 
-/** Tells screen readers of new signals: politely, together, and not of those that were there at first. */
+/** Announces new signals to screen readers: politely, several at once, without those of the first load. */
 export function Announcer({ entries }: { entries: readonly SignalEntry[] }) {
   const [text, setText] = useState('');
   const latest = useRef(entries);

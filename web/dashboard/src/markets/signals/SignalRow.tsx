@@ -5,7 +5,7 @@ import { isBad, type SignalEntry, signalKey } from '../../lib/signals';
 
 interface Props {
   entry: SignalEntry;
-  /** Of the present epoch of the stream; offsets of older ones may be the same. */
+  /** Of the current epoch of the stream; offsets of older epochs may be the same. */
   current: boolean;
   onSelect: (symbol: string) => void;
 }

@@ -11,7 +11,7 @@ interface Props {
   onSelect: (symbol: string) => void;
 }
 
-/** Why the server does not give the topic. Selected, because the panel is not to be drawn for anything else of it. */
+/** Why the server refuses the topic. Selected, so that other changes of the topic do not render the panel. */
 function refusal({ status, error }: TopicState<unknown>): string | undefined {
   return status === 'error' ? (error?.message ?? 'no reason given') : undefined;
 }

@@ -13,7 +13,7 @@ export function useSignals(): readonly SignalEntry[] {
   const client = usePushClient();
   const { token } = useAuth();
   const [entries, setEntries] = useState<readonly SignalEntry[]>([]);
-  // The position lives as long as the entries: after a remount the stream goes on where they end.
+  // The position is kept as long as the entries: after a remount the stream continues where they end.
   const [position] = useState(() => ({ offset: -1, epoch: undefined }));
   useEffect(
     () =>

@@ -1,5 +1,5 @@
-// The trades of one instrument, as chart and tape need them. One log feeds both, and outlives them: going back to an
-// instrument shows what this page has seen of it before.
+// The trades of one instrument, for chart and tape. One log feeds both and outlives them, so going back to an
+// instrument shows the trades that this page has already received.
 import { Candles } from '../../lib/candles';
 import { decimalsOf, toNumber } from '../../lib/format';
 import type { Trade } from '../../lib/payloads';
@@ -12,15 +12,15 @@ export type ChartMode = 'line' | '5s' | '1m';
 export interface TapeTrade {
   offset: number;
   time: number;
-  /** Undefined: it cannot be shown as a trade. */
+  /** Undefined: the event cannot be shown as a trade. */
   price: string | undefined;
   size: string | undefined;
   side: 'buy' | 'sell' | undefined;
-  /** What of it could not be read. */
+  /** The part that could not be read. */
   problem?: string | undefined;
 }
 
-/** The chart's scale ends before this: its own documents say 90 071 992 547 409. */
+/** The chart's scale ends before this: its documentation says 90 071 992 547 409. */
 const CHART_MAX = 9e13;
 
 /** Trades kept for the tape. */
@@ -42,18 +42,18 @@ export class TradeLog {
   decimals = 2;
   readonly #listeners = new Set<() => void>();
 
-  /** Tells `listener` of every batch until the returned function is called. */
+  /** Calls `listener` for every batch, until the returned function is called. */
   subscribe = (listener: () => void): (() => void) => {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   };
 
-  /** Adds what arrived. */
+  /** Adds events. */
   add(batch: StreamBatch<Trade>): void {
     const tape: TapeTrade[] = [];
     for (const { offset, time, data } of batch.items) {
       const price = toNumber(data.p);
-      // A size below nothing is none, and a price that the chart cannot place has no candle.
+      // A negative size counts as none, and a price that the chart cannot place has no candle.
       const size = Math.max(0, toNumber(data.q) ?? 0);
       if (price !== undefined && Math.abs(price) < CHART_MAX && size < CHART_MAX) {
         for (const mode in this.candles) this.candles[mode as ChartMode].add({ time, price, size });
@@ -62,7 +62,7 @@ export class TradeLog {
       tape.push({ offset, time, price: data.p, size: data.q, side: data.side, problem: data.problem });
     }
     if (tape.length === 0) return;
-    // Offsets name the rows; those of another epoch would be named twice.
+    // Offsets are the keys of the rows; offsets of another epoch could be the same.
     const before = batch.restarted ? [] : this.tape;
     this.tape = [...tape.reverse(), ...before].slice(0, TAPE_MAX);
     for (const listener of [...this.#listeners]) listener();
@@ -73,7 +73,7 @@ export class TradeLog {
 const LOGS_MAX = 16;
 const logs = new Map<string, TradeLog>();
 
-/** The log of a symbol; the longest unused one makes room. */
+/** The log of a symbol; the one unused for the longest time is removed. */
 export function tradeLog(symbol: string): TradeLog {
   const log = logs.get(symbol) ?? new TradeLog();
   // A map keeps the order of insertion: this one is the newest now.

@@ -3,7 +3,7 @@ import { useNow } from '../../lib/clock';
 import { formatAge } from '../../lib/format';
 import { Cell } from './Cell';
 
-/** How long ago `time` was. Ticks with the clock of the page. */
+/** The time since `time`. Updated with the clock of the page. */
 export const AgeCell = memo(function AgeCell({ time }: { time: number | undefined }) {
   const now = useNow();
   return <Cell column="age">{formatAge(time === undefined ? undefined : now - time)}</Cell>;

@@ -18,8 +18,8 @@ export const FlashCell = memo(function FlashCell({ name, value }: Props) {
     const now = toNumber(value);
     before.current = value;
     if (ref.current === null || old === undefined || now === undefined || old === now) return;
-    // Two animations that look the same: changing from one to the other starts it anew, without forcing a layout.
-    // Not a prop: React need not know of it.
+    // Two animations that look the same: changing from one to the other restarts it without forcing a layout.
+    // Not a prop: React does not need it.
     const turn = ref.current.dataset.flash?.endsWith('0') ? '1' : '0';
     ref.current.dataset.flash = `${now > old ? 'up' : 'down'}${turn}`;
   }, [value]);

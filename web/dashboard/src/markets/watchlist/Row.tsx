@@ -14,7 +14,7 @@ import { Cell } from './Cell';
 import { FlashCell } from './FlashCell';
 import { usePaced } from './usePaced';
 
-/** A quote older than this is greyed, whether or not the server calls it stale. */
+/** A quote older than this is greyed, even if the server does not report it stale. */
 const OLD_MS = 30_000;
 
 interface Props {
@@ -23,7 +23,7 @@ interface Props {
   index: number;
   /** Distance from the top of the list in px. */
   top: number;
-  /** The keyboard cursor is here. */
+  /** The keyboard cursor is on this row. */
   active: boolean;
   selected: boolean;
   maxRate: number;
@@ -34,7 +34,7 @@ export function rowId(symbol: string): string {
   return `quote-${symbol}`;
 }
 
-/** One instrument. What cannot be drawn of it spoils no other row. */
+/** One instrument. An error in it affects no other row. */
 export const Row = memo(function Row(props: Props) {
   const { symbol, index, top } = props;
   return (
@@ -46,7 +46,7 @@ export const Row = memo(function Row(props: Props) {
   );
 });
 
-/** Subscribes while it is there. */
+/** Subscribes while it is mounted. */
 const QuoteRow = memo(function QuoteRow({ symbol, index, top, active, selected, maxRate }: Props) {
   const enabled = usePaced();
   const topic = `quotes:${symbol}` as const;
@@ -63,7 +63,7 @@ const QuoteRow = memo(function QuoteRow({ symbol, index, top, active, selected, 
       role="row"
       id={rowId(symbol)}
       className="row"
-      // Not a transform: the browser would make a layer of every row, and rows hardly ever move.
+      // Not a transform: the browser would create a layer for every row, and rows rarely move.
       style={{ top }}
       // The header is row 1.
       aria-rowindex={index + 2}

@@ -58,7 +58,7 @@ export const Watchlist = memo(function Watchlist({ instruments, selected, onSele
   function onKeyDown(event: KeyboardEvent) {
     const inFilter = event.target === filterRef.current;
     if (event.key === 'Enter') {
-      // In the filter, Enter without a cursor takes the first match.
+      // In the filter, Enter without a cursor selects the first match.
       const symbol = shown[Math.max(at, 0)];
       if (symbol === undefined) return;
       setCursor(symbol);

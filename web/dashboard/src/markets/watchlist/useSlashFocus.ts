@@ -1,6 +1,6 @@
 import { type RefObject, useEffect } from 'react';
 
-/** The key `/` goes to an input, from anywhere on the page but a field that wants the character. */
+/** The key `/` moves the focus to an input, except from fields in which the character can be typed. */
 export function useSlashFocus(ref: RefObject<HTMLInputElement | null>): void {
   useEffect(() => {
     const onKeyDown = (event: KeyboardEvent) => {
