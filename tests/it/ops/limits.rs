@@ -25,6 +25,29 @@ async fn sessions() {
     assert_eq!(server.status()["sessions"]["max"], 3);
 }
 
+/// Of many that come at once for the last places, each is refused or keeps its place: nobody reads `101` and is closed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_at_once_for_the_last_places() {
+    let server = Server::start(&crate::support::OPEN.replace("shards = 2", "shards = 2\nmax_sessions = 8"));
+    for _ in 0..5 {
+        let come = (0..48).map(|_| tokio::spawn(Client::connect_with(server.address, &[])));
+        let mut clients = Vec::new();
+        for came in futures_util::future::join_all(come).await {
+            match came.unwrap() {
+                Ok(client) => clients.push(client),
+                Err(status) => assert_eq!(status, 503),
+            }
+        }
+        assert!((1..=8).contains(&clients.len()), "{}", clients.len());
+        assert_eq!(server.metric("sessions"), clients.len() as f64);
+        for client in &mut clients {
+            client.nothing_more().await;
+        }
+        drop(clients);
+        server.until("none", |s| s.metric("sessions") == 0.0).await;
+    }
+}
+
 fn upgrade_by_hand(server: &Server) -> (u16, String, String) {
     let headers =
         [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")];
