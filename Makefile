@@ -36,20 +36,20 @@ conformance: tools ## All Autobahn cases against the release server (minutes)
 web: web/node_modules/.installed ## Build the dashboard into web/embedded, which the server embeds
 	cd web && npm run --silent build -w nexus-push-react && npm run --silent build -w dashboard
 
-# Lint, types, unit tests, the size of the first load, and whether web/embedded is what the sources give.
+# Lint, types, unit tests, the size of the first load, and whether web/embedded matches a new build.
 web-check: web/node_modules/.installed
 	cd web && npx biome check .
 	cd web && npm run --silent build -w nexus-push-react
 	cd web && npm run --silent typecheck && npm test --silent
 	cd web && npm run --silent build -w dashboard -- --outDir "$(CURDIR)/target/web-embedded" --emptyOutDir
-	diff -r web/embedded target/web-embedded || { echo "web/embedded is not what web/dashboard gives: run make web"; exit 1; }
+	diff -r web/embedded target/web-embedded || { echo "web/embedded differs from a build of web/dashboard: run make web"; exit 1; }
 	cd web && npm run --silent budget -w dashboard
 
 # The dashboard in Chromium, against the server in target/debug.
 browser-test:
 	cd web && npm run --silent browser -w browser-tests
 
-# Not `npm ci`: it wants packages of other platforms in the lock file, which not every registry has.
+# Not `npm ci`: it requires packages of other platforms in the lock file, which not every registry has.
 web/node_modules/.installed: web/package-lock.json
 	cd web && npm install --no-save --loglevel=error && touch node_modules/.installed
 
@@ -62,8 +62,8 @@ fuzz: ## Every fuzz target, FUZZ_SECONDS=60 each (nightly toolchain, cargo-fuzz)
 asan: tools ## The whole suite under AddressSanitizer and LeakSanitizer (nightly toolchain; long)
 	tests/sanitize.sh address
 
-# What threads share: the hub, topics, sources, and the server under a few of the tests that load it. Not how it stops: see
-# docs/testing.md.
+# Code that threads share: the hub, topics, sources, and the server under a few of the tests that load it. Not how the
+# server stops: see docs/testing.md.
 TSAN_TESTS ?= (kind(lib) & test(/^(hub|topic|source|http|auth|cluster|wire)::/) - test(/_model::/)) + \
   (binary(it) & test(/^\w+::(deliveries|conflation|recovery|limits|hostile_clients|connection_limits|compression|http_conformance)::/))
 

@@ -12,7 +12,7 @@ trap 'rm -rf "$tmp"' EXIT
 passed=0
 failed=()
 
-# check NAME COMMAND…: quiet if it passes, all it said if not.
+# check NAME COMMAND…: prints the command's output only if it fails.
 check() {
   local name=$1
   shift
@@ -36,7 +36,7 @@ for built in target/debug/nexus-push target/release/nexus-push; do
 done
 check "a built nexus-push" test -x "$server"
 
-# The server's configuration files: what the image, Kubernetes and Compose run.
+# The server's configuration files, for the image, Kubernetes and Compose.
 for config in config/*.toml deploy/kubernetes/base/nexus-push.toml; do
   check "$config" "$server" check-config "$config"
 done
@@ -60,7 +60,7 @@ while read -r kustomization; do
   check "$overlay" sh -c 'kubectl kustomize "$1" >"$2" && [ -s "$2" ]' - "$overlay" "$out"
   renderings+=("$out")
 done < <(find deploy/kubernetes/overlays -name kustomization.yaml | sort)
-# It exits 0 for kinds without a schema: of those only the ServiceMonitor may be.
+# It exits 0 for kinds without a schema: only the ServiceMonitor may be one of those.
 check "Kubernetes schemas" sh -c '
   kubernetes-validate --strict --quiet "$@" >"$0" 2>&1 || { cat "$0"; exit 1; }
   ! grep -v "kind ServiceMonitor" "$0"' "$tmp/schemas" "${renderings[@]}"

@@ -1,4 +1,4 @@
-"""Checks compose.yml without Docker: it is YAML, and what it names exists."""
+"""Checks compose.yml without Docker: it is YAML, and the files, services and variables that it names exist."""
 import re
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ for name, service in services.items():
         if key.startswith("NEXUS_") and not re.search(rf"(?m)^#? ?{key.split('__')[-1].lower()} = ", defaults):
             faults.append(f"{name}: {key} sets nothing that config/default.toml knows")
 
-# Who is spoken to by name: HAProxy's servers, Prometheus' targets, Grafana's data source.
+# Services that are addressed by name: HAProxy's servers, Prometheus' targets, Grafana's data source.
 named = {
     "haproxy/haproxy.cfg": r"(?m)^\s*server \S+ ([\w-]+):\d+",
     "prometheus/prometheus.yml": r"([\w-]+):\d+[,\]]",

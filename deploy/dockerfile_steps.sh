@@ -1,15 +1,14 @@
 #!/usr/bin/env bash
-# Runs each step of the Dockerfile by hand, in order, where there is no Docker to build it: every stage in a root of its own, an
-# overlay over this machine's (which stands for the base image: it must have its toolchain), and the last in an empty one. Then
-# starts what the image would start, as its user, in its root, and asks it by its HEALTHCHECK. Needs root, and a minute or two
-# of building.
+# Runs each step of the Dockerfile in order, without Docker. Every stage has its own root: an overlay over this machine's,
+# which replaces the base image and must have its toolchain. The last stage begins with an empty root. Then starts the
+# image's command, as its user, in its root, and runs its HEALTHCHECK. Needs root, and a minute or two for the build.
 #
-#   deploy/dockerfile_steps.sh [DIRECTORY]      DIRECTORY keeps the roots; by default they are thrown away
+#   deploy/dockerfile_steps.sh [DIRECTORY]      DIRECTORY keeps the roots; by default they are removed
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "it mounts and changes roots: run it as root"; exit 1; }
 if [ -z "${IN_NAMESPACE:-}" ]; then
-  # Mounts of its own: gone with it.
+  # Its own mount namespace: the mounts end with it.
   IN_NAMESPACE=1 exec unshare --mount "$0" "$@"
 fi
 work=${1:-$(mktemp -d)}
@@ -21,7 +20,7 @@ cleanup() {
 }
 trap 'cleanup "${1:-}"' EXIT
 
-# The build's context: what .dockerignore leaves, of what git knows.
+# The build's context: the files in git that .dockerignore does not exclude.
 context=$work/context
 mkdir -p "$context"
 python3 - "$context" <<'PYTHON'
@@ -38,7 +37,7 @@ for name in map(pathlib.Path, known.splitlines()):
 PYTHON
 echo "context: $(find "$context" -type f | wc -l) files, $(du -sh "$context" | cut -f1)"
 
-# The Dockerfile's instructions, one a line.
+# The Dockerfile's instructions, one per line.
 sed -e '/^[[:space:]]*#/d' -e '/^[[:space:]]*$/d' Dockerfile | sed -e ':a' -e '/\\$/{N;s/\\\n//;ba}' >"$work/instructions"
 
 stage= root= directory=/ shell=(/bin/sh -c) user= health= entrypoint= command=
@@ -87,7 +86,7 @@ find "$root" -type f -printf '%10s  /%P\n'
 mapfile -t entry < <(words "$entrypoint")
 mapfile -t all < <(words "$entrypoint" "$command")
 mapfile -t check < <(words "$health")
-# Its own configuration wants keys and Redis, which are the site's: that it is read is shown, and what is missing named.
+# The image's configuration needs keys and Redis. This shows that it is read, and that missing files are named.
 chroot --userspec="$user" "$root" "${entry[@]}" check-config /etc/nexus-push/nexus-push.toml | head -1
 echo "--- ${entry[*]} serve --insecure --listen 127.0.0.1:8000 (in place of: ${all[*]}), as $user"
 chroot --userspec="$user" "$root" "${entry[@]}" serve --insecure --listen 127.0.0.1:8000 &

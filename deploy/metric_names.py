@@ -1,9 +1,9 @@
-"""The names that GET /metrics has, read from docs/metrics.md; a test keeps that page as the server is."""
+"""The names of GET /metrics, read from docs/metrics.md; a test compares that page with the server."""
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# The alerts and the dashboard may use these beside the server's own.
+# The alerts and the dashboard may use these besides the server's own.
 PROMETHEUS = {"up"}
 
 
@@ -17,7 +17,7 @@ def exported():
 
 
 def unknown(expression):
-    """Metric names of a PromQL expression that nothing exports."""
+    """Metric names of a PromQL expression that do not exist."""
     text = re.sub(r'"(?:[^"\\]|\\.)*"', '""', expression)
     used = set(re.findall(r"\bnexus_push\w*\b", text)) | set(re.findall(r"(?<![\w.])(\w+)\s*[{\[]", text))
     return sorted(used - exported() - PROMETHEUS)

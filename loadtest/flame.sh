@@ -11,9 +11,9 @@ export PATH="$PWD/target/tools/bin:$PATH"
 for workload in ${*:-w1 w2 w3}; do
   target/release/nexus-loadtest run "$workload" --server target/flame/release/nexus-push --seconds 12 --quiet >"target/flame/$workload.txt" &
   run=$!
-  # The server is the run's only child of that name.
+  # The run has only one child of this name, the server.
   until server=$(pgrep -P "$run" -x nexus-push); do sleep 0.2; done
-  # 10,000 sessions at 3,000 a second.
+  # 10,000 sessions at 3,000 per second.
   sleep 5
   perf record --quiet --call-graph fp --freq 499 --pid "$server" --output "target/flame/$workload.data" -- sleep 6
   wait "$run"
@@ -21,7 +21,7 @@ for workload in ${*:-w1 w2 w3}; do
     | inferno-collapse-perf >"target/flame/$workload.folded"
   inferno-flamegraph --title "$workload: nexus-push" --minwidth 0.4 <"target/flame/$workload.folded" >"docs/flame/$workload.svg"
   echo "$workload: $(grep -o 'server CPU.*' "target/flame/$workload.txt" | tr -s ' ')"
-  # Shares by thread, and of all samples that are somewhere below a call.
+  # Shares by thread, and shares of all samples below a call.
   awk -v calls='io_uring_enter|__x64_sys_sendto|tcp_sendmsg|net_rx_action|sock_def_readable|epoll_wait|futex|Shard>::prepare|Gathering|memmove|Outbox' '
     { n = $NF; total += n; split($0, f, ";"); thread[f[1]] += n
       m = split(calls, c, "|"); for (i = 1; i <= m; i++) if (index($0, c[i])) below[c[i]] += n }

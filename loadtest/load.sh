@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs all workloads at full size; W8 where the recordings are. The harness must be built: target/release.
+# Runs all workloads at full size; W8 only if the recordings exist. The harness must be built: target/release.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 for workload in w1 w2 w3 w4 w5; do target/release/nexus-loadtest run "$workload"; done

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the benchmark compares with, into target/peers; nginx and nchan come from Debian. SOCKUDO=1 builds that one
-# too (8 minutes).
+# Installs the other servers of the benchmark into target/peers; nginx and nchan come from Debian. SOCKUDO=1 also builds
+# sockudo (8 minutes).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p target/peers/bin

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Checks the units with systemd's own programs, which need no running systemd: verify, and the exposure that `security` computes.
+# Checks the units with systemd's own programs, which need no running systemd: `verify`, and the exposure by `security`.
 # The server must be built: target/debug, target/release, or NEXUS_PUSH=path.
 set -euo pipefail
 cd "$(dirname "$0")"
 
-# Of 100: what is left is that it serves a network (PrivateNetwork, AF_INET), from the host's files.
+# Of 100. The rest comes from serving a network (PrivateNetwork, AF_INET) and from the host's files.
 exposure_max=11
 
 command -v systemd-analyze >/dev/null || { echo "systemd: systemd-analyze is missing: make tools"; exit 1; }
@@ -17,11 +17,11 @@ done
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 cp nexus-push.service nexus-push*.socket "$tmp"
-# It looks for the program where the unit says, which is where it will be.
+# `verify` looks for the program at the path in the unit: use the built one.
 sed -i "s#/usr/local/bin/nexus-push#$server#" "$tmp/nexus-push.service"
 said=$(systemd-analyze verify --man=no "$tmp"/nexus-push* 2>&1) || { echo "systemd: verify FAILED"; echo "$said"; exit 1; }
-# It also says what it does not fail for.
-[ -z "$said" ] || { echo "systemd: verify has something to say"; echo "$said"; exit 1; }
+# It also prints warnings, for which it does not fail.
+[ -z "$said" ] || { echo "systemd: verify has warnings"; echo "$said"; exit 1; }
 
 scored=$(systemd-analyze security --no-pager --offline=true --threshold=$exposure_max nexus-push.service 2>&1) || {
   echo "systemd: exposure above $exposure_max of 100"

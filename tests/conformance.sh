@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# All cases of the Autobahn suite, as PyPI `kosoku` runs them, against the release server's echo. Fails if a case does.
+# All cases of the Autobahn suite, by PyPI `kosoku`, against the echo of the release server. Fails if a case fails.
 # Reports go to target/conformance.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Left out: 13.3 and 13.5 offer nothing but `server_max_window_bits=9`. This server declines that (RFC 7692 §7.1.2.1: its
+# Left out: 13.3 and 13.5 offer only `server_max_window_bits=9`. This server declines that (RFC 7692 §7.1.2.1: its
 # compressed frames are shared by all sessions, and have one window), and the suite counts "unimplemented" as a failure.
-# 13.7 offers the same with something to fall back on, and is run.
+# 13.7 offers the same with a fallback, and is run.
 LEFT_OUT=(-x '13.3.*' -x '13.5.*')
 
 # With permessage-deflate negotiated, kosoku 0.1.0 reads a message that comes uncompressed as text and then cannot hash it

@@ -1,8 +1,8 @@
-"""Runs a program under a system-call filter, as systemd would set it up (which does not run here):
+"""Runs a program under a system-call filter, as systemd would set it up (without a running systemd):
 
     seccomp.py [--unit FILE] [--deny CALL]... -- PROGRAM [ARG]...
 
---unit: what the unit's SystemCallFilter= lines allow, everything else is EPERM. --deny: these calls are EPERM.
+--unit: allows the calls of the unit's SystemCallFilter= lines; all others fail with EPERM. --deny: these calls fail.
 Needs systemd-analyze, which knows the sets, and its libseccomp.
 """
 import ctypes

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what tests need beside Rust and the npm packages. Each thing is looked for first: where everything is there, no
-# package manager is called.
+# Installs what tests need besides Rust and the npm packages. It looks for each program first, and calls no package manager
+# if all are there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,7 +10,7 @@ install() {
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@"
 }
 
-# debian PROGRAM PACKAGE…: the packages that bring a program, with options of apt-get.
+# debian PROGRAM PACKAGE…: the packages with a program, and options of apt-get.
 debian() {
   command -v "$1" >/dev/null || install "${@:2}"
 }

@@ -20,7 +20,7 @@ faults = []
 
 
 def expand(expression):
-    """Grafana's variables, by something of the same form."""
+    """Replaces Grafana's variables by values of the same form."""
     return re.sub(r"\$\{?\w+\}?", "x", expression.replace("$__rate_interval", "5m").replace("$__interval", "1m"))
 
 

@@ -1,5 +1,5 @@
-"""Checks rendered manifests (arguments: files of `kubectl kustomize`) for what no schema can: that things which name each
-other agree, with each other and with the server's sources."""
+"""Checks rendered manifests (arguments: files of `kubectl kustomize`) beyond their schemas: references agree with each
+other and with the server's sources."""
 import re
 import sys
 import tomllib
@@ -16,7 +16,7 @@ PUBLISH_GRACE_S, DRAIN_GRACE_S, CONTROL_GRACE_S = (
 )
 ROUTES = set(re.findall(r'\.route\("([^"]+)", get\(', (ROOT / "src/http/routes.rs").read_text()))
 POSTS = set(re.findall(r'\.route\("([^"]+)", post\(', (ROOT / "src/http/routes.rs").read_text()))
-# Programs that the image holds, and what the server can be told to do.
+# Programs in the image, and commands of the server.
 IMAGE = set(re.findall(r" /image(/(?:usr/local/)?s?bin/\S+)", (ROOT / "Dockerfile").read_text()))
 COMMANDS = {re.sub(r"(?<!^)([A-Z])", r"-\1", name).lower() for name in re.findall(
     r"(?m)^    ([A-Z]\w+)[({ ]", re.search(r"enum Command \{(.*?)\n\}", (ROOT / "src/cli/mod.rs").read_text(), re.S)[1])}
@@ -89,7 +89,7 @@ def check(path):
     must(container["readinessProbe"]["httpGet"]["path"] == "/readyz", at("readiness does not ask /readyz"))
     must(container["livenessProbe"]["httpGet"]["path"] == "/healthz", at("liveness does not ask /healthz"))
 
-    # The time to stop.
+    # The time for a stop.
     seconds = lambda text: int(re.fullmatch(r"(\d+)s", text)[1])
     needs = (int(container["lifecycle"]["preStop"]["exec"]["command"][1]) + PUBLISH_GRACE_S
              + seconds(config["server"]["drain_window"]) + DRAIN_GRACE_S + CONTROL_GRACE_S)
@@ -130,7 +130,7 @@ def check(path):
     must(int(pods["target"]["averageValue"]) * 2 <= config["server"]["max_sessions"],
          at("the HPA's target is more than half of server.max_sessions: half of the pods could not hold everybody"))
 
-    # What the pod may.
+    # Permissions of the pod.
     secure, inside = pod["securityContext"], container["securityContext"]
     must(secure["runAsNonRoot"] and secure["seccompProfile"]["type"] == "RuntimeDefault", at("the pod's securityContext"))
     must(f"USER {secure['runAsUser']}" in (ROOT / "Dockerfile").read_text(), at("runAsUser is not the image's user"))
@@ -138,7 +138,7 @@ def check(path):
          and inside["capabilities"]["drop"] == ["ALL"], at("the container's securityContext"))
 
 
-    # What is started exists in the image, which has no shell.
+    # Commands exist in the image, which has no shell.
     for spec in [pod, *(j["spec"]["jobTemplate"]["spec"]["template"]["spec"] for j in kinds.get("CronJob", []))]:
         for started in spec["containers"] + spec.get("initContainers", []):
             hooks = [started.get(probe, {}) for probe in ("startupProbe", "livenessProbe", "readinessProbe")]
@@ -148,7 +148,7 @@ def check(path):
             if started["image"].split(":")[0] == "nexus-push" and "command" not in started:
                 must(started["args"][0] in COMMANDS, at(f"{started['name']}: nexus-push has no command {started['args'][0]}"))
 
-    # Rebalancing: a job that asks every pod.
+    # Rebalancing: a job that sends a request to every pod.
     for job in kinds.get("CronJob", []):
         asking = job["spec"]["jobTemplate"]["spec"]["template"]
         name, its = job["metadata"]["name"], asking["metadata"]["labels"]

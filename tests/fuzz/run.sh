@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs fuzz targets, each for FUZZ_SECONDS, beginning with what is kept in corpus and what earlier runs found of interest
-# (target/fuzz/corpus). Ends with an error at the first finding: its input is in target/fuzz/artifacts; once it is mended,
-# it belongs into corpus, which `make test` goes through.
+# Runs fuzz targets, each for FUZZ_SECONDS, beginning with the inputs in corpus and those that earlier runs found
+# interesting (target/fuzz/corpus). Ends with an error at the first finding, whose input is in target/fuzz/artifacts. After
+# the fix, put the input into corpus, which `make test` runs.
 set -euo pipefail
-# Programs in Rust do not end by it, and a fuzzer's main function is not one.
+# Rust's runtime ignores SIGPIPE, but a fuzzer's main function is not Rust's.
 trap '' PIPE
 cd "$(dirname "$0")/../.."
 [ -x target/tools/bin/cargo-fuzz ] || cargo install --quiet --locked --root target/tools cargo-fuzz
@@ -12,7 +12,7 @@ cargo +nightly fuzz build --fuzz-dir tests/fuzz >&2
 for target in "$@"; do
   mkdir -p "target/fuzz/corpus/$target" "target/fuzz/artifacts/$target"
   echo "$target"
-  # Whether anything leaks at its end is not worth a tenth of the time.
+  # A leak check at the end would cost a tenth of the time.
   cargo +nightly fuzz run --fuzz-dir tests/fuzz "$target" "target/fuzz/corpus/$target" "tests/fuzz/corpus/$target" -- \
     -max_total_time="${FUZZ_SECONDS:-60}" -max_len=8192 -timeout=10 -rss_limit_mb=3000 -print_final_stats=1 -verbosity=0 \
     -artifact_prefix="$PWD/target/fuzz/artifacts/$target/" 2>&1 \

@@ -1,4 +1,4 @@
-"""Calls the server's API with cent (PyPI), as a backend does; prints what it was answered as one line of JSON."""
+"""Calls the server's API with cent (PyPI), as a backend does; prints the answers as one line of JSON."""
 
 import json
 import sys

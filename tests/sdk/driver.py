@@ -1,6 +1,6 @@
-"""Drives the published Python SDK: commands from standard input, events to standard output, one JSON object a line.
+"""Drives the published Python SDK: commands from standard input, events to standard output, one JSON object per line.
 
-The server's tests (tests/it/sdks.rs) say what to do and judge what comes.
+The server's tests (tests/it/protocol/sdks.rs) send the commands and check the events.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ class Driver:
     def __init__(self):
         self.client = None
         self.protobuf = False
-        # Payloads are bytes of any kind: commands and events have them in base64.
+        # Payloads are any bytes: commands and events have them in base64.
         self.raw = False
         self.subscriptions = {}
         self.tokens = asyncio.Queue()

@@ -1,5 +1,5 @@
 //! What the fuzz targets do with their input, and what must hold whatever it is. Used by the fuzzer (`make fuzz`) and, with
-//! every input that is kept in `corpus`, by `tests/it/fuzz_corpus.rs`.
+//! every input that is kept in `corpus`, by `tests/it/ops/fuzz_corpus.rs`.
 
 mod api;
 
