@@ -61,7 +61,7 @@ export function Shell({ meter, route, children }: { meter: SocketMeter; route: R
         {refused === undefined ? (
           children
         ) : (
-          <TokenForm title="The server wants a token" reason={refused.message} />
+          <TokenForm title="The server needs a token" reason={refused.message} />
         )}
       </main>
     </>

@@ -15,7 +15,7 @@ export function TokenForm({ title, reason }: { title: string; reason?: string | 
   return (
     <form className="token" onSubmit={submit}>
       <h2>{title}</h2>
-      {reason !== undefined && <p>The server says: {reason}.</p>}
+      {reason !== undefined && <p>Answer of the server: {reason}.</p>}
       <label htmlFor={id}>Token (JWT)</label>
       <div className="token-line">
         {/* Not a password of the site: browsers should not offer to keep it. */}
@@ -27,7 +27,7 @@ export function TokenForm({ title, reason }: { title: string; reason?: string | 
       <p className="dim">Kept in this tab until it is closed.</p>
       {token !== undefined && (
         <button type="button" className="link" onClick={() => setToken(undefined)}>
-          Forget the present token
+          Remove the current token
         </button>
       )}
     </form>

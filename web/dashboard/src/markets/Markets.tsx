@@ -42,7 +42,7 @@ export function Markets({ maxRate }: { maxRate: number | undefined }) {
   );
 
   if (instruments.error?.unauthorized === true && instruments.symbols === undefined) {
-    return <TokenForm title="The server wants a token" />;
+    return <TokenForm title="The server needs a token" />;
   }
 
   const shows = (one: View) => !phone || view === one;

@@ -32,21 +32,21 @@ export const COLUMNS: readonly Column[] = [
   { name: 'Sessions', text: true, show: ({ node }) => <SessionsBar node={node} /> },
   { name: 'Subs', title: 'Subscriptions', show: ({ node }) => formatCount(node.subscriptions) },
   { name: 'Deliveries/s', show: ({ node }) => formatRate(node.rates.deliveries) },
-  { name: 'Deltas/s', title: 'From the sources', show: ({ node }) => formatRate(node.rates.deltas) },
+  { name: 'Deltas/s', title: 'Deltas from the sources', show: ({ node }) => formatRate(node.rates.deltas) },
   {
     name: 'Conflated/s',
-    title: 'Deltas that others stood for',
+    title: 'Deltas replaced by a newer state',
     show: ({ node }) => formatRate(node.rates.conflated),
   },
   { name: 'Sent/s', show: ({ node }) => formatBytes(node.rates.sent_bytes) },
   {
     name: 'Backlog',
-    title: 'Bytes that wait for slow sessions',
+    title: 'Bytes waiting for slow sessions',
     show: ({ node }) => formatBytes(node.backlog_bytes),
   },
   {
     name: 'Slow',
-    title: 'Sessions that cannot keep up',
+    title: 'Sessions with a full socket, or at their limit of bytes/s',
     show: ({ node: { slow_sessions: slow } }) => (
       <span className="number" data-warn={slow > 0 || undefined}>
         {formatCount(slow)}
@@ -55,7 +55,7 @@ export const COLUMNS: readonly Column[] = [
   },
   {
     name: 'Queue',
-    title: 'Deltas between sources and shards',
+    title: 'Events in the longest queue of a shard',
     show: ({ node }) => formatCount(node.queue_depth),
   },
   { name: 'Memory', show: ({ node }) => formatBytes(node.rss_bytes) },

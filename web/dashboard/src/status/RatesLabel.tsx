@@ -41,7 +41,7 @@ export function RatesLabel({ meter }: { meter: SocketMeter }) {
           {formatRate(rates.messages)}
         </dd>
       </div>
-      <div title="Time of arrival less time of publication, median of the last second. Right as far as the clocks of source and browser agree.">
+      <div title="Time from publication to arrival, median of the last second. Correct only if the clocks of source and browser agree.">
         <dt>age</dt>
         <dd data-testid="msg-age" data-value={rates.age}>
           {formatLatency(rates.age)}
