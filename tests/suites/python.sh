@@ -1,8 +1,8 @@
 #!/bin/bash
 # tests/suites/python.sh DIRECTORY [PYTHON]: the suite of centrifuge-python against target/release/nexus-push (or SERVER=…).
-# DIRECTORY is its source distribution, unpacked (pip download --no-deps --no-binary :all: centrifuge-python==0.7.0); it is
-# copied first. PYTHON has centrifuge-python installed: target/sdk-venv/bin/python, which `make tools` makes. Needs root: the
-# suite wants port 8000, so both run in a network of their own.
+# DIRECTORY is its unpacked source distribution (pip download --no-deps --no-binary :all: centrifuge-python==0.7.0); it is
+# copied first. PYTHON is a Python with centrifuge-python: target/sdk-venv/bin/python, which `make tools` creates. Needs root:
+# the suite uses port 8000, so both run in a network namespace of their own.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 suite=$(realpath "${1:?the unpacked source of centrifuge-python}")
@@ -11,8 +11,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cp -r "$suite/." "$work"
 cd "$work"
-# Its secret has 6 bytes and its tokens no end, of which this server takes neither; and what Centrifugo subscribes a user to
-# by an option of its own, `#42`, its token names.
+# The suite's secret has 6 bytes and its tokens do not expire; this server accepts neither. Centrifugo subscribes a user to
+# `#42` by an option; here the token names that channel.
 sed -i -e 's/hmac_secret = "secret"/hmac_secret = "secret-secret-secret-secret-secret"/' \
   -e 's/payload = {"sub": user}/payload = {"sub": user, "exp": 4000000000, **({} if channel else {"channels": ["#" + user]})}/' \
   tests/test_client.py

@@ -1,4 +1,4 @@
-//! The API of a server that runs beside the fuzzer, over a socket: what it takes, and what it then reads out.
+//! The API of a server that runs beside the fuzzer, over a socket: publishing, and reading the published data.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -30,7 +30,7 @@ class = "latest"
 class = "merge"
 "#;
 
-/// Time for any answer.
+/// Time-out for an answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 /// An answer: its status and its body.
@@ -63,7 +63,7 @@ impl Api {
 
     /// Every request is answered, whatever its body is.
     fn ask(&mut self, method: &str, path: &str, body: &[u8]) -> Answer {
-        // A connection that has been kept may have been closed; a new one has not.
+        // The server may have closed a kept connection, but not a new one.
         let answer = self.try_ask(method, path, body).or_else(|| self.try_ask(method, path, body));
         answer.unwrap_or_else(|| panic!("no answer to {method} {path} with {:?}", String::from_utf8_lossy(body)))
     }
@@ -115,27 +115,27 @@ fn with<R>(f: impl FnOnce(&mut Api) -> R) -> R {
     f(&mut api.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// An answer is JSON, and no fault of the server's own.
+/// An answer is JSON, and reports no fault of the server.
 fn checked(what: &str, (status, body): Answer) -> (u16, Box<RawValue>) {
     let json = serde_json::from_str(&body).unwrap_or_else(|error| panic!("{what}: {status} {body:?}: {error}"));
     assert!(status < 500, "{what}: {status} {body}");
     (status, json)
 }
 
-/// The same of an answer to commands one after the other: a line for each.
+/// The same for an answer to several commands: one line for each.
 fn checked_lines(what: &str, (status, body): &Answer) {
     for line in body.lines() {
         checked(what, (*status, line.to_owned()));
     }
 }
 
-/// What may stand between the quotes of a JSON string, or not.
+/// The text as a JSON string.
 fn quoted(text: &str) -> String {
     serde_json::to_string(text).unwrap_or_default()
 }
 
-/// A body to publish: as it is (the first byte 0), or as the data of a topic of each class (1 to 3). What was taken is read out by
-/// history, by a batch, and by itself, and its bytes are the same.
+/// A body to publish: unchanged (the first byte is 0), or as the data of a topic of each class (1 to 3). Accepted data is read
+/// back by history, by a batch, and over REST, with the same bytes.
 pub fn publish_api(data: &[u8]) {
     let Some((&how, bytes)) = data.split_first() else { return };
     let class = ["", "stream", "latest", "merge"][usize::from(how & 3)];
@@ -158,11 +158,11 @@ pub fn publish_api(data: &[u8]) {
         let batch = format!(r#"{{"commands":[{{"history":{history}}},{{"presence":{{"channel":"{topic}"}}}}]}}"#);
         checked("batch", api.ask("POST", "/api/batch", batch.as_bytes()));
         let (_, state) = checked("state", api.ask("GET", &format!("/api/topics/{topic}"), b""));
-        // Whether it was one value, and not an end of the object and more members.
+        // Whether the input was one value, and did not end the object and add members.
         let is_one = serde_json::from_str::<&RawValue>(text).map(|one| one.get().trim().to_owned());
         if let (true, Ok(one)) = (is_taken && class != "merge", is_one) {
             let read = if class == "stream" { page } else { state };
-            // A line is one line: breaks between the parts of a value are told as spaces.
+            // A command is one line, so line breaks inside a value become spaces.
             let one = one.replace(['\n', '\r', '\t'], " ");
             let read = read.get().replace('\t', " ");
             assert!(read.contains(&one), "{one} was published, and {read} is read");
@@ -170,7 +170,7 @@ pub fn publish_api(data: &[u8]) {
     });
 }
 
-/// Commands for history: as they are, or with the input as one of their members; a topic has some.
+/// Commands for history: unchanged, or with the input as one of their members; a topic has some history.
 pub fn history_api(data: &[u8]) {
     let Some((&how, bytes)) = data.split_first() else { return };
     let text = String::from_utf8_lossy(bytes);
@@ -192,7 +192,7 @@ pub fn history_api(data: &[u8]) {
     });
 }
 
-/// Batches: as they are, as one command's parameters, as its name, or as several commands.
+/// Batches: unchanged, as one command's parameters, as its name, or as several commands.
 pub fn batch_api(data: &[u8]) {
     const NAMES: [&str; 8] =
         ["publish", "broadcast", "history", "history_remove", "presence", "channels", "info", "presence_stats"];

@@ -1,5 +1,5 @@
-//! What the fuzz targets do with their input, and what must hold whatever it is. Used by the fuzzer (`make fuzz`) and, with
-//! every input that is kept in `corpus`, by `tests/it/ops/fuzz_corpus.rs`.
+//! The fuzz targets: what each does with its input, and the invariants that it checks. The fuzzer runs them (`make fuzz`);
+//! `tests/it/ops/fuzz_corpus.rs` runs them with every input in `corpus`.
 
 mod api;
 
@@ -19,10 +19,10 @@ use nexus_push::wire::inflate::Inflater;
 use nexus_push::wire::negotiate::negotiate;
 use nexus_push::wire::proxy::{self, Parsed};
 
-/// A target: what it is called, and what it does.
+/// A target: its name and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// All of them.
+/// All targets.
 pub const TARGETS: [Target; 18] = [
     ("frames", frames),
     ("plain", plain),
@@ -47,8 +47,8 @@ pub const TARGETS: [Target; 18] = [
 /// Longest message of the frame target.
 const MESSAGE_MAX: usize = 4_096;
 
-/// The frame reader: the same messages and the same end however the bytes are cut. The first byte says how, and whether
-/// compression was negotiated.
+/// The frame reader: it gives the same messages and the same end however the bytes are split. The first byte selects the
+/// split, and whether compression was negotiated.
 pub fn frames(data: &[u8]) {
     let Some((&how, bytes)) = data.split_first() else { return };
     let deflate = how & 1 != 0;
@@ -61,14 +61,14 @@ pub fn frames(data: &[u8]) {
     }
 }
 
-/// What came out: kind and payload of each message, and how it ended.
+/// The result: kind and payload of each message, and the end.
 type Read = (Vec<(u8, Vec<u8>)>, Option<CloseReason>);
 
-/// Pieces of 1 to 64 bytes in no order that repeats itself soon.
+/// Pieces of 1 to 64 bytes, in pseudo-random order.
 fn uneven(mut bytes: &[u8], seed: u8) -> impl Iterator<Item = &[u8]> {
     let mut state = u32::from(seed) | 0x100;
     std::iter::from_fn(move || {
-        // A xorshift: any would do.
+        // Any xorshift will do.
         state ^= state << 13;
         state ^= state >> 17;
         state ^= state << 5;
@@ -116,7 +116,7 @@ pub fn centrifuge_protobuf(data: &[u8]) {
     commands(Dialect::CentrifugeProtobuf, data);
 }
 
-/// Every command is read or refused, and a refusal can be said: the answer is one whole frame, JSON where the dialect is.
+/// Every command is read or refused, and each refusal has an answer: one whole frame, with JSON if the dialect is JSON.
 fn commands(dialect: Dialect, message: &[u8]) {
     let mut rest = message;
     let mut turns = 0;
@@ -142,11 +142,11 @@ fn commands(dialect: Dialect, message: &[u8]) {
     }
 }
 
-/// Merge patch (RFC 7396): a state and two patches, one a line. Applying does what another implementation does, keeps count of
-/// the text's size, and a composed patch does what both did.
+/// Merge patch (RFC 7396): a state and two patches, one per line. The result equals that of another implementation, the
+/// counted size is right, and the composed patch has the effect of both patches.
 pub fn merge_patch(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    // The other implementation gives members of such names a meaning of its own.
+    // The other implementation gives members with such names a special meaning.
     if text.contains("$serde_json") {
         return;
     }
@@ -154,7 +154,7 @@ pub fn merge_patch(data: &[u8]) {
     let (Some(state), Some(first), Some(second)) = (lines.next(), lines.next(), lines.next()) else { return };
     let parsed = (merge::parse_object(state), merge::parse_object(first), merge::parse_object(second));
     let (Ok(mut state), Ok(first), Ok(second)) = parsed else { return };
-    // A state has no nulls: it began as a patch that was applied to nothing.
+    // A state has no nulls, because it began as a patch that was applied to nothing.
     let patch = std::mem::take(&mut state);
     merge::apply(&mut state, patch);
 
@@ -184,16 +184,16 @@ fn written(members: &merge::Members) -> Vec<u8> {
     out
 }
 
-/// As another implementation reads it. What is written must be read again as the same.
+/// The value by another implementation. Written and read again, it must be the same.
 fn value(members: &merge::Members) -> serde_json::Value {
     let text = written(members);
     let again = std::str::from_utf8(&text).ok().and_then(|text| Node::parse(text).ok());
     assert_eq!(again, Some(Node::Object(members.clone())), "what is written is read again");
-    // Numbers that another implementation has no room for (1e999) are texts here, of which nothing is to be known.
+    // Numbers that the other implementation cannot represent (1e999) are not compared.
     serde_json::from_slice(&text).unwrap_or_default()
 }
 
-/// Replies of Redis, as bytes of its protocol: entries with whatever in them.
+/// Replies of Redis, as bytes of its protocol: entries with any content.
 pub fn redis_entries(data: &[u8]) {
     let Ok(reply) = redis::parse_redis_value(data) else { return };
     let config = config::Redis::default();
@@ -205,8 +205,8 @@ pub fn redis_entries(data: &[u8]) {
     }
 }
 
-/// Messages of NATS: a line with the subject, lines of headers, an empty line, the payload. What is read can be said again: the
-/// topic's own subject, or a header, leads back to it.
+/// Messages of NATS: a line with the subject, lines of headers, an empty line, the payload. A message that is read can be
+/// written again: the topic's own subject, or a header, gives the same topic.
 pub fn nats_messages(data: &[u8]) {
     let mut parts = data.splitn(2, |&b| b == b'\n');
     let subject = String::from_utf8_lossy(parts.next().unwrap_or_default());
@@ -238,7 +238,7 @@ pub fn nats_messages(data: &[u8]) {
     }
 }
 
-/// Lines of recordings, the first byte saying which exchange's. What comes out are objects with a topic.
+/// Lines of recordings; the first byte selects the exchange. The results are objects with a topic.
 pub fn recording(data: &[u8]) {
     let Some((&which, text)) = data.split_first() else { return };
     let name = ["binance-spot", "binance-usdm", "bybit-linear", "bybit-spot"][usize::from(which & 3)];
@@ -254,7 +254,7 @@ pub fn recording(data: &[u8]) {
     assert_eq!(normalizer.counts.deltas, deltas);
 }
 
-/// Configuration: accepted, or refused with a text that names where.
+/// Configuration: accepted, or refused with an error that names the place.
 pub fn configuration(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let faults = match config::Config::read("fuzz.toml", text) {
@@ -267,8 +267,8 @@ pub fn configuration(data: &[u8]) {
     }
 }
 
-/// The opening handshake: what the quick look takes is taken whole, whatever follows, and can be read in one way only; and
-/// extension offers (RFC 7692).
+/// The opening handshake, and extension offers (RFC 7692). A handshake that the fast path accepts is complete, does not depend
+/// on the bytes after it, and can be read in only one way.
 pub fn handshake(data: &[u8]) {
     if let Some(bytes) = handshake_bytes(data) {
         let head = data.get(..bytes).expect("no more than there is");
@@ -287,11 +287,11 @@ pub fn handshake(data: &[u8]) {
     }
 }
 
-/// Longest header of the PROXY protocol that the target takes.
+/// Longest header of the PROXY protocol that the target accepts.
 const PROXY_HEADER_MAX: usize = 512;
 
-/// What proxies say before a connection (the first byte 0), and in headers (1 and 2). A header is what another implementation
-/// takes for one too, begins only with what begins it, and does not depend on what follows.
+/// The PROXY protocol (the first byte is 0), and the headers of proxies (1 and 2). A PROXY header is one for another
+/// implementation too, no proper prefix of it is complete, and it does not depend on the bytes after it.
 pub fn proxy_header(data: &[u8]) {
     let Some((&which, bytes)) = data.split_first() else { return };
     if which != 0 {
@@ -311,25 +311,26 @@ pub fn proxy_header(data: &[u8]) {
             let theirs = oracle(bytes);
             match source {
                 Some(source) => assert_eq!(theirs, Some((Some(source), length))),
-                // Theirs reads what a proxy says of its own connection, and takes no long story after UNKNOWN.
+                // The other implementation reads a proxy's report about its own connection, and accepts no long text after
+                // UNKNOWN.
                 None => assert!(theirs.is_none_or(|(_, their_length)| their_length == length)),
             }
         }
         Parsed::Begun | Parsed::Unclear => assert!(bytes.len() < PROXY_HEADER_MAX),
         Parsed::Other => assert_eq!(oracle(bytes), None),
         Parsed::Broken(_) => {
-            // Theirs is not strict about the end of a line that says UNKNOWN, and takes longer ones.
+            // The other implementation is not strict about the end of a line with UNKNOWN, and accepts longer ones.
             let none = |(source, length): (Option<_>, _)| source.is_none() || length > PROXY_HEADER_MAX;
             assert!(oracle(bytes).is_none_or(none), "another implementation has an address from it");
         }
     }
 }
 
-/// A whole header's source and length, by an implementation that is not ours.
+/// A whole header's source and length, by another implementation.
 fn oracle(bytes: &[u8]) -> Option<(Option<std::net::IpAddr>, usize)> {
     use ppp::{HeaderResult, v1, v2};
     match HeaderResult::parse(bytes) {
-        // It takes ports with a sign.
+        // It accepts ports with a sign.
         HeaderResult::V1(Ok(header)) if header.header.contains('+') => None,
         HeaderResult::V1(Ok(header)) => {
             let source = match header.addresses {
@@ -351,8 +352,8 @@ fn oracle(bytes: &[u8]) -> Option<(Option<std::net::IpAddr>, usize)> {
     }
 }
 
-/// Lists of topics and of positions in commands of `plain`: the first byte says how many there may be, a line has each list.
-/// What is kept, refused and answered is bounded by that, not by what was sent.
+/// Lists of topics and of positions in commands of `plain`: the first byte is the limit, each line is a list. The topics kept,
+/// the refusals and the answer are bounded by the limit, not by the input.
 pub fn topic_lists(data: &[u8]) {
     let Some((&most, text)) = data.split_first() else { return };
     let most = usize::from(most & 15);
@@ -373,7 +374,7 @@ pub fn topic_lists(data: &[u8]) {
                 | Command::Rate { topics, refused, .. }
                 | Command::Snapshot { topics, refused, .. },
             ) => (topics.len(), refused),
-            // What was put in may end the list, and be another command.
+            // The input may end the list and begin another command.
             Ok(_) => continue,
             Err(bad) => {
                 let frame = Dialect::Plain.refusal(&bad.id, bad.op, &bad.refusal);
@@ -385,8 +386,8 @@ pub fn topic_lists(data: &[u8]) {
     }
 }
 
-/// Bodies of the API, the first byte saying how they are encoded, and their commands in both forms: read or refused, in few
-/// words; and what is percent-decoded.
+/// Bodies of the API (the first byte selects their encoding) with commands in both forms, and percent-decoding: read, or
+/// refused with a short error.
 pub fn api_bodies(data: &[u8]) {
     let Some((&how, bytes)) = data.split_first() else { return };
     let encoding = ["identity", "gzip", "deflate", ""][usize::from(how & 3)];
@@ -402,7 +403,7 @@ pub fn api_bodies(data: &[u8]) {
     }
 }
 
-/// Heads of requests: the same is known of them however they are cut, and what is settled has one host and no two lengths.
+/// Heads of requests: the result is the same however they are split, and an accepted request has one host and one length.
 pub fn request_heads(data: &[u8]) {
     let Some((&how, bytes)) = data.split_first() else { return };
     let whole = parts::followed(std::iter::once(bytes));
@@ -415,8 +416,8 @@ pub fn request_heads(data: &[u8]) {
     }
 }
 
-/// Tokens (the first byte 0), `Authorization` headers (1), and claims: accepted, or refused in few words without a name of a
-/// library. What is accepted has not ended, and a year from now it has, or says so.
+/// Tokens (the first byte is 0), `Authorization` headers (1), and claims: accepted, or refused with a short error without the
+/// words of a library. Accepted claims have not expired, and expire in the year 9999 at the latest.
 pub fn tokens(data: &[u8]) {
     const NOW_S: f64 = 1_764_000_000.0;
     let Some((&which, bytes)) = data.split_first() else { return };
@@ -460,7 +461,7 @@ fn told(error: &TokenError) {
     let reason = error.to_string();
     assert!(!reason.is_empty() && reason.len() < 1_024, "{} bytes: {reason}", reason.len());
     for word in ["invalid type", "expected ", "Some(", " at line "] {
-        // It may be what was sent that has it, which is shown between quotes.
+        // The input may contain it; the error shows the input in quotes.
         assert!(!reason.contains(word) || reason.contains(['`', '"']), "{reason}");
     }
 }
