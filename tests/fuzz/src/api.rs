@@ -134,8 +134,8 @@ fn quoted(text: &str) -> String {
     serde_json::to_string(text).unwrap_or_default()
 }
 
-/// A body to publish: unchanged (the first byte is 0), or as the data of a topic of each class (1 to 3). Accepted data is read
-/// back by history, by a batch, and over REST, with the same bytes.
+/// A body to publish: unchanged (the first byte is 0), or as the data of a topic of each class (1 to 3). Accepted data
+/// is read back by history, by a batch, and over REST, with the same bytes.
 pub fn publish_api(data: &[u8]) {
     let Some((&how, bytes)) = data.split_first() else { return };
     let class = ["", "stream", "latest", "merge"][usize::from(how & 3)];

@@ -1,5 +1,5 @@
-//! The fuzz targets: what each does with its input, and the invariants that it checks. The fuzzer runs them (`make fuzz`);
-//! `tests/it/ops/fuzz_corpus.rs` runs them with every input in `corpus`.
+//! The fuzz targets: what each does with its input, and the invariants that it checks. The fuzzer runs them (`make
+//! fuzz`); `tests/it/ops/fuzz_corpus.rs` runs them with every input in `corpus`.
 
 mod api;
 
@@ -47,8 +47,8 @@ pub const TARGETS: [Target; 18] = [
 /// Longest message of the frame target.
 const MESSAGE_MAX: usize = 4_096;
 
-/// The frame reader: it gives the same messages and the same end however the bytes are split. The first byte selects the
-/// split, and whether compression was negotiated.
+/// The frame reader: it gives the same messages and the same end however the bytes are split. The first byte selects
+/// the split, and whether compression was negotiated.
 pub fn frames(data: &[u8]) {
     let Some((&how, bytes)) = data.split_first() else { return };
     let deflate = how & 1 != 0;
@@ -205,8 +205,8 @@ pub fn redis_entries(data: &[u8]) {
     }
 }
 
-/// Messages of NATS: a line with the subject, lines of headers, an empty line, the payload. A message that is read can be
-/// written again: the topic's own subject, or a header, gives the same topic.
+/// Messages of NATS: a line with the subject, lines of headers, an empty line, the payload. A message that is read can
+/// be written again: the topic's own subject, or a header, gives the same topic.
 pub fn nats_messages(data: &[u8]) {
     let mut parts = data.splitn(2, |&b| b == b'\n');
     let subject = String::from_utf8_lossy(parts.next().unwrap_or_default());
@@ -267,8 +267,8 @@ pub fn configuration(data: &[u8]) {
     }
 }
 
-/// The opening handshake, and extension offers (RFC 7692). A handshake that the fast path accepts is complete, does not depend
-/// on the bytes after it, and can be read in only one way.
+/// The opening handshake, and extension offers (RFC 7692). A handshake that the fast path accepts is complete, does not
+/// depend on the bytes after it, and can be read in only one way.
 pub fn handshake(data: &[u8]) {
     if let Some(bytes) = handshake_bytes(data) {
         let head = data.get(..bytes).expect("no more than there is");
@@ -311,8 +311,8 @@ pub fn proxy_header(data: &[u8]) {
             let theirs = oracle(bytes);
             match source {
                 Some(source) => assert_eq!(theirs, Some((Some(source), length))),
-                // The other implementation reads a proxy's report about its own connection, and accepts no long text after
-                // UNKNOWN.
+                // The other implementation reads a proxy's report about its own connection, and accepts no long text
+                // after UNKNOWN.
                 None => assert!(theirs.is_none_or(|(_, their_length)| their_length == length)),
             }
         }
@@ -352,8 +352,8 @@ fn oracle(bytes: &[u8]) -> Option<(Option<std::net::IpAddr>, usize)> {
     }
 }
 
-/// Lists of topics and of positions in commands of `plain`: the first byte is the limit, each line is a list. The topics kept,
-/// the refusals and the answer are bounded by the limit, not by the input.
+/// Lists of topics and of positions in commands of `plain`: the first byte is the limit, each line is a list. The
+/// topics kept, the refusals and the answer are bounded by the limit, not by the input.
 pub fn topic_lists(data: &[u8]) {
     let Some((&most, text)) = data.split_first() else { return };
     let most = usize::from(most & 15);
@@ -386,8 +386,8 @@ pub fn topic_lists(data: &[u8]) {
     }
 }
 
-/// Bodies of the API (the first byte selects their encoding) with commands in both forms, and percent-decoding: read, or
-/// refused with a short error.
+/// Bodies of the API (the first byte selects their encoding) with commands in both forms, and percent-decoding: read,
+/// or refused with a short error.
 pub fn api_bodies(data: &[u8]) {
     let Some((&how, bytes)) = data.split_first() else { return };
     let encoding = ["identity", "gzip", "deflate", ""][usize::from(how & 3)];
@@ -403,7 +403,8 @@ pub fn api_bodies(data: &[u8]) {
     }
 }
 
-/// Heads of requests: the result is the same however they are split, and an accepted request has one host and one length.
+/// Heads of requests: the result is the same however they are split, and an accepted request has one host and one
+/// length.
 pub fn request_heads(data: &[u8]) {
     let Some((&how, bytes)) = data.split_first() else { return };
     let whole = parts::followed(std::iter::once(bytes));
@@ -416,8 +417,8 @@ pub fn request_heads(data: &[u8]) {
     }
 }
 
-/// Tokens (the first byte is 0), `Authorization` headers (1), and claims: accepted, or refused with a short error without the
-/// words of a library. Accepted claims have not expired, and expire in the year 9999 at the latest.
+/// Tokens (the first byte is 0), `Authorization` headers (1), and claims: accepted, or refused with a short error
+/// without the words of a library. Accepted claims have not expired, and expire in the year 9999 at the latest.
 pub fn tokens(data: &[u8]) {
     const NOW_S: f64 = 1_764_000_000.0;
     let Some((&which, bytes)) = data.split_first() else { return };
