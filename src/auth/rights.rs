@@ -93,12 +93,8 @@ mod tests {
     fn identity(user: &str, rules: &[&str]) -> Identity {
         Identity {
             user: user.into(),
-            expires_s: None,
             topics: TopicRules::new(rules.iter().map(|rule| (*rule).to_owned())),
-            info: bytes::Bytes::new(),
-            subscribed: Vec::new(),
-            asked: std::sync::Arc::default(),
-            seat: None,
+            ..Identity::default()
         }
     }
 

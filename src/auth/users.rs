@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
 
+use super::seats::Seats;
 use super::{Identity, TokenError};
 use crate::rate::{Shared, Sweep};
 
 /// Counts sessions by the `sub` of their tokens.
 #[derive(Debug)]
 pub struct Users {
-    sessions: DashMap<Arc<str>, usize>,
-    sessions_max: usize,
+    /// Places of sessions; `None` without a limit.
+    seats: Option<Arc<Seats>>,
     /// Bytes that the sessions of each user have requested. The debt outlives the sessions.
     asked: DashMap<Arc<str>, Arc<Shared>>,
     sweep: Sweep,
@@ -21,16 +21,11 @@ pub struct Users {
 /// Number of users from which on those without sessions and debts are forgotten.
 const SWEEP_AT: usize = 16_384;
 
-/// A session's place among its user's. Dropping the last reference frees it.
-pub struct Seat {
-    users: Arc<Users>,
-    user: Arc<str>,
-}
-
 impl Users {
     /// Each user may have this many; 0 means no limit.
     pub fn new(sessions_max: usize) -> Arc<Self> {
-        Arc::new(Self { sessions: DashMap::new(), sessions_max, asked: DashMap::new(), sweep: Sweep::new(SWEEP_AT) })
+        let seats = (sessions_max > 0).then(|| Seats::new(sessions_max));
+        Arc::new(Self { seats, asked: DashMap::new(), sweep: Sweep::new(SWEEP_AT) })
     }
 
     /// Gives a session a place among its user's: the one that it holds, if the user is the same.
@@ -38,18 +33,16 @@ impl Users {
     ///
     /// # Errors
     /// The user has as many sessions as allowed.
-    pub fn seat(self: &Arc<Self>, identity: &mut Identity, held: Option<&Identity>) -> Result<(), TokenError> {
+    pub fn seat(&self, identity: &mut Identity, held: Option<&Identity>) -> Result<(), TokenError> {
         if identity.user.is_empty() {
             return Ok(());
         }
         identity.asked = self.asked(&identity.user);
-        if self.sessions_max == 0 {
-            return Ok(());
-        }
-        let kept = held.and_then(|held| held.seat.as_ref()).filter(|seat| *seat.user == *identity.user);
+        let Some(seats) = &self.seats else { return Ok(()) };
+        let kept = held.and_then(|held| held.seat.as_ref()).filter(|seat| seat.is_of(&identity.user));
         identity.seat = Some(match kept {
             Some(seat) => seat.clone(),
-            None => self.admit(&identity.user)?,
+            None => seats.take(&identity.user).ok_or(TokenError::TooManySessions(seats.max()))?,
         });
         Ok(())
     }
@@ -61,59 +54,14 @@ impl Users {
         }
         self.asked.entry(user.into()).or_default().clone()
     }
-
-    fn admit(self: &Arc<Self>, user: &str) -> Result<Arc<Seat>, TokenError> {
-        let user: Arc<str> = user.into();
-        let mut sessions = self.sessions.entry(user.clone()).or_insert(0);
-        if *sessions >= self.sessions_max {
-            return Err(TokenError::TooManySessions(self.sessions_max));
-        }
-        *sessions += 1;
-        Ok(Arc::new(Seat { users: self.clone(), user }))
-    }
 }
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        if let Entry::Occupied(mut sessions) = self.users.sessions.entry(self.user.clone()) {
-            *sessions.get_mut() = sessions.get().saturating_sub(1);
-            if *sessions.get() == 0 {
-                sessions.remove();
-            }
-        }
-    }
-}
-
-impl std::fmt::Debug for Seat {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Seat").field(&self.user).finish()
-    }
-}
-
-/// The place does not matter when identities are compared.
-impl PartialEq for Seat {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Seat {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::TopicRules;
 
     fn identity(user: &str) -> Identity {
-        Identity {
-            user: user.into(),
-            expires_s: None,
-            topics: TopicRules::default(),
-            info: bytes::Bytes::new(),
-            subscribed: Vec::new(),
-            asked: Arc::default(),
-            seat: None,
-        }
+        Identity { user: user.into(), ..Identity::default() }
     }
 
     #[test]
@@ -153,6 +101,6 @@ mod tests {
         drop(second);
         assert!(seated("ann", None).is_ok());
         drop((renewed, other));
-        assert!(users.sessions.is_empty());
+        assert!(users.seats.as_ref().unwrap().are_free());
     }
 }

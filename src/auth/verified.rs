@@ -88,18 +88,9 @@ impl Verified {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::TopicRules;
 
     fn identity(user: &str) -> Identity {
-        Identity {
-            user: user.into(),
-            expires_s: None,
-            topics: TopicRules::default(),
-            info: bytes::Bytes::new(),
-            subscribed: Vec::new(),
-            asked: std::sync::Arc::default(),
-            seat: None,
-        }
+        Identity { user: user.into(), ..Identity::default() }
     }
 
     #[test]

@@ -97,12 +97,8 @@ mod tests {
         let rules = prop::collection::vec("([$]?(o|op|ops):?|[$ab:#12,]{0,3})[$ab:#12,]{0,1}\\*?", 0..5);
         ("[12]{0,2}", rules).prop_map(|(user, rules)| Identity {
             user,
-            expires_s: None,
             topics: TopicRules::new(rules),
-            info: bytes::Bytes::new(),
-            subscribed: Vec::new(),
-            asked: std::sync::Arc::default(),
-            seat: None,
+            ..Identity::default()
         })
     }
 
