@@ -8,7 +8,7 @@ use clap::Args;
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use super::say;
+use super::output::say;
 use crate::config::redacted;
 
 /// Time in which a node must answer.

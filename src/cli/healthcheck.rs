@@ -8,8 +8,9 @@ use clap::Args;
 use reqwest::{StatusCode, Url};
 use serde_json::Value;
 
+use super::address;
 use super::authorities::{self, Authorities, WITHOUT_TLS};
-use super::{address, say};
+use super::output::say;
 use crate::client::{self, Answer, HEALTH_HEADER};
 use crate::config::redacted;
 

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::say;
+use super::environment::environment;
+use super::output::say;
 use crate::config::{Overrides, load};
 use crate::topic::home_of;
 
@@ -27,7 +28,7 @@ pub(super) struct PartitionArgs {
 pub(super) fn run(args: &PartitionArgs) -> anyhow::Result<()> {
     let names = match &args.config {
         Some(file) => {
-            let config = load(Some(file), super::environment(), &Overrides::default())?;
+            let config = load(Some(file), environment(), &Overrides::default())?;
             config.source.redis.map(|redis| redis.streams).unwrap_or_default()
         }
         None => Vec::new(),

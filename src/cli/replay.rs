@@ -7,7 +7,7 @@ use anyhow::bail;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::say;
+use super::output::say;
 use super::target::{Fault, Target, TargetArgs};
 use crate::source::draft::Draft;
 use crate::source::precheck::Checked;

@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::Args;
 
+use super::environment::environment;
+use super::output;
 use crate::config::{Overrides, load};
 use crate::source::redis::{Resharding, reshard};
 
@@ -49,7 +51,7 @@ pub(super) struct ReshardArgs {
 pub(super) async fn run(args: ReshardArgs) -> anyhow::Result<()> {
     args.redis.as_deref().map_or(Ok(()), |redis| super::address::redis("--redis", redis))?;
     let overrides = Overrides { redis: args.redis.clone(), ..Overrides::default() };
-    let mut config = load(Some(&args.config), super::environment(), &overrides)?;
+    let mut config = load(Some(&args.config), environment(), &overrides)?;
     config.read_secrets()?;
     let Some(redis) = &config.source.redis else {
         bail!("{} has no [source.redis]: there are no streams to move topics between", args.config.display());
@@ -68,10 +70,10 @@ pub(super) async fn run(args: ReshardArgs) -> anyhow::Result<()> {
             from.join(",")
         );
     }
-    super::log_to_stderr();
+    output::log_to_stderr();
     let quiet = Duration::from_secs(args.quiet.into());
     let plan = Resharding { from, to: args.to, dry_run: args.dry_run, quiet, skip_lost: args.skip_lost };
     // A line that cannot be printed is no reason to stop half-way.
-    let say = |line: String| drop(super::say(line));
+    let say = |line: String| drop(output::say(line));
     Ok(reshard(&config, &plan, &say).await?)
 }

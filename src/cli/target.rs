@@ -1,16 +1,16 @@
 //! The target of `publish` and `replay`: a server's publish API, a Redis stream, or a NATS stream.
 
 mod api;
+mod args;
+mod outcome;
 mod plan;
 mod streams;
 
-use std::fmt::Display;
-use std::path::PathBuf;
-
 use anyhow::{Context as _, bail};
-use clap::Args;
 
 use self::api::Api;
+pub(super) use self::args::TargetArgs;
+pub(super) use self::outcome::{Fault, Placed, Sent, Warning};
 pub(super) use self::plan::FORMS;
 use self::plan::{Plan, To};
 use self::streams::ListedBy;
@@ -19,91 +19,6 @@ use crate::source::draft::Draft;
 use crate::source::failure::Failure;
 use crate::source::precheck::{Checked, Precheck};
 use crate::source::refusals::Refusal;
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Target")]
-pub(super) struct TargetArgs {
-    /// Target, in one of the forms below [default: the stream that --config names, else
-    /// http://127.0.0.1:8000]
-    #[arg(long, value_name = "URL", env = "NEXUS_TO", hide_env_values = true)]
-    to: Option<String>,
-    /// Configuration file of the servers: the stream's address, names of fields, namespaces and
-    /// limits for checks
-    #[arg(long, short, value_name = "FILE", env = "NEXUS_CONFIG")]
-    config: Option<PathBuf>,
-    /// Redis: all streams in the order of source.redis.streams [default: nexus:deltas]; NATS: the
-    /// stream [default: NEXUS]
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
-    stream: Vec<String>,
-    /// Redis: publish even if streams of the list do not exist; the first entry creates a stream
-    #[arg(long)]
-    create_stream: bool,
-    /// Redis: MAXLEN ~ of the stream [default: 1000000, or source.redis.max_len]
-    #[arg(long, value_name = "N")]
-    max_len: Option<u64>,
-    /// NATS: subjects of the stream, as in source.nats.subjects [default: nexus.deltas.>]
-    #[arg(long, value_name = "SUBJECT")]
-    subject: Option<String>,
-    /// Server: publish key
-    #[arg(long, value_name = "KEY", env = "NEXUS_API_KEY", hide_env_values = true)]
-    key: Option<String>,
-    /// Server: file that holds the publish key
-    #[arg(long, value_name = "FILE", conflicts_with = "key")]
-    key_file: Option<PathBuf>,
-    /// https:// and NATS over TLS: PEM file of the authorities that may vouch for the server,
-    /// instead of the system's
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
-    /// Without --config: the topics' namespaces have payload = "bytes", so data may be any bytes
-    #[arg(long)]
-    bytes: bool,
-}
-
-/// A delta that was not published.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// The server refused it; it may accept others. The cause's name in metrics and log, if the
-    /// server gives one, and the reason.
-    Refused(Option<String>, String),
-    /// The target confirmed nothing, for whatever reason.
-    Failed(String),
-}
-
-impl Display for Fault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Refused(None, why) => write!(f, "the server refused it: {why}"),
-            Self::Refused(Some(reason), why) => write!(f, "the server refused it ({reason}): {why}"),
-            Self::Failed(why) => f.write_str(why),
-        }
-    }
-}
-
-/// A warning of the server about a delta that it accepted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Warning {
-    pub(super) text: String,
-    /// The warning as one line.
-    pub(super) told: String,
-}
-
-/// The position of a delta.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Placed {
-    /// The position, for scripts.
-    pub(super) place: String,
-    /// Warnings about the delta.
-    pub(super) warnings: Vec<Warning>,
-}
-
-impl From<String> for Placed {
-    fn from(place: String) -> Self {
-        Self { place, warnings: Vec::new() }
-    }
-}
-
-/// Outcome of a delta: its position, or why it was not published.
-pub(super) type Sent = Result<Placed, Fault>;
 
 enum Way {
     Api(Api),

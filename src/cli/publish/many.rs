@@ -9,9 +9,11 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::args::PublishArgs;
+use super::input::{self, shown};
+use super::interrupts::Interrupts;
 use super::lines::{Line, Lines};
-use super::{Interrupts, PublishArgs, input, shown};
-use crate::cli::say;
+use crate::cli::output::say;
 use crate::cli::target::{Fault, Placed, Target, Warning};
 use crate::source::draft::Draft;
 use crate::source::precheck::Checked;
@@ -71,7 +73,7 @@ struct Run<'a> {
 
 pub(super) async fn run(args: &PublishArgs, interrupts: &mut Interrupts) -> anyhow::Result<()> {
     let path = args.lines.as_deref().unwrap_or(Path::new("-"));
-    let (reader, bytes) = input(path).await?;
+    let (reader, bytes) = input::open(path).await?;
     let ready = async {
         let mut target = Target::connect(&args.target).await?;
         target.look_for_streams().await?;

@@ -9,7 +9,7 @@ use reqwest::StatusCode;
 use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
 
-use super::{Fault, Placed, Sent, Warning};
+use super::outcome::{Fault, Placed, Sent, Warning};
 use crate::cli::authorities::{self, Authorities};
 use crate::client;
 use crate::config::PayloadForm;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 
-use super::TargetArgs;
+use super::args::TargetArgs;
 use super::streams::ListedBy;
 use crate::cli::authorities::{Authorities, WITHOUT_TLS};
-use crate::cli::{address, argv, environment};
+use crate::cli::environment::environment;
+use crate::cli::{address, argv};
 use crate::config::{Config, Nats, Overrides, PayloadForm, Redis, load, not_built, redacted};
 use crate::limits::PUBLISH_BODY_BYTES_MAX;
 use crate::source::precheck;
