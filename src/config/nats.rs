@@ -105,7 +105,7 @@ impl std::fmt::Debug for Nats {
 impl Nats {
     /// The servers' addresses, for people and logs.
     pub fn servers(&self) -> String {
-        let servers: Vec<String> = self.urls.iter().map(|url| super::redacted(url)).collect();
+        let servers: Vec<String> = self.urls.iter().map(|url| super::secrets::redacted(url)).collect();
         servers.join(", ")
     }
 
@@ -144,7 +144,7 @@ impl Nats {
     /// # Errors
     /// Each fault: its key, and the remedy.
     pub fn check(&self) -> Result<(), String> {
-        super::told(|fault| self.faults(fault))
+        super::faults::joined(|fault| self.faults(fault))
     }
 
     /// Passes each fault to `fault`: its key, and the remedy.
@@ -157,7 +157,7 @@ impl Nats {
             {
                 fault(&format!("source.nats.urls[{i}]"), "must be nats://host:port (or tls://)".into());
             } else if let Some(why) = super::places::unreadable(url, false) {
-                let reason = format!("`{}` cannot be read: {why}", super::redacted(url));
+                let reason = format!("`{}` cannot be read: {why}", super::secrets::redacted(url));
                 fault(&format!("source.nats.urls[{i}]"), reason);
             }
         }

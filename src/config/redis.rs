@@ -6,8 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::places::{REDIS_FORMS, unreadable};
-use super::redacted;
-use super::secrets::with_password;
+use super::secrets::{redacted, with_password};
 
 /// `[source.redis]`. The address is one of `url`, `sentinels` (with `master`) and `cluster`; the
 /// default is `redis://127.0.0.1:6379`.
@@ -176,7 +175,7 @@ impl Redis {
     /// # Errors
     /// Each fault: its key, and the remedy.
     pub fn check(&self) -> Result<(), String> {
-        super::told(|fault| faults(self, fault))
+        super::faults::joined(|fault| faults(self, fault))
     }
 
     /// The fault of the address, if there is one.

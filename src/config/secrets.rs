@@ -6,8 +6,6 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use serde::Serializer;
 
-use super::Config;
-
 /// Shortest key of the publish API and of operators, in bytes.
 pub const KEY_BYTES_MIN: usize = 16;
 
@@ -43,35 +41,6 @@ pub fn key(value: Option<&str>, file: Option<&Path>, variable: Option<&str>) -> 
         bail!("the key has {} bytes, the least is {KEY_BYTES_MIN}", key.len());
     }
     Ok(key)
-}
-
-impl Config {
-    /// Reads secrets from their files into the values.
-    ///
-    /// # Errors
-    /// The key of a file that cannot be read.
-    pub fn read_secrets(&mut self) -> anyhow::Result<()> {
-        self.read_source_secrets()?;
-        let rpc = &mut self.rpc;
-        if let Some(path) = &rpc.authorization_file {
-            rpc.authorization = secret(None, Some(path), None).context("rpc.authorization_file")?;
-        }
-        Ok(())
-    }
-
-    /// Reads the secrets of sources alone: publishers have no others.
-    ///
-    /// # Errors
-    /// The key of a file that cannot be read.
-    pub fn read_source_secrets(&mut self) -> anyhow::Result<()> {
-        if let Some(redis) = &mut self.source.redis
-            && let Some(path) = &redis.password_file
-            && let Some(password) = secret(None, Some(path), None).context("source.redis.password_file")?
-        {
-            redis.set_password(&password);
-        }
-        Ok(())
-    }
 }
 
 /// A URL with this password, instead of the one that it may have.
