@@ -145,6 +145,17 @@ impl Dialect {
     }
 }
 
+impl Encoding {
+    /// The dialect of the sessions that get it.
+    pub fn dialect(self) -> Dialect {
+        match self {
+            Self::Plain => Dialect::Plain,
+            Self::Json | Self::JsonWhole | Self::JsonFossil => Dialect::CentrifugeJson,
+            Self::Protobuf | Self::ProtobufFossil => Dialect::CentrifugeProtobuf,
+        }
+    }
+}
+
 /// The Centrifuge protocol in one of its two forms: what it has and `plain` has not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Centrifuge(Format);

@@ -25,6 +25,7 @@ mod centrifuge;
 mod command;
 mod delivery;
 mod dialect;
+mod encoding;
 mod fossil;
 mod join;
 mod lists;
@@ -37,8 +38,9 @@ pub use command::{
     BadCommand, Command, CommandId, HistoryQuery, Op, Refusal, Refused, RefusedGroup, SessionWishes, SubscribeItem,
     SubscribeOptions, SubscribeTerms,
 };
-pub use delivery::{Delivery, Encoding, Known, SnapshotDelivery, base64_json};
+pub use delivery::{Delivery, Known, SnapshotDelivery, base64_json};
 pub use dialect::{Centrifuge, Dialect};
+pub use encoding::Encoding;
 pub use reply::{
     Connected, HistoryDelta, HistoryPage, INSUFFICIENT_STATE, MemberInfo, MembershipChange, NOT_ALLOWED_ANY_MORE,
     Notice, SUBSCRIPTION_EXPIRED, Standing, Subscribed, UNSUBSCRIBED_BY_SERVER,

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::Format;
+use super::format::Format;
 use super::messages;
 use crate::limits::CONNECT_SUBS_MAX;
 use crate::name::TopicName;

@@ -15,7 +15,7 @@ use crate::protocol::members::{Object, object};
 
 /// A `bytes` field, which in JSON is the JSON value itself.
 mod json {
-    use super::Bytes;
+    use bytes::Bytes;
     use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
     use serde_json::value::RawValue;
 

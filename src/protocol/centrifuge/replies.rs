@@ -6,7 +6,7 @@ use std::io::Write as _;
 use bytes::{BufMut as _, Bytes};
 use prost::Message as _;
 
-use super::Format;
+use super::format::Format;
 use super::messages::{
     self, ClientInfo, ConnectResult, Data, Error, HistoryResult, Membership, Nothing, PresenceResult,
     PresenceStatsResult, Publication, Push, RefreshResult, Reply, SubRefreshResult, SubscribePush, SubscribeResult,
