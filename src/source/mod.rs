@@ -17,6 +17,7 @@ pub mod redis;
 pub mod refusals;
 #[cfg(feature = "replay")]
 pub mod replay;
+mod saving;
 pub mod simulator;
 
 use std::future::Future;

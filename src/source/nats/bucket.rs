@@ -19,6 +19,8 @@ use super::link::Connection;
 use super::{Trouble, trouble};
 use crate::config;
 use crate::position::Epoch;
+use crate::source::saving::Hole;
+use crate::topic::SavedHole;
 
 const EPOCH: &str = "epoch";
 const SAVER: &str = "saver";
@@ -56,7 +58,7 @@ impl Agreement {
 }
 
 /// Up to where saved states are complete.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Position {
     pub(super) sequence: u64,
     /// When the stream took that message, Unix ms.
@@ -64,9 +66,12 @@ pub(super) struct Position {
     /// Up to when the node that saved may have missed deltas of topics that it does not know, Unix ms.
     #[serde(default)]
     pub(super) missed_ms: Option<u64>,
-    /// Up to when what others had saved before may be out of date for that, Unix ms.
-    #[serde(skip)]
-    pub(super) outdated_ms: Option<u64>,
+    /// What the node that saved says of states that it does not know.
+    #[serde(default)]
+    pub(super) hole: Hole,
+    /// How long topics live on that node, as [`crate::source::saving::lifetimes_text`] writes it; older nodes do not say.
+    #[serde(default)]
+    pub(super) lifetimes: String,
 }
 
 /// The node that saves, or did last.
@@ -248,9 +253,14 @@ impl Bucket {
     }
 
     /// Writes the position that the states are complete up to, over the one with this revision. `false` if there is another.
-    pub(super) async fn save_position(&self, base: &Epoch, position: Position, revision: u64) -> Result<bool, Trouble> {
+    pub(super) async fn save_position(
+        &self,
+        base: &Epoch,
+        position: &Position,
+        revision: u64,
+    ) -> Result<bool, Trouble> {
         let key = format!("position.{base}");
-        let value = serde_json::to_vec(&position).map_err(trouble(&key))?;
+        let value = serde_json::to_vec(position).map_err(trouble(&key))?;
         Ok(self.put_over(&key, value.into(), revision).await?.is_some())
     }
 
@@ -298,14 +308,25 @@ impl Bucket {
     /// Up to where states are saved, if they are.
     pub(super) async fn position(&self, base: &Epoch) -> Result<Option<Position>, Trouble> {
         let Some((_, value)) = self.value(&format!("position.{base}")).await? else { return Ok(None) };
-        let position = serde_json::from_slice::<Position>(&value).ok();
-        Ok(position.map(|position| Position {
-            // A topic whose state has gone is not known to have been there.
-            missed_ms: if self.may_drop { Some(position.ms) } else { position.missed_ms },
-            // In a bucket that may drop states, a dropped state and an outdated one look alike.
-            outdated_ms: position.missed_ms.filter(|_| !self.may_drop),
-            ..position
-        }))
+        Ok(serde_json::from_slice(&value).ok())
+    }
+
+    /// Up to when topics may have had deltas that are in no saved state, Unix ms.
+    pub(super) fn missed_ms(&self, position: &Position) -> Option<u64> {
+        // A topic whose state has gone is not known to have been there.
+        if self.may_drop { Some(position.ms) } else { position.missed_ms }
+    }
+
+    /// Which saved states may be out of date.
+    pub(super) fn outdated(&self, position: &Position) -> Option<SavedHole> {
+        // Where states may be dropped, older nodes always say that they missed some.
+        let is_said = !(self.may_drop && position.hole == Hole::Unsaid);
+        position.missed_ms.filter(|_| is_said).and_then(|missed_ms| position.hole.clone().outdates(missed_ms))
+    }
+
+    /// Up to when topics have ended for want of deltas and were removed, Unix ms; 0 if none were.
+    pub(super) async fn expired_ms(&self, base: &Epoch) -> Result<u64, Trouble> {
+        Ok(self.number(&format!("expired.{base}")).await?.map_or(0, |(_, expired_ms)| expired_ms))
     }
 }
 

@@ -13,6 +13,8 @@ use super::states::Restoring;
 use crate::clock::unix_ms;
 use crate::position::Epoch;
 use crate::source::Feed;
+use crate::source::saving::{Hole, read_lifetimes};
+use crate::topic::Lifetime;
 
 /// A load under way; the last message that was taken in is in the progress.
 #[derive(Debug, Clone)]
@@ -31,6 +33,8 @@ pub(super) struct Loading {
     is_restored: bool,
     /// Messages up to here are gone of whose topics a newer one is there.
     patches_gone: Option<u64>,
+    /// How long topics live on the node that saved.
+    lifetimes: Vec<Lifetime>,
     count: usize,
 }
 
@@ -100,6 +104,7 @@ impl NatsSource {
             }
             progress.created.clone_from(&held.created);
             progress.held = held.clone();
+            progress.restored = base;
             progress.loaded = true;
         });
         self.status.set_loaded(true);
@@ -134,6 +139,10 @@ impl NatsSource {
             self.loading = None;
             return Err(self.break_off(opened, Break::Saved).await?);
         }
+        // After the last of them: what was removed meanwhile is in it.
+        let expired_ms = opened.bucket.expired_ms(base).await?;
+        feed.topics.expired_elsewhere(self.id, expired_ms);
+        feed.topics.ended_sooner(self.id, &loading.lifetimes, expired_ms);
         if let Some(before) = loading.patches_gone {
             feed.topics.doubt_patches(self.id, sequence::ceiling(before), loading.held.last_ms);
         }
@@ -168,7 +177,7 @@ impl NatsSource {
         self.look_at_end(held);
         self.status.set_reach(held.reach(&opened.bounds));
         let saved = opened.bucket.position(&agreement.base).await?;
-        if let Some(Position { sequence, ms, .. }) = saved {
+        if let Some(&Position { sequence, ms, .. }) = saved.as_ref() {
             let mut last = held.last;
             if is_lost(&opened.connection, &self.config.stream, (sequence, ms), &mut last).await? {
                 return Err(self.break_off(opened, Break::Saved).await?);
@@ -184,25 +193,31 @@ impl NatsSource {
         // Whether states that are put back lack nothing that the stream does not hold.
         let complete = !is_gone || keeps_the_newest;
         // Up to when deltas were missed, of topics that are in no saved state either.
-        let missed_ms = match saved {
-            Some(saved) if complete => saved.missed_ms,
+        let missed_ms = match &saved {
+            Some(saved) if complete => opened.bucket.missed_ms(saved),
             _ if complete => None,
             _ if held.messages == 0 => Some(held.last_ms),
             _ => Some(held.first_ms),
         };
         self.warn_of(opened, held, base, is_gone);
-        let by_states = saved.filter(|_| !feed.topics.has_reclassed(self.id));
+        let by_states = saved.as_ref().filter(|_| !feed.topics.has_reclassed(self.id));
         let (start, mut reading) = self.start(opened, by_states, held).await?;
         let chunk = self.first(&mut reading).await?;
         // What came before the first message that is read here is not known here.
         let floor = chunk.first().map_or(held.last, |entry| entry.sequence.saturating_sub(1));
         feed.topics.load(self.id, &agreement.epoch, sequence::ceiling(floor), complete);
-        feed.topics.saved_upto(self.id, saved.map_or(0, |saved| saved.ms));
-        if let Some(outdated_ms) = saved.and_then(|saved| saved.outdated_ms) {
-            feed.topics.saved_after_a_hole(self.id, crate::topic::SavedHole { until_ms: outdated_ms, name: None });
+        feed.topics.saved_upto(self.id, saved.as_ref().map_or(0, |saved| saved.ms));
+        let outdated = saved.as_ref().and_then(|saved| opened.bucket.outdated(saved));
+        let is_unsaid = outdated.is_some() && saved.as_ref().is_some_and(|saved| saved.hole == Hole::Unsaid);
+        if let Some(hole) = outdated {
+            feed.topics.saved_after_a_hole(self.id, hole);
         }
         if let Some(missed_ms) = missed_ms {
             feed.topics.missed_until(self.id, missed_ms);
+        }
+        // What is missed here is not what the node that saved had missed.
+        if !complete || is_unsaid {
+            feed.topics.name_hole(self.id);
         }
         let patches_gone = (is_gone && keeps_the_newest).then(|| held.first.saturating_sub(1));
         let first = chunk.first().map_or(held.last + 1, |entry| entry.sequence);
@@ -211,6 +226,7 @@ impl NatsSource {
             // By time: the first that is read, unless some are gone before it.
             Start::At(_) => first.min(held.first.max(base + 1)),
         };
+        let lifetimes = saved.as_ref().map_or_else(Vec::new, |saved| read_lifetimes(&saved.lifetimes));
         let (epoch, held, saved) = (agreement.epoch.clone(), held.clone(), saved.map(|saved| saved.sequence));
         self.loading = Some(Loading {
             epoch,
@@ -221,6 +237,7 @@ impl NatsSource {
             restoring: Restoring::new(base),
             is_restored: false,
             patches_gone,
+            lifetimes,
             count: 0,
         });
         Ok((reading, chunk))
@@ -230,12 +247,12 @@ impl NatsSource {
     async fn start(
         &mut self,
         opened: &Opened,
-        saved: Option<Position>,
+        saved: Option<&Position>,
         held: &Held,
     ) -> Result<(Start, Reading), Trouble> {
         let ttl_ms = u64::try_from(self.history_ttl.as_millis()).unwrap_or(u64::MAX);
         let recent_ms = held.last_ms.min(unix_ms()).saturating_sub(ttl_ms);
-        let start = match &saved {
+        let start = match saved {
             None => Start::After(0),
             Some(saved) if saved.ms <= recent_ms => Start::After(saved.sequence),
             Some(_) => Start::At(i128::from(recent_ms) * 1_000_000),
@@ -302,6 +319,7 @@ impl NatsSource {
         } else {
             feed.topics.doubt(self.id, after);
             feed.topics.missed_until(self.id, until_ms);
+            feed.topics.name_hole(self.id);
         }
         if !std::mem::replace(&mut self.has_warned, true) {
             tracing::warn!(

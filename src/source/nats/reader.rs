@@ -35,6 +35,7 @@ use crate::memory::ResolvedLimits;
 use crate::metrics::{Metrics, SourceLabel};
 use crate::position::{Epoch, Offset};
 use crate::source::refusals::{Head, Refusals};
+use crate::source::saving::Rounds;
 use crate::source::{Feed, Source, SourceStatus};
 use crate::topic::{Incoming, SourceId};
 
@@ -83,6 +84,8 @@ pub struct NatsSource {
     /// Whether this connection has said that messages are missing.
     pub(super) has_warned: bool,
     refusals: Refusals,
+    /// What savers know from earlier rounds. Each connection has a saver of its own.
+    rounds: Arc<tokio::sync::Mutex<Rounds<u64>>>,
 }
 
 /// How far the stream was read.
@@ -98,6 +101,8 @@ pub(super) struct Progress {
     pub(super) held: Held,
     /// Whether what the stream held has been read.
     pub(super) loaded: bool,
+    /// Sequence up to which the saved states were complete that were put back; 0 if none were.
+    pub(super) restored: u64,
 }
 
 /// Why reading ended.
@@ -172,6 +177,7 @@ impl NatsSource {
             loading: None,
             unsaid: None,
             has_warned: false,
+            rounds: Arc::default(),
         }
     }
 
@@ -296,6 +302,7 @@ impl NatsSource {
                 bytes_max: self.delta_bytes_max,
                 progress: self.progress.clone(),
                 node: Epoch::random(),
+                rounds: self.rounds.clone(),
                 feed: feed.clone(),
                 status: self.status.clone(),
             };

@@ -15,17 +15,12 @@ use super::states::CHUNK;
 use crate::limits::SAVED_BYTES_AT_ONCE;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
+use crate::source::saving::{EVERY_LEAST, Hole, Rounds, interval, lifetimes_text};
 use crate::source::{Feed, SourceStatus};
 use crate::topic::{Snapshot, SourceId};
 
-/// Rounds without a save, after which a node does whose states may lack deltas.
-const ROUNDS_UNSAVED: u32 = 3;
-
 /// Time between two writes that tell other nodes that this one saves.
 const RENEW_EVERY: Duration = Duration::from_secs(1);
-
-/// Least time between two saves, however short the stream.
-const EVERY_LEAST: Duration = Duration::from_secs(1);
 
 /// Time that the reader has to come to where other nodes have read of ends of topics, and between two looks.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -33,9 +28,6 @@ const CATCH_UP_LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Times that states are taken again in one save, because other nodes had changed what was saved of them.
 const WRITE_ATTEMPTS: u32 = 8;
-
-/// States that are taken from what another node saved, in one round.
-const COMPLETED_AT_ONCE: usize = 500;
 
 /// Saves states now and then, if no other node just did.
 pub(super) struct Saver {
@@ -49,6 +41,7 @@ pub(super) struct Saver {
     pub(super) progress: Arc<Mutex<Progress>>,
     /// This node.
     pub(super) node: Epoch,
+    pub(super) rounds: Arc<tokio::sync::Mutex<Rounds<u64>>>,
     pub(super) feed: Feed,
     /// How far back the stream reaches stands there.
     pub(super) status: Arc<SourceStatus>,
@@ -84,21 +77,33 @@ impl Drop for Ended<'_> {
     }
 }
 
+/// Topics with a delta for which there was no room, while saved states from before it are marked; those that are not are to be
+/// taken again.
+struct Refused<'a> {
+    feed: &'a Feed,
+    source: SourceId,
+    names: Vec<(TopicName, Offset)>,
+}
+
+impl Drop for Refused<'_> {
+    fn drop(&mut self) {
+        self.feed.topics.put_back_refused(self.source, &self.names);
+    }
+}
+
 impl Saver {
     /// Until it is dropped.
     pub(super) async fn run(self) {
         let mut seen = Seen::default();
-        // The position that was found saved, and for how many rounds it has been the same.
-        let mut found = (0, 0);
-        // Topics in doubt that were looked for already.
-        let mut skip = 0;
+        // The saver of the connection before ends soon, if it has not.
+        let mut rounds = self.rounds.clone().lock_owned().await;
         loop {
             let began = Instant::now();
             // The stream may come to reach back less far than it does.
             while began.elapsed() < self.wait() {
                 tokio::time::sleep(self.wait().saturating_sub(began.elapsed()).min(EVERY_LEAST)).await;
             }
-            if let Err(error) = self.save(&mut seen, &mut found, &mut skip).await {
+            if let Err(error) = self.save(&mut seen, &mut rounds).await {
                 tracing::warn!(%error, "topic states could not be saved");
             }
         }
@@ -106,10 +111,7 @@ impl Saver {
 
     /// Until the next save: sooner where the stream does not reach back far.
     fn wait(&self) -> Duration {
-        match self.status.reach() {
-            Some(reach) => self.every.min((reach / 4).max(EVERY_LEAST)),
-            None => self.every,
-        }
+        interval(self.every, self.status.reach())
     }
 
     /// Removes saved states of topics that have ended.
@@ -130,14 +132,22 @@ impl Saver {
         Ok(())
     }
 
+    /// Marks saved states from before deltas for which there was no room here: this node does not know what they came to.
+    async fn outdate_refused(&self) -> Result<(), Trouble> {
+        let names = self.feed.topics.take_refused(self.source);
+        let mut refused = Refused { feed: &self.feed, source: self.source, names };
+        while let Some((name, offset)) = refused.names.last() {
+            self.bucket.outdate(&self.base, name.as_str(), *offset).await?;
+            refused.names.pop();
+        }
+        Ok(())
+    }
+
     /// Takes states that may lack deltas here from what another node has saved.
-    async fn complete(&self, skip: &mut usize) -> Result<(), Trouble> {
+    async fn complete(&self, names: Vec<TopicName>) -> Result<(), Trouble> {
         let mut done = 0;
         let reached = self.progress.lock().unwrap_or_else(PoisonError::into_inner).last;
         let bounds = (sequence::ceiling(reached), self.bytes_max);
-        let names = self.feed.topics.incomplete_names(self.source, *skip, COMPLETED_AT_ONCE);
-        // Those that cannot be made whole do not keep others from it.
-        *skip = if names.len() < COMPLETED_AT_ONCE { 0 } else { *skip + COMPLETED_AT_ONCE };
         for name in names {
             let whole = self.bucket.complete(&self.base, self.source, name.as_str(), bounds, &self.feed).await?;
             done += usize::from(whole);
@@ -168,7 +178,7 @@ impl Saver {
         }
     }
 
-    async fn save(&self, seen: &mut Seen, found: &mut (u64, u32), skip: &mut usize) -> Result<(), Trouble> {
+    async fn save(&self, seen: &mut Seen, rounds: &mut Rounds<u64>) -> Result<(), Trouble> {
         let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if !progress.loaded || progress.last == 0 {
             return Ok(());
@@ -178,29 +188,36 @@ impl Saver {
             self.bucket.agree(&progress.created, Some(&self.agreed)).await?;
         }
         let revision = self.bucket.position_revision(&self.base).await?;
-        let saved = self.bucket.position(&self.base).await?.map_or(0, |saved| saved.sequence);
-        // Where nothing came since, nobody has anything to save.
-        let is_overdue = saved == found.0 && progress.last > saved;
-        *found = (saved, if is_overdue { found.1 + 1 } else { 0 });
+        let found = self.bucket.position(&self.base).await?;
+        let saved = found.as_ref().map_or(0, |found| found.sequence);
+        rounds.begin(saved, progress.last, found.as_ref().map(|found| found.missed_ms.is_some()));
         self.remove_ended().await?;
-        if self.feed.topics.incomplete(self.source) > 0 {
-            self.complete(skip).await?;
-            // Those whose states are whole save; this one only if there is none.
-            if found.1 < ROUNDS_UNSAVED {
-                return Ok(());
-            }
+        let expired_ms = self.bucket.expired_ms(&self.base).await?;
+        rounds.look_at_ends(&self.feed, self.source, expired_ms, progress.restored);
+        self.complete(rounds.incomplete(&self.feed, self.source)).await?;
+        if let Some(found) = found.filter(|found| found.missed_ms.is_none()) {
+            // The node that saved had room for them.
+            self.feed.topics.forget_refused(self.source, sequence::ceiling(found.sequence));
+        }
+        if rounds.gives_way(&self.feed, self.source) {
+            return Ok(());
         }
         // Another node has saved what this one has not read yet: never backwards.
         if progress.last < saved || !self.bucket.may_save(self.node.as_str(), seen).await? {
             return Ok(());
         }
+        rounds.save_again(&self.feed, self.source, (&self.status.name, &self.base));
+        let last = progress.last;
         let outcome = tokio::select! {
-            outcome = self.save_upto(progress, revision, found.1) => outcome,
+            outcome = self.save_upto(progress, revision, rounds.is_overdue()) => outcome,
             never = self.renew() => match never {},
         };
+        if matches!(outcome, Ok(true)) {
+            rounds.finish(self.base.clone(), last);
+        }
         // Others need not wait until it is clear that this node has ended.
         self.bucket.still_saves(self.node.as_str(), false).await?;
-        outcome
+        outcome.map(drop)
     }
 
     /// Says again and again that this node saves.
@@ -213,10 +230,11 @@ impl Saver {
         }
     }
 
-    /// Saves what is unsaved, up to what was read, over the position with this revision.
-    async fn save_upto(&self, progress: Progress, revision: u64, rounds_unsaved: u32) -> Result<(), Trouble> {
+    /// Saves what is unsaved, up to what was read, over the position with this revision. `false` if it is left to others.
+    async fn save_upto(&self, progress: Progress, revision: u64, is_overdue: bool) -> Result<bool, Trouble> {
         // Everything up to here is in the states that are taken from now on, or was saved before.
         let names = self.feed.topics.unsaved(self.source);
+        let hole = self.feed.topics.hole(self.source);
         let mut taken = Taken { feed: &self.feed, names, saved: false };
         let (mut at, mut attempts) = (0, WRITE_ATTEMPTS);
         while let Some(rest) = taken.names.get(at..).filter(|rest| !rest.is_empty()) {
@@ -228,10 +246,10 @@ impl Saver {
             // In doubt since it was last counted: left to others, as above.
             let may_lack =
                 |state: &Snapshot| state.known.may_lack() && self.feed.topics.is_conflatable(state.topic.as_str());
-            if rounds_unsaved < ROUNDS_UNSAVED && states.iter().any(|state| may_lack(state)) {
-                return Ok(());
+            if !is_overdue && states.iter().any(|state| may_lack(state)) {
+                return Ok(false);
             }
-            let outdated = self.bucket.save_states(&self.base, &states, &before, &self.feed).await?;
+            let outdated = self.bucket.save_states(&self.base, &states, &before, hole.as_ref(), &self.feed).await?;
             if outdated.is_empty() {
                 at += looked;
                 continue;
@@ -240,31 +258,42 @@ impl Saver {
             self.feed.topics.mark_unsaved(outdated.iter());
             if attempts == 0 {
                 tracing::info!(topics = outdated.len(), "topic states were not saved: another node saves");
-                return Ok(());
+                return Ok(false);
             }
             attempts -= 1;
         }
         // What ended meanwhile is not to come back.
         self.remove_ended().await?;
+        self.outdate_refused().await?;
+        if self.feed.topics.hole(self.source) != hole {
+            tracing::info!("topic states were not saved: messages were missed meanwhile");
+            return Ok(false);
+        }
         if self.feed.topics.has_forgotten_ends(self.source) {
             tracing::warn!(
                 "more topics ended than this node remembers, so that it cannot remove all their saved states: it saves no more; \
                  start it again"
             );
-            return Ok(());
+            return Ok(false);
         }
         if !self.bucket.still_saves(self.node.as_str(), true).await? {
             tracing::info!("topic states were not saved: it took so long that another node saves");
-            return Ok(());
+            return Ok(false);
         }
         let missed_ms = self.feed.topics.missed(self.source).map(|missed_ms| missed_ms.min(progress.last_ms));
-        let position = Position { sequence: progress.last, ms: progress.last_ms, missed_ms, outdated_ms: None };
-        if !self.bucket.save_position(&self.base, position, revision).await? {
+        let position = Position {
+            sequence: progress.last,
+            ms: progress.last_ms,
+            missed_ms,
+            hole: Hole::of(hole.as_ref()),
+            lifetimes: lifetimes_text(&self.feed.topics.lifetimes(self.source)),
+        };
+        if !self.bucket.save_position(&self.base, &position, revision).await? {
             tracing::info!("topic states were not saved: another node saves");
-            return Ok(());
+            return Ok(false);
         }
         taken.saved = true;
         tracing::debug!(states = taken.names.len(), upto = position.sequence, "topic states saved");
-        Ok(())
+        Ok(true)
     }
 }

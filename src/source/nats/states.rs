@@ -72,6 +72,9 @@ struct Saved<'a> {
     /// In place of it: bytes, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     b64data: Option<String>,
+    /// The hole after which the node that saved it knew it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hole: Option<Epoch>,
 }
 
 impl Saved<'_> {
@@ -86,8 +89,8 @@ impl Saved<'_> {
         let moved_at = moved_at(self.moved, self.moved_at, self.offset);
         let (offset, ts, at_ms, incomplete) = (self.offset, self.ts, self.at, self.incomplete);
         // There is one stream.
-        let (base, hole) = (None, None);
-        let (is_stream, class) = (self.stream, self.class);
+        let base = None;
+        let (is_stream, class, hole) = (self.stream, self.class, self.hole);
         SavedState { topic, offset, ts, at_ms, data, is_stream, class, moved_at, base, incomplete, hole }
     }
 }
@@ -173,6 +176,7 @@ impl Bucket {
         base: &Epoch,
         states: &[Arc<Snapshot>],
         before: &HashMap<String, Before>,
+        hole: Option<&Epoch>,
         feed: &Feed,
     ) -> Result<Vec<TopicName>, Trouble> {
         let mut outdated = Vec::new();
@@ -181,7 +185,7 @@ impl Bucket {
             let writes = chunk.iter().filter(|state| state.known.is_some()).map(|state| async move {
                 let before = before.get(state.topic.as_str()).copied().unwrap_or_default();
                 let class = feed.topics.class_of(state.topic.as_str());
-                let is_written = self.save_one(base, state, class, before).await?;
+                let is_written = self.save_one(base, state, (class, hole), before).await?;
                 Ok::<_, Trouble>((!is_written).then(|| state.topic.clone()))
             });
             outdated.extend(try_join_all(writes).await?.into_iter().flatten());
@@ -190,7 +194,13 @@ impl Bucket {
     }
 
     /// `false` if something else is there by now than before the state was taken.
-    async fn save_one(&self, base: &Epoch, state: &Snapshot, class: Class, before: Before) -> Result<bool, Trouble> {
+    async fn save_one(
+        &self,
+        base: &Epoch,
+        state: &Snapshot,
+        (class, hole): (Class, Option<&Epoch>),
+        before: Before,
+    ) -> Result<bool, Trouble> {
         let tried = state.topic.as_str();
         let key = token(tried);
         if before.saved.is_some_and(|(offset, _)| offset > state.offset) {
@@ -211,6 +221,7 @@ impl Bucket {
             parts: 0,
             data: None,
             b64data: None,
+            hole: hole.filter(|_| state.known == Known::Whole).cloned(),
         };
         let as_bytes = state.form == PayloadForm::Bytes || has_outer_blanks(&state.data);
         if state.data.len() <= PART_BYTES && as_bytes {
@@ -231,6 +242,24 @@ impl Bucket {
             self.remove_parts(base, &key, offset, parts).await?;
         }
         Ok(true)
+    }
+
+    /// Marks a topic's saved state from before `offset` as incomplete, if there is one.
+    pub(super) async fn outdate(&self, base: &Epoch, topic: &str, offset: Offset) -> Result<(), Trouble> {
+        let head = head_key(base, &token(topic));
+        for _ in 0..ATTEMPTS {
+            let Some((revision, value)) = self.value(&head).await? else { return Ok(()) };
+            let Ok(saved) = serde_json::from_slice::<Saved<'_>>(&value) else { return Ok(()) };
+            if saved.incomplete || saved.offset >= offset {
+                return Ok(());
+            }
+            let outdated =
+                serde_json::to_vec(&Saved { incomplete: true, hole: None, ..saved }).map_err(trouble(topic))?;
+            if self.put_over(&head, outdated.into(), revision).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(Trouble(format!("key {head}: other nodes change it all the time")))
     }
 
     /// Removes what is under a key up to this revision. A marker in its place, as of [`purge`](async_nats::jetstream::kv::Store::purge), would stay
@@ -360,8 +389,6 @@ impl Bucket {
         for base in std::mem::take(&mut restoring.over) {
             self.clear(&base).await;
         }
-        let expired = self.number(&format!("expired.{base}")).await?.map_or(0, |(_, expired)| expired);
-        feed.topics.expired_elsewhere(source, expired);
         (restoring.parts, restoring.parts_bytes) = (HashMap::new(), 0);
         Ok(true)
     }

@@ -15,6 +15,7 @@ use super::masters::Masters;
 use crate::config::{Class, PayloadForm};
 use crate::limits::OFFSET_MAX;
 use crate::position::{Epoch, Offset};
+use crate::source::saving::{Hole, read_lifetimes};
 use crate::source::{Feed, SavedState, has_outer_blanks};
 use crate::topic::{Known, Lifetime, Mark, Snapshot, SourceId, hash_of};
 
@@ -177,28 +178,6 @@ pub(super) struct Found {
     pub(super) generation: Option<Epoch>,
 }
 
-/// What a node that missed deltas says of saved states that it does not know.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) enum Hole {
-    /// Nothing: an older node.
-    #[default]
-    Unsaid,
-    /// It knows all, and removes those that are out of date.
-    None,
-    /// It knows those that name this hole.
-    Named(Epoch),
-}
-
-impl Hole {
-    fn read(word: Option<&str>) -> Self {
-        match word {
-            None => Self::Unsaid,
-            Some("-") => Self::None,
-            Some(name) => Self::Named(Epoch::from_text(name)),
-        }
-    }
-}
-
 /// Up to where saved states are complete.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SavedUpto {
@@ -259,22 +238,6 @@ pub(super) async fn is_still(link: &mut Link, keys: &Keys, generation: Option<&E
     Ok(found.upto.is_some() && found.generation.as_ref() == generation)
 }
 
-/// How long topics live, in a word.
-pub(super) fn lifetimes_text(all: &[Lifetime]) -> String {
-    let one = |of: &Lifetime| format!("{:x}={}={}", of.namespace, of.expire_ms, of.ended_ms);
-    all.iter().map(one).collect::<Vec<_>>().join(",")
-}
-
-fn read_lifetimes(text: &str) -> Vec<Lifetime> {
-    let one = |text: &str| {
-        let (namespace, rest) = text.split_once('=')?;
-        let (expire, ended) = rest.split_once('=')?;
-        let namespace = u64::from_str_radix(namespace, 16).ok()?;
-        Some(Lifetime { namespace, expire_ms: expire.parse().ok()?, ended_ms: ended.parse().ok()? })
-    };
-    text.split(',').filter_map(one).collect()
-}
-
 /// Up to when topics ended for want of deltas and were removed, Unix ms of the stream's clock; 0 if none were.
 pub(super) async fn expired_ms(link: &mut Link, keys: &Keys) -> RedisResult<u64> {
     let expired: Option<u64> = cmd("GET").arg(&keys.expired).query_async(link).await?;
@@ -307,7 +270,7 @@ pub(super) async fn found(link: &mut Link, keys: &Keys) -> RedisResult<Found> {
         word(is_count).and_then(|missed_ms| missed_ms.parse().ok()).map_or(upto.ms, |ms: u64| ms.min(upto.ms));
     let hashes: u32 = word(is_count).and_then(|hashes| hashes.parse().ok()).unwrap_or(0);
     let dependencies = word(is_count).map_or_else(Vec::new, Dependency::read);
-    let hole = Hole::read(word(is_count));
+    let hole = word(is_count).map_or(Hole::Unsaid, Hole::read);
     let lifetimes = word(is_count).map_or_else(Vec::new, read_lifetimes);
     let generation = word(is_count).map(Epoch::from_text);
     let wanted = upto_text(text);

@@ -18,10 +18,11 @@ use super::id::EntryId;
 use super::keys::Keys;
 use super::link::Link;
 use super::masters::Masters;
-use super::saved::{self, Dependency, Saved, lifetimes_text, mark_text, upto_text};
+use super::saved::{self, Dependency, Saved, mark_text, upto_text};
 use crate::limits::SAVED_BYTES_AT_ONCE;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
+use crate::source::saving::{EVERY_LEAST, Hole, Rounds, interval, lifetimes_text};
 use crate::source::{Feed, SourceStatus, apart};
 use crate::topic::{Snapshot, SourceId};
 
@@ -34,9 +35,6 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// Time that a reader has to finish the batch that states were taken in the middle of.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// Rounds without a save, after which a node does whose states may lack deltas.
-const ROUNDS_UNSAVED: u32 = 3;
-
 /// Times that states are taken again in one save, because topics ended that this node had not read of.
 const WRITE_ATTEMPTS: u32 = 8;
 
@@ -45,9 +43,6 @@ const RENEWALS: u64 = 4;
 
 /// Longest time between two looks at how far back the stream reaches.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
-
-/// Least time between two saves, however short the stream.
-const EVERY_LEAST: Duration = Duration::from_secs(1);
 
 /// Makes this round (`ARGV[1]`) the one that saves, for `ARGV[2]` ms, if none is but an earlier one of this node (`ARGV[5]`), and
 /// the position is what it found (`ARGV[3]`): otherwise another has saved meanwhile what this one may not have read. What an
@@ -149,16 +144,7 @@ pub(super) struct Saver {
     held: Option<Epoch>,
     /// The highest saved position that was seen, and of which epoch.
     seen: Option<(Epoch, EntryId)>,
-    /// Up to when topics had ended on any node in the round before, and when states were last saved again for that, Unix ms of
-    /// the stream's clock.
-    expired_ms: Option<u64>,
-    resaved_ms: u64,
-    /// The position that this node saved last, and of which epoch.
-    finished: Option<(Epoch, EntryId)>,
-    /// The position that was found saved, and for how many rounds it has been the same.
-    found: (EntryId, u32),
-    /// Topics in doubt that were looked for already.
-    skip: usize,
+    rounds: Rounds<EntryId>,
     /// The last save removed the saved states and did not finish writing them again.
     is_unfinished: bool,
 }
@@ -172,7 +158,6 @@ impl Saver {
         progress: Arc<Mutex<Progress>>,
         status: Arc<SourceStatus>,
     ) -> Self {
-        let found = (EntryId::default(), 0);
         Self {
             masters,
             keys,
@@ -185,11 +170,7 @@ impl Saver {
             node: Epoch::random(),
             held: None,
             seen: None,
-            expired_ms: None,
-            resaved_ms: 0,
-            finished: None,
-            found,
-            skip: 0,
+            rounds: Rounds::default(),
             is_unfinished: false,
         }
     }
@@ -225,10 +206,7 @@ impl Saver {
         if self.is_unfinished {
             return self.every.min(EVERY_LEAST);
         }
-        match self.status.reach() {
-            Some(reach) => self.every.min((reach / 4).max(EVERY_LEAST)),
-            None => self.every,
-        }
+        interval(self.every, self.status.reach())
     }
 
     /// Time for which a node is the one that saves: enough for what it waits for, and no more than until the next round.
@@ -255,25 +233,19 @@ impl Saver {
         // A position past the newest entry is of a stream that is gone.
         let saved = upto.filter(|saved| saved.upto <= facts.newest).map_or(EntryId::default(), |saved| saved.upto);
         let is_lost = self.is_lost(&epoch, position.as_deref(), progress.restored) || is_torn;
-        // Where nothing came since, nobody has anything to save.
-        let is_overdue = saved == self.found.0 && progress.last > saved;
-        self.found = (saved, if is_overdue { self.found.1 + 1 } else { 0 });
+        self.rounds.begin(saved, progress.last, upto.map(|upto| upto.missed_ms.is_some()));
         self.vouch(&mut link, Offset::ZERO).await?;
         self.remove_ended(&mut link, feed).await?;
-        let lives_longer = self.lives_longer(&mut link, feed, progress.restored).await?;
-        let is_incomplete = feed.topics.incomplete(self.source) > 0 && !is_torn;
-        if is_incomplete {
+        let expired_ms = saved::expired_ms(&mut link, &self.keys).await?;
+        self.rounds.look_at_ends(feed, self.source, expired_ms, progress.restored);
+        if !is_torn {
             self.complete(&mut link, feed).await?;
         }
         if let Some(upto) = upto.filter(|upto| upto.missed_ms.is_none()) {
             // The node that saved had room for them.
             feed.topics.forget_refused(self.source, upto.upto.ceiling());
         }
-        // Of two nodes, the one that missed nothing saves.
-        let has_missed = feed.topics.missed(self.source).is_some();
-        let others_missed = upto.is_some_and(|upto| upto.missed_ms.is_some());
-        let gives_way = is_incomplete || has_missed && upto.is_some() && !others_missed;
-        if gives_way && self.found.1 < ROUNDS_UNSAVED {
+        if self.rounds.gives_way(feed, self.source) {
             return Ok(());
         }
         // Another node has saved what this one has not read yet: never backwards.
@@ -293,16 +265,8 @@ impl Saver {
         // This node holds the lease: no other node writes the position now.
         if is_lost {
             self.save_all(feed, &epoch);
-        } else if others_missed && !has_missed && self.is_of_other(&epoch, saved) {
-            // That node wrote what it knew over what this one had saved.
-            feed.topics.mark_all_unsaved(self.source);
-        } else if lives_longer {
-            tracing::warn!(
-                stream = self.keys.stream,
-                "other nodes end topics that this one keeps: all are saved again; give all nodes the same expire_after"
-            );
-            self.resaved_ms = self.expired_ms.unwrap_or(0);
-            feed.topics.mark_all_unsaved(self.source);
+        } else {
+            self.rounds.save_again(feed, self.source, (&self.keys.stream, &epoch));
         }
         let progress = Progress { is_another: progress.is_another || is_lost, ..progress };
         let generation = generation.filter(|_| !progress.is_another).unwrap_or_else(Epoch::random);
@@ -313,7 +277,7 @@ impl Saver {
         };
         if is_saved {
             self.seen = Some((epoch.clone(), progress.last));
-            self.finished = Some((epoch, progress.last));
+            self.rounds.finish(epoch, progress.last);
             self.is_unfinished = false;
         }
         Ok(())
@@ -355,25 +319,6 @@ impl Saver {
         };
         self.seen = Some((epoch.clone(), before.max(position)));
         position < before
-    }
-
-    /// Whether other nodes have ended topics, and removed their states, that are not over here.
-    async fn lives_longer(&mut self, link: &mut Link, feed: &Feed, restored: EntryId) -> RedisResult<bool> {
-        let own_ms = feed.topics.expired_ms(self.source);
-        let expired_ms = saved::expired_ms(link, &self.keys).await?;
-        // Those that are over here too are ended by the next round.
-        let before_ms = self.expired_ms.replace(expired_ms);
-        if before_ms.is_none() && restored.is_zero() {
-            // All that is known is to be saved anyway.
-            self.resaved_ms = expired_ms;
-        }
-        let before_ms = before_ms.unwrap_or(0);
-        Ok(before_ms > own_ms && before_ms > self.resaved_ms)
-    }
-
-    /// Whether another node has saved up to there.
-    fn is_of_other(&self, epoch: &Epoch, saved: EntryId) -> bool {
-        self.finished.as_ref().is_none_or(|(known, upto)| known != epoch || *upto != saved)
     }
 
     /// Begins to save everything again.
@@ -442,7 +387,7 @@ impl Saver {
             // In doubt since it was last counted: left to others, as above.
             let may_lack =
                 |state: &Snapshot| state.known.may_lack() && feed.topics.is_conflatable(state.topic.as_str());
-            if self.found.1 < ROUNDS_UNSAVED && states.iter().any(|state| may_lack(state)) {
+            if !self.rounds.is_overdue() && states.iter().any(|state| may_lack(state)) {
                 return Ok(false);
             }
             let newest = states.iter().map(|state| state.offset).max().unwrap_or_default();
@@ -628,7 +573,8 @@ impl Saver {
         // Topics of one stream alone have no marks beside it.
         let hashes = [&self.keys.snapshots, &self.keys.strays];
         let hashes = if self.streams.len() > 1 { &hashes[..] } else { &hashes[..1] };
-        let (dependencies, hole) = (Dependency::text(dependencies), hole.map_or("-", Epoch::as_str));
+        let (dependencies, hole) = (Dependency::text(dependencies), Hole::of(hole));
+        let hole = hole.word();
         let count =
             format!("{last} {count} {complete} {seen} {missed_ms} {} {dependencies} {hole} {lifetimes}", hashes.len());
         let mut finish = cmd("EVAL");
@@ -704,9 +650,7 @@ impl Saver {
     /// Takes states that may lack deltas here from what another node has saved.
     async fn complete(&mut self, link: &mut Link, feed: &Feed) -> RedisResult<()> {
         let reached = self.progress().offset;
-        let names = feed.topics.incomplete_names(self.source, self.skip, CHUNK);
-        // Those that cannot be made whole do not keep others from it.
-        self.skip = if names.len() < CHUNK { 0 } else { self.skip + CHUNK };
+        let names = self.rounds.incomplete(feed, self.source);
         let mut done = 0;
         for name in &names {
             let text: Option<String> =

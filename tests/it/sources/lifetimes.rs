@@ -58,3 +58,55 @@ async fn what_a_node_with_a_shorter_time_removed_is_not_taken_for_missing() {
     assert_eq!(told(&later, "n:patched"), told(&new, "n:patched"));
     assert!(told(&later, "n:patched").1.is_some());
 }
+
+/// The same with NATS.
+#[cfg(feature = "nats")]
+#[tokio::test]
+async fn what_a_node_with_a_shorter_time_removed_from_the_bucket_is_not_taken_for_missing() {
+    use crate::support::nats::{Nats, add, saved_upto};
+    let nats = Nats::start();
+    let js = nats.jetstream().await;
+    // A stream that is full lets go of messages by itself.
+    let options = |every: &str, expire_after: &str| format!("max_messages = 3\n{}", options(every, expire_after));
+    let old = nats.server(&options("100ms", "2s")).await;
+    let mut last = 0;
+    for subject in ["n.patched", "n.quiet"] {
+        last = add(&js, subject, &json!({"a": 1})).await;
+    }
+    old.until("read", |s| told(s, "n:quiet").0 == 200).await;
+    let epoch = told(&old, "n:quiet").2["epoch"].as_str().unwrap().to_owned();
+    saved_upto(&js, &epoch, last).await;
+    let new = nats.server(&options("100ms", "1h")).await;
+    let whole = told(&new, "n:quiet");
+    assert!(whole.1.is_some(), "{whole:?}");
+    new.signal("STOP");
+    old.until("ended", |s| told(s, "n:quiet").0 == 404).await;
+    // What was ended is saved as ended: the position is past it.
+    let mut last = 0;
+    for n in 1..=3 {
+        last = add(&js, "latest.other", &json!(n)).await;
+    }
+    saved_upto(&js, &epoch, last).await;
+    let late = nats.server(&options("0s", "1h")).await;
+    for topic in ["n:quiet", "n:patched"] {
+        let (status, _, body) = told(&late, topic);
+        assert!(status == 200 && body["data"].is_null() && body["incomplete"] == true, "{body}");
+    }
+    // Topics of other namespaces are none of its business.
+    assert_eq!(told(&late, "merge:unknown").0, 404);
+    new.signal("CONT");
+    new.until("read", |s| told(s, "latest:other").2["offset"] == last).await;
+    add(&js, "n.patched", &json!({"b": 2})).await;
+    late.until("patched", |s| told(s, "n:patched").2["data"] == json!({"b": 2})).await;
+    assert_eq!(told(&late, "n:patched").2["incomplete"], true, "it is a part of what the other node has");
+    new.until("patched", |s| told(s, "n:patched").2["data"] == json!({"a": 1, "b": 2})).await;
+    // The node that keeps them saves them again.
+    new.until("said", |s| s.log().contains("other nodes end topics that this one keeps")).await;
+    drop(old);
+    let last = add(&js, "latest.other", &json!(4)).await;
+    saved_upto(&js, &epoch, last).await;
+    let later = nats.server(&options("0s", "1h")).await;
+    assert_eq!(told(&later, "n:quiet"), whole);
+    assert_eq!(told(&later, "n:patched"), told(&new, "n:patched"));
+    assert!(told(&later, "n:patched").1.is_some());
+}

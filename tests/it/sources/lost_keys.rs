@@ -161,6 +161,45 @@ async fn stream_topics_have_one_offset_after_a_hole() {
     }
 }
 
+/// The same where the nodes after the hole save: a delta in the hole was in no saved state, and the first node after it begins
+/// the topic's list anew.
+#[tokio::test]
+async fn nodes_that_save_after_a_hole_give_a_stream_topic_one_offset() {
+    for is_saved_before in [true, false] {
+        let redis = Redis::start();
+        let first = redis.server(if is_saved_before { EVERY } else { "snapshot_every = \"0s\"" }).await;
+        let last = redis.add("stream:a", &json!("v1"));
+        first.until("read", |s| told(s, "stream:a").0 == 200).await;
+        let position = || redis.command(&["GET", "{nexus:deltas}:position"]);
+        if is_saved_before {
+            first.until("saved", |_| position() == last).await;
+        }
+        drop(first);
+        redis.add("stream:a", &json!("v2"));
+        redis.command(&["XTRIM", STREAM, "MAXLEN", "0"]);
+        redis.add("stream:a", &json!("v3"));
+        let mut started = vec![redis.server(EVERY).await];
+        for n in 0..3 {
+            let last = redis.add("latest:c", &json!(n));
+            for server in &started {
+                server.until("read", |s| data(s, "latest:c") == Some(json!(n))).await;
+            }
+            started[0].until("saved", |_| position() == last).await;
+            started.push(redis.server(if n == 1 { "snapshot_every = \"0s\"" } else { EVERY }).await);
+        }
+        for server in &started {
+            assert_eq!(told(server, "stream:a"), told(&started[0], "stream:a"), "saved before: {is_saved_before}");
+        }
+        // A later node has the saved states alone.
+        redis.command(&["XTRIM", STREAM, "MAXLEN", "1"]);
+        let later = redis.server("snapshot_every = \"0s\"").await;
+        let offset =
+            |server: &Server| serde_json::from_str::<Value>(&told(server, "stream:a").2).unwrap()["offset"].clone();
+        assert_eq!(offset(&later), offset(&started[0]), "saved before: {is_saved_before}");
+        assert!(!told(&later, "stream:a").2.contains("incomplete"));
+    }
+}
+
 /// The epoch of a backup that is put back a second time meant more when it was left: it is not taken up again.
 #[tokio::test]
 async fn an_epoch_that_comes_back_with_another_past_is_left_again() {

@@ -7,6 +7,8 @@ mod nats;
 #[cfg(feature = "nats")]
 mod nats_classes;
 #[cfg(feature = "nats")]
+mod nats_holes;
+#[cfg(feature = "nats")]
 mod nats_replaced;
 #[cfg(feature = "nats")]
 mod nats_saves;

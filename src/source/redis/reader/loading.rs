@@ -11,13 +11,14 @@ use super::super::continuity::{self, Facts, Progress};
 use super::super::entries::{Entry, entries};
 use super::super::id::EntryId;
 use super::super::link::Link;
-use super::super::saved::{self, Dependency, Hole, SavedUpto};
+use super::super::saved::{self, Dependency, SavedUpto};
 use super::super::wire::is_too_large;
 use super::{Away, LOOK_AGAIN_BYTES, RedisSource};
 use crate::clock::unix_ms;
 use crate::position::{Epoch, Offset};
 use crate::source::Feed;
-use crate::topic::{Floor, Lifetime, SavedHole, SourceId, hash_of};
+use crate::source::saving::Hole;
+use crate::topic::{Floor, Lifetime, SourceId, hash_of};
 
 /// Entries a read returns at most while loading.
 const LOAD_BATCH: usize = 5_000;
@@ -284,9 +285,8 @@ impl RedisSource {
         feed.topics.saved_upto(self.id, saved.map_or(0, |saved| saved.upto.ms));
         let saved_missed_ms = saved.and_then(|saved| saved.missed_ms);
         let is_unsaid = saved_missed_ms.is_some() && hole == Hole::Unsaid;
-        if let Some(until_ms) = saved_missed_ms.filter(|_| hole != Hole::None) {
-            let name = if let Hole::Named(name) = hole { Some(name) } else { None };
-            feed.topics.saved_after_a_hole(self.id, SavedHole { until_ms, name });
+        if let Some(hole) = saved_missed_ms.and_then(|until_ms| hole.outdates(until_ms)) {
+            feed.topics.saved_after_a_hole(self.id, hole);
         }
         if let Some(missed_ms) = missed_ms {
             feed.topics.missed_until(self.id, missed_ms);
