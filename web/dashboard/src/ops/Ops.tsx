@@ -21,7 +21,9 @@ export default function Ops() {
   useTitle('Operations');
 
   if (topic.status === 'error') {
-    return <TokenForm title="This page needs a token for the topic ops:nodes" reason={topic.error?.message} />;
+    return (
+      <TokenForm title="This page needs a token for the topic ops:nodes" reason={topic.error?.message} />
+    );
   }
   if (totals.nodes === 0) {
     return (
