@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
+use nexus_testkit::balancer_config::{Plan, haproxy, nginx, nginx_around};
 
-use crate::servers::front_config::{Plan, haproxy, nginx, nginx_around};
 use crate::servers::process::{Process, free_port, until};
 
 const HAPROXY: &str = include_str!("../../../deploy/haproxy/haproxy.cfg");

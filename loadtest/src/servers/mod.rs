@@ -1,7 +1,6 @@
 //! The processes that a run starts: our server, others, Redis, a balancer.
 
 pub(crate) mod balancer;
-pub(crate) mod front_config;
 pub(crate) mod node;
 pub(crate) mod peer;
 pub(crate) mod process;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use nexus_testkit::balancer_config::{Plan, haproxy, nginx, nginx_around};
 use serde_json::Value;
 
-use crate::support::front_config::{Plan, haproxy, nginx, nginx_around};
 use crate::support::publishing::{Publishing, all_have_all, to_redis};
 use crate::support::reconnecting_client::{Diary, TOPIC, roamers, span};
 use crate::support::{OPEN, Redis, Server, free_port, signal};

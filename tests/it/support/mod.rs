@@ -5,8 +5,6 @@ pub(crate) mod centrifuge_client;
 pub(crate) mod certificates;
 pub(crate) mod clock;
 pub(crate) mod deflate;
-#[path = "../../../loadtest/src/servers/front_config.rs"]
-pub(crate) mod front_config;
 pub(crate) mod http_backend;
 pub(crate) mod imports;
 #[cfg(feature = "nats")]

@@ -1,23 +1,23 @@
-//! The shipped configurations of balancers (`deploy/haproxy`, `deploy/nginx`), with nothing changed but where things
-//! listen, which nodes there are, and how many descriptors this machine allows. The server's tests use this file too.
+//! The shipped configurations of balancers (`deploy/haproxy`, `deploy/nginx`), changed only in ports,
+//! nodes, and the number of descriptors that the machine allows.
 
-/// What is put in place of the shipped addresses.
-pub(crate) struct Plan<'a> {
-    /// Port of the front, on loopback.
-    pub(crate) listen: u16,
+/// Replaces the shipped addresses.
+pub struct Plan<'a> {
+    /// Port of the balancer, on loopback.
+    pub listen: u16,
     /// Port of metrics and statistics (HAProxy), on loopback.
-    pub(crate) private: u16,
+    pub private: u16,
     /// Ports of the nodes, on loopback; they may be down.
-    pub(crate) nodes: &'a [u16],
-    /// Sockets that the front may hold; each costs it two descriptors.
-    pub(crate) sockets_max: usize,
+    pub nodes: &'a [u16],
+    /// Most sockets of the balancer; each needs two descriptors.
+    pub sockets_max: usize,
 }
 
-/// `deploy/haproxy/haproxy.cfg`, changed.
+/// `deploy/haproxy/haproxy.cfg` for this plan.
 ///
 /// # Errors
-/// What is not in it any more and should be.
-pub(crate) fn haproxy(shipped: &str, plan: &Plan<'_>) -> Result<String, String> {
+/// A line that is expected in it and missing.
+pub fn haproxy(shipped: &str, plan: &Plan<'_>) -> Result<String, String> {
     let mut text = shipped.to_owned();
     for (old, new) in [
         ("    bind :8080\n", format!("    bind 127.0.0.1:{}\n", plan.listen)),
@@ -34,11 +34,11 @@ pub(crate) fn haproxy(shipped: &str, plan: &Plan<'_>) -> Result<String, String> 
     })
 }
 
-/// `deploy/nginx/nexus-push.conf`, changed.
+/// `deploy/nginx/nexus-push.conf` for this plan.
 ///
 /// # Errors
-/// What is not in it any more and should be.
-pub(crate) fn nginx(shipped: &str, plan: &Plan<'_>) -> Result<String, String> {
+/// A line that is expected in it and missing.
+pub fn nginx(shipped: &str, plan: &Plan<'_>) -> Result<String, String> {
     let listen = format!("    listen 127.0.0.1:{} ", plan.listen);
     let text = replaced("nexus-push.conf", shipped, "    listen 8080 ", &listen)?;
     nodes("nexus-push.conf", &text, "    server 10.0.0.11:8000 ", "    server 10.0.0.12:8000 ", |line| {
@@ -47,8 +47,9 @@ pub(crate) fn nginx(shipped: &str, plan: &Plan<'_>) -> Result<String, String> {
     })
 }
 
-/// The file around it, as its head says, but for the limits: two workers that share the descriptors.
-pub(crate) fn nginx_around(include: &str, directory: &str, sockets_max: usize) -> String {
+/// The file that includes it, as its head says, except for the limits: two workers share the
+/// descriptors.
+pub fn nginx_around(include: &str, directory: &str, sockets_max: usize) -> String {
     let connections = sockets_max + 64;
     format!(
         "worker_processes 2;\nworker_rlimit_nofile {descriptors};\nworker_shutdown_timeout 30m;\ndaemon off;\n\
@@ -65,7 +66,7 @@ fn replaced(file: &str, text: &str, old: &str, new: &str) -> Result<String, Stri
     }
 }
 
-/// Puts lines for all nodes in place of the first node's line, wherever there is one, and drops the second's.
+/// Replaces each line of the first node by lines for all nodes, and drops those of the second.
 fn nodes(
     file: &str,
     text: &str,
