@@ -132,7 +132,7 @@ async fn a_node_that_is_behind_catches_up_before_it_answers() {
     let waiting = |server: &Server| server.metric("subscribes_waiting") == 2.0;
     server.until("both wait", waiting).await;
     for (entry, topic) in [(&first, "stream:s"), (&second, "merge:m")] {
-        redis.command(&["XADD", "nexus:deltas", entry, "topic", topic, "data", r#"{"n":2}"#]);
+        redis.xadd("nexus:deltas", entry, &["topic", topic, "data", r#"{"n":2}"#]);
     }
     let reply = client.next().await;
     for (topic, position) in [("stream:s", &stream), ("merge:m", &merge)] {

@@ -15,7 +15,7 @@ fn seen(server: &Server, topic: &str) -> (u16, Value) {
 
 /// Adds an entry that Redis took in so many ms ago, as its ID says.
 fn add_aged(redis: &Redis, ago_ms: u64, topic: &str) -> String {
-    redis.command(&["XADD", STREAM, &format!("{}-*", unix_ms() - ago_ms), "topic", topic, "data", "{\"a\":1}"])
+    redis.xadd(STREAM, &format!("{}-*", unix_ms() - ago_ms), &["topic", topic, "data", "{\"a\":1}"])
 }
 
 /// The first answers of a server with these namespaces.

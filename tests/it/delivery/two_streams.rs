@@ -13,7 +13,7 @@ fn view(server: &Server, topic: &str) -> Option<Value> {
 }
 
 fn add_as(redis: &Redis, stream: &str, id: &str, topic: &str, kind: &str, data: &Value) -> String {
-    redis.command(&["XADD", stream, id, "topic", topic, "kind", kind, "data", &data.to_string()])
+    redis.add_kind(stream, id, topic, kind, data)
 }
 
 fn add(redis: &Redis, stream: &str, topic: &str, kind: &str, data: &Value) -> String {
@@ -156,7 +156,7 @@ async fn entries_that_were_deleted_behind_the_saved_position_are_missed() {
         let seen = view(&server, "merge:a").unwrap();
         assert_eq!((&seen["data"], &seen["incomplete"]), (&json!({"a": 1}), &json!(true)), "{seen}");
         // It is said once, and what comes after it is whole again.
-        redis.command(&["XADD", STREAM, "*", "topic", "merge:a", "kind", "snapshot", "data", "{\"all\":1}"]);
+        redis.xadd(STREAM, "*", &["topic", "merge:a", "kind", "snapshot", "data", "{\"all\":1}"]);
         server.until("whole", |s| view(s, "merge:a").is_some_and(|seen| seen["data"] == json!({"all": 1}))).await;
         assert_eq!(view(&server, "merge:a").unwrap().get("incomplete"), None);
         assert_eq!(

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::class_changes::{ClassChange, class_changes};
 use crate::support::clock::unix_ms;
 use crate::support::{OPEN, Redis, Server};
 
@@ -28,7 +29,7 @@ fn etag(server: &Server, topic: &str) -> Option<String> {
 }
 
 fn add_kind(redis: &Redis, topic: &str, kind: &str, data: &Value) -> String {
-    redis.command(&["XADD", STREAM, "*", "topic", topic, "kind", kind, "data", &data.to_string()])
+    redis.add_kind(STREAM, "*", topic, kind, data)
 }
 
 /// Several patches that add up to one state.
@@ -200,8 +201,7 @@ async fn a_topic_ends_by_the_times_of_its_entries() {
     assert_eq!(etag(&one, "short:a"), etag(&other, "short:a"));
     // By the entries' times alone: two days lie between these, read in one go by who starts later.
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
-    let at =
-        |ms: u128, data: &str| redis.command(&["XADD", STREAM, &format!("{ms}-0"), "topic", "day:b", "data", data]);
+    let at = |ms: u128, data: &str| redis.xadd(STREAM, &format!("{ms}-0"), &["topic", "day:b", "data", data]);
     at(now + 60_000, r#"{"old": 1}"#);
     at(now + 60_000 + 172_800_000, r#"{"new": 1}"#);
     let third = redis.server(options).await;
@@ -296,9 +296,8 @@ async fn what_was_stale_before_a_restart_is_stale_after_it() {
 async fn the_newest_value_of_a_topic_in_two_streams_counts_whichever_is_read_first() {
     let redis = Redis::start();
     let first = redis.server("streams = [\"s1\"]\nsnapshot_every = \"100ms\"").await;
-    let add = |stream: &str, topic: &str, data: &Value| {
-        redis.command(&["XADD", stream, "*", "topic", topic, "data", &data.to_string()])
-    };
+    let add =
+        |stream: &str, topic: &str, data: &Value| redis.xadd(stream, "*", &["topic", topic, "data", &data.to_string()]);
     for n in 0..10 {
         add("s1", &format!("latest:{n}"), &json!("old"));
     }
@@ -356,7 +355,7 @@ async fn a_deletion_in_another_stream_counts_whichever_is_read_first() {
     for slow in ["s1", "s2"] {
         let redis = Redis::start();
         let add = |stream: &str, topic: &str, kind: &str, data: &str| {
-            redis.command(&["XADD", stream, "*", "topic", topic, "kind", kind, "data", data])
+            redis.xadd(stream, "*", &["topic", topic, "kind", kind, "data", data])
         };
         fill(&redis, slow);
         let first = redis.server("streams = [\"s1\"]\nsnapshot_every = \"100ms\"").await;
@@ -411,9 +410,7 @@ async fn a_topic_over_two_streams_is_noticed_at_its_first_entry_in_the_wrong_one
     let server = redis.server("streams = [\"s1\", \"s2\"]\nsnapshot_every = \"100ms\"").await;
     let mut client = server.client().await;
     client.subscribe(&["merge:m"]).await;
-    let add = |stream: &str, data: &Value| {
-        redis.command(&["XADD", stream, "*", "topic", "merge:m", "data", &data.to_string()])
-    };
+    let add = |stream: &str, data: &Value| redis.xadd(stream, "*", &["topic", "merge:m", "data", &data.to_string()]);
     let last = add("s1", &json!({"a": 1}));
     assert_eq!(client.next().await["data"], json!({"a": 1}));
     server.until("saved", |_| redis.command(&["GET", "{s1}:position"]) == last).await;
@@ -428,7 +425,7 @@ async fn a_topic_over_two_streams_is_noticed_at_its_first_entry_in_the_wrong_one
     server.until("saved again", |_| redis.command(&["GET", "{s2}:position"]) == last).await;
     assert_eq!(view(&server, "merge:m").unwrap()["incomplete"], true);
     // What the topic cannot take moves nothing.
-    redis.command(&["XADD", "s1", "*", "topic", "merge:m", "data", "[1]"]);
+    redis.xadd("s1", "*", &["topic", "merge:m", "data", "[1]"]);
     server.until("refused", |s| s.metric("deltas_refused_total{reason=\"not_an_object\"}") == 1.0).await;
     assert_eq!(server.metric("topics_moved_total"), 1.0);
 }
@@ -505,7 +502,7 @@ async fn states_that_were_saved_with_entries_that_a_failover_lost_do_not_count()
     redis.command(&["DEL", STREAM]);
     for (n, id) in ids.iter().enumerate().take(3) {
         let data = json!({format!("k{n}"): n}).to_string();
-        redis.command(&["XADD", STREAM, id, "topic", "merge:a", "data", &data]);
+        redis.xadd(STREAM, id, &["topic", "merge:a", "data", &data]);
     }
     let last = redis.add("merge:a", &json!({"n": 1}));
     let expected = json!({"k0": 0, "k1": 1, "k2": 2, "n": 1});
@@ -567,43 +564,27 @@ async fn a_stream_whose_deltas_find_no_room_is_incomplete_until_its_next() {
 /// that the stream holds do, and the others are missed.
 #[tokio::test]
 async fn a_state_that_was_saved_with_another_class_does_not_count() {
-    let (merged, newest) = (json!({"a": 1, "b": 2}), json!({"b": 2}));
-    for (before, now, whole) in [
-        ("latest", "merge", Some(&merged)),
-        ("merge", "latest", Some(&newest)),
-        ("stream", "merge", Some(&merged)),
-        ("stream", "latest", Some(&newest)),
-        ("latest", "stream", None),
-    ] {
+    for change in class_changes() {
         let redis = Redis::start();
-        let with =
-            |class: &str, every: &str| format!("snapshot_every = \"{every}\"\n[namespace.q]\nclass = \"{class}\"\n");
-        let first = redis.server(&with(before, "100ms")).await;
+        let first = redis.server(&ClassChange::options(change.before, "100ms")).await;
         // So long ago that a start which has saved states does not read as far back.
         for (n, data) in [r#"{"a":1}"#, r#"{"b":2}"#].iter().enumerate() {
             let id = format!("{}-{n}", unix_ms() - 3_600_000);
-            redis.command(&["XADD", STREAM, &id, "topic", "q:a", "data", data]);
+            redis.xadd(STREAM, &id, &["topic", "q:a", "data", data]);
         }
         let last = redis.add("merge:other", &json!({"m": 1}));
         first.until("saved", |_| redis.command(&["GET", "{nexus:deltas}:position"]) == last).await;
         drop(first);
-        let second = redis.server(&with(now, "0s")).await;
-        let seen = view(&second, "q:a").unwrap();
-        assert_eq!(seen.get("incomplete"), None, "{before} to {now}: {seen}");
-        if let Some(whole) = whole {
-            assert_eq!(seen["data"], *whole, "{before} to {now}");
-        }
+        let second = redis.server(&ClassChange::options(change.now, "0s")).await;
+        change.check_all_read(&view(&second, "q:a").unwrap());
         drop(second);
-        // The first entry is gone: of a value the newest is there all the same.
         redis.command(&["XTRIM", STREAM, "MAXLEN", "2"]);
-        let third = redis.server(&with(now, "0s")).await;
-        let seen = view(&third, "q:a").unwrap();
-        assert_eq!(seen.get("incomplete").is_some(), now == "merge", "{before} to {now}: {seen}");
+        let third = redis.server(&ClassChange::options(change.now, "0s")).await;
+        change.check_first_gone(&view(&third, "q:a").unwrap());
         assert_eq!(view(&third, "merge:other").unwrap().get("incomplete"), None, "of the same class as before");
         drop(third);
         redis.command(&["XTRIM", STREAM, "MAXLEN", "0"]);
-        let fourth = redis.server(&with(now, "0s")).await;
-        let seen = view(&fourth, "q:a").unwrap();
-        assert_eq!((&seen["data"], &seen["incomplete"]), (&Value::Null, &json!(true)), "{before} to {now}");
+        let fourth = redis.server(&ClassChange::options(change.now, "0s")).await;
+        change.check_all_gone(&view(&fourth, "q:a").unwrap());
     }
 }

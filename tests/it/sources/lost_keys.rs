@@ -22,7 +22,7 @@ fn data(server: &Server, topic: &str) -> Option<Value> {
 }
 
 fn add(redis: &Redis, stream: &str, topic: &str, kind: &str, data: &Value) -> String {
-    redis.command(&["XADD", stream, "*", "topic", topic, "kind", kind, "data", &data.to_string()])
+    redis.add_kind(stream, "*", topic, kind, data)
 }
 
 #[tokio::test]
@@ -252,7 +252,7 @@ async fn what_a_deleted_stream_hid_counts_again() {
         let stray_ms: u64 = stray.split('-').next().unwrap().parse().unwrap();
         // Not of the same millisecond.
         let newest = format!("{}-0", stray_ms + 1);
-        redis.command(&["XADD", home, &newest, "topic", &topic, "data", "\"newest\""]);
+        redis.xadd(home, &newest, &["topic", &topic, "data", "\"newest\""]);
         running.until("read", |s| data(s, &topic) == Some(json!("newest"))).await;
         let position = |stream: &str| redis.command(&["GET", &format!("{{{stream}}}:position")]);
         running.until("saved", |_| position(home) == newest).await;
@@ -263,7 +263,7 @@ async fn what_a_deleted_stream_hid_counts_again() {
         let started = redis.server(&both).await;
         assert_eq!(told(&started, &topic), told(&running, &topic), "{topic}");
         let newer = format!("{}-0", stray_ms + 60_000);
-        redis.command(&["XADD", home, &newer, "topic", &topic, "data", "\"newer\""]);
+        redis.xadd(home, &newer, &["topic", &topic, "data", "\"newer\""]);
         for server in [&running, &started] {
             server.until("the next is the newest", |s| data(s, &topic) == Some(json!("newer"))).await;
         }
@@ -295,7 +295,7 @@ async fn topics_that_were_saved_outlive_the_loss_of_another_stream() {
     let hidden = of("latest", "s2").remove(0);
     let stray = add(&redis, "s1", &hidden, "delta", &json!("stray"));
     let later = format!("{}-0", stray.split('-').next().unwrap().parse::<u64>().unwrap() + 1);
-    redis.command(&["XADD", "s2", &later, "topic", &hidden, "data", "1"]);
+    redis.xadd("s2", &later, &["topic", &hidden, "data", "1"]);
     let position = |stream: &str| redis.command(&["GET", &format!("{{{stream}}}:position")]);
     running.until("read", |s| data(s, &hidden) == Some(json!(1))).await;
     let last = add(&redis, "s1", &values[0], "delta", &json!("last"));

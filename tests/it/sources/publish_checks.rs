@@ -81,7 +81,7 @@ async fn a_time_that_is_none_is_refused_in_the_words_of_the_server() {
         ("20240808", "ts_too_early"),
         ("9999999999999", "ts_too_late"),
     ] {
-        read.command(&["XADD", STREAM, "*", "topic", "merge:a", "data", "{}", "ts", ts]);
+        read.xadd(STREAM, "*", &["topic", "merge:a", "data", "{}", "ts", ts]);
         let said = told(&server, "suspicious", reason, 1).await;
         let error = failed(&run(&["publish", "-c", &config, "--ts", ts, "merge:a", "{}"]));
         let what = error.split_once(&format!("was refused ({reason}): ")).unwrap().1;

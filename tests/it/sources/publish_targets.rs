@@ -176,7 +176,7 @@ fn a_user_of_the_streams_alone_publishes_to_those_that_hold_entries() {
     let redis = Redis::start();
     let user = ["ACL", "SETUSER", "feed", "on", ">feed-secret", "~s0", "~s1", "+xadd", "+exists", "+role"];
     assert_eq!(redis.command(&user), "+OK");
-    redis.command(&["XADD", "s0", "*", "topic", "a", "data", "1"]);
+    redis.xadd("s0", "*", &["topic", "a", "data", "1"]);
     let to = redis.url().replace("redis://", "redis://feed:feed-secret@");
     let with = |stream: &str, more: &[&str]| {
         run(&[&["publish", "--to", &to, "a", "1", "--stream", stream][..], more].concat())

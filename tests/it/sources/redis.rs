@@ -16,19 +16,11 @@ async fn entries_become_deltas_with_offsets_made_of_their_ids() {
     let offset = (ms.parse::<u64>().unwrap() - 1_704_067_200_000) * 8_192 + seq.parse::<u64>().unwrap();
     assert_eq!((&delta["offset"], &delta["data"]), (&json!(offset), &json!({"p": "61800.2"})));
     assert_eq!(delta["ts"].as_u64().unwrap().to_string(), ms, "without a ts of its own, the entry's time");
-    redis.command(&[
-        "XADD",
+    redis.xadd(
         "nexus:deltas",
         "*",
-        "topic",
-        "merge:a",
-        "kind",
-        "snapshot",
-        "data",
-        r#"{"z":1}"#,
-        "ts",
-        "1723161256313",
-    ]);
+        &["topic", "merge:a", "kind", "snapshot", "data", r#"{"z":1}"#, "ts", "1723161256313"],
+    );
     let snapshot = client.next().await;
     assert_eq!(
         (&snapshot["type"], &snapshot["data"], &snapshot["ts"]),
@@ -50,7 +42,7 @@ async fn entries_that_are_no_deltas_are_counted_and_passed_over() {
         &["topic", "merge:a", "data", "[1]"],
         &["topic", "stream:s", "data", "1", "kind", "nonsense"],
     ] {
-        redis.command(&[&["XADD", "nexus:deltas", "*"], fields].concat());
+        redis.xadd("nexus:deltas", "*", fields);
     }
     redis.add("stream:s", &json!("good"));
     assert_eq!(client.next().await["data"], "good");
@@ -104,7 +96,7 @@ async fn partitions_are_read_side_by_side_and_the_api_writes_to_the_topics_own()
     let home = lengths.len();
     assert_eq!(home, 4);
     for stream in &streams {
-        redis.command(&["XADD", stream, "*", "topic", "stream:0", "data", "\"moved\""]);
+        redis.xadd(stream, "*", &["topic", "stream:0", "data", "\"moved\""]);
         loop {
             let message = client.next().await;
             if message["type"] == "delta" && message["data"] == "moved" {
@@ -204,7 +196,7 @@ async fn a_node_that_misses_entries_loads_again_by_itself() {
         json!({"q": 1})
     );
     let at = followed.offset;
-    redis.command(&["XADD", "nexus:deltas", "*", "topic", "merge:a", "kind", "snapshot", "data", "{\"z\":1}"]);
+    redis.xadd("nexus:deltas", "*", &["topic", "merge:a", "kind", "snapshot", "data", "{\"z\":1}"]);
     while followed.offset == at {
         let told = watcher.next().await;
         assert_eq!(told.get("incomplete"), None, "{told}");

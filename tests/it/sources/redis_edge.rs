@@ -8,7 +8,7 @@ use crate::support::{Follower, OPEN, Redis, Server};
 const STREAM: &str = "nexus:deltas";
 
 fn add_as(redis: &Redis, id: &str, topic: &str, data: &Value) {
-    redis.command(&["XADD", STREAM, id, "topic", topic, "data", &data.to_string()]);
+    redis.xadd(STREAM, id, &["topic", topic, "data", &data.to_string()]);
 }
 
 fn view(server: &Server, topic: &str) -> Value {
@@ -210,7 +210,7 @@ async fn a_redis_without_xinfo_is_read_all_the_same() {
     let reply = client.subscribe(&["merge:a", "stream:s"]).await;
     let epoch = reply["topics"]["merge:a"]["epoch"].clone();
     // Whether anything came before the first entry cannot be known either.
-    redis.command(&["XADD", STREAM, "*", "topic", "merge:a", "kind", "snapshot", "data", r#"{"first":1}"#]);
+    redis.xadd(STREAM, "*", &["topic", "merge:a", "kind", "snapshot", "data", r#"{"first":1}"#]);
     for _ in 0..2 {
         let told = client.next().await;
         assert_eq!(told["type"], "snapshot");
@@ -237,14 +237,14 @@ async fn a_redis_without_xinfo_is_read_all_the_same() {
         server.until("read", |s| s.get("/api/topics/merge:b").0 == 200).await;
         assert_eq!(view(server, "merge:b")["incomplete"], true);
     }
-    redis.command(&["XADD", STREAM, "*", "topic", "merge:b", "kind", "snapshot", "data", r#"{"all":1}"#]);
+    redis.xadd(STREAM, "*", &["topic", "merge:b", "kind", "snapshot", "data", r#"{"all":1}"#]);
     for server in [&server, &second] {
         server.until("whole", |s| view(s, "merge:b")["data"] == json!({"all": 1})).await;
     }
     assert_eq!(view(&second, "merge:b"), view(&server, "merge:b"));
     // What changed is told from what is missing.
     redis.command(&["DEL", STREAM]);
-    redis.command(&["XADD", STREAM, "1700000000000-0", "topic", "merge:a", "data", "{}"]);
+    redis.xadd(STREAM, "1700000000000-0", &["topic", "merge:a", "data", "{}"]);
     server.until("noticed", |s| s.metric("epoch_changes_total{source=\"redis nexus:deltas\"}") >= 1.0).await;
 }
 

@@ -148,10 +148,10 @@ async fn ids_that_go_backwards_change_the_epoch() {
     let server = redis.server("").await;
     let mut client = server.client().await;
     let old = client.subscribe(&["merge:m"]).await["topics"]["merge:m"]["epoch"].clone();
-    redis.command(&["XADD", "nexus:deltas", "1900000000000-1", "topic", "merge:m", "data", r#"{"lost":1}"#]);
+    redis.xadd("nexus:deltas", "1900000000000-1", &["topic", "merge:m", "data", r#"{"lost":1}"#]);
     assert_eq!(client.next().await["data"], json!({"lost": 1}));
     redis.command(&["DEL", "nexus:deltas"]);
-    redis.command(&["XADD", "nexus:deltas", "1800000000000-1", "topic", "merge:m", "data", r#"{"kept":1}"#]);
+    redis.xadd("nexus:deltas", "1800000000000-1", &["topic", "merge:m", "data", r#"{"kept":1}"#]);
     let snapshot = client.next().await;
     assert_eq!((&snapshot["type"], &snapshot["data"]), (&json!("snapshot"), &json!({"kept": 1})));
     assert_ne!(snapshot["epoch"], old);

@@ -73,7 +73,7 @@ fn carry(
 
 fn add_large(redis: &Redis, bytes: usize) {
     let unused = "x".repeat(bytes);
-    redis.command(&["XADD", "nexus:deltas", "*", "topic", "latest:a", "data", "1", "unused", &unused]);
+    redis.xadd("nexus:deltas", "*", &["topic", "latest:a", "data", "1", "unused", &unused]);
 }
 
 /// Each answer with the entry takes longer than a link may be silent.

@@ -24,7 +24,7 @@ async fn redis_server(redis: &Redis, more: &str) -> Server {
 }
 
 fn add(redis: &Redis, fields: &[&str]) -> String {
-    redis.command(&[&["XADD", STREAM, "*"], fields].concat())
+    redis.xadd(STREAM, "*", fields)
 }
 
 fn counted(server: &Server, metric: &str, source: &str, reason: &str) -> f64 {
@@ -173,7 +173,7 @@ async fn an_id_without_an_offset_is_told() {
         .enumerate()
         {
             let id = &format!("{id}{n}");
-            redis.command(&["XADD", STREAM, id, field, topic, "data", "{}"]);
+            redis.xadd(STREAM, id, &[field, topic, "data", "{}"]);
             server.until(reason, |s| told(s, "refused", reason)["id"] == json!(id)).await;
             let said = told(&server, "refused", reason);
             assert!(said["text"].as_str().unwrap().contains(needle) && said["topic"] == shown, "{said}");
@@ -354,11 +354,11 @@ async fn an_entry_in_the_wrong_stream_is_told() {
     let redis = Redis::start();
     let server = redis_server(&redis, "streams = [\"a\", \"b\"]\n").await;
     for stream in ["a", "b"] {
-        redis.command(&["XADD", stream, "*", "topic", "latest:x", "kind", "move", "data", "1"]);
+        redis.xadd(stream, "*", &["topic", "latest:x", "kind", "move", "data", "1"]);
         // Deltas of other topics count too, and both streams are read by themselves: each move is waited for.
         server.until("moved", |s| s.metric(&format!("source_deltas_total{{source=\"redis {stream}\"}}")) >= 1.0).await;
     }
-    let id = redis.command(&["XADD", "a", "*", "topic", "latest:x", "data", "2"]);
+    let id = redis.xadd("a", "*", &["topic", "latest:x", "data", "2"]);
     is_told(&server, "redis a", true, &id, "wrong_partition", &["latest:x", "nexus-push partition"]).await;
 }
 
@@ -401,7 +401,7 @@ async fn copies(redis: &Redis) -> StreamRangeReply {
 #[tokio::test]
 async fn a_refused_entry_is_copied_once_with_the_reason() {
     let redis = Redis::start();
-    redis.command(&["XADD", STREAM, "*", "topic", "merge:old", "data", "[0]"]);
+    redis.xadd(STREAM, "*", &["topic", "merge:old", "data", "[0]"]);
     let servers = [redis_server(&redis, "refused = true\n").await, redis_server(&redis, "refused = true\n").await];
     let mut ids = Vec::new();
     for n in 0..50 {

@@ -77,7 +77,7 @@ async fn a_dry_run_writes_nothing_at_all() {
     }
     add(&redis, "d0", "latest:0", "full", &json!(0));
     let soon = unix_ms() + 3_600_000;
-    redis.command(&["XADD", "d0", &format!("{soon}-5000"), "topic", "latest:0", "data", "1"]);
+    redis.xadd("d0", &format!("{soon}-5000"), &["topic", "latest:0", "data", "1"]);
     let before = everything(&redis);
     assert_eq!(before.len(), 1, "{:?}", before.keys());
     let config = format!("{}refused = true\n", config(&redis, OLD, NEW));
@@ -253,7 +253,7 @@ async fn entries_that_are_gone_are_not_passed_over_in_silence() {
 /// Cuts the old stream as the command does.
 fn cut(redis: &Redis) {
     let value = json!({"run": "r", "streams": NEW, "slices": 1, "slice": 0}).to_string();
-    let id = redis.command(&["XADD", "d0", "*", "nexus:away", &value]);
+    let id = redis.xadd("d0", "*", &["nexus:away", &value]);
     let streams = json!(NEW).to_string();
     redis.command(&[
         "HSET",
@@ -307,7 +307,7 @@ async fn entries_are_handed_on_as_nodes_read_them() {
     {
         let redis = Redis::start();
         let config = |streams, also| format!("{}{more}", config(&redis, streams, also));
-        let add = |fields: &[&str]| redis.command(&[&["XADD", "d0", "*"], fields].concat());
+        let add = |fields: &[&str]| redis.xadd("d0", "*", fields);
         let [merge, latest, stream] = ["merge", "latest", "stream"].map(leaving);
         add(&[alias, &merge, data_field, r#"{"a":1}"#]);
         let server = Server::start(&config(OLD, NEW));
@@ -375,7 +375,7 @@ async fn what_is_handed_on_late_is_as_old_as_it_is() {
     let begin_ms = unix_ms() + 10_000;
     let add = |ms: u64, topic: &str, data: &Value| {
         let id = format!("{}-*", begin_ms + ms);
-        redis.command(&["XADD", "d0", &id, "topic", topic, "data", &data.to_string()])
+        redis.xadd("d0", &id, &["topic", topic, "data", &data.to_string()])
     };
     add(0, &topic, &json!({"a": 1}));
     add(0, &witness, &json!({"a": 1}));
@@ -442,10 +442,10 @@ async fn a_move_waits_for_what_came_before_it_in_the_old_stream() {
     moves(&at(far), "null");
     // The node is at the move now, and the stream that it comes from is not read up to the cut.
     assert_eq!(until(&mut client, &aside).await["data"], "aside");
-    redis.command(&["XADD", "d0", &at(far - 1), "topic", &topic, "data", "2"]);
+    redis.xadd("d0", &at(far - 1), &["topic", &topic, "data", "2"]);
     let delta = until(&mut client, &topic).await;
     assert_eq!((&delta["type"], &delta["data"]), (&json!("delta"), &json!(2)), "{delta}");
-    redis.command(&["XADD", "d0", &at(far), "topic", "latest:z", "data", "0"]);
+    redis.xadd("d0", &at(far), &["topic", "latest:z", "data", "0"]);
     let told = until(&mut client, &topic).await;
     assert_eq!((&told["type"], &told["data"]), (&json!("snapshot"), &json!([])), "{told}");
     // One that waits in vain goes on after some seconds, and says so.

@@ -84,7 +84,7 @@ async fn a_value_is_the_same_to_the_byte_after_it_was_saved() {
     let first = redis.server("snapshot_every = \"100ms\"").await;
     let mut last = String::new();
     for (n, value) in values.iter().enumerate() {
-        last = redis.command(&["XADD", STREAM, "*", "topic", &format!("latest:{n}"), "data", value]);
+        last = redis.xadd(STREAM, "*", &["topic", &format!("latest:{n}"), "data", value]);
     }
     saved_upto(&redis, &first, &last).await;
     redis.command(&["XTRIM", STREAM, "MAXLEN", "0"]);
@@ -152,7 +152,7 @@ async fn what_came_and_went_before_the_first_read_is_missed() {
 
 fn add_at(redis: &Redis, ms: u64, topic: &str, kind: &str, data: &Value) -> String {
     let id = format!("{ms}-0");
-    redis.command(&["XADD", STREAM, &id, "topic", topic, "kind", kind, "data", &data.to_string()])
+    redis.add_kind(STREAM, &id, topic, kind, data)
 }
 
 fn ms_of(id: &str) -> u64 {
@@ -223,7 +223,7 @@ async fn a_delete_is_a_known_beginning_after_a_hole_too() {
     assert_eq!(client.next().await["incomplete"], true);
     // One that is known in part, one that only the other node knows, one that was never there.
     for topic in ["merge:y", "merge:x", "merge:z"] {
-        redis.command(&["XADD", STREAM, "*", "topic", topic, "kind", "delete"]);
+        redis.xadd(STREAM, "*", &["topic", topic, "kind", "delete"]);
         redis.add(topic, &json!({"b": 1}));
     }
     redis.add("merge:w", &json!({"b": 1}));

@@ -3,6 +3,7 @@
 pub(crate) mod bystander;
 pub(crate) mod centrifuge_client;
 pub(crate) mod certificates;
+pub(crate) mod class_changes;
 pub(crate) mod clock;
 pub(crate) mod deflate;
 pub(crate) mod http_backend;
@@ -460,7 +461,17 @@ impl Redis {
 
     /// Appends a delta the way a backend would; returns its ID.
     pub(crate) fn add(&self, topic: &str, data: &Value) -> String {
-        self.command(&["XADD", "nexus:deltas", "*", "topic", topic, "data", &data.to_string()])
+        self.xadd("nexus:deltas", "*", &["topic", topic, "data", &data.to_string()])
+    }
+
+    /// Appends an entry of these fields and values; returns its ID.
+    pub(crate) fn xadd(&self, stream: &str, id: &str, fields: &[&str]) -> String {
+        self.command(&[&["XADD", stream, id], fields].concat())
+    }
+
+    /// Appends an entry of this kind; returns its ID.
+    pub(crate) fn add_kind(&self, stream: &str, id: &str, topic: &str, kind: &str, data: &Value) -> String {
+        self.xadd(stream, id, &["topic", topic, "kind", kind, "data", &data.to_string()])
     }
 
     /// The same with bytes as they are.

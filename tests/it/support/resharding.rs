@@ -13,7 +13,7 @@ pub(crate) fn home<'a>(topic: &str, streams: &[&'a str]) -> &'a str {
 }
 
 pub(crate) fn add(redis: &Redis, stream: &str, topic: &str, kind: &str, data: &Value) -> String {
-    redis.command(&["XADD", stream, "*", "topic", topic, "kind", kind, "data", &data.to_string()])
+    redis.add_kind(stream, "*", topic, kind, data)
 }
 
 pub(crate) fn config(redis: &Redis, streams: &[&str], also: &[&str]) -> String {
