@@ -9,6 +9,7 @@ use crate::chaos::store::open;
 use crate::chaos::test_bed::Props;
 use crate::chaos::test_bed::TestBed;
 use crate::client::shared::monotonic_ns;
+use crate::publish::stream_entry::{STREAM, StreamEntry};
 
 /// Times its usual rate.
 const FASTER: u64 = 10;
@@ -47,7 +48,7 @@ pub(super) fn misbehaves(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
     while monotonic_ns() < end_ns {
         for fields in garbage() {
             let mut command = redis::cmd("XADD");
-            command.arg("nexus:deltas").arg("*");
+            command.arg(STREAM).arg("*");
             for (name, value) in &fields {
                 command.arg(*name).arg(value);
             }
@@ -57,24 +58,11 @@ pub(super) fn misbehaves(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
         // The same event once more, as a publisher does that does not look whether the first arrived.
         let again = bed.publish_log()?.doubled("stream:t1");
         if let Some(data) = again {
-            let id: String = redis::cmd("XADD")
-                .arg("nexus:deltas")
-                .arg("*")
-                .arg("topic")
-                .arg("stream:t1")
-                .arg("data")
-                .arg(data)
-                .query(&mut connection)?;
+            let id: String = StreamEntry::new("stream:t1", &data).append().query(&mut connection)?;
             doubled += 1;
             // Under an ID that is taken, Redis itself refuses it.
-            let refused: Result<String, _> = redis::cmd("XADD")
-                .arg("nexus:deltas")
-                .arg(id)
-                .arg("topic")
-                .arg("stream:t1")
-                .arg("data")
-                .arg("{}")
-                .query(&mut connection);
+            let taken = StreamEntry { id: &id, ..StreamEntry::new("stream:t1", "{}") };
+            let refused: Result<String, _> = taken.append().query(&mut connection);
             ensure!(refused.is_err(), "an ID was accepted twice");
         }
         bed.wait(Duration::from_millis(50))?;

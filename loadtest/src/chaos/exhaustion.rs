@@ -9,6 +9,7 @@ use crate::chaos::redis_faults::{LIMIT, options};
 use crate::chaos::test_bed::Props;
 use crate::chaos::test_bed::{Habits, TestBed};
 use crate::client::shared::monotonic_ns;
+use crate::publish::stream_entry::StreamEntry;
 
 /// Descriptors kept back from sessions (`limits.fd_reserve`).
 const RESERVE: usize = 64;
@@ -78,6 +79,9 @@ const FLOOD_BYTES: usize = 8 * 1_024;
 
 /// Deltas that go out together in the flood, and topics that get them.
 const FLOOD_TOGETHER: usize = 200;
+
+/// Length of the stream during the flood, about.
+const FLOOD_STREAM_MAX: usize = 20_000;
 const FLOOD_TOPICS: usize = 4_000;
 /// Of those, topics that the slow ones have.
 const FLOOD_WATCHED: usize = 20;
@@ -105,8 +109,9 @@ pub(super) fn memory(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
             // Every other one is for those who do not read.
             let topic = if n % 2 == 0 { n / 2 % FLOOD_WATCHED } else { n / 2 % FLOOD_TOPICS };
             let data = format!("{{\"flood\":{n},\"x\":\"{filler}\"}}");
-            let command = pipe.cmd("XADD").arg("nexus:deltas").arg("MAXLEN").arg("~").arg(20_000).arg("*");
-            command.arg("topic").arg(format!("stream:flood{topic}")).arg("data").arg(data).ignore();
+            let topic = format!("stream:flood{topic}");
+            let entry = StreamEntry { max_len: Some(FLOOD_STREAM_MAX), ..StreamEntry::new(&topic, &data) };
+            pipe.add_command(entry.append()).ignore();
         }
         pipe.query::<()>(&mut connection).context("the flood")?;
         sent += FLOOD_TOGETHER;

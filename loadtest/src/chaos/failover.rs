@@ -11,6 +11,7 @@ use crate::chaos::redis_faults::{LIMIT, NAMESPACES};
 use crate::chaos::store::{Location, Store, open, owner};
 use crate::chaos::test_bed::Props;
 use crate::chaos::test_bed::{Habits, TestBed};
+use crate::publish::stream_entry::STREAM;
 use crate::servers::process::{free_port, until};
 
 /// Time that a master may be silent before it counts as dead, in ms.
@@ -45,7 +46,7 @@ pub(super) fn sentinel(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
     let node = start_node(bed, source)?;
     bed.sessions(&[node.address], bed.args.sessions, Habits::default())?;
     let location = Location::Sentinel { ports: ports.clone(), master: MASTER };
-    let store = Store::new(bed.topic_names(), location, vec!["nexus:deltas".to_owned()]);
+    let store = Store::new(bed.topic_names(), location, vec![STREAM.to_owned()]);
     bed.publish(store.wait_for(1))?;
     bed.fault("the master is killed");
     master.kill();

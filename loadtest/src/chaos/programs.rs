@@ -13,6 +13,7 @@ use crate::chaos::store::open;
 use crate::servers::process;
 pub(super) use crate::servers::process::Process;
 use crate::servers::process::{free_port, until};
+use crate::servers::server_config::ServerConfig;
 
 /// Time that a program has to answer after its start.
 const START: Duration = Duration::from_secs(30);
@@ -156,15 +157,12 @@ impl Node {
         let ping = options.ping.unwrap_or(PING).as_secs();
         let pong = 2 * ping;
         let NodeOptions { source, limits, namespaces, .. } = options;
-        let namespace = |class: &str| format!("[namespace.{class}]\nclass = \"{class}\"\n{namespaces}");
-        let config = format!(
-            "[server]\nname = \"{name}\"\nlisten = \"{listen}\"\ndrain_window = \"0s\"\n[access]\nanonymous = true\n\
-             origins = [\"*\"]\n[publish]\nopen = true\n[limits]\nreply_bytes_per_address = 0\nping_interval = \"{ping}s\"\npong_timeout = \"{pong}s\"\n\
-             {limits}{source}{}{}{}",
-            namespace("stream"),
-            namespace("latest"),
-            namespace("merge"),
-        );
+        let config = ServerConfig::new(listen)
+            .server(&format!("name = \"{name}\"\ndrain_window = \"0s\"\n"))
+            .limits(&format!("ping_interval = \"{ping}s\"\npong_timeout = \"{pong}s\"\n{limits}"))
+            .sections(source)
+            .namespace_of_each_class(|_| namespaces.clone())
+            .text();
         std::fs::write(directory.join("server.toml"), config)?;
         let program = match &options.program {
             Some(program) => program.clone(),

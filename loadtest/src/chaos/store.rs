@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::chaos::publish_log::Entry;
 use crate::publish::publisher::offset_of;
+use crate::publish::stream_entry::StreamEntry;
 
 /// Time to connect, and for any answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -134,11 +135,13 @@ impl Store {
             let stream = self.streams.get(partition).cloned().context("no stream")?;
             let mut pipe = redis::pipe();
             for entry in &part {
-                let command = pipe.cmd("XADD").arg(&stream).arg("MAXLEN").arg("~").arg(STREAM_MAX).arg("*");
-                command.arg("topic").arg(self.name(entry)).arg("data").arg(&entry.data);
-                if entry.snapshot {
-                    command.arg("kind").arg("snapshot");
-                }
+                let delta = StreamEntry {
+                    stream: &stream,
+                    max_len: Some(STREAM_MAX),
+                    is_snapshot: entry.snapshot,
+                    ..StreamEntry::new(self.name(entry), &entry.data)
+                };
+                pipe.add_command(delta.append());
             }
             let link = self.link(partition)?;
             let replicas = link.replicas;

@@ -22,6 +22,7 @@ use crate::chaos::timeline::Timeline;
 use crate::chaos::verdict::{Seen, Verdict, check, nothing_lost};
 use crate::client::class::Class;
 use crate::client::shared::{Endurance, monotonic_ns};
+use crate::publish::stream_entry::STREAM;
 use crate::report::summary::Check;
 use crate::worker::message::{Order, Outcome, Progress, Spec};
 use crate::worker::pool::WorkerPool;
@@ -236,7 +237,7 @@ impl<'a> TestBed<'a> {
 
     /// The way to a single Redis with one stream.
     pub(crate) fn store(&self, port: u16) -> Store {
-        Store::new(self.topic_names(), Location::Fixed(port), vec!["nexus:deltas".to_owned()])
+        Store::new(self.topic_names(), Location::Fixed(port), vec![STREAM.to_owned()])
     }
 
     /// Begins to publish, and waits until all sessions hold what is new.

@@ -112,7 +112,7 @@ async fn measure(args: &HoldArgs) -> anyhow::Result<(Report, Vec<Used>)> {
     let classes = vec![workload.class; names.len()];
     let directory = tempfile::tempdir()?;
     let (_redis, url) = start_redis(directory.path())?;
-    let setup = Setup { program: args.server.clone(), redis: url.clone(), shards: 1, drain_window: "0s".into() };
+    let setup = Setup::new(args.server.as_deref(), &url);
     let per_node = args.per_node.max(1);
     let nodes: Vec<Node> = (1..=args.sessions.div_ceil(per_node))
         .map(|n| Node::start(&format!("node {n}"), free_port()?, &setup))

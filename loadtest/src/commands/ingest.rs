@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::commands::workload::RunArgs;
+use crate::publish::stream_entry::StreamEntry;
 use crate::servers::process;
 use crate::servers::process::{cpu_time, rss_bytes};
 
@@ -89,7 +90,7 @@ pub(crate) async fn measure(args: &IngestArgs) -> anyhow::Result<Ingested> {
         for n in sent..(sent + 5_000).min(args.entries) {
             let topic = format!("{}:t{}", args.class.name(), n % args.topics.max(1));
             let data = format!("{{\"n\":{n},\"p{}\":\"{filler}\"}}", n % 8);
-            pipe.cmd("XADD").arg("nexus:deltas").arg("*").arg("topic").arg(topic).arg("data").arg(data).ignore();
+            pipe.add_command(StreamEntry::new(&topic, &data).append()).ignore();
         }
         let () = pipe.query_async(&mut connection).await?;
         sent = (sent + 5_000).min(args.entries);

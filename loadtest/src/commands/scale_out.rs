@@ -209,8 +209,7 @@ async fn measure(args: &ScaleOutArgs) -> anyhow::Result<(Report, Vec<Event>)> {
     let directory = tempfile::tempdir()?;
     let (_redis, url) = start_redis(directory.path())?;
     prime(&url, &names).await?;
-    let setup =
-        Setup { program: args.server.clone(), redis: url.clone(), shards: 1, drain_window: args.drain_window.clone() };
+    let setup = Setup { drain_window: args.drain_window.clone(), ..Setup::new(args.server.as_deref(), &url) };
     let ports: Vec<u16> = (0..4).map(|_| free_port()).collect::<anyhow::Result<_>>()?;
     let node = |n: usize| {
         let port = ports.get(n).copied().context("no port")?;

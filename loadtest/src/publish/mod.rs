@@ -3,3 +3,4 @@
 pub(crate) mod publisher;
 pub(crate) mod raw;
 pub(crate) mod recording;
+pub(crate) mod stream_entry;

@@ -22,6 +22,7 @@ use crate::client::protocol::Protocol;
 use crate::client::shared::monotonic_ns;
 use crate::commands::workload::Workload;
 use crate::publish::raw::RawPublisher;
+use crate::publish::stream_entry::StreamEntry;
 
 /// Deltas that go out together at most.
 const TOGETHER: usize = 500;
@@ -199,7 +200,7 @@ impl Publisher {
                 let mut pipe = redis::pipe();
                 for (topic, data) in &batch {
                     let topic = self.workload.topic(*topic);
-                    pipe.cmd("XADD").arg("nexus:deltas").arg("*").arg("topic").arg(topic).arg("data").arg(data);
+                    pipe.add_command(StreamEntry::new(&topic, data).append());
                 }
                 let ids: Vec<String> = pipe.query_async(connection).await?;
                 ids.iter().map(|id| offset_of(id)).collect::<anyhow::Result<_>>()?

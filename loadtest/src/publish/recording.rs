@@ -11,6 +11,7 @@ use redis::streams::StreamRangeReply;
 
 use crate::client::class::Class;
 use crate::publish::publisher::{Expected, ExpectedByName, offset_of};
+use crate::publish::stream_entry::{STREAM, StreamEntry};
 
 /// Deltas that go out together at most.
 const TOGETHER: usize = 500;
@@ -84,12 +85,10 @@ pub(crate) async fn play(
         if waiting.len() >= TOGETHER || idle || over {
             let mut pipe = redis::pipe();
             for delta in &waiting {
-                let command = pipe.cmd("XADD").arg("nexus:deltas").arg("*");
-                command.arg("topic").arg(&delta.topic).arg("data").arg(delta.data.to_string());
-                if delta.kind == Kind::Snapshot {
-                    command.arg("kind").arg("snapshot");
-                }
-                command.ignore();
+                let data = delta.data.to_string();
+                let is_snapshot = delta.kind == Kind::Snapshot;
+                let entry = StreamEntry { is_snapshot, ..StreamEntry::new(&delta.topic, &data) };
+                pipe.add_command(entry.append()).ignore();
             }
             pipe.query_async::<()>(&mut connection).await?;
             sent += waiting.len() as u64;
@@ -109,7 +108,7 @@ pub(crate) async fn expected(url: &str) -> anyhow::Result<ExpectedByName> {
     let mut from = "-".to_owned();
     loop {
         let page: StreamRangeReply = redis::cmd("XRANGE")
-            .arg("nexus:deltas")
+            .arg(STREAM)
             .arg(&from)
             .arg("+")
             .arg("COUNT")

@@ -4,3 +4,4 @@ pub(crate) mod balancer;
 pub(crate) mod node;
 pub(crate) mod peer;
 pub(crate) mod process;
+pub(crate) mod server_config;

@@ -1,12 +1,15 @@
 //! One of several servers of our own, all on one Redis.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
+use crate::client::class::Class;
+use crate::publish::stream_entry::StreamEntry;
 use crate::servers::process::{Process, ask, cpu_time, launch, ready_within, rss_bytes, status};
+use crate::servers::server_config::{HISTORY, MANY_SESSIONS, ServerConfig};
 
 /// How nodes are set up.
 #[derive(Debug, Clone)]
@@ -17,6 +20,13 @@ pub(crate) struct Setup {
     /// One thread each: the nodes share the machine.
     pub(crate) shards: usize,
     pub(crate) drain_window: String,
+}
+
+impl Setup {
+    /// Nodes with one shard that end at once when they are stopped.
+    pub(crate) fn new(program: Option<&Path>, redis: &str) -> Self {
+        Self { program: program.map(Path::to_owned), redis: redis.to_owned(), shards: 1, drain_window: "0s".to_owned() }
+    }
 }
 
 pub(crate) struct Node {
@@ -87,14 +97,15 @@ impl Node {
 }
 
 fn config(name: &str, address: SocketAddr, setup: &Setup) -> String {
-    let history = "history_size = 65536\nhistory_bytes = 33554432\n";
-    format!(
-        "[server]\nname = \"{name}\"\nlisten = \"{address}\"\nshards = {}\ncontrol_threads = 1\ndrain_window = \"{}\"\n\
-         [access]\nanonymous = true\norigins = [\"*\"]\n[publish]\nopen = true\n[limits]\nfd_reserve = 400\nconnections_per_address = 0\nreply_bytes_per_address = 0\n\
-         [source.redis]\nurl = \"{}\"\n[namespace.stream]\nclass = \"stream\"\n{history}\
-         [namespace.latest]\nclass = \"latest\"\n[namespace.merge]\nclass = \"merge\"\n",
-        setup.shards, setup.drain_window, setup.redis
-    )
+    let Setup { shards, drain_window, redis, .. } = setup;
+    ServerConfig::new(address)
+        .server(&format!(
+            "name = \"{name}\"\nshards = {shards}\ncontrol_threads = 1\ndrain_window = \"{drain_window}\"\n"
+        ))
+        .limits(MANY_SESSIONS)
+        .sections(&format!("[source.redis]\nurl = \"{redis}\"\n"))
+        .namespace_of_each_class(|class| if class == Class::Stream { HISTORY.to_owned() } else { String::new() })
+        .text()
 }
 
 /// Gives every topic a delta, so that it has a place in the stream that nodes which start later know too: of a topic that
@@ -103,7 +114,7 @@ pub(crate) async fn prime(url: &str, topics: &[String]) -> anyhow::Result<()> {
     let mut connection = ::redis::Client::open(url)?.get_multiplexed_async_connection().await?;
     let mut pipe = ::redis::pipe();
     for topic in topics {
-        pipe.cmd("XADD").arg("nexus:deltas").arg("*").arg("topic").arg(topic).arg("data").arg("{}").ignore();
+        pipe.add_command(StreamEntry::new(topic, "{}").append()).ignore();
     }
     Ok(pipe.query_async(&mut connection).await?)
 }

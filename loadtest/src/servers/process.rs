@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::client::class::Class;
+use crate::servers::server_config::{HISTORY, MANY_SESSIONS, ServerConfig};
+
 /// Time that a server has to answer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -80,16 +83,19 @@ pub(crate) fn start_server(
     let sealed = SocketAddr::from(([127, 0, 0, 1], free_port()?));
     let tls = if args.tls { tls(sealed, directory)? } else { String::new() };
     let source = redis.map_or(String::new(), |url| format!("[source.redis]\nurl = \"{url}\"\nmax_len = 5000000\n"));
+    let (shards, flush) = (args.shards, args.flush);
     let interval = format!("flush_interval = \"{}\"\n", args.flush_interval);
-    let config = format!(
-        "{tls}[server]\nlisten = \"{address}\"\nshards = {}\nflush = \"{}\"\ndrain_window = \"0s\"\n\
-         [access]\nanonymous = true\norigins = [\"*\"]\n[publish]\nopen = true\n[limits]\nfd_reserve = 400\nconnections_per_address = 0\nreply_bytes_per_address = 0\n{source}\
-         [namespace.stream]\nclass = \"stream\"\n{interval}history_size = 65536\nhistory_bytes = 33554432\n\
-         [namespace.latest]\nclass = \"latest\"\n{interval}[namespace.merge]\nclass = \"merge\"\n{interval}\
-         [namespace.quotes]\nclass = \"merge\"\n{interval}[namespace.book]\nclass = \"merge\"\n{interval}\
-         [namespace.trades]\nclass = \"stream\"\n{interval}history_size = 65536\nhistory_bytes = 33554432\n",
-        args.shards, args.flush,
-    );
+    let keys = |class| if class == Class::Stream { format!("{interval}{HISTORY}") } else { interval.clone() };
+    let config = ServerConfig::new(address)
+        .server(&format!("shards = {shards}\nflush = \"{flush}\"\ndrain_window = \"0s\"\n"))
+        .limits(MANY_SESSIONS)
+        .sections(&tls)
+        .sections(&source)
+        .namespace_of_each_class(keys)
+        .namespace("quotes", Class::Merge, &keys(Class::Merge))
+        .namespace("book", Class::Merge, &keys(Class::Merge))
+        .namespace("trades", Class::Stream, &keys(Class::Stream))
+        .text();
     let path = directory.join("server.toml");
     std::fs::write(&path, config)?;
     let process = launch(args.program, &path, directory)?;
