@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help run test test-bare chaos soak conformance fuzz asan tsan lint deny advisories fmt fmt-check bench bench-peers flame peers tools load scale-out hold web web-check browser-test
+.PHONY: help run test test-bare chaos soak conformance fuzz asan tsan lint deny advisories fmt fmt-check bench bench-peers flame peers tools load scale-out connections hold web web-check browser-test
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -113,9 +113,12 @@ scale-out: tools ## Nodes behind HAProxy and nginx: one drained, one killed, one
 	target/release/nexus-loadtest scale-out --balancer haproxy $(ARGS)
 	target/release/nexus-loadtest scale-out --balancer nginx $(ARGS)
 
-hold: tools ## 60,000 sessions at once on four nodes; writes docs/scale-out.md
+connections: tools ## 60,000 sessions at once on four nodes; writes docs/scale-out.md
 	cargo build --release --locked --workspace
-	target/release/nexus-loadtest hold $(ARGS)
+	target/release/nexus-loadtest connections $(ARGS)
+
+# Its former name.
+hold: connections
 
 chaos: tools ## Faults on real processes, each with the check that nothing was lost; writes docs/reliability.md (ARGS="redis-paused")
 	cargo build --release --locked --workspace

@@ -43,7 +43,7 @@ enum Command {
     Run(commands::workload::RunArgs),
     /// Repeat one workload at 100, 500, 1,000, 2,000, 5,000 and 10,000 sessions
     Ladder(commands::workload::RunArgs),
-    /// Deltas from Redis into topics that nobody is subscribed to
+    /// Deltas from Redis into topics without subscribers
     Ingest(commands::ingest::IngestArgs),
     /// Snapshots over REST, and from a subscribe to its snapshots, while W2 runs
     Reads(commands::reads::ReadsArgs),
@@ -53,8 +53,9 @@ enum Command {
     Egress(commands::egress::EgressArgs),
     /// Three nodes behind a real balancer: one drained, one killed, one added; writes docs/scale-out.md
     ScaleOut(commands::scale_out::ScaleOutArgs),
-    /// As many sessions as several nodes and several processes of this harness hold; writes docs/scale-out.md
-    Hold(commands::capacity_run::HoldArgs),
+    /// As many sessions at once as several nodes and processes of this harness can have; writes docs/scale-out.md
+    #[command(alias = "hold")]
+    Connections(commands::connections::ConnectionsArgs),
     /// Faults on real processes, each with the check that nothing was lost
     Chaos(chaos::args::ChaosArgs),
     /// An hour of W2 with faults and churn: nothing lost, memory and descriptors flat
@@ -73,7 +74,7 @@ fn main() -> ExitCode {
         Command::Peers(args) => commands::peers::run(&args),
         Command::Egress(args) => commands::egress::run(&args),
         Command::ScaleOut(args) => commands::scale_out::run(&args),
-        Command::Hold(args) => commands::capacity_run::run(&args),
+        Command::Connections(args) => commands::connections::run(&args),
         Command::Chaos(args) => chaos::run(&args),
         Command::Soak(args) => commands::soak::run(&args),
         Command::Worker => worker::program::run().map(|()| true),

@@ -45,7 +45,7 @@ fn plays(scenario: &str, seconds: &str) -> Value {
 #[test]
 fn redis_killed_and_restarted() {
     let verdict = plays("redis-restart", "1");
-    assert_eq!(verdict["seen"]["epochs"], 0, "its data was there: nobody needs a new epoch");
+    assert_eq!(verdict["seen"]["epochs"], 0, "its data was there: no new epoch is needed");
 }
 
 #[test]
@@ -93,6 +93,6 @@ fn a_short_soak_loses_nothing() {
         .filter(|check| check["passed"] == false && !check["name"].as_str().unwrap().ends_with("flat"))
         .collect();
     assert!(checks.len() >= 8 && failed.is_empty(), "{text}");
-    assert!(report["verdict"]["seen"]["turns"].as_u64() > Some(0), "nobody came or went: {text}");
+    assert!(report["verdict"]["seen"]["turns"].as_u64() > Some(0), "no session came or went: {text}");
     assert!(std::fs::read_to_string(svg).unwrap().starts_with("<svg"));
 }

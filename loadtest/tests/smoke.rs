@@ -137,7 +137,7 @@ fn the_floor_carries_a_broadcast() {
 }
 
 #[test]
-fn a_stream_is_read_into_topics_that_nobody_wants() {
+fn a_stream_is_read_into_topics_without_subscribers() {
     let output = Command::new(env!("CARGO_BIN_EXE_nexus-loadtest"))
         .args(["ingest", "--entries", "20000", "--quiet", "--server"])
         .arg(server())
@@ -161,8 +161,8 @@ fn says(args: &[&str]) -> String {
 }
 
 #[test]
-fn several_nodes_hold_sessions_together() {
-    let text = says(&["hold", "--sessions", "200", "--per-node", "60", "--seconds", "2"]);
+fn several_nodes_have_sessions_together() {
+    let text = says(&["connections", "--sessions", "200", "--per-node", "60", "--seconds", "2"]);
     assert!(text.contains("| node 4 | 20 |") && text.contains("| sessions held at once | 200 |"), "{text}");
 }
 

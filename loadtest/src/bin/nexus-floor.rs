@@ -36,8 +36,9 @@ const LISTENER: Token = Token(usize::MAX);
 /// Sends of one submission.
 const BATCH: usize = 512;
 
+/// What a connection is for, once its first request says so.
 #[derive(Clone, Copy, PartialEq)]
-enum TestBed {
+enum Role {
     Http,
     Socket,
     Publisher,
@@ -45,7 +46,7 @@ enum TestBed {
 
 struct Peer {
     stream: TcpStream,
-    bed: TestBed,
+    role: Role,
     bytes: Vec<u8>,
 }
 
@@ -119,7 +120,7 @@ impl Floor {
     fn accept(&mut self, poll: &Poll, mut stream: TcpStream) -> anyhow::Result<()> {
         self.next += 1;
         poll.registry().register(&mut stream, Token(self.next), Interest::READABLE)?;
-        self.peers.insert(self.next, Peer { stream, bed: TestBed::Http, bytes: Vec::new() });
+        self.peers.insert(self.next, Peer { stream, role: Role::Http, bytes: Vec::new() });
         Ok(())
     }
 
@@ -142,29 +143,29 @@ impl Floor {
                 Err(_) => return None,
             }
         }
-        if peer.bed == TestBed::Http {
+        if peer.role == Role::Http {
             let head = peer.bytes.windows(4).position(|w| w == b"\r\n\r\n")?.checked_add(4);
             if peer.bytes.starts_with(b"GET") {
                 peer.stream.write_all(SWITCH).ok()?;
                 peer.bytes.drain(..head?);
-                peer.bed = TestBed::Socket;
+                peer.role = Role::Socket;
                 let fd = peer.stream.as_raw_fd();
                 self.sockets.push(fd);
             } else {
-                peer.bed = TestBed::Publisher;
+                peer.role = Role::Publisher;
             }
         }
         let peer = self.peers.get_mut(&id)?;
-        match peer.bed {
-            TestBed::Socket => {
+        match peer.role {
+            Role::Socket => {
                 let bytes = std::mem::take(&mut peer.bytes);
                 if let Some(reply) = confirmed(&bytes) {
                     peer.stream.write_all(&frame(reply.to_string().as_bytes())).ok()?;
                 }
                 Some(())
             }
-            TestBed::Publisher => self.publish(id),
-            TestBed::Http => Some(()),
+            Role::Publisher => self.publish(id),
+            Role::Http => Some(()),
         }
     }
 
@@ -205,7 +206,7 @@ impl Floor {
         let mut lost = 0;
         match &mut self.ring {
             None => {
-                for peer in self.peers.values_mut().filter(|p| p.bed == TestBed::Socket) {
+                for peer in self.peers.values_mut().filter(|p| p.role == Role::Socket) {
                     lost += u64::from(!matches!(peer.stream.write(frame), Ok(n) if n == frame.len()));
                 }
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 
-use crate::chaos::redis_faults::{LIMIT, ground};
+use crate::chaos::redis_faults::{LIMIT, set_up};
 use crate::chaos::store::open;
 use crate::chaos::test_bed::Props;
 use crate::chaos::test_bed::TestBed;
@@ -35,14 +35,14 @@ fn garbage() -> Vec<Vec<(&'static str, String)>> {
     ]
 }
 
-pub(super) fn misbehaves(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
-    let (redis, nodes) = ground(bed, 1)?;
+pub(super) fn misbehaves(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
+    let (redis, nodes) = set_up(test_bed, 1)?;
     let node = nodes.first().context("no node")?;
     let mut connection = open(&format!("127.0.0.1:{}", redis.port))?;
     let skipped_before = node.metric("source_skipped_total")?;
-    bed.fault("garbage, repeats, ten times the rate");
-    let time = bed.fault_time(Duration::from_secs(10));
-    bed.set_rate(bed.args.rate * FASTER);
+    test_bed.fault("garbage, repeats, ten times the rate");
+    let time = test_bed.fault_time(Duration::from_secs(10));
+    test_bed.set_rate(test_bed.args.rate * FASTER);
     let end_ns = monotonic_ns() + u64::try_from(time.as_nanos())?;
     let (mut thrown, mut doubled) = (0_u32, 0_u32);
     while monotonic_ns() < end_ns {
@@ -56,7 +56,7 @@ pub(super) fn misbehaves(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
             thrown += 1;
         }
         // The same event once more, as a publisher does that does not look whether the first arrived.
-        let again = bed.publish_log()?.doubled("stream:t1");
+        let again = test_bed.publish_log()?.doubled("stream:t1");
         if let Some(data) = again {
             let id: String = StreamEntry::new("stream:t1", &data).append().query(&mut connection)?;
             doubled += 1;
@@ -65,21 +65,21 @@ pub(super) fn misbehaves(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
             let refused: Result<String, _> = taken.append().query(&mut connection);
             ensure!(refused.is_err(), "an ID was accepted twice");
         }
-        bed.wait(Duration::from_millis(50))?;
+        test_bed.wait(Duration::from_millis(50))?;
     }
-    bed.set_rate(bed.args.rate);
-    bed.healed();
-    bed.whole(LIMIT)?;
-    bed.until("everything was read", LIMIT, |_| {
+    test_bed.set_rate(test_bed.args.rate);
+    test_bed.healed();
+    test_bed.whole(LIMIT)?;
+    test_bed.until("everything was read", LIMIT, |_| {
         node.metric("source_skipped_total").is_ok_and(|n| n - skipped_before >= f64::from(thrown))
     })?;
     let skipped = node.metric("source_skipped_total")? - skipped_before;
-    bed.check(
+    test_bed.check(
         "what is no delta is refused and counted",
         (skipped - f64::from(thrown)).abs() < 0.5,
         format!("{thrown} thrown, {skipped} skipped"),
     );
     let refused = node.metric("deltas_refused_total")?;
-    bed.note(format!("{doubled} events sent twice; deltas refused, by reason, in all: {refused}"));
+    test_bed.note(format!("{doubled} events sent twice; deltas refused, by reason, in all: {refused}"));
     Ok(Box::new((redis, nodes)))
 }

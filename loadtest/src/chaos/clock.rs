@@ -59,31 +59,31 @@ impl Clock {
     }
 }
 
-pub(super) fn stepped(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
+pub(super) fn stepped(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
     let (of_redis, of_server) =
-        (Clock::new(bed.directory(), "redis-time")?, Clock::new(bed.directory(), "server-time")?);
+        (Clock::new(test_bed.directory(), "redis-time")?, Clock::new(test_bed.directory(), "server-time")?);
     let environment = of_redis.environment();
     let pairs: Vec<(&str, &str)> = environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let redis = Redis::start(bed.directory(), &["--appendonly", "no", "--save", ""], &pairs)?;
-    let options = NodeOptions { environment: of_server.environment(), ..options(bed, redis.port) };
-    let node = Node::start(bed.directory(), "node-1", &options)?;
-    bed.sessions(&[node.address], bed.args.sessions, Habits::default())?;
-    let store = bed.store(redis.port);
-    bed.publish(store)?;
-    let time = bed.fault_time(Duration::from_secs(5));
-    bed.fault("clocks step");
+    let redis = Redis::start(test_bed.directory(), &["--appendonly", "no", "--save", ""], &pairs)?;
+    let options = NodeOptions { environment: of_server.environment(), ..options(test_bed, redis.port) };
+    let node = Node::start(test_bed.directory(), "node-1", &options)?;
+    test_bed.sessions(&[node.address], test_bed.args.sessions, Habits::default())?;
+    let store = test_bed.store(redis.port);
+    test_bed.publish(store)?;
+    let time = test_bed.fault_time(Duration::from_secs(5));
+    test_bed.fault("clocks step");
     for (what, redis_offset, server_offset) in STEPS {
-        bed.say(what);
+        test_bed.say(what);
         of_redis.set(redis_offset)?;
         of_server.set(server_offset)?;
-        bed.wait(time)?;
+        test_bed.wait(time)?;
         // The step arrived: otherwise this would show nothing.
         let (now, _): (i64, i64) = redis::from_redis_value(redis.ask(&["TIME"])?)?;
         let here = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
         ensure!((now - here - redis_offset).abs() < 10, "Redis' clock says {now}, ours {here}");
     }
-    bed.healed();
-    bed.whole(LIMIT)?;
+    test_bed.healed();
+    test_bed.whole(LIMIT)?;
     let refused = node.metric("source_skipped_total")?;
     ensure!(refused == 0.0, "{refused} entries were refused");
     Ok(Box::new((redis, node, of_redis.file, of_server.file)))

@@ -29,35 +29,36 @@ const REPLICATED: [&str; 8] =
     ["--appendonly", "yes", "--appendfsync", "always", "--repl-diskless-sync-delay", "0", "--save", ""];
 
 /// A master, two replicas, three sentinels. The master is killed, and comes back when another is in its place.
-pub(super) fn sentinel(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
-    bed.say("starting Redis and sentinels");
-    let mut master = Redis::start(bed.directory(), &REPLICATED, &[])?;
+pub(super) fn sentinel(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
+    test_bed.say("starting Redis and sentinels");
+    let mut master = Redis::start(test_bed.directory(), &REPLICATED, &[])?;
     let port = master.port.to_string();
     let of = ["--replicaof", "127.0.0.1", &port];
-    let replica = || Redis::start(bed.directory(), &[&REPLICATED[..], &of].concat(), &[]);
+    let replica = || Redis::start(test_bed.directory(), &[&REPLICATED[..], &of].concat(), &[]);
     let replicas = [replica()?, replica()?];
-    let sentinels = (0..3).map(|_| start_sentinel(bed.directory(), master.port)).collect::<anyhow::Result<Vec<_>>>()?;
+    let sentinels =
+        (0..3).map(|_| start_sentinel(test_bed.directory(), master.port)).collect::<anyhow::Result<Vec<_>>>()?;
     let ports: Vec<u16> = sentinels.iter().map(|(_, port)| *port).collect();
     until(FORM, || ports.iter().all(|port| knows_all(*port).unwrap_or(false)))
         .context("the sentinels do not find each other")?;
     let urls: Vec<String> = ports.iter().map(|port| format!("\"redis://127.0.0.1:{port}\"")).collect();
     let source =
         format!("[source.redis]\nsentinels = [{}]\nmaster = \"{MASTER}\"\nmax_lag = \"2s\"\n", urls.join(", "));
-    let node = start_node(bed, source)?;
-    bed.sessions(&[node.address], bed.args.sessions, Habits::default())?;
+    let node = start_node(test_bed, source)?;
+    test_bed.sessions(&[node.address], test_bed.args.sessions, Habits::default())?;
     let location = Location::Sentinel { ports: ports.clone(), master: MASTER };
-    let store = Store::new(bed.topic_names(), location, vec![STREAM.to_owned()]);
-    bed.publish(store.wait_for(1))?;
-    bed.fault("the master is killed");
+    let store = Store::new(test_bed.topic_names(), location, vec![STREAM.to_owned()]);
+    test_bed.publish(store.wait_for(1))?;
+    test_bed.fault("the master is killed");
     master.kill();
-    bed.whole(LIMIT)?;
+    test_bed.whole(LIMIT)?;
     let now = open(&format!("127.0.0.1:{}", ports.first().context("no sentinel")?))
         .and_then(|mut c| {
             Ok(redis::cmd("SENTINEL").arg("get-master-addr-by-name").arg(MASTER).query::<(String, u16)>(&mut c)?)
         })?
         .1;
     let promoted = replicas.iter().any(|replica| replica.port == now);
-    bed.check("a replica is the master", promoted, format!("port {now}, it was {}", master.port));
+    test_bed.check("a replica is the master", promoted, format!("port {now}, it was {}", master.port));
     // The old one comes back, and must follow the new one.
     master.start_again()?;
     let follows = || {
@@ -66,18 +67,18 @@ pub(super) fn sentinel(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
         info.is_some_and(|info| info.contains("role:slave"))
     };
     until(FORM, follows).context("the old master does not follow the new one")?;
-    bed.wait(Duration::from_secs(2))?;
+    test_bed.wait(Duration::from_secs(2))?;
     Ok(Box::new((master, replicas, sentinels, node)))
 }
 
-fn start_node(bed: &TestBed<'_>, source: String) -> anyhow::Result<Node> {
+fn start_node(test_bed: &TestBed<'_>, source: String) -> anyhow::Result<Node> {
     let options = NodeOptions {
         source,
         namespaces: NAMESPACES.to_owned(),
-        program: bed.args.server.clone(),
+        program: test_bed.args.server.clone(),
         ..NodeOptions::default()
     };
-    Node::start(bed.directory(), "node-1", &options)
+    Node::start(test_bed.directory(), "node-1", &options)
 }
 
 fn start_sentinel(directory: &Path, master: u16) -> anyhow::Result<(Process, u16)> {
@@ -117,8 +118,8 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn start(bed: &TestBed<'_>) -> anyhow::Result<Self> {
-        bed.say("forming a cluster of six");
+    fn start(test_bed: &TestBed<'_>) -> anyhow::Result<Self> {
+        test_bed.say("forming a cluster of six");
         let timeout = DOWN_AFTER_MS.to_string();
         let one = || -> anyhow::Result<Redis> {
             // Ports of the bus are 10,000 higher unless they are named, and that may be too high.
@@ -133,7 +134,7 @@ impl Cluster {
                 "--cluster-require-full-coverage",
                 "no",
             ];
-            Redis::start(bed.directory(), &[&REPLICATED[..], &cluster].concat(), &[])
+            Redis::start(test_bed.directory(), &[&REPLICATED[..], &cluster].concat(), &[])
         };
         let nodes = (0..6).map(|_| one()).collect::<anyhow::Result<Vec<_>>>()?;
         let output = Command::new("redis-cli")
@@ -177,11 +178,11 @@ impl Cluster {
     }
 
     /// A server that reads it, sessions, and a publisher.
-    fn ground(&self, bed: &mut TestBed<'_>) -> anyhow::Result<Node> {
-        let node = start_node(bed, self.source())?;
-        bed.sessions(&[node.address], bed.args.sessions, Habits::default())?;
-        let store = Store::new(bed.topic_names(), Location::Cluster(self.ports()), Self::streams());
-        bed.publish(store.wait_for(1))?;
+    fn set_up(&self, test_bed: &mut TestBed<'_>) -> anyhow::Result<Node> {
+        let node = start_node(test_bed, self.source())?;
+        test_bed.sessions(&[node.address], test_bed.args.sessions, Habits::default())?;
+        let store = Store::new(test_bed.topic_names(), Location::Cluster(self.ports()), Self::streams());
+        test_bed.publish(store.wait_for(1))?;
         Ok(node)
     }
 
@@ -189,7 +190,7 @@ impl Cluster {
     fn master_of(&self, slot: u64) -> anyhow::Result<usize> {
         let say = |node: &Redis| redis::from_redis_value::<String>(node.ask(&["CLUSTER", "NODES"]).ok()?).ok();
         let nodes = self.nodes.iter().find_map(say).context("no node of the cluster answers")?;
-        let address = owner(&nodes, slot).context("nobody has the slot")?;
+        let address = owner(&nodes, slot).context("no master has the slot")?;
         let port = address.rsplit(':').next().and_then(|port| port.parse::<u16>().ok()).context("a port")?;
         self.nodes.iter().position(|node| node.port == port).context("an unknown node")
     }
@@ -204,9 +205,9 @@ fn text(value: redis::Value) -> anyhow::Result<String> {
 }
 
 /// The slot of a stream moves to another master, key by key, as a resharding does it.
-pub(super) fn slot_moved(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
-    let cluster = Cluster::start(bed)?;
-    let node = cluster.ground(bed)?;
+pub(super) fn slot_moved(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
+    let cluster = Cluster::start(test_bed)?;
+    let node = cluster.set_up(test_bed)?;
     let streams = Cluster::streams();
     let stream = streams.get(1).context("no stream")?;
     let slot: u64 = redis::from_redis_value(cluster.at(0)?.ask(&["CLUSTER", "KEYSLOT", stream])?)?;
@@ -215,7 +216,7 @@ pub(super) fn slot_moved(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
     let (source, target) = (cluster.at(from)?, cluster.at(to)?);
     let (source_id, target_id) = (text(source.ask(&["CLUSTER", "MYID"])?)?, text(target.ask(&["CLUSTER", "MYID"])?)?);
     let number = slot.to_string();
-    bed.fault("a slot moves to another master");
+    test_bed.fault("a slot moves to another master");
     target.ask(&["CLUSTER", "SETSLOT", &number, "IMPORTING", &source_id])?;
     source.ask(&["CLUSTER", "SETSLOT", &number, "MIGRATING", &target_id])?;
     let keys: Vec<String> = redis::from_redis_value(source.ask(&["CLUSTER", "GETKEYSINSLOT", &number, "1000"])?)?;
@@ -223,34 +224,34 @@ pub(super) fn slot_moved(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
     for key in &keys {
         // For a while the slot is here and there.
         source.ask(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"])?;
-        bed.wait(Duration::from_millis(300))?;
+        test_bed.wait(Duration::from_millis(300))?;
     }
     for place in [to, from].into_iter().chain((0..cluster.nodes.len()).filter(|n| *n != to && *n != from)) {
         // Replicas are told by their masters.
         let _ = cluster.at(place)?.ask(&["CLUSTER", "SETSLOT", &number, "NODE", &target_id]);
     }
-    bed.healed();
-    bed.whole(LIMIT)?;
+    test_bed.healed();
+    test_bed.whole(LIMIT)?;
     let moved = cluster.master_of(slot)? == to;
-    bed.check("the slot is on the other master", moved, format!("slot {slot}, {} keys", keys.len()));
+    test_bed.check("the slot is on the other master", moved, format!("slot {slot}, {} keys", keys.len()));
     Ok(Box::new((cluster, node)))
 }
 
 /// The master of one stream is killed; its replica takes over.
-pub(super) fn cluster_master_killed(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
-    let mut cluster = Cluster::start(bed)?;
-    let node = cluster.ground(bed)?;
+pub(super) fn cluster_master_killed(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
+    let mut cluster = Cluster::start(test_bed)?;
+    let node = cluster.set_up(test_bed)?;
     let streams = Cluster::streams();
     let stream = streams.first().context("no stream")?;
     let slot: u64 = redis::from_redis_value(cluster.at(0)?.ask(&["CLUSTER", "KEYSLOT", stream])?)?;
     let dead = cluster.master_of(slot)?;
-    bed.fault("a master is killed");
+    test_bed.fault("a master is killed");
     cluster.nodes.get_mut(dead).context("no such node")?.kill();
-    bed.whole(LIMIT)?;
+    test_bed.whole(LIMIT)?;
     let now = cluster.master_of(slot)?;
-    bed.check("its replica is the master", now != dead, format!("slot {slot}: node {dead}, then node {now}"));
+    test_bed.check("its replica is the master", now != dead, format!("slot {slot}: node {dead}, then node {now}"));
     // The dead one comes back as a replica.
     cluster.nodes.get_mut(dead).context("no such node")?.start_again()?;
-    bed.wait(Duration::from_secs(3))?;
+    test_bed.wait(Duration::from_secs(3))?;
     Ok(Box::new((cluster, node)))
 }

@@ -100,9 +100,9 @@ pub(crate) fn run(args: &ChaosArgs) -> anyhow::Result<bool> {
 }
 
 fn play(args: &ChaosArgs, scenario: Scenario, bar: &ProgressBar) -> anyhow::Result<Verdict> {
-    let mut bed = TestBed::new(args, Plan::default(), bar.clone())?;
-    let props = scenario.play()(&mut bed)?;
-    let verdict = bed.finish(&scenario.name(), &scenario.fault())?;
+    let mut test_bed = TestBed::new(args, Plan::default(), bar.clone())?;
+    let props = scenario.play()(&mut test_bed)?;
+    let verdict = test_bed.finish(&scenario.name(), &scenario.fault())?;
     drop(props);
     Ok(verdict)
 }

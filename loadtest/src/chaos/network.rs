@@ -47,7 +47,7 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// Nothing gets through any more, and nobody is told.
+    /// Drops everything from now on; neither end is told.
     pub(crate) fn cut(&self) -> anyhow::Result<()> {
         ip(&["-n", &self.name, "link", "set", "nx", "down"])
     }

@@ -1,4 +1,4 @@
-//! What a publisher knows: what was acknowledged, and what it had to send again because nobody told it the outcome.
+//! A publisher's record: what was acknowledged, and what was sent again because no answer came.
 //!
 //! A delta counts once the store has acknowledged it. Where the acknowledgement was lost with the connection, the outcome
 //! is uncertain until the publisher has read the stream back: what is there counts, what is not is sent again. Sent again
@@ -136,7 +136,7 @@ impl PublishLog {
         entries
     }
 
-    /// The last event on a stream, which somebody is about to send once more.
+    /// The last event on a stream, to be sent once more.
     pub(crate) fn doubled(&mut self, topic: &str) -> Option<String> {
         let book = self.books.iter_mut().find(|book| book.name == topic)?;
         let (_, number, data) = book.recent.back()?;

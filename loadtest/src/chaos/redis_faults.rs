@@ -20,73 +20,73 @@ pub(super) const NAMESPACES: &str =
     "history_size = 8192\nhistory_ttl = \"10m\"\nhistory_bytes = 16777216\nstale_after = \"5s\"\n";
 
 /// A server that reads one Redis.
-pub(super) fn options(bed: &TestBed<'_>, port: u16) -> NodeOptions {
+pub(super) fn options(test_bed: &TestBed<'_>, port: u16) -> NodeOptions {
     NodeOptions {
         source: source(port),
         namespaces: NAMESPACES.to_owned(),
-        program: bed.args.server.clone(),
+        program: test_bed.args.server.clone(),
         ..NodeOptions::default()
     }
 }
 
 /// A Redis, nodes on it, sessions that have all of them in turn, and a publisher to Redis.
-pub(super) fn ground(bed: &mut TestBed<'_>, nodes: usize) -> anyhow::Result<(Redis, Vec<Node>)> {
-    let redis = Redis::persistent(bed.directory())?;
-    let options = options(bed, redis.port);
-    let start = |n: usize| Node::start(bed.directory(), &format!("node-{}", n + 1), &options);
+pub(super) fn set_up(test_bed: &mut TestBed<'_>, nodes: usize) -> anyhow::Result<(Redis, Vec<Node>)> {
+    let redis = Redis::persistent(test_bed.directory())?;
+    let options = options(test_bed, redis.port);
+    let start = |n: usize| Node::start(test_bed.directory(), &format!("node-{}", n + 1), &options);
     let nodes = (0..nodes).map(start).collect::<anyhow::Result<Vec<_>>>()?;
     let addresses: Vec<SocketAddr> = nodes.iter().map(|node| node.address).collect();
-    bed.sessions(&addresses, bed.args.sessions, Habits::default())?;
-    let store = bed.store(redis.port);
-    bed.publish(store)?;
+    test_bed.sessions(&addresses, test_bed.args.sessions, Habits::default())?;
+    let store = test_bed.store(redis.port);
+    test_bed.publish(store)?;
     Ok((redis, nodes))
 }
 
-pub(super) fn restart(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
-    let (mut redis, nodes) = ground(bed, 1)?;
-    let away = bed.fault_time(Duration::from_secs(5));
-    bed.fault("Redis is killed");
+pub(super) fn restart(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
+    let (mut redis, nodes) = set_up(test_bed, 1)?;
+    let away = test_bed.fault_time(Duration::from_secs(5));
+    test_bed.fault("Redis is killed");
     redis.kill();
-    bed.until("the node is not ready", LIMIT, |_| nodes.iter().all(|node| !node.is_ready()))?;
+    test_bed.until("the node is not ready", LIMIT, |_| nodes.iter().all(|node| !node.is_ready()))?;
     let alive = nodes.iter().all(|node| node.code("/healthz") == 200);
-    bed.check("not ready, but alive", alive, "/healthz while Redis is away".to_owned());
-    bed.wait(away)?;
+    test_bed.check("not ready, but alive", alive, "/healthz while Redis is away".to_owned());
+    test_bed.wait(away)?;
     redis.start_again()?;
-    bed.healed();
-    bed.whole(LIMIT)?;
+    test_bed.healed();
+    test_bed.whole(LIMIT)?;
     let ready = nodes.iter().all(Node::is_ready);
-    bed.check("ready again", ready, "/readyz".to_owned());
+    test_bed.check("ready again", ready, "/readyz".to_owned());
     Ok(Box::new((redis, nodes)))
 }
 
-pub(super) fn wiped(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
-    let (mut redis, nodes) = ground(bed, 1)?;
-    bed.may_lose_positions = true;
-    let away = bed.fault_time(Duration::from_secs(2));
-    bed.fault("Redis is killed and its files removed");
+pub(super) fn wiped(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
+    let (mut redis, nodes) = set_up(test_bed, 1)?;
+    test_bed.may_lose_positions = true;
+    let away = test_bed.fault_time(Duration::from_secs(2));
+    test_bed.fault("Redis is killed and its files removed");
     redis.kill();
     redis.wipe()?;
-    bed.wait(away)?;
+    test_bed.wait(away)?;
     redis.start_again()?;
-    bed.healed();
-    bed.whole(LIMIT)?;
+    test_bed.healed();
+    test_bed.whole(LIMIT)?;
     let changes = nodes.first().map_or(Ok(0.0), |node| node.metric("epoch_changes_total"))?;
-    bed.check("the epoch changed", changes >= 1.0, format!("{changes} times"));
-    let lost = bed.publish_log()?.store_lost;
-    bed.check("the publisher noticed and published its states again", lost == 1, format!("{lost} times"));
+    test_bed.check("the epoch changed", changes >= 1.0, format!("{changes} times"));
+    let lost = test_bed.publish_log()?.store_lost;
+    test_bed.check("the publisher noticed and published its states again", lost == 1, format!("{lost} times"));
     Ok(Box::new((redis, nodes)))
 }
 
-pub(super) fn paused(bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
-    let (redis, nodes) = ground(bed, 1)?;
-    let time = bed.fault_time(Duration::from_secs(30));
-    bed.fault("Redis is stopped (SIGSTOP)");
+pub(super) fn paused(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
+    let (redis, nodes) = set_up(test_bed, 1)?;
+    let time = test_bed.fault_time(Duration::from_secs(30));
+    test_bed.fault("Redis is stopped (SIGSTOP)");
     redis.pause()?;
-    bed.wait(time)?;
+    test_bed.wait(time)?;
     redis.go_on()?;
-    bed.healed();
-    bed.whole(LIMIT)?;
+    test_bed.healed();
+    test_bed.whole(LIMIT)?;
     let ready = nodes.iter().all(Node::is_ready);
-    bed.check("ready again", ready, "/readyz".to_owned());
+    test_bed.check("ready again", ready, "/readyz".to_owned());
     Ok(Box::new((redis, nodes)))
 }

@@ -328,7 +328,7 @@ fn cluster_says(ports: &[u16], key: &str) -> anyhow::Result<String> {
         let mut connection = open(&format!("127.0.0.1:{port}"))?;
         let slot: u64 = redis::cmd("CLUSTER").arg("KEYSLOT").arg(key).query(&mut connection)?;
         let nodes: String = redis::cmd("CLUSTER").arg("NODES").query(&mut connection)?;
-        owner(&nodes, slot).context("nobody has that slot")
+        owner(&nodes, slot).context("no master has that slot")
     };
     let deadline = Instant::now() + TIMEOUT;
     ports

@@ -190,8 +190,8 @@ impl<'a> TestBed<'a> {
             return Ok(());
         }
         let limit = Duration::from_secs(60 + count as u64 / 1_000);
-        self.until("all sessions stand", limit, |bed| {
-            bed.groups.get(at).is_some_and(|group| group.last.subscribed >= count as u64)
+        self.until("all sessions stand", limit, |test_bed| {
+            test_bed.groups.get(at).is_some_and(|group| group.last.subscribed >= count as u64)
         })
     }
 
@@ -249,8 +249,8 @@ impl<'a> TestBed<'a> {
         self.publisher = Some(Publisher::start(store, publish_log, load));
         self.say("warming up");
         let began_ns = monotonic_ns();
-        self.until("all sessions hold what is new", Duration::from_secs(60), |bed| {
-            bed.is_whole(began_ns.max(monotonic_ns().saturating_sub(1_500_000_000)))
+        self.until("all sessions hold what is new", Duration::from_secs(60), |test_bed| {
+            test_bed.is_whole(began_ns.max(monotonic_ns().saturating_sub(1_500_000_000)))
                 && monotonic_ns() > began_ns + 2_000_000_000
         })
     }
@@ -334,12 +334,12 @@ impl<'a> TestBed<'a> {
         self.healed_ns = monotonic_ns();
     }
 
-    /// Seconds from the end of the fault until the last look at which somebody was behind.
+    /// Seconds from the end of the fault until the last look at which a session was behind.
     pub(crate) fn whole_after_s(&self) -> f64 {
         self.groups.iter().map(|g| g.timeline.whole_after_s(self.healed_ns)).fold(0.0, f64::max)
     }
 
-    /// How old what somebody holds is now, in ms.
+    /// Age of the oldest state of a session now, in ms.
     pub(crate) fn age_ms(&self) -> u64 {
         self.groups.iter().filter_map(|g| g.timeline.last()).map(|s| s.age_ms).max().unwrap_or(0)
     }
@@ -364,9 +364,9 @@ impl<'a> TestBed<'a> {
     pub(crate) fn whole(&mut self, limit: Duration) -> anyhow::Result<()> {
         let steady = u64::try_from(STEADY.as_nanos())?;
         let from = self.healed_ns;
-        self.until("all sessions hold what is new again", limit, |bed| {
+        self.until("all sessions hold what is new again", limit, |test_bed| {
             let now = monotonic_ns();
-            now > from + steady && bed.is_whole(now - steady)
+            now > from + steady && test_bed.is_whole(now - steady)
         })
     }
 

@@ -41,7 +41,7 @@ impl Timeline {
         later.peek().is_some() && later.all(|s| s.age_ms <= self.whole_ms)
     }
 
-    /// Seconds from `from_ns` until the last look at which somebody was not whole; 0 if there was none.
+    /// Seconds from `from_ns` until the last look at which a session was not whole; 0 if there was none.
     pub(crate) fn whole_after_s(&self, from_ns: u64) -> f64 {
         let last = self.samples.iter().rev().find(|s| s.at_ns >= from_ns && s.age_ms > self.whole_ms);
         last.map_or(0.0, |s| s.at_ns.saturating_sub(from_ns) as f64 / 1e9)

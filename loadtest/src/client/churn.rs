@@ -12,7 +12,7 @@ use crate::client::session::{Session, Turn};
 /// How much of it.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Churn {
-    /// Sessions that leave in a second. Half of them come back as they were, and recover; the others as somebody new.
+    /// Sessions that leave in a second. Half of them come back as they were, and recover; the others as new sessions.
     pub(crate) leaves: f64,
     /// Subscriptions that are exchanged in a second.
     pub(crate) switches: f64,

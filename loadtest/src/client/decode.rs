@@ -190,7 +190,7 @@ impl Decoder {
             });
         };
         let topic =
-            *self.topics.get(topic).with_context(|| format!("a delivery on {topic}, which nobody asked for"))?;
+            *self.topics.get(topic).with_context(|| format!("a delivery on {topic}, which no session asked for"))?;
         let data = data.get();
         let delivery = Rc::new(Delivery {
             topic,

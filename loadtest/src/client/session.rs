@@ -41,7 +41,7 @@ const BACKOFF_LAST: Duration = Duration::from_secs(1);
 /// What a session is to do between two reads.
 #[derive(Debug)]
 pub(crate) enum Turn {
-    /// Close the connection, and come back after a while: as the same, or as somebody new with other topics.
+    /// Close the connection, and come back after a while: as the same, or as a new one with other topics.
     Leave { away: Duration, anew: Option<Vec<u32>> },
     /// Have another topic in place of one.
     Switch { from: u32, to: u32 },
@@ -330,7 +330,7 @@ impl Session {
                 Ok(n) => n,
                 Err(e) => bail!("{e}"),
             };
-            // Nobody else has been at the buffer since.
+            // The buffer has not been used since.
             let answer = {
                 let buffer = shared.buffer.borrow();
                 let bytes = buffer.get(..n).unwrap_or_default();
@@ -405,7 +405,7 @@ impl Session {
             match opcode {
                 TEXT_DEFLATED => {
                     add(&shared.counts.bytes, (header + len) as u64);
-                    let inflated = shared.inflated.as_ref().context("compressed, and nobody asked for it")?;
+                    let inflated = shared.inflated.as_ref().context("compressed, and no session asked for it")?;
                     let text = inflated.borrow_mut().message(payload)?;
                     self.message(shared, &text, &mut answer)?;
                 }

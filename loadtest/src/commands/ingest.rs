@@ -1,4 +1,4 @@
-//! How fast the server takes deltas from Redis into topics that nobody is subscribed to.
+//! How fast the server takes deltas from Redis into topics without subscribers.
 
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,7 @@ pub(crate) fn run(args: &IngestArgs) -> anyhow::Result<bool> {
         }
     })?;
     println!(
-        "{} entries of 150 B on {} topics, class {}, nobody subscribed",
+        "{} entries of 150 B on {} topics, class {}, no subscribers",
         result.entries,
         args.topics,
         args.class.name()

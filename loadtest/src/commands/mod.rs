@@ -1,7 +1,7 @@
 //! The commands, one file each. `workload` has the knobs that most of them share, `once` one run.
 
 pub(crate) mod capacity;
-pub(crate) mod capacity_run;
+pub(crate) mod connections;
 pub(crate) mod egress;
 pub(crate) mod ingest;
 pub(crate) mod ladder;

@@ -92,7 +92,8 @@ pub(crate) fn once(args: &RunArgs) -> anyhow::Result<Report> {
     })
 }
 
-struct Ground {
+/// The server under load.
+struct Target {
     /// Where sessions go.
     server: SocketAddr,
     /// Where deltas are handed in.
@@ -105,7 +106,7 @@ struct Ground {
     _directory: tempfile::TempDir,
 }
 
-fn ground(args: &RunArgs, workload: &Workload) -> anyhow::Result<Ground> {
+fn target(args: &RunArgs, workload: &Workload) -> anyhow::Result<Target> {
     let directory = tempfile::tempdir()?;
     let (redis_process, redis) = match (&args.redis, workload.via) {
         (Some(url), _) => (None, Some(url.clone())),
@@ -139,7 +140,7 @@ fn ground(args: &RunArgs, workload: &Workload) -> anyhow::Result<Ground> {
             (Some(process), address, publish, pid)
         }
     };
-    Ok(Ground { server, publish, pid, redis, _server: process, _redis: redis_process, _directory: directory })
+    Ok(Target { server, publish, pid, redis, _server: process, _redis: redis_process, _directory: directory })
 }
 
 /// Which topics each session subscribes to.
@@ -174,8 +175,8 @@ async fn measure(args: &RunArgs) -> anyhow::Result<Report> {
         .iter()
         .map(|name| if workload.is_replay() { recording::class_of(name) } else { workload.class })
         .collect();
-    let ground = ground(args, &workload)?;
-    let mut report = Report::new(&workload, ground.pid);
+    let target = target(args, &workload)?;
+    let mut report = Report::new(&workload, target.pid);
 
     let assigned = assignments(&workload);
     let specs: Vec<Spec> = assigned
@@ -192,7 +193,7 @@ async fn measure(args: &RunArgs) -> anyhow::Result<Report> {
             receive_buffer: args.receive_buffer,
             sessions: chunk.to_vec(),
             first: i * args.per_worker,
-            ..Spec::of(vec![ground.server], names.clone(), classes.clone())
+            ..Spec::of(vec![target.server], names.clone(), classes.clone())
         })
         .collect();
     let mut pool = WorkerPool::start(&specs, None)?;
@@ -200,7 +201,7 @@ async fn measure(args: &RunArgs) -> anyhow::Result<Report> {
 
     // A first session's worth of warmth is not the sessions' memory.
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let rss_before = rss_bytes(ground.pid);
+    let rss_before = rss_bytes(target.pid);
     let sessions = workload.sessions as u64;
     let connecting = bar(args.quiet, sessions, "connecting")?;
     let began = Instant::now();
@@ -211,15 +212,15 @@ async fn measure(args: &RunArgs) -> anyhow::Result<Report> {
     connecting.finish_and_clear();
     tokio::time::sleep(if workload.name == Name::W4 { SETTLE } else { SETTLE_SHORT }).await;
     report.rss_before = rss_before;
-    report.rss_connected = rss_bytes(ground.pid);
+    report.rss_connected = rss_bytes(target.pid);
 
     pool.order(&Order::Mark)?;
     let deliveries_before = pool.listen().deliveries;
-    let cpu_before = cpu_time(ground.pid)?;
+    let cpu_before = cpu_time(target.pid)?;
     let running = bar(args.quiet, Duration::from_secs_f64(workload.seconds).as_secs() + 1, "running")?;
     let clock = Instant::now();
     let expected: Vec<Expected> = if workload.is_replay() {
-        let url = ground.redis.clone().context("W8 needs Redis")?;
+        let url = target.redis.clone().context("W8 needs Redis")?;
         running.set_length(length.as_secs());
         let (sent, counts) = recording::play(&url, &files, workload.speed, args.recording_seconds, |at, _| {
             running.set_position(at.as_secs())
@@ -231,8 +232,8 @@ async fn measure(args: &RunArgs) -> anyhow::Result<Report> {
         let mut by_name = recording::expected(&url).await?;
         names.iter().map(|name| by_name.remove(name).map(|(_, e)| e).unwrap_or_default()).collect()
     } else {
-        let redis = ground.redis.as_deref().filter(|_| workload.via == Via::Redis);
-        let mut publisher = Publisher::connect(&workload, ground.publish, args.key.clone(), redis).await?;
+        let redis = target.redis.as_deref().filter(|_| workload.via == Via::Redis);
+        let mut publisher = Publisher::connect(&workload, target.publish, args.key.clone(), redis).await?;
         let duration = Duration::from_secs_f64(workload.seconds);
         let ticking = async {
             loop {
@@ -263,8 +264,8 @@ async fn measure(args: &RunArgs) -> anyhow::Result<Report> {
 
     let outcomes = pool.finish(expected.iter().map(|e| e.offset).collect()).await?;
     report.total_s = clock.elapsed().as_secs_f64();
-    report.cpu_s = (cpu_time(ground.pid)? - cpu_before).as_secs_f64();
-    report.rss_after = rss_bytes(ground.pid);
+    report.cpu_s = (cpu_time(target.pid)? - cpu_before).as_secs_f64();
+    report.rss_after = rss_bytes(target.pid);
     report.add(&outcomes, deliveries_before)?;
     report.check(&workload, &names, &classes, &expected, &outcomes, &assigned);
     Ok(report)

@@ -468,7 +468,7 @@ mod tests {
     fn spread_is_within_a_share_of_the_mean() {
         assert!(is_spread(&[100, 91, 109], 10.0));
         assert!(!is_spread(&[100, 80, 120], 10.0));
-        assert!(!is_spread(&[0, 0], 10.0), "nobody is nowhere");
+        assert!(!is_spread(&[0, 0], 10.0), "no sessions");
     }
 
     #[test]

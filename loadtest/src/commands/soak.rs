@@ -133,7 +133,8 @@ const STEADY: usize = 0;
 const UNLUCKY: usize = 1;
 const ELSEWHERE: usize = 2;
 
-struct Ground {
+/// What the faults happen to.
+struct Servers {
     redis: Redis,
     node: Node,
     second: Node,
@@ -169,10 +170,10 @@ pub(crate) fn run(args: &SoakArgs) -> anyhow::Result<bool> {
     let bar = if args.quiet { ProgressBar::hidden() } else { ProgressBar::new(total.as_secs()) };
     bar.set_style(ProgressStyle::with_template("[{bar:30}] {elapsed_precise} {msg}")?.progress_chars("=> "));
     bar.enable_steady_tick(Duration::from_millis(500));
-    let mut bed = TestBed::new(&chaos, plan, ProgressBar::hidden())?;
-    let mut ground = ground(&mut bed, args)?;
+    let mut test_bed = TestBed::new(&chaos, plan, ProgressBar::hidden())?;
+    let mut servers = start_servers(&mut test_bed, args)?;
     let mut soak = Soak::new(total, bar);
-    let outcome = soak.go(&mut bed, &mut ground);
+    let outcome = soak.go(&mut test_bed, &mut servers);
     soak.bar.finish_and_clear();
     if let Err(error) = outcome {
         // Ctrl-C ends it early, with a report of what there is.
@@ -184,16 +185,16 @@ pub(crate) fn run(args: &SoakArgs) -> anyhow::Result<bool> {
     interrupt::forget();
     let checks = soak.flat();
     for (name, passed, detail) in checks {
-        bed.check(&name, passed, detail);
+        test_bed.check(&name, passed, detail);
     }
-    let verdict = bed.finish("soak", "one hour of W2 with churn and faults")?;
-    drop(ground);
+    let verdict = test_bed.finish("soak", "one hour of W2 with churn and faults")?;
+    drop(servers);
     soak.report(args, &verdict)?;
     Ok(verdict.passed())
 }
 
-fn ground(bed: &mut TestBed<'_>, args: &SoakArgs) -> anyhow::Result<Ground> {
-    let redis = Redis::persistent(bed.directory())?;
+fn start_servers(test_bed: &mut TestBed<'_>, args: &SoakArgs) -> anyhow::Result<Servers> {
+    let redis = Redis::persistent(test_bed.directory())?;
     let options = NodeOptions {
         source: source(redis.port),
         namespaces: "history_size = 2048\nhistory_ttl = \"2m\"\n".to_owned(),
@@ -201,15 +202,15 @@ fn ground(bed: &mut TestBed<'_>, args: &SoakArgs) -> anyhow::Result<Ground> {
         program: args.server.clone(),
         ..NodeOptions::default()
     };
-    let node = Node::start(bed.directory(), "long-lived", &options)?;
-    let second = Node::start(bed.directory(), "second", &options)?;
+    let node = Node::start(test_bed.directory(), "long-lived", &options)?;
+    let second = Node::start(test_bed.directory(), "second", &options)?;
     let (few, one_home) = (args.sessions / 10, true);
     let habits = Habits { one_home, ..Habits::default() };
-    bed.sessions(&[node.address], args.sessions.saturating_sub(2 * few), habits)?;
-    bed.sessions(&[node.address], few, habits)?;
-    bed.sessions(&[second.address, node.address], few, habits)?;
-    let store = bed.store(redis.port);
-    bed.publish(store)?;
+    test_bed.sessions(&[node.address], args.sessions.saturating_sub(2 * few), habits)?;
+    test_bed.sessions(&[node.address], few, habits)?;
+    test_bed.sessions(&[second.address, node.address], few, habits)?;
+    let store = test_bed.store(redis.port);
+    test_bed.publish(store)?;
     let hundredth = args.sessions as f64 / 100.0;
     for group in [STEADY, ELSEWHERE] {
         let share = if group == STEADY { 0.9 } else { 0.1 };
@@ -218,9 +219,9 @@ fn ground(bed: &mut TestBed<'_>, args: &SoakArgs) -> anyhow::Result<Ground> {
             switches: args.switches.unwrap_or(hundredth) * share,
             seed: args.seed + group as u64,
         };
-        bed.order(group, &Order::Churn(churn))?;
+        test_bed.order(group, &Order::Churn(churn))?;
     }
-    Ok(Ground { redis, node, second })
+    Ok(Servers { redis, node, second })
 }
 
 struct Soak {
@@ -251,84 +252,92 @@ impl Soak {
         self.began.elapsed().as_secs_f64()
     }
 
-    fn go(&mut self, bed: &mut TestBed<'_>, ground: &mut Ground) -> anyhow::Result<()> {
+    fn go(&mut self, test_bed: &mut TestBed<'_>, servers: &mut Servers) -> anyhow::Result<()> {
         let between = BETWEEN.min(self.total / 12);
         for turn in TURNS.into_iter().cycle() {
             let next = Instant::now() + between;
             let left = self.total.saturating_sub(self.began.elapsed());
             // The last ones must have time to heal.
             if left < between.max(Duration::from_secs(20)) {
-                return self.wait(bed, ground, left, "no more faults");
+                return self.wait(test_bed, servers, left, "no more faults");
             }
-            self.wait(bed, ground, between / 3, "no fault")?;
-            self.hurt(bed, ground, turn)?;
-            if let Err(error) = self.heal(bed, ground) {
+            self.wait(test_bed, servers, between / 3, "no fault")?;
+            self.hurt(test_bed, servers, turn)?;
+            if let Err(error) = self.heal(test_bed, servers) {
                 if interrupt::came() {
                     return Err(error);
                 }
                 // The error says it of the last look only.
-                let why = if bed.has_ended() { format!("{error:#}") } else { format!("not within {LIMIT:?}") };
+                let why = if test_bed.has_ended() { format!("{error:#}") } else { format!("not within {LIMIT:?}") };
                 self.late.push(format!("{}: {why}", turn.name()));
             }
-            self.whole_s.entry(turn).or_default().push(bed.whole_after_s());
-            bed.forget_timeline();
-            self.wait(bed, ground, next.saturating_duration_since(Instant::now()), "no fault")?;
+            self.whole_s.entry(turn).or_default().push(test_bed.whole_after_s());
+            test_bed.forget_timeline();
+            self.wait(test_bed, servers, next.saturating_duration_since(Instant::now()), "no fault")?;
         }
         Ok(())
     }
 
-    fn hurt(&mut self, bed: &mut TestBed<'_>, ground: &mut Ground, fault: Fault) -> anyhow::Result<()> {
-        bed.fault(fault.name());
+    fn hurt(&mut self, test_bed: &mut TestBed<'_>, servers: &mut Servers, fault: Fault) -> anyhow::Result<()> {
+        test_bed.fault(fault.name());
         match fault {
             Fault::RedisKilled => {
-                ground.redis.kill();
-                self.wait(bed, ground, Duration::from_secs(3), fault.name())?;
-                ground.redis.start_again()?;
+                servers.redis.kill();
+                self.wait(test_bed, servers, Duration::from_secs(3), fault.name())?;
+                servers.redis.start_again()?;
             }
             Fault::RedisPaused => {
-                ground.redis.pause()?;
-                self.wait(bed, ground, Duration::from_secs(10), fault.name())?;
-                ground.redis.go_on()?;
+                servers.redis.pause()?;
+                self.wait(test_bed, servers, Duration::from_secs(10), fault.name())?;
+                servers.redis.go_on()?;
             }
             Fault::NodeKilled => {
-                ground.second.kill();
-                self.wait(bed, ground, Duration::from_secs(5), fault.name())?;
-                ground.second.start_again()?;
+                servers.second.kill();
+                self.wait(test_bed, servers, Duration::from_secs(5), fault.name())?;
+                servers.second.start_again()?;
             }
             Fault::NodePaused => {
-                ground.second.pause()?;
-                self.wait(bed, ground, Duration::from_secs(18), fault.name())?;
-                ground.second.go_on()?;
+                servers.second.pause()?;
+                self.wait(test_bed, servers, Duration::from_secs(18), fault.name())?;
+                servers.second.go_on()?;
             }
             Fault::ClientsCut => {
-                bed.order(UNLUCKY, &Order::Drop)?;
-                self.wait(bed, ground, Duration::from_secs(3), fault.name())?;
-                bed.order(UNLUCKY, &Order::Connect { rate: 1_000.0 })?;
+                test_bed.order(UNLUCKY, &Order::Drop)?;
+                self.wait(test_bed, servers, Duration::from_secs(3), fault.name())?;
+                test_bed.order(UNLUCKY, &Order::Connect { rate: 1_000.0 })?;
             }
             Fault::ClientsHang => {
-                bed.pause_group(UNLUCKY, true)?;
-                let waited = self.wait(bed, ground, Duration::from_secs(8), fault.name());
-                bed.pause_group(UNLUCKY, false)?;
+                test_bed.pause_group(UNLUCKY, true)?;
+                let waited = self.wait(test_bed, servers, Duration::from_secs(8), fault.name());
+                test_bed.pause_group(UNLUCKY, false)?;
                 waited?;
             }
         }
-        bed.healed();
+        test_bed.healed();
         Ok(())
     }
 
     /// Until all are whole, with a look at the node now and then.
-    fn heal(&mut self, bed: &mut TestBed<'_>, ground: &Ground) -> anyhow::Result<()> {
+    fn heal(&mut self, test_bed: &mut TestBed<'_>, servers: &Servers) -> anyhow::Result<()> {
         let deadline = Instant::now() + LIMIT;
         loop {
-            match bed.whole(SAMPLE) {
+            match test_bed.whole(SAMPLE) {
                 Ok(()) => return Ok(()),
-                Err(error) if interrupt::came() || Instant::now() > deadline || bed.has_ended() => return Err(error),
-                Err(_) => self.sample(ground)?,
+                Err(error) if interrupt::came() || Instant::now() > deadline || test_bed.has_ended() => {
+                    return Err(error);
+                }
+                Err(_) => self.sample(servers)?,
             }
         }
     }
 
-    fn wait(&mut self, bed: &mut TestBed<'_>, ground: &Ground, time: Duration, what: &str) -> anyhow::Result<()> {
+    fn wait(
+        &mut self,
+        test_bed: &mut TestBed<'_>,
+        servers: &Servers,
+        time: Duration,
+        what: &str,
+    ) -> anyhow::Result<()> {
         let until = Instant::now() + time;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -336,29 +345,29 @@ impl Soak {
                 return Ok(());
             }
             if self.sampled.is_none_or(|at| at.elapsed() >= SAMPLE) {
-                self.sample(ground)?;
+                self.sample(servers)?;
             }
             self.bar.set_position(self.began.elapsed().as_secs());
             if let Some(last) = self.samples.last() {
-                let (mb, faults) = (last.rss_bytes as f64 / 1e6, bed.faults());
+                let (mb, faults) = (last.rss_bytes as f64 / 1e6, test_bed.faults());
                 self.bar.set_message(format!(
                     "{mb:.1} MB, {} descriptors, oldest {} ms, {faults} faults | {what}",
                     last.descriptors,
-                    bed.age_ms()
+                    test_bed.age_ms()
                 ));
             }
-            bed.wait(left.min(Duration::from_millis(500)))?;
+            test_bed.wait(left.min(Duration::from_millis(500)))?;
         }
     }
 
-    fn sample(&mut self, ground: &Ground) -> anyhow::Result<()> {
+    fn sample(&mut self, servers: &Servers) -> anyhow::Result<()> {
         self.sampled = Some(Instant::now());
         self.samples.push(Sample {
             s: self.elapsed_s(),
-            rss_bytes: ground.node.rss_bytes()?,
-            descriptors: ground.node.open_descriptors()?,
+            rss_bytes: servers.node.rss_bytes()?,
+            descriptors: servers.node.open_descriptors()?,
             // A busy node may answer late: that is no reason to end.
-            sessions: ground.node.metric("sessions").unwrap_or_default(),
+            sessions: servers.node.metric("sessions").unwrap_or_default(),
         });
         Ok(())
     }

@@ -158,7 +158,7 @@ pub(crate) fn write(out: &std::path::Path, rows: &[Row]) -> anyhow::Result<()> {
     let charts = out.with_extension("");
     std::fs::create_dir_all(&charts)?;
     let folder = charts.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut text = ground(rows);
+    let mut text = heading(rows);
     text.push_str(&targets(&results));
     for (workload, title, columns) in tables() {
         let servers = results.servers(workload);
@@ -249,7 +249,7 @@ pub(crate) fn taken() -> String {
 }
 
 /// Machine, date and versions.
-fn ground(rows: &[Row]) -> String {
+fn heading(rows: &[Row]) -> String {
     let (machine, date) = machine();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let rounds = rows.iter().map(|r| r.round).max().unwrap_or(0);

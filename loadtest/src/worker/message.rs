@@ -42,7 +42,7 @@ pub(crate) struct Spec {
 }
 
 impl Spec {
-    /// Nobody yet, on these topics: `plain`, one message a delivery, on loopback.
+    /// No sessions yet, for these topics: `plain`, one message per delivery, on loopback.
     pub(crate) fn of(servers: Vec<SocketAddr>, topics: Vec<String>, classes: Vec<Class>) -> Self {
         Self {
             homes: servers.len(),

@@ -1,6 +1,7 @@
-//! Hold: as many sessions at once as several nodes and several processes of this harness can have on one machine, with the
-//! traffic of watchlists. A process has 20,000 descriptors here, so that each node and each worker holds a part. Sessions
-//! go to the nodes directly, every worker to its own: a balancer would need two descriptors for each.
+//! As many sessions at once as several nodes and several processes of this harness can have on one
+//! machine, with the traffic of watchlists. A process has 20,000 descriptors here, so each node and
+//! each worker has a part. Sessions connect to the nodes directly, each worker to its own: a balancer
+//! would need two descriptors for each.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -22,13 +23,13 @@ use crate::servers::process::{free_port, start_redis};
 use crate::worker::message::{Order, Spec};
 use crate::worker::pool::WorkerPool;
 
-const MARKS: Marks = Marks { begin: "<!-- hold: begin -->", end: "<!-- hold: end -->" };
+const MARKS: Marks = Marks { begin: "<!-- connections: begin -->", end: "<!-- connections: end -->" };
 
 /// Quiet before memory is read.
 const SETTLE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, Args)]
-pub(crate) struct HoldArgs {
+pub(crate) struct ConnectionsArgs {
     /// Sessions
     #[arg(long, default_value_t = 60_000)]
     sessions: usize,
@@ -61,7 +62,7 @@ pub(crate) struct HoldArgs {
     quiet: bool,
 }
 
-impl HoldArgs {
+impl ConnectionsArgs {
     fn workload(&self) -> Workload {
         Workload {
             sessions: self.sessions,
@@ -87,7 +88,7 @@ struct Used {
     cpu: Duration,
 }
 
-pub(crate) fn run(args: &HoldArgs) -> anyhow::Result<bool> {
+pub(crate) fn run(args: &ConnectionsArgs) -> anyhow::Result<bool> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (report, used) = runtime.block_on(async {
         tokio::select! {
@@ -106,7 +107,7 @@ pub(crate) fn run(args: &HoldArgs) -> anyhow::Result<bool> {
     Ok(report.passed())
 }
 
-async fn measure(args: &HoldArgs) -> anyhow::Result<(Report, Vec<Used>)> {
+async fn measure(args: &ConnectionsArgs) -> anyhow::Result<(Report, Vec<Used>)> {
     let workload = args.workload();
     let names: Vec<String> = (0..workload.topics).map(|n| workload.topic(n)).collect();
     let classes = vec![workload.class; names.len()];
@@ -191,12 +192,12 @@ async fn measure(args: &HoldArgs) -> anyhow::Result<(Report, Vec<Used>)> {
     Ok((report, used))
 }
 
-fn table(args: &HoldArgs, report: &Report, used: &[Used]) -> String {
+fn table(args: &ConnectionsArgs, report: &Report, used: &[Used]) -> String {
     let (machine, date) = machine();
     let w = &report.workload;
     let mb = |bytes: u64| bytes as f64 / 1e6;
     let mut text = format!(
-        "Taken on {date} by `nexus-loadtest hold --sessions {}`:\n\
+        "Taken on {date} by `nexus-loadtest connections --sessions {}`:\n\
          {machine}.\n\
          The nodes (one shard each), Redis, {} worker processes of the harness and the publisher share it.\n\
          Sessions connect to the nodes directly.\n\
