@@ -16,7 +16,7 @@ use crate::hub::fanout::Subscription;
 use crate::hub::index::{RequestId, SessionId, SessionIndex};
 use crate::hub::pending::{Answered, Item, PendingCommand, Wanted};
 use crate::hub::requests::{Ask, AskKey, Waiter};
-use crate::hub::shard::command::ttl_s;
+use crate::hub::shard::command::{connect, ttl_s};
 use crate::name::TopicName;
 use crate::position::Offset;
 use crate::protocol::{CommandId, Encoding, Notice, Op, Refusal, Refused, Standing, SubscribeTerms, Subscribed};
@@ -264,7 +264,7 @@ impl Shard {
         if live && self.sessions.by_id(key).is_some_and(|s| s.is_live()) {
             if op == Op::Connect {
                 let subs: Vec<Subscribed<'_>> = begun.iter().map(Begun::subscribed).collect();
-                self.say_connected(key.index, &id, &subs);
+                connect::reply(self, key.index, &id, &subs);
                 begun.iter_mut().for_each(Begun::replied);
             } else if let Some(centrifuge) = dialect.centrifuge().filter(|_| !begun.is_empty()) {
                 for one in &mut begun {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use mio::Events;
 
+use super::command::{auth, backend_request, sub_refresh};
 use super::shard::Shard;
 use crate::hub::event::Event;
 use crate::limits;
@@ -109,11 +110,9 @@ impl Shard {
                 self.fanout.topics.free(slot);
             }
             Event::Membership { slot, change } => self.membership(slot, &change),
-            Event::Authenticated { session, id, purpose, result } => {
-                self.authenticated(session, id, purpose, result);
-            }
-            Event::SubRefreshed { session, id, slot, result } => self.sub_refreshed(session, &id, slot, result),
-            Event::Answered { session, reply } => self.answered(session, reply),
+            Event::Authenticated { session, id, purpose, result } => auth::reply(self, session, id, purpose, result),
+            Event::SubRefreshed { session, id, slot, result } => sub_refresh::reply(self, session, &id, slot, result),
+            Event::Answered { session, reply } => backend_request::reply(self, session, reply),
             Event::Order(order) => self.obey(&order.0, &order.1),
             Event::CountSubscribers { fits, max, counts } => {
                 // The asker may have given up.

@@ -1,5 +1,7 @@
 //! `connect`: the first command of a Centrifuge session.
 
+use std::collections::HashMap;
+
 use super::token_texts::ttl_s;
 use crate::hub::event::{Purpose, Request};
 use crate::hub::index::SessionIndex;
@@ -10,46 +12,68 @@ use crate::hub::stage::Stage;
 use crate::name::TopicName;
 use crate::protocol::{CommandId, Connected, Op, Refusal, Refused, SubscribeItem, SubscribeTerms, Subscribed};
 use crate::wire::close::CloseReason;
-use std::collections::HashMap;
+
+/// Why a connect does not begin.
+enum Fault {
+    /// The session is connecting or connected already.
+    Again,
+    Refused(Refusal),
+}
+
+/// Carries the command out.
+pub(super) fn run(
+    shard: &mut Shard,
+    index: SessionIndex,
+    id: CommandId,
+    token: Option<String>,
+    items: Vec<SubscribeItem>,
+) {
+    match check(shard, index, token.as_deref()) {
+        Ok(()) => apply(shard, index, id, token, items),
+        Err(Fault::Again) => shard.close(index, CloseReason::BadRequest),
+        Err(Fault::Refused(refusal)) => shard.refuse_connect(index, &id, &refusal),
+    }
+}
+
+fn check(shard: &Shard, index: SessionIndex, token: Option<&str>) -> Result<(), Fault> {
+    let full = token.and_then(|token| shard.no_room_under_way(token.len()));
+    let client = shard.sessions.get(index).and_then(|session| session.client.as_ref());
+    if client.is_some_and(|client| client.connecting) {
+        return Err(Fault::Again);
+    }
+    full.map_or(Ok(()), |refusal| Err(Fault::Refused(refusal)))
+}
+
+/// Begins the session, or asks the control plane to check its token first. Commands behind it wait.
+fn apply(shard: &mut Shard, index: SessionIndex, id: CommandId, token: Option<String>, items: Vec<SubscribeItem>) {
+    let (now_ms, id_of_shard, anonymous) = (shard.clock.now_ms, shard.id, shard.config.access.anonymous);
+    let Some(session) = shard.sessions.get_mut(index) else { return };
+    session.client.get_or_insert_with(|| Client::new(now_ms)).connecting = true;
+    let deferred = session.deferred.insert(Box::new(Deferred::new(true, now_ms)));
+    match token {
+        Some(token) => {
+            deferred.keep_items(items);
+            let (key, purpose, held) = (session.key(index), Purpose::Connect, session.identity.clone());
+            shard.requests.send(Request::Authenticate { shard: id_of_shard, session: key, id, purpose, token, held });
+        }
+        None if session.identity.is_some() || anonymous => shard.begin_session(index, id, items),
+        None => shard.close_for_token(index, "a token is needed"),
+    }
+}
+
+/// Replies once the session has begun, with its subscriptions.
+pub(in crate::hub::shard) fn reply(shard: &mut Shard, index: SessionIndex, id: &CommandId, subs: &[Subscribed<'_>]) {
+    let (time_ms, node) = (shard.clock.unix_ms, shard.node.clone());
+    let ping_s = u32::try_from(shard.config.limits.ping_interval.as_secs().max(1)).unwrap_or(u32::MAX);
+    let Some(session) = shard.sessions.get_mut(index) else { return };
+    let ttl_s = ttl_s(session.identity.as_ref().and_then(|i| i.expires_s), time_ms);
+    let (Some(dialect), Some(client)) = (session.output.dialect.centrifuge(), &session.client) else { return };
+    let client = client.id.to_string();
+    let connected = Connected { client: &client, node: &node, ping_s, ttl_s, time_ms, subs };
+    shard.send(index, dialect.connected(id, &connected));
+}
 
 impl Shard {
-    /// The first command of a Centrifuge session.
-    pub(in crate::hub::shard) fn connect(
-        &mut self,
-        index: SessionIndex,
-        id: CommandId,
-        token: Option<String>,
-        mut items: Vec<SubscribeItem>,
-    ) {
-        let (now_ms, shard, anonymous) = (self.clock.now_ms, self.id, self.config.access.anonymous);
-        let full = token.as_ref().and_then(|token| self.no_room_under_way(token.len()));
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        let client = session.client.get_or_insert_with(|| Client::new(now_ms));
-        if std::mem::replace(&mut client.connecting, true) {
-            self.close(index, CloseReason::BadRequest);
-            return;
-        }
-        // What comes behind it waits until it has been answered.
-        let deferred = session.deferred.insert(Box::new(Deferred::new(true, now_ms)));
-        if let Some(refusal) = full {
-            self.refuse_connect(index, &id, &refusal);
-            return;
-        }
-        if token.is_some() {
-            deferred.keep_items(std::mem::take(&mut items));
-        }
-        let (key, known) = (session.key(index), session.identity.is_some());
-        match token {
-            Some(token) => {
-                let purpose = Purpose::Connect;
-                let held = session.identity.clone();
-                self.requests.send(Request::Authenticate { shard, session: key, id, purpose, token, held });
-            }
-            None if known || anonymous => self.begin_session(index, id, items),
-            None => self.close_for_token(index, "a token is needed"),
-        }
-    }
-
     /// The session is identified: topics that the server subscribes it to come first, with the reply.
     pub(super) fn begin_session(&mut self, index: SessionIndex, id: CommandId, items: Vec<SubscribeItem>) {
         self.valid(index);
@@ -72,7 +96,7 @@ impl Shard {
             .collect();
         let (terms, refused) = (SubscribeTerms::default(), Refused::default());
         if !self.subscribe(index, id.clone(), Op::Connect, wanted, terms, refused) {
-            self.say_connected(index, &id, &[]);
+            reply(self, index, &id, &[]);
             let deferred = self.sessions.get_mut(index).and_then(|s| s.deferred.take());
             self.replay(key, deferred);
         }
@@ -89,22 +113,5 @@ impl Shard {
         let key = session.key(index);
         self.refuse(index, id, Op::Connect, refusal);
         self.replay(key, None);
-    }
-
-    /// The reply to a connect.
-    pub(in crate::hub::shard) fn say_connected(
-        &mut self,
-        index: SessionIndex,
-        id: &CommandId,
-        subs: &[Subscribed<'_>],
-    ) {
-        let (time_ms, node) = (self.clock.unix_ms, self.node.clone());
-        let ping_s = u32::try_from(self.config.limits.ping_interval.as_secs().max(1)).unwrap_or(u32::MAX);
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        let ttl_s = ttl_s(session.identity.as_ref().and_then(|i| i.expires_s), time_ms);
-        let (Some(dialect), Some(client)) = (session.output.dialect.centrifuge(), &session.client) else { return };
-        let client = client.id.to_string();
-        let connected = Connected { client: &client, node: &node, ping_s, ttl_s, time_ms, subs };
-        self.send(index, dialect.connected(id, &connected));
     }
 }

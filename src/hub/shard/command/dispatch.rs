@@ -1,12 +1,13 @@
 //! From the messages of a client to its commands: which are carried out now, and which wait for the answer to an earlier one.
 
-use crate::config::Action;
-use crate::hub::event::Ask;
+use super::{
+    auth, connect, history, ping, presence, publish, rate, rpc, settings, snapshot, sub_refresh, subscribe, unsubscribe,
+};
 use crate::hub::index::{SessionId, SessionIndex};
 use crate::hub::session::{Deferred, Reading};
 use crate::hub::shard::input::COMMAND_PARTS;
 use crate::hub::shard::shard::Shard;
-use crate::protocol::{BadCommand, Command, Op};
+use crate::protocol::{BadCommand, Command};
 use crate::wire::close::CloseReason;
 
 /// Whether a command must wait for the subscribes before it: it is about them, or changes whose they are.
@@ -88,45 +89,24 @@ impl Shard {
             self.close(index, CloseReason::BadRequest);
             return;
         }
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        let dialect = session.output.dialect;
         match command {
-            Command::Connect { id, token, items } => self.connect(index, id, token, items),
+            Command::Connect { id, token, items } => connect::run(self, index, id, token, items),
             Command::Pong | Command::Send => {}
-            Command::Publish { id, topic, data } => self.publish(index, id, topic, data),
-            Command::History { id, topic, query } => {
-                self.ask_about(index, id, Op::History, topic, Action::History, Ask::History(query));
-            }
-            Command::Presence { id, topic, stats } => {
-                let (op, ask) =
-                    if stats { (Op::PresenceStats, Ask::PresenceStats) } else { (Op::Presence, Ask::Presence) };
-                self.ask_about(index, id, op, topic, Action::Presence, ask);
-            }
-            Command::Refresh { id, token } => self.refresh(index, id, token),
-            Command::SubRefresh { id, topic, token } => self.sub_refresh(index, id, topic, token),
-            Command::Rpc { id, method, data } => self.call(index, id, method, data),
-            Command::Ping { id } => {
-                self.valid(index);
-                self.send(index, dialect.done(&id, Op::Ping));
-            }
-            Command::Auth { id, token } => self.auth(index, id, token),
+            Command::Ping { id } => ping::run(self, index, &id),
+            Command::Auth { id, token } => auth::run(self, index, id, token),
+            Command::Refresh { id, token } => auth::run_refresh(self, index, id, token),
+            Command::SubRefresh { id, topic, token } => sub_refresh::run(self, index, id, topic, token),
             Command::Subscribe { id, items, refused, terms } => {
-                self.subscribe_command(index, id, items, refused, terms);
+                subscribe::run(self, index, id, items, refused, terms);
             }
-            Command::Unsubscribe { id, topics, refused } => {
-                self.unsubscribe_command(index, &id, &topics, &refused);
-            }
-            Command::Rate { id, topics, refused, max_rate } => {
-                self.input.turns.named(topics.len() + refused.len());
-                self.valid(index);
-                self.change_rates(index, &id, &topics, refused, max_rate);
-            }
-            Command::Session { id, wishes } => {
-                self.valid(index);
-                self.tune(index, wishes);
-                self.send(index, dialect.done(&id, Op::Session));
-            }
-            Command::Snapshot { id, topics, refused } => self.snapshot_command(index, id, topics, refused),
+            Command::Unsubscribe { id, topics, refused } => unsubscribe::run(self, index, &id, &topics, &refused),
+            Command::Rate { id, topics, refused, max_rate } => rate::run(self, index, &id, &topics, refused, max_rate),
+            Command::Session { id, wishes } => settings::run(self, index, &id, wishes),
+            Command::Snapshot { id, topics, refused } => snapshot::run(self, index, id, topics, refused),
+            Command::Publish { id, topic, data } => publish::run(self, index, id, topic, data),
+            Command::History { id, topic, query } => history::run(self, index, id, topic, query),
+            Command::Presence { id, topic, stats } => presence::run(self, index, id, topic, stats),
+            Command::Rpc { id, method, data } => rpc::run(self, index, id, method, data),
         }
     }
 

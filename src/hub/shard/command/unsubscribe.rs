@@ -6,28 +6,23 @@ use crate::name::TopicName;
 use crate::protocol::{CommandId, Op, Refused};
 use crate::topic::Slot;
 
-impl Shard {
-    /// `unsubscribe`: subscriptions end, whether or not the session has them.
-    pub(super) fn unsubscribe_command(
-        &mut self,
-        index: SessionIndex,
-        id: &CommandId,
-        topics: &[TopicName],
-        refused: &Refused,
-    ) {
-        self.input.turns.named(topics.len() + refused.len());
-        self.valid(index);
-        for topic in topics {
-            self.unsubscribe(index, topic);
+/// Carries the command out. A topic that the session does not have is no fault.
+pub(super) fn run(shard: &mut Shard, index: SessionIndex, id: &CommandId, topics: &[TopicName], refused: &Refused) {
+    shard.input.turns.named(topics.len() + refused.len());
+    apply(shard, index, topics);
+    shard.answer_topics(index, id, Op::Unsubscribe, !topics.is_empty(), None, refused);
+}
+
+fn apply(shard: &mut Shard, index: SessionIndex, topics: &[TopicName]) {
+    shard.valid(index);
+    for topic in topics {
+        if let Some(slot) = shard.fanout.topics.find(topic) {
+            shard.end_subscription(index, slot);
         }
-        self.answer_topics(index, id, Op::Unsubscribe, !topics.is_empty(), None, refused);
     }
+}
 
-    fn unsubscribe(&mut self, index: SessionIndex, topic: &TopicName) {
-        let Some(slot) = self.fanout.topics.find(topic) else { return };
-        self.end_subscription(index, slot);
-    }
-
+impl Shard {
     /// Ends a session's subscription of a topic, if it has one.
     pub(in crate::hub::shard) fn end_subscription(&mut self, index: SessionIndex, slot: Slot) {
         let special = self.sessions.get_mut(index).and_then(|s| s.client.as_mut()).and_then(|c| c.take_special(slot));

@@ -1,4 +1,4 @@
-//! What every command has in common: its one answer, and whether the session may have a topic.
+//! What commands have in common: refusals, and whether a session may have a topic.
 
 use crate::auth::{Denied, may_have};
 use crate::hub::index::SessionIndex;
@@ -9,6 +9,7 @@ use crate::protocol::{CommandId, Op, Refusal, Refused, Standing};
 use crate::topic::Slot;
 
 impl Shard {
+    /// Replies that a command is refused, and counts it.
     pub(in crate::hub::shard) fn refuse(&mut self, index: SessionIndex, id: &CommandId, op: Op, refusal: &Refusal) {
         self.stats.commands_refused.add(1);
         if let Some(session) = self.sessions.get_mut(index).filter(|s| s.is_live()) {
@@ -17,7 +18,15 @@ impl Shard {
         }
     }
 
-    /// The one answer to a command about topics: of what it was carried out for, and what was refused.
+    /// Replies that a command was carried out.
+    pub(in crate::hub::shard) fn done(&mut self, index: SessionIndex, id: &CommandId, op: Op) {
+        if let Some(session) = self.sessions.get(index) {
+            let reply = session.output.dialect.done(id, op);
+            self.send(index, reply);
+        }
+    }
+
+    /// Replies to a command about topics: for which it was carried out, and which were refused.
     pub(in crate::hub::shard) fn answer_topics(
         &mut self,
         index: SessionIndex,
@@ -34,7 +43,7 @@ impl Shard {
         }
     }
 
-    /// The client has shown that it speaks our language.
+    /// The client has sent a valid command.
     pub(in crate::hub::shard) fn valid(&mut self, index: SessionIndex) {
         if let Some(session) = self.sessions.get_mut(index)
             && session.output.stage == Stage::New
