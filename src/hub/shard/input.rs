@@ -3,12 +3,14 @@
 use std::io::{ErrorKind, Read};
 
 use super::shard::Shard;
+use crate::config::Limits;
 use crate::hub::clock::clock32;
 use crate::hub::close_queue::Ending;
 use crate::hub::index::SessionIndex;
 use crate::hub::session::{Reading, Session};
 use crate::hub::stage::{Ping, Stage};
 use crate::limits::{CENTRIFUGE_SUBSCRIBE_BYTES, INFLATED_BYTES_MAX, READ_BYTES};
+use crate::protocol::Dialect;
 use crate::rate::Rate;
 use crate::wire::close::CloseReason;
 use crate::wire::frame::{self, Opcode};
@@ -194,9 +196,7 @@ impl Shard {
     /// Takes one command out of the session's allowance, or such a part of one ([`COMMAND_PARTS`] at most). `false` if there
     /// was none left: it is closed.
     pub(in crate::hub) fn spend(&mut self, index: SessionIndex, part: u64) -> bool {
-        let limits = &self.config.limits;
-        let parts = |commands: u32| u64::from(commands) * COMMAND_PARTS;
-        let rate = Rate::new(parts(limits.commands_per_second), parts(limits.commands_burst));
+        let rate = command_rate(&self.config.limits);
         let now_ns = self.clock.now_ns();
         let Some(session) = self.sessions.get_mut(index) else { return false };
         if !rate.spend(&mut session.commands_used_ns, now_ns, COMMAND_PARTS / part) {
@@ -207,18 +207,65 @@ impl Shard {
         true
     }
 
-    /// The largest message of a session, in bytes. A Centrifuge client subscribes topic by topic, and to all of them in
-    /// one message when it comes back.
+    /// The largest message of a session, in bytes.
     fn message_max(&self, index: SessionIndex) -> usize {
-        let (limits, anonymous) = (&self.config.limits, self.config.access.anonymous);
+        let limits = &self.config.limits;
         let Some(session) = self.sessions.get(index) else { return limits.message_bytes };
-        if session.output.dialect.is_centrifuge() {
-            return limits.message_bytes.max(limits.subscriptions.saturating_mul(CENTRIFUGE_SUBSCRIBE_BYTES));
+        let may_command = self.config.access.anonymous || session.identity.is_some();
+        message_max(limits, session.output.dialect, may_command)
+    }
+}
+
+/// The rate of a session's commands, in parts of one.
+fn command_rate(limits: &Limits) -> Rate {
+    let parts = |commands: u32| u64::from(commands) * COMMAND_PARTS;
+    Rate::new(parts(limits.commands_per_second), parts(limits.commands_burst))
+}
+
+/// The largest message of a session that may send commands already, or needs a token first; in bytes. A Centrifuge
+/// client subscribes topic by topic, and to all of them in one message when it comes back.
+fn message_max(limits: &Limits, dialect: Dialect, may_command: bool) -> usize {
+    match (dialect.is_centrifuge(), may_command) {
+        (true, _) => limits.message_bytes.max(limits.subscriptions.saturating_mul(CENTRIFUGE_SUBSCRIBE_BYTES)),
+        (false, true) => limits.message_bytes,
+        // Commands behind a token are not read before the token is checked.
+        (false, false) => limits.message_bytes.min(limits.message_bytes_before_auth),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_small_before_the_token_and_large_where_it_has_all_subscribes() {
+        let limits = Limits {
+            message_bytes: 10_000,
+            message_bytes_before_auth: 2_000,
+            subscriptions: 10 * 10_000 / CENTRIFUGE_SUBSCRIBE_BYTES,
+            ..Limits::default()
+        };
+        let max = |dialect, may_command| message_max(&limits, dialect, may_command);
+        assert_eq!((max(Dialect::Plain, true), max(Dialect::Plain, false)), (10_000, 2_000));
+        for dialect in [Dialect::CentrifugeJson, Dialect::CentrifugeProtobuf] {
+            let all = limits.subscriptions * CENTRIFUGE_SUBSCRIBE_BYTES;
+            assert!(all > 10_000);
+            assert_eq!((max(dialect, true), max(dialect, false)), (all, all));
         }
-        // What comes behind a token is not looked at before the token is.
-        match anonymous || session.identity.is_some() {
-            true => limits.message_bytes,
-            false => limits.message_bytes.min(limits.message_bytes_before_auth),
-        }
+        let few = Limits { subscriptions: 1, message_bytes: 1_000_000, ..Limits::default() };
+        assert_eq!(message_max(&few, Dialect::CentrifugeJson, true), 1_000_000);
+        // Never more than a message may have after the token.
+        let small = Limits { message_bytes: 1_024, message_bytes_before_auth: 4_096, ..Limits::default() };
+        assert_eq!(message_max(&small, Dialect::Plain, false), 1_024);
+    }
+
+    #[test]
+    fn a_centrifuge_subscribe_is_a_part_of_a_command() {
+        let limits = Limits { commands_per_second: 1, commands_burst: 3, ..Limits::default() };
+        let sent = |parts: u64| {
+            let (rate, mut used_ns) = (command_rate(&limits), 0);
+            (0..1_000).take_while(|_| rate.spend(&mut used_ns, 1, parts)).count() as u64
+        };
+        assert_eq!((sent(COMMAND_PARTS), sent(1)), (3, 3 * COMMAND_PARTS));
     }
 }

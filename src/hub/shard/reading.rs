@@ -7,6 +7,22 @@ use crate::hub::index::SessionIndex;
 use crate::hub::session::{Reading, Session};
 use crate::limits::TURN_REPLY_BYTES;
 
+/// What a session waits for before it is read again; the first of several.
+fn held_up(
+    awaits_answer: bool,
+    backlog: usize,
+    backlog_max: usize,
+    has_inflated_too_much: impl FnOnce() -> bool,
+) -> Option<Reading> {
+    match () {
+        () if awaits_answer => Some(Reading::Answer),
+        // The other half of the backlog is for deltas, and for replies to what was read already.
+        () if backlog > backlog_max / 2 => Some(Reading::Room),
+        () if has_inflated_too_much() => Some(Reading::Quota),
+        () => None,
+    }
+}
+
 impl Shard {
     /// Reads the sockets that have something, first those that had to wait in the tick before, until enough was heard for
     /// one tick.
@@ -57,15 +73,11 @@ impl Shard {
 
     /// The same, but for its turn.
     fn is_held_up(&self, index: SessionIndex, session: &Session) -> Option<Reading> {
-        if session.deferred.as_ref().is_some_and(|deferred| !deferred.ready) {
-            return Some(Reading::Answer);
-        }
-        // The other half is for deltas, and for what was asked for already.
-        if session.output.backlog.as_ref().is_some_and(|b| b.len() > self.config.limits.backlog_bytes / 2) {
-            return Some(Reading::Room);
-        }
-        let waits = session.output.deflate && self.input.must_wait_for_inflate(session.key(index), self.clock.now_ns());
-        waits.then_some(Reading::Quota)
+        let awaits_answer = session.deferred.as_ref().is_some_and(|deferred| !deferred.ready);
+        let backlog = session.output.backlog.as_ref().map_or(0, |backlog| backlog.len());
+        held_up(awaits_answer, backlog, self.config.limits.backlog_bytes, || {
+            session.output.deflate && self.input.must_wait_for_inflate(session.key(index), self.clock.now_ns())
+        })
     }
 
     /// Begins a session's turn; `false` if it has to wait.
@@ -115,5 +127,33 @@ impl Shard {
         if self.is_held_up(index, session) != Some(Reading::Room) {
             self.resume(index, Reading::Room);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_waits_for_an_answer_then_for_room_then_for_its_quota() {
+        let half = 500;
+        for (awaits_answer, backlog, quota_is_spent, expected) in [
+            (false, 0, false, None),
+            (false, half, false, None),
+            (false, half + 1, false, Some(Reading::Room)),
+            (false, half, true, Some(Reading::Quota)),
+            (false, half + 1, true, Some(Reading::Room)),
+            (true, 0, false, Some(Reading::Answer)),
+            (true, half + 1, true, Some(Reading::Answer)),
+        ] {
+            let found = held_up(awaits_answer, backlog, 2 * half, || quota_is_spent);
+            assert_eq!(found, expected, "{awaits_answer} {backlog} {quota_is_spent}");
+        }
+    }
+
+    /// Whether too much was inflated is a look into a table, which is spared where it does not matter.
+    #[test]
+    fn the_quota_is_not_looked_up_for_a_session_that_waits_anyway() {
+        assert_eq!(held_up(true, 0, 1_000, || unreachable!()), Some(Reading::Answer));
     }
 }
