@@ -1,7 +1,9 @@
 //! What the handlers share.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
+use axum::extract::FromRef;
 use prometheus_client::registry::Registry;
 
 use crate::auth::{ApiKeys, Users, Verifier};
@@ -26,9 +28,9 @@ pub struct State {
     pub(in crate::http) hub: Arc<Hub>,
     pub(in crate::http) metrics: Arc<Metrics>,
     pub(in crate::http) readiness: Arc<Readiness>,
-    pub(in crate::http) clients: Clients,
-    pub(in crate::http) api: Api,
-    pub(in crate::http) process: Process,
+    pub(in crate::http) clients: Arc<Clients>,
+    pub(in crate::http) api: Arc<Api>,
+    pub(in crate::http) process: Arc<Process>,
 }
 
 /// What every part of the server works on.
@@ -85,6 +87,7 @@ impl State {
     /// All of it.
     pub fn new(core: Core, clients: Clients, api: Api, process: Process) -> Self {
         let Core { config, limits, topics, hub, metrics, readiness } = core;
+        let (clients, api, process) = (Arc::new(clients), Arc::new(api), Arc::new(process));
         Self { config, limits, topics, hub, metrics, readiness, clients, api, process }
     }
 
@@ -99,5 +102,31 @@ impl State {
     }
 }
 
-/// What a handler gets.
+/// The argument of a handler that needs most of the state.
 pub(in crate::http) type Shared = axum::extract::State<Arc<State>>;
+
+/// The argument of a handler that needs this part.
+pub(in crate::http) type Of<T> = axum::extract::State<Part<T>>;
+
+/// A part of the state.
+pub(in crate::http) struct Part<T>(Arc<T>);
+
+impl<T> Deref for Part<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+macro_rules! parts {
+    ($($name:ident: $part:ty),*) => {
+        $(impl FromRef<Arc<State>> for Part<$part> {
+            fn from_ref(state: &Arc<State>) -> Self {
+                Self(state.$name.clone())
+            }
+        })*
+    };
+}
+
+parts!(config: Config, hub: Hub, metrics: Metrics, readiness: Readiness, api: Api, process: Process);

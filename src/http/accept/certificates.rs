@@ -16,10 +16,10 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, version};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{TlsOptions, TlsVersion};
+use crate::config::{Config, TlsOptions, TlsVersion};
 use crate::http::api::audience::Audience;
 use crate::http::failure::failure;
-use crate::http::state::Shared;
+use crate::http::state::Of;
 use crate::metrics::{Metrics, PublishRefusal};
 
 /// Whether a connection's client showed a certificate signed by `tls.client_ca_file`; an extension
@@ -103,17 +103,22 @@ impl Certificates {
 
 /// Requires a client certificate of publishers and operators, if `publish.client_certificate` is
 /// set.
-pub(in crate::http) async fn publishers(state: Shared, request: Request, next: Next) -> Response {
+pub(in crate::http) async fn publishers(
+    config: Of<Config>,
+    metrics: Of<Metrics>,
+    request: Request,
+    next: Next,
+) -> Response {
     let audience = request.extensions().get::<Audience>();
     let path = request.uri().path();
     // The operators' own port has no TLS. It accepts orders with a key alone, but no deltas.
     let publishes = ["/api", "/api/publish", "/api/broadcast", "/api/batch"].contains(&path);
-    let asked = state.config.publish.client_certificate
+    let asked = config.publish.client_certificate
         && crate::http::api::key::is_command(&request)
         && (publishes || audience != Some(&Audience::Operators));
     let shown = request.extensions().get::<Certified>().is_some_and(|certified| certified.0);
     if asked && !shown {
-        state.metrics.refused_publish(PublishRefusal::Certificate);
+        metrics.refused_publish(PublishRefusal::Certificate);
         return failure(
             StatusCode::FORBIDDEN,
             "a client certificate is required (publish.client_certificate), on the TLS port (tls.listen)",

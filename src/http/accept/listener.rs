@@ -271,7 +271,7 @@ async fn wait_and_serve(
         }
     };
     let asked = async {
-        let is_health = health::is_asked_for(state, &stream, peer).await;
+        let is_health = health::is_asked_for(&state.config.server, &stream, peer).await;
         // A connection that does not ask for health and waits for no slot need not be read any
         // longer.
         is_health || overflow.is_some()

@@ -11,7 +11,9 @@ use serde_json::json;
 use crate::http::api::key::is_json;
 use crate::http::api::query::Query;
 use crate::http::failure::failure;
-use crate::http::state::Shared;
+use crate::http::ops::readiness::Readiness;
+use crate::http::state::{Api, Of};
+use crate::hub::Hub;
 use crate::limits::{SHED_WINDOW, SHED_WINDOW_MAX};
 
 /// Largest accepted value of `above`.
@@ -84,7 +86,13 @@ fn may_be_foreign(headers: &HeaderMap) -> bool {
 /// `POST /admin/drain?share=0.2` or `?to=mean&above=0.2`, with `&window=5s`: closes some of this
 /// node's sessions in waves, with the messages of a shutdown, so that they go to other nodes. The
 /// node stays ready: a balancer that counts sessions sends them to nodes that have fewer.
-pub(in crate::http) async fn drain(state: Shared, headers: HeaderMap, uri: Uri) -> Response {
+pub(in crate::http) async fn drain(
+    readiness: Of<Readiness>,
+    hub: Of<Hub>,
+    api: Of<Api>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Response {
     // The guard of `/admin/…` has seen an operator's key, or no keys are configured.
     if may_be_foreign(&headers) {
         let message = "without a key, Content-Type must be application/json";
@@ -101,20 +109,20 @@ pub(in crate::http) async fn drain(state: Shared, headers: HeaderMap, uri: Uri) 
         Ok(read) => read,
         Err(message) => return failure(StatusCode::BAD_REQUEST, message),
     };
-    if state.readiness.is_draining() {
+    if readiness.is_draining() {
         let message = "this server is shutting down: all of its sessions are being closed";
         return failure(StatusCode::SERVICE_UNAVAILABLE, message);
     }
-    let settling = state.hub.settling();
-    if matches!(much, Much::ToMean { .. }) && state.hub.shedding() == 0 && !settling.is_zero() {
+    let settling = hub.settling();
+    if matches!(much, Much::ToMean { .. }) && hub.shedding() == 0 && !settling.is_zero() {
         let message = format!(
             "to=mean: sessions closed by an earlier request are still reconnecting, so the other nodes' counts are old; ask again in {} s",
             settling.as_secs() + 1
         );
         return failure(StatusCode::CONFLICT, message);
     }
-    let sessions = state.hub.sessions();
-    let mean = state.api.cluster.nodes.mean_sessions(sessions);
+    let sessions = hub.sessions();
+    let mean = api.cluster.nodes.mean_sessions(sessions);
     let count = match (&much, mean) {
         (Much::Share(share), _) => share_of(*share, sessions),
         (Much::ToMean { above }, Some(mean)) => above_mean(sessions, mean, *above),
@@ -124,7 +132,7 @@ pub(in crate::http) async fn drain(state: Shared, headers: HeaderMap, uri: Uri) 
             return failure(StatusCode::CONFLICT, message);
         }
     };
-    if let Err(left) = state.hub.shed(count, window) {
+    if let Err(left) = hub.shed(count, window) {
         let message = format!("{left} sessions of an earlier request are still to be closed; wait until they are");
         return failure(StatusCode::CONFLICT, message);
     }

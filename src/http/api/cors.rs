@@ -7,8 +7,9 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
+use crate::config::Config;
 use crate::http::failure::failure;
-use crate::http::state::{Shared, State};
+use crate::http::state::Of;
 use crate::http::upgrade::origin;
 
 /// Headers of a request that a page may set.
@@ -22,17 +23,17 @@ const MAX_AGE: &str = "600";
 
 /// The value of `Access-Control-Allow-Origin` for this request; `None` for a page that may not
 /// read, and without `Origin`.
-fn allowed(state: &State, headers: &HeaderMap) -> Option<HeaderValue> {
+fn allowed(config: &Config, headers: &HeaderMap) -> Option<HeaderValue> {
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let (Some(origin), None) = (origins.next(), origins.next()) else { return None };
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let allowed = origin::allowed(origin.to_str().ok()?, host, &state.config.access.origins);
+    let allowed = origin::allowed(origin.to_str().ok()?, host, &config.access.origins);
     allowed.then(|| origin.clone())
 }
 
 /// Adds the CORS headers to an answer, whatever its status.
-pub(in crate::http) async fn readable(state: Shared, request: Request, next: Next) -> Response {
-    let origin = allowed(&state, request.headers());
+pub(in crate::http) async fn readable(config: Of<Config>, request: Request, next: Next) -> Response {
+    let origin = allowed(&config, request.headers());
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     // A cache must not serve one page's answer to another.
@@ -45,12 +46,12 @@ pub(in crate::http) async fn readable(state: Shared, request: Request, next: Nex
 }
 
 /// `OPTIONS` of readable paths: whether a page may send the request that it announces.
-pub(in crate::http) async fn preflight(state: Shared, headers: HeaderMap) -> Response {
+pub(in crate::http) async fn preflight(config: Of<Config>, headers: HeaderMap) -> Response {
     let allow = [(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"))];
     let Some(wanted) = headers.get(header::ACCESS_CONTROL_REQUEST_METHOD) else {
         return (StatusCode::NO_CONTENT, allow).into_response();
     };
-    if allowed(&state, &headers).is_none() {
+    if allowed(&config, &headers).is_none() {
         return failure(StatusCode::FORBIDDEN, "this Origin is not allowed (access.origins)");
     }
     if ![Method::GET, Method::HEAD].iter().any(|method| wanted.as_bytes() == method.as_str().as_bytes()) {

@@ -9,9 +9,10 @@ use crate::auth::ApiKey;
 use crate::http::api::in_progress::Begun;
 use crate::http::api::members::shown;
 use crate::http::failure::failure;
-use crate::http::state::{Shared, State};
+use crate::http::ops::readiness::Readiness;
+use crate::http::state::{Api, Of, State};
 use crate::limits::TOPIC_NAME_BYTES_MAX;
-use crate::metrics::PublishRefusal;
+use crate::metrics::{Metrics, PublishRefusal};
 use crate::protocol::Refusal;
 
 /// The commands of publishers, by the last part of their path.
@@ -34,10 +35,16 @@ pub(in crate::http) const ORDERS: [&str; 11] = [
 
 /// Refuses requests to the publish API without a valid key before their body is read, so that a
 /// client without a key takes up no memory.
-pub(in crate::http) async fn known(state: Shared, request: Request, next: Next) -> Response {
+pub(in crate::http) async fn known(
+    api: Of<Api>,
+    metrics: Of<Metrics>,
+    readiness: Of<Readiness>,
+    request: Request,
+    next: Next,
+) -> Response {
     if is_command(&request) {
-        state.metrics.publish_requests.inc();
-        if let Err(refused) = entitled(&state, request.headers()) {
+        metrics.publish_requests.inc();
+        if let Err(refused) = entitled(&api, &metrics, &readiness, request.headers()) {
             return refused;
         }
     }
@@ -64,7 +71,7 @@ pub(in crate::http) fn admit<'a>(state: &'a State, headers: &HeaderMap) -> Resul
     // Counted before `draining` is checked: a drain waits for counted requests and refuses the
     // others.
     let begun = state.api.in_progress.begin();
-    let key = entitled(state, headers)?;
+    let key = entitled(&state.api, &state.metrics, &state.readiness, headers)?;
     state.metrics.used_key(&key.name);
     Ok(Admitted { key, _begun: begun })
 }
@@ -83,20 +90,25 @@ fn given(headers: &HeaderMap) -> &[u8] {
 
 /// The key of the request, if the API is enabled for it.
 #[allow(clippy::result_large_err, reason = "the error is the response itself, made once a refused request")]
-fn entitled<'a>(state: &'a State, headers: &HeaderMap) -> Result<&'a ApiKey, Response> {
+fn entitled<'a>(
+    api: &'a Api,
+    metrics: &Metrics,
+    readiness: &Readiness,
+    headers: &HeaderMap,
+) -> Result<&'a ApiKey, Response> {
     let refuse = |reason: PublishRefusal, status, message: &str| {
-        state.metrics.refused_publish(reason);
+        metrics.refused_publish(reason);
         tracing::debug!(reason = reason.label(), "a request to the API was refused");
         Err(failure(status, message))
     };
-    if state.api.keys.is_off() {
+    if api.keys.is_off() {
         return refuse(
             PublishRefusal::Off,
             StatusCode::FORBIDDEN,
             "the publish API is off: it has no key (publish.keys, publish.key)",
         );
     }
-    let Some(key) = state.api.keys.find(given(headers)) else {
+    let Some(key) = api.keys.find(given(headers)) else {
         let message = "X-API-Key (or Authorization: apikey …) is missing or not known";
         return refuse(PublishRefusal::Key, StatusCode::UNAUTHORIZED, message);
     };
@@ -107,7 +119,7 @@ fn entitled<'a>(state: &'a State, headers: &HeaderMap) -> Result<&'a ApiKey, Res
     }
     // Without a stream behind it, a delta accepted now could not reach sessions that are being
     // closed.
-    if state.readiness.is_draining() && !state.api.publisher.is_durable() {
+    if readiness.is_draining() && !api.publisher.is_durable() {
         return refuse(PublishRefusal::Draining, StatusCode::SERVICE_UNAVAILABLE, "this server is shutting down");
     }
     Ok(key)

@@ -9,10 +9,13 @@ use axum::response::IntoResponse as _;
 use serde_json::json;
 
 use crate::client::HEALTH_HEADER;
+use crate::config;
 use crate::http::accept::fast_upgrade;
 use crate::http::accept::proxies;
 use crate::http::accept::proxies::Announced;
-use crate::http::state::{Shared, State};
+use crate::http::ops::readiness::Readiness;
+use crate::http::state::{Of, State};
+use crate::hub::Hub;
 
 /// A shard without a sign of life for this long is stuck.
 const HEARTBEAT_MAX_MS: u64 = 15_000;
@@ -47,9 +50,9 @@ impl Health {
 
     /// Whether the process works. It ignores Redis: an outage of Redis is no reason to restart the
     /// process.
-    fn alive(state: &State) -> Self {
-        let age_ms = state.hub.heartbeat_age_ms();
-        if age_ms > HEARTBEAT_MAX_MS && !state.readiness.is_draining() {
+    fn alive(hub: &Hub, readiness: &Readiness) -> Self {
+        let age_ms = hub.heartbeat_age_ms();
+        if age_ms > HEARTBEAT_MAX_MS && !readiness.is_draining() {
             let message = format!("a shard has not run for {age_ms} ms");
             return Self::json(&json!({"error": {"code": 503, "message": message}}));
         }
@@ -57,8 +60,8 @@ impl Health {
     }
 
     /// Whether clients should connect to this node.
-    fn ready(state: &State) -> Self {
-        let reasons = state.readiness.not_ready();
+    fn ready(readiness: &Readiness) -> Self {
+        let reasons = readiness.not_ready();
         match reasons.is_empty() {
             true => Self::new(StatusCode::OK, "ready\n"),
             false => Self::json(&json!({"ready": false, "reasons": reasons})),
@@ -72,13 +75,13 @@ impl Health {
 }
 
 /// `GET /healthz`
-pub(in crate::http) async fn health(state: Shared) -> axum::response::Response {
-    Health::alive(&state).response()
+pub(in crate::http) async fn health(hub: Of<Hub>, readiness: Of<Readiness>) -> axum::response::Response {
+    Health::alive(&hub, &readiness).response()
 }
 
 /// `GET /readyz`
-pub(in crate::http) async fn ready(state: Shared) -> axum::response::Response {
-    Health::ready(&state).response()
+pub(in crate::http) async fn ready(readiness: Of<Readiness>) -> axum::response::Response {
+    Health::ready(&readiness).response()
 }
 
 /// Whether this path is exempt from the checks of other requests.
@@ -100,10 +103,10 @@ enum Asked {
     Unclear,
 }
 
-fn asked(peeked: &[u8], peer: SocketAddr, state: &State) -> Asked {
-    let before = match proxies::may_announce(peer, &state.config.server) {
+fn asked(peeked: &[u8], peer: SocketAddr, server: &config::Server) -> Asked {
+    let before = match proxies::may_announce(peer, server) {
         false => 0,
-        true => match proxies::announced(peeked, peer, &state.config.server) {
+        true => match proxies::announced(peeked, peer, server) {
             Ok(Announced::As(_, header_bytes)) => header_bytes,
             Ok(Announced::Begun | Announced::Unclear) => return Asked::Unclear,
             Err(_) => return Asked::SomethingElse,
@@ -149,11 +152,12 @@ fn requested(head: &[u8]) -> Asked {
 pub(in crate::http) fn answer(state: &State, mut socket: TcpStream, peer: SocketAddr) -> Option<TcpStream> {
     let mut buffer = [0; HEAD_BYTES_MAX];
     let Ok(bytes) = socket.peek(&mut buffer) else { return Some(socket) };
-    let Asked::Health { head_bytes, is_ready, head } = asked(buffer.get(..bytes).unwrap_or_default(), peer, state)
-    else {
-        return Some(socket);
+    let asked = asked(buffer.get(..bytes).unwrap_or_default(), peer, &state.config.server);
+    let Asked::Health { head_bytes, is_ready, head } = asked else { return Some(socket) };
+    let health = match is_ready {
+        true => Health::ready(&state.readiness),
+        false => Health::alive(&state.hub, &state.readiness),
     };
-    let health = if is_ready { Health::ready(state) } else { Health::alive(state) };
     let mut response = Response::new(());
     *response.status_mut() = health.status;
     let headers = response.headers_mut();
@@ -175,11 +179,15 @@ pub(in crate::http) fn answer(state: &State, mut socket: TcpStream, peer: Socket
 }
 
 /// Whether a connection asks for health. The caller bounds the time.
-pub(in crate::http) async fn is_asked_for(state: &State, stream: &tokio::net::TcpStream, peer: SocketAddr) -> bool {
+pub(in crate::http) async fn is_asked_for(
+    server: &config::Server,
+    stream: &tokio::net::TcpStream,
+    peer: SocketAddr,
+) -> bool {
     let mut buffer = vec![0; HEAD_BYTES_MAX];
     loop {
         let Ok(bytes @ 1..) = stream.peek(&mut buffer).await else { return false };
-        match asked(buffer.get(..bytes).unwrap_or_default(), peer, state) {
+        match asked(buffer.get(..bytes).unwrap_or_default(), peer, server) {
             Asked::Health { .. } => return true,
             Asked::SomethingElse => return false,
             Asked::Unclear => tokio::time::sleep(LOOK_EVERY).await,

@@ -5,17 +5,17 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 
 use crate::config::OPS;
-use crate::http::state::Shared;
+use crate::http::state::{Of, Process, Shared};
 use crate::metrics::{AGE_BUCKETS_MS, Stat};
 use crate::wire::close::CloseReason;
 
 /// `GET /metrics`: OpenMetrics for clients that ask for it, as Prometheus does.
-pub(in crate::http) async fn metrics(state: Shared, headers: HeaderMap) -> Response {
+pub(in crate::http) async fn metrics(process: Of<Process>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let (kind, text) = if accept.contains("application/openmetrics-text") {
-        ("application/openmetrics-text; version=1.0.0; charset=utf-8", crate::metrics::text(&state.process.registry))
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", crate::metrics::text(&process.registry))
     } else {
-        ("text/plain; version=0.0.4; charset=utf-8", crate::metrics::classic_text(&state.process.registry))
+        ("text/plain; version=0.0.4; charset=utf-8", crate::metrics::classic_text(&process.registry))
     };
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }

@@ -11,10 +11,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::config::Config;
 use crate::http::accept::handover::{Handover, Transport};
 use crate::http::failure::failure;
 use crate::http::pages;
-use crate::http::state::Shared;
+use crate::http::state::Of;
 use crate::http::upgrade::admission::{accept, negotiated};
 use crate::limits::{CLOSE_TIMEOUT, ECHO_IDLE_TIMEOUT, ECHO_MESSAGE_BYTES_MAX, ECHO_SESSIONS_MAX, READ_BUFFER_BYTES};
 use crate::wire::close::CloseReason;
@@ -27,20 +28,20 @@ static ROOM: Semaphore = Semaphore::const_new(ECHO_SESSIONS_MAX);
 
 /// `GET /` if `debug.echo` is on, because some suites know no other path. Without an upgrade it is
 /// the dashboard.
-pub(in crate::http) async fn or_index(state: Shared, request: Request) -> Response {
+pub(in crate::http) async fn or_index(config: Of<Config>, request: Request) -> Response {
     let asked = request.headers().get(header::UPGRADE).and_then(|v: &HeaderValue| v.to_str().ok());
     match asked.is_some_and(|protocol| protocol.eq_ignore_ascii_case("websocket")) {
-        true => echo(state, request).await,
+        true => echo(config, request).await,
         false => pages::index(request.headers().clone()).await,
     }
 }
 
 /// `GET /debug/echo`
-pub(in crate::http) async fn echo(state: Shared, request: Request) -> Response {
+pub(in crate::http) async fn echo(config: Of<Config>, request: Request) -> Response {
     let Ok(permit) = ROOM.try_acquire() else {
         return failure(StatusCode::SERVICE_UNAVAILABLE, "the limit of echo sessions is reached");
     };
-    let deflate = if state.config.server.compression { negotiated(request.headers()) } else { None };
+    let deflate = if config.server.compression { negotiated(request.headers()) } else { None };
     let request = request.map(|_| ());
     let response = match accept(&request, deflate, None) {
         Ok(response) => response,
