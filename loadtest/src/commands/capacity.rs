@@ -1,19 +1,19 @@
-//! What this machine delivers at most: the top of a ladder of doubling rates.
+//! The most that this machine delivers, found by doubling the rate.
 
 use crate::client::class::Class;
 use crate::commands::once::once;
 use crate::commands::workload::{Name, RunArgs};
 
-/// Deltas a second of the first step.
+/// Deltas per second of the first step.
 const FIRST_RATE: f64 = 1_000.0;
 
-/// Age at which a step counts as more than the machine can do, p99 in ms.
+/// Age above which a step counts as too much for the machine, p99 in ms.
 const TOO_OLD_MS: f64 = 250.0;
 
-/// Seconds of a step.
+/// Seconds per step.
 const STEP_SECONDS: f64 = 3.0;
 
-/// Deliveries a second of W3 without conflation, before they get old or sessions are closed.
+/// Deliveries per second of W3 without conflation, before they get old or sessions are closed.
 pub(crate) fn find(args: &RunArgs) -> anyhow::Result<f64> {
     let mut best = 0.0_f64;
     let mut rate = FIRST_RATE;

@@ -1,5 +1,5 @@
-//! What a user of the recorded market data costs in bytes: each dialect, with and without compression, at the recorded pace
-//! and throttled.
+//! Bytes per user of the recorded market data: in each dialect, with and without compression, at the recorded pace and
+//! throttled.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::commands::once::once;
 use crate::commands::workload::{Name, RunArgs};
 use crate::report::benchmarks::{Marks, median, rewrite};
 
-/// Where the table goes.
+/// Marks of the table in its document.
 const MARKS: Marks = Marks { begin: "<!-- egress: begin -->", end: "<!-- egress: end -->" };
 
 /// A month of a dashboard that is open on working days: 8 hours on 22 days. Seconds.
@@ -35,7 +35,7 @@ pub(crate) struct EgressArgs {
     /// Folder of the recordings
     #[arg(long, default_value = "../shared/data")]
     data: PathBuf,
-    /// Prices of egress, $ a GB
+    /// Prices of egress, $ per GB
     #[arg(long, value_delimiter = ',', default_value = "0.09,0.01")]
     prices: Vec<f64>,
     /// The document
@@ -60,7 +60,7 @@ const FORMS: [Form; 5] = [
 
 const RATES: [Option<f64>; 3] = [None, Some(10.0), Some(2.0)];
 
-/// What one user costs.
+/// The cost of one user.
 #[derive(Clone, Copy)]
 struct Cost {
     deliveries_per_s: f64,

@@ -1,11 +1,11 @@
-//! One workload at a growing number of sessions: where does this machine end?
+//! One workload at a growing number of sessions, to find the limit of this machine.
 
 use crate::commands::once::once;
 use crate::commands::workload::RunArgs;
 
 const STEPS: [usize; 6] = [100, 500, 1_000, 2_000, 5_000, 10_000];
 
-/// Seconds of each step unless told otherwise.
+/// Seconds per step by default.
 const STEP_SECONDS: f64 = 5.0;
 
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<bool> {

@@ -38,7 +38,7 @@ pub(crate) struct BenchArgs {
     /// Results, a line each; what is there already is not run again
     #[arg(long, default_value = "docs/benchmarks.jsonl")]
     pub(crate) results: PathBuf,
-    /// Begin anew
+    /// Start over
     #[arg(long)]
     pub(crate) fresh: bool,
     /// Only write the document from the results
@@ -55,7 +55,7 @@ pub(crate) struct BenchArgs {
     pub(crate) quiet: bool,
 }
 
-/// A server as it is run for a workload.
+/// A server in the configuration for a workload.
 struct Contender {
     workload: &'static str,
     server: &'static str,
@@ -203,7 +203,7 @@ fn measure(args: &BenchArgs, rows: &mut Vec<Row>) -> anyhow::Result<()> {
             }
             let mut values = match once(&contender.args) {
                 Ok(report) => report.values(),
-                // What a server cannot do is a result too.
+                // A failed workload is a result too.
                 Err(error) if error.to_string() != "interrupted" => {
                     bar.println(format!("{} on {}: {error:#}", contender.workload, contender.server));
                     BTreeMap::from([("failed".to_owned(), 1.0)])

@@ -1,4 +1,4 @@
-//! What is read rather than pushed, under load: snapshots over REST, and the time from a subscribe to its snapshots.
+//! Reads under load: snapshots over REST, and the time from a subscribe to its snapshots.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -30,7 +30,7 @@ use crate::report::summary::{Latency, Report};
 use crate::servers::process;
 use crate::servers::process::until;
 
-/// Where the table goes.
+/// Marks of the table in its document.
 const MARKS: Marks = Marks { begin: "<!-- reads: begin -->", end: "<!-- reads: end -->" };
 
 /// Time that the load behind the reads runs before they begin, and after them.
@@ -47,10 +47,10 @@ const REST: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ReadsArgs {
-    /// Requests a second, open-loop
+    /// Requests per second, open-loop
     #[arg(long, default_value_t = 5_000.0)]
     rate: f64,
-    /// Connections that they go over, kept alive
+    /// Connections for them, kept alive
     #[arg(long, default_value_t = 64)]
     connections: usize,
     /// Sessions that subscribe to 20 topics, wait for all snapshots, unsubscribe, and begin again
@@ -59,7 +59,7 @@ pub(crate) struct ReadsArgs {
     /// Seconds that are measured
     #[arg(long, default_value_t = 20.0)]
     seconds: f64,
-    /// Sessions of the W2 that runs meanwhile
+    /// Sessions of the W2 in the background
     #[arg(long, default_value_t = 2_000)]
     sessions: usize,
     /// Write the figures as JSON to this file
@@ -70,7 +70,7 @@ pub(crate) struct ReadsArgs {
     out: Option<PathBuf>,
 }
 
-/// What was measured.
+/// The results.
 #[derive(Debug, Serialize)]
 struct Measured {
     requests: u64,
@@ -80,7 +80,7 @@ struct Measured {
     rest: Latency,
     subscribes: u64,
     snapshot: Latency,
-    /// Commands that Redis was asked beyond following the stream.
+    /// Commands to Redis beside those that follow the stream.
     redis_reads: u64,
     pushed: Latency,
     pushed_sessions: usize,
@@ -193,8 +193,8 @@ fn listed(address: SocketAddr) -> anyhow::Result<Vec<String>> {
     Ok(names.iter().filter_map(Value::as_str).map(str::to_owned).collect())
 }
 
-/// One connection's share of the requests, each measured from when it was due. Every other one asks whether what it got
-/// before is still so.
+/// One connection's share of the requests, each measured from its due time. Every other request is conditional on the
+/// answer before it.
 async fn read(
     address: SocketAddr,
     number: usize,
@@ -247,7 +247,7 @@ async fn get(
     Ok((status, tag))
 }
 
-/// Subscribes to a watchlist, again and again, and measures how long it takes until the last of its snapshots is there.
+/// Subscribes to a watchlist repeatedly, and measures the time until its last snapshot.
 async fn watch(
     address: SocketAddr,
     number: usize,

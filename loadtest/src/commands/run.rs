@@ -1,4 +1,4 @@
-//! The command `run`: one workload, judged and reported.
+//! The command `run`: one workload, checked and reported.
 
 use anyhow::Context as _;
 

@@ -1,6 +1,6 @@
-//! Scale-out: nodes on one Redis behind a real balancer. One is drained, one is killed, one is added; what is asked is how
-//! long it takes until every session stands again and the nodes have equally many, how many come back in the busiest
-//! second, and whether anything was lost.
+//! Scale-out: nodes on one Redis behind a real balancer. One node is drained, one is killed, one is added. The run
+//! measures how long it takes until every session is subscribed again and the nodes have equally many, how many
+//! sessions reconnect in the busiest second, and whether anything was lost.
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
@@ -37,12 +37,12 @@ const LOOK_AT_NODES: Duration = Duration::from_millis(250);
 /// Traffic goes on for so long around each event.
 const QUIET: Duration = Duration::from_secs(3);
 
-/// Descriptors that a balancer has here: 20,000, two a socket.
+/// Most sockets of a balancer: it has 20,000 descriptors and needs two per socket.
 const SOCKETS_MAX: usize = 9_000;
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ScaleOutArgs {
-    /// What balances
+    /// Balancer
     #[arg(long, default_value = "haproxy")]
     balancer: Balancer,
     /// Sessions
@@ -54,20 +54,20 @@ pub(crate) struct ScaleOutArgs {
     /// Subscriptions of each session
     #[arg(long, default_value_t = 5)]
     subscriptions: usize,
-    /// Deltas a second, over all topics
+    /// Deltas per second, over all topics
     #[arg(long, default_value_t = 100.0)]
     rate: f64,
-    /// How sessions speak: plain or centrifuge
+    /// Protocol of the sessions: plain or centrifuge
     #[arg(long, default_value = "plain")]
     dialect: Protocol,
     /// Time over which a node closes its sessions
     #[arg(long, default_value = "10s")]
     drain_window: String,
-    /// Time over which a full node gives sessions to a new one, each time that it is asked [default: 20s behind HAProxy,
-    /// whose slow start sends most of them back to where they came from at first, else 5s]
+    /// Time over which a full node closes sessions so that a new one gets them [default: 20s behind HAProxy, whose slow
+    /// start sends most of them back at first, else 5s]
     #[arg(long)]
     shed_window: Option<String>,
-    /// Furthest that a node may be from the mean to count as spread, in %
+    /// Largest distance from the mean of a node that counts as even, in %
     #[arg(long, default_value_t = 10.0)]
     within: f64,
     /// Document whose table is written; "-" is none
@@ -109,23 +109,23 @@ impl ScaleOutArgs {
     }
 }
 
-/// What one event came to.
+/// The result of one event.
 #[derive(Debug)]
 struct Event {
     what: String,
     /// Sessions that had to move.
     moved: u64,
-    /// Until all stood again.
+    /// Until all sessions were subscribed again.
     whole_s: f64,
-    /// Until the nodes had equally many.
+    /// Until the nodes had equally many sessions.
     spread_s: f64,
-    /// Most sessions that came back within one second.
+    /// Most sessions that reconnected within one second.
     busiest_s: u64,
-    /// Of each node at the end.
+    /// Sessions of each node at the end.
     nodes: Vec<u64>,
 }
 
-/// What the sessions looked like at one time.
+/// Counts of all sessions at one time.
 #[derive(Clone, Copy)]
 struct Look {
     at: Instant,
@@ -133,7 +133,7 @@ struct Look {
     standing: u64,
 }
 
-/// The sessions' processes, and what was seen of them.
+/// The workers, and their counts over time.
 struct Watch {
     pool: RefCell<WorkerPool>,
     looks: RefCell<Vec<Look>>,
@@ -147,7 +147,7 @@ impl Watch {
         look
     }
 
-    /// Looks again and again.
+    /// Takes counts until it is dropped.
     async fn keep_looking(&self) {
         loop {
             self.look();
@@ -155,7 +155,7 @@ impl Watch {
         }
     }
 
-    /// Sessions that came to stand in the busiest second since `began`.
+    /// Sessions that subscribed in the busiest second since `began`.
     fn busiest_second(&self, began: Instant) -> u64 {
         busiest(self.looks.borrow().iter().filter(|look| look.at >= began).map(|look| (look.at, look.subscribed)))
     }
@@ -175,14 +175,14 @@ fn busiest(counts: impl Iterator<Item = (Instant, u64)>) -> u64 {
     most
 }
 
-/// Whether no node is further than so much from the mean.
+/// Whether no node is further than `within` % from the mean.
 fn is_spread(nodes: &[u64], within: f64) -> bool {
     let mean = nodes.iter().sum::<u64>() as f64 / nodes.len().max(1) as f64;
     mean > 0.0 && nodes.iter().all(|n| (*n as f64 - mean).abs() <= mean * within / 100.0)
 }
 
 pub(crate) fn run(args: &ScaleOutArgs) -> anyhow::Result<bool> {
-    // What is asked of nodes in between must not hold up the connection to Redis.
+    // Requests to nodes in between must not delay the connection to Redis.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let (report, events) = runtime.block_on(async {
         tokio::select! {
@@ -225,7 +225,7 @@ async fn measure(args: &ScaleOutArgs) -> anyhow::Result<(Report, Vec<Event>)> {
         .enumerate()
         .map(|(i, chunk)| Spec {
             protocol: workload.protocol,
-            // As many clients of their own, each with a dozen of sessions: balancers limit them by address.
+            // Many client addresses with a dozen sessions each, because balancers limit sessions by address.
             addresses: 250,
             polite: true,
             sessions: chunk.to_vec(),
@@ -267,7 +267,7 @@ async fn measure(args: &ScaleOutArgs) -> anyhow::Result<(Report, Vec<Event>)> {
         anyhow::Ok(published)
     };
     let happening = async {
-        // Whatever comes of it, publishing ends.
+        // Publishing ends in any case.
         let outcome = async {
             tokio::time::sleep(QUIET).await;
 
@@ -312,7 +312,7 @@ async fn measure(args: &ScaleOutArgs) -> anyhow::Result<(Report, Vec<Event>)> {
     Ok((report, events))
 }
 
-/// How things were when an event began.
+/// Counts at the beginning of an event.
 struct Before {
     at: Instant,
     subscribed: u64,
@@ -327,7 +327,7 @@ impl Before {
     }
 }
 
-/// Waits until all who had to move have come back, and are spread over the nodes that are left.
+/// Waits until all sessions that had to move are back and the remaining nodes have equally many.
 async fn watched(
     what: &str,
     args: &ScaleOutArgs,
@@ -357,7 +357,7 @@ async fn watched(
     }
 }
 
-/// Asks the full node to give what it has above the mean, again and again, until the new one has as many.
+/// Asks the full node to close the sessions that it has above the mean, until the new one has as many.
 async fn filled(args: &ScaleOutArgs, watch: &Watch, before: Before, full: &Node, new: &Node) -> anyhow::Result<Event> {
     let mut moved = 0;
     loop {

@@ -1,6 +1,6 @@
-//! An hour of W2 with everything that can happen to it: sessions come and go and change what they want, Redis, a second
-//! node and clients fail in turn. One node lives through it, and at the end it must be what it was at the beginning: its
-//! memory and its descriptors flat, and no session without a single delta.
+//! An hour of W2 with churn and faults: sessions leave, come back and change their subscriptions; Redis, a second node
+//! and clients fail in turn. One node runs all the time. At the end its memory and descriptors must be as at the
+//! beginning, and no session may lack a delta.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ use crate::worker::message::Order;
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct SoakArgs {
-    /// How long
+    /// Duration in minutes
     #[arg(long, default_value_t = 60.0)]
     pub(crate) minutes: f64,
     /// Sessions
@@ -33,16 +33,16 @@ pub(crate) struct SoakArgs {
     /// Subscriptions of each session
     #[arg(long, default_value_t = 20)]
     pub(crate) subscriptions: usize,
-    /// Deltas a second
+    /// Deltas per second
     #[arg(long, default_value_t = 500)]
     pub(crate) rate: u64,
     /// Bytes of each delta's JSON
     #[arg(long, default_value_t = 150)]
     pub(crate) payload: usize,
-    /// Sessions that leave and come back in a second, one in 100 of all unless told otherwise
+    /// Sessions that leave and come back per second [default: one in 100 of all]
     #[arg(long)]
     pub(crate) leaves: Option<f64>,
-    /// Subscriptions that are exchanged in a second, one session in 100 unless told otherwise
+    /// Subscriptions that are exchanged per second [default: one session in 100]
     #[arg(long)]
     pub(crate) switches: Option<f64>,
     /// Server to start [default: nexus-push beside this program]
@@ -54,7 +54,7 @@ pub(crate) struct SoakArgs {
     /// Write the report as JSON to this file
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
-    /// Seed of everything that is chosen
+    /// Seed of all random choices
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
     /// No progress bar
@@ -62,26 +62,26 @@ pub(crate) struct SoakArgs {
     pub(crate) quiet: bool,
 }
 
-/// Between two looks at the node.
+/// Time between two samples of the node.
 const SAMPLE: Duration = Duration::from_secs(2);
 
-/// Pings, and clients that wait for them: a machine that is as busy as this one answers late.
+/// Interval of pings, and how long clients wait for one: a busy machine answers late.
 const PING: Duration = Duration::from_secs(5);
 const CLIENTS: Endurance = Endurance { silence: Duration::from_secs(12), connect: Duration::from_secs(10) };
 
-/// From one fault to the next, at most; a short run has them closer.
+/// Longest time between two faults; a short run has them closer together.
 const BETWEEN: Duration = Duration::from_secs(45);
 
-/// Time that all have to be whole after a fault.
+/// Time after a fault in which all sessions must be whole again.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A twelfth of the time, or this, but no more than half of it, does not count: histories fill up in two minutes.
+/// Warm-up: a twelfth of the run, at least this, at most half of the run. Histories fill up in two minutes.
 const WARM_UP_MIN: Duration = Duration::from_secs(150);
 
-/// What is compared: a quarter of the rest, at most this, at its beginning and its end.
+/// The windows that are compared, at the beginning and at the end: a quarter of the rest, at most this.
 const WINDOW_MAX: Duration = Duration::from_secs(600);
 
-/// Growth that is noise.
+/// Growth that counts as noise.
 const RSS_SLACK: f64 = 0.05;
 const RSS_SLACK_BYTES: f64 = 4e6;
 const DESCRIPTORS_SLACK: f64 = 0.01;
@@ -95,7 +95,7 @@ struct Sample {
     sessions: f64,
 }
 
-/// What is done in turn.
+/// The faults, in turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
     RedisKilled,
@@ -128,19 +128,19 @@ impl Fault {
     }
 }
 
-/// Groups of sessions: on the node that lives, on that one and cut off at times, and at home on the other.
+/// Groups of sessions: on the long-lived node; on that node and cut off at times; on the second node.
 const STEADY: usize = 0;
 const UNLUCKY: usize = 1;
 const ELSEWHERE: usize = 2;
 
-/// What the faults happen to.
+/// The servers that faults happen to.
 struct Servers {
     redis: Redis,
     node: Node,
     second: Node,
 }
 
-/// Runs it; false if anything was lost, or grew.
+/// Runs it; false if anything was lost or grew.
 pub(crate) fn run(args: &SoakArgs) -> anyhow::Result<bool> {
     interrupt::watch();
     let chaos = ChaosArgs {
@@ -267,7 +267,7 @@ impl Soak {
                 if interrupt::came() {
                     return Err(error);
                 }
-                // The error says it of the last look only.
+                // The error is about the last check only.
                 let why = if test_bed.has_ended() { format!("{error:#}") } else { format!("not within {LIMIT:?}") };
                 self.late.push(format!("{}: {why}", turn.name()));
             }
@@ -317,7 +317,7 @@ impl Soak {
         Ok(())
     }
 
-    /// Until all are whole, with a look at the node now and then.
+    /// Waits until all sessions are whole, and samples the node meanwhile.
     fn heal(&mut self, test_bed: &mut TestBed<'_>, servers: &Servers) -> anyhow::Result<()> {
         let deadline = Instant::now() + LIMIT;
         loop {
@@ -366,7 +366,7 @@ impl Soak {
             s: self.elapsed_s(),
             rss_bytes: servers.node.rss_bytes()?,
             descriptors: servers.node.open_descriptors()?,
-            // A busy node may answer late: that is no reason to end.
+            // A busy node may answer late, which must not end the run.
             sessions: servers.node.metric("sessions").unwrap_or_default(),
         });
         Ok(())

@@ -1,4 +1,4 @@
-//! The workloads by name, and every knob.
+//! The workloads by name, and all parameters.
 
 use std::path::PathBuf;
 
@@ -25,7 +25,7 @@ pub(crate) enum Name {
     W5,
     /// Slow: W2 with 1 % of the sockets never reading
     W6,
-    /// Overload: W3, class merge, at three times what this machine was found to deliver
+    /// Overload: W3, class merge, at three times the highest rate of this machine
     W7,
     /// Replay: recorded market data through Redis to 1,000 sessions on all topics
     W8,
@@ -54,7 +54,7 @@ pub(crate) struct RunArgs {
     /// Subscriptions of each session
     #[arg(long)]
     pub(crate) subscriptions: Option<usize>,
-    /// Deltas a second, over all topics
+    /// Deltas per second, over all topics
     #[arg(long)]
     pub(crate) rate: Option<f64>,
     /// Bytes of each delta's JSON
@@ -66,22 +66,22 @@ pub(crate) struct RunArgs {
     /// Seconds that are measured
     #[arg(long, default_value_t = 20.0)]
     pub(crate) seconds: f64,
-    /// Connections opened a second
+    /// Connections opened per second
     #[arg(long, default_value_t = 3_000.0)]
     pub(crate) connect_rate: f64,
-    /// Most deliveries a second and topic that sessions ask for
+    /// Highest rate that sessions ask for, in deliveries per second and topic
     #[arg(long)]
     pub(crate) max_rate: Option<f64>,
     /// How deltas reach the server
     #[arg(long)]
     pub(crate) via: Option<Via>,
-    /// How sessions speak
+    /// Protocol of the sessions
     #[arg(long, default_value = "plain")]
     pub(crate) dialect: Protocol,
     /// Offer permessage-deflate
     #[arg(long)]
     pub(crate) deflate: bool,
-    /// Ask for what a visit brings in one message (`plain`; in Centrifuge it always is)
+    /// Ask for one message per write (`plain`; in Centrifuge this is always so)
     #[arg(long)]
     pub(crate) batch: bool,
     /// Another server in place of ours, by name; see `make bench-peers`
@@ -126,11 +126,11 @@ pub(crate) struct RunArgs {
     /// Program of the server that is started [default: nexus-push beside this program]
     #[arg(long)]
     pub(crate) server: Option<PathBuf>,
-    /// Receive buffer of each session's socket, in bytes: what a client has not read waits there, and past it in the
-    /// server, where it can be conflated
+    /// Receive buffer of each session's socket, in bytes. Unread data waits there, and above that in the server, which
+    /// can conflate it
     #[arg(long, default_value_t = 131_072)]
     pub(crate) receive_buffer: u32,
-    /// Sessions of one worker process at most
+    /// Most sessions per worker process
     #[arg(long, default_value_t = 15_000)]
     pub(crate) per_worker: usize,
     /// Objectives: p50=…ms, p95, p99, p99.9, max, errors=…%; missing one makes the exit code 2
@@ -147,7 +147,7 @@ pub(crate) struct RunArgs {
     pub(crate) quiet: bool,
 }
 
-/// A workload with all knobs set.
+/// A workload with all parameters set.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Workload {
     pub(crate) name: Name,
@@ -176,13 +176,13 @@ struct Defaults {
 }
 
 impl RunArgs {
-    /// A workload with everything as it is unless told otherwise.
+    /// A workload with default parameters.
     pub(crate) fn of(workload: Name) -> Self {
         let name = workload.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
         <Defaults as clap::Parser>::parse_from(["defaults", &name]).run
     }
 
-    /// The server of ours that it names.
+    /// How the server of our own is started.
     pub(crate) fn own_server(&self) -> OwnServer<'_> {
         OwnServer {
             program: self.server.as_deref(),

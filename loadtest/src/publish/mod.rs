@@ -1,4 +1,4 @@
-//! Where a run's deltas come from, and how they are handed in.
+//! The deltas of a run, and how they are published.
 
 pub(crate) mod publisher;
 pub(crate) mod raw;

@@ -1,5 +1,5 @@
-//! Publishes open-loop: each delta has its time, carries it, and goes out as soon after it as can be. If the server
-//! stalls, what waits is late by its own clock, and so the stall is counted.
+//! Publishes open-loop: each delta has a due time, carries it, and is sent as soon as possible after it. If the server
+//! stalls, waiting deltas are late by their own due times, so the stall is counted.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -24,13 +24,13 @@ use crate::commands::workload::Workload;
 use crate::publish::raw::RawPublisher;
 use crate::publish::stream_entry::StreamEntry;
 
-/// Deltas that go out together at most.
+/// Most deltas per batch.
 const TOGETHER: usize = 500;
 
-/// A server that takes so many times as long for the deltas as they were meant to take does not get through the workload.
+/// A server that needs this many times the planned time for the deltas has failed the workload.
 const PATIENCE: u32 = 2;
 
-/// What the source ended with, by topic.
+/// The source's final state of a topic.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Expected {
     pub(crate) offset: u64,
@@ -55,7 +55,7 @@ impl Expected {
         Ok(())
     }
 
-    /// What every session must have ended with.
+    /// The digest with which every session must end.
     pub(crate) fn final_digest(&self, class: Class) -> u64 {
         match (class, &self.state) {
             (Class::Stream, _) => self.digest,
@@ -77,7 +77,7 @@ pub(crate) struct Publisher {
     rng: StdRng,
     sequence: u64,
     pub(crate) expected: Vec<Expected>,
-    /// Longest time that a batch went out after its time.
+    /// Longest delay of a batch after its due time.
     pub(crate) latest: Duration,
 }
 

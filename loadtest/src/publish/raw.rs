@@ -1,4 +1,4 @@
-//! Publishing to peers that carry our envelope as it is, each in its own form, many requests to a round trip.
+//! Publishing to peers that pass on our envelope, each in its own form, with many requests per round trip.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use crate::client::protocol::{PUSHER_KEY, pusher_channel};
 use crate::servers::peer::Peer;
 
-/// Time that a peer has to take a batch.
+/// Time in which a peer must take a batch.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A connection to a peer.
@@ -35,7 +35,7 @@ impl RawPublisher {
         Ok(Self { stream, address, peer, offsets: HashMap::new() })
     }
 
-    /// Publishes, and returns the offsets that the envelopes carry once the peer has taken them.
+    /// Publishes, waits until the peer has taken the batch, and returns the offsets in the envelopes.
     pub(crate) async fn publish(&mut self, batch: &[(String, &str)]) -> anyhow::Result<Vec<u64>> {
         let (mut bytes, mut offsets) = (Vec::new(), Vec::with_capacity(batch.len()));
         for (topic, data) in batch {
@@ -84,7 +84,7 @@ impl RawPublisher {
     }
 }
 
-/// Reads until so many requests are answered.
+/// Reads until this many requests are answered.
 async fn answered(reader: &mut (impl tokio::io::AsyncRead + Unpin), peer: Peer, answers: usize) -> anyhow::Result<()> {
     let good: &[u8] = if peer == Peer::Nats { b"PONG\r\n" } else { b"HTTP/1.1 20" };
     let (mut seen, mut kept) = (0, Vec::new());

@@ -1,4 +1,4 @@
-//! W8: recordings through Redis, at a multiple of their pace; and what the stream says that every session must end with.
+//! W8: recordings through Redis, at a multiple of their pace, and the state in which every session must end.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::client::class::Class;
 use crate::publish::publisher::{Expected, ExpectedByName, offset_of};
 use crate::publish::stream_entry::{STREAM, StreamEntry};
 
-/// Deltas that go out together at most.
+/// Most deltas per batch.
 const TOGETHER: usize = 500;
 
 /// Entries read back at a time.
@@ -44,7 +44,7 @@ pub(crate) fn class_of(topic: &str) -> Class {
     if topic.starts_with("trades:") { Class::Stream } else { Class::Merge }
 }
 
-/// Names of all topics that the recordings come to, and the recording's length.
+/// Names of all topics in the recordings, and the recordings' length.
 pub(crate) fn topics(files: &[PathBuf], until: Option<f64>) -> anyhow::Result<(Vec<String>, Duration)> {
     let mut recordings = Recordings::open(files)?;
     let mut names = std::collections::BTreeSet::new();
@@ -100,8 +100,7 @@ pub(crate) async fn play(
     }
 }
 
-/// Reads the whole stream back and works out what it comes to, by an implementation of merge patch that is not the
-/// server's.
+/// Reads the whole stream back and computes its result, with an implementation of merge patch that is not the server's.
 pub(crate) async fn expected(url: &str) -> anyhow::Result<ExpectedByName> {
     let mut connection = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
     let mut by_name = ExpectedByName::new();

@@ -1,4 +1,4 @@
-//! The document that a comparison ends in: what must be reached, tables with ratios, charts.
+//! The document of a comparison: targets, tables with ratios, charts.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use crate::report::chart::{Bar, number, svg};
 use crate::report::row::Row;
 use crate::servers::peer::Peer;
 
-/// What is between these is made anew; the rest of the document stays.
+/// The text between these marks is replaced; the rest of the document stays.
 pub(crate) struct Marks {
     pub(crate) begin: &'static str,
     pub(crate) end: &'static str,
@@ -17,7 +17,7 @@ pub(crate) struct Marks {
 
 const MARKS: Marks = Marks { begin: "<!-- measured: begin -->", end: "<!-- measured: end -->" };
 
-/// Puts `text` between the marks of a document, which is made if it is not there.
+/// Writes `text` between the marks of a document, which is created if needed.
 pub(crate) fn rewrite(path: &std::path::Path, marks: &Marks, text: &str) -> anyhow::Result<()> {
     let Marks { begin, end } = marks;
     let old = match std::fs::read_to_string(path) {
@@ -36,7 +36,7 @@ pub(crate) fn median(values: Vec<f64>) -> Option<f64> {
     spread(values).map(|spread| spread.median)
 }
 
-/// Median, lowest and highest of what was measured.
+/// Median, lowest and highest of the measured values.
 struct Spread {
     median: f64,
     low: f64,
@@ -72,7 +72,7 @@ impl Results<'_> {
         spread(rounds.into_iter().filter_map(|round| Some(one(a, round)? / one(b, round)?)).collect())
     }
 
-    /// What a slow session costs: the difference in growth to the run of the same round without any.
+    /// Memory per slow session: the difference in growth to the run of the same round without any.
     fn slow_session_bytes(&self) -> Option<f64> {
         let rows = |server: &'static str| self.0.iter().filter(move |r| r.workload == "w6" && r.server == server);
         let one = |slow: &Row| {

@@ -1,4 +1,4 @@
-//! Bars with ranges, as SVG that reads on light and on dark pages.
+//! Bars with ranges, as SVG for light and dark pages.
 
 use std::fmt::Write as _;
 
@@ -120,7 +120,7 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;")
 }
 
-/// With as many digits as tell something.
+/// With as many digits as are meaningful.
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         v if v >= 10_000.0 => {

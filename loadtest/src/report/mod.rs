@@ -1,4 +1,4 @@
-//! What a run came to: judged, printed, drawn.
+//! Results of runs: checked, printed, drawn.
 
 pub(crate) mod benchmarks;
 pub(crate) mod chart;

@@ -1,4 +1,4 @@
-//! What a run came to: a table for people, JSON for scripts, and whether it passed.
+//! The result of a run: a table for people, JSON for scripts, and whether it passed.
 
 use std::collections::BTreeMap;
 
@@ -87,7 +87,7 @@ pub(crate) struct Report {
     pub(crate) storm: Option<Storm>,
     pub(crate) recording: Option<Counts>,
     pub(crate) checks: Vec<Check>,
-    /// Sessions are closed on purpose: what counts is that they come back and miss nothing.
+    /// Sessions are closed on purpose; they must come back and miss nothing.
     #[serde(skip)]
     pub(crate) closes_are_meant: bool,
     #[serde(skip)]
@@ -157,7 +157,7 @@ impl Report {
         self.checks.push(Check { name: name.to_owned(), passed, detail });
     }
 
-    /// What must be so after any run.
+    /// Checks after any run.
     pub(crate) fn check(
         &mut self,
         workload: &Workload,
@@ -226,7 +226,7 @@ impl Report {
         }
     }
 
-    /// Share of sessions and subscriptions that something was wrong with.
+    /// Share of sessions and subscriptions with a fault.
     pub(crate) fn error_rate(&self) -> f64 {
         let closed: u64 = self.closes.values().sum();
         let bad = self.faults + closed + self.incomplete + self.connect_failures;
@@ -257,7 +257,7 @@ impl Report {
         }
     }
 
-    /// Sessions that were closed, and what else was wrong.
+    /// Sessions that were closed, and other faults.
     pub(crate) fn losses(&self) -> (u64, u64) {
         (self.closes.values().sum(), self.faults + self.incomplete)
     }
@@ -359,7 +359,7 @@ impl Report {
 }
 
 impl Report {
-    /// What a comparison needs, by name.
+    /// The values for a comparison, by name.
     pub(crate) fn values(&self) -> BTreeMap<String, f64> {
         let w = &self.workload;
         let (closed, faults) = self.losses();

@@ -30,7 +30,7 @@ impl Balancer {
         }
     }
 
-    /// Its version, as it says itself.
+    /// The version that it reports.
     pub(crate) fn version(self) -> String {
         let output = Command::new(self.program()).arg("-v").output();
         let text = output.map(|o| [o.stdout, o.stderr].concat()).unwrap_or_default();
@@ -40,7 +40,7 @@ impl Balancer {
         version.trim_start_matches("nginx/").to_owned()
     }
 
-    /// Debian puts them where not every user looks.
+    /// Debian installs them outside of the usual `PATH`.
     fn program(self) -> &'static Path {
         let (sbin, name) = match self {
             Self::Haproxy => ("/usr/sbin/haproxy", "haproxy"),

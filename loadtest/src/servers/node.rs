@@ -38,7 +38,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Starts one on this port of loopback, and waits until it is ready.
+    /// Starts a node on this port of loopback, and waits until it is ready.
     pub(crate) fn start(name: &str, port: u16, setup: &Setup) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -62,7 +62,8 @@ impl Node {
         rss_bytes(self.process.id())
     }
 
-    /// Asks it to give what it has above the mean: how many sessions will go. `None` if it is not time for that yet.
+    /// Asks it to close the sessions that it has above the mean, and returns how many. `None` if it is too early for
+    /// that.
     pub(crate) fn shed(&self, window: &str) -> anyhow::Result<Option<u64>> {
         let answer = ask("POST", self.address, &format!("/admin/drain?to=mean&window={window}"))?;
         let (head, body) = answer.split_once("\r\n\r\n").context("/admin/drain has no answer")?;
@@ -76,19 +77,19 @@ impl Node {
         }
     }
 
-    /// Asks it to stop, and goes on.
+    /// Sends SIGTERM, and does not wait.
     pub(crate) fn terminate(&self) -> anyhow::Result<()> {
         let id =
             i32::try_from(self.process.id()).ok().and_then(rustix::process::Pid::from_raw).context("no process")?;
         Ok(rustix::process::kill_process(id, rustix::process::Signal::TERM)?)
     }
 
-    /// Whether it has ended by itself.
+    /// Whether its process has ended.
     pub(crate) fn is_gone(&mut self) -> anyhow::Result<bool> {
         Ok(self.process.0.try_wait()?.is_some())
     }
 
-    /// As if its machine had lost power.
+    /// Sends SIGKILL, and waits for its end.
     pub(crate) fn kill(mut self) -> anyhow::Result<()> {
         self.process.0.kill()?;
         self.process.0.wait()?;
@@ -108,8 +109,8 @@ fn config(name: &str, address: SocketAddr, setup: &Setup) -> String {
         .text()
 }
 
-/// Gives every topic a delta, so that it has a place in the stream that nodes which start later know too: of a topic that
-/// never had one, they cannot say that nothing was missed.
+/// Publishes one delta on every topic. A node that starts later can then say whether a topic misses deltas; of a topic
+/// that is not in the stream it cannot.
 pub(crate) async fn prime(url: &str, topics: &[String]) -> anyhow::Result<()> {
     let mut connection = ::redis::Client::open(url)?.get_multiplexed_async_connection().await?;
     let mut pipe = ::redis::pipe();
@@ -119,7 +120,7 @@ pub(crate) async fn prime(url: &str, topics: &[String]) -> anyhow::Result<()> {
     Ok(pipe.query_async(&mut connection).await?)
 }
 
-/// Whether each has heard of all others.
+/// Whether each node has heard of all others.
 pub(crate) fn acquainted(nodes: &[&Node]) -> bool {
     let knows = |node: &Node| {
         let answer = ask("POST", node.address, "/api/info").unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Other servers that the same load is put on: how each is started. `make bench-peers` installs them into
-//! `target/peers`; how they are spoken to is in `protocol` and `publisher`.
+//! Other servers under the same load: how each is started. `make bench-peers` installs them into
+//! `target/peers`. `protocol` and `publisher` have their protocols.
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -19,27 +19,27 @@ use crate::servers::process::{Process, free_port, until};
 pub(crate) enum Peer {
     /// uWebSockets (C++) in Node: npm `uwebsockets`
     Uws,
-    /// npm `ws`, one process that serializes each message once a client
+    /// npm `ws`, one process that serializes each message once per client
     Ws,
-    /// nginx with nchan; one topic a session
+    /// nginx with nchan; one topic per session
     Nchan,
     /// nats-server with its WebSocket listener
     Nats,
     /// sockudo (Pusher protocol), if it was installed
     Sockudo,
-    /// No server at all: one ready frame, one `send` a socket
+    /// The floor: one ready frame, one `send` per socket
     Floor,
     /// The same, sends in batches through `io_uring`
     FloorUring,
 }
 
-/// Where `make bench-peers` puts them.
+/// The folder into which `make bench-peers` installs them.
 fn folder() -> PathBuf {
     std::env::var_os("NEXUS_PEERS").map_or_else(|| PathBuf::from("target/peers"), PathBuf::from)
 }
 
 impl Peer {
-    /// How it is spoken to.
+    /// The protocol of its sessions.
     pub(crate) fn protocol(self) -> Protocol {
         match self {
             Self::Nchan => Protocol::Nchan,
@@ -49,7 +49,7 @@ impl Peer {
         }
     }
 
-    /// As in tables.
+    /// The name in tables.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Uws => "uWebSockets",
@@ -62,7 +62,7 @@ impl Peer {
         }
     }
 
-    /// Whether it is there.
+    /// Whether it is installed.
     pub(crate) fn is_installed(self) -> bool {
         match self {
             Self::Uws => folder().join("node_modules/uwebsockets").exists(),
@@ -74,7 +74,7 @@ impl Peer {
         }
     }
 
-    /// Its version, as it says itself.
+    /// The version that it reports.
     pub(crate) fn version(self) -> String {
         let package = |name: &str| {
             let path = folder().join("node_modules").join(name).join("package.json");
@@ -97,7 +97,8 @@ impl Peer {
         }
     }
 
-    /// Starts it on a free port of loopback: its process, where sessions connect, and where deltas are handed in.
+    /// Starts it on a free port of loopback. Returns its process, the address for sessions, and the address for
+    /// publishing.
     pub(crate) fn start(self, directory: &Path) -> anyhow::Result<(Process, SocketAddr, SocketAddr)> {
         let mut publish = None;
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
@@ -106,7 +107,7 @@ impl Peer {
             Self::Uws | Self::Ws => {
                 let script = if self == Self::Uws { UWS } else { WS };
                 let mut command = Command::new("node");
-                // Started beside its modules, where Node looks for them. The script sees its own name where it expects it.
+                // Started beside its modules, because Node looks for them there.
                 command.current_dir(folder()).args(["--input-type=module", "-e", script, self.name(), &port]);
                 command
             }

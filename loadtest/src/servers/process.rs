@@ -1,4 +1,4 @@
-//! Processes that a run starts, and what the kernel tells of them.
+//! Processes that a run starts, and their figures from the kernel.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,7 +15,7 @@ use crate::servers::server_config::{HISTORY, MANY_SESSIONS, ServerConfig};
 /// Time that a server has to answer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Ends with its owner.
+/// Killed when dropped, with the processes that it started.
 pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
@@ -31,7 +31,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // A master's workers would live on; while it lives, it starts others in their place.
+        // Without this, a master's workers would outlive it. A living master replaces them.
         let family = family(self.id());
         let _ = self.0.kill();
         for pid in family.into_iter().skip(1) {
@@ -47,7 +47,7 @@ pub(crate) fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-/// `redis-server` of our own, in memory.
+/// Starts a `redis-server` of our own, in memory.
 pub(crate) fn start_redis(directory: &Path) -> anyhow::Result<(Process, String)> {
     let port = free_port()?;
     let child = Command::new("redis-server")
@@ -69,11 +69,12 @@ pub(crate) struct OwnServer<'a> {
     pub(crate) tls: bool,
     pub(crate) flush_interval: &'a str,
     pub(crate) flush: &'a str,
-    /// 0 is one for each core.
+    /// 0 means one per core.
     pub(crate) shards: usize,
 }
 
-/// A server of our own, configured for the workload.
+/// Starts a server of our own, configured for the workload. Returns it, its HTTP address, and the address for
+/// sessions.
 pub(crate) fn start_server(
     args: &OwnServer<'_>,
     redis: Option<&str>,
@@ -129,7 +130,7 @@ pub(crate) fn ready_within(address: SocketAddr, directory: &Path) -> anyhow::Res
     Ok(())
 }
 
-/// The section for a second port, with a certificate of its own making (P-256, as most are).
+/// The section for a TLS port, with a self-signed certificate (P-256, the most common kind).
 fn tls(listen: SocketAddr, directory: &Path) -> anyhow::Result<String> {
     let own = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()])?;
     let (certificate, key) = (directory.join("tls.crt"), directory.join("tls.key"));
@@ -144,12 +145,12 @@ pub(crate) fn beside(name: &str) -> anyhow::Result<PathBuf> {
     Ok(own.parent().context("no folder")?.join(name))
 }
 
-/// The answer to a GET, head and all.
+/// The answer to a GET, with its head.
 pub(crate) fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
     ask("GET", address, path)
 }
 
-/// The answer to a request without a body, head and all.
+/// The answer to a request without a body, with its head.
 pub(crate) fn ask(method: &str, address: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(ASK_TIMEOUT))?;
@@ -166,19 +167,19 @@ fn ready(address: SocketAddr) -> bool {
     ask("GET", address, "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
 }
 
-/// What our server says of itself.
+/// The server's `/status`.
 pub(crate) fn status(address: SocketAddr) -> anyhow::Result<serde_json::Value> {
     serde_json::from_str(&body(address, "/status")?).context("/status is no JSON")
 }
 
-/// What is answered to a GET.
+/// The body of the answer to a GET.
 pub(crate) fn body(address: SocketAddr, path: &str) -> anyhow::Result<String> {
     let answer = ask("GET", address, path).with_context(|| path.to_owned())?;
     let (_, body) = answer.split_once("\r\n\r\n").with_context(|| format!("{path} has no body"))?;
     Ok(body.to_owned())
 }
 
-/// Asks again and again until it is so.
+/// Waits until the condition holds.
 pub(crate) fn until(limit: Duration, mut so: impl FnMut() -> bool) -> anyhow::Result<()> {
     let deadline = Instant::now() + limit;
     while !so() {

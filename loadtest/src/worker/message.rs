@@ -1,4 +1,4 @@
-//! What a run tells its worker processes, and what they answer: lines of JSON.
+//! Messages between a run and its worker processes: lines of JSON.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,13 +10,13 @@ use crate::client::class::Class;
 use crate::client::protocol::Protocol;
 use crate::client::shared::Endurance;
 
-/// What a worker is told first.
+/// The first message to a worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Spec {
     /// Sessions begin with one of the first `homes`, in turn.
     pub(crate) servers: Vec<SocketAddr>,
     pub(crate) homes: usize,
-    /// Set where sessions are to live through faults, and deltas are numbered.
+    /// Set if sessions must survive faults, and deltas are numbered.
     pub(crate) endurance: Option<Endurance>,
     /// Over TLS.
     pub(crate) tls: bool,
@@ -31,9 +31,9 @@ pub(crate) struct Spec {
     pub(crate) batch: bool,
     pub(crate) payload_clock: bool,
     pub(crate) receive_buffer: u32,
-    /// Loopback addresses that sessions come from, at most 254: each has some 28,000 ports, and balancers count by address.
+    /// Loopback addresses of the sessions, at most 254. Each has some 28,000 ports, and balancers count by address.
     pub(crate) addresses: u8,
-    /// Come back as the SDKs do, not as fast as can be.
+    /// Reconnect as the SDKs do, not as fast as possible.
     pub(crate) polite: bool,
     /// Topics of each session.
     pub(crate) sessions: Vec<Vec<u32>>,
@@ -66,15 +66,15 @@ impl Spec {
     }
 }
 
-/// What a worker is told then.
+/// Later messages to a worker.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "cmd", rename_all = "lowercase")]
 pub(crate) enum Order {
-    /// Open all sessions, so many a second.
+    /// Open all sessions, this many per second.
     Connect { rate: f64 },
     /// Latency counts from now on.
     Mark,
-    /// Cut all sessions off, without a word to the server.
+    /// Cut all sessions off, without telling the server.
     Drop,
     /// Sessions come and go from now on, and change what they are subscribed to.
     Churn(Churn),
@@ -82,7 +82,7 @@ pub(crate) enum Order {
     Finish { offsets: Vec<u64>, numbers: Vec<u64>, timeout_s: f64 },
 }
 
-/// Sent a few times a second.
+/// Sent by a worker a few times per second.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Progress {
     pub(crate) connected: u64,

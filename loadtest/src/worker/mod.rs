@@ -1,4 +1,4 @@
-//! Worker processes: each holds a part of a run's sessions.
+//! Worker processes: each runs a part of the sessions.
 
 pub(crate) mod message;
 pub(crate) mod pool;

@@ -19,7 +19,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts one, in a network namespace if one is named.
+    /// Starts a worker, in a network namespace if one is named.
     pub(crate) fn start(spec: &Spec, namespace: Option<&str>) -> anyhow::Result<Self> {
         let own = std::env::current_exe()?;
         let mut command = match namespace {
@@ -30,7 +30,7 @@ impl Worker {
                 command
             }
         };
-        // The run ends its workers; Ctrl-C at a terminal is not for them.
+        // The run ends its workers; Ctrl-C at a terminal must not.
         let mut child = command
             .arg("worker")
             .process_group(0)
@@ -66,7 +66,7 @@ impl Worker {
     }
 }
 
-/// Workers and what was last heard of each.
+/// The workers, and the last message of each.
 pub(crate) struct WorkerPool {
     workers: Vec<Worker>,
     last: Vec<Progress>,
@@ -91,7 +91,7 @@ impl WorkerPool {
         self.workers.iter().try_for_each(|worker| worker.process.signal(signal))
     }
 
-    /// Takes in what the workers said.
+    /// Takes the messages of the workers, and returns their sum.
     pub(crate) fn listen(&mut self) -> Progress {
         self.listen_closely(|_| {})
     }

@@ -1,5 +1,5 @@
-//! A worker process: holds its share of the sessions. Spoken to by lines of JSON on standard input, and answers so on
-//! standard output.
+//! A worker process: runs its share of the sessions. It takes lines of JSON on standard input and writes lines of JSON
+//! to standard output.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -172,7 +172,7 @@ fn progress(shared: &Shared, sessions: &[Rc<Session>]) -> Progress {
     }
 }
 
-/// Sessions that are not at the end yet when the time is over.
+/// Sessions that have not reached the end when the time is over.
 async fn wait_for(sessions: &[Rc<Session>], offsets: &[u64], numbers: &[u64], timeout: Duration) -> u64 {
     let deadline = Instant::now() + timeout;
     let end = |ends: &[u64], t: &Track| ends.get(t.topic as usize).copied().unwrap_or(0);
