@@ -1,4 +1,4 @@
-//! The scenarios by name, and every knob.
+//! The scenarios by name, and all parameters.
 
 use std::path::PathBuf;
 
@@ -44,13 +44,13 @@ pub(crate) struct ChaosArgs {
     /// List the scenarios
     #[arg(long)]
     pub(crate) list: bool,
-    /// How long a fault lasts, where it lasts [default: what the scenario says]
+    /// Duration of a fault that lasts [default: the scenario's]
     #[arg(long)]
     pub(crate) seconds: Option<f64>,
     /// Sessions
     #[arg(long, default_value_t = 200)]
     pub(crate) sessions: usize,
-    /// Deltas a second, over all topics
+    /// Deltas per second, over all topics
     #[arg(long, default_value_t = 200)]
     pub(crate) rate: u64,
     /// Bytes of each delta's JSON

@@ -1,4 +1,4 @@
-//! A publisher that sends garbage, the same thing twice, what is too large, and ten times as much as it should.
+//! A publisher that sends garbage, repeats, deltas that are too large, and ten times its rate.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::chaos::test_bed::TestBed;
 use crate::client::shared::monotonic_ns;
 use crate::publish::stream_entry::{STREAM, StreamEntry};
 
-/// Times its usual rate.
+/// Factor of its usual rate.
 const FASTER: u64 = 10;
 
 /// Entries that are no deltas, as field and value pairs.
@@ -55,12 +55,12 @@ pub(super) fn misbehaves(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
             let _: String = command.query(&mut connection)?;
             thrown += 1;
         }
-        // The same event once more, as a publisher does that does not look whether the first arrived.
+        // The same event again, like a publisher that does not check whether the first arrived.
         let again = test_bed.publish_log()?.doubled("stream:t1");
         if let Some(data) = again {
             let id: String = StreamEntry::new("stream:t1", &data).append().query(&mut connection)?;
             doubled += 1;
-            // Under an ID that is taken, Redis itself refuses it.
+            // Redis itself refuses an ID that is taken.
             let taken = StreamEntry { id: &id, ..StreamEntry::new("stream:t1", "{}") };
             let refused: Result<String, _> = taken.append().query(&mut connection);
             ensure!(refused.is_err(), "an ID was accepted twice");

@@ -1,6 +1,6 @@
-//! Clocks that step: of Redis, which makes the IDs, and of the server. The kernel's clock is everybody's, so both run with
-//! a small library that adds to it what a file says (libfaketime does the same, but cannot be had together with the
-//! allocator that Redis has).
+//! Clocks that step: that of Redis, which makes the IDs, and that of the server. All processes share the
+//! kernel's clock, so both run with a small library that adds an offset from a file (libfaketime does the
+//! same, but does not work with the allocator of Redis).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +15,7 @@ use crate::chaos::test_bed::{Habits, TestBed};
 
 const LIBRARY: &str = include_str!("clock.c");
 
-/// (what, Redis' clock, the server's)
+/// (name, step of Redis' clock, step of the server's)
 const STEPS: [(&str, i64, i64); 5] = [
     ("both clocks 60 s back", -60, -60),
     ("both clocks 60 s ahead", 60, 60),
@@ -46,7 +46,7 @@ impl Clock {
         Ok(clock)
     }
 
-    /// Seconds that are added from now on. The file is mapped into its readers, so it stays the same file.
+    /// Sets the seconds that are added. The file is mapped by its readers, so it is changed in place.
     fn set(&self, seconds: i64) -> anyhow::Result<()> {
         use std::os::unix::fs::FileExt as _;
         let file = std::fs::File::options().create(true).truncate(false).write(true).open(&self.file)?;
@@ -77,7 +77,7 @@ pub(super) fn stepped(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
         of_redis.set(redis_offset)?;
         of_server.set(server_offset)?;
         test_bed.wait(time)?;
-        // The step arrived: otherwise this would show nothing.
+        // Without a step that arrived, the scenario would show nothing.
         let (now, _): (i64, i64) = redis::from_redis_value(redis.ask(&["TIME"])?)?;
         let here = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
         ensure!((now - here - redis_offset).abs() < 10, "Redis' clock says {now}, ours {here}");

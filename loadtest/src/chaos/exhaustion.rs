@@ -1,4 +1,4 @@
-//! What runs out: descriptors, memory.
+//! Exhausted resources: descriptors, memory.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::publish::stream_entry::StreamEntry;
 /// Descriptors kept back from sessions (`limits.fd_reserve`).
 const RESERVE: usize = 64;
 
-/// First more sessions than the node has descriptors for: they are refused in words. Then it has none at all left: they
-/// wait until it has.
+/// First, more sessions than the node has descriptors for: they get an error. Then it has no descriptor left: they wait
+/// until it has one.
 pub(super) fn descriptors(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
     let redis = Redis::in_memory(test_bed.directory())?;
     let sessions = test_bed.args.sessions;
@@ -52,7 +52,7 @@ pub(super) fn descriptors(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
     test_bed.sessions(&[wide.address], sessions / 2, unawaited)?;
     test_bed.wait(time)?;
     let connected = test_bed.groups.last().map_or(0, |group| group.last.connected);
-    // As many as there were descriptors, and a few that HTTP gave back.
+    // As many as there were descriptors, and a few that HTTP connections freed.
     let few = connected < (sessions / 4) as u64;
     test_bed.check(
         "with no descriptor left no session connects",
@@ -74,20 +74,20 @@ pub(super) fn descriptors(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
     Ok(Box::new((redis, full, wide)))
 }
 
-/// The stated ceiling (`limits.memory`), in MiB.
+/// The limit (`limits.memory`), in MiB.
 const CEILING_MIB: u64 = 256;
 
-/// Readers that never read, and the bytes that each of their deltas has.
+/// Sessions that never read, and the bytes of each of their deltas.
 const SLOW: usize = 400;
 const FLOOD_BYTES: usize = 8 * 1_024;
 
-/// Deltas that go out together in the flood, and topics that get them.
+/// Deltas per batch of the flood, and its topics.
 const FLOOD_TOGETHER: usize = 200;
 
 /// Length of the stream during the flood, about.
 const FLOOD_STREAM_MAX: usize = 20_000;
 const FLOOD_TOPICS: usize = 4_000;
-/// Of those, topics that the slow ones have.
+/// Topics of the flood that slow sessions have.
 const FLOOD_WATCHED: usize = 20;
 
 /// Sockets that are not read and endless history, under a limit on memory: the limit holds, and
@@ -111,7 +111,7 @@ pub(super) fn memory(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
     while monotonic_ns() < until_ns {
         let mut pipe = redis::pipe();
         for n in sent..sent + FLOOD_TOGETHER {
-            // Every other one is for those who do not read.
+            // Every other delta is for the sessions that do not read.
             let topic = if n % 2 == 0 { n / 2 % FLOOD_WATCHED } else { n / 2 % FLOOD_TOPICS };
             let data = format!("{{\"flood\":{n},\"x\":\"{filler}\"}}");
             let topic = format!("stream:flood{topic}");

@@ -17,18 +17,18 @@ use crate::servers::process::{free_port, until};
 /// Time that a master may be silent before it counts as dead, in ms.
 const DOWN_AFTER_MS: u32 = 2_000;
 
-/// Time that replicas and sentinels have to find each other.
+/// Time in which replicas and sentinels must find each other.
 const FORM: Duration = Duration::from_secs(60);
 
 const MASTER: &str = "mymaster";
 
 const STREAMS: usize = 4;
 
-/// A replica asks at once, and is sent everything at once.
+/// Options for a replica that synchronizes without delay.
 const REPLICATED: [&str; 8] =
     ["--appendonly", "yes", "--appendfsync", "always", "--repl-diskless-sync-delay", "0", "--save", ""];
 
-/// A master, two replicas, three sentinels. The master is killed, and comes back when another is in its place.
+/// A master, two replicas, three sentinels. The master is killed, and is started again when another has its place.
 pub(super) fn sentinel(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
     test_bed.say("starting Redis and sentinels");
     let mut master = Redis::start(test_bed.directory(), &REPLICATED, &[])?;
@@ -59,7 +59,7 @@ pub(super) fn sentinel(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
         .1;
     let promoted = replicas.iter().any(|replica| replica.port == now);
     test_bed.check("a replica is the master", promoted, format!("port {now}, it was {}", master.port));
-    // The old one comes back, and must follow the new one.
+    // The old master is started again, and must follow the new one.
     master.start_again()?;
     let follows = || {
         let info =
@@ -122,7 +122,7 @@ impl Cluster {
         test_bed.say("forming a cluster of six");
         let timeout = DOWN_AFTER_MS.to_string();
         let one = || -> anyhow::Result<Redis> {
-            // Ports of the bus are 10,000 higher unless they are named, and that may be too high.
+            // Ports of the bus are 10,000 higher by default, which may be above the range of ports.
             let bus = free_port()?.to_string();
             let cluster = [
                 "--cluster-enabled",
@@ -186,7 +186,7 @@ impl Cluster {
         Ok(node)
     }
 
-    /// Place of the master that has the slot, as one of the others says.
+    /// Index of the master that has the slot, according to another node.
     fn master_of(&self, slot: u64) -> anyhow::Result<usize> {
         let say = |node: &Redis| redis::from_redis_value::<String>(node.ask(&["CLUSTER", "NODES"]).ok()?).ok();
         let nodes = self.nodes.iter().find_map(say).context("no node of the cluster answers")?;
@@ -204,7 +204,7 @@ fn text(value: redis::Value) -> anyhow::Result<String> {
     Ok(redis::from_redis_value(value)?)
 }
 
-/// The slot of a stream moves to another master, key by key, as a resharding does it.
+/// The slot of a stream moves to another master, key by key, as in a resharding.
 pub(super) fn slot_moved(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
     let cluster = Cluster::start(test_bed)?;
     let node = cluster.set_up(test_bed)?;
@@ -222,7 +222,7 @@ pub(super) fn slot_moved(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
     let keys: Vec<String> = redis::from_redis_value(source.ask(&["CLUSTER", "GETKEYSINSLOT", &number, "1000"])?)?;
     let port = target.port.to_string();
     for key in &keys {
-        // For a while the slot is here and there.
+        // For a while both masters have a part of the slot.
         source.ask(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"])?;
         test_bed.wait(Duration::from_millis(300))?;
     }
@@ -250,7 +250,7 @@ pub(super) fn cluster_master_killed(test_bed: &mut TestBed<'_>) -> anyhow::Resul
     test_bed.whole(LIMIT)?;
     let now = cluster.master_of(slot)?;
     test_bed.check("its replica is the master", now != dead, format!("slot {slot}: node {dead}, then node {now}"));
-    // The dead one comes back as a replica.
+    // The dead master comes back as a replica.
     cluster.nodes.get_mut(dead).context("no such node")?.start_again()?;
     test_bed.wait(Duration::from_secs(3))?;
     Ok(Box::new((cluster, node)))

@@ -1,5 +1,5 @@
-//! Faults on real processes. Each scenario starts what it needs, lets sessions check everything that arrives, does
-//! something terrible, and ends with the proof that nothing was lost.
+//! Faults on real processes. Each scenario starts its processes, lets sessions check everything that arrives, injects a
+//! fault, and ends with the proof that nothing was lost.
 
 pub(crate) mod args;
 mod bad_publisher;
@@ -39,7 +39,7 @@ impl Scenario {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// What happens, in one line.
+    /// The fault, in one line.
     fn fault(self) -> String {
         let help = self.to_possible_value().and_then(|value| value.get_help().map(ToString::to_string));
         help.unwrap_or_default()
@@ -65,7 +65,7 @@ impl Scenario {
     }
 }
 
-/// Plays the scenarios and prints what they came to. False if anything was lost.
+/// Runs the scenarios and prints their results. False if anything was lost.
 pub(crate) fn run(args: &ChaosArgs) -> anyhow::Result<bool> {
     if args.list {
         for scenario in Scenario::value_variants() {

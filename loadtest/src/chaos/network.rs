@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail};
 /// A network namespace with one link to this machine's. Needs root.
 pub(crate) struct Namespace {
     pub(crate) name: String,
-    /// This machine, as reached from inside.
+    /// Address of this machine inside of the namespace.
     pub(crate) host: IpAddr,
 }
 
@@ -34,7 +34,7 @@ impl Namespace {
         let [_, _, high, low] = pid.to_be_bytes();
         let name = format!("nexus{pid}");
         ip(&["netns", "add", &name])?;
-        // From here on it goes away with its owner, and the link with it.
+        // From here on, dropping it removes it and its link.
         let namespace = Self { name, host: IpAddr::V4(Ipv4Addr::new(10, high, low & 0xfe, 1)) };
         let (outer, name) = (format!("nx{pid}"), namespace.name.as_str());
         let inner_address = format!("{}/30", Ipv4Addr::new(10, high, low & 0xfe, 2));
@@ -66,14 +66,14 @@ impl Drop for Namespace {
     }
 }
 
-/// Bytes to a port of this machine, until it is cut: then nothing gets through, and connections stay open.
+/// Passes bytes on to a port of this machine until it is cut. Then nothing gets through, and connections stay open.
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     cut: Arc<AtomicBool>,
     ended: Arc<AtomicBool>,
 }
 
-/// Between two looks at whether it is cut.
+/// Time between two checks whether it is cut.
 const LOOK: Duration = Duration::from_millis(20);
 
 impl Proxy {
@@ -91,7 +91,7 @@ impl Proxy {
                             join(&client, &server, &cut_here, &ended_here);
                         }
                     }
-                    // Held open for as long as the cut lasts.
+                    // Kept open for as long as the cut lasts.
                     Ok((client, _)) => {
                         let (cut, ended) = (cut_here.clone(), ended_here.clone());
                         std::thread::spawn(move || {
@@ -150,7 +150,7 @@ fn copy(mut from: TcpStream, mut to: TcpStream, cut: &AtomicBool, ended: &Atomic
             }
             Err(_) => break,
         };
-        // What was read as the cut came waits too.
+        // Bytes that were read just before the cut wait too.
         held(cut, ended);
         if to.write_all(buffer.get(..n).unwrap_or_default()).is_err() {
             break;

@@ -12,10 +12,10 @@ use crate::chaos::test_bed::Props;
 use crate::chaos::test_bed::{Habits, TestBed};
 use crate::client::shared::monotonic_ns;
 
-/// A full socket may stand still for so long (`limits.stall_timeout`, shorter here).
+/// Time that a full socket may stall (`limits.stall_timeout`, shorter here).
 const STALL: &str = "stall_timeout = \"10s\"\n";
 
-/// Time that a server may take to notice that clients are gone: a full socket's time-out and some.
+/// Time in which a server must notice that clients are gone: a full socket's time-out and some more.
 const NOTICE: Duration = Duration::from_secs(40);
 
 /// Half of the clients are in a network namespace, and its link is cut: neither end is told.
@@ -48,7 +48,7 @@ pub(super) fn half_open(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
     namespace.heal()?;
     test_bed.healed();
     test_bed.whole(LIMIT)?;
-    // The workers in it end before it does.
+    // The workers in the namespace must end before it does.
     Ok(Box::new((redis, node, namespace)))
 }
 
@@ -64,7 +64,7 @@ pub(super) fn partition(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
     test_bed.sessions(&[far.address], half, Habits::default())?;
     let store = test_bed.store(redis.port);
     test_bed.publish(store)?;
-    // Longer than `stale_after`, and than any time-out of the server's.
+    // Longer than `stale_after` and than any time-out of the server.
     let time = test_bed.fault_time(Duration::from_secs(15)).max(Duration::from_secs(8));
     test_bed.fault("a node is cut off from Redis");
     let cut_ns = monotonic_ns();

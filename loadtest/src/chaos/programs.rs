@@ -18,7 +18,7 @@ use crate::servers::server_config::ServerConfig;
 /// Time that a program has to answer after its start.
 const START: Duration = Duration::from_secs(30);
 
-/// A program that ends with the harness, however that ends, and that Ctrl-C at the terminal does not reach.
+/// A program that ends with the harness, however that ends. Ctrl-C at the terminal does not reach it.
 pub(crate) fn command(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program).stdin(Stdio::null()).process_group(0);
@@ -34,11 +34,11 @@ pub(crate) struct Redis {
     process: Option<Process>,
 }
 
-/// What it was to acknowledge is on its disk first.
+/// Every write is on disk before it is acknowledged.
 const PERSISTENT: [&str; 6] = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""];
 
 impl Redis {
-    /// Without files, for where it does not fail.
+    /// Without files, for scenarios in which it does not fail.
     pub(crate) fn in_memory(directory: &Path) -> anyhow::Result<Self> {
         Self::start(directory, &["--appendonly", "no", "--save", ""], &[])
     }
@@ -84,7 +84,7 @@ impl Redis {
         self.process = None;
     }
 
-    /// Removes what a killed one had.
+    /// Removes the data of a killed Redis.
     pub(crate) fn wipe(&self) -> anyhow::Result<()> {
         for entry in std::fs::read_dir(&self.directory)? {
             let path = entry?.path();
@@ -115,13 +115,13 @@ impl Redis {
 
 /// A server under test.
 pub(crate) struct Node {
-    /// What it listens on, as reached from this machine.
+    /// Its address on this machine.
     pub(crate) address: SocketAddr,
     name: String,
     directory: PathBuf,
     program: PathBuf,
     environment: Vec<(String, String)>,
-    /// Descriptors that it may have.
+    /// Limit on its descriptors.
     descriptors: Option<u64>,
     process: Option<Process>,
 }
@@ -131,13 +131,13 @@ pub(crate) struct Node {
 pub(crate) struct NodeOptions {
     /// The `[source.redis]` section, or another.
     pub(crate) source: String,
-    /// `limits.ping_interval`, with twice as long for an answer; 2 s where it is not said.
+    /// `limits.ping_interval`; the time for an answer is twice as long. 2 s by default.
     pub(crate) ping: Option<Duration>,
-    /// More of `[limits]`.
+    /// Further keys of `[limits]`.
     pub(crate) limits: String,
-    /// More of every namespace.
+    /// Further keys of every namespace.
     pub(crate) namespaces: String,
-    /// Address to listen on in place of loopback.
+    /// Listen on all addresses, not only on loopback.
     pub(crate) listen_everywhere: bool,
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) descriptors: Option<u64>,
@@ -145,7 +145,7 @@ pub(crate) struct NodeOptions {
     pub(crate) program: Option<PathBuf>,
 }
 
-/// A server pings after so long a silence, and waits twice as long for an answer.
+/// Silence after which a server pings. It waits twice as long for an answer.
 pub(crate) const PING: Duration = Duration::from_secs(2);
 
 impl Node {
@@ -175,7 +175,7 @@ impl Node {
         Ok(node)
     }
 
-    /// The same node once more. Returns when it is ready.
+    /// Starts the node again. Returns when it is ready.
     pub(crate) fn start_again(&mut self) -> anyhow::Result<()> {
         self.launch()?;
         let limit = until(START, || self.is_ready());
@@ -262,7 +262,7 @@ impl Node {
         Ok(folder.with_context(|| format!("{} is gone", self.name))?.count())
     }
 
-    /// Sets the descriptors it may have while it runs.
+    /// Changes its limit on descriptors while it runs.
     pub(crate) fn limit_descriptors(&self, most: u64) -> anyhow::Result<()> {
         // The hard limit stays, so that it can be raised again.
         let status = Command::new("prlimit")

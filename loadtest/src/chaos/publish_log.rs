@@ -1,9 +1,9 @@
 //! A publisher's record: what was acknowledged, and what was sent again because no answer came.
 //!
-//! A delta counts once the store has acknowledged it. Where the acknowledgement was lost with the connection, the outcome
-//! is uncertain until the publisher has read the stream back: what is there counts, what is not is sent again. Sent again
-//! can be seen twice only where a node read it from a master that is gone, so a repeat of exactly those is accepted, and
-//! nothing else.
+//! A delta counts once the store has acknowledged it. If the acknowledgement was lost with the connection, the outcome
+//! is uncertain until the publisher has read the stream back: deltas that are there count, the others are sent again.
+//! Such a delta is seen twice only if a node read it from a master that is gone. So repeats of exactly these are
+//! accepted, and no others.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::client::check::state_digest;
 use crate::client::class::Class;
 
-/// A store that lost what it had acknowledged gets this much of every stream again.
+/// Deltas of every stream that are sent again to a store that lost acknowledged ones.
 const KEPT: Duration = Duration::from_secs(10);
 
 /// One topic.
@@ -21,18 +21,18 @@ const KEPT: Duration = Duration::from_secs(10);
 pub(crate) struct Book {
     pub(crate) name: String,
     pub(crate) class: Class,
-    /// Number of the last delta that was acknowledged: they count from 1.
+    /// Number of the last acknowledged delta, counted from 1.
     pub(crate) number: u64,
     pub(crate) offset: u64,
-    /// `latest` and `merge`: what the acknowledged deltas come to.
+    /// `latest` and `merge`: the state that the acknowledged deltas make.
     pub(crate) state: Option<Value>,
-    /// `stream`: what would have to be sent again.
+    /// `stream`: the deltas that would be sent again.
     recent: VecDeque<(Instant, u64, String)>,
     /// Numbers that were sent more than once.
     pub(crate) again: BTreeSet<u64>,
 }
 
-/// Something to publish.
+/// A delta to publish.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     pub(crate) topic: usize,
@@ -41,18 +41,18 @@ pub(crate) struct Entry {
     pub(crate) data: String,
 }
 
-/// All topics, and what happened.
+/// All topics, and counts of what happened.
 #[derive(Debug, Default)]
 pub(crate) struct PublishLog {
     pub(crate) books: Vec<Book>,
     /// When each pulse was due, ns of the monotonic clock; a pulse is a delta on the first topic.
     pub(crate) pulses: Vec<u64>,
     pub(crate) acknowledged: u64,
-    /// Deltas whose acknowledgement was lost, and how many of them had arrived all the same.
+    /// Deltas whose acknowledgement was lost, and how many of them had arrived.
     pub(crate) uncertain: u64,
     pub(crate) arrived: u64,
     pub(crate) sent_again: u64,
-    /// Times that the store had lost what it had acknowledged.
+    /// Times that the store had lost acknowledged deltas.
     pub(crate) store_lost: u64,
     /// Times that publishing failed.
     pub(crate) failures: u64,
@@ -95,7 +95,7 @@ impl Book {
 }
 
 impl PublishLog {
-    /// The store has it.
+    /// The store has acknowledged a delta.
     pub(crate) fn acknowledge(&mut self, entry: &Entry, offset: u64) -> anyhow::Result<()> {
         self.acknowledged += 1;
         match self.books.get_mut(entry.topic) {
@@ -104,7 +104,7 @@ impl PublishLog {
         }
     }
 
-    /// It is sent once more.
+    /// A delta is sent again.
     pub(crate) fn sends_again(&mut self, entry: &Entry) {
         self.sent_again += 1;
         if let Some(book) = self.books.get_mut(entry.topic) {
@@ -112,7 +112,7 @@ impl PublishLog {
         }
     }
 
-    /// What a store that lost what it had acknowledged must get: states, and the last events. Only of topics that `of` names.
+    /// States and last events for a store that lost acknowledged deltas, of the topics that `of` names.
     pub(crate) fn all_again(&mut self, of: impl Fn(&str) -> bool) -> Vec<Entry> {
         self.store_lost += 1;
         let mut entries = Vec::new();

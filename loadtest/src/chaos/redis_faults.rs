@@ -7,7 +7,7 @@ use crate::chaos::programs::{Node, NodeOptions, Redis};
 use crate::chaos::test_bed::Props;
 use crate::chaos::test_bed::{Habits, TestBed};
 
-/// Time that anything has to be whole again.
+/// Time in which all sessions must be whole again.
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
 /// The section for a source on one Redis.
@@ -15,7 +15,7 @@ pub(crate) fn source(port: u16) -> String {
     format!("[source.redis]\nurl = \"redis://127.0.0.1:{port}\"\nmax_lag = \"2s\"\n")
 }
 
-/// What every namespace has in these runs: history for longer than any fault, and a word when topics go quiet.
+/// Options of every namespace: history for longer than any fault, and a notice when topics go stale.
 pub(super) const NAMESPACES: &str =
     "history_size = 8192\nhistory_ttl = \"10m\"\nhistory_bytes = 16777216\nstale_after = \"5s\"\n";
 
@@ -29,7 +29,7 @@ pub(super) fn options(test_bed: &TestBed<'_>, port: u16) -> NodeOptions {
     }
 }
 
-/// A Redis, nodes on it, sessions that have all of them in turn, and a publisher to Redis.
+/// Starts a Redis, nodes on it, sessions that use the nodes in turn, and a publisher to Redis.
 pub(super) fn set_up(test_bed: &mut TestBed<'_>, nodes: usize) -> anyhow::Result<(Redis, Vec<Node>)> {
     let redis = Redis::persistent(test_bed.directory())?;
     let options = options(test_bed, redis.port);

@@ -1,4 +1,4 @@
-//! Where a scenario is played: sessions that check everything, a publisher that knows what was acknowledged, and the
+//! Runs a scenario: sessions that check everything, a publisher that knows which deltas were acknowledged, and the
 //! clock of the fault.
 
 use std::net::SocketAddr;
@@ -27,34 +27,34 @@ use crate::report::summary::Check;
 use crate::worker::message::{Order, Outcome, Progress, Spec};
 use crate::worker::pool::WorkerPool;
 
-/// What must live until the ends are compared.
+/// Processes that must live until the final states are compared.
 pub(super) type Props = Box<dyn std::any::Any>;
 
-/// Clients that leave after 5 s of silence, more than a ping takes, and give a connection 3 s to come about.
+/// Clients leave after 5 s of silence, which is longer than a ping interval, and wait 3 s for a connection.
 const CLIENTS: Endurance = Endurance { silence: Duration::from_secs(5), connect: Duration::from_secs(3) };
 
-/// How long all must be whole to count as whole again.
+/// Time for which all sessions must be whole to count as whole again.
 const STEADY: Duration = Duration::from_millis(1_500);
 
-/// Between two looks at what the sessions say.
+/// Time between two looks at the sessions' reports.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Time that sessions have at the end to get to the last delta.
+/// Time in which all sessions must get the last delta at the end.
 const FINISH: Duration = Duration::from_secs(60);
 
-/// How many topics of each class there are, beside the pulse.
+/// Number of topics of each class, without the pulse, and timing.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) streams: usize,
     pub(crate) latest: usize,
     pub(crate) merge: usize,
-    /// Of each session, the pulse among them.
+    /// Subscriptions of each session, with the pulse.
     pub(crate) subscriptions: usize,
-    /// Between two pulses.
+    /// Time between two pulses.
     pub(crate) pulse: Duration,
-    /// Who holds nothing older than this is whole.
+    /// A session whose data is not older than this is whole.
     pub(crate) whole: Duration,
-    /// Clients' patience.
+    /// Time-outs of clients.
     pub(crate) clients: Endurance,
 }
 
@@ -74,7 +74,7 @@ impl Plan {
     }
 }
 
-/// Sessions that go to the same servers.
+/// Sessions that use the same servers.
 pub(crate) struct Group {
     pool: WorkerPool,
     pub(crate) timeline: Timeline,
@@ -82,27 +82,27 @@ pub(crate) struct Group {
     sessions: usize,
 }
 
-/// How sessions of a group differ from the ordinary ones.
+/// Differences of a group's sessions from the ordinary ones.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Habits<'a> {
-    /// Network namespace that they live in.
+    /// Their network namespace.
     pub(crate) namespace: Option<&'a str>,
-    /// One in so many never reads.
+    /// One in this many never reads.
     pub(crate) slow_every: usize,
-    /// All begin with the first of the servers.
+    /// All connect to the first of the servers first.
     pub(crate) one_home: bool,
-    /// Whether they need not stand before the scenario goes on.
+    /// Whether the scenario continues before they are subscribed.
     pub(crate) unawaited: bool,
 }
 
-/// One scenario's.
+/// The parts of one scenario.
 pub(crate) struct TestBed<'a> {
     pub(crate) args: &'a ChaosArgs,
     pub(crate) plan: Plan,
     directory: tempfile::TempDir,
     topics: Vec<(String, Class)>,
     pub(crate) groups: Vec<Group>,
-    /// Sessions of which nothing is asked.
+    /// Sessions without checks.
     idle: Vec<WorkerPool>,
     publisher: Option<Publisher>,
     bar: ProgressBar,
@@ -111,7 +111,7 @@ pub(crate) struct TestBed<'a> {
     healed_ns: u64,
     checks: Vec<Check>,
     notes: Vec<String>,
-    /// The store is to lose what it had: then a position may be worth nothing.
+    /// The store will lose data, so that positions may become invalid.
     pub(crate) may_lose_positions: bool,
 }
 
@@ -135,7 +135,7 @@ impl<'a> TestBed<'a> {
         })
     }
 
-    /// For files of this scenario; gone when it is over.
+    /// Folder for the files of this scenario; removed at its end.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -144,12 +144,12 @@ impl<'a> TestBed<'a> {
         self.topics.iter().map(|(name, _)| name.clone()).collect()
     }
 
-    /// How long a fault lasts: what the command line says, or `usual`.
+    /// Duration of a fault: from the command line, or `usual`.
     pub(crate) fn fault_time(&self, usual: Duration) -> Duration {
         self.args.seconds.map_or(usual, Duration::from_secs_f64)
     }
 
-    /// Something that the report should say.
+    /// Adds a note to the report.
     pub(crate) fn note(&mut self, text: String) {
         self.notes.push(text);
     }
@@ -162,19 +162,19 @@ impl<'a> TestBed<'a> {
         self.bar.set_message(what.to_owned());
     }
 
-    /// What all workers are told.
+    /// The first message to all workers.
     fn spec(&self, servers: &[SocketAddr], homes: usize) -> Spec {
         let classes = self.topics.iter().map(|(_, class)| *class).collect();
         Spec { homes, endurance: Some(self.plan.clients), ..Spec::of(servers.to_vec(), self.topic_names(), classes) }
     }
 
-    /// Sessions that begin with the servers in turn; returns when they stand.
+    /// Starts sessions, which use the servers in turn. Returns when they are subscribed.
     pub(crate) fn sessions(&mut self, servers: &[SocketAddr], count: usize, habits: Habits<'_>) -> anyhow::Result<()> {
         self.say("connecting");
         let mut rng = StdRng::seed_from_u64(self.args.seed ^ self.groups.len() as u64);
         let subscriptions = self.plan.subscriptions.min(self.topics.len());
         let mut pick = || -> Vec<u32> {
-            // The first is the pulse, which all have.
+            // The first topic is the pulse, which all sessions have.
             let others = index::sample(&mut rng, self.topics.len() - 1, subscriptions.saturating_sub(1));
             [0].into_iter().chain(others.into_iter().filter_map(|at| u32::try_from(at + 1).ok())).collect()
         };
@@ -195,13 +195,13 @@ impl<'a> TestBed<'a> {
         })
     }
 
-    /// The last group goes away; what it had come to is returned.
+    /// Ends the last group, and returns its last report.
     pub(crate) fn dismiss(&mut self) -> anyhow::Result<Progress> {
         self.listen()?;
         Ok(self.groups.pop().context("no such group")?.last)
     }
 
-    /// Sessions that subscribe and never read. Nothing is asked of them in the end.
+    /// Starts sessions that subscribe and never read. They are not checked at the end.
     pub(crate) fn slow_readers(&mut self, server: SocketAddr, topics: &[String], count: usize) -> anyhow::Result<()> {
         let all = (0..topics.len()).filter_map(|at| u32::try_from(at).ok()).collect::<Vec<_>>();
         let spec = Spec {
@@ -225,22 +225,22 @@ impl<'a> TestBed<'a> {
         Ok(())
     }
 
-    /// Stops a group's processes, as a machine that hangs would, or lets them go on.
+    /// Stops a group's processes, like a machine that hangs, or continues them.
     pub(crate) fn pause_group(&self, group: usize, pause: bool) -> anyhow::Result<()> {
         self.groups.get(group).context("no such group")?.pool.pause(pause)
     }
 
-    /// One more thing for a group to do.
+    /// Sends an order to a group.
     pub(crate) fn order(&mut self, group: usize, order: &Order) -> anyhow::Result<()> {
         self.groups.get_mut(group).context("no such group")?.pool.order(order)
     }
 
-    /// The way to a single Redis with one stream.
+    /// The store on a single Redis with one stream.
     pub(crate) fn store(&self, port: u16) -> Store {
         Store::new(self.topic_names(), Location::Fixed(port), vec![STREAM.to_owned()])
     }
 
-    /// Begins to publish, and waits until all sessions hold what is new.
+    /// Begins to publish, and waits until all sessions have new deltas.
     pub(crate) fn publish(&mut self, store: Store) -> anyhow::Result<()> {
         let books = self.topics.iter().map(|(name, class)| Book::new(name.clone(), *class)).collect();
         let publish_log = PublishLog { books, ..PublishLog::default() };
@@ -265,7 +265,7 @@ impl<'a> TestBed<'a> {
         }
     }
 
-    /// Takes in what the sessions say.
+    /// Takes the sessions' reports.
     pub(crate) fn listen(&mut self) -> anyhow::Result<()> {
         if interrupt::came() {
             bail!("interrupted");
@@ -273,7 +273,7 @@ impl<'a> TestBed<'a> {
         if let Some(publisher) = &mut self.publisher
             && publisher.has_ended()
         {
-            // Why it ended is what it returns.
+            // Its result says why it ended.
             publisher.finish()?;
             bail!("the publisher has ended");
         }
@@ -285,7 +285,7 @@ impl<'a> TestBed<'a> {
         Ok(())
     }
 
-    /// Lets so much time go by.
+    /// Waits for this time.
     pub(crate) fn wait(&mut self, time: Duration) -> anyhow::Result<()> {
         let until = Instant::now() + time;
         while Instant::now() < until {
@@ -295,7 +295,7 @@ impl<'a> TestBed<'a> {
         Ok(())
     }
 
-    /// Waits until it is so.
+    /// Waits until the condition holds.
     pub(crate) fn until(
         &mut self,
         what: &str,
@@ -321,14 +321,14 @@ impl<'a> TestBed<'a> {
         self.groups.iter().all(|group| group.timeline.is_whole_since(since_ns))
     }
 
-    /// The fault begins.
+    /// Marks the beginning of the fault.
     pub(crate) fn fault(&mut self, what: &str) {
         self.say(what);
         self.fault_ns = monotonic_ns();
         self.healed_ns = self.fault_ns;
     }
 
-    /// It is over.
+    /// Marks the end of the fault.
     pub(crate) fn healed(&mut self) {
         self.say("until all is whole");
         self.healed_ns = monotonic_ns();
@@ -354,13 +354,13 @@ impl<'a> TestBed<'a> {
         self.publisher.as_ref().is_none_or(Publisher::has_ended)
     }
 
-    /// What was before the last fault is not asked for any more.
+    /// Forgets the time before the last fault.
     pub(crate) fn forget_timeline(&mut self) {
         let before = self.fault_ns;
         self.groups.iter_mut().for_each(|group| group.timeline.forget_before(before));
     }
 
-    /// Waits until all sessions hold what is new.
+    /// Waits until all sessions have new deltas.
     pub(crate) fn whole(&mut self, limit: Duration) -> anyhow::Result<()> {
         let steady = u64::try_from(STEADY.as_nanos())?;
         let from = self.healed_ns;
@@ -370,7 +370,7 @@ impl<'a> TestBed<'a> {
         })
     }
 
-    /// What the crews report in the end.
+    /// The final reports of the workers.
     fn outcomes(&mut self) -> anyhow::Result<Vec<Outcome>> {
         self.say("comparing ends");
         let publisher = self.publisher.as_mut().context("the scenario has no publisher")?;
@@ -398,7 +398,7 @@ impl<'a> TestBed<'a> {
         }
     }
 
-    /// The end: every session must hold what the publisher knows.
+    /// Ends the scenario: every session must have the publisher's final state.
     pub(crate) fn finish(mut self, scenario: &str, fault: &str) -> anyhow::Result<Verdict> {
         let outcomes = self.outcomes()?;
         let mut seen = Seen { sessions: self.groups.iter().map(|g| g.sessions).sum(), ..Seen::default() };

@@ -1,4 +1,4 @@
-//! How old what the sessions hold is: the age of the newest pulse that all of them have.
+//! Age of the sessions' data: that of the newest pulse that all of them have.
 
 use serde::Serialize;
 
@@ -10,11 +10,11 @@ pub(crate) struct Sample {
     pub(crate) age_ms: u64,
 }
 
-/// One pool's.
+/// The timeline of one group.
 #[derive(Debug)]
 pub(crate) struct Timeline {
     samples: Vec<Sample>,
-    /// Who holds nothing older than this is whole.
+    /// A session whose data is not older than this is whole.
     whole_ms: u64,
 }
 
@@ -25,7 +25,7 @@ impl Timeline {
 
     /// The pool said at `at_ns` that all have pulse number `pulse`; pulses were due at `due_ns`.
     pub(crate) fn take(&mut self, at_ns: u64, pulse: u64, due_ns: &[u64]) {
-        // Before the first pulse there is nothing to be behind with.
+        // Before the first pulse no session can be behind.
         let Some(at) = usize::try_from(pulse).ok().and_then(|pulse| pulse.checked_sub(1)) else { return };
         let Some(due) = due_ns.get(at) else { return };
         self.samples.push(Sample { at_ns, age_ms: at_ns.saturating_sub(*due) / 1_000_000 });
@@ -47,12 +47,12 @@ impl Timeline {
         last.map_or(0.0, |s| s.at_ns.saturating_sub(from_ns) as f64 / 1e9)
     }
 
-    /// The oldest that anything was since `from_ns`, in ms.
+    /// The largest age since `from_ns`, in ms.
     pub(crate) fn oldest_ms(&self, from_ns: u64) -> u64 {
         self.samples.iter().filter(|s| s.at_ns >= from_ns).map(|s| s.age_ms).max().unwrap_or(0)
     }
 
-    /// Forgets what is older, in a run that is long.
+    /// Forgets older samples, in a long run.
     pub(crate) fn forget_before(&mut self, before_ns: u64) {
         self.samples.retain(|s| s.at_ns >= before_ns);
     }

@@ -1,4 +1,4 @@
-//! What a scenario came to: what clients saw, what was lost, and how long until all was whole.
+//! The result of a scenario: what clients saw, what was lost, and the time until all was whole.
 
 use std::collections::BTreeMap;
 
@@ -9,23 +9,23 @@ use crate::client::class::Class;
 use crate::report::summary::Check;
 use crate::worker::message::Outcome;
 
-/// Everything that the sessions of a scenario reported, in one.
+/// The sum of the reports of a scenario's sessions.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Seen {
     pub(crate) sessions: usize,
     pub(crate) deliveries: u64,
     /// Connections that ended, by reason.
     pub(crate) closes: BTreeMap<String, u64>,
-    /// Connections that did not come about, by reason.
+    /// Connections that failed, by reason.
     pub(crate) refusals: BTreeMap<String, u64>,
-    /// Subscriptions that went on where they were, and those that could not.
+    /// Subscriptions that recovered, and those that could not.
     pub(crate) recovered: u64,
     pub(crate) not_recovered: u64,
     /// Snapshots of a new epoch.
     pub(crate) epochs: u64,
     pub(crate) stale: u64,
     pub(crate) fresh: u64,
-    /// Times that a session came, went, or changed a subscription of its own will.
+    /// Times that a session came, left, or changed a subscription by its own choice.
     pub(crate) turns: u64,
     /// Deltas that were seen again.
     pub(crate) repeats: u64,
@@ -89,7 +89,7 @@ impl Seen {
     }
 }
 
-/// The commonest reasons.
+/// The most frequent reasons.
 fn most(whys: &BTreeMap<String, u64>) -> String {
     let mut all: Vec<(&String, &u64)> = whys.iter().collect();
     all.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
@@ -100,7 +100,7 @@ pub(crate) fn check(name: &str, passed: bool, detail: String) -> Check {
     Check { name: name.to_owned(), passed, detail }
 }
 
-/// That nothing was lost, repeated, or different in the end.
+/// The check that nothing was lost, repeated, or different at the end.
 pub(crate) fn nothing_lost(seen: &Seen, outcomes: &[Outcome], publish_log: &PublishLog) -> Vec<Check> {
     let faults = seen.fault_texts.iter().take(3).cloned().collect::<Vec<_>>().join("; ");
     let mut checks = vec![
@@ -157,17 +157,18 @@ pub(crate) struct Verdict {
     pub(crate) scenario: String,
     pub(crate) fault: String,
     pub(crate) saw: String,
-    /// What happened beside what clients saw.
+    /// Events that clients did not see.
     pub(crate) notes: Vec<String>,
-    /// How long the fault lasted, where it lasted.
+    /// Duration of the fault, if it lasts.
     pub(crate) lasted_s: f64,
-    /// From its end (or from the fault, where it does not last) until every session held nothing older than a second.
+    /// Time from its end (or from the fault, if it does not last) until all data of all sessions was at
+    /// most a second old.
     pub(crate) whole_s: f64,
     /// The same from its beginning.
     pub(crate) disturbed_s: f64,
     pub(crate) oldest_ms: u64,
     pub(crate) acknowledged: u64,
-    /// Deltas whose acknowledgement was lost, those that had arrived all the same, and those that were sent again.
+    /// Deltas whose acknowledgement was lost, those of them that had arrived, and those that were sent again.
     pub(crate) uncertain: u64,
     pub(crate) arrived: u64,
     pub(crate) sent_again: u64,
@@ -178,7 +179,7 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    /// Of one that could not be carried through.
+    /// The verdict on a scenario that failed to run.
     pub(crate) fn failed(scenario: &str, fault: &str, error: &anyhow::Error) -> Self {
         Self {
             scenario: scenario.to_owned(),
