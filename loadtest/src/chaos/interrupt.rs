@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM, noticed at the next look.
+//! Ctrl-C and SIGTERM, as a flag that is polled.
 
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,7 @@ pub(crate) fn watch() {
                     }
                     CAME.store(true, Ordering::Relaxed);
                     if times > 0 {
-                        // Everything that was started ends with this process.
+                        // All started processes end with this one.
                         std::process::exit(130);
                     }
                 }
@@ -34,7 +34,7 @@ pub(crate) fn came() -> bool {
     CAME.load(Ordering::Relaxed)
 }
 
-/// It was heeded: what follows is the end.
+/// Clears the flag: the run ends now.
 pub(crate) fn forget() {
     CAME.store(false, Ordering::Relaxed);
 }

@@ -1,5 +1,5 @@
-//! Publishes at a steady rate through whatever happens, on a thread of its own: what was due while the store was away
-//! goes out when it is back, in order. Within a topic a delta goes out only when the one before it is settled.
+//! Publishes at a steady rate through all faults, on a thread of its own. Deltas that were due while the store was away
+//! are sent when it is back, in order. Within a topic, a delta is sent only when the one before it is settled.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,10 +15,10 @@ use crate::chaos::publish_log::{Entry, PublishLog};
 use crate::chaos::store::{Settled, Store};
 use crate::client::shared::monotonic_ns;
 
-/// Deltas that go out together at most.
+/// Most deltas per batch.
 const TOGETHER: usize = 500;
 
-/// Between two attempts while the store is away.
+/// Time between two attempts while the store is away.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// Time that the last deltas have at the end.
@@ -26,23 +26,23 @@ const FINISH: Duration = Duration::from_secs(60);
 
 struct Control {
     stop: AtomicBool,
-    /// Deltas a second.
+    /// Deltas per second.
     rate: AtomicU64,
 }
 
-/// What is published.
+/// The deltas that are published.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
-    /// Deltas a second.
+    /// Deltas per second.
     pub(crate) rate: u64,
     /// Bytes of each.
     pub(crate) payload: usize,
-    /// Between two pulses: deltas on the first topic, which every session has, by which it is seen who is behind.
+    /// Time between two pulses: deltas on the first topic, which every session has, to see which are behind.
     pub(crate) pulse: Duration,
     pub(crate) seed: u64,
 }
 
-/// The thread and what it knows.
+/// The publisher's thread and its log.
 pub(crate) struct Publisher {
     control: Arc<Control>,
     publish_log: Arc<Mutex<PublishLog>>,
@@ -74,7 +74,7 @@ impl Publisher {
         locked(&self.publish_log)
     }
 
-    /// Deltas a second from now on.
+    /// Changes the rate, in deltas per second.
     pub(crate) fn set_rate(&self, rate: u64) {
         self.control.rate.store(rate, Ordering::Relaxed);
     }
@@ -84,7 +84,7 @@ impl Publisher {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Lets what is due go out, and ends.
+    /// Sends the deltas that are due, and ends.
     pub(crate) fn finish(&mut self) -> anyhow::Result<()> {
         self.control.stop.store(true, Ordering::Relaxed);
         let Some(thread) = self.thread.take() else { return Ok(()) };
@@ -106,7 +106,7 @@ struct Work {
     rng: StdRng,
     /// Topics on which a delta is due.
     due: VecDeque<usize>,
-    /// What must go out before them.
+    /// Deltas that must be sent before them.
     send: VecDeque<Entry>,
 }
 
@@ -149,7 +149,7 @@ impl Work {
         }
     }
 
-    /// What comes next, until a topic would come twice.
+    /// The next batch, in which no topic comes twice.
     fn batch(&mut self) -> Vec<Entry> {
         let mut batch: Vec<Entry> = Vec::new();
         while batch.len() < TOGETHER {
@@ -185,7 +185,7 @@ impl Work {
         Entry { topic, number, snapshot: false, data: format!("{head}{filler}\"}}") }
     }
 
-    /// Until all of it is settled; what must be sent again is sent before anything else.
+    /// Publishes until all of the batch is settled. Deltas that must be sent again go first.
     fn publish(&mut self, mut batch: Vec<Entry>) -> anyhow::Result<()> {
         // The publish_log is locked only when the outcome is known: others look at it meanwhile.
         let mut taken = Vec::new();

@@ -1,4 +1,4 @@
-//! Verdicts for people: each as it comes, a table at the end, the table of a document.
+//! Verdicts for people: one line each, a table at the end, the table of a document.
 
 use std::fmt::Write as _;
 use std::path::Path;

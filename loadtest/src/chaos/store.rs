@@ -1,5 +1,5 @@
-//! The way to the store: a Redis, whichever Sentinel says is the master, or the nodes of a cluster; and reading back
-//! what a lost connection left uncertain.
+//! The store: one Redis, the master that Sentinel names, or the nodes of a cluster. Reads back the entries whose
+//! outcome is uncertain after a lost connection.
 
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
@@ -20,13 +20,13 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Time that `WAIT` gives replicas.
 const WAIT_MS: u64 = 1_000;
 
-/// Entries that are read back at most.
+/// Most entries that are read back.
 const BACK_MAX: usize = 100_000;
 
-/// Streams are trimmed to about so many entries.
+/// Length to which streams are trimmed, about.
 const STREAM_MAX: usize = 400_000;
 
-/// Where the store is.
+/// The location of the store.
 #[derive(Debug, Clone)]
 pub(crate) enum Location {
     /// One Redis.
@@ -37,7 +37,7 @@ pub(crate) enum Location {
     Cluster(Vec<u16>),
 }
 
-/// How deltas get there.
+/// Publishes to the store.
 pub(crate) struct Store {
     /// Names of all topics.
     topics: Vec<String>,
@@ -45,7 +45,7 @@ pub(crate) struct Store {
     streams: Vec<String>,
     /// Replicas that must have a delta before it counts.
     replicas: u32,
-    /// Set where deltas go through the publish API of one of these nodes.
+    /// Set if deltas go through the publish API of one of these nodes.
     nodes: Vec<SocketAddr>,
     node: usize,
     links: HashMap<usize, Link>,
@@ -53,7 +53,7 @@ pub(crate) struct Store {
     last: HashMap<usize, String>,
 }
 
-/// A connection, and what is needed to be sure that it does nothing more once it is given up.
+/// A connection, with its client ID and the server's run ID, so that it can be closed for certain.
 struct Link {
     connection: Connection,
     /// Replicas that are waited for: a master that has just taken over may have none.
@@ -62,14 +62,14 @@ struct Link {
     run: String,
 }
 
-/// What became of uncertain entries.
+/// The outcome of uncertain entries.
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
     /// They had arrived; with their offsets.
     pub(crate) taken: Vec<(Entry, u64)>,
     /// They had not.
     pub(crate) missing: Vec<Entry>,
-    /// Partitions whose store has lost what it had acknowledged.
+    /// Partitions whose store has lost acknowledged entries.
     pub(crate) lost: Vec<usize>,
 }
 
@@ -87,7 +87,7 @@ impl Store {
         }
     }
 
-    /// A delta counts when so many replicas have it, or all, where the master has fewer.
+    /// Lets a delta count once this many replicas have it, or all if the master has fewer.
     pub(crate) fn wait_for(mut self, replicas: u32) -> Self {
         self.replicas = replicas;
         self

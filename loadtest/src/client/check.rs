@@ -1,4 +1,4 @@
-//! What every session must have seen: offsets that rise, no holes, and in the end exactly the state of the source.
+//! Checks of every session: offsets rise, nothing is missing, and the final state is exactly the source's.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::client::class::Class;
 use crate::client::decode::Delivery;
 
-/// A JSON object that shares what two versions of it have in common.
+/// A JSON object whose versions share their common parts.
 #[derive(Debug, Clone, PartialEq)]
 enum Document {
     Leaf(Rc<Value>),
@@ -120,7 +120,7 @@ fn forget_unused(states: &mut HashMap<(u32, u64), Weak<State>>) {
     }
 }
 
-/// What one session knows of one topic.
+/// One session's view of one topic.
 #[derive(Debug, Clone)]
 pub(crate) struct Track {
     pub(crate) topic: u32,
@@ -175,7 +175,7 @@ impl Track {
         self.waiting.is_some()
     }
 
-    /// Takes a delivery in, as the topic's class says.
+    /// Takes a delivery, by the topic's class.
     pub(crate) fn take(
         &mut self,
         delivery: &Rc<Delivery>,
@@ -262,7 +262,7 @@ impl Track {
         Ok(())
     }
 
-    /// Takes a number in: of a `stream` every one must come, in order.
+    /// Takes a number: those of a `stream` must come without gaps, in order.
     fn count(&mut self, number: u64, class: Class, repeats: &mut Repeats) -> Result<(), String> {
         let before = self.number.unwrap_or(number.saturating_sub(1));
         self.number = Some(before.max(number));
@@ -281,7 +281,7 @@ impl Track {
         }
     }
 
-    /// What this session ended with.
+    /// The final digest of this session.
     pub(crate) fn final_digest(&self, class: Class, digests: &mut HashMap<*const State, u64>) -> u64 {
         if class == Class::Stream {
             return self.digest;

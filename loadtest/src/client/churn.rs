@@ -1,4 +1,4 @@
-//! Sessions that come and go, and change what they are subscribed to.
+//! Sessions that leave, come back, and change their subscriptions.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::session::{Session, Turn};
 
-/// How much of it.
+/// The rates of both.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Churn {
-    /// Sessions that leave in a second. Half of them come back as they were, and recover; the others as new sessions.
+    /// Sessions that leave per second. Half of them come back and recover; the others come back as new sessions.
     pub(crate) leaves: f64,
-    /// Subscriptions that are exchanged in a second.
+    /// Subscriptions that are exchanged per second.
     pub(crate) switches: f64,
     pub(crate) seed: u64,
 }
@@ -22,13 +22,13 @@ pub(crate) struct Churn {
 /// Time between two looks at what is due.
 const STEP: Duration = Duration::from_millis(100);
 
-/// How long a session is away.
+/// Time for which a session is away.
 const AWAY_MS: std::ops::Range<u64> = 100..3_000;
 
 /// Tries to find a topic that a session does not have.
 const TRIES: usize = 20;
 
-/// Goes on until it is aborted. The first topic stays with every session.
+/// Runs until it is aborted. Every session keeps the first topic.
 pub(crate) async fn run(sessions: Vec<Rc<Session>>, topics: usize, churn: Churn) {
     let mut rng = StdRng::seed_from_u64(churn.seed);
     let began = Instant::now();

@@ -1,4 +1,4 @@
-//! What a frame says. Thousands of sessions get the same bytes, so each distinct frame is read once and remembered.
+//! Decodes frames. Thousands of sessions get the same bytes, so each distinct frame is decoded once and remembered.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Distinct frames remembered; past it, all are forgotten at once.
+/// Most distinct frames that are remembered. Above it, all are forgotten at once.
 const REMEMBERED: usize = 100_000;
 
 /// Bytes of them.
@@ -89,7 +89,7 @@ struct Subscribe<'a> {
     publications: Vec<Publication<'a>>,
 }
 
-/// Where a topic stood, in a reply.
+/// The position of a topic, in a reply.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Standing {
     pub(crate) offset: u64,
@@ -105,13 +105,13 @@ pub(crate) enum Frame {
     /// Centrifuge: the reply to the command of this number, and what was missed.
     Begun(u32, Standing, Vec<Rc<Delivery>>),
     Error(String),
-    /// The server is about to close, and asks to be left alone for so many ms.
+    /// The server is about to close, and asks clients to stay away for this many ms.
     Closing(u64),
     /// `plain`: an unsubscribe is done.
     Unsubscribed,
-    /// A topic has gone quiet.
+    /// A topic is stale.
     Stale,
-    /// It is back.
+    /// A stale topic has a new delta.
     Fresh,
     /// Notices and replies that need no attention.
     Other,
@@ -123,11 +123,11 @@ pub(crate) struct Delivery {
     pub(crate) snapshot: bool,
     pub(crate) offset: u64,
     pub(crate) prev: u64,
-    /// Deltas it stands for.
+    /// Deltas that it stands for.
     pub(crate) count: u64,
     /// Snapshots (`plain`): the epoch of `offset`.
     pub(crate) epoch: Option<String>,
-    /// When it was to be published, ns of the monotonic clock.
+    /// When it was due, ns of the monotonic clock.
     pub(crate) intended_ns: Option<u64>,
     /// Its number, in payloads that carry one.
     pub(crate) number: Option<u64>,
@@ -153,7 +153,7 @@ impl Hasher for AsItIs {
     }
 }
 
-/// Reads frames and remembers them.
+/// Decodes frames and remembers them.
 pub(crate) struct Decoder {
     topics: HashMap<String, u32>,
     deliveries: HashMap<u64, Rc<Delivery>, BuildHasherDefault<AsItIs>>,
@@ -259,7 +259,7 @@ impl Publication<'_> {
     }
 }
 
-/// The number after `key`, a member that our own payloads carry; patches that the server composed have it among others.
+/// The number after `key`, a member of our own payloads. Patches that the server merged have further members.
 fn member(data: &str, key: &str) -> Option<u64> {
     let at = data.find(key)? + key.len();
     let digits = data.get(at..)?;

@@ -1,7 +1,6 @@
-//! How a server is spoken to: what subscribes, and what of the bytes that come back is a delivery.
+//! Protocols of servers: how to subscribe, and which of the received bytes are deliveries.
 //!
-//! Every peer but ours carries deltas as the `plain` envelope that our publisher made, so that one decoder and one set of
-//! checks serve all.
+//! Other servers pass on the `plain` envelope that our publisher made, so one decoder and one set of checks serve all.
 
 use anyhow::Context as _;
 use clap::ValueEnum;
@@ -13,12 +12,12 @@ use serde_json::json;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Protocol {
-    /// `GET /ws`, one JSON object a message
+    /// `GET /ws`, one JSON object per message
     #[default]
     Plain,
     /// The Centrifuge client protocol in JSON
     Centrifuge,
-    /// `GET /sub?id=TOPIC`: the topic is in the path, messages are what was published
+    /// `GET /sub?id=TOPIC`: the topic is in the path, messages are as published
     #[value(hide = true)]
     Nchan,
     /// The NATS client protocol in WebSocket frames
@@ -29,7 +28,7 @@ pub(crate) enum Protocol {
     Pusher,
 }
 
-/// Where a subscription goes on.
+/// The position from which a subscription recovers.
 pub(crate) struct Since {
     pub(crate) offset: u64,
     pub(crate) epoch: String,
@@ -39,9 +38,9 @@ pub(crate) struct Since {
 pub(crate) enum Heard<'a> {
     /// For the decoder.
     Envelope(&'a [u8]),
-    /// To be answered so, as a text or as bytes.
+    /// Requires this answer, as text or as bytes.
     Answer(OpCode, &'static [u8]),
-    /// That many of the expected replies have come.
+    /// This many of the expected replies have come.
     Subscribed(u32),
 }
 
@@ -65,7 +64,7 @@ impl Protocol {
         }
     }
 
-    /// Messages that subscribe, and how many replies say that it is done.
+    /// Messages that subscribe, and the number of replies that confirm them.
     pub(crate) fn subscribe(
         self,
         topics: &[String],
@@ -82,7 +81,7 @@ impl Protocol {
                         let position = |(topic, s): (&String, Since)| {
                             (topic.clone(), json!({"offset": s.offset, "epoch": s.epoch}))
                         };
-                        // What was subscribed to, but never confirmed, has no position.
+                        // A subscription that was never confirmed has no position.
                         let known = topics.iter().zip(since).filter(|(_, s)| !s.epoch.is_empty());
                         let since: serde_json::Map<_, _> = known.map(position).collect();
                         members.insert("since".into(), since.into());
@@ -131,10 +130,10 @@ impl Protocol {
         }
     }
 
-    /// Takes in a message. `partial` is what an earlier one left unfinished.
+    /// Reads a message. `partial` is the unfinished rest of an earlier one.
     ///
     /// # Errors
-    /// If it is not what this protocol has.
+    /// The message is not valid in this protocol.
     pub(crate) fn hear(
         self,
         message: &[u8],
@@ -142,7 +141,7 @@ impl Protocol {
         hear: &mut dyn FnMut(Heard<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         match self {
-            // A list is what one visit brought.
+            // A list has the deliveries of one write.
             Self::Plain if message.starts_with(b"[") => {
                 let list: Vec<&serde_json::value::RawValue> =
                     serde_json::from_slice(message).context("a list that is no JSON")?;
@@ -173,7 +172,7 @@ impl Protocol {
     }
 }
 
-/// The operation at the front: its bytes and what it says. `None` if it is not all there.
+/// The operation at the front: its bytes and its meaning. `None` if it is incomplete.
 fn nats(bytes: &[u8]) -> anyhow::Result<Option<(usize, Heard<'_>)>> {
     let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else { return Ok(None) };
     let line = std::str::from_utf8(bytes.get(..end).unwrap_or_default()).context("a NATS operation that is no text")?;

@@ -1,4 +1,4 @@
-//! One session of a worker: connect, subscribe, read, check; and back again if the server closes it.
+//! One session of a worker: connects, subscribes, reads, checks, and reconnects if the server closes it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -28,22 +28,22 @@ pub(crate) const BUFFER_BYTES: usize = 512 * 1024;
 /// Receive buffer of a session that never reads.
 const SLOW_BUFFER_BYTES: u32 = 4_096;
 
-/// What a browser offers (RFC 7692 §7).
+/// The offer of a browser (RFC 7692 §7).
 const DEFLATE: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
 
-/// Shortest and longest time that polite sessions stay away unless told otherwise, as in the Centrifuge SDKs.
+/// Shortest and longest default backoff of polite sessions, as in the Centrifuge SDKs.
 const RETRY_MS_MIN: u64 = 500;
 const RETRY_MS_MAX: u64 = 20_000;
 
-/// Longest wait of an enduring session before it tries again.
+/// Longest wait of a session that survives faults before it tries again.
 const BACKOFF_LAST: Duration = Duration::from_secs(1);
 
-/// What a session is to do between two reads.
+/// Orders for a session, which it follows between two reads.
 #[derive(Debug)]
 pub(crate) enum Turn {
     /// Close the connection, and come back after a while: as the same, or as a new one with other topics.
     Leave { away: Duration, anew: Option<Vec<u32>> },
-    /// Have another topic in place of one.
+    /// Exchange one topic for another.
     Switch { from: u32, to: u32 },
 }
 
@@ -86,21 +86,21 @@ pub(crate) struct Session {
     known: Cell<bool>,
     /// Whether all subscriptions of its connection are confirmed.
     standing: Cell<bool>,
-    /// How long the server asked it to stay away, in ms.
+    /// Time for which the server asked it to stay away, in ms.
     asked_ms: Cell<Option<u64>>,
     /// Replies that are missing until all subscriptions are confirmed.
     replies_due: Cell<u32>,
     /// Bytes that came behind the upgrade's answer.
     early: RefCell<Vec<u8>>,
-    /// Bytes of an operation that messages cut (NATS).
+    /// The beginning of an operation that continues in the next message (NATS).
     partial: RefCell<Vec<u8>>,
     /// It never reads once it is subscribed.
     slow: bool,
-    /// Servers that it has gone on from.
+    /// Number of servers that it has left.
     moves: Cell<usize>,
-    /// Away of its own will.
+    /// Away by its own choice.
     pub(crate) away: Cell<bool>,
-    /// What it is to do next.
+    /// Its next orders.
     turns: RefCell<VecDeque<Turn>>,
     wake: Notify,
     /// Commands that go out with the next answer.
@@ -135,7 +135,7 @@ impl Session {
         })
     }
 
-    /// To be done as soon as it reads.
+    /// Adds an order.
     pub(crate) fn turn(&self, turn: Turn) {
         self.turns.borrow_mut().push_back(turn);
         self.wake.notify_one();
@@ -151,7 +151,7 @@ impl Session {
         self.slow
     }
 
-    /// Lives until it is aborted or the run ends.
+    /// Runs until it is aborted or the run ends.
     pub(crate) async fn run(self: Rc<Self>, shared: Rc<Shared>) {
         let mut failures: u64 = 0;
         self.away.set(false);
@@ -196,7 +196,7 @@ impl Session {
         }
     }
 
-    /// How long it stays away after a close, or after so many failures.
+    /// Time for which it stays away after a close, or after this many failures.
     fn pause_ms(&self, shared: &Shared, failures: u64) -> u64 {
         match self.asked_ms.take() {
             _ if !shared.polite => 20 * (1 + failures) + (self.number % 100) as u64,
@@ -208,7 +208,7 @@ impl Session {
         }
     }
 
-    /// Where it is, or goes next.
+    /// The server that it is connected to, or connects to next.
     fn server(&self, shared: &Shared) -> anyhow::Result<SocketAddr> {
         let at = (self.number % shared.homes.max(1) + self.moves.get()) % shared.servers.len().max(1);
         shared.servers.get(at).copied().context("no server")
@@ -288,7 +288,7 @@ impl Session {
         self.standing.set(true);
         self.opening.borrow_mut().take();
         self.known.set(true);
-        // What it missed while it was away is right behind.
+        // Missed deltas follow directly.
         self.away.set(false);
     }
 
@@ -359,7 +359,7 @@ impl Session {
         }
     }
 
-    /// Does what it was told to. Returns for how long it is to be away, if it is to leave.
+    /// Follows its orders. Returns the time for which it leaves, if it must.
     fn take_turns(&self, shared: &Shared) -> Option<Duration> {
         loop {
             let turn = self.turns.borrow_mut().pop_front()?;
@@ -372,7 +372,7 @@ impl Session {
                         tracks.sort_by_key(|t| t.topic);
                         self.known.set(false);
                     }
-                    // Who comes back goes where it began.
+                    // A session that comes back starts with its first server.
                     self.moves.set(0);
                     self.away.set(true);
                     self.turns.borrow_mut().clear();
@@ -396,7 +396,7 @@ impl Session {
         masked(OpCode::Text, command.to_string().as_bytes(), &mut self.commands.borrow_mut());
     }
 
-    /// Takes in every whole frame. Returns how many bytes they took, and what must be answered.
+    /// Reads every whole frame. Returns their bytes, and the answers that they require.
     fn frames(&self, shared: &Shared, bytes: &[u8]) -> anyhow::Result<(usize, Vec<u8>)> {
         let (mut at, mut answer) = (0, Vec::new());
         while let Some((opcode, header, len)) = head(bytes.get(at..).unwrap_or_default())? {
@@ -436,7 +436,7 @@ impl Session {
         })
     }
 
-    /// So many of the replies that were waited for have come.
+    /// This many of the expected replies have come.
     fn replied(&self, shared: &Shared, replies: u32) {
         let due = self.replies_due.get();
         self.replies_due.set(due.saturating_sub(replies));

@@ -1,4 +1,4 @@
-//! What the sessions of a worker share: what they are to do, what they count, and the clock that they go by.
+//! Shared by the sessions of a worker: their options, their counts, and their clock.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -15,13 +15,13 @@ use crate::client::decode::Decoder;
 use crate::client::inflate::Inflated;
 use crate::client::protocol::Protocol;
 
-/// Longest latency that is told apart, in µs.
+/// Highest latency in the histogram, in µs.
 pub(crate) const LATENCY_US_MAX: u64 = 600_000_000;
 
 /// Faults whose text is kept.
 const FAULTS_KEPT: usize = 5;
 
-/// From what latency is measured.
+/// The start of latencies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Clock {
     /// The time inside our own payloads, ns of the monotonic clock.
@@ -30,17 +30,17 @@ pub(crate) enum Clock {
     None,
 }
 
-/// How sessions live through faults: they go on to the next server when one does not answer or falls silent, and they
-/// never give up. Their deltas carry numbers that rise by one within a topic.
+/// How sessions survive faults: they connect to the next server if one does not answer or falls silent, and never give
+/// up. Their deltas carry numbers that rise by one within a topic.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Endurance {
-    /// Nothing for so long, not even a ping: the connection is dead.
+    /// Silence, even without pings, after which a connection counts as dead.
     pub(crate) silence: Duration,
     /// Time to connect, upgrade and subscribe.
     pub(crate) connect: Duration,
 }
 
-/// What all sessions of a worker share.
+/// The data that all sessions of a worker share.
 pub(crate) struct Shared {
     /// Sessions begin with one of the first `homes`, by their number, and go on to the next.
     pub(crate) servers: Vec<SocketAddr>,
@@ -67,13 +67,13 @@ pub(crate) struct Shared {
     pub(crate) counts: Counts,
     pub(crate) faults: RefCell<Vec<String>>,
     pub(crate) closes: RefCell<BTreeMap<String, u64>>,
-    /// Enduring sessions: why connections did not come about.
+    /// Why connections failed, if sessions survive faults.
     pub(crate) refusals: RefCell<BTreeMap<String, u64>>,
     /// What sockets are read into.
     pub(crate) buffer: RefCell<Vec<u8>>,
     /// When the last read returned.
     pub(crate) now_ns: Cell<u64>,
-    /// Whether sessions come back as the SDKs do: after the time that the server asks for, or with backoff and jitter.
+    /// Whether sessions reconnect as the SDKs do: after the time that the server asks for, or with backoff and jitter.
     pub(crate) polite: bool,
     /// No more reconnecting.
     pub(crate) ending: Cell<bool>,
@@ -98,7 +98,7 @@ pub(crate) struct Counts {
     pub(crate) epochs: Cell<u64>,
     pub(crate) stale: Cell<u64>,
     pub(crate) fresh: Cell<u64>,
-    /// Times that a session left of its own will, or changed a subscription.
+    /// Times that a session left by its own choice, or changed a subscription.
     pub(crate) turns: Cell<u64>,
 }
 

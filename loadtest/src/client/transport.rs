@@ -1,4 +1,4 @@
-//! What a session's bytes run over: a socket, or TLS on one.
+//! The transport of a session: a socket, or TLS on one.
 
 use std::io;
 use std::pin::Pin;
@@ -18,7 +18,7 @@ pub(crate) enum Transport {
 }
 
 impl Transport {
-    /// The handshake, if the bytes are to be sealed.
+    /// Makes the TLS handshake, if there is to be one.
     pub(crate) async fn over(socket: TcpStream, tls: Option<&TlsConnector>) -> io::Result<Self> {
         match tls {
             None => Ok(Self::Plain(socket)),
@@ -39,7 +39,7 @@ impl Transport {
         }
     }
 
-    /// Waits until there is something to read, and reads it into the buffer that `with` lends for no longer than that.
+    /// Waits until there are bytes, and reads them into a buffer that `with` lends only for the read.
     pub(crate) async fn read(&mut self, mut with: impl FnMut(&mut dyn FnMut(&mut [u8]))) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => loop {

@@ -25,7 +25,7 @@ use crate::worker::pool::WorkerPool;
 
 const MARKS: Marks = Marks { begin: "<!-- connections: begin -->", end: "<!-- connections: end -->" };
 
-/// Quiet before memory is read.
+/// Pause before memory is read.
 const SETTLE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, Args)]
@@ -42,13 +42,13 @@ pub(crate) struct ConnectionsArgs {
     /// Subscriptions of each session
     #[arg(long, default_value_t = 5)]
     subscriptions: usize,
-    /// Deltas a second, over all topics
+    /// Deltas per second, over all topics
     #[arg(long, default_value_t = 60.0)]
     rate: f64,
     /// Seconds that are measured
     #[arg(long, default_value_t = 60.0)]
     seconds: f64,
-    /// Connections opened a second, over all nodes
+    /// Connections opened per second, over all nodes
     #[arg(long, default_value_t = 2_000.0)]
     connect_rate: f64,
     /// Document whose table is written; "-" is none
@@ -78,7 +78,7 @@ impl ConnectionsArgs {
     }
 }
 
-/// What one node used.
+/// Resources of one node.
 struct Used {
     name: String,
     sessions: u64,

@@ -12,7 +12,7 @@ use crate::publish::stream_entry::StreamEntry;
 use crate::servers::process;
 use crate::servers::process::{cpu_time, rss_bytes};
 
-/// Time that the server has to read everything.
+/// Time in which the server must read everything.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Clone, Args)]
@@ -20,7 +20,7 @@ pub(crate) struct IngestArgs {
     /// Entries of the stream
     #[arg(long, default_value_t = 1_000_000)]
     pub(crate) entries: u64,
-    /// Topics that they are about
+    /// Topics of the entries
     #[arg(long, default_value_t = 500)]
     pub(crate) topics: u64,
     /// Delivery class of the topics: stream, latest or merge
@@ -72,7 +72,7 @@ pub(crate) fn run(args: &IngestArgs) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// The stream is filled while the server is stopped by the operating system, and then read at one go.
+/// Fills the stream while the server is stopped (SIGSTOP), then measures how long it reads.
 pub(crate) async fn measure(args: &IngestArgs) -> anyhow::Result<Ingested> {
     let directory = tempfile::tempdir()?;
     let (_redis, url) = process::start_redis(directory.path())?;
@@ -126,7 +126,7 @@ pub(crate) async fn measure(args: &IngestArgs) -> anyhow::Result<Ingested> {
     })
 }
 
-/// A process that the operating system does not run; it goes on when this is dropped.
+/// A stopped process (SIGSTOP); dropping this continues it.
 struct Stopped(rustix::process::Pid);
 
 impl Stopped {

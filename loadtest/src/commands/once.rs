@@ -1,4 +1,4 @@
-//! One run of a workload, from starting what it needs to the report.
+//! One run of a workload, from starting its processes to the report.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
@@ -19,20 +19,20 @@ use crate::servers::process::{Process, cpu_time, rss_bytes};
 use crate::worker::message::{Order, Outcome, Spec};
 use crate::worker::pool::WorkerPool;
 
-/// Time that sessions have to get what is still under way at the end.
+/// Time in which sessions must get the last deltas at the end.
 const FINISH_TIMEOUT_S: f64 = 60.0;
 
-/// Quiet before memory is read.
+/// Pause before memory is read.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// The same where memory is not what counts.
+/// The same for workloads that are not about memory.
 const SETTLE_SHORT: Duration = Duration::from_secs(1);
 
-/// How long sessions stay away in W5.
+/// Time for which sessions stay away in W5.
 const AWAY: Duration = Duration::from_secs(1);
 
 impl WorkerPool {
-    /// Waits until `subscribed` sessions stand.
+    /// Waits until `subscribed` sessions are subscribed.
     pub(crate) async fn all_subscribed(
         &mut self,
         sessions: u64,
@@ -94,9 +94,9 @@ pub(crate) fn once(args: &RunArgs) -> anyhow::Result<Report> {
 
 /// The server under load.
 struct Target {
-    /// Where sessions go.
+    /// Address for sessions.
     server: SocketAddr,
-    /// Where deltas are handed in.
+    /// Address for publishing.
     publish: SocketAddr,
     pid: u32,
     redis: Option<String>,
@@ -199,7 +199,7 @@ async fn measure(args: &RunArgs) -> anyhow::Result<Report> {
     let mut pool = WorkerPool::start(&specs, None)?;
     report.workers = specs.len();
 
-    // A first session's worth of warmth is not the sessions' memory.
+    // Memory that the first session causes once is not counted as the sessions' memory.
     tokio::time::sleep(Duration::from_millis(300)).await;
     let rss_before = rss_bytes(target.pid);
     let sessions = workload.sessions as u64;
@@ -271,7 +271,7 @@ async fn measure(args: &RunArgs) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Cuts everybody off, lets them stay away a moment, and lets all come back at once.
+/// Cuts all sessions off, waits a moment, and lets all reconnect at once.
 async fn storm(pool: &mut WorkerPool, sessions: u64) -> anyhow::Result<Storm> {
     pool.order(&Order::Drop)?;
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -1,5 +1,5 @@
-//! Every workload on our server and on others, in turn and over again: A B A B …, so that a machine that is slower for a
-//! minute is slower for all of them.
+//! Every workload on our server and on others, interleaved (A B A B …), so that a slow minute of the machine
+//! affects all of them.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -32,10 +32,10 @@ pub(crate) struct BenchArgs {
     /// Servers, such as us,us-100-ms,uwebsockets,floor: the names in the tables, in small letters and with dashes
     #[arg(long, value_delimiter = ',')]
     pub(crate) servers: Vec<String>,
-    /// Share of the sessions, for trying out
+    /// Share of the sessions, for a trial run
     #[arg(long, default_value_t = 1.0)]
     pub(crate) scale: f64,
-    /// Results, a line each; what is there already is not run again
+    /// Results, one per line; runs that are in it are skipped
     #[arg(long, default_value = "docs/benchmarks.jsonl")]
     pub(crate) results: PathBuf,
     /// Start over
