@@ -58,7 +58,7 @@ pub(in crate::source) struct OpenLink {
 impl OpenLink {
     /// Connects.
     pub(in crate::source) async fn open(config: &config::Nats) -> Result<Self, Trouble> {
-        let connecting = tokio::time::timeout(OPEN_TIMEOUT, connect(config, ReadSize::new(None))).await;
+        let connecting = tokio::time::timeout(OPEN_TIMEOUT, connect(config, ReadSize::new(None, 0))).await;
         let connection = connecting.map_err(trouble(&format!("connecting to {}", config.servers())))??;
         let link = Link::default();
         let _held = link.hold(connection);
@@ -100,10 +100,15 @@ impl Connection {
         self.flow.wait(asked.into_future()).await.map_err(trouble(tried))?.map_err(trouble(tried))
     }
 
-    /// Reads messages of a stream.
-    pub(super) async fn pull<I>(&self, stream: &Stream<I>, config: pull::Config) -> Result<Pull, Trouble> {
+    /// Reads messages of a stream, those of at most `one_most` bytes.
+    pub(super) async fn pull<I>(
+        &self,
+        stream: &Stream<I>,
+        config: pull::Config,
+        one_most: usize,
+    ) -> Result<Pull, Trouble> {
         let consumer = self.ask("consumer", stream.create_consumer(config)).await?;
-        Pull::open(self.context.clone(), consumer, self.flow.clone(), self.size.clone()).await
+        Pull::open(self.context.clone(), consumer, self.flow.clone(), (self.size.clone(), one_most)).await
     }
 }
 

@@ -14,7 +14,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::Instant;
 
 use super::flow::{Ended, Flow};
-use super::read_size::ReadSize;
+use super::read_size::{HEAD_BYTES, ReadSize};
 use super::{Trouble, trouble, unix_ms_of};
 
 /// Messages asked for at once.
@@ -28,12 +28,6 @@ const EXPIRES: Duration = Duration::from_secs(30);
 
 /// Time between two signs of life while there is nothing to hand out.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-
-/// Room for a message's subject, reply subject and headers, beside what the server takes as a payload.
-const HEAD_BYTES: usize = 64 * 1024;
-
-/// Bytes of a single message past which it is not asked for.
-const SINGLE_BYTES_MAX: usize = 1 << 30;
 
 /// How the server says that a request has ended that is to be followed by another.
 const ENDS: [&str; 3] = ["Message Size Exceeds MaxBytes", "Batch Completed", "Leadership Change"];
@@ -73,6 +67,9 @@ pub(super) struct Pull {
     requests: u64,
     /// Bytes to ask for if the next message is larger than what is asked for at once.
     single: Option<usize>,
+    /// Bytes of the largest message that is asked for, and whether the next one is larger.
+    one_most: usize,
+    is_too_large: bool,
     /// Messages that have come.
     delivered: u64,
     /// When the last one did, if there was another behind it; a message waits for a reader that just began.
@@ -85,7 +82,7 @@ impl Pull {
         context: Context,
         consumer: Consumer<pull::Config>,
         flow: Flow,
-        size: ReadSize,
+        (size, one_most): (ReadSize, usize),
     ) -> Result<Self, Trouble> {
         let client = context.client();
         let inbox = client.new_inbox();
@@ -102,6 +99,8 @@ impl Pull {
             asking: None,
             requests: 0,
             single: None,
+            one_most,
+            is_too_large: false,
             delivered: 0,
             came,
         })
@@ -119,9 +118,19 @@ impl Pull {
         Ok(info.num_pending == 0 && info.delivered.consumer_sequence == self.delivered)
     }
 
-    /// The next messages; waits for one. May be dropped at any time without losing any.
+    /// The sequence behind which the next message is; asks the server.
+    pub(super) async fn last(&mut self) -> Result<u64, Trouble> {
+        let info = self.flow.wait(self.consumer.get_info()).await.map_err(trouble("consumer"))?;
+        Ok(info.map_err(trouble("consumer"))?.delivered.stream_sequence)
+    }
+
+    /// The next messages; waits for one. None if the next one is larger than those that are asked for. May be dropped at any
+    /// time without losing any.
     pub(super) async fn next(&mut self) -> Result<Vec<Pulled>, Trouble> {
         loop {
+            if self.is_too_large {
+                return Ok(Vec::new());
+            }
             self.ask().await?;
             let flow = self.flow.clone();
             let message = match flow.wait(self.subscriber.next()).await {
@@ -239,10 +248,8 @@ impl Pull {
             if is_too_large && text.starts_with("Message Size") {
                 let least = self.context.client().max_payload().saturating_add(HEAD_BYTES);
                 let bytes = if asked.is_single { asked.bytes.saturating_mul(2) } else { least.max(asked.bytes) };
-                if bytes > SINGLE_BYTES_MAX {
-                    return Err(Trouble(format!("reading: the next message has more than {} bytes", asked.bytes)));
-                }
-                self.single = Some(bytes);
+                self.is_too_large = asked.bytes >= self.one_most;
+                self.single = Some(bytes.min(self.one_most));
             }
         }
         Ok(())

@@ -10,8 +10,17 @@ use std::time::Duration;
 /// Bytes asked for at most.
 const MOST: usize = 16 * 1024 * 1024;
 
-/// The same as a share of `limits.memory`.
-const MEMORY_SHARE: u64 = 16;
+/// The same as a share of `limits.memory`: once they are read, many short headers take about 40 times their bytes.
+const MEMORY_SHARE: u64 = 128;
+
+/// Bytes of one message that is read as it comes, as a share of `limits.memory`, and at least and at most. A larger one is
+/// fetched as JSON, in which headers are not read one by one.
+const ONE_SHARE: u64 = 64;
+const ONE_LEAST: usize = 1024 * 1024 + HEAD_BYTES;
+pub(super) const ONE_MOST: usize = 1 << 30;
+
+/// Room for a message's subject, reply subject and headers, beside its payload.
+pub(super) const HEAD_BYTES: usize = 64 * 1024;
 
 /// Bytes asked for at least. A message that is larger is asked for by itself.
 const LEAST: usize = 64 * 1024;
@@ -35,6 +44,7 @@ pub(super) struct ReadSize(Arc<Mutex<State>>);
 struct State {
     bytes: usize,
     most: usize,
+    one_most: usize,
     /// Whether anything was measured.
     is_known: bool,
     /// Bytes that came while more was waiting, and the time that they took.
@@ -43,11 +53,13 @@ struct State {
 }
 
 impl ReadSize {
-    /// With this memory, if it has a limit.
-    pub(super) fn new(memory: Option<u64>) -> Self {
-        let share = memory.map_or(MOST, |memory| usize::try_from(memory / MEMORY_SHARE).unwrap_or(MOST));
-        let most = share.clamp(LEAST, MOST);
-        let state = State { bytes: most, most, is_known: false, came: 0, took: Duration::ZERO };
+    /// With this memory, if it has a limit, for deltas of at most so many bytes.
+    pub(super) fn new(memory: Option<u64>, delta_bytes_max: usize) -> Self {
+        let share =
+            |of: u64, most: usize| memory.map_or(most, |memory| usize::try_from(memory / of).unwrap_or(most)).min(most);
+        let most = share(MEMORY_SHARE, MOST).max(LEAST);
+        let one_most = share(ONE_SHARE, ONE_MOST).max(ONE_LEAST).max(delta_bytes_max.saturating_add(HEAD_BYTES));
+        let state = State { bytes: most, most, one_most, is_known: false, came: 0, took: Duration::ZERO };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -58,6 +70,11 @@ impl ReadSize {
     /// Bytes to ask for.
     pub(super) fn bytes(&self) -> usize {
         self.change(|state| state.bytes)
+    }
+
+    /// Bytes of the largest message that is read as it comes.
+    pub(super) fn one_most(&self) -> usize {
+        self.change(|state| state.one_most)
     }
 
     /// So much is waiting.
@@ -108,7 +125,7 @@ mod tests {
 
     #[test]
     fn much_is_asked_for_until_a_link_turns_out_to_be_slow() {
-        let size = ReadSize::new(None);
+        let size = ReadSize::new(None, 0);
         assert_eq!(size.bytes(), MOST);
         size.begin(MUCH);
         assert_eq!(after(&size, 10_000, 150, 100_000_000), MOST);
@@ -122,7 +139,7 @@ mod tests {
 
     #[test]
     fn where_much_is_waiting_the_link_is_tried_with_little() {
-        let size = ReadSize::new(None);
+        let size = ReadSize::new(None, 0);
         size.begin(MUCH + 1);
         assert_eq!(size.bytes(), FIRST);
         assert_eq!(after(&size, 40, 1_000_000, 100_000_000), MOST);
@@ -132,11 +149,19 @@ mod tests {
 
     #[test]
     fn one_break_says_little_and_memory_bounds_it() {
-        let size = ReadSize::new(None);
+        let size = ReadSize::new(None, 0);
         size.came(150, 3_000 * MS);
         assert_eq!(size.bytes(), MOST / DOWN);
-        for (memory, most) in [(Some(64 << 20), 4 << 20), (Some(1 << 40), MOST), (Some(1), LEAST)] {
-            assert_eq!(ReadSize::new(memory).bytes(), most);
+        for (memory, most) in [(Some(64 << 20), 512 << 10), (Some(1 << 40), MOST), (Some(1), LEAST), (None, MOST)] {
+            assert_eq!(ReadSize::new(memory, 0).bytes(), most);
+        }
+        for (memory, delta_bytes, one) in [
+            (Some(1), 1, ONE_LEAST),
+            (Some(1), 9 << 20, (9 << 20) + HEAD_BYTES),
+            (Some(1 << 30), 1, 16 << 20),
+            (None, 1, ONE_MOST),
+        ] {
+            assert_eq!(ReadSize::new(memory, delta_bytes).one_most(), one);
         }
     }
 }

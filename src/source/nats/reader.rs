@@ -55,6 +55,9 @@ const LEFT_MAX: usize = 16;
 /// Bytes of a message beside the delta.
 const HEADERS_BYTES: usize = 1_024;
 
+/// The share of `limits.memory` that a message may take: one that is fetched as JSON takes about four times its bytes.
+const MESSAGE_SHARE_MAX: u64 = 16;
+
 /// The reader of the stream.
 pub struct NatsSource {
     pub(super) config: config::Nats,
@@ -77,6 +80,8 @@ pub struct NatsSource {
     began: bool,
     suspects: Suspects,
     read_size: ReadSize,
+    /// `limits.memory`, if there is one.
+    memory: Option<u64>,
     /// A load under way, or one that broke off.
     pub(super) loading: Option<Loading>,
     /// What this node goes by, where it could not be said in the bucket.
@@ -173,7 +178,8 @@ impl NatsSource {
             left: VecDeque::new(),
             began: false,
             suspects: Suspects::default(),
-            read_size: ReadSize::new(ResolvedLimits::of(&config.limits).memory),
+            read_size: ReadSize::new(ResolvedLimits::of(&config.limits).memory, config.limits.delta_bytes),
+            memory: ResolvedLimits::of(&config.limits).memory,
             loading: None,
             unsaid: None,
             has_warned: false,
@@ -245,6 +251,13 @@ impl NatsSource {
                 max_payload,
                 delta_bytes = self.delta_bytes_max,
                 "NATS takes messages of fewer bytes than limits.delta_bytes"
+            );
+        }
+        if let Some(memory) = self.memory.filter(|memory| max_payload as u64 > memory / MESSAGE_SHARE_MAX) {
+            tracing::warn!(
+                max_payload,
+                memory,
+                "NATS takes messages for which limits.memory may have no room: lower its max_payload, or raise the limit"
             );
         }
         let _held = self.link.hold(connection.clone());

@@ -2,7 +2,8 @@
 //!
 //! The library ends a connection on which something comes that it cannot parse (a header that is none, a subject that is
 //! not UTF-8), which any publisher can put into a stream. Around such a place messages are fetched one by one, as JSON, in
-//! which nothing can be malformed.
+//! which nothing can be malformed. So are messages that would take too much memory: the library reads each header into
+//! allocations of its own.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -106,6 +107,15 @@ impl From<RawMessage> for Entry {
 }
 
 impl Entry {
+    /// Bytes of its payload and its headers.
+    fn bytes(&self) -> usize {
+        match &self.body {
+            Body::Pulled(message) => message.length,
+            // In base64.
+            Body::Fetched(message) => (message.payload.len() + message.headers.as_ref().map_or(0, String::len)) / 4 * 3,
+        }
+    }
+
     /// The topic that it names, whatever else is in it.
     pub(super) fn topic(&self, subjects: &Subjects) -> Option<String> {
         match &self.body {
@@ -132,12 +142,15 @@ impl Entry {
                 let decode = |text: &str| STANDARD.decode(text).map_err(|_| malformed());
                 let head = decode(message.headers.as_deref().unwrap_or_default())?;
                 let head = std::str::from_utf8(&head).map_err(|_| malformed())?;
-                let lines: Vec<&str> = head.lines().skip(1).filter(|line| !line.is_empty()).collect();
-                let pairs: Option<Vec<(&str, &str)>> =
-                    lines.iter().map(|line| line.split_once(':').map(|(name, value)| (name, value.trim()))).collect();
-                let pairs = pairs.ok_or_else(malformed)?;
+                // One at a time: there may be very many.
+                let lines = || head.lines().skip(1).filter(|line| !line.is_empty());
+                if !lines().all(|line| line.contains(':')) {
+                    return Err(malformed());
+                }
+                let mut pairs =
+                    lines().filter_map(|line| line.split_once(':')).map(|(name, value)| (name, value.trim()));
                 let payload = Bytes::from(decode(&message.payload)?);
-                read_message(subjects, &message.subject, &mut pairs.into_iter(), payload, bounds, form)
+                read_message(subjects, &message.subject, &mut pairs, payload, bounds, form)
             }
         }
     }
@@ -170,6 +183,8 @@ pub(super) struct Reading {
     way: Way,
     /// Sequence of the last message that was handed out.
     last: u64,
+    /// The next message is taken to be too large to be pulled.
+    is_large: bool,
 }
 
 enum Way {
@@ -192,7 +207,7 @@ impl Reading {
         // Where there are suspects, it has to be known which message comes.
         let start = if suspects.0.is_empty() || matches!(start, Start::After(_)) { start } else { Start::After(0) };
         let last = if let Start::After(last) = start { last } else { 0 };
-        let mut reading = Self { connection, stream, suspects, way: Way::Fetched, last };
+        let mut reading = Self { connection, stream, suspects, way: Way::Fetched, last, is_large: false };
         if !matches!(start, Start::After(last) if reading.suspects.near(last)) {
             reading.way = reading.pull(start).await?;
         }
@@ -216,7 +231,8 @@ impl Reading {
             description: Some("nexus-push".into()),
             ..pull::Config::default()
         };
-        let pull = self.connection.pull(&self.stream, config).await?;
+        let one_most = self.connection.size.one_most();
+        let pull = self.connection.pull(&self.stream, config, one_most).await?;
         Ok(Way::Pulled { pull: Box::new(pull), opened: self.last })
     }
 
@@ -235,16 +251,24 @@ impl Reading {
                 Way::Pulled { opened, .. } if self.suspects.reached(*opened, self.last) => self.way = Way::Fetched,
                 Way::Pulled { pull, .. } => {
                     let entries: Vec<Entry> = pull.next().await?.into_iter().map(Entry::from).collect();
+                    if entries.is_empty() {
+                        self.last = pull.last().await?.max(self.last);
+                        (self.way, self.is_large) = (Way::Fetched, true);
+                        continue;
+                    }
                     self.last = entries.last().map_or(self.last, |entry| entry.sequence);
                     return Ok(entries);
                 }
                 Way::Fetched => {
                     let entries = match self.suspects.near(self.last) {
                         true => self.fetch_several().await?,
+                        false if self.is_large => self.fetch(self.last + 1).await?.into_iter().collect(),
                         false => Vec::new(),
                     };
                     if let Some(last) = entries.last() {
                         self.last = last.sequence;
+                        // Where one is large, the next may be.
+                        self.is_large = last.bytes() > self.connection.size.one_most();
                         return Ok(entries);
                     }
                     self.way = self.pull(Start::After(self.last)).await?;

@@ -19,6 +19,7 @@ use serde_json::value::RawValue;
 use super::bucket::{ATTEMPTS, Bucket};
 use super::held::Held;
 use super::pull::Pulled;
+use super::read_size::ONE_MOST;
 use super::reading::{FORGOTTEN_AFTER, is_lost};
 use super::subjects::token;
 use super::{Trouble, trouble};
@@ -375,11 +376,15 @@ impl Bucket {
             description: Some("nexus-push: saved states".into()),
             ..pull::Config::default()
         };
-        let mut pull = self.connection.pull(&self.store.stream, config).await?;
+        let mut pull = self.connection.pull(&self.store.stream, config, ONE_MOST).await?;
         let mut left = pull.pending_at_first();
         let mut last = held.last;
         while left > 0 {
-            for pulled in pull.next().await.map_err(trouble(&tried))? {
+            let chunk = pull.next().await.map_err(trouble(&tried))?;
+            if chunk.is_empty() {
+                return Err(Trouble(format!("{tried}: the next message has more than {ONE_MOST} bytes")));
+            }
+            for pulled in chunk {
                 left = left.saturating_sub(1).min(pulled.pending);
                 if !self.restore_next(restoring, pulled, stream, base, (&mut last, source, bytes_max), feed).await? {
                     return Ok(false);

@@ -1,4 +1,5 @@
-//! How many entries are asked for at once: as many as fit a bound on bytes and a bound on time, by what the last ones took.
+//! How many entries are asked for at once: as many as fit a bound on memory and a bound on time, by what the last ones took.
+//! Bytes are those of the memory that an answer takes ([`super::resp`]).
 //!
 //! Redis bounds a read by count alone. Entries may be of any size, and a link of any speed: so it begins with a few and goes
 //! on with at most twice as many each time. What comes may be larger than all before: an answer to several that has more than

@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use super::away::Handed;
 use super::id::EntryId;
+use super::resp::VALUE_BYTES;
 use super::value::{raw, text};
 use crate::config::{self, PayloadForm};
 use crate::limits::REFUSAL_CHARS_SHOWN;
@@ -165,10 +166,26 @@ pub(super) struct Entry {
     pub(super) fields: Vec<Value>,
 }
 
-impl Entry {
+/// How large an entry is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Size {
     /// Bytes of its fields.
-    pub(super) fn bytes(&self) -> usize {
-        self.fields.iter().filter_map(raw).map(<[u8]>::len).sum()
+    pub(super) bytes: usize,
+    /// Memory that it takes, in bytes.
+    pub(super) cost: usize,
+}
+
+impl Entry {
+    pub(super) fn size(&self) -> Size {
+        let bytes = self.fields.iter().filter_map(raw).map(<[u8]>::len).sum();
+        // The entry, its ID and the list of its fields are values too.
+        let cost = (self.fields.len() + 3) * VALUE_BYTES + bytes;
+        Size { bytes, cost }
+    }
+
+    /// Memory that it takes, in bytes.
+    pub(super) fn cost(&self) -> usize {
+        self.size().cost
     }
 
     /// Tells entries of one ID apart: after a failover that lost writes, a clock that is behind gives IDs again.

@@ -12,6 +12,7 @@ mod masters;
 mod reader;
 mod refused;
 mod reshard;
+mod resp;
 mod saved;
 mod saver;
 mod sentinels;

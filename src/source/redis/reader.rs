@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::appetite::{Appetite, READ_BYTES, bytes_max, one_bytes_max};
 use super::away::{Away, Cut, Handed};
 use super::continuity::{self, Break, Facts, Progress, Witness};
-use super::entries::{Entry, decode_entry, entries, is_of_reshard, streams, topic_of};
+use super::entries::{Entry, Size, decode_entry, entries, is_of_reshard, streams, topic_of};
 use super::id::EntryId;
 use super::keys::Keys;
 use super::link::Link;
@@ -179,8 +179,8 @@ pub struct RedisSource {
     appetite: Appetite,
     /// Bytes that an answer to one entry may have.
     one_bytes_max: usize,
-    /// Bytes of the oldest entry, which comes with each read, when it last did.
-    first_bytes: usize,
+    /// The oldest entry, which comes with each read, when it last did.
+    first_size: Size,
     /// Topics that were found here and belong elsewhere.
     misplaced: HashSet<String>,
     /// The millisecond beyond which the stream's IDs were last moved.
@@ -224,8 +224,7 @@ struct LastRead {
     id: EntryId,
     /// Its fingerprint, if it was read.
     seen: Option<u64>,
-    /// Bytes of its fields.
-    bytes: usize,
+    size: Size,
 }
 
 /// What a read gave.
@@ -284,7 +283,7 @@ impl RedisSource {
             over: None,
             appetite: Appetite::new(BATCH),
             one_bytes_max: one_bytes_max(ResolvedLimits::of(&config.limits).memory),
-            first_bytes: 0,
+            first_size: Size::default(),
             misplaced: HashSet::new(),
             moved_on: 0,
             move_tried: None,
@@ -579,7 +578,7 @@ impl RedisSource {
         let moved = masters.moved(link.place().clone());
         tokio::pin!(moved);
         let Progress { last: mut before, seen, .. } = self.progress();
-        let mut last_read = LastRead { id: before, seen, bytes: 0 };
+        let mut last_read = LastRead { id: before, seen, size: Size::default() };
         let mut reading = self.read(link, last_read);
         // How long the answer may have waited until it was looked at.
         let mut waited = Duration::ZERO;
@@ -670,11 +669,11 @@ impl RedisSource {
             }
             self.move_on(link, last).await;
             before = last;
-            let last_bytes = read.batch.last().map_or(0, Entry::bytes);
-            last_read = LastRead { id: last, seen: Some(seen), bytes: last_bytes };
+            let size = read.batch.last().map(Entry::size).unwrap_or_default();
+            last_read = LastRead { id: last, seen: Some(seen), size };
             // Whether the answer was slow in coming cannot be told from a read that waits.
             let mut bytes = 0;
-            let sizes = read.batch.iter().map(Entry::bytes).inspect(|size| bytes += size);
+            let sizes = read.batch.iter().map(Entry::cost).inspect(|size| bytes += size);
             self.appetite.fed(sizes, read.asked, Duration::ZERO);
             reading = self.read(link, last_read);
             let mut early = Poll::Pending;
@@ -724,17 +723,17 @@ impl RedisSource {
         let mut read = pipe();
         read.cmd("GET").arg(&self.keys.epoch);
         let asked = self.appetite.count();
-        let verifies = self.may_verify(asked, last.bytes);
+        let verifies = self.may_verify(asked, last.size.bytes);
         read.cmd("XREAD").arg("COUNT").arg(asked).arg("BLOCK").arg(BLOCK_MS);
         read.arg("STREAMS").arg(&self.keys.stream).arg(last.id.to_string());
-        let seen = last.seen.filter(|_| self.may_look_again(last.bytes));
+        let seen = last.seen.filter(|_| self.may_look_again(last.size.bytes));
         // Where the stream began just then: later it may have lost more, which was read all the same. If the entry that was read
         // last is there, nothing after it was trimmed: a large oldest one is not fetched with each read for that.
-        let has_first = self.first_bytes <= LOOK_AGAIN_BYTES || seen.is_none();
+        let has_first = self.first_size.bytes <= LOOK_AGAIN_BYTES || seen.is_none();
         if has_first {
             read.add_command(continuity::ask_first_entry(&self.keys));
         }
-        let known = if has_first { self.first_bytes } else { 0 } + if seen.is_some() { last.bytes } else { 0 };
+        let known = if has_first { self.first_size.cost } else { 0 } + if seen.is_some() { last.size.cost } else { 0 };
         let known = if verifies { 2 * known + LOOK_AGAIN_BYTES } else { known };
         let mut link = link.within(bytes_max(asked, known, self.one_bytes_max));
         if seen.is_some() {
@@ -771,7 +770,7 @@ impl RedisSource {
     /// Whether a read also asks what the stream is, to know that none of its entries was deleted before it was read. The answer has
     /// the oldest and the newest entry once more.
     fn may_verify(&self, asked: usize, last_bytes: usize) -> bool {
-        let is_small = asked > 1 && self.first_bytes.max(last_bytes) <= LOOK_AGAIN_BYTES;
+        let is_small = asked > 1 && self.first_size.bytes.max(last_bytes) <= LOOK_AGAIN_BYTES;
         is_small && self.progress().count.is_some() && self.verified.elapsed() >= VERIFY_EVERY
     }
 
@@ -810,7 +809,7 @@ impl RedisSource {
     /// The ID of the oldest entry.
     fn note_first(&mut self, reply: Value) -> Option<EntryId> {
         let first = entries(reply);
-        self.first_bytes = first.first().map_or(0, Entry::bytes);
+        self.first_size = first.first().map(Entry::size).unwrap_or_default();
         first.first().map(|entry| entry.id)
     }
 

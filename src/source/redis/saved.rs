@@ -12,6 +12,7 @@ use super::id::EntryId;
 use super::keys::Keys;
 use super::link::Link;
 use super::masters::Masters;
+use super::resp::VALUE_BYTES;
 use crate::config::{Class, PayloadForm};
 use crate::limits::OFFSET_MAX;
 use crate::position::{Epoch, Offset};
@@ -306,7 +307,7 @@ pub(super) async fn restore(
     // As of now: other nodes go on to save while this one loads.
     let facts = Facts::of(link, keys).await?;
     let newest = facts.newest.ceiling();
-    let sizes = pairs.iter().map(|(topic, text)| topic.len() + text.len()).collect();
+    let sizes = pairs.iter().map(|(topic, text)| 2 * VALUE_BYTES + topic.len() + text.len()).collect();
     for (topic, text) in pairs.into_iter().filter(|(topic, _)| topic != POSITION_FIELD) {
         let saved = serde_json::from_str::<Saved<'_>>(&text);
         if saved.as_ref().is_ok_and(|saved| saved.offset > newest) && !facts.is_emptied {

@@ -25,6 +25,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::masters::{CONNECT_TIMEOUT, RESPONSE_TIMEOUT};
+use super::resp::{VALUE_BYTES, ValueCounter};
 
 /// Time for one answer, however steadily its bytes come.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
@@ -46,9 +47,9 @@ struct Traffic {
     began: Instant,
     /// When bytes moved last, in ms since then.
     moved_ms: AtomicU64,
-    /// Bytes that came.
+    /// Memory that what came takes once it is read, in bytes.
     received: AtomicU64,
-    /// As many may come.
+    /// As much may come.
     allowed: AtomicU64,
 }
 
@@ -67,17 +68,18 @@ impl Traffic {
         self.began + Duration::from_millis(self.moved_ms.load(Ordering::Relaxed))
     }
 
-    /// From now on, so many bytes may come.
+    /// From now on, what comes may take so many bytes of memory.
     fn allow(&self, bytes: usize) {
         let received = self.received.load(Ordering::Relaxed);
         self.allowed.store(received.saturating_add(bytes as u64), Ordering::Relaxed);
     }
 
-    /// Bytes came; whether they may.
-    fn came(&self, bytes: usize) -> bool {
+    /// Bytes came in which so many values begin; whether they may.
+    fn came(&self, bytes: usize, values: usize) -> bool {
         self.moved();
-        let before = self.received.fetch_add(bytes as u64, Ordering::Relaxed);
-        before.saturating_add(bytes as u64) <= self.allowed.load(Ordering::Relaxed)
+        let cost = values.saturating_mul(VALUE_BYTES).saturating_add(bytes) as u64;
+        let before = self.received.fetch_add(cost, Ordering::Relaxed);
+        before.saturating_add(cost) <= self.allowed.load(Ordering::Relaxed)
     }
 
     fn is_exceeded(&self) -> bool {
@@ -98,7 +100,8 @@ impl Wire {
     pub(super) async fn open(info: &ConnectionInfo) -> RedisResult<Self> {
         let opening = async {
             let traffic = Arc::new(Traffic::new());
-            let stream = Tapped { stream: connect(info).await?, traffic: traffic.clone(), was_full: false };
+            let (stream, values) = (connect(info).await?, ValueCounter::default());
+            let stream = Tapped { stream, traffic: traffic.clone(), values, was_full: false };
             let config = AsyncConnectionConfig::new().set_response_timeout(None);
             let (connection, driver) =
                 MultiplexedConnection::new_with_config(info.redis_settings(), stream, config).await?;
@@ -107,7 +110,7 @@ impl Wire {
         tokio::time::timeout(CONNECT_TIMEOUT, opening).await.unwrap_or_else(|_| Err(timed_out()))
     }
 
-    /// From now on, so many bytes may come. Only for a connection over which one asks at a time.
+    /// From now on, what comes may take so many bytes of memory. Only for a connection over which one asks at a time.
     pub(super) fn allow(&self, bytes: usize) {
         self.traffic.allow(bytes);
     }
@@ -216,6 +219,7 @@ fn tls_config() -> RedisResult<rustls::ClientConfig> {
 struct Tapped {
     stream: Box<dyn Stream>,
     traffic: Arc<Traffic>,
+    values: ValueCounter,
     /// A write had to wait. The next that goes through tells that the other side takes bytes; others tell nothing.
     was_full: bool,
 }
@@ -225,8 +229,9 @@ impl AsyncRead for Tapped {
         let this = self.get_mut();
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
-        let bytes = buffer.filled().len() - before;
-        Poll::Ready(match bytes == 0 || this.traffic.came(bytes) {
+        let came = buffer.filled().get(before..).unwrap_or_default();
+        let values = this.values.count(came);
+        Poll::Ready(match came.is_empty() || this.traffic.came(came.len(), values) {
             true => Ok(()),
             // Reported in other words.
             false => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),

@@ -31,3 +31,4 @@ mod refused_entries;
 mod reshard;
 mod reshard_edges;
 mod saved_states;
+mod tiny_parts;

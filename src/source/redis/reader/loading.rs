@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::super::appetite::{Appetite, bytes_max};
 use super::super::continuity::{self, Facts, Progress};
-use super::super::entries::{Entry, entries};
+use super::super::entries::{Entry, Size, entries};
 use super::super::id::EntryId;
 use super::super::link::Link;
 use super::super::saved::{self, Dependency, SavedUpto};
@@ -50,8 +50,7 @@ pub(super) struct Loading {
     /// The last entry taken in, and its fingerprint.
     last: EntryId,
     seen: Option<u64>,
-    /// Bytes of that entry.
-    last_bytes: usize,
+    last_size: Size,
     entries: usize,
     /// States that are saved are of another stream of this name.
     is_another: bool,
@@ -309,7 +308,7 @@ impl RedisSource {
             after_saved: 0,
             last: start,
             seen: None,
-            last_bytes: 0,
+            last_size: Size::default(),
             entries: 0,
             is_another,
             edge: first.unwrap_or(newest).max(start),
@@ -378,14 +377,14 @@ impl RedisSource {
             }
             read.cmd("XRANGE").arg(&self.keys.stream).arg(from).arg("+").arg("COUNT").arg(asked);
             // If the entry that was read last is there, nothing after it was trimmed: a large oldest one is not fetched for that.
-            let is_witness = loading.seen.is_some() && loading.last_bytes <= LOOK_AGAIN_BYTES;
-            let has_first = self.first_bytes <= LOOK_AGAIN_BYTES || !is_witness;
+            let is_witness = loading.seen.is_some() && loading.last_size.bytes <= LOOK_AGAIN_BYTES;
+            let has_first = self.first_size.bytes <= LOOK_AGAIN_BYTES || !is_witness;
             read.add_command(match has_first {
                 true => continuity::ask_first_entry(&self.keys),
                 false => continuity::ask_entry(&self.keys, loading.last),
             });
             let (began, asked_ms) = (Instant::now(), unix_ms());
-            let known = if has_first { self.first_bytes } else { loading.last_bytes };
+            let known = if has_first { self.first_size.cost } else { loading.last_size.cost };
             let mut bounded = link.within(bytes_max(asked, known, self.one_bytes_max));
             let mut replies: Vec<Value> = read.query_async(&mut bounded).await?;
             let reply = replies.pop().unwrap_or(Value::Nil);
@@ -430,13 +429,13 @@ impl RedisSource {
                 feed.topics.missed_until(self.id, end.ms);
                 feed.topics.name_hole(self.id);
             }
-            loading.appetite.fed(batch.iter().map(Entry::bytes), asked, began.elapsed());
+            loading.appetite.fed(batch.iter().map(Entry::cost), asked, began.elapsed());
             loading.entries += batch.len();
             let is_after = |entry: &&Entry| loading.saved.is_some_and(|saved| entry.id > saved);
             loading.after_saved += batch.iter().filter(is_after).count() as u64;
             if let Some(entry) = batch.last() {
                 (loading.last, loading.seen, loading.edge) = (entry.id, Some(entry.fingerprint()), entry.id);
-                loading.last_bytes = entry.bytes();
+                loading.last_size = entry.size();
                 loading.begins_at_edge = false;
             }
             let is_last = batch.len() < asked;
