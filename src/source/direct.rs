@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::failure::Failure;
 #[cfg(feature = "nats")]
 use super::nats::{NatsAppender, OpenLink};
+use super::outgoing::Outgoing;
 use super::precheck::{Checked, Precheck};
-use super::publish::{Appender, Outgoing};
+use super::publish::Appender;
 use super::redis::{Appender as RedisAppender, EntryId, Masters};
 use crate::config::Config;
 use crate::position::Offset;

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use super::event_time::{TimeFault, read_time};
-use super::refusals::{Head, Reason, Refusal};
+use super::refusal::{Head, Reason, Refusal};
 use crate::config::PayloadForm;
 use crate::limits::{REFUSAL_CHARS_SHOWN, STATE_BYTES_MAX};
 use crate::name::shown;

@@ -2,7 +2,7 @@
 //! apart by what it looks like, so that its publisher learns what to change.
 
 use crate::limits::{TS_AHEAD_MAX_MS, TS_MIN_MS};
-use crate::source::refusals::Reason;
+use crate::source::refusal::Reason;
 
 /// What a time is that is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

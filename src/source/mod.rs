@@ -11,12 +11,15 @@ pub mod nats;
 #[cfg(feature = "replay")]
 pub mod normalize;
 mod once;
+mod outgoing;
 pub mod precheck;
 pub mod publish;
 pub mod redis;
+pub mod refusal;
 pub mod refusals;
 #[cfg(feature = "replay")]
 pub mod replay;
+mod retry;
 mod saving;
 pub mod simulator;
 
@@ -38,7 +41,7 @@ use crate::hub::Hub;
 use crate::limits::STATE_BYTES_MAX;
 use crate::position::{Epoch, Offset};
 use crate::topic::{Incoming, Kind, Payload, PublishError, Published, SourceId, Topics};
-use refusals::Record;
+use refusal::Record;
 
 /// Time between two looks at whether there is room for another delta.
 const ROOM_LOOK_EVERY: Duration = Duration::from_millis(1);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
-use super::refusals::{Head, Reason, Refusal};
+use super::refusal::{Head, Reason, Refusal};
 use crate::config::{Config, OPS};
 use crate::limits::{NAMESPACES_JUDGED, REFUSAL_CHARS_SHOWN};
 use crate::name::{namespace_of, shown};

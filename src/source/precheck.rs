@@ -10,9 +10,9 @@ use super::entry::{self, API_WORDS, Parts, ReadDelta, without_what_is_done};
 use super::namespaces::Namespaces;
 #[cfg(feature = "nats")]
 use super::nats::{self, Subjects};
-use super::publish::Outgoing;
+use super::outgoing::Outgoing;
 use super::redis;
-use super::refusals::{Head, Refusal};
+use super::refusal::{Head, Refusal};
 use crate::clock::unix_ms;
 use crate::config::{self, Class, Config, Namespace, PayloadForm};
 use crate::metrics::Metrics;
@@ -156,7 +156,7 @@ fn trimmed(data: Bytes) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::refusals::Reason;
+    use crate::source::refusal::Reason;
     use crate::topic::{Incoming, Nowhere, SourceId};
     use proptest::prelude::*;
 

@@ -9,8 +9,9 @@ use super::namespaces::Namespaces;
 #[cfg(feature = "nats")]
 use super::nats::NatsAppender;
 use super::once::{Once, OnceKey};
+pub use super::outgoing::Outgoing;
 use super::redis::Appender as RedisAppender;
-use super::refusals::{Head, Refusal};
+use super::refusal::{Head, Refusal};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::name::TopicName;
@@ -19,21 +20,6 @@ use crate::topic::{Incoming, Kind, Payload, PublishError, SourceId};
 
 /// Deltas that are taken in before other work has its turn.
 const STEP: usize = 64;
-
-/// A delta on its way out.
-#[derive(Debug, Clone)]
-pub struct Outgoing<'a> {
-    /// Topic, not yet checked.
-    pub topic: &'a str,
-    /// What it does.
-    pub kind: Kind,
-    /// Time at its source, Unix ms.
-    pub ts: Option<u64>,
-    /// JSON.
-    pub payload: Payload,
-    /// The idempotency key: the same publish with it again is answered with the first one's result, for a while.
-    pub once: Option<&'a str>,
-}
 
 /// The stream that deltas go into.
 pub enum Appender {

@@ -1,9 +1,12 @@
 //! Rules of saving that hold for every source: when a node saves, when it leaves that to others, when it saves everything
 //! again, and what a save says of states that the node does not know.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::Feed;
 use crate::name::TopicName;
@@ -18,6 +21,48 @@ const ROUNDS_UNSAVED: u32 = 3;
 
 /// Incomplete states that are looked for among the saved ones in one round.
 const COMPLETED_AT_ONCE: usize = 500;
+
+/// Saves the states of one source, in rounds.
+pub(super) trait Saves: Send {
+    /// Why a round failed.
+    type Error: Display;
+
+    /// Time between two looks at how long the next round is waited for.
+    const LOOK_EVERY: Duration;
+
+    /// Time between two rounds.
+    fn wait(&self) -> Duration;
+
+    /// Looks at what changes that time.
+    fn look(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Saves, if this node is to.
+    fn round(&mut self) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
+/// Saves the states of `stream` again and again. A round that has begun when it is stopped comes to its end.
+pub(super) async fn run<S: Saves>(mut saver: S, stream: &str, stop: &CancellationToken) {
+    loop {
+        let began = Instant::now();
+        loop {
+            let left = saver.wait().saturating_sub(began.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(left.min(S::LOOK_EVERY)) => {}
+            }
+            // The stream may have come to reach back less far than it did.
+            if began.elapsed() < saver.wait() {
+                saver.look().await;
+            }
+        }
+        if let Err(error) = saver.round().await {
+            tracing::warn!(stream, %error, "topic states could not be saved");
+        }
+    }
+}
 
 /// Time between two saves: shorter where the stream does not reach back far.
 pub(super) fn interval(every: Duration, reach: Option<Duration>) -> Duration {

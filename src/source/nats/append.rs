@@ -14,13 +14,13 @@ use super::link::Link;
 use super::message::{KIND, TOPIC, TS};
 use super::sequence;
 use super::subjects::Subjects;
-use super::{Trouble, trouble};
+use super::trouble::{Trouble, trouble};
 use crate::config;
 use crate::limits::{ANSWER_TIMEOUT, APPEND_BYTES_MAX, APPEND_DELTAS_MAX};
 use crate::metrics::Metrics;
 use crate::position::{Epoch, Offset};
 use crate::source::once::OnceKey;
-use crate::source::publish::Outgoing;
+use crate::source::outgoing::Outgoing;
 use crate::topic::{SourceId, Topics};
 
 /// Appends deltas to the stream.

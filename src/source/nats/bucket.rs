@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::link::Connection;
-use super::{Trouble, trouble};
+use super::trouble::{Trouble, trouble};
 use crate::config;
 use crate::position::Epoch;
 use crate::source::saving::Hole;

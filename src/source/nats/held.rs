@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream::stream::{Config, Info, RetentionPolicy};
 use serde::{Deserialize, Serialize};
 
-use super::unix_ms_of;
+use super::trouble::unix_ms_of;
 
 /// Time by which clocks of servers may differ before a message is taken to have expired, or to be later than another, ms.
 pub(super) const CLOCK_SLACK_MS: u64 = 2_000;

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::flow::{Flow, LONGEST};
 use super::pull::Pull;
 use super::read_size::ReadSize;
-use super::{Trouble, trouble};
+use super::trouble::{Trouble, trouble};
 use crate::config;
 
 /// Time to connect to one server.

@@ -3,40 +3,18 @@
 
 use tokio::time::Instant;
 
-use super::Trouble;
 use super::bucket::{Agreement, Position};
 use super::held::{Break, Held, look};
-use super::reader::{End, LOOK_EVERY, NatsSource, Opened, Progress};
+use super::progress::{LOOK_EVERY, Loading, Progress};
 use super::reading::{Entry, FORGOTTEN_AFTER, Reading, Start, is_lost, is_other};
 use super::sequence;
+use super::source::{End, NatsSource, Opened};
 use super::states::Restoring;
+use super::trouble::Trouble;
 use crate::clock::unix_ms;
 use crate::position::Epoch;
 use crate::source::Feed;
 use crate::source::saving::{Hole, read_lifetimes};
-use crate::topic::Lifetime;
-
-/// A load under way; the last message that was taken in is in the progress.
-#[derive(Debug, Clone)]
-pub(super) struct Loading {
-    epoch: Epoch,
-    /// What the stream held when it began.
-    held: Held,
-    /// Messages up to here are in the saved states.
-    saved: Option<u64>,
-    /// Sequence of the next message, if none is missing.
-    expected: u64,
-    /// Where messages are read from.
-    start: Start,
-    /// How far saved states are put back.
-    restoring: Restoring,
-    is_restored: bool,
-    /// Messages up to here are gone of whose topics a newer one is there.
-    patches_gone: Option<u64>,
-    /// How long topics live on the node that saved.
-    lifetimes: Vec<Lifetime>,
-    count: usize,
-}
 
 impl NatsSource {
     /// Takes in everything that NATS holds.

@@ -10,7 +10,7 @@ use crate::name::shown;
 use crate::source::draft::Draft;
 pub use crate::source::entry::ReadDelta;
 use crate::source::entry::{self, KINDS, Parts, Words};
-use crate::source::refusals::{Reason, Refusal};
+use crate::source::refusal::{Reason, Refusal};
 use crate::spelling::nearest;
 
 /// What headers of this system begin with, in any case.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::flow::{Ended, Flow};
 use super::read_size::{HEAD_BYTES, ReadSize};
-use super::{Trouble, trouble, unix_ms_of};
+use super::trouble::{Trouble, trouble, unix_ms_of};
 
 /// Messages asked for at once.
 pub(super) const BATCH: usize = 2_000;

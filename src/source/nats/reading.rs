@@ -25,9 +25,9 @@ use super::link::Connection;
 use super::message::{ReadDelta, malformed_headers, read_message, topic_of};
 use super::pull::{BATCH, Pull, Pulled};
 use super::subjects::Subjects;
-use super::{Trouble, trouble, unix_ms_of};
+use super::trouble::{Trouble, trouble, unix_ms_of};
 use crate::config::PayloadForm;
-use crate::source::refusals::Refusal;
+use crate::source::refusal::Refusal;
 
 /// Time after which the server removes a consumer that nobody reads from.
 pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(120);

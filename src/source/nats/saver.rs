@@ -5,17 +5,19 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use super::Trouble;
 use super::bucket::{Agreement, Bucket, Position, Seen};
-use super::reader::Progress;
+use super::progress::Progress;
 use super::sequence;
 use super::states::CHUNK;
+use super::trouble::Trouble;
 use crate::limits::SAVED_BYTES_AT_ONCE;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
-use crate::source::saving::{EVERY_LEAST, Hole, Rounds, interval, lifetimes_text};
+use crate::source::saving::{self, EVERY_LEAST, Hole, Rounds, Saves, interval, lifetimes_text};
 use crate::source::{Feed, SourceStatus};
 use crate::topic::{Snapshot, SourceId};
 
@@ -91,27 +93,38 @@ impl Drop for Refused<'_> {
     }
 }
 
+/// A saver, and what it knows from earlier rounds.
+struct Running {
+    saver: Saver,
+    seen: Seen,
+    rounds: OwnedMutexGuard<Rounds<u64>>,
+}
+
+impl Saves for Running {
+    type Error = Trouble;
+
+    const LOOK_EVERY: Duration = EVERY_LEAST;
+
+    fn wait(&self) -> Duration {
+        interval(self.saver.every, self.saver.status.reach())
+    }
+
+    /// The reader looks.
+    async fn look(&mut self) {}
+
+    async fn round(&mut self) -> Result<(), Trouble> {
+        self.saver.save(&mut self.seen, &mut self.rounds).await
+    }
+}
+
 impl Saver {
     /// Until it is dropped.
     pub(super) async fn run(self) {
-        let mut seen = Seen::default();
         // The saver of the connection before ends soon, if it has not.
-        let mut rounds = self.rounds.clone().lock_owned().await;
-        loop {
-            let began = Instant::now();
-            // The stream may come to reach back less far than it does.
-            while began.elapsed() < self.wait() {
-                tokio::time::sleep(self.wait().saturating_sub(began.elapsed()).min(EVERY_LEAST)).await;
-            }
-            if let Err(error) = self.save(&mut seen, &mut rounds).await {
-                tracing::warn!(%error, "topic states could not be saved");
-            }
-        }
-    }
-
-    /// Until the next save: sooner where the stream does not reach back far.
-    fn wait(&self) -> Duration {
-        interval(self.every, self.status.reach())
+        let rounds = self.rounds.clone().lock_owned().await;
+        let stream = self.status.name.clone();
+        let running = Running { saver: self, seen: Seen::default(), rounds };
+        saving::run(running, &stream, &CancellationToken::new()).await;
     }
 
     /// Removes saved states of topics that have ended.

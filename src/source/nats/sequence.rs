@@ -2,7 +2,7 @@
 
 use crate::limits::OFFSET_MAX;
 use crate::position::Offset;
-use crate::source::refusals::{Reason, Refusal};
+use crate::source::refusal::{Reason, Refusal};
 
 /// A message has no offset. A stream's sequences only rise: none that comes after it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -22,7 +22,7 @@ use super::pull::Pulled;
 use super::read_size::ONE_MOST;
 use super::reading::{FORGOTTEN_AFTER, is_lost};
 use super::subjects::token;
-use super::{Trouble, trouble};
+use super::trouble::{Trouble, trouble};
 use crate::config::{Class, PayloadForm};
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};

@@ -4,7 +4,7 @@
 use simd_json::BorrowedValue;
 use simd_json::prelude::*;
 
-use super::{Fault, Levels, NormalDelta, Normalizer, is_number, malformed};
+use super::normalizer::{Fault, Levels, NormalDelta, Normalizer, is_number, malformed};
 use serde_json::json;
 
 pub(super) fn line(

@@ -5,7 +5,7 @@ use simd_json::BorrowedValue;
 use simd_json::prelude::*;
 
 use super::binance::levels;
-use super::{Fault, Levels, NormalDelta, Normalizer, is_number, malformed};
+use super::normalizer::{Fault, Levels, NormalDelta, Normalizer, is_number, malformed};
 
 pub(super) fn line(n: &mut Normalizer, venue: &str, line: &[u8], out: &mut Vec<NormalDelta>) -> Result<(), Fault> {
     let mut line = line.to_vec();

@@ -9,8 +9,8 @@ use futures_util::future::join_all;
 use super::entries::fields_of;
 use super::id::EntryId;
 use super::keys::hash_tag;
-use super::link::SharedLink;
 use super::masters::Masters;
+use super::shared_link::SharedLink;
 use super::there;
 use crate::config;
 use crate::limits::{APPEND_BYTES_MAX, APPEND_DELTAS_MAX, IDEMPOTENCY_TTL};
@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::position::{Epoch, Offset};
 use crate::source::draft::Draft;
 use crate::source::once::OnceKey;
-use crate::source::publish::Outgoing;
+use crate::source::outgoing::Outgoing;
 use crate::topic::{Kind, SourceId, Topics};
 
 /// Appends deltas to the stream of their topic's partition.

@@ -16,7 +16,7 @@ use super::masters::Masters;
 use super::value::text;
 use crate::limits::REFUSAL_CHARS_SHOWN;
 use crate::name::shown;
-use crate::source::refusals::{Reason, Refusal};
+use crate::source::refusal::{Reason, Refusal};
 use crate::topic::{hash_of, home_in};
 
 /// First field of a cut; its value says what it is.

@@ -12,7 +12,7 @@ use crate::limits::REFUSAL_CHARS_SHOWN;
 use crate::name::shown;
 use crate::source::draft::Draft;
 use crate::source::entry::{self, KINDS, Parts, ReadDelta, Words, missing};
-use crate::source::refusals::{Reason, Refusal};
+use crate::source::refusal::{Reason, Refusal};
 
 /// What publishers who know another system call the field of the topic.
 const OTHER_TOPICS: [&str; 9] =

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use crate::limits::OFFSET_MAX;
 use crate::position::Offset;
-use crate::source::refusals::{Reason, Refusal};
+use crate::source::refusal::{Reason, Refusal};
 
 /// 2024-01-01T00:00:00Z, Unix ms.
 const BASE_MS: u64 = 1_704_067_200_000;

@@ -3,12 +3,14 @@
 mod append;
 mod appetite;
 mod away;
+mod cluster;
 mod continuity;
 mod entries;
 mod id;
 mod keys;
 mod link;
 mod masters;
+mod node;
 mod reader;
 mod refused;
 mod reshard;
@@ -16,9 +18,11 @@ mod resp;
 mod saved;
 mod saver;
 mod sentinels;
+mod shared_link;
 #[cfg(test)]
 mod simulation;
 mod there;
+mod topology;
 mod value;
 mod wire;
 
@@ -26,7 +30,8 @@ pub use append::{AppendError, Appender};
 pub(super) use entries::read_draft;
 pub use entries::{ReadEntry, read_entries};
 pub use id::{EntryId, IdError};
-pub use link::{Link, SharedLink};
+pub use link::Link;
 pub use masters::Masters;
 pub use reader::RedisSource;
 pub use reshard::{ReshardError, Resharding, reshard};
+pub use shared_link::SharedLink;

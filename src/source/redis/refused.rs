@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::id::EntryId;
 use super::keys::in_slot_of;
-use super::link::SharedLink;
 use super::masters::Masters;
+use super::shared_link::SharedLink;
 use crate::limits::{REFUSED_COPIES_WAITING, REFUSED_COPY_BYTES};
 use crate::metrics::Metrics;
-use crate::source::refusals::Refusal;
+use crate::source::refusal::Refusal;
 
 /// Copies that are sent together.
 const TOGETHER: usize = 64;

@@ -8,34 +8,27 @@
 
 mod ground;
 mod mover;
+mod node;
+mod plan;
 mod scripts;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::{Value, cmd};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use super::away::{Away, CUT_FIELD, Cut, slice_of};
-use super::continuity::Facts;
+use super::away::{Away, CUT_FIELD, Cut};
 use super::keys::Keys;
 use super::masters::Masters;
-use super::reader::RedisSource;
 use crate::config::{self, Config};
-use crate::memory::ResolvedLimits;
-use crate::metrics::Metrics;
 use crate::position::Epoch;
-use crate::source::{Feed, Room, Source as _, SourceStatus};
-use crate::topic::{Known, Nowhere, SourceId, TopicName, Topics, home_in};
+use crate::topic::{Known, home_in};
 use mover::Mover;
-
-/// Time for the streams to be loaded, as long as nothing is heard of them.
-const LOAD_WAIT: Duration = Duration::from_secs(60);
-
-/// Time without a word of a stream after which that is said.
-const SAY_AFTER: Duration = Duration::from_secs(3);
+use node::Node;
+pub(super) use plan::ReshardFailed;
+use plan::Say;
+pub use plan::{ReshardError, Resharding};
 
 /// Wait where there was nothing to hand on.
 const IDLE: Duration = Duration::from_millis(10);
@@ -45,185 +38,6 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// Wrong topics that are named.
 const NAMED_MAX: usize = 10;
-
-/// What is to be done.
-#[derive(Debug, Clone)]
-pub struct Resharding {
-    /// The streams that topics are in.
-    pub from: Vec<String>,
-    /// The streams that they belong in from now on, in the order that tells which topic belongs where.
-    pub to: Vec<String>,
-    /// Say what would be moved, and move nothing.
-    pub dry_run: bool,
-    /// Time without deltas of moved topics in the old streams after which it is over.
-    pub quiet: Duration,
-    /// Go on though entries are gone that were not handed on.
-    pub skip_lost: bool,
-}
-
-/// Why it did not come to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum ReshardFailed {
-    /// Nothing was done.
-    #[error(transparent)]
-    NotBegun(ReshardError),
-    /// Run again it goes on where it was.
-    #[error("not at its end; run it again to go on: {0}")]
-    Broken(ReshardError),
-}
-
-/// Why a step was not done.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ReshardError(String);
-
-impl From<::redis::RedisError> for ReshardError {
-    fn from(error: ::redis::RedisError) -> Self {
-        Self(format!("Redis: {error}"))
-    }
-}
-
-impl Room for Nowhere {
-    fn has_room(&self) -> bool {
-        true
-    }
-}
-
-/// All streams, read as a node reads them.
-struct Node {
-    streams: Vec<String>,
-    topics: Arc<Topics>,
-    statuses: Vec<Arc<SourceStatus>>,
-    metrics: Arc<Metrics>,
-    masters: Masters,
-    config: Arc<Config>,
-    stop: CancellationToken,
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-impl Node {
-    fn start(config: &Config, masters: Masters, plan: &Resharding) -> Result<Self, ReshardError> {
-        let mut config = config.clone();
-        let Some(redis) = config.source.redis.as_mut() else {
-            return Err(ReshardError("the configuration has no [source.redis]".into()));
-        };
-        redis.streams.clone_from(&plan.from);
-        redis.read_also = plan.to.iter().filter(|stream| !plan.from.contains(stream)).cloned().collect();
-        // Nothing is saved from here, and nothing is forgotten for want of room.
-        redis.snapshot_every = Duration::ZERO;
-        config.limits.topics = usize::MAX;
-        let limits = ResolvedLimits { state_total_bytes: None, ..ResolvedLimits::configured(&config.limits) };
-        for namespace in config.namespace.values_mut().chain([&mut config.default]) {
-            (namespace.history_size, namespace.history_ttl) = (1, Duration::ZERO);
-        }
-        // Nodes do that.
-        redis.refused = false;
-        let redis = redis.clone();
-        let streams: Vec<String> = redis.all_streams().cloned().collect();
-        let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
-        let topics = Topics::within(config.clone(), &limits, streams.len(), Arc::new(Nowhere), metrics.clone());
-        let topics = Arc::new(topics);
-        let (feed, stop) = (Feed::new(topics.clone(), Arc::new(Nowhere)), CancellationToken::new());
-        let mut statuses = Vec::new();
-        for partition in 0..streams.len() {
-            let partition = u16::try_from(partition).map_err(|_| ReshardError("too many streams".into()))?;
-            let source = RedisSource::new(&config, &redis, masters.clone(), partition, metrics.clone()).for_moving();
-            let source = if plan.dry_run { source.that_only_looks() } else { source };
-            statuses.push(source.status());
-            tokio::spawn(Box::new(source).run(feed.clone(), stop.clone()));
-        }
-        let (sweeping, stopped) = (topics.clone(), stop.clone());
-        tokio::spawn(async move {
-            while !stopped.is_cancelled() {
-                sweeping.sweep();
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        });
-        Ok(Self { streams, topics, statuses, metrics, masters, config, stop })
-    }
-
-    async fn loaded(&self, say: &Say) -> Result<(), ReshardError> {
-        let (mut since, mut heard, mut is_said) = (Instant::now(), Vec::new(), false);
-        while let Some(status) = self.statuses.iter().find(|status| !status.is_loaded()) {
-            let notes: Vec<String> = self.statuses.iter().map(|status| status.last_note()).collect();
-            if notes != heard {
-                (since, heard, is_said) = (Instant::now(), notes, false);
-            }
-            if since.elapsed() > SAY_AFTER && !std::mem::replace(&mut is_said, true) {
-                let (name, note) = (&status.name, status.last_note());
-                say(format!("{name} is not read yet ({note}); it is waited for, {LOAD_WAIT:?} at most"));
-            }
-            if since.elapsed() > LOAD_WAIT {
-                return Err(ReshardError(format!("{} cannot be read: {}", status.name, status.last_note())));
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        if let Some(fault) = self.statuses.iter().find(|status| !status.fault().is_empty()) {
-            return Err(ReshardError(format!("{}: {}", fault.name, fault.fault())));
-        }
-        Ok(())
-    }
-
-    fn source(&self, stream: &str) -> Option<SourceId> {
-        let at = self.streams.iter().position(|known| known == stream)?;
-        u16::try_from(at).ok().map(SourceId)
-    }
-
-    fn stream(&self, source: SourceId) -> &str {
-        self.streams.get(usize::from(source.0)).map_or("", String::as_str)
-    }
-
-    fn epochs(&self) -> Vec<Epoch> {
-        (0..self.streams.len()).map(|at| self.topics.epoch(SourceId(u16::try_from(at).unwrap_or_default()))).collect()
-    }
-
-    /// A Redis that has lost writes may have lost marks and moves that publishers have acted on.
-    fn lost_nothing(&self, before: &[Epoch]) -> Result<(), ReshardError> {
-        let now = self.epochs();
-        let Some((stream, _)) = self.streams.iter().zip(before.iter().zip(&now)).find(|(_, (a, b))| a != b) else {
-            return Ok(());
-        };
-        Err(lost_writes(stream))
-    }
-
-    /// Topics that leave `from`, by where they go.
-    fn leaving(&self, from: &str, to: &[String]) -> BTreeMap<String, Vec<TopicName>> {
-        let Some(source) = self.source(from) else { return BTreeMap::new() };
-        let mut leaving: BTreeMap<String, Vec<TopicName>> = BTreeMap::new();
-        for (name, _) in self.topics.names_by(|_, found| found == source) {
-            let home = home_in(name.as_str(), to);
-            if home != from {
-                leaving.entry(home.to_owned()).or_default().push(name);
-            }
-        }
-        leaving
-    }
-
-    /// Waits until everything has been read that the streams hold now.
-    async fn caught_up(&self) -> Result<(), ReshardError> {
-        for (at, stream) in self.streams.iter().enumerate() {
-            let mut link = self.masters.connect(stream).await?;
-            let newest = Facts::of(&mut link, &Keys::new(stream)).await?.newest.ceiling();
-            let source = SourceId(u16::try_from(at).unwrap_or_default());
-            let until = Instant::now() + LOAD_WAIT;
-            while self.topics.reached(source) < newest {
-                if Instant::now() > until {
-                    return Err(ReshardError(format!("the stream {stream} cannot be read to its end")));
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Where lines on how it goes are written.
-pub(super) type Say = dyn Fn(String) + Sync;
 
 /// Does it, telling `say` how it goes.
 ///
@@ -404,20 +218,4 @@ async fn check(node: &Node, plan: &Resharding, unrelayed: u64, say: &Say) -> Res
         wrong.len(),
         named.join(", ")
     )))
-}
-
-fn lost_writes(stream: &str) -> ReshardError {
-    ReshardError(format!(
-        "Redis has lost entries of {stream}, and perhaps what was moved. Let publishers use the old list again, run this again, \
-         and publish the topics whole once (kind=snapshot)"
-    ))
-}
-
-/// How many slices names are divided into.
-fn slices_for(topics: usize) -> u16 {
-    u16::try_from(topics / mover::SLICE_TOPICS + 1).unwrap_or(u16::MAX).min(super::away::SLICES_MAX)
-}
-
-fn is_in_slice(name: &str, slice: u16, slices: u16) -> bool {
-    slice_of(name, slices) == slice
 }

@@ -5,6 +5,9 @@
 //! after its end is written, in whichever stream it was. A node whose states may lack deltas leaves saving to others, takes from them what it lacks, and
 //! saves only when nobody else has for a while.
 
+mod ends;
+mod scripts;
+
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,9 +25,10 @@ use super::saved::{self, Dependency, Saved, mark_text, upto_text};
 use crate::limits::SAVED_BYTES_AT_ONCE;
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
-use crate::source::saving::{EVERY_LEAST, Hole, Rounds, interval, lifetimes_text};
+use crate::source::saving::{self, EVERY_LEAST, Hole, Rounds, Saves, interval, lifetimes_text};
 use crate::source::{Feed, SourceStatus, apart};
 use crate::topic::{Snapshot, SourceId};
+use scripts::{CLEAR, FINISH, RENEW, TAKE, WRITE};
 
 /// States in one write or read.
 const CHUNK: usize = 500;
@@ -43,90 +47,6 @@ const RENEWALS: u64 = 4;
 
 /// Longest time between two looks at how far back the stream reaches.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
-
-/// Makes this round (`ARGV[1]`) the one that saves, for `ARGV[2]` ms, if none is but an earlier one of this node (`ARGV[5]`), and
-/// the position is what it found (`ARGV[3]`): otherwise another has saved meanwhile what this one may not have read. What an
-/// earlier round sent and is still on its way writes nothing then. Topics end at no offset past the newest (`ARGV[4]`).
-const TAKE: &str = "if (redis.call('GET', KEYS[2]) or '') ~= ARGV[3] then return 0 end
-local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[5] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-local ended = redis.call('GET', KEYS[3])
-if ended and tonumber(ended) > tonumber(ARGV[4]) then redis.call('DEL', KEYS[3]) end
-return 1";
-
-/// Writes states (`ARGV[5]` and on: name, text) if this node (`ARGV[1]`) still is the one that saves, in this epoch
-/// (`ARGV[2]`), and had read (up to `ARGV[4]`) of every topic that ended and was removed: a node that was held up for long must
-/// not write over what another saved meanwhile, nor bring back what is gone. It stays the one that saves for `ARGV[3]` ms more.
-const WRITE: &str =
-    "if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('GET', KEYS[3]) ~= ARGV[2] then return 0 end
-local ended = redis.call('GET', KEYS[4])
-if ended and tonumber(ended) > tonumber(ARGV[4]) then return 2 end
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
-for i = 5, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-return 1";
-
-/// Keeps the lease for `ARGV[2]` ms more, if this round (`ARGV[1]`) has it.
-const RENEW: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return 1";
-
-/// Removes all saved states and what goes with them, under the first two conditions.
-const CLEAR: &str =
-    "if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('GET', KEYS[3]) ~= ARGV[2] then return 0 end
-redis.call('DEL', KEYS[1], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8])
-return 1";
-
-/// Writes the position and the count that go with states, under the same conditions, and the position (`ARGV[6]`, as `ARGV[5]`)
-/// into each hash that is saved.
-const FINISH: &str =
-    "if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('GET', KEYS[3]) ~= ARGV[2] then return 0 end
-redis.call('SET', KEYS[1], ARGV[3])
-redis.call('SET', KEYS[4], ARGV[4])
-for i = 5, #KEYS do redis.call('HSET', KEYS[i], ARGV[5], ARGV[6]) end
-return 1";
-
-/// Removes saved states (`ARGV[2]` and on: name, offset) that are not of a later offset, and notes the highest of these
-/// offsets, and up to when (`ARGV[1]`, Unix ms) topics ended for want of deltas.
-const REMOVE: &str = "local highest = redis.call('GET', KEYS[2]) or '0'
-local expired = redis.call('GET', KEYS[3])
-if not expired or tonumber(expired) < tonumber(ARGV[1]) then redis.call('SET', KEYS[3], ARGV[1]) end
-for i = 2, #ARGV, 2 do
-  local text = redis.call('HGET', KEYS[1], ARGV[i])
-  local offset = text and string.match(text, '^{\"offset\":(%d+)')
-  if offset and tonumber(offset) <= tonumber(ARGV[i + 1]) then redis.call('HDEL', KEYS[1], ARGV[i]) end
-  if tonumber(ARGV[i + 1]) > tonumber(highest) then highest = ARGV[i + 1] end
-end
-redis.call('SET', KEYS[2], highest)
-return 1";
-
-/// Marks saved states (`ARGV`: name, offset) from before these offsets as incomplete, whatever position is saved with them: of
-/// the members that tell the data, the first is the state's own.
-const OUTDATE: &str = "for i = 1, #ARGV, 2 do
-  local text = redis.call('HGET', KEYS[1], ARGV[i])
-  local offset = text and string.match(text, '^{\"offset\":(%d+)')
-  if offset and tonumber(offset) < tonumber(ARGV[i + 1]) then
-    local at, name
-    for _, one in ipairs({ 'data', 'b64data', 'partial', 'b64partial' }) do
-      local found = string.find(text, '\"' .. one .. '\":', 1, true)
-      if found and (not at or found < at) then at, name = found, one end
-    end
-    local partial = name and ({ data = 'partial', b64data = 'b64partial' })[name]
-    if partial then
-      text = string.sub(text, 1, at) .. partial .. string.sub(text, at + 1 + #name)
-      redis.call('HSET', KEYS[1], ARGV[i], text)
-    end
-  end
-end
-return 1";
-
-/// Removes marks (`ARGV`: name, offset) that are not of a later offset.
-const UNMARK: &str = "for i = 1, #ARGV, 2 do
-  local text = redis.call('HGET', KEYS[1], ARGV[i])
-  local offset = text and string.match(text, '^{\"offset\":(%d+)')
-  if offset and tonumber(offset) <= tonumber(ARGV[i + 1]) then redis.call('HDEL', KEYS[1], ARGV[i]) end
-end
-return 1";
 
 /// Saves a partition's states now and then, if no other node just did.
 pub(super) struct Saver {
@@ -147,6 +67,32 @@ pub(super) struct Saver {
     rounds: Rounds<EntryId>,
     /// The last save removed the saved states and did not finish writing them again.
     is_unfinished: bool,
+}
+
+/// A saver and the topics whose states it saves.
+struct Running {
+    saver: Saver,
+    feed: Feed,
+}
+
+impl Saves for Running {
+    type Error = RedisError;
+
+    const LOOK_EVERY: Duration = MEASURE_EVERY;
+
+    fn wait(&self) -> Duration {
+        self.saver.wait()
+    }
+
+    async fn look(&mut self) {
+        if let Err(error) = self.saver.measure().await {
+            tracing::debug!(stream = self.saver.keys.stream, %error, "how far the stream reaches back cannot be measured");
+        }
+    }
+
+    async fn round(&mut self) -> RedisResult<()> {
+        self.saver.round(&self.feed).await
+    }
 }
 
 impl Saver {
@@ -175,24 +121,10 @@ impl Saver {
         }
     }
 
-    pub(super) async fn run(mut self, feed: Feed, stop: CancellationToken) {
-        let mut last = Instant::now();
-        loop {
-            let left = self.wait().saturating_sub(last.elapsed());
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(left.min(MEASURE_EVERY)) => {}
-            }
-            if last.elapsed() < self.wait() {
-                // The stream may have come to reach back less far than it did.
-                let _ = self.measure().await;
-                continue;
-            }
-            if let Err(error) = self.round(&feed).await {
-                tracing::warn!(stream = self.keys.stream, %error, "topic states could not be saved");
-            }
-            last = Instant::now();
-        }
+    /// Saves again and again, until `stop`.
+    pub(super) async fn run(self, feed: Feed, stop: CancellationToken) {
+        let stream = self.keys.stream.clone();
+        saving::run(Running { saver: self, feed }, &stream, &stop).await;
     }
 
     async fn measure(&self) -> RedisResult<()> {
@@ -592,61 +524,6 @@ impl Saver {
         Ok(done)
     }
 
-    /// Removes saved states of topics that have ended. Whichever node does: what was saved of a later life stays.
-    async fn remove_ended(&self, link: &mut Link, feed: &Feed) -> RedisResult<()> {
-        let _alone = feed.ending.lock().await;
-        remove_ended(link, &self.keys, self.source, feed).await
-    }
-
-    /// Marks saved states from before deltas for which there was no room here: this node does not know what they came to.
-    async fn outdate_refused(&self, link: &mut Link, feed: &Feed) -> RedisResult<()> {
-        let refused = feed.topics.take_refused(self.source);
-        for chunk in refused.chunks(CHUNK) {
-            let mut outdate = cmd("EVAL");
-            outdate.arg(OUTDATE).arg(1).arg(&self.keys.snapshots);
-            for (name, offset) in chunk {
-                outdate.arg(name.as_str()).arg(offset.get());
-            }
-            if let Err(error) = outdate.query_async::<u8>(link).await {
-                feed.topics.put_back_refused(self.source, &refused);
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// The same in other streams, of topics that entries of this one ended or moved. `false` if not all can be removed.
-    async fn remove_ended_elsewhere(&self, feed: &Feed) -> RedisResult<bool> {
-        if feed.topics.partitions() > 1 {
-            let _alone = feed.ending.lock().await;
-            for (at, stream) in self.streams.iter().enumerate() {
-                let source = SourceId(u16::try_from(at).unwrap_or_default());
-                let is_marked = feed.topics.has_marks_over(source);
-                if source != self.source && (is_marked || feed.topics.has_ended_elsewhere(source)) {
-                    let read = Dependency::new(stream, &feed.topics.epoch(source), feed.topics.reached(source));
-                    if feed.topics.is_loading(source) || !read.is_current(&self.masters, stream).await? {
-                        // What ended there may not have ended in the past that it has now.
-                        return Ok(false);
-                    }
-                    let mut link = self.masters.connect(stream).await?;
-                    remove_ended(&mut link, &Keys::new(stream), source, feed).await?;
-                }
-            }
-        }
-        let forgotten = (0..self.streams.len())
-            .filter_map(|at| self.streams.get(at).filter(|_| has_forgotten_ends(feed, at)))
-            .collect::<Vec<_>>();
-        if !forgotten.is_empty() {
-            tracing::warn!(
-                stream = self.keys.stream,
-                ?forgotten,
-                "more topics ended than this node remembers, so that it cannot remove all their saved states: it saves no more; start \
-                 it again"
-            );
-        }
-        Ok(forgotten.is_empty())
-    }
-
     /// Takes states that may lack deltas here from what another node has saved.
     async fn complete(&mut self, link: &mut Link, feed: &Feed) -> RedisResult<()> {
         let reached = self.progress().offset;
@@ -680,43 +557,6 @@ enum Written {
     Refused,
 }
 
-fn has_forgotten_ends(feed: &Feed, at: usize) -> bool {
-    u16::try_from(at).is_ok_and(|at| feed.topics.has_forgotten_ends(SourceId(at)))
-}
-
-/// Removes saved states of topics of `source` that have ended, with [`Feed::ending`] held.
-async fn remove_ended(link: &mut Link, keys: &Keys, source: SourceId, feed: &Feed) -> RedisResult<()> {
-    let mut ended = feed.topics.take_ended(source);
-    while !ended.is_empty() {
-        let chunk = ended.split_off(ended.len().saturating_sub(CHUNK));
-        if let Err(error) = remove(link, keys, &chunk, feed.topics.expired_ms(source)).await {
-            ended.extend(chunk);
-            feed.topics.put_back_ended(source, ended);
-            return Err(error);
-        }
-    }
-    for chunk in feed.topics.marks_over(source).chunks(CHUNK) {
-        let mut unmark = cmd("EVAL");
-        unmark.arg(UNMARK).arg(1).arg(&keys.strays);
-        for (name, offset) in chunk {
-            unmark.arg(name.as_str()).arg(offset.get());
-        }
-        let () = unmark.query_async(link).await?;
-        feed.topics.removed_marks(source, chunk);
-    }
-    Ok(())
-}
-
 fn not_taken() -> RedisError {
     RedisError::from((ErrorKind::Client, "the states could not be taken"))
-}
-
-/// Removes saved states that are not of later offsets than these.
-async fn remove(link: &mut Link, keys: &Keys, ended: &[(TopicName, Offset)], expired_ms: u64) -> RedisResult<()> {
-    let mut remove = cmd("EVAL");
-    remove.arg(REMOVE).arg(3).arg(&keys.snapshots).arg(&keys.ended).arg(&keys.expired).arg(expired_ms);
-    for (name, offset) in ended {
-        remove.arg(name.as_str()).arg(offset.get());
-    }
-    remove.query_async(link).await
 }

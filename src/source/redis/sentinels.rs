@@ -12,7 +12,7 @@ use ::redis::{ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use super::masters::{at, no_answer, open};
+use super::node::{at, no_answer, open};
 use super::wire::Wire;
 
 /// Time that a sentinel has to answer.

@@ -3,7 +3,7 @@
 use ::redis::{Cmd, RedisResult, cmd};
 
 use super::keys::Keys;
-use super::link::SharedLink;
+use super::shared_link::SharedLink;
 
 /// Asks how many there are of a stream and the epoch beside it. A stream that nodes read has an epoch before it has entries.
 pub(super) fn question(stream: &str) -> Cmd {

@@ -24,8 +24,13 @@ use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::masters::{CONNECT_TIMEOUT, RESPONSE_TIMEOUT};
 use super::resp::{VALUE_BYTES, ValueCounter};
+
+/// Time to connect, sign on included.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Time without a byte of an answer; above what a blocking read waits.
+pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time for one answer, however steadily its bytes come.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);

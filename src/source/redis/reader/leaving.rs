@@ -1,6 +1,5 @@
 //! Topics that leave this stream, or come from another, while `nexus-push reshard` moves them.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,16 +9,13 @@ use tokio::time::Instant;
 use super::super::away::{Away, Cut, Handed, handed_on};
 use super::super::id::EntryId;
 use super::super::link::Link;
-use super::RedisSource;
+use super::source::RedisSource;
+use super::waits::{Leaving, RELAY_WAIT, Residence, Wait};
 use crate::config;
-use crate::limits::MOVES_WAITING_MAX;
 use crate::position::Offset;
 use crate::source::Feed;
-use crate::source::refusals::{Reason, Refusal};
+use crate::source::refusal::{Reason, Refusal};
 use crate::topic::{Belongs, Goes, Home, Kind, Rule, SourceId};
-
-/// Time for which a topic's deltas may wait for their relay before its state is told as incomplete.
-const RELAY_WAIT: Duration = Duration::from_secs(5);
 
 /// Time between two looks at what waits, and at whether a run that has ended is done.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -30,80 +26,6 @@ const CUT_WAIT_AGAIN: Duration = Duration::from_secs(60);
 
 /// Time between two looks at how far another stream has been read.
 const CUT_LOOK_EVERY: Duration = Duration::from_millis(1);
-
-/// Deltas of a topic that wait to be relayed.
-#[derive(Debug)]
-struct Wait {
-    /// Since when the first of them waits.
-    since: Instant,
-    first: Offset,
-    /// The newest of them.
-    upto: Offset,
-    is_told: bool,
-}
-
-impl Wait {
-    fn new(offset: Offset) -> Self {
-        Self { since: Instant::now(), first: offset, upto: offset, is_told: false }
-    }
-
-    fn is_due(&self) -> bool {
-        self.since.elapsed() >= RELAY_WAIT
-    }
-}
-
-/// What is not as it should be while topics move.
-#[derive(Debug, Default)]
-pub(super) struct Leaving {
-    /// Topics whose deltas wait in this stream.
-    waiting: HashMap<String, Wait>,
-    /// Deltas of topics that are too many to remember.
-    others: Option<Wait>,
-    /// The run of which it is known how far entries were relayed.
-    watched: Option<String>,
-    /// When that was last looked at.
-    relays_looked_at: Option<Instant>,
-    /// When it was last looked at what waits.
-    looked_at: Option<Instant>,
-    /// When another stream was waited for in vain.
-    gave_up: Option<Instant>,
-    /// States are taken from here to be moved: what waits is the caller's own affair.
-    is_mover: bool,
-}
-
-/// Where an entry's topic is, by the moves that are known.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Residence {
-    /// Here. It belongs here, if `nexus-push reshard` has settled that before the entry.
-    Here(Option<Home>),
-    /// Here still, though it is to leave.
-    ToLeave,
-    /// Where it went: the entry is passed over, as it comes in the topic's new stream.
-    Left,
-    /// The entry comes after the end of the moves, so that the command does not hand it on. Only the stream decides that: all
-    /// nodes refuse such an entry, whether or not they know the topic.
-    Late,
-}
-
-impl Leaving {
-    /// A delta of a topic has come that is to come where the topic goes.
-    fn wait(&mut self, topic: &str, upto: Offset) {
-        let new = || Wait::new(upto);
-        let wait = if let Some(wait) = self.waiting.get_mut(topic) {
-            wait
-        } else if self.waiting.len() < MOVES_WAITING_MAX {
-            self.waiting.entry(topic.to_owned()).or_insert_with(new)
-        } else {
-            self.others.get_or_insert_with(new)
-        };
-        wait.upto = wait.upto.max(upto);
-    }
-
-    /// Whether any wait for so long that it is to be told.
-    fn is_due(&self) -> bool {
-        self.waiting.values().chain(&self.others).any(Wait::is_due)
-    }
-}
 
 /// The source of a stream, if it is read.
 fn source_in(config: &config::Redis, stream: &str) -> Option<SourceId> {
@@ -365,26 +287,5 @@ impl RedisSource {
             }
             tokio::time::sleep(CUT_LOOK_EVERY).await;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn topics_that_wait_are_bounded_and_the_others_are_known_to_wait() {
-        let mut leaving = Leaving::default();
-        let upto = |ms| Offset::new(ms).unwrap();
-        (0..MOVES_WAITING_MAX).for_each(|n| leaving.wait(&format!("t:{n}"), upto(1)));
-        assert!(leaving.others.is_none());
-        leaving.wait("t:0", upto(2));
-        assert!(leaving.others.is_none(), "it is one of them");
-        leaving.wait("other:a", upto(3));
-        let since = leaving.others.as_ref().unwrap().since;
-        leaving.wait("other:b", upto(4));
-        let others = leaving.others.as_ref().unwrap();
-        assert_eq!((others.since, others.upto), (since, upto(4)), "since the first of them");
-        assert_eq!(leaving.waiting.len(), MOVES_WAITING_MAX);
     }
 }

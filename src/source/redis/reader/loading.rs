@@ -1,95 +1,31 @@
 //! What a partition holds when a node starts, or when its epoch has changed: saved states, then the stream. A load goes on
 //! where it was when the connection broke, so that over a slow or poor link it comes to an end.
 
-use std::time::Duration;
-
 use ::redis::{RedisResult, Value, cmd, pipe};
 use tokio::time::Instant;
 
 use super::super::appetite::{Appetite, bytes_max};
+use super::super::away::Away;
 use super::super::continuity::{self, Facts, Progress};
 use super::super::entries::{Entry, Size, entries};
 use super::super::id::EntryId;
 use super::super::link::Link;
 use super::super::saved::{self, Dependency, SavedUpto};
 use super::super::wire::is_too_large;
-use super::{Away, LOOK_AGAIN_BYTES, RedisSource};
+use super::load::Loading;
+use super::source::{LOOK_AGAIN_BYTES, RedisSource};
+use super::time::time_ms;
 use crate::clock::unix_ms;
 use crate::position::{Epoch, Offset};
 use crate::source::Feed;
 use crate::source::saving::Hole;
-use crate::topic::{Floor, Lifetime, SourceId, hash_of};
+use crate::topic::{Floor, SourceId, hash_of};
 
 /// Entries a read returns at most while loading.
 const LOAD_BATCH: usize = 5_000;
 
 /// Saved states a read returns at most, more or less.
 const RESTORE_BATCH: usize = 500;
-
-/// A load under way.
-#[derive(Debug, Clone)]
-pub(super) struct Loading {
-    epoch: Epoch,
-    /// The run of Redis that it is read from, where that says so.
-    run: Option<String>,
-    /// The newest entry when it began.
-    newest: EntryId,
-    /// Where saved states are read on; `None` once they are read.
-    cursor: Option<u64>,
-    restored: usize,
-    /// Entries up to here are in the saved states.
-    saved: Option<EntryId>,
-    /// How long topics live on the node that saved.
-    lifetimes: Vec<Lifetime>,
-    /// Of the saved states.
-    generation: Option<Epoch>,
-    /// How many entries the stream had been given up to there.
-    saved_count: Option<u64>,
-    /// How many of those after it were read.
-    after_saved: u64,
-    /// The last entry taken in, and its fingerprint.
-    last: EntryId,
-    seen: Option<u64>,
-    last_size: Size,
-    entries: usize,
-    /// States that are saved are of another stream of this name.
-    is_another: bool,
-    /// The stream still had everything up to here that is not read, when it was last looked at.
-    edge: EntryId,
-    /// Where it began then.
-    begins_at: EntryId,
-    /// An entry lies there, and was not read yet.
-    begins_at_edge: bool,
-    /// What time it was by Redis' clock when entries were last read, Unix ms.
-    time_ms: Option<u64>,
-    appetite: Appetite,
-    /// It broke off for the size of an answer, and nothing else: saved states are read on where that was.
-    is_overfed: bool,
-}
-
-impl Loading {
-    /// An answer was given up for its size.
-    fn overfed(&mut self) {
-        if self.cursor.is_some() && self.run.is_none() {
-            // Saved states are read from their beginning, and would be given up at the same place.
-            self.appetite = Appetite::new(1);
-        }
-        self.appetite.overfed();
-        self.is_overfed = true;
-    }
-
-    /// Up to where entries may be missing that were deleted one by one and are in no saved state, if any are: behind the first that
-    /// the stream still had. `last` was read last.
-    fn missing_upto(&self, facts: &Facts, last: EntryId) -> Option<EntryId> {
-        let known = self.saved.unwrap_or_default().max(self.begins_at);
-        if let Some(deleted) = facts.deleted {
-            return (deleted > known).then_some(deleted.min(last));
-        }
-        // Without that they leave no trace but that they were counted.
-        let expected = self.saved_count.map(|saved| saved + self.after_saved);
-        facts.count_upto(last).zip(expected).is_some_and(|(count, expected)| count > expected).then_some(last)
-    }
-}
 
 impl RedisSource {
     /// Takes in everything that Redis holds. `false` if another stream has come to have another past meanwhile, so that this one is
@@ -487,17 +423,4 @@ impl RedisSource {
         tracing::info!(stream = self.keys.stream, node = %link.place(), %epoch, restored, entries, "loaded");
         Ok(())
     }
-}
-
-/// By how much a clock that says `time_ms` is ahead of one that says `own_ms`, in ms.
-pub(super) fn ahead_of(own_ms: u64, time_ms: u64) -> i64 {
-    let signed = |ms| i64::try_from(ms).unwrap_or(i64::MAX);
-    signed(time_ms).saturating_sub(signed(own_ms))
-}
-
-/// An answer to `TIME`, in Unix ms.
-pub(super) fn time_ms(time: &Value) -> Option<u64> {
-    let Value::Array(parts) = time else { return None };
-    let number = |at: usize| super::super::value::text(parts.get(at)?)?.parse::<u64>().ok();
-    u64::try_from((Duration::from_secs(number(0)?) + Duration::from_micros(number(1)?)).as_millis()).ok()
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::super::masters::Masters;
 use super::super::there;
-use super::{ReshardError, Say};
+use super::plan::{ReshardError, Say};
 use crate::config;
 
 /// Time for which a Redis is tried that cannot be reached.

@@ -7,19 +7,21 @@ use ::redis::{Value, cmd, pipe};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::super::away::{AT_FIELD, Away, CUT_FIELD, Cut, FROM_FIELD, PARTIAL_FIELD};
+use super::super::away::{AT_FIELD, Away, CUT_FIELD, Cut, FROM_FIELD, PARTIAL_FIELD, SLICES_MAX, slice_of};
 use super::super::continuity::{self, Facts, Progress};
 use super::super::entries::{Entry, decode_entry, entries, fields_of, topic_of};
 use super::super::id::EntryId;
 use super::super::keys::Keys;
 use super::super::link::Link;
+use super::node::Node;
+use super::plan::{ReshardError, Resharding, Say, lost_writes};
 use super::scripts::{CUT, DONE, END, HAND_ON};
-use super::{Node, ReshardError, Resharding, Say, is_in_slice, lost_writes, slices_for};
+
 use crate::clock::unix_ms;
 use crate::config::{self, Class};
 use crate::source::draft::Draft;
-use crate::source::refusals::Refusal;
-use crate::topic::{Kind, Known, SourceId, TopicName};
+use crate::source::refusal::Refusal;
+use crate::topic::{Kind, Known, SourceId, TopicName, home_in};
 
 /// Topics of a slice, about.
 pub(super) const SLICE_TOPICS: usize = 50;
@@ -574,11 +576,10 @@ impl Mover {
             let (stream, state) = (target.stream.clone(), target.state.clone());
             let Some(source) = node.source(&stream) else { continue };
             let may_lack = |name: &str| {
-                let slice = usize::from(super::slice_of(name, away.slices));
-                let was_here = super::home_in(
-                    name,
-                    &node.config.source.redis.as_ref().map(|r| r.streams.clone()).unwrap_or_default(),
-                ) == self.stream;
+                let slice = usize::from(slice_of(name, away.slices));
+                let was_here =
+                    home_in(name, &node.config.source.redis.as_ref().map(|r| r.streams.clone()).unwrap_or_default())
+                        == self.stream;
                 was_here && away.home(name) == stream && slice < away.cuts.len()
             };
             let names = node.topics.names_by(|name, found| found == source && may_lack(name));
@@ -639,6 +640,15 @@ impl From<::redis::RedisError> for Trouble {
     fn from(error: ::redis::RedisError) -> Self {
         Self::Redis(error)
     }
+}
+
+/// How many slices names are divided into.
+fn slices_for(topics: usize) -> u16 {
+    u16::try_from(topics / SLICE_TOPICS + 1).unwrap_or(u16::MAX).min(SLICES_MAX)
+}
+
+fn is_in_slice(name: &str, slice: u16, slices: u16) -> bool {
+    slice_of(name, slices) == slice
 }
 
 #[cfg(test)]

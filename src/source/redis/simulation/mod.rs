@@ -14,9 +14,9 @@ mod judge;
 mod moves;
 mod oracle;
 mod server;
+mod weather;
 mod world;
 
-use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -27,47 +27,8 @@ use tracing_subscriber::fmt::time::FormatTime;
 
 use crate::clock;
 use crate::random;
+use weather::{Weather, of_environment};
 use world::{Tally, World};
-
-/// What befalls a world beside publishers, nodes that come and go, and lost connections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Weather {
-    /// Nothing.
-    Fair,
-    /// Two streams, and publishers who do not know which is a topic's.
-    Several,
-    /// Entries go before all nodes have read them.
-    Trimmed,
-    /// The same with two streams.
-    SeveralTrimmed,
-    /// Failovers that lose writes, restarts, deleted keys.
-    Lossy,
-    /// The same with two streams.
-    SeveralLossy,
-    /// A clock that jumps, no memory, commands that are missing or held up, IDs that publishers give.
-    Odd,
-    /// Topics are moved to other streams.
-    Moving,
-}
-
-impl Weather {
-    /// Whether publishers do not know which of two streams is a topic's.
-    fn is_several(self) -> bool {
-        matches!(self, Self::Several | Self::SeveralTrimmed | Self::SeveralLossy)
-    }
-
-    fn is_trimmed(self) -> bool {
-        matches!(self, Self::Trimmed | Self::SeveralTrimmed)
-    }
-
-    fn is_lossy(self) -> bool {
-        matches!(self, Self::Lossy | Self::SeveralLossy)
-    }
-}
-
-fn of_environment<T: FromStr>(name: &str) -> Option<T> {
-    std::env::var(name).ok()?.parse().ok()
-}
 
 /// When it is, in a world.
 struct VirtualTime;
@@ -77,11 +38,6 @@ impl FormatTime for VirtualTime {
         let ms = clock::simulated::now_ms().map_or(0, |ms| ms - world::START_MS);
         write!(to, "{:>8}.{:03}", ms / 1_000, ms % 1_000)
     }
-}
-
-/// Lines that are told of a world that went wrong.
-fn lines() -> usize {
-    of_environment("NEXUS_TEST_LINES").unwrap_or(60)
 }
 
 fn live(seed: u64, weather: Weather, is_told: bool) -> Result<Tally, String> {

@@ -14,7 +14,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::super::link::{Connection as Way, Link};
-use super::super::masters::{CONNECT_TIMEOUT, Masters, RESPONSE_TIMEOUT, no_answer};
+use super::super::node::no_answer;
+use super::super::topology::Topology;
+use super::super::wire::{CONNECT_TIMEOUT, RESPONSE_TIMEOUT};
 use super::data::{Around, Data, Lacks};
 use crate::clock::unix_ms;
 
@@ -142,7 +144,7 @@ impl Door {
         Self { server, node, info: "redis://simulated".into_connection_info().expect("a URL") }
     }
 
-    pub(in super::super) async fn connect(&self, masters: &Masters) -> RedisResult<Link> {
+    pub(in super::super) async fn connect(&self, topology: &Topology) -> RedisResult<Link> {
         let (way, generation, is_cut) = {
             let mut inner = self.server.inner();
             let most = inner.way_ms;
@@ -156,7 +158,7 @@ impl Door {
         tokio::time::sleep(Duration::from_millis(way)).await;
         let connection = Connection { server: self.server.clone(), node: self.node, generation };
         let place = ConnectionAddr::Tcp("simulated".into(), 6379);
-        Ok(Link::new(masters.clone(), Way::Simulated(connection), place, true))
+        Ok(Link::new(topology.clone(), Way::Simulated(connection), place, true))
     }
 }
 

@@ -14,12 +14,12 @@ use super::super::continuity::Progress;
 use super::super::id::EntryId;
 use super::super::masters::Masters;
 use super::super::reader::RedisSource;
-use super::Weather;
 use super::client::{Client, Heard};
 use super::data::{Lacks, Log};
 use super::moves::Moves;
 use super::oracle::{Oracle, Seen, class_of};
 use super::server::{Door, Server};
+use super::weather::{self, Weather};
 use crate::clock;
 use crate::config::{self, Class, Config, Namespace};
 use crate::metrics::Metrics;
@@ -200,7 +200,7 @@ impl World {
         let tally = world.tally;
         outcome.map(|()| tally).map_err(|fault| {
             let lines = world.lines.unwrap_or_default();
-            let from = lines.len().saturating_sub(super::lines());
+            let from = lines.len().saturating_sub(weather::lines());
             format!("{}{fault}", lines[from..].iter().map(|line| format!("{line}\n")).collect::<String>())
         })
     }
