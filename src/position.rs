@@ -31,6 +31,12 @@ impl Offset {
     pub fn next(self) -> Self {
         Self((self.0 + 1).min(OFFSET_MAX))
     }
+
+    /// The one before. Stays at zero.
+    #[must_use]
+    pub fn previous(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
 }
 
 impl fmt::Display for Offset {

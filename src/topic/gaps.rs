@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::state::over;
+use super::lifetime::over;
 use crate::config::Namespace;
 use crate::limits::DELETED_TOPICS_MAX;
 use crate::name::TopicName;

@@ -8,8 +8,8 @@ use loom::thread;
 
 use super::exchange::{Attachment, Incoming, Outlet, ShardId, Slot};
 use super::{
-    account, deleted, delta, exchange, freshness, gaps, merge, names, passage, payload, related, relays, state, strays,
-    trace,
+    account, deleted, delta, ended, exchange, freshness, gaps, lifetime, merge, names, passage, payload, progress,
+    refused, related, relays, state, strays, trace, unpublished,
 };
 use crate::config::{Class, Config, Namespace};
 use crate::metrics::Metrics;
@@ -20,7 +20,7 @@ use crate::protocol::{Encoding, MembershipChange};
 /// What sources are made of here.
 mod atomics {
     pub(super) use loom::sync::Mutex;
-    pub(super) use loom::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+    pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 }
 
 /// A map whose locks loom knows: one for all of it, as a shard of the real one has.
@@ -132,7 +132,7 @@ mod map {
     unreachable_pub,
     reason = "it is the registry as it is, for its own map"
 )]
-#[path = "registry.rs"]
+#[path = "registry/mod.rs"]
 mod registry;
 
 use registry::Topics;

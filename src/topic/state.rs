@@ -9,6 +9,7 @@ use super::account::{Account, INDEX_BYTES, Levels, MEMBER_BYTES, PLACE_BYTES, VA
 use super::delta::{Delta, Keep, Kind, Place, Snapshot, SnapshotData};
 use super::exchange::{Attachment, PublishError, Replay, ShardId, Slot, SourceId};
 use super::history::History;
+use super::lifetime::over;
 use super::merge::{self, Members};
 use super::payload::Payload;
 use super::strays::{Stray, Strays};
@@ -19,17 +20,6 @@ use crate::limits::{RECOVERY_BYTES, STATE_BYTES_MAX};
 use crate::name::TopicName;
 use crate::position::{Epoch, Offset, Position};
 use crate::protocol::{Encoding, HistoryDelta, HistoryPage, HistoryQuery, Known, Refusal, base64_json};
-
-/// Most by which a topic outlives its time before it is ended without a delta: clocks differ a little.
-const EXPIRY_GRACE_MS_MAX: u64 = 60_000;
-
-/// Whether a topic whose last delta came at `last_ms` has ended by `at_ms`. A delta after its time ends it exactly; `grace` is
-/// for ending it without one.
-pub(super) fn over(options: &Namespace, last_ms: u64, at_ms: u64, grace: bool) -> bool {
-    let after_ms = u64::try_from(options.expire_after.as_millis()).unwrap_or(u64::MAX);
-    let grace_ms = if grace { (after_ms / 10).min(EXPIRY_GRACE_MS_MAX) } else { 0 };
-    after_ms > 0 && at_ms.saturating_sub(last_ms) > after_ms.saturating_add(grace_ms)
-}
 
 /// When a delta was taken in, Unix ms.
 #[derive(Debug, Clone, Copy)]
