@@ -161,3 +161,27 @@ impl History {
         self.deltas.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::state::testing::{publish, topic};
+    use super::*;
+    use crate::config::Class;
+
+    #[test]
+    fn history_is_bounded_by_bytes_and_age() {
+        let options = Namespace { history_bytes: 10, ..Namespace::default() };
+        let mut history = History::from_floor(Offset::ZERO);
+        let mut topic = topic(Class::Stream);
+        for _ in 0..4 {
+            history.push(Keep::new(publish(&mut topic, "12345")), &options);
+        }
+        assert_eq!(history.len(), 2);
+        assert!(history.since(Offset::new(1).unwrap()).is_none());
+        assert_eq!(history.since(Offset::new(2).unwrap()).unwrap().count(), 2);
+        history.expire(301_000, &options);
+        assert_eq!(history.len(), 0);
+        assert!(history.since(Offset::new(3).unwrap()).is_none());
+        assert_eq!(history.since(Offset::new(4).unwrap()).unwrap().count(), 0);
+    }
+}

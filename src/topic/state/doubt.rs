@@ -1,0 +1,108 @@
+//! Whether a topic's state may lack deltas, and why: some were missed, or wait in another source, or are about to be read.
+
+use super::topic::Topic;
+use crate::config::Class;
+use crate::position::{Epoch, Offset};
+
+impl Topic {
+    /// Where it belongs is loaded: with `is_first` nothing of it was there, so that it began here. Tells whether it is whole now.
+    pub(in crate::topic) fn be_first(&mut self, is_first: bool) -> bool {
+        let is_whole = std::mem::take(&mut self.awaits_home) && is_first && self.known && self.incomplete;
+        if is_whole {
+            (self.incomplete, self.unsaved, self.snapshot) = (false, true, None);
+            self.settle();
+        }
+        is_whole
+    }
+
+    /// Deltas wait for the topic's move from now on; tells whether that is new.
+    pub(in crate::topic) fn wait(&mut self) -> bool {
+        self.options.class.conflatable() && self.lack()
+    }
+
+    /// Deltas of the topic do not come here any more; tells whether that is new.
+    pub(in crate::topic) fn lack(&mut self) -> bool {
+        let is_new = self.known && !self.waits;
+        if is_new {
+            (self.waits, self.snapshot) = (true, None);
+            self.settle();
+        }
+        is_new
+    }
+
+    /// The deltas that waited have come; tells whether it was said that they wait.
+    pub(in crate::topic) fn end_wait(&mut self) -> bool {
+        let waited = std::mem::take(&mut self.waits);
+        if waited {
+            self.snapshot = None;
+            self.settle();
+        }
+        waited
+    }
+
+    /// Whether the state may lack deltas from now on; tells whether that is new.
+    pub(in crate::topic) fn doubt(&mut self) -> bool {
+        self.awaits_home = false;
+        let is_new = self.known && !self.incomplete;
+        if is_new {
+            (self.incomplete, self.unsaved) = (true, true);
+            self.snapshot = None;
+            self.settle();
+        }
+        is_new
+    }
+
+    /// Says of a topic that is not published here whether it may be all the same.
+    pub(in crate::topic) fn may_exist(&mut self, incomplete: bool) {
+        if !self.known && self.incomplete != incomplete {
+            self.incomplete = incomplete;
+            self.snapshot = None;
+            self.settle();
+        }
+    }
+
+    /// A delta of a topic that is not published here found no room; of a `stream` topic at this offset. Tells whether
+    /// it is new that the topic may exist.
+    pub(in crate::topic) fn leave_out(&mut self, offset: Option<Offset>) -> bool {
+        let is_new = !self.incomplete;
+        self.may_exist(true);
+        if let Some(offset) = offset {
+            self.lose_history(offset);
+            self.left_out |= !is_new;
+        }
+        is_new
+    }
+
+    /// What is kept up to `after` does not join up with what comes.
+    pub(in crate::topic) fn lose_history(&mut self, after: Offset) {
+        let is_passed = self.offset < after;
+        if is_passed && (!self.known || self.options.class == Class::Stream) {
+            // The next delta is the first after this, as far as anybody here can tell. There may have been others.
+            (self.offset, self.incomplete) = (after, self.incomplete || self.known);
+        }
+        self.history.lose(after.max(self.offset));
+        (self.before, self.snapshot) = (None, None);
+        self.settle();
+    }
+
+    /// Whether deltas may be missing in the state, or wait elsewhere, or are about to be read.
+    pub(super) fn may_lack(&self) -> bool {
+        self.incomplete || self.waits || self.loads
+    }
+
+    /// Its source is being loaded from now on, or is loaded. `false` if it was said before.
+    pub(in crate::topic) fn set_loads(&mut self, loads: bool) -> bool {
+        let is_new = self.loads != loads;
+        if is_new {
+            (self.loads, self.snapshot) = (loads, None);
+            self.settle();
+        }
+        is_new
+    }
+
+    /// The epoch of the state, as it is told.
+    pub(super) fn told_epoch(&self, incomplete: bool) -> Epoch {
+        let is_in_doubt = incomplete && self.options.class.conflatable();
+        if is_in_doubt { self.epoch.in_doubt() } else { self.epoch.clone() }
+    }
+}
