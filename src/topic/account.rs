@@ -1,8 +1,8 @@
-//! What topics take of memory: each keeps its own account, and all of them add up to two sums with a ceiling each.
+//! The memory that topics take: each keeps its own account, and all accounts add up to two sums with a ceiling each.
 //!
-//! The sums are exact in what they count: whatever changes a topic settles its account while it is locked, which costs one
-//! relaxed addition for each of the two that changed. What they count is an estimate of bytes in memory, from above where
-//! it matters: a delta with its frames, a member of an object with its place in the tree.
+//! The sums are exact: every change of a topic settles its account while it is locked, at the cost of one relaxed
+//! addition for each of the two sums that changed. The bytes are an estimate of memory, from above where it matters: a
+//! delta with its frames, a member of an object with its place in the tree.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,12 +25,12 @@ pub(super) const INDEX_BYTES: usize = 64;
 /// Levels of [`Levels`] in each power of two.
 const STEPS: usize = 4;
 
-/// What all topics take, and may.
+/// The sums of all topics, and their ceilings.
 #[derive(Debug)]
 pub(super) struct Sums {
     history: AtomicUsize,
     state: AtomicUsize,
-    /// Of topics that nobody has published: they take nothing of what published ones may have.
+    /// Topics that were never published. They take nothing from the room of published ones.
     unpublished: AtomicUsize,
     history_max: usize,
     state_max: usize,
@@ -55,17 +55,17 @@ impl Sums {
         }
     }
 
-    /// Bytes of everything that can be let go of: kept deltas, snapshots that were made.
+    /// Bytes that can be freed: kept deltas, and snapshots that can be made again.
     pub(super) fn history(&self) -> usize {
         self.history.load(Ordering::Relaxed)
     }
 
-    /// Bytes of everything that cannot.
+    /// Bytes that cannot be freed.
     pub(super) fn state(&self) -> usize {
         self.state.load(Ordering::Relaxed)
     }
 
-    /// Bytes of topics that nobody has published.
+    /// Bytes of topics that were never published.
     pub(super) fn unpublished(&self) -> usize {
         self.unpublished.load(Ordering::Relaxed)
     }
@@ -83,14 +83,14 @@ impl Sums {
         self.state_max
     }
 
-    /// Bytes of history that may go at once. Shards may still hold its deltas, which then count for them alone: more than
-    /// there is room for goes when they have dropped theirs.
+    /// Bytes of history that may be freed at once. Shards may still hold references to its deltas, which then count in
+    /// their account alone: more than that account has room for is freed after they have dropped theirs.
     pub(super) fn may_go(&self) -> usize {
         let room = self.deltas_max() - self.deltas_max() / 16;
         room.saturating_sub(accounts::DELTAS.bytes())
     }
 
-    /// Whether history and what shards hold of it fit into both their ceilings.
+    /// Whether history and the deltas that shards hold fit into both ceilings together.
     pub(super) fn fits(&self) -> bool {
         let both = self.history().saturating_add(accounts::DELTAS.bytes());
         both < self.history_max().saturating_add(self.deltas_max())
@@ -106,15 +106,15 @@ impl Sums {
         self.state() >= self.state_max.saturating_add(self.state_max / 8)
     }
 
-    /// History that a topic which has just grown from `before` bytes to `now` may keep: past the ceiling it makes room for
-    /// what it brings, and until the next sweep nobody else does.
+    /// Bytes of history that a topic may keep that has just grown from `before` bytes to `now`: above the ceiling it
+    /// frees as much as it adds, and no other topic is cut before the next sweep.
     pub(super) fn allowance(&self, before: usize, now: usize) -> usize {
         let level = self.level.load(Ordering::Relaxed);
         if self.history() > self.history_max() { level.min(before.min(now)) } else { level }
     }
 
-    /// What topics have, by size, was looked at: the most that one may have from now on. `None` while nobody needs to let go
-    /// of anything.
+    /// Sets the most bytes of history that one topic may keep, from the sizes of all. `None` while none needs to free
+    /// anything.
     pub(super) fn set_level(&self, levels: &Levels) -> Option<usize> {
         let high = self.history_max() - self.history_max() / 8;
         if self.history() > high {
@@ -122,7 +122,7 @@ impl Sums {
             self.level.store(level, Ordering::Relaxed);
             return Some(level);
         }
-        // Little by little, so that what has just been let go of does not come back at once.
+        // Doubled step by step, so that the freed history does not come back at once.
         let level = self.level.load(Ordering::Relaxed);
         self.level.store(level.saturating_mul(2), Ordering::Relaxed);
         None
@@ -157,7 +157,8 @@ impl Levels {
         }
     }
 
-    /// The most that each topic may have for all of them to have `target` together. Who has less keeps all of it.
+    /// The most bytes that each topic may keep for all of them to have `target` together. Smaller topics keep
+    /// everything.
     fn fitting(&self, target: usize) -> usize {
         let (mut smaller, mut larger) = (0usize, self.0.iter().map(|(count, _)| count).sum::<usize>());
         let mut fits = 0;
@@ -174,7 +175,7 @@ impl Levels {
     }
 }
 
-/// What one topic takes. Gives it back when the topic goes.
+/// The memory of one topic. Subtracted from the sums when the topic is dropped.
 #[derive(Debug)]
 pub(super) struct Account {
     sums: Arc<Sums>,
@@ -238,7 +239,7 @@ mod tests {
     use super::*;
     use crate::config::Limits;
 
-    /// History that shards still hold cannot go: what it has above its ceiling must fit into theirs.
+    /// History that shards still refer to cannot be freed: the part above its ceiling must fit into theirs.
     #[test]
     fn history_and_what_shards_hold_of_it_have_one_bound_together() {
         let limits = ResolvedLimits {

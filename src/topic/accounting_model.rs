@@ -1,5 +1,5 @@
-//! The accounts against the truth: whatever happens to topics, the sums are what looking through all of them comes to, and
-//! the ceilings hold.
+//! Compares the accounts with the truth: after any change to topics, the sums equal those of a walk over all topics,
+//! and the ceilings are kept.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,7 @@ enum Op {
     Refused {
         topic: usize,
     },
-    /// Somebody subscribes, having seen up to so many deltas ago.
+    /// A client subscribes that has seen all but this many deltas.
     Attach {
         topic: usize,
         encoding: usize,
@@ -42,7 +42,7 @@ enum Op {
     Detach {
         topic: usize,
     },
-    /// Somebody behind is brought on.
+    /// A lagging client catches up.
     Replay {
         topic: usize,
         encoding: usize,
@@ -233,7 +233,7 @@ proptest! {
                     prop_assert!(counted.0 <= HISTORY_MAX.max(before), "{} after {op:?}", counted.0);
                 }
                 Op::Sweep => prop_assert!(counted.0 <= HISTORY_MAX / 8 * 7, "{} after a sweep", counted.0),
-                // What brings somebody on makes frames of what is there.
+                // Catching up makes frames of kept deltas.
                 _ => {}
             }
             // An eighth more than the ceiling, and the one delta or topic that reached it.
@@ -255,7 +255,7 @@ proptest! {
 #[test]
 fn history_is_taken_from_who_has_the_most() {
     let mut world = World::new(HISTORY_MAX, 0);
-    // Nobody is forgotten.
+    // Every topic keeps some history.
     for topic in 0..NAMES * NAMESPACES.len() {
         world.do_one(&Op::Attach { topic, encoding: 0, behind: None });
     }
@@ -285,8 +285,8 @@ fn history_is_taken_from_who_has_the_most() {
     assert!(world.topics.history_bytes() > HISTORY_MAX / 2, "room is used");
 }
 
-/// Only what was published counts as published: a refused delta changes no count, makes no topic, and ends nobody's share of
-/// those that nobody has published.
+/// Only published topics count as published: a refused delta changes no count, makes no topic, and takes no topic from
+/// a client's share of unpublished ones.
 #[test]
 fn a_refused_first_publish_counts_for_nothing() {
     let mut world = World::new(0, 0);

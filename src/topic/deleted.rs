@@ -1,6 +1,6 @@
-//! Deletions of topics, kept until every other source has been read up to them, and as long as another source still holds
-//! entries from before them: of a topic's deltas in two sources the newest counts, whichever is read first, and a deletion
-//! is one of them. A topic that was moved stays where it was moved to when it is deleted.
+//! Deletions of topics, kept until every other source has been read up to them, and as long as another source still has
+//! entries from before them: of a topic's entries in two sources the newest counts, in whichever order they are read,
+//! and a deletion is one of them. A moved topic stays in its new source when it is deleted.
 
 use std::collections::HashMap;
 
@@ -24,7 +24,7 @@ pub(super) struct Deletion {
     pub(super) moved_at: Offset,
     /// Another source has entries of the topic from before it, which come again when that source is loaded again.
     pub(super) is_elsewhere: bool,
-    /// What of the topic that other source has would have ended by then for want of deltas, Unix ms.
+    /// Entries that the other source has of the topic would have expired by then, Unix ms.
     pub(super) until_ms: u64,
     /// It is to be saved, or was, that the topic ended with it in other sources too.
     pub(super) is_marked: bool,
@@ -40,12 +40,12 @@ impl Deletion {
     }
 }
 
-/// What becomes of an entry of a topic that is not there.
+/// The verdict on an entry of a topic that is not known here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It counts; the topic was moved to its source at this offset (0: it was not).
     Counts(Offset),
-    /// The topic was moved to another source after it: it is a part of the past.
+    /// The topic was moved to another source after it: the entry no longer counts.
     Past,
     /// It was deleted in another source after it, or moved there before it.
     WrongSource,
@@ -99,7 +99,7 @@ impl Deleted {
         }
     }
 
-    /// What an entry comes to whose topic is not there. `home`: it belongs in that source.
+    /// Judges an entry of a topic that is not known here. `home`: the topic belongs in that source.
     pub(super) fn judge(
         &mut self,
         name: &TopicName,
@@ -132,7 +132,7 @@ impl Deleted {
         Verdict::WrongSource
     }
 
-    /// The topic was moved: whatever was deleted before counts no more. Returns what was marked of that.
+    /// The topic was moved: earlier deletions no longer count. Returns the mark of such a deletion.
     pub(super) fn remove(&mut self, name: &TopicName) -> Option<Stray> {
         if self.0.is_empty() {
             return None;
@@ -140,18 +140,18 @@ impl Deleted {
         self.0.remove(name.as_str()).filter(|deletion| deletion.is_marked).map(|deletion| deletion.stray())
     }
 
-    /// A source has another past than it had.
+    /// The contents of a source were replaced.
     pub(super) fn forget_source(&mut self, source: SourceId) {
         self.0.retain(|_, deletion| deletion.source != source);
     }
 
-    /// A source is loaded again: topics that ended there for want of deltas will end again.
+    /// A source is loaded again: topics that expired there will expire again.
     pub(super) fn forget_expiries(&mut self, source: SourceId) {
         self.0.retain(|_, deletion| deletion.source != source || deletion.until_ms != deletion.at_ms);
     }
 
-    /// Forgets those that no source can have older entries for any more: `sources` are, for each, up to when it has been read,
-    /// and the time of the oldest entry that it holds, Unix ms. Returns those of them that were marked.
+    /// Forgets deletions for which no source can have older entries any more. `sources` are, for each source, the time
+    /// up to which it has been read and the time of its oldest entry, Unix ms. Returns those that were marked.
     pub(super) fn forget(&mut self, sources: &[(u64, u64)]) -> Vec<(TopicName, Stray)> {
         let mut marked = Vec::new();
         if self.0.is_empty() {
@@ -165,7 +165,7 @@ impl Deleted {
                 let is_unread = !is_own(at) && *read_ms <= deletion.at_ms;
                 let is_there = deletion.is_elsewhere && !is_own(at);
                 let comes_again = (is_moved || is_there) && *first_ms <= deletion.at_ms;
-                // Its next patch there is none of a new life for who has not read the deletion.
+                // A node that has not read the deletion applies the next patch there to the old state.
                 let may_go_on = is_there && *read_ms <= deletion.until_ms;
                 is_unread || !is_crowded && (comes_again || may_go_on)
             });
@@ -241,7 +241,7 @@ mod tests {
         }
     }
 
-    /// What of the other source goes on for who has not read the deletion would have ended by itself.
+    /// Nodes that have not read the deletion keep the other source's state until it expires.
     #[test]
     fn a_deletion_that_ended_what_another_source_has_is_kept_until_that_would_have_ended() {
         let mut deleted = Deleted::default();

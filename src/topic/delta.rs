@@ -1,4 +1,5 @@
-//! One delta and one snapshot, with their frames: made at most once for each encoding, shared by all who get them.
+//! A delta and a snapshot, each with its frames: made at most once for each encoding and shared by all sessions that
+//! get them.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Deref;
@@ -15,7 +16,7 @@ use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
 use crate::protocol::{Delivery, Encoding, Known, SnapshotDelivery};
 
-/// What a run of shared bytes takes beside the bytes: its counts.
+/// Bytes of memory of shared bytes beside the bytes themselves: their counts.
 const SHARED_BYTES: usize = 32;
 
 /// Bytes of memory of a frame of so many. It was written into some more room than it needed.
@@ -23,7 +24,7 @@ fn frame_bytes(bytes: usize) -> usize {
     allocated(bytes + 64) + SHARED_BYTES
 }
 
-/// Frames, once made. Boxed, because most deltas that are kept were made for nobody, or for one encoding.
+/// The frames that were made. Boxed, because most kept deltas have none, or one encoding.
 #[derive(Debug, Default)]
 struct Frames(OnceLock<Box<[OnceLock<Bytes>; Encoding::COUNT]>>);
 
@@ -42,7 +43,7 @@ impl Frames {
         (frame, made)
     }
 
-    /// What was made takes of memory.
+    /// Bytes of memory of the frames that were made.
     fn bytes(&self) -> usize {
         let Some(made) = self.0.get() else { return 0 };
         let frames = made.iter().filter_map(OnceLock::get).map(|frame| frame_bytes(frame.len()));
@@ -50,7 +51,7 @@ impl Frames {
     }
 }
 
-/// What a delta or a snapshot counts in the account of those that no topic keeps. While a topic keeps it, it counts there.
+/// The account of a delta or a snapshot that no topic keeps. While a topic keeps it, it counts in the topic's account.
 #[derive(Debug)]
 struct Loose {
     account: &'static Account,
@@ -77,7 +78,7 @@ impl Drop for Loose {
     }
 }
 
-/// What can be kept by a topic.
+/// A delta or a snapshot, which a topic may keep.
 pub(super) trait Keepable {
     /// How many places of its topic hold it.
     fn places(&self) -> &AtomicU32;
@@ -108,7 +109,8 @@ impl Keepable for Snapshot {
     }
 }
 
-/// A topic's hold on a delta or a snapshot: counted there as long as this lives, and afterwards on its own, if others hold it.
+/// A reference of a topic to a delta or a snapshot: it counts in the topic's account as long as this lives, and
+/// afterwards in its own, if others refer to it.
 #[derive(Debug)]
 pub(super) struct Keep<T: Keepable>(Arc<T>);
 
@@ -131,14 +133,14 @@ impl<T: Keepable> Deref for Keep<T> {
 impl<T: Keepable> Drop for Keep<T> {
     fn drop(&mut self) {
         self.0.places().fetch_sub(1, Ordering::AcqRel);
-        // Most that go are held by nobody else, and need not be counted for a moment.
+        // Most that are dropped have no other reference, and need not be counted for a moment.
         if Arc::strong_count(&self.0) > 1 {
             self.0.recount();
         }
     }
 }
 
-/// What a delta does to the state of its topic.
+/// The effect of a delta on the state of its topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Changes it, as the topic's class says.
@@ -147,15 +149,15 @@ pub enum Kind {
     Snapshot,
     /// Removes the history before it, and changes nothing else. No subscriber sees it.
     HistoryRemoval,
-    /// Ends the topic: no state, no history. What is published later begins anew.
+    /// Ends the topic: no state, no history. A later delta begins a new life.
     Deletion,
-    /// Replaces the state, as a snapshot does, and says that the topic is published in this partition from now on: what comes
-    /// in another is refused.
+    /// Replaces the state, as a snapshot does, and moves the topic to this partition: later entries in another
+    /// partition are refused.
     Move,
 }
 
 impl Kind {
-    /// As streams say it. A delta says nothing.
+    /// The name of it in a stream's entry. A delta has none.
     pub fn name(self) -> Option<&'static str> {
         match self {
             Self::Delta => None,
@@ -166,7 +168,7 @@ impl Kind {
         }
     }
 
-    /// What a stream says.
+    /// The kind with this name in a stream's entry.
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "delta" | "" => Some(Self::Delta),
@@ -190,13 +192,13 @@ pub struct Delta {
     pub prev: Offset,
     /// Epoch of both.
     pub epoch: Epoch,
-    /// What it does.
+    /// The effect.
     pub kind: Kind,
     /// Time the source saw it, Unix ms.
     pub ts: Option<u64>,
     /// Time this server took it in, Unix ms.
     pub taken_ms: u64,
-    /// What was published.
+    /// The published data.
     pub payload: Payload,
     /// Bytes of the topic's whole state after it (`merge`), to judge whether a snapshot is shorter than a patch.
     pub state_bytes: usize,
@@ -208,13 +210,13 @@ pub struct Delta {
     loose: Loose,
 }
 
-/// Bytes of memory of a delta without its payload and frames, with the counts of who holds it.
+/// Bytes of memory of a delta without its payload and frames, with its reference counts.
 const DELTA_BYTES: usize = allocated(size_of::<Delta>() + 2 * size_of::<usize>());
 
-/// The same of a snapshot.
+/// The same for a snapshot.
 const SNAPSHOT_BYTES: usize = allocated(size_of::<Snapshot>() + 2 * size_of::<usize>());
 
-/// What is known of a delta beside what it says.
+/// The position of a delta, and what is known of it beside its data.
 pub(super) struct Place {
     pub(super) topic: TopicName,
     pub(super) offset: Offset,
@@ -227,7 +229,8 @@ pub(super) struct Place {
 }
 
 impl Delta {
-    /// A delta whose frames are not made yet, and its topic's hold on it: nobody else has it yet, so that nothing is counted.
+    /// A delta whose frames are not made yet, and its topic's reference to it: there is no other yet, so nothing is
+    /// counted.
     pub(super) fn new(kind: Kind, ts: Option<u64>, payload: Payload, place: Place) -> Keep<Self> {
         let Place { topic, offset, prev, epoch, taken_ms, state_bytes, before, trace } = place;
         let (frames, loose) = (Frames::default(), Loose::new(&accounts::DELTAS, 1));
@@ -308,7 +311,7 @@ pub struct Snapshot {
     pub data: Bytes,
     /// Whether `data` is JSON: a list of deltas always is, whatever is in them.
     pub form: PayloadForm,
-    /// What is known of the state.
+    /// Whether the state is whole.
     pub known: Known,
     /// When the source took the newest delta in, Unix ms.
     pub at_ms: u64,
@@ -325,7 +328,7 @@ pub struct Snapshot {
     answered: Loose,
 }
 
-/// An HTTP answer's hold on the snapshot that it sends.
+/// The reference of an HTTP answer to the snapshot that it sends.
 #[derive(Debug)]
 pub struct Answering(Arc<Snapshot>);
 
@@ -346,7 +349,7 @@ impl Drop for Answering {
     }
 }
 
-/// What is in a snapshot.
+/// The contents of a snapshot.
 pub(super) struct SnapshotData {
     pub(super) data: Bytes,
     pub(super) form: PayloadForm,
@@ -395,7 +398,7 @@ impl Snapshot {
         Keepable::recount(self);
     }
 
-    /// Bytes that it takes of memory with one frame: it is made for somebody.
+    /// Bytes of memory that it takes with one frame: it is made to be sent.
     pub fn weight(&self) -> usize {
         SNAPSHOT_BYTES + 2 * frame_bytes(self.data.len())
     }
@@ -465,7 +468,8 @@ impl Snapshot {
 mod tests {
     use super::*;
 
-    /// What HTTP answers hold counts as answers, what is on its way to sessions does not, and what a topic keeps counts there.
+    /// A snapshot counts as answers while HTTP answers refer to it, as snapshots on its way to sessions, and in its
+    /// topic's account while that keeps it.
     #[test]
     fn a_snapshot_counts_where_it_is_held() {
         let data = SnapshotData {

@@ -78,7 +78,8 @@ impl EndedTopics {
         list.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// What was taken could not be removed: it is remembered again. Returns how many are forgotten because of it.
+    /// The topics that were taken could not be removed: they are remembered again. Returns how many are forgotten
+    /// because of it.
     pub(super) fn put_back(&self, names: Vec<(TopicName, Offset)>) -> usize {
         let mut list = self.list();
         let list = list.get_or_insert_default();

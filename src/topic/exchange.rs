@@ -1,4 +1,4 @@
-//! What is handed into topics, and what comes out of them.
+//! The values that enter topics and leave them.
 
 use std::sync::Arc;
 
@@ -19,12 +19,12 @@ pub struct ShardId(pub u16);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(pub u32);
 
-/// Who gives a topic its offsets: one partition of Redis, or this process.
+/// The source of a topic's offsets: one partition of Redis, or this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceId(pub u16);
 
-/// Where what subscribers must see is handed to. Called with the topic locked, so that what a shard is sent about
-/// a topic arrives in the order in which it happened.
+/// Receives the events that subscribers must see. Called with the topic locked, so that events about a topic reach a
+/// shard in the order in which they happened.
 pub trait Outlet: Send + Sync {
     /// A delta of a topic the shard is interested in.
     fn delta(&self, shard: ShardId, slot: Slot, delta: &Arc<Delta>);
@@ -32,7 +32,7 @@ pub trait Outlet: Send + Sync {
     fn reset(&self, shard: ShardId, slot: Slot, snapshot: &Arc<Snapshot>);
     /// The topic went quiet at this time (Unix ms), or is back (`None`).
     fn stale(&self, shard: ShardId, slot: Slot, topic: &TopicName, since_ms: Option<u64>);
-    /// Somebody subscribed to a topic of a shard, here or on another node, or left it.
+    /// A client subscribed to a topic of a shard, here or on another node, or left it.
     fn membership(&self, shard: ShardId, slot: Slot, change: &Arc<MembershipChange>);
 }
 
@@ -62,15 +62,15 @@ pub struct Incoming<'a> {
     pub payload: Payload,
     /// Its position, where the source gives one; otherwise the next.
     pub offset: Option<Offset>,
-    /// Who hands it in.
+    /// The source that it comes from.
     pub source: SourceId,
-    /// Where topics were moved between sources: that this topic belongs in this one.
+    /// Set if topics were moved between sources and this topic belongs in this one.
     pub home: Option<Home>,
     /// It was published in the source that the topic has left, and relayed to this one some time after that.
     pub is_relayed: bool,
 }
 
-/// That a topic belongs in a source, by the last list of them.
+/// A topic belongs in a source, by the last list of moved topics.
 #[derive(Debug, Clone, Copy)]
 pub struct Home {
     /// From this offset on.
@@ -79,7 +79,7 @@ pub struct Home {
     pub is_back: bool,
 }
 
-/// What is to be known beside a source of a topic that is saved beside another: both have entries of it.
+/// A mark that is saved beside a source about a topic that is saved beside another: both have entries of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
     /// Topic.
@@ -92,14 +92,13 @@ pub struct Mark {
     pub is_deletion: bool,
 }
 
-/// A hole in what the node had read that saved last: it may not have known some of the states
-/// that other nodes had saved before.
+/// Deltas that the node which saved last has missed: it may not have known some of the states that other nodes had
+/// saved before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SavedHole {
     /// The newest delta that it can have missed, Unix ms of the source's clock.
     pub until_ms: u64,
-    /// States that are saved with this name were known after the hole; `None` if states do not
-    /// say.
+    /// States saved with this name were known after the hole; `None` if states carry no names.
     pub name: Option<Epoch>,
 }
 
@@ -115,7 +114,7 @@ pub struct Lifetime {
     pub ended_ms: u64,
 }
 
-/// What became of a delta.
+/// The result of taking a delta in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
     /// Its position.
@@ -126,7 +125,7 @@ pub struct Published {
     pub new: bool,
 }
 
-/// Why a delta was refused; `words` says it.
+/// Why a delta was refused; `words` describes it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the words say it")]
 pub enum PublishError {
@@ -186,7 +185,7 @@ impl PublishError {
     }
 }
 
-/// What a new subscriber gets, and where the topic stood.
+/// The answer to a new subscriber, and the position of the topic.
 #[derive(Debug, Clone)]
 pub struct Attachment {
     /// Newest delta.

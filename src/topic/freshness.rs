@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use crate::config::Namespace;
 
-/// How the topics of one namespace fare. Those of namespaces that are not configured count as `default`.
+/// How fresh the topics of one namespace are. Namespaces that are not configured count as `default`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Freshness {
-    /// Topics that something was published on.
+    /// Published topics.
     pub topics: u64,
-    /// Those quiet for longer than `stale_after`.
+    /// Topics that are quiet for longer than `stale_after`.
     pub stale: u64,
     /// When the last delta of any of them came, Unix ms.
     pub last_ms: u64,
@@ -19,7 +19,7 @@ pub struct Freshness {
 /// The name under which namespaces that are not configured count.
 const DEFAULT: &str = "default";
 
-/// A count under way: by a namespace's options, which all its topics share.
+/// A count in progress: by a namespace's options, which all its topics share.
 pub(super) struct Tally(HashMap<*const Namespace, Freshness>);
 
 impl Tally {

@@ -1,4 +1,4 @@
-//! What a source's topics may have had that is not known here, and so whether the next delta of one that is not there is its
+//! Deltas of a source that this node may have missed, and thus whether a delta of a topic that is not known here is its
 //! first.
 
 use std::collections::{HashMap, HashSet};
@@ -10,18 +10,18 @@ use crate::config::Namespace;
 use crate::limits::DELETED_TOPICS_MAX;
 use crate::name::TopicName;
 
-/// What was missed of a source.
+/// The missed deltas of one source.
 #[derive(Debug)]
 pub(super) struct Gaps {
-    /// Nothing was: every topic that the source has is known.
+    /// Nothing was missed: every topic that the source has is known.
     none: AtomicBool,
     /// All that may have been missed was taken in by the source up to then, Unix ms of its clock; the maximum if that is not
     /// known.
     until_ms: AtomicU64,
-    /// Topics were ended by then for want of deltas. What comes with an earlier time may go on with one of them.
+    /// Topics expired by then. A delta with an earlier time may belong to one of them.
     expired_ms: AtomicU64,
-    /// By namespace: topics that had their last delta by then may have been ended by nodes on which
-    /// topics live less long, Unix ms of the source's clock. Has all namespaces or none.
+    /// By namespace: topics whose last delta came by then may have been ended by nodes with a shorter `expire_after`,
+    /// Unix ms of the source's clock. Has all namespaces or none.
     ended_sooner: Mutex<HashMap<String, u64>>,
     /// Topics that were deleted since: their next delta is the first.
     deleted: Mutex<HashSet<TopicName>>,
@@ -40,27 +40,27 @@ impl Default for Gaps {
 }
 
 impl Gaps {
-    /// The source is read anew.
+    /// A load of the source begins. `none`: it will read everything that the source ever had.
     pub(super) fn reset(&self, none: bool) {
         self.expired_ms.store(0, Ordering::Release);
         self.set_ended_sooner(HashMap::new());
         if none { self.close() } else { self.open() }
     }
 
-    /// Some deltas were missed just now, whatever their topics.
+    /// Deltas of unknown topics were missed just now.
     pub(super) fn open(&self) {
         self.none.store(false, Ordering::Release);
         self.until_ms.store(u64::MAX, Ordering::Release);
         self.forget_deleted();
     }
 
-    /// What was missed last was taken in by then.
+    /// The newest missed delta was taken in by then.
     pub(super) fn ended_at(&self, until_ms: u64) {
         self.none.store(false, Ordering::Release);
         self.until_ms.store(until_ms, Ordering::Release);
     }
 
-    /// Some were missed, whatever their topics, that were taken in by then.
+    /// Deltas of unknown topics were missed that were taken in by then.
     pub(super) fn widen(&self, until_ms: u64) {
         self.until_ms.fetch_max(until_ms, Ordering::AcqRel);
         self.none.store(false, Ordering::Release);
@@ -113,7 +113,7 @@ impl Gaps {
         active_ms.max(self.until_ms.load(Ordering::Acquire))
     }
 
-    /// A topic was deleted by its publisher at `at_ms`. What was missed after that may be of a new life.
+    /// A topic was deleted by its publisher at `at_ms`. Deltas missed after that may belong to a new life of it.
     pub(super) fn delete(&self, name: &TopicName, at_ms: u64) {
         let is_missed = !self.is_none() && at_ms >= self.until_ms.load(Ordering::Acquire);
         let ended_ms = self.ended_sooner_ms(name.namespace());
@@ -126,12 +126,12 @@ impl Gaps {
         }
     }
 
-    /// A topic whose last delta came at some time before `at_ms` has ended by then, and is forgotten.
+    /// A topic whose last delta came before `at_ms` has expired, and is forgotten.
     pub(super) fn expire(&self, at_ms: u64) {
         self.expired_ms.fetch_max(at_ms, Ordering::AcqRel);
     }
 
-    /// Up to when topics have ended for want of deltas, Unix ms of the source's clock.
+    /// Up to when topics have expired, Unix ms of the source's clock.
     pub(super) fn expired_ms(&self) -> u64 {
         self.expired_ms.load(Ordering::Acquire)
     }
@@ -141,7 +141,7 @@ impl Gaps {
         at_ms > self.expired_ms() && self.has_missed_none(name, options, at_ms)
     }
 
-    /// The same for a topic that cannot have been ended for want of deltas.
+    /// The same for a topic that cannot have expired.
     pub(super) fn has_missed_none(&self, name: &TopicName, options: &Namespace, at_ms: u64) -> bool {
         !self.may_have_before(name, options, at_ms, false) || self.deleted().remove(name.as_str())
     }
@@ -152,7 +152,8 @@ impl Gaps {
         is_missed || self.may_live_longer(name, options, at_ms, grace)
     }
 
-    /// Whether a topic of this name may have been ended by nodes on which topics live less long, and not have ended by `at_ms`.
+    /// Whether a topic of this name may have been ended by nodes with a shorter `expire_after`, and not have expired
+    /// here by `at_ms`.
     pub(super) fn may_live_longer(&self, name: &TopicName, options: &Namespace, at_ms: u64, grace: bool) -> bool {
         let ended_ms = self.ended_sooner_ms(name.namespace());
         ended_ms > 0 && !over(options, ended_ms, at_ms, grace)
@@ -165,7 +166,7 @@ impl Gaps {
         namespace.and_then(of).or_else(|| of("")).unwrap_or(0)
     }
 
-    /// Says the same of all namespaces; the default has an empty name.
+    /// Sets the same for all namespaces; the default has an empty name.
     pub(super) fn set_ended_sooner(&self, ended: HashMap<String, u64>) {
         *self.ended_sooner.lock().unwrap_or_else(PoisonError::into_inner) = ended;
     }

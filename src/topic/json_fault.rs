@@ -1,6 +1,6 @@
-//! What is wrong with a text that is to be JSON, in words for publishers.
+//! Describes the fault in a text that is not JSON, for publishers.
 
-/// What the parser says, and what publishers are told.
+/// The parser's message, and the words for publishers.
 const WORDS: [(&str, &str); 19] = [
     ("EOF while parsing a list", "ends in the middle of a list"),
     ("EOF while parsing an object", "ends in the middle of an object"),
@@ -23,7 +23,7 @@ const WORDS: [(&str, &str); 19] = [
     ("lone leading surrogate", "has half a character (a `\\u` that goes with a second one)"),
 ];
 
-/// What the parser found in `text`, and where. Begins with a verb.
+/// The fault in `text`, with its place. Begins with a verb.
 pub(super) fn told(text: &str, error: &serde_json::Error) -> String {
     if text.trim_matches([' ', '\t', '\n', '\r']).is_empty() {
         return "is empty".into();

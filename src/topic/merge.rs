@@ -281,7 +281,7 @@ pub fn growth(target: &Members, patch: &Members) -> Growth {
     growth
 }
 
-/// What a patch's value becomes where there was no object: its nulls fall away (RFC 7396 §2).
+/// The value that a patch gives to a member where there was no object: nulls are dropped (RFC 7396 §2).
 fn fresh(mut value: Node) -> Node {
     if let Node::Object(members) = &mut value {
         drop_nulls(members);
@@ -301,9 +301,9 @@ fn drop_nulls(members: &mut Members) {
 /// The one patch that does what `first` and then `second` do, put into `first`. `false` if no patch can say it,
 /// and then `first` is spoilt.
 ///
-/// It fails in one case: `first` makes a member something other than an object (or removes it) and `second`
-/// makes it an object again. A patch that gives the object would merge it into whatever object stood there
-/// before; RFC 7396 has no way to replace one.
+/// It fails in one case: `first` makes a member something other than an object (or removes it) and `second` makes it an
+/// object again. A patch that gives the object would merge it into the object that was there before; RFC 7396 has no
+/// way to replace one.
 #[must_use]
 pub fn compose(first: &mut Members, second: &Members) -> bool {
     for (key, value) in second {
@@ -458,7 +458,7 @@ mod tests {
             if possible {
                 apply(&mut at_once, composed.clone());
                 prop_assert_eq!(&at_once, &each);
-                // Somebody who saw a part of them already ends up in the same state.
+                // A client that has seen some of them already ends up in the same state.
                 let mut ahead = parse_object(&state.to_string()).unwrap();
                 apply(&mut ahead, patches[0].clone());
                 apply(&mut ahead, composed);
@@ -505,7 +505,7 @@ mod tests {
             .collect()
     }
 
-    /// Empty objects that a patch leaves behind differ by what stood there; values do not.
+    /// Empty objects that a patch leaves behind differ by the previous value; other values do not.
     fn plain_without(members: &Members) -> Vec<String> {
         fn walk(prefix: &str, members: &Members, out: &mut Vec<String>) {
             for (key, value) in members {

@@ -1,5 +1,5 @@
-//! Topics: what is known of each, who is interested, and what a delta does to it. Knows no sessions and no
-//! sockets: what must reach subscribers is handed to an [`Outlet`].
+//! Topics: the state of each, the shards that are interested in it, and the effect of a delta on both. Knows no
+//! sessions and no sockets: events for subscribers go to an [`Outlet`].
 //!
 //! A `merge` topic is an object, and its deltas are patches to it:
 //!

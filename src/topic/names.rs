@@ -1,5 +1,5 @@
-//! Names of published topics in order, so that listing some of them does not look at all of them. Names that say who may
-//! have them are kept apart, and under each of their users: a client's listing passes no name that it may not see.
+//! Names of published topics in order, so that listing some of them does not look at all of them. Names with access
+//! marks are kept apart, and also under each of their users: a client's listing visits no name that it may not see.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -17,7 +17,7 @@ pub(super) struct Names {
     syntax: ChannelSyntax,
 }
 
-/// Most names that wait to be sorted, unless the index is larger; then they are sorted at once.
+/// Most names that wait to be sorted, unless the index is larger; beyond that they are sorted at once.
 const ADDED_MAX: usize = 4_096;
 
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ struct Index {
 /// Names that are listed together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Section<'a> {
-    /// Those that say nothing of who may have them.
+    /// Names without access marks.
     Ordinary,
     /// `$…`
     Private,
@@ -142,7 +142,7 @@ impl Index {
 #[derive(Debug)]
 struct OfUser {
     name: TopicName,
-    /// Where in the name the user stands; a name has 255 bytes at most.
+    /// Where in the name the user begins; a name has 255 bytes at most.
     from: u8,
     to: u8,
 }
@@ -249,12 +249,12 @@ impl NameRange {
         Self { from: name.to_owned(), to: Some(behind(name)) }
     }
 
-    /// What is left of it behind `name`.
+    /// The part of it behind `name`.
     pub fn after(&self, name: &str) -> Option<Self> {
         Self::new(behind(name).max(self.from.clone()), self.to.clone())
     }
 
-    /// What both have.
+    /// Names that are in both.
     fn common(&self, other: &Self) -> Option<Self> {
         let to = match (&self.to, &other.to) {
             (Some(a), Some(b)) => Some(a.min(b).clone()),
@@ -325,7 +325,7 @@ impl NameRanges {
         Self(gaps)
     }
 
-    /// What they have of `range`.
+    /// The part of `range` that is in them.
     #[must_use]
     pub fn within(&self, range: &NameRange) -> Self {
         Self(self.0.iter().filter_map(|one| one.common(range)).collect())
@@ -420,7 +420,7 @@ mod tests {
     }
 
     proptest! {
-        /// Unions, complements and intersections of ranges hold what the rules that they were made of say.
+        /// Unions, complements and intersections of ranges contain the names that their rules describe.
         #[test]
         fn ranges_say_what_their_rules_say(
             rules in prop::collection::vec(rule(), 0..6),

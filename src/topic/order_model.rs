@@ -1,5 +1,6 @@
-//! Of a topic's entries in several sources the same count on every node, in whichever order it reads the sources: the newest,
-//! by offset and then by source; and where the topic was moved, those after the newest move, in the source that it went to.
+//! Of a topic's entries in several sources the same ones count on every node, in whichever order it reads the sources:
+//! the newest, by offset and then by source; and if the topic was moved, those after the newest move, in the source
+//! that it went to.
 
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ const MOVE: Kind = Kind::Move;
 /// Source, kind, offset.
 type Entry = (u16, Kind, u64);
 
-/// What a node knows: the value (the offset of the entry that it came with) and the source.
+/// The value that a node knows (the offset of the entry that it came with) and its source.
 type Known = Option<(u64, u16)>;
 
 struct Node {
@@ -102,7 +103,7 @@ fn incoming(topic: &str, (source, kind, offset): Entry) -> Incoming<'_> {
     }
 }
 
-/// What they come to.
+/// The value that results from them.
 fn expected(entries: &[Entry]) -> Known {
     let order = |(source, _, offset): &Entry| (*offset, *source);
     let moved = entries.iter().filter(|entry| entry.1 == MOVE).max_by_key(|entry| order(entry));
@@ -229,7 +230,7 @@ fn of_two_saved_states_the_same_counts_in_both_orders() {
     }
 }
 
-/// What was deleted stays so when another source is loaded again: its older entries come again.
+/// A deleted topic stays deleted when another source is loaded again: its older entries come again.
 #[test]
 fn a_load_of_another_source_brings_nothing_back_that_was_deleted() {
     for is_read_first in [false, true] {
@@ -250,7 +251,7 @@ fn a_load_of_another_source_brings_nothing_back_that_was_deleted() {
         assert_eq!(node.read(entries[0]), Err("wrong_partition"));
         node.topics.loaded(SourceId(0));
         assert_eq!(node.known(), None);
-        // Once the other source holds nothing from before it, and what it had would have ended by itself, it is forgotten.
+        // Once the other source has nothing from before it, and its state would have expired, it is forgotten.
         let later_ms = later_ms + 31 * 86_400_000;
         for source in 0..SOURCES {
             node.topics.read_upto(SourceId(source), later_ms, 31 * 86_400_000);
@@ -261,7 +262,7 @@ fn a_load_of_another_source_brings_nothing_back_that_was_deleted() {
     }
 }
 
-/// What was saved beside a source is to be removed where an entry of another one ends it, and that is asked for.
+/// A state saved beside a source is to be removed if an entry of another source ends it.
 #[test]
 fn ends_because_of_another_source_are_told_apart() {
     let (one, other) = (SourceId(0), SourceId(1));
@@ -482,7 +483,7 @@ fn a_lost_past_takes_what_it_hid_with_it() {
     assert!((0..SOURCES).all(|source| !node.topics.needs_reload(SourceId(source))));
 }
 
-/// What a shard is told, in a word each.
+/// The events that a shard gets, in a word each.
 #[derive(Default)]
 struct Told(std::sync::Mutex<Vec<String>>);
 
@@ -499,7 +500,7 @@ impl Outlet for Told {
     fn membership(&self, _: ShardId, _: Slot, _: &Arc<MembershipChange>) {}
 }
 
-/// A node with room for one topic, and what its subscribers are told.
+/// A node with room for one topic, and the events that its subscribers get.
 fn crowded(class: Class) -> (Node, Arc<Told>) {
     let (mut config, told) = (Config::default(), Arc::new(Told::default()));
     config.namespace.insert("t".to_owned(), Namespace { class, ..Namespace::default() });

@@ -1,4 +1,4 @@
-//! What a source may hand in: one JSON value, bounded in size and depth, or any bytes where the namespace takes them.
+//! The data of a delta: one JSON value, bounded in size and depth, or any bytes where the namespace takes them.
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -17,14 +17,14 @@ pub struct Payload {
     form: PayloadForm,
 }
 
-/// Why bytes were refused as a payload; `words` says it.
+/// Why bytes were refused as a payload; `words` describes it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PayloadError {
     /// Over the bound.
     TooLarge {
-        /// What came.
+        /// Bytes that came.
         bytes: usize,
-        /// What is allowed.
+        /// Bytes that are allowed.
         max: usize,
     },
     /// Not UTF-8 from this byte on.

@@ -1,6 +1,6 @@
-//! The registry in every interleaving (loom): publishing against subscribing and leaving. What is checked is the word that
-//! everything above rests on: in a shard's queue, an answer is followed by exactly the deltas that came after it, and
-//! nothing about a slot follows the end of its interest.
+//! Runs the registry in every interleaving (loom): publishing against subscribing and leaving. The hub relies on the
+//! property that is checked: in a shard's queue, an answer is followed by exactly the deltas that came after it, and no
+//! event of a slot follows the end of its interest.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
 use crate::protocol::{Encoding, MembershipChange};
 
-/// What sources are made of here.
+/// The atomics and locks that loom knows.
 mod atomics {
     pub(super) use loom::sync::Mutex;
     pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -137,7 +137,7 @@ mod registry;
 
 use registry::Topics;
 
-/// What a shard's queue holds.
+/// An event in a shard's queue.
 #[derive(Debug, Clone, PartialEq)]
 enum Event {
     Delta(u32, u64),
@@ -202,8 +202,8 @@ fn detach(topics: &Topics, queue: &Queue, slot: u32) {
     topics.detach(&TopicName::new(TOPIC).unwrap(), ShardId(0), Slot(slot), || queue.push(Event::Detached(slot)));
 }
 
-/// What a shard must find: behind an answer every delta that came after it, once and in order, until the interest ends; and
-/// before an answer or behind an end nothing.
+/// The order that a shard relies on: after an answer come all later deltas, once and in order, until the interest ends;
+/// before an answer and after an end comes nothing.
 fn check(events: &[Event], last: u64) {
     let mut at: std::collections::HashMap<u32, u64> = std::collections::HashMap::new();
     for event in events {
@@ -262,7 +262,7 @@ fn who_leaves_and_comes_back_gets_nothing_of_the_time_between() {
     });
 }
 
-/// A topic that nobody wants any more is forgotten; somebody may come while it is, and a delta, too.
+/// A topic without subscribers is forgotten; at the same time a client subscribes and a delta comes.
 #[test]
 fn a_topic_is_not_forgotten_under_who_has_just_come() {
     explore(|| {
@@ -283,8 +283,8 @@ fn a_topic_is_not_forgotten_under_who_has_just_come() {
     });
 }
 
-/// A source that begins anew while somebody comes: whoever was told of the old past is told that it does not count, and
-/// whoever was not, is told of the new one. Where its offsets begin says which past it is.
+/// A source is loaded in another epoch while a client subscribes: a client that was told the old state is told that it
+/// no longer counts, and any other is told the new one. The offsets tell which.
 #[test]
 fn nobody_keeps_a_past_that_does_not_count() {
     const FLOOR: u64 = 40;
@@ -306,7 +306,8 @@ fn nobody_keeps_a_past_that_does_not_count() {
     });
 }
 
-/// Two who come and go at once, and who look: a topic has as many interests as there are, and none that is over.
+/// Two clients subscribe and leave at once, while the subscribed topics are listed: a topic has as many interests as
+/// there are subscribers.
 #[test]
 fn interests_are_counted() {
     explore(|| {

@@ -43,7 +43,7 @@ pub(super) struct Relays {
 }
 
 impl Relays {
-    /// Topics leave `from` as `goes` says, or no longer do.
+    /// Sets where topics of `from` go that leave it; `None` if none leaves it.
     pub(super) fn set(&mut self, from: SourceId, goes: Option<Goes>) {
         match goes {
             Some(goes) => drop(self.goes.insert(from, goes)),
@@ -54,7 +54,7 @@ impl Relays {
         }
     }
 
-    /// Topics of `from` belong where `rule` says.
+    /// Sets where topics of `from` belong.
     pub(super) fn set_rule(&mut self, from: SourceId, rule: Option<Rule>) {
         match rule {
             Some(rule) => drop(self.rules.insert(from, rule)),

@@ -1,6 +1,7 @@
-//! Entries of a topic in other sources than its own. Patches in two sources have no order: a `merge` topic is whole only while
-//! no other source has an entry after the snapshot that its state rests on. What is known of such entries must outlive this
-//! process: whoever saves how far a source was read has not to forget what lay in it of topics that are saved beside another.
+//! Entries of a topic in other sources than its own. Patches in two sources have no order: a `merge` topic is whole
+//! only while no other source has an entry after the snapshot that its state rests on. Such entries must be remembered
+//! beyond this process: a node that saves how far a source was read must also save which entries it found there of
+//! topics that are saved beside another source.
 
 use std::collections::HashMap;
 
@@ -10,7 +11,7 @@ use crate::limits::ENDED_TOPICS_MAX;
 use crate::name::TopicName;
 use crate::position::Offset;
 
-/// Where an entry stands among those of all sources: of two with one offset the later source's is the newer.
+/// The position of an entry among those of all sources: of two with one offset the later source's is the newer.
 pub(super) type At = (Offset, SourceId);
 
 /// The newest entry of a topic in another source.
@@ -96,7 +97,7 @@ impl Strays {
     }
 }
 
-/// What of a source is to be saved beside it, or removed there, of topics that are saved beside others.
+/// Marks beside one source, for topics that are saved beside others: which are to be saved, and which removed.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     unsaved: HashMap<TopicName, Mark>,
@@ -115,8 +116,8 @@ impl Marks {
         }
     }
 
-    /// What was marked of a topic up to `offset` matters no more. `false` if there is no room to remember that it is to be
-    /// removed: then its next snapshot does.
+    /// Marks of a topic up to `offset` no longer matter. `false` if there is no room to remember that they are to be
+    /// removed: then the topic's next snapshot removes them.
     pub(super) fn end(&mut self, topic: &TopicName, offset: Offset) -> bool {
         if self.unsaved.get(topic).is_some_and(|mark| mark.offset <= offset) {
             self.unsaved.remove(topic);

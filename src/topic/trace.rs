@@ -1,7 +1,7 @@
-//! One delta in so many, followed by log lines from its source to the last socket: docs/operations.md shows them.
+//! A sample of deltas, followed by log lines from their source to the last socket: docs/operations.md shows them.
 //!
-//! Which ones is a matter of their topic and offset, so that every node that gives a delta the same offset follows the same
-//! ones under the same name.
+//! The topic and the offset decide, so that all nodes that give a delta the same offset trace the same ones under the
+//! same name.
 
 use std::fmt;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::name::TopicName;
 use crate::position::Offset;
 
-/// What a followed delta is called in the log, and when it was taken in.
+/// The name of a traced delta in the log, and when it was taken in.
 #[derive(Debug)]
 pub struct Trace {
     id: u64,

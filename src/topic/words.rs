@@ -1,4 +1,4 @@
-//! What is wrong with a delta that is not taken, and what to do about it: the one place for these words, whoever tells them.
+//! Descriptions of refused deltas and of their remedies: the one place for these words, for logs and answers alike.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -9,7 +9,7 @@ use crate::config::OPS;
 use crate::limits::{JSON_DEPTH_MAX, REFUSAL_CHARS_SHOWN, STATE_BYTES_MAX};
 use crate::name::{namespace_of, shown};
 
-/// What is known of a delta beside what is wrong with it.
+/// A refused delta, as far as it is known.
 #[derive(Clone, Copy, Default)]
 pub struct Seen<'a> {
     /// Its topic.
@@ -34,7 +34,7 @@ impl Seen<'_> {
 /// The words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Words {
-    /// What is wrong, with the value that is.
+    /// What is wrong, with the faulty value.
     pub text: String,
     /// What to do.
     pub remedy: String,

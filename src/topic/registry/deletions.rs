@@ -15,7 +15,7 @@ use crate::name::TopicName;
 use crate::position::Offset;
 
 impl Topics {
-    /// What an entry comes to whose topic is not there.
+    /// Judges an entry of a topic that is not known here.
     pub(super) fn judge_deleted(
         &self,
         topic: &Topic,
@@ -29,7 +29,7 @@ impl Topics {
         if let Some(deletion) = deleted.of(&topic.name).filter(|deletion| deletion.source != source) {
             self.relate(source, deletion.source);
         }
-        // More than one source has the topic: who saves must not forget that it ended.
+        // More than one source has the topic: that it ended must be saved, too.
         let stray = if verdict == Verdict::WrongSource { deleted.claim_mark(&topic.name, false) } else { None };
         drop(deleted);
         if let Some(stray) = stray {
@@ -38,8 +38,8 @@ impl Topics {
         verdict
     }
 
-    /// The newest deletion of a topic, if it lies in another source than `source`, and whether what that one has from before it
-    /// goes on at `at_ms` for who has not read the deletion.
+    /// The newest deletion of a topic, if it is in another source than `source`, and whether nodes that have not read it still have
+    /// that source's older state at `at_ms`.
     pub(super) fn deletion_elsewhere(&self, topic: &Topic, source: SourceId, at_ms: u64) -> Option<(Stray, bool)> {
         if self.partitions() < 2 {
             return None;
@@ -55,7 +55,7 @@ impl Topics {
         deleted.of(name).filter(|deletion| deletion.source == source).map(|deletion| deletion.at_ms)
     }
 
-    /// A topic's life begins after a deletion in its own source: whatever others have from before that matters no more.
+    /// A topic's life begins after a deletion in its own source: entries of others from before that no longer matter.
     pub(super) fn rest_on_deletion(&self, topic: &mut Topic, source: SourceId) {
         if self.partitions() < 2 {
             return;
@@ -74,7 +74,7 @@ impl Topics {
         let until_ms = end_ms(&topic.options, at_ms);
         let home = self.home_elsewhere(topic);
         let is_misplaced = home.is_some();
-        // What belongs there may have been removed from what is saved, for this very deletion.
+        // States of the home may have been removed from what is saved because of this deletion.
         let is_unread = home.is_some_and(SourceState::is_unread);
         let (moved_at, is_elsewhere) = (topic.moved_at, topic.is_elsewhere || is_unread);
         self.keep_deletion(

@@ -1,4 +1,5 @@
-//! Topics that go quiet: marked as stale, parked without subscribers, and ended once they had no delta for `expire_after`.
+//! Topics that go quiet: they become stale, are parked if they have no subscribers, and end after `expire_after`
+//! without a delta.
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
@@ -16,16 +17,17 @@ use crate::clock::unix_ms;
 use crate::config::Namespace;
 use crate::position::Offset;
 
-/// While a source is loaded and there is no room, topics that are over are looked for no more often than so many times in the
-/// shortest time that one of them lives.
+/// While a source is loaded and there is no room, expired topics are looked for at most so many times in the shortest
+/// `expire_after` of its topics.
 const ROOM_STEPS: u64 = 64;
 
 /// Topics that the map keeps room for, however few there are.
 const SHRINK_FROM: usize = 65_536;
 
 impl Topics {
-    /// Marks topics that went quiet, ends those that had no delta for too long, drops old history, gives back what idle topics
-    /// can do without, and cuts the longest histories where all together keep too much. To be called about once a second.
+    /// Marks topics that went quiet, ends those that had no delta for too long, drops old history, frees what idle
+    /// topics do not need, and cuts the longest histories if all together keep too much. To be called about once a
+    /// second.
     pub fn sweep(&self) {
         let now_ms = unix_ms();
         let idle_ms = millis(self.config.limits.topic_idle);
@@ -93,16 +95,16 @@ impl Topics {
         self.sources.iter().take(self.partitions()).map(read_by).min().unwrap_or(0)
     }
 
-    /// There is no room for another topic while `source` is loaded, and everything up to `upto_ms` has been read of it: ends its
-    /// topics that were over by then. A walk over all topics, which is not made again before another can be over. Tells whether
-    /// any has ended.
+    /// There is no room for another topic while `source` is loaded, and everything up to `upto_ms` has been read of it:
+    /// ends its topics that have expired by then. A walk over all topics, which is not repeated before another can have
+    /// expired. Returns whether any has ended.
     pub(super) fn make_room(&self, source: SourceId, upto_ms: u64) -> bool {
         let Some(state) = self.source(source) else { return false };
         if upto_ms <= state.roomless_until_ms.load(Ordering::Acquire) {
             return false;
         }
         let (mut ended, mut next_ms, mut shortest_ms) = (Vec::new(), u64::MAX, u64::MAX);
-        // Of one that may lack deltas, newer ones may be in another source.
+        // Newer deltas of an incomplete topic may be in another source.
         let is_told_here = |topic: &Topic| !topic.incomplete || self.partitions() < 2;
         let is_here = |topic: &Topic| topic.source == source && topic.known && is_told_here(topic);
         for mut topic in self.map.iter_mut().filter(|topic| is_here(topic)) {
@@ -123,7 +125,8 @@ impl Topics {
         !ended.is_empty()
     }
 
-    /// Ends a topic that had no delta for too long by `upto_ms`; everything up to then has been read. Tells whether it has ended.
+    /// Ends a topic that had no delta for too long by `upto_ms`; everything up to then has been read. Returns whether
+    /// it has ended.
     pub(super) fn end_if_over(&self, topic: &mut Topic, upto_ms: u64, silent: bool) -> bool {
         let is_over = |upto_ms| self.is_over(topic, upto_ms, true);
         if !is_over(upto_ms) || is_own(&topic.name) || !is_over(upto_ms.min(self.relayed_upto_ms(topic.name.as_str())))
@@ -141,8 +144,8 @@ impl Topics {
         true
     }
 
-    /// Whether a topic has ended by `at_ms`, by the time of its source. Of one whose state may lack deltas it is not known when
-    /// the last came.
+    /// Whether a topic has expired by `at_ms`, by its source's clock. When the last delta of an incomplete topic came
+    /// is not known exactly.
     pub(super) fn is_over(&self, topic: &Topic, at_ms: u64, grace: bool) -> bool {
         topic.is_over(at_ms, grace)
             && (!topic.incomplete
@@ -157,7 +160,7 @@ impl Topics {
         self.has_ended(topic, offset, silent);
     }
 
-    /// Ends a topic that no entry ends.
+    /// Ends a topic that has expired.
     pub(super) fn end_by_age(&self, topic: &mut Topic, silent: bool) {
         topic.end_by_age();
         self.has_ended(topic, topic.offset, silent);
@@ -171,14 +174,14 @@ impl Topics {
         self.note_end(topic.source, &topic.name, offset);
         self.metrics.topics_expired.inc();
         self.look_at_home(topic);
-        // Of a `stream` topic too, or its subscribers would take the next delta for a gap.
+        // Also for a `stream` topic, or its subscribers would take the next delta for a gap.
         if !silent {
             self.tell_state(topic);
         }
     }
 
-    /// A topic's history is gone: whoever comes with a position from before, of where it is or of where it belonged before it
-    /// was moved, may have missed deltas.
+    /// A topic's history is gone: a client with an earlier position may have missed deltas, in the topic's source or in
+    /// its home.
     pub(super) fn forget(&self, topic: &Topic) {
         let home = self.home(topic.name.as_str());
         for source in [topic.source, home] {
@@ -204,7 +207,7 @@ impl Topics {
         }
     }
 
-    /// How long topics of `source` live here, by namespace.
+    /// How long topics of `source` live on this node, by namespace.
     pub fn lifetimes(&self, source: SourceId) -> Vec<Lifetime> {
         let of = |(name, options): (&str, &Namespace)| Lifetime {
             namespace: hash_of(name),
@@ -214,8 +217,8 @@ impl Topics {
         self.configured_namespaces().map(of).collect()
     }
 
-    /// What was saved of `source` is of a node on which topics live so long, and some were ended by `expired_ms`: those that
-    /// live longer here may be there still.
+    /// The saved states of `source` are of a node on which topics live so long, and some were ended by `expired_ms`:
+    /// topics that live longer here may still exist.
     pub fn ended_sooner(&self, source: SourceId, saved: &[Lifetime], expired_ms: u64) {
         let Some(state) = self.source(source) else { return };
         let find = |name: &str| saved.iter().find(|lifetime| lifetime.namespace == hash_of(name));
@@ -232,12 +235,13 @@ impl Topics {
         }
     }
 
-    /// Up to when topics of `source` were ended here for want of deltas, Unix ms of its clock.
+    /// Up to when topics of `source` have expired here, Unix ms of its clock.
     pub fn expired_ms(&self, source: SourceId) -> u64 {
         self.source(source).map_or(0, |source| source.gaps.expired_ms())
     }
 
-    /// Another node did that, and removed what was saved of them: what comes with an earlier time may go on with one.
+    /// On another node topics have expired up to `until_ms`, and their saved states were removed: a delta with an
+    /// earlier time may belong to one of them.
     pub fn expired_elsewhere(&self, source: SourceId, until_ms: u64) {
         if let Some(state) = self.source(source) {
             state.gaps.expire(until_ms);

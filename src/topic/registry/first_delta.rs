@@ -39,12 +39,12 @@ impl Topics {
         let &Entry { source, when, is_relayed, .. } = entry;
         // Where this process itself counts, nothing comes late.
         let first_ms = if entry.offset.is_some() { when.at_ms } else { u64::MAX };
-        // No topic is ended for want of deltas while such wait to be relayed.
+        // No topic expires while deltas of it wait to be relayed.
         let is_first = |gaps: &Gaps| match is_relayed {
             true => gaps.has_missed_none(&topic.name, &topic.options, first_ms),
             false => gaps.is_first(&topic.name, &topic.options, first_ms),
         };
-        // What others had before a deletion here does not count; what they have after it is noticed when it is read.
+        // Entries of others from before a deletion here do not count; later ones are noticed when they are read.
         let deleted_ms = self.deleted_ms(&topic.name, source);
         let is_over_there =
             |other: &SourceState| deleted_ms.is_some_and(|at_ms| other.is_unread() || other.gaps.last_ms(0) < at_ms);

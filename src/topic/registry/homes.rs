@@ -31,13 +31,13 @@ pub fn home_of(topic: &str, partitions: usize) -> Result<usize, PublishError> {
 }
 
 impl Topics {
-    /// The source that a topic nobody has published on yet is expected from. Publishers that spread topics over
-    /// partitions do best to use the same rule: FNV-1a (64 bit) of the name, modulo the number of streams.
+    /// The source that the first delta of a topic is expected from. Publishers that spread topics over partitions
+    /// should use the same rule: FNV-1a (64 bit) of the name, modulo the number of streams.
     pub fn home(&self, topic: &str) -> SourceId {
         SourceId(u16::try_from(partition_of(topic, self.homes)).unwrap_or(0))
     }
 
-    /// The source that what is said of a topic is to come from: that of its deltas, if there are any.
+    /// The source from which this node's messages about a topic are to come: that of its deltas, if there are any.
     pub fn source_of(&self, topic: &str) -> SourceId {
         let known = self.map.get(topic).filter(|topic| topic.known).map(|topic| topic.source);
         known.unwrap_or_else(|| self.home(topic))
@@ -60,13 +60,13 @@ impl Topics {
         self.source(home).filter(|_| home != topic.source)
     }
 
-    /// Whether the home of a topic that is in another source may have had newer entries of it, taken in by `at_ms` or later, that were
-    /// missed.
+    /// Whether the home of a topic that is in another source may have had newer entries of it, taken in at `at_ms` or
+    /// later, that were missed.
     pub(super) fn may_lack_newer(&self, topic: &Topic, at_ms: u64) -> bool {
         !topic.is_moved() && self.home_elsewhere(topic).is_some_and(|home| home.gaps.last_ms(0) >= at_ms)
     }
 
-    /// Whether a topic is in another source than its home, and that is still to be read.
+    /// Whether a topic is in another source than its home, and its home is still to be read.
     pub(super) fn is_home_unread(&self, topic: &Topic) -> bool {
         self.home_elsewhere(topic).is_some_and(SourceState::is_unread)
     }
@@ -86,7 +86,7 @@ impl Topics {
         }
     }
 
-    /// The same of one topic, whichever it is.
+    /// The same for one topic.
     pub(super) fn doubt_if_misplaced(&self, topic: &mut Topic, source: SourceId) {
         if self.partitions() < 2 || topic.source == source || self.home(topic.name.as_str()) != source {
             return;
@@ -109,7 +109,7 @@ impl Topics {
         let options = self.options_of(name.namespace());
         let may_have = |source: &SourceState| source.gaps.may_have(name, options, source.progress.read_ms());
         let (trail, is_unread) = self.relays().trail(self.home(name.as_str()), name.as_str());
-        // A stream that was not read yet may have what belongs in another.
+        // A stream that was not read yet may have entries of a topic that belongs in another.
         is_unread
             || self.sources.iter().any(SourceState::is_unread)
             || self.is_moving_unread()

@@ -1,5 +1,5 @@
-//! Loading a source, from its first entry or from saved states, and how far it has been read: its epoch, what of its past counts, and
-//! what subscribers are told once it is loaded.
+//! Loading a source, from its first entry or from saved states, and how far it has been read: its epoch, which of its
+//! entries count, and what subscribers get once it is loaded.
 
 use super::super::atomics::Ordering;
 use super::super::deleted::Deletion;
@@ -12,9 +12,10 @@ use crate::clock::unix_ms;
 use crate::position::{Epoch, Offset};
 
 impl Topics {
-    /// `source` begins anew in `epoch`, knowing nothing up to `floor`: its topics are emptied and deltas taken in
-    /// silence until [`Topics::loaded`]. With `complete`, every topic that it has will be known then; otherwise all of them may
-    /// have had deltas that are known to nobody here, those too whose states are put back.
+    /// Begins to load `source` in `epoch`, knowing nothing up to `floor`: its topics are emptied, and deltas are taken
+    /// in without telling subscribers until [`Topics::loaded`]. With `complete`, every topic that it has will be known
+    /// then; otherwise all of them may have had deltas that this node cannot know, even those whose states are put
+    /// back.
     pub fn load(&self, source: SourceId, epoch: &Epoch, floor: impl Into<Floor>, complete: bool) {
         let Some(state) = self.source(source) else { return };
         let floor = floor.into();
@@ -49,7 +50,7 @@ impl Topics {
             return;
         }
         if !complete && !is_another && topic.known && self.home(topic.name.as_str()) != source && !topic.is_moved() {
-            // Nothing in its home tells of it: what it was is as true as before, and may lack what is gone.
+            // Its home has no entry of it: its state is as true as before, and may lack entries that are gone.
             topic.doubt();
             topic.lose_history(topic.offset.next());
             topic.set_loads(true);
@@ -64,13 +65,13 @@ impl Topics {
         topic.set_loads(true);
     }
 
-    /// `source` is loaded: what that means for a topic of another one.
+    /// Updates a topic of another source when a load of `source` begins.
     fn look_at_other_for_load(&self, topic: &mut Topic, source: SourceId, is_another: bool) {
         if self.needs_reload(topic.source) {
             // The snapshot that it rests on may have been in the replaced contents.
             topic.base = Offset::ZERO;
             if topic.set_loads(true) && topic.options.class.conflatable() {
-                // What subscribers have is not known to be whole any more.
+                // The state that subscribers have may not be whole any more.
                 self.tell_state(topic);
             }
         }
@@ -91,7 +92,7 @@ impl Topics {
         for (at, other) in (0..).map(SourceId).zip(&self.sources) {
             if at != source && other.related.has(source) {
                 deleted.forget_expiries(at);
-                // In this order: who reads it again begins with the first, and ends with the second.
+                // In this order: a load sets the first at its beginning, and clears the second after that.
                 other.loading.store(true, Ordering::Release);
                 other.needs_reload.store(true, Ordering::Release);
             }
@@ -99,12 +100,13 @@ impl Topics {
         true
     }
 
-    /// A topic's source is read anew: if another has entries of it that count, it is there until then. `false` if none has.
-    /// With `comes_again` what the source had of it is as true as it was, though it may be gone from there.
+    /// A topic's source is loaded again: if another source has entries of it that count, the topic is there until then.
+    /// `false` if none has. With `comes_again` the entries of the old source are as true as before, though they may be
+    /// gone from there.
     fn fall_back(&self, topic: &mut Topic, comes_again: bool) -> bool {
         let Some(stray) = topic.strays.newest().filter(|_| topic.known) else { return false };
         if stray.is_deletion {
-            // What is read again of the topic is to be told by it, as it was before.
+            // Entries of the topic that are read again are judged by the deletion, as before.
             let Stray { source, offset, at_ms, .. } = stray;
             let (until_ms, is_elsewhere, moved_at) = (end_ms(&topic.options, at_ms), true, Offset::ZERO);
             self.keep_deletion(
@@ -148,7 +150,7 @@ impl Topics {
             return;
         }
         if !state.finds_reclassed.load(Ordering::Acquire) {
-            // They have been saved again since: the next load goes by states.
+            // Their states have been saved again since: the next load uses them.
             state.reclassed().clear();
         }
         state.loading.store(false, Ordering::Release);
@@ -159,7 +161,7 @@ impl Topics {
         for mut topic in self.map.iter_mut() {
             let is_here = topic.source == source;
             if is_here {
-                // As it is by now, before anybody sees it: a load makes nothing younger.
+                // Expired topics end before any client sees them: a load makes no topic younger.
                 let upto_ms = if topic.incomplete { all_read_ms } else { read_ms };
                 if self.end_if_over(&mut topic, upto_ms, true) {
                     ended.push(topic.name.clone());
@@ -172,7 +174,7 @@ impl Topics {
                     self.look_at_age(&mut topic, now_ms);
                 }
             } else if topic.awaits_home && self.home(topic.name.as_str()) == source {
-                // All that is there of it is known, and that is nothing.
+                // Its home is read, and has no entry of it.
                 let may_live = state.gaps.may_live_longer(&topic.name, &topic.options, topic.active_ms, false);
                 if topic.be_first(state.gaps.is_none() && !may_live) {
                     self.tell_state(&mut topic);
@@ -183,14 +185,14 @@ impl Topics {
                 continue;
             }
             if !is_here && topic.known && self.is_loading(topic.source) && self.home(topic.name.as_str()) == source {
-                // Subscribers may hold what it was where it belongs. What it is now is told when its own source is loaded.
+                // Subscribers may have its state from its home. They get the present one when its own source is loaded.
                 self.tell_state(&mut topic);
                 continue;
             }
             if !is_here && (topic.known || !topic.incomplete) {
                 continue;
             }
-            // Where a topic of another stream waits, that there is none here may be the news.
+            // Its subscribers may have waited to hear that its home has no such topic.
             let may_exist = self.may_exist(topic.source, &topic.name);
             if !is_here && may_exist {
                 continue;
@@ -208,7 +210,7 @@ impl Topics {
         }
     }
 
-    /// Whether it is known in which epoch a source is.
+    /// Whether the epoch of a source is known.
     pub fn has_begun(&self, source: SourceId) -> bool {
         self.source(source).is_some_and(|source| source.has_begun.load(Ordering::Acquire))
     }

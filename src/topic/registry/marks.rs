@@ -22,7 +22,7 @@ impl Topics {
         self.note_mark(stray.source, stray.mark(&topic.name));
     }
 
-    /// A topic has begun anew, or ended: what others have from before it matters no more.
+    /// A topic has begun a new life, or ended: entries of others from before no longer matter.
     pub(super) fn release_strays(&self, topic: &mut Topic) {
         if topic.strays.is_empty() {
             return;
@@ -43,19 +43,19 @@ impl Topics {
         }
     }
 
-    /// It is to be saved beside `source` what it has of a topic that is saved beside another.
+    /// The entry that `source` has of a topic of another source is to be saved beside it.
     pub(super) fn note_mark(&self, source: SourceId, mark: Mark) {
         if let Some(source) = self.source(source).filter(|source| source.is_saved()) {
             source.beside().note(mark);
         }
     }
 
-    /// What is to be saved beside `source` of topics that are in others: before it is said how far it was read.
+    /// Marks that are to be saved beside `source`, before the position up to which it was read is saved.
     pub fn unsaved_marks(&self, source: SourceId) -> Vec<Mark> {
         self.source(source).map_or_else(Vec::new, |source| source.beside().unsaved())
     }
 
-    /// These were saved.
+    /// These marks were saved.
     pub fn saved_marks(&self, source: SourceId, marks: &[Mark]) {
         if let Some(source) = self.source(source) {
             source.beside().saved(marks);
@@ -67,19 +67,19 @@ impl Topics {
         self.source(source).is_some_and(|source| source.beside().has_over())
     }
 
-    /// Marks beside `source` that count no more, up to these offsets.
+    /// Marks beside `source` that no longer count, up to these offsets.
     pub fn marks_over(&self, source: SourceId) -> Vec<(TopicName, Offset)> {
         self.source(source).map_or_else(Vec::new, |source| source.beside().over())
     }
 
-    /// These were removed.
+    /// These marks were removed.
     pub fn removed_marks(&self, source: SourceId, over: &[(TopicName, Offset)]) {
         if let Some(source) = self.source(source) {
             source.beside().removed(over);
         }
     }
 
-    /// A mark that was saved beside `source`, during a load: of an entry of which nothing is known but where it lies.
+    /// Puts back a mark that was saved beside `source`, during a load: of an entry of which only the position is known.
     ///
     /// # Errors
     /// If the topic cannot have it.
@@ -97,14 +97,14 @@ impl Topics {
             true,
         );
         if let Some((source, floor)) = floor {
-            // What lies before it, of other topics, is still to be read.
+            // Entries of other topics before it are still to be read.
             source.floor.store(floor, Ordering::Release);
         }
         if is_deletion {
             let (name, mut deleted) = (TopicName::new(name)?, self.deleted());
             deleted.set_elsewhere(&name, source, mark.0);
             drop(deleted);
-            // A later life of it, which will end one day.
+            // It is a later life, which will end one day.
             if let Some(mut topic) = self.map.get_mut(name.as_str()).filter(|topic| topic.source == source) {
                 topic.is_elsewhere = true;
             }

@@ -4,23 +4,23 @@ use super::super::account::Levels;
 use super::topics::Topics;
 
 impl Topics {
-    /// Bytes of memory that their history takes: all that can be let go of.
+    /// Bytes of memory of all histories: everything that can be freed.
     pub fn history_bytes(&self) -> usize {
         self.sums.history()
     }
 
-    /// Bytes of memory that their states take.
+    /// Bytes of memory of all states.
     pub fn state_bytes(&self) -> usize {
         self.sums.state()
     }
 
-    /// Whether there is room for another delta. History that shards still hold lets go of no more than they have room for;
-    /// what it then has above its ceiling must fit into theirs.
+    /// Whether there is room for another delta. History that shards refer to can be freed only as far as their account
+    /// has room for it; the rest must fit into both ceilings together.
     pub fn fits(&self) -> bool {
         self.sums.fits()
     }
 
-    /// Cuts the longest histories now, where all together keep too much. A walk over all topics.
+    /// Cuts the longest histories now, if all together keep too much. A walk over all topics.
     pub fn cut_history(&self) {
         let mut levels = Levels::new();
         self.map.iter().for_each(|topic| topic.add_level(&mut levels));

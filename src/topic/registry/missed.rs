@@ -1,5 +1,5 @@
-//! Deltas that this node has missed: of which topics the state may be incomplete because of that, and what nodes that start later must
-//! be told.
+//! Deltas that this node has missed: which states may be incomplete because of them, and what nodes that start later
+//! must know about them.
 
 use super::super::atomics::Ordering;
 use super::super::exchange::SourceId;
@@ -11,8 +11,8 @@ use crate::name::TopicName;
 use crate::position::{Epoch, Offset};
 
 impl Topics {
-    /// Deltas of `source` that came after `after` may be missing here, whatever their topics: states are in doubt until they
-    /// are published whole, and no history reaches across.
+    /// Deltas of unknown topics of `source` after `after` may be missing here: states are incomplete until they are
+    /// published whole, and no history reaches across the gap.
     pub fn doubt(&self, source: SourceId, after: Offset) {
         let Some(state) = self.source(source) else { return };
         state.gaps.open();
@@ -21,24 +21,24 @@ impl Topics {
         self.doubt_misplaced(source);
     }
 
-    /// Deltas of `source` were missed, and it is about to be loaded again: what other sources have of topics that belong in it may not
-    /// be the newest.
+    /// Deltas of `source` were missed, and it is about to be loaded again: topics that belong in it and are in other
+    /// sources may have newer entries.
     pub fn open_gap(&self, source: SourceId) {
         let Some(state) = self.source(source) else { return };
         state.gaps.open();
         self.doubt_misplaced(source);
     }
 
-    /// Deltas of `source` up to `after` are gone, and of each topic a newer one is there: only states of patches are in doubt.
-    /// What of topics that are not known here had come by `until_ms`, the source's time, may not be their first.
+    /// Deltas of `source` up to `after` are gone, and each topic has a newer one: only states made of patches are in
+    /// doubt. A delta of an unknown topic that came by `until_ms`, Unix ms of the source's clock, may not be its first.
     pub fn doubt_patches(&self, source: SourceId, after: Offset, until_ms: u64) {
         let Some(state) = self.source(source) else { return };
         state.gaps.expire(until_ms);
         self.lose_history(source, after, |_, class| class == Class::Merge);
     }
 
-    /// Deltas of `source` up to `after` are gone, and saved states tell what they came to: no history reaches across.
-    /// Topics whose states were saved with another class are in doubt.
+    /// Deltas of `source` up to `after` are gone, and saved states contain them: no history reaches across. Topics
+    /// whose states were saved with another class are in doubt.
     pub fn forget_history(&self, source: SourceId, after: Offset) {
         let state = self.source(source).filter(|state| !state.reclassed().is_empty());
         if let Some(state) = state {
@@ -53,12 +53,12 @@ impl Topics {
         state.floor.fetch_max(after.get(), Ordering::AcqRel);
         let silent = state.loading.load(Ordering::Acquire);
         for mut topic in self.map.iter_mut().filter(|topic| topic.source == source) {
-            // What rests on a later snapshot is known.
+            // A state that rests on a later snapshot is whole.
             let doubted = doubts(topic.name.as_str(), topic.options.class) && topic.base <= after && topic.doubt();
             let may_exist = !topic.known && self.may_exist(source, &topic.name);
             topic.may_exist(may_exist);
             topic.lose_history(after);
-            // Subscribers of a value get the next one, which is whole.
+            // Subscribers of a `latest` topic get the next value, which is whole.
             if !silent && (doubted || !topic.known || topic.options.class == Class::Stream) {
                 self.tell_state(&mut topic);
             }
@@ -78,23 +78,22 @@ impl Topics {
         }
     }
 
-    /// What was missed of `source` last, it had taken in by then: Unix ms of its clock. Topics that had no delta since end in
-    /// their time, and what begins after that is whole.
+    /// The source took in the newest missed delta of `source` by then: Unix ms of its clock. Topics without a delta
+    /// since expire as usual, and topics that begin after that are whole.
     pub fn missed_until(&self, source: SourceId, until_ms: u64) {
         if let Some(state) = self.source(source) {
             state.gaps.ended_at(until_ms);
         }
     }
 
-    /// That time, if something was missed that may matter still; the maximum if it is not known.
+    /// That time, if the missed deltas may still matter; the maximum if it is not known.
     pub fn missed(&self, source: SourceId) -> Option<u64> {
         let gaps = &self.source(source)?.gaps;
         (!gaps.is_none()).then(|| gaps.until_ms().unwrap_or(u64::MAX))
     }
 
-    /// Deltas of `source` were missed, whatever their topics: the hole gets a name, and all states
-    /// are saved again with it, so that nodes that start later can tell which states were known
-    /// after the hole.
+    /// Deltas of unknown topics of `source` were missed: the hole gets a name, and all states are saved again with it,
+    /// so that nodes that start later can tell which states were known after the hole.
     pub fn name_hole(&self, source: SourceId) {
         if let Some(state) = self.source(source) {
             *state.hole() = Some(Epoch::random());
@@ -102,19 +101,19 @@ impl Topics {
         }
     }
 
-    /// The name of the hole after which states of `source` are saved, if something was missed that may matter still.
+    /// The name of the hole after which states of `source` are saved, if the missed deltas may still matter.
     pub fn hole(&self, source: SourceId) -> Option<Epoch> {
         let state = self.source(source).filter(|state| !state.gaps.is_none())?;
         state.hole().clone()
     }
 
-    /// A state that was saved of a topic cannot be put back.
+    /// The saved state of a topic cannot be put back.
     pub fn miss_saved(&self, source: SourceId, name: &str, at_ms: u64) {
         self.miss(name, source, None, at_ms);
     }
 
     /// A topic's saved state is of another class than its namespace has now. Nothing is missed if the source is read
-    /// from the first entry that it ever had. Tells whether it is the first such state of its namespace.
+    /// from the first entry that it ever had. Returns whether it is the first such state of its namespace.
     pub fn miss_class(&self, source: SourceId, name: &str, at_ms: u64) -> bool {
         let Some(state) = self.source(source) else { return false };
         if !state.whole.load(Ordering::Acquire) {
@@ -142,7 +141,7 @@ impl Topics {
         let is_read = offset.is_some();
         let offset = offset.filter(|_| !self.is_conflatable(name));
         if let Some(offset) = offset {
-            // Which topics were refused is not remembered: whatever begins later has no history from before.
+            // Refused topics are not remembered: a topic that begins later has no history from before.
             state.whole.store(false, Ordering::Release);
             state.floor.fetch_max(offset.get(), Ordering::AcqRel);
             if let Some(mark) = state.marks().get_mut(name) {
@@ -158,7 +157,7 @@ impl Topics {
         }
         drop(topic);
         if is_crowded {
-            // Which states are out of date is not remembered: all that are not, are saved again.
+            // Outdated states are not remembered: all others are saved again.
             self.name_hole(source);
         }
     }
@@ -176,7 +175,7 @@ impl Topics {
         }
     }
 
-    /// What was taken could not be marked: it is to be taken again.
+    /// The topics that were taken could not be marked: they are to be taken again.
     pub fn put_back_refused(&self, source: SourceId, refused: &[(TopicName, Offset)]) {
         let Some(state) = self.source(source) else { return };
         if !refused.iter().all(|(name, offset)| state.refuse(name.as_str(), *offset)) {
@@ -194,7 +193,7 @@ impl Topics {
         self.source(source).is_some_and(|source| source.reclassed().contains(self.configured(topic)))
     }
 
-    /// Whether a topic's saved state stands for what `source` has of it up to where states were saved.
+    /// Whether a topic's saved state contains everything that `source` has of it up to the position of the save.
     pub fn is_by_state(&self, source: SourceId, topic: &str) -> bool {
         self.is_conflatable(topic) && !self.is_reclassed(source, topic)
     }
@@ -204,7 +203,7 @@ impl Topics {
         self.source(source).map_or(0, |source| source.incomplete.load(Ordering::Relaxed))
     }
 
-    /// The same of all sources.
+    /// The same for all sources.
     pub fn incomplete_in_all(&self) -> usize {
         let of = |s: &SourceState| s.incomplete.load(Ordering::Relaxed) + s.waiting.load(Ordering::Relaxed);
         self.sources.iter().map(of).sum()

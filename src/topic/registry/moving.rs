@@ -12,13 +12,13 @@ use crate::name::TopicName;
 use crate::position::Offset;
 
 impl Topics {
-    /// Deltas of a topic wait in a partition that it leaves, or has left: what is served may lack them, and says so.
-    /// What is saved is whole all the same: the topic goes on from there.
+    /// Deltas of a topic wait in a partition that it leaves, or has left: its state may lack them, and is reported as
+    /// such. The saved state is whole all the same: the topic continues from there.
     pub fn wait_for_relay(&self, name: &str) {
         self.set_waits(name, Topic::wait);
     }
 
-    /// They have come.
+    /// The deltas that waited have come.
     pub fn end_wait(&self, name: &str) {
         self.set_waits(name, |topic| !self.is_in_unread(topic.source, name) && topic.end_wait());
     }
@@ -37,13 +37,13 @@ impl Topics {
         self.map.get(name).is_some_and(|topic| topic.waits)
     }
 
-    /// Topics leave `source` as `goes` says, or no longer do.
+    /// Sets where topics of `source` go that leave it; `None` if none leaves it.
     pub fn set_leaving(&self, source: SourceId, goes: Option<Goes>) {
         self.relays().set(source, goes);
     }
 
-    /// Topics of `source` belong where `rule` says, also after they have been moved. With `goes_unread` some belong in streams
-    /// that are not read here: what is known of them may lack deltas.
+    /// Sets where topics of `source` belong, also after they have been moved. With `goes_unread` some belong in streams
+    /// that are not read here: their states may lack deltas.
     pub fn set_belonging(&self, source: SourceId, rule: Option<Rule>, goes_unread: bool) {
         self.relays().set_rule(source, rule);
         if !goes_unread || self.is_loading(source) {
@@ -93,7 +93,7 @@ impl Topics {
         if self.partitions() < 2 {
             return u64::MAX;
         }
-        // Whether topics leave it is not known yet.
+        // Whether topics leave this source is not known yet.
         if sources.any(|source| !source.has_begun.load(Ordering::Acquire) && source.gaps.is_open()) {
             return 0;
         }
@@ -123,7 +123,7 @@ impl Topics {
         self.map.get(name).is_some_and(|topic| topic.known && topic.is_moved() && topic.source != source)
     }
 
-    /// Names of published topics and their sources, of those that `wanted` says.
+    /// Names of published topics and their sources, filtered by `wanted`.
     pub fn names_by(&self, wanted: impl Fn(&str, SourceId) -> bool) -> Vec<(TopicName, SourceId)> {
         let local = self.local();
         let known = self.map.iter().filter(|topic| topic.known && topic.source != local);

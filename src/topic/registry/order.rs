@@ -70,7 +70,7 @@ impl Topics {
                 self.note_stray(topic, left);
             }
             Kind::Delta | Kind::HistoryRemoval if topic.options.class.conflatable() => {
-                // What was saved beside the other stream is not to come back.
+                // The state that was saved beside the other stream is to be removed.
                 self.note_end_elsewhere(topic.source, &topic.name, topic.offset);
                 topic.go_on_in(source, epoch, floor);
             }
@@ -91,7 +91,7 @@ impl Topics {
         Ok(())
     }
 
-    /// What an entry comes to by the moves and deletions of its topic in other sources, whichever is read first.
+    /// Judges an entry by the moves and deletions of its topic in other sources, in whichever order they are read.
     pub(super) fn judge(
         &self,
         topic: &Topic,
@@ -123,7 +123,7 @@ impl Topics {
         }
     }
 
-    /// Two sources have entries of one topic, so that each one's topics depend on what the other holds.
+    /// Two sources have entries of one topic, so that each one's topics depend on the entries of the other.
     pub fn relate(&self, one: SourceId, other: SourceId) {
         for (at, with) in [(one, other), (other, one)] {
             if let Some(source) = self.source(at).filter(|_| at != self.local() && with != self.local()) {

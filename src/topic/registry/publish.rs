@@ -36,7 +36,7 @@ pub(super) struct Entry {
     pub(super) is_mark: bool,
 }
 
-/// What is left to do once the topic is not locked any more.
+/// The work that is left for when the topic is no longer locked.
 #[derive(Default)]
 struct Aftermath {
     has_ended: bool,
@@ -83,7 +83,7 @@ impl Topics {
         result
     }
 
-    /// With `is_mark` it is from before what is read, and nothing but where it lies is known of it.
+    /// With `is_mark` the entry is from before the position that is read from, and only its position is known.
     pub(super) fn take_in(&self, incoming: Incoming<'_>, is_mark: bool) -> Result<Published, PublishError> {
         let now_ms = unix_ms();
         let Incoming { topic: name, kind, ts, at_ms, payload, offset, source, home, is_relayed } = incoming;
@@ -112,7 +112,7 @@ impl Topics {
         outcome
     }
 
-    /// What an entry does to its topic, which is locked.
+    /// Applies an entry to its topic, which is locked.
     fn apply(
         &self,
         topic: &mut Topic,
@@ -160,7 +160,7 @@ impl Topics {
         // A delta that was relayed late makes no topic older than a later one has made it.
         let at_ms = if is_relayed && known { when.at_ms.max(topic.active_ms) } else { when.at_ms };
         let when = When { at_ms, ..when };
-        // What is loaded in silence goes nowhere.
+        // During a load nothing goes to subscribers.
         let trace = if silent { None } else { self.sampler.pick(&topic.name, offset) };
         let delta = topic.publish(kind, entry.ts, payload, offset, when, trace).inspect_err(|error| {
             if matches!(error, PublishError::StateTotal { .. }) {
@@ -179,7 +179,7 @@ impl Topics {
             self.begin_life(topic, entry, kind == Kind::Delta && !is_over, is_back);
         }
         let applied_us = delta.trace.as_ref().map(|trace| trace.us());
-        // What is loaded silently tells nobody that the topic is back: the next sweep does.
+        // During a load no subscriber is told that the topic is fresh again: the next sweep tells them.
         let back = !silent && !moves && !is_relayed && std::mem::take(&mut topic.stale);
         if is_relayed && !silent {
             self.look_at_age(topic, self.source(source).map_or(when.now_ms, |s| s.progress.now_ms(when.now_ms)));
@@ -208,8 +208,8 @@ impl Topics {
         Ok(Published { offset, epoch: topic.epoch.clone(), new: true })
     }
 
-    /// Makes the entry's source the topic's, if it is not and may be. Tells whether the topic has come back to this source without a
-    /// state, so that what was known of it here has ended.
+    /// Makes the entry's source the topic's, if it may be. Returns whether the topic has come back to this source
+    /// without a state, so that its old state here has ended.
     fn settle_source(&self, topic: &mut Topic, entry: &Entry, payload: &Payload) -> Result<bool, PublishError> {
         let &Entry { kind, offset, source, home, when, silent, .. } = entry;
         if topic.source != source {
@@ -226,7 +226,7 @@ impl Topics {
             return changed.map(|()| false);
         }
         let Some(home) = home.filter(|_| topic.known) else { return Ok(false) };
-        // What is here is from before it left, and with a state it would have come back by a move.
+        // The state here is from before the topic left; with a state it would have come back by a move.
         let is_back = home.is_back && topic.offset < home.since && kind != Kind::Move;
         if is_back {
             topic.admits(kind, payload, true)?;
@@ -271,8 +271,8 @@ impl Topics {
         Published { offset, epoch: topic.epoch.clone(), new: true }
     }
 
-    /// Hands a delta to every shard with a subscriber. Clients take a value or a snapshot for whole: where it may not be, or where they
-    /// could not apply it, they are told the state instead.
+    /// Hands a delta to every shard with a subscriber. Clients take a value or a snapshot for whole: if it may not be,
+    /// or if they could not apply it, they get the state instead.
     fn deliver(&self, topic: &mut Topic, delta: &Arc<Delta>, tells_state: bool, lacks: bool, back: bool) {
         if tells_state || lacks {
             if back && lacks {
@@ -292,8 +292,8 @@ impl Topics {
         }
     }
 
-    /// Removes a topic's history before `offset`; all of it where the source gives no offsets. What another source says of
-    /// a topic counts for nothing: its offsets are others.
+    /// Removes a topic's history before `offset`; all of it if the source gives no offsets. A source that is not the
+    /// topic's own changes nothing: its offsets are others.
     fn remove_history(&self, name: &str, offset: Option<Offset>, source: SourceId) -> Result<Published, PublishError> {
         let nothing = || Published { offset: Offset::ZERO, epoch: self.epoch(source), new: false };
         let Some(mut topic) = self.map.get_mut(name).filter(|topic| topic.source == source || offset.is_none()) else {
@@ -304,7 +304,7 @@ impl Topics {
         Ok(Published { offset: topic.offset, epoch: topic.epoch.clone(), new: false })
     }
 
-    /// Whether a delta would be taken in, as far as can be told without the topic's state.
+    /// Checks whether a delta would be taken in, as far as that does not depend on the topic's state.
     ///
     /// # Errors
     /// Why not.
@@ -314,7 +314,7 @@ impl Topics {
             match options.class {
                 _ if is_own(&name) => Err(PublishError::Reserved),
                 _ if !self.config.knows_namespace(name.namespace()) => Err(PublishError::UnknownNamespace),
-                // What a topic ends with does not matter.
+                // The data of a deletion does not matter.
                 _ if matches!(kind, Kind::HistoryRemoval | Kind::Deletion) => Ok(()),
                 _ if payload.form() == PayloadForm::Bytes && options.payload == PayloadForm::Json => {
                     Err(PayloadError::NotForBytes.into())

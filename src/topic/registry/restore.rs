@@ -16,14 +16,14 @@ use crate::name::{TopicName, is_in_namespace, namespace_of};
 use crate::position::{Epoch, Offset};
 
 impl Topics {
-    /// States that are put back of `source` have all that it took in up to `upto_ms`, Unix ms of its clock.
+    /// Saved states of `source` contain everything that it took in up to `upto_ms`, Unix ms of its clock.
     pub fn saved_upto(&self, source: SourceId, upto_ms: u64) {
         if let Some(source) = self.source(source) {
             source.saved_upto_ms.store(upto_ms, Ordering::Release);
         }
     }
 
-    /// The node that saved last had missed deltas: states that it did not know may be out of date.
+    /// The node that saved last had missed deltas: states that it did not know may be outdated.
     pub fn saved_after_a_hole(&self, source: SourceId, hole: SavedHole) {
         if let Some(state) = self.source(source) {
             state.hole().clone_from(&hole.name);
@@ -31,10 +31,10 @@ impl Topics {
         }
     }
 
-    /// Puts back a topic's saved state during a load. What is not newer than the topic is ignored, and so is what has ended.
-    /// With `incomplete`, or where entries after those that were saved are gone, the state may lack deltas. `moved_at` is the
-    /// offset of the entry that moved the topic to its source, or 0, and `base` that of the snapshot that the state rests on,
-    /// where that is known.
+    /// Puts back a topic's saved state during a load. States that are not newer than the topic are ignored, and so are
+    /// those that have expired. With `incomplete`, or if entries after the saved ones are gone, the state may lack
+    /// deltas. `moved_at` is the offset of the entry that moved the topic to its source, or 0, and `base` that of the
+    /// snapshot that the state rests on, if it is known.
     ///
     /// # Errors
     /// If the state is not one that the topic can have.
@@ -49,9 +49,9 @@ impl Topics {
         let Some(offset) = offset else { return Ok(()) };
         let when = When { at_ms: at_ms.unwrap_or(now_ms), now_ms };
         let Some(state) = self.source(source) else { return Ok(()) };
-        // Whoever saved last may have known nothing of a topic that another had saved before the hole.
+        // The node that saved last may not have known a topic that another had saved before the hole.
         let is_of_before = state.is_before_saved_hole(when.at_ms, hole);
-        // What this node saves after a hole tells of each state that it was known after it.
+        // Each state that this node saves after a hole carries the name of the hole.
         let is_unnamed = state.hole().as_ref().is_some_and(|own| hole != Some(own));
         let in_doubt = incomplete || is_of_before || state.restores_doubt.load(Ordering::Acquire);
         if source != self.local() && is_in_namespace(topic, OPS) {
@@ -83,7 +83,7 @@ impl Topics {
             }
             let (place, base_at) = ((offset, source), (base.unwrap_or_default(), source));
             let Some(strays) = self.saved_counts(topic, place, base_at, (moved_at, when.at_ms)) else {
-                // Of what is known to be incomplete, this is most.
+                // An incomplete state has no members yet: the saved one has the most.
                 return if topic.source != source && topic.is_bare() { topic.adopt(&payload) } else { Ok(()) };
             };
             if topic.source != source {
@@ -102,10 +102,10 @@ impl Topics {
                     topic.is_elsewhere = true;
                     self.note_stray(topic, stray);
                 }
-                // What is in doubt here was saved as whole.
+                // A state that is in doubt here was saved as whole.
                 topic.unsaved |= topic.incomplete && !incomplete || is_unnamed;
                 if topic.incomplete {
-                    // What was saved at this offset does not make it whole.
+                    // A state that was saved at this offset does not make it whole.
                     topic.lose_history(offset.next());
                 }
                 self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
@@ -125,9 +125,9 @@ impl Topics {
         is_over
     }
 
-    /// Whether what was saved in a source of a topic counts, at this place and resting on a snapshot at `base_at`: not if the
-    /// topic was deleted or moved in another source after that, or has newer entries in another source. If it does: entries of
-    /// other sources that have no order among what it is made of.
+    /// Whether a saved state of a source counts, at this position and resting on a snapshot at `base_at`: not if the
+    /// topic was deleted or moved in another source after that, or has newer entries in another source. If it counts:
+    /// entries of other sources that have no order among those that it is made of.
     fn saved_counts(
         &self,
         topic: &mut Topic,
@@ -150,7 +150,7 @@ impl Topics {
         if topic.source != source && !topic.is_moved() && !is_moved {
             self.relate(source, topic.source);
         }
-        // One that was moved is where it was moved to last, whatever came late in the other partition.
+        // A moved topic is where it was moved to last, even if later entries came in the other partition.
         let is_there = match topic.is_moved() || is_moved {
             true => (topic.moved_at, topic.source) > (moved_at, source),
             false => (topic.offset, topic.source) > (offset, source),
@@ -188,7 +188,7 @@ impl Topics {
         topic.set_loads(self.is_loading(source));
     }
 
-    /// Puts a `stream` topic back of which less is read than there was.
+    /// Puts back a `stream` topic of which fewer entries are read than there were.
     pub(super) fn restore_stream(
         &self,
         source: SourceId,
@@ -196,7 +196,7 @@ impl Topics {
         mark: &StreamMark,
     ) -> Result<(), PublishError> {
         let Some(state) = self.source(source) else { return Ok(()) };
-        // What came after the mark may not be known.
+        // Entries after the mark may be unknown.
         let in_doubt = state.restores_doubt.load(Ordering::Acquire);
         let floor = match in_doubt {
             true => Offset::new(state.floor.load(Ordering::Acquire)).unwrap_or_default(),
@@ -210,7 +210,7 @@ impl Topics {
             if topic.source != source {
                 self.restore_here(topic, source, mark.offset);
             }
-            // One of which nothing was read since has come as far as was saved.
+            // A topic of which nothing was read since is at the saved position.
             let is_passed = topic.known && topic.incomplete && !in_doubt;
             if !topic.known || topic.offset < mark.offset || is_passed {
                 let in_doubt = in_doubt || self.may_lack_newer(topic, mark.at_ms);
@@ -222,11 +222,10 @@ impl Topics {
         })
     }
 
-    /// Makes a topic's state whole with one that another node has saved, as it was `at` an offset in the present epoch, and the
-    /// deltas that came since. It rests on a snapshot at the second offset, where that is known. Everything up to the third has
-    /// been read here, but for what is in a hole. `times` are
-    /// those of the newest delta in it: its own, and when the source took it in, Unix ms. `false` if that cannot be: some of
-    /// the deltas are not kept any more.
+    /// Makes a topic's state whole with a state that another node has saved, `at` an offset in the present epoch, and
+    /// the deltas that came since. It rests on a snapshot at the second offset, if that is known. Everything up to the
+    /// third has been read here, except for missed deltas. `times` are those of the newest delta in it: its own, and
+    /// when the source took it in, Unix ms. `false` if that cannot be: some of the deltas are no longer kept.
     ///
     /// # Errors
     /// If it is no state that the topic can have.
@@ -239,14 +238,15 @@ impl Topics {
         payload: Payload,
     ) -> Result<bool, PublishError> {
         let Some(mut topic) = self.map.get_mut(name).filter(|topic| topic.source == source) else { return Ok(false) };
-        // What others have of it may not be known.
+        // The entries of other sources may be unknown.
         if topic.options.class == Class::Merge
             && self.partitions() > 1
             && self.sources.iter().any(SourceState::is_unread)
         {
             return Ok(false);
         }
-        // What belongs elsewhere was saved by who had read that, or had missed it; and so were patches elsewhere.
+        // A state of a topic that belongs elsewhere, or has patches elsewhere, was saved by a node that may not have
+        // read those.
         let base = (at.1.unwrap_or_default(), source);
         let has_stray = topic.strays.newest().is_some_and(|stray| stray.at() > base);
         if has_stray || self.may_lack_newer(&topic, topic.active_ms) {

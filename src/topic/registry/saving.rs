@@ -1,4 +1,4 @@
-//! What is to be saved of a source: states that changed, and topics that ended, whose saved states are to be removed.
+//! The states of a source that are to be saved, and the ended topics whose saved states are to be removed.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ impl Topics {
         (states, looked)
     }
 
-    /// What was taken could not be saved: it is to be taken again.
+    /// The states that were taken could not be saved: they are to be taken again.
     pub fn mark_unsaved<'a>(&self, names: impl Iterator<Item = &'a TopicName>) {
         for name in names {
             if let Some(mut topic) = self.map.get_mut(name.as_str()) {
@@ -99,7 +99,7 @@ impl Topics {
         }
     }
 
-    /// What was taken could not be removed: it is to be taken again.
+    /// The topics that were taken could not be removed: they are to be taken again.
     pub fn put_back_ended(&self, source: SourceId, names: Vec<(TopicName, Offset)>) {
         if let Some(source) = self.source(source) {
             self.count_forgotten_ends(source.ended.put_back(names));

@@ -1,4 +1,5 @@
-//! What the registry knows of one source: its epoch, what of it has been read, missed and loaded, and what is to be saved beside it.
+//! What the registry knows of one source: its epoch, how far it has been read, missed deltas, and what is to be saved
+//! beside it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::PoisonError;
@@ -20,11 +21,11 @@ pub(super) struct SourceState {
     pub(super) epoch: Mutex<Epoch>,
     /// Offsets up to here may have been given to deltas that are not known here.
     pub(super) floor: AtomicU64,
-    /// The source holds all that it ever had, and no topic of it was forgotten here.
+    /// The source has everything that it ever had, and no topic of it was forgotten here.
     pub(super) whole: AtomicBool,
     /// While true, deltas change topics but no subscriber is told: a reset follows.
     pub(super) loading: AtomicBool,
-    /// What was missed, so that topics may have had deltas that are not known here.
+    /// Missed deltas, because of which topics may have had deltas that are not known here.
     pub(super) gaps: Gaps,
     pub(super) progress: Progress,
     /// States that are put back may lack deltas.
@@ -54,13 +55,13 @@ pub(super) struct SourceState {
     /// Until its first load begins: the epochs that saved states of other sources assume it to be in. At most one for each of them.
     assumed: Mutex<Vec<Epoch>>,
     pub(super) ended: EndedTopics,
-    /// `stream` topics that were put back, until all of them that the source holds is read.
+    /// `stream` topics that were put back, until all their entries in the source are read.
     marks: Mutex<HashMap<TopicName, StreamMark>>,
     /// Namespaces of which states were saved while they had another class.
     reclassed: Mutex<HashSet<String>>,
     /// Such states were found by the present load.
     pub(super) finds_reclassed: AtomicBool,
-    /// What it has of topics that are in other sources.
+    /// Its entries of topics that are in other sources.
     beside: Mutex<Marks>,
     /// Other sources that share topics with it.
     pub(super) related: Related,
@@ -107,7 +108,7 @@ impl SourceState {
         self.loading.load(Ordering::Acquire) || !self.has_loaded.load(Ordering::Acquire) && self.gaps.is_open()
     }
 
-    /// A load begins: what was noted for the load before no longer counts.
+    /// A load begins: notes for the load before no longer count.
     pub(super) fn begin_load(&self, complete: bool) {
         self.loading.store(true, Ordering::Release);
         self.gaps.reset(complete);
@@ -121,8 +122,8 @@ impl SourceState {
         self.roomless_until_ms.store(0, Ordering::Release);
     }
 
-    /// The load is of another epoch: what was to be saved or removed in the one before may not be so in this one. In the same epoch
-    /// entries may be gone from the source, and are as true as before.
+    /// The load is of another epoch: the lists of what is to be saved and removed do not apply to it. In the same epoch
+    /// they are as true as before, though entries may be gone from the source.
     pub(super) fn forget_saved(&self) {
         *self.beside() = Marks::default();
         self.ended.clear();

@@ -1,4 +1,4 @@
-//! What subscribers and REST read of topics: attaching, snapshots, replays, history and listings.
+//! Answers to subscribers and REST: attaching, snapshots, replays, history and listings.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ impl Topics {
     /// gets to `answer`, both before any further delta of the topic can be handed to the shard.
     ///
     /// # Errors
-    /// If the topic is not there and would be one too many of those that nobody has published.
+    /// If there is no such topic, and it would exceed the limit on topics that were never published.
     #[allow(clippy::too_many_arguments, reason = "one call site, each named there")]
     pub fn attach(
         &self,
@@ -53,7 +53,8 @@ impl Topics {
         }
     }
 
-    /// Whether a client holds more of a topic than this node has read: another node, which is ahead, gave it to it.
+    /// Whether a client has a newer position of a topic than this node has read: another node, which is ahead, gave it
+    /// to the client.
     pub fn is_behind(&self, name: &TopicName, position: &Position) -> bool {
         if let Some(topic) = self.map.get(name.as_str()) {
             let upto = topic.offset.max(self.reached(topic.source));
@@ -141,7 +142,7 @@ impl Topics {
         self.names.page(section, range, max)
     }
 
-    /// Gives all subscribers the state as it is now.
+    /// Sends all subscribers the present state.
     pub(super) fn tell_state(&self, topic: &mut Topic) {
         topic.break_chain();
         if !topic.interest.is_empty() {

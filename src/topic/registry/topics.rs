@@ -77,7 +77,7 @@ impl Topics {
     ) -> Self {
         let options = |namespace: &Namespace| {
             let mut options = namespace.clone();
-            // Where names say nothing, they say nothing of users.
+            // If names have no access marks, they list no users.
             options.allow_user_limited_channels &= config.access.channel_syntax != ChannelSyntax::Plain;
             Arc::new(options)
         };
@@ -118,12 +118,13 @@ impl Topics {
         (self.unpublished.count(), self.sums.unpublished())
     }
 
-    /// How the topics of each namespace fare, as of the last sweep.
+    /// How fresh the topics of each namespace are, as of the last sweep.
     pub fn freshness(&self) -> std::collections::BTreeMap<String, Freshness> {
         self.freshness.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What [`Topics::history_bytes`], [`Topics::state_bytes`], [`Topics::unpublished`] and [`Topics::len`] must be.
+    /// The true values of [`Topics::history_bytes`], [`Topics::state_bytes`], [`Topics::unpublished`] and
+    /// [`Topics::len`].
     #[cfg(test)]
     pub(in crate::topic) fn truth(&self) -> (usize, usize, (usize, usize), usize) {
         let (mut history, mut state, mut unpublished, mut published) = (0, 0, (0, 0), 0);
@@ -146,7 +147,7 @@ impl Topics {
         (self.history_bytes(), self.state_bytes(), self.unpublished(), self.len())
     }
 
-    /// What this process says of itself: its offsets mean nothing elsewhere.
+    /// The source of this process's own topics: its offsets mean nothing elsewhere.
     pub fn local(&self) -> SourceId {
         SourceId(u16::try_from(self.sources.len() - 1).unwrap_or(0))
     }
@@ -160,7 +161,7 @@ impl Topics {
         self.sources.get(usize::from(id.0)).or_else(|| self.sources.first())
     }
 
-    /// Whether what `source` holds is being read, so that nothing that is made of it so far can be claimed to be whole.
+    /// Whether `source` is being loaded, so that no state of it can be claimed to be whole.
     pub fn is_loading(&self, source: SourceId) -> bool {
         self.source(source).is_some_and(|source| source.loading.load(Ordering::Acquire))
     }
@@ -185,7 +186,7 @@ impl Topics {
         let epoch = self.epoch(source);
         let mut topic = Topic::new(name, options, source, epoch, floor, now_ms, Account::new(self.sums.clone()));
         topic.maker = maker;
-        // What came of a `stream` topic after the floor is here, unless the topic was forgotten elsewhere.
+        // All entries of a `stream` topic after the floor are here, unless the topic was forgotten elsewhere.
         let forgot_moved = || state.is_some_and(|s| s.forgot_moved.load(Ordering::Acquire));
         if !is_whole && (topic.options.class.conflatable() || forgot_moved()) {
             topic.may_have_ended();
@@ -330,7 +331,7 @@ impl Topics {
         self.class_of(topic).conflatable()
     }
 
-    /// What the deltas of a topic are made of.
+    /// The form of the payloads of a topic.
     pub fn payload_form(&self, topic: &str) -> PayloadForm {
         self.config.namespace(crate::name::namespace_of(topic)).payload
     }

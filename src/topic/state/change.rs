@@ -1,4 +1,4 @@
-//! What a delta does to a topic's state, and putting a saved state back.
+//! The effect of a delta on a topic's state, and putting a saved state back.
 
 use std::sync::Arc;
 
@@ -16,8 +16,7 @@ use crate::limits::STATE_BYTES_MAX;
 use crate::position::Offset;
 
 impl Topic {
-    /// Whether a delta would be taken in; nothing changes.
-    /// With `fresh`, what it has now has ended.
+    /// Checks whether a delta would be taken in; nothing changes. With `fresh`, the present state has ended.
     pub(in crate::topic) fn admits(&self, kind: Kind, payload: &Payload, fresh: bool) -> Result<(), PublishError> {
         let payload = payload.clone().for_form(self.options.payload)?;
         match (self.options.class, kind) {
@@ -47,7 +46,7 @@ impl Topic {
         Ok(bytes)
     }
 
-    /// What a delta does to the state, but for the value of a `latest` topic. Returns the state's bytes (`merge`).
+    /// Changes the state, but for the value of a `latest` topic. Returns the state's bytes (`merge`).
     fn change(&mut self, kind: Kind, payload: &Payload) -> Result<usize, PublishError> {
         match (&self.value, kind) {
             (Value::Stream, Kind::Snapshot) => return Err(PublishError::StreamSnapshot),
@@ -63,7 +62,7 @@ impl Topic {
             (Value::Merge { members, bytes, count }, Kind::Delta) => {
                 let patch = merge::parse_object(payload.as_str())?;
                 if bytes + payload.bytes().len() > STATE_BYTES_MAX || self.account.sums().is_overfull() {
-                    // It may be too much; what makes the state smaller never is.
+                    // The state may become too large; a patch that makes it smaller is always taken.
                     let growth = merge::growth(members, &patch);
                     let grown = bytes.saturating_add_signed(growth.bytes);
                     if grown > STATE_BYTES_MAX && growth.bytes > 0 {
@@ -145,7 +144,7 @@ impl Topic {
             Class::Latest => Kind::Delta,
             Class::Merge => Kind::Snapshot,
         };
-        // What lies between the saved state and what the source still holds is not known here.
+        // Entries between the saved state and the oldest entry that the source still has are not known here.
         let floor = self.offset.max(offset);
         self.publish(kind, ts, payload, offset, when, None)?;
         (self.base, self.is_elsewhere) = (base.unwrap_or_default(), self.is_elsewhere || base.is_some());
@@ -157,12 +156,12 @@ impl Topic {
         Ok(())
     }
 
-    /// Whether nothing is known of its state but that it is incomplete.
+    /// Whether the state is incomplete and has no members.
     pub(in crate::topic) fn is_bare(&self) -> bool {
         self.known && self.incomplete && self.value.is_empty_object()
     }
 
-    /// Takes a state for its own that it had once.
+    /// Takes over an earlier state.
     pub(in crate::topic) fn adopt(&mut self, payload: &Payload) -> Result<(), PublishError> {
         self.replace_members(merge::parse_object(payload.as_str())?)?;
         self.snapshot = None;
@@ -170,8 +169,8 @@ impl Topic {
         Ok(())
     }
 
-    /// Makes an incomplete state whole: the state as it was at `offset`, and the deltas kept since. `false` if some of these
-    /// are not kept, or the state is of a later time than everything up to `reached`, which has been read.
+    /// Makes an incomplete state whole: the state as it was at `offset`, and the deltas kept since. `false` if some of
+    /// these are not kept, or the state is newer than `reached`, up to which everything has been read.
     pub(in crate::topic) fn complete(
         &mut self,
         (offset, base, reached): (Offset, Option<Offset>, Offset),
@@ -182,12 +181,12 @@ impl Topic {
             return Ok(false);
         }
         let base = base.unwrap_or_default();
-        // Who saved it may not have read what another source has of the topic.
+        // The node that saved it may not have read the entries of another source.
         if self.strays.newest().is_some_and(|stray| stray.at() > (base, self.source)) {
             return Ok(false);
         }
         let since: Vec<Arc<Delta>> = match self.history.since(offset) {
-            // The newest delta lay in what was not read, and none came since.
+            // The newest delta was missed, and none came since.
             _ if offset > self.offset => Vec::new(),
             Some(since) => since.cloned().collect(),
             None => return Ok(false),

@@ -5,7 +5,8 @@ use crate::config::Class;
 use crate::position::{Epoch, Offset};
 
 impl Topic {
-    /// Where it belongs is loaded: with `is_first` nothing of it was there, so that it began here. Tells whether it is whole now.
+    /// Its home is loaded: with `is_first` that has no entry of it, so that the topic began here. Returns whether it is
+    /// whole now.
     pub(in crate::topic) fn be_first(&mut self, is_first: bool) -> bool {
         let is_whole = std::mem::take(&mut self.awaits_home) && is_first && self.known && self.incomplete;
         if is_whole {
@@ -15,12 +16,12 @@ impl Topic {
         is_whole
     }
 
-    /// Deltas wait for the topic's move from now on; tells whether that is new.
+    /// Deltas wait for the topic's move from now on. Returns whether that is new.
     pub(in crate::topic) fn wait(&mut self) -> bool {
         self.options.class.conflatable() && self.lack()
     }
 
-    /// Deltas of the topic do not come here any more; tells whether that is new.
+    /// Deltas of the topic do not come here any more. Returns whether that is new.
     pub(in crate::topic) fn lack(&mut self) -> bool {
         let is_new = self.known && !self.waits;
         if is_new {
@@ -30,7 +31,7 @@ impl Topic {
         is_new
     }
 
-    /// The deltas that waited have come; tells whether it was said that they wait.
+    /// The deltas that waited have come. Returns whether the state was reported as lacking them.
     pub(in crate::topic) fn end_wait(&mut self) -> bool {
         let waited = std::mem::take(&mut self.waits);
         if waited {
@@ -40,7 +41,7 @@ impl Topic {
         waited
     }
 
-    /// Whether the state may lack deltas from now on; tells whether that is new.
+    /// The state may lack deltas from now on. Returns whether that is new.
     pub(in crate::topic) fn doubt(&mut self) -> bool {
         self.awaits_home = false;
         let is_new = self.known && !self.incomplete;
@@ -52,7 +53,7 @@ impl Topic {
         is_new
     }
 
-    /// Says of a topic that is not published here whether it may be all the same.
+    /// Sets whether a topic that is not published here may exist all the same.
     pub(in crate::topic) fn may_exist(&mut self, incomplete: bool) {
         if !self.known && self.incomplete != incomplete {
             self.incomplete = incomplete;
@@ -61,8 +62,8 @@ impl Topic {
         }
     }
 
-    /// A delta of a topic that is not published here found no room; of a `stream` topic at this offset. Tells whether
-    /// it is new that the topic may exist.
+    /// A delta of a topic that is not published here found no room; for a `stream` topic at this offset. Returns
+    /// whether it is new that the topic may exist.
     pub(in crate::topic) fn leave_out(&mut self, offset: Option<Offset>) -> bool {
         let is_new = !self.incomplete;
         self.may_exist(true);
@@ -73,11 +74,11 @@ impl Topic {
         is_new
     }
 
-    /// What is kept up to `after` does not join up with what comes.
+    /// The history up to `after` and the next delta have a gap between them.
     pub(in crate::topic) fn lose_history(&mut self, after: Offset) {
         let is_passed = self.offset < after;
         if is_passed && (!self.known || self.options.class == Class::Stream) {
-            // The next delta is the first after this, as far as anybody here can tell. There may have been others.
+            // As far as this node can tell, the next delta is the first after this. There may have been others.
             (self.offset, self.incomplete) = (after, self.incomplete || self.known);
         }
         self.history.lose(after.max(self.offset));
@@ -90,7 +91,7 @@ impl Topic {
         self.incomplete || self.waits || self.loads
     }
 
-    /// Its source is being loaded from now on, or is loaded. `false` if it was said before.
+    /// Sets whether its source is being loaded. Returns whether that has changed.
     pub(in crate::topic) fn set_loads(&mut self, loads: bool) -> bool {
         let is_new = self.loads != loads;
         if is_new {
@@ -100,7 +101,7 @@ impl Topic {
         is_new
     }
 
-    /// The epoch of the state, as it is told.
+    /// The epoch that is reported with the state.
     pub(super) fn told_epoch(&self, incomplete: bool) -> Epoch {
         let is_in_doubt = incomplete && self.options.class.conflatable();
         if is_in_doubt { self.epoch.in_doubt() } else { self.epoch.clone() }

@@ -1,4 +1,4 @@
-//! What a topic takes of memory, and giving it back.
+//! The memory that a topic takes, and freeing it.
 
 use super::super::account::{INDEX_BYTES, Levels, PLACE_BYTES};
 use super::super::exchange::PublishError;
@@ -8,7 +8,7 @@ use crate::config::{ChannelSyntax, Class, OPS};
 use crate::position::Offset;
 
 impl Topic {
-    /// Brings the topic's account up to date. Whatever changes what it holds ends with this.
+    /// Brings the topic's account up to date. Every change of the topic's contents ends with this.
     pub(in crate::topic) fn settle(&mut self) {
         let (history, state) = self.weights(self.history.weight());
         self.account.settle(history, state);
@@ -23,7 +23,7 @@ impl Topic {
         (history + snapshot, place + self.value.weight() + self.strays.weight())
     }
 
-    /// Bytes of its places in the index of names: its own, and one under each user who may have it.
+    /// Bytes of its entries in the index of names: its own, and one for each user that it lists.
     fn index_bytes(&self) -> usize {
         let users = match self.options.allow_user_limited_channels {
             true => ChannelSyntax::Centrifugo.kind(self.name.as_str()).users().count(),
@@ -32,7 +32,7 @@ impl Topic {
         INDEX_BYTES * (1 + users)
     }
 
-    /// What the account must say.
+    /// The true values of the account.
     #[cfg(test)]
     pub(in crate::topic) fn true_weights(&self) -> (usize, usize) {
         let (history, state) = self.weights(self.history.true_weight());
@@ -49,8 +49,8 @@ impl Topic {
         if self.account.history() > allowance { self.shrink_history(allowance) } else { 0 }
     }
 
-    /// Lets go of what can be had again, the oldest first, until it takes no more than this, as far as that
-    /// [may go](super::account::Sums::may_go). Returns how many deltas went.
+    /// Frees what can be made or read again, the oldest first, until this many bytes are left, as far as that [may
+    /// go](super::super::account::Sums::may_go). Returns how many deltas went.
     pub(in crate::topic) fn shrink_history(&mut self, bytes: usize) -> usize {
         if self.account.history() <= bytes {
             return 0;
@@ -76,7 +76,7 @@ impl Topic {
         Ok(())
     }
 
-    /// Gives back what can be made again, for nobody has wanted it for long.
+    /// Frees what can be made again, because the topic was not used for long.
     pub(in crate::topic) fn park(&mut self) {
         let holds_more = self.value.is_apart() || self.snapshot.is_some() || self.before.is_some();
         if !holds_more {
@@ -88,7 +88,7 @@ impl Topic {
         self.settle();
     }
 
-    /// The opposite, for a change.
+    /// Makes a parked state ready for a change.
     pub(super) fn unpark(&mut self) -> Result<(), PublishError> {
         if self.value.take_apart()? {
             self.settle();
@@ -104,7 +104,7 @@ impl Topic {
         self.settle();
     }
 
-    /// Lets go of history that is too old.
+    /// Drops history that is too old.
     pub(in crate::topic) fn expire_history(&mut self, now_ms: u64) {
         if self.account.sums().may_go() == 0 {
             return;

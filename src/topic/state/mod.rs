@@ -1,4 +1,4 @@
-//! One topic and its state. [`topic`] has what is known of it, [`value`] the state itself, [`change`] what a delta does to it.
+//! One topic and its state: [`topic`] defines the topic, [`value`] its state, and [`change`] the effect of a delta.
 
 mod change;
 mod doubt;

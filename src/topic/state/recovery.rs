@@ -1,4 +1,4 @@
-//! What a client gets that subscribes or asks for history: what it missed, or the state.
+//! The answer to a client that subscribes or asks for history: the deltas that it missed, or the state.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::position::{Offset, Position};
 use crate::protocol::{Encoding, HistoryDelta, HistoryPage, HistoryQuery, Refusal};
 
 impl Topic {
-    /// What a new subscriber gets: what it missed since the position it names, or the state (DESIGN section 4).
+    /// The answer to a new subscriber: the deltas since the position that it names, or the state.
     pub(in crate::topic) fn attach(
         &mut self,
         encoding: Encoding,
@@ -22,9 +22,9 @@ impl Topic {
         history: u32,
         bytes_max: usize,
     ) -> Attachment {
-        // Who has nothing yet may not know the epoch.
+        // A client that has nothing yet may not know the epoch.
         let same = |p: &Position| p.epoch == self.epoch || (p.epoch.as_str().is_empty() && p.offset == Offset::ZERO);
-        // What others have of it has no order among what the client holds either.
+        // Entries of other sources have no order among the client's either.
         let comparable = since.filter(|p| same(p) && p.offset <= self.offset && self.strays.is_empty());
         if self.options.class == Class::Stream {
             let joins = comparable.filter(|p| self.ended_at != Some(p.offset));
@@ -43,14 +43,14 @@ impl Topic {
             return self.attachment(false, Replay::nothing(self.offset));
         }
         let (after, frames) = (Offset::ZERO, vec![self.snapshot().frame(encoding)]);
-        // Of what may lack deltas it cannot be said that nothing is missing.
+        // If the state may lack deltas, nothing can be claimed to be recovered.
         let recovered = since.is_some() && !self.may_lack();
         self.attachment(recovered, Replay { after, frames, ..Replay::nothing(self.offset) })
     }
 
     fn attachment(&self, recovered: bool, missed: Replay) -> Attachment {
         let stale_since_ms = self.stale.then_some(self.active_ms);
-        // Deltas since a whole state give a whole state, whatever this node's own lacks.
+        // Deltas since a whole state make a whole state, even if this node's own is incomplete.
         let epoch = if recovered { self.epoch.clone() } else { self.told_epoch(self.may_lack()) };
         Attachment { offset: self.offset, epoch, recovered, missed, stale_since_ms }
     }
@@ -60,7 +60,7 @@ impl Topic {
         let mut replay = Replay { after, upto: after, ..Replay::nothing(after) };
         let mut bytes = 0;
         for delta in self.history.since(after)? {
-            // The first goes to a session that does not hold the one before it.
+            // The first goes to a session that does not have the one before it.
             let frame = delta.frame(if replay.frames.is_empty() { encoding.whole() } else { encoding });
             bytes += frame.len();
             if bytes > bytes_max && !replay.frames.is_empty() {
@@ -71,7 +71,7 @@ impl Topic {
             replay.frames.push(frame);
         }
         if replay.complete {
-            // Positions between the last delta and one that is only the topic's floor are the same place.
+            // Positions between the last delta and the topic's floor are the same.
             replay.upto = self.offset;
         }
         self.history.weigh(after);
@@ -79,12 +79,13 @@ impl Topic {
         Some(replay)
     }
 
-    /// Frames of what came after `offset`, if that is the shortest way to say it.
+    /// Frames of the deltas after `offset`, if they are shorter than the state.
     fn missed(&mut self, encoding: Encoding, offset: Offset) -> Option<Vec<Bytes>> {
         if self.ended_at == Some(offset) {
             return None;
         }
-        // A client whose last delta never was here had it from a master that is gone: its state may be made of it.
+        // If the client's last delta was never here, it came from a lost master, and the client's state may be made of
+        // it.
         if offset != self.offset && !self.history.had(offset) {
             return None;
         }
@@ -109,7 +110,7 @@ impl Topic {
         Some(frames)
     }
 
-    /// Some of the kept deltas. An answer is bounded in bytes too: what does not fit is asked for again, from there on.
+    /// Some of the kept deltas. An answer is bounded in bytes: the client asks for the rest from there on.
     pub(in crate::topic) fn history(&self, query: &HistoryQuery) -> Result<HistoryPage, Refusal> {
         let mut publications = Vec::new();
         if query.limit > 0 {
@@ -198,7 +199,7 @@ mod tests {
         }
     }
 
-    /// A client that left before a topic ended is not told that nothing has happened.
+    /// A client that left before a topic ended must hear that it ended.
     #[test]
     fn recovery_after_the_end() {
         for class in [Class::Latest, Class::Merge] {

@@ -30,7 +30,7 @@ impl Topic {
         made
     }
 
-    /// The same for one who alone will want it: not kept if it is made for that.
+    /// The same for a single reader: not kept if it is made for that.
     fn snapshot_once(&self) -> Arc<Snapshot> {
         match &self.snapshot {
             Some(made) => Arc::clone(made),
@@ -38,12 +38,12 @@ impl Topic {
         }
     }
 
-    /// The same as it is to be saved: what waits elsewhere is no part of it.
+    /// The snapshot to save: deltas that wait elsewhere are no part of it.
     pub(in crate::topic) fn snapshot_to_save(&self) -> Arc<Snapshot> {
         match self.options.class {
-            // Its deltas are in its source. That it is there, and how far it has come, may outlive them.
+            // Its deltas are in its source. The topic's existence and position may outlive them.
             Class::Stream => self.snapshot_of(Bytes::from_static(b"[]"), PayloadForm::Json, self.incomplete),
-            // One that was made before may not tell what it rests on.
+            // An earlier snapshot may not name the snapshot that the state rests on.
             _ if self.waits || self.is_elsewhere => self.make_snapshot(self.incomplete),
             _ => self.snapshot_once(),
         }

@@ -1,4 +1,4 @@
-//! One topic: what is known of it, where it is, and which shards are interested in it.
+//! One topic: its state and flags, its source, and the shards that are interested in it.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(in crate::topic) struct When {
     pub(in crate::topic) now_ms: u64,
 }
 
-/// How far a `stream` topic had come by what was saved of it.
+/// The saved position of a `stream` topic.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::topic) struct StreamMark {
     pub(in crate::topic) offset: Offset,
@@ -34,9 +34,9 @@ pub(in crate::topic) struct StreamMark {
     pub(in crate::topic) at_ms: u64,
     /// Offset of the move that had brought it to its source; 0 if none had.
     pub(in crate::topic) moved_at: Offset,
-    /// It may have come further.
+    /// There may have been later entries.
     pub(in crate::topic) incomplete: bool,
-    /// It was not saved as known after the hole that this node has missed: it is saved again.
+    /// It was saved without the name of the hole that this node knows of: it is to be saved again.
     pub(in crate::topic) is_unnamed: bool,
 }
 
@@ -50,12 +50,12 @@ pub(in crate::topic) struct Interest {
     pub(in crate::topic) encodings: u8,
 }
 
-/// Where a topic begins of which nothing is known yet.
+/// The position from which a topic begins that is not known yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Floor {
     /// Offsets up to here may have been given to deltas that are not known here.
     pub offset: Offset,
-    /// Every delta after this offset will be known: less than the former only where the source still holds all that it
+    /// Every delta after this offset will be known. Less than `offset` only if the source still has everything that it
     /// ever had.
     pub kept_after: Offset,
 }
@@ -76,24 +76,23 @@ pub(in crate::topic) struct Topic {
     pub(in crate::topic) offset: Offset,
     /// Whether it is published: a delta has come in this epoch, and the topic has not ended since.
     pub(in crate::topic) known: bool,
-    /// Whether deltas that changed the state may be missing in it; of a topic that is not published here, whether it may be
-    /// all the same.
+    /// Whether the state may lack deltas; for a topic that is not published here, whether it may exist all the same.
     pub(in crate::topic) incomplete: bool,
-    /// Offset of the [`Kind::Move`] that brought it to its source; 0 if none did. What comes from another source is refused then.
+    /// Offset of the `move` that brought it to its source; 0 if none did. Entries of other sources are refused then.
     pub(in crate::topic) moved_at: Offset,
-    /// Where a life of it has ended by its age, or may have.
+    /// The offset at which it has expired, or may have.
     pub(super) ended_at: Option<Offset>,
-    /// Whether another source has entries of it, too, from before what is known.
+    /// Whether another source has older entries of it, too.
     pub(in crate::topic) is_elsewhere: bool,
     /// Entries of other sources that are newer than the snapshot that the state of a `merge` topic rests on.
     pub(in crate::topic) strays: Strays,
     /// Whether deltas wait for the topic's move to another source.
     pub(in crate::topic) waits: bool,
-    /// It is in doubt for nothing but that the source in which it belongs may have had it: that is not loaded yet.
+    /// It is incomplete only because its home, which is not loaded yet, may have older entries of it.
     pub(in crate::topic) awaits_home: bool,
-    /// Its source is being loaded: what it is made of until then claims nothing.
+    /// Its source is being loaded: until then its state is not claimed to be whole.
     pub(super) loads: bool,
-    /// Offset of the snapshot that the state rests on; 0 where it was made of deltas alone.
+    /// Offset of the snapshot that the state rests on; 0 if it was made of deltas alone.
     pub(in crate::topic) base: Offset,
     pub(super) ts: Option<u64>,
     /// When the source took the last delta in or, before one, when this was made, Unix ms.
@@ -101,17 +100,17 @@ pub(in crate::topic) struct Topic {
     pub(in crate::topic) stale: bool,
     /// Changed since it was last saved outside.
     pub(in crate::topic) unsaved: bool,
-    /// Deltas of a `stream` topic were left out since its subscribers were told where it is.
+    /// Deltas of a `stream` topic were left out since its subscribers were last told its position.
     pub(in crate::topic) left_out: bool,
     pub(super) value: Value,
     pub(super) history: History,
-    /// Data of the last delta as subscribers hold it, where the namespace has delta compression.
+    /// Data of the last delta that subscribers have, where the namespace has delta compression.
     pub(super) before: Option<Bytes>,
     pub(in crate::topic) interest: Vec<Interest>,
-    /// Of the current offset, once somebody asked.
+    /// The snapshot at the current offset, once it was asked for.
     pub(super) snapshot: Option<Keep<Snapshot>>,
     pub(in crate::topic) account: Account,
-    /// Who had it made by a subscribe; `None` where that was a publisher.
+    /// The client that had it made by a subscribe; `None` for a publisher.
     pub(in crate::topic) maker: Option<u64>,
 }
 
@@ -156,7 +155,7 @@ impl Topic {
         }
     }
 
-    /// Forgets everything but who is interested.
+    /// Forgets everything except the interested shards.
     pub(in crate::topic) fn reset(&mut self, source: SourceId, epoch: Epoch, floor: Floor) {
         self.source = source;
         self.epoch = epoch;
@@ -176,7 +175,7 @@ impl Topic {
         }
     }
 
-    /// Without an entry: whoever left before that holds its state at the offset at which it is now.
+    /// It may have expired, without an entry: a client that left before has its state at the present offset.
     pub(in crate::topic) fn may_have_ended(&mut self) {
         self.ended_at = Some(self.offset);
     }
@@ -217,32 +216,32 @@ impl Topic {
         self.settle();
     }
 
-    /// A `stream` topic had come as far as this mark, and what its source still holds does not say so. No history reaches
-    /// across `floor`; where `incomplete`, it may have come further.
+    /// Puts back a `stream` topic at its saved position, which its source's entries no longer show. No history reaches
+    /// across `floor`; with `incomplete`, there may have been later entries.
     pub(in crate::topic) fn restore_stream(&mut self, mark: &StreamMark, floor: Offset, incomplete: bool) {
         self.begin_empty(floor.max(mark.offset), mark.at_ms);
         (self.ts, self.incomplete) = (mark.ts, incomplete || mark.incomplete);
-        // What is in doubt here was saved as whole.
+        // A topic that is in doubt here was saved as whole.
         self.unsaved = incomplete && !mark.incomplete || mark.is_unnamed;
         self.settle();
     }
 
-    /// Its newest entry, as it is told where the topic is in another source.
+    /// Its newest entry, for a topic that is in another source.
     pub(in crate::topic) fn as_stray(&self) -> Stray {
         Stray { source: self.source, offset: self.offset, at_ms: self.active_ms, is_deletion: false }
     }
 
-    /// Whether what comes from another source is refused.
+    /// Whether entries of other sources are refused.
     pub(in crate::topic) fn is_moved(&self) -> bool {
         self.moved_at > Offset::ZERO
     }
 
-    /// Whether it has ended by `at_ms`, by the time of its source.
+    /// Whether it has expired by `at_ms`, by its source's clock.
     pub(in crate::topic) fn is_over(&self, at_ms: u64, grace: bool) -> bool {
         self.known && over(&self.options, self.active_ms, at_ms, grace)
     }
 
-    /// Subscribers will be sent the state: the next delta is not to be said by the one before.
+    /// Subscribers will be sent the state: the next delta must not be encoded as a difference to the one before.
     pub(in crate::topic) fn break_chain(&mut self) {
         self.before = None;
     }
