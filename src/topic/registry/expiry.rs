@@ -64,7 +64,7 @@ impl Topics {
             }
             *doubtful += usize::from(topic.known && topic.incomplete && topic.options.class.conflatable());
             *waiting += usize::from(topic.waits && !topic.incomplete);
-            self.look_at_age(&mut topic, *now_ms);
+            self.update_staleness(&mut topic, *now_ms);
             if topic.known {
                 tally.add(&topic.options, topic.stale, topic.active_ms);
             }
@@ -173,7 +173,7 @@ impl Topics {
         self.forget(topic);
         self.note_end(topic.source, &topic.name, offset);
         self.metrics.topics_expired.inc();
-        self.look_at_home(topic);
+        self.set_may_exist_at_home(topic);
         // Also for a `stream` topic, or its subscribers would take the next delta for a gap.
         if !silent {
             self.tell_state(topic);
@@ -197,7 +197,7 @@ impl Topics {
     }
 
     /// Marks a topic as stale, or as fresh again, by the time of its source.
-    pub(super) fn look_at_age(&self, topic: &mut Topic, now_ms: u64) {
+    pub(super) fn update_staleness(&self, topic: &mut Topic, now_ms: u64) {
         let quiet_ms = now_ms.saturating_sub(topic.active_ms);
         let quiet = topic.options.stale_after.is_some_and(|after| quiet_ms > millis(after));
         if topic.known && quiet != topic.stale {

@@ -31,7 +31,7 @@ impl Topics {
                 self.end_stray(&topic.name, &stray);
             }
         }
-        self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
+        self.list(topic);
     }
 
     /// Whether a topic may have had deltas, in a source that could have had them, before the first that is known here.

@@ -72,7 +72,7 @@ impl Topics {
     }
 
     /// A topic has no state in its source: there may be a newer life of it in its home.
-    pub(super) fn look_at_home(&self, topic: &mut Topic) {
+    pub(super) fn set_may_exist_at_home(&self, topic: &mut Topic) {
         if self.partitions() < 2 || topic.known {
             return;
         }
@@ -123,5 +123,21 @@ impl Topics {
         let home = self.source(self.home(name.as_str()));
         let related = home.map_or_else(Vec::new, |home| home.related.all(self.partitions()));
         [Some(expected), home].into_iter().chain(related.into_iter().map(|other| self.source(other))).flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Publishers in any language compute the same partition: the hash is the standard one.
+    #[test]
+    fn a_topic_belongs_in_the_partition_of_its_hash() {
+        assert_eq!((hash_of(""), hash_of("foobar")), (0xcbf2_9ce4_8422_2325, 0x8594_4171_f739_67e8));
+        let streams = ["m:0", "m:1", "m:2"].map(str::to_owned);
+        let at = home_of("foobar", 3).unwrap();
+        assert_eq!((at as u64, home_in("foobar", &streams)), (hash_of("foobar") % 3, &*streams[at]));
+        assert_eq!((home_of("foobar", 0).unwrap(), home_in("foobar", &[])), (0, ""), "there is no other");
+        assert!(home_of("", 3).is_err() && home_of("a\n", 3).is_err());
     }
 }

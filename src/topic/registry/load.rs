@@ -30,7 +30,7 @@ impl Topics {
             if topic.source == source {
                 self.empty_for_load(&mut topic, (epoch, floor), complete, is_another);
             } else {
-                self.look_at_other_for_load(&mut topic, source, is_another);
+                self.update_other_for_load(&mut topic, source, is_another);
             }
             if !complete {
                 self.doubt_if_misplaced(&mut topic, source);
@@ -66,7 +66,7 @@ impl Topics {
     }
 
     /// Updates a topic of another source when a load of `source` begins.
-    fn look_at_other_for_load(&self, topic: &mut Topic, source: SourceId, is_another: bool) {
+    fn update_other_for_load(&self, topic: &mut Topic, source: SourceId, is_another: bool) {
         if self.needs_reload(topic.source) {
             // The snapshot that it rests on may have been in the replaced contents.
             topic.base = Offset::ZERO;
@@ -171,7 +171,7 @@ impl Topics {
                     topic.lack();
                 }
                 if topic.interest.is_empty() {
-                    self.look_at_age(&mut topic, now_ms);
+                    self.update_staleness(&mut topic, now_ms);
                 }
             } else if topic.awaits_home && self.home(topic.name.as_str()) == source {
                 // Its home is read, and has no entry of it.
@@ -202,7 +202,7 @@ impl Topics {
             let snapshot = topic.snapshot();
             self.each_interest(topic.value(), |shard, slot| self.outlet.reset(shard, slot, &snapshot));
             if is_here {
-                self.look_at_age(&mut topic, now_ms);
+                self.update_staleness(&mut topic, now_ms);
             }
         }
         for name in &ended {

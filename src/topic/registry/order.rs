@@ -30,7 +30,7 @@ impl Topics {
             topic.admits(kind, payload, false)?;
             topic.reset(source, epoch, floor);
             topic.set_loads(silent);
-            self.look_at_home(topic);
+            self.set_may_exist_at_home(topic);
             if !silent && self.partitions() > 1 {
                 // Tell subscribers the epoch of the deltas to come.
                 self.tell_state(topic);

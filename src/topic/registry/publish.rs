@@ -182,7 +182,7 @@ impl Topics {
         // During a load no subscriber is told that the topic is fresh again: the next sweep tells them.
         let back = !silent && !moves && !is_relayed && std::mem::take(&mut topic.stale);
         if is_relayed && !silent {
-            self.look_at_age(topic, self.source(source).map_or(when.now_ms, |s| s.progress.now_ms(when.now_ms)));
+            self.update_staleness(topic, self.source(source).map_or(when.now_ms, |s| s.progress.now_ms(when.now_ms)));
         }
         let lacks = !topic.incomplete && self.may_lack_newer(topic, when.at_ms) && topic.doubt();
         if lacks {
@@ -255,7 +255,7 @@ impl Topics {
             source.gaps.delete(&topic.name, when.at_ms);
             source.forget_mark(&topic.name, offset);
         }
-        self.look_at_home(topic);
+        self.set_may_exist_at_home(topic);
         Published { offset, epoch: topic.epoch.clone(), new: was_known }
     }
 
@@ -263,7 +263,7 @@ impl Topics {
         topic.begin_empty(offset, entry.when.at_ms);
         self.move_here(topic, offset);
         topic.unsaved = true;
-        self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
+        self.list(topic);
         // Clients may still expect it where it came from.
         if !entry.silent {
             self.tell_state(topic);

@@ -108,7 +108,7 @@ impl Topics {
                     // A state that was saved at this offset does not make it whole.
                     topic.lose_history(offset.next());
                 }
-                self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
+                self.list(topic);
             }
             Ok(())
         })
@@ -215,7 +215,7 @@ impl Topics {
             if !topic.known || topic.offset < mark.offset || is_passed {
                 let in_doubt = in_doubt || self.may_lack_newer(topic, mark.at_ms);
                 topic.restore_stream(mark, floor, in_doubt);
-                self.names.insert(name, topic.options.allow_user_limited_channels);
+                self.list(topic);
             }
             topic.moved_at = topic.moved_at.max(mark.moved_at);
             Ok(())

@@ -222,6 +222,11 @@ impl Topics {
         }
     }
 
+    /// Adds a topic to the index of names.
+    pub(super) fn list(&self, topic: &Topic) {
+        self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
+    }
+
     /// Runs a publish on the topic, making it first if need be. It counts as published, and one that was not there stays,
     /// only once a delta was taken in. With `begins`, that takes room.
     pub(super) fn published<R>(
