@@ -253,7 +253,7 @@ proptest! {
 
 /// Those with much give, those with little keep what they have; with room again, all get their past back.
 #[test]
-fn history_is_taken_from_who_has_the_most() {
+fn the_longest_histories_are_cut_first() {
     let mut world = World::new(HISTORY_MAX, 0);
     // Every topic keeps some history.
     for topic in 0..NAMES * NAMESPACES.len() {

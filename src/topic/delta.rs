@@ -471,7 +471,7 @@ mod tests {
     /// A snapshot counts as answers while HTTP answers refer to it, as snapshots on its way to sessions, and in its
     /// topic's account while that keeps it.
     #[test]
-    fn a_snapshot_counts_where_it_is_held() {
+    fn a_snapshot_counts_where_it_is_kept() {
         let data = SnapshotData {
             data: Bytes::from(vec![b'1'; 1_000]),
             form: PayloadForm::Json,

@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn composition_that_cannot_be_said_is_recognised() {
+    fn a_composition_that_no_patch_expresses_is_recognised() {
         let compose_text = |first: &str, second: &str| {
             let mut first = parse_object(first).unwrap();
             compose(&mut first, &parse_object(second).unwrap()).then(|| text(&Node::Object(first)))

@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_say_who_may_have_them_are_in_sections_of_their_own() {
+    fn names_with_access_marks_are_in_sections_of_their_own() {
         let all = ["#42", "$a", "$a#1", "a", "b#1,2", "b#2,1,2,,", "c#12", "off:x#1", "z"];
         let names = index(ChannelSyntax::Centrifugo, &all);
         let whole = |names: &Names, section| page(names, section, &NameRange::prefix(""), 99);

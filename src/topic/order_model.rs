@@ -437,25 +437,25 @@ fn a_misplaced_value_is_whole_if_its_home_missed_nothing() {
     assert_eq!(node.is_whole(), Some(false), "there may be a newer one");
 }
 
-/// A source comes to have another past: what its old one made of topics in others is undone by reading those again, and until then
-/// nothing of them is told as whole, or as if it were not there.
+/// The contents of a source are replaced: their effect on topics of others is undone by reading those again, and until then none of
+/// these topics is reported as whole, or as missing.
 #[test]
-fn a_lost_past_takes_what_it_hid_with_it() {
-    for (class, of_the_past) in [(Class::Latest, VALUE), (Class::Latest, DELETION), (Class::Merge, VALUE)] {
+fn replaced_contents_no_longer_hide_topics_of_others() {
+    for (class, replaced) in [(Class::Latest, VALUE), (Class::Latest, DELETION), (Class::Merge, VALUE)] {
         let node = Node::new(class);
         let (home, other) = node.home_and_other();
         assert_eq!(node.read((other.0, VALUE, 5)), Ok(true));
-        assert_eq!(node.read((home.0, of_the_past, 9)), Ok(true));
-        assert_eq!(node.topics.related(other), [home], "{of_the_past:?}");
+        assert_eq!(node.read((home.0, replaced, 9)), Ok(true));
+        assert_eq!(node.topics.related(other), [home], "{replaced:?}");
         node.load(home, "f", true);
         node.topics.loaded(home);
-        assert!(node.topics.needs_reload(other), "{of_the_past:?}: its value counts again");
-        assert_eq!(node.is_whole(), Some(false), "{of_the_past:?}");
+        assert!(node.topics.needs_reload(other), "{replaced:?}: its value counts again");
+        assert_eq!(node.is_whole(), Some(false), "{replaced:?}");
         node.load(other, "e", true);
         assert!(!node.topics.needs_reload(other));
         assert_eq!(node.read((other.0, VALUE, 5)), Ok(true));
         node.topics.loaded(other);
-        assert_eq!(node.known(), Some((5, other.0)), "{of_the_past:?}");
+        assert_eq!(node.known(), Some((5, other.0)), "{replaced:?}");
         assert!(!node.topics.needs_reload(home), "its past is what it was");
     }
     // A source that is loaded for the first time has no past to lose.

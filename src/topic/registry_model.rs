@@ -244,7 +244,7 @@ fn an_answer_is_followed_by_what_came_after_it() {
 }
 
 #[test]
-fn who_leaves_and_comes_back_gets_nothing_of_the_time_between() {
+fn a_client_that_leaves_and_comes_back_gets_nothing_of_the_time_between() {
     explore(|| {
         let (queue, topics) = world();
         attach(&topics, &queue, 7);
@@ -264,7 +264,7 @@ fn who_leaves_and_comes_back_gets_nothing_of_the_time_between() {
 
 /// A topic without subscribers is forgotten; at the same time a client subscribes and a delta comes.
 #[test]
-fn a_topic_is_not_forgotten_under_who_has_just_come() {
+fn a_topic_is_not_forgotten_under_a_new_subscriber() {
     explore(|| {
         let (queue, topics) = world();
         attach(&topics, &queue, 7);
@@ -286,7 +286,7 @@ fn a_topic_is_not_forgotten_under_who_has_just_come() {
 /// A source is loaded in another epoch while a client subscribes: a client that was told the old state is told that it
 /// no longer counts, and any other is told the new one. The offsets tell which.
 #[test]
-fn nobody_keeps_a_past_that_does_not_count() {
+fn no_client_keeps_a_state_that_does_not_count() {
     const FLOOR: u64 = 40;
     explore(|| {
         let (queue, topics) = world();
