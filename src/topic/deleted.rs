@@ -83,7 +83,8 @@ impl Deleted {
         self.0.get(name.as_str()).filter(|deletion| deletion.moved_at == Offset::ZERO)
     }
 
-    /// A deletion that is to be saved from now on: another source has entries of its topic, or is where the topic belongs.
+    /// A deletion that is to be saved from now on: another source has entries of its topic, or is where the topic
+    /// belongs.
     pub(super) fn claim_mark(&mut self, name: &TopicName, is_misplaced: bool) -> Option<Stray> {
         let deletion = self.0.get_mut(name.as_str()).filter(|deletion| deletion.moved_at == Offset::ZERO)?;
         let is_new = !deletion.is_marked && (deletion.is_elsewhere || is_misplaced);

@@ -65,7 +65,8 @@ impl Loose {
         Self { account, kept: AtomicU32::new(kept), counted: AtomicUsize::new(0) }
     }
 
-    /// Brings the account up to date. Whatever the order of two that do so at once: in the end it has what was counted last.
+    /// Brings the account up to date. Whatever the order of two that do so at once: in the end it has what was counted
+    /// last.
     fn recount(&self, weight: impl FnOnce() -> usize) {
         let now = if self.kept.load(Ordering::Acquire) > 0 { 0 } else { weight() };
         self.account.change(self.counted.swap(now, Ordering::AcqRel), now);

@@ -15,8 +15,8 @@ use crate::name::TopicName;
 pub(super) struct Gaps {
     /// Nothing was missed: every topic that the source has is known.
     none: AtomicBool,
-    /// All that may have been missed was taken in by the source up to then, Unix ms of its clock; the maximum if that is not
-    /// known.
+    /// All that may have been missed was taken in by the source up to then, Unix ms of its clock; the maximum if that
+    /// is not known.
     until_ms: AtomicU64,
     /// Topics expired by then. A delta with an earlier time may belong to one of them.
     expired_ms: AtomicU64,
@@ -80,8 +80,9 @@ impl Gaps {
         self.forget_deleted();
     }
 
-    /// Everything that the source took in up to `read_ms` has been read: closes gaps after which every topic would have ended
-    /// that had no delta since. `longest_ms` is the longest that a topic may be quiet; `None` if some may for ever.
+    /// Everything that the source took in up to `read_ms` has been read: closes gaps after which every topic would have
+    /// ended that had no delta since. `longest_ms` is the longest that a topic may be quiet; `None` if some may for
+    /// ever.
     pub(super) fn outlive(&self, read_ms: u64, longest_ms: Option<u64>) {
         let Some(longest_ms) = longest_ms.filter(|_| !self.is_none()) else { return };
         let over_ms = self.until_ms.load(Ordering::Acquire).saturating_add(longest_ms);
@@ -107,8 +108,8 @@ impl Gaps {
         (!self.is_none() && until_ms != u64::MAX).then_some(until_ms)
     }
 
-    /// The latest time that a topic whose state may lack deltas can have had its last one, if that which is known came at
-    /// `active_ms`.
+    /// The latest time that a topic whose state may lack deltas can have had its last one, if that which is known came
+    /// at `active_ms`.
     pub(super) fn last_ms(&self, active_ms: u64) -> u64 {
         active_ms.max(self.until_ms.load(Ordering::Acquire))
     }

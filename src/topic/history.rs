@@ -111,7 +111,8 @@ impl History {
 
     /// Frames were made of deltas after `offset`.
     pub(super) fn weigh(&mut self, offset: Offset) {
-        // From the newest, which is the only one as a rule: a search would look at deltas that are in no cache any more.
+        // From the newest, which is the only one as a rule: a search would look at deltas that are in no cache any
+        // more.
         for kept in self.deltas.iter_mut().rev().take_while(|kept| kept.delta.offset > offset) {
             let weight = Kept::weight(&kept.delta);
             self.weight += weight as usize - kept.weight as usize;

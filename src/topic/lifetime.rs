@@ -23,8 +23,8 @@ pub(super) fn end_ms(options: &Namespace, last_ms: u64) -> u64 {
     if after_ms == 0 { u64::MAX } else { last_ms.saturating_add(after_ms) }
 }
 
-/// Whether a topic whose last delta came at `last_ms` has ended by `at_ms`. A delta after its time ends it exactly; `grace` is
-/// for ending it without one.
+/// Whether a topic whose last delta came at `last_ms` has ended by `at_ms`. A delta after its time ends it exactly;
+/// `grace` is for ending it without one.
 pub(super) fn over(options: &Namespace, last_ms: u64, at_ms: u64, grace: bool) -> bool {
     let after_ms = expire_ms(options);
     let grace_ms = if grace { (after_ms / 10).min(GRACE_MS_MAX) } else { 0 };

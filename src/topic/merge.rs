@@ -225,8 +225,8 @@ pub fn count_members(members: &Members) -> usize {
     members.values().map(|value| 1 + value.members()).sum()
 }
 
-/// RFC 7396 §2: applies `patch` to `target`, which takes over its values. Returns by how much the target grew, so that the
-/// size of a state is known without looking through it.
+/// RFC 7396 §2: applies `patch` to `target`, which takes over its values. Returns by how much the target grew, so that
+/// the size of a state is known without looking through it.
 pub fn apply(target: &mut Members, patch: Members) -> Growth {
     let mut growth = Growth::default();
     let commas_before = target.len().saturating_sub(1);

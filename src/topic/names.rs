@@ -10,7 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use crate::config::{ChannelSyntax, NameKind};
 use crate::name::TopicName;
 
-/// The index. Its lock is taken when a topic is first published or forgotten, and for one [page](Names::page) at a time.
+/// The index. Its lock is taken when a topic is first published or forgotten, and for one [page](Names::page) at a
+/// time.
 #[derive(Debug)]
 pub(super) struct Names {
     index: Mutex<Index>,
@@ -22,7 +23,8 @@ const ADDED_MAX: usize = 4_096;
 
 #[derive(Debug, Default)]
 struct Index {
-    /// Names that are not sorted yet, and whether their users may have them. A load adds very many before a client lists any.
+    /// Names that are not sorted yet, and whether their users may have them. A load adds very many before a client
+    /// lists any.
     added: Vec<(TopicName, bool)>,
     ordinary: BTreeSet<TopicName>,
     private: BTreeSet<TopicName>,

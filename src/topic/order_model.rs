@@ -172,7 +172,8 @@ fn of_two_entries_with_one_offset_the_later_sources_counts() {
     }
 }
 
-/// Two moves, and a value in the source that the topic left: it is refused where both moves are known, and never counts.
+/// Two moves, and a value in the source that the topic left: it is refused where both moves are known, and never
+/// counts.
 #[test]
 fn what_comes_after_a_move_in_the_source_that_was_left_is_refused() {
     for (second, order) in
@@ -187,7 +188,8 @@ fn what_comes_after_a_move_in_the_source_that_was_left_is_refused() {
     }
 }
 
-/// There and back, and deleted: where the way there is read last, it brings nothing back and is no fault of a publisher's.
+/// There and back, and deleted: where the way there is read last, it brings nothing back and is no fault of a
+/// publisher's.
 #[test]
 fn a_topic_that_moved_back_and_was_deleted_stays_deleted() {
     let there = [(1, MOVE, 10), (1, VALUE, 12)];
@@ -288,7 +290,8 @@ fn ends_because_of_another_source_are_told_apart() {
     }
 }
 
-/// More topics end than are remembered: that is known until the source is loaded again, whether they were new or put back.
+/// More topics end than are remembered: that is known until the source is loaded again, whether they were new or put
+/// back.
 #[test]
 fn ends_that_are_too_many_are_not_forgotten_in_silence() {
     let node = Node::new(Class::Latest);
@@ -320,7 +323,8 @@ fn ends_that_are_too_many_are_not_forgotten_in_silence() {
     assert_eq!(node.topics.take_ended(source).len(), ENDED_TOPICS_MAX);
 }
 
-/// A patch in the wrong source, read while the one in which its topic belongs is loaded: whole once that had nothing of it.
+/// A patch in the wrong source, read while the one in which its topic belongs is loaded: whole once that had nothing of
+/// it.
 #[test]
 fn what_is_read_before_its_home_is_whole_if_there_was_nothing() {
     for (is_there, missed, expected) in [(false, false, true), (true, false, false), (false, true, false)] {
@@ -339,8 +343,8 @@ fn what_is_read_before_its_home_is_whole_if_there_was_nothing() {
     }
 }
 
-/// A life that begins after a deletion in its own source rests on that, and says so where it is saved: what another source has from
-/// before it puts nothing in doubt.
+/// A life that begins after a deletion in its own source rests on that, and says so where it is saved: what another
+/// source has from before it puts nothing in doubt.
 #[test]
 fn a_life_after_a_deletion_rests_on_it() {
     let node = Node::new(Class::Merge);
@@ -351,8 +355,8 @@ fn a_life_after_a_deletion_rests_on_it() {
     assert_eq!((snapshot.offset.get(), snapshot.base.get()), (7, 6));
 }
 
-/// Another source that has topics in common with a topic's own is not read yet. What it has from before a deletion does not count, so
-/// the life after the deletion is whole; without a deletion it may have had the topic before.
+/// Another source that has topics in common with a topic's own is not read yet. What it has from before a deletion does
+/// not count, so the life after the deletion is whole; without a deletion it may have had the topic before.
 #[test]
 fn a_life_after_a_deletion_waits_for_no_other_source() {
     for (is_deleted, expected) in [(true, Some(true)), (false, Some(false))] {
@@ -377,7 +381,8 @@ fn a_life_after_a_deletion_waits_for_no_other_source() {
     }
 }
 
-/// A deletion in the wrong source, read while the one in which the topic belongs is loaded again, hides nothing that comes there.
+/// A deletion in the wrong source, read while the one in which the topic belongs is loaded again, hides nothing that
+/// comes there.
 #[test]
 fn a_deletion_elsewhere_hides_nothing_of_a_source_that_is_loaded_again() {
     let node = Node::new(Class::Merge);
@@ -413,8 +418,8 @@ fn patches_in_another_source_are_older_than_the_deletion_or_put_the_state_in_dou
     }
 }
 
-/// A value in the wrong source, which is read first: whole once the source in which the topic belongs has no newer one, and in doubt
-/// if that has missed some.
+/// A value in the wrong source, which is read first: whole once the source in which the topic belongs has no newer one,
+/// and in doubt if that has missed some.
 #[test]
 fn a_misplaced_value_is_whole_if_its_home_missed_nothing() {
     for (missed, expected) in [(false, Some(true)), (true, Some(false))] {
@@ -437,8 +442,8 @@ fn a_misplaced_value_is_whole_if_its_home_missed_nothing() {
     assert_eq!(node.is_whole(), Some(false), "there may be a newer one");
 }
 
-/// The contents of a source are replaced: their effect on topics of others is undone by reading those again, and until then none of
-/// these topics is reported as whole, or as missing.
+/// The contents of a source are replaced: their effect on topics of others is undone by reading those again, and until
+/// then none of these topics is reported as whole, or as missing.
 #[test]
 fn replaced_contents_no_longer_hide_topics_of_others() {
     for (class, replaced) in [(Class::Latest, VALUE), (Class::Latest, DELETION), (Class::Merge, VALUE)] {
@@ -529,8 +534,8 @@ impl Node {
     }
 }
 
-/// The home of a topic may have had newer entries that were missed: what comes elsewhere is told as a state that may not be
-/// whole, and never as a delta alone, which clients take for whole.
+/// The home of a topic may have had newer entries that were missed: what comes elsewhere is told as a state that may
+/// not be whole, and never as a delta alone, which clients take for whole.
 #[test]
 fn a_misplaced_value_that_may_not_be_the_newest_is_told_as_the_state() {
     for class in [Class::Latest, Class::Merge] {

@@ -7,7 +7,8 @@ use crate::position::Offset;
 pub(super) struct Progress {
     /// The highest offset that was read.
     reached: AtomicU64,
-    /// Everything that the source took in up to then has been read here; the maximum for a source that has nothing to read.
+    /// Everything that the source took in up to then has been read here; the maximum for a source that has nothing to
+    /// read.
     read_ms: AtomicU64,
     /// By how much its clock is ahead of this node's.
     ahead_ms: AtomicI64,

@@ -1,5 +1,5 @@
-//! Which sources share topics with another. Publishers should keep to one source per topic; where they do not, what a source's topics
-//! come to depends on what the other sources hold.
+//! Which sources share topics with another. Publishers should keep to one source per topic; where they do not, what a
+//! source's topics come to depends on what the other sources hold.
 
 use super::atomics::{AtomicU64, Ordering};
 use super::exchange::SourceId;

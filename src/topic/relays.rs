@@ -62,7 +62,8 @@ impl Relays {
         }
     }
 
-    /// The sources in which a topic may be that is expected in `home`, and whether it may be in a stream that is not read.
+    /// The sources in which a topic may be that is expected in `home`, and whether it may be in a stream that is not
+    /// read.
     pub(super) fn trail(&self, home: SourceId, name: &str) -> (Vec<SourceId>, bool) {
         let (mut trail, mut at) = (Vec::new(), home);
         while let Some(rule) = self.rules.get(&at) {

@@ -26,7 +26,8 @@ pub(super) struct Unpublished {
 }
 
 impl Unpublished {
-    /// None yet, of `max` at most; one client may have as many as it may have `subscriptions`, and a share of all at least.
+    /// None yet, of `max` at most; one client may have as many as it may have `subscriptions`, and a share of all at
+    /// least.
     pub(super) fn new(max: usize, subscriptions: usize) -> Self {
         let share = (max / UNPUBLISHED_SHARE).max(subscriptions).min(max);
         Self { counts: Mutex::default(), max, share }

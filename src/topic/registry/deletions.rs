@@ -1,4 +1,5 @@
-//! Deletions of topics that more than one source may have entries of: they are kept until every source has been read up to them.
+//! Deletions of topics that more than one source may have entries of: they are kept until every source has been read up
+//! to them.
 
 use std::sync::PoisonError;
 
@@ -38,8 +39,8 @@ impl Topics {
         verdict
     }
 
-    /// The newest deletion of a topic, if it is in another source than `source`, and whether nodes that have not read it still have
-    /// that source's older state at `at_ms`.
+    /// The newest deletion of a topic, if it is in another source than `source`, and whether nodes that have not read
+    /// it still have that source's older state at `at_ms`.
     pub(super) fn deletion_elsewhere(&self, topic: &Topic, source: SourceId, at_ms: u64) -> Option<(Stray, bool)> {
         if self.partitions() < 2 {
             return None;
@@ -96,8 +97,8 @@ impl Topics {
         }
     }
 
-    /// A topic of which more than one source may have entries ended at `end_ms`: what another still has to tell from before then
-    /// was none of a new life.
+    /// A topic of which more than one source may have entries ended at `end_ms`: what another still has to tell from
+    /// before then was none of a new life.
     pub(super) fn note_expiry(&self, topic: &Topic, end_ms: u64) {
         let is_in_several = topic.is_elsewhere || self.home(topic.name.as_str()) != topic.source;
         if self.partitions() < 2 || !is_in_several || topic.is_moved() {

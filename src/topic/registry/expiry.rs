@@ -88,8 +88,8 @@ impl Topics {
         self.cut_to(&levels);
     }
 
-    /// Up to when all sources have been read, Unix ms, `now_ms` at most. If a topic may lack deltas, some may be in another source than
-    /// its own.
+    /// Up to when all sources have been read, Unix ms, `now_ms` at most. If a topic may lack deltas, some may be in
+    /// another source than its own.
     pub(super) fn all_read_by(&self, now_ms: u64) -> u64 {
         let read_by = |source: &SourceState| if source.is_unread() { 0 } else { source.progress.read_by(now_ms) };
         self.sources.iter().take(self.partitions()).map(read_by).min().unwrap_or(0)

@@ -8,8 +8,8 @@ use super::topics::Topics;
 use crate::config::Class;
 
 impl Topics {
-    /// A topic that was not known has its first delta here. With `goes_on` that may be a patch to a state that is not known here, and
-    /// the topic is incomplete then.
+    /// A topic that was not known has its first delta here. With `goes_on` that may be a patch to a state that is not
+    /// known here, and the topic is incomplete then.
     pub(super) fn begin_life(&self, topic: &mut Topic, entry: &Entry, goes_on: bool, is_back: bool) {
         let &Entry { source, when, .. } = entry;
         let deletion = self.deletion_elsewhere(topic, source, when.at_ms);

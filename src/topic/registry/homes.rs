@@ -1,5 +1,6 @@
-//! The source that a topic belongs in: its home. Publishers should publish a topic there alone. A topic with deltas in another source
-//! may lack what its home has, and one that is not known here may exist in any source that could have it.
+//! The source that a topic belongs in: its home. Publishers should publish a topic there alone. A topic with deltas in
+//! another source may lack what its home has, and one that is not known here may exist in any source that could have
+//! it.
 
 use super::super::exchange::{PublishError, SourceId};
 use super::super::state::Topic;
@@ -117,8 +118,8 @@ impl Topics {
             || trail.into_iter().filter_map(|source| self.source(source)).any(may_have)
     }
 
-    /// The sources that may have a topic: that in which it was expected, that in which it belongs, and those that have topics in common
-    /// with this.
+    /// The sources that may have a topic: that in which it was expected, that in which it belongs, and those that have
+    /// topics in common with this.
     fn may_be_of<'a>(&'a self, name: &TopicName, expected: &'a SourceState) -> impl Iterator<Item = &'a SourceState> {
         let home = self.source(self.home(name.as_str()));
         let related = home.map_or_else(Vec::new, |home| home.related.all(self.partitions()));

@@ -80,8 +80,8 @@ impl Topics {
         }
     }
 
-    /// The contents of a source were replaced by others: sources that share topics with it need a reload, and until then none of
-    /// their states is whole. `false` if nothing of it was read yet.
+    /// The contents of a source were replaced by others: sources that share topics with it need a reload, and until
+    /// then none of their states is whole. `false` if nothing of it was read yet.
     pub fn mark_replaced(&self, source: SourceId) -> bool {
         let Some(state) = self.source(source).filter(|_| self.partitions() > 1) else { return false };
         if !state.has_begun.swap(true, Ordering::AcqRel) {
@@ -215,8 +215,8 @@ impl Topics {
         self.source(source).is_some_and(|source| source.has_begun.load(Ordering::Acquire))
     }
 
-    /// Saved states of another source depend on what `source` had in `epoch`: if `source` turns out to be in another epoch once it
-    /// is loaded, those that share topics with it are loaded again.
+    /// Saved states of another source depend on what `source` had in `epoch`: if `source` turns out to be in another
+    /// epoch once it is loaded, those that share topics with it are loaded again.
     pub fn assume_epoch(&self, source: SourceId, epoch: Epoch) {
         let Some(state) = self.source(source).filter(|state| !state.has_begun.load(Ordering::Acquire)) else { return };
         let mut assumed = state.assumed();
@@ -225,8 +225,8 @@ impl Topics {
         }
     }
 
-    /// Whether `source` is to be loaded again, in the same epoch, because the contents of a source that shares topics with it were
-    /// replaced.
+    /// Whether `source` is to be loaded again, in the same epoch, because the contents of a source that shares topics
+    /// with it were replaced.
     pub fn needs_reload(&self, source: SourceId) -> bool {
         self.source(source).is_some_and(|source| source.needs_reload.load(Ordering::Acquire))
     }
@@ -256,8 +256,8 @@ impl Topics {
         self.source(source).map_or(Offset::ZERO, |state| state.progress.reached())
     }
 
-    /// Everything that `source` took in up to `upto_ms`, Unix ms of its clock, has been read; that clock is `ahead_ms` ahead of
-    /// this node's.
+    /// Everything that `source` took in up to `upto_ms`, Unix ms of its clock, has been read; that clock is `ahead_ms`
+    /// ahead of this node's.
     pub fn read_upto(&self, source: SourceId, upto_ms: u64, ahead_ms: i64) {
         if let Some(state) = self.source(source) {
             state.progress.set_read(upto_ms, ahead_ms);

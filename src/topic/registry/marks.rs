@@ -1,5 +1,5 @@
-//! Entries of a topic in other sources than its own, and the marks that are saved beside those sources so that such entries outlive
-//! this process.
+//! Entries of a topic in other sources than its own, and the marks that are saved beside those sources so that such
+//! entries outlive this process.
 
 use super::super::atomics::Ordering;
 use super::super::delta::Kind;

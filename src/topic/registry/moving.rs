@@ -1,4 +1,5 @@
-//! Topics that leave one source for another while they are published: what waits to be relayed, and where they belong afterwards.
+//! Topics that leave one source for another while they are published: what waits to be relayed, and where they belong
+//! afterwards.
 
 use std::sync::PoisonError;
 
@@ -133,8 +134,8 @@ impl Topics {
             .collect()
     }
 
-    /// `source` is loaded at `now_ms` of its clock, and topics have left it: none of them is missing before all other sources
-    /// have been read up to then.
+    /// `source` is loaded at `now_ms` of its clock, and topics have left it: none of them is missing before all other
+    /// sources have been read up to then.
     pub fn left_by(&self, source: SourceId, now_ms: u64) {
         if let Some(state) = self.source(source) {
             state.left_by_ms.store(now_ms, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! Which of a topic's entries count if several sources have some: the newest, in whichever order the sources are read; and if the topic
-//! was moved, those after the newest move, in the source that it went to.
+//! Which of a topic's entries count if several sources have some: the newest, in whichever order the sources are read;
+//! and if the topic was moved, those after the newest move, in the source that it went to.
 
 use super::super::deleted::Verdict;
 use super::super::delta::Kind;
@@ -12,9 +12,10 @@ use crate::config::Class;
 use crate::position::Offset;
 
 impl Topics {
-    /// A delta of a topic has come from another source than the one before. The newest is where the topic is, by the sources'
-    /// own order, whichever is read first; one that was moved stays. A `merge` topic's state is in doubt then, until there is
-    /// a snapshot: what its deltas in two partitions come to depends on which is read first. That is to be saved beside both.
+    /// A delta of a topic has come from another source than the one before. The newest is where the topic is, by the
+    /// sources' own order, whichever is read first; one that was moved stays. A `merge` topic's state is in doubt then,
+    /// until there is a snapshot: what its deltas in two partitions come to depends on which is read first. That is to
+    /// be saved beside both.
     pub(super) fn change_source(
         &self,
         topic: &mut Topic,
@@ -132,8 +133,8 @@ impl Topics {
         }
     }
 
-    /// The other sources that share topics with `source`: if the contents of one of them are replaced, what is known of this one no
-    /// longer counts.
+    /// The other sources that share topics with `source`: if the contents of one of them are replaced, what is known of
+    /// this one no longer counts.
     pub fn related(&self, source: SourceId) -> Vec<SourceId> {
         let all = self.source(source).map_or_else(Vec::new, |source| source.related.all(self.partitions()));
         all.into_iter().filter(|other| *other != source).collect()

@@ -1,5 +1,5 @@
-//! The way of a delta through its topic: it is judged, changes state and history, and goes to every shard with a subscriber, all under
-//! the topic's lock. What it does to the state itself is in `state/change`.
+//! The way of a delta through its topic: it is judged, changes state and history, and goes to every shard with a
+//! subscriber, all under the topic's lock. What it does to the state itself is in `state/change`.
 
 use std::sync::Arc;
 
@@ -271,8 +271,9 @@ impl Topics {
         Published { offset, epoch: topic.epoch.clone(), new: true }
     }
 
-    /// Hands a delta to every shard with a subscriber. Clients take a value or a snapshot for whole: if it may not be,
-    /// or if they could not apply it, they get the state instead.
+    /// Hands a delta to every shard with a subscriber. Clients take a value or a snapshot for whole: if its state may
+    /// lack deltas (`lacks`), or clients could not apply it (`tells_state`), they get the state instead. `back`: they
+    /// were told that the topic was stale, and it no longer is.
     fn deliver(&self, topic: &mut Topic, delta: &Arc<Delta>, tells_state: bool, lacks: bool, back: bool) {
         if tells_state || lacks {
             if back && lacks {
@@ -321,7 +322,8 @@ impl Topics {
                 }
                 Class::Stream if kind == Kind::Snapshot => Err(PublishError::StreamSnapshot),
                 Class::Merge if !payload.is_object() => Err(PublishError::Patch(ParseError::NotObject)),
-                // Readers refuse names with half a surrogate, which the check for JSON lets pass. Such names have escapes.
+                // Readers refuse names with half a surrogate, which the check for JSON lets pass. Such names have
+                // escapes.
                 Class::Merge if payload.bytes().len() > STATE_BYTES_MAX || payload.bytes().contains(&b'\\') => {
                     let bytes = members_bytes(&parse_object(payload.as_str())?);
                     if bytes > STATE_BYTES_MAX { Err(PublishError::StateTooLarge { bytes }) } else { Ok(()) }

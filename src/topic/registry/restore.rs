@@ -1,4 +1,5 @@
-//! Putting saved states back while a source is loaded, and making an incomplete state whole with one that another node has saved.
+//! Putting saved states back while a source is loaded, and making an incomplete state whole with one that another node
+//! has saved.
 
 use super::super::atomics::Ordering;
 use super::super::deleted::Verdict;
@@ -114,8 +115,8 @@ impl Topics {
         })
     }
 
-    /// Whether a topic whose state was saved, and whose last delta came at `at_ms`, had ended by the time up to which states were
-    /// saved. Where there are several sources, another may have more of it.
+    /// Whether a topic whose state was saved, and whose last delta came at `at_ms`, had ended by the time up to which
+    /// states were saved. Where there are several sources, another may have more of it.
     fn was_over(&self, source: &SourceState, topic: &str, at_ms: u64) -> bool {
         let options = self.options_of(namespace_of(topic));
         let is_over = self.partitions() < 2 && over(options, at_ms, source.saved_upto_ms.load(Ordering::Acquire), true);

@@ -16,8 +16,8 @@ impl Topics {
         self.map.iter().filter(|topic| is_unsaved(topic)).map(|topic| topic.name.clone()).collect()
     }
 
-    /// The states of the first of these topics, as many as have `bytes_max` of memory, and one at least; and how many names
-    /// that is. What is not unsaved any more is passed over.
+    /// The states of the first of these topics, as many as have `bytes_max` of memory, and one at least; and how many
+    /// names that is. What is not unsaved any more is passed over.
     pub fn take_unsaved(&self, source: SourceId, names: &[TopicName], bytes_max: usize) -> (Vec<Arc<Snapshot>>, usize) {
         let (mut states, mut bytes, mut looked) = (Vec::new(), 0, 0);
         for name in names {
@@ -60,20 +60,20 @@ impl Topics {
         }
     }
 
-    /// Topics of `source` that ended since this was last asked, and the offsets they ended at: states of them up to there
-    /// that were saved are to be removed. Only where they are [remembered](Topics::remember_ended).
+    /// Topics of `source` that ended since this was last asked, and the offsets they ended at: states of them up to
+    /// there that were saved are to be removed. Only where they are [remembered](Topics::remember_ended).
     pub fn take_ended(&self, source: SourceId) -> Vec<(TopicName, Offset)> {
         self.source(source).map_or_else(Vec::new, |source| source.ended.take())
     }
 
-    /// Whether some of those that were not taken yet ended because of an entry of another source: how far that was read is not to
-    /// be saved before.
+    /// Whether some of those that were not taken yet ended because of an entry of another source: how far that was read
+    /// is not to be saved before.
     pub fn has_ended_elsewhere(&self, source: SourceId) -> bool {
         self.source(source).is_some_and(|source| source.ended.has_some_elsewhere())
     }
 
-    /// Whether more topics of `source` ended than are remembered: how far it was read is not to be saved any more, as saved
-    /// states would count that have ended.
+    /// Whether more topics of `source` ended than are remembered: how far it was read is not to be saved any more, as
+    /// saved states would count that have ended.
     pub fn has_forgotten_ends(&self, source: SourceId) -> bool {
         self.source(source).is_some_and(|source| source.ended.has_forgotten_some())
     }

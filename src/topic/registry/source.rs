@@ -52,7 +52,8 @@ pub(super) struct SourceState {
     pub(super) has_begun: AtomicBool,
     /// Whether a load of it was ever completed.
     pub(super) has_loaded: AtomicBool,
-    /// Until its first load begins: the epochs that saved states of other sources assume it to be in. At most one for each of them.
+    /// Until its first load begins: the epochs that saved states of other sources assume it to be in. At most one for
+    /// each of them.
     assumed: Mutex<Vec<Epoch>>,
     pub(super) ended: EndedTopics,
     /// `stream` topics that were put back, until all their entries in the source are read.
@@ -164,14 +165,15 @@ impl SourceState {
         self.assumed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A delta at `offset` of a topic without a state here found no room. `false` if there are too many such topics: none is
-    /// remembered any more.
+    /// A delta at `offset` of a topic without a state here found no room. `false` if there are too many such topics:
+    /// none is remembered any more.
     pub(super) fn refuse(&self, name: &str, offset: Offset) -> bool {
         let Ok(name) = TopicName::new(name) else { return true };
         !self.is_saved() || self.refused.note(name, offset)
     }
 
-    /// Whether a saved state may be out of date: the node that saved last had missed deltas, and did not know the state after that.
+    /// Whether a saved state may be out of date: the node that saved last had missed deltas, and did not know the state
+    /// after that.
     pub(super) fn is_before_saved_hole(&self, at_ms: u64, hole: Option<&Epoch>) -> bool {
         let saved_hole = self.saved_hole();
         saved_hole

@@ -123,8 +123,8 @@ impl Topics {
         wanted.map(|topic| (topic.name.clone(), topic.interest.iter().map(|i| (i.shard, i.slot)).collect())).collect()
     }
 
-    /// The topic as REST shows it; `None` where nothing was ever published. Where that cannot be known, there is a state of
-    /// which nothing is known.
+    /// The topic as REST shows it; `None` where nothing was ever published. Where that cannot be known, there is a
+    /// state of which nothing is known.
     pub fn view(&self, name: &TopicName) -> Option<TopicView> {
         if let Some(mut topic) = self.map.get_mut(name.as_str()).filter(|topic| topic.known) {
             return Some(TopicView { snapshot: topic.snapshot(), active_ms: topic.active_ms, stale: topic.stale });

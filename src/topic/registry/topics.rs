@@ -22,8 +22,8 @@ use crate::metrics::Metrics;
 use crate::name::{TopicName, namespace_of};
 use crate::position::{Epoch, Offset};
 
-/// Parts of the map of topics. A walk over all topics locks one part at a time, and so does a part that grows: of a million topics
-/// a thousand, for about a millisecond. Unit tests have few topics, and many maps.
+/// Parts of the map of topics. A walk over all topics locks one part at a time, and so does a part that grows: of a
+/// million topics a thousand, for about a millisecond. Unit tests have few topics, and many maps.
 const MAP_PARTS: usize = if cfg!(test) { 16 } else { 1_024 };
 
 /// Whether only this process may write to a topic. Such topics do not count.
@@ -227,8 +227,8 @@ impl Topics {
         self.names.insert(&topic.name, topic.options.allow_user_limited_channels);
     }
 
-    /// Runs a publish on the topic, making it first if need be. It counts as published, and one that was not there stays,
-    /// only once a delta was taken in. With `begins`, that takes room.
+    /// Runs a publish on the topic, making it first if need be. It counts as published, and one that was not there
+    /// stays, only once a delta was taken in. With `begins`, that takes room.
     pub(super) fn published<R>(
         &self,
         name: &str,

@@ -1,4 +1,5 @@
-//! Whether a topic's state may lack deltas, and why: some were missed, or wait in another source, or are about to be read.
+//! Whether a topic's state may lack deltas, and why: some were missed, or wait in another source, or are about to be
+//! read.
 
 use super::topic::Topic;
 use crate::config::Class;
