@@ -1,13 +1,11 @@
-//! Accounts of memory that no single shard or topic holds: memory that threads share, or that moves
-//! between them.
+//! Accounts of memory that does not belong to a single shard or topic: it is shared by threads, or moves between them.
 //!
-//! An account is one relaxed number. Memory is counted where it is held, by a [`Held`] whose drop
-//! gives it back, so that no way out of a function can forget it. `docs/limits.md` lists all
-//! accounts.
+//! An account is one relaxed number. The owner of the memory keeps a [`Held`], whose drop subtracts its bytes, so no
+//! path through a function can miss that. `docs/limits.md` lists all accounts.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-/// Bytes of memory of one kind that are held now.
+/// Bytes of memory of one kind now.
 #[derive(Debug)]
 pub struct Account(AtomicUsize);
 
@@ -93,24 +91,24 @@ pub struct Held {
 }
 
 impl Held {
-    /// Holds nothing yet.
+    /// Of no bytes yet.
     pub fn none(account: &'static Account) -> Self {
         Self { account, bytes: 0 }
     }
 
-    /// Holds so many bytes.
+    /// Of so many bytes.
     pub fn of(account: &'static Account, bytes: usize) -> Self {
         let mut held = Self::none(account);
         held.set(bytes);
         held
     }
 
-    /// Bytes held.
+    /// The number of bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Changes the number of bytes held.
+    /// Changes the number of bytes.
     pub fn set(&mut self, bytes: usize) {
         self.account.change(self.bytes, bytes);
         self.bytes = bytes;
@@ -157,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dropped_is_given_back() {
+    fn dropped_accounts_are_subtracted() {
         static SOME: Account = Account::new();
         let mut one = Held::of(&SOME, 100);
         let other = Held::of(&SOME, 11);

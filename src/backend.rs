@@ -100,8 +100,8 @@ impl Calls {
             None => request,
         };
         let again = |reason: String| {
-            tracing::warn!(reason, "rpc.endpoint did not answer a call");
-            Refusal::new(503, "the call was not answered, try again")
+            tracing::warn!(reason, "rpc.endpoint gave no valid answer to a call");
+            Refusal::new(503, "the backend did not answer the call; try again")
         };
         let body = crate::client::body(request, RPC_BYTES_MAX).await.map_err(again)?;
         let reply: CallReply = serde_json::from_slice(&body).map_err(|e| again(format!("not an answer: {e}")))?;
@@ -133,8 +133,8 @@ impl Backend for Backstage {
                     Err(Refusal::new(error.code(), error.to_string()).about(topic.as_str()))
                 }
                 Err(Failure::Unavailable(error)) => {
-                    tracing::warn!(%error, "a client's publish was not taken");
-                    Err(Refusal::new(503, "the publish was not taken, try again").about(topic.as_str()))
+                    tracing::warn!(%error, "a client's publish was not stored");
+                    Err(Refusal::new(503, "the publish was not stored; try again").about(topic.as_str()))
                 }
             }
         })
@@ -170,7 +170,7 @@ impl Backend for Backstage {
 
     fn call(&self, client: String, user: String, method: String, data: Bytes) -> Answer<Bytes> {
         let Some(calls) = self.calls.clone() else {
-            return Box::pin(async { Err(Refusal::new(501, "no calls are configured (rpc.endpoint)")) });
+            return Box::pin(async { Err(Refusal::new(501, "calls are not configured (rpc.endpoint)")) });
         };
         Box::pin(async move {
             let request = question(&client, &user, &method, &data)?;

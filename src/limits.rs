@@ -57,8 +57,8 @@ pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 /// exceeded.
 pub const INFLATED_BYTES_MAX: usize = 1024 * 1024;
 
-/// Bytes of message per subscription that a Centrifuge session may hold: its message may have this
-/// many times its subscriptions, if that is more than a `plain` message may have.
+/// Bytes of message per subscription that a Centrifuge session may have: its message may have this many times its
+/// subscriptions, if that is more than a `plain` message may have.
 pub const CENTRIFUGE_SUBSCRIBE_BYTES: usize = 256;
 
 /// Largest message of a `plain` session that needs a token and has none, in bytes. Past it: close
@@ -219,9 +219,8 @@ pub const REPLY_BYTES_PER_ADDRESS: u32 = 4 * 1024 * 1024;
 /// The burst of it, in seconds.
 pub const REPLY_BYTES_PER_ADDRESS_BURST_S: u64 = 16;
 
-/// Announced subscriptions (join, leave) of one session per second, sustained; as many at once as
-/// it may hold. Past it: neither the join nor the leave of a subscription is announced. Presence
-/// still has it.
+/// Announced subscriptions (join, leave) of one session per second, sustained; as many at once as its limit on
+/// subscriptions. Past it: neither the join nor the leave of a subscription is announced. Presence still has it.
 pub const ANNOUNCED_PER_SECOND: u64 = 5;
 
 /// Time between two deliveries of joins and leaves of one topic, in ms. Those in between are sent
@@ -419,8 +418,8 @@ pub const ASKED_BYTES_MIN: usize = 1024 * 1024;
 /// publishes, calls) leave that half to others.
 pub const ASKED_BYTES_SMALL: usize = 2 * 1024;
 
-/// Part of it for requests of all shards that the control plane has not looked at yet: one in so
-/// many. Past it: sockets are not read until it has looked at some.
+/// Part of it for requests of all shards that the control plane has not read yet: one in so many.
+/// Past it: sockets are not read until it has read some.
 pub const UNSEEN_PART: usize = 8;
 
 /// Most of them per shard, in bytes.

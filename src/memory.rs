@@ -178,7 +178,7 @@ fn group_limit(proc: &Path, cgroups: &Path) -> Option<u64> {
     least
 }
 
-/// Resident memory of this process, in bytes; 0 if the kernel does not tell.
+/// Resident memory of this process, in bytes; 0 if the kernel does not report it.
 pub fn rss_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

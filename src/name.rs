@@ -130,7 +130,7 @@ pub fn no_rule(rule: &str) -> Option<String> {
     if prefix.contains('*') {
         let shown = rule.get(..rule.floor_char_boundary(RULE_BYTES_SHOWN)).unwrap_or_default();
         return Some(format!(
-            "`{shown}` never matches: a `*` may stand at the end alone, as in `quotes:*`, for all names that begin so"
+            "`{shown}` never matches: a `*` may only be at the end, as in `quotes:*`, for all names that begin so"
         ));
     }
     if prefix.len() > TOPIC_NAME_BYTES_MAX {
@@ -214,7 +214,7 @@ impl std::borrow::Borrow<str> for TopicName {
     }
 }
 
-/// Whether `name` matches a pattern in which `*` stands for any number of characters.
+/// Whether `name` matches a pattern in which `*` matches any number of characters.
 pub fn fits(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(first) = parts.next() else { return true };
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_is_told_without_looking_for_where_it_ends() {
+    fn a_namespace_ends_at_a_stored_length() {
         let parts = ["", "a", "ab", "$", "$a", "$$a", "ops"];
         for (namespace, rest) in
             parts.iter().flat_map(|part| ["", ":", ":x", "x", "b:x", ":a:"].map(|rest| (part, rest)))

@@ -63,7 +63,7 @@ impl Rate {
         (after - now_ns).saturating_sub(self.cost_ns(self.burst))
     }
 
-    /// Whether the bucket is full: such an entry holds no information and can be removed.
+    /// Whether the bucket is full: such an entry has no information and can be removed.
     pub fn is_unused(used_ns: u64, now_ns: u64) -> bool {
         used_ns <= now_ns
     }
@@ -152,7 +152,7 @@ impl Sweep {
     }
 }
 
-/// The number does not say whose it is.
+/// All counters are equal, so that types that contain one can derive `PartialEq`.
 impl PartialEq for Shared {
     fn eq(&self, _: &Self) -> bool {
         true
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn those_that_reserve_take_turns() {
+    fn reserving_callers_take_turns() {
         let (rate, shared) = (Rate::new(1, 100), Shared::default());
         assert_eq!(shared.reserve(rate, 1_000), 0, "it is charged though there is less");
         let waits: Vec<u64> = (0..3).map(|_| shared.reserve(rate, 50) / SECOND_NS).collect();
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_charged_is_paid_back() {
+    fn charges_are_paid_back() {
         let bytes = Rate::new(1_000, 1_000);
         let mut used = 0;
         bytes.charge(&mut used, 0, 11_000);
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_was_never_taken() {
+    fn returned_units_were_never_taken() {
         let rate = Rate::new(1_000, 1_000);
         let (mut once, mut twice) = (0, 0);
         rate.charge(&mut once, 7, 100);

@@ -91,7 +91,7 @@ fn capacity(config: &Config) -> anyhow::Result<Capacity> {
     let reserve = config.limits.fd_reserve + sealed + operators + health;
     if descriptors <= reserve {
         bail!(
-            "the descriptor limit is {descriptors}, which leaves no sessions beside the reserve of {reserve} (limits.fd_reserve, and what the ports of tls, operator and health may hold); raise `ulimit -n`"
+            "the descriptor limit is {descriptors}, which leaves no room for sessions after the reserve of {reserve} (limits.fd_reserve, and the connections of the ports of tls, operator and health); raise `ulimit -n`"
         );
     }
     let room = descriptors - reserve;
@@ -107,8 +107,8 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Serves until it is told to stop, and returns once every session is closed. Publishing without a
-/// key over more than loopback needs `insecure`.
+/// Runs the server until a signal stops it, and returns once every session is closed. Publishing without a key over
+/// more than loopback needs `insecure`.
 ///
 /// # Errors
 /// The part that could not be set up.
@@ -194,7 +194,7 @@ impl Ports {
         }
         if let [name, ..] = handed.left().as_slice() {
             bail!(
-                "the service manager handed over a socket named `{name}`, which nothing here takes; names are {} (tls needs [tls], operator operator.listen): \
+                "the service manager handed over a socket named `{name}`, which no port uses; names are {} (tls needs [tls], operator operator.listen): \
                  set FileDescriptorName= in its unit, or stop it",
                 NAMES.join(", ")
             );
@@ -211,7 +211,7 @@ impl Ports {
                 if !address.ip().to_canonical().is_loopback() {
                     bail!(
                         "anyone who reaches {address} could publish: publish.open is set, as it is without a configuration. \
-                         Give publishers a key (publish.key), listen on 127.0.0.1, or say --insecure if that is meant"
+                         Give publishers a key (publish.key), listen on 127.0.0.1, or pass --insecure"
                     );
                 }
             }
@@ -420,7 +420,7 @@ fn accept(
 }
 
 impl Running {
-    /// Tells the log and the service manager that the server stops.
+    /// Logs that the server stops, and notifies the service manager.
     fn announce_stop(&self, window: Duration) {
         tracing::info!(
             sessions = self.hub.sessions(),
@@ -445,13 +445,13 @@ impl Running {
             tokio::select! {
                 _ = &mut joined => break,
                 () = &mut limit => {
-                    tracing::error!("shards did not end in time");
+                    tracing::error!("shards did not end within server.drain_window; stopping without them");
                     break;
                 }
                 () = signals.next(), if !hurried => hurried = true,
             }
             if hurried {
-                tracing::info!("hurrying");
+                tracing::info!("second signal: closing all sessions now");
                 self.hub.hurry();
             }
         }
@@ -467,7 +467,7 @@ impl Running {
 fn join(threads: Vec<JoinHandle<()>>) {
     for thread in threads {
         if thread.join().is_err() {
-            tracing::error!("a shard ended by a panic");
+            tracing::error!("a shard's thread panicked (a fault in this server)");
         }
     }
 }
@@ -561,7 +561,7 @@ fn sources(
     let mut sources: Vec<Box<dyn Source>> = Vec::new();
     if let (Some(redis), Some(masters)) = (&config.source.redis, masters) {
         for partition in 0..redis.all_streams().count() {
-            let partition = u16::try_from(partition).context("source.redis.streams: too many")?;
+            let partition = u16::try_from(partition).context("source.redis.streams: more than 65536")?;
             sources.push(Box::new(RedisSource::new(config, redis, masters.clone(), partition, metrics.clone())));
         }
     }
@@ -613,7 +613,7 @@ fn announce(
         (true, _) => "anyone may subscribe, no token needed".into(),
         (false, false) => "subscribing needs a token".into(),
         (false, true) => {
-            "NOBODY may subscribe: access.anonymous is off and there is neither access.keys nor access.jwks".into()
+            "NO CLIENT may subscribe: access.anonymous is off, and neither access.keys nor access.jwks is set".into()
         }
     });
     open.push(match config.access.origins.as_slice() {
@@ -631,7 +631,7 @@ fn announce(
         "nexus-push {} listens on http://{address} ({reach}); clients: ws://{address}/ws (plain), ws://{address}/connection/websocket (Centrifuge)",
         env!("CARGO_PKG_VERSION")
     );
-    tracing::info!("holds up to {} sessions ({}) in {shards} shards", capacity.sessions, capacity.why);
+    tracing::info!("room for {} sessions ({}) in {shards} shards", capacity.sessions, capacity.why);
     tracing::info!("memory: {limits}");
     tracing::info!("deltas from {}", from.join(" and "));
     tracing::info!("open: {}", open.join("; "));

@@ -51,8 +51,7 @@ impl Sockets {
         Ok(taken)
     }
 
-    /// Names of sockets that were not taken. Clients that connect to one of them would wait for
-    /// ever.
+    /// Names of sockets that were not taken. Clients that connect to one of them would wait forever.
     pub fn left(&self) -> Vec<&str> {
         self.names.iter().map(String::as_str).filter(|name| !name.is_empty()).collect()
     }
@@ -184,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_is_one_line_each() {
+    fn notifications_are_one_line_each() {
         for (tell, expected) in [
             (Tell::Ready, "READY=1"),
             (Tell::Stopping, "STOPPING=1"),

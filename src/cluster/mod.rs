@@ -132,7 +132,7 @@ impl Cluster {
         let mut members = match &self.shared {
             None => BTreeMap::new(),
             Some(shared) => shared.presence(topic).await.map_err(|error| {
-                tracing::warn!(%error, "presence cannot be read");
+                tracing::warn!(%error, "presence of the other nodes could not be read from Redis");
                 Refusal::new(503, "presence of the other nodes cannot be read now; try again")
             })?,
         };

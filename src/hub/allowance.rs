@@ -1,7 +1,7 @@
-//! What a user may make the server send: bytes of answers and of states (not of deltas), of which the sessions of one user
-//! have one allowance, and those of one address that name no user one beside their own. Answers are charged once it is known
-//! how many bytes they are; until the debt is paid back, the next is refused. States and missed deltas of subscribes are not
-//! refused: they wait.
+//! Limit on the bytes that a user may make the server send in answers and states (not in deltas). All sessions of one
+//! user share one allowance; a session without a user has its own and shares one with its address. An answer is charged
+//! once its length is known, and the next one is refused until the debt is paid back. States and missed deltas of
+//! subscribes are not refused: they wait.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use crate::limits::REPLY_BYTES_PER_ADDRESS_BURST_S;
 use crate::protocol::Refusal;
 use crate::rate::{Rate, Shared};
 
-/// Bytes of answers, as configured.
+/// Limits on the bytes of answers, from the configuration.
 #[derive(Debug, Clone, Copy)]
 pub struct Answers {
-    /// For a user, or a session that names none.
+    /// For one user, or for one session without a user.
     pub own: Rate,
-    /// For an address.
+    /// For one address.
     pub address: Rate,
 }
 
 impl Answers {
-    /// Of these limits.
+    /// Reads the limits from the configuration.
     pub fn new(limits: &Limits) -> Self {
         let address = u64::from(limits.reply_bytes_per_address);
         Self {
@@ -31,25 +31,25 @@ impl Answers {
     }
 }
 
-/// What was asked for already.
+/// What a session has already been charged.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Allowance {
-    /// By the session, or by all of its user's.
+    /// Of the session, or of all sessions of its user.
     pub(super) own: Arc<Shared>,
-    /// By all sessions of its address that name no user, where that is counted.
+    /// Of all sessions of its address without a user, if sessions are counted by address.
     pub(super) address: Option<Arc<Shared>>,
 }
 
-/// Why whoever asked for so much gets nothing more for now.
+/// Why a session gets no more answers for now.
 #[derive(Debug)]
 pub(super) struct Exhausted {
     pub(super) refusal: Refusal,
-    /// It is its address that did.
+    /// The limit of its address was reached, not its own.
     pub(super) by_address: bool,
 }
 
 impl Allowance {
-    /// Whether nothing more may be asked for now.
+    /// Why no further answer may be requested now; `None` if one may.
     pub(super) fn exhausted(&self, answers: Answers) -> Option<Exhausted> {
         let own = self.own.wait_ns(answers.own);
         let address = self.address.as_ref().map_or(0, |address| address.wait_ns(answers.address));
@@ -58,16 +58,14 @@ impl Allowance {
         (ns > 0).then(|| {
             let ms = Duration::from_nanos(ns).as_millis().max(1);
             let reason = match by_address {
-                false => "more was asked for than limits.reply_bytes_per_second allows".to_owned(),
-                true => {
-                    "the clients of this address asked for more than limits.reply_bytes_per_address allows".to_owned()
-                }
+                false => "the answers exceed limits.reply_bytes_per_second".to_owned(),
+                true => "the answers to clients of this address exceed limits.reply_bytes_per_address".to_owned(),
             };
-            Exhausted { refusal: Refusal::new(429, format!("{reason}: ask again in {ms} ms")), by_address }
+            Exhausted { refusal: Refusal::new(429, format!("{reason}: try again in {ms} ms")), by_address }
         })
     }
 
-    /// So many bytes were given.
+    /// Charges the bytes of an answer that was sent.
     pub(super) fn charge(&self, answers: Answers, bytes: usize) {
         self.own.charge(answers.own, bytes as u64);
         if let Some(address) = &self.address {
@@ -75,13 +73,13 @@ impl Allowance {
         }
     }
 
-    /// Charges so many bytes. Returns for how long, in ns, whoever asks for them has to wait for them.
+    /// Charges bytes in advance. Returns for how many ns the session must wait for them.
     pub(super) fn reserve(&self, answers: Answers, bytes: usize) -> u64 {
         let own = self.own.reserve(answers.own, bytes as u64);
         self.address.as_ref().map_or(0, |address| address.reserve(answers.address, bytes as u64)).max(own)
     }
 
-    /// So many bytes were charged and not given.
+    /// Returns bytes that were charged but not sent.
     pub(super) fn give_back(&self, answers: Answers, bytes: usize) {
         self.own.give_back(answers.own, bytes as u64);
         if let Some(address) = &self.address {
@@ -89,7 +87,8 @@ impl Allowance {
         }
     }
 
-    /// So many bytes said why nothing was given: what one session is refused is no debt of the others.
+    /// Charges the bytes of a refusal to the session alone, not to its address: a refused session must not use up the
+    /// allowance of others.
     pub(super) fn charge_refused(&self, answers: Answers, bytes: usize) {
         self.own.charge(answers.own, bytes as u64);
     }
@@ -113,7 +112,7 @@ mod tests {
         one.charge(answers, 12_000);
         assert!(one.exhausted(answers).is_some_and(|exhausted| !exhausted.by_address));
         assert!(two.exhausted(answers).is_none());
-        // What one is refused is its own debt.
+        // A refusal is charged to its session alone.
         one.charge_refused(answers, 100_000);
         assert!(two.exhausted(answers).is_none());
         two.charge(answers, 6_000);

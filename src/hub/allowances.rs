@@ -1,4 +1,4 @@
-//! What the sessions of a shard may still make it send, and which of them wait for room in their allowance.
+//! The allowances of a shard's sessions, and which sessions wait for room in theirs.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -13,25 +13,25 @@ use crate::rate::Shared;
 /// Bytes of memory of a counter that several sessions share.
 const SHARED_BYTES: usize = size_of::<Shared>() + 2 * size_of::<usize>();
 
-/// Room in its allowance that a session waits for. It is charged already, so that those that wait take turns.
+/// Room in its allowance that a session waits for. It is charged in advance, so that waiting sessions take turns.
 #[derive(Debug)]
 struct Reserved {
     allowance: Allowance,
     bytes: usize,
-    /// By the shard's clock.
+    /// In the shard's time.
     due_ms: u64,
 }
 
-/// Whether a session gets a state or missed deltas now.
+/// When a session gets a state or missed deltas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// It does.
+    /// Now.
     Now,
-    /// It does, and uses up what was reserved for it: if it waits for anything else, that has to ask again.
+    /// Now, and this uses up its reservation: the next state must be requested again.
     Last,
-    /// It is looked at again at this time by the shard's clock.
+    /// Not yet: check again at this time of the shard's clock.
     At(u64),
-    /// The same, and it begins to wait: for its own allowance or for its address's.
+    /// Not yet, and the session begins to wait: for its own allowance or for that of its address.
     Waits { at_ms: u64, by_address: bool },
 }
 
@@ -39,7 +39,7 @@ pub(super) enum Turn {
 #[derive(Debug)]
 pub(super) struct Allowances {
     answers: Answers,
-    /// Of sessions that name no user.
+    /// Of sessions without a user.
     own: HashMap<SessionId, Arc<Shared>>,
     reserved: HashMap<SessionId, Reserved>,
 }
@@ -49,7 +49,7 @@ impl Allowances {
         Self { answers, own: HashMap::new(), reserved: HashMap::new() }
     }
 
-    /// The allowance that a session shares with those of the same user or address.
+    /// The allowance that a session shares with other sessions of its user or address.
     pub(super) fn of(&mut self, id: SessionId, session: &Session) -> Allowance {
         if let Some(identity) = session.identity.as_ref().filter(|identity| !identity.user.is_empty()) {
             return Allowance { own: identity.asked.clone(), address: None };
@@ -58,13 +58,13 @@ impl Allowances {
         Allowance { own: self.own.entry(id).or_default().clone(), address }
     }
 
-    /// Why a session may ask for nothing more for now.
+    /// Why a session may request nothing more for now.
     pub(super) fn exhausted(&mut self, id: SessionId, session: &Session) -> Option<Exhausted> {
         let answers = self.answers;
         self.of(id, session).exhausted(answers)
     }
 
-    /// A session is sent so many bytes that it asked for.
+    /// Charges a session for bytes that it requested.
     pub(super) fn charge(&mut self, id: SessionId, session: &Session, bytes: usize) {
         if bytes > 0 {
             let answers = self.answers;
@@ -72,7 +72,7 @@ impl Allowances {
         }
     }
 
-    /// A session was charged for so many bytes and did not get them.
+    /// Returns bytes that a session was charged for and did not get.
     pub(super) fn give_back(&mut self, id: SessionId, session: &Session, bytes: usize) {
         if bytes > 0 {
             let answers = self.answers;
@@ -80,8 +80,8 @@ impl Allowances {
         }
     }
 
-    /// Charges a session for about so many bytes of state or of missed deltas, unless its allowance has no room for them. Those
-    /// that wait for the allowance of one user or address take turns.
+    /// Charges a session for about `bytes` of state or missed deltas, if its allowance has room. Sessions that wait for
+    /// the allowance of one user or address take turns.
     pub(super) fn turn(&mut self, id: SessionId, session: &Session, bytes: usize, now_ms: u64) -> Turn {
         if bytes == 0 {
             return Turn::Now;
@@ -105,7 +105,7 @@ impl Allowances {
             allowance.charge(answers, bytes);
             return Turn::Now;
         };
-        // Small ones go out together.
+        // Small states are sent together.
         let lagging = session.subscriptions.lagging.len();
         let bytes = bytes.saturating_mul(lagging).min(DELAYED_BYTES).max(bytes);
         let due_ms = now_ms + allowance.reserve(answers, bytes).div_ceil(1_000_000);
@@ -118,20 +118,20 @@ impl Allowances {
         !self.reserved.is_empty() && self.reserved.contains_key(&id)
     }
 
-    /// A session waits for nothing more: what was reserved for it is given back.
+    /// The session no longer waits: returns what was reserved for it.
     pub(super) fn waits_no_more(&mut self, id: SessionId) {
         if let Some(Reserved { allowance, bytes, .. }) = self.reserved.remove(&id) {
             allowance.give_back(self.answers, bytes);
         }
     }
 
-    /// A session is gone.
+    /// The session is closed.
     pub(super) fn forget(&mut self, id: SessionId) {
         self.waits_no_more(id);
         self.own.remove(&id);
     }
 
-    /// Forgets allowances that are whole again. To be called once in a while.
+    /// Removes counters that no longer hold a debt. Called periodically.
     pub(super) fn sweep(&mut self) {
         self.own.retain(|_, own| Arc::strong_count(own) > 1 || !own.is_unused());
         self.own.shrink_to(SHRINK_FROM);

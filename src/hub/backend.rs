@@ -1,4 +1,5 @@
-//! What sessions may ask for that lies beyond topics. `server`, which wires the hub, provides it.
+//! What a session can request apart from topics' data: publishes, presence and calls. `server`, which wires the hub,
+//! implements it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,21 +11,21 @@ use crate::name::TopicName;
 use crate::protocol::{MemberInfo, Refusal};
 use crate::topic::Payload;
 
-/// An answer that is not there at once.
+/// A future answer.
 pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send>>;
 
-/// A subscription that presence, join and leave are about.
+/// A subscription, for presence and for joins and leaves.
 #[derive(Debug, Clone)]
 pub struct Member {
-    /// Who.
+    /// The subscribed session.
     pub info: Arc<MemberInfo>,
     /// Whether it counts for presence.
     pub presence: bool,
-    /// Whether others are told that it comes and goes.
+    /// Whether other subscribers are notified when it joins and leaves.
     pub announce: bool,
 }
 
-/// How many are subscribed.
+/// The number of subscribers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemberCount {
     /// Sessions.
@@ -35,16 +36,16 @@ pub struct MemberCount {
 
 /// Publishing, presence and calls.
 pub trait Backend: Send + Sync + 'static {
-    /// A client hands in a delta; it may do so.
+    /// Publishes a client's delta. The right to publish was checked before.
     fn publish(&self, topic: TopicName, payload: Payload) -> Answer<()>;
-    /// A session subscribed. Must not wait.
+    /// A session subscribed. Must not block.
     fn joined(&self, topic: &TopicName, member: &Member);
-    /// A session that subscribed is gone. Must not wait.
+    /// A subscription ended. Must not block.
     fn left(&self, topic: &TopicName, member: &Member);
-    /// Who is subscribed, on any node.
+    /// The subscribers on all nodes.
     fn presence(&self, topic: TopicName) -> Answer<Vec<Arc<MemberInfo>>>;
-    /// How many are subscribed, on any node.
+    /// The number of subscribers on all nodes.
     fn presence_stats(&self, topic: TopicName) -> Answer<MemberCount>;
-    /// Calls something behind this server.
+    /// Calls the backend behind this server.
     fn call(&self, client: String, user: String, method: String, data: Bytes) -> Answer<Bytes>;
 }

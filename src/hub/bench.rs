@@ -1,4 +1,4 @@
-//! For `benches/` alone: the way from chunks to the bytes of each session's write, as a shard goes it, without sockets.
+//! For `benches/` only: the path from chunks to the bytes of each session's write, without sockets.
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use super::egress::{Coalescer, Outbox, SendQueue, Shape};
 use super::index::SessionIndex;
 use crate::protocol::Dialect;
 
-/// Sessions that all get every chunk.
+/// Sessions that each get every chunk.
 pub struct FanOut {
     outbox: Outbox,
     coalescer: Coalescer,
@@ -16,13 +16,14 @@ pub struct FanOut {
 }
 
 impl FanOut {
-    /// So many sessions.
+    /// Creates this many sessions.
     pub fn new(sessions: usize) -> Self {
         let send_queues = vec![SendQueue::default(); sessions];
         Self { outbox: Outbox::default(), coalescer: Coalescer::default(), send_queues }
     }
 
-    /// One tick: links each of `frames` to every session, then puts together what each gets. Returns the bytes of all.
+    /// Runs one tick: enqueues each of `frames` for every session, then gathers the bytes of each write. Returns their
+    /// sum.
     pub fn tick(&mut self, frames: &[Bytes]) -> usize {
         for frame in frames {
             let chunk = self.outbox.chunk(Chunk::delivery(frame.clone(), None, Cursor::default()));

@@ -1,4 +1,4 @@
-//! What the mailbox is made of; `tests/mailbox_model` has another.
+//! The channel of the mailbox. `tests/mailbox_model` replaces this module with loom's.
 
 pub(super) use flume::{Receiver, Sender, TrySendError, bounded};
 pub(super) use mio::Waker;

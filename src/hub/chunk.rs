@@ -1,30 +1,30 @@
-//! Bytes on their way to sessions. Fan-out makes chunks and egress sends them; what a chunk says about topics is for who reads
-//! egress' outcomes.
+//! Bytes on their way to sessions. Fan-out makes chunks and egress sends them. The topic data in a chunk is for the
+//! reader of egress' outcomes.
 
 use bytes::Bytes;
 
 use super::cursor::Cursor;
 use crate::topic::Slot;
 
-/// Bytes for one or more sessions: one frame or several, whole.
+/// Bytes for one or more sessions: one or more whole frames.
 pub(super) struct Chunk {
     pub(super) bytes: Bytes,
-    /// The topic, if its frames may be replaced by newer state.
+    /// The topic, if newer state may replace the frames.
     pub(super) topic: Option<Slot>,
-    /// Where a receiver stands before it; [`Cursor::NOWHERE`] if what it had before does not count.
+    /// The receiver's position before it; [`Cursor::NOWHERE`] if the earlier position does not matter.
     pub(super) start: Cursor,
-    /// Where a receiver stands in a topic after it, though nothing may take its place: state that was asked for.
+    /// For a requested state, which nothing may replace: the topic, and the receiver's position after it.
     pub(super) stands: Option<(Slot, Cursor)>,
-    /// Ends of its frames and where a receiver stands after each; empty for a single frame.
+    /// The end of each frame and the receiver's position after it; empty for a single frame.
     pub(super) cuts: Vec<Cut>,
-    /// Bytes of its frames before they were compressed; 0 where none is.
+    /// Bytes of its frames before compression; 0 if none is compressed.
     pub(super) inflated: usize,
-    /// Deliveries in it.
+    /// Number of deliveries in it.
     pub(super) deliveries: u32,
-    /// How long after a session's last write it may wait for others to go with it, ms: 0 is not at all, 1 as long as a busy
-    /// shard makes it wait.
+    /// How long after a session's last write it may wait to be coalesced, in ms. 0: not at all. 1: as long as a busy
+    /// shard delays writes.
     pub(super) wait_ms: u16,
-    /// When the first delta in it was seen, Unix ms, where its age is only known at the write; else 0.
+    /// When its first delta was received, Unix ms, if the age can only be measured at the write; else 0.
     pub(super) seen_ms: u64,
 }
 
@@ -33,12 +33,12 @@ pub(super) struct Chunk {
 pub(super) struct Cut {
     pub(super) end: usize,
     pub(super) cursor: Cursor,
-    /// Bytes of that frame before it was compressed.
+    /// Bytes of the frame before compression.
     pub(super) inflated: usize,
 }
 
 impl Chunk {
-    /// A frame that must go out as it is, at once.
+    /// A frame that must be sent unchanged and without delay.
     pub(super) fn control(bytes: Bytes) -> Self {
         Self {
             bytes,
@@ -53,17 +53,17 @@ impl Chunk {
         }
     }
 
-    /// One frame for receivers that are at `start`; `topic` is set where newer state may take its place.
+    /// One frame for receivers at `start`. Newer state may replace it if `topic` is set.
     pub(super) fn delivery(bytes: Bytes, topic: Option<Slot>, start: Cursor) -> Self {
         Self { topic, start, deliveries: 1, ..Self::control(bytes) }
     }
 
-    /// The same as `compress` makes it.
+    /// The same chunk, compressed by `compress`.
     pub(super) fn compressed(self, compress: impl FnOnce(&Bytes) -> Bytes) -> Self {
         Self { bytes: compress(&self.bytes), inflated: self.bytes.len(), ..self }
     }
 
-    /// The length of each of its frames, and what it was before it was compressed.
+    /// The length of each frame, as sent and before compression.
     pub(super) fn frames(&self) -> impl Iterator<Item = (usize, usize)> {
         let mut at = 0;
         let cuts = self.cuts.iter().map(move |cut| (cut.end - std::mem::replace(&mut at, cut.end), cut.inflated));
@@ -71,12 +71,13 @@ impl Chunk {
         cuts.chain(whole)
     }
 
-    /// Bytes of a state that was charged when it was put into a send queue: without it, it will be charged once more.
+    /// Bytes of a state that were charged when it was enqueued. If it is not sent, they are charged again with the
+    /// next.
     pub(super) fn state_bytes(&self) -> usize {
         if self.start == Cursor::NOWHERE { self.inflated_bytes() } else { 0 }
     }
 
-    /// Bytes of what a client gets of it, as it reads them.
+    /// Bytes as the client reads them, after decompression.
     pub(super) fn inflated_bytes(&self) -> usize {
         self.inflated.max(self.bytes.len())
     }

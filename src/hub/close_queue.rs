@@ -1,5 +1,5 @@
-//! How sessions end. A close is asked for wherever its cause is found, and carried out at one place of the tick: nothing that
-//! looks at sessions, groups or send queues has to expect that one of them goes away meanwhile.
+//! How sessions end. Any code may request a close; the shard carries it out at one place of its tick. So code that
+//! iterates over sessions, groups or send queues never sees one of them disappear.
 
 use std::borrow::Cow;
 
@@ -16,36 +16,37 @@ use crate::wire::close::CloseReason;
 pub(super) enum Ending {
     /// The server begins the closing handshake (RFC 6455 §7.1.2).
     Close { reason: CloseReason, code: u16, text: Cow<'static, str> },
-    /// The client began it: its close frame is answered with the code that came (RFC 6455 §5.5.1).
+    /// The client began it: the server answers with the client's code (RFC 6455 §5.5.1).
     Answer { code: SmallVec<[u8; 2]> },
-    /// Nothing can be said any more: the socket closes.
+    /// Nothing more can be sent: the socket closes.
     Drop,
 }
 
-/// Ends that were asked for and not carried out yet: at most two for each session, as one that is closed may be dropped.
+/// Closes that were requested and not yet carried out. At most two per session, because a closed session may still be
+/// dropped.
 #[derive(Debug, Default)]
 pub(super) struct CloseQueue {
-    asked: Vec<(SessionId, Ending)>,
+    requested: Vec<(SessionId, Ending)>,
 }
 
 impl CloseQueue {
     pub(super) fn is_empty(&self) -> bool {
-        self.asked.is_empty()
+        self.requested.is_empty()
     }
 
-    /// Takes what was asked for.
+    /// Takes the requested closes.
     pub(super) fn take(&mut self) -> Vec<(SessionId, Ending)> {
-        std::mem::take(&mut self.asked)
+        std::mem::take(&mut self.requested)
     }
 
-    /// Gives the list back, emptied, so that none is made for each tick.
-    pub(super) fn reuse(&mut self, asked: Vec<(SessionId, Ending)>) {
-        debug_assert!(asked.is_empty() && self.is_empty(), "to end a session ends no other");
-        self.asked = asked;
+    /// Returns the emptied list, so that its memory is reused in the next tick.
+    pub(super) fn reuse(&mut self, requested: Vec<(SessionId, Ending)>) {
+        debug_assert!(requested.is_empty() && self.is_empty(), "ending a session must not request another end");
+        self.requested = requested;
     }
 
-    /// Asks for the end of a session. From now on it is not live, is neither read nor written, and what only it waits for is
-    /// given back. Ignored where it has ended, or is ending, in this way or a shorter one.
+    /// Requests the end of a session. From now on the session is not live: it is neither read nor written, and its
+    /// memory is released. Ignored if it has already ended, or is ending, in this way or a more abrupt one.
     pub(super) fn ask(&mut self, index: SessionIndex, session: &mut Session, ending: Ending, stats: &ShardStats) {
         let stage = match ending {
             Ending::Close { .. } | Ending::Answer { .. } if session.is_live() => Stage::Ending,
@@ -69,11 +70,12 @@ impl CloseQueue {
         } else {
             cut_short(session, stats);
         }
-        self.asked.push((session.key(index), ending));
+        self.requested.push((session.key(index), ending));
     }
 }
 
-/// Gives back what waits for a session that goes, but for the rest of a frame that was begun. `false` if nothing waits.
+/// Drops a closing session's output, except for the rest of a frame that was partly sent. Returns `false` if no output
+/// is left.
 pub(super) fn cut_short(session: &mut Session, stats: &ShardStats) -> bool {
     let Some(backlog) = &mut session.output.backlog else { return false };
     let before = backlog.len();
@@ -106,8 +108,8 @@ mod tests {
         queue.ask(index, &mut session, Ending::Drop, &stats);
         queue.ask(index, &mut session, Ending::Drop, &stats);
         queue.ask(index, &mut session, close(), &stats);
-        let asked: Vec<Ending> = queue.take().into_iter().map(|(_, ending)| ending).collect();
-        assert_eq!(asked, [close(), Ending::Drop]);
+        let requested: Vec<Ending> = queue.take().into_iter().map(|(_, ending)| ending).collect();
+        assert_eq!(requested, [close(), Ending::Drop]);
         assert_eq!(session.output.stage, Stage::Dropped);
     }
 

@@ -1,21 +1,22 @@
-//! How permessage-deflate (RFC 7692) is applied to what a group gets.
+//! How permessage-deflate (RFC 7692) applies to the frames of a group.
 
 use crate::protocol::Dialect;
 
 /// Whether a group's frames are compressed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Compression {
-    /// They are not.
+    /// Not compressed.
     #[default]
     Plain,
-    /// Each by itself.
+    /// Each frame is compressed on its own.
     Deflate,
-    /// Those of a tick as one.
+    /// The frames of one tick are compressed together.
     DeflateRuns,
 }
 
 impl Compression {
-    /// That of sessions of `dialect` that negotiated it, or not, and that get several deliveries as one message, or not.
+    /// The compression for sessions of `dialect`, by whether they negotiated deflate and whether several deliveries
+    /// form one message.
     pub(super) fn of(dialect: Dialect, deflate: bool, list: bool) -> Self {
         match (deflate, dialect) {
             (false, _) => Self::Plain,

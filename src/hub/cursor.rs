@@ -1,9 +1,9 @@
-//! Where a session or a group is in a topic.
+//! The position of a session or a group in a topic.
 
 use crate::position::Offset;
 
-/// How far a session or a group is in a topic. The sequence counts the deltas that this shard has seen, so that the difference
-/// of two tells how many deltas one frame stands for.
+/// The position of a session or a group in a topic. `seq` counts the deltas that this shard has seen: the difference of
+/// two says how many deltas one conflated frame replaces.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Cursor {
     pub(super) offset: Offset,
@@ -11,6 +11,6 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    /// Nowhere: only the whole state helps.
+    /// No usable position: only a whole state helps.
     pub(super) const NOWHERE: Self = Self { offset: Offset::ZERO, seq: u64::MAX };
 }

@@ -19,45 +19,45 @@ use crate::position::{Offset, Position};
 use crate::protocol::{Centrifuge, CommandId, Encoding, HistoryQuery, MembershipChange, Refusal};
 use crate::topic::{Attachment, Delta, Payload, Replay, ShardId, Slot, Snapshot};
 
-/// Which sessions an operator means.
+/// Selects the sessions that an operator's order applies to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Who {
-    /// `sub` of their tokens.
+    /// The user: `sub` of the sessions' tokens.
     pub user: String,
-    /// Only this session of the user.
+    /// If set, only this session of the user.
     pub client: Option<String>,
-    /// Not these.
+    /// Sessions of the user that are left out.
     pub except: Vec<String>,
 }
 
-/// What an operator orders.
+/// An operator's order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
     /// Close the sessions.
     Disconnect {
-        /// Of the close frame: below 3500 (or from 4000 below 4500) clients come back.
+        /// Code of the close frame. Clients reconnect for codes below 3500 and from 4000 to 4499.
         code: u16,
-        /// Of the close frame.
+        /// Reason in the close frame.
         reason: String,
     },
-    /// End their subscription of a topic.
+    /// End the sessions' subscription to a topic.
     Unsubscribe {
         /// Topic.
         topic: TopicName,
     },
-    /// Subscribe them to a topic, as far as their limits go.
+    /// Subscribe the sessions to a topic, within their limits.
     Subscribe {
         /// Topic.
         topic: TopicName,
-        /// What they are to recover from.
+        /// The position to recover from.
         since: Option<Position>,
     },
-    /// Let them go on for another time than their tokens say.
+    /// Replace the expiry of the sessions' tokens.
     Refresh {
-        /// They end now.
+        /// The sessions expire now.
         expired: bool,
-        /// When they end, Unix s; `None` is never.
+        /// When the sessions expire, Unix s; `None` is never.
         expires_s: Option<u64>,
     },
 }
@@ -65,21 +65,21 @@ pub enum Order {
 /// Why a token was checked.
 #[derive(Debug)]
 pub(super) enum Purpose {
-    /// `auth` of `plain`.
+    /// `connect`, at the session's beginning.
     Auth,
-    /// The session's beginning.
+    /// `refresh`, to extend the session.
     Connect,
     /// Its continuation.
     Refresh,
 }
 
-/// What a subscribe got: the topic, and what its token says.
+/// The result of a subscribe: the topic, and the claims of its token.
 pub(super) struct Attached {
     pub(super) attachment: Attachment,
     pub(super) grant: Option<Grant>,
 }
 
-/// A topic's state on its way to a shard, counted until the shard has dealt with it.
+/// A topic's state on its way to a shard. It is counted until the shard has handled it.
 pub(super) struct OnItsWay {
     pub(super) snapshot: Arc<Snapshot>,
     _held: Held,
@@ -92,7 +92,7 @@ impl OnItsWay {
     }
 }
 
-/// To a shard.
+/// Messages to a shard.
 pub(super) enum Event {
     Open(Box<NewSession>),
     Delta {
@@ -123,7 +123,7 @@ pub(super) enum Event {
         ask: RequestId,
         replay: Option<Box<Replay>>,
     },
-    /// Neither a topic's state nor a replay of it came, because of a fault.
+    /// A fault prevented the answer to a request for a state or a replay.
     Unanswered {
         ask: RequestId,
         topic: TopicName,
@@ -143,14 +143,14 @@ pub(super) enum Event {
         slot: Slot,
         result: Result<Grant, TokenError>,
     },
-    /// The reply to a command that was answered beyond the hub.
+    /// The reply to a command that a backend answered.
     Answered {
         session: SessionId,
         reply: Bytes,
     },
-    /// Boxed: it is seldom, and the largest that there is would be the size of every event.
+    /// Boxed: orders are rare, and the largest variant sets the size of every event.
     Order(Box<(Who, Order)>),
-    /// How many are subscribed to what, of the topics that fit?
+    /// Requests the number of subscribers of each topic that matches a pattern.
     CountSubscribers {
         fits: Arc<dyn Fn(&str) -> bool + Send + Sync>,
         max: usize,
@@ -159,7 +159,7 @@ pub(super) enum Event {
     Drain {
         window: Duration,
     },
-    /// Some of the sessions are to go to other nodes.
+    /// Closes some of the sessions so that they reconnect to other nodes.
     Rebalance {
         share: Share,
         window: Duration,
@@ -168,13 +168,13 @@ pub(super) enum Event {
 }
 
 impl Event {
-    /// Whether a busy shard may take it a few ms later. Answers that a client's next step depends on may not wait.
+    /// Whether a busy shard may delay it by a few ms. Answers that a client waits for may not be delayed.
     pub(super) fn may_wait(&self) -> bool {
         matches!(self, Self::Open(_) | Self::Delta { .. } | Self::Stale { .. } | Self::Membership { .. })
     }
 }
 
-/// A token and who shows it.
+/// A token, and the session that sent it.
 #[derive(Debug)]
 pub(super) struct Shown {
     pub(super) token: String,
@@ -182,7 +182,7 @@ pub(super) struct Shown {
     pub(super) session: SessionId,
 }
 
-/// Something that a session asks for beyond topics.
+/// A session's request that is not about topics' data.
 #[derive(Debug)]
 pub(super) enum Ask {
     History(HistoryQuery),
@@ -200,16 +200,16 @@ pub(super) struct Attach {
     pub(super) topic: TopicName,
     pub(super) encoding: Encoding,
     pub(super) since: Option<Position>,
-    /// The first who asked.
+    /// The session that sent the first of these equal requests.
     pub(super) session: SessionId,
-    /// Who that is, if it recovers.
+    /// That session's identity, if it recovers.
     pub(super) identity: Option<Arc<Identity>>,
     pub(super) history: u32,
-    /// The user or address whose share the topic counts in, if it was never published.
+    /// The user or address that a new topic is counted for, if the topic was never published.
     pub(super) maker: u64,
 }
 
-/// A request, counted as long as it is under way.
+/// A request, counted while it is in progress.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) request: Request,
@@ -223,7 +223,7 @@ impl Asked {
     }
 }
 
-/// Requests of one tick, on their way. Their bytes count as not looked at until this is dropped.
+/// Requests of one tick. Their bytes count as unread until this is dropped.
 pub(super) struct RequestBatch {
     pub(super) requests: Vec<Asked>,
     bytes: usize,
@@ -243,16 +243,16 @@ impl Drop for RequestBatch {
     }
 }
 
-/// From a shard to the control plane.
+/// Messages from a shard to the control plane.
 #[derive(Debug)]
 pub(super) enum Request {
-    /// The subscription token, if there is one, must be valid, or the subscribe fails.
+    /// If there is a subscription token, it must be valid, or the subscribe fails.
     Attach(Attach, Option<Box<Shown>>),
     Snapshot {
         shard: ShardId,
         ask: RequestId,
         topic: TopicName,
-        /// It is for who lags, and not for a client that asked for it.
+        /// It is for a lagging subscription, not for a client's command.
         lagging: bool,
     },
     Replay {
@@ -273,7 +273,7 @@ pub(super) enum Request {
         id: CommandId,
         purpose: Purpose,
         token: String,
-        /// Who it was until now.
+        /// The session's current identity.
         held: Option<Arc<Identity>>,
     },
     SubRefresh {
@@ -291,7 +291,7 @@ pub(super) enum Request {
         id: CommandId,
         topic: TopicName,
         ask: Ask,
-        /// What the session has asked for so far.
+        /// The bytes of answers charged to the session so far.
         asked: Allowance,
     },
     Call {
@@ -316,7 +316,7 @@ pub(super) enum Request {
 }
 
 impl Request {
-    /// Bytes of memory, without what it shares with others.
+    /// Bytes of memory of its own, without what it shares.
     fn bytes(&self) -> usize {
         let shown = |shown: &Shown| size_of::<Shown>() + allocated(shown.token.len()) + allocated(shown.user.len());
         let more = match self {

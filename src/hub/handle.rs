@@ -25,21 +25,21 @@ use crate::topic::{Delta, Outlet, ShardId, Slot, Snapshot};
 /// Batches of requests that may wait for the control; a shard keeps gathering while it is full.
 const REQUEST_BATCHES_MAX: usize = 1_024;
 
-/// Time that the shards have to count.
+/// How long a count of subscribers waits for the shards.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The control plane's handle on the shards.
 pub struct Hub {
     shards: Vec<ShardHandle>,
     sessions_max: usize,
-    /// Sessions without a token.
+    /// Number of sessions without a token.
     tokenless: Arc<AtomicUsize>,
     tokenless_max: usize,
-    /// Sessions that are to go to other nodes and have not gone yet.
+    /// Number of sessions that still have to move to other nodes.
     shedding: Arc<AtomicUsize>,
-    /// When those who went last will stand elsewhere, Unix ms.
+    /// When the sessions closed last will have reconnected elsewhere, Unix ms.
     settled_ms: AtomicU64,
-    /// Bytes of deltas that no topic keeps at which sources wait.
+    /// Bytes of unprocessed deltas from which sources wait.
     deltas_max: Option<usize>,
 }
 
@@ -51,7 +51,8 @@ struct ShardHandle {
 }
 
 impl Hub {
-    /// Sets up `shards` shards. Their requests go to the returned control plane; nothing runs until [`Prepared::start`].
+    /// Sets up `shards` shards. Their requests go to the returned control plane; no thread runs before
+    /// [`Prepared::start`].
     ///
     /// # Errors
     /// If the kernel gives no epoll or eventfd.
@@ -68,8 +69,8 @@ impl Hub {
         let mut parts = Vec::new();
         let shards = u16::try_from(shards.max(1)).unwrap_or(u16::MAX);
         let tokenless = Arc::new(AtomicUsize::new(0));
-        let everybody: Arc<[Arc<ShardStats>]> = (0..shards).map(|_| Arc::default()).collect();
-        for (id, stats) in (0..shards).zip(everybody.iter().cloned()) {
+        let all_stats: Arc<[Arc<ShardStats>]> = (0..shards).map(|_| Arc::default()).collect();
+        for (id, stats) in (0..shards).zip(all_stats.iter().cloned()) {
             let poll = mio::Poll::new()?;
             let waker = mio::Waker::new(poll.registry(), WAKER)?;
             let (queue, receiver) = mailbox::queue(waker, metrics.clone());
@@ -81,7 +82,7 @@ impl Hub {
                 stats: stats.clone(),
                 heartbeat_ms: heartbeat_ms.clone(),
             });
-            let everybody = everybody.clone();
+            let all_stats = all_stats.clone();
             let (id, tokenless) = (ShardId(id), tokenless.clone());
             parts.push(Part {
                 id,
@@ -90,7 +91,7 @@ impl Hub {
                 sessions,
                 tokenless,
                 stats,
-                everybody,
+                all_stats,
                 heartbeat_ms,
                 limits: limits.clone(),
             });
@@ -109,11 +110,11 @@ impl Hub {
         Ok((hub, Prepared { parts, requests: sender, node, config }, control))
     }
 
-    /// Takes room for a session, in the shard that has the fewest. Two that come at once for the last room may both be refused;
-    /// the bounds are never exceeded.
+    /// Reserves room for a session in the shard with the fewest sessions. Two simultaneous requests for the last room
+    /// may both be refused; the limits are never exceeded.
     ///
     /// # Errors
-    /// If the server has as many sessions as it can, or as many without a token as it may.
+    /// If the limit on sessions, or on sessions without a token, is reached.
     pub fn reserve(&self, has_token: bool) -> Result<Reservation, NoRoom> {
         let shards = self.shards.iter().enumerate();
         let fewest = shards.min_by_key(|(_, shard)| shard.sessions.load(Ordering::Relaxed));
@@ -128,74 +129,74 @@ impl Hub {
         Ok(reservation)
     }
 
-    /// Hands a session to the shard where it has room.
+    /// Hands a session to the shard in which it has its reservation.
     pub fn place(&self, session: Box<NewSession>) {
         if let Some(shard) = self.shards.get(session.reservation.shard) {
             shard.queue.send(Event::Open(session));
         }
     }
 
-    /// Sessions held now.
+    /// Number of sessions now.
     pub fn sessions(&self) -> usize {
         self.shards.iter().map(|s| s.sessions.load(Ordering::Relaxed)).sum()
     }
 
-    /// Sessions held at most.
+    /// Largest number of sessions.
     pub fn sessions_max(&self) -> usize {
         self.sessions_max
     }
 
-    /// Sessions without a token held now.
+    /// Number of sessions without a token now.
     pub fn tokenless(&self) -> usize {
         self.tokenless.load(Ordering::Relaxed)
     }
 
-    /// Sessions of each shard.
+    /// Number of sessions in each shard.
     pub fn sessions_by_shard(&self) -> Vec<usize> {
         self.shards.iter().map(|s| s.sessions.load(Ordering::Relaxed)).collect()
     }
 
-    /// What the shards count.
+    /// The counters of the shards.
     pub fn stats(&self) -> Vec<Arc<ShardStats>> {
         self.shards.iter().map(|s| s.stats.clone()).collect()
     }
 
-    /// Events waiting in the longest queue.
+    /// Number of events in the longest queue.
     pub fn queue_depth(&self) -> usize {
         self.shards.iter().map(|s| s.queue.depth()).max().unwrap_or(0)
     }
 
-    /// Bytes of memory that the shards' queues take, deltas apart.
+    /// Bytes of memory of the shards' queues, without deltas.
     pub fn queue_bytes(&self) -> usize {
         let room = |s: &ShardHandle| usize::try_from(s.stats.queue_high.get()).unwrap_or(usize::MAX);
         self.shards.iter().map(|s| room(s).max(s.queue.depth()).next_power_of_two() * size_of::<Event>()).sum()
     }
 
-    /// Whether sources may hand over more.
+    /// Whether sources may send more deltas.
     pub fn has_room(&self) -> bool {
         let fit = self.deltas_max.is_none_or(|max| accounts::DELTAS.bytes() < accounts::ceiling(max));
         fit && self.shards.iter().all(|s| s.queue.has_room())
     }
 
-    /// Age of the oldest sign of life of a shard; shards that sleep wake up for it once a second.
+    /// Age of the oldest heartbeat of a shard, in ms. A sleeping shard wakes up once a second to renew it.
     pub fn heartbeat_age_ms(&self) -> u64 {
         let now = crate::clock::unix_ms();
         let beats = self.shards.iter().map(|s| s.heartbeat_ms.load(Ordering::Relaxed)).filter(|beat| *beat != 0);
         beats.map(|beat| now.saturating_sub(beat)).max().unwrap_or(0)
     }
 
-    /// Closes all sessions in waves over `window`; each shard ends when its last one is gone.
+    /// Closes all sessions gradually over `window`. Each shard ends with its last session.
     pub fn drain(&self, window: Duration) {
         for shard in &self.shards {
             shard.queue.send(Event::Drain { window });
         }
     }
 
-    /// Closes `count` sessions in waves over `window`, chosen by lot and from all shards alike, so that they go to other
-    /// nodes. The shards go on.
+    /// Closes `count` randomly chosen sessions of all shards over `window`, so that they reconnect to other nodes. The
+    /// shards keep running.
     ///
     /// # Errors
-    /// How many are still to go, if an earlier call is not done yet.
+    /// If an earlier call is still in progress: the number of sessions that it has yet to close.
     pub fn shed(&self, count: usize, window: Duration) -> Result<(), usize> {
         let mut shares = apportion(count, &self.sessions_by_shard());
         let count = shares.iter().sum();
@@ -211,26 +212,26 @@ impl Hub {
         Ok(())
     }
 
-    /// Sessions that are to go to other nodes and have not gone yet.
+    /// Number of sessions that still have to move to other nodes.
     pub fn shedding(&self) -> usize {
         self.shedding.load(Ordering::Acquire)
     }
 
-    /// Time until those who were sent to other nodes last will stand there, and be counted.
+    /// Time until the sessions closed last will have reconnected and been counted elsewhere.
     pub fn settling(&self) -> Duration {
         let settled_ms = self.settled_ms.load(Ordering::Relaxed);
         Duration::from_millis(settled_ms.saturating_sub(crate::clock::unix_ms()))
     }
 
-    /// Carries out an operator's order on all sessions that it is about.
+    /// Carries out an operator's order on the sessions that it selects.
     pub fn order(&self, who: &Who, order: &Order) {
         for shard in &self.shards {
             shard.queue.send(Event::Order(Box::new((who.clone(), order.clone()))));
         }
     }
 
-    /// Topics of all shards that fit a pattern (`*` is any number of characters), and how many are subscribed to each; at
-    /// most `max` of each shard.
+    /// Topics of all shards that match a pattern (`*` matches any number of characters), with their numbers of
+    /// subscribers; at most `max` topics of each shard.
     pub async fn census(&self, pattern: Option<String>, max: usize) -> Vec<(TopicName, u64)> {
         let (counts, counted) = flume::bounded(self.shards.len().max(1));
         let fits: Arc<dyn Fn(&str) -> bool + Send + Sync> = match pattern {
@@ -249,7 +250,7 @@ impl Hub {
         all
     }
 
-    /// Ends a drain at once.
+    /// Ends a drain immediately.
     pub fn hurry(&self) {
         for shard in &self.shards {
             shard.queue.send(Event::Hurry);
@@ -257,7 +258,7 @@ impl Hub {
     }
 }
 
-/// How many sessions may be without a token: a part of them all, where they can have nothing without one.
+/// Limit on sessions without a token: only a share of all sessions if such sessions may subscribe to nothing.
 fn tokenless_max(config: &Config, sessions_max: usize) -> usize {
     if !config.needs_token() {
         return usize::MAX;
@@ -266,7 +267,7 @@ fn tokenless_max(config: &Config, sessions_max: usize) -> usize {
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         clippy::cast_precision_loss,
-        reason = "a share of a count of descriptors"
+        reason = "a share of the descriptor limit fits"
     )]
     let share = (sessions_max as f64 * config.limits.tokenless_share).ceil() as usize;
     share.max(1)

@@ -1,21 +1,21 @@
-//! The numbers by which a shard finds its sessions, groups, chunks and requests, each a type of its own.
+//! Index types: the numbers of a shard's sessions, groups, chunks and requests, each with a type of its own.
 
 use std::cmp::Ordering;
 use std::fmt;
 use std::num::NonZeroU32;
 
-/// Entries that a list keeps room for, however few there are.
+/// Capacity below which a list does not shrink.
 pub(super) const SHRINK_FROM: usize = 1_024;
 
 macro_rules! indices {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
-        // The complement is stored, so that an `Option` of it needs no more room.
+        // The complement is stored, so that `Option` of it takes no extra space.
         #[derive(Clone, Copy, PartialEq, Eq, Hash)]
         pub(super) struct $name(NonZeroU32);
 
         impl $name {
-            /// The number of a place in a list. Lists are shorter than `u32::MAX`: memory and descriptors end before.
+            /// The index as a type. Lists are shorter than `u32::MAX`: memory and descriptors run out first.
             #[inline]
             pub(super) fn new(at: usize) -> Self {
                 let number = u32::try_from(at).ok().and_then(|at| NonZeroU32::new(!at));
@@ -23,7 +23,7 @@ macro_rules! indices {
                 Self(number.unwrap_or(NonZeroU32::MIN))
             }
 
-            /// The place.
+            /// The index as a number.
             #[inline]
             pub(super) fn at(self) -> usize {
                 !self.0.get() as usize
@@ -51,7 +51,7 @@ macro_rules! indices {
 }
 
 indices! {
-    /// A session's entry in the slab; a later session may have the same.
+    /// A session's entry in the slab. A later session may reuse it.
     SessionIndex;
     /// A group of a topic.
     GroupId;
@@ -59,7 +59,7 @@ indices! {
     BatchId;
     /// A chunk in the outbox.
     ChunkId;
-    /// A link of a send queue.
+    /// A link in a send queue.
     LinkId;
     /// A request to the control plane.
     RequestId;

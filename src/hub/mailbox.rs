@@ -1,13 +1,13 @@
 //! The one way into a shard: a bounded queue and a waker.
 //!
-//! Producers wake the shard only if it sleeps: with the shard busy, a thousand deltas cost no system call. A busy shard
-//! that has nothing to do parks: only what cannot wait a few ms wakes it, so that deltas are taken several at a time.
+//! Producers wake the shard only if it sleeps: a thousand deltas for a busy shard cost no system call. A busy shard
+//! without work parks: only urgent events wake it, so that it takes several deltas at a time.
 
 use std::sync::Arc;
 
 use super::channel::{Receiver, Sender, TrySendError, Waker, bounded};
 use super::event::Event;
-use super::wakeup::Alarm;
+use super::wakeup::Wakeup;
 use crate::limits::{QUEUE_EVENTS_MAX, QUEUE_HIGH_WATER};
 use crate::metrics::Metrics;
 
@@ -16,31 +16,31 @@ use crate::metrics::Metrics;
 pub(super) struct QueueSender {
     events: Sender<Event>,
     waker: Arc<Waker>,
-    alarm: Arc<Alarm>,
+    wakeup: Arc<Wakeup>,
     metrics: Arc<Metrics>,
 }
 
 /// The shard's end.
 pub(super) struct QueueReceiver {
     events: Receiver<Event>,
-    alarm: Arc<Alarm>,
+    wakeup: Arc<Wakeup>,
 }
 
 /// A queue whose consumer is woken by `waker`.
 pub(super) fn queue(waker: Waker, metrics: Arc<Metrics>) -> (QueueSender, QueueReceiver) {
     let (sender, receiver) = bounded(QUEUE_EVENTS_MAX);
-    let alarm = Arc::new(Alarm::new());
+    let wakeup = Arc::new(Wakeup::new());
     (
-        QueueSender { events: sender, waker: Arc::new(waker), alarm: alarm.clone(), metrics },
-        QueueReceiver { events: receiver, alarm },
+        QueueSender { events: sender, waker: Arc::new(waker), wakeup: wakeup.clone(), metrics },
+        QueueReceiver { events: receiver, wakeup },
     )
 }
 
 impl QueueSender {
-    /// Hands `event` to the shard. Blocks while the queue is full, which sources avoid by asking
-    /// [`QueueSender::has_room`] first. After the shard has ended, nothing happens.
+    /// Sends `event` to the shard. Blocks while the queue is full; sources avoid that with [`QueueSender::has_room`].
+    /// Ignored after the shard has ended.
     pub(super) fn send(&self, event: Event) {
-        let deep = self.alarm.sending();
+        let deep = self.wakeup.sending();
         let pressing = !event.may_wait() || deep;
         let outcome = self.events.try_send(event).or_else(|e| match e {
             TrySendError::Full(event) => {
@@ -51,55 +51,55 @@ impl QueueSender {
             TrySendError::Disconnected(_) => Err(()),
         });
         if outcome.is_err() {
-            self.alarm.gone();
+            self.wakeup.gone();
             return;
         }
         self.wake(pressing);
     }
 
     fn wake(&self, pressing: bool) {
-        if self.alarm.sent(pressing) {
-            // Fails only when the shard's poll is gone: then no thread waits.
+        if self.wakeup.sent(pressing) {
+            // Fails only if the shard's poll was dropped; then no thread waits.
             let _ = self.waker.wake();
         }
     }
 
-    /// Whether a source may hand over more.
+    /// Whether a source may send more.
     pub(super) fn has_room(&self) -> bool {
         self.depth() < QUEUE_HIGH_WATER
     }
 
-    /// Events waiting.
+    /// Number of queued events.
     pub(super) fn depth(&self) -> usize {
-        self.alarm.depth()
+        self.wakeup.depth()
     }
 }
 
 impl QueueReceiver {
-    /// Announces that the shard is about to sleep. `true` if it may: nothing is waiting.
+    /// The shard is about to sleep. Returns `true` if the queue is empty and it may.
     pub(super) fn sleep(&self) -> bool {
-        self.alarm.sleep(|| self.events.is_empty())
+        self.wakeup.sleep(|| self.events.is_empty())
     }
 
-    /// Announces that the shard is about to rest for a few ms, whatever comes that may wait so long. `true` if it may.
+    /// The shard is about to park: for a few ms, only urgent events wake it. Returns `true` if it may.
     pub(super) fn park(&self) -> bool {
-        self.alarm.park()
+        self.wakeup.park()
     }
 
-    /// Ends the rest: what is there will be taken now.
+    /// Ends sleep or park: the shard reads the queue now.
     pub(super) fn awake(&self) {
-        self.alarm.awake();
+        self.wakeup.awake();
     }
 
-    /// The next event.
+    /// Takes the next event.
     pub(super) fn take(&self) -> Option<Event> {
         let event = self.events.try_recv().ok()?;
-        self.alarm.gone();
+        self.wakeup.gone();
         Some(event)
     }
 
-    /// Events waiting.
+    /// Number of queued events.
     pub(super) fn depth(&self) -> usize {
-        self.alarm.depth()
+        self.wakeup.depth()
     }
 }

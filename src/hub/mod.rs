@@ -1,17 +1,17 @@
 //! The hub: all shards, and the way into them.
 //!
-//! A shard is one thread that owns a share of the sessions and touches them alone: no async, no locks, no task or buffer for
-//! each session. What it needs of the control plane it asks for by message, and the answer comes back through its queue in
-//! order with the deltas. That order makes a subscribe atomic.
+//! A shard is one thread that owns a share of the sessions; no other thread touches them. It uses no async, no locks,
+//! and no task or buffer per session. It sends requests to the control plane as messages, and the answers come through
+//! its queue in order with the deltas. This order makes a subscribe atomic.
 //!
-//! The hub is made of parts, each with its own data and tests. A part takes others as arguments and says what is to be done as
-//! values; only `shard` knows them all:
+//! The hub is made of parts, each with its own data and tests. A part takes other parts as arguments and returns
+//! outcomes; only `shard` knows all of them:
 //!
 //! - `session`: the clients of a shard, and how much of each is read. Knows no shard and no topics.
 //! - `fanout`: from deltas to the chunks that groups of subscribers share. Knows no sockets, sessions or egress.
 //! - `egress`: from send queues to sockets. Knows no topics and no groups, and closes no session.
-//! - `lifecycle`: which session is late, and closes over a time. Knows no topics and no sockets.
-//! - `control`: answers what shards ask. The one place here that may say `async`.
+//! - `lifecycle`: which session is late; gradual closes. Knows no topics and no sockets.
+//! - `control`: answers the requests of shards. The only place here that may use `async`.
 //! - `shard`: the tick, which hands the outcomes of one part to the next.
 //!
 //! The hub knows no HTTP and no Redis.

@@ -11,14 +11,14 @@ use crate::protocol::Dialect;
 use crate::rate::Shared;
 use crate::wire::tls::Tls;
 
-/// Released when the session ends; the front door counts sessions by address with it.
+/// Released when the session ends. The listener counts sessions by address with it.
 pub trait Permit: Send + Sync {
-    /// A number for the client's address, where it is counted.
+    /// A number for the client's address, if sessions are counted by address.
     fn address(&self) -> Option<u64> {
         None
     }
 
-    /// Bytes of answers that the address's sessions that name no user have asked for, where that is counted.
+    /// The answers charged to the address' sessions without a user, if sessions are counted by address.
     fn asked(&self) -> Option<Arc<Shared>> {
         None
     }
@@ -28,42 +28,42 @@ pub trait Permit: Send + Sync {
 pub struct NewSession {
     /// The socket, in non-blocking mode.
     pub socket: TcpStream,
-    /// Set where its bytes are sealed; its handshake is over.
+    /// Set if the connection uses TLS; the TLS handshake is complete.
     pub tls: Option<Box<Tls>>,
-    /// How it speaks.
+    /// The protocol that it speaks.
     pub dialect: Dialect,
-    /// Whether permessage-deflate was negotiated: it may send compressed messages, and be sent such.
+    /// Whether permessage-deflate was negotiated: both sides may send compressed messages.
     pub deflate: bool,
-    /// Bytes that came behind the upgrade request.
+    /// Bytes that followed the upgrade request.
     pub early: Bytes,
-    /// Who it is, if it said so in the request.
+    /// The client's identity, if the request had a valid token.
     pub identity: Option<Identity>,
-    /// Kept as long as the session lives.
+    /// Released when the session ends.
     pub permit: Option<Box<dyn Permit>>,
-    /// The room that it takes.
+    /// The session's reservation.
     pub reservation: Reservation,
 }
 
-/// Room for one session, from before its handshake is answered: a client that reads `101` has its place. Given back when
-/// dropped, unless a session has taken it.
+/// Room for one session, reserved before the handshake is answered: a client that reads `101` has its place. Returned
+/// on drop, unless a session has taken it.
 #[derive(Debug)]
 pub struct Reservation {
-    /// The shard that it is of.
+    /// The shard in which the room is.
     pub(super) shard: usize,
     counted: Option<Counted>,
 }
 
-/// Where a session is counted.
+/// The counters that a session is counted in.
 #[derive(Debug)]
 struct Counted {
     /// Sessions of its shard.
     sessions: Arc<AtomicUsize>,
-    /// Sessions of all shards without a token, where it has none.
+    /// If it has no token: the number of such sessions in all shards.
     tokenless: Option<Arc<AtomicUsize>>,
 }
 
 impl Reservation {
-    /// Counts one more session of a shard, and one more without a token where `tokenless` is given.
+    /// Counts one more session of a shard, and one more without a token if `tokenless` is given.
     pub(super) fn new(shard: usize, sessions: &Arc<AtomicUsize>, tokenless: Option<&Arc<AtomicUsize>>) -> Self {
         for count in [Some(sessions), tokenless].into_iter().flatten() {
             count.fetch_add(1, Ordering::Relaxed);
@@ -71,7 +71,7 @@ impl Reservation {
         Self { shard, counted: Some(Counted { sessions: sessions.clone(), tokenless: tokenless.cloned() }) }
     }
 
-    /// The session is in its shard's table, which counts it down when it goes.
+    /// The session is in its shard's table, which decrements the counters when it ends.
     pub(super) fn taken(mut self) {
         self.counted = None;
     }
@@ -89,9 +89,9 @@ impl Drop for Reservation {
 /// Why there is no room for a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoRoom {
-    /// The server has as many sessions as it can.
+    /// The limit on sessions is reached.
     Full,
-    /// It has as many without a token as it may.
+    /// The limit on sessions without a token is reached.
     Tokenless,
 }
 
@@ -110,6 +110,6 @@ mod tests {
         assert_eq!(counts(), (1, 0));
         with_token.taken();
         Reservation::new(0, &sessions, Some(&tokenless)).taken();
-        assert_eq!(counts(), (2, 1), "their sessions are counted on");
+        assert_eq!(counts(), (2, 1), "taken sessions are still counted");
     }
 }

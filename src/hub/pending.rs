@@ -20,7 +20,7 @@ pub(super) struct Wanted {
     pub(super) options: Option<Box<SubscribeOptions>>,
 }
 
-/// A command about topics, until all answers are there.
+/// A command about topics, until all its answers have come.
 pub(super) struct PendingCommand {
     pub(super) session: SessionId,
     pub(super) id: CommandId,
@@ -31,9 +31,10 @@ pub(super) struct PendingCommand {
     pub(super) refused: Refused,
     /// For snapshot commands.
     pub(super) standings: Vec<Standing>,
-    /// Bytes of state and of missed deltas: sent for a snapshot command, kept until all answers are there otherwise.
+    /// Bytes of state and of missed deltas. Those of a snapshot command are sent; others are kept until all answers
+    /// have come.
     pub(super) bytes: usize,
-    /// What this takes.
+    /// Its share of the memory counters.
     pub(super) _held: Held,
 }
 
@@ -52,7 +53,7 @@ pub(super) struct Item {
     pub(super) encoding: Encoding,
     pub(super) interval_ms: u64,
     pub(super) was_recovering: bool,
-    /// The session gets one subscription more by it.
+    /// It adds a subscription to the session.
     pub(super) joins: bool,
     pub(super) options: Option<Box<SubscribeOptions>>,
     /// The answer, and the topic's sequence when it came.
@@ -60,7 +61,7 @@ pub(super) struct Item {
 }
 
 impl Item {
-    /// Whether the client wants no subscription without the missed deltas, and they are not kept.
+    /// Whether the missed deltas are no longer in the history, and the client wants no subscription without them.
     pub(super) fn is_unrecoverable(&self) -> bool {
         let rejects = self.was_recovering && self.options.as_ref().is_some_and(|o| o.reject_unrecovered);
         rejects && self.answer.as_ref().is_some_and(|a| a.as_ref().is_ok_and(|a| !a.attachment.recovered))
@@ -75,7 +76,7 @@ pub(super) struct Answered {
     pub(super) seq: u64,
     /// Bytes of missed deltas, or of the state.
     pub(super) bytes: usize,
-    /// They are more than the command may still get at once, and were dropped.
+    /// They exceeded what the command may get at once, and were dropped.
     pub(super) cut: bool,
 }
 
@@ -83,14 +84,14 @@ pub(super) struct Answered {
 #[derive(Default)]
 pub(super) struct Pending {
     commands: Slab<PendingCommand>,
-    /// Topics that sessions subscribe to and do not have yet.
+    /// Topics whose subscribe is in progress, by session.
     joining: HashMap<SessionId, HashSet<Slot>>,
-    /// Topics of snapshot commands that wait, of each session that has some.
+    /// Number of topics of unfinished snapshot commands, by session.
     snapshots: HashMap<SessionId, usize>,
 }
 
 impl Pending {
-    /// The number that the next command will have.
+    /// The id of the next command.
     pub(super) fn next_id(&self) -> PendingId {
         PendingId::new(self.commands.vacant_key())
     }
@@ -107,22 +108,22 @@ impl Pending {
         self.commands.get_mut(id.at())
     }
 
-    /// Whether a session subscribes to a topic that it does not have yet.
+    /// Whether a session's subscribe to a topic is in progress.
     pub(super) fn is_joining(&self, session: SessionId, slot: Slot) -> bool {
         self.joining.get(&session).is_some_and(|slots| slots.contains(&slot))
     }
 
-    /// How many topics a session subscribes to and does not have yet.
+    /// The number of topics whose subscribe is in progress.
     pub(super) fn joining(&self, session: SessionId) -> usize {
         self.joining.get(&session).map_or(0, HashSet::len)
     }
 
-    /// A session subscribes to a topic that it does not have yet.
+    /// A session's subscribe to a topic begins.
     pub(super) fn joins(&mut self, session: SessionId, slot: Slot) {
         self.joining.entry(session).or_default().insert(slot);
     }
 
-    /// One answer to a subscribe is there. Returns the command once all are.
+    /// One answer to a subscribe has come. Returns the command with its last answer.
     pub(super) fn answered(&mut self, id: PendingId) -> Option<PendingCommand> {
         let command = self.commands.get_mut(id.at())?;
         command.remaining = command.remaining.saturating_sub(1);
@@ -141,10 +142,10 @@ impl Pending {
         Some(command)
     }
 
-    /// A session asks for the states of `more` topics; `most` may wait at once.
+    /// Counts `more` topics whose state a session requests; `most` may be in progress.
     ///
     /// # Errors
-    /// As many wait already that these would be too many: their number.
+    /// The number in progress, if `more` would exceed `most`.
     pub(super) fn begin_snapshots(&mut self, session: SessionId, more: usize, most: usize) -> Result<(), usize> {
         let waiting = self.snapshots.get(&session).copied().unwrap_or_default();
         if waiting + more > most {
@@ -154,7 +155,7 @@ impl Pending {
         Ok(())
     }
 
-    /// One topic of a snapshot command is dealt with. Returns the command after the last.
+    /// One topic of a snapshot command was answered. Returns the command after the last.
     pub(super) fn snapshot_answered(&mut self, id: PendingId) -> Option<PendingCommand> {
         let session = self.commands.get(id.at())?.session;
         if let Entry::Occupied(mut waiting) = self.snapshots.entry(session) {
@@ -166,13 +167,13 @@ impl Pending {
         self.answered(id)
     }
 
-    /// Commands that wait, and topics of snapshot commands among them.
+    /// Number of pending commands, and of topics of snapshot commands.
     #[cfg(test)]
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.commands.len(), self.snapshots.values().sum())
     }
 
-    /// Gives back unused memory. To be called once in a while.
+    /// Frees unused memory. Called periodically.
     pub(super) fn shrink(&mut self) {
         if self.commands.is_empty() && self.commands.capacity() > SHRINK_FROM {
             self.commands.shrink_to_fit();
@@ -215,7 +216,7 @@ mod tests {
         assert_eq!(pending.joining(SESSION), 2);
         assert_eq!(pending.answered(id).unwrap().items.len(), 3);
         assert_eq!((pending.joining(SESSION), pending.counts()), (0, (0, 0)));
-        assert!(pending.answered(id).is_none(), "it is done");
+        assert!(pending.answered(id).is_none(), "all answers have come");
     }
 
     #[test]
@@ -225,7 +226,7 @@ mod tests {
         assert_eq!(pending.begin_snapshots(SESSION, 2, 4), Err(3));
         let id = pending.add(PendingCommand { remaining: 3, ..command(Op::Snapshot, Vec::new()) });
         assert!(pending.snapshot_answered(id).is_none());
-        assert_eq!(pending.begin_snapshots(SESSION, 2, 4), Ok(()), "one is dealt with");
+        assert_eq!(pending.begin_snapshots(SESSION, 2, 4), Ok(()), "one was answered");
         assert!(pending.snapshot_answered(id).is_none());
         assert!(pending.snapshot_answered(id).is_some());
         assert_eq!(pending.counts(), (0, 2));

@@ -1,4 +1,5 @@
-//! Requests to the control plane, and the parties that wait for their answers. Equal requests of one tick are sent once.
+//! Requests to the control plane, and the parties that wait for their answers. Equal requests of one tick are sent
+//! once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,13 +16,13 @@ use crate::position::{Offset, Position};
 use crate::protocol::{Encoding, Refusal};
 use crate::topic::Slot;
 
-/// Bytes of memory of a request that has nothing of its own.
+/// Bytes of memory of a request without data of its own.
 const REQUEST_BYTES: usize = size_of::<Asked>();
 
-/// Bytes of memory of a request under way, with the list of those who wait.
+/// Bytes of memory of a request in progress, with its list of waiting parties.
 const ASK_BYTES: usize = size_of::<Ask>() + size_of::<usize>() + 32;
 
-/// Bytes of requests of one of `shards` shards that the control plane may have ahead of it, of the limit on all that is asked.
+/// Bytes of unread requests that one of `shards` shards may have in the control plane's queue.
 fn unseen_max(asked_max: usize, shards: usize) -> usize {
     (asked_max / UNSEEN_PART / shards.max(1)).min(UNSEEN_BYTES_MAX)
 }
@@ -29,7 +30,7 @@ fn unseen_max(asked_max: usize, shards: usize) -> usize {
 // A subscribe to as many topics as a session may have fits.
 const _: () = assert!(SHARD_REQUESTS_MAX >= SUBSCRIPTIONS_MAX);
 
-/// What equal requests of one tick have in common.
+/// Requests with equal keys are sent once per tick.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum AskKey {
     Attach(Slot, Encoding, Option<Position>, u32),
@@ -51,31 +52,31 @@ pub(super) enum Waiter {
     Subscribe { pending: PendingId, item: usize },
     /// A topic of a snapshot command.
     Snapshot { pending: PendingId },
-    /// A lagging subscription that no patch gets level with its group; so many bytes are charged already.
+    /// A lagging subscription that needs a state, with the bytes charged in advance.
     Lagging { session: SessionId, group: GroupId, charged: usize },
-    /// A group with a rate whose pending deltas no patch says.
+    /// A group with a rate whose pending deltas no patch can express.
     Group { group: GroupId },
 }
 
 /// A shard's requests.
 pub(super) struct Requests {
     to_control: flume::Sender<RequestBatch>,
-    /// Requests of this tick, and of earlier ones while the control plane had no room for them.
+    /// Requests of this tick, and earlier ones that the control plane had no room for.
     waiting: Vec<Asked>,
     waiting_bytes: usize,
-    /// Bytes of requests that the control plane has not looked at yet.
+    /// Bytes of requests that the control plane has not read yet.
     unseen: Arc<AtomicUsize>,
-    /// How many there may be before clients are not read any more.
+    /// Above this many unread bytes, clients are not read.
     unseen_max: usize,
-    /// Limit on what sessions of all shards have under way, in bytes.
+    /// Limit on the bytes of requests in progress for sessions of all shards.
     asked_max: usize,
     asks: Slab<Ask>,
-    /// Those of this tick.
+    /// Requests of this tick, by key.
     tick: HashMap<AskKey, RequestId>,
 }
 
 impl Requests {
-    /// Those of one of `shards` shards. `asked_max` bytes may be under way for the sessions of all.
+    /// For one of `shards` shards; `asked_max` bytes may be in progress in all shards together.
     pub(super) fn new(to_control: flume::Sender<RequestBatch>, asked_max: usize, shards: usize) -> Self {
         Self {
             to_control,
@@ -89,7 +90,7 @@ impl Requests {
         }
     }
 
-    /// Sends a request that has an answer, or waits for that of an equal one of this tick.
+    /// Sends a request, or joins an equal request of this tick.
     pub(super) fn ask(
         &mut self,
         key: Option<AskKey>,
@@ -109,49 +110,49 @@ impl Requests {
         self.send(request(ask));
     }
 
-    /// Sends a request, at the end of the tick.
+    /// Queues a request without an answer; it is sent at the end of the tick.
     pub(super) fn send(&mut self, request: Request) {
         let asked = Asked::new(request);
         self.waiting_bytes += asked.held.bytes();
         self.waiting.push(asked);
     }
 
-    /// The request that is answered now.
+    /// Removes and returns the request that is answered now.
     pub(super) fn answered(&mut self, ask: RequestId) -> Option<Ask> {
         self.asks.try_remove(ask.at())
     }
 
-    /// Whether `more` requests without anything of their own have room beside those that wait.
+    /// Whether `more` requests without data of their own fit.
     pub(super) fn has_room(&self, more: usize) -> bool {
         self.waiting.len() + more <= SHARD_REQUESTS_MAX && self.has_room_under_way(more * REQUEST_BYTES)
     }
 
-    /// Why no request with so many bytes of its own can be under way; `None` if it can.
+    /// Why a request with this many bytes of its own is refused; `None` if it is accepted.
     pub(super) fn refusal(&self, bytes: usize) -> Option<Refusal> {
         if self.has_room_under_way(bytes + REQUEST_BYTES) {
             return None;
         }
-        let reason = "too much that sessions asked for is under way (limits.asked_total_bytes): try again";
+        let reason = "requests in progress exceed limits.asked_total_bytes: try again";
         Some(Refusal::new(503, reason))
     }
 
-    /// What is under way for sessions has a limit, of which large requests have one half.
+    /// Requests in progress are limited; large requests get half of the limit.
     fn has_room_under_way(&self, bytes: usize) -> bool {
         let then = accounts::ASKED.bytes().saturating_add(bytes);
         then <= self.asked_max / 2 || (bytes <= ASKED_BYTES_SMALL && then <= self.asked_max)
     }
 
-    /// Whether the control plane has so much to look at that clients are not read until it has looked at some.
+    /// Whether the control plane has so many unread requests that clients are not read.
     pub(super) fn is_control_behind(&self) -> bool {
         self.waiting_bytes + self.unseen.load(Ordering::Relaxed) > self.unseen_max
     }
 
-    /// Whether some could not be sent yet.
+    /// Whether some requests could not be sent yet.
     pub(super) fn are_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// Hands the requests of this tick, and those that still wait, to the control plane.
+    /// Sends the requests of this tick, and those that still wait, to the control plane.
     pub(super) fn flush(&mut self) {
         if self.waiting.is_empty() {
             return;
@@ -168,24 +169,24 @@ impl Requests {
         self.tick.shrink_to(SHRINK_FROM);
     }
 
-    /// Requests that wait for an answer.
+    /// Number of requests in progress.
     #[cfg(test)]
     pub(super) fn under_way(&self) -> usize {
         self.asks.len()
     }
 
-    /// One of them.
+    /// One of the requests in progress.
     #[cfg(test)]
     pub(super) fn first_under_way(&self) -> Option<RequestId> {
         self.asks.iter().next().map(|(ask, _)| RequestId::new(ask))
     }
 
-    /// Bytes of memory of those who wait for answers.
+    /// Bytes of memory of the requests in progress.
     pub(super) fn bytes(&self) -> usize {
         self.asks.capacity() * ASK_BYTES
     }
 
-    /// Gives back unused memory. To be called once in a while.
+    /// Frees unused memory. Called periodically.
     pub(super) fn shrink(&mut self) {
         if self.asks.is_empty() && self.asks.capacity() > SHRINK_FROM {
             self.asks.shrink_to_fit();
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_requests_of_a_tick_are_sent_once_and_all_who_wait_are_answered() {
+    fn equal_requests_of_a_tick_are_sent_once_and_all_parties_are_answered() {
         let (mut requests, control) = requests(4, 1 << 30);
         snapshot(&mut requests, "t:a", 1);
         snapshot(&mut requests, "t:b", 2);
@@ -229,8 +230,8 @@ mod tests {
         requests.end_tick();
         let [a, _] = asks(&control.recv().unwrap())[..] else { panic!("two requests") };
         assert_eq!(requests.answered(a).unwrap().waiters.len(), 2);
-        assert!(requests.answered(a).is_none(), "it is answered once");
-        // The next tick's is another: what it asks for may have changed.
+        assert!(requests.answered(a).is_none(), "a request is answered once");
+        // The next tick sends a request of its own: the answer may have changed.
         snapshot(&mut requests, "t:b", 4);
         requests.flush();
         assert_eq!(asks(&control.recv().unwrap()).len(), 1);
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_control_plane_has_no_room_for_is_sent_later_and_in_order() {
+    fn requests_without_room_are_sent_later_and_in_order() {
         let (mut requests, control) = requests(1, 1 << 30);
         for topic in ["t:a", "t:b", "t:c"] {
             snapshot(&mut requests, topic, 1);
@@ -262,7 +263,7 @@ mod tests {
         }
         assert!(sent > 1);
         drop(control.drain().collect::<Vec<_>>());
-        assert!(!requests.is_control_behind(), "it has looked at them");
+        assert!(!requests.is_control_behind(), "it has read them");
     }
 
     #[test]

@@ -29,7 +29,7 @@ impl Prepared {
             .map(|part| {
                 let (requests, node, config) = (requests.clone(), node.clone(), config.clone());
                 let name = format!("shard-{}", part.id.0);
-                // From here on a missing heartbeat is noticed, even if the shard never ticks.
+                // From here on a missing heartbeat is reported, even if the shard never ticks.
                 part.heartbeat_ms.store(crate::clock::unix_ms(), Ordering::Relaxed);
                 std::thread::Builder::new().name(name).spawn(move || Shard::new(part, requests, node, config).run())
             })

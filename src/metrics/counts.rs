@@ -42,7 +42,7 @@ pub struct KeyLabel {
 
 /// The counts of the control plane.
 #[derive(Debug, Default)]
-#[allow(missing_docs, reason = "the help texts in `table` say it")]
+#[allow(missing_docs, reason = "see the help texts in `table`")]
 pub struct Metrics {
     pub deltas: Counter,
     pub deltas_duplicate: Counter,

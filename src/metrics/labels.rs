@@ -90,7 +90,7 @@ labels! {
 }
 
 labels! {
-    /// What an HTTP connection was too slow with.
+    /// What an HTTP connection did too slowly.
     HttpTimeout {
         /// A request's body did not arrive.
         Body = "body",
@@ -102,7 +102,7 @@ labels! {
 labels! {
     /// What is wrong with a proxy's PROXY header.
     ProxyHeaderFault {
-        /// There is none.
+        /// The header is missing.
         Missing = "missing",
         /// It is malformed.
         Malformed = "malformed",
@@ -122,7 +122,7 @@ labels! {
 }
 
 labels! {
-    /// What came of a subscribe whose client is ahead of this node.
+    /// The outcome of a subscribe whose client is ahead of this node.
     SubscribeAhead {
         /// The node read as far as the client's offset.
         CaughtUp = "caught_up",

@@ -41,7 +41,7 @@ impl Stat {
 /// The counts of one shard.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-#[allow(missing_docs, reason = "the help texts in `table` say it")]
+#[allow(missing_docs, reason = "see the help texts in `table`")]
 pub struct ShardStats {
     pub subscriptions: Stat,
     pub topics: Stat,

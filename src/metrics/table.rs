@@ -209,7 +209,7 @@ pub(super) const SECTIONS: &[Section] = &[
         counter("snapshots_delayed", "States for sessions that waited because limits.snapshots_total_bytes was reached").read(Read::ControlPlane(|m| &m.snapshots_delayed)),
         counter("replies_refused", "History, presence, calls and states over REST refused because of limits.reply_bytes_per_second").read(Read::ControlPlane(|m| &m.replies_refused)),
         counter("replies_refused_by_address", "History, presence, calls and states over REST refused because of limits.reply_bytes_per_address").read(Read::ControlPlane(|m| &m.replies_refused_by_address)),
-        counter("requests_unanswered", "Requests of sessions that a fault in this server left without an answer; the clients were told to retry").read(Read::ControlPlane(|m| &m.requests_unanswered)),
+        counter("requests_unanswered", "Requests of sessions that a fault in this server left without an answer; the clients were asked to retry").read(Read::ControlPlane(|m| &m.requests_unanswered)),
         counter("client_publishes", "Deltas that clients published over sockets").read(Read::ControlPlane(|m| &m.client_publishes)),
         counter("reads_paused_backlog", "Times that a session's socket was not read because its backlog was half of limits.backlog_bytes").read(Read::Shards(|s| s.reads_paused_backlog.get())),
         counter("reads_paused_inflate", "Times that a session's socket was not read because its messages inflated to too many bytes per second").read(Read::Shards(|s| s.reads_paused_inflate.get())),
@@ -222,7 +222,7 @@ pub(super) const SECTIONS: &[Section] = &[
     Section { title: "Sources", metrics: &[
         gauge("source_connected", "Whether the source is connected: 1 or 0").labels(SOURCE).read(Read::Sampled),
         gauge("source_lag_seconds", "Time by which this node is behind the source").labels(SOURCE).read(Read::Sampled),
-        gauge("source_reach_seconds", "Age of the oldest entry of a source that no longer holds all of them").labels(SOURCE).read(Read::Sampled),
+        gauge("source_reach_seconds", "Age of the oldest entry of a source whose older entries were removed").labels(SOURCE).read(Read::Sampled),
         counter("source_deltas", "Deltas read from the source").labels(SOURCE).read(Read::Sampled),
         counter("source_errors", "Failures of a source, each followed by a retry").labels(SOURCE).read(Read::ControlPlane(|m| &m.source_errors)),
         counter("source_skipped", "Entries of a source that were refused, for any reason").labels(SOURCE).read(Read::ControlPlane(|m| &m.source_skipped)),
@@ -236,7 +236,7 @@ pub(super) const SECTIONS: &[Section] = &[
     Section { title: "HTTP and TLS", metrics: &[
         counter("http_refused", "HTTP and TLS connections refused because all slots and waiting places were taken").read(Read::ControlPlane(|m| &m.http_refused)),
         counter("http_evicted", "HTTP connections closed after an answer, instead of kept open, because others waited to be served").read(Read::ControlPlane(|m| &m.http_evicted)),
-        counter("http_address_refused", "HTTP connections and requests refused because their address held limits.connections_per_address or more").read(Read::ControlPlane(|m| &m.http_address_refused)),
+        counter("http_address_refused", "HTTP connections and requests refused because their address had limits.connections_per_address or more").read(Read::ControlPlane(|m| &m.http_address_refused)),
         counter("http_idle_closed", "HTTP connections closed after limits.keep_alive_timeout without a request").read(Read::ControlPlane(|m| &m.http_idle_closed)),
         counter("http_malformed", "HTTP requests refused because they are malformed, too long or ambiguous").read(Read::ControlPlane(|m| &m.http_malformed)),
         counter("http_timeouts", "HTTP connections closed because a body did not arrive, or an answer was not taken, in time").labels(&[Label::of("reason", HttpTimeout::LABELS)]).read(Read::ControlPlane(|m| &m.http_timeouts)),
@@ -330,7 +330,7 @@ mod tests {
     fn page() -> String {
         let mut page = String::new();
         for section in SECTIONS {
-            page.push_str(&format!("\n## {}\n\n| metric | kind | what it is |\n|---|---|---|\n", section.title));
+            page.push_str(&format!("\n## {}\n\n| metric | kind | meaning |\n|---|---|---|\n", section.title));
             for metric in section.metrics {
                 page.push_str(&format!("| `{}` | {} | {} |\n", shown(metric), metric.kind.as_str(), metric.help));
             }

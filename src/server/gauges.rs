@@ -25,7 +25,7 @@ fn whole(n: usize) -> Reading {
     Reading::Whole(i64::try_from(n).unwrap_or(i64::MAX))
 }
 
-/// 0 is none.
+/// 0 means no limit.
 fn ceiling(bytes: Option<usize>) -> Reading {
     whole(bytes.unwrap_or(0))
 }

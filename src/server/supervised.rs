@@ -18,10 +18,10 @@ const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// Extension of the start time-out, repeated while the sources are loading.
 const LOADING_EXTENSION: Duration = Duration::from_secs(30);
 
-/// A shard's sign of life may be this old: a sleeping shard gives one per second.
+/// The heartbeat of a shard may be this old: a sleeping shard renews it once a second.
 const HEARTBEAT_AGE_MIN: Duration = Duration::from_secs(3);
 
-/// What the service manager is told about.
+/// The parts that are reported to the service manager.
 pub(super) struct Observed {
     pub(super) hub: Arc<Hub>,
     pub(super) topics: Arc<Topics>,
@@ -58,7 +58,7 @@ pub(super) async fn tell(notifier: Arc<Notifier>, node: Observed, control: Abort
                 if turns || node.readiness.is_draining() {
                     what.push(Tell::Watchdog);
                 } else {
-                    tracing::error!(%status, "the watchdog is not fed");
+                    tracing::error!(%status, "the watchdog is not notified, because a part of the server is stuck");
                 }
             }
             notifier.tell(&what);
@@ -106,15 +106,15 @@ pub(super) async fn reload(
             _ = hangup.recv() => {}
         }
         // Before it is ready, and after it began to stop, this message would be wrong.
-        let told = readiness.is_loaded() && !readiness.is_draining();
-        if told {
+        let notifies = readiness.is_loaded() && !readiness.is_draining();
+        if notifies {
             notifier.tell(&[Tell::Reloading]);
         }
         match &certificates {
             Some(certificates) => certificates.clone().read_again().await,
             None => tracing::info!("SIGHUP: without [tls] there is nothing to reload"),
         }
-        if told {
+        if notifies {
             notifier.tell(&[Tell::Ready]);
         }
     }

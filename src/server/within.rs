@@ -23,7 +23,7 @@ const LEAST: u32 = WHOLE / 16;
 /// freed data does not come back.
 const BACK: u32 = 1;
 
-/// Growth of a burst between two checks, until less is held.
+/// Growth of a burst between two checks, until less memory is in use.
 const BURST_BYTES: u64 = 32 << 20;
 
 /// For a limit of `memory` bytes: the resident sizes above which ceilings fall, and below which
@@ -66,8 +66,8 @@ pub(super) async fn keep(memory: u64, base: u64, topics: Arc<Topics>, metrics: A
             metrics.memory_ceilings_lowered.inc();
             if before == WHOLE {
                 tracing::warn!(
-                    "{resident} bytes are resident above what a start takes, of {memory} (limits.memory): less is kept of \
-                     history and for slow sessions until fewer than {} are",
+                    "resident memory is {resident} bytes above the start, the limit is {memory} (limits.memory): history \
+                     and backlogs are reduced until it is below {}",
                     marks(memory).1
                 );
             }

@@ -1,10 +1,9 @@
-//! Close codes. 1000–1015 are RFC 6455 §7.4.1; 3000–3499 ask the client to reconnect and 3500–3999
-//! tell it not to, with the meanings that Centrifuge clients know; to them 4000–4499 ask for it
-//! too, and are for servers to give a meaning.
+//! Close codes. 1000–1015 are RFC 6455 §7.4.1. 3000–3499 ask the client to reconnect and 3500–3999 not to, with the
+//! meanings that Centrifuge clients know. 4000–4499 ask them to reconnect too; servers choose their meanings.
 
 /// The reason of a close: the code on the wire and a text for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs, reason = "`code`, `label` and `reason` say it")]
+#[allow(missing_docs, reason = "see `code`, `label` and `reason`")]
 pub enum CloseReason {
     ProtocolError,
     UnsupportedData,
@@ -87,7 +86,7 @@ impl CloseReason {
         }
     }
 
-    /// The code for Centrifuge clients, where they have one of their own.
+    /// The code for Centrifuge clients, if it differs.
     pub fn centrifuge_code(self) -> u16 {
         match self {
             // "Shutdown": clients reconnect, each after a delay of its own.

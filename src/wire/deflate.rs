@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_joined_costs_nothing_beside_its_parts() {
+    fn joining_adds_no_bytes_to_the_parts() {
         let mut deflater = Deflater::default();
         let quote = br#"{"bid":"61800.10","bid_size":"3.788","ask":"61800.20","ask_size":"1.546"}"#;
         let part = deflater.part(quote);

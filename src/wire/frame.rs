@@ -111,8 +111,8 @@ pub fn header_bytes(frame: &[u8]) -> usize {
     .min(frame.len())
 }
 
-/// Bytes of the first whole server frame in `bytes`, by its header (RFC 6455 §5.2): `bytes.len()` where even the header is not
-/// whole. A frame may be longer than `bytes`.
+/// Bytes of the first whole server frame in `bytes`, by its header (RFC 6455 §5.2): `bytes.len()` if even the header is
+/// incomplete. A frame may be longer than `bytes`.
 pub fn frame_bytes(bytes: &[u8]) -> usize {
     match *bytes {
         [_, n @ 0..126, ..] => 2 + usize::from(n),
@@ -162,6 +162,6 @@ mod tests {
         }
         reasons.sort_unstable();
         reasons.dedup();
-        assert_eq!(reasons.len(), CloseReason::ALL.len(), "each says what happened, also where codes are shared");
+        assert_eq!(reasons.len(), CloseReason::ALL.len(), "two reasons have the same text");
     }
 }

@@ -10,7 +10,7 @@ use crate::accounts::{self, Held, append};
 #[derive(Debug)]
 pub struct Inbox {
     /// Bytes of an incomplete frame.
-    held: Vec<u8>,
+    buffered: Vec<u8>,
     /// Payload of the fragments so far (RFC 6455 §5.4).
     message: Vec<u8>,
     /// Opcode of the fragmented message; `None` outside one.
@@ -27,8 +27,8 @@ pub struct Inbox {
 impl Inbox {
     fn new(since_ms: u64) -> Self {
         let account = Held::none(&accounts::INCOMING);
-        let (held, message) = (Vec::new(), Vec::new());
-        Self { held, message, opcode: None, compressed: false, since_ms, paused: false, account }
+        let (buffered, message) = (Vec::new(), Vec::new());
+        Self { buffered, message, opcode: None, compressed: false, since_ms, paused: false, account }
     }
 
     /// Bytes of memory.
@@ -37,7 +37,7 @@ impl Inbox {
     }
 
     fn recount(&mut self) {
-        self.account.set(size_of::<Self>() + self.held.capacity() + self.message.capacity());
+        self.account.set(size_of::<Self>() + self.buffered.capacity() + self.message.capacity());
     }
 
     /// Whether it may contain whole messages, which another call of [`feed`] hands over.
@@ -47,7 +47,7 @@ impl Inbox {
 
     /// Received bytes that were not handled yet, without those of earlier fragments.
     pub fn held_bytes(&self) -> usize {
-        self.held.len()
+        self.buffered.len()
     }
 }
 
@@ -105,25 +105,25 @@ pub fn feed(
     mut handle: impl FnMut(Incoming<'_>) -> Flow,
 ) -> Result<(), CloseReason> {
     let mut reading = Reading { message_max, compressed, now_ms, paused: false, handle: &mut handle };
-    let held = match inbox {
-        Some(open) if !open.held.is_empty() => {
-            let mut held = std::mem::take(&mut open.held);
-            append(&mut held, bytes);
-            let Some(used) = reading.consume(inbox, &mut held)? else { return Ok(()) };
+    let buffered = match inbox {
+        Some(open) if !open.buffered.is_empty() => {
+            let mut buffered = std::mem::take(&mut open.buffered);
+            append(&mut buffered, bytes);
+            let Some(used) = reading.consume(inbox, &mut buffered)? else { return Ok(()) };
             // An incomplete frame stays in place: a large one that arrives in small parts is not
             // copied for each.
-            held.drain(..used);
-            held
+            buffered.drain(..used);
+            buffered
         }
         _ => {
             let Some(used) = reading.consume(inbox, bytes)? else { return Ok(()) };
             bytes.get(used..).unwrap_or_default().to_vec()
         }
     };
-    let paused = reading.paused && !held.is_empty();
-    if !held.is_empty() {
+    let paused = reading.paused && !buffered.is_empty();
+    if !buffered.is_empty() {
         let open = reading.open(inbox);
-        (open.held, open.paused) = (held, paused);
+        (open.buffered, open.paused) = (buffered, paused);
     } else if let Some(open) = inbox {
         open.paused = false;
         if open.opcode.is_none() {
@@ -298,17 +298,17 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_behind_a_pause_is_kept_and_heard_later() {
+    fn bytes_after_a_pause_are_kept_and_read_later() {
         let bytes: Vec<u8> = (0..5).flat_map(|n| client_frame(true, 1, &[b'0' + n], MASK)).collect();
         let (mut inbox, mut seen) = (None, Vec::new());
         let mut turn = |inbox: &mut Option<Box<Inbox>>, bytes: &[u8]| {
-            let mut heard = 0;
+            let mut handled = 0;
             let outcome = feed(inbox, &mut bytes.to_vec(), 100, Compressed::Refused, 0, |message| {
-                heard += 1;
+                handled += 1;
                 if let Incoming::Text(text) = message {
                     seen.extend_from_slice(text);
                 }
-                if heard == 2 { Flow::Pause } else { Flow::Continue }
+                if handled == 2 { Flow::Pause } else { Flow::Continue }
             });
             assert_eq!(outcome, Ok(()));
             seen.clone()
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ping_has_room_in_a_message_that_has_none_left() {
+    fn a_ping_may_come_between_fragments_at_the_limit() {
         let bytes = [
             client_frame(false, 1, &[b'x'; 100], MASK),
             client_frame(true, 9, &[b'!'; 125], MASK),
@@ -411,7 +411,7 @@ mod tests {
             let (seen, result, open) = run(&chunks, 1024);
             prop_assert_eq!(result, Ok(()));
             prop_assert_eq!(seen, messages.iter().map(|m| format!("binary {}", m.len())).collect::<Vec<_>>());
-            prop_assert!(!open, "nothing is kept once all is read");
+            prop_assert!(!open, "bytes are kept after all was read");
         }
     }
 }

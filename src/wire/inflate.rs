@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_refused() {
+    fn invalid_messages_are_refused() {
         let context: &[u8] = &[0xf2, 0x00, 0x11, 0x00, 0x00];
         let table: &[(&str, &[u8])] = &[
             ("nothing at all", &[]),
@@ -185,7 +185,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn what_others_compress_is_read(
+        fn messages_of_other_compressors_are_read(
             payload in prop_oneof![
                 prop::collection::vec(any::<u8>(), 0..500),
                 prop::collection::vec(0x30..0x3a_u8, 0..50_000),

@@ -80,7 +80,7 @@ fn text(bytes: &[u8]) -> Parsed {
     };
     match addresses {
         Some(source) if is_port(source_port) && is_port(destination_port) => header(Some(source)),
-        _ => Parsed::Broken("version 1 with an address or a port that is none"),
+        _ => Parsed::Broken("version 1 with an invalid address or port"),
     }
 }
 
@@ -119,7 +119,7 @@ fn binary(bytes: &[u8], bytes_max: usize) -> Parsed {
         return Parsed::Broken("version 2 that is too long");
     }
     let source = match version_command & 0x0f {
-        // The proxy's own connection, whatever its header holds.
+        // It is the proxy's own connection, whatever its header contains.
         0 => None,
         1 => Some(family_transport >> 4),
         _ => return Parsed::Broken("version 2 with an unknown command"),

@@ -155,7 +155,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn what_was_masked_is_read_back_and_never_before_it_is_whole(
+        fn masked_frames_are_read_back_once_complete(
             payload in prop::collection::vec(any::<u8>(), 0..700),
             mask in any::<[u8; 4]>(),
             rest in prop::collection::vec(any::<u8>(), 0..20),

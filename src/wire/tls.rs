@@ -1,6 +1,5 @@
-//! TLS of one session (RFC 8446 for 1.3, RFC 5246 for 1.2), by rustls. Bytes pass through the
-//! caller's buffers: beside its keys, a connection stores an incomplete record and the ciphertext
-//! that its socket did not take.
+//! TLS of one session (RFC 8446 for 1.3, RFC 5246 for 1.2), by rustls. Bytes pass through the caller's buffers: apart
+//! from its keys, a connection stores an incomplete record and the ciphertext that its socket did not take.
 
 use std::sync::Arc;
 
@@ -24,7 +23,7 @@ const HANDSHAKE_ROOM: usize = 2 * 1024;
 /// data must be sent: newer state cannot replace it.
 pub const SEALED_BYTES_MAX: usize = 4 * RECORD_BYTES_MAX;
 
-/// Memory of rustls for a connection after its handshake, in boxes of its own.
+/// Memory of rustls for a connection after its handshake, in separate allocations.
 const KEYS_BYTES: usize = 2 * 1024;
 
 /// The server's side of a connection.
@@ -380,7 +379,7 @@ pub(crate) mod tests {
 
         /// However the bytes are split, both ends read the other's data in order.
         #[test]
-        fn what_is_sealed_is_opened(
+        fn encrypted_bytes_are_decrypted(
             old in any::<bool>(),
             messages in prop::collection::vec((any::<bool>(), 0usize..70_000, 1usize..20_000), 1..8),
             key_update in any::<bool>(),
@@ -414,7 +413,7 @@ pub(crate) mod tests {
             let mut due = server.due();
             client.read_tls(&mut due).unwrap();
             client.process_new_packets().unwrap();
-            prop_assert_eq!(client.reader().read_to_end(&mut plain).unwrap(), 0, "it was said that no more will come");
+            prop_assert_eq!(client.reader().read_to_end(&mut plain).unwrap(), 0, "the connection was closed");
         }
 
         /// Bytes that are not TLS are an error with an alert, at any time.

@@ -1,5 +1,5 @@
-//! CatchUpSlots of clients that wait for this node to read as far as they have. A client that asks for many gets a part of
-//! what is free, so that some are left however many clients ask.
+//! Slots for clients that wait for this node to read as far as their position. A holder gets only a share of the free
+//! slots, so that others always find some.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,21 +11,21 @@ use crate::hub::index::SessionId;
 use crate::limits::{CATCHING_UP_FEW, CATCHING_UP_MAX, CATCHING_UP_PART};
 use crate::topic::ShardId;
 
-/// Who has places: a user, or a session of which no user is known.
+/// The holder of slots: a user, or a session without a user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(in crate::hub) enum Holder {
     User(String),
     Session(ShardId, SessionId),
 }
 
-/// All places.
+/// All slots.
 #[derive(Debug, Default)]
 pub(in crate::hub) struct CatchUpSlots {
     taken: AtomicUsize,
     by: DashMap<Holder, usize>,
 }
 
-/// One place, free again when dropped.
+/// One slot, freed on drop.
 #[derive(Debug)]
 pub(in crate::hub) struct CatchUpSlot {
     places: Arc<CatchUpSlots>,
@@ -33,27 +33,27 @@ pub(in crate::hub) struct CatchUpSlot {
 }
 
 impl CatchUpSlots {
-    /// A place, if `holder` has fewer than its part of what is free.
+    /// Takes a slot, if `holder` has fewer than its share of the free ones.
     pub(in crate::hub) fn take(self: &Arc<Self>, holder: Holder) -> Option<CatchUpSlot> {
         let taken = self.taken.fetch_add(1, Ordering::AcqRel);
-        let mut held = self.by.entry(holder.clone()).or_insert(0);
+        let mut slots = self.by.entry(holder.clone()).or_insert(0);
         let part = part(CATCHING_UP_MAX.saturating_sub(taken));
-        *held += 1;
-        let fits = *held <= part;
-        drop(held);
-        // What does not fit is given back at once.
+        *slots += 1;
+        let fits = *slots <= part;
+        drop(slots);
+        // If it exceeds the share, the drop frees it.
         let place = CatchUpSlot { places: self.clone(), holder };
         fits.then_some(place)
     }
 
-    /// CatchUpSlots that are taken.
+    /// Number of slots taken.
     #[cfg(test)]
     fn taken(&self) -> usize {
         self.taken.load(Ordering::Acquire)
     }
 }
 
-/// How many one holder may have of so many free places: the fewer there are, the less, down to one.
+/// How many of `free` slots one holder may have: the fewer are free, the fewer, down to one.
 fn part(free: usize) -> usize {
     match free {
         0 => 0,
@@ -66,10 +66,10 @@ fn part(free: usize) -> usize {
 impl Drop for CatchUpSlot {
     fn drop(&mut self) {
         self.places.taken.fetch_sub(1, Ordering::AcqRel);
-        if let Entry::Occupied(mut held) = self.places.by.entry(self.holder.clone()) {
-            *held.get_mut() = held.get().saturating_sub(1);
-            if *held.get() == 0 {
-                held.remove();
+        if let Entry::Occupied(mut slots) = self.places.by.entry(self.holder.clone()) {
+            *slots.get_mut() = slots.get().saturating_sub(1);
+            if *slots.get() == 0 {
+                slots.remove();
             }
         }
     }
@@ -84,32 +84,32 @@ mod tests {
         Holder::Session(ShardId(0), SessionId { index: SessionIndex::new(index), generation: 1 })
     }
 
-    /// As many sessions as once took all of them, each asking for as much as it may subscribe to: others still get some.
+    /// With as many sessions as there are slots, each requesting as many as it may, later sessions still get some.
     #[test]
     fn no_sessions_take_all_places() {
         let places = Arc::new(CatchUpSlots::default());
-        let mut held = Vec::new();
-        // The first of them gets all it asks for.
-        held.extend((0..512).filter_map(|_| places.take(session(0))));
-        assert_eq!(held.len(), 512);
+        let mut slots = Vec::new();
+        // The first session gets all that it requests.
+        slots.extend((0..512).filter_map(|_| places.take(session(0))));
+        assert_eq!(slots.len(), 512);
         for greedy in 1..1_000 {
-            held.extend((0..512).filter_map(|_| places.take(session(greedy))));
+            slots.extend((0..512).filter_map(|_| places.take(session(greedy))));
         }
-        assert!(places.taken() < CATCHING_UP_MAX, "{} are taken", places.taken());
+        assert!(places.taken() < CATCHING_UP_MAX, "{} slots are taken", places.taken());
         assert!(places.take(session(5_000)).is_some());
-        // The sessions of one user are one.
+        // All sessions of one user are one holder.
         let user = || Holder::User("alice".into());
         let users: Vec<_> = (0..10_000).filter_map(|_| places.take(user())).collect();
         assert!(users.len() == 1, "{}", users.len());
-        drop((held, users));
+        drop((slots, users));
         assert!(places.taken() == 0 && places.by.is_empty());
     }
 
     #[test]
     fn thirty_six_sessions_leave_hundreds_for_another() {
         let places = Arc::new(CatchUpSlots::default());
-        let held: Vec<_> = (0..36 * 512).filter_map(|n| places.take(session(n % 36))).collect();
+        let slots: Vec<_> = (0..36 * 512).filter_map(|n| places.take(session(n % 36))).collect();
         let another: Vec<_> = (0..512).filter_map(|_| places.take(session(99))).collect();
-        assert!(another.len() > 200, "{} beside {}", another.len(), held.len());
+        assert!(another.len() > 200, "{} beside {}", another.len(), slots.len());
     }
 }

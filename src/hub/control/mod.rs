@@ -1,4 +1,4 @@
-//! The control plane of the hub: it answers what shards ask. The one place in the hub that may say `async`.
+//! The control plane of the hub: it answers the requests of shards. The only place in the hub that may use `async`.
 //!
 //! Knows no sessions and no sockets: an answer goes to a shard's queue, in order with the deltas.
 

@@ -1,4 +1,4 @@
-//! Answers that were promised to sessions: each is given, whatever becomes of the task that was to give it.
+//! Answers that sessions wait for. Each is sent, even if the task that should send it panics.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::name::TopicName;
 use crate::protocol::{CommandId, Op, Refusal};
 use crate::topic::{ShardId, Slot};
 
-/// An answer that a session waits for. It is given even if the task dies that was to give it: then it says so.
+/// An answer that a session waits for. If it is dropped unanswered, because its task panicked, it sends an error.
 pub(super) struct Promise {
     pub(super) replies: Arc<Replies>,
     pub(super) promised: Option<Promised>,
@@ -24,7 +24,7 @@ pub(super) enum Promised {
     Reply(Asker, Op),
     /// The state of a topic, or a replay of it.
     Topic(ShardId, RequestId, TopicName),
-    /// That nothing more is sent about a topic.
+    /// The answer that a topic is detached.
     Detached(ShardId, Slot, TopicName),
     SubRefreshed(ShardId, SessionId, CommandId, Slot),
 }
@@ -54,7 +54,7 @@ impl Promise {
         Self { replies: replies.clone(), promised: Some(Promised::Reply(to, op)) }
     }
 
-    /// Whom a reply goes to.
+    /// The session that gets the reply.
     pub(super) fn to(&self) -> Option<&Asker> {
         match &self.promised {
             Some(Promised::Reply(to, _)) => Some(to),
@@ -62,15 +62,15 @@ impl Promise {
         }
     }
 
-    /// Answers with this.
+    /// Sends the answer.
     pub(super) fn keep(&mut self, event: Event) {
         if let Some(owed) = self.promised.take() {
             self.replies.send(owed.shard(), event);
         }
     }
 
-    /// Ends the interest of a shard that was not ended. Where that fails too, the topic's number is not given again: if it
-    /// were, its subscribers could be sent another topic's deltas.
+    /// Ends a shard's interest in a topic after a fault. If that fails too, the topic's number is not reused: its
+    /// subscribers could be sent another topic's deltas.
     fn detach(&mut self) {
         let Some(Promised::Detached(shard, slot, topic)) = self.promised.take() else { return };
         let replies = self.replies.clone();
@@ -78,7 +78,10 @@ impl Promise {
             replies.topics.detach(&topic, shard, slot, || replies.send(shard, Event::Detached { slot }));
         });
         if std::panic::catch_unwind(again).is_err() {
-            tracing::error!(topic = topic.as_str(), "a topic that no session wants could not be detached");
+            tracing::error!(
+                topic = topic.as_str(),
+                "a topic without subscribers could not be detached; its slot stays in use until the restart"
+            );
         }
     }
 
@@ -102,9 +105,9 @@ impl Drop for Promise {
         if self.promised.is_none() {
             return;
         }
-        tracing::error!("a request of a session was not answered; it is told to try again");
+        tracing::error!("a fault prevented the answer to a session's request; the session was sent an error");
         self.replies.metrics.requests_unanswered.inc();
-        let refusal = Refusal::new(503, "the command was not answered because of a fault in this server; try again");
+        let refusal = Refusal::new(503, "a fault in this server prevented the answer; try again");
         match &self.promised {
             Some(Promised::Attached(..)) => self.attach(Err(refusal)),
             Some(Promised::Topic(_, ask, topic)) => {

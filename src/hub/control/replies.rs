@@ -1,4 +1,4 @@
-//! What goes back to shards: answers of the control plane, charged to who asked.
+//! Answers of the control plane to shards, charged to the requesting session.
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use crate::metrics::Metrics;
 use crate::protocol::{Centrifuge, CommandId, Op, Refusal};
 use crate::topic::{ShardId, Topics};
 
-/// Whom a reply goes to.
+/// The session that gets a reply.
 pub(super) struct Asker {
     pub(super) shard: ShardId,
     pub(super) session: SessionId,
     pub(super) dialect: Centrifuge,
     pub(super) id: CommandId,
-    /// What it may still ask for.
+    /// Its allowance.
     pub(super) asked: Allowance,
-    /// Bytes that it was charged for an answer whose length is not known yet.
+    /// Bytes charged in advance for an answer of unknown length.
     pub(super) reserved: usize,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct Replies {
     pub(super) queues: Arc<[QueueSender]>,
     pub(super) topics: Arc<Topics>,
     pub(super) metrics: Arc<Metrics>,
-    /// Bytes of answers that a session may ask for.
+    /// Limits on the bytes of answers.
     pub(super) answers: Answers,
 }
 
@@ -57,7 +57,7 @@ impl Replies {
         self.send(shard, Event::Answered { session, reply });
     }
 
-    /// Why it gets no answer: it asked for too much already.
+    /// Why it gets no answer: its allowance is used up.
     pub(super) fn asked_too_much(&self, to: &Asker) -> Option<Refusal> {
         let exhausted = to.asked.exhausted(self.answers)?;
         let counter = match exhausted.by_address {

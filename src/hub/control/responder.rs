@@ -26,11 +26,11 @@ use crate::name::TopicName;
 use crate::protocol::{CommandId, Op, Refusal};
 use crate::topic::{Payload, PublishError, ShardId};
 
-/// A client that comes from a node that is ahead waits for this one to get there: looks at it are made after these times,
-/// 2.5 s in all. Past it, it is told what its position is worth here.
+/// A client may come from a node that has read further. Its subscribe then waits for this node to get there: the
+/// position is compared after these times, 2.5 s in all. After that it is answered with what this node has.
 const CATCH_UP_LOOKS_MS: [u64; 8] = [10, 20, 40, 80, 160, 320, 640, 1_230];
 
-/// Everything that a request is answered with.
+/// Everything that is needed to answer requests.
 pub(in crate::hub) struct Responder {
     replies: Arc<Replies>,
     verifier: Arc<Verifier>,
@@ -41,8 +41,8 @@ pub(in crate::hub) struct Responder {
     snapshot_queue: Mutex<SnapshotQueue>,
 }
 
-/// Publishes that wait for the one before them, of each session that has one under way: they are stored in the order in
-/// which they were sent. At most [`PENDING_COMMANDS_MAX`](crate::limits::PENDING_COMMANDS_MAX) of each session.
+/// Publishes that wait for an earlier one of their session, so that they are stored in the order in which they were
+/// sent. At most [`PENDING_COMMANDS_MAX`](crate::limits::PENDING_COMMANDS_MAX) per session.
 type Publishes = HashMap<(ShardId, SessionId), VecDeque<Publish>>;
 
 /// A publish that waits.
@@ -62,7 +62,7 @@ struct Attaching {
     _held: Held,
 }
 
-/// A token's error as clients are told of it.
+/// A token's error as it is sent to clients.
 fn token_refusal(error: &TokenError) -> Refusal {
     match error {
         TokenError::Expired => Refusal::new(Refusal::TOKEN_EXPIRED, error.to_string()),
@@ -71,12 +71,12 @@ fn token_refusal(error: &TokenError) -> Refusal {
     }
 }
 
-/// A session, as one who shows tokens.
+/// A session, as a caller of the token verifier.
 fn caller(shard: ShardId, session: SessionId) -> Caller {
     Caller::Session(shard.0, u64::from(session.generation) << 32 | session.index.at() as u64)
 }
 
-/// A place among those that wait, counted while it is held.
+/// A place among the waiting subscribes, counted until it is dropped.
 struct Waiting {
     _place: CatchUpSlot,
     count: Gauge,
@@ -122,7 +122,7 @@ impl Responder {
         }
     }
 
-    /// A place to wait in, if this node has not read as far as the client has.
+    /// A place to wait in, if this node has not read as far as the client's position.
     fn has_to_catch_up(&self, attach: &Attach) -> Option<Waiting> {
         if !self.replies.topics.is_behind(&attach.topic, attach.since.as_ref()?) || Handle::try_current().is_err() {
             return None;
@@ -149,7 +149,7 @@ impl Responder {
         self.replies.metrics.subscribe_was_ahead(SubscribeAhead::TimedOut);
     }
 
-    /// Subscribes, now or once this node has read as far as the client has.
+    /// Subscribes now, or once this node has read as far as the client's position.
     fn subscribe(self: &Arc<Self>, attaching: Attaching) {
         match self.has_to_catch_up(&attaching.attach) {
             None => self.attach(attaching),
@@ -164,8 +164,9 @@ impl Responder {
         }
     }
 
-    /// Nothing here waits for a signature: what a token is for goes on when it has been verified. A session's tokens are
-    /// verified one after the other, and what it sent behind an `auth`, a `connect` or a `refresh` waits, so no order is lost.
+    /// Answers a request. It never waits for a signature: the work goes on once the token is verified. The tokens of a
+    /// session are verified one after the other, and commands behind an `auth`, a `connect` or a `refresh` wait, so
+    /// their order is kept.
     pub(super) fn answer(self: &Arc<Self>, asked: Asked) {
         let Asked { request, held } = asked;
         match request {
@@ -291,7 +292,7 @@ impl Responder {
         });
     }
 
-    /// Sends what was put off, as far as there is room.
+    /// Sends waiting states, as far as there is room.
     pub(super) fn send_waiting_snapshots(self: &Arc<Self>) {
         loop {
             let Some(wanted) = self.snapshot_queue().next() else { return };
@@ -302,10 +303,10 @@ impl Responder {
         }
     }
 
-    /// Whom to answer, unless it asked for too much already: then it is told so. What is answered later counts for something
-    /// until then, so that no more of it is under way than the allowance has room for.
+    /// The session to answer, or `None` after refusing it because its allowance is used up. An answer that takes time
+    /// is charged in advance, so that the answers in progress stay within the allowance.
     fn may_ask(&self, to: Asker, op: Op) -> Option<Asker> {
-        // What a publish brings is a few bytes: it is for the rate of commands.
+        // The answer to a publish is a few bytes; the command rate limits it.
         let refusal = if op == Op::Publish { None } else { self.replies.asked_too_much(&to) };
         let Some(refusal) = refusal else {
             let reserved = if matches!(op, Op::Publish | Op::History) { 0 } else { ANSWER_RESERVED_BYTES };
@@ -333,7 +334,7 @@ impl Responder {
             let mut next = Some(publish);
             while let Some(Publish { mut to, topic, payload, since, _held }) = next {
                 let result = if since.elapsed() > PUBLISH_WAIT {
-                    let reason = "it waited too long for the publishes before it, and was not stored; try again";
+                    let reason = "the publish waited too long for earlier ones and was not stored; try again";
                     Err(Refusal::new(503, reason).about(topic.as_str()))
                 } else {
                     in_time(queue.responder.backend.publish(topic, payload)).await
@@ -349,7 +350,7 @@ impl Responder {
         self.publishes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers when the answer is there.
+    /// Sends the answer once it is there.
     fn later<T: Send + 'static>(
         &self,
         mut promise: Promise,
@@ -362,7 +363,8 @@ impl Responder {
             let answer = in_time(answer).await;
             let Some(Promised::Reply(to, op)) = &mut promise.promised else { return };
             to.asked.give_back(promise.replies.answers, std::mem::take(&mut to.reserved));
-            // Many may have been asked for at once. What was only read need not be said; what was done must be.
+            // Other answers may have used up the allowance meanwhile. The result of a read may be refused then; the
+            // result of a write must be sent.
             let refusal = if *op == Op::Presence { promise.replies.asked_too_much(to) } else { None };
             let result = answer.map(|value| reply(&to.id, value));
             promise.settle(refusal.map_or(result, Err));
@@ -370,7 +372,8 @@ impl Responder {
     }
 }
 
-/// The publishes of a session. If the task dies that stores them, those that wait are answered, and the next begin again.
+/// The publishes of a session. If the task that stores them panics, the waiting ones are answered, and a new task
+/// starts for later ones.
 struct PublishQueue {
     responder: Arc<Responder>,
     key: (ShardId, SessionId),
@@ -378,7 +381,7 @@ struct PublishQueue {
 }
 
 impl PublishQueue {
-    /// The next one; with none, the queue goes.
+    /// The next publish. The queue is removed after the last.
     fn next(&mut self) -> Option<Publish> {
         let mut publishes = self.responder.publishes();
         let next = publishes.get_mut(&self.key).and_then(VecDeque::pop_front);
@@ -394,15 +397,15 @@ impl Drop for PublishQueue {
     fn drop(&mut self) {
         if !self.ended {
             let left = self.responder.publishes().remove(&self.key);
-            // Answered without the lock.
+            // Answered outside the lock.
             drop(left);
         }
     }
 }
 
-/// The answer, if it comes in time: what gives it has a time-out of its own, and this is for one that does not keep it.
+/// Limits the time of an answer. The backend has a time-out of its own; this is for one that does not keep it.
 async fn in_time<T>(answer: Answer<T>) -> Result<T, Refusal> {
-    let late = |_| Err(Refusal::new(503, "there was no answer in time; try again"));
+    let late = |_| Err(Refusal::new(503, "the backend did not answer in time; try again"));
     tokio::time::timeout(ANSWER_TIMEOUT, answer).await.unwrap_or_else(late)
 }
 
@@ -423,7 +426,7 @@ mod tests {
     use crate::protocol::{Centrifuge, MemberInfo};
     use crate::topic::{Slot, Topics};
 
-    /// A backend that fails: the topic's name says how.
+    /// A backend that fails in the way that the topic's name says.
     struct Fails;
 
     impl Backend for Fails {
@@ -449,12 +452,12 @@ mod tests {
         }
     }
 
-    /// Where the control plane itself fails: so does what is asked about such a topic.
+    /// A fault in the control plane itself, for topics with a certain name.
     pub(in crate::hub) fn fault(topic: &TopicName) {
         assert!(!topic.as_str().starts_with("fault:"), "injected");
     }
 
-    /// A control plane whose backend fails, and the shard's end of its queues.
+    /// A control plane whose backend fails, with the shard's end of its queues.
     struct Shard {
         requests: flume::Sender<RequestBatch>,
         part: crate::hub::part::Part,
@@ -513,7 +516,7 @@ mod tests {
                 }
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            panic!("nothing came")
+            panic!("no event came")
         }
 
         /// The next reply: its id, and its error's code.
@@ -537,9 +540,10 @@ mod tests {
         }
     }
 
-    /// Whatever dies behind the hub, its session has an answer, what it asks next is done, and nothing stays counted.
+    /// After any fault behind the hub, the session gets an answer, its next request is carried out, and no counter
+    /// leaks.
     #[tokio::test]
-    async fn what_dies_is_answered_and_the_next_goes_on() {
+    async fn a_panic_is_answered_and_the_next_request_works() {
         let shard = Shard::start();
         for topic in ["panics", "panics:at:once"] {
             shard.publish(1, topic);
@@ -557,7 +561,7 @@ mod tests {
         assert_eq!(shard.metrics.requests_unanswered.get(), 6);
     }
 
-    /// Answers that may be long are under way only as far as the allowance of their user has room for them.
+    /// Long answers are only in progress as far as the user's allowance has room.
     #[tokio::test(start_paused = true)]
     async fn no_more_calls_are_under_way_than_may_be_answered() {
         let shard = Shard::start();
@@ -570,16 +574,16 @@ mod tests {
                 _ => hung += 1,
             }
         }
-        // While they are asked for, a little comes back.
-        assert!(refused > 0 && hung >= room, "{refused} refused, {hung} given up");
+        // The allowance recovers a little meanwhile.
+        assert!(refused > 0 && hung >= room, "{refused} refused, {hung} timed out");
         shard.call(1_000, "hangs");
         assert_eq!(shard.reply().await, (1_000, 100), "there is room again");
     }
 
-    /// Requests that fail in the control plane itself are answered, too: a state, a replay, a topic that is detached, a new token of a
-    /// subscription, history.
+    /// Faults in the control plane itself are answered too: for a state, a replay, a topic that is detached, a new
+    /// subscription token, and history.
     #[tokio::test]
-    async fn what_fails_at_the_control_is_answered() {
+    async fn faults_of_the_control_plane_are_answered() {
         let shard = Shard::start();
         let (id, session) = (ShardId(0), SessionId { index: SessionIndex::new(0), generation: 1 });
         let topic = || TopicName::new("fault:a").unwrap();
@@ -591,7 +595,7 @@ mod tests {
             assert_eq!((answered, topic.as_str()), (ask, "fault:a"));
         }
         shard.send(Request::Detach { shard: id, slot: Slot(7), topic: topic() });
-        let Event::Detached { slot } = shard.event().await else { panic!("it is still wanted") };
+        let Event::Detached { slot } = shard.event().await else { panic!("not detached") };
         assert_eq!(slot, Slot(7));
         let shown = Shown { token: String::new(), user: String::new(), session };
         let command = command_id(3);
@@ -606,9 +610,9 @@ mod tests {
         assert_eq!(shard.reply().await, (5, 0));
     }
 
-    /// What does not answer is given up, and what waited behind it is refused, not stored after its time.
+    /// A backend that does not answer times out; publishes that waited behind it are refused, not stored late.
     #[tokio::test(start_paused = true)]
-    async fn what_hangs_is_given_up() {
+    async fn a_hanging_backend_times_out() {
         let shard = Shard::start();
         shard.publish(1, "hangs");
         shard.publish(2, "good");

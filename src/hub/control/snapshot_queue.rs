@@ -1,5 +1,5 @@
-//! The ceiling on states that are on their way to shards. What is past it waits until shards have dealt with
-//! some: what clients asked for first, then what lagging subscriptions need, which has three quarters of the room.
+//! The limit on the bytes of states that are on their way to shards. Above it, requests wait until shards have handled
+//! some. Clients' requests come first; those of lagging subscriptions get at most three quarters of the limit.
 
 use crate::hub::index::RequestId;
 use std::collections::VecDeque;
@@ -9,20 +9,20 @@ use crate::accounts::{self, Held};
 use crate::name::TopicName;
 use crate::topic::ShardId;
 
-/// Time after which it is looked again whether there is room, while something waits.
+/// Interval at which room is checked while a request waits.
 pub(in crate::hub) const LOOK_EVERY: Duration = Duration::from_millis(2);
 
-/// A topic's state that a shard asked for. A shard has asked once at most for each of its groups, of what is held and of the
-/// snapshots that clients wait for: those bounds are this queue's.
+/// A topic's state that a shard requested. A shard requests at most one per group, one per lagging subscription and one
+/// per topic of a snapshot command: their limits bound this queue.
 pub(in crate::hub) struct Wanted {
     pub(in crate::hub) shard: ShardId,
     pub(in crate::hub) ask: RequestId,
     pub(in crate::hub) topic: TopicName,
 }
 
-/// Those that wait, in order.
+/// The waiting requests, in order.
 pub(in crate::hub) struct SnapshotQueue {
-    /// Bytes of states on their way.
+    /// Limit on the bytes of states on their way.
     max: Option<usize>,
     asked: VecDeque<Wanted>,
     lagging: VecDeque<Wanted>,
@@ -44,7 +44,7 @@ impl SnapshotQueue {
         accounts::SNAPSHOTS_SENT.bytes() < if lagging { max / 4 * 3 } else { max }
     }
 
-    /// Gives it back where there is room for it and none of its kind waits; else it waits.
+    /// Returns the request if there is room and none of its kind waits; otherwise queues it.
     pub(in crate::hub) fn admit(&mut self, wanted: Wanted, lagging: bool) -> Option<Wanted> {
         let has_room = self.has_room(lagging);
         let waiting = if lagging { &mut self.lagging } else { &mut self.asked };
@@ -56,7 +56,7 @@ impl SnapshotQueue {
         None
     }
 
-    /// The next that there is room for.
+    /// The next request that there is room for.
     pub(in crate::hub) fn next(&mut self) -> Option<Wanted> {
         let asked = if self.has_room(false) { self.asked.pop_front() } else { None };
         let next = match asked {
@@ -85,9 +85,10 @@ mod tests {
         Wanted { shard: ShardId(0), ask: RequestId::new(ask), topic: TopicName::new("t:x").unwrap() }
     }
 
-    /// Other tests of the same process send states, too: without a ceiling, and with one that is always reached.
+    /// The counter is shared with other tests of the process, so only no limit and a limit that is always reached are
+    /// tested.
     #[test]
-    fn what_there_is_no_room_for_waits_in_order_and_clients_go_first() {
+    fn requests_without_room_wait_in_order_and_clients_go_first() {
         let mut free = SnapshotQueue::new(None);
         assert!(free.admit(wanted(1), true).is_some() && free.admit(wanted(2), false).is_some() && free.is_empty());
         let _sent = Held::of(&accounts::SNAPSHOTS_SENT, 4);

@@ -1,5 +1,5 @@
-//! The control plane's task: it takes the requests of all shards in their order. An answer that has to wait goes on in a task
-//! of its own.
+//! The control plane's task: it takes the requests of all shards in order. An answer that has to wait continues in a
+//! task of its own.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -19,9 +19,9 @@ use crate::topic::Topics;
 pub struct Control {
     requests: flume::Receiver<RequestBatch>,
     queues: Arc<[QueueSender]>,
-    /// Bytes of answers that a session may ask for.
+    /// Limits on the bytes of answers.
     answers: Answers,
-    /// Bytes of states on their way to shards.
+    /// Limit on the bytes of states on their way to shards.
     snapshots_max: Option<usize>,
 }
 
@@ -35,7 +35,7 @@ impl Control {
         Self { requests, queues, answers, snapshots_max }
     }
 
-    /// The requests, and what answers them.
+    /// Splits off the requests, and builds what answers them.
     fn into_parts(
         self,
         topics: Arc<Topics>,
@@ -50,7 +50,7 @@ impl Control {
         (requests, Arc::new(responder))
     }
 
-    /// Answers until the last shard has ended.
+    /// Answers requests until the last shard has ended.
     pub async fn run(
         self,
         topics: Arc<Topics>,
@@ -64,7 +64,7 @@ impl Control {
             let nothing_waits = responder.snapshot_queue().is_empty();
             let next = match nothing_waits {
                 true => requests.recv_async().await,
-                // Shards make room for waiting snapshots without a message.
+                // Shards make room for waiting states without a message, so this polls.
                 false => match tokio::time::timeout(LOOK_EVERY, requests.recv_async()).await {
                     Ok(next) => next,
                     Err(_) => {
@@ -76,14 +76,14 @@ impl Control {
             let Ok(mut batch) = next else { return };
             responder.send_waiting_snapshots();
             for asked in std::mem::take(&mut batch.requests) {
-                // A panic in one request must not end the task that answers all others. Where it has a `Promise`, that
-                // answers.
+                // A panic in one request must not end the task that answers all others. Its `Promise`, if it has one,
+                // sends an error.
                 let answer = AssertUnwindSafe(|| responder.answer(asked));
                 if std::panic::catch_unwind(answer).is_err() {
-                    tracing::error!("answering a request of a session panicked");
+                    tracing::error!("answering a session's request panicked (a fault in this server)");
                 }
             }
-            // A storm's batches are long; others on this thread get their turn.
+            // Batches are long during a reconnect storm; other tasks of this thread must get their turn.
             tokio::task::yield_now().await;
         }
     }
@@ -91,7 +91,7 @@ impl Control {
 
 #[cfg(test)]
 impl Control {
-    /// A function that answers what waits, and returns.
+    /// Returns a function that answers all waiting requests.
     pub(in crate::hub) fn at_hand(
         self,
         topics: Arc<Topics>,

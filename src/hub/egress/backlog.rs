@@ -5,23 +5,23 @@ use std::collections::VecDeque;
 use crate::accounts::{self, Held, append};
 use crate::wire::frame::frame_bytes;
 
-/// Bytes of one part of a backlog: as much as a socket takes at once, and what is given back when it has.
+/// Bytes of one part of a backlog: about what a socket takes at once. A part is freed when it is sent.
 const PART_BYTES: usize = 64 * 1024;
 
-/// Bytes that must go out as they are: the rest of a frame that was begun, frames of `stream` topics, replies.
+/// Bytes that must be sent unchanged: the rest of a partly sent frame, frames of `stream` topics, replies.
 #[derive(Debug)]
 pub(in crate::hub) struct Backlog {
-    /// In parts: a backlog grows and shrinks, and no byte of it is moved for that.
+    /// In parts, so that the backlog grows and shrinks without moving bytes.
     parts: VecDeque<Vec<u8>>,
-    /// How many bytes of the first part have gone.
+    /// Bytes of the first part that were sent.
     head: usize,
-    /// Bytes waiting.
+    /// Bytes in the backlog.
     len: usize,
-    /// Bytes left of each frame, in order.
+    /// Unsent bytes of each frame, in order.
     frames: VecDeque<usize>,
-    /// Whether a part of the first frame has gone.
+    /// Whether a part of the first frame was sent.
     begun: bool,
-    /// When a byte last went, by the shard's clock.
+    /// When a byte was last sent, in the shard's time.
     pub(in crate::hub) moved_ms: u64,
     /// Bytes of memory of the parts.
     room: usize,
@@ -65,14 +65,14 @@ impl Backlog {
         self.recount();
     }
 
-    /// The rest of a frame whose beginning has gone. Only into an empty backlog.
+    /// Adds the rest of a frame whose beginning was sent. Only for an empty backlog.
     pub(in crate::hub) fn push_rest(&mut self, rest: &[u8]) {
         self.frames.push_back(rest.len());
         self.begun = true;
         self.put(rest);
     }
 
-    /// A whole frame, or several.
+    /// Adds one or more whole frames.
     pub(in crate::hub) fn push(&mut self, frames: &[u8]) {
         let mut rest = frames;
         while !rest.is_empty() {
@@ -83,23 +83,23 @@ impl Backlog {
         self.put(frames);
     }
 
-    /// Bytes waiting.
+    /// Bytes in the backlog.
     pub(in crate::hub) fn len(&self) -> usize {
         self.len
     }
 
-    /// Bytes waiting behind the first frame. That one is bounded by what a frame may be, and must get through, or who
-    /// subscribed to something large could never have it.
+    /// Bytes behind the first frame. The first frame does not count: otherwise a session with a small limit could never
+    /// receive a large frame.
     pub(in crate::hub) fn behind_first(&self) -> usize {
         self.len() - self.frames.front().copied().unwrap_or(0)
     }
 
-    /// What is to be written next: nothing only where nothing waits.
+    /// The bytes to write next; empty only if the backlog is.
     pub(in crate::hub) fn waiting(&self) -> &[u8] {
         self.parts.front().and_then(|part| part.get(self.head..)).unwrap_or_default()
     }
 
-    /// `n` bytes have gone. Returns how many frames that completed.
+    /// Notes that `n` bytes were sent. Returns the number of frames that this completed.
     pub(in crate::hub) fn sent(&mut self, n: usize, now_ms: u64) -> u64 {
         let n = n.min(self.len);
         self.len -= n;
@@ -129,7 +129,7 @@ impl Backlog {
         completed
     }
 
-    /// Drops all but what must follow for the stream of frames to stay whole.
+    /// Drops everything except the rest of a partly sent frame, which must follow for the stream to stay valid.
     pub(in crate::hub) fn cut_short(&mut self) {
         let keep = if self.begun { self.frames.front().copied().unwrap_or(0) } else { 0 };
         let mut kept = self.waiting().to_vec();
@@ -137,7 +137,7 @@ impl Backlog {
             kept.extend_from_slice(part);
         }
         kept.truncate(keep);
-        // Into memory of its own: closing is to give the rest back at once.
+        // Into a new allocation, so that closing frees the rest immediately.
         kept.shrink_to_fit();
         (self.head, self.len, self.room) = (0, kept.len(), kept.capacity());
         self.parts.clear();
@@ -155,8 +155,8 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// However the writes fall, the socket sees whole frames in order; cut short, it sees a whole number of
-        /// them and then what is pushed last.
+        /// With writes of any size, the socket sees whole frames in order. After `cut_short` it sees a whole number of
+        /// them, and then what was pushed last.
         #[test]
         fn frames_stay_whole(
             sizes in prop::collection::vec(prop_oneof![4 => 0usize..400, 1 => 30_000usize..200_000], 1..12),
@@ -175,7 +175,7 @@ mod tests {
                 let n = n.min(backlog.waiting().len());
                 socket.extend(&backlog.waiting()[..n]);
                 backlog.sent(n, 0);
-                prop_assert!(backlog.room <= room, "what has gone is given back");
+                prop_assert!(backlog.room <= room, "sent bytes are freed");
                 room = backlog.room;
             }
             let whole: Vec<u8> = frames.concat();
@@ -194,7 +194,7 @@ mod tests {
             all.truncate(all.len() - last.len());
             let mut at = 0;
             while at < all.len() { at += frame_bytes(&all[at..]); }
-            prop_assert_eq!(at, all.len(), "a frame was left in chunks");
+            prop_assert_eq!(at, all.len(), "a frame was cut");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! From the chunks that wait for a session to the bytes of one write. Sessions that get the same, as those of one group do,
-//! share them: they are put together for the first.
+//! From a session's chunks to the bytes of one write. Sessions with equal send queues, as in one group, share the
+//! bytes: they are gathered once.
 
 use std::ops::Range;
 
@@ -13,18 +13,18 @@ use crate::hub::index::ChunkId;
 use crate::protocol::Dialect;
 use crate::wire::frame::Opcode;
 
-/// Coalesced bytes from which on a batch of writes is made, however few they are.
+/// Coalesced bytes from which a batch of writes is made, even if it has few writes.
 pub(in crate::hub) const BATCH_BYTES: usize = 1 << 20;
 
 /// The bytes of one write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::hub) struct Coalesced {
     lies: Lies,
-    /// Where frames were put together: the messages that they became, which cannot be cut. Else empty.
+    /// If frames were joined: the resulting messages, which cannot be cut. Otherwise empty.
     messages: SmallVec<[Message; 1]>,
 }
 
-/// A message of a write: where it ends among the gathered bytes, and among those of the chunks.
+/// A message of a write: its end among the gathered bytes, and among those of the chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Message {
     end: usize,
@@ -32,8 +32,8 @@ struct Message {
 }
 
 impl Coalesced {
-    /// For a write that got to `sent`: where the message ends that was begun, and how far its last whole frame got in the
-    /// bytes of the chunks once that is sent too.
+    /// For a write that stopped at `sent`: the end of the partly sent message, and the position in the chunks' bytes
+    /// after its last whole frame.
     pub(in crate::hub) fn cut(&self, sent: usize) -> (usize, usize) {
         let begun = self.messages.partition_point(|message| message.end < sent);
         match self.messages.get(begun).filter(|_| sent > 0) {
@@ -43,26 +43,26 @@ impl Coalesced {
     }
 }
 
-/// Where they are.
+/// Where the bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Lies {
-    /// In a chunk, by its number.
+    /// In a chunk.
     Chunk(ChunkId),
-    /// Among the gathered.
+    /// In the gathered bytes.
     Range(Range<usize>),
 }
 
-/// What else than its chunks decides about a session's bytes.
+/// What determines a session's bytes apart from its chunks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::hub) struct Shape {
     dialect: Dialect,
-    /// Several deliveries come as one list.
+    /// Several deliveries are sent as one list.
     list: bool,
     deflate: bool,
 }
 
 impl Shape {
-    /// That of a session that gets each delivery as a frame of its own.
+    /// For a session that gets each delivery as a frame of its own.
     pub(in crate::hub) fn frames(dialect: Dialect) -> Self {
         Self { dialect, list: false, deflate: false }
     }
@@ -73,25 +73,25 @@ impl Shape {
     }
 }
 
-/// What was gathered for a batch of writes.
+/// The bytes gathered for a batch of writes.
 #[derive(Default)]
 pub(in crate::hub) struct Coalescer {
     bytes: Vec<u8>,
-    /// A message as it is put together.
+    /// The message that is being built.
     message: Vec<u8>,
-    /// The chunks of the last session.
+    /// The chunks of the previous session.
     last: Vec<ChunkId>,
     last_got: Option<(Shape, Coalesced)>,
 }
 
 impl Coalescer {
-    /// Whether it is time to make the writes.
+    /// Whether the batch should be written now.
     pub(in crate::hub) fn is_full(&self) -> bool {
         self.bytes.len() >= BATCH_BYTES
     }
 
-    /// The bytes of `send_queue` for a session of `shape`. They can be had until [`Coalescer::clear`], as long as the send queue is
-    /// not released.
+    /// Gathers the bytes of `send_queue` for a session of `shape`. They are valid until [`Coalescer::clear`], as long
+    /// as the send queue is not released.
     pub(in crate::hub) fn coalesce(&mut self, outbox: &Outbox, send_queue: SendQueue, shape: Shape) -> Coalesced {
         if let Some((last_shape, got)) = &self.last_got
             && *last_shape == shape
@@ -107,7 +107,7 @@ impl Coalescer {
     }
 
     fn put_together(&mut self, outbox: &Outbox, send_queue: SendQueue, shape: Shape) -> Coalesced {
-        // A compressed run of a tick is a list already.
+        // A compressed batch is a list already.
         let whole = |chunk: &Chunk| !shape.list || chunk.cuts.is_empty();
         if let [only] = self.last[..]
             && outbox.get(only).is_some_and(whole)
@@ -127,7 +127,8 @@ impl Coalescer {
         Coalesced { lies: Lies::Range(begin..self.bytes.len()), messages }
     }
 
-    /// Makes messages of what lies from `begin` on, each as large as it may be: few events for a browser in place of many.
+    /// Joins the frames from `begin` on into messages, each as large as allowed: a browser handles few large events
+    /// faster.
     fn messages(
         &mut self,
         begin: usize,
@@ -145,7 +146,7 @@ impl Coalescer {
         let (mut messages, mut from, mut upto, mut size, mut count) = (SmallVec::new(), 0, 0, 0, 0);
         for (len, inflated) in outbox.chunks(send_queue).flat_map(Chunk::frames) {
             let whole = frames.get(upto..upto + len).unwrap_or_default();
-            // A control frame stays alone, and so does what is too large.
+            // A control frame is not joined, nor is a frame that is too large.
             let is_data = whole.first().copied().and_then(Opcode::from_bits) == Some(shape.dialect.opcode());
             let inflated = if is_data { inflated } else { most + 1 };
             if count > 0 && size + inflated > most {
@@ -160,7 +161,7 @@ impl Coalescer {
         messages
     }
 
-    /// Appends these frames as one message; one alone as it is.
+    /// Appends these frames as one message; a single frame is copied unchanged.
     fn message(&mut self, begin: usize, frames: &[u8], range: Range<usize>, count: usize, shape: Shape) -> Message {
         let at = self.bytes.len();
         self.bytes.extend_from_slice(frames.get(range.clone()).unwrap_or_default());
@@ -170,7 +171,7 @@ impl Coalescer {
         Message { end: self.bytes.len() - begin, chunks_end: range.end }
     }
 
-    /// Makes one message of what lies from `begin` on, if it can be done.
+    /// Joins the frames from `begin` on into one message, if they can be joined.
     fn join(&mut self, begin: usize, shape: Shape) -> bool {
         let frames = self.bytes.get(begin..).unwrap_or_default();
         if shape.deflate && any_compressed(frames) {
@@ -187,7 +188,7 @@ impl Coalescer {
         true
     }
 
-    /// The bytes themselves.
+    /// The bytes of a write.
     pub(in crate::hub) fn bytes<'a>(&'a self, outbox: &'a Outbox, coalesced: &Coalesced) -> &'a [u8] {
         match &coalesced.lies {
             Lies::Chunk(number) => outbox.get(*number).map_or(&[], |chunk| &chunk.bytes),
@@ -195,13 +196,13 @@ impl Coalescer {
         }
     }
 
-    /// The writes were made.
+    /// Forgets the gathered bytes after the writes were made.
     pub(in crate::hub) fn clear(&mut self) {
         self.bytes.clear();
         self.last_got = None;
     }
 
-    /// Gives back what a storm left behind.
+    /// Frees memory that a burst needed.
     pub(in crate::hub) fn end_tick(&mut self) {
         self.bytes.shrink_to(2 * BATCH_BYTES);
     }
@@ -216,7 +217,7 @@ mod tests {
     use crate::hub::index::{ChunkId, SessionIndex};
     use crate::wire::frame;
 
-    /// Sessions of one group share the gathered bytes. Other chunks, or another shape, are gathered again.
+    /// Sessions of one group share the gathered bytes. Other chunks, or another shape, are gathered separately.
     #[test]
     fn the_same_is_put_together_once() {
         let mut outbox = Outbox::default();

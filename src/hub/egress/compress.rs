@@ -1,4 +1,4 @@
-//! Compressed frames: made once, for all who negotiated permessage-deflate, whichever session asks for them first.
+//! Compressed frames. Each is compressed once, for all sessions that negotiated permessage-deflate.
 
 use std::collections::HashMap;
 
@@ -8,22 +8,22 @@ use crate::protocol::Dialect;
 use crate::wire::deflate::{self, Deflater, Part};
 use crate::wire::frame::{self, Opcode, RSV1, frame_bytes};
 
-/// How a compressed list begins and ends where [`deflate::join`] put the brackets: one stored byte each.
+/// The beginning and the end of a compressed list as [`deflate::join`] makes it: each bracket is one stored byte.
 const OPEN: [u8; 6] = [0x00, 0x01, 0x00, 0xfe, 0xff, b'['];
 const CLOSE: [u8; 6] = [0x01, 0x00, 0xfe, 0xff, b']', 0x00];
 
-/// A compressor, and what it made in this tick.
+/// A compressor, with the frames that it compressed in this tick.
 #[derive(Default)]
 pub(in crate::hub) struct Compressor {
-    /// Made for the first session that negotiated it.
+    /// Created for the first session that negotiated permessage-deflate.
     deflater: Option<Box<Deflater>>,
-    /// By where the frame lies, which is kept so that nothing else can lie there.
+    /// Keyed by the frame's address. The frame is kept with it, so that no other frame can get that address.
     made: HashMap<(usize, usize), (Bytes, Bytes)>,
     body: Vec<u8>,
 }
 
 impl Compressor {
-    /// A frame, compressed if that makes it smaller.
+    /// Returns a frame, compressed if that makes it smaller.
     pub(in crate::hub) fn frame(&mut self, plain: &Bytes) -> Bytes {
         let Some(opcode) = plain.first().and_then(|b0| Opcode::from_bits(*b0)).filter(|o| !o.is_control()) else {
             return plain.clone();
@@ -37,7 +37,7 @@ impl Compressor {
         made.clone()
     }
 
-    /// Several frames of one topic as one: in `plain` a list.
+    /// Compresses several frames of one topic into one message: a list in `plain`.
     pub(in crate::hub) fn joined<'a>(&mut self, frames: impl Iterator<Item = &'a Bytes>, dialect: Dialect) -> Bytes {
         self.body.clear();
         let [_, between, _] = dialect.seams();
@@ -75,8 +75,8 @@ pub(in crate::hub) fn any_compressed(mut frames: &[u8]) -> bool {
     false
 }
 
-/// Puts data frames, of which some are compressed, into one compressed message without compressing anything. `None` if one
-/// of them is no data frame.
+/// Joins data frames, some of them compressed, into one compressed message without compressing anything again. `None`
+/// if one of them is not a data frame.
 pub(in crate::hub) fn join(frames: &[u8], dialect: Dialect) -> Option<Bytes> {
     let opcode = dialect.opcode();
     let [open, between, close] = dialect.seams();
@@ -93,7 +93,7 @@ pub(in crate::hub) fn join(frames: &[u8], dialect: Dialect) -> Option<Bytes> {
             parts.push(Part::Plain(between));
         }
         parts.push(match b0 & RSV1 {
-            // A list goes into the list without its brackets.
+            // A list is joined without its brackets.
             0 => Part::Plain(payload.strip_prefix(b"[").and_then(|p| p.strip_suffix(b"]")).unwrap_or(payload)),
             _ => Part::Deflated(payload.strip_prefix(&OPEN).and_then(|p| p.strip_suffix(&CLOSE)).unwrap_or(payload)),
         });
@@ -118,9 +118,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a write carries, compressed or not, in batches or alone: the one message has all of it in order.
+        /// For any mix of compressed and plain frames, batched or single, the joined message has all of them in order.
         #[test]
-        fn a_visit_of_compressed_frames_is_one_message(
+        fn a_write_of_compressed_frames_is_one_message(
             runs in prop::collection::vec(prop::collection::vec(1usize..400, 1..5), 1..6),
             centrifuge in any::<bool>(),
         ) {

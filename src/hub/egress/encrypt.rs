@@ -1,4 +1,4 @@
-//! Sessions over TLS: the bytes of a write are encrypted for its socket alone.
+//! Sessions over TLS: the bytes of a write are encrypted for each socket.
 
 use std::ops::Range;
 
@@ -7,27 +7,28 @@ use mio::net::TcpStream;
 use super::write::{Sent, write};
 use crate::wire::tls::{SEALED_BYTES_MAX, Sealed, Tls};
 
-/// A write's bytes, encrypted: the first of them, if they are many.
+/// The encrypted bytes of a write, or of its beginning if it is long.
 pub(in crate::hub) struct Encrypted {
     range: Range<usize>,
-    /// How many bytes they were before.
+    /// Their length before encryption.
     plain: usize,
 }
 
 impl Encrypted {
-    /// Seals the first of `bytes`; `None` if that cannot be done any more.
+    /// Encrypts the beginning of `bytes`; `None` if the TLS connection has failed.
     pub(in crate::hub) fn begin(tls: &mut Tls, bytes: &[u8], sealed: &mut Sealed) -> Option<Self> {
         let plain = bytes.len().min(SEALED_BYTES_MAX);
         let range = tls.seal(bytes.get(..plain)?, sealed).ok()?;
         Some(Self { range, plain })
     }
 
-    /// What is to be written.
+    /// The bytes to write.
     pub(in crate::hub) fn bytes<'a>(&self, sealed: &'a Sealed) -> &'a [u8] {
         sealed.bytes(self.range.clone())
     }
 
-    /// What `sent`, which is about sealed bytes, comes to in those of `bytes`. If the socket takes more, the others follow.
+    /// Translates `sent`, which counts encrypted bytes, to a result in terms of `bytes`. If the socket takes more, the
+    /// rest of `bytes` is encrypted and written too.
     pub(in crate::hub) fn end(
         &self,
         sent: Sent,
@@ -53,8 +54,8 @@ impl Encrypted {
     }
 }
 
-/// Writes the records that wait, then `plain`. Little of it is encrypted before the socket takes it; encrypted bytes count as
-/// sent.
+/// Writes the records that wait, then `plain`. Only a small part is encrypted before the socket takes it. Encrypted
+/// bytes count as sent.
 pub(in crate::hub) fn send_encrypted(tls: &mut Tls, socket: &TcpStream, plain: &[u8]) -> Sent {
     let mut parts = plain.chunks(SEALED_BYTES_MAX);
     let mut sealed = 0;

@@ -1,33 +1,34 @@
 //! The limit on all backlogs together: above it, the sessions with the largest backlogs are closed as slow.
 //!
-//! Each shard counts its own (`backlog_bytes` of its [`ShardStats`]) and looks at the others'
-//! only while it has more than its share. If the sum is over the ceiling some shard has, so it is enough that each minds
-//! itself: no lock, and no number that two write.
+//! Each shard counts its own backlogs (`backlog_bytes` in its [`ShardStats`]), and reads the others' counts only while
+//! it exceeds its share. If the sum exceeds the limit, at least one shard exceeds its share, so it is enough that each
+//! shard checks itself: no locks, and no counter with two writers.
 
 use crate::accounts;
 use crate::metrics::ShardStats;
 
-/// A shard's part of a ceiling on what waits for a write.
+/// One shard's share of a limit on bytes that wait for a write.
 pub(in crate::hub) fn outgoing_max(total: Option<usize>, shards: usize) -> usize {
     total.map_or(usize::MAX, |total| total / shards.max(1))
 }
 
-/// A ceiling on the backlogs of all shards.
+/// The limit on the backlogs of all shards.
 pub(in crate::hub) struct Ceiling {
     total: u64,
-    /// What a shard may have without asking how much the others do.
+    /// Bytes up to which a shard need not read the others' counts.
     share: u64,
-    everybody: std::sync::Arc<[std::sync::Arc<ShardStats>]>,
+    all_stats: std::sync::Arc<[std::sync::Arc<ShardStats>]>,
 }
 
 impl Ceiling {
-    /// `total` bytes for all of `everybody`.
-    pub(in crate::hub) fn new(total: Option<usize>, everybody: std::sync::Arc<[std::sync::Arc<ShardStats>]>) -> Self {
+    /// A limit of `total` bytes for all shards.
+    pub(in crate::hub) fn new(total: Option<usize>, all_stats: std::sync::Arc<[std::sync::Arc<ShardStats>]>) -> Self {
         let total = total.map_or(u64::MAX, |total| total as u64);
-        Self { total, share: total / everybody.len().max(1) as u64, everybody }
+        Self { total, share: total / all_stats.len().max(1) as u64, all_stats }
     }
 
-    /// What a shard that has `own` bytes must come down to, if it must: an eighth below, so that it is not back at once.
+    /// The bytes to which a shard with `own` bytes must shrink, if it must: an eighth below its limit, so that it does
+    /// not exceed it again immediately.
     pub(in crate::hub) fn target(&self, own: u64) -> Option<u64> {
         let left = |bytes: u64| bytes / u64::from(accounts::WHOLE) * u64::from(accounts::share());
         let (total, share) = match accounts::share() {
@@ -37,7 +38,7 @@ impl Ceiling {
         if own <= share {
             return None;
         }
-        let all: u64 = self.everybody.iter().map(|stats| stats.backlog_bytes.get()).sum();
+        let all: u64 = self.all_stats.iter().map(|stats| stats.backlog_bytes.get()).sum();
         let excess = all.checked_sub(total).filter(|excess| *excess > 0)? + total / 8;
         Some(own.saturating_sub(excess).max(share - share / 8))
     }
@@ -49,9 +50,9 @@ mod tests {
 
     use super::*;
 
-    /// (what two shards have, what the first must come down to), of 1,000 bytes.
+    /// (bytes of two shards, target of the first), with a limit of 1,000 bytes.
     #[test]
-    fn who_has_more_than_its_share_comes_down_when_all_have_too_much() {
+    fn a_shard_above_its_share_shrinks_when_the_sum_exceeds_the_limit() {
         for (bytes, target) in [
             ([0, 0], None),
             ([1_000, 0], None),

@@ -1,8 +1,8 @@
-//! From send queues to sockets: when a session is written to, what goes in one write, and what becomes of the rest where a
-//! socket takes no more.
+//! From send queues to sockets: when a session is written to, what one write carries, and what happens to the rest when
+//! the socket is full.
 //!
-//! Knows no topics, no groups and no commands: a chunk carries which topic it is of and where a receiver stands before it, and
-//! egress hands that back ([`Outcome`]) where the chunk was not sent. Sessions end elsewhere: it says which have to.
+//! Knows no topics, groups or commands. A chunk names its topic and the receiver's position before it; egress returns
+//! both ([`Outcome`]) if the chunk was not sent. Egress closes no session: an outcome says which must end.
 
 mod backlog;
 mod coalesce;
@@ -45,48 +45,48 @@ use crate::topic::Slot;
 use crate::wire::frame::frame_bytes;
 use crate::wire::tls::Sealed;
 
-/// Bytes from which on a write has no more: the rest is the next one's.
+/// Size from which a write takes no further chunks; the rest goes into the next write.
 const WRITE_BYTES_MAX: u32 = 1 << 20;
 
-/// Deltas of one topic in one send queue from which on they are conflated.
+/// Number of deltas of one topic in a send queue from which they are conflated.
 const CONFLATE_DELIVERIES: u32 = 8;
 
-/// What a write came to, for those who know what the bytes are about. In the order in which it came about.
+/// The outcomes of writes, in the order in which they occurred.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// Deliveries of a topic were not sent to a session that stood at `from` before them: newer state is to take their place.
-    /// So many `bytes` of state were charged for them.
+    /// Deliveries of a topic were not sent to a session that was at `from` before them; newer state replaces them.
+    /// `bytes` of state were charged for them.
     Skipped { session: SessionIndex, topic: Slot, from: Cursor, bytes: usize },
-    /// Something that the session gets as it is says where it stands in a topic.
+    /// A requested state that the session still gets sets its position in a topic.
     Stands { session: SessionIndex, topic: Slot, at: Cursor },
-    /// So much waits for a session that one delivery in place of many is due: its send queue, taken out.
+    /// So much waits for a session that its deltas should be conflated. The send queue was taken out of it.
     Conflate { session: SessionIndex, send_queue: SendQueue },
-    /// Its socket is full. More may wait than it may have.
+    /// The socket is full. `too_much`: the backlog exceeds its limit.
     Full { session: SessionIndex, too_much: bool },
-    /// A ping was written: its client can answer from now on.
+    /// A ping was written: the time to answer it begins.
     Pinged { session: SessionIndex },
-    /// The socket is gone, or has got the last that was to be written.
+    /// The socket is closed, or the session's last frame was written.
     Over { session: SessionIndex },
 }
 
-/// What became of a session's backlog.
+/// The state of a session's backlog after a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Drained {
-    /// Nothing was to be done, or nothing more can be.
+    /// There is no backlog, or the session cannot be written to.
     Idle,
     /// The socket is full again.
     Full,
-    /// All of it has gone.
+    /// The whole backlog was sent.
     All,
 }
 
-/// A write that is about to be made.
+/// A prepared write.
 struct Write {
     session: SessionIndex,
     send_queue: SendQueue,
     deliveries: u64,
     bytes: Coalesced,
-    /// Set where they are encrypted.
+    /// Set if they are encrypted.
     encrypted: Option<Encrypted>,
     /// When it was due, in the low half of the shard's clock.
     time_ms: u32,
@@ -100,23 +100,23 @@ pub(super) struct Egress {
     coalescer: Coalescer,
     sealed: Sealed,
     backend: Box<dyn Flush>,
-    /// Writes of the batch that is being put together.
+    /// Writes of the batch that is being prepared.
     writes: Vec<Write>,
-    /// Sessions of which more waits than one write has.
+    /// Sessions whose send queue exceeds one write.
     unfinished: Vec<SessionIndex>,
     timers: Timers,
     pub(super) load: Load,
     stats: Arc<ShardStats>,
-    /// Bytes that may wait behind a full socket.
+    /// Limit on the bytes in a backlog.
     backlog_max: usize,
     outcomes: Vec<Outcome>,
-    /// The shard's clock, and the time of day.
+    /// The shard's clock, and the wall clock.
     now_ms: u64,
     unix_ms: u64,
 }
 
 impl Egress {
-    /// `backlog_max` bytes may wait for one session whose socket is full, beside the frame that is being sent.
+    /// `backlog_max` bytes may wait for a session whose socket is full, not counting the frame that is being sent.
     pub(super) fn new(backend: Box<dyn Flush>, backlog_max: usize, stats: Arc<ShardStats>) -> Self {
         Self {
             outbox: Outbox::default(),
@@ -147,22 +147,22 @@ impl Egress {
         self.sealed.shrink_to(2 * BATCH_BYTES);
     }
 
-    /// What came about since this was last asked.
+    /// Takes the outcomes since the last call.
     pub(super) fn take_outcomes(&mut self) -> Vec<Outcome> {
         std::mem::take(&mut self.outcomes)
     }
 
-    /// Gives the list back, emptied, so that none is made for each write.
+    /// Returns the emptied list, so that its memory is reused.
     pub(super) fn reuse(&mut self, outcomes: Vec<Outcome>) {
-        debug_assert!(outcomes.is_empty(), "every outcome was carried out");
+        debug_assert!(outcomes.is_empty(), "an outcome was not carried out");
         if self.outcomes.is_empty() {
             self.outcomes = outcomes;
         }
     }
 
-    /// Writes to one session after the other, of those that are dirty from `at` on, until a batch is full or there is an
-    /// outcome to look at. Returns how far it came. `hurry` lets none of them wait. `written` is shown each send queue with what
-    /// its write came to.
+    /// Writes to the dirty sessions from `at` on, until a batch is full or there is an outcome to handle. Returns the
+    /// position that it reached. `hurry` skips flush intervals. `written` is called for each send queue with the result
+    /// of its write.
     pub(super) fn flush<S: Outputs>(
         &mut self,
         sessions: &mut S,
@@ -186,18 +186,18 @@ impl Egress {
         at
     }
 
-    /// Whether writes were prepared and not made.
+    /// Whether there are prepared writes that were not made.
     pub(super) fn has_prepared(&self) -> bool {
         !self.writes.is_empty()
     }
 
-    /// All dirty sessions were looked at. Those stay dirty that have more to get, or are about to end.
+    /// All dirty sessions were processed. Those with more to send, or about to end, stay dirty.
     pub(super) fn end_flush(&mut self) {
         self.outbox.dirty.clear();
         self.outbox.dirty.append(&mut self.unfinished);
     }
 
-    /// Of the sessions that are dirty, those stay so that have something to get. Tells whether there is one.
+    /// Keeps those dirty sessions that have something to send. Returns whether there is one.
     pub(super) fn settle_dirty<S: Outputs>(&mut self, sessions: &S) -> bool {
         let waits = |session: &SessionIndex| {
             sessions.output(*session).is_some_and(|o| !o.send_queue.is_empty() && !o.send_queue.parked)
@@ -217,7 +217,7 @@ impl Egress {
         self.make_writes(sessions, written);
     }
 
-    /// Puts together what a session gets, unless it may wait (and is not hurried) or its socket is full.
+    /// Prepares a session's write, unless it may wait (and `hurry` is not set) or its socket is full.
     fn prepare<S: Outputs>(&mut self, sessions: &mut S, session: SessionIndex, hurry: bool) {
         let now_ms = self.now_ms;
         let Some(output) = sessions.output_mut(session) else { return };
@@ -250,7 +250,8 @@ impl Egress {
             return;
         }
         if send_queue.bytes() > WRITE_BYTES_MAX {
-            // The socket will not take all of that at once. The rest stays shared with other sessions until the next write.
+            // The socket will not take more than this at once. The rest stays shared with other sessions until the next
+            // write.
             output.send_queue = self.outbox.split(&mut send_queue, WRITE_BYTES_MAX);
             self.unfinished.push(session);
         }
@@ -277,7 +278,7 @@ impl Egress {
         self.writes.push(Write { session, send_queue, deliveries, bytes, encrypted, time_ms, sent: Sent::Gone });
     }
 
-    /// Makes the writes that were prepared.
+    /// Makes the prepared writes.
     fn make_writes<S: Outputs>(&mut self, sessions: &mut S, mut written: impl FnMut(&Outbox, SendQueue, Sent)) {
         if self.writes.is_empty() {
             return;
@@ -298,14 +299,14 @@ impl Egress {
         self.sealed.clear();
     }
 
-    /// Hands the bytes to the backend, and notes what left.
+    /// Hands the bytes to the backend, and counts what was sent.
     fn send<S: Outputs>(&mut self, sessions: &S, writes: &mut [Write]) {
         let bytes_of = |write: &Write| match &write.encrypted {
             None => self.coalescer.bytes(&self.outbox, &write.bytes),
             Some(encrypted) => encrypted.bytes(&self.sealed),
         };
         match writes {
-            // The one write of a backend without batches needs no list.
+            // A backend without batches takes one write: no list is needed.
             [write] => {
                 if let Some(output) = sessions.output(write.session) {
                     let mut outgoing = [Outgoing { socket: &output.socket, bytes: bytes_of(write), sent: Sent::Gone }];
@@ -329,14 +330,15 @@ impl Egress {
         }
     }
 
-    /// What an encrypted write came to, in bytes as they were before; what was not encrypted yet, follows.
+    /// Translates the result of an encrypted write to plain bytes. Bytes not encrypted yet are encrypted and written
+    /// now.
     fn decrypt(&self, output: &mut Output, write: &mut Write) {
         let (Some(encrypted), Some(tls)) = (&write.encrypted, &mut output.tls) else { return };
         let bytes = self.coalescer.bytes(&self.outbox, &write.bytes);
         write.sent = encrypted.end(write.sent, tls, &output.socket, bytes, &self.sealed);
     }
 
-    /// What a write came to.
+    /// Handles the result of a write.
     fn written(&mut self, output: &mut Output, write: &Write) {
         let now_ms = self.now_ms;
         let Write { session, send_queue, deliveries, time_ms, sent, .. } = *write;
@@ -363,7 +365,7 @@ impl Egress {
                 self.stats.writes_partial.add(1);
                 self.stats.bytes.add(n as u64);
                 if n >= bytes.len() {
-                    // All of it was encrypted, and some of that must wait.
+                    // Everything was encrypted, but some records wait.
                     self.keep(session, output, &[], send_queue, usize::MAX);
                 } else {
                     let (end, chunks_end) = write.bytes.cut(n);
@@ -375,7 +377,7 @@ impl Egress {
         }
     }
 
-    /// The socket has taken all that was to be written.
+    /// The socket has taken everything.
     fn all_written(&mut self, session: SessionIndex, output: &mut Output) {
         if !output.send_queue.is_empty() {
             return;
@@ -389,8 +391,9 @@ impl Egress {
         }
     }
 
-    /// The socket is full: of `send_queue`, `sent` bytes have gone, and `rest` is that of a message that was begun, which must
-    /// follow as it is. What must go out as it is, is kept; what newer state may replace is passed over.
+    /// The socket is full. `sent` bytes of `send_queue` were sent; `rest` is the rest of a partly sent message, which
+    /// must follow unchanged. Frames that nothing may replace go into the backlog; those that newer state may replace
+    /// are skipped.
     fn keep(&mut self, session: SessionIndex, output: &mut Output, rest: &[u8], send_queue: SendQueue, sent: usize) {
         if matches!(output.stage, Stage::Done | Stage::Dropped) {
             self.outcomes.push(Outcome::Over { session });
@@ -446,14 +449,14 @@ impl Egress {
                 frame_start = frame_end;
             }
         }
-        // What was begun counts for one more when its rest has gone.
+        // The partly sent message is counted when its rest was sent.
         self.stats.deliveries.add(completed.saturating_sub(u64::from(!rest.is_empty())));
         self.stats.backlog_bytes.add((backlog.len() - before) as u64);
         let too_much = backlog.behind_first() > self.backlog_max;
         self.outcomes.push(Outcome::Full { session, too_much });
     }
 
-    /// The socket takes bytes again: what was kept goes first.
+    /// The socket has room again: the backlog is sent first.
     pub(super) fn drain<S: Outputs>(&mut self, sessions: &mut S, session: SessionIndex) -> Drained {
         let now_ms = self.now_ms;
         let Some(output) = sessions.output_mut(session) else { return Drained::Idle };
@@ -514,15 +517,16 @@ impl Egress {
         }
     }
 
-    /// Whether a session's rate limit lets it be written to. If not, it is as one whose socket is full, until its time comes.
+    /// Whether a session's rate limit allows a write. If not, the session is treated as if its socket were full until
+    /// it does.
     pub(super) fn may_send(&mut self, session: SessionIndex, output: &mut Output) -> bool {
         let now_ms = self.now_ms;
         let Some(until_ms) = output.pace.as_ref().and_then(|pace| pace.wait_until(now_ms)) else { return true };
-        // One that goes is told why.
+        // A session that is ending gets its close frame without waiting.
         if !output.stage.is_live() {
             return true;
         }
-        // Until then it is not the socket that stands still.
+        // The wait is caused by the limit, so the backlog must not count as stalled.
         match &mut output.backlog {
             Some(backlog) => backlog.moved_ms = until_ms,
             None => {
@@ -534,20 +538,21 @@ impl Egress {
         false
     }
 
-    /// Sees to it that a session is looked at by `at_ms`.
+    /// Ensures that a session is checked at `at_ms` or before.
     pub(super) fn look_at<S: Outputs>(&mut self, sessions: &mut S, session: SessionIndex, at_ms: u64) {
         if let Some(output) = sessions.output_mut(session) {
             self.timers.look_at(session, output, at_ms, self.now_ms);
         }
     }
 
-    /// The earliest time at which a session is to be looked at.
+    /// The earliest time at which a session must be checked.
     pub(super) fn next_timer_ms(&self) -> Option<u64> {
         self.timers.next_ms()
     }
 
-    /// Sessions whose time has come. A timer may be an earlier session's, or too early by now: whoever still has to wait sets
-    /// another. What waited in a send queue is written in this tick; `true` with a session says that it has a backlog.
+    /// The sessions whose timer has expired. A timer may belong to an earlier session or fire too early; a session that
+    /// must still wait sets a new one. Send queues that waited are written in this tick; `true` marks a session with a
+    /// backlog.
     pub(super) fn due<S: Outputs>(&mut self, sessions: &mut S) -> Vec<(SessionIndex, bool)> {
         let mut woken = Vec::new();
         while let Some((at_ms, due)) = self.timers.due(self.now_ms) {
@@ -566,7 +571,7 @@ impl Egress {
     }
 }
 
-/// Whether a session waited for so long, or a topic moved so fast, that one delivery in place of many is due.
+/// Whether a session has waited so long, or a topic changes so fast, that its deltas should be conflated.
 fn is_worth_conflating(outbox: &Outbox, send_queue: SendQueue) -> bool {
     if u32::from(send_queue.replaceable()) < CONFLATE_DELIVERIES {
         return false;
@@ -580,7 +585,7 @@ fn is_worth_conflating(outbox: &Outbox, send_queue: SendQueue) -> bool {
                 *waiting
             }
             None => {
-                // A few are enough: one that moves fast is among them sooner or later.
+                // Four topics are enough: a fast topic is soon among them.
                 if topics.len() < 4 {
                     topics.push((slot, chunk.deliveries));
                 }

@@ -1,4 +1,4 @@
-//! The sending side of a session: all of it that egress knows.
+//! The sending side of a session: everything that egress knows of it.
 
 use mio::net::TcpStream;
 
@@ -14,25 +14,25 @@ use crate::wire::tls::Tls;
 /// The sending side of a session. Times are in ms of the low half of the shard's clock.
 pub(in crate::hub) struct Output {
     pub(in crate::hub) socket: TcpStream,
-    /// Set where its bytes are encrypted.
+    /// Set if the connection uses TLS.
     pub(in crate::hub) tls: Option<Box<Tls>>,
     pub(in crate::hub) dialect: Dialect,
     /// permessage-deflate was negotiated.
     pub(in crate::hub) deflate: bool,
-    /// Several deliveries are to come in one message (`plain`; in Centrifuge they always do).
+    /// Several deliveries are sent as one message (an option of `plain`; always in Centrifuge).
     pub(in crate::hub) batch: bool,
-    /// The poll tells when its socket takes bytes again.
+    /// The poll reports when its socket has room again.
     pub(in crate::hub) watched: bool,
     pub(in crate::hub) stage: Stage,
-    /// While it is closing: until when the peer's close frame is awaited.
+    /// While closing: how long the client's close frame is awaited.
     pub(in crate::hub) close_by_ms: u32,
-    /// How far the ping is that was sent since the client was last heard.
+    /// The state of the ping that the client has not answered.
     pub(in crate::hub) ping: Ping,
-    /// What waits for the next write.
+    /// The chunks for the next write.
     pub(in crate::hub) send_queue: SendQueue,
     /// When it was last written to.
     pub(in crate::hub) written_ms: u32,
-    /// The earliest timer that looks at it; 0 is none.
+    /// The earliest timer of the session; 0 is none.
     pub(in crate::hub) timer_ms: u32,
     /// Its limit on bytes per second.
     pub(in crate::hub) pace: Option<Box<Pace>>,
@@ -41,7 +41,7 @@ pub(in crate::hub) struct Output {
 }
 
 impl Output {
-    /// That of a session that has just come, in the low half of the shard's clock at `now_ms`.
+    /// For a new session, at `now_ms` of the shard's clock.
     pub(in crate::hub) fn new(
         socket: TcpStream,
         tls: Option<Box<Tls>>,
@@ -60,7 +60,7 @@ impl Output {
             close_by_ms: 0,
             ping: Ping::None,
             send_queue: SendQueue::default(),
-            // Long enough ago for the first delivery to go at once.
+            // Long enough ago that the first delivery does not wait.
             written_ms: now_ms.wrapping_sub(1 << 30),
             timer_ms: 0,
             pace: None,
@@ -68,7 +68,7 @@ impl Output {
         }
     }
 
-    /// Bytes that one write may have while it catches up.
+    /// Limit on the bytes of one write while the backlog is sent.
     pub(in crate::hub) fn drain_chunk(&self) -> usize {
         self.pace.as_ref().map_or(DRAIN_CHUNK_BYTES, |pace| pace.drain_chunk())
     }

@@ -1,12 +1,13 @@
-//! A limit on a session's bytes per second. It only ever delays a write: what is sent by then is decided as for a full socket.
+//! A limit on a session's bytes per second. It only delays writes; deltas that wait meanwhile are handled as for a full
+//! socket.
 
 use crate::limits::{BYTES_PER_SECOND_MIN, DRAIN_CHUNK_BYTES};
 
-/// A ceiling on a session's bytes a second: after each write it is silent until the bytes are paid for.
+/// A limit on bytes per second: after each write the session pauses until the written bytes are within the rate.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::hub) struct Pace {
     bytes_per_second: u32,
-    /// When all that was written is paid for, in µs of the shard's clock.
+    /// When the bytes written so far are within the rate, in µs of the shard's clock.
     free_us: u64,
 }
 
@@ -15,18 +16,18 @@ impl Pace {
         Self { bytes_per_second: bytes_per_second.max(BYTES_PER_SECOND_MIN), free_us: 0 }
     }
 
-    /// `bytes` were written.
+    /// Counts `bytes` that were written.
     pub(in crate::hub) fn spend(&mut self, bytes: usize, now_ms: u64) {
         let cost_us = (bytes as u64).saturating_mul(1_000_000) / u64::from(self.bytes_per_second);
         self.free_us = self.free_us.max(now_ms * 1_000) + cost_us;
     }
 
-    /// When the next may be written, in ms of the shard's clock; `None` is now.
+    /// When the next write may be made, in ms of the shard's clock; `None` is now.
     pub(in crate::hub) fn wait_until(&self, now_ms: u64) -> Option<u64> {
         (self.free_us > now_ms * 1_000).then(|| self.free_us.div_ceil(1_000))
     }
 
-    /// Bytes that one write to a session that catches up may have.
+    /// Limit on the bytes of one write while the backlog is sent.
     pub(in crate::hub) fn drain_chunk(&self) -> usize {
         (self.bytes_per_second as usize / 8).clamp(1, DRAIN_CHUNK_BYTES)
     }
@@ -50,7 +51,7 @@ mod tests {
             }
         }
         assert!((99_000..=101_400).contains(&bytes), "{bytes} B in 10 s");
-        // A quiet time is not saved up.
+        // Idle time does not add up to a burst.
         let mut pace = Pace::new(10_000);
         pace.spend(1_000, 50_000);
         assert_eq!(pace.wait_until(50_000), Some(50_100));

@@ -1,4 +1,4 @@
-//! When a session is written to: flush intervals, the longer wait of a busy shard, and timers.
+//! When a session is written to: flush intervals, the adaptive flush delay, and timers.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use crate::hub::clock::clock32;
 use crate::hub::index::SessionIndex;
 use crate::limits::{FLUSH_DELAY_FROM, FLUSH_DELAY_FULL, FLUSH_DELAY_MS_MAX, PARK_MS_MAX};
 
-/// The time at which a session that waits `wait_ms` is written to: a little later than it could be, together with others.
-/// Writes made together cost half of what they cost one by one.
+/// The time at which a session that waits `wait_ms` is written to. It is rounded up, so that several sessions are
+/// written together: a write in a batch costs half as much.
 pub(in crate::hub) fn in_step(at_ms: u64, wait_ms: u32) -> u64 {
     at_ms.next_multiple_of(step_ms(wait_ms))
 }
@@ -22,33 +22,33 @@ fn step_ms(wait_ms: u32) -> u64 {
     }
 }
 
-/// The nominal time of a write made at `now_ms`, `since_ms` after the last, by a session that waits
-/// `wait_ms`: the one it was due at, if the shard is only a little late, so that being late once does not put off all
-/// writes to come.
+/// The nominal time of a write made at `now_ms`, `since_ms` after the last, with a flush interval of `wait_ms`. If the
+/// shard is only a little late, it is the time at which the write was due, so that one late write does not delay all
+/// later ones.
 pub(in crate::hub) fn write_time(now_ms: u64, since_ms: u32, wait_ms: u32) -> u64 {
     let due_ms = in_step((now_ms + u64::from(wait_ms)).saturating_sub(u64::from(since_ms)), wait_ms);
     let late = due_ms < now_ms && now_ms - due_ms < step_ms(wait_ms);
     if late { due_ms } else { now_ms }
 }
 
-/// How busy a shard is, and how long it therefore lets a session that was just written to wait for more: the busier, the
-/// longer, so that writes carry more and the shard becomes less busy. A session that was not written to for that long does not wait.
+/// How busy a shard is, and the adaptive flush delay that follows from it: the busier, the longer, so that writes carry
+/// more and cost less. A session that was not written to for that long does not wait.
 #[derive(Debug, Default)]
 pub(in crate::hub) struct Load {
     window_began_us: u64,
     busy_us: u64,
-    /// Share of the time spent in ticks, in 1/1,000, smoothed.
+    /// Share of time spent in ticks, in 1/1,000, smoothed.
     busy: u64,
 }
 
-/// The flush delay is a multiple of this, ms, so that writes stay in step.
+/// The flush delay is a multiple of this, in ms, so that sessions are written together.
 const FLUSH_DELAY_STEP_MS: u64 = 3;
 
-/// Time over which a shard's busy share is taken.
+/// Interval over which the share is measured.
 const LOAD_WINDOW_US: u64 = 20_000;
 
 impl Load {
-    /// A tick has ended at `now` after so many µs.
+    /// Counts a tick that ended at `now` and took `took_us`.
     pub(in crate::hub) fn ticked(&mut self, now: std::time::Duration, took_us: u64) {
         let now_us = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
         self.busy_us += took_us;
@@ -57,14 +57,14 @@ impl Load {
             return;
         }
         let busy = (self.busy_us * 1_000 / window_us).min(1_000);
-        // A quiet time is forgotten as fast as it was long.
+        // A long idle time has more weight.
         let weight = (window_us / LOAD_WINDOW_US).clamp(1, 4);
         self.busy = (self.busy * (4 - weight) + busy * weight) / 4;
         self.window_began_us = now_us;
         self.busy_us = 0;
     }
 
-    /// The wait, in ms.
+    /// The adaptive flush delay, in ms.
     pub(in crate::hub) fn flush_delay_ms(&self) -> u32 {
         let ms = self.busy.saturating_sub(FLUSH_DELAY_FROM) * u64::from(FLUSH_DELAY_MS_MAX)
             / (FLUSH_DELAY_FULL - FLUSH_DELAY_FROM);
@@ -72,18 +72,18 @@ impl Load {
         ms.min(FLUSH_DELAY_MS_MAX)
     }
 
-    /// How long the shard lets deltas wait for more before it looks at them; zero with a quiet one.
+    /// How long the shard may park; zero for a shard that is not busy.
     pub(in crate::hub) fn park(&self) -> std::time::Duration {
         std::time::Duration::from_millis(u64::from(self.flush_delay_ms() / 4).min(PARK_MS_MAX))
     }
 }
 
-/// Sessions to look at, by time in ms of the shard's clock.
+/// Sessions to check, by time in ms of the shard's clock.
 #[derive(Debug, Default)]
 pub(in crate::hub) struct Timers(BTreeMap<u64, Vec<SessionIndex>>);
 
 impl Timers {
-    /// The earliest.
+    /// The time of the first.
     pub(in crate::hub) fn next_ms(&self) -> Option<u64> {
         self.0.first_key_value().map(|(at, _)| *at)
     }
@@ -92,7 +92,7 @@ impl Timers {
         self.0.entry(at_ms).or_default().push(session);
     }
 
-    /// Sees to it that a session is looked at by `at_ms`, unless it is earlier.
+    /// Ensures that a session is checked at `at_ms`, unless it has an earlier timer.
     pub(super) fn look_at(&mut self, session: SessionIndex, output: &mut Output, at_ms: u64, now_ms: u64) {
         let at_ms = at_ms.max(1);
         let ahead = |ms: u32| ms.wrapping_sub(clock32(now_ms));
@@ -123,7 +123,7 @@ mod tests {
         assert!(quiet < 3 && load.flush_delay_ms() == FLUSH_DELAY_MS_MAX, "{quiet} {load:?}");
         load.ticked(at(5_000), 100);
         assert_eq!(load.flush_delay_ms(), 0);
-        // Evenly from a twentieth of the time on, in steps.
+        // The delay rises evenly with the share from 5 % on, in steps.
         let waits = [50, 76, 77, 142, 235, 1_000].map(|busy| Load { busy, ..Load::default() }.flush_delay_ms());
         assert_eq!(waits, [0, 0, 3, 9, 21, 21]);
     }

@@ -1,6 +1,6 @@
-//! What is to be sent to whom. Chunks are shared; each session has a send queue of them, kept in one array for all sessions,
-//! so that a session needs no queue of its own. Most send queues live for a tick; those that wait for a flush interval
-//! live until it is over.
+//! Chunks and send queues. Chunks are shared; the send queues of all sessions are linked lists in one array, so that a
+//! session needs no allocation. Most send queues exist for one tick; those that wait for a flush interval exist until
+//! it ends.
 
 use bytes::Bytes;
 
@@ -12,15 +12,15 @@ use crate::hub::index::{ChunkId, LinkId, SessionIndex};
 pub(in crate::hub) struct SendQueue {
     head: Option<LinkId>,
     tail: Option<LinkId>,
-    /// The shortest wait of its chunks.
+    /// The shortest wait of its chunks, in ms.
     wait_ms: u16,
-    /// Deliveries in it that newer state may replace.
+    /// Number of deliveries that newer state may replace.
     replaceable: u16,
     /// Bytes in it.
     bytes: u32,
-    /// What the session asked for: deliveries wait at least so long after a write.
+    /// The flush interval that the session requested: deliveries wait at least this long after a write, in ms.
     pub(in crate::hub) floor_ms: u16,
-    /// It was looked at, and waits.
+    /// It was checked, and waits for its time.
     pub(in crate::hub) parked: bool,
 }
 
@@ -35,28 +35,28 @@ impl SendQueue {
         self.head.is_none()
     }
 
-    /// How long after the last write it may wait: 0 is not at all, 1 a little, if the shard is busy.
+    /// How long after the last write it may wait. 0: not at all. 1: only if the shard is busy.
     pub(in crate::hub) fn wait_ms(self) -> u16 {
         if self.is_empty() { 0 } else { self.wait_ms }
     }
 
-    /// Deliveries in it that newer state may replace; past 65,535 no more are counted.
+    /// Number of deliveries that newer state may replace; the count stops at 65,535.
     pub(in crate::hub) fn replaceable(self) -> u16 {
         self.replaceable
     }
 
-    /// Bytes in it; past 4 GiB no more are counted.
+    /// Bytes in it; the count stops at 4 GiB.
     pub(in crate::hub) fn bytes(self) -> u32 {
         self.bytes
     }
 
-    /// Takes the chunks out.
+    /// Takes the send queue out of its session.
     pub(in crate::hub) fn take(&mut self) -> Self {
         std::mem::replace(self, Self { floor_ms: self.floor_ms, ..Self::default() })
     }
 }
 
-/// Bytes of memory of a chunk. A frame that others share counts for each of them: few are shared for long.
+/// Bytes of memory of a chunk. A shared frame counts for each chunk: few are shared for long.
 fn weight(chunk: &Chunk) -> usize {
     size_of::<Shelved>() + chunk.bytes.len() + chunk.cuts.capacity() * size_of::<Cut>()
 }
@@ -70,7 +70,7 @@ struct Link {
 struct Shelved {
     chunk: Chunk,
     links: u32,
-    /// On the list of places that are free.
+    /// It is in the list of free entries.
     free: bool,
 }
 
@@ -79,20 +79,20 @@ struct Shelved {
 pub(in crate::hub) struct Outbox {
     chunks: Vec<Shelved>,
     free_chunks: Vec<ChunkId>,
-    /// Made in this tick: those without a link are dropped at its end.
+    /// Chunks of this tick. Those without a link are dropped at its end.
     made: Vec<ChunkId>,
     links: Vec<Link>,
-    /// First of the links that are free.
+    /// The first free link.
     free_links: Option<LinkId>,
     live_links: usize,
-    /// Sessions to look at, in the order in which they got something.
+    /// Sessions to write to, in the order in which they got something.
     pub(in crate::hub) dirty: Vec<SessionIndex>,
-    /// Of memory of all chunks.
+    /// Bytes of memory of all chunks.
     bytes: usize,
 }
 
 impl Outbox {
-    /// Adds a chunk; to be linked before the tick ends.
+    /// Adds a chunk. It must be linked before the tick ends.
     pub(in crate::hub) fn chunk(&mut self, chunk: Chunk) -> ChunkId {
         self.bytes += weight(&chunk);
         let shelved = Shelved { chunk, links: 0, free: false };
@@ -117,7 +117,7 @@ impl Outbox {
         let Some(shelved) = self.chunks.get_mut(chunk.at()) else { return };
         shelved.links += 1;
         let wait_ms = match shelved.chunk.wait_ms {
-            // Replies, and catch-up chunks, which are asked for one by one.
+            // Replies, and chunks that catch a subscription up, are not delayed.
             0 => 0,
             wait_ms => wait_ms.max(send_queue.floor_ms),
         };
@@ -155,33 +155,33 @@ impl Outbox {
         }
     }
 
-    /// Bytes of memory of all that waits for a write.
+    /// Bytes of memory of everything that waits for a write.
     pub(in crate::hub) fn bytes(&self) -> usize {
         self.bytes + self.links.len() * size_of::<Link>()
     }
 
-    /// The same, of the frames alone.
+    /// Bytes of the waiting frames.
     pub(in crate::hub) fn frame_bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Links of all send queues.
+    /// Number of links in all send queues.
     #[cfg(test)]
     pub(in crate::hub) fn links(&self) -> usize {
         self.live_links
     }
 
-    /// A chunk by its number.
+    /// A chunk by its id.
     pub(in crate::hub) fn get(&self, number: ChunkId) -> Option<&Chunk> {
         self.chunks.get(number.at()).map(|shelved| &shelved.chunk)
     }
 
-    /// Whether a send queue still holds a chunk.
+    /// Whether a send queue still contains a chunk.
     pub(in crate::hub) fn is_linked(&self, number: ChunkId) -> bool {
         self.chunks.get(number.at()).is_some_and(|shelved| shelved.links > 0)
     }
 
-    /// The numbers of a send queue's chunks, in order.
+    /// The ids of a send queue's chunks, in order.
     pub(in crate::hub) fn numbers(&self, send_queue: SendQueue) -> impl Iterator<Item = ChunkId> {
         let mut at = send_queue.head;
         std::iter::from_fn(move || {
@@ -201,7 +201,7 @@ impl Outbox {
         })
     }
 
-    /// Cuts a send queue behind the chunk with which it has `bytes` or more, and returns the rest, which may not wait.
+    /// Cuts a send queue after the chunk with which it reaches `bytes`. Returns the rest, which may not wait.
     pub(in crate::hub) fn split(&mut self, send_queue: &mut SendQueue, bytes: u32) -> SendQueue {
         let mut rest = SendQueue { head: None, wait_ms: 0, ..*send_queue };
         let (mut at, mut got) = (send_queue.head, 0u32);
@@ -249,7 +249,7 @@ impl Outbox {
         }
     }
 
-    /// Ends a tick; `dirty` must have been emptied.
+    /// Ends a tick. `dirty` must be empty.
     pub(in crate::hub) fn end_tick(&mut self) {
         if self.live_links == 0 {
             self.chunks.clear();
@@ -258,7 +258,7 @@ impl Outbox {
             self.made.clear();
             self.links.clear();
             self.free_links = None;
-            // A storm must not leave its high-water mark behind for good.
+            // Free the memory that a burst needed.
             self.chunks.shrink_to(4 * 1024);
             self.links.shrink_to(64 * 1024);
             self.dirty.shrink_to(64 * 1024);
@@ -277,8 +277,8 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// However chunks are linked, written and parked over many ticks, every session reads its own chunks in
-        /// order, and nothing stays behind when all have been written to.
+        /// However chunks are linked, written and parked over many ticks, each session reads its own chunks in order,
+        /// and no memory is left once all were written.
         #[test]
         fn send_queues_read_what_was_linked(
             ops in prop::collection::vec((0u8..5, 0usize..4), 0..300),
@@ -290,7 +290,7 @@ mod tests {
             for (op, session) in ops {
                 match op {
                     0 => {
-                        // One chunk for several sessions.
+                        // One chunk is shared by several sessions.
                         next = next.wrapping_add(1);
                         let chunk = outbox.chunk(Chunk::delivery(Bytes::copy_from_slice(&[next]), None, Cursor::default()));
                         for index in session..4 {
@@ -300,7 +300,7 @@ mod tests {
                     }
                     1 => { outbox.chunk(Chunk::control(Bytes::from_static(b"nobody's"))); }
                     2 => {
-                        // In two parts.
+                        // Written in two parts.
                         let mut send_queue = send_queues[session].take();
                         let half = send_queue.bytes() / 2;
                         let rest = outbox.split(&mut send_queue, half);

@@ -1,4 +1,4 @@
-//! What egress promises, on sockets that take as much as a test says.
+//! What egress guarantees, on sockets that take as many bytes as a test allows.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use crate::position::Offset;
 use crate::protocol::Dialect;
 use crate::wire::frame::{Opcode, frame};
 
-/// What a socket takes, and what it got.
+/// A socket: how much it takes, and what it received.
 #[derive(Default)]
 struct Peer {
     room: usize,
@@ -109,7 +109,7 @@ impl Bed {
         self.egress.outbox.link(SessionIndex::new(session), &mut self.sessions[session].send_queue, chunk);
     }
 
-    /// One tick, `ms` after the last. What the writes came to.
+    /// Runs one tick, `ms` after the last. Returns the outcomes of its writes.
     fn tick(&mut self, ms: u64, hurry: bool) -> Vec<Outcome> {
         self.now_ms += ms;
         self.egress.begin_tick(self.now_ms, self.now_ms);
@@ -133,7 +133,7 @@ impl Bed {
         look(self.sockets.0.borrow_mut().get_mut(&self.sessions[session].socket.as_raw_fd()).unwrap())
     }
 
-    /// What a session's socket got since this was last asked.
+    /// The bytes that a session's socket received since the last call.
     fn got(&self, session: usize) -> Vec<u8> {
         self.peer(session, |peer| std::mem::take(&mut peer.got))
     }
@@ -145,14 +145,14 @@ fn text(n: u8, bytes: usize) -> Bytes {
     frame(Opcode::Text, &vec![b'a' + n; bytes])
 }
 
-/// A delivery that newer state may replace, for a session at `seq`; it may wait.
+/// A delivery that newer state may replace and that may wait, for a session at `seq`.
 fn delta(n: u8, bytes: usize, seq: u64) -> Chunk {
     let start = Cursor { offset: Offset::new(seq).unwrap_or_default(), seq };
     Chunk { wait_ms: 1, ..Chunk::delivery(text(n, bytes), Some(TOPIC), start) }
 }
 
 #[test]
-fn all_that_waits_goes_in_one_write_in_order() {
+fn all_waiting_chunks_go_into_one_write_in_order() {
     let mut bed = Bed::new(2);
     let frames: Vec<Bytes> = (0..3).map(|n| text(n, 10)).collect();
     for frame in &frames {
@@ -177,20 +177,20 @@ fn deliveries_wait_for_the_flush_interval_and_replies_do_not() {
     assert!(bed.got(0).is_empty());
     assert!(bed.egress.next_timer_ms().is_some_and(|at| at >= bed.now_ms + 15));
     bed.tick(25, false);
-    assert_eq!(bed.got(0), text(1, 10), "its time has come");
-    // A reply takes with it what waits.
+    assert_eq!(bed.got(0), text(1, 10), "its flush interval is over");
+    // A reply takes the waiting deliveries along.
     bed.link(0, wait(2));
     bed.link(0, Chunk::control(text(3, 10)));
     bed.tick(1, false);
     assert_eq!(bed.got(0), [text(2, 10), text(3, 10)].concat());
-    // With too much in all, nothing waits.
+    // If too many bytes wait in all, nothing may wait.
     bed.link(0, wait(4));
     bed.tick(1, true);
     assert_eq!(bed.got(0), text(4, 10));
 }
 
 #[test]
-fn a_frame_that_was_begun_is_finished_and_newer_state_takes_the_place_of_those_behind_it() {
+fn a_partly_sent_frame_is_finished_and_newer_state_replaces_later_ones() {
     let mut bed = Bed::new(1);
     bed.peer(0, |peer| peer.room = 30);
     bed.link(0, delta(0, 20, 5));
@@ -226,7 +226,7 @@ fn a_frame_that_was_begun_is_finished_and_newer_state_takes_the_place_of_those_b
 fn a_session_for_which_too_much_waits_is_named() {
     let mut bed = Bed::new(1);
     bed.peer(0, |peer| peer.room = 0);
-    // A single frame may be as large as it is, or its subscriber could never have it.
+    // A single frame may exceed the limit; otherwise its subscriber could never receive it.
     bed.link(0, Chunk::control(text(0, 4 * BACKLOG_MAX)));
     assert!(matches!(bed.tick(0, false)[..], [Outcome::Full { too_much: false, .. }]));
     bed.link(0, Chunk::control(text(1, BACKLOG_MAX)));
@@ -244,7 +244,7 @@ fn many_deltas_of_a_topic_are_handed_back_to_be_conflated() {
     assert_eq!(send_queue.replaceable(), 8);
     assert!(bed.got(0).is_empty() && bed.sessions[0].send_queue.is_empty());
     bed.egress.outbox.release(send_queue);
-    // One that is closing is sent what there is.
+    // A closing session is still sent its backlog.
     bed.sessions[0].stage = Stage::Closing;
     for n in 0..8 {
         bed.link(0, delta(n, 10, n.into()));
@@ -260,9 +260,9 @@ fn a_session_that_ends_is_not_written_to_until_its_last_frame_is_there() {
     assert!(bed.tick(0, false).is_empty() && bed.got(0).is_empty());
     bed.sessions[0].stage = Stage::Done;
     bed.link(0, Chunk::control(text(1, 10)));
-    assert!(matches!(bed.tick(0, false)[..], [Outcome::Over { .. }]), "all is said");
+    assert!(matches!(bed.tick(0, false)[..], [Outcome::Over { .. }]), "the last frame was written");
     assert_eq!(bed.got(0), [text(0, 10), text(1, 10)].concat());
-    // Nor is one written to whose socket is gone.
+    // A session whose socket is closed is not written to.
     bed.peer(1, |peer| peer.gone = true);
     bed.link(1, Chunk::control(text(0, 10)));
     assert!(matches!(bed.tick(0, false)[..], [Outcome::Over { .. }]));
@@ -302,7 +302,7 @@ fn a_ping_counts_from_when_it_was_written() {
 }
 
 #[test]
-fn what_is_too_much_for_one_write_goes_in_several_ticks() {
+fn a_large_send_queue_is_sent_over_several_ticks() {
     let mut bed = Bed::new(1);
     let frames: Vec<Bytes> = (0..5).map(|n| text(n, 600_000)).collect();
     for frame in &frames {

@@ -11,10 +11,10 @@ use crate::hub::index::GroupId;
 use crate::protocol::Dialect;
 use crate::topic::Slot;
 
-/// Deltas of one group in this tick, in order.
+/// The deltas of one group in this tick, in order.
 pub(super) struct Batch {
     pub(super) group: GroupId,
-    /// Where the group was before.
+    /// The group's position before them.
     pub(super) start: Cursor,
     pub(super) first: BatchFrame,
     more: Vec<BatchFrame>,
@@ -23,9 +23,9 @@ pub(super) struct Batch {
 /// One delta, encoded for the group.
 pub(super) struct BatchFrame {
     pub(super) bytes: Bytes,
-    /// Where a member is after it.
+    /// The position of a member after it.
     pub(super) cursor: Cursor,
-    /// When its source, or else this server, saw it, Unix ms.
+    /// When its source, or else this server, received it, Unix ms.
     pub(super) seen_ms: u64,
 }
 
@@ -46,12 +46,13 @@ impl Batch {
         std::iter::once(&self.first).chain(&self.more)
     }
 
-    /// Where a member is after it.
+    /// The position of a member after the batch.
     pub(super) fn end(&self) -> Cursor {
         self.more.last().unwrap_or(&self.first).cursor
     }
 
-    /// All frames as one chunk. Where they are joined anyway, they are joined here, into messages within the dialect's limit.
+    /// All frames as one chunk. Compressed batches and uncompressed Centrifuge frames are joined here, into messages
+    /// within the dialect's limit.
     pub(super) fn chunk(
         &self,
         topic: Option<Slot>,
@@ -64,7 +65,7 @@ impl Batch {
             return compressed(Chunk::delivery(self.first.bytes.clone(), topic, self.start), compression, to);
         }
         let inflated = self.frames().map(|f| f.bytes.len()).sum();
-        // A `plain` session's list is made when it is written to: others of its group may want separate messages.
+        // A `plain` list is built at the write, because other members of the group may want separate messages.
         let together =
             compression == Compression::DeflateRuns || (compression == Compression::Plain && dialect.is_centrifuge());
         let most = if together { dialect.joined_bytes_max() } else { 0 };
@@ -96,7 +97,7 @@ impl Batch {
             list.clear();
             cuts.push(Cut { end: joined.len(), cursor: last.cursor, inflated: bytes });
         }
-        // The capacity was that of uncompressed frames. A chunk may wait for seconds, and is counted by its length.
+        // The capacity was for uncompressed frames. A chunk may wait for seconds, and its length is what is counted.
         joined.shrink_to_fit();
         // A single message needs no cuts.
         let cuts = if cuts.len() == 1 { Vec::new() } else { cuts };

@@ -1,4 +1,4 @@
-//! Lagging subscriptions: what gets a session that is not where its group is level with it again.
+//! Lagging subscriptions: what brings a session level with its group again.
 
 use super::conflate::Conflated;
 use super::fan_out::Fanout;
@@ -15,31 +15,31 @@ use crate::topic::{Slot, Snapshot};
 
 /// What a lagging subscription needs next.
 pub(in crate::hub) enum CatchUp {
-    /// Nothing can be done now: an answer or its group's next delivery is awaited.
+    /// Nothing for now: it waits for an answer, or for its group's next delivery.
     Waits,
-    /// It is level with its group and goes on with it. A chunk says what it missed, if it missed anything.
+    /// It is level with its group again. The chunk, if any, has what it missed.
     Level(Option<Chunk>),
-    /// No patch says what it missed: its topic's state is needed, for which about `bytes` are to be charged.
+    /// No patch expresses what it missed: it needs the topic's state, for which about `bytes` are charged.
     NeedsState { topic: TopicName, group: GroupId, bytes: usize },
-    /// Every delta that it missed is needed, about `bytes` of them.
+    /// It needs every delta that it missed, about `bytes` of them.
     NeedsReplay { slot: Slot, topic: TopicName, encoding: Encoding, after: Offset, group: GroupId, bytes: usize },
 }
 
-/// What the state of a topic did for a lagging subscription.
+/// What a topic's state did for a lagging subscription.
 pub(in crate::hub) enum StateResult {
-    /// It does not wait for this state any more.
+    /// The subscription no longer waits for this state.
     Ignored,
-    /// The state is of another offset than the group's, or the session cannot take it now: it is looked at again.
+    /// The state is not at the group's offset, or the session cannot take it now: check again.
     LookAgain,
-    /// Its session gets this chunk, for which `charged` bytes are counted.
+    /// The session gets this chunk, for which `charged` bytes are counted.
     Send { chunk: Chunk, charged: usize },
 }
 
 impl Fanout {
-    /// Gets the `at`th lagging subscription of a live session a step further.
+    /// The next step for the `at`th lagging subscription of a live session.
     pub(in crate::hub) fn catch_up(&mut self, session: SessionId, at: usize, to: &mut impl Receivers) -> CatchUp {
         let Some(subscriptions) = to.subscriptions_of(session) else { return CatchUp::Waits };
-        // One replay at a time: several could be more than a backlog may hold.
+        // One replay at a time: several could exceed the backlog's limit.
         let replaying = subscriptions.lagging.iter().any(|l| l.awaiting);
         let Some(lagging) = subscriptions.lagging.get(at).filter(|l| !l.awaiting) else { return CatchUp::Waits };
         let Lagging { subscription, cursor, .. } = *lagging;
@@ -83,7 +83,7 @@ impl Fanout {
         }
     }
 
-    /// The group's frames go to this member again, after another frame caught it up.
+    /// A member gets the group's frames again, after another frame caught it up.
     pub(in crate::hub) fn rejoin(
         &mut self,
         session: SessionIndex,
@@ -102,7 +102,7 @@ impl Fanout {
         }
     }
 
-    /// The state of its topic has come for a lagging subscription. `is_full` says that its session can take nothing now.
+    /// Handles a topic's state for a lagging subscription. `is_full`: its session can take nothing now.
     pub(in crate::hub) fn lagging_state(
         &mut self,
         session: SessionId,
@@ -112,7 +112,7 @@ impl Fanout {
         to: &mut impl Receivers,
     ) -> StateResult {
         let Some((group, topic)) = self.topics.group_and_topic(group_id) else { return StateResult::Ignored };
-        // The group's number may be another topic's by now.
+        // The group's id may belong to another topic by now.
         if topic.name != snapshot.topic {
             return StateResult::Ignored;
         }
@@ -123,7 +123,7 @@ impl Fanout {
         let Some(lagging) = subscriptions.lagging.get_mut(at) else { return StateResult::Ignored };
         lagging.awaiting = false;
         if is_full {
-            // What it needs is found out again once there is room.
+            // Its need is determined again once there is room.
             return StateResult::Ignored;
         }
         if topic.last.offset != snapshot.offset {
@@ -149,7 +149,7 @@ impl Fanout {
         StateResult::Send { chunk: Chunk::delivery(frame, Some(slot), start), charged }
     }
 
-    /// Notes that a session has everything of a topic up to `cursor`, whatever its group has delivered.
+    /// Notes that a session has everything of a topic up to `cursor`, independently of its group's deliveries.
     pub(in crate::hub) fn is_at(
         &mut self,
         session: SessionId,
@@ -161,7 +161,7 @@ impl Fanout {
         let Some(subscription) = subscriptions.place_of(group_id).and_then(|at| subscriptions.get(at)) else { return };
         let Some((group, topic)) = self.topics.group_and_topic(group_id) else { return };
         if !topic.class.conflatable() {
-            // Every delta of it counts: its replay goes on from where it was.
+            // A stream needs every delta: its replay continues from its own position.
             return;
         }
         if let Some(at) = subscriptions.lagging_at(subscription) {
@@ -172,7 +172,7 @@ impl Fanout {
         }
         if group.interval_ms > 0 && group.sent.seq != cursor.seq {
             if group.len() == 1 && !group.pending {
-                // The group has no other member: it is where this one is.
+                // The group has no other member, so it takes this member's position.
                 group.sent = cursor;
                 return;
             }
@@ -182,7 +182,7 @@ impl Fanout {
         }
     }
 
-    /// Notes that a session is at `cursor` of a topic and has to catch up.
+    /// Notes that a session is at `cursor` of a topic and must catch up.
     pub(in crate::hub) fn lags(
         &mut self,
         session: SessionIndex,

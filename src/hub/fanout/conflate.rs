@@ -1,4 +1,4 @@
-//! Conflation: one frame in place of many, which gets a subscriber from one cursor of a topic to another.
+//! Conflation: one frame in place of many, which takes a subscriber from one cursor of a topic to another.
 
 use std::collections::HashMap;
 
@@ -11,29 +11,29 @@ use crate::position::Offset;
 use crate::protocol::{Delivery, Encoding};
 use crate::topic::{Delta, Kind, Slot, merge};
 
-/// What gets a subscriber from one cursor to another.
+/// What takes a subscriber from one cursor to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Conflated {
-    /// There is nothing between the two.
+    /// The cursors are equal.
     Nothing,
-    /// This frame, and how many deltas it stands for.
+    /// This frame, in place of so many deltas.
     Frame(Bytes, u64),
-    /// The topic's state: no patch says it, or the deltas are gone, or the state is shorter.
+    /// The topic's state is needed: no patch expresses the difference, the deltas are gone, or the state is shorter.
     Snapshot,
 }
 
-/// The frames that were made in this tick: all subscribers at one cursor share one.
+/// The frames made in this tick: all subscribers at one cursor share one.
 pub(super) struct Conflations {
     made: HashMap<(Slot, Encoding, Offset, Offset), Conflated>,
     bytes: usize,
-    /// Most bytes of frames that are kept in a tick.
+    /// Limit on the bytes of frames that are kept within a tick.
     max: usize,
 }
 
-/// The same, whatever is configured.
+/// Upper limit on those bytes, for any configuration.
 const MADE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Their part of the limit on kept deltas: they serve the same sessions.
+/// Their share of the limit on kept deltas is one in this many.
 const MADE_PART: usize = 8;
 
 impl Conflations {
@@ -43,7 +43,7 @@ impl Conflations {
         Self { made: HashMap::new(), bytes: 0, max }
     }
 
-    /// What gets a subscriber of `topic` from `from` to `to`, whichever delta it has.
+    /// What takes a subscriber of `topic` from `from` to `to`.
     pub(super) fn between(
         &mut self,
         slot: Slot,
@@ -97,7 +97,7 @@ fn conflate(topic: &TopicEntry, encoding: Encoding, from: Cursor, to: Cursor) ->
         Conflated::Frame(encoding.delivery(&delivery, None), count)
     };
     match topic.class {
-        // Nothing of a stream is replaced.
+        // Deltas of a stream are never replaced.
         Class::Stream => Conflated::Snapshot,
         Class::Latest => frame(last.payload.bytes()),
         Class::Merge => {
@@ -112,7 +112,7 @@ fn conflate(topic: &TopicEntry, encoding: Encoding, from: Cursor, to: Cursor) ->
     }
 }
 
-/// The one patch that does what all of these deltas do, if there is one.
+/// The one patch that is equivalent to all of these deltas, if there is one.
 fn composed<'a>(mut deltas: impl Iterator<Item = &'a Delta>) -> Option<Vec<u8>> {
     let patch = |d: &Delta| (d.kind == Kind::Delta).then(|| merge::parse_object(d.payload.as_str()).ok()).flatten();
     let mut whole = patch(deltas.next()?)?;

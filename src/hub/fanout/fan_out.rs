@@ -18,15 +18,15 @@ use crate::metrics::ShardStats;
 use crate::protocol::Notice;
 use crate::topic::{Delta, ShardId, Slot, Snapshot};
 
-/// Deltas of a group in a tick from which on, under overload, one frame that stands for all of them goes out instead.
+/// Number of a group's deltas in a tick from which an overloaded shard conflates them.
 const OVERLOAD_FRAMES: usize = 4;
 
 /// The fan-out of a shard.
 pub(in crate::hub) struct Fanout {
     pub(in crate::hub) topics: TopicTable,
-    /// This tick's, in the order in which they were begun.
+    /// The batches of this tick, in order of their first delta.
     batches: Vec<Batch>,
-    /// Groups of members that needed a whole delta and have just got one.
+    /// Groups whose members needed a full delta and have just got one.
     promoting: Vec<GroupId>,
     pub(super) throttle: Throttle,
     pub(super) conflations: Conflations,
@@ -34,13 +34,13 @@ pub(in crate::hub) struct Fanout {
     pub(in crate::hub) trace: Traces,
     pub(super) followups: Vec<Followup>,
     pub(super) stats: Arc<ShardStats>,
-    /// The shard has more to do than it can: several deltas go out as one where they may.
+    /// The shard is overloaded: deltas are conflated if their class allows it.
     overloaded: bool,
     pub(super) now_ms: u64,
 }
 
 impl Fanout {
-    /// Of one shard. `deltas_max` bytes of deltas may be kept by all shards together.
+    /// For one shard. All shards together may keep `deltas_max` bytes of deltas.
     pub(in crate::hub) fn new(shard: ShardId, deltas_max: Option<usize>, stats: Arc<ShardStats>) -> Self {
         Self {
             topics: TopicTable::default(),
@@ -65,17 +65,17 @@ impl Fanout {
         self.overloaded = overloaded;
     }
 
-    /// When there is something to deliver next, by the shard's clock.
+    /// When the next delivery is due, in the shard's time.
     pub(in crate::hub) fn next_ms(&self) -> Option<u64> {
         self.throttle.next_ms()
     }
 
-    /// What others have to do, since this was last asked.
+    /// Takes the follow-ups since the last call.
     pub(in crate::hub) fn take_followups(&mut self) -> Vec<Followup> {
         std::mem::take(&mut self.followups)
     }
 
-    /// A topic has a delta, which came as the shard's `event`th of this tick.
+    /// A topic has a delta: the shard's `event`th event of this tick.
     pub(in crate::hub) fn delta(&mut self, slot: Slot, delta: &Arc<Delta>, event: usize) {
         let Some((topic, groups)) = self.topics.topic_and_groups(slot) else { return };
         let start = topic.last;
@@ -118,7 +118,7 @@ impl Fanout {
         }
     }
 
-    /// Shares what the groups of a topic have so far among those who are members now. To be done before a session joins, or
+    /// Shares the batches of a topic so far among its current members. Must be called before a session joins, or
     /// catches up, in the middle of a tick.
     pub(in crate::hub) fn close_batches(&mut self, slot: Slot, to: &mut impl Receivers) {
         let batches: Vec<BatchId> = self.topics.topic(slot).map_or_else(Vec::new, |topic| {
@@ -130,7 +130,7 @@ impl Fanout {
         self.promote(to);
     }
 
-    /// Members that have got a whole delta take differences from now on. Only once all batches of their topic are closed: they
+    /// Promotes members that have got a full delta. Only after all batches of their topic are closed; otherwise they
     /// would get this tick's deltas twice.
     fn promote(&mut self, to: &mut impl Receivers) {
         for group in std::mem::take(&mut self.promoting) {
@@ -153,7 +153,7 @@ impl Fanout {
             self.promoting.push(batch.group);
         }
         let replaceable = topic.class.conflatable().then_some(group.slot);
-        // With delta compression a delta is a difference from the one before, which nothing may replace then.
+        // With delta compression, a delta depends on the previous one, so nothing may replace that.
         let is_bound = group.encoding.is_fossil() && topic.class != Class::Latest;
         let mut chunk = None;
         if self.overloaded && replaceable.is_some() && !is_bound && batch.len() >= OVERLOAD_FRAMES {
@@ -170,7 +170,7 @@ impl Fanout {
         self.trace.share(group.slot, &span, chunk, group, to);
     }
 
-    /// Once all of a tick's deltas are there: what the groups have goes to their members.
+    /// At the end of the tick's deltas: sends the groups' batches to their members.
     pub(in crate::hub) fn deliver(&mut self, to: &mut impl Receivers) {
         for batch in 0..self.batches.len() {
             self.close_batch(BatchId::new(batch), to);
@@ -180,7 +180,7 @@ impl Fanout {
         self.trace.fanned_out();
     }
 
-    /// Takes a session out of a group. Returns the topic's slot if no session here wants it any more.
+    /// Takes a session out of a group. Returns the topic's slot if no session of this shard needs it any more.
     pub(in crate::hub) fn leave(&mut self, subscription: Subscription, to: &mut impl Receivers) -> Option<Slot> {
         let (moved, unwanted) = self.topics.leave(subscription);
         if let Some(moved) = moved
@@ -191,7 +191,7 @@ impl Fanout {
         unwanted
     }
 
-    /// A subscribe of a topic is not under way any more. Returns the slot if no session here wants the topic.
+    /// A subscribe is no longer in progress. Returns the slot if no session of this shard needs the topic any more.
     pub(in crate::hub) fn end_subscribing(&mut self, slot: Slot) -> Option<Slot> {
         if let Some(topic) = self.topics.topic_mut(slot) {
             topic.subscribing = topic.subscribing.saturating_sub(1);
@@ -200,21 +200,21 @@ impl Fanout {
         self.topics.unwanted(slot)
     }
 
-    /// The topic's state is another than its deltas say, or its epoch changed: every subscriber gets it now, and what they had
-    /// does not count any more. Batches of the topic are closed already.
+    /// The topic's state does not follow from its deltas, or its epoch changed: every subscriber gets the new state,
+    /// and earlier positions do not count. The topic's batches must be closed.
     pub(in crate::hub) fn reset(&mut self, slot: Slot, snapshot: &Snapshot, to: &mut impl Receivers) {
         let Some(topic) = self.topics.topic_mut(slot) else { return };
         topic.clear_recent();
         topic.last = Cursor { offset: snapshot.offset, seq: topic.last.seq + 1 };
         let (conflatable, groups) = (topic.class.conflatable(), topic.groups.clone());
         let is_closed = |id: &GroupId| self.topics.group(*id).is_none_or(|group| group.batch.is_none());
-        debug_assert!(groups.iter().all(is_closed), "the batches of a topic that is reset are closed");
-        // They were made of deltas that do not count any more.
+        debug_assert!(groups.iter().all(is_closed), "a topic with open batches was reset");
+        // The conflated frames were made from outdated deltas.
         self.conflations.clear();
         for group_id in groups {
             let Some((group, _)) = self.topics.group_and_topic(group_id) else { continue };
             if conflatable {
-                // Lagging members get it when they can; where they were does not count.
+                // Lagging members get it when they can; their earlier positions do not count.
                 for session in group.lagging() {
                     let lagging = to.subscriptions(session).into_iter().flat_map(|s| s.lagging.iter_mut());
                     lagging.filter(|l| l.subscription.group == group_id).for_each(|l| l.cursor = Cursor::NOWHERE);
@@ -229,7 +229,7 @@ impl Fanout {
         }
     }
 
-    /// Members of a topic's groups that are in `groups`.
+    /// Members of those groups of a topic for which `groups` is true.
     fn members_where(
         &self,
         slot: Slot,
@@ -251,7 +251,7 @@ impl Fanout {
         self.members_where(slot, |_| true, |group| group.lagging().collect())
     }
 
-    /// Tells every subscriber that a topic went quiet, or that it is back.
+    /// Informs every subscriber that a topic is stale, or no longer stale.
     pub(in crate::hub) fn stale(&self, slot: Slot, since_ms: Option<u64>, to: &mut impl Receivers) {
         let Some(topic) = self.topics.topic(slot) else { return };
         let notice = match since_ms {
@@ -263,7 +263,7 @@ impl Fanout {
         }
     }
 
-    /// Ends a tick: gives back what was made in it. `deltas_max` bytes of deltas may be kept by all shards.
+    /// Ends a tick: frees its temporary data. All shards together may keep `deltas_max` bytes of deltas.
     pub(in crate::hub) fn end_tick(&mut self, deltas_max: Option<usize>) {
         self.batches.clear();
         self.conflations.clear();

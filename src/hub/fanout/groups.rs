@@ -1,5 +1,5 @@
-//! Groups: the subscribers of a topic that are served the same bytes, as they have one encoding, compression and rate. What one
-//! of them gets, all get, so it is framed, conflated and compressed once.
+//! Groups: the subscribers of a topic that get the same bytes, because they have the same encoding, compression and
+//! rate. A delta is framed, conflated and compressed once per group.
 
 use bytes::Bytes;
 
@@ -9,12 +9,12 @@ use crate::hub::index::{BatchId, GroupId, SessionId, SessionIndex};
 use crate::protocol::Encoding;
 use crate::topic::Slot;
 
-/// A session in a group's list: its index, and whether it lags, so that the group's frames pass it by.
+/// A session in a group's list: its index, and whether it lags, so that it does not get the group's frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Member(u32);
 
 impl Member {
-    /// Session indices are far below it: descriptors are counted in an `i32`.
+    /// Session indices are far below it, because descriptors are counted in an `i32`.
     const LAGGING: u32 = 1 << 31;
 
     pub(super) fn new(session: SessionIndex) -> Self {
@@ -34,26 +34,26 @@ impl Member {
     }
 }
 
-/// Subscribers of one topic that are served the same bytes.
+/// The subscribers of one topic that get the same bytes.
 pub(in crate::hub) struct Group {
     pub(in crate::hub) slot: Slot,
     pub(in crate::hub) encoding: Encoding,
     pub(in crate::hub) compression: Compression,
-    /// Its members do not hold the delta before the next one. Delta compression without a rate has two groups: a new member,
-    /// or one that another frame caught up, is in this one until it has got a whole delta.
+    /// Its members do not have the previous delta. Delta compression without a rate uses two groups: a new member, or
+    /// one that another frame caught up, is in this one until it has got a full delta.
     pub(in crate::hub) needs_full: bool,
-    /// Delta compression with a rate: the data that all members hold.
+    /// For delta compression with a rate: the data that all members have.
     pub(in crate::hub) base: Option<Bytes>,
     /// Least time between two deliveries; 0 is none.
     pub(in crate::hub) interval_ms: u64,
     pub(super) members: Vec<Member>,
-    /// Throttled: what the members have.
+    /// With a rate: the position of the members.
     pub(in crate::hub) sent: Cursor,
-    /// Throttled: when the next delivery may go.
+    /// With a rate: when the next delivery may be sent.
     pub(in crate::hub) due_ms: u64,
-    /// Throttled: there is something to deliver.
+    /// With a rate: there is something to deliver.
     pub(in crate::hub) pending: bool,
-    /// The topic's state was asked for, because no patch says what is pending.
+    /// The topic's state was requested, because no patch expresses what is pending.
     pub(in crate::hub) awaiting: bool,
     /// This tick's deltas for it.
     pub(in crate::hub) batch: Option<BatchId>,
@@ -74,7 +74,7 @@ impl Group {
         self.members.iter().filter(|member| !member.is_lagging()).map(|member| member.session())
     }
 
-    /// Members that lag: the group's frames pass them by.
+    /// Members that lag and do not get the group's frames.
     pub(in crate::hub) fn lagging(&self) -> impl Iterator<Item = SessionIndex> {
         self.members.iter().filter(|member| member.is_lagging()).map(|member| member.session())
     }
@@ -84,13 +84,13 @@ impl Group {
         self.members.iter().map(|member| member.session())
     }
 
-    /// How many there are, lagging ones too.
+    /// Number of members, including those that lag.
     pub(in crate::hub) fn len(&self) -> usize {
         self.members.len()
     }
 }
 
-/// A subscription that is at another place now.
+/// A subscription whose place in its group changed.
 pub(in crate::hub) struct Moved {
     pub(in crate::hub) session: SessionIndex,
     pub(in crate::hub) from: Subscription,

@@ -1,4 +1,4 @@
-//! Joining and leaving groups. Every session's subscriptions stay true to its places in the groups.
+//! Joining and leaving groups. Every session's subscriptions are kept consistent with its places in the groups.
 
 use super::groups::{Group, Member, Moved, Subscription};
 use super::topics::{TopicTable, index, place};
@@ -8,7 +8,7 @@ use crate::protocol::Encoding;
 use crate::topic::Slot;
 
 impl TopicTable {
-    /// Puts a session into the group of this topic, encoding and interval.
+    /// Adds a session to the group for this topic, encoding and interval.
     pub(in crate::hub) fn join(
         &mut self,
         session: SessionIndex,
@@ -20,8 +20,8 @@ impl TopicTable {
         self.enter(session, slot, encoding, compression, interval_ms, encoding.is_fossil() && interval_ms == 0)
     }
 
-    /// Members of a group that needs whole deltas, and has just got one, go on in the other; `moved` is told who, from where to
-    /// where. Lagging members stay.
+    /// Moves members that have just got a full delta to the other group; `moved` is called for each with its old and
+    /// new place. Lagging members stay.
     pub(in crate::hub) fn promote(
         &mut self,
         group_id: GroupId,
@@ -30,7 +30,7 @@ impl TopicTable {
         let Some(group) = self.groups.get(group_id.at()).filter(|group| group.needs_full) else { return };
         let (slot, encoding, compression) = (group.slot, group.encoding, group.compression);
         let mut pos = group.members.len();
-        // From the back: the place of a member that leaves is taken by the last, which was looked at already.
+        // From the back: a leaving member's place is taken by the last one, which was processed already.
         while pos > 0 {
             pos -= 1;
             let Some(member) = self.groups.get(group_id.at()).and_then(|group| group.members.get(pos)).copied() else {
@@ -50,8 +50,8 @@ impl TopicTable {
         }
     }
 
-    /// Moves a member that has something else than its group's last delta to the group of its kind that needs whole deltas.
-    /// Returns where it is then, and who took its place.
+    /// Moves a member that does not have its group's last delta to the matching group that needs full deltas. Returns
+    /// its new place, and the member that took its old one.
     pub(in crate::hub) fn refresh(&mut self, subscription: Subscription) -> (Subscription, Option<Moved>) {
         let Some(group) = self.groups.get_mut(subscription.group.at()) else { return (subscription, None) };
         group.base = None;
@@ -115,8 +115,8 @@ impl TopicTable {
         Some(Subscription { group: group_id, pos })
     }
 
-    /// Takes a member out of its group. Returns the session whose position changed by that, and the topic's slot if
-    /// no session here wants it any more.
+    /// Takes a member out of its group. Returns the subscription that took its place, and the topic's slot if no
+    /// session of this shard needs it any more.
     pub(in crate::hub) fn leave(&mut self, subscription: Subscription) -> (Option<Moved>, Option<Slot>) {
         let Subscription { group: group_id, pos } = subscription;
         let Some(group) = self.groups.get_mut(group_id.at()) else { return (None, None) };
@@ -149,7 +149,7 @@ impl TopicTable {
         (moved, self.unwanted(slot))
     }
 
-    /// Sets or clears the mark that lets the group's frames pass a member by. `true` if it changed.
+    /// Sets or clears the mark that excludes a member from the group's frames. Returns `true` if it changed.
     pub(in crate::hub) fn set_lagging(&mut self, subscription: Subscription, lagging: bool) -> bool {
         let Some(group) = self.groups.get_mut(subscription.group.at()) else { return false };
         let Some(member) = group.members.get_mut(subscription.pos as usize) else { return false };
@@ -163,7 +163,7 @@ impl TopicTable {
         true
     }
 
-    /// Whether the group's frames pass this member by.
+    /// Whether a member is excluded from the group's frames.
     #[cfg(test)]
     fn is_lagging(&self, subscription: Subscription) -> bool {
         let group = self.groups.get(subscription.group.at());
@@ -186,8 +186,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against a model: however sessions join, leave, lag and catch up, every session's
-        /// subscriptions point at itself, and topics without members are reported once.
+        /// Against a model: for any sequence of join, leave, lag and catch up, every session's subscriptions refer to
+        /// itself, and topics without members are reported once.
         #[test]
         fn positions_stay_true(ops in prop::collection::vec((0u8..4, 0usize..8, 0u8..3, 0u64..2), 0..200)) {
             let mut topics = TopicTable::default();

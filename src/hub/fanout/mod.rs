@@ -1,11 +1,11 @@
-//! Fan-out: from the deltas of a tick to chunks in the send queues of those who get them.
+//! Fan-out: from the deltas of a tick to chunks in the send queues of subscribers.
 //!
-//! A topic's subscribers are in groups that are served the same bytes. A delta is encoded once per group; a group's deltas of a
-//! tick are one chunk, which all members share. A member that cannot take it lags, and catches up by one frame in place of
-//! many. Groups with a rate deliver what is pending when their interval is over.
+//! A topic's subscribers are in groups that get the same bytes. A delta is encoded once per group; a group's deltas of
+//! a tick form one chunk, which all members share. A member that cannot take it lags, and catches up with one frame in
+//! place of many. Groups with a rate deliver when their interval is over.
 //!
-//! Knows no sockets, no sessions and no egress. [`Receivers`] is all that it asks of them; what others have to do for it comes
-//! back as an [`Followup`] or as the value of a call.
+//! Knows no sockets, no sessions and no egress. It uses sessions through [`Receivers`]; work for others is returned as
+//! a [`Followup`] or as the value of a call.
 
 mod batch;
 mod catch_up;

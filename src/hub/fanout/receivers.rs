@@ -1,4 +1,4 @@
-//! What fan-out asks of those whom it serves, and what it tells them.
+//! What fan-out needs of sessions, and what it returns to the shard.
 
 use bytes::Bytes;
 
@@ -11,32 +11,32 @@ use crate::protocol::Dialect;
 
 /// The sessions of a shard, as fan-out sees them: subscriptions and send queues.
 pub(in crate::hub) trait Receivers {
-    /// The subscriptions of whichever session has this place now.
+    /// The subscriptions of the session at this index.
     fn subscriptions(&mut self, session: SessionIndex) -> Option<&mut Subscriptions>;
 
-    /// The subscriptions of this very session, if it is still there.
+    /// The subscriptions of this session, if it still exists.
     fn subscriptions_of(&mut self, session: SessionId) -> Option<&mut Subscriptions>;
 
-    /// A frame, compressed if that makes it smaller.
+    /// Returns a frame, compressed if that makes it smaller.
     fn compress(&mut self, frame: &Bytes) -> Bytes;
 
-    /// Several frames as one compressed message.
+    /// Compresses several frames into one message.
     fn compress_joined<'a>(&mut self, frames: impl Iterator<Item = &'a Bytes>, dialect: Dialect) -> Bytes;
 
     /// Appends a chunk to the send queues of these sessions, which share it.
     fn share(&mut self, chunk: Chunk, sessions: impl Iterator<Item = SessionIndex>) -> ChunkId;
 }
 
-/// What others have to do for fan-out.
+/// Work for the shard that follows from fan-out.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::hub) enum Followup {
-    /// No patch says what a group with a rate has pending: its topic's state is needed.
+    /// No patch expresses what a group with a rate has pending: its topic's state is needed.
     NeedsState { topic: TopicName, group: GroupId },
     /// The group of a lagging subscription has delivered: the session may catch up with it now.
     CanCatchUp { session: SessionId, group: GroupId },
 }
 
-/// A chunk of one frame as the members of a group get it.
+/// A chunk of one frame, compressed as the members of a group get it.
 pub(super) fn compressed(chunk: Chunk, compression: Compression, to: &mut impl Receivers) -> Chunk {
     if compression == Compression::Plain { chunk } else { chunk.compressed(|frame| to.compress(frame)) }
 }

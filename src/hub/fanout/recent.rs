@@ -1,39 +1,40 @@
-//! Recent deltas that topics keep: for lagging subscriptions, and while a subscribe is under way.
+//! Recent deltas that topics keep for lagging subscriptions, and while a subscribe is in progress.
 
 use super::topics::{TopicEntry, TopicTable};
 use crate::accounts;
 use crate::limits::FLUSH_DELAY_MS_MAX;
 use crate::topic::{Delta, Slot};
 
-/// Time between two looks for deltas that no subscription needs any more, in ms.
+/// Interval at which deltas that no subscription needs are dropped, in ms.
 const LOOK_EVERY_MS: u64 = 16;
 
-/// Bytes of memory of a kept delta beside its payload and frame: its entry, its frames' boxes, its place in the list.
+/// Bytes of memory of a kept delta apart from its payload and frame: its entry, its frames' boxes, its place in the
+/// list.
 const KEPT_BYTES: usize = size_of::<Delta>() + 256;
 
 impl TopicEntry {
-    /// Bytes of memory that its recent deltas take, about.
+    /// Approximate bytes of memory of its recent deltas.
     fn recent_memory(&self) -> usize {
         2 * self.recent_bytes + self.recent.len() * KEPT_BYTES
     }
 }
 
-/// Which topics keep recent deltas.
+/// The topics that keep recent deltas.
 #[derive(Default)]
 pub(super) struct RecentDeltas {
-    /// All that do; some more than once.
+    /// The topics; some are listed more than once.
     topics: Vec<Slot>,
-    /// When they are looked at next, by the shard's clock.
+    /// When they are checked next, in the shard's time.
     next_ms: u64,
 }
 
 impl RecentDeltas {
-    /// A topic keeps deltas, or may soon need none.
+    /// Adds a topic that keeps deltas, or may soon not need them.
     pub(super) fn note(&mut self, slot: Slot) {
         self.topics.push(slot);
     }
 
-    /// Drops the deltas that no subscription needs: none lags, and all that waited for a write have been written to.
+    /// Drops deltas that no subscription needs: none lags, and all sends that waited are done.
     pub(super) fn drop_unneeded(&mut self, topics: &mut TopicTable, now_ms: u64) {
         if now_ms < self.next_ms {
             return;
@@ -56,13 +57,13 @@ impl RecentDeltas {
         });
     }
 
-    /// Keeps fewer deltas while those of all shards together are near `max` bytes. The topics with the most keep
-    /// none: their lagging subscriptions get the state, or a replay of a stream's history. Each shard drops its part of the
-    /// excess. Returns of how many topics.
+    /// Drops deltas while those of all shards are near `max` bytes. The topics with the most bytes keep none: their
+    /// lagging subscriptions get the state, or a replay of a stream's history. Each shard drops its share of the
+    /// excess. Returns the number of topics affected.
     pub(super) fn trim(&mut self, topics: &mut TopicTable, max: Option<usize>) -> u64 {
         let Some(max) = max.map(accounts::ceiling) else { return 0 };
         let all = accounts::DELTAS.bytes();
-        // Below the limit, at which sources wait for shards.
+        // Below the limit, from which on sources wait for shards.
         if all <= max - max / 8 {
             return 0;
         }
@@ -79,7 +80,7 @@ impl RecentDeltas {
             }
             own += bytes;
         }
-        // This shard's part of what may be kept.
+        // This shard's share of what may be kept.
         let part = ((max / 2) as u128 * own as u128 / all.max(1) as u128).min(own as u128);
         let mut left = usize::try_from(part).unwrap_or(usize::MAX);
         let mut kept = 0;

@@ -1,4 +1,4 @@
-//! A session's side of its subscriptions: which groups it is in, and where it lags behind one of them.
+//! A session's side of its subscriptions: its groups, and its position if it lags.
 
 use smallvec::SmallVec;
 use thin_vec::ThinVec;
@@ -13,19 +13,19 @@ use crate::topic::Slot;
 /// The subscriptions of one session.
 #[derive(Debug, Default)]
 pub(in crate::hub) struct Subscriptions {
-    /// In order of their groups. Two fit in place of the pointer that more of them need.
+    /// In order of their groups. Two fit without an allocation.
     pub(in crate::hub) list: SmallVec<[Subscription; 2]>,
-    /// Those that are behind their group, or ahead of it. Their group's frames pass the session by.
+    /// Subscriptions behind their group, or ahead of it. The session does not get these groups' frames.
     pub(in crate::hub) lagging: ThinVec<Lagging>,
 }
 
-/// A lagging subscription: its session is elsewhere in the topic than its group, and has to catch up.
+/// A lagging subscription: its session is not at its group's position, and must catch up.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::hub) struct Lagging {
     pub(in crate::hub) subscription: Subscription,
-    /// Where the session is.
+    /// The session's position.
     pub(in crate::hub) cursor: Cursor,
-    /// A state or a replay was asked for, and will catch it up.
+    /// A state or a replay was requested to catch it up.
     pub(in crate::hub) awaiting: bool,
     /// The snapshot command that waits until a stream's replay has been sent.
     pub(in crate::hub) snapshot: Option<PendingId>,
@@ -50,13 +50,13 @@ impl Subscriptions {
         self.list.get(at).copied()
     }
 
-    /// Keeps a subscription that has begun.
+    /// Adds a new subscription.
     pub(in crate::hub) fn add(&mut self, subscription: Subscription) {
         let at = self.list.partition_point(|s| s.group < subscription.group);
         self.list.insert(at, subscription);
     }
 
-    /// A subscription is at another place now.
+    /// Changes a subscription's place.
     pub(in crate::hub) fn moved(&mut self, from: Subscription, to: Subscription) {
         if let Some(at) = self.place_of(from.group)
             && let Some(place) = self.list.get_mut(at).filter(|s| **s == from)
@@ -73,23 +73,23 @@ impl Subscriptions {
         }
     }
 
-    /// Where the subscription in a group is in the list.
+    /// The index of the subscription to a group in the list.
     pub(in crate::hub) fn place_of(&self, group: GroupId) -> Option<usize> {
         self.list.binary_search_by_key(&group, |s| s.group).ok()
     }
 
-    /// Where the subscription of a topic is in the list.
+    /// The index of the subscription to a topic in the list.
     pub(in crate::hub) fn place_in(&self, topics: &TopicTable, topic: Slot) -> Option<usize> {
         topics.topic(topic)?.groups.iter().find_map(|group| self.place_of(*group))
     }
 
-    /// The place of a subscription among those that lag.
+    /// The index of a subscription among those that lag.
     pub(in crate::hub) fn lagging_at(&self, subscription: Subscription) -> Option<usize> {
         self.lagging.iter().position(|l| l.subscription == subscription)
     }
 
-    /// Notes that deliveries of a topic were not sent: the session was at `from` before the first of them, though what it got
-    /// since may have moved it on.
+    /// Notes that deliveries of a topic were not sent. The session was at `from` before the first of them; later frames
+    /// may have advanced it.
     pub(in crate::hub) fn fall_behind(&mut self, topics: &mut TopicTable, topic: Slot, from: Cursor) {
         let Some(subscription) = self.place_in(topics, topic).and_then(|at| self.get(at)) else { return };
         match self.lagging_at(subscription).and_then(|at| self.lagging.get_mut(at)) {
@@ -106,7 +106,7 @@ impl Subscriptions {
         }
     }
 
-    /// Notes that the session gets something which says where it is in a topic, whatever it missed before.
+    /// Notes that the session gets a frame that sets its position in a topic, whatever it missed before.
     pub(in crate::hub) fn advance(&mut self, topics: &TopicTable, topic: Slot, to: Cursor) {
         let Some(subscription) = self.place_in(topics, topic).and_then(|at| self.get(at)) else { return };
         if let Some(lagging) = self.lagging_at(subscription).and_then(|at| self.lagging.get_mut(at))

@@ -1,4 +1,4 @@
-//! What fan-out does, with sessions that only keep what they are sent.
+//! Tests of fan-out, with sessions that only record what they are sent.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -65,7 +65,7 @@ struct Bed {
     slot: Slot,
     offset: u64,
     now_ms: u64,
-    /// The topic's state, to know how long a snapshot would be.
+    /// The topic's state, for the length of a snapshot.
     state: HashMap<String, Value>,
 }
 
@@ -119,7 +119,7 @@ impl Bed {
         self.fanout.begin_tick(self.now_ms);
     }
 
-    /// What a session was sent since this was last asked, as (type, offset, count, data).
+    /// What a session was sent since the last call, as (type, offset, count, data).
     fn got(&mut self, session: usize) -> Vec<Value> {
         let ids = std::mem::take(&mut self.sessions.sent[session]);
         let mut all = Vec::new();
@@ -139,7 +139,7 @@ impl Bed {
         self.got(session).iter().map(|message| message["offset"].as_u64().unwrap()).collect()
     }
 
-    /// A session cannot take what its topic brought after `seq` deltas.
+    /// The session cannot take deltas after the `seq`th.
     fn falls_behind(&mut self, session: usize, seq: u64) {
         let from = Cursor { offset: Offset::new(seq).unwrap_or(Offset::ZERO), seq };
         self.sessions.subscriptions[session].fall_behind(&mut self.fanout.topics, self.slot, from);
@@ -173,7 +173,7 @@ fn members_of_a_group_share_one_chunk_and_each_rate_is_a_group() {
 }
 
 #[test]
-fn a_chunk_says_where_a_receiver_is_before_and_after_each_frame() {
+fn a_chunk_has_the_position_before_and_after_each_frame() {
     let mut bed = Bed::new(Class::Merge, 1);
     bed.join(0);
     (1..=3).for_each(|n| bed.publish(json!({"p": n})));
@@ -188,7 +188,7 @@ fn a_chunk_says_where_a_receiver_is_before_and_after_each_frame() {
 }
 
 #[test]
-fn who_joins_in_the_middle_of_a_tick_gets_only_what_comes_after() {
+fn a_member_that_joins_within_a_tick_gets_only_later_deltas() {
     let mut bed = Bed::new(Class::Latest, 2);
     bed.join(0);
     bed.publish(json!({"p": 1}));
@@ -202,12 +202,12 @@ fn who_joins_in_the_middle_of_a_tick_gets_only_what_comes_after() {
 fn the_last_member_that_leaves_frees_the_topic_for_a_new_slot() {
     let mut bed = Bed::new(Class::Latest, 2);
     let (one, other) = (bed.join(0), bed.join(1));
-    // The last member takes the place of the one that left, and its session learns that.
+    // The last member takes the place of the one that left, and its session is updated.
     assert_eq!(bed.fanout.leave(one, &mut bed.sessions), None);
     let other = bed.sessions.subscriptions[1].get(0).filter(|moved| *moved != other).unwrap();
     assert_eq!(bed.fanout.leave(other, &mut bed.sessions), Some(bed.slot));
     assert_eq!(bed.fanout.topics.find(&bed.topic), None);
-    // A subscribe that is under way keeps it.
+    // A subscribe in progress keeps the slot.
     let slot = bed.fanout.topics.slot(&bed.topic, || Traits { class: Class::Latest, flush_ms: 0 });
     bed.fanout.topics.topic_mut(slot).unwrap().subscribing = 1;
     assert_eq!(bed.fanout.topics.unwanted(slot), None);
@@ -215,13 +215,13 @@ fn the_last_member_that_leaves_frees_the_topic_for_a_new_slot() {
 }
 
 #[test]
-fn a_group_with_a_rate_gets_one_frame_for_all_that_its_interval_brought() {
+fn a_group_with_a_rate_gets_one_frame_per_interval() {
     let mut bed = Bed::new(Class::Merge, 2);
     bed.join(0);
     bed.join_as(1, Encoding::Plain, 100);
     bed.publish(json!({"a": 1}));
     bed.tick(10);
-    assert_eq!(bed.offsets(1), [1], "the first goes at once");
+    assert_eq!(bed.offsets(1), [1], "the first is delivered immediately");
     for (key, n) in [("a", 2), ("b", 3), ("a", 4)] {
         bed.publish(json!({key: n}));
         bed.tick(10);
@@ -243,24 +243,24 @@ fn a_throttled_group_whose_patch_is_longer_than_the_state_gets_the_state() {
     let group = bed.join_as(0, Encoding::Plain, 100).group;
     bed.publish(json!({"a": 1}));
     bed.tick(10);
-    // More than are kept: no patch says them.
+    // More than are kept: no patch can express them.
     (0..=CONFLATE_WINDOW).for_each(|n| bed.publish(json!({"a": n})));
     bed.tick(200);
     bed.tick(0);
     assert_eq!(bed.fanout.take_followups(), [Followup::NeedsState { topic: bed.topic.clone(), group }]);
     bed.tick(200);
-    assert_eq!(bed.fanout.take_followups(), [], "it is asked for once");
+    assert_eq!(bed.fanout.take_followups(), [], "it is requested once");
     let (snapshot, mut sessions) = (bed.snapshot(), std::mem::take(&mut bed.sessions));
     let state = bed.fanout.group_state(group, &snapshot).unwrap();
     bed.fanout.send_group_state(group, state, &mut sessions);
     bed.sessions = sessions;
     let got = bed.got(0);
     assert_eq!(got.last().unwrap()["type"], "snapshot");
-    assert!(bed.fanout.group_state(group, &snapshot).is_none(), "it waits for none any more");
+    assert!(bed.fanout.group_state(group, &snapshot).is_none(), "it no longer waits for a state");
 }
 
 #[test]
-fn the_state_of_another_offset_is_asked_for_again() {
+fn a_state_of_another_offset_is_requested_again() {
     let mut bed = Bed::new(Class::Merge, 1);
     let group = bed.join_as(0, Encoding::Plain, 100).group;
     (0..=CONFLATE_WINDOW).for_each(|n| bed.publish(json!({"a": n})));
@@ -276,11 +276,11 @@ fn the_state_of_another_offset_is_asked_for_again() {
     assert_eq!(bed.fanout.next_ms(), Some(bed.now_ms + 50));
     bed.tick(50);
     bed.tick(0);
-    assert_eq!(bed.fanout.take_followups().len(), 1, "a state that could not be read is asked for again");
+    assert_eq!(bed.fanout.take_followups().len(), 1, "a state that could not be read is requested again");
 }
 
 #[test]
-fn a_group_passes_its_lagging_member_by_until_one_frame_catches_it_up() {
+fn a_lagging_member_gets_no_group_frames_until_it_catches_up() {
     for (class, data) in [(Class::Latest, json!({"b": 3})), (Class::Merge, json!({"a": 2, "b": 3}))] {
         let mut bed = Bed::new(class, 2);
         bed.join(0);
@@ -348,7 +348,7 @@ fn a_lagging_member_waits_for_its_topics_state_once() {
     assert!(matches!(full, StateResult::Ignored), "its socket is full again");
     bed.sessions.subscriptions[0].lagging[0].awaiting = true;
     let sent = bed.fanout.lagging_state(id(0), subscription.group, &snapshot, false, &mut bed.sessions);
-    let StateResult::Send { chunk, charged } = sent else { panic!("the state was not taken") };
+    let StateResult::Send { chunk, charged } = sent else { panic!("the state was not sent") };
     assert_eq!((chunk.start, charged), (Cursor::NOWHERE, chunk.bytes.len()));
     assert_eq!(bed.lagging(0), 0);
 }
@@ -364,7 +364,7 @@ fn every_delta_of_a_stream_is_replayed_one_subscription_at_a_time() {
     assert_eq!((after.get(), group), (1, subscription.group));
     bed.sessions.subscriptions[0].lagging[0].awaiting = true;
     assert!(matches!(bed.catch_up(0), CatchUp::Waits));
-    // A state says nothing of the deltas that it missed.
+    // A state does not contain the deltas that it missed.
     let end = bed.fanout.topics.topic(bed.slot).unwrap().last;
     bed.fanout.is_at(id(0), group, end, &mut bed.sessions);
     assert_eq!(bed.sessions.subscriptions[0].lagging[0].cursor.seq, 1);
@@ -378,7 +378,7 @@ fn a_session_ahead_of_its_throttled_group_goes_on_with_it_once_it_delivered() {
     bed.tick(10);
     bed.publish(json!({"a": 2}));
     bed.tick(10);
-    // It comes with the state of offset 2, which its group has not delivered yet.
+    // It joins with the state of offset 2, which its group has not delivered yet.
     let group = bed.join_as(1, Encoding::Plain, 100).group;
     let end = bed.fanout.topics.topic(bed.slot).unwrap().last;
     bed.fanout.is_at(id(1), group, end, &mut bed.sessions);
@@ -418,7 +418,7 @@ fn with_delta_compression_a_member_takes_differences_once_it_has_a_whole_delta()
     bed.tick(1);
     let (promoted, needs_full) = group(&bed, 0);
     assert!(!needs_full && promoted != first);
-    // One that another frame caught up needs a whole delta again.
+    // A member that another frame caught up needs a full delta again.
     bed.falls_behind(0, 1);
     bed.publish(json!({"a": 2}));
     bed.tick(1);
@@ -427,7 +427,7 @@ fn with_delta_compression_a_member_takes_differences_once_it_has_a_whole_delta()
 }
 
 #[test]
-fn under_overload_many_deltas_of_a_group_go_out_as_one() {
+fn under_overload_many_deltas_of_a_group_are_sent_as_one() {
     for (class, frames) in [(Class::Latest, 1), (Class::Merge, 1), (Class::Stream, 4)] {
         let mut bed = Bed::new(class, 1);
         bed.join(0);
@@ -484,17 +484,17 @@ fn recent_deltas_are_kept_while_a_subscription_lags() {
     assert_eq!(kept(&bed), 1);
     assert_eq!(bed.caught_up_with(0)["data"], json!({"a": 1}));
     (0..5).for_each(|_| bed.tick(1_000));
-    assert_eq!(kept(&bed), 0, "no subscription needs it");
+    assert_eq!(kept(&bed), 0, "no subscription needs them");
 }
 
 #[test]
-fn a_state_in_place_of_deltas_costs_what_it_has_more_than_they() {
+fn a_state_in_place_of_deltas_is_charged_for_the_excess() {
     let mut bed = Bed::new(Class::Latest, 1);
     bed.join(0);
     (0..3).for_each(|n| bed.publish(json!({"a": n})));
     let topic = bed.fanout.topics.topic(bed.slot).unwrap();
     let start = Cursor { offset: Offset::ZERO, seq: 0 };
-    assert_eq!(topic.charged_bytes(100, Cursor::NOWHERE), 100, "all of it");
-    assert_eq!(topic.charged_bytes(100, start), 0, "as many bytes as three deltas may have");
+    assert_eq!(topic.charged_bytes(100, Cursor::NOWHERE), 100, "the whole state");
+    assert_eq!(topic.charged_bytes(100, start), 0, "no more bytes than the three deltas");
     assert_eq!(topic.charged_bytes(1 << 20, start), (1 << 20) - 3 * crate::limits::STATE_BYTES_PER_MISSED);
 }

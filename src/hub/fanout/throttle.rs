@@ -5,12 +5,12 @@ use std::collections::BinaryHeap;
 
 use crate::hub::index::GroupId;
 
-/// Which groups have something to deliver, and when they may.
+/// The groups that have something to deliver, and when they may.
 #[derive(Default)]
 pub(super) struct Throttle {
     /// Groups that got something to deliver in this tick.
     touched: Vec<GroupId>,
-    /// Groups that wait for their interval to end, the earliest first.
+    /// Groups that wait for the end of their interval, the earliest first.
     due: BinaryHeap<Reverse<(u64, GroupId)>>,
 }
 
@@ -20,12 +20,12 @@ impl Throttle {
         self.touched.push(group);
     }
 
-    /// Has a group looked at no earlier than `at_ms`.
+    /// Schedules a group for `at_ms`.
     pub(super) fn wait(&mut self, group: GroupId, at_ms: u64) {
         self.due.push(Reverse((at_ms, group)));
     }
 
-    /// When the next group is to be looked at, by the shard's clock.
+    /// When the next group is due, in the shard's time.
     pub(super) fn next_ms(&self) -> Option<u64> {
         self.due.peek().map(|Reverse((at_ms, _))| *at_ms)
     }
@@ -34,7 +34,7 @@ impl Throttle {
         std::mem::take(&mut self.touched)
     }
 
-    /// The next group whose time has come.
+    /// The next group that is due.
     pub(super) fn take_due(&mut self, now_ms: u64) -> Option<GroupId> {
         if self.next_ms()? > now_ms {
             return None;

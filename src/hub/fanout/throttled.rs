@@ -1,4 +1,4 @@
-//! Groups with a rate: what came since their last delivery goes out as one frame, once their interval is over.
+//! Groups with a rate: the deltas since the last delivery are sent as one frame once the interval is over.
 
 use bytes::Bytes;
 
@@ -14,21 +14,21 @@ use crate::name::TopicName;
 use crate::protocol::Delivery;
 use crate::topic::{Slot, Snapshot};
 
-/// The state that a group waited for, and what it costs its members.
+/// The state that a group waited for, and its cost for the members.
 #[derive(Debug)]
 pub(in crate::hub) struct GroupState {
     pub(in crate::hub) topic: Slot,
-    /// Where the group's members were.
+    /// The members' position.
     pub(in crate::hub) from: Cursor,
     pub(in crate::hub) frame: Bytes,
-    /// Deltas that it stands for.
+    /// Number of deltas that it replaces.
     count: u64,
-    /// Bytes that each member's allowance is charged; 0 where the deltas would have been as many.
+    /// Bytes charged to each member's allowance; 0 if the deltas would have been as long.
     pub(in crate::hub) charged: usize,
 }
 
 impl Fanout {
-    /// Delivers what groups have pending whose interval is over.
+    /// Delivers for the groups whose interval is over.
     pub(super) fn deliver_throttled(&mut self, to: &mut impl Receivers) {
         for group_id in self.throttle.take_touched() {
             let Some(group) = self.topics.group(group_id) else { continue };
@@ -63,7 +63,8 @@ impl Fanout {
         }
     }
 
-    /// The newest value as a difference from the one that all members of a throttled group hold. Patches are short already.
+    /// The newest value as a difference from the one that all members of a group with a rate have. Patches are short
+    /// already.
     fn delta_compressed(&mut self, group_id: GroupId, count: u64) -> Option<Bytes> {
         let (group, topic) = self.topics.group_and_topic(group_id)?;
         if !group.encoding.is_fossil() || topic.class != Class::Latest {
@@ -78,7 +79,7 @@ impl Fanout {
         Some(group.encoding.delivery(&delivery, Some(&before)))
     }
 
-    /// Sends one frame to a throttled group, which then is where its topic is.
+    /// Sends one frame to a group with a rate; the group is then level with its topic.
     fn send_to_group(&mut self, group_id: GroupId, bytes: Bytes, count: u64, to: &mut impl Receivers) {
         let Some((group, topic)) = self.topics.group_and_topic(group_id) else { return };
         self.stats.conflated.add((count - 1) * group.len() as u64);
@@ -92,7 +93,7 @@ impl Fanout {
         self.delivered(group_id);
     }
 
-    /// A group is where its topic is: members that joined ahead of it catch up and go on with it.
+    /// A group is level with its topic: members that joined ahead of it get its frames from now on.
     pub(super) fn delivered(&mut self, group_id: GroupId) {
         let Some((group, topic)) = self.topics.group_and_topic(group_id) else { return };
         group.sent = topic.last;
@@ -106,16 +107,16 @@ impl Fanout {
         self.followups.extend(joiners.into_iter().map(|session| Followup::CanCatchUp { session, group: group_id }));
     }
 
-    /// The state that a group waited for has come. `None` if it cannot use it; a group whose topic moved on meanwhile is
-    /// looked at again.
+    /// Handles the state that a group waited for. `None` if it is of no use; a group whose topic has advanced meanwhile
+    /// is checked again.
     pub(in crate::hub) fn group_state(&mut self, group_id: GroupId, snapshot: &Snapshot) -> Option<GroupState> {
         let (group, topic) = self.topics.group_and_topic(group_id)?;
-        // The group's number may be another topic's by now.
+        // The group's id may belong to another topic by now.
         if !group.awaiting || topic.name != snapshot.topic {
             return None;
         }
         if topic.last.offset != snapshot.offset {
-            // It belongs to another epoch than what is pending.
+            // Its epoch differs from that of the pending deltas.
             group.awaiting = false;
             self.throttle.touch(group_id);
             return None;
@@ -129,17 +130,17 @@ impl Fanout {
         Some(GroupState { topic: slot, from, frame, count, charged })
     }
 
-    /// Sends it to all members that do not lag.
+    /// Sends the state to all members that do not lag.
     pub(in crate::hub) fn send_group_state(&mut self, group: GroupId, state: GroupState, to: &mut impl Receivers) {
         self.send_to_group(group, state.frame, state.count, to);
     }
 
-    /// Members of a group that its frames go to now.
+    /// Members that get the group's frames.
     pub(in crate::hub) fn receivers(&self, group: GroupId) -> Vec<SessionIndex> {
         self.topics.group(group).map_or_else(Vec::new, |group| group.receivers().collect())
     }
 
-    /// The state that a group waited for could not be read: it is asked for again at `again_ms`.
+    /// The state that a group waited for could not be read: it is requested again at `again_ms`.
     pub(in crate::hub) fn no_group_state(&mut self, group_id: GroupId, topic: &TopicName, again_ms: u64) {
         if let Some((group, wanted)) = self.topics.group_and_topic(group_id)
             && wanted.name == *topic

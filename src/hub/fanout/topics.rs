@@ -1,4 +1,4 @@
-//! The topics that sessions of this shard subscribe to, each in a slot, with the groups of its subscribers.
+//! The topics that sessions of this shard subscribe to, each in a slot, with its groups.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::limits::{ATTACH_WINDOW, CONFLATE_WINDOW, CONFLATE_WINDOW_BYTES, STATE
 use crate::name::TopicName;
 use crate::topic::{Delta, Slot};
 
-/// What its namespace says of a topic.
+/// Settings of a topic's namespace.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::hub) struct Traits {
     pub(in crate::hub) class: Class,
@@ -25,33 +25,33 @@ pub(in crate::hub) struct Traits {
 pub(in crate::hub) struct TopicEntry {
     pub(in crate::hub) name: TopicName,
     pub(in crate::hub) class: Class,
-    /// How long after a session's last write its deltas may wait for others, ms.
+    /// How long after a session's last write its deltas may wait to be coalesced, ms.
     pub(in crate::hub) flush_ms: u16,
     pub(in crate::hub) groups: Vec<GroupId>,
-    /// The newest delta that has come out of the queue.
+    /// The newest delta that was taken from the queue.
     pub(in crate::hub) last: Cursor,
     /// Recent deltas, for lagging subscriptions.
     pub(in crate::hub) recent: VecDeque<Arc<Delta>>,
-    /// Bytes of payload in it.
+    /// Bytes of their payloads.
     pub(in crate::hub) recent_bytes: usize,
-    /// Bytes of its state, or of missed deltas, as they were last asked for.
+    /// Bytes of its state, or of missed deltas, at the last request.
     pub(in crate::hub) answered_bytes: usize,
-    /// When the last delta came, by the shard's clock.
+    /// When the last delta came, in the shard's time.
     pub(in crate::hub) moved_ms: u64,
-    /// Lagging members, and groups with something pending: while there are any, recent deltas are kept.
+    /// Number of lagging members and of groups with something pending. Recent deltas are kept unless it is 0.
     pub(in crate::hub) lagging: u32,
-    /// Subscribes under way: while there are any, all recent deltas are kept.
+    /// Number of subscribes in progress. All recent deltas are kept unless it is 0.
     pub(in crate::hub) subscribing: u32,
-    /// The control plane was told that no session here wants it any more.
+    /// The control plane was informed that no session of this shard needs it any more.
     pub(in crate::hub) detached: bool,
 }
 
 impl TopicEntry {
-    /// Keeps a delta, within the bounds on what is kept.
+    /// Keeps a delta, within the limits on kept deltas.
     pub(in crate::hub) fn keep(&mut self, delta: Arc<Delta>) {
         self.recent_bytes += delta.payload.bytes().len();
         self.recent.push_back(delta);
-        // A subscribe under way needs all of them.
+        // A subscribe in progress needs all of them.
         let (deltas, bytes) = match self.subscribing {
             0 => (CONFLATE_WINDOW, CONFLATE_WINDOW_BYTES),
             _ => (ATTACH_WINDOW, usize::MAX),
@@ -63,14 +63,14 @@ impl TopicEntry {
         }
     }
 
-    /// Drops all of them.
+    /// Drops all recent deltas.
     pub(in crate::hub) fn clear_recent(&mut self) {
         self.recent.clear();
         self.recent_bytes = 0;
     }
 
-    /// Bytes of a state of `bytes` that the allowance of a session at `from` is charged. A lagging subscription gets the state
-    /// in place of deltas that it would have been sent anyway: as many bytes as those take are free.
+    /// Bytes that the allowance of a session at `from` is charged for a state of `bytes`. A lagging subscription gets
+    /// the state in place of deltas that it would have got anyway, so only the excess over their length is charged.
     pub(in crate::hub) fn charged_bytes(&self, bytes: usize, from: Cursor) -> usize {
         if from == Cursor::NOWHERE {
             return bytes;
@@ -83,7 +83,7 @@ impl TopicEntry {
         let begin = self.recent.partition_point(|delta| delta.offset <= from.offset);
         let kept = match self.recent.len() - begin == missed {
             true => self.recent.range(begin..).map(|delta| delta.payload.bytes().len()).sum(),
-            // Some are gone: they were at least as many bytes as are kept.
+            // Some of the deltas are gone: they were at least as long as those that are kept.
             false => self.recent_bytes,
         };
         over.min(bytes.saturating_sub(kept))
@@ -109,13 +109,13 @@ pub(super) fn index(slot: Slot) -> usize {
     slot.0 as usize
 }
 
-/// A place in a list, which is shorter than that.
+/// An index as `u32`; lists are shorter than that.
 pub(super) fn place(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
 }
 
 impl TopicTable {
-    /// The slot of a topic, made if need be.
+    /// The slot of a topic; created if there is none.
     pub(in crate::hub) fn slot(&mut self, name: &TopicName, traits: impl FnOnce() -> Traits) -> Slot {
         if let Some(slot) = self.by_name.get(name.as_str()) {
             return *slot;
@@ -141,7 +141,7 @@ impl TopicTable {
         slot
     }
 
-    /// The slot of a topic, if there is one.
+    /// The slot of a topic, if it has one.
     pub(in crate::hub) fn find(&self, name: &TopicName) -> Option<Slot> {
         self.by_name.get(name.as_str()).copied()
     }
@@ -170,7 +170,7 @@ impl TopicTable {
         Some((self.slots.get_mut(index(slot))?, &mut self.groups))
     }
 
-    /// Topics that fit, and how many are subscribed to each.
+    /// Topics for which `fits` is true, with their numbers of subscribers.
     pub(in crate::hub) fn subscriber_counts(&self, fits: &dyn Fn(&str) -> bool, max: usize) -> Vec<(TopicName, u64)> {
         let wanted = self.slots.iter().map(|(_, topic)| topic);
         let wanted = wanted.filter(|topic| !topic.groups.is_empty() && fits(topic.name.as_str()));
@@ -185,7 +185,8 @@ impl TopicTable {
         self.slots.len()
     }
 
-    /// `slot` if no session here wants it any more; it is then marked and its name is free for a new slot.
+    /// Returns `slot` if no session of this shard needs it any more. It is then marked, and its name is free for a new
+    /// slot.
     pub(in crate::hub) fn unwanted(&mut self, slot: Slot) -> Option<Slot> {
         let topic = self.slots.get_mut(index(slot))?;
         if topic.detached || topic.subscribing > 0 || !topic.groups.is_empty() {
@@ -200,7 +201,7 @@ impl TopicTable {
         Some(slot)
     }
 
-    /// The control plane will send nothing more about `slot`.
+    /// The control plane will send nothing more for `slot`.
     pub(in crate::hub) fn free(&mut self, slot: Slot) {
         if self.slots.get(index(slot)).is_some_and(|t| t.detached) {
             let topic = self.slots.remove(index(slot));
@@ -208,9 +209,9 @@ impl TopicTable {
         }
     }
 
-    /// Bytes of memory, kept deltas apart.
+    /// Bytes of memory, without the kept deltas.
     pub(in crate::hub) fn bytes(&self) -> usize {
-        // A list of one group, and a list that was empty once, have room for some.
+        // Lists that had one entry keep a small capacity.
         let topic = size_of::<TopicEntry>() + 2 * size_of::<usize>() + 16;
         let group = size_of::<Group>() + size_of::<usize>();
         let name = size_of::<(TopicName, Slot)>() + 1;
@@ -220,7 +221,7 @@ impl TopicTable {
             + self.listed_bytes
     }
 
-    /// Gives back unused memory. To be called once in a while.
+    /// Frees unused memory. Called periodically.
     pub(in crate::hub) fn shrink(&mut self) {
         if self.by_name.len() * 4 < self.by_name.capacity() && self.by_name.capacity() > SHRINK_FROM {
             self.by_name.shrink_to(self.by_name.len() * 2);

@@ -1,5 +1,5 @@
-//! Traced deltas ([`Trace`]) on their way through a shard: what is counted of them, and logged. With no trace active, each
-//! call here costs one emptiness check.
+//! Traced deltas ([`Trace`]) on their way through a shard: what is counted and logged for them. With no trace active,
+//! each call here costs one emptiness check.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::hub::chunk::Chunk;
 use crate::hub::index::{ChunkId, GroupId};
 use crate::topic::{Delta, ShardId, Slot, Trace};
 
-/// Time after which the last write is not waited for any more, in ms.
+/// How long the last write of a delta is awaited, in ms.
 const PATIENCE_MS: u64 = 10_000;
 
 /// The deltas that a shard traces now.
@@ -28,17 +28,17 @@ struct Traced {
     /// Its fan-out was logged.
     fanned_out: bool,
     subscribers: usize,
-    /// Subscriptions that lagged: they catch up later.
+    /// Number of subscriptions that lagged; they catch up later.
     lagging: usize,
-    /// Members of groups with a rate: they get it, or what stands for it, when the group is due.
+    /// Number of members of groups with a rate; they get the delta, or one that replaces it, when the group is due.
     throttled: usize,
     /// The groups with a rate that have not delivered since.
     due: Vec<GroupId>,
-    /// The chunks that carry it, as long as they wait for a write.
+    /// The chunks that contain it, while they wait for a write.
     chunks: Vec<(ChunkId, Bytes)>,
-    /// Sessions that such a chunk was shared with.
+    /// Number of sessions that share such a chunk.
     receivers: usize,
-    /// Of those, the ones that get a newer state in its place.
+    /// Number of those that get a newer state in its place.
     conflated: usize,
     writes: usize,
     cut_short: usize,
@@ -46,11 +46,11 @@ struct Traced {
     last_us: u64,
 }
 
-/// Deltas that a chunk delivers: those after `from`, up to `upto`.
+/// The deltas that a chunk delivers: those after `from`, up to `upto`.
 pub(super) struct Span {
     pub(super) from: u64,
     pub(super) upto: u64,
-    /// As one frame that stands for all of them.
+    /// One frame replaces all of them.
     pub(super) conflated: bool,
 }
 
@@ -63,7 +63,8 @@ impl Traces {
         self.deltas.is_empty()
     }
 
-    /// A traced delta came out of the queue, in the shard's `tick` as its `event`th. It is its topic's `seq`th here.
+    /// A traced delta was taken from the queue: the shard's `event`th event in `tick`, and its topic's `seq`th delta
+    /// here.
     pub(super) fn begin<'a>(
         &mut self,
         slot: Slot,
@@ -116,7 +117,7 @@ impl Traces {
         });
     }
 
-    /// Shares a chunk that carries some of a topic's deltas among the members of a group, and notes it.
+    /// Shares a chunk with some of a topic's deltas among the members of a group, and records it.
     pub(super) fn share(&mut self, slot: Slot, span: &Span, chunk: Chunk, group: &Group, to: &mut impl Receivers) {
         if self.deltas.is_empty() {
             to.share(chunk, group.receivers());
@@ -135,14 +136,14 @@ impl Traces {
         }
     }
 
-    /// A group with a rate is where its topic is.
+    /// A group with a rate is level with its topic.
     pub(super) fn group_delivered(&mut self, group: GroupId) {
         for traced in &mut self.deltas {
             traced.due.retain(|due| *due != group);
         }
     }
 
-    /// The tick's chunks are in the send queues of those who get them.
+    /// The tick's chunks are in the send queues.
     pub(super) fn fanned_out(&mut self) {
         for traced in self.deltas.iter_mut().filter(|t| !t.fanned_out) {
             traced.fanned_out = true;
@@ -152,7 +153,7 @@ impl Traces {
         }
     }
 
-    /// A write was made of these chunks; `all` says that the socket took all of it.
+    /// A write was made of these chunks. `all`: the socket took all of it.
     pub(in crate::hub) fn written<'a>(&mut self, chunks: impl Iterator<Item = (ChunkId, &'a Chunk)>, all: bool) {
         for (number, chunk) in chunks {
             for traced in &mut self.deltas {
@@ -170,7 +171,7 @@ impl Traces {
         }
     }
 
-    /// At the end of a tick: deltas whose last write was made are done. `waiting` finds a chunk that waits for a write.
+    /// At the end of a tick: finishes deltas whose last write was made. `waiting` finds a chunk that waits for a write.
     pub(in crate::hub) fn end_tick<'a>(&mut self, now_ms: u64, waiting: impl Fn(ChunkId) -> Option<&'a Chunk>) {
         let shard = self.shard;
         self.deltas.retain_mut(|traced| {
@@ -187,7 +188,7 @@ impl Traces {
     }
 }
 
-/// Whether these are the very same bytes in memory: chunks' numbers are used again.
+/// Whether these are the same bytes in memory: ids of chunks are reused.
 fn same(a: &Bytes, b: &Bytes) -> bool {
     a.as_ptr() == b.as_ptr() && a.len() == b.len()
 }

@@ -1,6 +1,6 @@
-//! Time and endings: which session is late, when all are looked at, and how many are closed at once.
+//! Which session is late, the sweep over all sessions, and closing sessions gradually.
 //!
-//! Knows no shard, no topics and no sockets: it judges sessions that it is shown, and says what is to be done.
+//! Knows no shard, no topics and no sockets: it judges the sessions that it is given, and returns what is to be done.
 
 mod paced_close;
 mod rebalance;

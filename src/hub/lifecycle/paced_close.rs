@@ -1,4 +1,4 @@
-//! Sessions that are closed over a time, so that they do not all come back at once.
+//! Sessions that are closed gradually, so that they do not all reconnect at once.
 
 use std::time::Duration;
 
@@ -9,24 +9,24 @@ pub(in crate::hub) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Which sessions are to be closed, and how fast.
+/// The sessions to close, and how fast.
 pub(in crate::hub) struct PacedClose {
     began_ms: u64,
     window_ms: u64,
     hurried: bool,
-    /// Those still to be closed, the first at the end.
+    /// Sessions still to be closed, the first at the end.
     waiting: Vec<SessionId>,
     total: usize,
 }
 
 impl PacedClose {
-    /// All of `waiting` over `window`, evenly, the last of the list first.
+    /// Closes all of `waiting` evenly over `window`, the last of the list first.
     pub(in crate::hub) fn new(now_ms: u64, window: Duration, waiting: Vec<SessionId>) -> Self {
         let total = waiting.len();
         Self { began_ms: now_ms, window_ms: millis(window), hurried: false, waiting, total }
     }
 
-    /// Those whose turn it is by now.
+    /// The sessions that are due by now.
     pub(in crate::hub) fn due(&mut self, now_ms: u64) -> Vec<SessionId> {
         let elapsed_ms = now_ms.saturating_sub(self.began_ms);
         let due = match self.window_ms {
@@ -39,17 +39,17 @@ impl PacedClose {
         self.waiting.split_off(keep.min(self.waiting.len()))
     }
 
-    /// All are to go at once.
+    /// Makes all sessions due immediately.
     pub(in crate::hub) fn hurry(&mut self) {
         (self.window_ms, self.hurried) = (0, true);
     }
 
-    /// Whether all are to go at once.
+    /// Whether all sessions are due immediately.
     pub(in crate::hub) fn is_hurried(&self) -> bool {
         self.hurried
     }
 
-    /// Whether none is left.
+    /// Whether no session is left.
     pub(in crate::hub) fn is_over(&self) -> bool {
         self.waiting.is_empty()
     }

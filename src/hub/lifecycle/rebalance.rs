@@ -1,5 +1,5 @@
-//! Rebalancing: some of a shard's sessions are closed with the messages of a drain, and go to other nodes. Nothing else
-//! changes: the shard goes on, and takes new sessions.
+//! Rebalancing: some of a shard's sessions are closed with the messages of a drain, so that they reconnect to other
+//! nodes. The shard keeps running and takes new sessions.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,21 +8,21 @@ use std::time::Duration;
 use super::paced_close::PacedClose;
 use crate::hub::index::SessionId;
 
-/// One shard's share of what is to go. What is left of it is given back when it is dropped, wherever that is, so that the
-/// node's count always ends at 0.
+/// One shard's share of the sessions to close. A dropped share subtracts its rest, so that the node's count always ends
+/// at 0.
 pub(in crate::hub) struct Share {
     left: Arc<AtomicUsize>,
     count: usize,
 }
 
 impl Share {
-    /// A share of what `left` counts already.
+    /// A share of `count`, which `left` includes already.
     pub(in crate::hub) fn new(left: Arc<AtomicUsize>, count: usize) -> Self {
         Self { left, count }
     }
 
-    /// So many went, or were gone already.
-    fn went(&mut self, count: usize) {
+    /// Subtracts sessions that were closed, or were gone already.
+    fn subtract(&mut self, count: usize) {
         let count = count.min(self.count);
         self.count -= count;
         self.left.fetch_sub(count, Ordering::AcqRel);
@@ -31,17 +31,17 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.went(self.count);
+        self.subtract(self.count);
     }
 }
 
-/// Sessions of one shard on their way to other nodes.
+/// The sessions of one shard that are being closed.
 pub(in crate::hub) struct Rebalance {
     closing: PacedClose,
     share: Share,
 }
 
-/// `count` divided among the shards by their sessions, so that they stay as even as they are (largest remainders).
+/// Divides `count` among the shards in proportion to their sessions (largest remainders).
 pub(in crate::hub) fn apportion(count: usize, sessions: &[usize]) -> Vec<usize> {
     let total: usize = sessions.iter().sum();
     if total == 0 {
@@ -61,23 +61,23 @@ pub(in crate::hub) fn apportion(count: usize, sessions: &[usize]) -> Vec<usize> 
 }
 
 impl Rebalance {
-    /// Closes as many of `open` as the share says, chosen by lot, over `window`. A session that has only just come is not in
-    /// `open`.
+    /// Closes as many of `open` as the share says, chosen at random, over `window`. `open` does not contain very new
+    /// sessions.
     pub(in crate::hub) fn new(mut share: Share, window: Duration, open: &[SessionId], now_ms: u64) -> Self {
         let chosen = rand::seq::index::sample(&mut rand::rng(), open.len(), share.count.min(open.len()));
         let chosen: Vec<SessionId> = chosen.into_iter().filter_map(|i| open.get(i).copied()).collect();
-        share.went(share.count - chosen.len());
+        share.subtract(share.count - chosen.len());
         Self { closing: PacedClose::new(now_ms, window, chosen), share }
     }
 
-    /// Those whose turn it is by now.
+    /// The sessions that are due by now.
     pub(in crate::hub) fn due(&mut self, now_ms: u64) -> Vec<SessionId> {
         let due = self.closing.due(now_ms);
-        self.share.went(due.len());
+        self.share.subtract(due.len());
         due
     }
 
-    /// Whether none is left.
+    /// Whether no session is left.
     pub(in crate::hub) fn is_over(&self) -> bool {
         self.closing.is_over()
     }
@@ -115,7 +115,7 @@ mod tests {
         for (count, go) in [(4, 4), (10, 10), (25, 10)] {
             let left = Arc::new(AtomicUsize::new(count));
             let mut rebalance = Rebalance::new(Share::new(left.clone(), count), Duration::from_secs(1), &open, 1_000);
-            assert_eq!(left.load(Ordering::Relaxed), go, "those that are not there count no more");
+            assert_eq!(left.load(Ordering::Relaxed), go, "missing sessions were subtracted");
             let mut gone = rebalance.due(1_500);
             assert_eq!(left.load(Ordering::Relaxed), go - gone.len());
             gone.extend(rebalance.due(2_000));
@@ -126,10 +126,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_a_share_is_given_back() {
+    fn the_rest_of_a_share_is_subtracted() {
         let left = Arc::new(AtomicUsize::new(10));
         let mut share = Share::new(left.clone(), 6);
-        share.went(2);
+        share.subtract(2);
         assert_eq!(left.load(Ordering::Relaxed), 8);
         drop(share);
         assert_eq!(left.load(Ordering::Relaxed), 4);

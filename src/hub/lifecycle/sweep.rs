@@ -1,38 +1,38 @@
-//! All sessions are looked at about once a second, a slice of them at a time.
+//! The sweep: all sessions are checked about once a second, a slice of them at a time.
 
 use std::time::Duration;
 
 use super::paced_close::millis;
 
-/// Time between two slices.
+/// Interval between two slices.
 pub(in crate::hub) const SWEEP_EVERY: Duration = Duration::from_millis(50);
 
-/// Slices in which all sessions are looked at once.
+/// Number of slices that cover all sessions.
 const SLICES: usize = 20;
 
-/// How far the sweep has come.
+/// The progress of the sweep.
 #[derive(Debug, Default)]
 pub(in crate::hub) struct Sweep {
     next_ms: u64,
-    /// The place that is looked at next.
+    /// The index that is checked next.
     at: usize,
-    /// Bytes outside the sessions' entries, as the last whole sweep found them, and as far as this one has come.
+    /// Bytes outside the sessions' entries: found by the last complete sweep, and by the current one so far.
     outside_bytes: usize,
     so_far_bytes: usize,
 }
 
 impl Sweep {
-    /// When the next slice is due, by the shard's clock.
+    /// When the next slice is due, in the shard's time.
     pub(in crate::hub) fn next_ms(&self) -> u64 {
         self.next_ms
     }
 
-    /// The next slice is due now.
+    /// Makes the next slice due now.
     pub(in crate::hub) fn hurry(&mut self, now_ms: u64) {
         self.next_ms = now_ms;
     }
 
-    /// Begins the next slice if it is due. Returns how many of `places` it has; none of an empty shard.
+    /// Begins the next slice if it is due. Returns how many of `places` it has; none for an empty shard.
     pub(in crate::hub) fn begin(&mut self, places: usize, is_empty: bool, now_ms: u64) -> Option<usize> {
         if now_ms < self.next_ms {
             return None;
@@ -42,7 +42,7 @@ impl Sweep {
         Some(slice.min(places))
     }
 
-    /// The next place, and whether a whole sweep begins with it.
+    /// The next index, and whether a new sweep begins with it.
     pub(in crate::hub) fn next_place(&mut self, places: usize) -> (usize, bool) {
         let begins = self.at >= places;
         if begins {
@@ -53,12 +53,12 @@ impl Sweep {
         (at, begins)
     }
 
-    /// A session has so many bytes outside its entry.
+    /// Adds a session's bytes outside its entry.
     pub(in crate::hub) fn count(&mut self, bytes: usize) {
         self.so_far_bytes += bytes;
     }
 
-    /// Whether all places have been looked at. A slice may go on after the end: what was counted is that of one sweep.
+    /// Whether the sweep has reached the end. A slice may continue past it; the bytes of the finished sweep are saved.
     pub(in crate::hub) fn ends(&mut self, places: usize) -> bool {
         let ends = self.at >= places;
         if ends {
@@ -67,12 +67,12 @@ impl Sweep {
         ends
     }
 
-    /// An empty shard has nothing to look at: that is a whole sweep.
+    /// An empty shard's sweep is complete at once.
     pub(in crate::hub) fn nothing(&mut self) {
         (self.at, self.so_far_bytes, self.outside_bytes) = (0, 0, 0);
     }
 
-    /// Bytes of memory of what sessions keep outside their entries, as the last whole sweep found them.
+    /// Bytes of memory outside the sessions' entries, by the last complete sweep.
     pub(in crate::hub) fn outside_bytes(&self) -> usize {
         self.outside_bytes
     }
@@ -83,13 +83,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_place_is_looked_at_once_a_second() {
+    fn every_session_is_checked_once_a_second() {
         for places in [1, 19, 20, 21, 400, 1_003] {
             let mut sweep = Sweep::default();
             let (mut seen, mut now_ms, mut whole) = (vec![0; places], 0, 0);
             while whole == 0 {
                 let slice = sweep.begin(places, false, now_ms).unwrap();
-                assert_eq!(sweep.begin(places, false, now_ms), None, "not due again");
+                assert_eq!(sweep.begin(places, false, now_ms), None, "not due yet");
                 for _ in 0..slice {
                     let (at, _) = sweep.next_place(places);
                     seen[at] += 1;

@@ -1,5 +1,5 @@
-//! Whether a session is late: with its first command, its token, its answers, its pong, or with taking what it is sent. No
-//! session has a timer: the sweep asks this about each.
+//! Whether a session is late: with its first command, its token, its messages, its pong, or in reading what it is sent.
+//! Sessions have no timers: the sweep checks each of them.
 
 use super::paced_close::millis;
 use crate::auth::has_ended;
@@ -11,10 +11,10 @@ use crate::hub::stage::{Ping, Stage};
 use crate::limits::DEFERRED_MAX;
 use crate::wire::close::CloseReason;
 
-/// Time that a hurried drain leaves for close frames to be answered, in ms.
+/// How long a hurried drain waits for clients' close frames, in ms.
 pub(in crate::hub) const HURRY_MS: u64 = 200;
 
-/// Whether `at`, of the low half of the clock, is not ahead.
+/// Whether `at`, in the low half of the clock, has been reached.
 pub(in crate::hub) fn is_past(at: u32, now_ms: u64) -> bool {
     clock32(now_ms).wrapping_sub(at) < 1 << 31
 }
@@ -22,12 +22,12 @@ pub(in crate::hub) fn is_past(at: u32, now_ms: u64) -> bool {
 /// What is to be done with a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::hub) enum Verdict {
-    /// It is ending, and has time left for that.
+    /// It is ending, and has time left.
     Leave,
     /// Its client did not answer the close frame in time.
     Drop,
     Close(CloseReason),
-    /// It is in time.
+    /// It is not late.
     Keep,
 }
 
@@ -40,9 +40,9 @@ pub(in crate::hub) struct Timeouts {
     pong_ms: u64,
     token_ms: u64,
     deferred_ms: u64,
-    /// Time that a Centrifuge session has after its token's end, in s.
+    /// Grace period of a Centrifuge session after its token expired, in s.
     expired_delay_s: u64,
-    /// No topic can be had without a token.
+    /// Clients need a token to subscribe.
     needs_token: bool,
 }
 
@@ -61,7 +61,7 @@ impl Timeouts {
         }
     }
 
-    /// Tokens of subscriptions that ended before this time, Unix s, are over.
+    /// Subscription tokens that expire before this time, Unix s, are treated as expired.
     pub(in crate::hub) fn expired_until_s(&self, unix_ms: u64) -> u64 {
         (unix_ms / 1_000).saturating_sub(self.expired_delay_s)
     }
@@ -87,7 +87,7 @@ impl Timeouts {
                 CloseReason::Slow
             }
             _ if self.is_expired(session, unix_ms / 1_000) => CloseReason::Expired,
-            // While its socket is full, whether it takes bytes decides, not its pong.
+            // While its socket is full, the backlog's progress is checked instead of the pong.
             _ if output.ping == Ping::Written && output.backlog.is_none() && age(session.heard_ms) > self.pong_ms => {
                 CloseReason::NoPong
             }
@@ -96,13 +96,13 @@ impl Timeouts {
         Verdict::Close(reason)
     }
 
-    /// One that waits for its turn is not late: it is not read.
+    /// A session that waits for its turn is not late, because the server does not read it.
     fn is_message_late(&self, session: &Session, now_ms: u64) -> bool {
         let begun = |since_ms: u64| now_ms.saturating_sub(since_ms) > self.first_command_ms;
         session.reading == Reading::Free && session.inbox.as_ref().is_some_and(|inbox| begun(inbox.since_ms))
     }
 
-    /// One that got a topic by a token of the topic's own has shown one.
+    /// A subscription token for a topic counts as a token.
     fn lacks_token(&self, session: &Session) -> bool {
         self.needs_token
             && session.identity.is_none()
@@ -117,8 +117,8 @@ impl Timeouts {
         expires_s.is_some_and(|expires_s| has_ended(expires_s, now_s.saturating_sub(delay_s)))
     }
 
-    /// Whether a session is to be pinged; that is noted. Centrifuge clients count on pings, whatever else comes; others are
-    /// pinged when they were silent for a time. Sessions that came together are not pinged together for ever.
+    /// Whether a session must be pinged; notes the ping. Centrifuge clients expect pings even while they get other
+    /// messages; others are pinged after a silence. Sessions that connected together are not all pinged together.
     pub(in crate::hub) fn must_ping(&self, session: &mut Session, index: SessionIndex, now_ms: u64) -> bool {
         let spread_ms = self.ping_ms / 4 * (index.at() % 16) as u64 / 16;
         let every_ms = self.ping_ms - spread_ms;
@@ -136,7 +136,7 @@ impl Timeouts {
                 return false;
             }
         }
-        // The time to answer begins with the first of several that were not answered.
+        // The time to answer starts with the first unanswered ping.
         if session.output.ping == Ping::None {
             session.output.ping = Ping::Queued;
         }
@@ -165,7 +165,7 @@ mod tests {
         }
     }
 
-    /// A session that came `age_ms` ago, and has given a valid command.
+    /// A session that connected `age_ms` ago and has sent a valid command.
     fn session(dialect: Dialect, age_ms: u64) -> Session {
         let mut session = Session::unserved(dialect, 1, clock32(NOW_MS - age_ms));
         session.output.stage = Stage::Open;
@@ -183,7 +183,7 @@ mod tests {
             new.output.stage = Stage::New;
             assert_eq!(judged(&new), verdict);
         }
-        assert_eq!(judged(&session(Dialect::Plain, 101)), Verdict::Keep, "it has given one");
+        assert_eq!(judged(&session(Dialect::Plain, 101)), Verdict::Keep, "it has sent one");
     }
 
     #[test]
@@ -191,7 +191,7 @@ mod tests {
         let needs = Timeouts { needs_token: true, ..timeouts() };
         let mut late = session(Dialect::Plain, 401);
         assert_eq!(needs.judge(&late, NOW_MS, 0), Verdict::Close(CloseReason::NoToken));
-        assert_eq!(judged(&late), Verdict::Keep, "topics can be had without one");
+        assert_eq!(judged(&late), Verdict::Keep, "no token is needed");
         late.deferred = Some(Box::new(Deferred::new(true, NOW_MS)));
         assert_eq!(needs.judge(&late, NOW_MS, 0), Verdict::Keep);
         late.deferred = Some(Box::new(Deferred::new(true, NOW_MS - 501)));
@@ -222,13 +222,13 @@ mod tests {
         assert!(!timeouts().must_ping(&mut session(Dialect::Plain, 1_000), first, NOW_MS));
         let mut silent = session(Dialect::Plain, 1_001);
         assert!(timeouts().must_ping(&mut silent, first, NOW_MS));
-        assert!(!timeouts().must_ping(&mut silent, first, NOW_MS + 5_000), "one ping is not answered yet");
+        assert!(!timeouts().must_ping(&mut silent, first, NOW_MS + 5_000), "a ping is unanswered");
         let mut centrifuge = session(Dialect::CentrifugeJson, 0);
         assert!(!timeouts().must_ping(&mut centrifuge, first, NOW_MS), "it is not connected");
         centrifuge.client = Some(Client::new(NOW_MS - 1_001));
         assert!(timeouts().must_ping(&mut centrifuge, first, NOW_MS));
         assert!(timeouts().must_ping(&mut centrifuge, first, NOW_MS + 1_001));
-        // Others of the same age are pinged earlier.
+        // Another of the same age is pinged earlier.
         assert!(timeouts().must_ping(&mut session(Dialect::Plain, 900), SessionIndex::new(15), NOW_MS));
     }
 }

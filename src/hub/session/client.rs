@@ -1,41 +1,41 @@
-//! What a session needs beyond deliveries: a name of its own, and what is special about some of its subscriptions.
-//! Centrifuge sessions have it; of the others only those that others can see.
+//! What a session needs beyond deliveries: its id, and data of its special subscriptions. Centrifuge sessions have it,
+//! and those `plain` sessions that other subscribers can see.
 
 use uuid::Uuid;
 
 use crate::hub::backend::Member;
 use crate::topic::Slot;
 
-/// Kept in a box: most subscriptions are not special, and `plain` sessions seldom need it at all.
+/// Boxed: most subscriptions are not special, and `plain` sessions seldom need it.
 #[derive(Debug, Default)]
 pub(in crate::hub) struct Client {
     pub(in crate::hub) id: Uuid,
-    /// When it was last pinged (Centrifuge), by the shard's clock.
+    /// When it was last pinged (Centrifuge), in the shard's time.
     pub(in crate::hub) pinged_ms: u64,
-    /// Commands that wait for an answer from beyond the hub.
+    /// Number of commands that wait for an answer from outside the hub.
     pub(in crate::hub) pending: u16,
     /// In order of their topics' slots.
     pub(in crate::hub) specials: Vec<Special>,
-    /// What it has used of the rate at which others are told of its subscriptions ([`crate::rate::Rate`]), in ns.
+    /// The used part of the rate at which its joins and leaves are announced ([`crate::rate::Rate`]), in ns.
     pub(in crate::hub) announced_used_ns: u64,
-    /// A connect of it was taken on, or is being looked at.
+    /// A `connect` was accepted or is being checked.
     pub(in crate::hub) connecting: bool,
-    /// Tokens that failed ([`crate::rate::Rate`]), in ns of the shard's clock.
+    /// The used part of the rate of failed tokens ([`crate::rate::Rate`]), in ns of the shard's clock.
     pub(in crate::hub) failures_used_ns: u64,
 }
 
-/// A member that others see, with its texts.
+/// Bytes of memory of a member that others see, with its texts.
 const MEMBER_BYTES: usize = size_of::<Member>() + 96;
 
-/// What is special about a subscription.
+/// Additional data of a special subscription.
 #[derive(Debug)]
 pub(in crate::hub) struct Special {
     pub(in crate::hub) slot: Slot,
-    /// When its token ends, Unix s; set for all that rest on a subscription token.
+    /// When its token expires, Unix s; set for all subscriptions made with a subscription token.
     pub(in crate::hub) expires_s: Option<u64>,
-    /// Set where others can see it.
+    /// Set if other subscribers can see it.
     pub(in crate::hub) member: Option<Box<Member>>,
-    /// Wants to know who comes and goes.
+    /// It is notified of joins and leaves.
     pub(in crate::hub) join_leave: bool,
 }
 
@@ -59,7 +59,7 @@ impl Client {
         Some(self.specials.remove(at))
     }
 
-    /// Keeps what is special about a subscription that begins.
+    /// Adds the data of a new subscription.
     pub(in crate::hub) fn add_special(&mut self, special: Special) {
         let at = self.special_at(special.slot).unwrap_or_else(|at| at);
         self.specials.insert(at, special);

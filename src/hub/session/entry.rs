@@ -1,4 +1,4 @@
-//! One connected client, as its shard knows it: a slab entry. What few sessions need is boxed.
+//! One connected client in its shard: a slab entry. What few sessions need is boxed.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -23,39 +23,39 @@ pub(in crate::hub) struct Session {
     pub(in crate::hub) generation: u32,
     /// Whether it is read, or what it waits for.
     pub(in crate::hub) reading: Reading,
-    /// Subscribes under way.
+    /// Number of subscribes in progress.
     pub(in crate::hub) attaching: u16,
     pub(in crate::hub) opened_ms: u32,
-    /// When the client was last heard; once a ping was written, since when it can answer that.
+    /// When the client last sent something; after a ping was written, the time of the ping.
     pub(in crate::hub) heard_ms: u32,
-    /// What it has used of its rate of commands ([`crate::rate::Rate`]), in ns of the shard's clock.
+    /// The used part of its command rate ([`crate::rate::Rate`]), in ns of the shard's clock.
     pub(in crate::hub) commands_used_ns: u64,
     pub(in crate::hub) subscriptions: Subscriptions,
-    /// A message under way.
+    /// An incomplete message.
     pub(in crate::hub) inbox: Option<Box<Inbox>>,
     /// Commands that wait for an earlier one's answer.
     pub(in crate::hub) deferred: Option<Box<Deferred>>,
     pub(in crate::hub) identity: Option<Arc<Identity>>,
-    /// What not every session needs.
+    /// Data that only some sessions need.
     pub(in crate::hub) client: Option<Box<Client>>,
-    /// Boxed twice: most sessions have none, and this is the smaller.
+    /// Boxed twice, because most sessions have none and this pointer is smaller.
     pub(in crate::hub) permit: Option<Box<Box<dyn Permit>>>,
 }
 
-/// A permit in its boxes, and its share of its address's entry.
+/// Bytes of memory of a permit with its boxes, and its share of its address' entry.
 const PERMIT_BYTES: usize = 96;
 
-/// What is left of a message whose commands depend on the answer to an earlier one. The messages behind it are not read.
+/// The rest of a message whose commands depend on the answer to an earlier one. Later messages are not read meanwhile.
 #[derive(Debug)]
 pub(in crate::hub) struct Deferred {
     pub(in crate::hub) rest: Vec<u8>,
     /// A token is being checked, or the session is being set up.
     pub(in crate::hub) authenticating: bool,
-    /// Of a connect whose token is being checked: the positions that it brought.
+    /// For a `connect` whose token is being checked: its positions to recover from.
     items: Vec<SubscribeItem>,
-    /// The answer has come: the rest is heard when the session has its turn.
+    /// The answer has come: the rest is processed when it is the session's turn.
     pub(in crate::hub) ready: bool,
-    /// Since when, by the shard's clock.
+    /// When the wait began, in the shard's time.
     pub(in crate::hub) since_ms: u64,
     account: Held,
 }
@@ -66,13 +66,13 @@ impl Deferred {
         Self { rest: Vec::new(), authenticating, items: Vec::new(), ready: false, since_ms, account }
     }
 
-    /// What is left of the message.
+    /// Keeps the rest of the message.
     pub(in crate::hub) fn keep(&mut self, rest: &[u8]) {
         self.rest = rest.to_vec();
         self.count();
     }
 
-    /// What is to be done once the token has been checked.
+    /// Keeps the subscribes that follow once the token was checked.
     pub(in crate::hub) fn keep_items(&mut self, items: Vec<SubscribeItem>) {
         self.items = items;
         self.count();
@@ -92,7 +92,7 @@ impl Deferred {
 }
 
 impl Session {
-    /// A session that has just come, in the shard's low clock at `now_ms`.
+    /// A new session, at `now_ms` in the low half of the shard's clock.
     pub(in crate::hub) fn new(
         output: Output,
         generation: u32,
@@ -121,12 +121,13 @@ impl Session {
         SessionId { index, generation: self.generation }
     }
 
-    /// Whether deliveries and replies still make sense.
+    /// Whether deliveries and replies may still be sent to it.
     pub(in crate::hub) fn is_live(&self) -> bool {
         self.output.stage.is_live()
     }
 
-    /// The number under which topics that only it wants are counted: its user's, or else its address's, or else its own.
+    /// The number for which topics that only it subscribes to are counted: of its user, or else its address, or else
+    /// itself.
     pub(in crate::hub) fn maker(&self, shard: ShardId, key: SessionId) -> u64 {
         let mut hasher = DefaultHasher::new();
         let user = self.identity.as_ref().map(|identity| identity.user.as_str()).filter(|user| !user.is_empty());
@@ -138,14 +139,14 @@ impl Session {
         hasher.finish()
     }
 
-    /// Bytes of messages that are not whole, or wait.
+    /// Bytes of messages that are incomplete or wait.
     pub(in crate::hub) fn incoming_bytes(&self) -> usize {
         self.inbox.as_ref().map_or(0, |inbox| inbox.bytes())
             + self.deferred.as_ref().map_or(0, |deferred| deferred.account.bytes())
             + self.output.tls.as_ref().map_or(0, |tls| tls.partial_bytes())
     }
 
-    /// Bytes of memory beside its entry, of what is not counted elsewhere.
+    /// Bytes of memory outside its entry that are not counted elsewhere.
     pub(in crate::hub) fn boxed_bytes(&self) -> usize {
         let identity = self.identity.as_ref().map_or(0, |identity| identity.bytes());
         self.subscriptions.bytes()
@@ -159,7 +160,7 @@ impl Session {
 
 #[cfg(test)]
 impl Session {
-    /// A session that came at `came_ms`, whose client neither reads nor sends.
+    /// A session that connected at `came_ms`, whose client neither reads nor sends.
     pub(in crate::hub) fn unserved(dialect: Dialect, generation: u32, came_ms: u32) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -174,6 +175,6 @@ mod tests {
     #[test]
     fn a_session_is_small() {
         let bytes = std::mem::size_of::<super::Session>();
-        assert!(bytes <= 176, "{bytes} B; every byte is paid ten thousand times");
+        assert!(bytes <= 176, "{bytes} B; the entry must stay small");
     }
 }

@@ -1,4 +1,4 @@
-//! What the sessions of a shard share to be read: buffers, the inflater, and the turns of a tick.
+//! What the sessions of a shard share for reading: buffers, the inflater, and the turns of a tick.
 
 use std::collections::HashMap;
 
@@ -11,16 +11,16 @@ use crate::wire::inflate::Inflater;
 /// The reading half of a shard.
 pub(in crate::hub) struct Input {
     pub(in crate::hub) turns: Turns,
-    /// Sessions that are read in the next tick whether or not their sockets have something.
+    /// Sessions that are read in the next tick even if the poll does not report their sockets.
     pub(in crate::hub) readable: Vec<SessionIndex>,
     pub(in crate::hub) buffer: Vec<u8>,
-    /// Made for the first session that negotiated permessage-deflate; all of them share it.
+    /// Shared by all sessions; created for the first one that negotiated permessage-deflate.
     pub(in crate::hub) inflater: Option<Box<Inflater>>,
-    /// Bytes of records that were just decrypted.
+    /// Bytes of the last decrypted records.
     pub(in crate::hub) decrypted: Vec<u8>,
-    /// What sessions have used of the rate at which they may make the server inflate ([`Rate`]), in ns.
+    /// The used part of each session's inflation rate ([`Rate`]), in ns.
     inflated: HashMap<SessionId, u64>,
-    /// Sockets had something to read in the last tick.
+    /// Whether any socket was readable in the last tick.
     pub(in crate::hub) was_busy: bool,
 }
 
@@ -37,30 +37,29 @@ impl Input {
         }
     }
 
-    /// A session's messages inflated to so many bytes more than came.
+    /// Charges a session for the bytes that its messages gained by inflation.
     pub(in crate::hub) fn charge_inflated(&mut self, session: SessionId, bytes: usize, now_ns: u64) {
         if bytes > 0 {
             INFLATED.charge(self.inflated.entry(session).or_default(), now_ns, bytes as u64);
         }
     }
 
-    /// Time until a session may make the server inflate more, in ns; 0 if it may now.
+    /// Time until a session may inflate more, in ns; 0 if it may now.
     pub(in crate::hub) fn inflate_wait_ns(&self, session: SessionId, now_ns: u64) -> u64 {
-        // Nearly no session has anything to pay back.
         self.inflated.get(&session).map_or(0, |used_ns| INFLATED.wait_ns(*used_ns, now_ns))
     }
 
-    /// Whether a session has to wait for that.
+    /// Whether a session must wait before it may inflate more.
     pub(in crate::hub) fn must_wait_for_inflate(&self, session: SessionId, now_ns: u64) -> bool {
         self.inflate_wait_ns(session, now_ns) > 0
     }
 
-    /// Forgets what was paid back.
+    /// Removes charges that are paid back.
     pub(in crate::hub) fn sweep(&mut self, now_ns: u64) {
         self.inflated.retain(|_, used_ns| !Rate::is_unused(*used_ns, now_ns));
     }
 
-    /// Gives back what a large message left behind.
+    /// Frees memory that a large message needed.
     pub(in crate::hub) fn end_tick(&mut self) {
         if self.buffer.len() < READ_BUFFER_BYTES {
             self.buffer.resize(READ_BUFFER_BYTES, 0);

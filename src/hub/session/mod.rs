@@ -1,6 +1,6 @@
-//! Sessions: what a shard keeps of each connected client, and how much of each is read in a tick.
+//! Sessions: what a shard keeps for each connected client, and how much of each is read in a tick.
 //!
-//! Knows no shard, no topics' state and no control plane: who changes a session passes it in.
+//! Knows no shard, no topics' state and no control plane; callers pass them in.
 
 mod client;
 mod entry;

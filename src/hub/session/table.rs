@@ -9,28 +9,28 @@ use super::entry::Session;
 use crate::hub::egress::{Output, Outputs};
 use crate::hub::index::{SHRINK_FROM, SessionId, SessionIndex};
 
-/// All sessions of a shard. The place of a session that went is used again; its generation tells the two apart.
+/// All sessions of a shard. The index of a closed session is reused; the generation tells the two apart.
 pub(in crate::hub) struct SessionTable {
     slab: Slab<Session>,
     generation: u32,
-    /// Sessions of this shard, also those on their way to it.
+    /// Number of sessions of this shard, including those on their way to it.
     placed: Arc<AtomicUsize>,
-    /// Sessions of all shards that have no token.
+    /// Number of sessions of all shards without a token.
     tokenless: Arc<AtomicUsize>,
 }
 
 impl SessionTable {
-    /// An empty table. `placed` and `tokenless` have each session counted when it comes, from its reservation on.
+    /// An empty table. A session is counted in `placed` and `tokenless` from its reservation on.
     pub(in crate::hub) fn new(placed: Arc<AtomicUsize>, tokenless: Arc<AtomicUsize>) -> Self {
         Self { slab: Slab::new(), generation: 0, placed, tokenless }
     }
 
-    /// The place that the next session will have.
+    /// The index that the next session will have.
     pub(in crate::hub) fn next_index(&self) -> SessionIndex {
         SessionIndex::new(self.slab.vacant_key())
     }
 
-    /// Adds a session, made for its generation.
+    /// Adds a session, which `make` creates for a generation.
     pub(in crate::hub) fn add(&mut self, make: impl FnOnce(u32) -> Session) -> SessionIndex {
         self.generation = self.generation.wrapping_add(1);
         SessionIndex::new(self.slab.insert(make(self.generation)))
@@ -44,22 +44,22 @@ impl SessionTable {
         Some(session)
     }
 
-    /// A session without a token has one now.
+    /// A session without a token has got one.
     pub(in crate::hub) fn has_token_now(&self) {
         self.tokenless.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Whichever session has this place now.
+    /// The session at this index.
     pub(in crate::hub) fn get(&self, index: SessionIndex) -> Option<&Session> {
         self.slab.get(index.at())
     }
 
-    /// The same, to change it.
+    /// The session at this index, mutable.
     pub(in crate::hub) fn get_mut(&mut self, index: SessionIndex) -> Option<&mut Session> {
         self.slab.get_mut(index.at())
     }
 
-    /// This very session, if it is still there.
+    /// This session, if it still exists.
     pub(in crate::hub) fn by_id(&mut self, id: SessionId) -> Option<&mut Session> {
         self.get_mut(id.index).filter(|session| session.generation == id.generation)
     }
@@ -72,7 +72,7 @@ impl SessionTable {
         self.slab.iter_mut().map(|(index, session)| (SessionIndex::new(index), session))
     }
 
-    /// Those of which `wanted` is true.
+    /// The ids of the sessions for which `wanted` is true.
     pub(in crate::hub) fn ids(&self, wanted: impl Fn(&Session) -> bool) -> Vec<SessionId> {
         self.iter().filter(|(_, session)| wanted(session)).map(|(index, session)| session.key(index)).collect()
     }
@@ -86,7 +86,7 @@ impl SessionTable {
         self.slab.is_empty()
     }
 
-    /// Places, used or not.
+    /// Number of entries, used or not.
     pub(in crate::hub) fn places(&self) -> usize {
         self.slab.capacity()
     }
@@ -96,7 +96,7 @@ impl SessionTable {
         self.slab.len() * (size_of::<Session>() + size_of::<usize>())
     }
 
-    /// Gives back unused memory. To be called once in a while.
+    /// Frees unused memory. Called periodically.
     pub(in crate::hub) fn shrink(&mut self) {
         if self.slab.len() * 4 < self.slab.capacity() && self.slab.capacity() > SHRINK_FROM {
             self.slab.shrink_to_fit();
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_used_again_and_its_sessions_are_told_apart() {
+    fn a_reused_index_has_another_generation() {
         let (placed, tokenless) = (Arc::new(AtomicUsize::new(2)), Arc::new(AtomicUsize::new(2)));
         let mut table = SessionTable::new(placed.clone(), tokenless.clone());
         let next = table.next_index();

@@ -1,38 +1,38 @@
-//! How much of what clients send is read in a tick: of each session a share that leaves the others their turn, and nothing of
-//! one that does not take its answers. The rest waits in the kernel, except for what one read has brought.
+//! How much of clients' input is read in a tick: a share of each session that leaves the others their turn, and nothing
+//! of a session that does not read its answers. The rest waits in the kernel, apart from bytes that were already read.
 
 use crate::limits::{
     INFLATED_BYTES_BURST, INFLATED_BYTES_PER_SECOND, TICK_BYTES, TICK_TOPICS, TURN_BYTES, TURN_TOPICS,
 };
 use crate::rate::Rate;
 
-/// The rate at which a session may make the server inflate.
+/// Limit on the bytes that a session may make the server inflate.
 pub(super) const INFLATED: Rate = Rate::new(INFLATED_BYTES_PER_SECOND as u64, INFLATED_BYTES_BURST);
 
-/// Whether a session is read, or what it waits for first.
+/// Whether a session is read, or what it waits for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::hub) enum Reading {
-    /// It is read when there is something.
+    /// It is read when its socket is readable.
     #[default]
     Free,
-    /// Its turn in the next tick: it is in the shard's list of these.
+    /// Its turn in the next tick; it is in the shard's list of these.
     Turn,
-    /// The answer to a command that those behind it depend on.
+    /// The answer to a command on which later ones depend.
     Answer,
-    /// That its client takes what waits for it.
+    /// Room: its client must first read what waits for it.
     Room,
-    /// That it may make the server inflate more.
+    /// Its inflation rate must have room.
     Quota,
 }
 
-/// What was read of one session, or of all.
+/// Amounts read of one session, or of all.
 #[derive(Debug, Default)]
 struct Heard {
     topics: usize,
     bytes: usize,
 }
 
-/// What was read in this tick.
+/// Amounts read in this tick.
 #[derive(Debug, Default)]
 pub(in crate::hub) struct Turns {
     session: Heard,
@@ -45,24 +45,24 @@ impl Turns {
         self.tick = Heard::default();
     }
 
-    /// Another session has its turn.
+    /// The turn of the next session begins.
     pub(in crate::hub) fn begin(&mut self) {
         self.session = Heard::default();
     }
 
-    /// A command named so many topics.
+    /// A command named this many topics.
     pub(in crate::hub) fn named(&mut self, topics: usize) {
         self.session.topics += topics;
         self.tick.topics += topics;
     }
 
-    /// A message had so many bytes.
+    /// A message had this many bytes.
     pub(in crate::hub) fn heard(&mut self, bytes: usize) {
         self.session.bytes += bytes;
         self.tick.bytes += bytes;
     }
 
-    /// Bytes read of the session whose turn it is.
+    /// Bytes read of the current session.
     pub(in crate::hub) fn bytes(&self) -> usize {
         self.session.bytes
     }
@@ -90,7 +90,7 @@ mod tests {
         turns.heard(1);
         assert!(turns.session_is_over() && !turns.tick_is_over());
         turns.begin();
-        assert!(!turns.session_is_over(), "another session has its own");
+        assert!(!turns.session_is_over(), "another session has its own turn");
         turns.named(TURN_TOPICS);
         assert!(turns.session_is_over());
         turns.begin();

@@ -1,4 +1,4 @@
-//! What the shard charges its sessions for what they make it send.
+//! What the shard charges to its sessions' allowances.
 
 use super::shard::Shard;
 use crate::hub::allowance::Allowance;
@@ -13,7 +13,7 @@ impl Shard {
         Some(self.allowances.of(session.key(index), session))
     }
 
-    /// Why a session may ask for nothing more for now.
+    /// Why a session may request nothing more for now.
     pub(super) fn asks_too_much(&mut self, index: SessionIndex) -> Option<Refusal> {
         let session = self.sessions.get(index)?;
         let exhausted = self.allowances.exhausted(session.key(index), session)?;
@@ -24,29 +24,29 @@ impl Shard {
         Some(exhausted.refusal)
     }
 
-    /// Why no request with so many bytes of its own can be under way; `None` if it can.
+    /// Why a request with this many bytes of its own is refused; `None` if it is accepted.
     pub(super) fn no_room_under_way(&self, bytes: usize) -> Option<Refusal> {
         let refusal = self.requests.refusal(bytes)?;
         self.stats.pending_requests_refused.add(1);
         Some(refusal)
     }
 
-    /// A session is sent so many bytes that it asked for.
+    /// Charges a session for bytes that it requested.
     pub(super) fn charge(&mut self, index: SessionIndex, bytes: usize) {
         if let Some(session) = self.sessions.get(index) {
             self.allowances.charge(session.key(index), session, bytes);
         }
     }
 
-    /// A session was charged for so many bytes and did not get them.
+    /// Returns bytes that a session was charged for and did not get.
     pub(super) fn give_back(&mut self, index: SessionIndex, bytes: usize) {
         if let Some(session) = self.sessions.get(index) {
             self.allowances.give_back(session.key(index), session, bytes);
         }
     }
 
-    /// Charges a session for about so many bytes of state or of missed deltas. `false` if its allowance has no room for them:
-    /// it is looked at again when it has.
+    /// Charges a session for about `bytes` of state or missed deltas. Returns `false` if its allowance has no room; the
+    /// session is checked again when it has.
     pub(super) fn may_get(&mut self, index: SessionIndex, bytes: usize) -> bool {
         let Some(session) = self.sessions.get(index) else { return false };
         match self.allowances.turn(session.key(index), session, bytes, self.clock.now_ms) {

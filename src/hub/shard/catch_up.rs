@@ -1,5 +1,4 @@
-//! Catching up: what a lagging subscription needs is charged, asked for and sent. Snapshots that a client asks for go the same
-//! way.
+//! Catching up: what a lagging subscription needs is charged, requested and sent. Snapshot commands use the same path.
 
 use super::shard::Shard;
 use crate::hub::chunk::Chunk;
@@ -16,7 +15,7 @@ use crate::protocol::{CommandId, Encoding, Op, Refusal, Refused, Standing};
 use crate::topic::{Replay, Slot, Snapshot};
 use crate::wire::close::CloseReason;
 
-/// Time after which a state is asked for once more, where a fault kept it from being read, in ms.
+/// How long after a fault a group's state is requested again, in ms.
 const ASKED_AGAIN_MS: u64 = 1_000;
 
 impl Shard {
@@ -30,7 +29,12 @@ impl Shard {
     ) {
         if !self.requests.has_room(wanted.len()) {
             self.stats.subscriptions_refused.add(1);
-            self.refuse(index, &id, Op::Snapshot, &Refusal::new(503, "too many requests are waiting, try again"));
+            self.refuse(
+                index,
+                &id,
+                Op::Snapshot,
+                &Refusal::new(503, "the server has too many requests in progress; try again"),
+            );
             return;
         }
         if let Some(refusal) = self.asks_too_much(index) {
@@ -41,7 +45,7 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(index) else { return };
         let key = session.key(index);
         if let Err(waiting) = self.pending.begin_snapshots(key, wanted.len(), most) {
-            let reason = format!("snapshots of {waiting} topics wait already, the most is {most}");
+            let reason = format!("{waiting} snapshots of this session are in progress; the limit is {most}");
             self.stats.snapshots_refused.add(1);
             self.refuse(index, &id, Op::Snapshot, &Refusal::new(429, reason));
             return;
@@ -56,7 +60,7 @@ impl Shard {
         }
     }
 
-    /// Asks for a topic's state.
+    /// Requests a topic's state.
     pub(in crate::hub) fn ask_snapshot(&mut self, topic: TopicName, waiter: Waiter) {
         let (shard, slot) = (self.id, self.fanout.topics.find(&topic));
         let lagging = !matches!(waiter, Waiter::Snapshot { .. });
@@ -64,15 +68,15 @@ impl Shard {
         self.requests.ask(Some(key), slot, waiter, |ask| Request::Snapshot { shard, ask, topic, lagging });
     }
 
-    /// Notes that a session is at `cursor` of a topic and has to catch up.
+    /// Notes that a session is at `cursor` of a topic and must catch up.
     pub(in crate::hub) fn lags(&mut self, index: SessionIndex, subscription: Subscription, cursor: Cursor) {
         let (fanout, mut to) = self.fan_out();
         fanout.lags(index, subscription, cursor, &mut to);
         self.to_catch_up.push(index);
     }
 
-    /// Gets a lagging subscription a step further: level with its group, or to an answer that will do it. Returns the bytes that
-    /// this takes; 0 also where it must wait.
+    /// Takes the next step for a lagging subscription: sends what makes it level, or requests it. Returns the bytes
+    /// sent; 0 if it must wait.
     pub(in crate::hub) fn catch_up(&mut self, index: SessionIndex, at: usize) -> usize {
         let Some(session) = self.sessions.get(index).filter(|s| s.is_live()) else { return 0 };
         let id = session.key(index);
@@ -106,7 +110,7 @@ impl Shard {
         }
     }
 
-    /// Asks for the next deltas of a stream after `after`.
+    /// Requests the next deltas of a stream after `after`.
     pub(in crate::hub) fn ask_replay(
         &mut self,
         slot: Slot,
@@ -120,7 +124,7 @@ impl Shard {
         self.requests.ask(Some(AskKey::Replay(slot, encoding, after)), Some(slot), waiter, request);
     }
 
-    /// The next deltas of a stream, for lagging subscriptions that are where they begin.
+    /// Handles the next deltas of a stream, for lagging subscriptions that are at their beginning.
     pub(in crate::hub) fn replayed(&mut self, ask: RequestId, replay: Option<Box<Replay>>) {
         let Some(Ask { waiters, slot: Some(slot) }) = self.requests.answered(ask) else { return };
         self.close_batches(slot);
@@ -131,19 +135,20 @@ impl Shard {
         for waiter in waiters {
             let Waiter::Lagging { session: key, group, charged } = waiter else { continue };
             if self.sessions.by_id(key).is_some() {
-                // What it gets of it is charged below.
+                // The bytes that it gets are charged below.
                 self.give_back(key.index, charged);
             }
             if self.fanout.topics.group(group).is_none_or(|group| group.slot != slot) {
                 continue;
             }
             if self.sessions.by_id(key).is_some_and(|s| s.output.backlog.is_none()) && !self.fits(key.index, bytes) {
-                // What waits for the end of this tick goes first, or the replay could be too much beside it.
+                // What waits for the end of this tick is written first; together with it, the replay could exceed the
+                // backlog's limit.
                 self.write_now(key.index);
             }
             let Some(session) = self.sessions.by_id(key).filter(|s| s.is_live()) else { continue };
             let full = session.output.backlog.is_some();
-            // Another subscription may have taken its place, which asked from elsewhere.
+            // Another subscription, with a request of its own, may have taken its place.
             let asked =
                 |l: &Lagging| l.awaiting && replay.as_ref().is_none_or(|replay| replay.after == l.cursor.offset);
             let Some(at) = session.subscriptions.lagging.iter().position(|l| l.subscription.group == group && asked(l))
@@ -153,7 +158,7 @@ impl Shard {
             let Some(lagging) = session.subscriptions.lagging.get_mut(at) else { continue };
             lagging.awaiting = false;
             if full {
-                // Asked again when there is room.
+                // Requested again when there is room.
                 continue;
             }
             if !self.fits(key.index, bytes) {
@@ -181,7 +186,7 @@ impl Shard {
         }
     }
 
-    /// Bytes that may be added to those that wait for a session before it counts as slow.
+    /// Bytes that may be added to what waits for a session before it is closed as slow.
     pub(in crate::hub) fn backlog_room(&self, index: SessionIndex) -> usize {
         let Some(session) = self.sessions.get(index) else { return 0 };
         let waiting = session.output.backlog.as_ref().map_or(0, |backlog| backlog.len())
@@ -189,12 +194,13 @@ impl Shard {
         self.config.limits.backlog_bytes.saturating_sub(waiting)
     }
 
-    /// Whether that much may be added. Where nothing waits anything may: the frame that is being sent does not count.
+    /// Whether so many bytes may be added. If nothing waits, any number may, because the frame that is being sent does
+    /// not count.
     fn fits(&self, index: SessionIndex, bytes: usize) -> bool {
         bytes <= self.backlog_room(index) || self.sessions.get(index).is_none_or(|s| s.output.send_queue.is_empty())
     }
 
-    /// A subscription is where its group is, or over: the snapshot that waited for that is asked for.
+    /// A subscription is level with its group, or has ended: requests the snapshot that waited for that.
     pub(in crate::hub) fn lagging_ended(&mut self, slot: Slot, lagging: Lagging) {
         let Some(pending) = lagging.snapshot else { return };
         match self.fanout.topics.topic(slot).map(|topic| topic.name.clone()) {
@@ -203,16 +209,16 @@ impl Shard {
         }
     }
 
-    /// Notes that a session has everything of a topic up to `cursor`, whatever its group has delivered.
+    /// Notes that a session has everything of a topic up to `cursor`, independently of its group's deliveries.
     pub(in crate::hub) fn is_at(&mut self, key: SessionId, group: GroupId, cursor: Cursor) {
         let (fanout, mut to) = self.fan_out();
         fanout.is_at(key, group, cursor, &mut to);
     }
 
-    /// A topic's state, in order with its deltas.
+    /// Handles a topic's state, which came in order with its deltas.
     pub(in crate::hub) fn snapshot_came(&mut self, ask: RequestId, snapshot: &Snapshot) {
         let Some(Ask { waiters, slot }) = self.requests.answered(ask) else { return };
-        // It may have waited for room: the slot may be another topic's by now.
+        // The state may have waited for room, so the slot may belong to another topic by now.
         let slot =
             slot.filter(|slot| self.fanout.topics.topic(*slot).is_some_and(|topic| topic.name == snapshot.topic));
         if let Some(slot) = slot {
@@ -224,7 +230,7 @@ impl Shard {
                 Waiter::Group { group } => self.snapshot_for_group(group, snapshot),
                 Waiter::Lagging { session, group, charged } => {
                     if self.sessions.by_id(session).is_some() {
-                        // What it gets of it is charged then.
+                        // The state is charged when it is sent.
                         self.give_back(session.index, charged);
                     }
                     self.snapshot_for_lagging(session, group, snapshot);
@@ -234,14 +240,14 @@ impl Shard {
         }
     }
 
-    /// Neither a topic's state nor a replay of it came, because of a fault. What can be asked for once more, is; a session
-    /// that cannot catch up otherwise is closed, and comes back.
+    /// Handles a request for a state or a replay that a fault left unanswered. A group's request is repeated; a session
+    /// that cannot catch up is closed, so that it reconnects and recovers.
     pub(in crate::hub) fn unanswered(&mut self, ask: RequestId, topic: &TopicName) {
         let Some(Ask { waiters, .. }) = self.requests.answered(ask) else { return };
         for waiter in waiters {
             match waiter {
                 Waiter::Snapshot { pending } => {
-                    let reason = "the state was not read because of a fault in this server; try again";
+                    let reason = "a fault in this server prevented reading the state; try again";
                     if let Some(waiting) = self.pending.get_mut(pending) {
                         waiting.refused.add(Refusal::new(503, reason).about(topic.as_str()));
                         self.snapshot_answered(pending);
@@ -275,16 +281,19 @@ impl Shard {
         let replaying =
             session.subscriptions.lagging.iter_mut().find(|l| !conflatable && Some(l.subscription.group) == group);
         let refusal = match replaying {
-            // Another token may have come since it was asked for.
+            // The session's token may have changed since the request.
             _ if denied.is_some() => denied,
-            // Missed events come first: a snapshot ahead of them would say that the client has them.
+            // Missed events come first. A snapshot before them would claim that the client has them.
             Some(lagging) if lagging.snapshot.is_none() => {
                 lagging.snapshot = Some(pending);
                 return;
             }
-            Some(_) => Some(Refusal::new(503, "a snapshot of it waits for missed events already, try again")),
+            Some(_) => Some(Refusal::new(
+                503,
+                "a snapshot of this topic is in progress, after events that were missed; try again",
+            )),
             None if sent_bytes > RECOVERY_BYTES || (waits > 0 && waits + bytes.len() > backlog_max) => {
-                Some(Refusal::new(429, "too much at once, ask for fewer topics"))
+                Some(Refusal::new(429, "the states exceed what one command may bring; request fewer topics"))
             }
             None => self.asks_too_much(key.index),
         };
@@ -305,7 +314,7 @@ impl Shard {
             }
             self.charge(key.index, bytes.len());
             self.stats.snapshots.add(1);
-            // A stream's list of events says nothing about the events that its subscriber missed.
+            // A stream's state is a list of events; it does not contain the events that its subscriber missed.
             let stands = slot.zip(last).filter(|(_, last)| conflatable && last.offset == snapshot.offset);
             self.send_chunk(key.index, Chunk { stands, ..Chunk::delivery(bytes, None, Cursor::default()) });
             if let Some(((_, last), group)) = stands.zip(group) {
@@ -315,7 +324,7 @@ impl Shard {
         self.snapshot_answered(pending);
     }
 
-    /// One topic of a snapshot command is dealt with; the reply follows the last.
+    /// One topic of a snapshot command was answered; the reply follows the last.
     pub(in crate::hub) fn snapshot_answered(&mut self, pending: PendingId) {
         let Some(pending) = self.pending.snapshot_answered(pending) else { return };
         let key = pending.session;
@@ -334,7 +343,7 @@ impl Shard {
             .map(|s| s.group)
     }
 
-    /// The state that a lagging subscription waited for.
+    /// Handles the state that a lagging subscription waited for.
     fn snapshot_for_lagging(&mut self, id: SessionId, group: GroupId, snapshot: &Snapshot) {
         let is_full = self.sessions.by_id(id).is_some_and(|s| s.output.backlog.is_some());
         let (fanout, mut to) = self.fan_out();

@@ -1,4 +1,4 @@
-//! The one place of the tick where sessions leave their topics and the table.
+//! Carries out closes: the only place of the tick where sessions leave their topics and the table.
 
 use std::borrow::Cow;
 use std::io::Write as _;
@@ -18,14 +18,14 @@ use crate::wire::close::CloseReason;
 use crate::wire::frame::{self, Opcode};
 
 impl Shard {
-    /// Asks for the closing handshake of a session that is live.
+    /// Requests the closing handshake of a live session.
     pub(in crate::hub) fn close(&mut self, index: SessionIndex, reason: CloseReason) {
         let Some(session) = self.sessions.get(index) else { return };
         let code = session.output.dialect.close_code(reason);
         self.close_with(index, reason, code, reason.reason());
     }
 
-    /// The same with another code and reason than the usual.
+    /// As `close`, with another code and text than the reason's.
     pub(in crate::hub) fn close_with(
         &mut self,
         index: SessionIndex,
@@ -36,7 +36,7 @@ impl Shard {
         self.end(index, Ending::Close { reason, code, text: text.into() });
     }
 
-    /// Asks for a session to be forgotten: its socket is gone, or of no use any more.
+    /// Requests the removal of a session whose socket is closed or no longer useful.
     pub(in crate::hub) fn drop_session(&mut self, index: SessionIndex) {
         self.end(index, Ending::Drop);
     }
@@ -47,11 +47,10 @@ impl Shard {
         }
     }
 
-    /// Carries out the ends that were asked for since the last tick: the one place where sessions leave their topics and
-    /// the table.
+    /// Carries out the closes that were requested since the last tick.
     pub(in crate::hub) fn end_sessions(&mut self) {
-        let mut asked = self.close_queue.take();
-        for (key, ending) in asked.drain(..) {
+        let mut requested = self.close_queue.take();
+        for (key, ending) in requested.drain(..) {
             self.leave_all(key.index);
             match ending {
                 Ending::Close { reason, code, text } => {
@@ -62,18 +61,18 @@ impl Shard {
                 Ending::Drop => self.forget(key.index),
             }
         }
-        self.close_queue.reuse(asked);
+        self.close_queue.reuse(requested);
     }
 
-    /// Sends a close frame. The client has a time to answer.
+    /// Sends a close frame. The client has some time to answer.
     fn begin_close(&mut self, index: SessionIndex, code: u16, text: &str) {
         let hurry = self.drain.as_ref().is_some_and(PacedClose::is_hurried);
         let timeout_ms = if hurry { HURRY_MS } else { millis(CLOSE_TIMEOUT) };
         let until_ms = clock32(self.clock.now_ms + timeout_ms);
         let Some(session) = self.sessions.get_mut(index).filter(|s| s.output.stage == Stage::Ending) else { return };
         (session.output.stage, session.output.close_by_ms) = (Stage::Closing, until_ms);
-        self.say_last(index, frame::close_with(code, text));
-        // The client's answer is waited for, and may have come while the session was not read.
+        self.send_last(index, frame::close_with(code, text));
+        // The client's close frame is read next; it may have come while the session was not read.
         self.wait_for(index, Reading::Turn);
     }
 
@@ -81,12 +80,12 @@ impl Shard {
     fn answer_close(&mut self, index: SessionIndex, code: &[u8]) {
         let Some(session) = self.sessions.get_mut(index).filter(|s| s.output.stage == Stage::Ending) else { return };
         session.output.stage = Stage::Done;
-        self.say_last(index, frame::frame(Opcode::Close, code));
+        self.send_last(index, frame::frame(Opcode::Close, code));
     }
 
-    /// Sends the last frame of a session. Where its socket is full, what waits before that was cut short: what came after it
-    /// would look like a hole.
-    fn say_last(&mut self, index: SessionIndex, frame: Bytes) {
+    /// Sends the last frame of a session. If its socket is full, the backlog is dropped first: frames after a gap would
+    /// look like lost deltas.
+    fn send_last(&mut self, index: SessionIndex, frame: Bytes) {
         let Some(session) = self.sessions.get_mut(index) else { return };
         if cut_short(session, &self.stats) {
             let send_queue = session.output.send_queue.take();
@@ -96,7 +95,7 @@ impl Shard {
         self.send(index, frame);
     }
 
-    /// Takes a session out of all its topics.
+    /// Removes a session from all its topics.
     fn leave_all(&mut self, index: SessionIndex) {
         let Some(session) = self.sessions.get_mut(index) else { return };
         let key = session.key(index);
@@ -117,18 +116,18 @@ impl Shard {
         self.allowances.waits_no_more(key);
     }
 
-    /// Forgets a session; its socket closes.
+    /// Removes a session; its socket closes.
     fn forget(&mut self, index: SessionIndex) {
         let Some(mut session) = self.sessions.remove(index) else { return };
         self.allowances.forget(session.key(index));
         self.egress.outbox.release(session.output.send_queue.take());
-        self.say_goodbye(&mut session);
-        // To close the socket, which nothing else holds, also ends the poll's watch over it.
+        self.send_close_alert(&mut session);
+        // Dropping the last reference to the socket closes it, and ends the poll's registration.
         drop(session);
     }
 
-    /// Ends TLS in order (RFC 8446 §6.1) if the socket takes the alert at once; the session does not wait for it.
-    fn say_goodbye(&self, session: &mut Session) {
+    /// Sends TLS's closing alert (RFC 8446 §6.1) if the socket takes it at once; the session does not wait for it.
+    fn send_close_alert(&self, session: &mut Session) {
         if let Some(tls) = &mut session.output.tls {
             tls.close();
             let _ = session.output.socket.write(tls.due());

@@ -1,4 +1,4 @@
-//! What the shard does for fan-out: it hands over what comes, and carries out what fan-out cannot do itself.
+//! The shard's side of fan-out: it passes on deltas and states, and carries out follow-ups.
 
 use std::sync::Arc;
 
@@ -12,30 +12,30 @@ use crate::topic::{Delta, Slot, Snapshot};
 use crate::wire::close::CloseReason;
 
 impl Shard {
-    /// Fan-out, and the sessions that it serves.
+    /// Fan-out, and its view of the sessions.
     pub(in crate::hub) fn fan_out(&mut self) -> (&mut Fanout, SessionReceivers<'_>) {
         (&mut self.fanout, SessionReceivers { sessions: &mut self.sessions, egress: &mut self.egress })
     }
 
-    /// A delta came out of the queue.
+    /// Handles a delta from the queue.
     pub(in crate::hub) fn delta(&mut self, slot: Slot, delta: &Arc<Delta>) {
         self.fanout.delta(slot, delta, self.taken);
     }
 
-    /// Shares a topic's deltas so far among its present subscribers, before one joins or catches up.
+    /// Shares a topic's deltas so far among its current subscribers, before one joins or catches up.
     pub(in crate::hub) fn close_batches(&mut self, slot: Slot) {
         let (fanout, mut to) = self.fan_out();
         fanout.close_batches(slot, &mut to);
     }
 
-    /// Once the queue is empty: what the groups have goes to their members.
+    /// Once the queue is empty: sends the groups' batches to their members.
     pub(in crate::hub) fn deliver(&mut self) {
         let (fanout, mut to) = self.fan_out();
         fanout.deliver(&mut to);
         self.follow_up();
     }
 
-    /// Carries out what fan-out asked for.
+    /// Carries out fan-out's follow-ups.
     pub(in crate::hub) fn follow_up(&mut self) {
         for followup in self.fanout.take_followups() {
             match followup {
@@ -45,7 +45,7 @@ impl Shard {
         }
     }
 
-    /// A session that joined ahead of its group catches up with it.
+    /// Catches up a session that joined ahead of its group.
     fn catch_up_with(&mut self, id: SessionId, group: GroupId) {
         let Some(session) = self.sessions.by_id(id).filter(|s| s.output.backlog.is_none()) else { return };
         if let Some(at) = session.subscriptions.lagging.iter().position(|l| l.subscription.group == group) {
@@ -53,11 +53,11 @@ impl Shard {
         }
     }
 
-    /// The state that a group waited for.
+    /// Handles the state that a group waited for.
     pub(in crate::hub) fn snapshot_for_group(&mut self, group: GroupId, snapshot: &Snapshot) {
         let Some(state) = self.fanout.group_state(group, snapshot) else { return };
         if state.charged > 0 {
-            // A state is more than the deltas that it stands for: members whose allowance has no room for it get it later.
+            // A state is longer than the deltas that it replaces. Members whose allowance has no room get it later.
             for index in self.fanout.receivers(group) {
                 if !self.may_get(index, state.charged)
                     && let Some(session) = self.sessions.get_mut(index)
@@ -71,12 +71,12 @@ impl Shard {
         self.follow_up();
     }
 
-    /// The topic's state is another than its deltas say, or its epoch changed: every subscriber gets it now.
+    /// The topic's state does not follow from its deltas, or its epoch changed: every subscriber gets the new state.
     pub(in crate::hub) fn reset(&mut self, slot: Slot, snapshot: &Snapshot) {
         self.close_batches(slot);
         let Some(conflatable) = self.fanout.topics.topic(slot).map(|topic| topic.class.conflatable()) else { return };
-        // Centrifuge clients learn the epoch when they subscribe, and no position in a state that may lack deltas is one in the
-        // epoch that they have.
+        // Centrifuge clients learn the epoch when they subscribe. A position in a state that may lack deltas is not
+        // valid in the epoch that they have.
         if snapshot.known.may_lack() || !conflatable {
             self.end_centrifuge(slot);
         }
@@ -91,15 +91,15 @@ impl Shard {
         self.follow_up();
     }
 
-    /// Centrifuge subscribers subscribe again, and learn in which epoch, and of a stream that they could not recover. The list of
-    /// its kept events, which `plain` clients get, would look like an event to them.
+    /// Makes Centrifuge subscribers subscribe again: they learn the new epoch, and that they could not recover a
+    /// stream. The list of kept events, which `plain` clients get, would look like an event to them.
     fn end_centrifuge(&mut self, slot: Slot) {
         for index in self.fanout.centrifuge_members(slot) {
             self.revoke(index, slot, INSUFFICIENT_STATE, "insufficient state");
         }
     }
 
-    /// The topic went quiet, or is back.
+    /// Handles a topic that became stale, or is no longer stale.
     pub(in crate::hub) fn stale(&mut self, slot: Slot, since_ms: Option<u64>) {
         self.close_batches(slot);
         let (fanout, mut to) = self.fan_out();

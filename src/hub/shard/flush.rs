@@ -1,4 +1,4 @@
-//! The flush of a tick: egress writes, and what the writes came to is carried out here.
+//! The flush of a tick: egress writes, and this carries out the outcomes.
 
 use mio::{Interest, Token};
 
@@ -11,7 +11,7 @@ use crate::hub::session::{Reading, Session};
 use crate::wire::close::CloseReason;
 
 impl Shard {
-    /// Writes to every session that has something to get, and to every full socket that became writable.
+    /// Writes to every session that has something to send, and to every full socket that became writable.
     pub(in crate::hub) fn flush(&mut self) {
         self.wake_timers();
         for index in std::mem::take(&mut self.writable) {
@@ -23,8 +23,8 @@ impl Shard {
             at = self.egress.flush(&mut self.sessions, at, hurry, |outbox, queue, sent| {
                 trace_write(traces, outbox, queue, sent);
             });
-            let came = self.apply_outcomes();
-            if !came && at >= self.egress.outbox.dirty.len() && !self.egress.has_prepared() {
+            let any = self.apply_outcomes();
+            if !any && at >= self.egress.outbox.dirty.len() && !self.egress.has_prepared() {
                 break;
             }
         }
@@ -38,12 +38,12 @@ impl Shard {
                 self.allowances.waits_no_more(key);
             }
         }
-        // A session that ends since then is told in the next tick, which comes at once.
+        // Closes that were requested meanwhile are carried out in the next tick, which follows immediately.
         let dirty = self.egress.settle_dirty(&self.sessions);
         self.again = dirty || !self.close_queue.is_empty();
     }
 
-    /// Sessions whose time has come are looked at in this tick.
+    /// Handles sessions whose timer has expired.
     fn wake_timers(&mut self) {
         for (index, has_backlog) in self.egress.due(&mut self.sessions) {
             let Some(session) = self.sessions.get_mut(index) else { continue };
@@ -61,7 +61,7 @@ impl Shard {
         }
     }
 
-    /// Sees to it that a session is looked at by `at_ms`.
+    /// Ensures that a session is checked at `at_ms` or before.
     pub(in crate::hub) fn set_timer(&mut self, index: SessionIndex, at_ms: u64) {
         self.egress.look_at(&mut self.sessions, index, at_ms);
     }
@@ -75,10 +75,10 @@ impl Shard {
         self.apply_outcomes();
     }
 
-    /// Carries out what writes came to. Tells whether there was anything.
+    /// Carries out egress' outcomes. Returns whether there were any.
     fn apply_outcomes(&mut self) -> bool {
         let mut outcomes = self.egress.take_outcomes();
-        let (came, mut grew) = (!outcomes.is_empty(), false);
+        let (any, mut grew) = (!outcomes.is_empty(), false);
         for outcome in outcomes.drain(..) {
             match outcome {
                 Outcome::Skipped { session: index, topic, from, bytes } => {
@@ -113,10 +113,10 @@ impl Shard {
         if grew {
             self.relieve();
         }
-        came
+        any
     }
 
-    /// Puts one delivery of each conflatable topic in place of those that wait, and makes the session dirty again.
+    /// Replaces a session's waiting deltas by one delivery per conflatable topic, and makes the session dirty again.
     fn conflate(&mut self, index: SessionIndex, send_queue: SendQueue) {
         let chunks: Vec<ChunkId> = self.egress.outbox.numbers(send_queue).collect();
         let mut not_sent = 0;
@@ -140,14 +140,14 @@ impl Shard {
             self.sessions.get(index).map(|s| s.subscriptions.lagging.len()).filter(|lagging| at < *lagging)
         {
             self.catch_up(index, at);
-            // Those that must wait, for a snapshot or their group, are passed over.
+            // Skip a subscription that must wait for a snapshot or its group.
             if self.sessions.get(index).is_some_and(|s| s.subscriptions.lagging.len() == lagging) {
                 at += 1;
             }
         }
     }
 
-    /// The socket takes bytes again: the backlog goes first, then the present state of lagging subscriptions.
+    /// The socket has room again: the backlog is sent first, then the newest state of lagging subscriptions.
     fn writable_again(&mut self, index: SessionIndex) {
         let drained = self.egress.drain(&mut self.sessions, index);
         self.apply_outcomes();
@@ -175,14 +175,15 @@ impl Shard {
                     break;
                 }
                 bytes += self.catch_up(index, at);
-                // Snapshots come all at once when they are asked for so: under a rate limit, one after the other.
+                // Requested snapshots would all come at once. A session with a rate limit requests them one after the
+                // other.
                 let waits = |s: &Session| {
                     s.output.pace.is_some() && s.subscriptions.lagging.get(at).is_some_and(|lagging| lagging.awaiting)
                 };
                 if self.sessions.get(index).is_some_and(waits) {
                     break;
                 }
-                // Subscriptions that are level leave the list; those that must wait are passed over.
+                // Subscriptions that are level leave the list; skip those that must wait.
                 if self.sessions.get(index).is_some_and(|s| s.subscriptions.lagging.len() == lagging) {
                     at += 1;
                 }
@@ -198,19 +199,19 @@ impl Shard {
         }
     }
 
-    /// Has the poll tell when a full socket takes bytes again; from then on for good.
+    /// Makes the poll report when a full socket has room again, for the rest of the session.
     fn watch_for_room(&mut self, index: SessionIndex) {
         let Some(session) = self.sessions.get_mut(index).filter(|s| !s.output.watched) else { return };
         session.output.watched = true;
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().reregister(&mut session.output.socket, Token(index.at()), interest) {
-            tracing::warn!(shard = self.id.0, %error, "a full socket could not be watched");
+            tracing::warn!(shard = self.id.0, %error, "a full socket could not be registered with the poll; its session is dropped");
             self.drop_session(index);
         }
     }
 }
 
-/// Tells the traced deltas of a write.
+/// Records the traced deltas of a write.
 fn trace_write(traces: &mut Traces, outbox: &Outbox, send_queue: SendQueue, sent: Sent) {
     if traces.is_empty() || sent == Sent::Gone {
         return;

@@ -1,4 +1,4 @@
-//! From a socket to messages. `turns` says how much of them is heard, `commands` what they do.
+//! From a socket to messages. `turns` limits how much is read, `commands` carries the messages out.
 
 use std::io::{ErrorKind, Read};
 
@@ -17,14 +17,15 @@ use crate::wire::frame::{self, Opcode};
 use crate::wire::inbox::{self, Compressed, Flow, Incoming};
 use crate::wire::inflate::Inflater;
 
-/// Full reads of one session in one tick before the others have their turn.
+/// Full reads of one session in a tick, after which it is the others' turn.
 const READS_PER_TICK: usize = 16;
 
-/// The parts that a command is counted in: a Centrifuge subscribe is one of them, as `plain` has one command for many topics.
+/// A command counts as this many parts. A Centrifuge subscribe counts as one part, because `plain` has one command for
+/// many topics.
 pub(in crate::hub) const COMMAND_PARTS: u64 = 8;
 
 impl Shard {
-    /// Reads what a socket has, into the buffer that all sessions share, until the session's turn is over.
+    /// Reads a socket into the buffer that all sessions share, until the session's turn is over.
     pub(in crate::hub) fn read(&mut self, index: SessionIndex) {
         if !self.begin_turn(index) {
             return;
@@ -32,7 +33,7 @@ impl Shard {
         if !self.hear_deferred(index) {
             return;
         }
-        // What the last turn left over comes first.
+        // What the last turn left comes first.
         if self.sessions.get_mut(index).is_some_and(|s| s.inbox.as_ref().is_some_and(|inbox| inbox.is_paused())) {
             self.received(index, &mut []);
         }
@@ -50,7 +51,8 @@ impl Shard {
                     self.drop_session(index);
                     break;
                 }
-                // Until there is no more: the poll tells only once, and a client's last words may come with its end.
+                // Read until the socket is empty: the poll reports it only once, and the last bytes may come together
+                // with the end.
                 Ok(n) => {
                     reads += 1;
                     let sealed = session.output.tls.is_some();
@@ -72,7 +74,7 @@ impl Shard {
         self.input.buffer = buffer;
     }
 
-    /// Handles bytes of a client.
+    /// Handles bytes from a client.
     pub(in crate::hub) fn received(&mut self, index: SessionIndex, bytes: &mut [u8]) {
         let now_ms = self.clock.now_ms;
         let message_max = self.message_max(index);
@@ -81,7 +83,7 @@ impl Shard {
         session.output.ping = Ping::None;
         let mut inbox = session.inbox.take();
         if let Some(inbox) = inbox.as_mut().filter(|inbox| inbox.is_paused()) {
-            // Until now it was this server that did not listen.
+            // Until now the server did not read, so the client was not late.
             inbox.since_ms = now_ms;
         }
         let (deflate, live) = (session.output.deflate, session.is_live());
@@ -118,7 +120,7 @@ impl Shard {
         }
     }
 
-    /// Handles bytes of a client that come sealed.
+    /// Handles encrypted bytes from a client.
     pub(in crate::hub) fn received_sealed(&mut self, index: SessionIndex, bytes: &mut [u8]) {
         let mut opened = std::mem::take(&mut self.input.decrypted);
         opened.clear();
@@ -128,7 +130,7 @@ impl Shard {
         let over = outcome.is_err() || tls.is_closed();
         let answer = !tls.due().is_empty() && session.output.backlog.is_none();
         if let Err(error) = outcome {
-            tracing::debug!(%error, "a session's TLS ends");
+            tracing::debug!(%error, "a session's TLS connection failed");
         }
         if !opened.is_empty() {
             self.received(index, &mut opened);
@@ -144,7 +146,7 @@ impl Shard {
     fn message(&mut self, index: SessionIndex, message: Incoming<'_>) -> Flow {
         let Some(session) = self.sessions.get_mut(index) else { return Flow::Stop };
         if let Stage::Closing = session.output.stage {
-            // The peer's answer to our close frame ends the session; anything else it sends is too late.
+            // The client's answer to our close frame ends the session. Anything else comes too late and is ignored.
             if matches!(message, Incoming::Close(_)) {
                 session.output.stage = Stage::Done;
                 self.send_nothing(index);
@@ -188,13 +190,13 @@ impl Shard {
         }
     }
 
-    /// Makes sure that the flush looks at a session that has nothing to be sent.
+    /// Makes the flush check a session that has nothing to send.
     pub(in crate::hub) fn send_nothing(&mut self, index: SessionIndex) {
         self.send(index, bytes::Bytes::new());
     }
 
-    /// Takes one command out of the session's allowance, or such a part of one ([`COMMAND_PARTS`] at most). `false` if there
-    /// was none left: it is closed.
+    /// Takes one command, or `part` of its [`COMMAND_PARTS`], out of the session's command rate. Returns `false` if the
+    /// rate is exceeded and the session was closed.
     pub(in crate::hub) fn spend(&mut self, index: SessionIndex, part: u64) -> bool {
         let rate = command_rate(&self.config.limits);
         let now_ns = self.clock.now_ns();

@@ -1,4 +1,4 @@
-//! What the shard does with time: it sweeps its sessions, drains, and sends sessions to other nodes.
+//! What the shard does at certain times: it sweeps its sessions, drains, and rebalances.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::protocol::Notice;
 use crate::wire::close::CloseReason;
 
 impl Shard {
-    /// Looks at the next slice of the sessions, if it is time.
+    /// Checks the next slice of the sessions if it is due.
     pub(super) fn sweep(&mut self) {
         let (places, is_empty) = (self.sessions.places(), self.sessions.is_empty());
         let Some(slice) = self.sweep.begin(places, is_empty, self.clock.now_ms) else { return };
@@ -42,7 +42,7 @@ impl Shard {
         }
     }
 
-    /// All sessions have been looked at.
+    /// All sessions were checked: frees unused memory.
     fn give_back_memory(&mut self) {
         self.fanout.topics.shrink();
         self.requests.shrink();
@@ -56,7 +56,7 @@ impl Shard {
         self.allowances.sweep();
     }
 
-    /// Looks at one session's time-outs.
+    /// Checks one session's time-outs.
     fn check(&mut self, index: SessionIndex) {
         let (now_ms, unix_ms) = (self.clock.now_ms, self.clock.unix_ms);
         let Some(session) = self.sessions.get(index) else { return };
@@ -75,12 +75,12 @@ impl Shard {
         }
     }
 
-    /// Tells every client, and begins to close all sessions over `window`.
+    /// Notifies every client, and begins to close all sessions over `window`.
     pub(super) fn begin_drain(&mut self, window: Duration) {
         if self.drain.is_some() {
             return;
         }
-        // Sessions that were to go to other nodes go with all others.
+        // The drain includes the sessions that were to move to other nodes.
         self.rebalance = None;
         let window_ms = millis(window);
         let waiting = self.sessions.ids(|session| session.is_live());
@@ -103,7 +103,7 @@ impl Shard {
                 self.close(id.index, CloseReason::ServiceRestart);
             }
         }
-        // Also those whose turn in the ordinary sweep is up to a second away.
+        // Includes sessions that the sweep would only reach within a second.
         let is_late = |stage: Stage, close_by_ms: u32| stage == Stage::Closing && is_past(close_by_ms, now_ms);
         for id in self.sessions.ids(|session| is_late(session.output.stage, session.output.close_by_ms)) {
             self.drop_session(id.index);
@@ -127,7 +127,7 @@ impl Shard {
         self.sweep.hurry(self.clock.now_ms);
     }
 
-    /// Begins to close `share` of the sessions over `window`: their clients go to other nodes.
+    /// Begins to close `share` of the sessions over `window`, so that their clients reconnect to other nodes.
     pub(super) fn begin_rebalance(&mut self, share: Share, window: Duration) {
         if self.drain.is_some() {
             return;
@@ -137,7 +137,7 @@ impl Shard {
         self.sweep.hurry(self.clock.now_ms);
     }
 
-    /// Tells those whose turn it is how long to stay away, and closes them.
+    /// Closes the sessions that are due, and tells each how long to wait before it reconnects.
     fn rebalance_some(&mut self) {
         let Some(mut rebalance) = self.rebalance.take() else { return };
         for id in rebalance.due(self.clock.now_ms) {

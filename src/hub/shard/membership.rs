@@ -1,4 +1,4 @@
-//! Joins and leaves of topics, on their way to the sessions that watch.
+//! Joins and leaves of topics, for the sessions that watch them.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::protocol::MembershipChange;
 use crate::topic::Slot;
 
 impl Shard {
-    /// A session came or went.
+    /// Adds a join or a leave.
     pub(super) fn membership(&mut self, slot: Slot, change: &Arc<MembershipChange>) {
         let bounded = bounded(change);
         self.stats.membership_infos_omitted.add(u64::from(bounded.is_some()));
@@ -20,20 +20,20 @@ impl Shard {
         }
     }
 
-    /// Tells what waited long enough.
-    pub(super) fn tell_memberships(&mut self) {
+    /// Sends the changes that are due.
+    pub(super) fn send_memberships(&mut self) {
         let (now_ms, nothing) = (self.clock.now_ms, Memberships::new(self.memberships.rates));
         if self.memberships.next_ms().is_none_or(|next_ms| next_ms > now_ms) {
             return;
         }
         let mut memberships = std::mem::replace(&mut self.memberships, nothing);
-        let held_back = memberships.tell(now_ms, |slot, change| self.tell_membership(slot, change));
+        let delayed = memberships.send_due(now_ms, |slot, change| self.send_membership(slot, change));
         self.memberships = memberships;
-        self.stats.memberships_delayed.add(held_back);
+        self.stats.memberships_delayed.add(delayed);
     }
 
-    /// Sends a change to the members that watch. Returns the bytes.
-    fn tell_membership(&mut self, slot: Slot, change: &MembershipChange) -> usize {
+    /// Sends a change to the members that watch. Returns the bytes sent.
+    fn send_membership(&mut self, slot: Slot, change: &MembershipChange) -> usize {
         let Some(topic) = self.fanout.topics.topic(slot) else { return 0 };
         let name = topic.name.clone();
         let force = self.config.namespace(name.namespace()).force_push_join_leave;

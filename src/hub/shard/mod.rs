@@ -1,7 +1,7 @@
-//! The shard: what holds the parts of the hub together. It is the one place that knows all of them. Each of its files hands
-//! one part's outcomes to the others; no part is handed the shard.
+//! The shard owns the parts of the hub and is the only place that knows all of them. Each file passes one part's
+//! outcomes to others; no part gets a reference to the shard.
 //!
-//! A shard has no async, no locks, and no task or buffer for each session.
+//! A shard has no async, no locks, and no task or buffer per session.
 
 mod allowances;
 mod catch_up;
@@ -15,7 +15,7 @@ mod membership;
 mod reading;
 mod receivers;
 mod relief;
-#[allow(clippy::module_inception, reason = "mod.rs is the table of contents alone")]
+#[allow(clippy::module_inception, reason = "mod.rs is only the table of contents")]
 mod shard;
 mod subscribe;
 mod tick;

@@ -1,4 +1,4 @@
-//! Which sockets are read in a tick, and when a session has to wait.
+//! Which sockets are read in a tick, and when a session must wait.
 
 use mio::Events;
 
@@ -24,8 +24,8 @@ fn held_up(
 }
 
 impl Shard {
-    /// Reads the sockets that have something, first those that had to wait in the tick before, until enough was heard for
-    /// one tick.
+    /// Reads the sockets that are readable, those left from the previous tick first, until the limit of a tick is
+    /// reached.
     pub(in crate::hub) fn read_sockets(&mut self, events: &Events) {
         let mut ready = std::mem::take(&mut self.input.readable);
         self.input.was_busy = false;
@@ -40,7 +40,7 @@ impl Shard {
             }
             if event.is_readable() || event.is_read_closed() || event.is_error() {
                 self.input.was_busy = true;
-                // One that waits is read when it has waited: the socket keeps what it has.
+                // A session that waits is read later; its bytes stay in the socket.
                 if self.sessions.get_mut(index).is_some_and(|s| s.reading == Reading::Free) {
                     ready.push(index);
                 }
@@ -61,10 +61,10 @@ impl Shard {
         }
     }
 
-    /// What a session has to wait for before more of it is heard; nothing where it is closing, so that it can.
+    /// What a session must wait for before more of it is read. A closing session never waits, so that its end is seen.
     pub(in crate::hub) fn must_wait(&self, index: SessionIndex) -> Option<Reading> {
         let session = self.sessions.get(index).filter(|s| s.is_live())?;
-        if let Some(reading) = self.is_held_up(index, session) {
+        if let Some(reading) = self.waits_for(index, session) {
             return Some(reading);
         }
         let over = self.input.turns.session_is_over() || session.output.send_queue.bytes() > TURN_REPLY_BYTES;
@@ -80,12 +80,12 @@ impl Shard {
         })
     }
 
-    /// Begins a session's turn; `false` if it has to wait.
+    /// Begins a session's turn. Returns `false` if it must wait.
     pub(in crate::hub) fn begin_turn(&mut self, index: SessionIndex) -> bool {
         self.input.turns.begin();
         let Some(session) = self.sessions.get(index).filter(|s| s.output.stage.is_read()) else { return false };
-        let held_up = if session.is_live() { self.is_held_up(index, session) } else { None };
-        match held_up {
+        let reason = if session.is_live() { self.waits_for(index, session) } else { None };
+        match reason {
             Some(reading) => self.wait_for(index, reading),
             None => {
                 if let Some(session) = self.sessions.get_mut(index) {
@@ -93,10 +93,10 @@ impl Shard {
                 }
             }
         }
-        held_up.is_none()
+        reason.is_none()
     }
 
-    /// Lets a session wait.
+    /// Makes a session wait.
     pub(in crate::hub) fn wait_for(&mut self, index: SessionIndex, reading: Reading) {
         let (now_ns, now_ms) = (self.clock.now_ns(), self.clock.now_ms);
         let Some(session) = self.sessions.get_mut(index) else { return };
@@ -114,17 +114,17 @@ impl Shard {
         }
     }
 
-    /// A session may no longer have to wait for this: it is looked at in the next tick.
+    /// A session may not have to wait for this any more: it is read in the next tick.
     pub(in crate::hub) fn resume(&mut self, index: SessionIndex, waited_for: Reading) {
         if self.sessions.get(index).is_some_and(|s| s.reading == waited_for) {
             self.wait_for(index, Reading::Turn);
         }
     }
 
-    /// The same, if little enough waits for it.
+    /// As `resume`, if the backlog is small enough.
     pub(in crate::hub) fn resume_if_there_is_room(&mut self, index: SessionIndex) {
         let Some(session) = self.sessions.get(index) else { return };
-        if self.is_held_up(index, session) != Some(Reading::Room) {
+        if self.waits_for(index, session) != Some(Reading::Room) {
             self.resume(index, Reading::Room);
         }
     }

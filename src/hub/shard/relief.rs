@@ -1,4 +1,4 @@
-//! What gives way where a limit on the memory of all sessions is reached: the sessions that hold most of it.
+//! What happens at a limit on the memory of all sessions: those that use most of it are closed.
 
 use std::cmp::Reverse;
 
@@ -7,31 +7,30 @@ use crate::accounts;
 use crate::hub::index::SessionId;
 use crate::wire::close::CloseReason;
 
-/// Time between two looks through all sessions for messages that are not whole, where that did not help, in ms.
+/// How often sessions are searched for incomplete messages while nothing can be closed, in ms.
 const RELIEF_EVERY_MS: u64 = 10;
 
 impl Shard {
-    /// Closes the sessions with the largest backlogs, while all backlogs together are too large.
+    /// Closes the sessions with the largest backlogs, while all backlogs together exceed the limit.
     pub(in crate::hub) fn relieve(&mut self) {
         let Some(target) = self.ceiling.target(self.stats.backlog_bytes.get()) else { return };
-        let owed = |shard: &Self, closing: bool| -> Vec<(usize, SessionId)> {
+        let backlogs = |shard: &Self, closing: bool| -> Vec<(usize, SessionId)> {
             let sessions = shard.sessions.iter().filter(|(_, s)| s.is_live() != closing);
-            let owed = sessions
+            let backlogs = sessions
                 .filter_map(|(index, session)| Some((session.output.backlog.as_ref()?.len(), session.key(index))));
-            let mut owed: Vec<_> = owed.collect();
-            owed.sort_unstable_by_key(|(bytes, _)| Reverse(*bytes));
-            owed
+            let mut backlogs: Vec<_> = backlogs.collect();
+            backlogs.sort_unstable_by_key(|(bytes, _)| Reverse(*bytes));
+            backlogs
         };
-        for (_, key) in owed(self, false) {
+        for (_, key) in backlogs(self, false) {
             if self.stats.backlog_bytes.get() <= target {
                 return;
             }
             self.stats.backlog_evictions.add(1);
             self.close(key.index, CloseReason::Slow);
         }
-        // What is left are frames that were begun: without their ends no close frame can follow, so the sockets just
-        // close.
-        for (_, key) in owed(self, true) {
+        // Only partly sent frames are left. No close frame can follow an incomplete frame, so these sockets just close.
+        for (_, key) in backlogs(self, true) {
             if self.stats.backlog_bytes.get() <= target {
                 return;
             }
@@ -39,7 +38,8 @@ impl Shard {
         }
     }
 
-    /// Whether so much waits for a write that nothing may wait any longer. What sockets do not take is a backlog then.
+    /// Whether so many bytes wait for a write that nothing may wait longer. What the sockets do not take becomes
+    /// backlog.
     pub(in crate::hub) fn must_hurry(&mut self) -> bool {
         if self.egress.outbox.frame_bytes() <= self.outgoing_max {
             return false;
@@ -53,8 +53,8 @@ impl Shard {
         true
     }
 
-    /// Closes sessions whose messages are not whole, while such messages of all sessions take too much: first sessions
-    /// without a token, of them the largest.
+    /// Closes sessions with incomplete messages, while such messages of all sessions exceed the limit: first sessions
+    /// without a token, the largest first.
     pub(in crate::hub) fn relieve_incoming(&mut self) {
         let Some(max) = self.limits.incoming_total_bytes else { return };
         if accounts::INCOMING.bytes() <= max || self.clock.now_ms < self.next_relief_ms {
@@ -82,7 +82,7 @@ impl Shard {
                 session.inbox = None;
             }
         }
-        // The others' turn: there is nothing here for a while.
+        // This shard has nothing to close for a while; others may have.
         self.next_relief_ms = self.clock.now_ms + RELIEF_EVERY_MS;
     }
 }

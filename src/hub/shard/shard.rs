@@ -1,4 +1,4 @@
-//! A shard: one thread with its share of the sessions, and the parts that serve them.
+//! A shard: one thread with its share of the sessions, and the parts that it is made of.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -30,23 +30,23 @@ use crate::metrics::ShardStats;
 use crate::topic::{ShardId, Slot};
 use crate::wire::close::CloseReason;
 
-/// The token of the queue's waker; sessions have their index.
+/// The poll token of the queue's waker; a session's token is its index.
 pub(in crate::hub) const WAKER: Token = Token(usize::MAX);
 
-/// Length of a reply from which on it is compressed.
+/// Length from which a reply is compressed.
 const COMPRESS_REPLY_BYTES_MIN: usize = 1_024;
 
 /// One thread's share of the sessions.
 pub(in crate::hub) struct Shard {
     pub(in crate::hub) id: ShardId,
-    /// This server's name, as clients are told.
+    /// This server's name, as sent to clients.
     pub(super) node: Arc<str>,
     pub(in crate::hub) config: Arc<Config>,
     pub(super) limits: Arc<ResolvedLimits>,
     pub(in crate::hub) stats: Arc<ShardStats>,
     pub(in crate::hub) clock: Clock,
     pub(super) heartbeat_ms: Arc<AtomicU64>,
-    /// What came from the control plane and the sources.
+    /// Events from the control plane and the sources.
     pub(super) queue: QueueReceiver,
     pub(super) poll: Poll,
     pub(in crate::hub) sessions: SessionTable,
@@ -55,7 +55,7 @@ pub(in crate::hub) struct Shard {
     pub(in crate::hub) egress: Egress,
     /// Limit on the backlogs of all sessions of all shards.
     pub(super) ceiling: Ceiling,
-    /// Bytes in its outbox from which on nothing waits.
+    /// Bytes in the outbox from which nothing waits longer.
     pub(super) outgoing_max: usize,
     pub(in crate::hub) requests: Requests,
     pub(in crate::hub) pending: Pending,
@@ -63,35 +63,35 @@ pub(in crate::hub) struct Shard {
     pub(super) memberships: Memberships,
     pub(super) timeouts: Timeouts,
     pub(in crate::hub) sweep: Sweep,
-    /// All sessions are being closed.
+    /// Set while all sessions are being closed.
     pub(in crate::hub) drain: Option<PacedClose>,
-    /// Some sessions are being closed, to go to other nodes.
+    /// Set while some sessions are closed, to move to other nodes.
     pub(super) rebalance: Option<Rebalance>,
     pub(super) close_queue: CloseQueue,
-    /// When sessions may be looked through next for messages that are not whole.
+    /// When sessions may be searched for incomplete messages next.
     pub(super) next_relief_ms: u64,
     /// Sessions with lagging subscriptions that may catch up in this tick.
     pub(super) to_catch_up: Vec<SessionIndex>,
-    /// Sessions whose full sockets take bytes again.
+    /// Sessions whose full sockets have room again.
     pub(super) writable: Vec<SessionIndex>,
-    /// Events taken so far in this tick, and bytes of deltas among them.
+    /// Number of events taken in this tick, and bytes of deltas among them.
     pub(super) taken: usize,
     pub(super) taken_bytes: usize,
-    /// There is more to do: no sleep before the next tick.
+    /// There is more to do: the next tick follows without a sleep.
     pub(super) again: bool,
     /// Events were taken in the last tick.
     pub(super) was_busy: bool,
 }
 
 impl Shard {
-    /// To be called on the thread that will run it.
+    /// Must be called on the thread that runs it.
     pub(in crate::hub) fn new(
         part: Part,
         requests: flume::Sender<RequestBatch>,
         node: Arc<str>,
         config: Arc<Config>,
     ) -> Self {
-        let (limits, shards) = (&config.limits, part.everybody.len());
+        let (limits, shards) = (&config.limits, part.all_stats.len());
         let backend = backend(config.server.flush);
         tracing::debug!(shard = part.id.0, backend = backend.name(), "shard starts");
         part.stats.io_uring.set(u64::from(backend.name() == "io_uring"));
@@ -106,7 +106,7 @@ impl Shard {
             input: Input::new(),
             fanout: Fanout::new(part.id, part.limits.deltas_total_bytes, part.stats.clone()),
             egress: Egress::new(backend, limits.backlog_bytes, part.stats.clone()),
-            ceiling: Ceiling::new(part.limits.backlog_total_bytes, part.everybody),
+            ceiling: Ceiling::new(part.limits.backlog_total_bytes, part.all_stats),
             outgoing_max: outgoing_max(part.limits.outgoing_total_bytes, shards),
             requests: Requests::new(requests, part.limits.asked_total_bytes, shards),
             pending: Pending::default(),
@@ -130,13 +130,13 @@ impl Shard {
         }
     }
 
-    /// A client has come.
+    /// Adds a new session.
     pub(super) fn open(&mut self, new: NewSession) {
         let mut socket = mio::net::TcpStream::from_std(new.socket);
         let index = self.sessions.next_index();
-        // No session waits for room yet: to watch for it would wake the shard once for nothing.
+        // Only readable: to watch a new socket for room would wake the shard once for nothing.
         if let Err(error) = self.poll.registry().register(&mut socket, Token(index.at()), Interest::READABLE) {
-            tracing::warn!(shard = self.id.0, %error, "a socket could not be watched");
+            tracing::warn!(shard = self.id.0, %error, "a socket could not be registered with the poll; its session is dropped");
             return;
         }
         let now_ms = clock32(self.clock.now_ms);
@@ -152,14 +152,14 @@ impl Shard {
         }
     }
 
-    /// Sends one frame to one session, as it is.
+    /// Sends one frame to one session unchanged.
     pub(in crate::hub) fn send(&mut self, index: SessionIndex, bytes: bytes::Bytes) {
         self.send_chunk(index, Chunk::control(bytes));
     }
 
     pub(in crate::hub) fn send_chunk(&mut self, index: SessionIndex, chunk: Chunk) {
         let Some(session) = self.sessions.get_mut(index) else { return };
-        // Replies are each session's own: only the long ones, of a recovery, are worth it.
+        // Replies are not shared, so only long ones, after a recovery, are worth compressing.
         let chunk =
             match session.output.deflate && (chunk.deliveries > 0 || chunk.bytes.len() >= COMPRESS_REPLY_BYTES_MIN) {
                 true => chunk.compressed(|bytes| self.egress.compressor.frame(bytes)),
@@ -169,7 +169,7 @@ impl Shard {
         self.egress.outbox.link(index, &mut session.output.send_queue, chunk);
     }
 
-    /// Ends a subscription that was taken out of its session already.
+    /// Ends a subscription that was already removed from its session.
     pub(in crate::hub) fn leave(&mut self, subscription: Subscription) {
         let (fanout, mut to) = self.fan_out();
         let unwanted = fanout.leave(subscription, &mut to);
@@ -179,7 +179,7 @@ impl Shard {
         }
     }
 
-    /// Tells the control plane that no session here wants this topic.
+    /// Informs the control plane that no session of this shard needs this topic.
     pub(in crate::hub) fn detach(&mut self, slot: Slot) {
         if let Some(topic) = self.fanout.topics.topic(slot) {
             let topic = topic.name.clone();
@@ -187,7 +187,7 @@ impl Shard {
         }
     }
 
-    /// The traits of a topic, and its least interval in ms for a subscriber that asks for `max_rate`.
+    /// The traits of a topic, and the least interval in ms for a subscriber that requests `max_rate`.
     pub(in crate::hub) fn terms(&self, topic: &crate::name::TopicName, max_rate: Option<f64>) -> (Traits, u64) {
         let options = self.config.namespace(topic.namespace());
         let flush_ms = u16::try_from(options.flush_interval.as_millis()).unwrap_or(u16::MAX);
@@ -202,7 +202,7 @@ impl Shard {
         let rate = match (options.max_rate, asked) {
             (Some(a), Some(b)) => a.min(b),
             (Some(a), None) => a,
-            // Faster than the fastest step is as good as unlimited.
+            // A rate above the fastest step counts as unlimited.
             (None, Some(b)) if max_rate.is_some_and(|r| r > 200.0) && b >= 200.0 => return (traits, 0),
             (None, Some(b)) => b,
             (None, None) => return (traits, 0),

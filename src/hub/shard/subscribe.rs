@@ -1,8 +1,8 @@
-//! Subscribes and snapshots: asked of the control plane, and what happens when the answers come.
+//! Subscribes: requests to the control plane, and what follows when the answers come.
 //!
-//! Answers come through the queue in order with the deltas. From the moment a subscribe is asked for, the deltas of
-//! its topic are kept; when the last answer of the command is there, the client gets the reply, then for each topic
-//! its state at the answer's offset, then the deltas kept since: no gap, no repeat, whatever was in flight.
+//! Answers come through the queue in order with the deltas. From the request on, the deltas of the topic are kept. With
+//! the last answer of the command the client gets the reply, then for each topic its state at the answer's offset, then
+//! the deltas kept since. So there is no gap and no repetition.
 
 use bytes::Bytes;
 
@@ -23,15 +23,15 @@ use crate::protocol::{CommandId, Encoding, Notice, Op, Refusal, Refused, Standin
 use crate::topic::{Attachment, Delta, Slot};
 use crate::wire::close::CloseReason;
 
-/// A subscription that has begun, and what is to be sent for it.
+/// A new subscription, and what is to be sent for it.
 pub(in crate::hub) struct Begun {
     subscription: Subscription,
     slot: Slot,
     topic: TopicName,
     class: &'static str,
-    /// Told to Centrifuge clients: what the frames follow on, or where the topic stood.
+    /// Sent to Centrifuge clients: the offset that the frames follow, or the topic's position.
     offset: Offset,
-    /// Told to `plain` clients: what the next delta follows on; 0 where the state comes first.
+    /// Sent to `plain` clients: the offset that the next delta follows; 0 if the state comes first.
     have: Offset,
     attachment: Attachment,
     recoverable: bool,
@@ -39,11 +39,11 @@ pub(in crate::hub) struct Begun {
     was_recovering: bool,
     encoding: Encoding,
     ttl_s: Option<u64>,
-    /// Sent at once: the state, or what was missed.
+    /// Sent now: the state, or what was missed.
     frames: Vec<Bytes>,
-    /// Where it is in the topic, if it is to catch up as its socket takes bytes.
-    owed: Option<Cursor>,
-    /// What came since, and the sequence before.
+    /// The client's position, if it must catch up as its socket takes bytes.
+    lags_from: Option<Cursor>,
+    /// The deltas that came since the answer, and the sequence before them.
     since: Vec<std::sync::Arc<Delta>>,
     seq: u64,
     conflatable: bool,
@@ -67,8 +67,8 @@ impl Begun {
         }
     }
 
-    /// What was recovered went with the reply. The state of a new subscription follows it: not every client looks for a
-    /// state in the reply.
+    /// The reply contained what was recovered. The state of a new subscription follows the reply, because not every
+    /// client looks for a state in it.
     fn replied(&mut self) {
         if self.was_recovering {
             self.frames.clear();
@@ -77,8 +77,8 @@ impl Begun {
 }
 
 impl Shard {
-    /// Begins a subscribe; topics past the limit are refused. What the session has, or has asked for, counts once. `false` if
-    /// nothing is left to wait for.
+    /// Begins a subscribe; topics over the limit are refused. Topics that the session has, or is already subscribing
+    /// to, count once. Returns `false` if nothing is left to wait for.
     pub(in crate::hub) fn subscribe(
         &mut self,
         index: SessionIndex,
@@ -107,14 +107,16 @@ impl Shard {
             let refusal = if joins && session.subscriptions.len() + joining >= limit {
                 Some(Refusal::new(
                     429,
-                    format!("this session has {limit} subscriptions, which is the most (limits.subscriptions)"),
+                    format!(
+                        "this session has {limit} subscriptions, the limit (limits.subscriptions); unsubscribe from some first"
+                    ),
                 ))
             } else if let Some(refusal) = self.no_room_under_way(token_bytes) {
                 Some(refusal)
             } else if !self.requests.has_room(1) {
-                Some(Refusal::new(503, "too many subscribes are waiting, try again"))
+                Some(Refusal::new(503, "the server has too many subscribes in progress; try again"))
             } else if has {
-                // To start it over brings its state once more.
+                // To start over sends the state once more.
                 self.asks_too_much(index)
             } else {
                 None
@@ -142,7 +144,7 @@ impl Shard {
             let was_recovering = since.is_some();
             let token = options.as_ref().and_then(|o| o.token.clone());
             let shown = token.map(|token| Box::new(Shown { token, user: user.clone(), session: key }));
-            // A token is this session's own: its request is not shared.
+            // A token belongs to one session, so its request is not shared.
             let kind = shown.is_none().then(|| AskKey::Attach(slot, encoding, since.clone(), terms.history));
             let (shard, name, history) = (self.id, topic.clone(), terms.history);
             let identity =
@@ -160,19 +162,19 @@ impl Shard {
         if any {
             self.pending.add(PendingCommand::new(key, id, op, items, refused));
         } else if op == Op::Subscribe {
-            // An error in reply to a connect would say that there is no session.
+            // An error in reply to a `connect` would mean that there is no session.
             self.answer_topics(index, &id, op, false, None, &refused);
         }
         any
     }
 
-    /// The answer to a subscribe of one topic.
+    /// Handles the answer to a subscribe of one topic.
     pub(in crate::hub) fn attached(&mut self, ask: RequestId, result: Result<Box<Attached>, Refusal>) {
         let Some(Ask { waiters, slot }) = self.requests.answered(ask) else { return };
         let topic = slot.and_then(|slot| self.fanout.topics.topic_mut(slot));
         let Some(topic) = topic else { return };
         if let Ok(attached) = &result {
-            // All deltas up to this offset are behind us in the queue, all others ahead.
+            // Deltas up to this offset came before the answer in the queue, later ones come after it.
             topic.last.offset = attached.attachment.offset;
         }
         let seq = topic.last.seq;
@@ -193,7 +195,7 @@ impl Shard {
             let Some(waiting) = self.pending.get_mut(pending) else { continue };
             waiting.bytes = waiting.bytes.saturating_add(bytes);
             let mut answer = answer.clone();
-            // It would wait here for the other topics' answers, and not be sent at once then.
+            // Its bytes would be kept here until the other topics' answers come, and not be sent then.
             if let Ok(answered) = &mut answer
                 && waiting.bytes > recovery_max
                 && bytes > 0
@@ -208,7 +210,7 @@ impl Shard {
             if let Some(pending) = self.pending.answered(pending) {
                 let index = pending.session.index;
                 self.complete(pending);
-                // Thousands may have waited for this, and each has a reply of its own.
+                // Thousands may have waited for this, and each gets a reply of its own.
                 if self.egress.outbox.frame_bytes() > self.outgoing_max {
                     self.write_now(index);
                 }
@@ -216,7 +218,7 @@ impl Shard {
         }
     }
 
-    /// All answers of a subscribe are there.
+    /// All answers of a subscribe have come.
     fn complete(&mut self, pending: PendingCommand) {
         let PendingCommand { session: key, id, op, items, mut refused, .. } = pending;
         let Some(session) = self.sessions.by_id(key) else {
@@ -238,7 +240,7 @@ impl Shard {
         }
         let mut room = self.config.limits.recovery_bytes();
         let mut begun = Vec::with_capacity(items.len());
-        // Subscription tokens that were not good.
+        // Number of invalid subscription tokens.
         let mut failures = 0;
         for item in items {
             if !self.sessions.by_id(key).is_some_and(|s| s.is_live()) {
@@ -252,7 +254,7 @@ impl Shard {
                     Some(one) => begun.push(one),
                     None => self.close(key.index, CloseReason::InsufficientState),
                 },
-                // What the server itself wanted is passed over.
+                // Refusals of the server's own subscribes are ignored.
                 Some(Err(refusal)) if op == Op::Subscribe => {
                     let shown = item.options.as_ref().is_some_and(|o| o.token.is_some());
                     failures += usize::from(shown && refusal.code == 403);
@@ -273,13 +275,13 @@ impl Shard {
                         _ => centrifuge.subscribed(&id, &one.subscribed()),
                     };
                     self.send(key.index, reply);
-                    // What the server began by itself has no reply that takes what was missed.
+                    // A subscribe by the server has no reply that could contain what was missed.
                     if op != Op::ServerSubscribe {
                         one.replied();
                     }
                 }
             } else if op != Op::ServerSubscribe || !begun.is_empty() {
-                // A client is not told of what it did not ask for and does not get.
+                // A client is not sent refusals of topics that it did not request.
                 let (op, refused) = match op {
                     Op::ServerSubscribe => (Op::Subscribe, Refused::default()),
                     op => (op, refused),
@@ -316,8 +318,8 @@ impl Shard {
         self.replay(key, deferred);
     }
 
-    /// Puts the session among the subscribers of one topic. `remaining` is what the subscribe may still send at once: what
-    /// does not fit follows as the socket takes it. `None` if more came meanwhile than is kept.
+    /// Adds the session to the subscribers of one topic. `remaining` is what the subscribe may still send now; the rest
+    /// follows as the socket takes it. `None` if more deltas came meanwhile than are kept.
     fn begin(&mut self, key: SessionId, item: Item, remaining: &mut usize) -> Option<Begun> {
         let slot = item.slot;
         let Some(Ok(Answered { attachment, grant, seq, bytes, cut })) = item.answer.clone() else { return None };
@@ -328,7 +330,7 @@ impl Shard {
         let full = session.output.backlog.is_some();
         let from = topic.recent.partition_point(|d| d.offset <= attachment.offset);
         let since: Vec<_> = topic.recent.range(from..).cloned().collect();
-        // Otherwise some of them had to go: what it holds by then is worked out once it is there.
+        // Otherwise some of them were dropped, and the client's position is determined when it catches up.
         let whole = !cut && since.len() as u64 == topic.last.seq - seq;
         let (last, conflatable) = (topic.last, topic.class.conflatable());
         let compression = Compression::of(session.output.dialect, session.output.deflate, session.output.batch);
@@ -344,17 +346,17 @@ impl Shard {
         let missed = &attachment.missed;
         let mut have = missed.after;
         let room = (*remaining).min(self.backlog_room(key.index));
-        let mut owed = (!missed.complete).then_some(Cursor { offset: missed.upto, seq });
+        let mut lags_from = (!missed.complete).then_some(Cursor { offset: missed.upto, seq });
         let mut offset = match conflatable {
-            // Until it has the state, a client has nothing to recover from.
+            // Until it has the state, the client has nothing to recover from.
             true if bytes > 0 && !item.was_recovering => Offset::ZERO,
             true => attachment.offset,
             false => missed.after,
         };
         let mut left = room.saturating_sub(bytes);
         if !whole || bytes > 0 && (full || bytes > room || !self.may_get(key.index, bytes)) {
-            // A stream's is replayed from where the client is, any other's is its state by then.
-            owed = Some(if conflatable { Cursor::NOWHERE } else { Cursor { offset: missed.after, seq } });
+            // A stream is replayed from the client's position; other topics send their state at that time.
+            lags_from = Some(if conflatable { Cursor::NOWHERE } else { Cursor { offset: missed.after, seq } });
             frames = Vec::new();
             offset = if conflatable { Offset::ZERO } else { missed.after };
             have = offset;
@@ -362,21 +364,21 @@ impl Shard {
         } else if conflatable && bytes > 0 {
             self.stats.snapshots.add(1);
         }
-        if !conflatable && owed.is_none() {
+        if !conflatable && lags_from.is_none() {
             let bytes = since.iter().map(|delta| delta.frame(item.encoding).len()).sum::<usize>();
-            // What came meanwhile is replayed too, where it is more than the client is allowed.
-            owed = (bytes > left).then_some(Cursor { offset: attachment.offset, seq });
+            // The deltas that came meanwhile are replayed too, if they exceed what the client may get now.
+            lags_from = (bytes > left).then_some(Cursor { offset: attachment.offset, seq });
             left = left.saturating_sub(bytes);
         }
         *remaining = left;
         let options = self.config.namespace(item.topic.namespace());
-        let asked = item.options.as_deref();
+        let requested = item.options.as_deref();
         Some(Begun {
             subscription,
             slot,
             class: options.class.name(),
-            recoverable: options.force_recovery || asked.is_some_and(|o| o.recoverable),
-            positioned: options.force_positioning || asked.is_some_and(|o| o.positioned),
+            recoverable: options.force_recovery || requested.is_some_and(|o| o.recoverable),
+            positioned: options.force_positioning || requested.is_some_and(|o| o.positioned),
             topic: item.topic,
             offset,
             have,
@@ -385,7 +387,7 @@ impl Shard {
             encoding: item.encoding,
             ttl_s,
             frames,
-            owed,
+            lags_from,
             since,
             seq,
             conflatable,
@@ -393,9 +395,9 @@ impl Shard {
         })
     }
 
-    /// Sends what comes after the reply: the state or what was missed, and what came since.
+    /// Sends what follows the reply: the state or what was missed, and the deltas since.
     fn follow(&mut self, key: SessionId, begun: Begun) {
-        let Begun { subscription, slot, topic, attachment, encoding, frames, owed, since, seq, .. } = begun;
+        let Begun { subscription, slot, topic, attachment, encoding, frames, lags_from, since, seq, .. } = begun;
         let replaceable = begun.conflatable.then_some(slot);
         for bytes in frames {
             let (topic, start) = (replaceable, Cursor::NOWHERE);
@@ -405,11 +407,11 @@ impl Shard {
             let notice = Notice::Stale { topic: &topic, since_ms };
             self.send(key.index, encoding.dialect().notice(notice));
         }
-        if let Some(cursor) = owed {
+        if let Some(cursor) = lags_from {
             self.lags(key.index, subscription, cursor);
             return;
         }
-        // The client may not hold the delta before the first one: that one goes whole.
+        // The client may not have the delta before the first one, so the first is sent in full.
         let encodings = std::iter::once(encoding.whole()).chain(std::iter::repeat(encoding));
         for ((delta, encoding), seq) in since.iter().zip(encodings).zip(seq..) {
             let (bytes, topic) = (delta.frame(encoding), replaceable);

@@ -10,19 +10,19 @@ use super::shard::Shard;
 use crate::hub::event::Event;
 use crate::limits;
 
-/// Sockets that one poll reports at most.
+/// Largest number of sockets that one poll reports.
 const POLL_EVENTS: usize = 4_096;
 
-/// Time that a busy shard leaves after a tick in which clients sent something.
+/// Pause of a busy shard after a tick in which clients sent something.
 const CROWD_GAP: Duration = Duration::from_micros(500);
 
 impl Shard {
-    /// Ticks until it is drained.
+    /// Runs ticks until the shard is drained.
     pub(in crate::hub) fn run(mut self) {
         let mut events = Events::with_capacity(POLL_EVENTS);
         loop {
             if self.input.was_busy && self.egress.load.flush_delay_ms() > 0 {
-                // Clients send in crowds: to wait for a few more costs less than to be woken by each.
+                // Clients send at about the same time: waiting for more of them costs less than a wake-up for each.
                 std::thread::sleep(CROWD_GAP);
             }
             let timeout = self.rest();
@@ -33,13 +33,13 @@ impl Shard {
         }
     }
 
-    /// So much time has passed.
+    /// Advances the clock in a test.
     #[cfg(test)]
     pub(in crate::hub) fn pass(&mut self, time: Duration) {
         self.clock.pass(time);
     }
 
-    /// Waits at most so long for something to do, and does it.
+    /// Waits at most `timeout` for something to do, and does it.
     pub(in crate::hub) fn turn(&mut self, events: &mut Events, timeout: Duration) {
         if let Err(error) = self.poll.poll(events, Some(timeout))
             && error.kind() != std::io::ErrorKind::Interrupted
@@ -60,7 +60,7 @@ impl Shard {
         self.begin_tick();
         self.read_sockets(events);
         self.take_events();
-        self.tell_memberships();
+        self.send_memberships();
         self.deliver();
         self.sweep();
         self.end_sessions();
@@ -76,7 +76,7 @@ impl Shard {
         self.heartbeat_ms.store(self.clock.unix_ms, Ordering::Relaxed);
     }
 
-    /// Takes what has come out of the queue, as far as a tick goes.
+    /// Takes events out of the queue, up to the limits of a tick.
     fn take_events(&mut self) {
         self.stats.queue_high.set(self.stats.queue_high.get().max(self.queue.depth() as u64));
         self.fanout.set_overloaded(self.queue.depth() > limits::QUEUE_HIGH_WATER / 16);
@@ -115,7 +115,7 @@ impl Shard {
             Event::Answered { session, reply } => backend_request::reply(self, session, reply),
             Event::Order(order) => self.obey(&order.0, &order.1),
             Event::CountSubscribers { fits, max, counts } => {
-                // The asker may have given up.
+                // The requester may have given up.
                 let _ = counts.try_send(self.fanout.topics.subscriber_counts(&*fits, max));
             }
             Event::Drain { window } => self.begin_drain(window),
@@ -142,10 +142,10 @@ impl Shard {
         self.stats.subscription_bytes.set((subscriptions + asked) as u64);
     }
 
-    /// How long the shard may rest, as its queue was told.
+    /// How long the shard may rest, as announced to its queue.
     fn rest(&self) -> Duration {
         let sleep = self.sleep_time();
-        // A shard parks after work; a park in which nothing comes is followed by a sleep.
+        // A shard parks after work; it sleeps after a park in which nothing came.
         let park = if self.was_busy { self.egress.load.park() } else { Duration::ZERO };
         let may_rest = !sleep.is_zero() && if park.is_zero() { self.queue.sleep() } else { self.queue.park() };
         match may_rest {
@@ -160,12 +160,12 @@ impl Shard {
             return Duration::ZERO;
         }
         if !self.input.readable.is_empty() || self.requests.are_waiting() {
-            // A full control plane is asked again soon, without spinning.
+            // A full control plane is tried again soon, without spinning.
             let at_once = !self.requests.are_waiting() && !self.requests.is_control_behind();
             return if at_once { Duration::ZERO } else { Duration::from_millis(1) };
         }
         let now_ms = self.clock.elapsed_ms();
-        // Without sessions, once a second is enough to show that the shard lives.
+        // Without sessions, one tick per second is enough for the heartbeat.
         let idle = self.sessions.is_empty();
         let sweep_ms = if idle && self.drain.is_none() { now_ms + 1_000 } else { self.sweep.next_ms() };
         let due_ms = self.fanout.next_ms().unwrap_or(u64::MAX);

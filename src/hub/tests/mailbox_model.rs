@@ -1,6 +1,6 @@
-//! The queue and its alarm in every interleaving that the memory model allows (loom): whatever is sent is taken, by a shard
-//! that sleeps, by one that parks, and by one whose queue is full. The code is what the server runs; what it is made of
-//! (atomics, the channel, the waker) is made of what loom knows.
+//! The queue and its wake-up in every interleaving that the memory model allows (loom): whatever is sent is taken, by a
+//! shard that sleeps, by one that parks, and by one whose queue is full. The code is the server's; its atomics, channel
+//! and waker are replaced by those of loom.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use crate::hub::event::Event;
 use crate::metrics::Metrics;
 use crate::topic::Slot;
 
-/// What the alarm is made of here.
+/// loom's atomics, for the wake-up.
 mod atomics {
     pub(super) use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence};
 }
 
-/// What the queue is made of here.
+/// A channel that loom knows, for the queue.
 mod channel {
     use std::cell::Cell;
     use std::collections::VecDeque;
@@ -25,7 +25,7 @@ mod channel {
     use loom::sync::{Condvar, Mutex, Notify};
 
     thread_local! {
-        /// Few enough to be full, or not.
+        /// Small, so that the queue may be full.
         pub(super) static CAPACITY: Cell<usize> = const { Cell::new(1) };
     }
 
@@ -41,7 +41,7 @@ mod channel {
     #[derive(Debug)]
     pub(super) enum TrySendError<T> {
         Full(T),
-        #[allow(dead_code, reason = "nobody's receiver goes away here")]
+        #[allow(dead_code, reason = "no receiver is dropped here")]
         Disconnected(T),
     }
 
@@ -89,8 +89,8 @@ mod channel {
         }
     }
 
-    /// As a poll with a waker: what was said before the wait counts. Nobody comes after a time-out here, so a wake-up that is
-    /// missing is a wait for ever, which loom finds.
+    /// Like a poll with a waker: a wake-up before the wait counts. There is no time-out, so a missing wake-up is a wait
+    /// forever, which loom finds.
     #[derive(Clone)]
     pub(super) struct Waker(Arc<Notify>);
 
@@ -99,7 +99,7 @@ mod channel {
             Self(Arc::new(Notify::new()))
         }
 
-        #[allow(clippy::unnecessary_wraps, reason = "as the real one")]
+        #[allow(clippy::unnecessary_wraps, reason = "the signature of the real one")]
         pub(super) fn wake(&self) -> std::io::Result<()> {
             self.0.notify();
             Ok(())
@@ -111,10 +111,10 @@ mod channel {
     }
 }
 
-#[allow(clippy::duplicate_mod, dead_code, reason = "once more, with a channel that loom knows")]
+#[allow(clippy::duplicate_mod, dead_code, reason = "compiled again, with a channel that loom knows")]
 #[path = "../mailbox.rs"]
 mod mailbox;
-#[allow(clippy::duplicate_mod, reason = "once more, with atomics that loom knows")]
+#[allow(clippy::duplicate_mod, reason = "compiled again, with loom's atomics")]
 #[path = "../wakeup.rs"]
 mod wakeup;
 
@@ -127,7 +127,7 @@ fn world() -> (QueueSender, QueueReceiver, Waker) {
     (sender, receiver, waker)
 }
 
-/// All interleavings with so many preemptions, of a queue that holds so many events.
+/// All interleavings with up to `preemptions` preemptions, of a queue with room for `capacity` events.
 fn explore(preemptions: usize, capacity: usize, test: impl Fn() + Sync + Send + 'static) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(preemptions);
@@ -137,12 +137,12 @@ fn explore(preemptions: usize, capacity: usize, test: impl Fn() + Sync + Send + 
     });
 }
 
-/// One that may wait a few ms.
+/// An event that may wait a few ms.
 fn patient(n: u32) -> Event {
     Event::Stale { slot: Slot(n), since_ms: None }
 }
 
-/// One that may not.
+/// An urgent event.
 fn pressing(n: u32) -> Event {
     Event::Detached { slot: Slot(n) }
 }
@@ -150,11 +150,11 @@ fn pressing(n: u32) -> Event {
 fn number(event: &Event) -> u32 {
     match event {
         Event::Stale { slot, .. } | Event::Detached { slot } => slot.0,
-        _ => panic!("nobody sent that"),
+        _ => panic!("an event that was not sent"),
     }
 }
 
-/// Takes all that is there, after a rest as a shard makes it.
+/// Takes all queued events, after resting as a shard does.
 fn turn(receiver: &QueueReceiver, waker: &Waker, may_rest: bool, taken: &mut Vec<u32>) {
     if may_rest {
         waker.wait();
@@ -195,7 +195,7 @@ fn two_producers_and_a_shard_that_sleeps() {
     assert_eq!((sender.depth(), receiver.depth()), (0, 0));
 }
 
-/// What one producer sends comes in its order, be the queue full or not.
+/// The events of one producer come in its order, whether or not the queue is full.
 #[test]
 fn the_order_of_a_producer_is_kept() {
     explore(3, 1, || {
@@ -212,7 +212,7 @@ fn the_order_of_a_producer_is_kept() {
 }
 
 #[test]
-fn a_shard_that_naps_is_woken_by_what_is_pressing() {
+fn a_parked_shard_is_woken_by_an_urgent_event() {
     explore(3, 2, || {
         let (sender, receiver, waker) = world();
         let producers: Vec<_> = [patient(1), pressing(2)]
@@ -222,7 +222,7 @@ fn a_shard_that_naps_is_woken_by_what_is_pressing() {
             })
             .into();
         let mut taken = Vec::new();
-        // What may wait is taken with what is pressing, or by the sleep that follows a park.
+        // An event that may wait is taken with an urgent one, or by the sleep that follows a park.
         while !taken.contains(&2) {
             let may_rest = receiver.park();
             turn(&receiver, &waker, may_rest, &mut taken);

@@ -1,4 +1,4 @@
-//! Models of a whole shard and of its mailbox: what no part can promise alone.
+//! Models of a whole shard and of its mailbox: what no part can guarantee alone.
 
 mod mailbox_model;
 mod model;

@@ -1,11 +1,11 @@
-//! A whole shard against a model: random subscribes, recoveries, deltas, full sockets, rates, ceilings, snapshots, closes,
-//! lulls and turns in any order, on real sockets with small buffers, with the control plane answering whenever it comes to it, in
-//! both dialects, compressed or not, with backlogs that are large enough or too small. Whatever happens, each session's
-//! deliveries join up, no delta of a stream is missing, no message is too large, only clients that were pinged are closed
-//! for a missing pong, and in the end all clients have the state of the source and nothing is left behind in the shard. Then
-//! all come back and recover all that there is, and none of them is taken for a slow one.
+//! A whole shard against a model. Random subscribes, recoveries, deltas, full sockets, rates, limits, snapshots, closes
+//! and idle times come in any order, on real sockets with small buffers, in both dialects, compressed or not. The
+//! control plane answers at random times. In every case the deliveries of each session join up, no delta of a stream is
+//! missing, no message is too large, and only clients that were pinged are closed for a missing pong. At the end all
+//! clients have the state of the source, and the shard holds nothing more. Then all clients reconnect and recover
+//! everything, and none is closed as slow.
 //!
-//! Each test prints its seed and takes one: `NEXUS_TEST_SEED=7`. `PROPTEST_CASES` says how many worlds are tried.
+//! Each test prints its seed and takes one: `NEXUS_TEST_SEED=7`. `PROPTEST_CASES` is the number of worlds.
 
 mod cases;
 mod peer;
@@ -47,19 +47,19 @@ use crate::topic::{Floor, Incoming, Kind, Payload, Topics};
 use crate::wire::close::CloseReason;
 use crate::wire::tls;
 
-/// Time that the end may take, with flush intervals and rates as they are here.
+/// Time limit for the end, with the flush intervals and rates of this test.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Who is subscribed to what, as others see it. Nothing else lies beyond topics here.
+/// The members of topics, as others see them. The model needs nothing else of a backend.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<SeenMembers>>);
 
 #[derive(Default)]
 struct SeenMembers {
     there: HashSet<(String, String)>,
-    /// How often one came or went.
+    /// Number of joins and leaves.
     told: usize,
-    /// One that came twice, or went and was not there.
+    /// A member that joined twice, or left without having joined.
     odd: Option<String>,
 }
 
@@ -78,7 +78,7 @@ impl Backend for Seen {
         seen.told += 1;
         let client = &member.info.client;
         if !seen.there.insert((topic.to_string(), client.clone())) {
-            seen.odd = Some(format!("{client} came to {topic} twice"));
+            seen.odd = Some(format!("{client} joined {topic} twice"));
         }
     }
     fn left(&self, topic: &TopicName, member: &Member) {
@@ -86,7 +86,7 @@ impl Backend for Seen {
         seen.told += 1;
         let client = &member.info.client;
         if !seen.there.remove(&(topic.to_string(), client.clone())) {
-            seen.odd = Some(format!("{client} left {topic}, where it was not"));
+            seen.odd = Some(format!("{client} left {topic} without having joined"));
         }
     }
     fn presence(&self, _: TopicName) -> Answer<Vec<Arc<MemberInfo>>> {
@@ -108,20 +108,20 @@ struct World {
     seen: Seen,
     events: Events,
     peers: [Option<Peer>; CLIENTS],
-    /// Versions of TLS that clients speak; none where they do not.
+    /// TLS versions of the clients; none if they use no TLS.
     sealed: &'static [&'static rustls::SupportedProtocolVersion],
     ways: Ways,
     published: u64,
-    /// What clients remember of topics that they were once subscribed to.
+    /// The positions in topics that clients remember.
     marks: [HashMap<String, Followed>; CLIENTS],
-    /// Since when a session's ping has been written, by its place and generation, in ms of the shard's clock.
+    /// When a session's unanswered ping was written, by index and generation, in ms of the shard's clock.
     pinged: HashMap<(SessionIndex, u32), u64>,
-    /// From where on an epoch's deltas are kept, where they all are.
+    /// The offset from which an epoch's deltas are kept, if all are.
     kept_after: HashMap<String, u64>,
-    /// The epoch changed since the shard last turned, or once.
+    /// The epoch changed since the last turn, or ever.
     epoch_changed: bool,
     epochs: bool,
-    /// When the control plane last answered what waited, by the shard's clock.
+    /// When the control plane last answered requests, in the shard's time.
     answered_ms: u64,
 }
 
@@ -130,12 +130,12 @@ impl World {
         let mut config = Config::default();
         config.limits.backlog_total_bytes = ways.backlog_total_bytes;
         config.limits.deltas_total_bytes = ways.deltas_total_bytes;
-        // As many as there are topics: no session can have more, so none is refused one.
+        // One per topic: no session is refused a subscription.
         config.limits.subscriptions = TOPICS.len();
         config.server.flush = flush;
         config.access.anonymous = true;
         config.limits.backlog_bytes = ways.backlog_bytes;
-        // Not what this is about: clients say a lot, and in no time.
+        // Not tested here: the clients send many commands in a short time.
         config.limits.commands_burst = 1_000_000;
         config.limits.reply_bytes_per_second = ways.reply_bytes_per_second;
         config.limits.reply_bytes_burst = if ways.reply_bytes_per_second == u32::MAX { u32::MAX } else { 10_000 };
@@ -248,7 +248,7 @@ impl World {
                 if let Some(peer) = &mut self.peers[client] {
                     peer.read(most)?;
                 }
-                self.look_at_recoveries(client)?;
+                self.check_recoveries(client)?;
             }
             Op::Turn(ms) => self.turn(ms)?,
             Op::Answer => self.answer(),
@@ -337,14 +337,14 @@ impl World {
         self.topics.publish(incoming).unwrap();
     }
 
-    /// A client goes without a word. It remembers where it was, unless it remembers an earlier place.
+    /// A client disconnects without a close. It remembers its position, unless it remembers an earlier one.
     fn go(&mut self, client: usize) {
         for (topic, followed) in self.peers[client].take().into_iter().flat_map(|peer| peer.followed) {
             self.marks[client].entry(topic).or_insert(followed);
         }
     }
 
-    /// Time passes, and then as many sweeps as it takes to look at all sessions.
+    /// Time passes, followed by enough sweeps to check all sessions.
     fn lull(&mut self, ms: u64) -> Result<(), TestCaseError> {
         self.shard.pass(Duration::from_millis(ms));
         (0..2 * CLIENTS + 2).try_for_each(|_| {
@@ -353,7 +353,7 @@ impl World {
         })
     }
 
-    /// The control plane answers what waits.
+    /// The control plane answers the waiting requests.
     fn answer(&mut self) {
         (self.answer_all)();
         self.answered_ms = self.shard.clock.now_ms;
@@ -377,9 +377,9 @@ impl World {
             |key: &(SessionIndex, u32)| self.pinged.get(key).is_some_and(|at| at + pong_ms < self.shard.clock.now_ms);
         let may_be = lived.iter().filter(|key| !lives.contains(key) && had_its_time(key)).count();
         let closed = self.closes(CloseReason::NoPong) - no_pong;
-        prop_assert!(closed <= may_be as u64, "{closed} closed for no pong, {may_be} had their time to answer a ping");
+        prop_assert!(closed <= may_be as u64, "{closed} closed for no pong, {may_be} had the time to answer a ping");
         for ((reason, closes), before) in CloseReason::ALL.iter().zip(&self.shard.stats.closes).zip(closes) {
-            prop_assert!(closes.get() == before || self.may_close(*reason), "closed, and told: {}", reason.reason());
+            prop_assert!(closes.get() == before || self.may_close(*reason), "closed with: {}", reason.reason());
         }
         self.epoch_changed = false;
         let seen = self.seen.lock();
@@ -393,14 +393,15 @@ impl World {
                 self.pinged.entry(key).or_insert(self.shard.clock.now_ms);
             }
         }
-        let owed: usize = self.shard.sessions.iter().filter_map(|(_, s)| Some(s.output.backlog.as_ref()?.len())).sum();
-        assert_eq!(owed as u64, self.shard.stats.backlog_bytes.get(), "what sessions are owed is counted right");
+        let backlog: usize =
+            self.shard.sessions.iter().filter_map(|(_, s)| Some(s.output.backlog.as_ref()?.len())).sum();
+        assert_eq!(backlog as u64, self.shard.stats.backlog_bytes.get(), "the backlogs are counted wrong");
         let total = self.shard.config.limits.backlog_total_bytes;
-        assert!(total == 0 || owed <= total, "{owed} bytes are owed, {total} may be");
+        assert!(total == 0 || backlog <= total, "backlogs of {backlog} bytes, the limit is {total}");
         Ok(())
     }
 
-    /// Whether that can have happened. What clients send here is as it must be, and not too much.
+    /// Whether a session may be closed for this reason. The clients here send only valid commands, and not too many.
     fn may_close(&self, reason: CloseReason) -> bool {
         match reason {
             CloseReason::NoPong => true,
@@ -412,8 +413,8 @@ impl World {
         }
     }
 
-    /// What could be recovered was, and only that was refused that could not.
-    fn look_at_recoveries(&mut self, client: usize) -> Result<(), TestCaseError> {
+    /// Everything that could be recovered was, and only what could not was refused.
+    fn check_recoveries(&mut self, client: usize) -> Result<(), TestCaseError> {
         let recoveries = self.peers[client].as_mut().map(|peer| std::mem::take(&mut peer.recoveries));
         for Recovery { topic, from, epoch, recovered } in recoveries.into_iter().flatten() {
             let Some(floor) = self.kept_after.get(&from.epoch).filter(|_| self.ways.keep_all()) else { continue };
@@ -425,9 +426,9 @@ impl World {
         Ok(())
     }
 
-    /// Everybody reads, everything is answered, until all are where the source is. That may take its time, as windows of a few
-    /// KB can make TCP send no more than one of them each 200 ms (RFC 9293 §3.8.6.2.1), but something must come, and pings
-    /// alone are not enough for ever.
+    /// All clients read and all requests are answered, until every client has the source's state. That may take long:
+    /// with windows of a few KB, TCP may send only one of them every 200 ms (RFC 9293 §3.8.6.2.1). But there must be
+    /// progress, and pings do not count as progress forever.
     fn settle(&mut self) -> Result<(), TestCaseError> {
         let began = Instant::now();
         let (mut heard, mut heard_at) = (0, began);
@@ -438,7 +439,7 @@ impl World {
             for n in 0..CLIENTS {
                 let Some(peer) = &mut self.peers[n] else { continue };
                 peer.read(1 << 20)?;
-                self.look_at_recoveries(n)?;
+                self.check_recoveries(n)?;
                 let Some(peer) = &mut self.peers[n] else { continue };
                 if peer.closed {
                     continue;
@@ -447,7 +448,7 @@ impl World {
                     waiting.push(format!("client {n}: unanswered {:?} of {}", peer.unanswered, peer.sent));
                 }
                 for (topic, followed) in &peer.followed {
-                    // Nothing is known of a topic whose past does not count and that has had no delta since.
+                    // Nothing is known of a topic after an epoch change if it has had no delta since.
                     let Some(snapshot) =
                         TopicName::new(topic).ok().and_then(|name| self.topics.view(&name)).map(|view| view.snapshot)
                     else {
@@ -467,17 +468,17 @@ impl World {
             if so_far > heard {
                 (heard, heard_at) = (so_far, Instant::now());
             }
-            // Flush intervals and rates are of the shard's clock, windows of the kernel's.
+            // Flush intervals and rates use the shard's clock, TCP windows the kernel's.
             self.shard.pass(Duration::from_millis(5));
             let patient = heard_at.elapsed() < PATIENCE && began.elapsed() < 12 * PATIENCE;
-            prop_assert!(patient, "they wait for ever: {waiting:#?}");
+            prop_assert!(patient, "no progress: {waiting:#?}");
         }
         Ok(())
     }
 
-    /// All clients come back, recover all that there is, and read: nothing that they are sent for it makes them slow, nor
-    /// what is published meanwhile.
-    fn come_back(&mut self) -> Result<(), TestCaseError> {
+    /// All clients reconnect, recover everything, and read. None may be closed as slow, neither for what it recovers
+    /// nor for what is published meanwhile.
+    fn reconnect(&mut self) -> Result<(), TestCaseError> {
         (0..CLIENTS).for_each(|client| self.go(client));
         if self.ways.backlog_bytes < 1 << 30 {
             (0..TOPICS.len()).for_each(|topic| (0..3).for_each(|_| self.publish(topic, 3_000)));
@@ -493,7 +494,7 @@ impl World {
         for n in 0..8 {
             self.turn(1)?;
             self.answer();
-            // As much as one that reads can take at once.
+            // No more than a client that reads can take at once.
             if self.shard.sessions.iter().all(|(_, session)| session.output.backlog.is_none()) {
                 self.publish(2 + n % 2, 6_000);
             }
@@ -503,11 +504,11 @@ impl World {
         self.settle()?;
         let closed = self.closes(CloseReason::Slow) - slow;
         let relieved = self.ways.backlog_total_bytes > 0;
-        prop_assert!(closed == 0 || relieved, "{closed} clients that read all they were sent were taken for slow ones");
+        prop_assert!(closed == 0 || relieved, "{closed} clients were closed as slow, although they read everything");
         Ok(())
     }
 
-    /// Everybody goes, and nothing stays behind.
+    /// All clients disconnect, and the shard must hold nothing more.
     fn leave(&mut self) -> Result<(), TestCaseError> {
         self.peers = Default::default();
         let began = Instant::now();
@@ -556,7 +557,7 @@ fn runs(
         world.do_one(op)?;
     }
     world.settle()?;
-    world.come_back()?;
+    world.reconnect()?;
     world.leave()?;
     let stats = &world.shard.stats;
     let (slow, no_pong) = (world.closes(CloseReason::Slow), world.closes(CloseReason::NoPong));
@@ -564,13 +565,13 @@ fn runs(
     Ok([stats.writes_partial.get(), stats.conflated.get(), stats.snapshots.get(), slow, pings, no_pong])
 }
 
-/// Visits that a socket did not take whole, deltas that others stood for, snapshots, clients sent away for being slow, pings,
-/// clients sent away for not answering them.
+/// Number of partial writes, deltas that others replaced, snapshots, clients closed as slow, pings, and clients closed
+/// for a missing pong.
 type Happened = [u64; 6];
 
 fn explore(flush: FlushBackend, sealed: &'static [&'static rustls::SupportedProtocolVersion]) {
     let seed = std::env::var("NEXUS_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
-    println!("the same again (but for the time that things take): NEXUS_TEST_SEED={seed}");
+    println!("to repeat (apart from timing): NEXUS_TEST_SEED={seed}");
     let config = ProptestConfig {
         max_shrink_iters: 24,
         failure_persistence: None,
@@ -581,7 +582,7 @@ fn explore(flush: FlushBackend, sealed: &'static [&'static rustls::SupportedProt
     let worlds = (ways(), ops());
     let (happened, tried, failed) = (Cell::new(Happened::default()), Cell::new(0), Cell::new(false));
     let outcome = TestRunner::new(config).run(&worlds, |(ways, ops)| {
-        // Those that follow on one that failed only make it smaller.
+        // Cases after a failure only shrink it.
         tried.set(tried.get() + u32::from(!failed.get()));
         let outcome = runs(flush, sealed, ways, ops);
         failed.set(failed.get() || outcome.is_err());
@@ -594,7 +595,7 @@ fn explore(flush: FlushBackend, sealed: &'static [&'static rustls::SupportedProt
     }
     let happened = happened.get();
     println!("{cases} worlds: partial writes, conflated, snapshots, slow, pings, no pong: {happened:?}");
-    // Or it would have tested less than it says.
+    // Otherwise the test would have tested less than it claims.
     assert!(cases < 64 || happened.iter().all(|n| *n > 0), "{happened:?}");
 }
 

@@ -1,4 +1,4 @@
-//! A shard in hand, with a control that does not answer: what its clients wait for has bounds.
+//! A shard whose control plane does not answer: what its clients wait for is limited.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -25,7 +25,7 @@ struct Silent {
     hub: Arc<Hub>,
     shard: Shard,
     events: Events,
-    /// It is there, and reads nothing.
+    /// It exists, and reads nothing.
     _control: Control,
 }
 
@@ -70,7 +70,7 @@ impl Silent {
         self.shard.turn(&mut self.events, Duration::ZERO);
     }
 
-    /// So much time passes, and then all sessions are looked at.
+    /// Time passes, and then all sessions are checked.
     fn pass(&mut self, time: Duration) {
         self.shard.pass(time);
         for _ in 0..25 {
@@ -79,7 +79,7 @@ impl Silent {
         }
     }
 
-    /// Turns until a frame has come: its opcode and payload.
+    /// Runs ticks until a frame has come. Returns its opcode and payload.
     fn frame(&mut self, socket: &mut TcpStream) -> (Option<Opcode>, Vec<u8>) {
         let mut head = [0; 2];
         self.read(socket, &mut head);
@@ -101,17 +101,17 @@ impl Silent {
             }
             self.turn();
             match socket.read(bytes) {
-                Ok(0) => panic!("the session has ended"),
+                Ok(0) => panic!("the session was closed"),
                 Ok(n) => bytes = &mut bytes[n..],
                 Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(Duration::from_millis(1)),
                 Err(error) => panic!("{error}"),
             }
         }
-        panic!("nothing came")
+        panic!("no frame came")
     }
 }
 
-fn say(socket: &mut TcpStream, command: &Value) {
+fn send_command(socket: &mut TcpStream, command: &Value) {
     let text = command.to_string();
     assert!(text.len() < 126, "{text}");
     let mut frame = vec![0x81, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0];
@@ -119,8 +119,8 @@ fn say(socket: &mut TcpStream, command: &Value) {
     socket.write_all(&frame).unwrap();
 }
 
-/// A session may wait for twice as many snapshots as it may have subscriptions; what it asks for beyond them is refused, and
-/// another session's are not.
+/// A session may wait for twice as many snapshots as it may have subscriptions. Further ones are refused, and other
+/// sessions are not affected.
 #[test]
 fn snapshots_that_a_session_waits_for_have_a_bound() {
     let mut silent = Silent::new();
@@ -130,17 +130,17 @@ fn snapshots_that_a_session_waits_for_have_a_bound() {
         json!({"op": "snapshot", "id": id, "args": topics})
     };
     for id in 1..=3 {
-        say(&mut greedy, &snapshot(id, id * 4));
+        send_command(&mut greedy, &snapshot(id, id * 4));
     }
     let (_, payload) = silent.frame(&mut greedy);
     let reply: Value = serde_json::from_slice(&payload).unwrap();
     assert_eq!((&reply["id"], &reply["error"]["code"]), (&json!(3), &json!(429)), "{reply}");
     assert_eq!(silent.shard.stats.snapshots_refused.get(), 1);
-    say(&mut other, &snapshot(1, 0));
-    say(&mut other, &json!({"op": "ping", "id": 2}));
+    send_command(&mut other, &snapshot(1, 0));
+    send_command(&mut other, &json!({"op": "ping", "id": 2}));
     let (_, payload) = silent.frame(&mut other);
     let reply: Value = serde_json::from_slice(&payload).unwrap();
-    assert_eq!((&reply["id"], &reply["error"]), (&json!(2), &Value::Null), "the snapshots are waited for: {reply}");
+    assert_eq!((&reply["id"], &reply["error"]), (&json!(2), &Value::Null), "the snapshots are in progress: {reply}");
     assert_eq!(silent.shard.stats.snapshots_refused.get(), 1);
     assert_eq!(silent.shard.pending.counts().1, 12);
     drop((greedy, other));
@@ -148,14 +148,15 @@ fn snapshots_that_a_session_waits_for_have_a_bound() {
     assert!(silent.shard.sessions.is_empty());
 }
 
-/// A session whose commands wait for an answer that does not come is told so and closed, and only once that was too long.
+/// A session whose commands wait for an answer that does not come is closed with that reason, and not before the
+/// time-out.
 #[test]
-fn who_waits_for_an_answer_for_too_long_is_closed() {
+fn a_session_without_an_answer_for_too_long_is_closed() {
     let mut silent = Silent::new();
     let mut session = silent.come(Dialect::Plain);
-    say(&mut session, &json!({"op": "auth", "id": 1, "token": "a.b.c"}));
+    send_command(&mut session, &json!({"op": "auth", "id": 1, "token": "a.b.c"}));
     silent.pass(Duration::ZERO);
-    assert_eq!(silent.shard.sessions.iter().filter(|(_, s)| s.deferred.is_some()).count(), 1, "it waits");
+    assert_eq!(silent.shard.sessions.iter().filter(|(_, s)| s.deferred.is_some()).count(), 1, "its commands wait");
     silent.pass(DEFERRED_MAX);
     let (opcode, payload) = loop {
         let (opcode, payload) = silent.frame(&mut session);
@@ -167,13 +168,13 @@ fn who_waits_for_an_answer_for_too_long_is_closed() {
     assert_eq!(u16::from_be_bytes([payload[0], payload[1]]), 4408, "{payload:?}");
 }
 
-/// What an empty shard counts of its sessions is nothing after one look, though there were many.
+/// After many sessions came and went, an empty shard's sweep counts no bytes.
 #[test]
 fn an_empty_shard_is_looked_through_at_once() {
     let mut silent = Silent::new();
     let mut sessions: Vec<TcpStream> = (0..40).map(|_| silent.come(Dialect::CentrifugeJson)).collect();
     for session in &mut sessions {
-        say(session, &json!({"id": 1, "connect": {}}));
+        send_command(session, &json!({"id": 1, "connect": {}}));
     }
     silent.pass(Duration::ZERO);
     assert!(silent.shard.sweep.outside_bytes() > 0, "sessions have boxes");

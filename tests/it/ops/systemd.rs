@@ -1,5 +1,5 @@
-//! Run by a service manager: what it is told, the sockets that it hands over, the filter that it sets. There is no systemd
-//! here; its protocols are spoken by the tests.
+//! Under a service manager: notifications, sockets that it hands over, the filter that it sets. There is no systemd
+//! here; the tests speak its protocols.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::support::certificates::{Authority, tls_config};
 use crate::support::{Client, Got, OPEN, PATIENCE, PROGRAM, Redis, Server, free_port};
 
-/// Where a manager is told things.
+/// The socket for notifications to the manager.
 struct Manager {
     socket: UnixDatagram,
     name: String,
@@ -36,28 +36,28 @@ impl Manager {
         Self { socket, name, _directory: directory }
     }
 
-    /// The next thing that it is told.
-    fn heard(&self) -> String {
+    /// The next notification.
+    fn received(&self) -> String {
         let mut buffer = [0; 4_096];
-        let n = self.socket.recv(&mut buffer).expect("something should have been told");
+        let n = self.socket.recv(&mut buffer).expect("a notification should have come");
         String::from_utf8(buffer[..n].to_vec()).unwrap()
     }
 
-    /// Waits for a line that begins so; returns what is behind, and all that was told on the way.
+    /// Waits for a line with this beginning. Returns its rest, and all earlier notifications.
     fn until(&self, begins: &str) -> (String, Vec<String>) {
         let mut before = Vec::new();
         let deadline = Instant::now() + PATIENCE;
         loop {
-            assert!(Instant::now() < deadline, "never told {begins}, but {before:?}");
-            let heard = self.heard();
-            if let Some(rest) = heard.lines().find_map(|line| line.strip_prefix(begins)) {
+            assert!(Instant::now() < deadline, "no {begins}, but {before:?}");
+            let received = self.received();
+            if let Some(rest) = received.lines().find_map(|line| line.strip_prefix(begins)) {
                 return (rest.to_owned(), before);
             }
-            before.push(heard);
+            before.push(received);
         }
     }
 
-    /// What is told from now on.
+    /// Discards the notifications so far.
     fn forget(&self) {
         self.socket.set_nonblocking(true).unwrap();
         while self.socket.recv(&mut [0; 4_096]).is_ok() {}
@@ -80,15 +80,15 @@ impl Manager {
 }
 
 #[test]
-fn the_manager_is_told_of_start_reload_and_stop() {
+fn the_manager_is_notified_of_start_reload_and_stop() {
     for is_abstract in [false, true] {
         let manager = Manager::new(is_abstract);
         let mut server = manager.server(OPEN);
         let (_, before) = manager.until("READY=1");
-        assert!(before.iter().all(|told| !told.contains("STOPPING")), "{before:?}");
+        assert!(before.iter().all(|notification| !notification.contains("STOPPING")), "{before:?}");
         let (status, _) = manager.until("STATUS=");
         assert!(status.contains(" sessions, ") && status.starts_with("ready"), "{status}");
-        // Without certificates there is nothing to read, but it must not end the process either.
+        // Without certificates there is nothing to reload, but it must not end the process.
         server.signal("HUP");
         let (us, _) = manager.until("MONOTONIC_USEC=");
         assert!(us.parse::<u64>().unwrap() > 0);
@@ -102,20 +102,21 @@ fn the_manager_is_told_of_start_reload_and_stop() {
 }
 
 #[test]
-fn a_drain_that_takes_long_asks_for_its_time() {
+fn a_long_drain_extends_the_managers_time_out() {
     let manager = Manager::new(false);
     let mut server = manager.server(&OPEN.replace("drain_window = \"0s\"", "drain_window = \"10m\""));
     manager.until("READY=1");
     server.signal("TERM");
-    let stopping = std::iter::repeat_with(|| manager.heard()).find(|told| told.contains("STOPPING=1")).unwrap();
+    let stopping =
+        std::iter::repeat_with(|| manager.received()).find(|notification| notification.contains("STOPPING=1")).unwrap();
     let us = stopping.lines().find_map(|line| line.strip_prefix("EXTEND_TIMEOUT_USEC=")).unwrap();
     assert!(us.parse::<u64>().unwrap() >= 600_000_000, "{us}");
     assert!(server.wait().success());
 }
 
-/// New certificates, told before and after, with sessions untouched.
+/// New certificates, with notifications before and after, and no effect on sessions.
 #[tokio::test]
-async fn a_reload_of_certificates_is_told() {
+async fn a_reload_of_certificates_is_notified() {
     let manager = Manager::new(false);
     let directory = tempfile::tempdir().unwrap();
     let authority = Authority::new();
@@ -127,7 +128,7 @@ async fn a_reload_of_certificates_is_told() {
     server.signal("HUP");
     manager.until("RELOADING=1");
     manager.until("READY=1");
-    assert_eq!(server.metric("tls_reloads_total"), 1.0, "what READY=1 says is done");
+    assert_eq!(server.metric("tls_reloads_total"), 1.0, "READY=1 comes after the reload");
 }
 
 #[test]
@@ -136,17 +137,20 @@ fn it_is_not_ready_before_its_sources_are_loaded_and_asks_for_time() {
     let port = free_port();
     let server = manager.server(&format!("{OPEN}\n[source.redis]\nurl = \"redis://127.0.0.1:{port}\"\n"));
     for _ in 0..2 {
-        let told = manager.heard();
-        assert!(told.contains("STATUS=loading") && told.contains("EXTEND_TIMEOUT_USEC="), "{told}");
-        assert!(!told.contains("READY=1"));
+        let notification = manager.received();
+        assert!(
+            notification.contains("STATUS=loading") && notification.contains("EXTEND_TIMEOUT_USEC="),
+            "{notification}"
+        );
+        assert!(!notification.contains("READY=1"));
     }
     assert_eq!(server.get("/readyz").0, 503);
     let _redis = Redis::start_on(port);
     let (_, before) = manager.until("READY=1");
-    assert!(before.iter().all(|told| told.contains("STATUS=loading")), "{before:?}");
+    assert!(before.iter().all(|notification| notification.contains("STATUS=loading")), "{before:?}");
 }
 
-/// Without a watchdog nobody is fed; with one, as long as every shard turns. A debugger holds a shard's thread, and only that.
+/// The watchdog is notified as long as every shard runs. A debugger stops one shard's thread, and only that.
 #[test]
 fn the_watchdog_is_fed_while_every_shard_turns() {
     let manager = Manager::new(false);
@@ -159,15 +163,15 @@ fn the_watchdog_is_fed_while_every_shard_turns() {
     let (status, _) = manager.until("STATUS=a shard has not run for ");
     assert!(status.contains(" ms"), "{status}");
     for _ in 0..4 {
-        let told = manager.heard();
-        assert!(told.contains("STATUS=") && !told.contains("WATCHDOG=1"), "{told}");
+        let notification = manager.received();
+        assert!(notification.contains("STATUS=") && !notification.contains("WATCHDOG=1"), "{notification}");
     }
     drop(stopped);
     manager.until("WATCHDOG=1");
     manager.until("STATUS=ready");
 }
 
-/// A thread that is held, the process' others going on.
+/// A thread that is stopped, while the process' others run.
 struct Stopped(libc::pid_t);
 
 #[allow(unsafe_code, reason = "ptrace(2) has no safe form")]
@@ -177,7 +181,7 @@ impl Stopped {
         let is_it = |task: &std::fs::DirEntry| {
             std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
         };
-        let task = tasks.into_iter().find(is_it).expect("the thread is there");
+        let task = tasks.into_iter().find(is_it).expect("the thread exists");
         let thread: libc::pid_t = task.file_name().to_str().unwrap().parse().unwrap();
         let null = std::ptr::null_mut::<libc::c_void>();
         // SAFETY: these requests pass no memory.
@@ -186,7 +190,7 @@ impl Stopped {
                 && libc::ptrace(libc::PTRACE_INTERRUPT, thread, null, null) == 0
                 && libc::waitpid(thread, std::ptr::null_mut(), libc::__WALL) == thread
         };
-        assert!(held, "the thread cannot be held: {}", io::Error::last_os_error());
+        assert!(held, "the thread cannot be stopped: {}", io::Error::last_os_error());
         Self(thread)
     }
 }
@@ -207,12 +211,12 @@ fn a_watchdog_that_is_meant_for_another_process_is_not_fed() {
         command.env("NOTIFY_SOCKET", &manager.name).env("WATCHDOG_USEC", "100000").env("WATCHDOG_PID", "1");
     };
     let _server = Server::start_by(OPEN, 0, arrange);
-    let (_, mut told) = manager.until("READY=1");
-    told.extend([manager.heard(), manager.heard()]);
-    assert!(told.iter().all(|told| !told.contains("WATCHDOG")), "{told:?}");
+    let (_, mut notification) = manager.until("READY=1");
+    notification.extend([manager.received(), manager.received()]);
+    assert!(notification.iter().all(|notification| !notification.contains("WATCHDOG")), "{notification:?}");
 }
 
-/// Sockets that this process holds and hands to servers, as systemd does: from descriptor 3 on, with `LISTEN_…`.
+/// Sockets that this process opens and hands to servers, as systemd does: from descriptor 3 on, with `LISTEN_…`.
 struct Held(Vec<(&'static str, TcpListener)>);
 
 impl Held {
@@ -224,7 +228,7 @@ impl Held {
         self.0[at].1.local_addr().unwrap()
     }
 
-    /// Arranges it for a program that `bash -c` starts.
+    /// Passes them to a program that `bash -c` starts.
     fn hand(&self, command: &mut Command) {
         let mut script = String::new();
         for (at, (_, socket)) in self.0.iter().enumerate() {
@@ -277,7 +281,7 @@ async fn sockets_are_taken_by_their_names() {
     }
 }
 
-/// systemd's own program for trying services: it listens, and starts the server when the first client comes.
+/// systemd's own program for testing services: it listens, and starts the server when the first client connects.
 #[tokio::test]
 async fn the_first_client_starts_the_server() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -297,11 +301,11 @@ async fn the_first_client_starts_the_server() {
     let mut client = first.await.unwrap();
     client.subscribe(&["stream:a"]).await;
     server.publish("stream:a", &json!(1));
-    assert_eq!(client.next().await["data"], 1, "who started it is served");
+    assert_eq!(client.next().await["data"], 1, "the first client is served");
 }
 
 #[test]
-fn a_socket_that_nobody_takes_is_refused_with_what_to_do() {
+fn an_unused_socket_is_refused_with_a_remedy() {
     for (names, needle) in
         [(&["http", "tls"][..], "`tls`"), (&["http", "operator"], "`operator`"), (&["http", "metrics"], "`metrics`")]
     {
@@ -317,10 +321,10 @@ fn a_socket_that_nobody_takes_is_refused_with_what_to_do() {
     }
 }
 
-/// Restarted twice while clients come and go and deltas are published: nobody is refused, by the kernel or by a server, and
-/// nobody misses a delta.
+/// Two restarts while clients connect and deltas are published: no client is refused, by the kernel or by a server, and
+/// none misses a delta.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_with_a_held_socket_refuses_nobody() {
+async fn a_restart_with_a_handed_over_socket_refuses_no_client() {
     let redis = Redis::start();
     let held = Held::new(&["http"]);
     let address = held.address(0);
@@ -373,22 +377,22 @@ async fn a_restart_with_a_held_socket_refuses_nobody() {
     for comer in comers {
         refused += comer.await.unwrap();
     }
-    // One more, so that whoever has all others already sees that this is the end.
+    // One more, so that a client that has all others sees that this is the end.
     let n = publishing.await.unwrap() + 1;
     last.store(n, Ordering::SeqCst);
     redis.add("stream:a", &json!(n));
     for follower in followers {
         let (restarts, of_these) = follower.await.unwrap();
-        assert_eq!(restarts, 2, "told to come again once for each restart");
+        assert_eq!(restarts, 2, "one reconnect for each restart");
         refused += of_these;
     }
-    // One that was accepted without its request, which then came a moment after the drain had begun. Were accepting not
-    // stopped, it would be hundreds.
+    // One connection may have been accepted without its request, which came just after the drain had begun. If
+    // accepting were not stopped first, there would be hundreds.
     assert!(refused < 5, "{refused} were refused");
     assert_eq!(server.metric("upgrades_refused_total{reason=\"starting\"}"), 0.0);
 }
 
-/// Connects. What the kernel refuses fails the test; what a server refuses is counted.
+/// Connects. A refusal by the kernel fails the test; one by a server is counted.
 async fn come(address: SocketAddr, refused: &mut usize) -> Client {
     loop {
         match Client::connect_with(address, &[]).await {
@@ -399,8 +403,8 @@ async fn come(address: SocketAddr, refused: &mut usize) -> Client {
     }
 }
 
-/// Follows a topic over restarts, until it has the last delta: no delta is missed, none comes twice. How often it had
-/// to come again, and was refused.
+/// Follows a topic over restarts until its last delta: no delta is missed or repeated. Returns how often it reconnected
+/// and was refused.
 async fn follow(address: SocketAddr, last: Arc<AtomicU64>, connected: Arc<AtomicUsize>) -> (usize, usize) {
     let mut refused = 0;
     let mut position: Option<(Value, Value)> = None;
@@ -450,13 +454,13 @@ fn filtered(arguments: &[&str]) -> Server {
     let arrange = |command: &mut Command| {
         *command = Command::new("python3");
         command.arg(&script).args(arguments).arg("--").arg(PROGRAM);
-        // Under `make asan`: leaks are looked for by ptrace, which the filter forbids.
+        // Under `make asan`: the leak check uses ptrace, which the filter forbids.
         command.env("ASAN_OPTIONS", "detect_leaks=0");
     };
     Server::start_by(OPEN, 0, arrange)
 }
 
-/// What is delivered under a filter.
+/// Deliveries under a filter.
 async fn serves(server: &Server) {
     let mut clients = Vec::new();
     for _ in 0..20 {
@@ -472,13 +476,13 @@ async fn serves(server: &Server) {
     }
 }
 
-/// The unit's own `SystemCallFilter=`: nothing that the server needs is missing, and io_uring is not either.
+/// The unit's own `SystemCallFilter=` allows everything that the server needs, including io_uring.
 #[tokio::test]
 async fn under_the_units_filter_it_serves_with_io_uring() {
     let unit = format!("{}/systemd/nexus-push.service", env!("CARGO_MANIFEST_DIR"));
     let mut server = filtered(&["--unit", &unit]);
     serves(&server).await;
-    // As without a filter, on this machine.
+    // The same as without a filter, on this machine.
     let free = Server::open();
     free.until("its shards run", |s| s.log().matches("shard starts").count() == 2).await;
     assert_eq!(server.status()["shards"][0]["io_uring"], free.status()["shards"][0]["io_uring"]);
@@ -486,12 +490,12 @@ async fn under_the_units_filter_it_serves_with_io_uring() {
     assert!(server.wait().success());
 }
 
-/// What container runtimes forbid.
+/// The filter of container runtimes.
 #[tokio::test]
-async fn where_io_uring_is_forbidden_it_serves_with_epoll_and_says_so() {
+async fn without_io_uring_it_serves_with_epoll_and_logs_it() {
     let mut server = filtered(&["--deny", "io_uring_setup"]);
     serves(&server).await;
-    assert!(server.log().contains("io_uring cannot be had, using epoll"), "{}", server.log());
+    assert!(server.log().contains("io_uring is not available, using epoll"), "{}", server.log());
     for shard in server.status()["shards"].as_array().unwrap() {
         assert_eq!(shard["io_uring"], false);
     }

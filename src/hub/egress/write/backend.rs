@@ -5,10 +5,10 @@ use super::flush::Flush;
 use super::io_uring::Uring;
 use crate::config::FlushBackend;
 
-static SAID: std::sync::Once = std::sync::Once::new();
+static LOGGED: std::sync::Once = std::sync::Once::new();
 
-/// The backend of a shard, made on its own thread: epoll where there is no `io_uring`. The log says why if the configuration
-/// asks for `io_uring` by name.
+/// The backend of a shard, created on its own thread: epoll if `io_uring` is not available. The log says why, as a
+/// warning if the configuration names `io_uring`.
 pub(in crate::hub) fn backend(wanted: FlushBackend) -> Box<dyn Flush> {
     if wanted == FlushBackend::Epoll {
         return Box::new(Epoll);
@@ -17,9 +17,9 @@ pub(in crate::hub) fn backend(wanted: FlushBackend) -> Box<dyn Flush> {
         Ok(uring) => Box::new(uring),
         Err(error) => {
             match wanted {
-                FlushBackend::IoUring => tracing::warn!(%error, "server.flush: io_uring cannot be had, using epoll"),
-                // Once is enough for all shards.
-                _ => SAID.call_once(|| tracing::info!(%error, "io_uring cannot be had, using epoll")),
+                FlushBackend::IoUring => tracing::warn!(%error, "server.flush: io_uring is not available, using epoll"),
+                // Logged once for all shards.
+                _ => LOGGED.call_once(|| tracing::info!(%error, "io_uring is not available, using epoll")),
             }
             Box::new(Epoll)
         }

@@ -6,7 +6,7 @@ use mio::net::TcpStream;
 
 use super::flush::{Flush, Outgoing, Sent};
 
-/// The backend that is always there.
+/// The backend that is always available.
 #[derive(Debug, Default)]
 pub(in crate::hub) struct Epoll;
 
@@ -26,9 +26,9 @@ impl Flush for Epoll {
     }
 }
 
-/// Writes what is left of `bytes` after `done` of them, as much as the socket takes.
+/// Writes `bytes` from `done` on, as much as the socket takes.
 pub(in crate::hub) fn write(mut socket: &TcpStream, bytes: &[u8], mut done: usize) -> Sent {
-    // After a short write the kernel is asked again: only its refusal arms the edge for "writable".
+    // After a partial write, write again: only the kernel's refusal makes the poll report the socket as writable later.
     while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
         match socket.write(rest) {
             Ok(0) => return Sent::Gone,

@@ -1,8 +1,8 @@
 //! Many writes with one system call: a batch of `send`s through an `io_uring`.
 //!
-//! Every send carries `MSG_DONTWAIT`, so that the kernel answers each within the submission and never keeps one for
-//! later: when [`Flush::send`] returns, no send is under way and the buffers are the shard's again. What a socket
-//! did not take is asked again by an ordinary write, whose refusal arms the edge that `mio` waits for.
+//! Every send has `MSG_DONTWAIT`, so the kernel completes it within the submission: when [`Flush::send`] returns, no
+//! send is in progress and the shard may reuse the buffers. After a partial send an ordinary write follows, whose
+//! refusal makes `mio` report the socket as writable later.
 
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -12,21 +12,21 @@ use io_uring::{IoUring, Probe, opcode, types};
 use super::epoll::write;
 use super::flush::{Flush, Outgoing, Sent};
 
-/// Sends of one submission. More of them save nothing: at this size the call's cost is shared out already.
+/// Sends per submission. A larger number saves nothing: the cost of the call is already spread thin.
 const ENTRIES: u32 = 512;
 
-/// A ring of one shard, made and used by its thread alone.
+/// The ring of one shard, created and used by its thread only.
 pub(in crate::hub) struct Uring {
     ring: IoUring,
-    /// The ring failed: writes are made one by one from then on.
+    /// The ring failed: from then on, each write is a system call.
     broken: bool,
 }
 
 impl Uring {
-    /// A ring, if the kernel has all that is needed.
+    /// Creates a ring, if the kernel supports all that is needed.
     ///
     /// # Errors
-    /// `io_uring` is missing, forbidden, or too old (`DEFER_TASKRUN` came with Linux 6.1).
+    /// If `io_uring` is missing, forbidden, or too old (`DEFER_TASKRUN` needs Linux 6.1).
     pub(in crate::hub) fn new() -> io::Result<Self> {
         let ring = IoUring::builder()
             .setup_single_issuer()
@@ -54,8 +54,7 @@ impl Uring {
                 .build()
                 .user_data(tag);
             // SAFETY: the entry points at `one.bytes` and its socket, which `outgoing` borrows for longer than this
-            // function runs; and below, this function does not return before every entry that the kernel took has
-            // been completed.
+            // function runs. The loop below does not end before every entry that the kernel took has completed.
             #[allow(unsafe_code, reason = "io_uring takes raw pointers; see SAFETY")]
             let pushed = unsafe { self.ring.submission().push(&entry) };
             if pushed.is_err() {
@@ -71,7 +70,7 @@ impl Uring {
                     if matches!(e.raw_os_error(), Some(libc_codes::EINTR | libc_codes::EAGAIN | libc_codes::EBUSY)) => {
                 }
                 Err(error) => {
-                    tracing::error!(%error, "io_uring failed, going on with epoll");
+                    tracing::error!(%error, "io_uring failed, using epoll from now on");
                     self.broken = true;
                 }
             }
@@ -86,7 +85,7 @@ impl Uring {
                     _ => Sent::Gone,
                 };
             }
-            // Every send that the kernel took has been answered: nothing points at the buffers any more.
+            // Every send that the kernel took has completed: nothing points at the buffers any more.
             if self.broken && completed >= taken {
                 break;
             }
@@ -108,7 +107,7 @@ impl Flush for Uring {
 
     fn send(&mut self, outgoing: &mut [Outgoing<'_>]) {
         for batch in outgoing.chunks_mut(ENTRIES as usize) {
-            // One or two are not worth a submission.
+            // One or two writes are not worth a submission.
             if self.broken || batch.len() < 3 {
                 for one in batch {
                     one.sent = write(one.socket, one.bytes, 0);

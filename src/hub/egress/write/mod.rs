@@ -22,12 +22,12 @@ mod tests {
     use super::io_uring::Uring;
     use super::*;
 
-    /// A connection: what writes, and what reads it.
+    /// A connection: the end that writes, and the end that reads.
     fn pair() -> (TcpStream, std::net::TcpStream) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let reader = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (writer, _) = listener.accept().unwrap();
-        // Small, so that they fill up; and no waiting for acknowledgements.
+        // Small buffers, so that they fill up; no delay for acknowledgements.
         socket2::SockRef::from(&writer).set_send_buffer_size(16_384).unwrap();
         socket2::SockRef::from(&reader).set_recv_buffer_size(16_384).unwrap();
         writer.set_nodelay(true).unwrap();
@@ -48,12 +48,12 @@ mod tests {
         }
     }
 
-    /// Sockets that fill up and are read now and then get every byte once and in order, whatever the sizes; one that is
-    /// gone is said to be gone and does not hurt the others.
+    /// Sockets that fill up and are read now and then get every byte once and in order, for any sizes. A closed one is
+    /// reported and does not affect the others.
     fn delivers(backend: &mut dyn Flush, sizes: &[(usize, usize)], reads: &[bool], gone: bool) {
         const SOCKETS: usize = 5;
         let mut pairs: Vec<_> = (0..SOCKETS).map(|_| pair()).collect();
-        let mut owed: Vec<VecDeque<u8>> = vec![VecDeque::new(); SOCKETS];
+        let mut unsent: Vec<VecDeque<u8>> = vec![VecDeque::new(); SOCKETS];
         let mut sent: Vec<Vec<u8>> = vec![Vec::new(); SOCKETS];
         let mut got: Vec<Vec<u8>> = vec![Vec::new(); SOCKETS];
         let mut byte = 0u8;
@@ -70,11 +70,11 @@ mod tests {
                 let size = if index == socket % SOCKETS { *size } else { size % 61 };
                 for _ in 0..size {
                     byte = byte.wrapping_add(1);
-                    owed[index].push_back(byte);
+                    unsent[index].push_back(byte);
                     sent[index].push(byte);
                 }
             }
-            let waiting: Vec<Vec<u8>> = owed.iter().map(|o| o.iter().copied().collect()).collect();
+            let waiting: Vec<Vec<u8>> = unsent.iter().map(|o| o.iter().copied().collect()).collect();
             let mut outgoing: Vec<Outgoing<'_>> = (0..SOCKETS)
                 .filter(|i| !waiting[*i].is_empty())
                 .map(|i| Outgoing { socket: &pairs[i].0, bytes: &waiting[i], sent: Sent::Gone })
@@ -84,11 +84,11 @@ mod tests {
             let who: Vec<usize> = (0..SOCKETS).filter(|i| !waiting[*i].is_empty()).collect();
             for (index, outcome) in who.into_iter().zip(outcomes) {
                 match outcome {
-                    Sent::All => owed[index].clear(),
-                    Sent::Full(n) => drop(owed[index].drain(..n)),
+                    Sent::All => unsent[index].clear(),
+                    Sent::Full(n) => drop(unsent[index].drain(..n)),
                     Sent::Gone => {
-                        assert_eq!(Some(index), lost, "socket {index} is not gone");
-                        owed[index].clear();
+                        assert_eq!(Some(index), lost, "socket {index} is not closed");
+                        unsent[index].clear();
                     }
                 }
             }
@@ -98,24 +98,24 @@ mod tests {
                 }
             }
         }
-        // What is left goes out as the readers take it.
+        // The rest is sent as the readers take it.
         for index in (0..SOCKETS).filter(|i| Some(*i) != lost) {
             while got[index].len() < sent[index].len() {
-                let waiting: Vec<u8> = owed[index].iter().copied().collect();
+                let waiting: Vec<u8> = unsent[index].iter().copied().collect();
                 if !waiting.is_empty() {
                     let mut outgoing = [Outgoing { socket: &pairs[index].0, bytes: &waiting, sent: Sent::Gone }];
                     backend.send(&mut outgoing);
                     match outgoing[0].sent {
-                        Sent::All => owed[index].clear(),
-                        Sent::Full(n) => drop(owed[index].drain(..n)),
-                        Sent::Gone => panic!("socket {index} is gone"),
+                        Sent::All => unsent[index].clear(),
+                        Sent::Full(n) => drop(unsent[index].drain(..n)),
+                        Sent::Gone => panic!("socket {index} is closed"),
                     }
                 }
                 if !read_all(&mut pairs[index].1, &mut got[index]) {
                     std::thread::yield_now();
                 }
             }
-            assert!(got[index] == sent[index], "socket {index}: other bytes than were sent");
+            assert!(got[index] == sent[index], "socket {index}: the bytes differ from those sent");
         }
     }
 
@@ -131,14 +131,14 @@ mod tests {
             delivers(&mut Epoll, &sizes, &reads, gone);
             match Uring::new() {
                 Ok(mut uring) => delivers(&mut uring, &sizes, &reads, gone),
-                Err(error) => eprintln!("io_uring left out: {error}"),
+                Err(error) => eprintln!("io_uring skipped: {error}"),
             }
         }
     }
 
     #[test]
-    fn many_visits_in_one_submission() {
-        let Ok(mut uring) = Uring::new() else { return eprintln!("io_uring left out") };
+    fn many_writes_in_one_submission() {
+        let Ok(mut uring) = Uring::new() else { return eprintln!("io_uring skipped") };
         let mut pairs: Vec<_> = (0..uring.batch() / 4).map(|_| pair()).collect();
         for _ in 0..8 {
             let mut outgoing: Vec<Outgoing<'_>> =

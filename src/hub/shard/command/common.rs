@@ -52,7 +52,7 @@ impl Shard {
         }
     }
 
-    /// Why a session may not have a topic.
+    /// Why a session may not subscribe to a topic.
     pub(in crate::hub::shard) fn not_allowed(&mut self, index: SessionIndex, topic: &TopicName) -> Option<Refusal> {
         let identity = self.sessions.get(index)?.identity.as_deref();
         let denied = may_have(&self.config, identity, topic).err()?;
@@ -64,12 +64,12 @@ impl Shard {
         Some(refusal.about(topic.as_str()))
     }
 
-    /// Whether a Centrifuge session has not been connected yet.
+    /// Whether a Centrifuge session has not sent `connect` yet.
     pub(in crate::hub::shard) fn is_unconnected(&self, index: SessionIndex) -> bool {
         self.sessions.get(index).is_some_and(|s| s.output.dialect.is_centrifuge() && s.output.stage == Stage::New)
     }
 
-    /// Whether a session has a topic.
+    /// Whether a session is subscribed to a topic.
     pub(in crate::hub::shard) fn is_subscribed(&self, index: SessionIndex, slot: Slot) -> bool {
         self.sessions.get(index).is_some_and(|s| s.subscriptions.place_in(&self.fanout.topics, slot).is_some())
     }

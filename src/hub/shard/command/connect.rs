@@ -102,7 +102,7 @@ impl Shard {
         }
     }
 
-    /// The session has not begun: its client may connect again.
+    /// Refuses a `connect`; the client may connect again.
     pub(in crate::hub::shard) fn refuse_connect(&mut self, index: SessionIndex, id: &CommandId, refusal: &Refusal) {
         let Some(session) = self.sessions.get_mut(index).filter(|s| s.is_live()) else { return };
         session.deferred = None;

@@ -1,4 +1,4 @@
-//! From the messages of a client to its commands: which are carried out now, and which wait for the answer to an earlier one.
+//! From the messages of a client to its commands: which are carried out now, and which wait for an earlier answer.
 
 use super::{
     auth, connect, history, ping, presence, publish, rate, rpc, settings, snapshot, sub_refresh, subscribe, unsubscribe,
@@ -10,7 +10,7 @@ use crate::hub::shard::shard::Shard;
 use crate::protocol::{BadCommand, Command};
 use crate::wire::close::CloseReason;
 
-/// Whether a command must wait for the subscribes before it: it is about them, or changes whose they are.
+/// Whether a command must wait for the subscribes before it: it changes them, or the session's user.
 fn is_about_subscribes(command: &Result<Command, BadCommand>) -> bool {
     matches!(
         command,
@@ -19,7 +19,7 @@ fn is_about_subscribes(command: &Result<Command, BadCommand>) -> bool {
 }
 
 impl Shard {
-    /// The commands of one message.
+    /// Carries out the commands of one message.
     pub(in crate::hub::shard) fn commands(&mut self, index: SessionIndex, message: &[u8]) {
         let Some(session) = self.sessions.get_mut(index) else { return };
         let dialect = session.output.dialect;
@@ -27,7 +27,7 @@ impl Shard {
         loop {
             let behind = rest;
             let one = match dialect.is_centrifuge() {
-                // In `plain` a message is a command, even an empty one.
+                // In `plain`, every message is one command, even an empty one.
                 false => rest,
                 true => match dialect.split(&mut rest) {
                     Some(one) => one,
@@ -49,7 +49,7 @@ impl Shard {
         }
     }
 
-    /// One command; `true` if it has to wait for an earlier one's answer.
+    /// Carries out one command. Returns `true` if it must wait for an earlier answer.
     fn text(&mut self, index: SessionIndex, text: &[u8]) -> bool {
         let (topics_max, now_ms) = (self.config.limits.subscriptions, self.clock.now_ms);
         let Some(session) = self.sessions.get_mut(index) else { return false };
@@ -58,14 +58,14 @@ impl Shard {
         }
         let dialect = session.output.dialect;
         let command = dialect.command(text, topics_max);
-        // One that may be about a subscribe that is under way takes its turn after that.
+        // A command that may depend on a subscribe in progress waits for it.
         let full = usize::from(session.attaching) >= topics_max && matches!(command, Ok(Command::Subscribe { .. }));
         if full || session.attaching > 0 && is_about_subscribes(&command) {
             session.deferred = Some(Box::new(Deferred::new(false, now_ms)));
             return true;
         }
         let part = match &command {
-            // One a topic, where `plain` has one for all of them.
+            // One per topic, while `plain` has one for many.
             Ok(Command::Subscribe { .. } | Command::Unsubscribe { .. }) if dialect.is_centrifuge() => COMMAND_PARTS,
             _ => 1,
         };
@@ -76,7 +76,7 @@ impl Shard {
             Ok(command) => self.command(index, command),
             Err(bad) if bad.fatal => {
                 self.stats.commands_refused.add(1);
-                tracing::debug!(reason = bad.refusal.reason, "a command that cannot be read");
+                tracing::debug!(reason = bad.refusal.reason, "a command could not be read");
                 self.close(index, CloseReason::BadRequest);
             }
             Err(bad) => self.refuse(index, &bad.id, bad.op, &bad.refusal),
@@ -110,7 +110,7 @@ impl Shard {
         }
     }
 
-    /// What waited for an answer that has come is heard when the session has its turn, as anything that it sends.
+    /// After an answer: commands that waited for it are carried out when it is the session's turn.
     pub(in crate::hub::shard) fn replay(&mut self, key: SessionId, deferred: Option<Box<Deferred>>) {
         let Some(session) = self.sessions.by_id(key) else { return };
         if let Some(mut deferred) = deferred.filter(|deferred| !deferred.rest.is_empty())
@@ -128,12 +128,12 @@ impl Shard {
         }
     }
 
-    /// Carries out what waited for an answer, if that has come. `false` if the session's turn is over by that.
+    /// Carries out commands whose answer has come. Returns `false` if that ended the session's turn.
     pub(in crate::hub::shard) fn hear_deferred(&mut self, index: SessionIndex) -> bool {
         let deferred = self.sessions.get_mut(index).and_then(|s| s.deferred.take_if(|deferred| deferred.ready));
         let Some(deferred) = deferred else { return true };
         self.input.turns.heard(deferred.rest.len());
-        // Some of it may have to wait again, and all that is behind with it.
+        // Some of them may have to wait again, and later ones with them.
         self.commands(index, &deferred.rest);
         match self.must_wait(index) {
             Some(reading) => {

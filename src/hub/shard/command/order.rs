@@ -1,4 +1,4 @@
-//! What operators order.
+//! Operators' orders.
 
 use crate::hub::event::{Order, Who};
 use crate::hub::index::{SessionId, SessionIndex};
@@ -11,7 +11,7 @@ use crate::protocol::{CommandId, Op, Refused, SubscribeTerms, UNSUBSCRIBED_BY_SE
 use crate::wire::close::CloseReason;
 
 impl Shard {
-    /// Carries out what an operator orders.
+    /// Carries out an operator's order.
     pub(in crate::hub::shard) fn obey(&mut self, who: &Who, order: &Order) {
         let meant = |session: &Session| {
             let id = session.client.as_ref().map(|c| c.id.to_string());
@@ -41,10 +41,10 @@ impl Shard {
         }
     }
 
-    /// Subscribes a session that did not ask for it, unless it has the topic.
+    /// Subscribes a session by order of the server, unless it is subscribed.
     fn subscribe_by_server(&mut self, index: SessionIndex, topic: &TopicName, since: Option<&Position>) {
         let subscribed = self.fanout.topics.find(topic).is_some_and(|slot| self.is_subscribed(index, slot));
-        // A Centrifuge session has no subscriptions before it is connected.
+        // A Centrifuge session has no subscriptions before `connect`.
         if subscribed || self.is_unconnected(index) {
             return;
         }

@@ -1,4 +1,4 @@
-//! `session`: how a client wants to be written to.
+//! `session`: settings of how the client is written to.
 
 use crate::hub::egress::Pace;
 use crate::hub::index::SessionIndex;

@@ -1,15 +1,15 @@
-//! How clients are told of their tokens.
+//! Texts and times about tokens, as sent to clients.
 
 use crate::auth::TokenError;
 use crate::protocol::Refusal;
 
-/// The refusal of a token whose client may do better.
+/// The refusal of a token after which the client may try again with a new one.
 pub(super) fn retry(error: &TokenError) -> Refusal {
     let code = if error.is_temporary() { 503 } else { Refusal::TOKEN_EXPIRED };
     Refusal::new(code, error.to_string())
 }
 
-/// Time after which a client is to bring a new token, in s: that until `exp`, but 1 at least, as 0 is left out of Protobuf.
+/// Seconds until a token's `exp`, after which the client must bring a new one. At least 1, because Protobuf omits 0.
 pub(in crate::hub) fn ttl_s(expires_s: Option<u64>, now_ms: u64) -> Option<u64> {
     expires_s.map(|at| at.saturating_sub(now_ms / 1_000).max(1))
 }

@@ -1,4 +1,4 @@
-//! `unsubscribe`, and all other ends of a subscription.
+//! `unsubscribe`, and other ends of a subscription.
 
 use crate::hub::index::SessionIndex;
 use crate::hub::shard::shard::Shard;
@@ -32,8 +32,7 @@ impl Shard {
         self.take_subscription(index, slot);
     }
 
-    /// Ends a session's subscription of a topic, but for what is special about it: others are not told. `false` if it has
-    /// none.
+    /// Ends a session's subscription to a topic without notifying others. Returns `false` if it has none.
     pub(in crate::hub::shard) fn take_subscription(&mut self, index: SessionIndex, slot: Slot) -> bool {
         let Some(session) = self.sessions.get_mut(index) else { return false };
         let Some(at) = session.subscriptions.place_in(&self.fanout.topics, slot) else { return false };
@@ -41,7 +40,7 @@ impl Shard {
         let lagging = session.subscriptions.lagging_at(subscription);
         let lagging = lagging.map(|at| session.subscriptions.lagging.remove(at));
         if !session.subscriptions.lagging.is_empty() {
-            // Others may have waited for this one's answer.
+            // Other subscriptions may have waited for this one's answer.
             self.to_catch_up.push(index);
         }
         if let Some(lagging) = lagging {
@@ -51,7 +50,7 @@ impl Shard {
         true
     }
 
-    /// The server ends a subscription.
+    /// Ends a subscription by decision of the server, and notifies the client.
     pub(in crate::hub::shard) fn revoke(&mut self, index: SessionIndex, slot: Slot, code: u16, reason: &str) {
         if !self.is_subscribed(index, slot) {
             return;

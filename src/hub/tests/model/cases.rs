@@ -1,4 +1,4 @@
-//! Worlds of the model in which it is known what happens.
+//! Worlds of the model with a known outcome.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::worlds::{Op, Ways};
 use crate::config::FlushBackend;
 use crate::limits::TURN_TOPICS;
 
-/// Others see of a subscription that begins again, from wherever, that it is there: it was never away.
+/// Other subscribers see a subscription that starts over as present throughout, from whatever position it starts.
 #[test]
 fn a_subscription_that_begins_again_is_not_seen_to_end() {
     let ways = Ways::plain();
@@ -31,9 +31,9 @@ fn a_subscription_that_begins_again_is_not_seen_to_end() {
     assert_eq!(world.seen.lock().told, 2 * TOPICS.len());
 }
 
-/// A session that sends a lot at once is heard in turns: what another sends behind it is answered in the first of them.
+/// A session that sends a lot at once is read in turns: another session's command is answered in the first of them.
 #[test]
-fn a_session_with_much_to_say_is_heard_in_turns() {
+fn a_session_that_sends_much_is_read_in_turns() {
     let mut world = World::new(FlushBackend::Epoll, &[], Ways::plain());
     (0..2).for_each(|client| world.come(client));
     world.turn(1).unwrap();
@@ -50,7 +50,7 @@ fn a_session_with_much_to_say_is_heard_in_turns() {
         world.shard.turn(&mut world.events, Duration::from_millis(100));
         let heard = world.shard.stats.commands.get() - before;
         let most = (TURN_TOPICS / TOPICS.len() + 2) as u64;
-        assert!(heard <= most, "{heard} commands of {commands} in one turn");
+        assert!(heard <= most, "{heard} commands of {commands} in a turn");
         turns += usize::from(heard > 0);
         world.peers[..2].iter_mut().flatten().for_each(|peer| peer.read(1 << 20).unwrap());
         if world.peers[1].as_ref().is_some_and(|peer| peer.unanswered.is_empty()) {
@@ -58,14 +58,14 @@ fn a_session_with_much_to_say_is_heard_in_turns() {
         }
     }
     assert!(turns >= 4, "{commands} commands in {turns} turns");
-    assert!(answered_in <= Some(2), "the other waited for turn {answered_in:?} of {turns}");
+    assert!(answered_in <= Some(2), "the other session was answered in turn {answered_in:?} of {turns}");
     world.leave().unwrap();
 }
 
-/// What waited for an answer is heard in the turns of its session, not beside them: a message that waits behind a connect, and
-/// each that follows, is more than one turn takes.
+/// Commands that waited for an answer are carried out in the turns of their session, not in addition to them: a message
+/// that waits for a `connect`, and each later one, is more than one turn takes.
 #[test]
-fn what_waited_for_an_answer_is_heard_in_turns() {
+fn commands_that_waited_are_carried_out_in_turns() {
     let mut ways = Ways::plain();
     ways.kinds[0].centrifuge = true;
     let mut world = World::new(FlushBackend::Epoll, &[], ways);
@@ -97,7 +97,7 @@ fn what_waited_for_an_answer_is_heard_in_turns() {
         world.turn(20).unwrap();
         world.shard.stats.commands.get() - before
     };
-    assert_eq!(heard(&mut world), 1, "what is behind the subscribe waits for its answer");
+    assert_eq!(heard(&mut world), 1, "commands behind the subscribe wait for its answer");
     world.answer();
     assert_eq!(heard(&mut world), 0, "in the turn in which the answer comes");
     for message in 0..3 {
@@ -108,7 +108,7 @@ fn what_waited_for_an_answer_is_heard_in_turns() {
     world.leave().unwrap();
 }
 
-/// A state that does not come because of a fault: a command is answered, and a session that it was to bring on comes back.
+/// A fault prevents a state: a command is answered with an error, and a session that needed it to catch up reconnects.
 #[test]
 fn a_state_that_a_fault_keeps_back_is_answered() {
     let mut world = World::new(FlushBackend::Epoll, &[], Ways::plain());
@@ -123,16 +123,16 @@ fn a_state_that_a_fault_keeps_back_is_answered() {
     let ask = world.shard.requests.first_under_way().unwrap();
     world.shard.unanswered(ask, &topic);
     assert!(world.shard.requests.under_way() == 0 && world.shard.pending.counts() == (0, 0));
-    // The control plane's own answer comes to nothing.
+    // The control plane's own answer is ignored.
     world.settle().unwrap();
     world.leave().unwrap();
 }
 
-/// A throttled subscription is behind by more deltas than a shard keeps: the state that it gets in their place counts as far as
-/// it is more than they were, and above the allowance comes later.
+/// A subscription with a rate is behind by more deltas than a shard keeps. The state that it gets instead is charged
+/// for the excess over their length; above the allowance it comes later.
 #[test]
 fn a_state_in_place_of_deltas_waits_for_its_allowance() {
-    // Slow enough for a slow machine: the allowance goes by the clock.
+    // Slow enough for a slow machine: the allowance recovers with time.
     let ways = Ways { reply_bytes_per_second: 200_000, ..Ways::plain() };
     let mut world = World::new(FlushBackend::Epoll, &[], ways);
     world.come(0);
@@ -148,13 +148,13 @@ fn a_state_in_place_of_deltas_waits_for_its_allowance() {
         world.turn(1).unwrap();
         world.answer();
     }
-    assert!(world.shard.stats.states_delayed.get() > delayed, "it had 2 MB a moment ago");
+    assert!(world.shard.stats.states_delayed.get() > delayed, "it was just sent 2 MB");
     assert!(world.shard.sessions.iter().all(|(_, session)| session.subscriptions.lagging.len() == 1));
     // Until the allowance has room again.
     world.shard.pass(Duration::from_secs(12));
     world.settle().unwrap();
     assert!(world.shard.sessions.iter().all(|(_, session)| session.subscriptions.lagging.is_empty()));
-    // What fits the deltas that it stands for is not counted.
+    // A state no longer than the deltas that it replaces is not charged.
     let delayed = world.shard.stats.states_delayed.get();
     (0..2_500).for_each(|_| world.publish(0, 10));
     world.shard.pass(Duration::from_millis(1_100));
@@ -163,10 +163,10 @@ fn a_state_in_place_of_deltas_waits_for_its_allowance() {
     world.leave().unwrap();
 }
 
-/// Room in an allowance that missed deltas wait for is taken by a state that the session subscribes to meanwhile: the deltas
-/// wait for more, and come.
+/// Missed deltas wait for room in an allowance. A state that the session subscribes to meanwhile takes that room: the
+/// deltas wait longer, and come.
 #[test]
-fn missed_deltas_whose_room_a_state_took_come_all_the_same() {
+fn missed_deltas_whose_room_a_state_took_come_later() {
     let mut ways = Ways { reply_bytes_per_second: 1_000_000, backlog_bytes: 20_000, ..Ways::plain() };
     ways.kinds[0].centrifuge = true;
     let mut world = World::new(FlushBackend::Epoll, &[], ways);
@@ -190,11 +190,11 @@ fn missed_deltas_whose_room_a_state_took_come_all_the_same() {
         world.answer();
         world.peers.iter_mut().flatten().try_for_each(|peer| peer.read(1 << 20)).unwrap();
     }
-    assert!(waits(&world), "all that was missed fits its allowance");
+    assert!(waits(&world), "the missed deltas fit the allowance");
     world.do_one(Op::Subscribe(0, vec![1], None)).unwrap();
-    // It is heard, and answered when the room is there.
+    // The subscribe is read, and answered when there is room.
     world.turn(20).unwrap();
-    assert!(world.shard.requests.under_way() > 0, "the subscribe was not heard");
+    assert!(world.shard.requests.under_way() > 0, "the subscribe was not read");
     world.shard.pass(Duration::from_secs(10));
     world.answer();
     world.settle().unwrap();

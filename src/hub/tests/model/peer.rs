@@ -1,5 +1,5 @@
-//! A client of the model: it speaks either dialect, over TLS or not, reads when it is told to, and checks that what it is sent
-//! joins up.
+//! A client of the model. It speaks either dialect, with or without TLS, reads when the test says so, and checks that
+//! its deliveries join up.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -15,7 +15,7 @@ use crate::limits::{DRAIN_CHUNK_BYTES, JOINED_BYTES_MAX};
 use crate::wire::frame::{Opcode, header_bytes};
 use crate::wire::tls::tests::written;
 
-/// What a client knows of a topic it is subscribed to.
+/// A client's knowledge of a topic that it is subscribed to.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Followed {
     pub(super) epoch: String,
@@ -23,41 +23,41 @@ pub(super) struct Followed {
     pub(super) state: Value,
 }
 
-/// What came of recovering.
+/// The result of a recovery.
 pub(super) struct Recovery {
     pub(super) topic: String,
     pub(super) from: Followed,
-    /// Of the topic by then, where the answer says it.
+    /// The topic's epoch at that time, if the answer contains it.
     pub(super) epoch: Option<String>,
     pub(super) recovered: bool,
 }
 
-/// A client: what it has read, and what that came to.
+/// A client: what it has read, and the state that follows from it.
 pub(super) struct Peer {
     pub(super) socket: TcpStream,
     pub(super) tls: Option<ClientConnection>,
     pub(super) kind: ClientKind,
-    /// Bytes read from the socket in all.
+    /// Number of bytes read from the socket.
     pub(super) heard_bytes: usize,
     pub(super) unread: Vec<u8>,
     pub(super) followed: HashMap<String, Followed>,
-    /// Commands sent of which nothing was heard yet.
+    /// Commands without an answer so far.
     pub(super) unanswered: HashSet<u64>,
     pub(super) sent: u64,
-    /// What is to be subscribed to, by command, where the answer does not say.
+    /// The topic to subscribe to, by command, for answers that do not name it.
     pub(super) joining: HashMap<u64, &'static str>,
-    /// Where a client is of what it is to recover, by command, and whether it wants an error where it cannot.
+    /// The positions to recover from, by command, and whether the client wants an error if that is impossible.
     pub(super) recovering: HashMap<u64, (HashMap<String, Followed>, bool)>,
-    /// What came of recovering, until it is looked at.
+    /// Results of recoveries that were not checked yet.
     pub(super) recoveries: Vec<Recovery>,
-    /// What is to be unsubscribed from, by command.
+    /// The topic to unsubscribe from, by command.
     pub(super) leaving: HashMap<u64, &'static str>,
-    /// Told to go: what it has is no longer followed.
+    /// The server closed it: its state is not checked any more.
     pub(super) closed: bool,
 }
 
 impl Peer {
-    /// Sends a command of `plain`, as its dialect has it; of what only `plain` has, nothing.
+    /// Sends a command of `plain`, translated to the client's dialect. Commands that only `plain` has are left out.
     pub(super) fn send(&mut self, command: &Value) {
         let commands: Vec<Value> = match (self.kind.centrifuge, command["op"].as_str()) {
             (false, _) => vec![command.clone()],
@@ -78,7 +78,7 @@ impl Peer {
         }
     }
 
-    /// Subscribes to topics from where it is in them, which it may not know of all of them.
+    /// Subscribes to topics from the client's positions, as far as it has any.
     pub(super) fn recover(&mut self, topics: &[&str], from: &HashMap<String, Followed>, reject: bool) {
         if !self.kind.centrifuge {
             let since: HashMap<_, _> =
@@ -88,7 +88,7 @@ impl Peer {
             return;
         }
         for topic in topics {
-            // It has to leave what it has, and waits for no answer to that.
+            // It must unsubscribe first, and does not wait for the answer.
             if self.followed.contains_key(*topic) {
                 self.send_one(json!({"unsubscribe": {"channel": topic}}));
             }
@@ -102,7 +102,7 @@ impl Peer {
         }
     }
 
-    /// Subscribes, unsubscribes, and subscribes again, in commands with so much space in each.
+    /// Subscribes, unsubscribes, and subscribes again, with `pad` in each command.
     pub(super) fn breathe(&mut self, topics: &[&str], pad: &str) {
         for op in ["subscribe", "unsubscribe", "subscribe"] {
             for topic in topics {
@@ -127,7 +127,7 @@ impl Peer {
         if let Some(topic) = known(&command["subscribe"]["channel"]) {
             self.joining.insert(self.sent, topic);
         }
-        // What is still on its way is followed until the answer comes; then nothing may come.
+        // Deliveries on their way are checked until the answer comes; after that none may come.
         let left = known(&command["unsubscribe"]["channel"]);
         if let Some(topic) = left.or_else(|| known(&command["args"][0]).filter(|_| command["op"] == "unsubscribe")) {
             self.leaving.insert(self.sent, topic);
@@ -146,7 +146,7 @@ impl Peer {
         }
         frame.extend([0; 4]);
         frame.extend(payload);
-        // Commands are small, and the shard reads: if it does not fit, the client is as good as gone.
+        // Commands are small, and the shard reads. If one does not fit, the connection is as good as closed.
         let sealed = match &mut self.tls {
             None => frame,
             Some(tls) => {
@@ -159,7 +159,7 @@ impl Peer {
         }
     }
 
-    /// Takes bytes of the shard in.
+    /// Reads bytes from the shard.
     pub(super) fn heard(&mut self, mut bytes: &[u8]) -> Result<(), TestCaseError> {
         let Some(tls) = &mut self.tls else {
             self.unread.extend_from_slice(bytes);
@@ -192,7 +192,7 @@ impl Peer {
             let frame: Vec<u8> = self.unread.drain(..frame_bytes).collect();
             let mut payload = frame[header_bytes(&frame)..].to_vec();
             if frame[0] & 0x40 != 0 {
-                prop_assert!(self.kind.deflate, "compressed, which was not agreed");
+                prop_assert!(self.kind.deflate, "compressed, but not negotiated");
                 payload = inflated(payload)?;
             }
             let broken = |e: serde_json::Error| TestCaseError::fail(e.to_string());
@@ -229,7 +229,7 @@ impl Peer {
         };
         let offset = message["offset"].as_u64().unwrap();
         if message["type"] == "snapshot" {
-            // Asked for, it comes to those who are not subscribed too.
+            // A requested state comes even without a subscription.
             let epoch = message["epoch"].as_str().unwrap().to_owned();
             if let Some(followed) = self.followed.get_mut(topic) {
                 *followed = Followed { epoch, offset, state: message["data"].clone() };
@@ -243,7 +243,7 @@ impl Peer {
         let joins = prev <= followed.offset && followed.offset < offset;
         prop_assert!(joins, "{topic}: {} does not join up with {message}", followed.offset);
         if topic.starts_with("stream") {
-            // It follows on what the client has, or on less, where nothing lies between.
+            // It follows the client's position, or an earlier one with no delta between.
             prop_assert!(message["conflated"].is_null(), "{message}");
         }
         followed.offset = offset;
@@ -262,8 +262,8 @@ impl Peer {
         prop_assert!(message["id"].is_u64(), "{message}");
         let id = message["id"].as_u64().unwrap();
         prop_assert!(self.unanswered.remove(&id), "a second answer: {message}");
-        prop_assert!(!full(message), "refused for subscriptions that it does not have: {message}");
-        // What is refused of a command comes with its answer; a command of which everything is refused has that alone.
+        prop_assert!(!full(message), "refused for too many subscriptions, which it does not have: {message}");
+        // Partial refusals come with the answer; a command that is refused as a whole gets only the refusal.
         if op == "subscribe" {
             let from = self.recovering.remove(&id).unwrap_or_default().0;
             for (topic, at) in message["topics"].as_object().into_iter().flatten() {
@@ -273,7 +273,7 @@ impl Peer {
                     let (topic, epoch, recovered) = (topic.clone(), Some(epoch.clone()), at["recovered"] == true);
                     self.recoveries.push(Recovery { topic, from, epoch, recovered });
                 }
-                // What the client has had since does not count; the snapshot follows, where there is one.
+                // Deliveries before the answer do not count; the snapshot follows, if there is one.
                 let followed = match from.get(topic).filter(|_| at["recovered"] == true) {
                     None => Followed { epoch, offset, state: json!({}) },
                     Some(known) => {
@@ -299,7 +299,7 @@ impl Peer {
         }
         if let Some(id) = reply["id"].as_u64() {
             prop_assert!(self.unanswered.remove(&id), "a second answer: {reply}");
-            prop_assert!(!full(reply), "refused for subscriptions that it does not have: {reply}");
+            prop_assert!(!full(reply), "refused for too many subscriptions, which it does not have: {reply}");
             let (joined, left) = (self.joining.remove(&id), self.leaving.remove(&id));
             let (mut from, reject) = self.recovering.remove(&id).unwrap_or_default();
             if let (Some(topic), Some(result)) = (joined, reply.get("subscribe")) {
@@ -310,12 +310,12 @@ impl Peer {
                     let (topic, epoch) = (topic.to_owned(), Some(epoch.clone()));
                     self.recoveries.push(Recovery { topic, from, epoch, recovered });
                 }
-                prop_assert!(recovered || !reject || from.is_empty(), "not recovered, and not refused: {reply}");
+                prop_assert!(recovered || !reject || from.is_empty(), "neither recovered nor refused: {reply}");
                 let known = from.remove(topic).filter(|_| recovered);
                 let stream = topic.starts_with("stream");
                 let state = known.as_ref().map_or_else(|| json!({}), |known| known.state.clone());
                 if let Some(known) = known.filter(|_| stream) {
-                    prop_assert_eq!(known.offset, offset, "recovered from elsewhere: {}", reply);
+                    prop_assert_eq!(known.offset, offset, "recovered from another offset: {}", reply);
                 }
                 let mut followed = Followed { epoch, offset, state };
                 for publication in result["publications"].as_array().into_iter().flatten() {
@@ -329,7 +329,7 @@ impl Peer {
             if let (Some(topic), true) = (joined, reply["error"]["code"] == 112)
                 && let Some(from) = from.remove(topic)
             {
-                prop_assert!(reject, "refused, though it took what there is: {reply}");
+                prop_assert!(reject, "refused, although it accepts any state: {reply}");
                 self.recoveries.push(Recovery { topic: topic.to_owned(), from, epoch: None, recovered: false });
             }
             if let (Some(topic), None) = (left, reply.get("error")) {
@@ -344,7 +344,8 @@ impl Peer {
         let push = &reply["push"];
         let topic = push["channel"].as_str().unwrap_or_default();
         if !push["unsubscribe"].is_null() {
-            // Asked to subscribe again: there is no word for a list of events that do not follow those before.
+            // It must subscribe again: the protocol has no message for a list of events that do not follow those
+            // before.
             prop_assert!(topic.starts_with("stream"), "{reply}");
             self.followed.remove(topic);
             return Ok(());
@@ -358,7 +359,7 @@ impl Peer {
         let followed = followed.unwrap();
         let offset = publication["offset"].as_u64().unwrap_or(0);
         if publication["tags"]["kind"] != "snapshot" {
-            // Offsets here have no holes, so that it can be seen for how many deltas each stands.
+            // Offsets here have no gaps, so the number of deltas that each publication replaces can be checked.
             let conflated: Option<u64> = publication["tags"]["conflated"].as_str().and_then(|n| n.parse().ok());
             let prev = offset.checked_sub(conflated.unwrap_or(1));
             let joins = follows(followed.offset, offset)
@@ -366,7 +367,7 @@ impl Peer {
             prop_assert!(joins, "{topic}: {} does not join up with {reply}", followed.offset);
             if topic.starts_with("stream") {
                 let follows = conflated.is_none() && follows(followed.offset, offset);
-                prop_assert!(follows, "a hole in {topic}: {} and {reply}", followed.offset);
+                prop_assert!(follows, "a gap in {topic}: {} and {reply}", followed.offset);
             }
         }
         followed.apply(topic, publication);
@@ -384,7 +385,7 @@ impl Followed {
     }
 }
 
-/// Whether an event is the next one: offsets have no holes, but for those before the first of an epoch.
+/// Whether an event is the next one. Offsets have no gaps, except before the first of an epoch.
 fn follows(have: u64, next: u64) -> bool {
     next == have + 1 || (have < next && next <= FLOOR_MAX + 1)
 }
@@ -394,7 +395,7 @@ fn full(answer: &Value) -> bool {
     answer.to_string().contains("limits.subscriptions")
 }
 
-/// The payload of a compressed message, which no other message has to do with (RFC 7692 §7.2.2).
+/// The payload of a compressed message, which is independent of other messages (RFC 7692 §7.2.2).
 pub(super) fn inflated(mut payload: Vec<u8>) -> Result<Vec<u8>, TestCaseError> {
     payload.extend([0, 0, 0xff, 0xff]);
     let mut out = Vec::with_capacity(4 << 20);
@@ -403,7 +404,7 @@ pub(super) fn inflated(mut payload: Vec<u8>) -> Result<Vec<u8>, TestCaseError> {
     Ok(out)
 }
 
-/// The length of the frame at the front, if all of it is there.
+/// The length of the first frame, if it is complete.
 pub(super) fn whole_frame(bytes: &[u8]) -> Option<usize> {
     let len = match bytes {
         [_, n @ 0..126, ..] => 2 + usize::from(*n),

@@ -1,6 +1,6 @@
-//! What may happen in a world of the model: single steps in any order, and among them short stories, in which the steps come
-//! in an order that is known to be dangerous: replays that wait for full sockets, subscriptions that begin again, many
-//! commands in one breath, long lists, long lulls.
+//! What may happen in a world of the model: single steps in any order, mixed with short stories whose order is known to
+//! be dangerous: replays that wait for full sockets, subscriptions that start over, many commands at once, long lists,
+//! long idle times.
 
 use std::ops::Range;
 
@@ -14,16 +14,16 @@ const STREAMS: Range<usize> = 2..TOPICS.len();
 
 #[derive(Debug, Clone)]
 pub(super) enum Op {
-    /// A client comes, if that place is free.
+    /// A client connects, if that place is free.
     Come(usize),
-    /// A client goes without a word.
+    /// A client disconnects without a close.
     Go(usize),
     Subscribe(usize, Vec<usize>, Option<u32>),
-    /// A client remembers where it is.
+    /// A client remembers its position.
     Mark(usize),
-    /// A client remembers that it was there before anything was published in this epoch.
+    /// A client remembers a position before the first delta of this epoch.
     Beginning(usize, usize),
-    /// A client subscribes from where it is, or from where it was once.
+    /// A client subscribes from its position, or from a remembered one.
     Recover {
         client: usize,
         topics: Vec<usize>,
@@ -31,7 +31,7 @@ pub(super) enum Op {
         reject: bool,
     },
     Unsubscribe(usize, usize),
-    /// A client subscribes, unsubscribes and subscribes again, so many times, with so many bytes in each command, and waits
+    /// A client subscribes, unsubscribes and subscribes again, several times, with padding in each command, and waits
     /// for no answer.
     Breath {
         client: usize,
@@ -47,24 +47,24 @@ pub(super) enum Op {
         bytes_per_second: u32,
         batch: bool,
     },
-    /// So many deltas with so much in each.
+    /// Publishes deltas of a given size.
     Publish {
         topic: usize,
         deltas: usize,
         bytes: usize,
     },
-    /// The past of all topics no longer counts; of the new one, everything is kept, or only what comes from now on.
+    /// The epoch of all topics changes. Afterwards either all deltas are kept, or only those from now on.
     NewEpoch {
         offset: u64,
         whole: bool,
     },
-    /// A client reads so many bytes at most.
+    /// A client reads at most this many bytes.
     Read(usize, usize),
     /// So many ms pass in which nothing happens.
     Lull(u64),
-    /// The shard turns, after waiting so long for something to do.
+    /// The shard runs a tick, after waiting this many ms for something to do.
     Turn(u64),
-    /// The control plane answers what waits.
+    /// The control plane answers the waiting requests.
     Answer,
 }
 
@@ -96,12 +96,12 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What was asked for is answered.
+/// Answers requests.
 fn answers() -> [Op; 3] {
     [Op::Turn(1), Op::Answer, Op::Turn(0)]
 }
 
-/// A client that is there, has taken all that it had to, and then remembers where it is in a topic.
+/// A client that is connected, has read everything, and then remembers its position in a topic.
 fn follows(client: usize, topic: usize) -> Vec<Op> {
     let mut ops = vec![Op::Come(client), Op::Turn(0), Op::Subscribe(client, vec![topic], None)];
     ops.extend(answers());
@@ -110,13 +110,13 @@ fn follows(client: usize, topic: usize) -> Vec<Op> {
     ops
 }
 
-/// More than a socket takes.
+/// More deltas than a socket takes.
 fn fills(topic: usize) -> [Op; 2] {
     [Op::Publish { topic, deltas: 7, bytes: 6_000 }, Op::Turn(0)]
 }
 
-/// A stream is to be replayed to a client whose socket is full; meanwhile it does this and that with it.
-fn owed_replay() -> impl Strategy<Value = Vec<Op>> {
+/// A stream must be replayed to a client whose socket is full; meanwhile the client does other things with it.
+fn pending_replay() -> impl Strategy<Value = Vec<Op>> {
     let meanwhile = |client: usize, stream: usize| {
         prop_oneof![
             4 => Just(Op::Snapshot(client, vec![stream])),
@@ -157,7 +157,7 @@ fn owed_replay() -> impl Strategy<Value = Vec<Op>> {
     })
 }
 
-/// A client that wants lists gets so much at once that it takes several of them.
+/// A client that requested lists gets so much at once that it needs several.
 fn long_lists() -> impl Strategy<Value = Vec<Op>> {
     (0..CLIENTS, STREAMS, 11usize..40).prop_map(|(client, stream, deltas)| {
         let mut ops = follows(client, stream);
@@ -172,7 +172,7 @@ fn long_lists() -> impl Strategy<Value = Vec<Op>> {
     })
 }
 
-/// A client comes back from where nothing is kept any more, or everything, and wants all of it or an error.
+/// A client reconnects from a position of which nothing is kept any more, or everything, and wants all or an error.
 fn all_or_nothing() -> impl Strategy<Value = Vec<Op>> {
     (0..CLIENTS, STREAMS, 1usize..30, any::<bool>()).prop_map(|(client, stream, missed, reject)| {
         let mut ops = follows(client, stream);
@@ -188,7 +188,7 @@ fn all_or_nothing() -> impl Strategy<Value = Vec<Op>> {
     })
 }
 
-/// Nothing was published in this epoch when a client subscribes; then something is, and it comes back.
+/// Nothing was published in this epoch when a client subscribes. Then something is, and the client reconnects.
 fn from_the_beginning() -> impl Strategy<Value = Vec<Op>> {
     (0..CLIENTS, 0..TOPICS.len(), 0..=FLOOR_MAX, any::<bool>()).prop_map(|(client, topic, offset, whole)| {
         let mut ops = vec![Op::NewEpoch { offset, whole }, Op::Turn(0), Op::Go(client), Op::Come(client), Op::Turn(0)];
@@ -213,7 +213,7 @@ fn from_the_beginning() -> impl Strategy<Value = Vec<Op>> {
     })
 }
 
-/// A client that is not written to at once is pinged, or has just taken what waited for it: it has its time to answer.
+/// A client that is not written to at once is pinged, or has just read its backlog: it has its full time to answer.
 fn lull() -> impl Strategy<Value = Vec<Op>> {
     let owed = (STATES, prop::sample::select(vec![26_000u64, 40_000]));
     let ms = prop::sample::select(vec![26_000u64, 40_000]);
@@ -225,7 +225,7 @@ fn lull() -> impl Strategy<Value = Vec<Op>> {
             ops.push(Op::Subscribe(client, vec![topic], None));
             ops.extend(answers());
             ops.extend(fills(topic));
-            // Full sockets take what waits for them a few KB at a time.
+            // Full sockets take the backlog a few KB at a time.
             ops.push(Op::Lull(full_ms));
             (0..6).for_each(|_| ops.extend([Op::Read(client, 100_000), Op::Turn(1)]));
         }
@@ -237,7 +237,7 @@ fn lull() -> impl Strategy<Value = Vec<Op>> {
 /// Steps and stories, in any order.
 pub(super) fn ops() -> impl Strategy<Value = Vec<Op>> {
     let story = prop_oneof![
-        5 => owed_replay(),
+        5 => pending_replay(),
         1 => long_lists(),
         1 => all_or_nothing(),
         1 => from_the_beginning(),
@@ -247,25 +247,24 @@ pub(super) fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(part, 1..80).prop_map(|parts| parts.into_iter().flatten().collect())
 }
 
-/// What is the same throughout a world.
+/// The settings of a world.
 #[derive(Debug, Clone)]
 pub(super) struct Ways {
     pub(super) kinds: [ClientKind; CLIENTS],
-    /// So small that a slow client of a stream is sent away, or so large that none is.
+    /// So small that a slow client of a stream is closed, or so large that none is.
     pub(super) backlog_bytes: usize,
-    /// A ceiling on all backlogs that two clients reach soon, or none: who is over it is sent away, whoever stays is told
-    /// the same.
+    /// A limit on all backlogs that two clients soon reach, or none.
     pub(super) backlog_total_bytes: usize,
-    /// A ceiling on what is kept for those behind, so small that it is reached all the time, or none.
+    /// A limit on kept deltas so small that it is reached all the time, or none.
     pub(super) deltas_total_bytes: usize,
-    /// What a session may make the server send: so little that states and replays wait, or everything.
+    /// The allowance of a session: so small that states and replays wait, or unlimited.
     pub(super) reply_bytes_per_second: u32,
-    /// Deltas kept of each topic: all of them, or so few that replays are lost.
+    /// Number of deltas kept per topic: all, or so few that replays are lost.
     pub(super) history_size: usize,
 }
 
 impl Ways {
-    /// Nothing is bounded, and all sessions speak `plain`.
+    /// No limits, and all sessions speak `plain`.
     pub(super) fn plain() -> Self {
         Self {
             kinds: [ClientKind { centrifuge: false, deflate: false }; CLIENTS],
@@ -277,7 +276,7 @@ impl Ways {
         }
     }
 
-    /// Whether all that was published in an epoch is kept.
+    /// Whether all deltas of an epoch are kept.
     pub(super) fn keep_all(&self) -> bool {
         self.history_size > 1_000
     }
