@@ -1,5 +1,5 @@
-//! What permessage-deflate costs and saves, by level and size. The level of `wire::deflate` was chosen by this; the ratios
-//! are printed first.
+//! The cost and the savings of permessage-deflate, by level and size. They determined the level of `wire::deflate`. The
+//! ratios are printed first.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -10,7 +10,7 @@ use nexus_push::wire::deflate::{Deflater, Part, join};
 use nexus_push::wire::frame::{Opcode, header_bytes};
 use nexus_push::wire::inflate::Inflater;
 
-/// A quote, several of them, a screenful.
+/// A quote, several quotes, a screenful.
 const SIZES: [usize; 6] = [75, 100, 128, 150, 1_024, 8_192];
 
 const LEVELS: [u32; 4] = [1, 2, 4, 6];
@@ -71,7 +71,7 @@ fn level<const LEVEL: u32>(bencher: Bencher, size: usize) {
     bencher.counter(BytesCount::new(size)).bench_local(|| compressed(&mut compress, black_box(&text), &mut out));
 }
 
-/// As the server does it.
+/// Compresses a frame as the server does.
 #[divan::bench(args = SIZES)]
 fn frame(bencher: Bencher, size: usize) {
     let text = deliveries(size);
@@ -79,7 +79,7 @@ fn frame(bencher: Bencher, size: usize) {
     bencher.counter(BytesCount::new(size)).bench_local(|| deflater.frame(Opcode::Text, black_box(&[text.as_bytes()])));
 }
 
-/// Sixteen deltas that were compressed already, in one message.
+/// Joins sixteen compressed deltas into one message.
 #[divan::bench(args = [150, 1_024])]
 fn join_16(bencher: Bencher, size: usize) {
     let part = Deflater::default().part(deliveries(size).as_bytes());

@@ -1,5 +1,5 @@
-//! Micro-benchmarks of what happens for each delta. Compare with each other and over time on one machine; the figures
-//! that matter to users come from the harness.
+//! Micro-benchmarks of the work per delta. Compare them with each other and over time on one machine; the figures that
+//! matter to users come from the harness.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -48,7 +48,7 @@ fn check_payload(bencher: Bencher) {
     bencher.bench(|| Payload::new(black_box(bytes.clone()), 1 << 18).unwrap());
 }
 
-/// Parsing and applying a small patch to a book of so many levels.
+/// Parsing and applying a small patch to a book with this many levels.
 #[divan::bench(args = [10, 1_000, 10_000])]
 fn apply(bencher: Bencher, levels: usize) {
     let mut state = merge::parse_object(&book(levels)).unwrap();
@@ -56,7 +56,7 @@ fn apply(bencher: Bencher, levels: usize) {
     bencher.bench_local(|| merge::apply(&mut state, merge::parse_object(black_box(&patch)).unwrap()));
 }
 
-/// Composing so many patches into one.
+/// Composing this many patches into one.
 #[divan::bench(args = [2, 16, 128])]
 fn compose(bencher: Bencher, patches: usize) {
     let patches: Vec<String> =
@@ -72,7 +72,7 @@ fn compose(bencher: Bencher, patches: usize) {
     });
 }
 
-/// A snapshot of a book of so many levels.
+/// A snapshot of a book with this many levels.
 #[divan::bench(args = [10, 1_000, 10_000])]
 fn snapshot(bencher: Bencher, levels: usize) {
     let state = merge::parse_object(&book(levels)).unwrap();
@@ -83,7 +83,7 @@ fn snapshot(bencher: Bencher, levels: usize) {
     });
 }
 
-/// Gathering so many frames of 200 B for one write.
+/// Gathering this many frames of 200 B for one write.
 #[divan::bench(args = [2, 16, 64])]
 fn gather(bencher: Bencher, frames: usize) {
     let frames: Vec<Bytes> = (0..frames).map(|_| Bytes::from(vec![b'x'; 200])).collect();
@@ -97,7 +97,7 @@ fn gather(bencher: Bencher, frames: usize) {
     });
 }
 
-/// A tick of 1,000 sessions that get so many frames each: linking, gathering, letting go. Without the sockets.
+/// A tick of 1,000 sessions that get this many frames each: enqueueing, gathering, releasing. Without the sockets.
 #[divan::bench(args = [1, 4, 16])]
 fn fan_out(bencher: Bencher, frames: usize) {
     let frames: Vec<Bytes> = (0..frames).map(|_| Bytes::from(vec![b'x'; 200])).collect();

@@ -17,8 +17,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Loads a nexus-push server and checks what arrives.
 ///
-/// Starts a server of its own unless --url names one. Everything runs on this machine: server, load and publisher
-/// share its cores, and the figures say what that machine does.
+/// Starts its own server unless --url names one. Everything runs on this machine: server, load and publisher share its
+/// cores, so the figures describe this machine.
 #[derive(Debug, Parser)]
 #[command(name = "nexus-loadtest", version, max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
@@ -45,7 +45,7 @@ enum Command {
     Ladder(commands::workload::RunArgs),
     /// Deltas from Redis into topics without subscribers
     Ingest(commands::ingest::IngestArgs),
-    /// Snapshots over REST, and from a subscribe to its snapshots, while W2 runs
+    /// Snapshots over REST, and the time from a subscribe to its snapshots, while W2 runs
     Reads(commands::reads::ReadsArgs),
     /// All workloads on our server and on others, interleaved; writes docs/benchmarks.md
     Peers(commands::peers::BenchArgs),
@@ -60,7 +60,7 @@ enum Command {
     Chaos(chaos::args::ChaosArgs),
     /// An hour of W2 with faults and churn: nothing lost, memory and descriptors flat
     Soak(commands::soak::SoakArgs),
-    /// Hold sessions for a run (started by `run`)
+    /// Run sessions of a run (started by `run`)
     #[command(hide = true)]
     Worker,
 }

@@ -1,6 +1,6 @@
-//! The physical limit that servers are compared with: accepts, answers the upgrade, and for each delta that is published
-//! sends one ready frame to every socket, one `send` each or in batches through `io_uring`. It has no topics, no state
-//! and no backlog: what a full socket does not take is lost, and counted.
+//! The physical limit that servers are compared with. It accepts connections, answers the upgrade, and sends one ready
+//! frame per published delta to every socket, by one `send` each or in batches through `io_uring`. It has no topics, no
+//! state and no backlog: what a full socket does not take is lost and counted.
 
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 #[derive(Debug, Parser)]
-#[command(about = "A bare fan-out: the floor under every server's cost of a delivery")]
+#[command(about = "A bare fan-out: the lower bound of what a delivery costs")]
 struct Args {
     /// Port of loopback
     #[arg(long)]
@@ -27,13 +27,13 @@ struct Args {
     io_uring: bool,
 }
 
-/// The answer to the key that the harness sends (RFC 6455 §1.3 has both).
+/// The answer to the key that the harness sends (both are in RFC 6455 §1.3).
 const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 const LISTENER: Token = Token(usize::MAX);
 
-/// Sends of one submission.
+/// Number of sends in a submission.
 const BATCH: usize = 512;
 
 /// What a connection is for, once its first request says so.
@@ -108,7 +108,7 @@ struct Publish {
 
 struct Floor {
     peers: HashMap<usize, Peer>,
-    /// Descriptors of those that are upgraded.
+    /// Descriptors of upgraded connections.
     sockets: Vec<i32>,
     next: usize,
     offset: u64,
@@ -131,7 +131,7 @@ impl Floor {
         }
     }
 
-    /// Reads what there is. `None` if the peer is gone.
+    /// Reads what is there. `None` if the connection is closed.
     fn read(&mut self, id: usize) -> Option<()> {
         let peer = self.peers.get_mut(&id)?;
         let mut buffer = [0u8; 65_536];
@@ -169,7 +169,7 @@ impl Floor {
         }
     }
 
-    /// Handles the requests that are whole.
+    /// Handles the complete requests.
     fn publish(&mut self, id: usize) -> Option<()> {
         loop {
             let peer = self.peers.get_mut(&id)?;
@@ -217,8 +217,8 @@ impl Floor {
                     for fd in batch {
                         let entry = opcode::Send::new(types::Fd(*fd), frame.as_ptr(), len);
                         let entry = entry.flags(flags.bits().cast_signed()).build();
-                        // SAFETY: `frame` outlives the wait below, which ends when all of the batch are completed; the ring
-                        // holds as many entries as a batch has.
+                        // SAFETY: `frame` outlives the wait below, which ends when the whole batch has completed. The
+                        // ring has as many entries as a batch.
                         #[allow(unsafe_code, reason = "io_uring takes raw pointers; see SAFETY")]
                         unsafe { ring.submission().push(&entry) }?;
                     }
@@ -235,7 +235,7 @@ impl Floor {
         }
         if lost > 0 {
             self.lost += lost;
-            eprintln!("{} frames were not taken by full sockets", self.lost);
+            eprintln!("{} frames were lost at full sockets", self.lost);
         }
         Ok(())
     }

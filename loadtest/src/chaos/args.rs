@@ -25,13 +25,13 @@ pub(crate) enum Scenario {
     NodeStopped,
     /// Clocks of Redis and of the server step back and ahead by a minute
     ClockStepped,
-    /// Half of the clients are cut off without notice
+    /// Half of the clients are cut off without a close
     HalfOpen,
     /// One of two nodes is cut off from Redis
     Partition,
     /// Descriptors run out
     Descriptors,
-    /// Clients that do not read and ever more history, under a memory limit
+    /// Clients that do not read, and growing history, under a memory limit
     Memory,
     /// A publisher sends garbage, repeats, and ten times its rate
     BadPublisher,

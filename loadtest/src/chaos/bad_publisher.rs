@@ -14,7 +14,7 @@ use crate::publish::stream_entry::{STREAM, StreamEntry};
 /// Factor of its usual rate.
 const FASTER: u64 = 10;
 
-/// Entries that are no deltas, as field and value pairs.
+/// Entries that are not deltas, as field and value pairs.
 fn garbage() -> Vec<Vec<(&'static str, String)>> {
     let topic = || ("topic", "stream:t0".to_owned());
     let data = |text: &str| ("data", text.to_owned());

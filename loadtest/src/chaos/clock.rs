@@ -38,7 +38,7 @@ impl Clock {
             std::fs::write(&source, LIBRARY)?;
             let mut compiler = Command::new("cc");
             let status = compiler.args(["-O2", "-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
-            let status = status.context("cc cannot be run; a C compiler is needed for this scenario")?;
+            let status = status.context("cc could not be run; this scenario needs a C compiler")?;
             ensure!(status.success(), "cc ended with {status}");
         }
         let clock = Self { file: directory.join(name), library };

@@ -11,7 +11,7 @@ use crate::chaos::test_bed::{Habits, TestBed};
 use crate::client::shared::monotonic_ns;
 use crate::publish::stream_entry::StreamEntry;
 
-/// Descriptors kept back from sessions (`limits.fd_reserve`).
+/// Descriptors reserved from sessions (`limits.fd_reserve`).
 const RESERVE: usize = 64;
 
 /// First, more sessions than the node has descriptors for: they get an error. Then it has no descriptor left: they wait
@@ -42,7 +42,7 @@ pub(super) fn descriptors(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
     test_bed.check(
         "who is too many is told so",
         refused > 0.0 && last.connected == 0 && last.connect_failures > 0,
-        format!("{refused} upgrades answered 503, {} sessions got in", last.connected),
+        format!("{refused} upgrades answered 503, {} sessions were accepted", last.connected),
     );
     test_bed.check("HTTP is served all the same", head.starts_with("HTTP/1.1 200"), "/healthz".to_owned());
 
@@ -63,7 +63,7 @@ pub(super) fn descriptors(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
     test_bed.check(
         "those who were there noticed nothing",
         oldest < 1_000,
-        format!("nothing they held was older than {oldest} ms"),
+        format!("their data was never older than {oldest} ms"),
     );
     wide.limit_descriptors(4 * most)?;
     test_bed.healed();
@@ -134,7 +134,7 @@ pub(super) fn memory(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
     test_bed.check(
         "history and backlogs were cut",
         evicted > 0.0 && relieved > 0.0,
-        format!("{evicted} deltas left history early, {relieved} sessions were closed for what they were owed"),
+        format!("{evicted} deltas left history early, {relieved} sessions were closed because of their backlogs"),
     );
     test_bed.note(format!("{} MB were published beside the checked topics", sent * FLOOD_BYTES / 1_000_000));
     test_bed.whole(LIMIT)?;

@@ -1,4 +1,4 @@
-//! Redis with replicas: Sentinel, and a cluster of six. A delta counts when a replica has it (`WAIT 1`).
+//! Redis with replicas: Sentinel, and a cluster of six. A delta counts once a replica has it (`WAIT 1`).
 
 use std::path::Path;
 use std::process::Command;
@@ -227,7 +227,7 @@ pub(super) fn slot_moved(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
         test_bed.wait(Duration::from_millis(300))?;
     }
     for place in [to, from].into_iter().chain((0..cluster.nodes.len()).filter(|n| *n != to && *n != from)) {
-        // Replicas are told by their masters.
+        // Masters inform their replicas.
         let _ = cluster.at(place)?.ask(&["CLUSTER", "SETSLOT", &number, "NODE", &target_id]);
     }
     test_bed.healed();

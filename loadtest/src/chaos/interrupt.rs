@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 static CAME: AtomicBool = AtomicBool::new(false);
 static WATCH: Once = Once::new();
 
-/// Begins to watch for them; a second one ends the process as usual.
+/// Begins to watch for the signals. A second one ends the process as usual.
 pub(crate) fn watch() {
     WATCH.call_once(|| {
         std::thread::spawn(|| {

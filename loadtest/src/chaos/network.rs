@@ -59,7 +59,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // Processes in it have ended by now.
+        // Its processes have ended by now.
         if let Err(error) = ip(&["netns", "del", &self.name]) {
             eprintln!("{error:#}");
         }
@@ -95,7 +95,7 @@ impl Proxy {
                     Ok((client, _)) => {
                         let (cut, ended) = (cut_here.clone(), ended_here.clone());
                         std::thread::spawn(move || {
-                            held(&cut, &ended);
+                            wait_while_cut(&cut, &ended);
                             drop(client);
                         });
                     }
@@ -121,7 +121,7 @@ impl Drop for Proxy {
     }
 }
 
-fn held(cut: &AtomicBool, ended: &AtomicBool) {
+fn wait_while_cut(cut: &AtomicBool, ended: &AtomicBool) {
     while cut.load(Ordering::Relaxed) && !ended.load(Ordering::Relaxed) {
         std::thread::sleep(LOOK);
     }
@@ -156,7 +156,7 @@ fn copy(mut from: TcpStream, mut to: TcpStream, cut: &AtomicBool, ended: &Atomic
             break;
         }
     }
-    held(cut, ended);
+    wait_while_cut(cut, ended);
     let _ = from.shutdown(Shutdown::Both);
     let _ = to.shutdown(Shutdown::Both);
 }

@@ -1,4 +1,4 @@
-//! Networks that are cut: between clients and the server, and between a node and Redis.
+//! Networks that are cut between clients and the server, or between a node and Redis.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -83,7 +83,7 @@ pub(super) fn partition(test_bed: &mut TestBed<'_>) -> anyhow::Result<Props> {
     test_bed.check(
         "clients of the other node noticed nothing",
         undisturbed,
-        format!("{stale} notices; nothing they held was older than {oldest} ms"),
+        format!("{stale} notices; their data was never older than {oldest} ms"),
     );
     proxy.heal();
     test_bed.healed();

@@ -25,7 +25,7 @@ pub(crate) fn command(program: &Path) -> Command {
     command
 }
 
-/// A `redis-server` with files of its own.
+/// A `redis-server` with its own directory.
 pub(crate) struct Redis {
     pub(crate) port: u16,
     directory: PathBuf,
@@ -43,7 +43,7 @@ impl Redis {
         Self::start(directory, &["--appendonly", "no", "--save", ""], &[])
     }
 
-    /// With an append-only file that every write reaches before its answer.
+    /// With an append-only file that each write reaches before its answer.
     pub(crate) fn persistent(directory: &Path) -> anyhow::Result<Self> {
         Self::start(directory, &PERSISTENT, &[])
     }
@@ -105,7 +105,7 @@ impl Redis {
         self.process.as_ref().map_or(Ok(()), |process| process.signal(Signal::CONT))
     }
 
-    /// One command; its answer as text.
+    /// Executes one command and returns its answer.
     pub(crate) fn ask(&self, command: &[&str]) -> anyhow::Result<redis::Value> {
         let mut connection = open(&format!("127.0.0.1:{}", self.port))?;
         let (name, arguments) = command.split_first().context("no command")?;
@@ -126,7 +126,7 @@ pub(crate) struct Node {
     process: Option<Process>,
 }
 
-/// How a server differs from the ordinary one.
+/// How a server differs from the default.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct NodeOptions {
     /// The `[source.redis]` section, or another.
@@ -141,7 +141,7 @@ pub(crate) struct NodeOptions {
     pub(crate) listen_everywhere: bool,
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) descriptors: Option<u64>,
-    /// Server to start in place of the one beside this program.
+    /// The program to start instead of the one beside this program.
     pub(crate) program: Option<PathBuf>,
 }
 
@@ -209,7 +209,7 @@ impl Node {
     }
 
     pub(crate) fn pid(&self) -> anyhow::Result<u32> {
-        self.process.as_ref().map(Process::id).with_context(|| format!("{} does not run", self.name))
+        self.process.as_ref().map(Process::id).with_context(|| format!("{} is not running", self.name))
     }
 
     /// SIGKILL.
@@ -264,7 +264,7 @@ impl Node {
 
     /// Changes its limit on descriptors while it runs.
     pub(crate) fn limit_descriptors(&self, most: u64) -> anyhow::Result<()> {
-        // The hard limit stays, so that it can be raised again.
+        // The hard limit stays, so that the limit can be raised again.
         let status = Command::new("prlimit")
             .args(["--pid", &self.pid()?.to_string(), &format!("--nofile={most}:")])
             .status()

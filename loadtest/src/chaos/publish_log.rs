@@ -45,7 +45,7 @@ pub(crate) struct Entry {
 #[derive(Debug, Default)]
 pub(crate) struct PublishLog {
     pub(crate) books: Vec<Book>,
-    /// When each pulse was due, ns of the monotonic clock; a pulse is a delta on the first topic.
+    /// When each pulse was due, in ns of the monotonic clock. A pulse is a delta on the first topic.
     pub(crate) pulses: Vec<u64>,
     pub(crate) acknowledged: u64,
     /// Deltas whose acknowledgement was lost, and how many of them had arrived.
@@ -54,7 +54,7 @@ pub(crate) struct PublishLog {
     pub(crate) sent_again: u64,
     /// Times that the store had lost acknowledged deltas.
     pub(crate) store_lost: u64,
-    /// Times that publishing failed.
+    /// Number of failures to publish.
     pub(crate) failures: u64,
     pub(crate) last_failure: String,
 }
@@ -64,14 +64,14 @@ impl Book {
         Self { name, class, number: 0, offset: 0, state: None, recent: VecDeque::new(), again: BTreeSet::new() }
     }
 
-    /// Digest of the state that every session must end with.
+    /// Digest of the state that every session must have at the end.
     pub(crate) fn final_digest(&self) -> u64 {
         self.state.as_ref().map_or(0, state_digest)
     }
 
     fn take(&mut self, entry: &Entry, offset: u64) -> anyhow::Result<()> {
         self.offset = offset;
-        // A state that was sent again is known already.
+        // A state that is sent again was counted before.
         if entry.number <= self.number {
             return Ok(());
         }

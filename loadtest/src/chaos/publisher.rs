@@ -21,7 +21,7 @@ const TOGETHER: usize = 500;
 /// Time between two attempts while the store is away.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Time that the last deltas have at the end.
+/// Time for the last deltas at the end.
 const FINISH: Duration = Duration::from_secs(60);
 
 struct Control {
@@ -54,7 +54,7 @@ fn locked(publish_log: &Mutex<PublishLog>) -> MutexGuard<'_, PublishLog> {
 }
 
 impl Publisher {
-    /// Begins to publish on the log's topics.
+    /// Begins to publish on the topics of the log.
     pub(crate) fn start(store: Store, publish_log: PublishLog, load: Load) -> Self {
         let control = Arc::new(Control { stop: AtomicBool::new(false), rate: AtomicU64::new(load.rate) });
         let publish_log = Arc::new(Mutex::new(publish_log));
@@ -173,7 +173,7 @@ impl Work {
         batch
     }
 
-    /// `{"t":…,"n":…,"pK":"xxx…"}`, sometimes with a member that goes away.
+    /// `{"t":…,"n":…,"pK":"xxx…"}`, sometimes with a member that is removed.
     fn delta(&mut self, topic: usize, number: u64) -> Entry {
         let member = self.rng.random_range(0..8u8);
         let gone =
@@ -187,7 +187,7 @@ impl Work {
 
     /// Publishes until all of the batch is settled. Deltas that must be sent again go first.
     fn publish(&mut self, mut batch: Vec<Entry>) -> anyhow::Result<()> {
-        // The publish_log is locked only when the outcome is known: others look at it meanwhile.
+        // The log is locked only once the outcome is known, because other threads read it meanwhile.
         let mut taken = Vec::new();
         let outcome = self.store.send(&mut batch, &mut taken);
         self.acknowledge(&taken)?;
@@ -206,7 +206,7 @@ impl Work {
             let stopping = self.control.stop.load(Ordering::Relaxed);
             locked(&self.publish_log).last_failure = format!("{error:#}");
             if stopping && began.elapsed() > FINISH {
-                return Err(error).context("the store does not come back");
+                return Err(error).context("the store did not come back");
             }
         }
         let Settled { taken, missing, lost } = settled;

@@ -47,7 +47,7 @@ pub(super) fn table(verdicts: &[Verdict]) {
 
 const MARKS: Marks = Marks { begin: "<!-- chaos: begin -->", end: "<!-- chaos: end -->" };
 
-/// The table between the marks of a document.
+/// Writes the table between the marks of a document.
 pub(super) fn write(path: &Path, args: &ChaosArgs, verdicts: &[Verdict]) -> anyhow::Result<()> {
     let mut text = format!(
         "Taken by `make chaos`:\n\

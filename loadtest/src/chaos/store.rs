@@ -14,10 +14,10 @@ use crate::chaos::publish_log::Entry;
 use crate::publish::publisher::offset_of;
 use crate::publish::stream_entry::StreamEntry;
 
-/// Time to connect, and for any answer.
+/// Time-out of connecting, and of any answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Time that `WAIT` gives replicas.
+/// Time-out of `WAIT` for replicas.
 const WAIT_MS: u64 = 1_000;
 
 /// Most entries that are read back.
@@ -31,7 +31,7 @@ const STREAM_MAX: usize = 400_000;
 pub(crate) enum Location {
     /// One Redis.
     Fixed(u16),
-    /// Sentinels, which know where the master is.
+    /// Sentinels, which name the master.
     Sentinel { ports: Vec<u16>, master: &'static str },
     /// Some nodes of a cluster.
     Cluster(Vec<u16>),
@@ -43,7 +43,7 @@ pub(crate) struct Store {
     topics: Vec<String>,
     location: Location,
     streams: Vec<String>,
-    /// Replicas that must have a delta before it counts.
+    /// Number of replicas that must have a delta before it counts.
     replicas: u32,
     /// Set if deltas go through the publish API of one of these nodes.
     nodes: Vec<SocketAddr>,
@@ -56,7 +56,7 @@ pub(crate) struct Store {
 /// A connection, with its client ID and the server's run ID, so that it can be closed for certain.
 struct Link {
     connection: Connection,
-    /// Replicas that are waited for: a master that has just taken over may have none.
+    /// Number of replicas to wait for: a master that has just taken over may have none.
     replicas: u32,
     client: u64,
     run: String,
@@ -65,9 +65,9 @@ struct Link {
 /// The outcome of uncertain entries.
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
-    /// They had arrived; with their offsets.
+    /// Entries that had arrived, with their offsets.
     pub(crate) taken: Vec<(Entry, u64)>,
-    /// They had not.
+    /// Entries that had not.
     pub(crate) missing: Vec<Entry>,
     /// Partitions whose store has lost acknowledged entries.
     pub(crate) lost: Vec<usize>,
@@ -93,7 +93,7 @@ impl Store {
         self
     }
 
-    /// Deltas go through the publish API of these nodes. There must be one stream.
+    /// Publishes deltas through the API of these nodes. There must be one stream.
     pub(crate) fn through(mut self, nodes: Vec<SocketAddr>) -> Self {
         self.nodes = nodes;
         self
@@ -115,8 +115,8 @@ impl Store {
         self.topics.get(entry.topic).map_or("", String::as_str)
     }
 
-    /// Publishes a batch in which no topic comes twice. What counts goes over to `taken`, with its offset. If it fails,
-    /// any of what is left may have been taken.
+    /// Publishes a batch in which no topic occurs twice. Acknowledged entries move to `taken`, with their offsets.
+    /// After a failure, any of the rest may have been stored.
     pub(crate) fn send(&mut self, batch: &mut Vec<Entry>, taken: &mut Vec<(Entry, u64)>) -> anyhow::Result<()> {
         if !self.nodes.is_empty() {
             let offsets = self.post(batch)?;
@@ -171,8 +171,8 @@ impl Store {
     fn connect(&self, partition: usize) -> anyhow::Result<Link> {
         let address = match &self.location {
             Location::Fixed(port) => format!("127.0.0.1:{port}"),
-            Location::Sentinel { ports, master } => sentinel_says(ports, master)?,
-            Location::Cluster(ports) => cluster_says(ports, self.streams.get(partition).context("no stream")?)?,
+            Location::Sentinel { ports, master } => master_by_sentinel(ports, master)?,
+            Location::Cluster(ports) => master_by_cluster(ports, self.streams.get(partition).context("no stream")?)?,
         };
         let mut connection = open(&address)?;
         let client: u64 = redis::cmd("CLIENT").arg("ID").query(&mut connection)?;
@@ -184,12 +184,13 @@ impl Store {
         Ok(Link { connection, replicas, client, run: field("run_id:") })
     }
 
-    /// After a failure: finds out about the uncertain entries. What is still uncertain when it fails stays where it is.
+    /// After a failure: determines the outcome of the uncertain entries. Those still uncertain after another failure
+    /// stay in the list.
     pub(crate) fn settle(&mut self, uncertain: &mut Vec<Entry>, settled: &mut Settled) -> anyhow::Result<()> {
         while let Some(partition) = uncertain.first().map(|entry| self.partition_of(entry)) {
             self.settle_partition(partition, uncertain, settled)?;
         }
-        // With one node out of reach, the next is asked.
+        // If a node does not answer, the next one is used.
         self.node += 1;
         Ok(())
     }
@@ -202,15 +203,15 @@ impl Store {
     ) -> anyhow::Result<()> {
         let stream = self.streams.get(partition).cloned().context("no stream")?;
         let mut link = self.connect(partition)?;
-        // What the old connection still has under way must be done, or never come: it is closed first.
+        // A command of the old connection must be finished, or never executed: the connection is closed first.
         if let Some(old) = self.links.get(&partition)
             && old.run == link.run
             && old.client != link.client
         {
-            // The number of clients closed; none, if it is gone by itself.
+            // Returns the number of clients closed; 0 if it was closed already.
             let _: u64 = redis::cmd("CLIENT").arg("KILL").arg("ID").arg(old.client).query(&mut link.connection)?;
         }
-        // One turn of its loop for what a node had sent it before that died.
+        // One turn of Redis' loop, for commands that a node had sent before it was killed.
         let _: String = redis::cmd("PING").query(&mut link.connection)?;
         let last = self.last.get(&partition).cloned();
         let kept = match &last {
@@ -244,7 +245,7 @@ impl Store {
         Ok(())
     }
 
-    /// `POST /api/batch`; returns the offsets.
+    /// `POST /api/batch`. Returns the offsets.
     fn post(&self, batch: &[Entry]) -> anyhow::Result<Vec<u64>> {
         let node = self.nodes.get(self.node % self.nodes.len().max(1)).context("no node")?;
         let commands: Vec<String> = batch
@@ -268,7 +269,7 @@ impl Store {
         stream.write_all(body.as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("half an answer")?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("an incomplete answer")?;
         if !head.starts_with("HTTP/1.1 200") {
             bail!("publishing was answered with {}", head.lines().next().unwrap_or(""));
         }
@@ -312,7 +313,7 @@ pub(crate) fn open(address: &str) -> anyhow::Result<Connection> {
     Ok(connection)
 }
 
-fn sentinel_says(ports: &[u16], master: &str) -> anyhow::Result<String> {
+fn master_by_sentinel(ports: &[u16], master: &str) -> anyhow::Result<String> {
     let ask = |port: &u16| -> anyhow::Result<String> {
         let mut connection = open(&format!("127.0.0.1:{port}"))?;
         let (host, port): (String, u16) =
@@ -322,8 +323,8 @@ fn sentinel_says(ports: &[u16], master: &str) -> anyhow::Result<String> {
     ports.iter().find_map(|port| ask(port).ok()).context("no sentinel answers")
 }
 
-/// The node that a key's slot is on, as those that answer say; where it is moving away, still the old one.
-fn cluster_says(ports: &[u16], key: &str) -> anyhow::Result<String> {
+/// The node of a key's slot, as reported by the nodes that answer; while it is moving, still the old one.
+fn master_by_cluster(ports: &[u16], key: &str) -> anyhow::Result<String> {
     let ask = |port: &u16| -> anyhow::Result<String> {
         let mut connection = open(&format!("127.0.0.1:{port}"))?;
         let slot: u64 = redis::cmd("CLUSTER").arg("KEYSLOT").arg(key).query(&mut connection)?;
@@ -366,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn the_owner_of_a_slot_is_a_master_that_lives() {
+    fn the_owner_of_a_slot_is_a_running_master() {
         let nodes = "a 127.0.0.1:7001@17001 master,fail - 0 0 1 connected 0-5460\n\
                      b 127.0.0.1:7002@17002 myself,master - 0 0 2 connected 5461-10922 [93->-a]\n\
                      c 127.0.0.1:7003@17003,host slave b 0 0 2 connected\n\

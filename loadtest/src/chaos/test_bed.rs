@@ -311,7 +311,7 @@ impl<'a> TestBed<'a> {
             if Instant::now() > deadline {
                 let states: Vec<String> = self.groups.iter().map(|g| format!("{:?}", g.last)).collect();
                 let failure = self.publisher.as_ref().map(|p| p.publish_log().last_failure.clone()).unwrap_or_default();
-                bail!("not within {limit:?}: {what} ({}; {failure})", states.join(", "));
+                bail!("time-out after {limit:?}: {what} ({}; {failure})", states.join(", "));
             }
             std::thread::sleep(LOOK);
         }
@@ -330,7 +330,7 @@ impl<'a> TestBed<'a> {
 
     /// Marks the end of the fault.
     pub(crate) fn healed(&mut self) {
-        self.say("until all is whole");
+        self.say("until all sessions are up to date");
         self.healed_ns = monotonic_ns();
     }
 
@@ -344,7 +344,7 @@ impl<'a> TestBed<'a> {
         self.groups.iter().filter_map(|g| g.timeline.last()).map(|s| s.age_ms).max().unwrap_or(0)
     }
 
-    /// Faults that sessions have found so far.
+    /// Number of errors that sessions have found so far.
     pub(crate) fn faults(&self) -> u64 {
         self.groups.iter().map(|group| group.last.faults).sum()
     }
@@ -372,7 +372,7 @@ impl<'a> TestBed<'a> {
 
     /// The final reports of the workers.
     fn outcomes(&mut self) -> anyhow::Result<Vec<Outcome>> {
-        self.say("comparing ends");
+        self.say("comparing final states");
         let publisher = self.publisher.as_mut().context("the scenario has no publisher")?;
         publisher.finish()?;
         let (offsets, numbers) = {
@@ -411,8 +411,8 @@ impl<'a> TestBed<'a> {
         if !self.may_lose_positions {
             let told = format!("{} recovered, {} not", seen.recovered, seen.not_recovered);
             checks.push(check("every subscription that came back was recovered", seen.not_recovered == 0, told));
-            let times = format!("{} times it had lost some", publish_log.store_lost);
-            checks.push(check("what the store acknowledged it kept", publish_log.store_lost == 0, times));
+            let times = format!("it lost some {} times", publish_log.store_lost);
+            checks.push(check("the store kept what it acknowledged", publish_log.store_lost == 0, times));
         }
         checks.append(&mut self.checks);
         Ok(Verdict {

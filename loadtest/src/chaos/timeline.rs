@@ -23,7 +23,7 @@ impl Timeline {
         Self { samples: Vec::new(), whole_ms }
     }
 
-    /// The pool said at `at_ns` that all have pulse number `pulse`; pulses were due at `due_ns`.
+    /// The pool reported at `at_ns` that all sessions have pulse number `pulse`; pulses were due at `due_ns`.
     pub(crate) fn take(&mut self, at_ns: u64, pulse: u64, due_ns: &[u64]) {
         // Before the first pulse no session can be behind.
         let Some(at) = usize::try_from(pulse).ok().and_then(|pulse| pulse.checked_sub(1)) else { return };
@@ -35,7 +35,7 @@ impl Timeline {
         self.samples.last().copied()
     }
 
-    /// Whether all were whole at every look since `from_ns`, and there was one.
+    /// Whether all sessions were up to date at every report since `from_ns`, and there was one.
     pub(crate) fn is_whole_since(&self, from_ns: u64) -> bool {
         let mut later = self.samples.iter().rev().take_while(|s| s.at_ns >= from_ns).peekable();
         later.peek().is_some() && later.all(|s| s.age_ms <= self.whole_ms)
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whole_is_when_the_last_one_has_caught_up() {
+    fn recovery_ends_when_the_last_session_has_caught_up() {
         const S: u64 = 1_000_000_000;
         let due: Vec<u64> = (0..100).map(|n| n * S / 10).collect();
         let mut timeline = Timeline::new(1_000);

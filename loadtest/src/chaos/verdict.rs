@@ -27,7 +27,7 @@ pub(crate) struct Seen {
     pub(crate) fresh: u64,
     /// Times that a session came, left, or changed a subscription by its own choice.
     pub(crate) turns: u64,
-    /// Deltas that were seen again.
+    /// Deltas that were delivered again.
     pub(crate) repeats: u64,
     pub(crate) faults: u64,
     pub(crate) fault_texts: Vec<String>,
@@ -54,7 +54,7 @@ impl Seen {
         self.incomplete += outcome.incomplete;
     }
 
-    /// For people.
+    /// Text for people.
     pub(crate) fn text(&self, oldest_ms: u64) -> String {
         let mut parts = Vec::new();
         let ended: u64 = self.closes.values().sum();
@@ -80,7 +80,7 @@ impl Seen {
             parts.push(format!("{} snapshots of a new epoch", self.epochs));
         }
         if self.stale > 0 {
-            parts.push(format!("{} notices of stale topics, {} of fresh ones", self.stale, self.fresh));
+            parts.push(format!("{} notices of stale topics, {} of topics no longer stale", self.stale, self.fresh));
         }
         if self.repeats > 0 {
             parts.push(format!("{} repeated deliveries", self.repeats));
@@ -105,7 +105,7 @@ pub(crate) fn nothing_lost(seen: &Seen, outcomes: &[Outcome], publish_log: &Publ
     let faults = seen.fault_texts.iter().take(3).cloned().collect::<Vec<_>>().join("; ");
     let mut checks = vec![
         check(
-            "offsets rise, no delta is missing, nothing goes back",
+            "offsets rise, no delta is missing, no state is older than before",
             seen.faults == 0,
             format!("{} deliveries, {} faults {faults}", seen.deliveries, seen.faults),
         ),
@@ -141,17 +141,17 @@ pub(crate) fn nothing_lost(seen: &Seen, outcomes: &[Outcome], publish_log: &Publ
         })
         .collect();
     let detail = format!(
-        "{} deliveries seen again, {} deltas had been sent again; {} were not {}",
+        "{} deliveries were repeated, {} deltas had been sent again; {} had not {}",
         seen.repeats,
         publish_log.sent_again,
         unasked.len(),
         unasked.iter().take(3).cloned().collect::<Vec<_>>().join(", ")
     );
-    checks.push(check("nothing came again but what its publisher sent again", unasked.is_empty(), detail));
+    checks.push(check("only deltas that the publisher sent again were repeated", unasked.is_empty(), detail));
     checks
 }
 
-/// A scenario's row.
+/// The result of a scenario.
 #[derive(Debug, Serialize)]
 pub(crate) struct Verdict {
     pub(crate) scenario: String,
@@ -164,7 +164,7 @@ pub(crate) struct Verdict {
     /// Time from its end (or from the fault, if it does not last) until all data of all sessions was at
     /// most a second old.
     pub(crate) whole_s: f64,
-    /// The same from its beginning.
+    /// The same, from the beginning of the fault.
     pub(crate) disturbed_s: f64,
     pub(crate) oldest_ms: u64,
     pub(crate) acknowledged: u64,
@@ -205,19 +205,19 @@ impl Verdict {
         self.error.is_none() && self.checks.iter().all(|check| check.passed)
     }
 
-    /// For the table.
+    /// Cell of the table.
     pub(crate) fn lost(&self) -> String {
         if self.passed() {
             return "nothing".to_owned();
         }
         let failed: Vec<&str> = self.checks.iter().filter(|c| !c.passed).map(|c| c.name.as_str()).collect();
         match &self.error {
-            Some(error) => format!("not carried through: {error}"),
+            Some(error) => format!("not completed: {error}"),
             None => format!("FAILED: {}", failed.join("; ")),
         }
     }
 
-    /// For the table.
+    /// Cell of the table.
     pub(crate) fn whole(&self) -> String {
         match (self.whole_s, self.lasted_s) {
             (0.0, _) if self.disturbed_s > 0.0 => format!("{:.1} s, during the fault", self.disturbed_s),

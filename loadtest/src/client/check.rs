@@ -54,8 +54,8 @@ impl Document {
     }
 }
 
-/// One state of a topic. All sessions that were in it and got the same frame share the next one too, so that a
-/// thousand sessions cost one application of each patch.
+/// One state of a topic. All sessions that had it and got the same frame share the next state too, so that each patch
+/// is applied once for a thousand sessions.
 #[derive(Debug)]
 pub(crate) struct State {
     document: Document,
@@ -79,12 +79,12 @@ impl State {
     }
 }
 
-/// States that sessions are in.
+/// The states that sessions have.
 #[derive(Debug, Default)]
 pub(crate) struct States {
-    /// Snapshots by their content, so that sessions that start from equal ones share all that follows.
+    /// Snapshots by their content, so that sessions with equal snapshots share all later states.
     snapshots: HashMap<(u32, u64), Weak<State>>,
-    /// By topic, epoch and offset: whichever way sessions got to an offset, they must be in one state there.
+    /// By topic, epoch and offset: all sessions at an offset must have the same state, however they got there.
     by_offset: HashMap<(u32, u64), Weak<State>>,
 }
 
@@ -100,11 +100,11 @@ impl States {
         Ok(made)
     }
 
-    /// The one state of a topic at an offset, if `reached` is it.
+    /// Checks that `reached` is the state of the topic that other sessions have at this offset.
     fn the_one(&mut self, topic: u32, offset: u64, reached: Rc<State>) -> Result<Rc<State>, String> {
         match self.by_offset.get(&(topic, offset)).and_then(Weak::upgrade) {
             Some(known) if Rc::ptr_eq(&known, &reached) || known.document == reached.document => Ok(known),
-            Some(_) => Err(format!("offset {offset}: not the state that another session has there")),
+            Some(_) => Err(format!("offset {offset}: another session has a different state there")),
             None => {
                 forget_unused(&mut self.by_offset);
                 self.by_offset.insert((topic, offset), Rc::downgrade(&reached));
@@ -129,17 +129,17 @@ pub(crate) struct Track {
     /// `stream`: digest of all payloads in order.
     digest: u64,
     state: Option<Rc<State>>,
-    /// Deltas that carry numbers: the highest that was taken.
+    /// Numbered deltas: the highest number received.
     pub(crate) number: Option<u64>,
-    /// `stream`: what comes while the list of kept deltas was asked for and is not there yet.
+    /// `stream`: deliveries that wait for the requested list of kept deltas.
     waiting: Option<Vec<Rc<Delivery>>>,
 }
 
-/// Numbers that a session got more than once, or after a higher one, by topic: whether they may is for their publisher to
-/// say, who knows what it had to send again.
+/// Numbers that a session got more than once, or after a higher one, by topic. Whether they are allowed depends on what
+/// the publisher sent again.
 pub(crate) type Repeats = BTreeMap<(u32, u64), u64>;
 
-/// Digest of a stream's payloads so far and one more.
+/// Digest of a stream's payloads so far and the next one.
 pub(crate) fn digest(before: u64, payload_hash: u64) -> u64 {
     xxh3_64_with_seed(&payload_hash.to_le_bytes(), before)
 }
@@ -154,7 +154,7 @@ impl Track {
         Self { topic, offset: 0, epoch: String::new(), digest: 0, state: None, number: None, waiting: None }
     }
 
-    /// A reply says where the topic stands. What lies between is lost, or comes with a snapshot.
+    /// A reply gives the topic's position. Deltas up to it were missed, or come with a snapshot.
     pub(crate) fn rebase(&mut self, offset: u64, epoch: &str, class: Class) {
         self.offset = offset;
         if self.epoch != epoch {
@@ -165,12 +165,12 @@ impl Track {
         }
     }
 
-    /// The list of kept deltas was asked for: until it is there, what comes waits.
+    /// The list of kept deltas was requested: deliveries wait for it.
     pub(crate) fn ask_again(&mut self) {
         self.waiting = Some(Vec::new());
     }
 
-    /// Whether that list is not there yet.
+    /// Whether that list has not come yet.
     pub(crate) fn waits(&self) -> bool {
         self.waiting.is_some()
     }
@@ -195,7 +195,7 @@ impl Track {
         }
         if delivery.prev > self.offset {
             return Err(format!(
-                "offset {} follows {}, but {} was the last: a hole",
+                "offset {} follows {}, but {} was the last: a gap",
                 delivery.offset, delivery.prev, self.offset
             ));
         }
@@ -241,7 +241,7 @@ impl Track {
             let waiting = self.waiting.take();
             let Some(repeats) = repeats.as_mut() else { return Ok(()) };
             for (_, number) in delivery.kept().map_err(|e| e.to_string())? {
-                // Who asks for what is kept knows what of it is had already.
+                // A client that requests the kept deltas has some of them already.
                 if let Some(number) = number.filter(|n| self.number.is_none_or(|have| *n > have)) {
                     self.count(number, class, repeats)?;
                 }
@@ -253,7 +253,7 @@ impl Track {
         }
         match (repeats, delivery.number) {
             (Some(repeats), Some(number)) if same_epoch => self.count(number, class, repeats)?,
-            // What a new epoch has may be older.
+            // The state of a new epoch may be older.
             (Some(_), number) if !same_epoch => self.number = number,
             _ => {}
         }
@@ -272,7 +272,7 @@ impl Track {
                 *repeats.entry((self.topic, number)).or_default() += 1;
                 Ok(())
             }
-            // A value may come again in another form, or as part of more; it may not go back.
+            // A value may be repeated in another form, or as part of a newer one; it may not go back.
             Class::Latest | Class::Merge if number < before => {
                 *repeats.entry((self.topic, number)).or_default() += 1;
                 Ok(())
@@ -326,7 +326,7 @@ mod tests {
         Rc::new(made)
     }
 
-    /// Numbers that were seen again, or the first fault.
+    /// The repeated numbers, or the first error.
     fn take(class: Class, deliveries: &[Rc<Delivery>]) -> Result<Vec<u64>, String> {
         let (mut track, mut states, mut repeats) = (Track::new(0), States::default(), Repeats::new());
         track.rebase(10, "e", class);
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_repeated_or_goes_back_is_found() {
+    fn gaps_repeats_and_older_states_are_found() {
         use Class::{Latest, Merge, Stream};
         let kept = |numbers: &[u64]| {
             let kept: Vec<String> =
@@ -348,7 +348,7 @@ mod tests {
         let table: Vec<Row> = vec![
             (Stream, vec![delivery(11, 10, 1), delivery(12, 11, 2), delivery(20, 12, 3)], Ok(vec![])),
             (Stream, vec![delivery(11, 10, 1), delivery(12, 11, 3)], Err("lost in between")),
-            (Stream, vec![delivery(11, 10, 1), delivery(13, 12, 2)], Err("a hole")),
+            (Stream, vec![delivery(11, 10, 1), delivery(13, 12, 2)], Err("a gap")),
             (Stream, vec![delivery(11, 10, 1), delivery(11, 10, 1)], Err("repeated")),
             (Stream, vec![delivery(11, 10, 1), delivery(12, 11, 1), delivery(13, 12, 2)], Ok(vec![1])),
             (Stream, vec![delivery(11, 10, 4), kept(&[4, 5, 6]), delivery(107, 106, 7)], Ok(vec![])),
@@ -363,19 +363,19 @@ mod tests {
             match (take(class, &deliveries), want) {
                 (Ok(repeats), Ok(want)) => assert_eq!(repeats, want, "row {at}"),
                 (Err(fault), Err(want)) => assert!(fault.contains(want), "row {at}: {fault}"),
-                (got, want) => panic!("row {at}: {got:?} in place of {want:?}"),
+                (got, want) => panic!("row {at}: {got:?} instead of {want:?}"),
             }
         }
     }
 
     #[test]
-    fn what_was_missed_comes_with_the_list_that_was_asked_for() {
+    fn missed_deltas_come_with_the_requested_list() {
         let (mut track, mut states, mut repeats) = (Track::new(0), States::default(), Repeats::new());
         track.rebase(10, "e", Class::Stream);
         let mut take =
             |track: &mut Track, d: &Rc<Delivery>| track.take(d, Class::Stream, &mut states, Some(&mut repeats));
         take(&mut track, &delivery(11, 10, 1)).unwrap();
-        // Back after a while, and told that it cannot go on: it is at 14, and 2 to 4 are missing.
+        // It reconnects and is not recovered: it is at 14, and 2 to 4 are missing.
         track.rebase(14, "e", Class::Stream);
         track.ask_again();
         take(&mut track, &delivery(15, 14, 5)).unwrap();

@@ -19,13 +19,13 @@ pub(crate) struct Churn {
     pub(crate) seed: u64,
 }
 
-/// Time between two looks at what is due.
+/// Interval at which due changes are made.
 const STEP: Duration = Duration::from_millis(100);
 
 /// Time for which a session is away.
 const AWAY_MS: std::ops::Range<u64> = 100..3_000;
 
-/// Tries to find a topic that a session does not have.
+/// Attempts to find a topic that a session does not have.
 const TRIES: usize = 20;
 
 /// Runs until it is aborted. Every session keeps the first topic.
@@ -65,12 +65,12 @@ fn pick<'a>(rng: &mut StdRng, sessions: &'a [Rc<Session>]) -> Option<&'a Rc<Sess
     (!session.away.get() && !session.is_slow()).then_some(session)
 }
 
-/// Any but the first.
+/// A random topic other than the first.
 fn topic(rng: &mut StdRng, topics: usize) -> u32 {
     u32::try_from(rng.random_range(1..topics.max(2))).unwrap_or(1)
 }
 
-/// As many topics as it has, the first among them.
+/// As many topics as the session has, including the first.
 fn others(rng: &mut StdRng, session: &Session, topics: usize) -> Vec<u32> {
     let count = session.tracks.borrow().len();
     let mut all = vec![0];

@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Most distinct frames that are remembered. Above it, all are forgotten at once.
 const REMEMBERED: usize = 100_000;
 
-/// Bytes of them.
+/// Limit on their bytes.
 const REMEMBERED_BYTES: usize = 256 << 20;
 
 #[derive(Deserialize)]
@@ -102,18 +102,18 @@ pub(crate) struct Standing {
 pub(crate) enum Frame {
     Delivery(Rc<Delivery>),
     Subscribed(HashMap<String, Standing>),
-    /// Centrifuge: the reply to the command of this number, and what was missed.
+    /// Centrifuge: the reply to the command with this id, and the missed deliveries.
     Begun(u32, Standing, Vec<Rc<Delivery>>),
     Error(String),
     /// The server is about to close, and asks clients to stay away for this many ms.
     Closing(u64),
-    /// `plain`: an unsubscribe is done.
+    /// `plain`: an unsubscribe was carried out.
     Unsubscribed,
     /// A topic is stale.
     Stale,
     /// A stale topic has a new delta.
     Fresh,
-    /// Notices and replies that need no attention.
+    /// Notices and replies that need no action.
     Other,
 }
 
@@ -129,13 +129,13 @@ pub(crate) struct Delivery {
     pub(crate) epoch: Option<String>,
     /// When it was due, ns of the monotonic clock.
     pub(crate) intended_ns: Option<u64>,
-    /// Its number, in payloads that carry one.
+    /// Its number, if the payload has one.
     pub(crate) number: Option<u64>,
     pub(crate) data: String,
     pub(crate) data_hash: u64,
 }
 
-/// Keys that are hashes already.
+/// A hasher for keys that are hashes already.
 #[derive(Default)]
 struct AsItIs(u64);
 
@@ -171,7 +171,7 @@ impl Decoder {
         if let Some(known) = self.deliveries.get(&key) {
             return Ok(Frame::Delivery(known.clone()));
         }
-        let message: Message<'_> = serde_json::from_slice(bytes).context("a frame that is no JSON")?;
+        let message: Message<'_> = serde_json::from_slice(bytes).context("a frame is not JSON")?;
         if let Some(error) = message.error {
             return Ok(Frame::Error(error.get().to_owned()));
         }
@@ -207,13 +207,13 @@ impl Decoder {
         Ok(self.remember(key, bytes, delivery))
     }
 
-    /// One line of a Centrifuge message.
+    /// Decodes one line of a Centrifuge message.
     pub(crate) fn line(&mut self, bytes: &[u8]) -> anyhow::Result<Frame> {
         let key = xxh3_64(bytes);
         if let Some(known) = self.deliveries.get(&key) {
             return Ok(Frame::Delivery(known.clone()));
         }
-        let line: Line<'_> = serde_json::from_slice(bytes).context("a line that is no JSON")?;
+        let line: Line<'_> = serde_json::from_slice(bytes).context("a line is not JSON")?;
         if let Some(error) = line.error {
             return Ok(Frame::Error(error.get().to_owned()));
         }
@@ -247,7 +247,7 @@ impl Publication<'_> {
             topic,
             snapshot: self.tags.get("kind").is_some_and(|kind| kind == "snapshot"),
             offset: self.offset,
-            // The protocol does not chain deliveries.
+            // The protocol does not link deliveries.
             prev: 0,
             count: self.tags.get("conflated").and_then(|n| n.parse().ok()).unwrap_or(1),
             epoch: None,

@@ -7,13 +7,13 @@ use anyhow::{Context as _, bail};
 use flate2::{Decompress, FlushDecompress, Status};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Messages remembered; past it, all are forgotten at once.
+/// Number of messages remembered; above it, all are forgotten.
 const REMEMBERED: usize = 20_000;
 
 /// Largest message, inflated.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
-/// Inflates.
+/// Inflates messages.
 pub(crate) struct Inflated {
     known: HashMap<u64, Rc<[u8]>>,
     inflater: Decompress,
@@ -39,7 +39,7 @@ impl Inflated {
                 let before = self.inflater.total_in();
                 let status = self.inflater.decompress_vec(bytes, &mut out, FlushDecompress::Sync)?;
                 let used = usize::try_from(self.inflater.total_in() - before)?;
-                bytes = bytes.get(used..).context("more was read than there is")?;
+                bytes = bytes.get(used..).context("the decompressor read too far")?;
                 if bytes.is_empty() && out.len() < out.capacity() {
                     break;
                 }

@@ -1,4 +1,4 @@
-//! One session as a client sees it: its connection, its protocol, and the checks on what it gets.
+//! One session as a client sees it: its connection, its protocol, and the checks on what it receives.
 
 pub(crate) mod check;
 pub(crate) mod churn;

@@ -34,9 +34,9 @@ pub(crate) struct Since {
     pub(crate) epoch: String,
 }
 
-/// A message, or a part of one, that a server sent.
+/// A message from a server, or a part of one.
 pub(crate) enum Heard<'a> {
-    /// For the decoder.
+    /// To be decoded.
     Envelope(&'a [u8]),
     /// Requires this answer, as text or as bytes.
     Answer(OpCode, &'static [u8]),
@@ -49,7 +49,7 @@ pub(crate) fn pusher_channel(topic: &str) -> String {
     topic.replace(':', "-")
 }
 
-/// Key of the Pusher application that peers are configured with.
+/// Key of the Pusher application in the servers' configuration.
 pub(crate) const PUSHER_KEY: &str = "app-key";
 
 impl Protocol {
@@ -111,7 +111,7 @@ impl Protocol {
                 }
                 (vec![(OpCode::Text, lines.join("\n").into_bytes())], count)
             }
-            // Subscribed as soon as it is upgraded.
+            // Subscribed as soon as the connection is upgraded.
             Self::Nchan => (Vec::new(), 0),
             Self::Nats => {
                 let mut text = String::from("CONNECT {\"verbose\":false,\"pedantic\":false,\"protocol\":1}\r\n");
@@ -144,7 +144,7 @@ impl Protocol {
             // A list has the deliveries of one write.
             Self::Plain if message.starts_with(b"[") => {
                 let list: Vec<&serde_json::value::RawValue> =
-                    serde_json::from_slice(message).context("a list that is no JSON")?;
+                    serde_json::from_slice(message).context("a list is not JSON")?;
                 list.into_iter().try_for_each(|one| hear(Heard::Envelope(one.get().as_bytes())))
             }
             Self::Plain | Self::Nchan => hear(Heard::Envelope(message)),
@@ -175,7 +175,7 @@ impl Protocol {
 /// The operation at the front: its bytes and its meaning. `None` if it is incomplete.
 fn nats(bytes: &[u8]) -> anyhow::Result<Option<(usize, Heard<'_>)>> {
     let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else { return Ok(None) };
-    let line = std::str::from_utf8(bytes.get(..end).unwrap_or_default()).context("a NATS operation that is no text")?;
+    let line = std::str::from_utf8(bytes.get(..end).unwrap_or_default()).context("a NATS operation is not text")?;
     let after = end + 2;
     let mut words = line.split_ascii_whitespace();
     Ok(Some(match words.next() {
@@ -201,7 +201,7 @@ fn pusher(message: &[u8], hear: &mut dyn FnMut(Heard<'_>) -> anyhow::Result<()>)
         #[serde(default)]
         data: serde_json::Value,
     }
-    let event: Event = serde_json::from_slice(message).context("a Pusher event that is no JSON")?;
+    let event: Event = serde_json::from_slice(message).context("a Pusher event is not JSON")?;
     match event.event.as_str() {
         "pusher:ping" => hear(Heard::Answer(OpCode::Text, b"{\"event\":\"pusher:pong\",\"data\":\"{}\"}")),
         "pusher_internal:subscription_succeeded" => hear(Heard::Subscribed(1)),
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn pusher_events_are_told_apart() {
+    fn pusher_events_are_distinguished() {
         let messages: [&[u8]; 4] = [
             b"{\"event\":\"pusher:connection_established\",\"data\":\"{}\"}",
             b"{\"event\":\"pusher_internal:subscription_succeeded\",\"channel\":\"stream-t0\",\"data\":\"{}\"}",

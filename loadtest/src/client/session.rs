@@ -53,7 +53,7 @@ const TEXT_DEFLATED: u8 = 0x41;
 const CLOSE: u8 = 8;
 const PING: u8 = 9;
 
-/// Opcode, length of the header and of the payload of the server frame at the front, if its header is all there.
+/// Opcode, header length and payload length of the first server frame, if its header is complete.
 fn head(bytes: &[u8]) -> anyhow::Result<Option<(u8, usize, usize)>> {
     let (first, header, len) = match *bytes {
         [first, n @ 0..126, ..] => (first, 2, usize::from(n)),
@@ -82,15 +82,15 @@ fn masked(opcode: OpCode, payload: &[u8], out: &mut Vec<u8>) {
 pub(crate) struct Session {
     pub(crate) number: usize,
     pub(crate) tracks: RefCell<Vec<Track>>,
-    /// Whether it was subscribed before, and so recovers.
+    /// Whether it was subscribed before, so that it recovers.
     known: Cell<bool>,
     /// Whether all subscriptions of its connection are confirmed.
     standing: Cell<bool>,
     /// Time for which the server asked it to stay away, in ms.
     asked_ms: Cell<Option<u64>>,
-    /// Replies that are missing until all subscriptions are confirmed.
+    /// Number of replies that are missing until all subscriptions are confirmed.
     replies_due: Cell<u32>,
-    /// Bytes that came behind the upgrade's answer.
+    /// Bytes that followed the upgrade's answer.
     early: RefCell<Vec<u8>>,
     /// The beginning of an operation that continues in the next message (NATS).
     partial: RefCell<Vec<u8>>,
@@ -103,11 +103,11 @@ pub(crate) struct Session {
     /// Its next orders.
     turns: RefCell<VecDeque<Turn>>,
     wake: Notify,
-    /// Commands that go out with the next answer.
+    /// Commands that are sent with the next answer.
     commands: RefCell<Vec<u8>>,
-    /// Topics of unsubscribes that are not confirmed.
+    /// Topics of unconfirmed unsubscribes.
     leaving: RefCell<VecDeque<u32>>,
-    /// Its place among those that are opening a connection.
+    /// Its permit to open a connection.
     pub(crate) opening: RefCell<Option<OwnedSemaphorePermit>>,
 }
 
@@ -141,12 +141,12 @@ impl Session {
         self.wake.notify_one();
     }
 
-    /// Whether it has the topic, or had it a moment ago.
+    /// Whether it has the topic, or had it until recently.
     pub(crate) fn has(&self, topic: u32) -> bool {
         self.tracks.borrow().binary_search_by_key(&topic, |t| t.topic).is_ok() || self.leaving.borrow().contains(&topic)
     }
 
-    /// Whether it never reads, and so gets nowhere.
+    /// Whether it never reads, and so makes no progress.
     pub(crate) fn is_slow(&self) -> bool {
         self.slow
     }
@@ -225,7 +225,7 @@ impl Session {
         }
         let socket = socket.connect(server).await.context("connect")?;
         socket.set_nodelay(true)?;
-        // Thousands of ends at once would hold their ports for a minute otherwise.
+        // Otherwise thousands of closed connections would keep their ports for a minute.
         socket.set_zero_linger()?;
         let mut stream = Transport::over(socket, shared.tls.as_ref()).await.context("TLS")?;
         let topics = self.args(shared);
@@ -265,7 +265,7 @@ impl Session {
             masked(opcode, &message, &mut bytes);
         }
         stream.write_all(&bytes).await?;
-        // Some speak first.
+        // Some servers send first.
         *self.early.borrow_mut() = head.split_off(end);
         if replies == 0 {
             self.stands(shared);
@@ -292,8 +292,8 @@ impl Session {
         self.away.set(false);
     }
 
-    /// Reads until the connection ends: by itself, or because this session leaves for so long. All sessions share one
-    /// buffer: what is not whole yet is kept aside.
+    /// Reads until the connection ends, or until this session leaves for the returned time. All sessions share one
+    /// buffer; an incomplete frame is kept separately.
     async fn read(&self, shared: &Shared, socket: &mut Transport) -> anyhow::Result<Duration> {
         let mut kept: Vec<u8> = std::mem::take(&mut self.early.borrow_mut());
         loop {
@@ -308,7 +308,7 @@ impl Session {
                     let outcome = tokio::select! {
                         biased;
                         outcome = read => Some(outcome),
-                        // A reply must find the subscriptions as they were asked for.
+                        // A reply must find the subscriptions as they were requested.
                         () = self.wake.notified(), if self.replies_due.get() == 0 => None,
                         () = tokio::time::sleep(silence) => bail!("silence for {silence:?}"),
                     };
@@ -457,9 +457,9 @@ impl Session {
                     let name = shared.topics.get(track.topic as usize).map_or("", String::as_str);
                     match standings.get(name) {
                         Some(standing) => self.standing(shared, track, standing),
-                        // A reply to a subscribe that was sent later names what that one asked for.
+                        // A reply to a later subscribe contains its topics.
                         None if self.replies_due.get() == 0 => {}
-                        None => shared.fault(format!("session {}: no standing of {name}", self.number)),
+                        None => shared.fault(format!("session {}: no position of {name}", self.number)),
                     }
                 }
                 self.replied(shared, 1);
@@ -475,7 +475,7 @@ impl Session {
                         }
                         track.topic
                     }
-                    None => return shared.fault(format!("session {}: a reply to nothing", self.number)),
+                    None => return shared.fault(format!("session {}: a reply without a command", self.number)),
                 };
                 for delivery in missed {
                     self.delivery(shared, &delivery, topic);
@@ -510,11 +510,11 @@ impl Session {
             }
         } else {
             add(&shared.counts.not_recovered, 1);
-            // What lies between is lost, and counted so; from here on it must be whole again.
+            // Deltas in between are lost, and counted. From here on none may be missing.
             track.rebase(standing.offset, &standing.epoch, class);
         }
         if class == Class::Stream && shared.repeats.is_some() {
-            // Unless what is kept of it closes the gap.
+            // Unless the kept deltas close the gap.
             track.ask_again();
             let name = shared.topics.get(track.topic as usize).map_or("", String::as_str);
             self.command(&json!({"op": "snapshot", "args": [name]}));
@@ -539,7 +539,7 @@ impl Session {
             if self.leaving.borrow().contains(&topic) {
                 return;
             }
-            shared.fault(format!("session {}: a delivery on a topic it did not ask for", self.number));
+            shared.fault(format!("session {}: a delivery on a topic that it is not subscribed to", self.number));
             return;
         };
         let class = shared.classes.get(topic as usize).copied().unwrap_or(Class::Merge);

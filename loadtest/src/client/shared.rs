@@ -18,15 +18,15 @@ use crate::client::protocol::Protocol;
 /// Highest latency in the histogram, in µs.
 pub(crate) const LATENCY_US_MAX: u64 = 600_000_000;
 
-/// Faults whose text is kept.
+/// Number of error texts that are kept.
 const FAULTS_KEPT: usize = 5;
 
 /// The start of latencies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Clock {
-    /// The time inside our own payloads, ns of the monotonic clock.
+    /// From the time inside our own payloads, ns of the monotonic clock.
     Payload,
-    /// There is none.
+    /// It is not measured.
     None,
 }
 
@@ -42,20 +42,20 @@ pub(crate) struct Endurance {
 
 /// The data that all sessions of a worker share.
 pub(crate) struct Shared {
-    /// Sessions begin with one of the first `homes`, by their number, and go on to the next.
+    /// Sessions begin with one of the first `homes` servers, by their number, and move to the next after a failure.
     pub(crate) servers: Vec<SocketAddr>,
     pub(crate) homes: usize,
     pub(crate) endurance: Option<Endurance>,
-    /// Where deltas are numbered.
+    /// Set if deltas are numbered.
     pub(crate) repeats: Option<RefCell<Repeats>>,
-    /// Set where sessions go over TLS.
+    /// Set if sessions use TLS.
     pub(crate) tls: Option<TlsConnector>,
     pub(crate) topics: Vec<String>,
     pub(crate) classes: Vec<Class>,
     pub(crate) protocol: Protocol,
-    /// Whether several deliveries are asked for in one message.
+    /// Whether several deliveries are requested in one message.
     pub(crate) batch: bool,
-    /// Set where permessage-deflate is offered.
+    /// Set if permessage-deflate is offered.
     pub(crate) inflated: Option<RefCell<Inflated>>,
     pub(crate) max_rate: Option<f64>,
     pub(crate) receive_buffer: u32,
@@ -69,22 +69,22 @@ pub(crate) struct Shared {
     pub(crate) closes: RefCell<BTreeMap<String, u64>>,
     /// Why connections failed, if sessions survive faults.
     pub(crate) refusals: RefCell<BTreeMap<String, u64>>,
-    /// What sockets are read into.
+    /// The buffer that sockets are read into.
     pub(crate) buffer: RefCell<Vec<u8>>,
     /// When the last read returned.
     pub(crate) now_ns: Cell<u64>,
     /// Whether sessions reconnect as the SDKs do: after the time that the server asks for, or with backoff and jitter.
     pub(crate) polite: bool,
-    /// No more reconnecting.
+    /// Sessions do not reconnect any more.
     pub(crate) ending: Cell<bool>,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) connected: Cell<u64>,
-    /// Connections that got all of their subscriptions, ever.
+    /// Total number of connections that got all of their subscriptions.
     pub(crate) subscribed: Cell<u64>,
-    /// Those of them that are open now.
+    /// Number of those that are open now.
     pub(crate) standing: Cell<u64>,
     pub(crate) connect_failures: Cell<u64>,
     pub(crate) deliveries: Cell<u64>,
@@ -94,7 +94,7 @@ pub(crate) struct Counts {
     pub(crate) faults: Cell<u64>,
     pub(crate) recovered: Cell<u64>,
     pub(crate) not_recovered: Cell<u64>,
-    /// Snapshots of another epoch than the one that was known.
+    /// Snapshots of a new epoch.
     pub(crate) epochs: Cell<u64>,
     pub(crate) stale: Cell<u64>,
     pub(crate) fresh: Cell<u64>,

@@ -33,7 +33,7 @@ pub(crate) struct ConnectionsArgs {
     /// Sessions
     #[arg(long, default_value_t = 60_000)]
     sessions: usize,
-    /// Sessions of one node, and of one worker process
+    /// Sessions per node and per worker process
     #[arg(long, default_value_t = 15_000)]
     per_node: usize,
     /// Topics in all; class `merge`
@@ -255,7 +255,7 @@ fn table(args: &ConnectionsArgs, report: &Report, used: &[Used]) -> String {
     text
 }
 
-/// Whether every session ended with the state of the source, as the check says it.
+/// Whether every session ended with the state of the source, from the report's check.
 fn ends(report: &Report) -> String {
     let check = report.checks.iter().find(|check| check.name.starts_with("every session ended"));
     check.map_or_else(String::new, |check| {

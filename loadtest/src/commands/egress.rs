@@ -15,10 +15,10 @@ use crate::report::benchmarks::{Marks, median, rewrite};
 /// Marks of the table in its document.
 const MARKS: Marks = Marks { begin: "<!-- egress: begin -->", end: "<!-- egress: end -->" };
 
-/// A month of a dashboard that is open on working days: 8 hours on 22 days. Seconds.
+/// Seconds in a month of a dashboard that is open on working days: 8 hours on 22 days.
 const MONTH_S: f64 = 8.0 * 22.0 * 3_600.0;
 
-/// Users for whom the price of a month is computed.
+/// Number of users whose monthly price is computed.
 const USERS: f64 = 10_000.0;
 
 #[derive(Debug, Clone, Args)]

@@ -65,8 +65,8 @@ pub(crate) fn run(args: &IngestArgs) -> anyhow::Result<bool> {
         args.class.name()
     );
     println!("server, Redis and this program share this machine's cores");
-    println!("  taken in                   {:.2} s, {:.0} deltas/s", result.seconds, result.per_second);
-    println!("  server CPU                 {:.2} µs a delta", result.cpu_us);
+    println!("  ingested                   {:.2} s, {:.0} deltas/s", result.seconds, result.per_second);
+    println!("  server CPU                 {:.2} µs per delta", result.cpu_us);
     println!("  longest lag in /status     {} ms, 0 at the end", result.longest_lag_ms);
     println!("  server memory              {:.1} MB", result.rss_bytes as f64 / 1e6);
     Ok(true)
@@ -108,7 +108,7 @@ pub(crate) async fn measure(args: &IngestArgs) -> anyhow::Result<Ingested> {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
         let status = tokio::task::spawn_blocking(move || process::status(address)).await??;
-        let source = status.pointer("/sources/0").context("/status tells of no source")?;
+        let source = status.pointer("/sources/0").context("/status has no source")?;
         taken = source.get("deltas").and_then(serde_json::Value::as_u64).unwrap_or(0);
         longest_lag_ms = longest_lag_ms.max(source.get("lag_ms").and_then(serde_json::Value::as_u64).unwrap_or(0));
         bar.set_position(taken);

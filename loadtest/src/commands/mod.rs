@@ -1,4 +1,4 @@
-//! The commands, one file each. `workload` has the knobs that most of them share, `once` one run.
+//! The commands, one file each. `workload` has the options that most of them share, `once` executes one run.
 
 pub(crate) mod capacity;
 pub(crate) mod connections;

@@ -48,7 +48,7 @@ impl WorkerPool {
             }
             if Instant::now() > deadline {
                 bail!(
-                    "only {} of {sessions} sessions stand after {limit:?}, {} attempts failed",
+                    "only {} of {sessions} sessions are subscribed after {limit:?}, {} attempts failed",
                     progress.subscribed,
                     progress.connect_failures
                 );
@@ -100,7 +100,7 @@ struct Target {
     publish: SocketAddr,
     pid: u32,
     redis: Option<String>,
-    // Ended in this order when the run is over.
+    // Ended in this order after the run.
     _server: Option<Process>,
     _redis: Option<Process>,
     _directory: tempfile::TempDir,
@@ -143,7 +143,7 @@ fn target(args: &RunArgs, workload: &Workload) -> anyhow::Result<Target> {
     Ok(Target { server, publish, pid, redis, _server: process, _redis: redis_process, _directory: directory })
 }
 
-/// Which topics each session subscribes to.
+/// The topics of each session.
 pub(crate) fn assignments(workload: &Workload) -> Vec<Vec<u32>> {
     let mut rng = StdRng::seed_from_u64(workload.seed ^ 0x5eed);
     let all = workload.subscriptions >= workload.topics;

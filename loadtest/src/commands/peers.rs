@@ -62,14 +62,14 @@ struct Contender {
     args: RunArgs,
 }
 
-/// A server's name as it is written on the command line: `us-100-ms`.
+/// A server's name on the command line: `us-100-ms`.
 fn slug(name: &str) -> String {
     let words = name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join("-").to_lowercase()
 }
 
 /// A share of `n`, at least one.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded to what `n` is")]
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most `n`")]
 fn scaled(n: usize, scale: f64) -> usize {
     (n as f64 * scale.clamp(0.0, 1.0)).ceil().max(1.0) as usize
 }
@@ -118,7 +118,7 @@ fn contenders(args: &BenchArgs, capacity: f64) -> Vec<Contender> {
             }
         }
     }
-    // Two processes: one thread of ours opens fewer connections than these servers take.
+    // Two processes: one of our threads opens fewer connections than these servers accept.
     let run = || RunArgs { per_worker: scaled(5_000, args.scale), ..base(Name::W5, 1.0) };
     add("w5", "us", run());
     for one in [Peer::Uws, Peer::Ws, Peer::Nchan, Peer::Nats] {

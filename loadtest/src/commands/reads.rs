@@ -33,16 +33,16 @@ use crate::servers::process::until;
 /// Marks of the table in its document.
 const MARKS: Marks = Marks { begin: "<!-- reads: begin -->", end: "<!-- reads: end -->" };
 
-/// Time that the load behind the reads runs before they begin, and after them.
+/// How long the background load runs before the reads begin, and after them.
 const AROUND: Duration = Duration::from_secs(6);
 
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Topics that a subscribe is about: a watchlist.
+/// Number of topics in a subscribe: a watchlist.
 const WATCHLIST: usize = 20;
 
-/// Rest of a watcher between two subscribes: fewer commands a second than a session may send.
+/// Pause of a session between two subscribes: fewer commands per second than a session may send.
 const REST: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Args)]
@@ -130,7 +130,7 @@ async fn measure(args: &ReadsArgs) -> anyhow::Result<Measured> {
     };
     let topics = load.workload().topics;
     let behind = tokio::task::spawn_blocking(move || once(&load));
-    // Nearly all topics have a state: those sessions stand, and deltas flow.
+    // Nearly all topics have a state: the sessions are subscribed, and deltas flow.
     let names = tokio::task::spawn_blocking(move || {
         let mut names = Vec::new();
         until(Duration::from_secs(120), || {
@@ -140,7 +140,7 @@ async fn measure(args: &ReadsArgs) -> anyhow::Result<Measured> {
         .map(|()| names)
     })
     .await?
-    .context("the load behind the reads does not get going")?;
+    .context("the background load did not start")?;
 
     let mut connection = redis::Client::open(redis.as_str())?.get_multiplexed_async_connection().await?;
     let before = redis_reads(&mut connection).await?;
@@ -186,7 +186,7 @@ async fn measure(args: &ReadsArgs) -> anyhow::Result<Measured> {
     })
 }
 
-/// Topics that the server has.
+/// The server's topics.
 fn listed(address: SocketAddr) -> anyhow::Result<Vec<String>> {
     let answer: Value = serde_json::from_str(&process::body(address, "/api/topics?prefix=merge:")?)?;
     let names = answer.get("topics").and_then(Value::as_array).context("no list")?;
@@ -215,7 +215,7 @@ async fn read(
             break;
         }
         tokio::time::sleep_until(due.into()).await;
-        // Two requests in a row are about the same topic.
+        // Two consecutive requests are for the same topic.
         let name = names.get((number * 31 + n / 2 * 7) % names.len().max(1)).context("no topics")?;
         let tag = (n % 2 == 1).then(|| tags.get(name.as_str())).flatten().cloned();
         let outcome = tokio::time::timeout(PATIENCE, get(&mut sender, address, name, tag.as_deref())).await;
@@ -261,10 +261,10 @@ async fn watch(
         let at = |i: usize| names.get((number * 57 + round * 23 + i * 3) % names.len().max(1));
         let wanted: std::collections::BTreeSet<&str> = (0..WATCHLIST).filter_map(at).map(String::as_str).collect();
         let asked = Instant::now();
-        say(&mut socket, &json!({"op": "subscribe", "id": 1, "args": wanted})).await?;
+        send(&mut socket, &json!({"op": "subscribe", "id": 1, "args": wanted})).await?;
         let mut missing = wanted.len();
         while missing > 0 {
-            let message = hear(&mut socket).await?;
+            let message = receive(&mut socket).await?;
             if message.get("ok") == Some(&Value::Bool(false)) {
                 bail!("a subscribe was refused: {message}");
             }
@@ -274,8 +274,8 @@ async fn watch(
             .borrow_mut()
             .snapshot_us
             .saturating_record(u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX));
-        say(&mut socket, &json!({"op": "unsubscribe", "id": 2, "args": wanted})).await?;
-        while hear(&mut socket).await?.get("id") != Some(&json!(2)) {}
+        send(&mut socket, &json!({"op": "unsubscribe", "id": 2, "args": wanted})).await?;
+        while receive(&mut socket).await?.get("id") != Some(&json!(2)) {}
         tokio::time::sleep(REST).await;
         round += 1;
     }
@@ -291,7 +291,7 @@ async fn upgrade(address: SocketAddr) -> anyhow::Result<WebSocket<TcpStream>> {
     );
     stream.write_all(request.as_bytes()).await?;
     let mut head = Vec::new();
-    // The server says nothing before it is asked.
+    // The server sends nothing before the first command.
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.context("closed during the upgrade")?);
     }
@@ -303,12 +303,12 @@ async fn upgrade(address: SocketAddr) -> anyhow::Result<WebSocket<TcpStream>> {
     Ok(socket)
 }
 
-async fn say(socket: &mut WebSocket<TcpStream>, command: &Value) -> anyhow::Result<()> {
+async fn send(socket: &mut WebSocket<TcpStream>, command: &Value) -> anyhow::Result<()> {
     let frame = fastwebsockets::Frame::text(Payload::Owned(command.to_string().into_bytes()));
-    Ok(tokio::time::timeout(PATIENCE, socket.write_frame(frame)).await.context("the server does not read")??)
+    Ok(tokio::time::timeout(PATIENCE, socket.write_frame(frame)).await.context("the server did not read in time")??)
 }
 
-async fn hear(socket: &mut WebSocket<TcpStream>) -> anyhow::Result<Value> {
+async fn receive(socket: &mut WebSocket<TcpStream>) -> anyhow::Result<Value> {
     loop {
         let frame = tokio::time::timeout(PATIENCE, socket.read_frame()).await.context("no answer in time")??;
         match frame.opcode {
@@ -319,7 +319,7 @@ async fn hear(socket: &mut WebSocket<TcpStream>) -> anyhow::Result<Value> {
     }
 }
 
-/// Commands that read something and are not how a stream is followed (`XREAD`, and one `GET` of its epoch with each).
+/// Number of commands that read something and do not follow a stream (`XREAD`, each with one `GET` of its epoch).
 async fn redis_reads(connection: &mut redis::aio::MultiplexedConnection) -> anyhow::Result<u64> {
     let stats: String = redis::cmd("INFO").arg("commandstats").query_async(connection).await?;
     let calls = |name: &str| {

@@ -11,7 +11,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<bool> {
     if args.workload == Name::W7 && args.rate.is_none() {
         let capacity = crate::commands::capacity::find(&args)?;
         println!(
-            "this machine delivers {capacity:.0} a second to {} sessions; three times that is offered",
+            "this machine delivers {capacity:.0} per second to {} sessions; the load is three times that",
             args.workload().sessions
         );
         args.rate = Some(3.0 * capacity / args.workload().sessions as f64);

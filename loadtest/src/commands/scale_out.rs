@@ -30,11 +30,11 @@ const NGINX_MARKS: Marks = Marks { begin: "<!-- scale-out, nginx: begin -->", en
 /// Longest wait for the end of an event.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Time between two looks at the sessions, and between two at the nodes.
+/// Interval between two checks of the sessions, and between two of the nodes.
 const LOOK: Duration = Duration::from_millis(50);
 const LOOK_AT_NODES: Duration = Duration::from_millis(250);
 
-/// Traffic goes on for so long around each event.
+/// How long traffic runs before and after each event.
 const QUIET: Duration = Duration::from_secs(3);
 
 /// Most sockets of a balancer: it has 20,000 descriptors and needs two per socket.
@@ -316,7 +316,7 @@ async fn measure(args: &ScaleOutArgs) -> anyhow::Result<(Report, Vec<Event>)> {
 struct Before {
     at: Instant,
     subscribed: u64,
-    /// Sessions that have to move.
+    /// Number of sessions that must move.
     moved: u64,
 }
 
@@ -351,7 +351,10 @@ async fn watched(
             }
         }
         if before.at.elapsed() > PATIENCE {
-            bail!("{what}: not over after {PATIENCE:?}: {} stand, the nodes have {counts:?}", look.standing);
+            bail!(
+                "{what}: not over after {PATIENCE:?}: {} sessions subscribed, the nodes have {counts:?}",
+                look.standing
+            );
         }
         tokio::time::sleep(LOOK_AT_NODES).await;
     }
@@ -374,7 +377,10 @@ async fn filled(args: &ScaleOutArgs, watch: &Watch, before: Before, full: &Node,
             moved += full.shed(args.shed_window())?.unwrap_or(0);
         }
         if before.at.elapsed() > PATIENCE {
-            bail!("one added: not over after {PATIENCE:?}: {} stand, the nodes have {counts:?}", look.standing);
+            bail!(
+                "one added: not over after {PATIENCE:?}: {} sessions subscribed, the nodes have {counts:?}",
+                look.standing
+            );
         }
         tokio::time::sleep(LOOK_AT_NODES).await;
     }

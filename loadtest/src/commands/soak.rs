@@ -176,7 +176,7 @@ pub(crate) fn run(args: &SoakArgs) -> anyhow::Result<bool> {
     let outcome = soak.go(&mut test_bed, &mut servers);
     soak.bar.finish_and_clear();
     if let Err(error) = outcome {
-        // Ctrl-C ends it early, with a report of what there is.
+        // Ctrl-C ends it early, with a report of the time so far.
         if !interrupt::came() {
             return Err(error);
         }
@@ -230,7 +230,7 @@ struct Soak {
     bar: ProgressBar,
     samples: Vec<Sample>,
     sampled: Option<Instant>,
-    /// Seconds until whole, by fault.
+    /// Seconds until recovery, by fault.
     whole_s: BTreeMap<Fault, Vec<f64>>,
     late: Vec<String>,
 }
@@ -257,7 +257,7 @@ impl Soak {
         for turn in TURNS.into_iter().cycle() {
             let next = Instant::now() + between;
             let left = self.total.saturating_sub(self.began.elapsed());
-            // The last ones must have time to heal.
+            // The last fault needs time for recovery.
             if left < between.max(Duration::from_secs(20)) {
                 return self.wait(test_bed, servers, left, "no more faults");
             }
@@ -372,7 +372,7 @@ impl Soak {
         Ok(())
     }
 
-    /// The two stretches that are compared, in seconds.
+    /// The two windows that are compared, in seconds.
     fn windows(&self) -> [(f64, f64); 2] {
         let end = self.samples.last().map_or(0.0, |s| s.s);
         let warm = (end / 12.0).max(WARM_UP_MIN.as_secs_f64()).min(end / 2.0);
@@ -384,14 +384,14 @@ impl Soak {
         median(self.samples.iter().filter(|s| s.s >= from && s.s <= to).map(of).collect()).unwrap_or(0.0)
     }
 
-    /// Growth by the least squares after the warm-up, a second.
+    /// Growth per second after the warm-up, by least squares.
     fn slope(&self, of: fn(&Sample) -> f64) -> f64 {
         let [(from, _), _] = self.windows();
         let points: Vec<(f64, f64)> = self.samples.iter().filter(|s| s.s >= from).map(|s| (s.s, of(s))).collect();
         slope(&points)
     }
 
-    /// Name, whether it is so, and figures.
+    /// Name, result and figures of each check.
     fn flat(&self) -> Vec<(String, bool, String)> {
         let [first, last] = self.windows();
         let rss: fn(&Sample) -> f64 = |s| s.rss_bytes as f64;
@@ -404,7 +404,7 @@ impl Soak {
                 "memory is flat".to_owned(),
                 rss_last <= rss_first * (1.0 + RSS_SLACK) + RSS_SLACK_BYTES,
                 format!(
-                    "median of {}: {:.1} MB, of {}: {:.1} MB; {:+.2} MB an hour",
+                    "median of {}: {:.1} MB, of {}: {:.1} MB; {:+.2} MB per hour",
                     minutes(first),
                     rss_first / 1e6,
                     minutes(last),
@@ -415,7 +415,7 @@ impl Soak {
             (
                 "descriptors are flat".to_owned(),
                 fd_last <= fd_first * (1.0 + DESCRIPTORS_SLACK) + DESCRIPTORS_SLACK_COUNT,
-                format!("{fd_first:.0}, then {fd_last:.0}; {:+.1} an hour", self.slope(descriptors) * 3_600.0),
+                format!("{fd_first:.0}, then {fd_last:.0}; {:+.1} per hour", self.slope(descriptors) * 3_600.0),
             ),
             (
                 format!("whole within {LIMIT:?} after every fault"),
@@ -437,10 +437,10 @@ impl Soak {
         );
         let row = |name: &str, value: String| println!("  {name:<36} {value}");
         row("deliveries", format!("{} of {} deltas", verdict.seen.deliveries, verdict.acknowledged));
-        row("sessions came and went, or changed", format!("{} times", verdict.seen.turns));
+        row("sessions left, returned or changed", format!("{} times", verdict.seen.turns));
         for (fault, whole) in &self.whole_s {
             let worst = whole.iter().copied().fold(0.0, f64::max);
-            row(fault.name(), format!("{} times; whole at the latest {worst:.1} s after it", whole.len()));
+            row(fault.name(), format!("{} times; recovered at most {worst:.1} s after it", whole.len()));
         }
         row("clients saw", verdict.saw.clone());
         for check in &verdict.checks {
@@ -450,7 +450,7 @@ impl Soak {
         let (rss, descriptors) = (points(|s| s.rss_bytes as f64 / 1e6), points(|s| s.descriptors as f64));
         let sessions = points(|s| s.sessions);
         let panels = [
-            Panel { title: "resident memory of the node that lives, MB", points: &rss },
+            Panel { title: "resident memory of the node that runs throughout, MB", points: &rss },
             Panel { title: "its open descriptors", points: &descriptors },
             Panel { title: "its sessions", points: &sessions },
         ];
@@ -458,7 +458,7 @@ impl Soak {
         if let Some(folder) = args.svg.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let title = format!("W2 with churn and faults, {minutes:.0} minutes; the shaded stretches are compared");
+        let title = format!("W2 with churn and faults, {minutes:.0} minutes; the shaded windows are compared");
         std::fs::write(&args.svg, lines(&title, &panels, &shaded)).with_context(|| args.svg.display().to_string())?;
         println!("  picture: {}", args.svg.display());
         if let Some(path) = &args.json {
@@ -472,7 +472,7 @@ impl Soak {
     }
 }
 
-/// Of the line that fits the points best.
+/// Slope of the line that fits the points best.
 fn slope(points: &[(f64, f64)]) -> f64 {
     let n = points.len().max(1) as f64;
     let (mean_x, mean_y) = points.iter().fold((0.0, 0.0), |(x, y), p| (x + p.0 / n, y + p.1 / n));
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn what_grows_is_seen_and_noise_is_not() {
+    fn growth_is_detected_and_noise_is_not() {
         let soak = |growth: u64| {
             let mut soak = Soak::new(Duration::ZERO, ProgressBar::hidden());
             soak.samples = (0..1_800u64)

@@ -21,7 +21,7 @@ pub(crate) enum Name {
     W3,
     /// Idle: 15,000 sessions, 1 subscription
     W4,
-    /// Storm: 10,000 sessions drop and come back at once, each with recovery
+    /// Storm: 10,000 sessions drop and reconnect at once, each with recovery
     W5,
     /// Slow: W2 with 1 % of the sockets never reading
     W6,
@@ -48,10 +48,10 @@ pub(crate) struct RunArgs {
     /// Sessions
     #[arg(long)]
     pub(crate) sessions: Option<usize>,
-    /// Topics in all
+    /// Number of topics
     #[arg(long)]
     pub(crate) topics: Option<usize>,
-    /// Subscriptions of each session
+    /// Subscriptions per session
     #[arg(long)]
     pub(crate) subscriptions: Option<usize>,
     /// Deltas per second, over all topics
@@ -84,10 +84,10 @@ pub(crate) struct RunArgs {
     /// Ask for one message per write (`plain`; in Centrifuge this is always so)
     #[arg(long)]
     pub(crate) batch: bool,
-    /// Another server in place of ours, by name; see `make bench-peers`
+    /// Another server instead of ours, by name; see `make bench-peers`
     #[arg(long, conflicts_with_all = ["url", "via", "dialect"])]
     pub(crate) peer: Option<Peer>,
-    /// One session in so many never reads [default: 100 in W6, else none]
+    /// One session in this many never reads [default: 100 in W6, else none]
     #[arg(long)]
     pub(crate) slow_every: Option<usize>,
     /// W8: multiple of the recorded pace
@@ -96,10 +96,10 @@ pub(crate) struct RunArgs {
     /// W8: folder of the recordings
     #[arg(long, default_value = "../shared/data")]
     pub(crate) data: PathBuf,
-    /// W8: stop after so many seconds of the recording
+    /// W8: stop after this many seconds of the recording
     #[arg(long)]
     pub(crate) recording_seconds: Option<f64>,
-    /// Server to load, in place of one of our own: http://HOST:PORT
+    /// Server to load, instead of starting one: http://HOST:PORT
     #[arg(long, requires = "pid")]
     pub(crate) url: Option<String>,
     /// Process ID of that server, for its CPU time and memory
@@ -108,22 +108,22 @@ pub(crate) struct RunArgs {
     /// Publish key of that server
     #[arg(long, env = "NEXUS_API_KEY", hide_env_values = true)]
     pub(crate) key: Option<String>,
-    /// Redis to go through, in place of one of our own
+    /// Redis to use, instead of starting one
     #[arg(long)]
     pub(crate) redis: Option<String>,
-    /// Shards of the server that is started
+    /// Shards of the started server
     #[arg(long)]
     pub(crate) shards: Option<usize>,
-    /// How the server that is started writes to sockets: auto, epoll or io_uring
+    /// How the started server writes to sockets: auto, epoll or io_uring
     #[arg(long, default_value = "auto", value_parser = ["auto", "epoll", "io_uring"])]
     pub(crate) flush: String,
-    /// Sessions over TLS (1.3), to a server that is started
+    /// Sessions over TLS (1.3), to a started server
     #[arg(long, conflicts_with = "url")]
     pub(crate) tls: bool,
     /// Flush interval of its namespaces, such as 100ms
     #[arg(long, default_value = "0s")]
     pub(crate) flush_interval: String,
-    /// Program of the server that is started [default: nexus-push beside this program]
+    /// Program of the started server [default: nexus-push beside this program]
     #[arg(long)]
     pub(crate) server: Option<PathBuf>,
     /// Receive buffer of each session's socket, in bytes. Unread data waits there, and above that in the server, which

@@ -40,7 +40,7 @@ pub(crate) struct Expected {
 }
 
 impl Expected {
-    /// Takes a delta in, as the topic would.
+    /// Applies a delta, as the topic does.
     pub(crate) fn take(&mut self, class: Class, snapshot: bool, data: &str) -> anyhow::Result<()> {
         self.deltas += 1;
         match class {
@@ -138,7 +138,11 @@ impl Publisher {
             }
             self.send(batch).await?;
             let late = began.elapsed() > PATIENCE * duration;
-            anyhow::ensure!(!late, "after {:?} the server had taken only {i} deltas of {duration:?}", began.elapsed());
+            anyhow::ensure!(
+                !late,
+                "after {:?} the server had accepted only {i} of the deltas due in {duration:?}",
+                began.elapsed()
+            );
         }
     }
 
@@ -219,7 +223,7 @@ impl Publisher {
 /// The offset that every node gives to an entry.
 pub(crate) fn offset_of(id: &str) -> anyhow::Result<u64> {
     let id: EntryId = id.parse().map_err(anyhow::Error::msg)?;
-    Ok(id.offset().context("an ID that has no offset")?.get())
+    Ok(id.offset().context("an ID without an offset")?.get())
 }
 
 /// By topic name.

@@ -17,7 +17,7 @@ use crate::servers::peer::Peer;
 /// Time in which a peer must take a batch.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A connection to a peer.
+/// A connection to another server.
 pub(crate) struct RawPublisher {
     stream: TcpStream,
     address: SocketAddr,
@@ -61,18 +61,18 @@ impl RawPublisher {
         }
         let answers = if self.peer == Peer::Nats { 1 } else { batch.len() };
         tokio::time::timeout(TIMEOUT, async {
-            // Answers are read while requests are written: neither side's buffers may fill up.
+            // Answers are read while requests are written, so that no side's buffers fill up.
             let (mut reader, mut writer) = self.stream.split();
             let (written, read) = tokio::join!(writer.write_all(&bytes), answered(&mut reader, self.peer, answers));
             written?;
             read
         })
         .await
-        .context("the peer does not take what is published")??;
+        .context("the peer did not accept a batch in time")??;
         Ok(offsets)
     }
 
-    /// One request on a connection of its own: sockudo closes each after its answer.
+    /// Sends one request on its own connection: sockudo closes each after its answer.
     async fn publish_alone(&self, request: &[u8]) -> anyhow::Result<()> {
         tokio::time::timeout(TIMEOUT, async {
             let mut stream = TcpStream::connect(self.address).await?;
@@ -80,7 +80,7 @@ impl RawPublisher {
             answered(&mut stream, self.peer, 1).await
         })
         .await
-        .context("the peer does not take what is published")?
+        .context("the peer did not accept a publish in time")?
     }
 }
 
@@ -101,7 +101,7 @@ async fn answered(reader: &mut (impl tokio::io::AsyncRead + Unpin), peer: Peer, 
             }
         }
         seen += kept.windows(good.len()).filter(|w| *w == good).count();
-        // What was counted must not be counted again; a part of the next one may be there already.
+        // Counted answers must not be counted again; a part of the next one may follow them.
         let last = kept.windows(good.len()).rposition(|w| w == good).map_or(0, |at| at + good.len());
         let tail = kept.len().saturating_sub(good.len() - 1).max(last);
         kept.drain(..tail);
@@ -132,7 +132,7 @@ fn request(peer: Peer, topic: &str, envelope: &str) -> anyhow::Result<String> {
             let signature = hex(&mac.finalize().into_bytes());
             post(&format!("/apps/app-id/events?{query}&auth_signature={signature}"), "application/json", &body)
         }
-        other => bail!("{} is published to by /api/batch", other.name()),
+        other => bail!("publishing to {} uses /api/batch", other.name()),
     })
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn rewrite(path: &std::path::Path, marks: &Marks, text: &str) -> anyh
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => format!("# Benchmarks\n\n{begin}\n{end}\n"),
         Err(error) => return Err(error).with_context(|| path.display().to_string()),
     };
-    let lost = || format!("{}: the mark {begin} or {end} is missing, put it where the figures belong", path.display());
+    let lost = || format!("{}: the mark {begin} or {end} is missing; put it where the figures belong", path.display());
     let (before, rest) = old.split_once(begin).with_context(lost)?;
     let (_, after) = rest.split_once(end).with_context(lost)?;
     std::fs::write(path, format!("{before}{begin}\n\n{}\n\n{end}{after}", text.trim()))

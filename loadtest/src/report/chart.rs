@@ -69,7 +69,7 @@ pub(crate) struct Panel<'a> {
 
 const PANEL: f64 = 110.0;
 
-/// Quantities over the same minutes, one below the other, each from zero; `shaded` are stretches of them, in minutes.
+/// Several quantities over the same minutes, one below the other, each from zero; `shaded` are windows, in minutes.
 pub(crate) fn lines(title: &str, panels: &[Panel<'_>], shaded: &[(f64, f64)]) -> String {
     let minutes = panels.iter().flat_map(|p| p.points).map(|(m, _)| *m).fold(0.1_f64, f64::max);
     let x = |minute: f64| 60.0 + (WIDTH - 72.0) * minute / minutes;

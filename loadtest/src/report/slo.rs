@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 pub(crate) enum Objective {
     /// A latency quantile (`max` is 1.0) and its bound in ms.
     Quantile { name: String, quantile: f64, bound_ms: f64 },
-    /// Share of sessions or deliveries that went wrong, at most.
+    /// Largest share of failed sessions or deliveries.
     Errors { bound: f64 },
 }
 
@@ -37,7 +37,7 @@ fn one(part: &str) -> anyhow::Result<Objective> {
         "max" => 1.0,
         _ => match name.strip_prefix('p').and_then(|p| p.parse::<f64>().ok()) {
             Some(p) if (0.0..=100.0).contains(&p) => p / 100.0,
-            _ => bail!("--slo {part:?}: there are p50, p95, p99, p99.9, max and errors"),
+            _ => bail!("--slo {part:?}: the names are p50, p95, p99, p99.9, max and errors"),
         },
     };
     Ok(Objective::Quantile { name: name.to_owned(), quantile, bound_ms })

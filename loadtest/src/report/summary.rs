@@ -12,7 +12,7 @@ use crate::publish::publisher::Expected;
 use crate::report::slo::Objective;
 use crate::worker::message::Outcome;
 
-/// A check's name and, if it failed, why.
+/// A check's name, its result and the figures.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Check {
     pub(crate) name: String,
@@ -44,7 +44,7 @@ pub(crate) struct Latency {
 }
 
 impl Latency {
-    /// Of what was recorded in µs.
+    /// Quantiles of values recorded in µs.
     pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
         let ms = |q: f64| histogram.value_at_quantile(q) as f64 / 1_000.0;
         Self {
@@ -169,16 +169,15 @@ impl Report {
     ) {
         let faults = self.fault_texts.join("; ");
         self.checked(
-            "offsets rise strictly, no holes, nothing refused",
+            "offsets rise strictly, no gaps, nothing refused",
             self.faults == 0,
             format!("{} faults {faults}", self.faults),
         );
         let closed: u64 = self.closes.values().sum();
         let closes = format!("{closed} closed: {:?}", self.closes);
         if workload.is_replay() || self.closes_are_meant {
-            // Replay: a thousand sessions on everything an exchange says is more than this harness can read at busy moments:
-            // its slow sessions are closed by design. What counts is that
-            // they come back and miss nothing.
+            // Replay: a thousand sessions on all topics of an exchange are more than this harness can read at busy
+            // moments, so slow sessions are closed by design. They must return and miss nothing.
             let detail = format!("{closes}; {} subscriptions recovered, {} not", self.recovered, self.not_recovered);
             self.checked("sessions that were closed recovered", self.not_recovered == 0, detail);
         } else {
@@ -202,7 +201,7 @@ impl Report {
             }
         }
         let detail = format!(
-            "{ends} ends compared; {} differ {}",
+            "{ends} final states compared; {} differ {}",
             wrong.len(),
             wrong.iter().take(5).cloned().collect::<Vec<_>>().join(", ")
         );
@@ -319,14 +318,14 @@ impl Report {
             row(
                 "deliveries",
                 format!(
-                    "{} ({:.0}/s), standing for {} deltas",
+                    "{} ({:.0}/s), in place of {} deltas",
                     self.deliveries,
                     self.deliveries as f64 / self.total_s,
                     self.represented
                 ),
             );
-            row("server CPU", format!("{:.2} s, {:.2} µs a delivery", self.cpu_s, self.cpu_per_delivery_us()));
-            row("bytes a delivery", format!("{:.0}", self.bytes as f64 / (self.deliveries.max(1)) as f64));
+            row("server CPU", format!("{:.2} s, {:.2} µs per delivery", self.cpu_s, self.cpu_per_delivery_us()));
+            row("bytes per delivery", format!("{:.0}", self.bytes as f64 / (self.deliveries.max(1)) as f64));
         }
         if let Some(storm) = &self.storm {
             row("storm", format!("all back in {:.2} s, {:.0} connects/s", storm.whole_s, storm.connects_per_s));
@@ -350,7 +349,7 @@ impl Report {
                     l.p50_ms, l.p95_ms, l.p99_ms, l.p99_9_ms, l.max_ms
                 ),
             );
-            row("publisher late at most", format!("{:.2} ms (counted in the latency)", self.publisher_late_ms));
+            row("largest delay of the publisher", format!("{:.2} ms (counted in the latency)", self.publisher_late_ms));
         }
         for check in &self.checks {
             println!("  {check}");
@@ -392,7 +391,7 @@ impl Report {
     }
 }
 
-/// One histogram of all workers.
+/// The histograms of all workers, combined.
 pub(crate) fn histogram(outcomes: &[Outcome]) -> anyhow::Result<Histogram<u64>> {
     let mut sum = Histogram::new_with_bounds(1, crate::client::shared::LATENCY_US_MAX, 3)?;
     for outcome in outcomes {

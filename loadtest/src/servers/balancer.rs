@@ -1,4 +1,4 @@
-//! The real HAProxy or nginx in front of nodes, with the configuration of `deploy/`.
+//! A real HAProxy or nginx in front of nodes, with the configuration of `deploy/`.
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -79,7 +79,7 @@ impl Balancer {
         let address = SocketAddr::from(([127, 0, 0, 1], plan.listen));
         until(Duration::from_secs(10), || TcpStream::connect(address).is_ok()).with_context(|| {
             let log = std::fs::read_to_string(directory.join("front.log")).unwrap_or_default();
-            format!("{} does not listen:\n{log}", self.name())
+            format!("{} is not listening:\n{log}", self.name())
         })?;
         Ok((process, address))
     }

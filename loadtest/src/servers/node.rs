@@ -1,4 +1,4 @@
-//! One of several servers of our own, all on one Redis.
+//! One of several servers of our own on one Redis.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub(crate) struct Setup {
     /// Program [default: nexus-push beside this program].
     pub(crate) program: Option<PathBuf>,
     pub(crate) redis: String,
-    /// One thread each: the nodes share the machine.
+    /// One thread each, because the nodes share the machine.
     pub(crate) shards: usize,
     pub(crate) drain_window: String,
 }
@@ -51,7 +51,7 @@ impl Node {
 
     pub(crate) fn sessions(&self) -> anyhow::Result<u64> {
         let status = status(self.address).with_context(|| self.name.clone())?;
-        status.pointer("/sessions/now").and_then(serde_json::Value::as_u64).context("/status tells no sessions")
+        status.pointer("/sessions/now").and_then(serde_json::Value::as_u64).context("/status has no sessions")
     }
 
     pub(crate) fn cpu_time(&self) -> anyhow::Result<Duration> {

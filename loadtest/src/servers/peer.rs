@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::client::protocol::{PUSHER_KEY, Protocol};
 use crate::servers::process::{Process, free_port, until};
 
-/// A server that is not ours.
+/// A server other than ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Peer {
@@ -25,7 +25,7 @@ pub(crate) enum Peer {
     Nchan,
     /// nats-server with its WebSocket listener
     Nats,
-    /// sockudo (Pusher protocol), if it was installed
+    /// sockudo (Pusher protocol), if it is installed
     Sockudo,
     /// The floor: one ready frame, one `send` per socket
     Floor,
@@ -160,7 +160,7 @@ impl Peer {
         let up = until(Duration::from_secs(20), || TcpStream::connect(address).is_ok());
         up.with_context(|| {
             let log = std::fs::read_to_string(directory.join("peer.log")).unwrap_or_default();
-            format!("{} does not listen:\n{log}", self.name())
+            format!("{} is not listening:\n{log}", self.name())
         })?;
         Ok((process, address, publish.unwrap_or(address)))
     }

@@ -62,7 +62,7 @@ pub(crate) fn start_redis(directory: &Path) -> anyhow::Result<(Process, String)>
     Ok((process, format!("redis://127.0.0.1:{port}")))
 }
 
-/// How to start a server of our own.
+/// How to start our own server.
 pub(crate) struct OwnServer<'a> {
     /// The program; without one, `nexus-push` beside this program.
     pub(crate) program: Option<&'a Path>,
@@ -169,7 +169,7 @@ fn ready(address: SocketAddr) -> bool {
 
 /// The server's `/status`.
 pub(crate) fn status(address: SocketAddr) -> anyhow::Result<serde_json::Value> {
-    serde_json::from_str(&body(address, "/status")?).context("/status is no JSON")
+    serde_json::from_str(&body(address, "/status")?).context("/status is not JSON")
 }
 
 /// The body of the answer to a GET.
@@ -184,14 +184,14 @@ pub(crate) fn until(limit: Duration, mut so: impl FnMut() -> bool) -> anyhow::Re
     let deadline = Instant::now() + limit;
     while !so() {
         if Instant::now() > deadline {
-            bail!("not within {limit:?}");
+            bail!("time-out after {limit:?}");
         }
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
 }
 
-/// A process and those that it started.
+/// A process and its descendants.
 fn family(pid: u32) -> Vec<u32> {
     let mut all = vec![pid];
     let mut at = 0;
@@ -203,7 +203,7 @@ fn family(pid: u32) -> Vec<u32> {
     all
 }
 
-/// CPU time of a process and those that it started, user and kernel.
+/// CPU time of a process and its descendants, user and kernel.
 pub(crate) fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
     let mut ticks = 0;
     for pid in family(pid) {
@@ -214,7 +214,7 @@ pub(crate) fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
     Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
 }
 
-/// Resident memory of a process and those that it started, in bytes.
+/// Resident memory of a process and its descendants, in bytes.
 pub(crate) fn rss_bytes(pid: u32) -> u64 {
     let one = |pid: u32| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

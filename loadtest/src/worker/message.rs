@@ -13,19 +13,19 @@ use crate::client::shared::Endurance;
 /// The first message to a worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Spec {
-    /// Sessions begin with one of the first `homes`, in turn.
+    /// Sessions begin with one of the first `homes` servers, in turn.
     pub(crate) servers: Vec<SocketAddr>,
     pub(crate) homes: usize,
     /// Set if sessions must survive faults, and deltas are numbered.
     pub(crate) endurance: Option<Endurance>,
-    /// Over TLS.
+    /// Whether to use TLS.
     pub(crate) tls: bool,
     pub(crate) topics: Vec<String>,
     /// Their classes.
     pub(crate) classes: Vec<Class>,
     pub(crate) protocol: Protocol,
     pub(crate) max_rate: Option<f64>,
-    /// One session in so many never reads; 0 is none.
+    /// One session in this many never reads; 0 means none.
     pub(crate) slow_every: usize,
     pub(crate) deflate: bool,
     pub(crate) batch: bool,
@@ -72,13 +72,14 @@ impl Spec {
 pub(crate) enum Order {
     /// Open all sessions, this many per second.
     Connect { rate: f64 },
-    /// Latency counts from now on.
+    /// Measure latency from now on.
     Mark,
     /// Cut all sessions off, without telling the server.
     Drop,
-    /// Sessions come and go from now on, and change what they are subscribed to.
+    /// From now on, sessions leave, come back, and change their subscriptions.
     Churn(Churn),
-    /// Wait until every session has these offsets (where deltas are numbered: these numbers), or so long; then report.
+    /// Wait until every session has these offsets (or these numbers, if deltas are numbered), or for this time; then
+    /// report.
     Finish { offsets: Vec<u64>, numbers: Vec<u64>, timeout_s: f64 },
 }
 
@@ -91,10 +92,10 @@ pub(crate) struct Progress {
     pub(crate) standing: u64,
     pub(crate) deliveries: u64,
     pub(crate) connect_failures: u64,
-    /// When it was said, ns of the monotonic clock.
+    /// The time of this report, ns of the monotonic clock.
     pub(crate) at_ns: u64,
-    /// Numbered deltas: the lowest number that a session is at, on the first topic, which all have. Sessions that are
-    /// away of their own will do not count.
+    /// Numbered deltas: the lowest number that a session has on the first topic, which all have. Sessions that are
+    /// intentionally away do not count.
     pub(crate) pulse: u64,
     pub(crate) faults: u64,
     pub(crate) stale: u64,
@@ -121,11 +122,11 @@ pub(crate) struct Outcome {
     pub(crate) stale: u64,
     pub(crate) fresh: u64,
     pub(crate) turns: u64,
-    /// Topic, number and how often: what came again, in all sessions.
+    /// Topic, number and count of repeated deltas, over all sessions.
     pub(crate) repeats: Vec<(u32, u64, u64)>,
     /// Sessions that did not get to the end of a topic, each counted once.
     pub(crate) incomplete: u64,
-    /// By topic: digest of what sessions ended with, and how many ended so.
+    /// By topic: digests of the final states, and the number of sessions with each.
     pub(crate) finals: Vec<Vec<(u64, u64)>>,
     /// Latency histogram (V2), hex.
     pub(crate) latency: String,

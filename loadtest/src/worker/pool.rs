@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use crate::servers::process::Process;
 use crate::worker::message::{Message, Order, Outcome, Progress, Spec};
 
-/// A worker process and the line to it.
+/// A worker process, and the pipes to it.
 pub(crate) struct Worker {
     pub(crate) process: Process,
     stdin: ChildStdin,
@@ -62,7 +62,7 @@ impl Worker {
     pub(crate) fn order(&mut self, order: &Order) -> anyhow::Result<()> {
         serde_json::to_writer(&mut self.stdin, order)?;
         self.stdin.write_all(b"\n")?;
-        self.stdin.flush().context("a worker is gone")
+        self.stdin.flush().context("a worker has ended")
     }
 }
 
@@ -74,7 +74,7 @@ pub(crate) struct WorkerPool {
 }
 
 impl WorkerPool {
-    /// Starts them, in a network namespace if one is named.
+    /// Starts them, in a network namespace if one is given.
     pub(crate) fn start(specs: &[Spec], namespace: Option<&str>) -> anyhow::Result<Self> {
         let workers = specs.iter().map(|spec| Worker::start(spec, namespace)).collect::<anyhow::Result<Vec<_>>>()?;
         let count = workers.len();
@@ -85,7 +85,7 @@ impl WorkerPool {
         self.workers.iter_mut().try_for_each(|w| w.order(order))
     }
 
-    /// SIGSTOP or SIGCONT to all of them.
+    /// Sends SIGSTOP or SIGCONT to all of them.
     pub(crate) fn pause(&self, pause: bool) -> anyhow::Result<()> {
         let signal = if pause { Signal::STOP } else { Signal::CONT };
         self.workers.iter().try_for_each(|worker| worker.process.signal(signal))
@@ -96,7 +96,7 @@ impl WorkerPool {
         self.listen_closely(|_| {})
     }
 
-    /// The same, and tells what all together were at after each thing that one of them said.
+    /// As `listen`; also calls `tell` with the combined progress after each report.
     pub(crate) fn listen_closely(&mut self, mut tell: impl FnMut(&Progress)) -> Progress {
         for at in 0..self.workers.len() {
             let Some(messages) = self.workers.get(at).map(|w| w.messages.try_iter().collect::<Vec<_>>()) else {

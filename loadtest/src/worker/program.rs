@@ -26,10 +26,10 @@ use crate::client::shared::{Clock, Counts, LATENCY_US_MAX, Shared, monotonic_ns}
 use crate::client::transport;
 use crate::worker::message::{Message, Order, Outcome, Progress, Spec};
 
-/// Connections that a worker opens at once.
+/// Largest number of connections that a worker opens at once.
 const OPENING_MAX: usize = 384;
 
-fn say(message: &Message) {
+fn send(message: &Message) {
     let mut out = std::io::stdout().lock();
     let _ = serde_json::to_writer(&mut out, message);
     let _ = out.write_all(b"\n");
@@ -41,7 +41,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     LocalSet::new().block_on(&runtime, work())
 }
 
-/// Addresses to connect from: each has some 28,000 ports of its own. Only where the server is on loopback.
+/// The addresses to connect from: each has some 28,000 ports. Only if the server is on loopback.
 fn sources(servers: &[SocketAddr], addresses: u8) -> Vec<IpAddr> {
     if !servers.iter().all(|server| server.ip().is_loopback() && server.is_ipv4()) {
         return Vec::new();
@@ -96,7 +96,7 @@ async fn work() -> anyhow::Result<()> {
     tokio::task::spawn_local(async move {
         loop {
             tokio::time::sleep(Duration::from_millis(50)).await;
-            say(&Message::Progress(progress(&ticker, &told)));
+            send(&Message::Progress(progress(&ticker, &told)));
         }
     });
     let mut churning: Option<JoinHandle<()>> = None;
@@ -122,7 +122,7 @@ async fn work() -> anyhow::Result<()> {
                 }
                 let incomplete = wait_for(&sessions, &offsets, &numbers, Duration::from_secs_f64(timeout_s)).await;
                 shared.ending.set(true);
-                say(&Message::Outcome(Box::new(outcome(&shared, &sessions, incomplete)?)));
+                send(&Message::Outcome(Box::new(outcome(&shared, &sessions, incomplete)?)));
                 return Ok(());
             }
         }
@@ -140,7 +140,7 @@ async fn open_all(sessions: Vec<Rc<Session>>, shared: Rc<Shared>, tasks: Rc<RefC
                 tokio::time::sleep_until(due.into()).await;
             }
         }
-        // The place in the line is given up once the session stands.
+        // The permit is released once the session is subscribed.
         *session.opening.borrow_mut() = opening.clone().acquire_owned().await.ok();
         tasks.borrow_mut().push(tokio::task::spawn_local(session.run(shared.clone())));
     }
@@ -152,7 +152,7 @@ fn progress(shared: &Shared, sessions: &[Rc<Session>]) -> Progress {
         None => 0,
         Some(_) => {
             let there = sessions.iter().filter(|s| !s.is_slow() && !s.away.get());
-            // Who has just begun has none yet; whether it got any is seen in the end.
+            // A new session has none yet; whether it got any is checked at the end.
             there.filter_map(|s| s.tracks.borrow().first().and_then(|t| t.number)).min().unwrap_or(0)
         }
     };
