@@ -1,4 +1,4 @@
-//! The server as its users meet it: the real program on a real port, real sockets, a real Redis.
+//! The server from outside: the real program on a real port, real sockets, a real Redis.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 

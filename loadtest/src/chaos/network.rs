@@ -151,7 +151,7 @@ fn copy(mut from: TcpStream, mut to: TcpStream, cut: &AtomicBool, ended: &Atomic
             Err(_) => break,
         };
         // Bytes that were read just before the cut wait too.
-        held(cut, ended);
+        wait_while_cut(cut, ended);
         if to.write_all(buffer.get(..n).unwrap_or_default()).is_err() {
             break;
         }

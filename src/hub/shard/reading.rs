@@ -72,7 +72,7 @@ impl Shard {
     }
 
     /// The same, but for its turn.
-    fn is_held_up(&self, index: SessionIndex, session: &Session) -> Option<Reading> {
+    fn waits_for(&self, index: SessionIndex, session: &Session) -> Option<Reading> {
         let awaits_answer = session.deferred.as_ref().is_some_and(|deferred| !deferred.ready);
         let backlog = session.output.backlog.as_ref().map_or(0, |backlog| backlog.len());
         held_up(awaits_answer, backlog, self.config.limits.backlog_bytes, || {

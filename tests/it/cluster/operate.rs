@@ -63,19 +63,19 @@ async fn disconnect_and_unsubscribe_do_as_the_sdks_understand() {
     call(&server, "unsubscribe", json!({"user": "ann", "channel": "room:1"}));
     assert_eq!(ann.until("unsubscribed").await["code"], 2000);
     assert_eq!(bob.until("leave").await["info"]["user"], "ann");
-    // Below 3500 they come back, and are subscribed again.
+    // For codes below 3500 clients reconnect and subscribe again.
     call(&server, "disconnect", json!({"user": "bob", "disconnect": {"code": 4000, "reason": "moved"}}));
     let event = bob.until("connecting").await;
     assert_eq!((&event["code"], &event["reason"]), (&json!(4000), &json!("moved")));
     let again = bob.until("connected").await["client"].as_str().unwrap().to_owned();
     assert_ne!(again, bob_id);
     bob.until("subscribed").await;
-    // Not this session, and not this user.
+    // Neither a session on the allow-list nor another user's.
     call(&server, "disconnect", json!({"user": "bob", "whitelist": [again]}));
     call(&server, "disconnect", json!({"user": "bob", "client": "another"}));
     call(&server, "publish", json!({"channel": "room:1", "data": 1}));
     assert_eq!(bob.publications(1).await, [1]);
-    // For good.
+    // A code that says not to reconnect.
     call(&server, "disconnect", json!({"user": "bob"}));
     assert_eq!(bob.until("disconnected").await["code"], 3503);
     assert_eq!(
@@ -91,7 +91,7 @@ async fn two_nodes_know_of_each_others_sessions() {
 }
 
 #[tokio::test]
-async fn the_servers_own_topic_is_not_for_everybody() {
+async fn the_servers_own_topic_is_not_public() {
     let server = Server::open();
     let mut client = Driver::connect(Sdk::JavaScript, &server, json!({})).await;
     client.until("connected").await;

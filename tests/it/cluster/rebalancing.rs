@@ -1,4 +1,4 @@
-//! `POST /admin/drain`: some of a node's sessions go to other nodes, politely; the others never notice.
+//! `POST /admin/drain`: some of a node's sessions move to other nodes; the remaining ones are not affected.
 
 use crate::support::publishing::{Publishing, all_have_all, to_redis};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::reconnecting_client::{Diary, roamers, span};
+use crate::support::reconnecting_client::{Diary, reconnecting_clients, span};
 use crate::support::sdk::{Driver, Sdk};
 use crate::support::{OPEN, PROGRAM, Redis, Server};
 
@@ -16,30 +16,30 @@ fn sessions(server: &Server) -> u64 {
 }
 
 #[tokio::test]
-async fn a_share_of_the_sessions_goes_to_another_node_and_nobody_else_is_disturbed() {
+async fn a_share_of_the_sessions_moves_and_no_other_is_affected() {
     let redis = Redis::start();
     let (full, empty) = (redis.server("").await, redis.server("").await);
     let diary = Arc::new(Diary::default());
-    let roamers = roamers(120, &[full.address, empty.address], &diary);
-    full.until("all stand", |_| diary.standing.load(Ordering::SeqCst) == 120).await;
+    let reconnecting_clients = reconnecting_clients(120, &[full.address, empty.address], &diary);
+    full.until("all are subscribed", |_| diary.standing.load(Ordering::SeqCst) == 120).await;
     let publishing = Publishing::start(to_redis(&redis));
     let (status, reply) = full.post("/admin/drain?share=0.25&window=2s", &Value::Null);
     assert_eq!(status, 200, "{reply}");
     assert_eq!((&reply["result"]["sessions"], &reply["result"]["shedding"]), (&json!(120), &json!(30)), "{reply}");
-    // It is as good as any other for whoever comes.
+    // The node still accepts new clients.
     assert_eq!(full.get("/readyz").0, 200);
     let there = |n: usize| diary.standing.load(Ordering::SeqCst) == n;
     full.until("gone", |s| sessions(s) == 90 && sessions(&empty) == 30 && there(120)).await;
     full.until("counted", |s| s.metric("sessions_rebalanced_total") == 30.0 && s.metric("sessions_rebalancing") == 0.0)
         .await;
-    // Both shards gave as much.
+    // Both shards closed equally many.
     assert_eq!(full.status()["sessions"]["by_shard"], json!([45, 45]));
-    let closed = |n| roamers.iter().filter(|r| r.closed.load(Ordering::SeqCst) == n).count();
-    assert_eq!((closed(0), closed(1)), (90, 30), "a session was closed that should not have been, or twice");
+    let closed = |n| reconnecting_clients.iter().filter(|r| r.closed.load(Ordering::SeqCst) == n).count();
+    assert_eq!((closed(0), closed(1)), (90, 30), "a wrong session was closed, or one was closed twice");
     let codes = diary.codes();
     assert_eq!(codes.values().sum::<usize>(), 30);
     assert!(codes.keys().all(|code| [1012, 3001].contains(code)), "{codes:?}");
-    // In waves, and each with a time of its own.
+    // In waves, and each with its own reconnect delay.
     let closes = span(diary.closes.lock().unwrap().iter().map(|(at, _)| *at));
     assert!(closes > Duration::from_secs(1), "all were closed at once: within {closes:?}");
     let mut hints = diary.hints.lock().unwrap().clone();
@@ -47,7 +47,7 @@ async fn a_share_of_the_sessions_goes_to_another_node_and_nobody_else_is_disturb
     hints.dedup();
     assert!(hints.len() > 15 && *hints.last().unwrap() <= 1_000, "{hints:?}");
     let last = publishing.end();
-    all_have_all(&full, &roamers, &diary, last).await;
+    all_have_all(&full, &reconnecting_clients, &diary, last).await;
     assert_eq!(diary.closes.lock().unwrap().len(), 30);
 }
 
@@ -60,9 +60,9 @@ async fn down_to_the_mean_of_all_nodes() {
     assert!(reply["error"]["message"].as_str().unwrap().contains("no other ready node"), "{reply}");
     let (second, third) = (redis.server("").await, redis.server("").await);
     let diary = Arc::new(Diary::default());
-    let roamers = roamers(90, &[alone.address, second.address, third.address], &diary);
+    let reconnecting_clients = reconnecting_clients(90, &[alone.address, second.address, third.address], &diary);
     let there = || diary.standing.load(Ordering::SeqCst) == 90;
-    alone.until("all stand", |_| there()).await;
+    alone.until("all are subscribed", |_| there()).await;
     let knows = |s: &Server| {
         let (_, info) = s.post("/api/info", &json!({}));
         let nodes = info["result"]["nodes"].as_array().unwrap().clone();
@@ -72,9 +72,9 @@ async fn down_to_the_mean_of_all_nodes() {
     let (status, reply) = alone.post("/admin/drain?to=mean&window=200ms", &Value::Null);
     let want = json!({"sessions": 90, "shedding": 60, "mean": 30, "window_ms": 200});
     assert_eq!((status, &reply["result"]), (200, &want));
-    // Whoever is closed goes to the second here: nobody balances.
+    // Closed sessions go to the second node, because there is no balancer.
     alone.until("gone", |s| sessions(s) == 30 && there()).await;
-    // Asked again before the others have reported, it would give too many.
+    // A request before the others have reported again would close too many.
     let (status, reply) = alone.post("/admin/drain?to=mean", &Value::Null);
     assert_eq!(status, 409, "{reply}");
     assert!(reply["error"]["message"].as_str().unwrap().contains("still reconnecting"), "{reply}");
@@ -88,7 +88,7 @@ async fn down_to_the_mean_of_all_nodes() {
     for server in [&alone, &second, &third] {
         server.until("reported", reported).await;
     }
-    // Those that have no more than the mean give nothing, nor those that are not so far above it.
+    // Nodes at or only slightly above the mean close no sessions.
     alone.until("settled", |s| s.post("/admin/drain?to=mean", &Value::Null).1["result"]["shedding"] == 0).await;
     assert_eq!(third.post("/admin/drain?to=mean", &Value::Null).1["result"]["shedding"], 0);
     assert_eq!(second.post("/admin/drain?to=mean&above=1", &Value::Null).1["result"]["shedding"], 0);
@@ -96,7 +96,7 @@ async fn down_to_the_mean_of_all_nodes() {
     second.until("even", |s| [s, &alone, &third].iter().all(|s| sessions(s) == 30) && there()).await;
     let publishing = Publishing::start(to_redis(&redis));
     let last = publishing.end();
-    all_have_all(&alone, &roamers, &diary, last).await;
+    all_have_all(&alone, &reconnecting_clients, &diary, last).await;
 }
 
 #[tokio::test]
@@ -152,7 +152,7 @@ async fn what_is_asked_wrongly_is_refused_with_the_reason() {
         assert_eq!(status, 400, "{query}: {body}");
         assert!(body.contains(why), "{query}: {body}");
     }
-    // With nobody here, nobody goes.
+    // Without sessions, none is closed.
     let (status, body) = ask("?share=1", &[key]);
     assert!(status == 200 && body.contains("\"shedding\":0"), "{body}");
     let mut client = server.client().await;

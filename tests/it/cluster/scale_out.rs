@@ -1,6 +1,6 @@
-//! Nodes on one Redis behind the real HAProxy and the real nginx, with the configurations of `deploy/` (but for ports,
-//! nodes and the number of descriptors): one node is drained, one killed, one added. Sessions spread again, and nothing
-//! is lost. The same with thousands of sessions: `nexus-loadtest scale-out`.
+//! Nodes on one Redis behind the real HAProxy and the real nginx, with the configurations of `deploy/` (except for
+//! ports, nodes and the number of descriptors). One node is drained, one killed, one added: the sessions are balanced
+//! again, and nothing is lost. `nexus-loadtest scale-out` does the same with thousands of sessions.
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -12,13 +12,13 @@ use nexus_testkit::balancer_config::{Plan, haproxy, nginx, nginx_around};
 use serde_json::Value;
 
 use crate::support::publishing::{Publishing, all_have_all, to_redis};
-use crate::support::reconnecting_client::{Diary, TOPIC, roamers, span};
+use crate::support::reconnecting_client::{Diary, TOPIC, reconnecting_clients, span};
 use crate::support::{OPEN, Redis, Server, free_port, signal};
 
 /// Sessions.
 const SESSIONS: usize = 180;
 
-/// Longest wait for sessions to be spread again: HAProxy lets a new node in little by little, over 30 s.
+/// Longest wait for sessions to be balanced again: HAProxy sends clients to a new node gradually, over 30 s.
 const SPREAD_PATIENCE: Duration = Duration::from_secs(120);
 
 const DRAIN_WINDOW: Duration = Duration::from_secs(3);
@@ -65,7 +65,7 @@ impl Front {
         Self { child, address, _directory: directory }
     }
 
-    /// An answer's status and body, by way of the front.
+    /// An answer's status and body, through the balancer.
     fn ask(&self, method: &str, path: &str) -> Option<(u16, String)> {
         use std::io::{Read as _, Write as _};
         let mut stream = std::net::TcpStream::connect(self.address).ok()?;
@@ -82,7 +82,7 @@ impl Front {
 
 impl Drop for Front {
     fn drop(&mut self) {
-        // Not KILL: a killed master would leave its workers behind.
+        // Not KILL: a killed master would leave its workers running.
         signal(self.child.id(), "TERM");
         let _ = self.child.wait();
     }
@@ -92,8 +92,8 @@ fn sessions(server: &Server) -> usize {
     usize::try_from(server.status()["sessions"]["now"].as_u64().unwrap()).unwrap()
 }
 
-/// Waits until all sessions stand and no node of `nodes` is further than a fifth from the mean; `nudge` is called now and
-/// then.
+/// Waits until all sessions are subscribed and every node of `nodes` is within a fifth of the mean. `nudge` is called
+/// from time to time.
 async fn spread(what: &str, diary: &Diary, nodes: &[&Server], nudge: impl Fn()) {
     let deadline = Instant::now() + SPREAD_PATIENCE;
     loop {
@@ -103,7 +103,7 @@ async fn spread(what: &str, diary: &Diary, nodes: &[&Server], nudge: impl Fn()) 
         if standing == SESSIONS && counts.iter().all(|n| n.abs_diff(mean) * 5 <= mean) {
             return;
         }
-        assert!(Instant::now() < deadline, "{what}: {standing} stand, spread as {counts:?}");
+        assert!(Instant::now() < deadline, "{what}: {standing} subscribed, distributed as {counts:?}");
         nudge();
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -113,7 +113,7 @@ async fn a_fleet_behind(balancer: Balancer) {
     let redis = Redis::start();
     let ports: Vec<u16> = (0..4).map(|_| free_port()).collect();
     let config = OPEN.replace("drain_window = \"0s\"", &format!("drain_window = \"{DRAIN_WINDOW:?}\""));
-    // However long a busy machine keeps somebody away, it reaches back far enough.
+    // History reaches back far enough, even if a busy machine delays a client.
     let config = config.replace("class = \"stream\"", "class = \"stream\"\nhistory_size = 10000");
     let node = async |n: usize| {
         let server = Server::start_at(&format!("{config}\n{}", redis.source_config()), ports[n]);
@@ -125,38 +125,38 @@ async fn a_fleet_behind(balancer: Balancer) {
     first.until("the front lets through", |_| front.ask("GET", "/api/topics").is_some_and(|a| a.0 == 200)).await;
 
     let diary = Arc::new(Diary::default());
-    let roamers = roamers(SESSIONS, &[front.address], &diary);
+    let reconnecting_clients = reconnecting_clients(SESSIONS, &[front.address], &diary);
     spread("three nodes", &diary, &[&first, &second, &third], || ()).await;
     assert_eq!(diary.codes().len(), 0, "a session was closed");
     let publishing = Publishing::start(to_redis(&redis));
 
-    // One is drained: its sessions come back to the others, a few at a time, as they were told.
-    diary.turn_the_page();
+    // One node is drained: its sessions return to the others gradually, with the delays that they were given.
+    diary.clear();
     let left = sessions(&first);
     first.signal("TERM");
     assert!(first.wait().success());
     spread("one drained", &diary, &[&second, &third], || ()).await;
     let codes = diary.codes();
     assert!(codes.keys().all(|code| [1012, 3001].contains(code)), "{codes:?}");
-    assert_eq!(codes.values().sum::<usize>(), left, "others were closed than those of the node that went");
+    assert_eq!(codes.values().sum::<usize>(), left, "sessions of other nodes were closed");
     let closes = span(diary.closes.lock().unwrap().iter().map(|(at, _)| *at));
     let returns = span(diary.returns.lock().unwrap().iter().copied());
     assert!(
         closes > DRAIN_WINDOW / 2 && returns > DRAIN_WINDOW / 2,
-        "a herd: closed in {closes:?}, back in {returns:?}"
+        "all at once: closed in {closes:?}, back in {returns:?}"
     );
 
-    // One is killed: nobody is told anything.
-    diary.turn_the_page();
+    // One node is killed, without a close.
+    diary.clear();
     second.signal("KILL");
     spread("one killed", &diary, &[&third], || ()).await;
     assert!(diary.codes().keys().all(|code| *code == 1006), "{:?}", diary.codes());
 
-    // One is added: it fills when the full one is asked to give.
-    diary.turn_the_page();
+    // One node is added: it gets sessions when the full one is asked to close some.
+    diary.clear();
     let fourth = node(3).await;
     let nudge = || {
-        // 409 while the one before is under way, and until the nodes know of each other.
+        // 409 while an earlier request is in progress, and until the nodes know of each other.
         let (status, reply) = third.post("/admin/drain?to=mean&window=2s", &Value::Null);
         assert!([200, 409].contains(&status), "{status} {reply}");
     };
@@ -165,9 +165,9 @@ async fn a_fleet_behind(balancer: Balancer) {
     assert!(codes.keys().all(|code| [1012, 3001].contains(code)), "{codes:?}");
 
     let last = publishing.end();
-    all_have_all(&third, &roamers, &diary, last).await;
+    all_have_all(&third, &reconnecting_clients, &diary, last).await;
 
-    // What is not a socket goes through as well, and what is operators' does not.
+    // The balancer forwards plain HTTP too, but not operators' paths.
     let topic: Value = serde_json::from_str(&front.ask("GET", &format!("/api/topics/{TOPIC}")).unwrap().1).unwrap();
     assert_eq!(topic["topic"], TOPIC, "{topic}");
     for path in ["/metrics", "/status", "/healthz", "/readyz", "/debug/echo", "/admin/drain?share=1"] {
@@ -178,11 +178,11 @@ async fn a_fleet_behind(balancer: Balancer) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn haproxy_spreads_sessions_over_what_there_is() {
+async fn haproxy_spreads_sessions_over_the_available_nodes() {
     a_fleet_behind(Balancer::Haproxy).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nginx_spreads_sessions_over_what_there_is() {
+async fn nginx_spreads_sessions_over_the_available_nodes() {
     a_fleet_behind(Balancer::Nginx).await;
 }

@@ -1,4 +1,4 @@
-//! Two servers on one Redis: a client that moves recovers as if it had stayed.
+//! Two servers on one Redis: a client that moves recovers as on its first node.
 
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ async fn since(server: &Server, topic: &str, offset: u64, epoch: &str) -> (Clien
 async fn a_client_that_moves_misses_nothing_and_gets_nothing_twice() {
     let redis = Redis::start();
     let first = redis.server("").await;
-    // The second starts when there is a past already: it gives it the same offsets.
+    // The second node starts when there is a history already: it computes the same offsets.
     for n in 1..=20u64 {
         redis.add("stream:s", &json!(n));
     }
@@ -33,7 +33,7 @@ async fn a_client_that_moves_misses_nothing_and_gets_nothing_twice() {
             published += 1;
             redis.add("stream:s", &json!(published));
         }
-        // Some are seen, the rest are missed.
+        // The client reads some; the rest is missed.
         while have + 5 < published {
             let delta = client.next().await;
             assert_eq!(delta["data"], have + 1);
@@ -42,7 +42,7 @@ async fn a_client_that_moves_misses_nothing_and_gets_nothing_twice() {
         }
         drop(client);
         let node = nodes[(step + 1) % 2];
-        // Wherever it goes, that node has read as far as the client had.
+        // Every node must have read as far as the client.
         node.until("it has read as far", |s| {
             serde_json::from_str::<Value>(&s.get("/api/topics/stream:s").1)
                 .is_ok_and(|t| t["offset"].as_u64() >= Some(offset))
@@ -78,7 +78,7 @@ async fn both_nodes_give_the_same_offsets_snapshots_and_etags() {
     assert_eq!(etag(&head_a), etag(&head_b));
 }
 
-/// What is published on one node reaches the clients of the other; after a wipe both agree on the new epoch.
+/// A publish through one node reaches the clients of the other; after a wipe both have the same new epoch.
 #[tokio::test]
 async fn nodes_share_publishes_and_epochs() {
     let redis = Redis::start();
@@ -103,7 +103,7 @@ async fn nodes_share_publishes_and_epochs() {
     assert_eq!(ends[0], ends[1]);
 }
 
-/// A client that comes from a node that is ahead is not told that its position is worth nothing: this one reads on first.
+/// A client comes from a node that has read further: this node reads up to its position before it answers.
 #[tokio::test]
 async fn a_node_that_is_behind_catches_up_before_it_answers() {
     let redis = Redis::start();
@@ -115,7 +115,8 @@ async fn a_node_that_is_behind_catches_up_before_it_answers() {
     let view = |topic: &str| serde_json::from_str::<Value>(&server.get(&format!("/api/topics/{topic}")).1);
     let read = |_: &Server| topics.iter().all(|topic| view(topic).is_ok_and(|view| view["offset"].is_u64()));
     server.until("it has read", read).await;
-    // Entries that another node has read already, an hour ahead so that their offsets are known before they are there.
+    // Entries that another node has read already. Their IDs are an hour ahead, so that their offsets are known in
+    // advance.
     let later = |topic: &str, ms: u64| {
         let view = view(topic).unwrap();
         let at_ms = (view["offset"].as_u64().unwrap() >> 13) + 3_600_000 + ms;
@@ -126,7 +127,7 @@ async fn a_node_that_is_behind_catches_up_before_it_answers() {
     let (second, merge) = later("merge:m", 1_000);
     let mut client = server.client().await;
     client.send(json!({"op": "subscribe", "args": topics, "since": {"stream:s": stream, "merge:m": merge}})).await;
-    // It has the command for certain once it answers what came after it.
+    // The server has the command for certain once it has answered a later one.
     client.send(json!({"op": "ping"})).await;
     assert_eq!(client.next().await["op"], "pong");
     let waiting = |server: &Server| server.metric("subscribes_waiting") == 2.0;
@@ -144,7 +145,7 @@ async fn a_node_that_is_behind_catches_up_before_it_answers() {
         );
     }
     assert_eq!(server.metric("subscribes_ahead_total{reason=\"caught_up\"}"), 2.0);
-    server.until("nobody waits", |server| server.metric("subscribes_waiting") == 0.0).await;
+    server.until("no subscribe waits", |server| server.metric("subscribes_waiting") == 0.0).await;
     redis.add("stream:s", &json!({"n": 3}));
     let next = client.next().await;
     assert_eq!(
@@ -154,9 +155,9 @@ async fn a_node_that_is_behind_catches_up_before_it_answers() {
     );
 }
 
-/// A position that no node ever gave: the client waits as long as one who is ahead, and is then told what it is worth.
+/// A position that no node has given: the client waits as long as any other, and is then not recovered.
 #[tokio::test]
-async fn who_is_ahead_of_everybody_is_answered_in_the_end() {
+async fn a_client_ahead_of_every_node_is_answered_after_the_wait() {
     let redis = Redis::start();
     let server = redis.server("").await;
     redis.add("stream:s", &json!({"n": 1}));

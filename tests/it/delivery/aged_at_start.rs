@@ -1,5 +1,5 @@
-//! A node that starts tells the age of topics as it is, from its first answer on: quiet ones are stale, and those whose time is
-//! over are gone and take no room.
+//! A starting node reports the true age of topics from its first answer on: quiet topics are stale, and expired ones
+//! are gone and take no memory.
 
 use crate::support::clock::unix_ms;
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ fn seen(server: &Server, topic: &str) -> (u16, Value) {
     (status, serde_json::from_str(&body).unwrap_or(Value::Null))
 }
 
-/// Adds an entry that Redis took in so many ms ago, as its ID says.
+/// Adds an entry with an ID that is this many ms old.
 fn add_aged(redis: &Redis, ago_ms: u64, topic: &str) -> String {
     redis.xadd(STREAM, &format!("{}-*", unix_ms() - ago_ms), &["topic", topic, "data", "{\"a\":1}"])
 }
@@ -24,7 +24,7 @@ async fn start(redis: &Redis, more: &str) -> Server {
 }
 
 #[tokio::test]
-async fn what_was_quiet_is_stale_from_the_first_answer_on() {
+async fn quiet_topics_are_stale_from_the_first_answer_on() {
     let redis = Redis::start();
     let more = "[namespace.quotes]\nclass = \"latest\"\nstale_after = \"5s\"\n[namespace.state]\nclass = \"merge\"\nstale_after = \"5s\"\n";
     let topics = ["quotes:a", "state:a"];
@@ -47,7 +47,7 @@ async fn what_was_quiet_is_stale_from_the_first_answer_on() {
 }
 
 #[tokio::test]
-async fn what_is_over_is_gone_from_the_first_answer_on() {
+async fn expired_topics_are_gone_from_the_first_answer_on() {
     let redis = Redis::start();
     let running = start(&redis, "").await;
     add_aged(&redis, 40 * 86_400_000, "merge:old");
@@ -63,9 +63,9 @@ async fn what_is_over_is_gone_from_the_first_answer_on() {
     }
 }
 
-/// Days of topics of their own, of which the stream has all: there is room for what lives.
+/// A stream has days of expired topics: they leave room for those that exist.
 #[tokio::test]
-async fn topics_that_are_over_keep_none_out_that_live() {
+async fn expired_topics_take_no_room_from_others() {
     const DAYS: u64 = 5;
     const TOPICS: u64 = 150;
     let redis = Redis::start();

@@ -1,4 +1,4 @@
-//! Many publishes in one request: what they may cost, in which order they are stored, and how a client learns which were.
+//! Many publishes in one request: their cost, their order, and how a client learns which of them were stored.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -42,7 +42,7 @@ async fn a_broadcast_is_bounded_by_what_it_publishes_not_by_its_bytes() {
     let after = server.status()["memory"]["rss_bytes"].as_u64().unwrap();
     assert!(after < before + 100 * 1024 * 1024, "{before} B before, {after} B after");
     assert_eq!(server.get("/api/topics/stream:a").0, 404, "nothing of them was published");
-    // The most that is allowed is done, beside others.
+    // The largest allowed request is carried out, next to others.
     let most = json!({"channels": (0..10_000).map(|n| format!("latest:{n}")).collect::<Vec<_>>(), "data": {"n": 1}});
     let most = most.to_string();
     let answers = healthy.during(2, move |_| post(address, "/api/broadcast", &most)).await;
@@ -82,7 +82,7 @@ async fn the_answers_of_one_request_are_bounded() {
 }
 
 #[test]
-fn the_scope_is_asked_for_before_a_payload_is_looked_at() {
+fn the_scope_is_checked_before_a_payload_is_read() {
     let server = Server::start(
         "[[publish.key]]\nname = \"feed\"\nsecret = \"feed-key-0123456789\"\ntopics = [\"quotes:*\"]\nscopes = [\"operate\"]\n",
     );
@@ -94,7 +94,7 @@ fn the_scope_is_asked_for_before_a_payload_is_looked_at() {
     }
 }
 
-/// A relay to `port` that answers late: each way takes so long.
+/// A relay to `port` that delays each direction by this time.
 fn late(port: u16, by: Duration) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let here = listener.local_addr().unwrap().port();
@@ -161,7 +161,7 @@ async fn a_batch_over_a_late_redis_takes_some_round_trips_not_one_for_each() {
     assert_eq!(follower.state, json!({"n": 1_999}));
 }
 
-/// One request with publishes that are all right and some that are not: each is answered for itself.
+/// One request with valid publishes and invalid ones: each gets its own answer.
 fn mixed(key: Option<&str>) -> Value {
     let mut batch = json!({"commands": [
         {"publish": {"channel": "stream:a", "data": 1}},
@@ -187,7 +187,7 @@ fn check_mixed(replies: &Value) {
     assert!(replies[4]["broadcast"]["responses"][1]["result"]["offset"].is_u64(), "{replies}");
 }
 
-/// A batch that is sent again with its key is answered as before, and nothing is published twice.
+/// A batch that is sent again with its key gets the same answer, and nothing is published twice.
 async fn repeats(one: &Server, two: &Server) {
     let mut client = one.client().await;
     client.subscribe(&["stream:a", "stream:b"]).await;
@@ -196,12 +196,12 @@ async fn repeats(one: &Server, two: &Server) {
     check_mixed(&first["replies"]);
     for server in [one, two] {
         let (_, again) = server.post("/api/batch", &mixed(Some("batch-1")));
-        assert_eq!(again, first, "what was stored is told again");
+        assert_eq!(again, first, "the first result is repeated");
         assert!(server.metric("publish_repeated_total") >= 4.0);
     }
     let own = json!({"channel": "stream:a", "data": "other", "idempotency_key": "own"});
     assert_eq!(two.post("/api/publish", &own).1["result"], first["replies"][6]["publish"]);
-    // Keys are of a topic.
+    // Keys belong to a topic.
     let elsewhere = json!({"channel": "stream:b", "data": "b", "idempotency_key": "own"});
     one.post("/api/publish", &elsewhere);
     one.publish("stream:a", &json!("end"));
@@ -217,7 +217,7 @@ async fn repeats(one: &Server, two: &Server) {
 }
 
 #[tokio::test]
-async fn a_batch_that_is_sent_again_says_what_was_stored() {
+async fn a_repeated_batch_gets_the_first_result() {
     let server = Server::open();
     let (_, answer) = server.post("/api/batch", &mixed(None));
     check_mixed(&answer["replies"]);
@@ -226,7 +226,7 @@ async fn a_batch_that_is_sent_again_says_what_was_stored() {
 }
 
 #[tokio::test]
-async fn with_redis_any_node_says_what_was_stored() {
+async fn with_redis_any_node_lists_what_was_stored() {
     let redis = Redis::start();
     let streams: Vec<String> = (0..3).map(|n| format!("nexus:deltas:{{{n}}}")).collect();
     let more = format!("streams = {streams:?}\n");
@@ -243,7 +243,7 @@ fn gzip(text: &str) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A request whose body need not be text.
+/// A request whose body may be any bytes.
 fn send(server: &Server, headers: &str, body: &[u8]) -> (u16, String) {
     let mut stream = TcpStream::connect(server.address).unwrap();
     let head = format!(
@@ -264,7 +264,7 @@ fn bodies_are_decoded_or_refused_with_their_encoding_named() {
     let utf16: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let marked = [b"\xef\xbb\xbf", text.as_bytes()].concat();
     let bomb = gzip(&" ".repeat(64 * 1024 * 1024));
-    for (headers, body, status, said) in [
+    for (headers, body, status, needle) in [
         ("Content-Encoding: gzip\r\n", gzip(text), 200, "\"offset\":1"),
         ("", marked, 200, "\"offset\":2"),
         ("", gzip(text), 415, "gzip"),
@@ -276,7 +276,7 @@ fn bodies_are_decoded_or_refused_with_their_encoding_named() {
         ("", b"{\"channel\":\"\xff\"}".to_vec(), 400, "not UTF-8 from byte 12"),
     ] {
         let (got, answer) = send(&server, headers, &body);
-        assert!(got == status && answer.contains(said), "{headers}: {answer}");
+        assert!(got == status && answer.contains(needle), "{headers}: {answer}");
     }
     let body = server.get("/api/topics/stream:a").1;
     assert_eq!(body.matches("\"é\"").count(), 2, "{body}");

@@ -1,4 +1,5 @@
-//! What one user, or one address, can make the server send has a budget, however it asks: with a healthy session beside.
+//! Whatever one user, or one address, makes the server send has a limit, in whatever way it is requested. A healthy
+//! session runs beside each attack.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{Read as _, Write as _};
@@ -13,17 +14,17 @@ use crate::support::raw_socket::{frame, upgraded_at};
 use crate::support::tokens::{claims, config, hs256};
 use crate::support::{Client, Follower, Server};
 
-/// Of a user, and of the sessions of an address that name none.
+/// For a user, and for the sessions of an address without a user.
 const PER_SECOND: usize = 50_000;
 const BURST: usize = 600_000;
 
-/// Bytes of the state, and of all events of the stream, that attackers ask for.
+/// Bytes of the state, and of all events of the stream, that attackers request.
 const STATE: usize = 150_000;
 
-/// Rounds of an attack, at least.
+/// Least number of rounds of an attack.
 const ROUNDS: usize = 10;
 
-/// Commands that bring the state, in each round.
+/// Commands that return the state, per round.
 const TIMES: usize = 20;
 
 fn limits(anonymous: bool) -> String {
@@ -46,7 +47,7 @@ fn bearer(user: &str) -> String {
     format!("Bearer {}", token(user, &["*"]))
 }
 
-/// Opens a session, sends all of that, and reads until the server has answered all and says goodbye. Returns the bytes.
+/// Opens a session, sends the commands, and reads until the server has answered all and closes. Returns the bytes.
 fn bytes_for(address: SocketAddr, path: &str, headers: &str, commands: &[String]) -> usize {
     let (mut stream, _) = upgraded_at(address, path, headers);
     let mut reader = stream.try_clone().unwrap();
@@ -65,16 +66,16 @@ fn read_all(stream: &mut TcpStream) -> usize {
     bytes
 }
 
-/// A way to ask for the same again and again: its path, and the commands of one session.
+/// A way to request the same repeatedly: a path, and the commands of one session.
 struct Way {
     path: &'static str,
     commands: Vec<String>,
-    /// Sessions in each round.
+    /// Sessions per round.
     sessions: usize,
 }
 
-/// Attacks in every way, and counts what comes: no more than the allowance of one, and what one of each shard was given when
-/// it was used up, and replies.
+/// Attacks in this way, and counts the bytes: at most the allowance of one user, one excess answer per shard, and
+/// replies.
 async fn attacked(way: Way, attacker: &str, allowance: usize, anonymous: bool) {
     let server = Server::start(&limits(anonymous));
     server.publish("merge:large", &json!({"pad": "x".repeat(STATE)}));
@@ -100,14 +101,14 @@ async fn attacked(way: Way, attacker: &str, allowance: usize, anonymous: bool) {
     let (seconds, rounds) = (usize::try_from(began.elapsed().as_secs()).unwrap() + 1, bytes.len());
     let total: usize = bytes.iter().sum();
     let most = allowance + PER_SECOND * seconds + 2 * STATE + rounds * asked * 250;
-    println!("{total} bytes in {seconds} s for {rounds} rounds of {asked} commands, at most {most}");
-    assert!(total <= most, "{total} bytes in {seconds} s, at most {most}");
-    assert!(total >= allowance.min(BURST) / 2, "{total} bytes: the attack gets what it may");
+    println!("{total} bytes in {seconds} s for {rounds} rounds of {asked} commands, limit {most}");
+    assert!(total <= most, "{total} bytes in {seconds} s, limit {most}");
+    assert!(total >= allowance.min(BURST) / 2, "{total} bytes: the attack should get its allowance");
     let by = if anonymous { "_by_address" } else { "" };
     let held = ["states_delayed", "snapshots_refused", "replies_refused"];
     let held: f64 = held.iter().map(|name| server.metric(&format!("{name}{by}_total"))).sum();
     assert!(held > 0.0);
-    // Another user has all that it asks for.
+    // Another user gets everything that it requests.
     let mut other = Client::connect_with(server.address, &from).await.unwrap();
     assert_eq!(other.subscribe(&["merge:large"]).await["ok"], true);
     assert_eq!(other.next().await["type"], "snapshot");
@@ -123,7 +124,7 @@ async fn attacked_by_a_user(way: Way) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn to_leave_a_topic_and_come_back_brings_its_state_within_the_budget() {
+async fn resubscribing_brings_states_within_the_allowance() {
     let subscribe = json!({"op": "subscribe", "args": ["merge:large"]}).to_string();
     let unsubscribe = json!({"op": "unsubscribe", "args": ["merge:large"]}).to_string();
     let commands = repeated(|_| vec![subscribe.clone(), unsubscribe.clone()]);
@@ -154,9 +155,9 @@ async fn a_centrifuge_client_that_recovers_the_same_past_gets_it_within_the_budg
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn to_come_back_on_new_sockets_brings_states_within_the_budget() {
+async fn reconnecting_brings_states_within_the_allowance() {
     let subscribe = json!({"op": "subscribe", "args": ["merge:large"]}).to_string();
-    // It goes once it has been answered.
+    // The session ends once this was answered.
     let unsubscribe = json!({"op": "unsubscribe", "args": ["merge:large"]}).to_string();
     attacked_by_a_user(Way { path: "/ws", commands: vec![subscribe, unsubscribe], sessions: 10 }).await;
 }
@@ -171,7 +172,7 @@ async fn tokens_that_give_more_and_less_bring_states_within_the_budget() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn snapshots_beside_subscribes_and_rates_count_in_the_same_budget() {
+async fn snapshots_subscribes_and_rates_share_one_allowance() {
     let of = |op: &str| json!({"op": op, "args": ["merge:large"]}).to_string();
     let rate = |rate: f64| json!({"op": "rate", "args": ["merge:large"], "max_rate": rate}).to_string();
     let commands =
@@ -188,24 +189,24 @@ async fn sessions_of_an_address_that_name_no_user_have_one_budget() {
     attacked(way, "X-Forwarded-For: 192.0.2.1\r\n", 16 * PER_SECOND, true).await;
 }
 
-/// Notes whom a join or a leave is about.
+/// Records a join or a leave.
 fn seen_by(seen: &mut HashSet<String>, message: &Value) {
     let push = &message["push"];
     let client = |change: &Value| change["info"]["client"].as_str().map(str::to_owned);
     if let Some(client) = client(&push["join"]) {
         let info = push["join"]["info"].to_string();
         assert!(info.len() < 1_000, "{} bytes", info.len());
-        assert!(seen.insert(client), "told twice: {message}");
+        assert!(seen.insert(client), "sent twice: {message}");
     }
     if let Some(client) = client(&push["leave"]) {
-        assert!(seen.remove(&client), "it was not there: {message}");
+        assert!(seen.remove(&client), "the member had not joined: {message}");
     }
 }
 
-/// A user whose sessions come to a room and go, again and again, with much to show, where many watch: those are told of it
-/// within the budget, of nothing too large, and end up with exactly those that are there.
+/// Sessions of a user with a large `info` join and leave a watched topic repeatedly. Watchers are notified within the
+/// limit, without too large `info`, and end with exactly the true list.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn those_who_come_and_go_are_told_of_within_a_budget() {
+async fn joins_and_leaves_are_sent_within_a_limit() {
     const WATCHERS: usize = 40;
     const COME: usize = 10;
     const ROOM: usize = 150_000;
@@ -225,7 +226,7 @@ async fn those_who_come_and_go_are_told_of_within_a_budget() {
     };
     let bob = bearer("bob");
     let mut healthy = Healthy::beside_with(&server, &[("authorization", &bob)]).await;
-    // Who looks on sees the others come.
+    // A watcher sees the others join.
     let mut view = Centrifuge::connect(&server, &token("ann", &["*"])).await;
     view.send(json!({"id": 2, "subscribe": {"channel": "room:a"}})).await;
     while view.next().await["id"] != 2 {}
@@ -243,16 +244,16 @@ async fn those_who_come_and_go_are_told_of_within_a_budget() {
     let rounds = healthy
         .during(ROUNDS, move |_| {
             let all: Vec<_> = (0..COME).map(|_| session(address, &eve)).collect();
-            // Longer than changes wait for one another.
+            // Longer than the interval between notifications.
             std::thread::sleep(Duration::from_millis(250));
             all
         })
         .await;
     let changes = 2 * rounds.len() * COME;
-    // The last ones stay; all others are gone.
+    // The last ones stay subscribed; all others leave.
     let stay = rounds.into_iter().next_back().unwrap();
     server.until("the others are gone", |s| s.metric("subscriptions") == (WATCHERS + COME) as f64 + 2.0).await;
-    // Whoever looked on from the beginning has seen everybody come.
+    // A watcher that was there from the beginning has seen everybody join.
     let mut seen = HashSet::new();
     view.send(json!({"id": 3, "presence": {"channel": "room:a"}})).await;
     let there: Vec<String> = loop {
@@ -270,20 +271,20 @@ async fn those_who_come_and_go_are_told_of_within_a_budget() {
     let seconds = usize::try_from(began.elapsed().as_secs()).unwrap() + 1;
     watchers.iter().for_each(|watcher| watcher.shutdown(Shutdown::Both).unwrap());
     let total: usize = counted.into_iter().map(|read| read.join().unwrap()).sum();
-    // The watchers' own coming, what may be told of one user, and one change more of each shard; and replies.
+    // The watchers' own joins, the limit per user, one more change per shard, and replies.
     let most = WATCHERS * WATCHERS * 250 + (4 + seconds) * ROOM / 4 + 2 * WATCHERS * 250 + WATCHERS * 1_000;
-    println!("{total} bytes for {changes} changes in {seconds} s, at most {most}");
-    assert!(total <= most, "{total} bytes for {changes} changes in {seconds} s, at most {most}");
+    println!("{total} bytes for {changes} changes in {seconds} s, limit {most}");
+    assert!(total <= most, "{total} bytes for {changes} changes in {seconds} s, limit {most}");
     assert!(server.metric("memberships_delayed_total") > 0.0 && server.metric("membership_infos_omitted_total") > 0.0);
     assert_eq!(server.metric("memberships_dropped_total"), 0.0);
     drop(stay);
     healthy.is_well(&server).await;
 }
 
-/// A dashboard of 512 topics whose states are more than its user's allowance, and that comes back after a failover: it is told
-/// of no error, gets all states, a little later, and every delta.
+/// A dashboard of 512 topics, whose states exceed its user's allowance, reconnects after a failover. It gets no errors,
+/// all states a little later, and every delta.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dashboard_that_comes_back_gets_everything_a_little_later() {
+async fn a_reconnecting_dashboard_gets_everything_a_little_later() {
     let server =
         Server::start(&limits(false).replace("reply_bytes_per_second = 50000", "reply_bytes_per_second = 700000"));
     let topics: Vec<String> = (0..512).map(|n| format!("merge:{n}")).collect();
@@ -313,7 +314,7 @@ async fn a_dashboard_that_comes_back_gets_everything_a_little_later() {
     assert!(server.metric("states_delayed_total") > 0.0, "more than the allowance was asked for");
 }
 
-/// The same of streams: nothing that was missed is lost, however long it takes.
+/// The same with streams: no missed event is lost, however long it takes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn missed_events_come_in_order_a_little_later() {
     let server =

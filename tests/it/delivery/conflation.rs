@@ -1,4 +1,4 @@
-//! One delivery in place of many: by rate, and for sockets that are full.
+//! One delivery in place of many: by rate, and for full sockets.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::support::{Client, Follower, Server};
 #[tokio::test]
 async fn a_namespaces_rate_is_kept_and_every_state_is_right() {
     let server = Server::open_with("[namespace.slow]\nclass = \"merge\"\nmax_rate = 5.0");
-    // Long enough that a patch is the shorter way to say what changed.
+    // Long enough that a patch is shorter than the state.
     let mut expected = json!({"base": "x".repeat(2_000)});
     server.publish("slow:a", &expected);
     let mut client = server.client().await;
@@ -32,7 +32,7 @@ async fn a_namespaces_rate_is_kept_and_every_state_is_right() {
     }
     let elapsed = began.elapsed().as_secs_f64();
     assert_eq!(follower.state, expected);
-    assert_eq!((follower.deltas, follower.snapshots), (n - 1, 1), "each delta is stood for once");
+    assert_eq!((follower.deltas, follower.snapshots), (n - 1, 1), "each delta is counted once");
     assert!(f64::from(deliveries) <= elapsed * 5.0 + 2.0, "{deliveries} deliveries in {elapsed:.2} s at 5/s");
     assert!(n > 50 && server.metric("conflated_total") > 0.0);
 }
@@ -73,7 +73,7 @@ async fn a_subscriber_may_ask_for_less_and_does_not_slow_the_others() {
     assert!(got <= 4, "{got} deliveries");
 }
 
-/// Who joins a throttled topic while something is pending gets its snapshot, and then only what came after it.
+/// A client that joins a throttled topic while a delivery is pending gets its snapshot, and then only later deltas.
 #[tokio::test]
 async fn joining_between_two_deliveries_repeats_nothing() {
     let server = Server::open_with("[namespace.slow]\nclass = \"merge\"\nmax_rate = 2.0");
@@ -106,9 +106,9 @@ fn last(n: u64, residue: u64) -> u64 {
     (0..=n).rev().find(|k| k % 4 == residue).unwrap()
 }
 
-/// What RFC 7396 cannot say in one patch comes as a snapshot.
+/// A change that RFC 7396 cannot express in one patch comes as a snapshot.
 #[tokio::test]
-async fn what_no_patch_can_say_comes_as_a_snapshot() {
+async fn a_change_without_a_patch_comes_as_a_snapshot() {
     let server = Server::open_with("[namespace.slow]\nclass = \"merge\"\nmax_rate = 2.0");
     server.publish("slow:a", &json!({"a": {"old": 1}}));
     let mut client = server.client().await;
@@ -125,10 +125,10 @@ async fn what_no_patch_can_say_comes_as_a_snapshot() {
     assert!(follower.snapshots >= 2);
 }
 
-/// A client that does not read for a while: on conflatable topics it is not closed, the server keeps next to nothing
-/// for it, and it ends in the right state.
+/// A client does not read for a while. On conflatable topics it is not closed, the server buffers almost nothing for
+/// it, and it ends in the right state.
 #[tokio::test]
-async fn a_full_socket_is_owed_state_not_bytes() {
+async fn a_full_socket_gets_the_newest_state() {
     let server = Server::open_with("[namespace.wide]\nclass = \"merge\"");
     let topics: Vec<String> = (0..20).map(|t| format!("wide:{t}")).chain(["latest:x".to_owned()]).collect();
     let names: Vec<&str> = topics.iter().map(String::as_str).collect();
@@ -140,14 +140,14 @@ async fn a_full_socket_is_owed_state_not_bytes() {
     let filler = "x".repeat(4_000);
     let mut expected: Vec<Value> = vec![json!({}); topics.len()];
     let mut offsets = vec![0u64; topics.len()];
-    // Far more than the sockets' buffers hold.
+    // Far more than the sockets' buffers take.
     for round in 0..400u64 {
         let mut batch = Vec::new();
         for (t, topic) in topics.iter().enumerate() {
             let data = if topic == "latest:x" {
                 json!(round)
             } else if round % 50 == 49 {
-                // Now and then something that cannot be composed with what follows.
+                // From time to time a change that cannot be composed with the next.
                 json!({"o": if round % 100 == 49 { Value::Null } else { json!({"r": round}) }})
             } else {
                 json!({(format!("k{}", round % 7)): round, "pad": filler})
@@ -162,11 +162,11 @@ async fn a_full_socket_is_owed_state_not_bytes() {
         }
         server.publish_all(&batch);
         server.publish("latest:beside", &json!(round));
-        assert_eq!(awake.next().await["data"], round, "the session beside notices nothing");
+        assert_eq!(awake.next().await["data"], round, "the other session is not affected");
     }
     assert_eq!(server.metric("slow_sessions"), 1.0);
     let backlog = server.metric("backlog_bytes");
-    assert!(backlog < 128.0 * 1024.0, "{backlog} bytes are kept for it");
+    assert!(backlog < 128.0 * 1024.0, "{backlog} bytes are buffered for it");
 
     let mut followers: Vec<Follower> =
         (0..topics.len()).map(|_| Follower { state: json!({}), ..Follower::default() }).collect();
@@ -185,14 +185,15 @@ async fn a_full_socket_is_owed_state_not_bytes() {
     for (t, follower) in followers.iter().enumerate() {
         assert_eq!(follower.state, expected[t], "{}", topics[t]);
     }
-    server.until("nobody is slow", |s| s.metric("slow_sessions") == 0.0 && s.metric("backlog_bytes") == 0.0).await;
-    // And it goes on as any other.
+    server.until("no session is slow", |s| s.metric("slow_sessions") == 0.0 && s.metric("backlog_bytes") == 0.0).await;
+    // Then it continues as any other.
     server.publish("latest:x", &json!("after"));
     assert_eq!(asleep.next().await["data"], "after");
     asleep.nothing_more().await;
 }
 
-/// On a stream nothing may be lost: past the backlog the session is closed with "reconnect and recover", and does.
+/// On a stream nothing may be lost: above the backlog limit the session is closed with "reconnect and recover", and
+/// recovers.
 #[tokio::test]
 async fn a_slow_stream_subscriber_is_closed_and_recovers() {
     let server = Server::open_with("[namespace.s]\nhistory_size = 60000\nhistory_bytes = 100000000");

@@ -1,4 +1,4 @@
-//! Snapshot, then every delta: no gap, no repeat, whatever is in flight.
+//! Snapshot, then every delta: no gap and no repetition, whatever is in flight.
 
 use serde_json::{Value, json};
 
@@ -44,7 +44,7 @@ async fn the_source_time_and_the_exact_numbers_come_through() {
     assert!(text.contains(r#"{"p":61800.20,"big":12345678901234567890123}"#), "{text}");
 }
 
-/// Subscribes again and again while deltas pour in: every snapshot joins up with the deltas after it.
+/// Subscribes repeatedly while deltas arrive: every snapshot joins up with the deltas after it.
 #[tokio::test]
 async fn subscribing_is_atomic_under_load() {
     let server = Server::open();
@@ -72,7 +72,7 @@ async fn subscribing_is_atomic_under_load() {
             follower.offset = at;
             follower.state = json!({});
             follower.follow(&mut client, target).await;
-            // What a merge of every delta up to here gives.
+            // The merge of every delta up to here.
             let mut expected = json!({});
             for n in 1..=follower.offset {
                 expected[format!("k{}", n % 50)] = json!(n);
@@ -97,7 +97,7 @@ async fn unsubscribing_ends_deliveries_and_subscribing_again_starts_over() {
     client.nothing_more().await;
     client.subscribe(&["merge:a"]).await;
     assert_eq!(client.next().await["data"], json!({"n": 2}));
-    // Again, without leaving: a new snapshot, and each delta once.
+    // Subscribes again without unsubscribing: a new snapshot, and each delta once.
     client.subscribe(&["merge:a"]).await;
     assert_eq!(client.next().await["type"], "snapshot");
     server.publish("merge:a", &json!({"n": 3}));
@@ -164,7 +164,7 @@ async fn a_merge_snapshot_published_replaces_the_state() {
 }
 
 #[tokio::test]
-async fn subscribers_are_told_when_a_topic_goes_quiet_and_when_it_is_back() {
+async fn subscribers_are_notified_of_stale_and_fresh_topics() {
     let server = Server::open_with("[namespace.watched]\nclass = \"latest\"\nstale_after = \"1s\"");
     let mut client = server.client().await;
     client.subscribe(&["watched:a"]).await;
@@ -173,7 +173,7 @@ async fn subscribers_are_told_when_a_topic_goes_quiet_and_when_it_is_back() {
     let stale = client.next().await;
     assert_eq!((&stale["op"], &stale["topic"]), (&json!("stale"), &json!("watched:a")));
     assert!(stale["since"].as_u64().unwrap() > 1_600_000_000_000);
-    // Who comes now is told too.
+    // A client that subscribes now is notified too.
     let mut late = server.client().await;
     late.subscribe(&["watched:a"]).await;
     assert_eq!(late.next().await["type"], "snapshot");
@@ -185,9 +185,9 @@ async fn subscribers_are_told_when_a_topic_goes_quiet_and_when_it_is_back() {
     }
 }
 
-/// A topic that nobody in the process wants costs no frames and no queue.
+/// A topic without subscribers costs no frames and no queue.
 #[tokio::test]
-async fn nothing_is_queued_for_nobody() {
+async fn nothing_is_queued_without_subscribers() {
     let server = Server::open();
     let mut client = server.client().await;
     client.subscribe(&["stream:mine"]).await;

@@ -1,4 +1,5 @@
-//! Shares of what the server gives, at the size at which some clients once took all of it, with a healthy session beside.
+//! Shares of limited resources, at the size at which some clients once took all of them. A healthy session runs beside
+//! each attack.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -11,7 +12,7 @@ use crate::support::raw_socket::{frame, upgraded_at};
 use crate::support::tokens::{claims, config, hs256};
 use crate::support::{Client, Redis, Server};
 
-/// Whose connection it is, as a proxy says it that the server believes.
+/// The client's address in a header, from a proxy that the server trusts.
 const BEHIND_A_PROXY: &str =
     "[limits]\nreply_bytes_per_address = 100000\n[server]\ntrusted_proxies = [\"127.0.0.1/32\"]\n";
 
@@ -20,14 +21,14 @@ fn behind_a_proxy(config: &str) -> Server {
     Server::start(&format!("{}{limits}", config.replace("[server]\n", &format!("[server]\n{server}"))))
 }
 
-/// A session of an address that has sent something.
+/// A session of an address, after it has sent these bytes.
 fn session_of(address: SocketAddr, from: &str, path: &str, commands: &str) -> TcpStream {
     let (mut stream, _) = upgraded_at(address, path, &format!("X-Forwarded-For: {from}\r\n"));
     stream.write_all(&frame(0x81, commands.as_bytes())).unwrap();
     stream
 }
 
-/// Bytes that are sent until the session is told goodbye.
+/// The number of bytes until the session is closed.
 fn bytes_until_the_end(mut stream: TcpStream) -> usize {
     stream.write_all(&frame(0x88, &[3, 232])).unwrap();
     let (mut bytes, mut buffer) = (0, vec![0; 256 * 1024]);
@@ -37,10 +38,10 @@ fn bytes_until_the_end(mut stream: TcpStream) -> usize {
     bytes
 }
 
-/// Some 4,000 commands of 40 anonymous sessions of one address, for 400 MB of answers: together they get no more than the
-/// address may, and another address gets what it asks for.
+/// 40 anonymous sessions of one address send 4,000 commands for 400 MB of answers. Together they get at most the
+/// address' allowance, and another address gets what it requests.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_anonymous_sessions_of_an_address_ask_for_has_one_allowance() {
+async fn anonymous_sessions_of_an_address_have_one_allowance() {
     let server = behind_a_proxy(crate::support::OPEN);
     server.publish("merge:large", &json!({"pad": "x".repeat(100_000)}));
     for _ in 0..100 {
@@ -71,8 +72,8 @@ async fn what_anonymous_sessions_of_an_address_ask_for_has_one_allowance() {
         })
         .await;
     let total: usize = bytes.iter().sum();
-    // The burst, what comes back each second, and what one of each shard was given when it was used up. What refuses the
-    // commands, and what subscribing brings, is no answer that was asked for.
+    // The burst, the refill per second, and one excess answer per shard. Refusals, and the answers to subscribes, are
+    // not charged.
     let allowance = 1_600_000 + 100_000 * (usize::try_from(began.elapsed().as_secs()).unwrap() + 1) + 3 * 110_000;
     let beside = bytes.len() * (200 * 300 + 110_000);
     assert!(total <= allowance + beside, "{total} bytes for {} rounds of 200 commands", bytes.len());
@@ -83,7 +84,7 @@ async fn what_anonymous_sessions_of_an_address_ask_for_has_one_allowance() {
     let mut other = Client::connect_with(server.address, &[("x-forwarded-for", "192.0.2.2")]).await.unwrap();
     other.send(json!({"op": "snapshot", "args": ["merge:large"]})).await;
     assert_eq!(other.next().await["type"], "snapshot");
-    // A new session of the first is told that its address has had enough: leaving pays nothing back.
+    // A new session of the first address is refused because of its address: disconnecting pays nothing back.
     let mut again = Client::connect_with(server.address, &[("x-forwarded-for", "192.0.2.1")]).await.unwrap();
     again.send(json!({"op": "snapshot", "args": ["merge:large"]})).await;
     let refused = again.next().await;
@@ -96,7 +97,7 @@ async fn what_anonymous_sessions_of_an_address_ask_for_has_one_allowance() {
     );
 }
 
-/// A user's sessions have the allowance of the user, wherever they come from.
+/// A user's sessions use the user's allowance, from any address.
 #[tokio::test]
 async fn users_behind_one_address_have_allowances_of_their_own() {
     let server = behind_a_proxy(&(config("") + "[namespace.merge]\nclass = \"merge\"\n[server]\nshards = 2\n"));
@@ -116,7 +117,7 @@ async fn users_behind_one_address_have_allowances_of_their_own() {
     assert_eq!((asked, server.metric("snapshots_refused_by_address_total")), (60, 0.0));
 }
 
-/// 36 sessions ask for all 16,384 places of clients that wait for this node to read on: others still get some.
+/// 36 sessions request all 16,384 places for clients that wait for this node to read on: others still get some.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thirty_six_sessions_that_want_all_places_leave_some() {
     let redis = Redis::start();
@@ -139,7 +140,7 @@ async fn thirty_six_sessions_that_want_all_places_leave_some() {
     let greedy = command.clone();
     let mut sessions = healthy
         .during(36, move |n| {
-            // The attack is these; it goes on only until the healthy session was seen often enough.
+            // These 36 are the attack; more only run until the healthy session was measured.
             (n < 36).then(|| {
                 let (mut stream, _) = upgraded_at(address, "/ws", "");
                 stream.write_all(&frame(0x81, greedy(n, 512).as_bytes())).unwrap();
@@ -154,17 +155,17 @@ async fn thirty_six_sessions_that_want_all_places_leave_some() {
     let (mut other, _) = upgraded_at(address, "/ws", "");
     other.write_all(&frame(0x81, command(99, 200).as_bytes())).unwrap();
     server.until("the other was looked at", |s| counts(s).0 + counts(s).1 >= 37.0 * 512.0 - 312.0).await;
-    // However few are left, a session that comes then has some.
+    // However few places are left, a later session gets some.
     let (had, refused) = (counts(&server).0 - had, counts(&server).1 - refused);
     assert!(had >= 8.0, "{had} had a place, {refused} had none");
     healthy.is_well(&server).await;
     drop(sessions);
 }
 
-/// Forged tokens over REST, as fast as one address can send them: so many signatures are looked at, and another address
-/// whose token is good is served at once.
+/// Forged tokens over REST, as fast as one address can send them: only a limited number is verified, and another
+/// address with a good token is served at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn forged_tokens_over_rest_cost_an_address_its_share_and_no_other_one() {
+async fn forged_tokens_over_rest_use_up_only_their_address_share() {
     let server = Server::start(&config("[server]\ntrusted_proxies = [\"127.0.0.1/32\"]\n"));
     server.publish("stream:a", &json!(1));
     let token = |user: &str| format!("Bearer {}", hs256(&claims(user, 600, json!({"topics": ["*"]}))));
@@ -195,14 +196,14 @@ async fn forged_tokens_over_rest_cost_an_address_its_share_and_no_other_one() {
     let looked_at: usize = answers.iter().map(|(looked_at, _)| looked_at).sum();
     let refused: usize = answers.iter().map(|(_, refused)| refused).sum();
     let seconds = usize::try_from(began.elapsed().as_secs()).unwrap() + 1;
-    // 20 a second, five seconds' worth at once, and those under way when it was used up.
+    // 20 a second, a burst of five seconds, and those in progress when it was used up.
     assert!(looked_at <= 20 * (seconds + 5) + 20, "{looked_at} of {} in {seconds} s", looked_at + refused);
     let reached = server.metric("limits_reached_total{limit=\"token_failures_per_address\"}");
     assert!(refused == 0 || reached > 0.0, "{reached}");
 }
 
-/// States over REST count with what sessions ask for: of a user, or of an address where none is known. An answer that a client
-/// has already costs nothing.
+/// States over REST are charged to the same allowance as sessions' requests: of the user, or of the address without
+/// one. A 304 costs nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn states_over_rest_count_in_the_allowances_of_users_and_addresses() {
     let limits =
@@ -235,7 +236,7 @@ async fn states_over_rest_count_in_the_allowances_of_users_and_addresses() {
         let [authorization, from] = headers;
         assert_eq!(get(&[authorization, from, ("If-None-Match", &etag)]).0, 304);
     }
-    // Who asks as somebody else, or from elsewhere, has what is theirs.
+    // Another user, or another address, has its own allowance.
     assert_eq!(get(&[("Authorization", &bob), ("X-Forwarded-For", "192.0.2.1")]).0, 200);
     assert_eq!(get(&[("X-Forwarded-For", "192.0.2.77")]).0, 200);
     assert!(server.metric("replies_refused_total") >= 1.0);

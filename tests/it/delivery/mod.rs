@@ -1,4 +1,4 @@
-//! What subscribers get, in which order, and what a slow one gets.
+//! What subscribers get, in which order, and what a slow subscriber gets.
 
 mod aged_at_start;
 mod batches;

@@ -1,5 +1,5 @@
-//! When a session is visited, and how much it gets: flush intervals, rates that change while they are in use, ceilings on
-//! bytes/s, and several deliveries in one message.
+//! When a session is written to, and how much it gets: flush intervals, rates that change during a subscription, limits
+//! on bytes per second, and several deliveries in one message.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Client, Follower, OPEN, Server};
 
-/// Everything that comes until `so`, with lists taken apart.
+/// Reads everything until `so`, with lists taken apart.
 async fn read_until(client: &mut Client, mut take: impl FnMut(&Value) -> bool) -> (usize, usize) {
     let (mut messages, mut deliveries) = (0, 0);
     loop {
@@ -23,10 +23,10 @@ async fn read_until(client: &mut Client, mut take: impl FnMut(&Value) -> bool) -
     }
 }
 
-/// 40 topics move for a second and a half. A session with a flush interval is visited far less often than the one beside
-/// it that has none, and gets the same: every delta, in order.
+/// 40 topics change for a second and a half. A session with a flush interval gets far fewer writes than one without,
+/// and the same deltas in order.
 #[tokio::test]
-async fn a_flush_interval_bundles_what_comes_and_loses_nothing() {
+async fn a_flush_interval_coalesces_deltas_and_loses_none() {
     for backend in ["epoll", "io_uring"] {
         let calm = "[namespace.calm]\nclass = \"stream\"\nflush_interval = \"150ms\"";
         let server = Server::start(&format!(
@@ -67,7 +67,7 @@ async fn with_a_flush_interval_replies_and_the_first_delta_go_at_once() {
     let began = Instant::now();
     for n in 0..3 {
         server.publish("calm:a", &json!(n));
-        // Its turn is seconds away, but a reply takes it along.
+        // Its write is seconds away, but a reply takes the deltas along.
         client.send(json!({"op": "ping", "id": n})).await;
         let both = [client.next().await, client.next().await];
         assert!(both.iter().any(|m| m["data"] == n) && both.iter().any(|m| m["op"] == "pong"), "{both:?}");
@@ -96,11 +96,11 @@ async fn a_session_may_ask_for_a_flush_interval_of_its_own() {
     })
     .await;
     assert_eq!(deliveries, n);
-    assert!(messages * 4 < deliveries, "{deliveries} deliveries in {messages} messages");
+    assert!(messages * 4 < deliveries, "{deliveries} deliveries took {messages} messages");
 }
 
-/// The rate of a live subscription goes down, up, and away again, while the topic moves: nothing is lost or repeated, and
-/// each delta is stood for once.
+/// The rate of a subscription is lowered, raised, and removed while the topic changes: nothing is lost or repeated, and
+/// each delta is counted once.
 #[tokio::test]
 async fn a_rate_may_change_while_it_is_in_use() {
     let server = Server::open();
@@ -135,7 +135,7 @@ async fn a_rate_may_change_while_it_is_in_use() {
         }
     }
     assert_eq!(follower.state, expected);
-    assert_eq!(follower.deltas + follower.snapshots, n, "each delta is stood for once");
+    assert_eq!(follower.deltas + follower.snapshots, n, "each delta is counted once");
     client.nothing_more().await;
 }
 
@@ -161,7 +161,7 @@ async fn a_rate_that_cannot_be_is_refused_with_the_reason() {
     client.nothing_more().await;
 }
 
-/// What a session may be sent each second is kept by conflation; the one beside it gets everything.
+/// A limit on a session's bytes per second is kept by conflation; another session gets everything.
 #[tokio::test]
 async fn a_ceiling_on_bytes_is_kept_by_conflation() {
     let ceiling = 8_192;
@@ -171,7 +171,7 @@ async fn a_ceiling_on_bytes_is_kept_by_conflation() {
     assert_eq!(narrow.next().await["ok"], true);
     let topics: Vec<String> = (0..10).map(|n| format!("merge:{n}")).collect();
     let names: Vec<&str> = topics.iter().map(String::as_str).collect();
-    // Long enough that a patch is the shorter way to say what changed.
+    // Long enough that a patch is shorter than the state.
     let mut expected: Vec<Value> = vec![json!({"base": "x".repeat(600)}); 10];
     for (topic, base) in topics.iter().zip(&expected) {
         server.publish(topic, base);
@@ -189,7 +189,7 @@ async fn a_ceiling_on_bytes_is_kept_by_conflation() {
         server.publish(&topics[topic], &patch);
         n += 1;
         let delta = wide.next().await;
-        assert_eq!((&delta["data"], delta.get("conflated")), (&patch, None), "the other one is not slowed");
+        assert_eq!((&delta["data"], delta.get("conflated")), (&patch, None), "the other session is not affected");
     }
     let each = n / 10;
     let mut followers = vec![Follower { state: json!({}), ..Follower::default() }; 10];
@@ -205,22 +205,22 @@ async fn a_ceiling_on_bytes_is_kept_by_conflation() {
     for (follower, expected) in followers.iter().zip(&expected) {
         assert_eq!(&follower.state, expected);
     }
-    assert!(deliveries * 4 < n, "{deliveries} deliveries stand for {n} deltas");
-    // The frames' headers, and what one frame may be over.
+    assert!(deliveries * 4 < n, "{deliveries} deliveries for {n} deltas");
+    // Plus the frames' headers, and one frame that may exceed the limit.
     let most = f64::from(ceiling) * at.as_secs_f64() + 4_000.0;
     #[allow(clippy::cast_precision_loss, reason = "thousands")]
     let bytes = bytes as f64;
-    assert!(bytes <= most, "{bytes} B in {at:?}, the ceiling allows {most:.0}");
-    // Without the ceiling the rest comes at once again.
+    assert!(bytes <= most, "{bytes} B in {at:?}, the limit is {most:.0}");
+    // Without the limit the rest comes immediately.
     narrow.send(json!({"op": "session", "bytes_per_second": 0})).await;
     assert_eq!(narrow.next().await["op"], "session");
     server.publish("merge:0", &json!({"last": true}));
     assert_eq!(narrow.next().await["data"]["last"], true);
 }
 
-/// With `batch`, what a visit brings is one message: a list.
+/// With `batch`, each write is one message: a list.
 #[tokio::test]
-async fn a_visit_is_one_message_for_who_asks_for_it() {
+async fn a_write_is_one_message_on_request() {
     let server = Server::open();
     let mut client = server.client().await;
     client.send(json!({"op": "session", "batch": true, "flush_interval_ms": 200})).await;
@@ -249,7 +249,7 @@ async fn a_visit_is_one_message_for_who_asks_for_it() {
     assert_eq!(stream, (0..30).filter(|n| n % 3 != 0).collect::<Vec<u64>>());
 }
 
-/// A session with a flush interval that has had its first delta, so that what comes now waits, and its follower.
+/// A session with a flush interval that has had its first delta, so that later ones wait, and its follower.
 async fn calm(server: &Server, topic: &str) -> (Client, Follower) {
     let mut client = server.client().await;
     client.send(json!({"op": "session", "flush_interval_ms": 5_000})).await;
@@ -260,9 +260,9 @@ async fn calm(server: &Server, topic: &str) -> (Client, Follower) {
     (client, follower)
 }
 
-/// What waits for a flush interval is not forgotten when the rate changes, which brings the session on by other means.
+/// Deltas that wait for a flush interval are not lost when the rate changes.
 #[tokio::test]
-async fn what_waits_outlives_a_change_of_rate() {
+async fn waiting_deltas_survive_a_change_of_rate() {
     let server = Server::open();
     let mut expected = json!({"base": "x".repeat(3_000)});
     server.publish("merge:a", &expected);
@@ -275,12 +275,12 @@ async fn what_waits_outlives_a_change_of_rate() {
     client.send(json!({"op": "rate", "args": ["merge:a"], "max_rate": 2})).await;
     follower.follow(&mut client, 30).await;
     assert_eq!(follower.state, expected);
-    assert_eq!(follower.deltas, 29, "each delta is stood for once");
+    assert_eq!(follower.deltas, 29, "each delta is counted once");
 }
 
-/// A snapshot that was asked for comes after what waited: nothing that it says already is said again.
+/// A requested snapshot comes after waiting deltas, so that nothing in it is repeated.
 #[tokio::test]
-async fn nothing_is_repeated_after_a_snapshot_that_was_asked_for() {
+async fn nothing_is_repeated_after_a_requested_snapshot() {
     let server = Server::open();
     let mut expected = json!({"base": "x".repeat(3_000)});
     server.publish("merge:a", &expected);
@@ -306,9 +306,9 @@ async fn nothing_is_repeated_after_a_snapshot_that_was_asked_for() {
     assert_eq!(follower.state, expected);
 }
 
-/// A ceiling that needs longer for a write than a stalled socket is given is no stall.
+/// A byte limit may delay a write longer than the stall time-out: that is not a stall.
 #[tokio::test]
-async fn who_is_silent_under_a_ceiling_is_not_stalled() {
+async fn a_pause_of_the_rate_limit_is_not_a_stall() {
     let server = Server::open_with("[limits]\nstall_timeout = \"1s\"");
     server.publish("latest:a", &json!("x".repeat(4_000)));
     let mut client = server.client().await;
@@ -316,7 +316,7 @@ async fn who_is_silent_under_a_ceiling_is_not_stalled() {
     client.next().await;
     client.subscribe(&["latest:a"]).await;
     assert_eq!(client.next().await["type"], "snapshot");
-    // Due in four seconds, when the snapshot is paid for.
+    // Due in four seconds, when the snapshot is within the rate.
     server.publish("latest:a", &json!("next"));
     assert_eq!(client.next().await["data"], "next");
 }

@@ -1,4 +1,4 @@
-//! Coming back: what was missed is replayed, or the state is sent, or the client is told.
+//! Recovery: missed deltas are replayed, or the state is sent, or the client is informed that neither is possible.
 
 use serde_json::{Value, json};
 
@@ -43,7 +43,7 @@ async fn a_stream_recovers_exactly_what_was_missed() {
 }
 
 #[tokio::test]
-async fn past_the_history_a_stream_says_so_and_the_others_send_their_state() {
+async fn past_the_history_a_stream_is_not_recovered_and_others_send_their_state() {
     let small = "[namespace.s]\nhistory_size = 2\n[namespace.m]\nclass = \"merge\"\nhistory_size = 2\n[namespace.l]\nclass = \"latest\"\nhistory_size = 2";
     let server = Server::open_with(small);
     let mut epoch = Value::Null;
@@ -69,7 +69,7 @@ async fn past_the_history_a_stream_says_so_and_the_others_send_their_state() {
 }
 
 #[tokio::test]
-async fn an_old_history_is_let_go_of() {
+async fn an_old_history_is_removed() {
     let server = Server::open_with("[namespace.s]\nhistory_ttl = \"1s\"");
     let (_, reply) = server.post("/api/publish", &json!({"channel": "s:a", "data": 1}));
     let epoch = reply["result"]["epoch"].clone();
@@ -86,7 +86,7 @@ async fn an_old_history_is_let_go_of() {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     let (_, standing) = subscribe_since(&server, "s:a", 2, &epoch).await;
-    assert_eq!(standing["recovered"], true, "who has everything has missed nothing");
+    assert_eq!(standing["recovered"], true, "a client with everything is recovered");
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn a_new_subscriber_may_ask_for_history() {
     client.nothing_more().await;
 }
 
-/// Clients that come and go while deltas pour in miss nothing and get nothing twice.
+/// Clients that reconnect while deltas arrive miss nothing and get nothing twice.
 #[tokio::test]
 async fn reconnecting_under_load_loses_nothing() {
     let server = Server::start(&format!("{OPEN}\n[namespace.r]\nhistory_size = 60000\nhistory_bytes = 10000000"));
@@ -148,10 +148,7 @@ async fn reconnecting_under_load_loses_nothing() {
 #[tokio::test]
 async fn recovered_merge_patches_lead_to_the_same_state() {
     let server = Server::open();
-    server.publish(
-        "merge:a",
-        &json!({"x": {"a": 1, "b": 2}, "filler": "long enough that patches are the shorter way to say it"}),
-    );
+    server.publish("merge:a", &json!({"x": {"a": 1, "b": 2}, "filler": "long enough that patches are shorter"}));
     let mut client = server.client().await;
     let reply = client.subscribe(&["merge:a"]).await;
     let mut follower = Follower::default();
@@ -167,8 +164,8 @@ async fn recovered_merge_patches_lead_to_the_same_state() {
     assert_eq!(follower.snapshots, before, "the patches were sent, not the object");
 }
 
-/// More than a backlog holds was missed, on several topics: it comes in pieces as the socket takes it, and the client is
-/// not mistaken for a slow one.
+/// A client missed more than a backlog takes, on several topics. It comes in parts as the socket takes it, and the
+/// client is not closed as slow.
 #[tokio::test]
 async fn a_long_absence_is_recovered_in_pieces() {
     let server = Server::open_with(
@@ -191,7 +188,7 @@ async fn a_long_absence_is_recovered_in_pieces() {
     back.send(json!({"op": "subscribe", "args": topics, "since": since})).await;
     let standing = back.next().await;
     assert!(topics.iter().all(|t| standing["topics"][t]["recovered"] == true), "{standing}");
-    // Sleeps until the socket is full, while more comes.
+    // It does not read until the socket is full, while more deltas come.
     server.until("it is full", |s| s.metric("slow_sessions") == 1.0).await;
     for topic in topics {
         server.publish(topic, &json!({"n": EACH + 1}));

@@ -1,4 +1,5 @@
-//! What sessions ask for and what is written to them, while it is under way: counted, bounded, and told to the client.
+//! Requests of sessions, and bytes waiting to be written to them: they are counted and limited, and the clients are
+//! informed.
 
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
@@ -22,14 +23,14 @@ fn limit(server: &Server, name: &str) -> f64 {
     server.metric(&format!("limits_reached_total{{limit=\"{name}\"}}"))
 }
 
-/// Something that takes connections and never answers.
+/// A listener that accepts connections and never answers.
 fn silent() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     (listener, url)
 }
 
-/// Calls that wait for what does not answer, each with much data.
+/// Calls to an endpoint that does not answer, each with much data.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_that_wait_are_counted_and_large_ones_leave_room_for_the_others() {
     let (_listener, url) = silent();
@@ -55,7 +56,7 @@ async fn commands_that_wait_are_counted_and_large_ones_leave_room_for_the_others
         })
         .await;
     assert!(account(&server, "asked") <= 2 * MIB, "{}", account(&server, "asked"));
-    // Those that were refused are told to try again; small ones are carried out all the same, of this session and of others.
+    // Refused calls are asked to try again. Small ones are carried out, of this session and of others.
     let mut session = Centrifuge::open(&server).await;
     session.ask(json!({"id": 1, "connect": {}})).await;
     let reply = session.ask(json!({"id": 2, "rpc": {"method": "m", "data": data}})).await;
@@ -65,12 +66,12 @@ async fn commands_that_wait_are_counted_and_large_ones_leave_room_for_the_others
         session.ask(json!({"id": 4, "history": {"channel": "stream:a", "limit": 1}})).await["error"]["code"] != 100
     );
     healthy.is_well(&server).await;
-    // What the endpoint did not answer in time is free again.
+    // Calls that the endpoint did not answer in time are freed.
     server.until("freed", |s| account(s, "asked") < 4_096).await;
     drop(held);
 }
 
-/// Positions that a connect brings wait with it while its token's key is fetched: they count as what came and waits.
+/// The positions in a `connect` wait while its token's key is fetched: they count as incoming messages.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connects_that_wait_for_a_key_set_are_counted_and_have_a_ceiling() {
     let (_listener, url) = silent();
@@ -87,11 +88,11 @@ async fn connects_that_wait_for_a_key_set_are_counted_and_have_a_ceiling() {
     let connect = json!({"id": 1, "connect": {"token": unknown, "subs": subs}}).to_string();
     let connect = frame(0x81, connect.as_bytes());
     let address = server.address;
-    // A wait lasts a second from when the fetch began, and there are some: as many rounds as it takes.
+    // A wait lasts a second from the beginning of the fetch, so this takes some rounds.
     let mut rounds = 0;
     while limit(&server, "incoming_total_bytes") < 10.0 {
         rounds += 1;
-        assert!(rounds < 60, "nothing waits that counts");
+        assert!(rounds < 60, "no waiting message was counted");
         let (connect, mut held) = (connect.clone(), Vec::new());
         held.extend(
             healthy
@@ -104,14 +105,15 @@ async fn connects_that_wait_for_a_key_set_are_counted_and_have_a_ceiling() {
         assert!(account(&server, "incoming") <= 2 * MIB + 600_000, "{}", account(&server, "incoming"));
         drop(held);
     }
-    // They may come back: the code is not one after which SDKs give up.
+    // They may come back: SDKs do not give up after this code.
     assert!(server.metric("closes_total{reason=\"too_much_incoming\"}") >= 10.0);
-    server.until("nothing is held", |s| account(s, "incoming") == 0 && account(s, "asked") == 0).await;
+    server.until("all memory is freed", |s| account(s, "incoming") == 0 && account(s, "asked") == 0).await;
 }
 
-/// All subscribe at once to more than the control plane looks at in a tick: they wait in the kernel, and none is refused.
+/// All clients subscribe at once, to more topics than the control plane handles in a tick: commands wait in the kernel,
+/// and none is refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_storm_of_subscribes_is_heard_as_it_is_answered() {
+async fn a_storm_of_subscribes_is_read_as_it_is_answered() {
     const SESSIONS: usize = 200;
     let server = Server::start(&format!("{OPEN}[limits]\nmemory = \"64MiB\"\nunpublished_topics = 200000\n"));
     let mut healthy = Healthy::beside(&server).await;
@@ -129,16 +131,17 @@ async fn a_storm_of_subscribes_is_heard_as_it_is_answered() {
             s.metric("subscriptions") == all
         })
         .await;
-    println!("{most} bytes under way at most");
-    assert!(most <= MIB, "{most} bytes were under way");
+    println!("{most} bytes in progress at most");
+    assert!(most <= MIB, "{most} bytes were in progress");
     assert_eq!(server.metric("pending_requests_refused_total"), 0.0);
-    assert!(server.metric("reads_paused_control_total") > 0.0, "the storm was no storm");
+    assert!(server.metric("reads_paused_control_total") > 0.0, "the requests did not exceed a tick");
     healthy.is_well(&server).await;
 }
 
-/// The same 512 topics twice in one breath, from positions that this node has not read: the second command waits for the first.
+/// The same 512 topics twice at once, from positions that this node has not read: the second command waits for the
+/// first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_one_session_has_under_way_is_bounded() {
+async fn one_sessions_requests_in_progress_are_limited() {
     let server = Server::open();
     let mut healthy = Healthy::beside(&server).await;
     let topics: Vec<String> = (0..512).map(|n| format!("latest:{n}")).collect();
@@ -166,12 +169,12 @@ async fn what_one_session_has_under_way_is_bounded() {
         healthy.is_well(&server).await;
     }
     assert_eq!(answered.await.unwrap(), [0, 1]);
-    assert_eq!(most, 512.0, "so many waited at once");
+    assert_eq!(most, 512.0, "the number that waited at once");
 }
 
-/// A session lets deliveries wait for as long as it may, and much is published: it does not wait for as much as that.
+/// A session has the longest flush interval and much is published: the waiting bytes are limited.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_waits_for_a_write_has_a_ceiling() {
+async fn bytes_waiting_for_a_write_are_limited() {
     let server = Server::start(&format!("{OPEN}history_size = 1\n[limits]\nmemory = \"64MiB\"\n"));
     let mut healthy = Healthy::beside(&server).await;
     let mut client = server.client().await;
@@ -189,7 +192,7 @@ async fn what_waits_for_a_write_has_a_ceiling() {
         server.publish("stream:a", &json!({"n": n, "pad": "x".repeat(50_000)}));
         most = most.max(account(&server, "outgoing"));
     }
-    // 1/64 of the memory is half a MiB for each of two shards, and one delta is over it.
+    // 1/64 of the memory is half a MiB for each of two shards, and one delta may exceed it.
     assert!(most <= MIB, "{most} bytes waited for a write");
     assert!(limit(&server, "outgoing_total_bytes") > 0.0);
     tokio::time::timeout(PATIENCE, reader).await.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! What a session is owed reaches it whole, in messages that it can take, and it is closed only for what it did.
+//! Deliveries reach a session completely, in messages that it accepts, and it is closed only for what it did.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,23 +13,23 @@ use crate::support::raw_socket::frame;
 use crate::support::tokens::{claims, config, hs256};
 use crate::support::{Client, Got, OPEN, PATIENCE, Redis, Server};
 
-/// Largest list of `plain`, and largest Centrifuge message of several replies, as docs/limits.md has them.
+/// Largest list of `plain`, and largest Centrifuge message of several replies, as in docs/limits.md.
 const LIST_BYTES_MAX: usize = 64 * 1024;
 const JOINED_BYTES_MAX: usize = 16 * 1024;
 
 const SLOW: &str = "closes_total{reason=\"slow\"}";
 const NO_PONG: &str = "closes_total{reason=\"no_pong\"}";
 
-/// What a server sends.
+/// A message from the server.
 #[derive(Debug, PartialEq)]
-enum Said {
+enum Received {
     /// Inflated.
     Message(Vec<u8>),
     Ping(Vec<u8>),
     Close(u16),
 }
 
-/// A client by hand, whose socket takes little at a time.
+/// A client by hand, with a small receive buffer.
 struct Raw {
     stream: TcpStream,
     centrifuge: bool,
@@ -67,7 +67,7 @@ impl Raw {
         self.stream.write_all(&frame(0x81, command.to_string().as_bytes())).unwrap();
     }
 
-    fn said(&mut self) -> Said {
+    fn receive(&mut self) -> Received {
         let mut head = [0; 2];
         self.stream.read_exact(&mut head).unwrap();
         let mut wide = [0; 8];
@@ -91,22 +91,22 @@ impl Raw {
             payload.clone_from(&self.inflated);
         }
         match head[0] & 0x0f {
-            8 => Said::Close(u16::from_be_bytes([payload[0], payload[1]])),
-            9 => Said::Ping(payload),
-            _ => Said::Message(payload),
+            8 => Received::Close(u16::from_be_bytes([payload[0], payload[1]])),
+            9 => Received::Ping(payload),
+            _ => Received::Message(payload),
         }
     }
 
-    /// The objects of the next message, whose size is as the documents say. Pings are answered.
+    /// The objects of the next message, whose size must be as documented. Pings are answered.
     fn values(&mut self) -> Vec<Value> {
         loop {
-            let message = match self.said() {
-                Said::Message(message) => message,
-                Said::Ping(payload) => {
+            let message = match self.receive() {
+                Received::Message(message) => message,
+                Received::Ping(payload) => {
                     self.stream.write_all(&frame(0x8a, &payload)).unwrap();
                     continue;
                 }
-                Said::Close(code) => panic!("closed: {code}"),
+                Received::Close(code) => panic!("closed: {code}"),
             };
             let bytes = message.len();
             let values = match self.centrifuge {
@@ -126,7 +126,7 @@ impl Raw {
     }
 }
 
-/// Text that no compression makes much shorter.
+/// Text that compresses badly.
 fn noise(seed: u64, bytes: usize) -> String {
     let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let letters = std::iter::repeat_with(|| {
@@ -138,16 +138,16 @@ fn noise(seed: u64, bytes: usize) -> String {
     letters.take(bytes).collect()
 }
 
-/// One shard, so that what is answered to one session was answered to those before.
+/// One shard, so that an answer to one session shows that earlier sessions were answered.
 fn one_shard(more: &str) -> Server {
     Server::start(&format!("{}\n{more}", OPEN.replace("shards = 2", "shards = 1")))
 }
 
-/// A stream is to be replayed to a session whose socket is full; meanwhile the session asks for a snapshot of it.
+/// A stream must be replayed to a session whose socket is full; meanwhile the session requests a snapshot of it.
 #[tokio::test]
-async fn a_snapshot_takes_nothing_from_a_replay_that_is_owed() {
+async fn a_snapshot_takes_nothing_from_a_pending_replay() {
     for again in [false, true] {
-        // Commands are heard though its socket is full.
+        // Commands are read although its socket is full.
         let server = one_shard("[limits]\nbacklog_bytes = 10000000\n");
         let part = "x".repeat(200_000);
         for n in 0..15 {
@@ -167,7 +167,7 @@ async fn a_snapshot_takes_nothing_from_a_replay_that_is_owed() {
         server.publish("stream:a", &json!(23));
         raw.send(&json!({"op": "snapshot", "id": "s", "args": ["stream:a"]}));
         if again {
-            // Begins the subscription anew, behind the snapshot.
+            // Starts the subscription over, after the snapshot.
             raw.send(&subscribe);
         }
         let commands = if again { 4.0 } else { 3.0 };
@@ -203,7 +203,7 @@ async fn a_snapshot_takes_nothing_from_a_replay_that_is_owed() {
     }
 }
 
-/// What a recovering client is to get, some of it as large as a delta may be.
+/// Deltas and states for a recovering client, some of them as large as a delta may be.
 fn fill(server: &Server) -> Vec<String> {
     let mut topics = Vec::new();
     for n in 0..40 {
@@ -219,13 +219,13 @@ fn fill(server: &Server) -> Vec<String> {
     topics
 }
 
-/// Deltas and states that make up what [`fill`] published.
+/// Number of deltas and states that [`fill`] published.
 const FILLED: usize = 92;
 
 const SMALL_BACKLOG: &str = "[limits]\nbacklog_bytes = 65536\n";
 
 #[tokio::test]
-async fn a_client_that_reads_recovers_whatever_its_backlog_may_hold() {
+async fn a_client_that_reads_recovers_with_any_backlog_limit() {
     let server = one_shard(SMALL_BACKLOG);
     let topics = fill(&server);
     for (centrifuge, deflate) in [(false, false), (false, true), (true, false), (true, true)] {
@@ -277,9 +277,9 @@ async fn a_client_that_reads_recovers_over_tls_too() {
     assert_eq!(server.metric(SLOW), 0.0);
 }
 
-/// Compressed or not, at first and later, of many topics and of one.
+/// Compressed or not, at the first subscribe and later, of many topics and of one.
 #[tokio::test]
-async fn what_comes_together_is_no_larger_than_documented() {
+async fn joined_messages_are_no_larger_than_documented() {
     let server = one_shard("");
     let topics: Vec<String> = (0..200).map(|n| format!("merge:{n}")).collect();
     let state = |n: usize| json!({"n": n, "pad": "x".repeat(12_000)});
@@ -326,10 +326,10 @@ async fn what_comes_together_is_no_larger_than_documented() {
 
 const PONGS: &str = "[limits]\nping_interval = \"1s\"\npong_timeout = \"3s\"\nstall_timeout = \"60s\"\n";
 
-/// More than a ping's interval and its answer's time.
+/// Longer than the ping interval and the pong time-out.
 const LONG: Duration = Duration::from_secs(6);
 
-/// Under a ceiling something waits whenever the server looks; then nothing comes any more.
+/// Under a byte limit something waits at every sweep; then nothing is published any more.
 #[tokio::test]
 async fn a_lull_after_steady_traffic_under_a_ceiling_is_no_missing_pong() {
     let server = one_shard(PONGS);
@@ -364,7 +364,7 @@ async fn a_lull_after_steady_traffic_under_a_ceiling_is_no_missing_pong() {
     }
 }
 
-/// It takes longer to read what it is sent than a ping and its answer may take, and then goes on as usual.
+/// A client takes longer to read its backlog than a ping and its answer may take, and then continues.
 #[tokio::test]
 async fn a_client_that_has_just_caught_up_is_given_its_time_to_answer_a_ping() {
     let server = one_shard(PONGS);
@@ -382,20 +382,20 @@ async fn a_client_that_has_just_caught_up_is_given_its_time_to_answer_a_ping() {
         server.until("its socket is full", |s| s.metric("slow_sessions") == threads.len() as f64 + 1.0).await;
         threads.push(std::thread::spawn(move || {
             std::thread::sleep(LONG);
-            // Until it was pinged when nothing waited any more, and answered.
+            // Until a ping came after the backlog, and was answered.
             let (mut caught_up, mut pings) = (false, 0);
             while pings < 2 {
-                match raw.said() {
-                    Said::Message(message) if message == b"{}" => {
+                match raw.receive() {
+                    Received::Message(message) if message == b"{}" => {
                         raw.send(&json!({}));
                         pings += usize::from(caught_up);
                     }
-                    Said::Ping(payload) => {
+                    Received::Ping(payload) => {
                         raw.stream.write_all(&frame(0x8a, &payload)).unwrap();
                         pings += usize::from(caught_up);
                     }
-                    Said::Message(message) => caught_up |= message.len() > 2_000_000,
-                    Said::Close(code) => panic!("closed with {code}, centrifuge {centrifuge}"),
+                    Received::Message(message) => caught_up |= message.len() > 2_000_000,
+                    Received::Close(code) => panic!("closed with {code}, centrifuge {centrifuge}"),
                 }
             }
         }));
@@ -406,7 +406,7 @@ async fn a_client_that_has_just_caught_up_is_given_its_time_to_answer_a_ping() {
     assert_eq!(server.metric(NO_PONG), 0.0);
 }
 
-/// Bit 2 of a Centrifuge subscribe's `flag`: where it cannot be recovered it is refused, and the client may go on.
+/// Bit 2 of a Centrifuge subscribe's `flag`: if it cannot be recovered it is refused, and the client may continue.
 #[tokio::test]
 async fn a_subscribe_that_is_to_be_recovered_or_refused_is_refused() {
     let server = Server::open_with("[namespace.short]\nhistory_size = 2\n");
@@ -465,7 +465,7 @@ async fn it_is_refused_in_protobuf_too() {
     }
 }
 
-/// What the server subscribes a session to is recovered with the connect, and refused with it.
+/// The server's own subscriptions of a session are recovered with `connect`, and refused with it.
 #[tokio::test]
 async fn a_connect_whose_subscriptions_cannot_be_recovered_is_refused() {
     let server = Server::start(&config("[namespace.short]\nhistory_size = 2\n"));
@@ -485,7 +485,8 @@ async fn a_connect_whose_subscriptions_cannot_be_recovered_is_refused() {
     assert_eq!(reply["connect"]["subs"]["short:a"]["was_recovering"], true, "{reply}");
 }
 
-/// Attached before anything was published, one event, a crash: all is in Redis. Once something was trimmed, it is not.
+/// A subscription before the first publish, one event, a crash: Redis has everything. Once something was trimmed, it
+/// has not.
 #[tokio::test]
 async fn position_0_is_recovered_while_redis_has_all() {
     let redis = Redis::start();
@@ -516,12 +517,16 @@ async fn position_0_is_recovered_while_redis_has_all() {
     let server = redis.server("").await;
     let mut client = server.client().await;
     client.send(json!({"op": "subscribe", "args": ["stream:a"], "since": since})).await;
-    assert_eq!(client.next().await["topics"]["stream:a"]["recovered"], false, "the first may have been of this topic");
+    assert_eq!(
+        client.next().await["topics"]["stream:a"]["recovered"],
+        false,
+        "the trimmed entry may have been of this topic"
+    );
 }
 
-/// Wherever a node begins to know a topic, its first delta follows on what the reply says that the client has.
+/// Wherever a node begins to know a topic, its first delta follows the offset that the reply gave the client.
 #[tokio::test]
-async fn the_first_delta_of_a_topic_follows_on_what_the_reply_says() {
+async fn the_first_delta_of_a_topic_follows_the_replys_offset() {
     let redis = Redis::start();
     for n in 0..3 {
         redis.add("stream:other", &json!(n));
@@ -538,14 +543,14 @@ async fn the_first_delta_of_a_topic_follows_on_what_the_reply_says() {
             let (mut have, offset) = (at["have"].as_u64().unwrap(), server.publish(&topic, &json!({"a": 1})));
             let mut delta = client.next().await;
             if delta["incomplete"] == true {
-                // Before it: there may have been a state among what was trimmed.
+                // Before that, there may have been a state among the trimmed entries.
                 have = delta["offset"].as_u64().unwrap();
                 delta = client.next().await;
             }
             assert_eq!(delta["offset"], offset);
             let prev = delta["prev"].as_u64().unwrap();
             assert!(prev <= have && have < offset, "{topic}: {at} {delta}");
-            // And after a restart, from where the client was before it.
+            // And after a restart, from the client's position before it.
             drop(server);
             let server = redis.server("").await;
             let mut client = server.client().await;
@@ -553,7 +558,7 @@ async fn the_first_delta_of_a_topic_follows_on_what_the_reply_says() {
             client.send(json!({"op": "subscribe", "args": [topic], "since": since})).await;
             let standing = client.next().await["topics"][&topic].clone();
             let missed = client.next().await;
-            // Of a state that may lack what was trimmed it cannot be said.
+            // A state that may lack trimmed entries cannot be recovered.
             assert_eq!(standing["recovered"], missed["incomplete"] != true, "{topic}: {standing} {missed}");
             assert_eq!(missed["offset"], offset);
             let prev = missed["prev"].as_u64();
@@ -563,7 +568,7 @@ async fn the_first_delta_of_a_topic_follows_on_what_the_reply_says() {
 }
 
 #[test]
-fn a_delta_that_no_backlog_holds_is_refused_at_start() {
+fn a_delta_limit_above_the_backlog_limit_is_refused_at_start() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("c.toml");
     std::fs::write(&path, "[limits]\ndelta_bytes = 4194304\nbacklog_bytes = 1048576\n").unwrap();

@@ -1,5 +1,5 @@
-//! Entries of one topic in two streams of a real Redis: the same count on every node and after every load, and what is saved of
-//! one stream agrees with what is saved of the other.
+//! Entries of one topic in two streams of a real Redis: the same entries count on every node and after every load, and
+//! the saved states of the two streams agree.
 
 use serde_json::{Value, json};
 
@@ -20,14 +20,14 @@ fn add(redis: &Redis, stream: &str, topic: &str, kind: &str, data: &Value) -> St
     add_as(redis, stream, "*", topic, kind, data)
 }
 
-/// So many entries that the other stream is loaded long before this one.
+/// Adds so many entries that the other stream is loaded long before this one.
 fn fill(redis: &Redis, stream: &str, id: &str) {
     let script =
         "for i = 1, 8000 do redis.call('XADD', KEYS[1], ARGV[1] .. '-' .. i, 'topic', 'latest:fill', 'data', i) end";
     redis.command(&["EVAL", script, "1", stream, id]);
 }
 
-/// Values, deletions and moves with one ID in both streams: the second stream's counts, whichever is read first.
+/// Values, deletions and moves with one ID in both streams: the second stream's count, whichever is read first.
 #[tokio::test]
 async fn of_two_entries_with_one_id_the_later_streams_counts_on_every_node() {
     let redis = Redis::start();
@@ -77,9 +77,9 @@ async fn of_two_entries_with_one_id_the_later_streams_counts_on_every_node() {
     }
 }
 
-/// One of two streams is loaded again, after both had been read past a deletion: what the deletion ended does not come back.
+/// One of two streams is loaded again after both had been read past a deletion: deleted data does not come back.
 #[tokio::test]
-async fn a_load_of_one_stream_brings_nothing_back_that_was_deleted_in_the_other() {
+async fn a_load_of_one_stream_restores_nothing_deleted_in_the_other() {
     let redis = Redis::start();
     let options = format!("{BOTH}snapshot_every = \"0s\"\n[namespace.q]\nclass = \"latest\"\nstale_after = \"1s\"\n");
     let server = redis.server(&options).await;
@@ -87,7 +87,7 @@ async fn a_load_of_one_stream_brings_nothing_back_that_was_deleted_in_the_other(
     server.until("read", |s| view(s, "latest:x").is_some()).await;
     add(&redis, "s2", "latest:x", "delete", &Value::Null);
     server.until("deleted", |s| view(s, "latest:x").is_none()).await;
-    // It goes stale more than a second later, as the server sees when it looks at all that it remembers.
+    // The topic becomes stale more than a second later, when the server sweeps its topics.
     for stream in ["s1", "s2"] {
         add(&redis, stream, &format!("q:{stream}"), "delta", &json!(1));
     }
@@ -106,11 +106,11 @@ async fn a_load_of_one_stream_brings_nothing_back_that_was_deleted_in_the_other(
             break;
         }
     }
-    // The other stream, which had deleted it, is read again too: until then nobody knows.
+    // The other stream, with the deletion, is read again too; until then no node knows it.
     server.until("not there", |s| view(s, "latest:x").is_none()).await;
 }
 
-/// How far a stream was read is saved only when no other stream has a saved state of what ended before that.
+/// A stream's position is saved only when the other stream has no saved state of topics that ended before.
 #[tokio::test]
 async fn a_position_is_saved_after_what_ended_is_removed_beside_the_other_stream() {
     let redis = Redis::start();
@@ -119,7 +119,7 @@ async fn a_position_is_saved_after_what_ended_is_removed_beside_the_other_stream
     let last = add(&redis, "s1", "latest:moved", "delta", &json!(1));
     first.until("saved", |_| redis.command(&["GET", "{s1}:position"]) == last).await;
     drop(first);
-    // Its second stream reaches back so little that it is saved every second, and its first is not saved for long.
+    // The second stream reaches back so little that it is saved every second; the first is not saved for long.
     let server = redis.server(&format!("{BOTH}snapshot_every = \"10m\"")).await;
     add(&redis, "s2", "latest:deleted", "delete", &Value::Null);
     add(&redis, "s2", "latest:moved", "move", &json!(2));
@@ -135,7 +135,8 @@ async fn a_position_is_saved_after_what_ended_is_removed_beside_the_other_stream
     assert_eq!(late.get("/api/topics").1, r#"{"topics":[],"next":null}"#);
 }
 
-/// Entries behind the saved position are deleted one by one before any node reads them: the stream's ends do not show it.
+/// Entries after the saved position are deleted one by one before any node reads them: the stream's ends do not show
+/// it.
 #[tokio::test]
 async fn entries_that_were_deleted_behind_the_saved_position_are_missed() {
     const STREAM: &str = "nexus:deltas";
@@ -145,7 +146,7 @@ async fn entries_that_were_deleted_behind_the_saved_position_are_missed() {
         let last = redis.add("merge:a", &json!({"a": 1}));
         first.until("saved", |_| redis.command(&["GET", "{nexus:deltas}:position"]) == last).await;
         drop(first);
-        // One that counts, and one of another kind of end.
+        // An entry that counts, and one of another kind at the end.
         redis.add("latest:b", &json!(1));
         let gone = redis.add("merge:a", &json!({"gone": 1}));
         if !is_last {
@@ -166,7 +167,7 @@ async fn entries_that_were_deleted_behind_the_saved_position_are_missed() {
             server.log()
         );
         assert_eq!(server.metric("epoch_changes_total{source=\"redis nexus:deltas\"}"), 0.0);
-        // A node that finds all that was counted has missed nothing.
+        // A node that finds everything that was counted has missed nothing.
         let last = redis.add("merge:c", &json!({"c": 1}));
         let saves = redis.server("snapshot_every = \"100ms\"").await;
         saves.until("saved", |_| redis.command(&["GET", "{nexus:deltas}:position"]) == last).await;
@@ -178,7 +179,8 @@ async fn entries_that_were_deleted_behind_the_saved_position_are_missed() {
     }
 }
 
-/// One stream is saved up to a deletion, the other not yet up to the value that it ended: a node that starts then reads the value.
+/// One stream is saved up to a deletion, the other not yet up to the deleted value: a starting node then reads the
+/// value.
 #[tokio::test]
 async fn a_deletion_counts_though_the_other_stream_is_not_saved_as_far() {
     let redis = Redis::start();
@@ -199,10 +201,10 @@ async fn a_deletion_counts_though_the_other_stream_is_not_saved_as_far() {
     }
 }
 
-/// What lies in the wrong stream is behind that stream's saved position, and what is saved beside the right one is from before it:
-/// a node that starts then knows of it all the same, until a snapshot is newer.
+/// Entries in the wrong stream are before that stream's saved position, and the state saved with the right stream is
+/// older: a starting node knows of them until there is a newer snapshot.
 #[tokio::test]
-async fn what_was_published_in_the_wrong_stream_is_known_to_nodes_that_start_later() {
+async fn entries_in_the_wrong_stream_are_known_to_later_nodes() {
     const KINDS: [&str; 3] = ["delta", "snapshot", "delete"];
     let redis = Redis::start();
     let now: u64 = add(&redis, "other", "latest:a", "delta", &json!(1)).split_once('-').unwrap().0.parse().unwrap();
@@ -235,7 +237,7 @@ async fn what_was_published_in_the_wrong_stream_is_known_to_nodes_that_start_lat
         for kind in KINDS {
             let seen = view(server, &format!("merge:{kind}")).unwrap();
             assert_eq!(seen["incomplete"], true, "{seen}");
-            // Whoever starts after a deletion has nothing from before it.
+            // A node that starts after a deletion has nothing from before it.
             assert!(seen["data"] == both || kind == "delete" && seen["data"] == json!({"b": 1}), "{seen}");
         }
     }
@@ -253,9 +255,9 @@ async fn what_was_published_in_the_wrong_stream_is_known_to_nodes_that_start_lat
     }
 }
 
-/// A node that has not read a deletion in one stream saves the value beside the other once more: it stays deleted.
+/// A node that has not read a deletion in one stream saves the value with the other stream again: it stays deleted.
 #[tokio::test]
-async fn what_is_saved_by_a_node_that_has_not_read_its_deletion_does_not_come_back() {
+async fn a_save_by_a_node_behind_a_deletion_does_not_restore_it() {
     let redis = Redis::start();
     let live = redis.server(&format!("{BOTH}snapshot_every = \"100ms\"")).await;
     for topic in ["latest:x", "merge:x"] {
@@ -276,16 +278,16 @@ async fn what_is_saved_by_a_node_that_has_not_read_its_deletion_does_not_come_ba
     }
     let late = redis.server(BOTH).await;
     assert_eq!(late.get("/api/topics").1, r#"{"topics":[],"next":null}"#);
-    // For who has not read the deletion the patch goes on with what it ended.
+    // For a node that has not read the deletion, the patch continues the deleted state.
     add(&redis, "s1", "merge:x", "delta", &json!({"new": 1}));
     late.until("read", |s| view(s, "merge:x").is_some_and(|seen| seen["data"] == json!({"new": 1}))).await;
     assert_eq!(view(&late, "merge:x").unwrap()["incomplete"], true);
 }
 
-/// Publishers are known to use the wrong stream, and a node that starts later has missed a part of it: it does not say of any topic
-/// that there is none.
+/// Publishers use the wrong stream, and a node that starts later has missed a part of it: it does not report any topic
+/// as nonexistent.
 #[tokio::test]
-async fn what_was_missed_in_a_stream_that_has_others_topics_may_be_any_of_them() {
+async fn entries_missed_in_a_shared_stream_may_be_of_any_topic() {
     let redis = Redis::start();
     let streams = ["s1".to_owned(), "s2".to_owned()];
     let names = (0..).map(|n| format!("merge:{n}"));

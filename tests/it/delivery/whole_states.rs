@@ -1,4 +1,4 @@
-//! A state is whole and the same on every node, or it is said to be incomplete.
+//! A state is whole and the same on every node, or it is marked as incomplete.
 
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ fn add_kind(redis: &Redis, topic: &str, kind: &str, data: &Value) -> String {
     redis.add_kind(STREAM, "*", topic, kind, data)
 }
 
-/// Several patches that add up to one state.
+/// Several patches that together make one state.
 fn publish_members(redis: &Redis, topic: &str, members: std::ops::Range<u32>) -> Value {
     let mut all = json!({});
     for n in members {
@@ -48,7 +48,7 @@ async fn start_with(redis: &Redis, limits: &str, more: &str) -> Server {
     server
 }
 
-/// What a node keeps in memory for topics that nobody wants is its own affair: nobody sees a difference.
+/// A node may free memory of topics without subscribers: no client sees a difference.
 #[tokio::test]
 async fn a_quiet_topic_is_the_same_on_a_node_with_subscribers_and_on_one_without() {
     let redis = Redis::start();
@@ -80,8 +80,8 @@ async fn a_quiet_topic_is_the_same_on_a_node_with_subscribers_and_on_one_without
     assert_eq!(etag(&one, "merge:a"), etag(&other, "merge:a"));
 }
 
-/// The stream has lost the deltas that made a state, and nobody saved it: what is left is said to be incomplete, on every way
-/// to a client, until the publisher sends it whole.
+/// The stream has lost the deltas of a state, and no node saved it: the rest is marked as incomplete, in every answer,
+/// until the publisher sends the whole state.
 #[tokio::test]
 async fn a_state_of_which_deltas_are_gone_is_incomplete_until_it_is_published_whole() {
     let redis = Redis::start();
@@ -93,7 +93,7 @@ async fn a_state_of_which_deltas_are_gone_is_incomplete_until_it_is_published_wh
     assert_eq!(data(&whole, "merge:a"), all);
     let seen = view(&partial, "merge:a").unwrap();
     assert_eq!((&seen["incomplete"], seen["data"].as_object().unwrap().len()), (&json!(true), 30));
-    assert_eq!(etag(&partial, "merge:a"), None, "nothing names it");
+    assert_eq!(etag(&partial, "merge:a"), None, "it has no ETag");
     assert!(etag(&whole, "merge:a").is_some());
     assert_eq!(view(&partial, "latest:b").unwrap().get("incomplete"), None, "a value is whole in itself");
     assert_eq!(etag(&partial, "latest:b"), etag(&whole, "latest:b"));
@@ -103,7 +103,7 @@ async fn a_state_of_which_deltas_are_gone_is_incomplete_until_it_is_published_wh
     assert_eq!((&snapshot["type"], &snapshot["incomplete"]), (&json!("snapshot"), &json!(true)));
     partial.until("counted", |s| s.metric("topics_incomplete") == 1.0).await;
     redis.add("merge:a", &json!({"m59": "new"}));
-    assert_eq!(client.next().await["type"], "delta", "deltas go on");
+    assert_eq!(client.next().await["type"], "delta", "deltas still come");
     assert_eq!(view(&partial, "merge:a").unwrap()["incomplete"], true);
     add_kind(&redis, "merge:a", "snapshot", &json!({"all": 1}));
     let snapshot = client.next().await;
@@ -116,7 +116,7 @@ async fn a_state_of_which_deltas_are_gone_is_incomplete_until_it_is_published_wh
     partial.until("counted", |s| s.metric("topics_incomplete") == 0.0).await;
 }
 
-/// A node that knows less takes the whole state from what another has saved, and never saves its own over it.
+/// A node that knows less takes the whole state from another's save, and never overwrites it with its own.
 #[tokio::test]
 async fn a_state_that_is_incomplete_is_made_whole_by_another_node_and_not_saved() {
     let redis = Redis::start();
@@ -139,7 +139,7 @@ async fn a_state_that_is_incomplete_is_made_whole_by_another_node_and_not_saved(
     whole.signal("CONT");
     let mut expected = all;
     expected["more"] = json!(1);
-    whole.until("goes on", |s| data(s, "merge:a") == expected).await;
+    whole.until("it continues", |s| data(s, "merge:a") == expected).await;
     // It has changed since this node saved it, so it is saved again.
     let snapshot = client.next().await;
     assert_eq!(
@@ -154,9 +154,9 @@ async fn a_state_that_is_incomplete_is_made_whole_by_another_node_and_not_saved(
     assert_eq!((view(&third, "merge:a").unwrap().get("incomplete"), data(&third, "merge:a")), (None, expected));
 }
 
-/// Nobody else is there: what may be incomplete is saved as that, so that a node that starts later does not take it for whole.
+/// There is no other node: an incomplete state is saved as such, so that later nodes do not take it for whole.
 #[tokio::test]
-async fn what_is_saved_incomplete_is_restored_incomplete() {
+async fn incomplete_states_are_saved_and_restored_as_incomplete() {
     let redis = Redis::start();
     publish_members(&redis, "merge:a", 0..60);
     redis.command(&["XTRIM", STREAM, "MAXLEN", "30"]);
@@ -171,8 +171,8 @@ async fn what_is_saved_incomplete_is_restored_incomplete() {
     second.until("whole", |s| view(s, "merge:a").unwrap().get("incomplete").is_none()).await;
 }
 
-/// A topic that has no deltas for longer than its namespace says ends, by the times of its entries, on every node alike:
-/// whether it has noticed or not, with subscribers or without.
+/// A topic without deltas for longer than its namespace's `expire_after` ends, by the times of its entries, on every
+/// node alike, with or without subscribers.
 #[tokio::test]
 async fn a_topic_ends_by_the_times_of_its_entries() {
     let redis = Redis::start();
@@ -186,20 +186,20 @@ async fn a_topic_ends_by_the_times_of_its_entries() {
     }
     one.until("saved", |_| redis.command(&["HEXISTS", "{nexus:deltas}:snapshots", "short:a"]) == ":1").await;
     // Without a further delta it ends as well, and so does its saved state.
-    let told = client.next().await;
-    assert_eq!((&told["type"], &told["data"]), (&json!("snapshot"), &Value::Null));
+    let message = client.next().await;
+    assert_eq!((&message["type"], &message["data"]), (&json!("snapshot"), &Value::Null));
     for server in [&one, &other] {
         server.until("ended", |s| view(s, "short:a").is_none()).await;
     }
     one.until("removed", |_| redis.command(&["HEXISTS", "{nexus:deltas}:snapshots", "short:a"]) == ":0").await;
     redis.add("short:a", &json!({"bid": 1}));
     for server in [&one, &other] {
-        server.until("begins anew", |s| view(s, "short:a").is_some()).await;
+        server.until("it begins again", |s| view(s, "short:a").is_some()).await;
         assert_eq!(data(server, "short:a"), json!({"bid": 1}));
         assert_eq!(view(server, "short:a").unwrap().get("incomplete"), None);
     }
     assert_eq!(etag(&one, "short:a"), etag(&other, "short:a"));
-    // By the entries' times alone: two days lie between these, read in one go by who starts later.
+    // By the entries' times alone: there are two days between these, read in one go by a node that starts later.
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
     let at = |ms: u128, data: &str| redis.xadd(STREAM, &format!("{ms}-0"), &["topic", "day:b", "data", data]);
     at(now + 60_000, r#"{"old": 1}"#);
@@ -211,7 +211,7 @@ async fn a_topic_ends_by_the_times_of_its_entries() {
     assert_eq!(etag(&one, "day:b"), etag(&third, "day:b"));
 }
 
-/// Publishers end topics themselves: no state, no history, nothing saved, in no list, also after a restart.
+/// Publishers end topics: no state, no history, nothing saved, in no list, also after a restart.
 #[tokio::test]
 async fn a_deleted_topic_is_gone_everywhere() {
     let redis = Redis::start();
@@ -230,8 +230,11 @@ async fn a_deleted_topic_is_gone_everywhere() {
         add_kind(&redis, topic, "delete", &Value::Null);
     }
     for topic in ["merge:a", "latest:b", "stream:c"] {
-        let told = client.next().await;
-        assert_eq!((&told["topic"], &told["type"], &told["data"]), (&json!(topic), &json!("snapshot"), &Value::Null));
+        let message = client.next().await;
+        assert_eq!(
+            (&message["topic"], &message["type"], &message["data"]),
+            (&json!(topic), &json!("snapshot"), &Value::Null)
+        );
     }
     let deleted = redis.add("merge:marker", &json!({"a": 1}));
     for server in [&one, &other] {
@@ -245,16 +248,16 @@ async fn a_deleted_topic_is_gone_everywhere() {
     drop((one, other));
     let third = redis.server(options).await;
     assert_eq!(third.get("/api/topics").1, LEFT);
-    // A new life is whole.
+    // When it begins again, it is whole.
     redis.add("merge:a", &json!({"b": 2}));
-    third.until("lives again", |s| view(s, "merge:a").is_some()).await;
+    third.until("it exists again", |s| view(s, "merge:a").is_some()).await;
     assert_eq!(view(&third, "merge:a").unwrap().get("incomplete"), None);
     assert_eq!(data(&third, "merge:a"), json!({"b": 2}));
 }
 
-/// Days of symbols that come and go: what is over is in no saved state, and does not come back.
+/// Days of symbols that come and go: what ended is in no saved state, and does not come back.
 #[tokio::test]
-async fn what_is_gone_is_gone_after_a_restart_too() {
+async fn ended_topics_are_gone_after_a_restart_too() {
     let redis = Redis::start();
     let options =
         "snapshot_every = \"200ms\"\n[limits]\ntopics = 60\n[namespace.o]\nclass = \"latest\"\nexpire_after = \"1s\"\n";
@@ -274,9 +277,9 @@ async fn what_is_gone_is_gone_after_a_restart_too() {
     assert_eq!(server.metric("topics_refused_total"), 0.0);
 }
 
-/// Age is measured from the source's time: a restart makes nothing fresh.
+/// Age is measured from the source's time: a restart does not make a topic fresh.
 #[tokio::test]
-async fn what_was_stale_before_a_restart_is_stale_after_it() {
+async fn topics_stale_before_a_restart_are_stale_after_it() {
     let redis = Redis::start();
     let options = "snapshot_every = \"200ms\"\n[namespace.q]\nclass = \"latest\"\nstale_after = \"2s\"\n";
     let first = redis.server(options).await;
@@ -288,10 +291,10 @@ async fn what_was_stale_before_a_restart_is_stale_after_it() {
     drop(first);
     let second = redis.server(options).await;
     second.until("stale at once", |s| view(s, "q:a").is_some_and(|a| !a["stale_since"].is_null())).await;
-    assert_eq!(view(&second, "q:a").unwrap()["stale_since"], since, "since when it has been, not since the restart");
+    assert_eq!(view(&second, "q:a").unwrap()["stale_since"], since, "the time from before the restart");
 }
 
-/// One more stream, without moving what is in the first: the newest counts, whichever is read first.
+/// A second stream, without moving the topics of the first: the newest value counts, whichever is read first.
 #[tokio::test]
 async fn the_newest_value_of_a_topic_in_two_streams_counts_whichever_is_read_first() {
     let redis = Redis::start();
@@ -317,11 +320,11 @@ async fn the_newest_value_of_a_topic_in_two_streams_counts_whichever_is_read_fir
     }
     let server = redis.server("streams = [\"s1\", \"s2\"]").await;
     assert!(server.metric("topics_misplaced_total") > 0.0);
-    server.until("said", |s| s.log().contains("belongs in the stream")).await;
+    server.until("it is logged", |s| s.log().contains("belongs in the stream")).await;
     let misplaced =
         server.status()["sources"].as_array().unwrap().iter().map(|s| s["misplaced"].as_u64().unwrap()).sum::<u64>();
     assert!(misplaced > 0, "{}", server.status()["sources"]);
-    // Moved for good: what comes late in the other stream is refused.
+    // The topic is moved: late entries in the other stream are refused.
     let move_entry = ["XADD", "s2", "*", "topic", "merge:m", "kind", "move", "data", r#"{"whole":1}"#];
     let moved = redis.command(&move_entry);
     server.until("moved", |s| data(s, "merge:m") == json!({"whole": 1})).await;
@@ -329,7 +332,7 @@ async fn the_newest_value_of_a_topic_in_two_streams_counts_whichever_is_read_fir
     server.until("refused", |s| s.metric("deltas_refused_total{reason=\"wrong_partition\"}") >= 1.0).await;
     let seen = view(&server, "merge:m").unwrap();
     assert_eq!((seen.get("incomplete"), &seen["data"]), (None, &json!({"whole": 1})));
-    // Also for a node that reads it all later.
+    // The same on a node that reads everything later.
     let late = redis.server("streams = [\"s1\", \"s2\"]\nsnapshot_every = \"100ms\"").await;
     assert_eq!(etag(&late, "merge:m"), etag(&server, "merge:m"));
     for (position, upto) in [("{s1}:position", &last), ("{s2}:position", &moved)] {
@@ -342,8 +345,8 @@ async fn the_newest_value_of_a_topic_in_two_streams_counts_whichever_is_read_fir
     assert_eq!(data(&later, "merge:m"), json!({"whole": 1}));
 }
 
-/// A deletion is the newest of a topic's deltas like any other: it counts on a node that reads it before the older values of
-/// another stream, as on one that reads it after them; saved states included.
+/// A deletion is a topic's newest delta like any other: it counts on a node that reads it before the older values of
+/// another stream, as on one that reads it after them, with saved states too.
 #[tokio::test]
 async fn a_deletion_in_another_stream_counts_whichever_is_read_first() {
     // So many entries that the other stream is loaded long before this one.
@@ -390,7 +393,7 @@ async fn a_deletion_in_another_stream_counts_whichever_is_read_first() {
             assert_eq!(server.get("/api/topics").1, r#"{"topics":["latest:fill","merge:again"],"next":null}"#);
         }
         assert_eq!(etag(&live, "merge:again"), etag(&late, "merge:again"));
-        // Nor does a saved state bring it back. (What `stream` topics had is in their stream alone.)
+        // Nor does a saved state bring it back. (Deltas of `stream` topics are only in their stream.)
         live.until("saved", |_| redis.command(&["GET", "{s2}:position"]) == last).await;
         live.until("removed", |_| redis.command(&["HEXISTS", "{s1}:snapshots", "merge:saved"]) == ":0").await;
         drop(live);
@@ -402,8 +405,8 @@ async fn a_deletion_in_another_stream_counts_whichever_is_read_first() {
     }
 }
 
-/// Out of order over two streams, with subscribers: at the first entry in the wrong one it is said and counted, and no state
-/// is told as if it were whole.
+/// Out of order over two streams, with subscribers: the first entry in the wrong stream is logged and counted, and no
+/// state is served as if it were whole.
 #[tokio::test]
 async fn a_topic_over_two_streams_is_noticed_at_its_first_entry_in_the_wrong_one() {
     let redis = Redis::start();
@@ -415,13 +418,13 @@ async fn a_topic_over_two_streams_is_noticed_at_its_first_entry_in_the_wrong_one
     assert_eq!(client.next().await["data"], json!({"a": 1}));
     server.until("saved", |_| redis.command(&["GET", "{s1}:position"]) == last).await;
     let last = add("s2", &json!({"b": 1}));
-    let told = client.next().await;
-    assert_eq!((&told["type"], &told["incomplete"]), (&json!("snapshot"), &json!(true)), "{told}");
+    let message = client.next().await;
+    assert_eq!((&message["type"], &message["incomplete"]), (&json!("snapshot"), &json!(true)), "{message}");
     assert_eq!(client.next().await["data"], json!({"b": 1}));
-    server.until("said", |s| s.log().matches("belongs in the stream").count() == 1).await;
+    server.until("it is logged", |s| s.log().matches("belongs in the stream").count() == 1).await;
     assert_eq!(server.metric("topics_misplaced_total"), 1.0);
     assert_eq!(server.metric("topics_moved_total"), 1.0);
-    // What this node saved before makes nothing whole.
+    // What this node saved before makes no state whole.
     server.until("saved again", |_| redis.command(&["GET", "{s2}:position"]) == last).await;
     assert_eq!(view(&server, "merge:m").unwrap()["incomplete"], true);
     // What the topic cannot take moves nothing.
@@ -430,9 +433,9 @@ async fn a_topic_over_two_streams_is_noticed_at_its_first_entry_in_the_wrong_one
     assert_eq!(server.metric("topics_moved_total"), 1.0);
 }
 
-/// Nodes are away for longer than a topic may be quiet, and it was not: what was published meanwhile keeps it.
+/// Nodes are away for longer than a topic may be quiet, but the topic was not: deltas published meanwhile keep it.
 #[tokio::test]
-async fn a_topic_lives_on_while_nodes_are_away_if_it_is_published() {
+async fn a_published_topic_outlives_the_absence_of_nodes() {
     let redis = Redis::start();
     let options = "snapshot_every = \"100ms\"\n[namespace.short]\nclass = \"merge\"\nexpire_after = \"2s\"\n";
     let first = redis.server(options).await;
@@ -451,7 +454,8 @@ async fn a_topic_lives_on_while_nodes_are_away_if_it_is_published() {
     assert_eq!(data(&second, "short:a"), json!({"first": 1, "n": n}));
 }
 
-/// What is in doubt stays so for nodes that start after the next save, and so does what may have existed in the hole alone.
+/// A doubtful state remains so for nodes that start after the next save, as does a topic that may only have existed in
+/// the hole.
 #[tokio::test]
 async fn a_save_after_a_hole_makes_nothing_whole() {
     let redis = Redis::start();
@@ -478,18 +482,18 @@ async fn a_save_after_a_hole_makes_nothing_whole() {
     }
     let mut client = second.client().await;
     client.subscribe(&["merge:z"]).await;
-    let told = client.next().await;
-    assert_eq!((&told["data"], &told["incomplete"]), (&Value::Null, &json!(true)), "{told}");
+    let message = client.next().await;
+    assert_eq!((&message["data"], &message["incomplete"]), (&Value::Null, &json!(true)), "{message}");
     redis.add("merge:z", &json!({"b": 2}));
     assert_eq!(client.next().await["type"], "delta");
-    let told = client.next().await;
-    assert_eq!((&told["type"], &told["incomplete"]), (&json!("snapshot"), &json!(true)), "{told}");
+    let message = client.next().await;
+    assert_eq!((&message["type"], &message["incomplete"]), (&json!("snapshot"), &json!(true)), "{message}");
     for server in [&first, &second] {
         server.until("in doubt", |s| in_doubt(s, "merge:z")).await;
     }
 }
 
-/// A stream was replaced by one that lacks the last entries, as after a failover: states that were saved with them do not count.
+/// A stream was replaced by one that lacks the last entries, as after a failover: states saved with them do not count.
 #[tokio::test]
 async fn states_that_were_saved_with_entries_that_a_failover_lost_do_not_count() {
     let redis = Redis::start();
@@ -514,9 +518,9 @@ async fn states_that_were_saved_with_entries_that_a_failover_lost_do_not_count()
     }
 }
 
-/// `null` is a value like any other, and what a node has no room for is missing in its state.
+/// `null` is a value like any other, and a delta for which a node has no room is missing in its state.
 #[tokio::test]
-async fn a_null_is_saved_and_what_finds_no_room_is_missed() {
+async fn a_null_is_saved_and_a_delta_without_room_is_missed() {
     let redis = Redis::start();
     let first = redis.server("snapshot_every = \"100ms\"").await;
     let last = redis.add("latest:n", &Value::Null);
@@ -532,9 +536,9 @@ async fn a_null_is_saved_and_what_finds_no_room_is_missed() {
     assert_eq!(view(&second, "merge:a").unwrap()["incomplete"], true);
 }
 
-/// Deltas of a `stream` topic that a node has no room for are a hole, and its subscribers are told.
+/// Deltas of a `stream` topic for which a node has no room are a hole, and its subscribers are notified.
 #[tokio::test]
-async fn a_stream_whose_deltas_find_no_room_is_incomplete_until_its_next() {
+async fn a_stream_without_room_for_deltas_is_incomplete_until_its_next() {
     let redis = Redis::start();
     let server = start_with(&redis, "topics = 1", "").await;
     redis.add("latest:n", &json!(1));
@@ -560,8 +564,8 @@ async fn a_stream_whose_deltas_find_no_room_is_incomplete_until_its_next() {
     assert_eq!(late.next().await["topics"]["stream:late"]["recovered"], false);
 }
 
-/// A namespace has another class at the next start. States saved with the other class do not count: the entries
-/// that the stream holds do, and the others are missed.
+/// A namespace has another class at the next start. States saved with the other class do not count: entries in the
+/// stream do, and the others are missed.
 #[tokio::test]
 async fn a_state_that_was_saved_with_another_class_does_not_count() {
     for change in class_changes() {

@@ -1,4 +1,4 @@
-//! Clients of Centrifugo's server API: `cent` itself, and requests byte for byte as the others send them.
+//! Clients of Centrifugo's server API: `cent` itself, and exact copies of the requests of other clients.
 
 use std::path::Path;
 use std::process::Command;
@@ -54,35 +54,35 @@ async fn cent_publishes_broadcasts_reads_history_and_presence_and_gives_orders()
     let output = tokio::task::spawn_blocking(move || program.output()).await.unwrap();
     let output = output.expect("target/sdk-venv must be there: `make tools` installs it");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let results: Value = serde_json::from_slice(&output.stdout).unwrap();
 
-    assert_eq!(told["first"]["offset"], 1);
-    assert_eq!(told["again"], told["first"], "the same publish, once");
-    let responses = &told["broadcast"]["responses"];
+    assert_eq!(results["first"]["offset"], 1);
+    assert_eq!(results["again"], results["first"], "the same publish, once");
+    let responses = &results["broadcast"]["responses"];
     assert_eq!((&responses[0]["result"]["offset"], &responses[1]["result"]["offset"]), (&json!(2), &json!(1)));
     assert_eq!(responses[2]["error"]["code"], 107, "{responses}");
     let numbers = |history: &Value| -> Vec<u64> {
         let publications = history["publications"].as_array().unwrap();
         publications.iter().map(|publication| publication["data"]["n"].as_u64().unwrap()).collect()
     };
-    assert_eq!(numbers(&told["history"]), [1, 2]);
-    assert_eq!((&told["batch"][0]["offset"], &told["batch"][2]["num_users"]), (&json!(3), &json!(2)));
-    assert_eq!(told["batch"][1]["responses"][0]["result"]["offset"], 4);
-    assert_eq!(told["presence"]["presence"].as_object().unwrap().len(), 2);
-    assert_eq!(told["presence_stats"], json!({"num_clients": 2, "num_users": 2}));
-    assert_eq!(told["channels"]["channels"]["room:1"]["num_clients"], 2);
-    assert_eq!(told["info"]["nodes"].as_array().unwrap().len(), 1);
-    for (refused, (code, said)) in told["refused"].as_array().unwrap().iter().zip([
+    assert_eq!(numbers(&results["history"]), [1, 2]);
+    assert_eq!((&results["batch"][0]["offset"], &results["batch"][2]["num_users"]), (&json!(3), &json!(2)));
+    assert_eq!(results["batch"][1]["responses"][0]["result"]["offset"], 4);
+    assert_eq!(results["presence"]["presence"].as_object().unwrap().len(), 2);
+    assert_eq!(results["presence_stats"], json!({"num_clients": 2, "num_users": 2}));
+    assert_eq!(results["channels"]["channels"]["room:1"]["num_clients"], 2);
+    assert_eq!(results["info"]["nodes"].as_array().unwrap().len(), 1);
+    for (refused, (code, needle)) in results["refused"].as_array().unwrap().iter().zip([
         (107, "`no name` is no topic"),
         (107, "`skip_history` is not supported"),
         (108, "no presence"),
         (107, "close code 1 is not one of"),
     ]) {
         assert_eq!(refused["code"], code, "{refused}");
-        assert!(refused["message"].as_str().unwrap().contains(said), "{refused}");
+        assert!(refused["message"].as_str().unwrap().contains(needle), "{refused}");
     }
-    assert_eq!(told["wrong_key"], true);
-    assert_eq!((&told["removed"]["publications"], &told["removed"]["offset"]), (&json!([]), &json!(4)));
+    assert_eq!(results["wrong_key"], true);
+    assert_eq!((&results["removed"]["publications"], &results["removed"]["offset"]), (&json!([]), &json!(4)));
 
     assert_eq!(ann.until("server subscribed").await["topic"], "room:12");
     assert_eq!(ann.until("unsubscribed").await["code"], 2000);
@@ -91,7 +91,7 @@ async fn cent_publishes_broadcasts_reads_history_and_presence_and_gives_orders()
     assert_eq!(there["result"]["presence"].as_object().unwrap().len(), 1, "{there}");
 }
 
-/// (what sends it, path, header, body, results or error codes)
+/// (client, path, header, body, results or error codes)
 #[test]
 fn requests_as_the_clients_of_four_languages_send_them() {
     let server = keyed(ROOM);
@@ -152,7 +152,7 @@ fn requests_as_the_clients_of_four_languages_send_them() {
         assert!(status == 200 && answers.len() == 1 && ok(&answers[0]), "{client}: {body}: {status} {answers:?}");
         assert_eq!(answers[0]["id"], if client == "by number" { json!(3) } else { Value::Null });
     }
-    // Several in one body, one of which cannot be carried out: a line for each.
+    // Several commands in one body, one of which fails: one line for each.
     let pipe = "{\"method\":\"publish\",\"params\":{\"channel\":\"room:9\",\"data\":1}}\n\
                 {\"id\":2,\"method\":\"publish\",\"params\":{\"channel\":\"no name\",\"data\":1}}\n\
                 {\"method\":\"nonsense\",\"params\":{}}\n{\"method\":\"presence_stats\",\"params\":{\"channel\":\"room:9\"}}\n";
@@ -162,7 +162,7 @@ fn requests_as_the_clients_of_four_languages_send_them() {
     assert_eq!((&answers[1]["id"], &answers[1]["error"]["code"]), (&json!(2), &json!(107)));
     assert_eq!(answers[2]["error"]["code"], 104);
     assert_eq!(answers[3]["result"]["num_clients"], 0);
-    // Two keys cannot be shown at once, and other schemes are none of these.
+    // Two keys cannot be given at once, and other schemes are not accepted.
     for wrong in [("Authorization", "apikey wrong-key-0123456789x"), ("Authorization", KEY)] {
         assert_eq!(ask(&server, "/api", wrong, "{}").0, 401, "{wrong:?}");
     }
@@ -172,7 +172,7 @@ fn requests_as_the_clients_of_four_languages_send_them() {
 }
 
 #[test]
-fn errors_come_in_the_style_that_is_asked_for_or_configured() {
+fn errors_have_the_requested_or_configured_style() {
     let config = crate::support::tokens::config("")
         .replace("open = true", &format!("keys = [\"{KEY}\"]\nerror_style = \"http\""));
     let (usual, by_status) = (keyed(ROOM), Server::start(&config));
@@ -276,14 +276,14 @@ async fn the_server_subscribes_refreshes_and_removes_history_on_all_nodes() {
         call(&one, "refresh", &json!({"user": user, "expired": true}));
         assert_eq!(client.until("connecting").await["code"], 3005);
     }
-    // `plain` is told likewise, and gets the deltas.
+    // `plain` clients are notified likewise, and get the deltas.
     let bearer = format!("Bearer {}", hs256(&claims("pat", 60, json!({"topics": []}))));
     let mut pat = crate::support::Client::connect_with(two.address, &[("authorization", &bearer)]).await.unwrap();
     pat.nothing_more().await;
     call(&one, "subscribe", &json!({"user": "pat", "channel": "room:p"}));
-    let told = pat.next().await;
+    let notice = pat.next().await;
     assert_eq!(
-        (&told["op"], &told["ok"], told["topics"]["room:p"].is_object()),
+        (&notice["op"], &notice["ok"], notice["topics"]["room:p"].is_object()),
         (&json!("subscribe"), &json!(true), true)
     );
     call(&one, "publish", &json!({"channel": "room:p", "data": 1}));
@@ -304,7 +304,7 @@ async fn the_server_subscribes_refreshes_and_removes_history_on_all_nodes() {
         assert_eq!((&history(server)["offset"], &history(server)["epoch"]), (&before["offset"], &before["epoch"]));
     }
     call(&two, "publish", &json!({"channel": "room:h", "data": "after"}));
-    // A node that starts later finds the same, as the stream says it.
+    // A node that starts later finds the same in the stream.
     let three = keyed(&config);
     three.until("ready", |s| s.get("/readyz").0 == 200).await;
     for server in [&one, &two, &three] {

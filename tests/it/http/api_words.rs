@@ -1,4 +1,4 @@
-//! What the publish API tells its callers: reasons and remedies in the words of the log and of `nexus-push publish`.
+//! The publish API's errors: reasons and remedies in the words of the log and of `nexus-push publish`.
 
 use base64::Engine as _;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use crate::support::program::{config_file, done, failed, fed, ready, run, text};
 use crate::support::publish_cases::{cases, publish, strict};
 use crate::support::{OPEN, Redis, Server};
 
-/// What is refused before it is sent has the same reason, text and remedy where it is sent all the same.
+/// An entry that the command refuses before sending gets the same reason, text and remedy when it is sent.
 #[tokio::test]
 async fn the_api_refuses_in_the_words_of_the_command() {
     let server = Server::start(&strict(""));
@@ -21,7 +21,7 @@ async fn the_api_refuses_in_the_words_of_the_command() {
         match case.data.as_deref().map(|data| (data, serde_json::from_slice::<Value>(data))) {
             None => {}
             Some((_, Ok(data))) => command["data"] = data,
-            // An empty text is none.
+            // An empty text is no value.
             Some((b"", _)) => continue,
             Some((bytes, Err(_))) => {
                 command["b64data"] = base64::engine::general_purpose::STANDARD.encode(bytes).into();
@@ -33,10 +33,10 @@ async fn the_api_refuses_in_the_words_of_the_command() {
         let (message, remedy) = (error["message"].as_str().unwrap(), error["remedy"].as_str().unwrap());
         assert!(message.ends_with(&format!("; {remedy}")), "{reply}");
         seen.insert(case.reason);
-        // That nothing is there is said otherwise of a command's members.
+        // Missing members of a command have other messages.
         if case.data.is_some() {
-            let said = failed(&publish(&config, &case));
-            assert!(said.ends_with(&format!("was refused ({}): {message}\n", case.reason)), "{said}{message}");
+            let printed = failed(&publish(&config, &case));
+            assert!(printed.ends_with(&format!("was refused ({}): {message}\n", case.reason)), "{printed}{message}");
         }
         let count = server.metric(&format!("deltas_refused_total{{reason=\"{}\"}}", case.reason));
         let malformed = server.metric("publish_refused_total{reason=\"malformed\"}");
@@ -48,21 +48,21 @@ async fn the_api_refuses_in_the_words_of_the_command() {
     let (_, reply) = server.post("/api/publish", &json!({"channel": "merge:a", "data": {}, "ts": 1_723_161_256}));
     assert_eq!(reply["error"]["reason"], "ts_seconds", "{reply}");
     assert!(reply["error"]["remedy"].as_str().unwrap().ends_with(": 1723161256000"), "{reply}");
-    // An end needs no data.
+    // A deletion needs no data.
     for (body, topic) in
         [(json!({"channel": "merge:a", "data": {}}), 200), (json!({"channel": "merge:a", "kind": "delete"}), 404)]
     {
         assert_eq!(server.post("/api/publish", &body).0, 200, "{body}");
         assert_eq!(server.get("/api/topics/merge:a").0, topic, "{body}");
     }
-    // Where no delta is at fault there is neither.
+    // Errors that are not about a delta have neither.
     let (_, reply) = server.post("/api/publish", &json!({"channel": "merge:a", "dta": {}}));
     assert_eq!(reply["error"].as_object().unwrap().len(), 2, "{reply}");
 }
 
-/// In Centrifugo's form too, in each place where an error may be.
+/// In Centrifugo's form too, wherever it may contain an error.
 #[tokio::test]
-async fn a_refusal_says_its_reason_in_every_form_of_request() {
+async fn a_refusal_has_its_reason_in_every_form_of_request() {
     let server = Server::start(&strict(""));
     let wrong = json!({"channel": "mereg:a", "data": {}});
     let post = |path: &str, body: Value| {
@@ -86,9 +86,10 @@ async fn a_refusal_says_its_reason_in_every_form_of_request() {
     }
 }
 
-/// A delta that is taken though its namespace is nearly one that is configured: its publisher is told what the log says.
+/// A delta is accepted although its namespace resembles a configured one: its publisher gets the same warning as the
+/// log.
 #[tokio::test]
-async fn what_is_suspicious_is_told_to_the_caller_in_the_words_of_the_log() {
+async fn warnings_reach_the_caller_in_the_words_of_the_log() {
     let redis = Redis::start();
     let server = ready(&format!("{OPEN}\n{}", redis.source_config())).await;
     let alone = Server::open();
@@ -111,9 +112,9 @@ async fn what_is_suspicious_is_told_to_the_caller_in_the_words_of_the_log() {
             let suspicious = |s: &Server| s.status()["sources"][0]["suspicious"]["reasons"]["near_namespace"].clone();
             if server.address != alone.address {
                 server.until("read", |s| suspicious(s)["count"].as_u64() >= Some(1)).await;
-                let said = suspicious(server);
+                let printed = suspicious(server);
                 for part in ["text", "remedy"] {
-                    assert_eq!(said[part], warnings[0][part], "{path}: {reply}");
+                    assert_eq!(printed[part], warnings[0][part], "{path}: {reply}");
                 }
             }
         }
@@ -121,21 +122,21 @@ async fn what_is_suspicious_is_told_to_the_caller_in_the_words_of_the_log() {
     assert_eq!(alone.metric("publish_warned_total{reason=\"near_namespace\"}"), forms.len() as f64);
     let (_, reply) = server.post("/api/publish", &good);
     assert_eq!(reply["result"].get("warnings"), None, "a name that is near none may be meant: {reply}");
-    // The command prints it, once, whoever has found it.
+    // The command prints the warning once, whichever side found it.
     let to = format!("http://{}", alone.address);
     let (_folder, config) = config_file(OPEN);
     for more in [&[][..], &["-c", &config]] {
         let output = run(&[&["publish", "--to", &to, "mereg:a", "{}"], more].concat());
         done(&output);
-        let said = text(&output.stderr);
-        assert_eq!(said.matches("near_namespace").count(), 1, "{said}");
-        assert!(said.contains("`mereg:a` is taken, but its namespace `mereg`"), "{said}");
+        let printed = text(&output.stderr);
+        assert_eq!(printed.matches("near_namespace").count(), 1, "{printed}");
+        assert!(printed.contains("`mereg:a` is taken, but its namespace `mereg`"), "{printed}");
         let lines = b"mereg:a {}\nmereg:b {}\nmerge:a {}\n";
-        let said = text(&fed(&[&["publish", "--to", &to, "--lines", "-"], more].concat(), lines).stderr);
-        assert_eq!(said.matches("near_namespace").count(), 1, "{said}");
+        let printed = text(&fed(&[&["publish", "--to", &to, "--lines", "-"], more].concat(), lines).stderr);
+        assert_eq!(printed.matches("near_namespace").count(), 1, "{printed}");
     }
     let strict = Server::start(&strict(""));
     let to = format!("http://{}", strict.address);
-    let said = failed(&run(&["publish", "--to", &to, "mereg:a", "{}"]));
-    assert!(said.contains("refused it (unknown_namespace): its namespace `mereg` is not configured"), "{said}");
+    let printed = failed(&run(&["publish", "--to", &to, "mereg:a", "{}"]));
+    assert!(printed.contains("refused it (unknown_namespace): its namespace `mereg` is not configured"), "{printed}");
 }

@@ -1,5 +1,5 @@
-//! As many HTTP connections as are served, and more: who keeps the server waiting gives way to who waits, and a healthy session
-//! notices nothing.
+//! As many HTTP connections as there are slots, and more: slow connections are closed in favour of waiting ones, and a
+//! healthy session is not affected.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -19,15 +19,15 @@ fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Asks for something small. The answer, in small letters; nothing if there is none.
+/// Sends a small request. Returns the answer in lower case; empty if there is none.
 fn ask(stream: &mut TcpStream) -> String {
     let mut answer = [0; 1_024];
     let n = stream.write_all(b"HEAD /status HTTP/1.1\r\nHost: x\r\n\r\n").and_then(|()| stream.read(&mut answer));
     String::from_utf8_lossy(&answer[..n.unwrap_or(0)]).to_ascii_lowercase()
 }
 
-/// Half a handshake, many times: sockets get in, whoever else asks for a page may be told to come back, and is served once some
-/// of the slow ones had to give way, which is long before their time is over.
+/// Half a handshake, many times: upgrades still succeed. Other requests may get 503, and are served once some slow
+/// connections were evicted, long before their time-outs.
 #[tokio::test]
 async fn slow_handshakes_do_not_keep_others_out() {
     let server = Server::open_with("[limits]\nhandshake_timeout = \"1h\"");
@@ -40,7 +40,7 @@ async fn slow_handshakes_do_not_keep_others_out() {
                 stream.write_all(b"GET /ws HTTP/1.1\r\nHo").unwrap();
                 stream
             };
-            // Once: they are there as long as they may be.
+            // Once: they stay as long as they may.
             if round > 0 {
                 return Vec::new();
             }
@@ -66,9 +66,9 @@ async fn slow_handshakes_do_not_keep_others_out() {
     assert!(server.metric("http_refused_total") > 0.0 && server.metric("handshake_timeouts_total") > 0.0);
 }
 
-/// Connections that were answered and are kept open, as many as are served: they give way to whoever comes.
+/// Connections that were answered and are kept open fill all slots: they are evicted for new ones.
 #[tokio::test]
-async fn idle_connections_give_way() {
+async fn idle_connections_are_evicted() {
     let server = Server::open_with("[limits]\nhandshake_timeout = \"1h\"\nconnections_per_address = 0");
     let mut healthy = Healthy::beside(&server).await;
     let address = server.address;
@@ -87,12 +87,12 @@ async fn idle_connections_give_way() {
         served(&mut stream);
         stream
     };
-    // More by ten than are served: for each of the ten one has left, the others can go on.
+    // Ten more than there are slots: ten were closed, the others continue.
     let mut idle: Vec<TcpStream> = (0..384 + 10).map(|_| connect()).collect();
     let mut open: Vec<TcpStream> = idle.extract_if(.., |stream| !closed(stream)).collect();
-    assert!((10..20).contains(&idle.len()), "{} have left", idle.len());
+    assert!((10..20).contains(&idle.len()), "{} were closed", idle.len());
     open.iter_mut().for_each(served);
-    // A whole page of new ones, all at once.
+    // A whole page of new connections at once.
     healthy
         .during(8, move |_| {
             let begun = (0..50).map(|_| std::thread::spawn(connect)).collect::<Vec<_>>();
@@ -103,9 +103,9 @@ async fn idle_connections_give_way() {
     assert_eq!(server.metric("http_refused_total"), 0.0);
 }
 
-/// The same of those that do not take what they asked for: long before their own time is over.
+/// The same for clients that do not take their answers: they are evicted long before their time-out.
 #[tokio::test]
-async fn answers_that_nobody_takes_give_way() {
+async fn untaken_answers_are_evicted() {
     let server = Server::open_with("[limits]\nhandshake_timeout = \"1s\"\nrequest_timeout = \"1h\"");
     let mut healthy = Healthy::beside(&server).await;
     server.publish("merge:large", &json!({"k": "x".repeat(200_000)}));
@@ -124,33 +124,34 @@ async fn answers_that_nobody_takes_give_way() {
     drop(asking);
 }
 
-/// The same of those that ask again and again: while others wait each has its turn, and is told when that ends.
+/// The same for clients that send one request after the other: while others wait each has its turn, and is informed
+/// when it ends.
 #[tokio::test]
-async fn who_asks_again_and_again_gives_way() {
+async fn repeated_requests_are_evicted() {
     let server = Server::open_with("[limits]\nhandshake_timeout = \"1h\"");
     let mut healthy = Healthy::beside(&server).await;
     let address = server.address;
-    let told = Arc::new(AtomicBool::new(false));
-    let tell = told.clone();
+    let informed = Arc::new(AtomicBool::new(false));
+    let inform = informed.clone();
     let asking = std::thread::spawn(move || {
         let mut streams: Vec<TcpStream> = (0..384).map(|_| connect(address)).collect();
-        while !tell.load(Ordering::Relaxed) {
+        while !inform.load(Ordering::Relaxed) {
             for stream in &mut streams {
                 let head = ask(stream);
                 if head.starts_with("http/1.1 200") && head.contains("connection: close") {
-                    tell.store(true, Ordering::Relaxed);
+                    inform.store(true, Ordering::Relaxed);
                 } else if head.is_empty() {
                     *stream = connect(address);
                 }
             }
         }
     });
-    // Somebody waits all the time.
+    // Some connection waits all the time.
     let wait = || {
         ask(&mut connect(address));
-        told.load(Ordering::Relaxed)
+        informed.load(Ordering::Relaxed)
     };
-    server.until("one was told", |_| wait()).await;
+    server.until("one was informed", |_| wait()).await;
     asking.join().unwrap();
     healthy.is_well(&server).await;
     assert!(server.metric("http_evicted_total") > 0.0);

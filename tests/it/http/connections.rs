@@ -1,5 +1,5 @@
-//! Places at the front door: an address that takes many of them takes none from others, health has its own, and connections
-//! that are kept are closed so that nothing is lost.
+//! HTTP slots: one address that takes many of them takes none from others, health checks have their own, and kept-alive
+//! connections are closed without losing requests.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -11,7 +11,7 @@ use crate::support::bystander::Healthy;
 use crate::support::tokens::{claims, hs256};
 use crate::support::{PATIENCE, Server};
 
-/// Whoever attacks, and somebody else.
+/// The attacker's address, and another.
 const GREEDY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
 const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
@@ -25,10 +25,10 @@ fn connect_from(from: IpAddr, to: SocketAddr) -> TcpStream {
     stream
 }
 
-/// The status of the answer to these bytes, sent piece by piece; 0 where the connection ends without one.
+/// The status of the answer to these bytes, sent piece by piece; 0 if the connection ends without one.
 fn status(stream: &mut TcpStream, pieces: &[&str]) -> u16 {
     for piece in pieces {
-        // The server may have answered and closed before it has all.
+        // The server may answer and close before it has read everything.
         if stream.write_all(piece.as_bytes()).is_err() {
             break;
         }
@@ -43,7 +43,7 @@ fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")
 }
 
-/// An upgrade that needs a place, as its token is looked at off the thread that accepts.
+/// An upgrade that needs a slot, because its token is verified on another thread.
 fn upgrade() -> String {
     let token = hs256(&claims("u1", 600, json!({"topics": ["*"]})));
     format!(
@@ -52,9 +52,9 @@ fn upgrade() -> String {
     )
 }
 
-/// Half requests and silent sockets of one address, many times as many as there are places.
+/// Half requests and silent sockets of one address, many times the number of slots.
 #[tokio::test]
-async fn half_requests_and_silent_sockets_of_one_address_keep_nobody_out() {
+async fn half_requests_and_silent_sockets_of_one_address_block_no_others() {
     let server = Server::start(&crate::support::tokens::config("[limits]\nhandshake_timeout = \"1h\"\n"));
     let bearer = format!("Bearer {}", hs256(&claims("healthy", 600, json!({"topics": ["*"]}))));
     let mut healthy = Healthy::beside_with(&server, &[("authorization", &bearer)]).await;
@@ -89,9 +89,9 @@ async fn half_requests_and_silent_sockets_of_one_address_keep_nobody_out() {
     drop(held);
 }
 
-/// Kept and idle connections of one address do the same.
+/// The same with kept-alive idle connections of one address.
 #[tokio::test]
-async fn kept_connections_of_one_address_give_way_at_once() {
+async fn kept_alive_connections_of_one_address_are_evicted_at_once() {
     let server = Server::open();
     let mut healthy = Healthy::beside(&server).await;
     let kept: Vec<TcpStream> = (0..400)
@@ -110,7 +110,7 @@ async fn kept_connections_of_one_address_give_way_at_once() {
     drop(kept);
 }
 
-/// Behind a proxy the client is counted, by its requests: the proxy's connections are everybody's.
+/// Behind a proxy, a client is counted by its requests, because all clients share the proxy's connections.
 #[tokio::test]
 async fn behind_a_proxy_requests_of_a_client_are_counted() {
     let server = Server::start(&crate::support::OPEN.replace(
@@ -128,7 +128,7 @@ async fn behind_a_proxy_requests_of_a_client_are_counted() {
           Expect: 100-continue\r\nContent-Length: 100\r\n\r\n",
     )
     .unwrap();
-    // Its body is awaited: from here on it counts.
+    // The server waits for its body: from here on it is counted.
     slow.read_exact(&mut [0; "HTTP/1.1 100 Continue".len()]).unwrap();
     server.until("it is counted", |_| ask("203.0.113.7") == 503).await;
     assert_eq!(ask("203.0.113.8"), 200);
@@ -137,9 +137,9 @@ async fn behind_a_proxy_requests_of_a_client_are_counted() {
     server.until("it is given back", |_| ask("203.0.113.7") == 200).await;
 }
 
-/// A key set that never comes: tokens that need it wait for it, but not so many that others are kept out.
+/// A key set that never comes: tokens that need it wait, but not so many that other requests are refused.
 #[tokio::test]
-async fn waiting_for_a_key_set_holds_few_places() {
+async fn waiting_for_a_key_set_takes_few_slots() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/keys", silent.local_addr().unwrap());
     let server = Server::open_with(&format!("[access.jwks]\nurl = \"{url}\"\n"));
@@ -195,7 +195,7 @@ fn publish(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&answer[..n]).to_ascii_lowercase()
 }
 
-/// A publisher that posts now and then is not closed for the time that a head may take.
+/// A publisher that posts from time to time is not closed by the time-out of a request head.
 #[tokio::test]
 async fn a_kept_connection_has_a_time_of_its_own() {
     let server = Server::open_with("[limits]\nhandshake_timeout = \"100ms\"\n");
@@ -204,16 +204,16 @@ async fn a_kept_connection_has_a_time_of_its_own() {
     assert!(answer.starts_with("http/1.1 200") && answer.contains("keep-alive: timeout=74"), "{answer}");
     stream.set_read_timeout(Some(Duration::from_millis(600))).unwrap();
     let quiet = stream.read(&mut [0; 16]).unwrap_err().kind();
-    assert_eq!(quiet, std::io::ErrorKind::WouldBlock, "nothing comes, and nothing ends");
+    assert_eq!(quiet, std::io::ErrorKind::WouldBlock, "the connection stays open");
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     assert!(publish(&mut stream).starts_with("http/1.1 200"));
-    // The next head has the time of a head, from its first byte.
+    // The next head has its own time-out, from its first byte.
     stream.write_all(b"POST /api/pub").unwrap();
     assert_eq!(stream.read(&mut [0; 16]).unwrap(), 0);
     server.until("counted", |s| s.metric("handshake_timeouts_total") == 1.0).await;
 }
 
-/// When its time is over, a request that is on its way finds an end, not a reset.
+/// When its time is over, a request on its way sees a close, not a reset.
 #[tokio::test]
 async fn a_kept_connection_is_closed_politely() {
     let server = Server::open_with("[limits]\nkeep_alive_timeout = \"300ms\"\n");
@@ -221,7 +221,7 @@ async fn a_kept_connection_is_closed_politely() {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     assert!(publish(&mut stream).starts_with("http/1.1 200"));
     assert_eq!(stream.read(&mut [0; 16]).unwrap(), 0, "closed");
-    // By then the server has done with it what it does.
+    // By then the server has handled it.
     assert_eq!(server.metric("limits_reached_total{limit=\"keep_alive_timeout\"}"), 1.0);
     for _ in 0..3 {
         stream.write_all(get("/api/topics").as_bytes()).unwrap();

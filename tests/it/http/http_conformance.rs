@@ -1,6 +1,5 @@
-//! HTTP/1.1 as RFC 9110 and RFC 9112 have it, and what hostile clients make of it: each request gets its answer, or the
-//! connection ends, and a proxy in front of the server has nothing to disagree with it about. Whatever was sent, a healthy
-//! session goes on.
+//! HTTP/1.1 by RFC 9110 and RFC 9112, and hostile input: each request gets its answer, or the connection ends, and a
+//! proxy in front of the server cannot read requests differently. Whatever was sent, a healthy session continues.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,7 +9,7 @@ use crate::support::bystander::Healthy;
 use crate::support::raw_socket::frame;
 use crate::support::{PATIENCE, Server};
 
-/// What may come of some bytes: these statuses, and then the end of the connection.
+/// The accepted results of some bytes: these statuses, and then the end of the connection.
 type Expected<'a> = &'a [&'a [u16]];
 
 fn connect(server: &Server) -> TcpStream {
@@ -19,10 +18,10 @@ fn connect(server: &Server) -> TcpStream {
     stream
 }
 
-/// All that comes back until the server closes.
+/// Everything that comes back until the server closes.
 fn exchange(server: &Server, bytes: &[u8]) -> Vec<u8> {
     let mut stream = connect(server);
-    // The server may answer and close before it has all.
+    // The server may answer and close before it has read everything.
     let _ = stream.write_all(bytes);
     rest(&mut stream)
 }
@@ -39,7 +38,7 @@ fn rest(stream: &mut TcpStream) -> Vec<u8> {
     }
 }
 
-/// The statuses of the answers, one behind the other; every byte belongs to one of them.
+/// The statuses of consecutive answers; every byte belongs to one of them.
 fn statuses(mut answers: &[u8]) -> Vec<u16> {
     let mut found = Vec::new();
     while !answers.is_empty() {
@@ -85,7 +84,8 @@ fn chunked(size: &str) -> String {
     publish("Transfer-Encoding: chunked\r\nConnection: close\r\n", &format!("{size}\r\n{DELTA}\r\n0\r\n\r\n"))
 }
 
-/// Where a request ends: who disagrees about it with a proxy can be made to answer requests that the proxy never saw.
+/// Where a request ends. A server that disagrees with a proxy about that could answer requests that the proxy never
+/// saw.
 #[tokio::test]
 async fn where_a_request_ends() {
     let server = Server::open();
@@ -101,7 +101,7 @@ async fn where_a_request_ends() {
         ("a length with zeros before it", length("031"), &[&[200]]),
         ("chunked", coding("Transfer-Encoding: chunked\r\n"), &[&[200]]),
         ("chunked, in another case and behind a tab", coding("transfer-encoding:\tCHUNKED\r\n"), &[&[200]]),
-        // RFC 9112 §6.3: the coding counts, and nothing may follow on that connection.
+        // RFC 9112 §6.3: the transfer coding counts, and nothing may follow on that connection.
         (
             "a length and a coding",
             publish("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", &format!("0\r\n\r\n{NEXT}")),
@@ -129,7 +129,7 @@ async fn where_a_request_ends() {
         ("a length by another name", publish("Content_Length: 31\r\nConnection: close\r\n", ""), refused),
         ("a space before the colon", publish("Content-Length : 31\r\n", DELTA), refused),
         ("a tab before the colon", publish("Transfer-Encoding\t: chunked\r\n", DELTA), refused),
-        ("a coding that is none", coding("Transfer-Encoding: xchunked\r\n"), refused),
+        ("an unknown coding", coding("Transfer-Encoding: xchunked\r\n"), refused),
         ("a coding in quotes", coding("Transfer-Encoding: \"chunked\"\r\n"), refused),
         ("a coding with parameters", coding("Transfer-Encoding: chunked;q=1\r\n"), refused),
         ("a coding behind a vertical tab", coding("Transfer-Encoding: \x0bchunked\r\n"), refused),
@@ -143,26 +143,22 @@ async fn where_a_request_ends() {
         ("a coding in HTTP/1.0", coding("Transfer-Encoding: chunked\r\n").replace("HTTP/1.1", "HTTP/1.0"), refused),
         ("a chunk's extension", chunked("1f;name=value"), &[&[200]]),
         ("a chunk's size in capitals, with zeros", chunked("0001F"), &[&[200]]),
-        ("a chunk's size that is none", chunked("xyz"), refused),
+        ("an invalid chunk size", chunked("xyz"), refused),
         ("a negative chunk", chunked("-1f"), refused),
         ("a chunk with a plus", chunked("+1f"), refused),
         ("a chunk with 0x", chunked("0x1f"), refused),
         ("a chunk of 2^64", chunked("10000000000000000"), refused),
         ("a chunk of nothing", chunked(""), refused),
         ("an extension without end", chunked(&format!("1f;{}", "x".repeat(20_000))), refused),
-        ("a chunk longer than it says", chunked("1e"), refused),
+        ("a chunk longer than its size", chunked("1e"), refused),
         ("a chunk's size with a bare LF", chunked("1f").replacen("1f\r\n", "1f\n", 1), refused),
         ("trailers", chunked("1f").replace("0\r\n\r\n", "0\r\nX-Trailer: a\r\n\r\n"), &[&[200]]),
         (
-            "trailers without end",
+            "endless trailers",
             chunked("1f").replace("0\r\n\r\n", &format!("0\r\nX: {}\r\n\r\n", "x".repeat(40_000))),
             refused,
         ),
-        (
-            "a body that a page has no use for",
-            NEXT.replace("\r\n\r\n", "\r\nContent-Length: 5\r\n\r\nhello"),
-            &[&[200]],
-        ),
+        ("a body of a GET", NEXT.replace("\r\n\r\n", "\r\nContent-Length: 5\r\n\r\nhello"), &[&[200]]),
     ];
     for (what, bytes, expected) in &table {
         check(&server, what, bytes.as_bytes(), expected);
@@ -184,9 +180,9 @@ async fn where_a_request_ends() {
         .await;
 }
 
-/// Request lines and headers, as they should be and as they should not.
+/// Valid and invalid request lines and headers.
 #[tokio::test]
-async fn what_a_head_may_be() {
+async fn valid_and_invalid_heads() {
     let server = Server::open();
     let mut healthy = Healthy::beside(&server).await;
     let line = |line: &str| format!("{line}\r\nHost: x\r\nConnection: close\r\n\r\n");
@@ -194,7 +190,7 @@ async fn what_a_head_may_be() {
     let many = |n: usize| headers(&format!("Host: x\r\n{}", "X-Many: x\r\n".repeat(n - 2)));
     let refused: Expected<'_> = &[&[400]];
     let too_large: Expected<'_> = &[&[431]];
-    // Not our protocol: whether it is told so is up to the HTTP server.
+    // Another protocol: whether it gets an answer is up to the HTTP server.
     let foreign: Expected<'_> = &[&[400], &[]];
     let table: Vec<(&str, String, Expected<'_>)> = vec![
         ("as it should be", line("GET /healthz HTTP/1.1"), &[&[200]]),
@@ -212,7 +208,7 @@ async fn what_a_head_may_be() {
         ("the server itself", line("OPTIONS * HTTP/1.1"), &[&[404], &[405]]),
         ("a tunnel", line("CONNECT x:80 HTTP/1.1"), &[&[400], &[404], &[405]]),
         ("a method that is not allowed here", line("DELETE /healthz HTTP/1.1"), &[&[405]]),
-        ("a method nobody knows", line("BREW /healthz HTTP/1.1"), &[&[405]]),
+        ("an unknown method", line("BREW /healthz HTTP/1.1"), &[&[405]]),
         ("a method in small letters", line("get /healthz HTTP/1.1"), &[&[405]]),
         ("a method that is no token", line("G(T /healthz HTTP/1.1"), refused),
         ("a method without end", line(&format!("{} / HTTP/1.1", "G".repeat(20_000))), &[&[400], &[431]]),
@@ -255,12 +251,12 @@ async fn what_a_head_may_be() {
         ("a request, and then garbage", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n\0\0\r\n\r\n".into(), &[&[200, 400]]),
         ("a request behind the last one", format!("{NEXT}{NEXT}"), &[&[200]]),
         (
-            "asked whether to go on",
+            "Expect: 100-continue",
             publish("Expect: 100-continue\r\nContent-Length: 31\r\nConnection: close\r\n", DELTA),
             &[&[100, 200], &[200]],
         ),
         (
-            "asked whether to go on with too much",
+            "Expect: 100-continue with too large a body",
             publish("Expect: 100-continue\r\nContent-Length: 99999999\r\n", ""),
             &[&[413]],
         ),
@@ -294,10 +290,10 @@ const CONNECTION: &str = "Connection: Upgrade\r\n";
 const VERSION: &str = "Sec-WebSocket-Version: 13\r\n";
 const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-/// The opening handshake (RFC 6455 §4.2.1). Whole handshakes are answered where connections are accepted; what is longer than
-/// is looked at there goes to the HTTP server: both must judge alike.
+/// The opening handshake (RFC 6455 §4.2.1). Short handshakes are answered at accept, longer ones by the HTTP server:
+/// both must decide alike.
 #[tokio::test]
-async fn what_an_opening_handshake_must_be() {
+async fn valid_and_invalid_opening_handshakes() {
     let server = Server::open();
     let mut healthy = Healthy::beside(&server).await;
     let head = |line: &str, headers: &[&str]| format!("{line}\r\nHost: x\r\n{}\r\n", headers.concat());
@@ -326,7 +322,7 @@ async fn what_an_opening_handshake_must_be() {
         ("Connection is a list without spaces", whole.replace(": Upgrade", ": keep-alive,upgrade,x"), 101),
         ("Connection on two lines", with("Connection: keep-alive\r\n"), 101),
         (
-            "Connection on two lines, the other way round",
+            "Connection on two lines, in the other order",
             get(&["Connection: keep-alive\r\n", UPGRADE, CONNECTION, VERSION, KEY]),
             101,
         ),
@@ -341,8 +337,8 @@ async fn what_an_opening_handshake_must_be() {
         ("Upgrade to something else", whole.replace(": websocket", ": h2c"), 426),
         ("Upgrade to something longer", whole.replace(": websocket", ": websockets"), 426),
         ("no Connection", get(&[UPGRADE, VERSION, KEY]), 426),
-        ("Connection says something else", whole.replace(": Upgrade", ": keep-alive"), 426),
-        ("Connection says something longer", whole.replace(": Upgrade", ": Upgraded"), 426),
+        ("Connection with another value", whole.replace(": Upgrade", ": keep-alive"), 426),
+        ("Connection with a longer value", whole.replace(": Upgrade", ": Upgraded"), 426),
         ("no version", get(&[UPGRADE, CONNECTION, KEY]), 426),
         ("an old version", whole.replace(": 13", ": 8"), 426),
         ("a version of 013", whole.replace(": 13", ": 013"), 426),
@@ -368,10 +364,10 @@ async fn what_an_opening_handshake_must_be() {
         ("a bare CR in a value", with("X: a\rb\r\n"), 400),
         ("101 headers", with(&"X: y\r\n".repeat(96)), 431),
     ];
-    // Longer than is looked at in passing, shorter than a head may be.
+    // Longer than is handled at accept, shorter than the limit of a head.
     let filler = format!("X-Filler: {}", "x".repeat(6_000));
     for (what, bytes, expected) in &table {
-        // Behind the first line; it ends as the others do.
+        // After the first line, with the same line end.
         let line_end = if bytes.contains("\r\n") { "\r\n" } else { "\n" };
         let at = bytes.find(&format!("1.1{line_end}")).or_else(|| bytes.find(&format!("1.0{line_end}"))).unwrap()
             + 3
@@ -406,7 +402,7 @@ async fn what_an_opening_handshake_must_be() {
         }
         healthy.is_well(&server).await;
     }
-    server.until("all who were let in are gone", |s| s.metric("sessions") == 1.0).await;
+    server.until("all accepted sessions are gone", |s| s.metric("sessions") == 1.0).await;
 }
 
 /// The head of one answer, in small letters, and its status.
@@ -421,7 +417,7 @@ fn head_of(stream: &mut TcpStream) -> (String, u16) {
     (head, status)
 }
 
-/// Which host a page may come from is judged by the host that the request is for, whatever else it says.
+/// The page's `Origin` is compared with the host that the request is for, whatever other headers say.
 #[tokio::test]
 async fn an_origin_is_compared_with_the_host_that_counts() {
     let server =
@@ -458,7 +454,7 @@ async fn an_origin_is_compared_with_the_host_that_counts() {
     assert_eq!(server.metric("upgrades_refused_total{reason=\"origin\"}"), refused);
 }
 
-/// Sends a byte now and then for as long as the server takes them.
+/// Sends a byte from time to time as long as the server reads.
 fn trickle(mut stream: TcpStream, bytes: impl IntoIterator<Item = u8>) -> Vec<u8> {
     stream.set_nodelay(true).unwrap();
     for byte in bytes {
@@ -471,7 +467,7 @@ fn trickle(mut stream: TcpStream, bytes: impl IntoIterator<Item = u8>) -> Vec<u8
     rest(&mut stream)
 }
 
-/// A head, a body, an answer: each is waited for, and for none of them for ever, however steadily a little of it comes.
+/// A head, a body, an answer: each has a time-out, even if a little of it comes steadily.
 #[tokio::test]
 async fn slow_clients_meet_an_end() {
     let limits = "handshake_timeout = \"600ms\"\nrequest_timeout = \"600ms\"\nkeep_alive_timeout = \"600ms\"";
@@ -495,17 +491,17 @@ async fn slow_clients_meet_an_end() {
         })
         .await;
     for [head, body, chunks] in &slow {
-        // Nobody may be told anything about half a head.
+        // Half a head may get no answer.
         assert!(matches!(head[..], [] | [408]), "{head:?}");
         assert_eq!((&body[..], &chunks[..]), (&[408][..], &[408][..]));
     }
     assert_eq!(server.metric("http_timeouts_total{reason=\"body\"}"), 2.0 * slow.len() as f64);
     assert!(server.metric("handshake_timeouts_total") >= slow.len() as f64);
-    // A body that stops altogether, and a connection that is kept but not used.
+    // A body that stops, and a kept-alive connection that is not used.
     assert_eq!(statuses(&rest(&mut begin(&publish("Content-Length: 10\r\n", "x")))), [408]);
     assert_eq!(statuses(&rest(&mut begin("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"))), [200]);
     healthy.is_well(&server).await;
-    // An answer that is not taken, or a little of it at a time.
+    // An answer that is not taken, or only a little at a time.
     let part = "x".repeat(200_000);
     for n in 0..15 {
         server.publish("merge:large", &serde_json::json!({(format!("k{n}")): part}));
@@ -527,12 +523,12 @@ async fn slow_clients_meet_an_end() {
                 s.metric("http_timeouts_total{reason=\"answer\"}") > before
             })
             .await;
-        assert!(taken < 2_000_000, "it took all there was: {taken} bytes");
+        assert!(taken < 2_000_000, "it took everything: {taken} bytes");
         healthy.is_well(&server).await;
     }
 }
 
-/// Who may not publish is told so before it sends what it would publish: it makes the server hold nothing.
+/// A client that may not publish is refused before it sends a body: the server buffers nothing for it.
 #[tokio::test]
 async fn a_body_is_read_only_where_the_key_is_known() {
     let server = Server::start("[access]\nanonymous = true\n[publish]\nkeys = [\"publish-key-0123456789\"]\n");
@@ -547,7 +543,7 @@ async fn a_body_is_read_only_where_the_key_is_known() {
             stream.write_all(head.as_bytes()).unwrap();
             let (head, status) = head_of(&mut stream);
             assert_eq!(status, expected, "{path}: {head}");
-            // Sent all the same, it does not keep the answer from being read.
+            // A body that is sent anyway does not prevent reading the answer.
             let _ = stream.write_all(&vec![b' '; 1_000_000]);
             rest(&mut stream);
         }

@@ -1,5 +1,5 @@
-//! What HTTP says when it says no: in JSON, with the headers of every answer, counted once, and the same to all who must not
-//! be told more.
+//! HTTP errors: in JSON, with the headers of every answer, counted once, and the same for all clients that must not
+//! learn more.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -14,7 +14,7 @@ use crate::support::{BY_STATUS, OPEN, PATIENCE, Server};
 fn exchange(server: &Server, bytes: &[u8]) -> (u16, String, String) {
     let mut stream = TcpStream::connect(server.address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    // The server may answer and close before it has all.
+    // The server may answer and close before it has read everything.
     let _ = stream.write_all(bytes);
     let (mut answer, mut buffer) = (Vec::new(), [0; 4_096]);
     while let Ok(n @ 1..) = stream.read(&mut buffer) {
@@ -26,8 +26,8 @@ fn exchange(server: &Server, bytes: &[u8]) -> (u16, String, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_ascii_lowercase(), body.to_owned())
 }
 
-/// The message of an error that is told as the documents say.
-fn told(what: &str, (status, head, body): &(u16, String, String)) -> String {
+/// The message of an error that has the documented form.
+fn error_message(what: &str, (status, head, body): &(u16, String, String)) -> String {
     assert!(head.contains("content-type: application/json"), "{what}: {head}");
     assert!(head.contains("x-content-type-options: nosniff"), "{what}: {head}");
     let error: Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("{what}: no JSON: {body}"));
@@ -37,7 +37,7 @@ fn told(what: &str, (status, head, body): &(u16, String, String)) -> String {
     message.to_owned()
 }
 
-/// Refusals of requests and of deltas, whatever their reasons.
+/// Number of refusals of requests and deltas, for any reason.
 fn refusals(server: &Server) -> f64 {
     let text = server.get("/metrics").1;
     let families = ["nexus_push_publish_refused_total{", "nexus_push_deltas_refused_total{"];
@@ -89,7 +89,7 @@ async fn every_error_is_json_with_the_headers_of_every_answer() {
             400,
             "`shar`",
         ),
-        // What the HTTP server's parser refuses by itself, alone and behind a good request.
+        // Refused by the HTTP server's own parser, alone and after a good request.
         ("GET /api/topics HTTP/1.1\r\nHost: x\r\nBad Name: x\r\n\r\n".into(), 400, "malformed as HTTP/1.1"),
         ("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nnonsense\r\n\r\n".into(), 400, "malformed as HTTP/1.1"),
         (get("/").replace("\r\n\r\n", "\r\nContent-Length: +1\r\n\r\n"), 400, "malformed as HTTP/1.1"),
@@ -98,11 +98,11 @@ async fn every_error_is_json_with_the_headers_of_every_answer() {
         let answer = exchange(&server, request.as_bytes());
         let what: String = request.lines().next().unwrap().chars().take(80).collect();
         assert_eq!(answer.0, status, "{what}: {answer:?}");
-        let message = told(&what, &answer);
+        let message = error_message(&what, &answer);
         assert!(message.contains(says), "{what}: {message}");
         healthy.is_well(&server).await;
     }
-    // What is written right is found, and what says nothing is passed over.
+    // Correctly encoded paths are found, and redundant parts are ignored.
     assert_eq!(server.get("/api/topics/latest:%25zz").0, 200);
     assert_eq!(server.get("/api/topics?prefix=latest%3A%25&_=5").1, r#"{"topics":["latest:%zz"],"next":null}"#);
 }
@@ -134,16 +134,16 @@ fn another_method_is_405_and_allow_has_those_that_are() {
         ("/connection/websocket", sockets),
     ] {
         for method in methods {
-            // Neither a key nor a type is asked for where there is nothing to be had with them.
+            // No key and no content type is required where there is nothing to do.
             let answer = server.http(method, path, &[], "");
             assert_eq!(answer.0, 405, "{method} {path}: {answer:?}");
-            let said = answer.1.lines().find_map(|line| line.strip_prefix("allow: ")).unwrap_or_default();
-            let mut said: Vec<&str> = said.split(',').map(str::trim).collect();
-            said.sort_unstable();
-            assert_eq!(said.join(","), allow, "{method} {path}: {}", answer.1);
+            let allowed = answer.1.lines().find_map(|line| line.strip_prefix("allow: ")).unwrap_or_default();
+            let mut allowed: Vec<&str> = allowed.split(',').map(str::trim).collect();
+            allowed.sort_unstable();
+            assert_eq!(allowed.join(","), allow, "{method} {path}: {}", answer.1);
             assert!(answer.1.contains("x-content-type-options: nosniff"), "{method} {path}");
             if *method != "HEAD" {
-                told(path, &answer);
+                error_message(path, &answer);
             }
         }
     }
@@ -160,10 +160,10 @@ fn without_a_token_a_namespace_that_is_closed_and_none_at_all_are_alike() {
     let (closed, none) = (asked("/api/topics/closed:x"), asked("/api/topics/none:x"));
     assert_eq!((closed.0, &closed.2), (401, &none.2));
     assert_eq!(without_date(&closed.1), without_date(&none.1));
-    // Who has a token is told what is wrong.
+    // A client with a token learns what is wrong.
     let bearer = format!("Bearer {}", hs256(&claims("a", 600, json!({"topics": ["*"]}))));
     assert_eq!(server.http("GET", "/api/topics/none:x", &[("Authorization", &bearer)], "").0, 404);
-    // And where there are no tokens, one is not asked for.
+    // Where there are no tokens, none is required.
     let open = Server::start(&OPEN.replace("[access]", "[access]\nunknown_namespace = \"refuse\""));
     assert_eq!(open.get("/api/topics/none:x").0, 404);
 }
@@ -210,7 +210,7 @@ fn a_refusal_is_counted_once_under_its_reason() {
             1,
         ),
         (
-            "the same in a batch",
+            "an unknown member in a batch",
             p,
             "batch",
             json_type,
@@ -219,12 +219,12 @@ fn a_refusal_is_counted_once_under_its_reason() {
             "malformed",
             1,
         ),
-        ("a command that is none", p, "batch", json_type, batch("7"), publish, "malformed", 1),
+        ("an unknown command", p, "batch", json_type, batch("7"), publish, "malformed", 1),
         ("a method that is not known", p, "batch", json_type, batch(r#"{"dance":{}}"#), publish, "unknown", 1),
         ("the same in the older form", p, "", json_type, r#"{"method":"dance"}"#.into(), publish, "unknown", 1),
         ("another's scope", p, "batch", json_type, batch(r#"{"info":{}}"#), publish, "scope", 1),
         (
-            "another's topic",
+            "a topic that the key is not for",
             p,
             "batch",
             json_type,
@@ -253,7 +253,7 @@ fn a_refusal_is_counted_once_under_its_reason() {
             "not_available",
             1,
         ),
-        ("a namespace that is none", o, "history", json_type, r#"{"channel":"none:a"}"#.into(), publish, "unknown", 1),
+        ("an unknown namespace", o, "history", json_type, r#"{"channel":"none:a"}"#.into(), publish, "unknown", 1),
         ("an order's member", o, "batch", json_type, batch(r#"{"disconnect":{"usr":"a"}}"#), publish, "malformed", 1),
         (
             "a delta too large",
@@ -284,7 +284,7 @@ fn a_refusal_is_counted_once_under_its_reason() {
         }
         let path = if path.is_empty() { "/api".to_owned() } else { format!("/api/{path}") };
         let answer = server.http("POST", &path, &headers, &body);
-        // The batch's second command is a publish that the operator's key is not for.
+        // The batch's second command is a publish, for which the operator's key has no right.
         let more = if key == o && path == "/api/batch" { 1.0 } else { 0.0 };
         let after = (refusals(&server), server.metric(&one));
         assert_eq!(after.1 - before.1, f64::from(times), "{what}: {answer:?}");
@@ -292,9 +292,9 @@ fn a_refusal_is_counted_once_under_its_reason() {
     }
 }
 
-/// A member that is misspelt is not one that is missing.
+/// A misspelt member is not reported as missing.
 #[test]
-fn a_misspelt_member_is_named_with_what_was_meant() {
+fn a_misspelt_member_is_named_with_a_suggestion() {
     let server = Server::open();
     for (path, body, says) in [
         ("publish", json!({"chanel": "a", "data": 1}), "`chanel` is not known here; did you mean `channel`?"),
@@ -306,7 +306,7 @@ fn a_misspelt_member_is_named_with_what_was_meant() {
         ("history", json!({"limit": 1}), "`channel` is missing"),
     ] {
         let (status, reply) = server.post(&format!("/api/{path}"), &body);
-        let told = reply["error"]["message"].as_str().unwrap();
-        assert!(status == 400 && told.contains(says), "{body}: {told}");
+        let error_message = reply["error"]["message"].as_str().unwrap();
+        assert!(status == 400 && error_message.contains(says), "{body}: {error_message}");
     }
 }

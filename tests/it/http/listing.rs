@@ -1,4 +1,4 @@
-//! `GET /api/topics` and `GET /api/topics/{topic}`: what they tell, to whom, and what they cost.
+//! `GET /api/topics` and `GET /api/topics/{topic}`: their content, for whom, and their cost.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ fn list(server: &Server, query: &str, token: Option<&str>) -> (u16, Value) {
     (status, serde_json::from_str(&body).unwrap_or(Value::String(body)))
 }
 
-/// All pages, so many names each.
+/// All pages, with this many names each.
 fn pages(server: &Server, prefix: &str, limit: usize, token: Option<&str>) -> Vec<String> {
     let (mut names, mut after) = (Vec::new(), String::new());
     loop {
@@ -38,8 +38,8 @@ fn pages(server: &Server, prefix: &str, limit: usize, token: Option<&str>) -> Ve
         names.extend(page);
         match body["next"].as_str() {
             Some(next) => {
-                assert_eq!(names.last().map(String::as_str), Some(next), "a name that it was told");
-                assert!(names.len() < 1_000, "pages without end");
+                assert_eq!(names.last().map(String::as_str), Some(next), "a name on the page");
+                assert!(names.len() < 1_000, "endless pages");
                 after = format!("&after={}", next.replace('#', "%23"));
             }
             None => return names,
@@ -61,7 +61,7 @@ fn where_nothing_can_be_seen_the_list_is_empty() {
 }
 
 #[tokio::test]
-async fn names_that_a_client_may_not_read_are_told_in_no_way() {
+async fn names_that_a_client_may_not_read_are_not_revealed() {
     let config = format!(
         "[access]\nanonymous = true\n[[access.keys]]\nalgorithm = \"HS256\"\nsecret = \"{}\"\n[publish]\nopen = true\n{CLOSED}",
         SECRET
@@ -85,7 +85,7 @@ async fn names_that_a_client_may_not_read_are_told_in_no_way() {
         assert_eq!(pages(&server, "", limit, Some(&prefix)), with(&["clients:x", "secret:a", "secret:b", "secret:c"]));
         assert_eq!(pages(&server, "secret:", limit, Some(&some)), ["secret:b"]);
     }
-    // Whether a topic exists that it may not read, it is not told: over REST, and over a socket.
+    // A client cannot learn whether a topic exists that it may not read, neither over REST nor over a socket.
     let status = |topic: &str, token: Option<&str>| {
         let bearer = token.map(|token| format!("Bearer {token}"));
         let headers: Vec<(&str, &str)> = bearer.iter().map(|b| ("Authorization", b.as_str())).collect();
@@ -108,9 +108,9 @@ async fn names_that_a_client_may_not_read_are_told_in_no_way() {
     assert_eq!(answers[0], answers[1]);
 }
 
-/// Where no client is let in without a token, nothing of a request is looked at before it; and what is wrong is told as JSON.
+/// Where tokens are required, a request without one is refused before anything else is read; other errors are JSON.
 #[test]
-fn a_token_is_asked_for_before_anything_else() {
+fn a_token_is_required_before_anything_else() {
     let closed = Server::start(&crate::support::tokens::config(""));
     let good = hs256(&claims("alice", 600, json!({"topics": ["a:*"]})));
     let open = Server::open();
@@ -161,9 +161,9 @@ const NAMES_OF_USERS: [&str; 14] = [
     "z",
 ];
 
-/// Names that say who may have them are listed for those clients, and for no other.
+/// Names that restrict their readers are listed for those clients, and for no other.
 #[test]
-fn names_that_say_who_may_have_them_are_listed_for_those() {
+fn restricted_names_are_listed_for_their_users() {
     let server = with_users("centrifugo", "[limits]\nlisted_topics_per_second = 0\n");
     for topic in NAMES_OF_USERS {
         server.publish(topic, &json!(1));
@@ -196,9 +196,9 @@ fn names_that_say_who_may_have_them_are_listed_for_those() {
     }
 }
 
-/// Where names have no such meaning, their namespaces' options are all there is; a `$` before a namespace changes nothing.
+/// Where names have no such meaning, only their namespaces' options count; a `$` before a namespace changes nothing.
 #[test]
-fn where_names_have_no_meaning_their_namespaces_say_who_sees_them() {
+fn plain_names_are_visible_by_their_namespaces_options() {
     let server = with_users("plain", "[limits]\nlisted_topics_per_second = 0\n");
     for topic in NAMES_OF_USERS {
         server.publish(topic, &json!(1));
@@ -215,9 +215,9 @@ fn where_names_have_no_meaning_their_namespaces_say_who_sees_them() {
     }
 }
 
-/// Names that a client may not see, of every kind, change nothing of its answer, or of when it may ask again.
+/// Names that a client may not see, of every kind, change neither its answer nor its `Retry-After`.
 #[test]
-fn what_a_client_may_not_see_costs_it_nothing_and_tells_it_nothing() {
+fn hidden_names_are_neither_charged_nor_revealed() {
     let more = "[limits]\nlisted_topics_per_second = 10\n[server]\ntrusted_proxies = [\"127.0.0.1/32\"]\n";
     let servers = [(); 2].map(|()| with_users("centrifugo", more));
     let visible: Vec<(String, Value)> = (0..150).map(|n| (format!("m:{n:03}"), json!(n))).collect();
@@ -255,7 +255,7 @@ fn what_a_client_may_not_see_costs_it_nothing_and_tells_it_nothing() {
     }
 }
 
-/// The fastest of some: what the request itself costs, whatever else the machine does.
+/// The fastest of several: the cost of the request itself, whatever else the machine does.
 fn fastest(server: &Server, query: &str) -> Duration {
     let times = (0..40).map(|_| {
         let began = Instant::now();
@@ -276,7 +276,7 @@ async fn a_listing_costs_what_it_answers_however_many_topics_there_are() {
     fill(&server, 0, 500);
     let few = ["limit=1", "prefix=latest:0001", "prefix=nothing:"].map(|query| fastest(&server, query));
     fill(&server, 500, 40_000);
-    // Names among them that this client may not see count for nothing.
+    // Names that this client may not see are not charged.
     let hidden: Vec<(String, Value)> = (0..20_000)
         .map(|n| (format!("latest:0001#{n}"), json!(n)))
         .chain((0..5_000).map(|n| (format!("$latest:{n}"), json!(n))))
@@ -286,7 +286,7 @@ async fn a_listing_costs_what_it_answers_however_many_topics_there_are() {
     for (few, many) in few.iter().zip(many) {
         assert!(many < *few * 5 + Duration::from_millis(5), "{few:?} at 500 topics, {many:?} at 40,000");
     }
-    // Two requests per second were enough to stop publishing when each looked at all topics.
+    // Two requests per second were once enough to stop publishing, when each walked through all topics.
     let mut healthy = Healthy::beside(&server).await;
     let address = server.address;
     let answers = healthy

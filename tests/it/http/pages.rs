@@ -1,5 +1,5 @@
-//! What pages of browsers may do: under which names the server is spoken to, what other origins may read, what its own answers
-//! allow, and what is shown to whom.
+//! Browsers' pages: the names under which the server may be addressed, what other origins may read, the security
+//! headers of its answers, and which pages it shows to whom.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::support::{Authority, OPEN, PATIENCE, Server, tls_config};
 
-/// An answer's status and head, in small letters, to a request with exactly these headers.
+/// An answer's status and head, in lower case, to a request with exactly these headers.
 fn ask(server: &Server, line: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(server.address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -21,7 +21,7 @@ fn ask(server: &Server, line: &str, headers: &[(&str, &str)], body: &str) -> (u1
     }
     stream.write_all(format!("{request}\r\n{body}").as_bytes()).unwrap();
     let (mut answer, mut buffer) = (Vec::new(), [0; 4_096]);
-    // Of a socket that was opened the answer's head is enough.
+    // For an upgraded socket the answer's head is enough.
     while !answer.windows(4).any(|end| end == b"\r\n\r\n") {
         match stream.read(&mut buffer).unwrap() {
             0 => break,
@@ -39,7 +39,7 @@ const UPGRADE: [(&str, &str); 4] = [
     ("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="),
 ];
 
-/// DNS rebinding: a page whose name was made to point here is of the same origin for its browser.
+/// DNS rebinding: a page whose host name was made to resolve to this server has the same origin for its browser.
 #[test]
 fn a_name_that_is_not_the_servers_gets_nothing_from_an_open_server() {
     let server = Server::start(&OPEN.replace("[server]\n", "[server]\nhosts = []\n"));
@@ -66,7 +66,7 @@ fn a_name_that_is_not_the_servers_gets_nothing_from_an_open_server() {
         assert_eq!(ask(&server, "POST /api/publish", &headers, &body).0, expected, "publish as {host}");
         let (drain, _) = ask(&server, "POST /admin/drain?share=1", &headers, "");
         assert_eq!(drain == 421, expected == 421, "drain as {host}: {drain}");
-        // Answered where connections are accepted, and, being longer than is looked at there, by the HTTP server.
+        // Answered at accept, or, if too long for that, by the HTTP server.
         for more in ["", &long] {
             let mut headers = UPGRADE.to_vec();
             headers.extend([("Host", host.as_str()), ("Origin", origin.as_str()), ("X-More", more)]);
@@ -75,7 +75,7 @@ fn a_name_that_is_not_the_servers_gets_nothing_from_an_open_server() {
         }
         assert_eq!(ask(&server, "GET /healthz", &headers[..1], "").0, 200, "health as {host}");
     }
-    // A target's own host counts, whatever the header says.
+    // The host of an absolute target counts, whatever the header says.
     assert_eq!(ask(&server, "GET http://evil.example/status", &[("Host", "localhost")], "").0, 421);
     let (_, _, metrics) = server.http("GET", "/metrics", &[("Host", "localhost")], "");
     let refused = metrics.lines().find_map(|line| line.strip_prefix("nexus_push_hosts_refused_total "));
@@ -132,7 +132,7 @@ fn pages_of_allowed_origins_may_read_and_no_others_and_none_may_publish() {
         let (status, head) = ask(&server, &format!("OPTIONS {path}"), &headers, "");
         assert!(status >= 400 && !head.contains("access-control"), "{path}: {head}");
     }
-    // A page that was let in by a 304 reads that too.
+    // A page that a 304 allows to read can read that too.
     let (_, head) = ask(&server, "GET /api/topics/latest:a", &[("Host", "x")], "");
     let etag = head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap().to_owned();
     let headers = [("Host", "x"), ("Origin", PAGE), ("If-None-Match", etag.as_str())];
@@ -141,7 +141,7 @@ fn pages_of_allowed_origins_may_read_and_no_others_and_none_may_publish() {
 }
 
 #[test]
-fn answers_say_what_browsers_should_not_guess() {
+fn answers_have_the_headers_that_browsers_need() {
     let authority = Authority::new();
     let folder = tempfile::tempdir().unwrap();
     authority.issue("localhost").write(folder.path(), "server");
@@ -167,7 +167,7 @@ fn answers_say_what_browsers_should_not_guess() {
     let policy = page.lines().find_map(|line| line.strip_prefix("content-security-policy: ")).unwrap();
     assert!(policy.ends_with("connect-src 'self' ws://localhost:8000 wss://localhost:8000"), "{policy}");
     assert!(policy.contains("frame-ancestors 'none'") && page.contains("referrer-policy: no-referrer"), "{page}");
-    // What would mean something in a policy gets into none.
+    // Characters with a meaning in a policy are not copied into one.
     let (_, page) = ask(&server, "GET /", &[("Host", "a;script-src")], "");
     assert!(page.contains("connect-src 'self'\r\n") && !page.contains("a;script"), "{page}");
 
@@ -243,13 +243,16 @@ fn operators_pages_are_closed_once_tokens_are_on() {
         assert_eq!(closed.get(path).0, 404, "{path}");
     }
     assert_eq!((closed.get("/healthz").0, closed.get("/readyz").0), (200, 200));
-    // A key that operates opens them.
+    // An operator's key opens them.
     let keyed = tokens(&format!("\"{key}\""), "");
     for (headers, expected) in [(&[][..], 401), (&[("X-API-Key", key)], 200)] {
         assert_eq!(keyed.http("GET", "/metrics", headers, "").0, expected);
     }
-    let said = tokens("", "open = true\n");
-    assert_eq!((said.get("/metrics").0, said.get("/status").0, said.get("/ops").0), (200, 200, 404));
+    let open_server = tokens("", "open = true\n");
+    assert_eq!(
+        (open_server.get("/metrics").0, open_server.get("/status").0, open_server.get("/ops").0),
+        (200, 200, 404)
+    );
     let without = Server::start(&OPEN.replace("[server]\n", "[server]\ndashboard = false\n"));
     assert_eq!((without.get("/").0, without.get("/ops").0, without.get("/status").0), (404, 404, 200));
 }

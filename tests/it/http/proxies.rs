@@ -1,5 +1,5 @@
-//! Whose connection it is, behind proxies: who is believed, who is not, and what is done with proxies that say nothing.
-//! Proxies are at 127.0.0.2 here; everybody else is a stranger.
+//! Client addresses behind proxies: which proxies are trusted, and what happens to connections without a header.
+//! Proxies have the address 127.0.0.2 here; any other address is not trusted.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -17,7 +17,7 @@ use crate::support::{Authority, OPEN, PATIENCE, Server, client_config, free_port
 const PROXY: [u8; 4] = [127, 0, 0, 2];
 const STRANGER: [u8; 4] = [127, 0, 0, 3];
 
-/// One session an address, and proxies that say whose it is in these ways.
+/// One session per address, and proxies that give the address in these ways.
 fn config(keys: &str) -> String {
     let server = format!("shards = 2\ntrusted_proxies = [\"127.0.0.2/32\"]\n{keys}");
     format!("{}\n[limits]\nsessions_per_address = 1\n", OPEN.replace("shards = 2", &server))
@@ -41,7 +41,7 @@ fn handshake(headers: &str) -> String {
     )
 }
 
-/// The answer's status, or 0 where there is none.
+/// The answer's status, or 0 if there is none.
 fn status(stream: &mut impl Read) -> u16 {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -56,7 +56,7 @@ fn status(stream: &mut impl Read) -> u16 {
 
 fn asks(mut stream: TcpStream, parts: &[&[u8]]) -> (u16, TcpStream) {
     for part in parts {
-        // It may have been closed by then.
+        // The server may have closed it by then.
         let _ = stream.write_all(part);
     }
     (status(&mut stream), stream)
@@ -68,7 +68,7 @@ fn v2(command: u8, source: [u8; 4]) -> Vec<u8> {
     header.extend([0x20 | command, 0x11, 0, 12 + 4]);
     header.extend(source);
     header.extend([10, 0, 0, 1, 0xc0, 0, 0x1f, 0x40]);
-    // Something else that it wants to tell.
+    // An additional field.
     header.extend([0xe0, 0, 1, 7]);
     header
 }
@@ -77,7 +77,7 @@ fn v1(source: &str) -> Vec<u8> {
     format!("PROXY TCP4 {source} 10.0.0.1 51000 8000\r\n").into_bytes()
 }
 
-/// On both ways to a session: the one at accept, and the one through the HTTP server (for heads that are long).
+/// On both paths to a session: at accept, and through the HTTP server (for long heads).
 #[tokio::test]
 async fn a_header_counts_if_a_trusted_proxy_sent_it_and_from_the_right() {
     for (way, padding) in [("at accept", 0), ("through HTTP", 6_000)] {
@@ -109,7 +109,7 @@ async fn a_header_counts_if_a_trusted_proxy_sent_it_and_from_the_right() {
         ] {
             assert_eq!(ask(from, header), expected, "{what}, {way}");
         }
-        server.until("said", |s| s.log().contains("client=203.0.113.7 reason=\"address_sessions\"")).await;
+        server.until("it is logged", |s| s.log().contains("client=203.0.113.7 reason=\"address_sessions\"")).await;
         assert_eq!(server.metric("upgrades_refused_total{reason=\"address_sessions\"}"), 6.0);
     }
 }
@@ -120,14 +120,14 @@ async fn forwarded_is_read_where_it_is_configured() {
     let ask = |header: &str| asks(connect(PROXY, server.address), &[handshake(header).as_bytes()]);
     let (first, _held) = ask("Forwarded: for=192.0.2.60;proto=https, For=\"[2001:db8:0:7::1]:4711\"\r\n");
     assert_eq!(first, 101);
-    // Another host of the same IPv6 network is the same to limits, and the other header is nobody's.
+    // Another host of the same IPv6 network counts as the same address, and a header that is not configured is ignored.
     let (second, _) = ask("X-Forwarded-For: 198.51.100.1\r\nForwarded: for=\"[2001:db8:0:7::2]\"\r\n");
     assert_eq!(second, 429);
 }
 
-/// However the bytes come: the header is taken off, and nothing behind it.
+/// However the bytes come: the header is removed, and nothing after it.
 #[tokio::test]
-async fn a_proxy_header_says_whose_connection_it_is() {
+async fn a_proxy_header_gives_the_clients_address() {
     let server = Server::start(&config("proxy_protocol = \"required\""));
     let mut healthy = Healthy::beside(&server).await;
     let mut next = 10;
@@ -149,12 +149,12 @@ async fn a_proxy_header_says_whose_connection_it_is() {
             let mut pong = [0; 22];
             held.read_exact(&mut pong).unwrap();
             assert_eq!(&pong[2..], b"{\"id\":7,\"op\":\"pong\"}", "what was behind the handshake");
-            // It is that client now, whoever else says so.
+            // The connection counts for that client, whatever later headers say.
             let again = [&header(next)[..], request.as_bytes()].concat();
             assert_eq!(asks(connect(PROXY, server.address), &[&again]).0, 429, "version {version} in {pieces}");
         }
     }
-    // The proxy's own connections, of its checks for example.
+    // The proxy's own connections, such as health checks.
     for own in [v2(0, [203, 0, 113, 99]), b"PROXY UNKNOWN\r\n".to_vec()] {
         let request = "GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".as_bytes();
         assert_eq!(asks(connect(PROXY, server.address), &[&own, request]).0, 200);
@@ -163,7 +163,7 @@ async fn a_proxy_header_says_whose_connection_it_is() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_says_nothing_or_nonsense_is_turned_away_and_strangers_are_not_listened_to() {
+async fn proxies_without_a_valid_header_are_closed_and_other_peers_are_not_trusted() {
     let keys = "proxy_protocol = \"required\"\n[limits]\nhandshake_timeout = \"300ms\"\nsessions_per_address = 1";
     let server = Server::start(&config(keys).replace("\n[limits]\nsessions_per_address = 1\n", "\n"));
     let mut healthy = Healthy::beside(&server).await;
@@ -179,7 +179,7 @@ async fn a_proxy_that_says_nothing_or_nonsense_is_turned_away_and_strangers_are_
         assert_eq!(asks(connect(PROXY, server.address), &[header, request]).0, 0);
     }
     server.until("counted", |s| s.metric("proxy_headers_refused_total{reason=\"malformed\"}") == 3.0).await;
-    // Slow: the beginning, and no more; of what may be one or the other, too.
+    // Slow: only the beginning comes, also of bytes that may be either version.
     for begun in [&b"PROXY TCP4 203."[..], b"P", &v2(1, [203, 0, 113, 7])[..20]] {
         let before = server.metric("handshake_timeouts_total");
         let mut slow = connect(PROXY, server.address);
@@ -187,7 +187,7 @@ async fn a_proxy_that_says_nothing_or_nonsense_is_turned_away_and_strangers_are_
         assert_eq!(status(&mut slow), 0);
         server.until("counted", |s| s.metric("handshake_timeouts_total") > before).await;
     }
-    // From elsewhere it is no header but a request that is none.
+    // From another address it is not a header but an invalid request.
     let claimed = [&v1("203.0.113.7")[..], request].concat();
     assert_eq!(asks(connect(STRANGER, server.address), &[&claimed]).0, 400);
     let (status, _held) = asks(connect(STRANGER, server.address), &[request]);
@@ -206,12 +206,12 @@ fn where_it_is_optional_both_are_served_and_a_chain_of_proxies_is_followed() {
     };
     assert_eq!(ask(&v1("203.0.113.7"), ""), 101);
     assert_eq!(ask(b"", "X-Forwarded-For: 203.0.113.7\r\n"), 429);
-    // What a client itself says is not believed because the connection came by a proxy.
+    // A header from the client itself is not trusted because the connection came through a proxy.
     assert_eq!(ask(&v1("203.0.113.7"), "X-Forwarded-For: 203.0.113.8\r\n"), 429);
     // Behind a proxy behind a proxy.
     assert_eq!(ask(&v1("127.0.0.2"), "X-Forwarded-For: 203.0.113.8\r\n"), 101);
     assert_eq!(ask(b"", "X-Forwarded-For: 203.0.113.8\r\n"), 429);
-    // A request by another method than GET begins as the protocol's name does.
+    // A request with another method than GET may begin as the protocol's name does.
     let (status, _) = asks(
         connect(PROXY, server.address),
         &[b"P", b"OST /api/publish HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"],
@@ -242,7 +242,7 @@ fn on_the_port_with_tls_it_comes_before_the_handshake() {
     assert_eq!(ask(b"", "").0, 0, "no header");
 }
 
-/// A real HAProxy, which says it in three ways.
+/// A real HAProxy, which gives the address in three ways.
 struct Haproxy(Child, [SocketAddr; 3]);
 
 impl Haproxy {
@@ -286,8 +286,8 @@ async fn behind_a_real_haproxy_limits_see_the_client() {
         assert_eq!(ask(one).0, 429, "{way}");
         let (second, _held) = ask(other);
         assert_eq!(second, 101, "{way}");
-        let said = format!("client={} reason=\"address_sessions\"", IpAddr::from(one));
-        server.until("said", |s| s.log().contains(&said)).await;
+        let line = format!("client={} reason=\"address_sessions\"", IpAddr::from(one));
+        server.until("it is logged", |s| s.log().contains(&line)).await;
         drop(held);
         server.until("it can come again", |_| ask(one).0 == 101).await;
     }

@@ -1,4 +1,4 @@
-//! Keys that may do some things: topics, scopes, and what is told of them.
+//! Keys with limited rights: topics, scopes, and what their errors show.
 
 use serde_json::{Value, json};
 
@@ -56,7 +56,7 @@ fn a_key_publishes_to_its_topics_alone() {
         let text = reply.to_string();
         assert!(key.is_empty() || key == "feed" || !text.contains(key), "{text}");
         if expected == 403 && key == FEED {
-            assert!(text.contains("`feed`") && text.contains(topic), "who and what: {text}");
+            assert!(text.contains("`feed`") && text.contains(topic), "the key and the topic: {text}");
         }
     }
     assert_eq!(server.metric("publish_refused_total{reason=\"topic\"}"), 5.0);
@@ -67,7 +67,7 @@ fn a_key_publishes_to_its_topics_alone() {
 }
 
 #[test]
-fn each_topic_of_a_broadcast_and_each_command_of_a_batch_is_asked_about() {
+fn each_topic_of_a_broadcast_and_each_command_of_a_batch_is_checked() {
     let folder = tempfile::tempdir().unwrap();
     let server = server(folder.path());
     let topics = json!({"channels": ["quotes:A", "signals:other", "quotes:B"], "data": {"x": 1}});
@@ -95,7 +95,7 @@ fn each_topic_of_a_broadcast_and_each_command_of_a_batch_is_asked_about() {
         assert_eq!(replies[refused]["error"]["code"], 403, "{reply}");
     }
     assert!(replies[3]["history"].is_object() && replies[5]["info"].is_object(), "{reply}");
-    assert_eq!(replies[4]["error"]["code"], 403, "it is for some topics, and a session has others too: {reply}");
+    assert_eq!(replies[4]["error"]["code"], 403, "its topics do not cover those of a session: {reply}");
     assert_eq!(server.get("/api/topics/signals:other").0, 404, "nothing was published there");
 }
 
@@ -129,9 +129,9 @@ async fn operators_commands_need_their_scope_and_what_is_about_a_topic_the_topic
         assert_eq!(call(&server, SUPPORT, command, body).0, 403, "{command}");
     }
     let channels = |key| call(&server, key, "channels", json!({})).1["result"]["channels"].as_object().unwrap().len();
-    assert_eq!((channels(SUPPORT), channels(FULL)), (1, 2), "of topics that it does not have it is not told");
-    // Who did it is written down; with what, nowhere.
-    server.until("said", |s| s.log().contains("disconnect key=publish.keys[0] user=\"nobody\"")).await;
+    assert_eq!((channels(SUPPORT), channels(FULL)), (1, 2), "it sees only its own topics");
+    // The log names the key that was used, but never shows it.
+    server.until("it is logged", |s| s.log().contains("disconnect key=publish.keys[0] user=\"nobody\"")).await;
     let everything = format!("{}\n{}\n{}", server.log(), server.get("/metrics").1, server.get("/status").1);
     for key in [FULL, FEED, SUPPORT, FILED, ENV] {
         assert!(!everything.contains(key), "{key} is shown");
@@ -144,7 +144,7 @@ fn keys_that_cannot_be_had_are_named_at_start() {
     std::fs::write(folder.path().join("short"), "short\n").unwrap();
     let path = folder.path().join("nexus.toml");
     let short = format!("secret_file = \"{}/short\"", folder.path().display());
-    for (secret, said) in [
+    for (secret, fault) in [
         ("secret_env = \"NOT_SET_ANYWHERE\"", "NOT_SET_ANYWHERE"),
         ("secret_file = \"/nonexistent/key\"", "/nonexistent/key"),
         (short.as_str(), "the key has 5 bytes, the least is 16"),
@@ -157,7 +157,7 @@ fn keys_that_cannot_be_had_are_named_at_start() {
             std::process::Command::new(crate::support::PROGRAM).args(["serve", "--config"]).arg(&path).output();
         let output = output.unwrap();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && error.contains("feed") && error.contains(said), "{error}");
+        assert!(!output.status.success() && error.contains("feed") && error.contains(fault), "{error}");
         assert!(!error.contains(FULL), "{error}");
     }
 }

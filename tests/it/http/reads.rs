@@ -1,4 +1,4 @@
-//! Everything on the port that is not a socket.
+//! HTTP on the public port.
 
 use serde_json::{Value, json};
 
@@ -104,7 +104,7 @@ async fn health_readiness_status_metrics_and_the_page() {
     let mut client = server.client().await;
     client.subscribe(&["quotes:BTCUSDT"]).await;
     let snapshot = client.next().await;
-    assert_eq!(snapshot["data"]["sim"], true, "every payload says that it is simulated");
+    assert_eq!(snapshot["data"]["sim"], true, "every payload is marked as simulated");
     let status = server.status();
     assert_eq!((&status["sessions"]["now"], &status["subscriptions"]), (&json!(1), &json!(1)));
     assert!(status["topics"].as_u64().unwrap() >= 5 && status["memory"]["rss_bytes"].as_u64().unwrap() > 0);
@@ -121,7 +121,7 @@ async fn health_readiness_status_metrics_and_the_page() {
     assert_eq!(server.get("/ws").0, 426);
 }
 
-/// A source that is not there makes the server unready, not unwell.
+/// A source that is away makes the server not ready, but it is still alive.
 #[tokio::test]
 async fn readiness_looks_at_redis_and_liveness_does_not() {
     let port = crate::support::free_port();

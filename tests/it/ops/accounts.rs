@@ -1,5 +1,5 @@
-//! What is counted is what the process holds: under each attack on memory the sum of the accounts grows as the resident
-//! memory does, the ceilings hold, and a healthy session beside notices nothing.
+//! The memory accounts agree with the process: under each attack on memory their sum grows as the resident memory does,
+//! the limits are kept, and a healthy session is not affected.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -16,35 +16,35 @@ use crate::support::{Follower, OPEN, PATIENCE, Server};
 
 const MIB: usize = 1024 * 1024;
 
-/// What the kernel says, and what the server does.
+/// Memory as the kernel and the server report it.
 #[derive(Debug, Clone, Copy)]
-struct Books {
+struct Sizes {
     resident: usize,
     counted: usize,
 }
 
-fn books(server: &Server) -> Books {
+fn sizes_of(server: &Server) -> Sizes {
     let memory = &server.status()["memory"];
     let bytes = |key: &str| usize::try_from(memory[key].as_u64().unwrap()).unwrap();
-    Books { resident: bytes("rss_bytes"), counted: bytes("counted_bytes") }
+    Sizes { resident: bytes("rss_bytes"), counted: bytes("counted_bytes") }
 }
 
 fn account(server: &Server, name: &str) -> usize {
     usize::try_from(server.status()["memory"]["accounts"][name]["now"].as_u64().unwrap()).unwrap()
 }
 
-/// The most that was ever resident.
+/// The largest resident size so far.
 fn peak(server: &Server) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.split_whitespace().next().unwrap().parse::<usize>().unwrap() * 1024
 }
 
-/// Both grew by much, and by about the same.
-async fn agree(server: &Server, before: Books) {
-    // What moves settles: sweeps count, and what was freed goes back.
+/// Checks that both grew much, and about equally.
+async fn agree(server: &Server, before: Sizes) {
+    // Waits until it settles: sweeps count, and freed memory is returned.
     let mut last = (0, 0);
-    let mut now = books(server);
+    let mut now = sizes_of(server);
     for _ in 0..40 {
         let grown = now.resident.saturating_sub(before.resident);
         last = (grown, now.counted.saturating_sub(before.counted));
@@ -53,7 +53,7 @@ async fn agree(server: &Server, before: Books) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
-        now = books(server);
+        now = sizes_of(server);
     }
     panic!(
         "resident {} MiB more, counted {} MiB more\n{}",
@@ -63,7 +63,7 @@ async fn agree(server: &Server, before: Books) {
     );
 }
 
-/// The beginning of a message of so many bytes.
+/// The beginning of a message with this many bytes.
 fn half(bytes: usize) -> Vec<u8> {
     let mut out = vec![0x81, 0x80 | 127];
     out.extend(u64::try_from(bytes + 1).unwrap().to_be_bytes());
@@ -76,12 +76,12 @@ fn anonymous_centrifuge(address: SocketAddr) -> TcpStream {
     upgraded_at(address, "/connection/websocket", "").0
 }
 
-/// Sessions without a token send most of a message each. What is held of it is counted.
+/// Sessions without a token send most of a message each. The buffered bytes are counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_messages_are_counted() {
     let server = Server::start(&(OPEN.to_owned() + "[limits]\nmemory = \"off\"\nfirst_command_timeout = \"60s\""));
     let mut healthy = Healthy::beside(&server).await;
-    let before = books(&server);
+    let before = sizes_of(&server);
     let mut held = Vec::new();
     for _ in 0..1_250 {
         let mut stream = anonymous_centrifuge(server.address);
@@ -91,10 +91,10 @@ async fn half_messages_are_counted() {
     agree(&server, before).await;
     healthy.is_well(&server).await;
     drop(held);
-    server.until("nothing is held", |s| account(s, "incoming") == 0).await;
+    server.until("all memory is freed", |s| account(s, "incoming") == 0).await;
 }
 
-/// The same where memory has a limit: those that have not said who they are go first, and the largest of them.
+/// The same with a memory limit: sessions without a token are closed first, the largest of them first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_messages_have_a_ceiling() {
     let server = Server::start(&config("[limits]\nmemory = \"64MiB\""));
@@ -102,7 +102,7 @@ async fn half_messages_have_a_ceiling() {
     let bearer = format!("Bearer {token}");
     let base = peak(&server);
     let mut healthy = Healthy::beside_with(&server, &[("authorization", &bearer)]).await;
-    // One who is known is in the middle of a message, too.
+    // A session with a token is in the middle of a message, too.
     let (mut known, _) = upgraded(&server, "/ws", &format!("Authorization: {bearer}\r\n"));
     let message = json!({"op": "ping", "id": 7, "pad": "x".repeat(40_000)}).to_string();
     let whole = frame(0x81, message.as_bytes());
@@ -119,22 +119,22 @@ async fn half_messages_have_a_ceiling() {
     let relieved = server.metric("incoming_evictions_total");
     assert!(relieved >= 30.0, "{relieved} were closed");
     assert_eq!(server.metric("limits_reached_total{limit=\"incoming_total_bytes\"}"), relieved);
-    let told = closed.into_iter().flatten().filter_map(|mut stream| {
+    let codes = closed.into_iter().flatten().filter_map(|mut stream| {
         stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let mut close = [0; 4];
         stream.read_exact(&mut close).ok()?;
         Some((close[0], u16::from_be_bytes([close[2], close[3]])))
     });
-    let told: Vec<(u8, u16)> = told.collect();
-    assert!(told.len() >= 30 && told.iter().all(|close| *close == (0x88, 4413)), "{told:?}");
+    let codes: Vec<(u8, u16)> = codes.collect();
+    assert!(codes.len() >= 30 && codes.iter().all(|close| *close == (0x88, 4413)), "{codes:?}");
     known.write_all(&whole[30_000..]).unwrap();
     let mut head = [0; 2];
     known.set_read_timeout(Some(PATIENCE)).unwrap();
     known.read_exact(&mut head).unwrap();
-    assert_eq!(head[0], 0x81, "who is known gets its answer");
+    assert_eq!(head[0], 0x81, "the session with a token gets its answer");
 }
 
-/// A `plain` session that needs a token has room for a token, and for what it pipelines behind it.
+/// A `plain` session that needs a token has room for a token, and for commands that follow it.
 #[tokio::test]
 async fn before_its_token_a_message_is_small() {
     let server = Server::start(&config(""));
@@ -152,29 +152,29 @@ async fn before_its_token_a_message_is_small() {
     server.until("subscribed", |s| s.metric("subscriptions") == 500.0).await;
 }
 
-/// Sessions subscribe to names that nobody publishes.
+/// Sessions subscribe to topics that are never published.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn topics_that_nobody_publishes_are_counted_apart_and_freed() {
+async fn unpublished_topics_are_counted_separately_and_freed() {
     const SESSIONS: usize = 256;
     let more = "[limits]\nmemory = \"off\"\ntopics = 10\nunpublished_topics = 200000";
     let server = Server::start(&(OPEN.to_owned() + more));
     let mut healthy = Healthy::beside(&server).await;
-    let before = books(&server);
+    let before = sizes_of(&server);
     let mut held = Vec::new();
     for n in 0..SESSIONS {
         let (mut stream, _) = upgraded(&server, "/ws", "");
         let topics: Vec<String> = (0..512).map(|m| format!("stream:nobody:{n:05}:{m:05}")).collect();
         let command = json!({"op": "subscribe", "id": 1, "args": topics}).to_string();
         stream.write_all(&frame(0x81, command.as_bytes())).unwrap();
-        // One after the other: what is looked at is what stays, not what a storm needs while it lasts.
+        // One after the other, to measure the memory that stays, not that of the peak.
         stream.read_exact(&mut [0; 2]).unwrap();
         held.push(stream);
     }
     let all = (SESSIONS * 512) as f64;
     server.until("subscribed", |s| s.metric("unpublished_topics") == all).await;
     agree(&server, before).await;
-    let held_bytes = books(&server).resident - before.resident;
-    // None of them took a publisher's place.
+    let held_bytes = sizes_of(&server).resident - before.resident;
+    // They take no room from published topics.
     assert_eq!(server.metric("topics"), 1.0);
     server.publish("stream:new", &json!(1));
     server.publish("stream:nobody:00000:00000", &json!(1));
@@ -182,12 +182,12 @@ async fn topics_that_nobody_publishes_are_counted_apart_and_freed() {
     healthy.is_well(&server).await;
     drop(held);
     server.until("freed", |s| s.metric("unpublished_topics") == 0.0 && account(s, "unpublished") == 0).await;
-    server.until("given back", |s| books(s).resident < before.resident + held_bytes / 2).await;
+    server.until("given back", |s| sizes_of(s).resident < before.resident + held_bytes / 2).await;
 }
 
-/// The limit on them, and each caller's share.
+/// The limit on such topics, and each user's share.
 #[tokio::test]
-async fn topics_that_nobody_publishes_have_a_limit_and_shares() {
+async fn unpublished_topics_have_a_limit_and_shares() {
     let server = Server::open_with("[limits]\nunpublished_topics = 800\nsubscriptions = 300");
     server.publish("stream:there", &json!(1));
     let names = |of: &str| (0..300).map(|n| format!("latest:{of}:{n}")).collect::<Vec<_>>();
@@ -204,11 +204,11 @@ async fn topics_that_nobody_publishes_have_a_limit_and_shares() {
     third.send(json!({"op": "subscribe", "id": 1, "args": strs(&names("c"))})).await;
     server.until("as many as may be", |s| s.metric("unpublished_topics") == 800.0).await;
     server.until("the rest was refused", |s| s.metric("unpublished_refused_total") == 100.0).await;
-    // What is published is there for all, and publishers are not in anybody's way.
+    // Published topics are available to all, and publishers are not affected.
     let mut healthy = server.client().await;
     assert_eq!(healthy.subscribe(&["stream:there"]).await["ok"], true);
     assert_eq!(server.publish("latest:another", &json!(2)), 1);
-    // One that is published frees its place, with nothing to be noticed by its subscriber.
+    // A topic that is published leaves its share, without any effect on its subscriber.
     assert_eq!(server.publish("latest:a:0", &json!(5)), 1);
     let delta = clients[0].next().await;
     assert_eq!((&delta["topic"], &delta["offset"], &delta["prev"]), (&json!("latest:a:0"), &json!(1), &json!(0)));
@@ -225,7 +225,7 @@ fn pad(n: usize, bytes: usize) -> Value {
     json!({"pad": format!("{n:08}{}", "x".repeat(bytes))})
 }
 
-/// A session that takes nothing, and one that asked for 1 KiB/s, on many busy `merge` topics.
+/// A session that reads nothing, and one with 1 KiB/s, on many busy `merge` topics.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lagging_subscriptions_have_a_ceiling_and_lose_nothing() {
     const TOPICS: usize = 256;
@@ -233,7 +233,7 @@ async fn lagging_subscriptions_have_a_ceiling_and_lose_nothing() {
     let server = Server::start(&(OPEN.to_owned() + "[limits]\nmemory = \"128MiB\""));
     let mut healthy = Healthy::beside(&server).await;
     let base = peak(&server);
-    let before = books(&server);
+    let before = sizes_of(&server);
     let topics: Vec<String> = (0..TOPICS).map(|n| format!("merge:{n}")).collect();
     let names: Vec<&str> = topics.iter().map(String::as_str).collect();
     let mut closed = server.client().await;
@@ -245,14 +245,14 @@ async fn lagging_subscriptions_have_a_ceiling_and_lose_nothing() {
     for round in 0..ROUNDS {
         let deltas: Vec<_> = topics.iter().map(|t| (t.clone(), pad(round, 3_000))).collect();
         server.publish_all(&deltas);
-        // 16 MiB is where sources wait, with a delta on its way; history lets go of no more than there is room for.
+        // Sources wait at 16 MiB, with a delta on its way; history is only removed for as much as needs room.
         assert!(account(&server, "deltas") <= 16 * MIB + 64 * 1024, "{}", account(&server, "deltas"));
     }
     healthy.is_well(&server).await;
     assert!(server.metric("recent_deltas_evicted_total") > 0.0, "the ceiling was not reached");
     assert!(peak(&server) <= base + 128 * MIB, "{} MiB at most", peak(&server) / MIB);
-    println!("{before:?} {:?} peak {}", books(&server), peak(&server) / MIB);
-    // Neither was closed, and who reads again gets to where all topics are.
+    println!("{before:?} {:?} peak {}", sizes_of(&server), peak(&server) / MIB);
+    // Neither was closed, and a session that reads again gets up to date.
     assert_eq!(server.metric("sessions"), 3.0);
     let mut states: Vec<Follower> = vec![Follower::default(); TOPICS];
     while states.iter().any(|state| state.offset < ROUNDS as u64) {
@@ -264,7 +264,7 @@ async fn lagging_subscriptions_have_a_ceiling_and_lose_nothing() {
     assert!(states.iter().all(|state| state.state == pad(ROUNDS - 1, 3_000)));
 }
 
-/// What shards keep for those behind, history and state, without a ceiling: counted as they are.
+/// Deltas kept by shards for lagging subscriptions, history and state, without a limit: all are counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lagging_subscriptions_are_counted() {
     const TOPICS: usize = 200;
@@ -273,7 +273,7 @@ async fn lagging_subscriptions_are_counted() {
     let topics: Vec<String> = (0..TOPICS).map(|n| format!("merge:{n}")).collect();
     let mut closed = server.client().await;
     closed.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    let before = books(&server);
+    let before = sizes_of(&server);
     for round in 0..100 {
         let deltas: Vec<_> = topics.iter().map(|t| (t.clone(), pad(round, 4_000))).collect();
         server.publish_all(&deltas);
@@ -282,16 +282,16 @@ async fn lagging_subscriptions_are_counted() {
     assert!(account(&server, "deltas") > 50 * MIB, "{}", account(&server, "deltas"));
     healthy.is_well(&server).await;
     drop(closed);
-    server.until("nothing is kept", |s| account(s, "deltas") < MIB).await;
+    server.until("all deltas are dropped", |s| account(s, "deltas") < MIB).await;
 }
 
-/// Sessions whose sockets are full, on a stream.
+/// Sessions with full sockets, on a stream.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn backlogs_are_counted() {
     let more = "[limits]\nmemory = \"off\"\nbacklog_bytes = 134217728\nstall_timeout = \"120s\"";
     let server = Server::start(&(OPEN.to_owned() + "history_size = 10\n" + more));
     let mut healthy = Healthy::beside(&server).await;
-    let before = books(&server);
+    let before = sizes_of(&server);
     let mut held = Vec::new();
     for _ in 0..12 {
         let mut client = server.client().await;
@@ -304,10 +304,10 @@ async fn backlogs_are_counted() {
     agree(&server, before).await;
     healthy.is_well(&server).await;
     drop(held);
-    server.until("nothing is owed", |s| account(s, "backlog") == 0).await;
+    server.until("no backlog is left", |s| account(s, "backlog") == 0).await;
 }
 
-/// A connection that asks for a topic over REST and takes nothing.
+/// A connection that requests a topic over REST and does not read the answer.
 fn asks(address: SocketAddr, topic: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(format!("GET /api/topics/{topic} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
@@ -328,28 +328,28 @@ fn fill(server: &Server, topic: &str) {
     }
 }
 
-/// Answers that are not taken share what they send.
+/// Answers that are not taken share their content.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_that_nobody_takes_share_one_snapshot() {
+async fn untaken_answers_share_one_snapshot() {
     let server = Server::start(
         &(OPEN.to_owned() + "history_size = 1\n[limits]\nreply_bytes_per_address = 0\nmemory = \"256MiB\""),
     );
     fill(&server, "merge:large");
     let mut healthy = Healthy::beside(&server).await;
-    let before = books(&server);
+    let before = sizes_of(&server);
     let mut held: Vec<TcpStream> = (0..200).map(|_| asks(server.address, "merge:large")).collect();
     for stream in &mut held {
         assert_eq!(status_of(stream), 200);
     }
-    let grown = books(&server).resident.saturating_sub(before.resident);
+    let grown = sizes_of(&server).resident.saturating_sub(before.resident);
     assert!(grown < 40 * MIB, "{} MiB for 200 answers", grown / MIB);
     healthy.is_well(&server).await;
 }
 
-/// So many answers, each of another state of the topic, are counted while they are not taken, and freed.
+/// This many answers, each with another state of the topic, are counted while they are not taken, and then freed.
 async fn untaken_answers_are_counted(server: &Server, topic: &str, answers: usize) {
     let mut healthy = Healthy::beside(server).await;
-    let before = books(server);
+    let before = sizes_of(server);
     let mut held = Vec::new();
     for n in 0..answers {
         server.publish(topic, &json!({"n": n}));
@@ -363,18 +363,18 @@ async fn untaken_answers_are_counted(server: &Server, topic: &str, answers: usiz
     server.until("freed", |s| account(s, "answers") < MIB).await;
 }
 
-/// Answers of which each is another state, which none of them shares.
+/// Answers with different states, which they do not share.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_that_nobody_takes_are_counted_and_freed() {
+async fn untaken_answers_are_counted_and_freed() {
     let server =
         Server::start(&(OPEN.to_owned() + "history_size = 1\n[limits]\nreply_bytes_per_address = 0\nmemory = \"off\""));
     fill(&server, "merge:large");
     untaken_answers_are_counted(&server, "merge:large", 40).await;
 }
 
-/// The same with a limit on memory: 503 past it, for large answers alone, until others are taken.
+/// The same with a memory limit: above it, large answers get 503 until others are taken.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_that_nobody_takes_have_a_ceiling() {
+async fn untaken_answers_have_a_limit() {
     let server = Server::start(
         &(OPEN.to_owned() + "history_size = 1\n[limits]\nreply_bytes_per_address = 0\nmemory = \"256MiB\""),
     );
@@ -432,7 +432,7 @@ fn half_body(address: SocketAddr, key: &str) -> TcpStream {
          Content-Length: 8000000\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).unwrap();
-    // Where it is refused, the rest is not taken.
+    // If it is refused, the rest is not read.
     let _ = stream.write_all(&vec![b' '; 7_500_000]);
     stream
 }
@@ -440,16 +440,16 @@ fn half_body(address: SocketAddr, key: &str) -> TcpStream {
 const WITH_KEY: &str = "[access]\nanonymous = true\n[server]\nshards = 2\n\
      [publish]\nopen = false\nkeys = [\"feed-key-0123456789\"]\n";
 
-/// Half-sent bodies of 8 MB each: those with a key are counted as they are held; without one nothing is.
+/// Half-sent bodies of 8 MB: those with a key are counted; without a key nothing is buffered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_sent_bodies_are_counted_and_need_a_key() {
     let server = Server::start(&(WITH_KEY.to_owned() + "[limits]\nmemory = \"off\""));
     let mut watcher = server.client().await;
     watcher.subscribe(&["stream:a"]).await;
-    let before = books(&server);
+    let before = sizes_of(&server);
     let strangers: Vec<TcpStream> = (0..30).map(|_| half_body(server.address, "another-key-0123456")).collect();
     assert_eq!(account(&server, "requests"), 0);
-    let grown = books(&server).resident.saturating_sub(before.resident);
+    let grown = sizes_of(&server).resident.saturating_sub(before.resident);
     assert!(grown < 16 * MIB, "{} MiB for bodies without a key", grown / MIB);
     drop(strangers);
     let held: Vec<TcpStream> = (0..24).map(|_| half_body(server.address, "feed-key-0123456789")).collect();
@@ -460,7 +460,7 @@ async fn half_sent_bodies_are_counted_and_need_a_key() {
     watcher.nothing_more().await;
 }
 
-/// The same where memory has a limit.
+/// The same with a memory limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_sent_bodies_of_eight_megabytes_have_a_ceiling() {
     let server = Server::start(&(WITH_KEY.to_owned() + "[limits]\nmemory = \"512MiB\""));
@@ -473,9 +473,9 @@ async fn half_sent_bodies_of_eight_megabytes_have_a_ceiling() {
     server.until("freed", |s| account(s, "requests") == 0).await;
 }
 
-/// Bodies of 8 KB that inflate to 7 MB each, sixty at once: what they inflate to has the same ceiling.
+/// Sixty bodies of 8 KB at once, each of which inflates to 7 MB: the inflated bytes have the same limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_bodies_inflate_to_has_their_ceiling() {
+async fn inflated_bodies_have_the_limit_of_bodies() {
     let server = Server::start(&(WITH_KEY.to_owned() + "[limits]\nmemory = \"512MiB\""));
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(&vec![b' '; 7 * MIB]).unwrap();
@@ -505,7 +505,7 @@ async fn what_bodies_inflate_to_has_their_ceiling() {
     server.until("freed", |s| account(s, "requests") == 0).await;
 }
 
-/// 300 answers of half a megabyte, each of another state, that their clients do not take.
+/// 300 answers of half a megabyte with different states, which their clients do not take.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_answers_that_their_clients_do_not_take_are_counted() {
     let server =
@@ -515,9 +515,9 @@ async fn many_answers_that_their_clients_do_not_take_are_counted() {
     untaken_answers_are_counted(&server, "merge:half", 300).await;
 }
 
-/// Names that nobody publishes, as many as there may be, from 600 sessions at once: the process stays within its limit.
+/// 600 sessions subscribe to as many unpublished topics as there may be: the process stays within its limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn names_that_nobody_publishes_stay_within_the_limit() {
+async fn unpublished_names_stay_within_the_limit() {
     let server = Server::start(&(OPEN.to_owned() + "[limits]\nmemory = \"256MiB\""));
     let mut healthy = Healthy::beside(&server).await;
     let base = peak(&server);
@@ -541,7 +541,7 @@ async fn names_that_nobody_publishes_stay_within_the_limit() {
     healthy.is_well(&server).await;
 }
 
-/// Backlogs of sessions that take nothing: the process stays within its limit, whatever is published.
+/// Backlogs of sessions that read nothing: the process stays within its limit, whatever is published.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn backlogs_stay_within_the_limit() {
     let server = Server::start(&(OPEN.to_owned() + "[limits]\nmemory = \"128MiB\"\nstall_timeout = \"120s\""));

@@ -1,4 +1,4 @@
-//! The program as an operator types it.
+//! The program's command line.
 
 use std::process::{Command, Stdio};
 
@@ -27,8 +27,8 @@ fn a_reader_that_has_had_enough_is_no_failure() {
     assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
 }
 
-/// The commented default file tells the truth: uncommented, it is the default. Of the two sources that exclude each other
-/// once with the one, once with the other.
+/// The commented default file is correct: uncommented, it is the default. Of two sources that exclude each other, each
+/// is tested in turn.
 #[test]
 fn the_default_file_shows_the_defaults() {
     for (source, without) in [("[source.redis]", "[source.nats]"), ("[source.nats]", "[source.redis]")] {
@@ -66,7 +66,7 @@ fn default_file_shows_the_defaults(source: &str, without: &str) {
         ]
         .iter()
         .any(|k| line.starts_with(&format!("{k} =")));
-        // How to log in to NATS, and what its bucket is called.
+        // The login for NATS, and the name of its bucket.
         let optional = optional
             || section.starts_with("[source.nats]")
                 && (line.contains("_file =") || ["user =", "bucket ="].iter().any(|k| line.starts_with(k)));
@@ -179,9 +179,9 @@ async fn replay_into_a_server_and_into_redis() {
     }
 }
 
-/// Everything on the start-up screen: where, how many and why, from where, and what is open.
+/// The start-up log: addresses, number of sessions and why, sources, and what is open to everybody.
 #[tokio::test]
-async fn startup_says_what_runs() {
+async fn startup_logs_what_runs() {
     let server = Server::start("[access]\nanonymous = true\n[source.simulator]\n");
     server.until("all lines", |s| s.log().contains("open: ")).await;
     let log = server.log();
@@ -197,7 +197,7 @@ async fn startup_says_what_runs() {
     }
 }
 
-/// A server that was started with these arguments, once it says that it listens.
+/// A server that was started with these arguments, once it has logged its address.
 fn listening(arguments: &[&str]) -> (std::process::Child, std::net::SocketAddr) {
     let mut child = Command::new(PROGRAM).args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
@@ -248,7 +248,7 @@ fn passwords_of_arguments_are_in_no_list_of_processes() {
         assert!(shown.contains("serve --listen 127.0.0.1:0") && !shown.contains("s3cr3t"), "{shown}");
         let name = std::fs::read_to_string(format!("/proc/{}/comm", child.id())).unwrap();
         assert_eq!(name.trim(), "nexus-push");
-        // It is used all the same.
+        // It is used nevertheless.
         let deadline = std::time::Instant::now() + crate::support::PATIENCE;
         while !run(&["healthcheck", &format!("http://{address}/readyz")]).status.success() {
             assert!(std::time::Instant::now() < deadline, "it does not read Redis");
@@ -259,7 +259,7 @@ fn passwords_of_arguments_are_in_no_list_of_processes() {
     }
 }
 
-/// As a job in a cluster does it: every address of a name, with a key from a file.
+/// As a job in a cluster runs it: every address of a name, with a key from a file.
 #[tokio::test]
 async fn drain_asks_every_node_behind_a_name() {
     let key = "operator-key-0123456789";
@@ -274,7 +274,7 @@ async fn drain_asks_every_node_behind_a_name() {
     let output = run(&["drain", "--dns", &name, "--share", "1", "--key-file", file]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stdout).starts_with(&format!("{name}: ")), "{}", text(&output.stdout));
-    // That a node knows of no other is no failure; that it cannot be asked, or the key is wrong, is.
+    // It is not a failure that a node knows no other; an unreachable node or a wrong key is.
     let output = run(&["drain", "--dns", &name, "--to-mean", "--key-file", file]);
     assert!(output.status.success() && text(&output.stdout).contains("not now"), "{}", text(&output.stderr));
     let nobody = format!("127.0.0.1:{}", crate::support::free_port());

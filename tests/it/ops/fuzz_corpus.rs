@@ -1,4 +1,4 @@
-//! The inputs that fuzzing keeps, findings among them, through what the fuzz targets check. `make fuzz` looks for more.
+//! Runs the checks of the fuzz targets on the stored inputs, including earlier findings. `make fuzz` searches for more.
 
 #[allow(unreachable_pub, reason = "it is a crate of its own for the fuzzer")]
 #[path = "../../fuzz/src/lib.rs"]

@@ -1,10 +1,10 @@
-//! The layers of ARCHITECTURE.md: an arrow never points up.
+//! The layers of ARCHITECTURE.md: an import never points up.
 
 use std::path::{Path, PathBuf};
 
 use crate::support::imports::{Imports, files};
 
-/// Each module and what it may use, ground floor first.
+/// Each module and the modules that it may use, lowest first.
 const LAYERS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("allocator", &[]),
@@ -129,10 +129,10 @@ fn no_files_import_each_other_in_a_circle() {
     }
 }
 
-/// What is absent on purpose.
+/// Code that must not exist in the data plane.
 #[test]
 fn the_data_plane_has_no_async_no_locks_no_http_and_no_redis() {
-    // The control plane's ends, and the models that the data plane is tested against.
+    // The control plane's ends, and the models that test the data plane.
     let others = ["hub/control/", "hub/handle.rs", "hub/tests/"];
     let is_other = |file: &Path| others.iter().any(|other| file.to_string_lossy().contains(other));
     for file in sources("hub").into_iter().filter(|file| !is_other(file)) {
@@ -146,7 +146,7 @@ fn the_data_plane_has_no_async_no_locks_no_http_and_no_redis() {
     }
 }
 
-/// The parts of the hub, ground floor first: each with the parts that it may use, and the words that it must not know.
+/// The parts of the hub, lowest first: each with the parts that it may use, and the words that it must not contain.
 const HUB: &[(&str, &[&str], &[&str])] = &[
     ("index", &[], &[]),
     ("cursor", &[], &[]),
@@ -217,7 +217,7 @@ const HUB: &[(&str, &[&str], &[&str])] = &[
     ("bench", &["chunk", "cursor", "egress", "index"], &[]),
 ];
 
-/// What a file imports of the other parts of the hub.
+/// The other parts of the hub that a file imports.
 fn parts_used(file: &Path, code: &[&str]) -> Vec<String> {
     let hub = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/hub");
     let depth = file.strip_prefix(hub).unwrap().components().count() - usize::from(file.ends_with("mod.rs"));
@@ -231,9 +231,9 @@ fn parts_used(file: &Path, code: &[&str]) -> Vec<String> {
     used.filter(|part| !part.is_empty() && part != "super").collect()
 }
 
-/// Each part of the hub uses those before it that it may, and is silent about what it must not know.
+/// Each part of the hub uses only allowed parts before it, and contains none of its forbidden words.
 #[test]
-fn parts_of_the_hub_know_what_they_may_and_no_more() {
+fn parts_of_the_hub_use_only_allowed_parts() {
     for (at, (part, may, words)) in HUB.iter().enumerate() {
         for used in *may {
             assert!(

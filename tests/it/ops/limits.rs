@@ -51,7 +51,7 @@ async fn many_at_once_for_the_last_places() {
 fn upgrade_by_hand(server: &Server) -> (u16, String, String) {
     let headers =
         [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")];
-    // `Connection: close` of the helper is replaced by what an upgrade needs.
+    // Replaces the helper's `Connection: close` by the headers of an upgrade.
     let mut stream = TcpStream::connect(server.address).unwrap();
     let mut request = "GET /ws HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\n".to_owned();
     for (name, value) in headers {
@@ -153,7 +153,7 @@ async fn commands_per_second() {
 async fn subscriptions() {
     let server = Server::open_with("[limits]\nsubscriptions = 3");
     let mut client = server.client().await;
-    // More than it may ever hold is refused as a whole, what does not fit any more topic by topic.
+    // More topics than the limit are refused as a whole; those above what is left, one by one.
     client.send(json!({"op": "subscribe", "id": 1, "args": ["latest:a", "latest:b", "latest:c", "latest:d"]})).await;
     let refused = client.next().await;
     assert_eq!((&refused["ok"], &refused["error"]["code"]), (&json!(false), &json!(429)), "{refused}");
@@ -212,7 +212,7 @@ async fn topics() {
     assert!(reply["error"]["message"].as_str().unwrap().contains("limits.topics"), "{reply}");
     let mut client = server.client().await;
     client.send(json!({"op": "subscribe", "id": 1, "args": ["latest:4", "latest:0"]})).await;
-    // A name that only a subscriber has used takes no publisher's place.
+    // A name that only a subscriber has used takes no room from published topics.
     let reply = client.next().await;
     assert_eq!(
         (&reply["topics"]["latest:4"]["offset"], &reply["topics"]["latest:0"]["offset"]),
@@ -221,10 +221,10 @@ async fn topics() {
     assert_eq!(client.next().await["type"], "snapshot");
     assert_eq!(server.post("/api/publish", &json!({"channel": "latest:4", "data": 1})).0, 503);
     assert_eq!(server.metric("topics_refused_total"), 2.0);
-    // Those go that have had no delta for too long.
+    // Topics without a delta for too long are removed.
     server.until("topics end", |s| s.metric("topics") == 1.0).await;
     assert_eq!(server.metric("topics_expired_total"), 2.0);
-    // A position from before is worth nothing on a topic that ended, and is not mistaken for one.
+    // A position from before is not valid on a topic that ended, and not mistaken for one.
     let epoch = client.subscribe(&["latest:0"]).await["topics"]["latest:0"]["epoch"].clone();
     client.next().await;
     assert!(server.publish("short:1", &json!("again")) > 1, "offsets never begin again within an epoch");
@@ -252,7 +252,7 @@ async fn merge_state() {
     assert_eq!(n, 16);
     assert!(reply["error"]["message"].as_str().unwrap().contains("4194304"), "{reply}");
     assert_eq!(server.metric("deltas_refused_total{reason=\"state_too_large\"}"), 1.0);
-    // What makes it smaller, or takes its place, is always taken.
+    // A delta that makes it smaller, or replaces it, is always accepted.
     let shrinking = json!({"k0": null, "k1": "x".repeat(240_000)});
     assert_eq!(server.post("/api/publish", &json!({"channel": "merge:big", "data": shrinking})).0, 200);
     assert_eq!(server.post("/api/publish", &json!({"channel": "merge:big", "data": {"k0": filler}})).0, 200);
@@ -274,7 +274,7 @@ async fn silence() {
     let server = Server::open_with("[limits]\nping_interval = \"500ms\"\npong_timeout = \"500ms\"");
     let mut answers = server.client().await;
     answers.subscribe(&["latest:a"]).await;
-    // Reads nothing and so answers no ping, though its kernel takes every byte.
+    // It reads nothing and so answers no ping, although its kernel takes every byte.
     let mut mute = server.client().await;
     mute.subscribe(&["latest:a"]).await;
     let watching = tokio::spawn(async move {
@@ -289,7 +289,7 @@ async fn silence() {
     assert!(server.metric("pings_total") >= 2.0);
 }
 
-/// What one `snapshot` command may bring: each topic once, so many topics, and not too much at once.
+/// Limits of one `snapshot` command: each topic once, a number of topics, and a number of bytes.
 #[tokio::test]
 async fn asked_snapshots() {
     let server = Server::open_with("[limits]\nsubscriptions = 64");
@@ -318,14 +318,14 @@ async fn asked_snapshots() {
     client.send(json!({"op": "snapshot", "id": 2, "args": many})).await;
     let refused = client.next().await;
     assert_eq!((&refused["ok"], &refused["error"]["code"]), (&json!(false), &json!(429)), "{refused}");
-    // 800 KB in all: about a third of it at once.
+    // 800 KB in all: about a third of it fits.
     let large: Vec<String> = (0..40).map(|n| format!("merge:{n}")).collect();
     client.send(json!({"op": "snapshot", "id": 3, "args": large})).await;
     let (snapshots, refused) = count(&mut client).await;
     assert!((10..20).contains(&snapshots) && refused == 40 - snapshots, "{snapshots} {refused}");
 }
 
-/// Where no topic can be had without a token, a session gets so long to show one; a ping is none.
+/// Where every topic needs a token, a session has limited time to send one; a ping does not count.
 #[tokio::test]
 async fn time_to_a_token() {
     let config = crate::support::tokens::config("[limits]\ntoken_timeout = \"1s\"\nping_interval = \"300ms\"");
@@ -338,7 +338,7 @@ async fn time_to_a_token() {
     server.until("it is closed", |s| s.metric("closes_total{reason=\"no_token\"}") == 1.0).await;
     assert_eq!(pings.got().await, Got::Close(3502, "no token in time".into()));
     signed_in.nothing_more().await;
-    // A session without one is as good as another where topics can be had without.
+    // Where topics are available without a token, a session without one is not closed.
     let server = Server::open_with("[limits]\ntoken_timeout = \"100ms\"");
     let mut anonymous = server.client().await;
     anonymous.nothing_more().await;
@@ -347,7 +347,7 @@ async fn time_to_a_token() {
     anonymous.nothing_more().await;
 }
 
-/// Where no topic can be had without a token, sessions without one get a share of the places, and the others the rest.
+/// Where every topic needs a token, sessions without one get only a share of all sessions.
 #[tokio::test]
 async fn sessions_without_a_token() {
     let config = crate::support::tokens::config("[server]\nmax_sessions = 20\n[limits]\ntokenless_share = 0.2");
@@ -361,23 +361,23 @@ async fn sessions_without_a_token() {
     assert!(status == 503 && head.contains("retry-after: "), "{head}");
     assert_eq!(server.metric("upgrades_refused_total{reason=\"tokenless\"}"), 1.0);
     assert_eq!(server.metric("sessions_tokenless"), 4.0);
-    // One that brings its token is let in, and one that shows it makes room.
+    // A session with a token is accepted, and one that sends its token makes room.
     let bearer = format!("Bearer {token}");
     let mut with_token = Client::connect_with(server.address, &[("authorization", &bearer)]).await.unwrap();
     with_token.nothing_more().await;
     let mut first = held.swap_remove(0);
     first.send(json!({"op": "auth", "token": token})).await;
     assert_eq!(first.next().await["ok"], true);
-    // Once more changes nothing.
+    // Repeating it changes nothing.
     first.send(json!({"op": "auth", "token": token})).await;
     assert_eq!(first.next().await["ok"], true);
     held.push(server.client().await);
     assert_eq!(server.metric("sessions_tokenless"), 4.0);
     assert_eq!(Client::connect_with(server.address, &[]).await.err(), Some(503));
-    // Those that leave are not counted any more, with a token or without.
+    // Closed sessions are not counted any more, with a token or without.
     drop((held, first, with_token));
     server.until("all gone", |s| s.metric("sessions") == 0.0 && s.metric("sessions_tokenless") == 0.0).await;
-    // Where topics can be had without, there is no such share.
+    // Where topics are available without a token, there is no such share.
     let server = Server::start(&crate::support::OPEN.replace("shards = 2", "shards = 2\nmax_sessions = 4"));
     let mut held = Vec::new();
     for _ in 0..4 {
@@ -386,7 +386,7 @@ async fn sessions_without_a_token() {
     assert_eq!(server.metric("upgrades_refused_total{reason=\"tokenless\"}"), 0.0);
 }
 
-/// A state larger than what may wait for a session reaches a client that takes little at a time.
+/// A state larger than the backlog limit reaches a client that reads a little at a time.
 #[tokio::test]
 async fn a_state_larger_than_a_backlog() {
     let server = Server::open();
@@ -415,11 +415,12 @@ async fn a_state_larger_than_a_backlog() {
     assert_eq!(server.metric("closes_total{reason=\"slow\"}"), 0.0);
 }
 
-/// A constant, its value in the source, and how the page says it.
+/// A constant, its value in the source, and the words of the page.
 type Bound = (&'static str, &'static str, &'static str);
 
-/// Bounds that are no part of `src/limits.rs`, as their source has them, and how `docs/limits.md` says them. A file that is
-/// here has each of its constants here, so that none is forgotten and none changes unnoticed; one without words is no bound.
+/// Bounds that are not in `src/limits.rs`, with their values in the source and their words in `docs/limits.md`. If a
+/// file is listed here, all of its constants are, so that none is forgotten or changed unnoticed; a constant without
+/// words is not a bound.
 const BOUNDS_OF_RESHARD: &[(&str, &[Bound])] = &[
     (
         include_str!("../../../src/source/redis/reshard.rs"),
@@ -468,7 +469,7 @@ const BOUNDS_OF_RESHARD: &[(&str, &[Bound])] = &[
 fn the_page_has_the_bounds_of_reshard() {
     const PAGE: &str = include_str!("../../../docs/limits.md");
     for (source, known) in BOUNDS_OF_RESHARD {
-        // `const NAME: TYPE = VALUE;`, whoever may see it.
+        // `const NAME: TYPE = VALUE;`, with any visibility.
         let declared = source.lines().filter_map(|line| {
             let (before, rest) = line.split_once("const ")?;
             let is_constant = before.is_empty() || (before.starts_with("pub") && !before.contains('='));
@@ -477,9 +478,9 @@ fn the_page_has_the_bounds_of_reshard() {
             Some((name, value))
         });
         let expected: Vec<(&str, &str)> = known.iter().map(|(name, value, _)| (*name, *value)).collect();
-        assert_eq!(declared.collect::<Vec<_>>(), expected, "docs/limits.md and this list say what they are");
-        for (name, value, said) in *known {
-            assert!(PAGE.contains(said), "{name} is {value}: `{said}` is not in docs/limits.md");
+        assert_eq!(declared.collect::<Vec<_>>(), expected, "add them to this list and to docs/limits.md");
+        for (name, value, words) in *known {
+            assert!(PAGE.contains(words), "{name} is {value}: `{words}` is not in docs/limits.md");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The ceilings on what all sessions are owed, and on what all topics keep: held, told, and honest to who comes back.
+//! The limits on all backlogs, and on the memory of all topics: they are kept and reported, and returning clients get
+//! correct answers.
 
 use std::collections::HashMap;
 
@@ -16,7 +17,7 @@ async fn back_at(server: &Server, topic: &str, offset: u64, epoch: &Value) -> (C
     (client, reply["topics"][topic].clone())
 }
 
-/// Sessions that read nothing, on a stream that moves: each is far below its own limit, all together are not.
+/// Sessions that read nothing, on a busy stream: each is far below its own limit, all together are above theirs.
 #[tokio::test]
 async fn backlogs_of_all_sessions() {
     let server = Server::open_with(
@@ -38,11 +39,11 @@ async fn backlogs_of_all_sessions() {
     while server.metric("backlog_evictions_total") == 0.0 {
         last = server.publish("s:a", &json!({"n": last + 1, "pad": pad}));
         let got = healthy.next().await;
-        assert_eq!((&got["offset"], &got["data"]["n"]), (&json!(last), &json!(last)), "nobody healthy misses anything");
+        assert_eq!((&got["offset"], &got["data"]["n"]), (&json!(last), &json!(last)), "healthy sessions miss nothing");
         let owed = server.metric("backlog_bytes");
-        // It may be read when a shard has taken this delta and not closed anybody for it yet.
-        assert!(owed <= ceiling + 2.0 * 16_384.0, "{owed} bytes are owed");
-        assert!(last < 2_000, "{owed} bytes are owed and nobody is closed");
+        // The metric may be read between this delta and the close.
+        assert!(owed <= ceiling + 2.0 * 16_384.0, "{owed} bytes of backlog");
+        assert!(last < 2_000, "{owed} bytes of backlog and no session is closed");
     }
     let mut closed = 0;
     for mut client in slow {
@@ -53,14 +54,14 @@ async fn backlogs_of_all_sessions() {
             }
             match client.got().await {
                 Got::Json(delta) => {
-                    assert_eq!(delta["offset"], seen + 1, "what came is whole");
+                    assert_eq!(delta["offset"], seen + 1, "the deltas have no gap");
                     seen += 1;
                 }
                 Got::Close(code, _) => {
                     assert_eq!(code, 3008);
                     break true;
                 }
-                // Its time to read the close frame was over.
+                // The time to read the close frame was over.
                 Got::End => break true,
             }
         };
@@ -82,7 +83,7 @@ async fn backlogs_of_all_sessions() {
     assert_eq!(relieved, f64::from(closed));
     assert_eq!(server.metric("closes_total{reason=\"slow\"}"), relieved);
     healthy.nothing_more().await;
-    server.until("nothing is owed", |s| s.metric("backlog_bytes") == 0.0).await;
+    server.until("no backlog is left", |s| s.metric("backlog_bytes") == 0.0).await;
     let memory = &server.status()["memory"];
     assert_eq!(memory["backlog_bytes"], json!({"now": 0, "max": 3 * MIB}));
 }
@@ -91,7 +92,7 @@ fn rss(server: &Server) -> usize {
     usize::try_from(server.status()["memory"]["rss_bytes"].as_u64().unwrap()).unwrap()
 }
 
-/// Ten times as much as may be kept, on many topics, half of them with a subscriber, so that frames are kept too.
+/// Ten times as much as the limit, on many topics, half of them with a subscriber, so that frames are kept too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn history_of_all_topics() {
     const TOPICS: usize = 200;
@@ -108,7 +109,7 @@ async fn history_of_all_topics() {
         while got.values().filter(|offset| **offset >= 400).count() < TOPICS / 2 {
             let delta = client.next().await;
             let at = got.entry(delta["topic"].as_str().unwrap().to_owned()).or_default();
-            assert_eq!(delta["offset"], *at + 1, "who is there misses nothing: {}", delta["topic"]);
+            assert_eq!(delta["offset"], *at + 1, "subscribers miss nothing: {}", delta["topic"]);
             *at += 1;
         }
     });
@@ -125,7 +126,8 @@ async fn history_of_all_topics() {
         server.publish_all(&deltas);
         most = most.max(server.metric("history_bytes"));
     }
-    // 80 MB of payload, and as much of frames for half of it. A frame made by a shard for a delta may come after it was weighed.
+    // 80 MB of payload, and as much of frames for half of it. A shard may create a delta's frame after the delta was
+    // counted.
     assert!(most <= (16 * MIB + 64 * 1024) as f64, "{most} bytes are kept");
     assert!(most >= (10 * MIB) as f64, "room is used: {most}");
     assert!(server.metric("history_evicted_total") > 50_000.0);
@@ -134,7 +136,7 @@ async fn history_of_all_topics() {
     let grown = rss(&server).saturating_sub(before);
     assert!(grown < 100 * MIB, "{} MiB more than at the beginning", grown / MIB);
 
-    // What is here is given, what is not is not pretended.
+    // What is kept is replayed, and what is not is reported as such.
     let (mut whole, standing) = back_at(&server, "s:0", 398, &epoch).await;
     assert_eq!(standing["recovered"], true);
     assert_eq!((whole.next().await["offset"].clone(), whole.next().await["offset"].clone()), (json!(399), json!(400)));
@@ -143,7 +145,7 @@ async fn history_of_all_topics() {
         assert_eq!((&standing["recovered"], &standing["offset"]), (&json!(false), &json!(400)));
         too_late.nothing_more().await;
     }
-    // A topic that has little keeps it.
+    // A topic with little history keeps it.
     assert_eq!(server.publish("l:small", &json!("second")), 2);
     let (mut small, standing) = back_at(&server, "l:small", 1, &epoch).await;
     assert_eq!(standing["recovered"], true);
@@ -151,7 +153,7 @@ async fn history_of_all_topics() {
     assert_eq!(server.status()["memory"]["history_bytes"]["max"], 16 * MIB);
 }
 
-/// State cannot be let go of: topics that are new are refused, and in the end what makes states larger.
+/// State cannot be evicted: new topics are refused, and at the end also deltas that make states larger.
 #[tokio::test]
 async fn state_of_all_topics() {
     let server = Server::open_with("[limits]\nstate_total_bytes = 1048576");
@@ -166,11 +168,11 @@ async fn state_of_all_topics() {
         held += 1;
         assert!(held < 100, "states grow without bound");
     };
-    assert!((15..25).contains(&held), "{held} of 50 KB are held");
+    assert!((15..25).contains(&held), "{held} states of 50 KB");
     assert!(refused["error"]["message"].as_str().unwrap().contains("limits.state_total_bytes"), "{refused}");
     assert_eq!(server.metric("state_refused_total"), 1.0);
     assert_eq!(server.metric("deltas_refused_total{reason=\"state_total\"}"), 1.0);
-    // Those that are there go on, and grow by an eighth.
+    // Existing topics continue, and may grow by an eighth.
     let mut grown = 0;
     while publish("merge:0", json!({(format!("k{grown}")): "y".repeat(10_000)})).0 == 200 {
         grown += 1;
@@ -179,28 +181,28 @@ async fn state_of_all_topics() {
     assert!((8..20).contains(&grown), "{grown} times 10 KB more");
     let state = server.metric("state_bytes");
     assert!(state <= server.metric("state_limit_bytes") * 1.15, "{state}");
-    // What is no larger is always taken, and so is what is smaller.
+    // A delta that does not make the state larger is always accepted.
     assert_eq!(publish("merge:1", json!({"pad": "z".repeat(50_000)})).0, 200);
     assert_eq!(publish("merge:0", json!({"k0": null, "k1": 1})).0, 200);
     let mut client = server.client().await;
     client.send(json!({"op": "subscribe", "id": 1, "args": ["merge:new", "merge:1"]})).await;
-    // What nobody has published has a limit of its own.
+    // Unpublished topics have their own limit.
     let reply = client.next().await;
     assert_eq!(reply["topics"]["merge:new"]["offset"], 0);
     assert_eq!(reply["topics"]["merge:1"]["offset"], 2);
     assert_eq!(publish("merge:new", json!({"a": 1})).0, 503);
-    // With room again, new ones are taken.
+    // With room again, new ones are accepted.
     for n in 0..held {
         publish(&format!("merge:{n}"), json!({"pad": null}));
     }
     assert_eq!(publish("merge:another", json!({"a": 1})).0, 200);
 }
 
-/// One figure, or none; said at start.
+/// One figure, or none; logged at the start.
 #[tokio::test]
 async fn one_figure() {
     let limit = |memory: &str| OPEN.to_owned() + &format!("[limits]\nmemory = {memory}\n");
-    for (memory, said, parts) in [
+    for (memory, origin, parts) in [
         (
             "\"64MiB\"",
             "backlogs up to 8.0 MiB, history up to 16.0 MiB, state up to 16.0 MiB, deltas up to 8.0 MiB, incoming messages up to 2.0 MiB, \
@@ -217,8 +219,8 @@ async fn one_figure() {
         ),
     ] {
         let server = Server::start(&limit(memory));
-        server.until("said", |s| s.log().contains("memory: ")).await;
-        assert!(server.log().contains(said), "{said} is missing in\n{}", server.log());
+        server.until("it is logged", |s| s.log().contains("memory: ")).await;
+        assert!(server.log().contains(origin), "{origin} is missing in\n{}", server.log());
         for (name, mib) in ["backlog", "history", "state"].into_iter().zip(parts) {
             assert_eq!(server.metric(&format!("{name}_limit_bytes")), f64::from(mib) * MIB as f64);
             let max = &server.status()["memory"][format!("{name}_bytes")]["max"];
@@ -226,7 +228,7 @@ async fn one_figure() {
         }
     }
     let server = Server::open();
-    server.until("said", |s| s.log().contains("memory: ")).await;
+    server.until("it is logged", |s| s.log().contains("memory: ")).await;
     assert!(server.log().contains("3/4 of "), "{}", server.log());
     assert!(server.metric("history_limit_bytes") > 0.0);
 }

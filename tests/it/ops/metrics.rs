@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::support::{Client, OPEN, Server};
 
-/// Everything that is to be watched is there, by the naming rules, on a server that has done a bit of everything.
+/// Every metric exists, by the naming rules, on a server that has done a little of everything.
 #[tokio::test]
 async fn names_help_and_units_are_as_prometheus_wants_them() {
     let server = Server::start(&format!(
@@ -37,8 +37,8 @@ async fn names_help_and_units_are_as_prometheus_wants_them() {
         .expect("promtool must be installed: `make tools` does it");
     promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let output = promtool.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success() && said.trim().is_empty(), "promtool: {said}\n{text}");
+    let report = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success() && report.trim().is_empty(), "promtool: {report}\n{text}");
 
     for name in [
         "sessions",

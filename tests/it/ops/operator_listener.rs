@@ -12,7 +12,7 @@ use crate::support::{BY_STATUS, Client, Server};
 const KEY: (&str, &str) = ("X-API-Key", "full-key-0123456789");
 const OPERATOR: &str = "operator-key-0123456789";
 
-/// Without this there are none where clients need tokens.
+/// Without this there are no pages where clients need tokens.
 const PAGES: &str = "[server]\ndashboard = true\n";
 
 fn config(more: &str) -> String {
@@ -73,9 +73,9 @@ fn each_path_has_its_port() {
         assert_eq!(ask(server.address, method, path, &[KEY]), public, "{method} {path} on the public port");
         assert_eq!(ask(operators, method, path, &[KEY]), private, "{method} {path} on the operators'");
         let both = if public == 404 { private } else { public };
-        assert_eq!(ask(alone.address, method, path, &[KEY]), both, "{method} {path} where there is one port");
+        assert_eq!(ask(alone.address, method, path, &[KEY]), both, "{method} {path} with one port");
     }
-    // Not by way of a batch either.
+    // Nor in a batch.
     let headers = [KEY, ("Content-Type", "application/json"), BY_STATUS];
     let body =
         json!({"commands": [{"info": {}}, {"disconnect": {"user": "x"}}, {"publish": {"channel": "a:b", "data": 1}}]});
@@ -90,13 +90,13 @@ fn each_path_has_its_port() {
 }
 
 #[test]
-fn what_operators_read_may_need_their_key_and_what_they_do_always_does() {
+fn operators_reads_may_need_a_key_and_their_commands_always_do() {
     let keyed = format!("key = \"{OPERATOR}\"\n");
     let (apart, together) = (with_listener(&keyed), Server::start(&config(&format!("{PAGES}[operator]\n{keyed}"))));
     let bearer = format!("Bearer {OPERATOR}");
     for at in [apart.operators.unwrap(), together.address] {
         for path in ["/metrics", "/status", "/admin/nothing"] {
-            // There is nothing at the last one, but nobody is told so without a key.
+            // The last path does not exist, which is not revealed without a key.
             let found = if path == "/admin/nothing" { 404 } else { 200 };
             for (headers, expected) in [
                 (&[][..], 401),
@@ -117,14 +117,14 @@ fn what_operators_read_may_need_their_key_and_what_they_do_always_does() {
         let (_, _, metrics) = Server::http_at(at, "GET", "/metrics", &[KEY], "");
         assert!(metrics.contains("nexus_push_operator_refused_total 9"), "{metrics}");
     }
-    // Who may publish without a key is no operator for it.
+    // The right to publish without a key gives no operator's rights.
     let anyone = Server::start(&format!("[publish]\nopen = true\n[operator]\n{keyed}"));
     let ask_anyone = |method, path, headers: &[_]| ask(anyone.address, method, path, headers);
     assert_eq!(ask_anyone("POST", "/api/publish", &[]), 200);
     assert_eq!(ask_anyone("POST", "/api/info", &[]), 403);
     assert_eq!(ask_anyone("GET", "/metrics", &[]), 403);
     assert_eq!(ask_anyone("GET", "/metrics", &[("X-API-Key", OPERATOR)]), 200);
-    // Without a key of operators, what they do needs one all the same.
+    // Without an operator's key, their commands still need a key.
     let open = with_listener("");
     let at = open.operators.unwrap();
     assert_eq!((ask(at, "GET", "/metrics", &[]), ask(at, "GET", "/admin/nothing", &[])), (200, 401));
@@ -154,7 +154,7 @@ async fn the_operators_page_works_at_their_port() {
     assert!(tokio_tungstenite::connect_async(centrifuge).await.is_ok());
 }
 
-/// Whoever holds all the connections of the public port holds none of these; and no proxy is waited for.
+/// A client that takes all connections of the public port takes none of these; and no PROXY header is expected.
 #[tokio::test]
 async fn it_has_connections_of_its_own() {
     let server = Server::start(

@@ -1,4 +1,4 @@
-//! Stopping: readiness goes, upgrades are refused, sessions are closed in waves with 1012, exit 0.
+//! Stopping: the server is not ready, upgrades are refused, sessions are closed gradually with 1012, exit code 0.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ fn with_window(window: &str) -> Server {
 }
 
 #[tokio::test]
-async fn a_drain_tells_refuses_closes_in_waves_and_ends_well() {
+async fn a_drain_announces_refuses_closes_gradually_and_ends() {
     let mut server = with_window("3s");
     let mut clients = Vec::new();
     for _ in 0..60 {
@@ -25,7 +25,7 @@ async fn a_drain_tells_refuses_closes_in_waves_and_ends_well() {
     assert_eq!(server.get("/healthz").0, 200);
     assert_eq!(Client::connect_with(server.address, &[]).await.err(), Some(503));
     let (status, _) = server.post("/api/publish", &json!({"channel": "stream:a", "data": 1}));
-    assert_eq!(status, 503, "what could reach nobody is not accepted");
+    assert_eq!(status, 503, "a publish without an audience is refused");
     let began = Instant::now();
     let watching = clients.into_iter().map(|mut client| async move {
         let notice = client.next().await;
@@ -57,13 +57,13 @@ async fn a_second_signal_hurries() {
 }
 
 #[tokio::test]
-async fn with_nobody_here_it_ends_at_once() {
+async fn without_sessions_it_ends_at_once() {
     let mut server = with_window("10m");
     server.signal("INT");
     assert!(server.wait().success());
 }
 
-/// Whatever the publish API accepted has been delivered when the sessions are closed.
+/// Everything that the publish API accepted has been delivered when the sessions are closed.
 #[tokio::test]
 async fn nothing_accepted_is_lost_by_a_clean_stop() {
     for round in 0..3u64 {
@@ -128,9 +128,9 @@ fn publish(address: std::net::SocketAddr, n: u64) -> Option<bool> {
     (!answer.is_empty()).then(|| answer.starts_with("HTTP/1.1 200"))
 }
 
-/// Under load, with a client that does not read: it cannot hold the stop up.
+/// Under load, with a client that does not read: it cannot delay the stop.
 #[tokio::test]
-async fn a_deaf_client_does_not_hold_up_the_stop() {
+async fn a_client_that_does_not_read_does_not_delay_the_stop() {
     let mut server = with_window("1s");
     let mut deaf = server.client().await;
     deaf.subscribe(&["latest:a"]).await;

@@ -6,7 +6,7 @@ use crate::support::program::{done, failed, run, run_in, text};
 use crate::support::{Authority, OPEN, Server, free_port, tls_config};
 
 #[tokio::test]
-async fn once_prints_a_table_and_says_who_is_not_there() {
+async fn once_prints_a_table_with_unreachable_nodes() {
     let server = Server::open();
     let mut client = server.client().await;
     client.subscribe(&["stream:a"]).await;
@@ -25,11 +25,11 @@ async fn once_prints_a_table_and_says_who_is_not_there() {
     let output = run(&["top", "--once", "--interval", "200ms", &here, &gone]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stdout).contains(&format!("{gone} unreachable: ")), "{}", text(&output.stdout));
-    assert!(text(&output.stdout).contains("ready"), "one that is gone hides no other");
+    assert!(text(&output.stdout).contains("ready"), "a node that is down hides no other");
     assert!(text(&output.stderr).contains(&gone));
 }
 
-/// Rates and quantiles come from what the server counts.
+/// Rates and quantiles are computed from the server's counters.
 #[tokio::test]
 async fn json_has_rates_ages_and_the_status() {
     let server = Server::open();
@@ -54,7 +54,7 @@ async fn json_has_rates_ages_and_the_status() {
     assert_eq!(node["status"]["sessions"]["now"], 1);
 }
 
-/// Where operators have a port and a key of their own.
+/// For operators with their own port and key.
 #[test]
 fn an_operators_key_is_shown() {
     let port = free_port();
@@ -66,7 +66,7 @@ fn an_operators_key_is_shown() {
     std::fs::write(&file, format!("{key}\n")).unwrap();
     let look = ["top", "--once", "--interval", "200ms", &at];
     let output = run(&look);
-    // Anyone may publish to this one, which makes nobody an operator.
+    // A server on which everybody may publish gives no operator's rights.
     assert!(text(&output.stdout).contains("unreachable: status 403"), "{}", text(&output.stdout));
     let output = run(&[&look[..], &["--key-file", file.to_str().unwrap()]].concat());
     assert!(output.status.success(), "{}", text(&output.stderr));
@@ -85,7 +85,7 @@ fn what_makes_no_sense_is_refused() {
     }
 }
 
-/// A server that takes connections and says nothing, and one that says something else.
+/// A server that accepts connections and never answers, and one that is not nexus-push.
 #[test]
 fn a_node_that_does_not_answer_is_given_up() {
     use std::io::{Read as _, Write as _};
@@ -142,7 +142,7 @@ fn healthcheck_is_the_exit_code_and_one_line() {
     assert!(error.contains(&format!("{url}: Connection refused")), "{error}");
 }
 
-/// A server whose certificate is of an authority that the system does not know, as the publish command has it.
+/// A server with a certificate of an authority that the system does not know.
 #[test]
 fn healthcheck_over_tls() {
     let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
@@ -158,7 +158,7 @@ fn healthcheck_over_tls() {
     for (path, word) in [("/healthz", "ok"), ("/readyz", "ready")] {
         let asked = format!("{sealed}{path}");
         assert_eq!(done(&run(&["healthcheck", &asked, "--ca", &ca])), format!("{asked}: {word}\n"));
-        // The system's authorities may have been told of it.
+        // The system's authorities may be extended.
         assert_eq!(done(&run_in(&[("SSL_CERT_FILE", &ca)], &["healthcheck", &asked])), format!("{asked}: {word}\n"));
     }
     let missing = at("missing.crt");
@@ -176,9 +176,9 @@ fn healthcheck_over_tls() {
     }
 }
 
-/// What a server says that is not ready is the reason.
+/// The answer of a server that is not ready is the reason.
 #[test]
-fn healthcheck_says_why_a_server_is_not_ready() {
+fn healthcheck_prints_why_a_server_is_not_ready() {
     let server = Server::start(&format!("{OPEN}\n[source.redis]\nurl = \"redis://127.0.0.1:{}\"\n", free_port()));
     done(&run(&["healthcheck", &server.address.to_string()]));
     let error = failed(&run(&["healthcheck", &format!("{}/readyz", server.address)]));
@@ -186,9 +186,9 @@ fn healthcheck_says_why_a_server_is_not_ready() {
     assert_eq!(error.lines().count(), 1, "{error}");
 }
 
-/// Any server has a page, and many have such a path.
+/// Other servers have such a path too.
 #[test]
-fn another_servers_health_is_none() {
+fn another_servers_health_does_not_count() {
     use std::io::{Read as _, Write as _};
     let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let at = other.local_addr().unwrap();

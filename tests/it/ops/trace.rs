@@ -13,7 +13,7 @@ fn traced(sample: &str) -> Server {
     ))
 }
 
-/// What the log says of a topic's delta.
+/// The log lines of a topic's delta.
 fn lines(server: &Server, topic: &str, offset: u64) -> Vec<Value> {
     let log = server.log();
     let all = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{e}: {line}")));
@@ -74,7 +74,7 @@ async fn a_delta_from_its_source_to_the_last_socket() {
     assert_eq!(writes, 4 * SHARDS as u64);
 }
 
-/// Behind a rate: it waits for its turn, or something newer goes in its place, and the log says which.
+/// With a rate: a delta waits for its turn, or a newer one replaces it, and the log says which.
 #[tokio::test]
 async fn deltas_that_are_conflated() {
     let server = traced("1.0");
@@ -94,7 +94,7 @@ async fn deltas_that_are_conflated() {
 }
 
 #[tokio::test]
-async fn nothing_is_said_of_deltas_that_are_not_followed() {
+async fn untraced_deltas_are_not_logged() {
     let server = traced("0.0");
     let mut client = server.client().await;
     client.subscribe(&["stream:a"]).await;

@@ -1,4 +1,5 @@
-//! What is resident stays within `limits.memory` and what a start takes, whatever mixture of sessions lags, and comes back.
+//! Resident memory stays within `limits.memory` plus the size at the start, for any mixture of lagging sessions, and
+//! shrinks again.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -20,14 +21,14 @@ fn account(server: &Server, name: &str) -> usize {
     usize::try_from(server.status()["memory"]["accounts"][name]["now"].as_u64().unwrap()).unwrap()
 }
 
-/// A line of the kernel's figures of the process, in bytes.
+/// A value from the kernel's report on the process, in bytes.
 fn kernel(server: &Server, name: &str) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     line.split_whitespace().next().unwrap().parse::<usize>().unwrap() * 1024
 }
 
-/// An upgraded socket that the kernel takes next to nothing for.
+/// An upgraded socket with very small buffers in the kernel.
 fn narrow(address: SocketAddr, path: &str, deflate: bool) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();
@@ -81,8 +82,8 @@ fn lags(address: SocketAddr, topics: &[String], n: usize) -> TcpStream {
     stream
 }
 
-/// Sessions that lag in every way at once: by a closed window, a flush interval, a rate or a ceiling on bytes; with and
-/// without compression, in both dialects; of topics of every class.
+/// Sessions that lag in all ways: by a closed window, a flush interval, a rate or a byte limit; with and without
+/// compression, in both dialects; on topics of every class.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_that_lag_in_every_way_stay_within_the_limit() {
     const LIMIT: usize = 64 * MIB;
@@ -91,7 +92,7 @@ async fn sessions_that_lag_in_every_way_stay_within_the_limit() {
     let server = Server::start(&(OPEN.to_owned() + more));
     let mut healthy = Healthy::beside(&server).await;
     let base = kernel(&server, "VmHWM:");
-    // What runs for the first time is read from the program's file: no memory that the server holds.
+    // Code that runs for the first time is read from the program's file, which is not the server's memory.
     let file = kernel(&server, "RssFile:");
     let of = |class: &str, count: usize| (0..count).map(|n| format!("{class}:{n}")).collect::<Vec<_>>();
     let topics = [of("merge", 128), of("stream", 64), of("bytes", 64)].concat();
@@ -121,10 +122,10 @@ async fn sessions_that_lag_in_every_way_stay_within_the_limit() {
     healthy.is_well(&server).await;
 }
 
-/// Subscriptions with a rate, of topics whose changes only their whole state can say: what waits for shards is bounded, and
-/// is no reason to refuse who reads over REST.
+/// Subscriptions with a rate, on topics whose changes only the whole state can express: the states on their way to
+/// shards are limited, and that causes no refusal for REST readers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn states_for_who_lags_have_a_ceiling_and_keep_no_reader_from_its_answer() {
+async fn states_for_lagging_subscriptions_have_a_limit_and_refuse_no_reader() {
     const TOPICS: usize = 24;
     let server = Server::start(
         &(OPEN.to_owned() + "history_size = 1\n[limits]\nreply_bytes_per_address = 0\nmemory = \"64MiB\"\n"),
@@ -142,7 +143,7 @@ async fn states_for_who_lags_have_a_ceiling_and_keep_no_reader_from_its_answer()
     let all = (held.len() * TOPICS) as f64;
     server.until("all are subscribed", |s| s.metric("subscriptions") >= all).await;
     for round in 0..40 {
-        // What takes the place of all that was before is longer as a patch than as a state.
+        // A patch that replaces the whole content is longer than the state.
         let data = json!({(format!("m{round}")): null, (format!("m{}", round + 1)): "z".repeat(100_000)});
         for topics in topics.chunks(8) {
             server.publish_all(&topics.iter().map(|topic| (topic.clone(), data.clone())).collect::<Vec<_>>());
@@ -150,7 +151,8 @@ async fn states_for_who_lags_have_a_ceiling_and_keep_no_reader_from_its_answer()
         for _ in 0..5 {
             let (status, body) = server.get("/api/topics/merge:read");
             assert_eq!(status, 200, "{body}");
-            // The ceiling is 2 MiB, and what is on its way in turn counts twice: as it is, and as it will be written.
+            // The limit is 2 MiB, and a state on its way counts twice for a moment: as it is, and as it will be
+            // written.
             assert!(account(&server, "snapshots") <= 3 * MIB, "{}", account(&server, "snapshots"));
         }
     }

@@ -1,5 +1,5 @@
-//! Namespaces whose deltas are bytes: Protobuf clients get them as they are, all others in base64, and nothing on the way
-//! changes one of them.
+//! Namespaces whose deltas are bytes: Protobuf clients get them unchanged, all others in base64, and no part of the
+//! server changes them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -24,7 +24,7 @@ allowed_delta_types = [\"fossil\"]
 allow_publish_for_anonymous = true
 ";
 
-/// Payloads that something on the way might take for something else.
+/// Payloads that code might mistake for something else.
 fn odd() -> Vec<Vec<u8>> {
     vec![
         (0..=255).collect(),
@@ -62,7 +62,7 @@ fn is_protobuf(sdk: Sdk) -> bool {
     matches!(sdk, Sdk::JavaScriptProtobuf | Sdk::PythonProtobuf)
 }
 
-/// Its tags, which are for JSON alone.
+/// Its tags, which only JSON clients have.
 fn tags(sdk: Sdk) -> Value {
     if is_protobuf(sdk) { json!({}) } else { json!({"encoding": "base64"}) }
 }
@@ -72,7 +72,7 @@ fn assert_plain(delivery: &Value, bytes: &[u8]) {
     assert_eq!((&delivery["encoding"], &delivery["data"]), (&json!("base64"), &json!(base64(bytes))), "{delivery}");
 }
 
-/// One topic, subscribers of every kind, published by HTTP, by a Protobuf client and by a JSON client.
+/// One topic with subscribers of every kind, published by HTTP, by a Protobuf client and by a JSON client.
 #[tokio::test]
 async fn every_subscriber_gets_the_bytes_in_the_words_of_its_format() {
     let server = Server::open_with(NAMESPACES);
@@ -96,7 +96,7 @@ async fn every_subscriber_gets_the_bytes_in_the_words_of_its_format() {
     let mut expected: Vec<String> = payloads.iter().map(|bytes| base64(bytes)).collect();
     expected.extend(Sdk::ALL.iter().map(|sdk| base64(format!("\u{0}from {sdk:?}").as_bytes())));
     for (sdk, client) in &mut clients {
-        // A client's own publications may come before the answer to its publish, where `call` passes over them.
+        // A client's own publications may come before the answer to its publish, and `call` ignores them.
         let page = client.call(json!({"do": "history", "topic": "raw:a", "limit": -1})).await["result"].clone();
         let got = page["publications"].as_array().unwrap();
         assert_eq!(got.iter().map(|p| p["data"].as_str().unwrap()).collect::<Vec<_>>(), expected, "{sdk:?}");
@@ -125,7 +125,7 @@ async fn every_subscriber_gets_the_bytes_in_the_words_of_its_format() {
     assert_eq!((&first["data"], &first["tags"]["encoding"]), (&json!(expected[0]), &json!("base64")), "{history}");
 }
 
-/// What was sent live is what was published, each in its order, nothing else: subscribers that publish nothing.
+/// Live deliveries are exactly what was published, in order, for subscribers that publish nothing.
 #[tokio::test]
 async fn a_stream_and_the_newest_value_live() {
     let server = Server::open_with(NAMESPACES);
@@ -140,7 +140,7 @@ async fn a_stream_and_the_newest_value_live() {
             let seen = client.until("publication").await;
             assert_eq!((&seen["data"], &seen["tags"]), (&json!(base64(bytes)), &tags(sdk)), "{sdk:?}");
         }
-        // The state of a value comes first, and says that it is one.
+        // The state of a value comes first, and is marked as a state.
         publish(&server, "value:b", b"\xffone");
         client.subscribe("value:b", json!({})).await;
         let snapshot = client.until("publication").await;
@@ -162,7 +162,7 @@ async fn values_are_conflated_to_the_newest() {
     plain.send(json!({"op": "subscribe", "args": ["value:c"], "max_rate": 5.0})).await;
     plain.next().await;
     let mut protobuf = connected(Sdk::JavaScriptProtobuf, &server).await;
-    // Its subscription's data would be bytes, too: the rate is the namespace's.
+    // Its subscription's data would be bytes, too, so the rate is the namespace's.
     protobuf.subscribe("value:c", json!({})).await;
     for n in 0..100u8 {
         publish(&server, "value:c", &[n, 0xff]);
@@ -180,7 +180,7 @@ async fn values_are_conflated_to_the_newest() {
     while protobuf.until("publication").await["data"] != base64(&[99, 0xff]) {}
 }
 
-/// Values of many bytes that differ in a few.
+/// Long values that differ in a few bytes.
 fn large(n: u8) -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..=255).cycle().take(600).collect();
     bytes[300] = n;
@@ -207,8 +207,8 @@ async fn fossil_deltas_are_of_bytes_in_protobuf_and_of_their_text_in_json() {
     }
 }
 
-/// Killed with -9 and started again on the same Redis: nothing is missed, nothing is changed, and a value outlives the
-/// entry that it came with.
+/// Killed with -9 and started again on the same Redis: nothing is missed or changed, and a value survives the entry
+/// that it came with.
 #[tokio::test]
 async fn bytes_from_redis_survive_a_kill() {
     for sdk in Sdk::ALL {
@@ -222,7 +222,7 @@ async fn bytes_from_redis_survive_a_kill() {
         redis.add_bytes("raw:s", &[0, 0xff]);
         redis.add_bytes("value:s", &[0xfe, b'\n']);
         assert_eq!(client.publications(1).await, [json!(base64(&[0, 0xff]))], "{sdk:?}");
-        // The position comes last: without it a saved state counts for nothing.
+        // The position is saved last: without it a saved state does not count.
         let saved = ["EXISTS", "{nexus:deltas}:snapshots", "{nexus:deltas}:position"];
         server.until("saved", |_| redis.command(&saved) == ":2").await;
         drop(server);
@@ -244,7 +244,7 @@ async fn bytes_from_redis_survive_a_kill() {
         assert_eq!((recovered, data), (json!(true), expected), "{sdk:?}");
         server.until("ready", |s| s.get("/readyz").0 == 200).await;
         assert_plain(&view(&server, "value:s"), &[0xfe, b'\n']);
-        // A publish goes into the stream as it is.
+        // A publish goes into the stream unchanged.
         publish(&server, "raw:s", &[1, 0xff, b'\r']);
         assert_eq!(client.publications(1).await, [json!(base64(&[1, 0xff, b'\r']))], "{sdk:?}");
         redis.command(&["XTRIM", "nexus:deltas", "MAXLEN", "0"]);
@@ -253,7 +253,7 @@ async fn bytes_from_redis_survive_a_kill() {
     }
 }
 
-/// A reload of the whole source, as after an epoch that changed.
+/// A reload of the whole source, as after an epoch change.
 #[tokio::test]
 async fn after_a_reset_protobuf_clients_are_sent_bytes_and_nothing_where_nothing_is_known() {
     let redis = Redis::start();
@@ -292,10 +292,10 @@ async fn what_is_refused_says_why() {
         (json!({"channel": "stream:a", "b64data": "/w=="}), "payload = \"bytes\""),
         (json!({"channel": "stream:a", "b64data": base64(b"{")}), "not JSON"),
     ] {
-        let said = refused(body.clone());
-        assert!(said.contains(needle), "{body}: {said}");
+        let fault = refused(body.clone());
+        assert!(fault.contains(needle), "{body}: {fault}");
     }
-    // JSON is bytes, too, and bytes may be JSON.
+    // JSON may be bytes, and bytes may be JSON.
     for body in [
         json!({"channel": "raw:a", "data": {"a": 1}}),
         json!({"channel": "raw:a", "data": null, "b64data": "AA"}),
@@ -320,7 +320,7 @@ async fn what_is_refused_says_why() {
     }
 }
 
-/// The same where there is a stream: what would be refused by those who read it is not put there.
+/// The same with a stream: a payload that readers would refuse is not appended.
 #[tokio::test]
 async fn bytes_that_no_node_would_take_are_not_put_into_the_stream() {
     let redis = Redis::start();
@@ -333,7 +333,7 @@ async fn bytes_that_no_node_would_take_are_not_put_into_the_stream() {
     assert_eq!(redis.command(&["XLEN", "nexus:deltas"]), ":1");
 }
 
-/// Calls go on as JSON: other data is refused, and not taken for `null`. Numbers keep their digits.
+/// Calls use JSON: other data is refused, not taken for `null`. Numbers keep their digits.
 #[tokio::test]
 async fn calls_whose_data_is_no_json_are_refused() {
     let backend = crate::support::http_backend::Backend::start(|request| {
@@ -350,7 +350,7 @@ async fn calls_whose_data_is_no_json_are_refused() {
             client.call(json!({"do": "rpc", "method": "m", "data": base64(b"123456789012345678901.50")})).await;
         assert_eq!(answer["result"], base64(b"\"123456789012345678901.50}\""), "{sdk:?}: {answer}");
     }
-    assert_eq!(backend.requests(), 2, "those that were refused went nowhere");
+    assert_eq!(backend.requests(), 2, "refused calls were not sent");
 }
 
 /// The Rust SDK, an unofficial one, over Protobuf.
@@ -360,16 +360,16 @@ async fn the_rust_sdk_gets_and_publishes_bytes() {
     use tokio_centrifuge::config::Config;
 
     let server = Server::open_with(NAMESPACES);
-    let (said, mut heard) = tokio::sync::mpsc::unbounded_channel::<Option<Vec<u8>>>();
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel::<Option<Vec<u8>>>();
     let url = format!("ws://{}/connection/websocket?cf_protocol=protobuf", server.address);
     let client = Client::new(&url, Config::new().use_protobuf());
     let subscription = client.new_subscription("raw:rust");
-    let subscribed = said.clone();
+    let subscribed = sender.clone();
     subscription.on_subscribed(move |_| drop(subscribed.send(None)));
-    subscription.on_publication(move |publication| drop(said.send(Some(publication.data.clone()))));
+    subscription.on_publication(move |publication| drop(sender.send(Some(publication.data.clone()))));
     subscription.subscribe();
     client.connect();
-    let mut next = async || tokio::time::timeout(PATIENCE, heard.recv()).await.unwrap().unwrap();
+    let mut next = async || tokio::time::timeout(PATIENCE, receiver.recv()).await.unwrap().unwrap();
     assert_eq!(next().await, None);
     for bytes in odd() {
         publish(&server, "raw:rust", &bytes);
@@ -383,5 +383,5 @@ async fn the_rust_sdk_gets_and_publishes_bytes() {
     client.disconnect();
 }
 
-/// Not the SDK's.
+/// A client without an SDK.
 type Plain = Client;

@@ -1,4 +1,4 @@
-//! The Centrifuge protocol on the wire, where no SDK goes: several commands a message, wrong order, pings, limits.
+//! The Centrifuge protocol on the wire, where SDKs do not go: several commands per message, wrong order, pings, limits.
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::support::{PATIENCE, Server};
 
-/// Messages that have been read but for some of their lines.
+/// A socket, and the lines of its last message that were not read yet.
 struct Raw(Socket, std::collections::VecDeque<Value>);
 
 type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
@@ -124,9 +124,9 @@ async fn several_replies_a_message() {
     assert!(messages < deltas.len(), "{messages} messages");
 }
 
-/// (what is sent, close code): each ends that session alone.
+/// (message, close code): each ends only that session.
 #[tokio::test]
-async fn what_no_client_sends_ends_the_session() {
+async fn unexpected_messages_end_the_session() {
     let server = Server::open();
     let mut healthy = Raw::connected(&server).await;
     for (first, code) in [
@@ -142,14 +142,14 @@ async fn what_no_client_sends_ends_the_session() {
     }
     let mut raw = Raw::open(&server).await;
     raw.0.send(Message::binary(vec![0])).await.unwrap();
-    assert_eq!(raw.close_code().await, 1003, "binary where JSON was agreed");
+    assert_eq!(raw.close_code().await, 1003, "binary where JSON was negotiated");
     healthy.send("{\"id\":9,\"subscribe\":{\"channel\":\"stream:a\"}}").await;
     assert_eq!(healthy.next().await["id"], 9);
 }
 
-/// (command, error code): the session goes on.
+/// (command, error code): the session continues.
 #[tokio::test]
-async fn what_is_refused_is_answered() {
+async fn refused_commands_are_answered() {
     let server = Server::open_with("[namespace.closed]\nallow_subscribe_for_anonymous = false\n");
     let mut raw = Raw::connected(&server).await;
     raw.send("{\"id\":2,\"subscribe\":{\"channel\":\"stream:a\"}}").await;
@@ -173,7 +173,7 @@ async fn what_is_refused_is_answered() {
 }
 
 #[tokio::test]
-async fn pings_come_whatever_the_client_says_and_must_be_answered() {
+async fn pings_come_whatever_the_client_sends_and_must_be_answered() {
     let server = Server::open_with("[limits]\nping_interval = \"1s\"\npong_timeout = \"1s\"\n");
     let mut raw = Raw::connected(&server).await;
     for _ in 0..3 {
@@ -196,7 +196,7 @@ async fn five_hundred_subscriptions_come_back_in_one_message() {
         })
         .collect();
     let message = commands.join("\n");
-    assert!(message.len() > 64 * 1024, "more than a message of `plain` may have");
+    assert!(message.len() > 64 * 1024, "larger than the limit for `plain`");
     raw.send(&message).await;
     let mut replies = 0;
     while replies < 512 {
@@ -215,7 +215,7 @@ async fn five_hundred_subscriptions_come_back_in_one_message() {
 }
 
 #[tokio::test]
-async fn stale_topics_and_the_end_are_told() {
+async fn stale_topics_and_the_end_are_notified() {
     let mut server = Server::open_with("[namespace.quiet]\nclass = \"merge\"\nstale_after = \"1s\"\n");
     server.publish("quiet:a", &json!({"x": 1}));
     let mut raw = Raw::connected(&server).await;
@@ -241,13 +241,13 @@ async fn protobuf_is_agreed_by_subprotocol() {
     request.headers_mut().insert("Sec-WebSocket-Protocol", "centrifuge-protobuf".parse().unwrap());
     let (mut socket, response) = tokio_tungstenite::connect_async(request).await.unwrap();
     assert_eq!(response.headers()["sec-websocket-protocol"], "centrifuge-protobuf");
-    // Command { id: 1, connect: {} } behind its length.
+    // Command { id: 1, connect: {} } after its length.
     socket.send(Message::binary(vec![4, 0x08, 1, 0x22, 0])).await.unwrap();
     let reply = socket.next().await.unwrap().unwrap().into_data();
     assert_eq!(reply[1..3], [0x08, 1], "{reply:?}");
 }
 
-/// Unsubscribing and subscribing in one breath, or subscribing to what it has: those who watch see that it is there.
+/// Unsubscribing and subscribing at once, or subscribing twice: watchers see the member as present throughout.
 #[tokio::test]
 async fn a_member_that_subscribes_again_is_not_seen_to_leave() {
     let server = Server::open_with(
@@ -256,19 +256,19 @@ async fn a_member_that_subscribes_again_is_not_seen_to_leave() {
     let mut watcher = Raw::connected(&server).await;
     watcher.send("{\"id\":2,\"subscribe\":{\"channel\":\"room:a\"}}").await;
     while watcher.next().await["id"] != 2 {}
-    let told = async |watcher: &mut Raw| loop {
+    let next_notice = async |watcher: &mut Raw| loop {
         let push = watcher.next().await["push"].clone();
         if push["join"].is_object() || push["leave"].is_object() {
             let who = if push["join"].is_object() { &push["join"] } else { &push["leave"] };
             return (push["join"].is_object(), who["info"]["client"].as_str().unwrap().to_owned());
         }
     };
-    let (_, own) = told(&mut watcher).await;
+    let (_, own) = next_notice(&mut watcher).await;
     let mut member = Raw::connected(&server).await;
     member.send("{\"id\":2,\"subscribe\":{\"channel\":\"room:a\"}}").await;
-    let (joined, client) = told(&mut watcher).await;
+    let (joined, client) = next_notice(&mut watcher).await;
     assert!(joined && client != own);
-    // Quiet for longer than changes wait for one another.
+    // A pause longer than the interval between notifications.
     tokio::time::sleep(std::time::Duration::from_millis(1_000)).await;
     for id in [3, 5] {
         let unsubscribe = json!({"id": id, "unsubscribe": {"channel": "room:a"}});
@@ -281,10 +281,10 @@ async fn a_member_that_subscribes_again_is_not_seen_to_leave() {
         plain.send(json!({"op": "subscribe", "id": id, "args": ["room:a"]})).await;
         while plain.next().await["id"] != id {}
     }
-    let (joined, other) = told(&mut watcher).await;
-    assert!(joined && other != client, "the next that comes is another one");
+    let (joined, other) = next_notice(&mut watcher).await;
+    assert!(joined && other != client, "the next join is another client's");
     drop((member, plain));
-    let mut gone = [told(&mut watcher).await, told(&mut watcher).await];
+    let mut gone = [next_notice(&mut watcher).await, next_notice(&mut watcher).await];
     gone.sort();
     let mut both = [(false, client), (false, other)];
     both.sort();

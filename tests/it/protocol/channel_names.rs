@@ -1,5 +1,5 @@
-//! Names that say for whom they are, namespaces that are not configured, and what is off: in both dialects, over REST, for
-//! publishers and from Redis.
+//! Names that restrict their users, namespaces that are not configured, and features that are off: in both dialects,
+//! over REST, for publishers and from Redis.
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::support::tokens::{SECRET, claims, config, hs256};
 use crate::support::{Client, PATIENCE, Redis, Server};
 
-/// Everything that a namespace can open to clients is open.
+/// Everything that a namespace can allow to clients is allowed.
 const OPENED: &str = "[default]\nallow_subscribe_for_client = true\nallow_subscribe_for_anonymous = true\n\
                       allow_history_for_client = true\nallow_history_for_anonymous = true\n\
                       allow_presence_for_client = true\nallow_presence_for_anonymous = true\npresence = true\n\
@@ -41,7 +41,7 @@ async fn ask(socket: &mut Socket, command: Value) -> Value {
     }
 }
 
-/// The error's code in every way in which a client can reach for a topic; 0 where it got it.
+/// The error code for each way to access a topic; 0 if it succeeded.
 async fn reached(server: &Server, token: Option<&str>, topic: &str) -> Vec<(&'static str, u64)> {
     let mut codes = Vec::new();
     let mut socket = centrifuge(server, token).await;
@@ -62,7 +62,7 @@ async fn reached(server: &Server, token: Option<&str>, topic: &str) -> Vec<(&'st
         let reply = plain.next().await;
         codes.push((op, reply["error"]["code"].as_u64().unwrap_or(0)));
         if op == "subscribe" && reply["ok"] == true {
-            // Its state, or nothing.
+            // Its state, or no delta.
             plain.send(json!({"op": "unsubscribe", "id": 2, "args": [topic]})).await;
             while plain.next().await["op"] != "unsubscribe" {}
         }
@@ -78,7 +78,7 @@ fn all(codes: &[(&'static str, u64)], of: &[u64]) -> bool {
 }
 
 #[tokio::test]
-async fn names_for_some_are_not_opened_by_what_is_open_to_all() {
+async fn restricted_names_are_not_opened_by_a_namespaces_options() {
     for anonymous in [false, true] {
         let access = format!("[access]\nanonymous = {anonymous}");
         let server = Server::start(&config(OPENED).replace("[access]", &access));
@@ -92,7 +92,7 @@ async fn names_for_some_are_not_opened_by_what_is_open_to_all() {
                 let codes = reached(&server, None, topic).await;
                 assert!(all(&codes, &[103, 401]), "anonymous {topic}: {codes:?}");
             }
-            // A token that names it gives it; and one for it alone.
+            // A token that names the topic gives access; so does a subscription token.
             let codes = reached(&server, Some(&token("7", &[topic])), topic).await;
             assert!(all(&codes, &[0]), "{topic}: {codes:?}");
             let own = hs256(&claims("7", 600, json!({"channel": topic})));
@@ -100,14 +100,14 @@ async fn names_for_some_are_not_opened_by_what_is_open_to_all() {
             let reply = ask(&mut socket, json!({"id": 2, "subscribe": {"channel": topic, "token": own}})).await;
             assert!(reply["subscribe"].is_object(), "{topic}: {reply}");
         }
-        // What is for all by its name is for all as before.
+        // Topics that are open to all by name still are.
         server.publish("news:a", &json!(1));
         assert!(all(&reached(&server, Some(&token("7", &[])), "news:a").await, &[0]));
     }
 }
 
 #[tokio::test]
-async fn listed_users_have_user_limited_names_where_the_namespace_says_so() {
+async fn listed_users_have_user_limited_names_where_configured() {
     let server = Server::start(&config(&format!("{OPENED}allow_user_limited_channels = true\n")));
     server.publish("dialog#1,22", &json!(1));
     for user in ["1", "22"] {
@@ -117,7 +117,7 @@ async fn listed_users_have_user_limited_names_where_the_namespace_says_so() {
         let codes = reached(&server, Some(&token(user, &["*"])), "dialog#1,22").await;
         assert!(all(&codes, &[103, 403]), "{user}: {codes:?}");
     }
-    // An empty list has nobody on it, not even who has no name.
+    // An empty list allows no user, not even one without a name.
     server.publish("dialog#", &json!(1));
     assert!(all(&reached(&server, Some(&token("", &["*"])), "dialog#").await, &[103, 403]));
 }
@@ -142,7 +142,7 @@ async fn an_unknown_namespace_is_refused_at_every_door() {
     for topic in ["unknown:x", ":x", "$unknown:x", "Known:x"] {
         for token in [Some(token("7", &["*", "$*"])), None] {
             let codes = reached(&server, token.as_deref(), topic).await;
-            // Over REST, a client without a token is told no more than of a namespace that is closed to it.
+            // Over REST, a client without a token learns no more than for a closed namespace.
             let (rest, others): (Vec<_>, Vec<_>) = codes.iter().copied().partition(|(what, _)| *what == "rest");
             assert!(all(&others, &[102, 404]), "{topic}: {codes:?}");
             assert!(all(&rest, &[if token.is_some() { 404 } else { 401 }]), "{topic}: {codes:?}");
@@ -159,14 +159,14 @@ async fn an_unknown_namespace_is_refused_at_every_door() {
         }
     }
     assert_eq!(server.metric("topics"), 0.0);
-    // What is configured, and what has no namespace.
+    // Configured namespaces, and names without a namespace.
     for topic in ["known:x", "no-namespace"] {
         server.publish(topic, &json!(1));
         let mut socket = centrifuge(&server, Some(&token("7", &["*"]))).await;
         let reply = ask(&mut socket, json!({"id": 2, "subscribe": {"channel": topic}})).await;
         assert!(reply["subscribe"].is_object(), "{topic}: {reply}");
     }
-    // Somebody who is not known yet is told nothing of namespaces.
+    // A client without a token learns nothing of namespaces.
     let closed = Server::start(&config(STRICT).replace("[access]", "[access]\nunknown_namespace = \"refuse\""));
     for topic in ["unknown:x", "known:x"] {
         let mut client = closed.client().await;
@@ -192,14 +192,14 @@ async fn entries_of_an_unknown_namespace_are_left_out_and_counted() {
     server.until("read", |s| s.get("/api/topics/known:x").1.contains("\"data\":2")).await;
     assert_eq!(server.metric("deltas_refused_total{reason=\"unknown_namespace\"}"), 2.0);
     assert_eq!(server.get("/api/topics/unknown:x").0, 404);
-    // The publish API does not put them there.
+    // The publish API does not add them.
     assert_eq!(server.post("/api/publish", &json!({"channel": "unknown:z", "data": 1})).0, 404);
     assert_eq!(redis.command(&["XLEN", "nexus:deltas"]), ":4");
 }
 
 #[tokio::test]
-async fn what_is_off_is_not_available_whoever_would_be_allowed() {
-    // Allowed, but off: configurable. The first is allowed to nobody.
+async fn features_that_are_off_are_not_available_to_anyone() {
+    // Allowed, but off: configurable. The first is allowed to no client.
     let server = Server::start(&config(
         "[namespace.off]\nhistory_size = 0\nallow_history_for_subscriber = false\n[namespace.allowed]\n\
          allow_presence_for_client = true\nallow_presence_for_subscriber = true\nhistory_size = 0\n\
@@ -230,7 +230,7 @@ async fn info_is_of_this_node_where_nodes_do_not_report() {
             assert!(nodes.len() <= 1, "{reply}");
             nodes.into_iter().next().unwrap_or_default()
         };
-        server.until("it says so", |s| node(s)["num_subs"] == 2).await;
+        server.until("it is reported", |s| node(s)["num_subs"] == 2).await;
         let node = node(&server);
         assert_eq!((&node["name"], &node["num_clients"], &node["ready"]), (&json!("alone"), &json!(1), &json!(true)));
         assert!(node["uid"].as_str().is_some_and(|uid| !uid.is_empty()), "{node}");

@@ -1,5 +1,5 @@
-//! What the commands of a session cost: each has one answer, as short as the command, and takes no more of the server's time
-//! than the session's turn. Attacks have a healthy session beside them.
+//! The cost of a session's commands: each has one answer, no longer than the command, and takes no more of the server's
+//! time than the session's turn. A healthy session runs beside each attack.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -35,7 +35,7 @@ fn drained(stream: &mut TcpStream) -> usize {
 }
 
 #[tokio::test]
-async fn each_command_has_one_reply_whatever_of_it_is_refused() {
+async fn each_command_has_one_reply_even_if_refused_in_part() {
     let server = Server::open();
     let mut client = server.client().await;
     client.subscribe(&["merge:mine"]).await;
@@ -64,7 +64,7 @@ async fn each_command_has_one_reply_whatever_of_it_is_refused() {
         assert!(reply["error"]["code"].is_u64(), "{reply}");
         client.nothing_more().await;
     }
-    // One topic alone reads as it always did.
+    // A single topic gets the usual answer.
     for (command, code) in [
         (json!({"op": "subscribe", "id": 7, "args": [""]}), 400),
         (json!({"op": "rate", "id": 7, "args": ["merge:none"], "max_rate": 5}), 404),
@@ -79,7 +79,7 @@ async fn each_command_has_one_reply_whatever_of_it_is_refused() {
 }
 
 #[tokio::test]
-async fn a_list_longer_than_a_session_may_hold_is_refused_as_a_whole() {
+async fn a_list_above_the_subscription_limit_is_refused_as_a_whole() {
     let server = Server::open();
     let mut client = server.client().await;
     for op in ["subscribe", "unsubscribe", "snapshot", "rate"] {
@@ -98,7 +98,7 @@ async fn a_list_longer_than_a_session_may_hold_is_refused_as_a_whole() {
     assert_eq!(server.metric("subscriptions"), 0.0);
 }
 
-/// A few bytes that inflate to many names, without a token, as often as a session may speak, from four sockets at once.
+/// A few bytes that inflate to many names, without a token, at the full command rate, from four sockets at once.
 #[tokio::test]
 async fn names_by_the_thousand_without_a_token_cost_next_to_nothing() {
     let server = Server::start(&config("[limits]\nmemory = \"256MiB\"\nmessage_bytes_before_auth = 65536"));
@@ -127,7 +127,7 @@ async fn names_by_the_thousand_without_a_token_cost_next_to_nothing() {
     let sent = 200 * 160;
     assert!(answers.iter().all(|bytes| *bytes < 10 * sent), "answers of {answers:?} bytes to {sent}");
     let grown = server.metric("resident_memory_bytes") - before;
-    assert!(grown < 64e6, "{grown} bytes more are held");
+    assert!(grown < 64e6, "{grown} bytes more are used");
     server.until("they are gone", |s| s.metric("sessions") == 1.0).await;
 }
 
@@ -161,12 +161,12 @@ async fn sessions_that_name_many_topics_leave_the_others_their_turn() {
             }
         })
         .await;
-    server.until("nothing is left of them", |s| s.metric("sessions") == 1.0 && s.metric("shard_topics") == 1.0).await;
+    server.until("no trace is left", |s| s.metric("sessions") == 1.0 && s.metric("shard_topics") == 1.0).await;
 }
 
-/// Commands whose answers are not taken wait in the kernel; once they are, each is answered, in order.
+/// Commands of a client that does not read its answers wait in the kernel; once it reads, each is answered, in order.
 #[tokio::test]
-async fn a_session_that_takes_no_answers_is_not_heard_until_it_does() {
+async fn a_session_that_reads_no_answers_is_not_read_until_it_does() {
     let server = Server::open_with(
         "[limits]\nbacklog_bytes = 131072\ncommands_per_second = 100000\ncommands_burst = 100000\nstall_timeout = \"1min\"",
     );
@@ -184,7 +184,7 @@ async fn a_session_that_takes_no_answers_is_not_heard_until_it_does() {
     server.until("it is not read on", |s| s.metric("reads_paused_backlog_total") >= 1.0).await;
     assert!(server.metric("backlog_bytes") <= 131_072.0);
     let grown = server.metric("resident_memory_bytes") - before;
-    assert!(grown < 16e6, "{grown} bytes more are held");
+    assert!(grown < 16e6, "{grown} bytes more are used");
     healthy.is_well(&server).await;
     for id in 0..commands {
         let mut head = [0; 4];
@@ -199,7 +199,7 @@ async fn a_session_that_takes_no_answers_is_not_heard_until_it_does() {
     healthy.is_well(&server).await;
 }
 
-/// What a session will hold counts, once: to start over is no more than what it has.
+/// Topics that a session will have count once: to start over adds nothing.
 #[tokio::test]
 async fn the_same_topics_again_count_once() {
     let server = Server::open_with("[limits]\nsubscriptions = 100");
@@ -217,7 +217,7 @@ async fn the_same_topics_again_count_once() {
     }
     client.send(json!({"op": "subscribe", "id": 4, "args": ["latest:more"]})).await;
     assert_eq!(client.next().await["error"]["code"], 429);
-    // In one breath: each takes its turn after the one before.
+    // At once: each is carried out after the one before.
     for (id, op) in ["unsubscribe", "subscribe", "unsubscribe", "subscribe"].into_iter().enumerate() {
         client.send(json!({"op": op, "id": id, "args": topics})).await;
     }
@@ -231,7 +231,7 @@ async fn the_same_topics_again_count_once() {
     assert_eq!(server.metric("subscriptions"), 0.0);
 }
 
-/// Long commands behind one that they depend on wait for it, whatever they come to; they are not more than they are.
+/// Long commands that depend on an earlier one wait for it, whatever their total; their bytes are counted once.
 #[tokio::test]
 async fn large_unsubscribes_behind_a_subscribe_are_carried_out() {
     let server = Server::open_with("[limits]\ncommands_burst = 40");
@@ -248,7 +248,7 @@ async fn large_unsubscribes_behind_a_subscribe_are_carried_out() {
     client.nothing_more().await;
 }
 
-/// Asks for the snapshot of a large topic until it is refused. Returns how often it came.
+/// Requests the snapshot of a large topic until it is refused. Returns how often it came.
 async fn until_refused(client: &mut Client) -> (u64, Value) {
     for came in 0.. {
         client.send(json!({"op": "snapshot", "id": 1, "args": ["merge:large"]})).await;
@@ -264,9 +264,9 @@ async fn until_refused(client: &mut Client) -> (u64, Value) {
     unreachable!()
 }
 
-/// Answers that a session asks for have an allowance in bytes, which the sessions of one user share. Deltas have none.
+/// Answers to a session have an allowance in bytes, which the sessions of one user share. Deltas are not limited.
 #[tokio::test]
-async fn what_sessions_ask_for_has_an_allowance() {
+async fn answers_to_sessions_have_an_allowance() {
     let limits =
         "[limits]\nreply_bytes_per_second = 1024\nreply_bytes_burst = 300000\n[namespace.merge]\nclass = \"merge\"";
     let server = Server::start(&config(limits));
@@ -281,9 +281,10 @@ async fn what_sessions_ask_for_has_an_allowance() {
     assert!((3..5).contains(&came), "{came} times 100 KB");
     assert_eq!(reply["error"]["code"], 429);
     assert!(reply["error"]["reason"].as_str().unwrap().contains("reply_bytes_per_second"), "{reply}");
-    assert_eq!(until_refused(&mut second).await.0, 0, "it is the same user's");
-    assert!(until_refused(&mut other).await.0 >= 3, "it is another's");
-    // To subscribe is not refused, but its state waits until that is paid back; to do it again for the state is refused.
+    assert_eq!(until_refused(&mut second).await.0, 0, "the user's allowance is used up");
+    assert!(until_refused(&mut other).await.0 >= 3, "another user has its own allowance");
+    // A subscribe is not refused, but its state waits until the debt is paid back; a repeated subscribe for the state
+    // is refused.
     assert_eq!(second.subscribe(&["merge:large"]).await["ok"], true);
     assert_eq!(second.next().await["type"], "snapshot");
     assert_eq!(second.subscribe(&["merge:large"]).await["error"]["code"], 429);
@@ -293,7 +294,7 @@ async fn what_sessions_ask_for_has_an_allowance() {
     healthy.is_well(&server).await;
 }
 
-/// History, asked for over and over by a Centrifuge client.
+/// History, requested repeatedly by a Centrifuge client.
 #[tokio::test]
 async fn history_has_the_same_allowance() {
     let server = Server::open_with("[limits]\nreply_bytes_per_second = 1024\nreply_bytes_burst = 300000");
@@ -317,9 +318,9 @@ async fn history_has_the_same_allowance() {
     healthy.is_well(&server).await;
 }
 
-/// One that subscribes and unsubscribes without end, where 300 others want to know: they are told of it now and then.
+/// A client that subscribes and unsubscribes endlessly, with 300 watchers: they are notified from time to time.
 #[tokio::test]
-async fn one_that_comes_and_goes_does_not_flood_those_who_watch() {
+async fn a_member_that_joins_and_leaves_does_not_flood_watchers() {
     const WATCHERS: usize = 300;
     let server = Server::open_with(
         "[namespace.room]\nclass = \"stream\"\njoin_leave = true\nforce_push_join_leave = true\npresence = true",
@@ -350,7 +351,7 @@ async fn one_that_comes_and_goes_does_not_flood_those_who_watch() {
             let mut buffer = [0; 4_096];
             while !got.windows(8).any(|w| w == b"\"id\":200") {
                 let n = flapping.read(&mut buffer).unwrap();
-                assert!(n > 0, "it ended");
+                assert!(n > 0, "the session was closed");
                 got.extend_from_slice(&buffer[..n]);
             }
         })
@@ -361,11 +362,11 @@ async fn one_that_comes_and_goes_does_not_flood_those_who_watch() {
     watcher.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     let _ = watcher.read_to_end(&mut heard);
     let text = String::from_utf8_lossy(&heard);
-    let told = text.matches("\"join\"").count() + text.matches("\"leave\"").count();
-    // In each window each of the rounds' sessions is told of once, and those that came first of one another.
+    let notices = text.matches("\"join\"").count() + text.matches("\"leave\"").count();
+    // In each window, each of the rounds' sessions is notified once, and the first ones are notified of each other.
     let most = 2 * rounds.len() + 2 * usize::try_from(windows).unwrap() + 2 * WATCHERS;
-    assert!(told <= most, "{told} notices in {windows} windows and {} rounds of 100", rounds.len());
-    assert!(told < rounds.len() * 50, "{told} of {} were told", rounds.len() * 100);
+    assert!(notices <= most, "{notices} notices in {windows} windows and {} rounds of 100", rounds.len());
+    assert!(notices < rounds.len() * 50, "{notices} of {} were sent", rounds.len() * 100);
     drop(watchers);
     server.until("they are gone", |s| s.metric("subscriptions") == 1.0).await;
 }

@@ -1,4 +1,4 @@
-//! permessage-deflate (RFC 7692) on the real server: what is negotiated, what clients may send, and what it may cost.
+//! permessage-deflate (RFC 7692) on the real server: negotiation, clients' messages, and cost.
 
 use crate::support::deflate::deflated;
 use std::io::{Read, Write};
@@ -13,10 +13,10 @@ use crate::support::{OPEN, Server};
 
 const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
 
-/// A text frame that is whole and compressed.
+/// A complete compressed text frame.
 const COMPRESSED_TEXT: u8 = 0xc1;
 
-/// A socket that negotiated it.
+/// A socket that negotiated permessage-deflate.
 fn deflating(server: &Server) -> TcpStream {
     let (stream, head) = upgraded(server, "/ws", OFFER);
     assert!(head.contains("sec-websocket-extensions: permessage-deflate"), "{head}");
@@ -27,7 +27,7 @@ fn deflating(server: &Server) -> TcpStream {
 fn message(stream: &mut TcpStream) -> Value {
     let mut head = [0; 2];
     stream.read_exact(&mut head).unwrap();
-    assert_eq!(head[0] & 0x8f, 0x81, "a whole text frame");
+    assert_eq!(head[0] & 0x8f, 0x81, "a complete text frame");
     let mut wide = [0; 8];
     let len = match head[1] {
         126 => {
@@ -52,7 +52,7 @@ fn message(stream: &mut TcpStream) -> Value {
 }
 
 #[tokio::test]
-async fn what_is_offered_and_what_is_answered() {
+async fn deflate_offers_and_answers() {
     let ours = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
     let window = format!("{ours}; server_max_window_bits=15");
     let table: &[(&[&str], Option<&str>)] = &[
@@ -111,7 +111,7 @@ async fn a_compressed_subscribe_is_understood_whole_and_in_fragments() {
     ];
     for (n, (what, bytes)) in ways.iter().enumerate() {
         let mut stream = deflating(&server);
-        // What is not compressed is understood as well.
+        // An uncompressed message is understood as well.
         stream.write_all(&frame(0x81, br#"{"op":"ping","id":7}"#)).unwrap();
         assert_eq!(message(&mut stream), json!({"id": 7, "op": "pong"}), "{what}");
         stream.write_all(bytes).unwrap();
@@ -126,7 +126,7 @@ async fn a_compressed_subscribe_is_understood_whole_and_in_fragments() {
 }
 
 #[tokio::test]
-async fn what_breaks_the_rules_is_closed_with_the_right_code() {
+async fn violations_are_closed_with_the_right_code() {
     let server = Server::open();
     let mut healthy = Healthy::beside(&server).await;
     let ping = deflated(br#"{"op":"ping"}"#);
@@ -154,7 +154,7 @@ async fn what_breaks_the_rules_is_closed_with_the_right_code() {
     assert_eq!(server.metric("closes_total{reason=\"invalid_deflate\"}"), 3.0);
 }
 
-/// As much as a message may have, and as dense as DEFLATE can be: 60 MB in each.
+/// As large as a message may be, and as dense as DEFLATE can be: 60 MB in each.
 #[tokio::test]
 async fn bombs_are_closed_and_cost_next_to_nothing() {
     let server = Server::open();
@@ -162,7 +162,7 @@ async fn bombs_are_closed_and_cost_next_to_nothing() {
     let large = frame(COMPRESSED_TEXT, &deflated(&vec![b' '; 60_000_000]));
     let small = frame(COMPRESSED_TEXT, &deflated(&vec![b' '; 1_000_000]));
     assert!((large.len(), small.len()) < (65_000, 1_100), "{} {}", large.len(), small.len());
-    // The inflaters are there.
+    // Creates the inflaters.
     deflating(&server).write_all(&frame(COMPRESSED_TEXT, &deflated(b"{}"))).unwrap();
     let before = server.metric("resident_memory_bytes");
     for bomb in [&large, &small] {
@@ -177,7 +177,7 @@ async fn bombs_are_closed_and_cost_next_to_nothing() {
     }
     assert_eq!(server.metric("closes_total{reason=\"message_too_big\"}"), 100.0);
     let grown = server.metric("resident_memory_bytes") - before;
-    // A sanitizer keeps what was freed for a while.
+    // A sanitizer keeps freed memory for a while.
     let sanitized = std::env::var_os("NEXUS_TEST_SANITIZED").is_some();
     assert!(grown < 30e6 || sanitized, "{grown} B more than before");
     let address = server.address;
@@ -191,10 +191,10 @@ async fn bombs_are_closed_and_cost_next_to_nothing() {
     assert!(codes.iter().all(|code| *code == 1009), "{codes:?}");
 }
 
-/// Where messages may be larger than 1 MiB, compressed ones may not, once they are inflated.
+/// Even if messages may be larger than 1 MiB, compressed ones may not inflate to more.
 #[tokio::test]
 async fn a_mebibyte_is_as_far_as_anything_is_inflated() {
-    // 256 B for each subscription that a Centrifuge client may hold: 4 MiB.
+    // 256 B for each subscription that a Centrifuge client may have: 4 MiB.
     let server = Server::open_with("[limits]\nsubscriptions = 16384");
     let mut healthy = Healthy::beside(&server).await;
     let address = server.address;
@@ -218,10 +218,10 @@ async fn a_mebibyte_is_as_far_as_anything_is_inflated() {
     assert!(closed.iter().all(|codes| *codes == [1009, 1009]), "{closed:?}");
 }
 
-/// What one session gets compressed is what another gets as it is, delta by delta, whether sockets are quick or slow,
-/// throttled or not, with lists or without; and it takes fewer bytes.
+/// Compressed and uncompressed sessions get the same, delta by delta, with fast or slow sockets, throttled or not, with
+/// lists or without; and compression takes fewer bytes.
 #[tokio::test]
-async fn compressed_deliveries_say_what_plain_ones_say() {
+async fn compressed_deliveries_equal_plain_ones() {
     let server = Server::open_with("[namespace.slow]\nclass = \"merge\"\nmax_rate = 20.0");
     let fill = |n: u64| format!("{n} ").repeat(60);
     let topics = ["stream:a", "latest:b", "merge:c", "slow:d"];
@@ -273,7 +273,7 @@ async fn compressed_deliveries_say_what_plain_ones_say() {
             let topic = one["topic"].as_str().unwrap();
             let state = end.entry(topic.to_owned()).or_insert(Value::Null);
             match (topic.split(':').next(), one["type"].as_str()) {
-                // A list of what is kept.
+                // The list of kept events.
                 (Some("stream"), Some("snapshot")) => {}
                 (Some("stream" | "latest"), _) | (_, Some("snapshot")) => *state = one["data"].clone(),
                 _ => json_patch::merge(state, &one["data"]),

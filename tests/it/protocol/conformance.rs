@@ -1,5 +1,5 @@
-//! The Autobahn cases (by PyPI `kosoku`, which runs them without Python 2) against `debug.echo`: the part of them that
-//! takes seconds. `make conformance` runs all.
+//! Some of the Autobahn cases (run by PyPI `kosoku`, without Python 2) against `debug.echo`: those that take seconds.
+//! `make conformance` runs all.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::support::raw_socket::{frame, upgraded};
 
 const ECHO: &str = "[debug]\necho = true";
 
-/// Framing, control frames, fragments, UTF-8, closing; of the large and of the compressed messages a few.
+/// Framing, control frames, fragments, UTF-8, closing, and a few of the large and compressed messages.
 const CASES: &[&str] = &[
     "1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.1.1", "9.1.6", "9.2.6", "9.3.1", "9.4.1", "9.5.6", "9.6.6",
     "9.7.1", "9.8.1", "10.*", "12.1.1", "12.1.3", "12.1.11", "12.3.13", "12.5.5", "12.5.18", "13.1.5", "13.2.12",
@@ -30,11 +30,11 @@ fn the_cases_of_autobahn_pass() {
         command.args(["-i", case]);
     }
     let output = command.output().unwrap();
-    let (said, failed) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{said}\n{failed}");
-    let passed: usize = said.lines().find_map(|l| l.strip_suffix(" cases passed")).unwrap().parse().unwrap();
-    assert!(passed > 260, "{said}");
-    // Passing is more than the suite's "OK": the others are those that docs/testing.md names.
+    let (printed, failed) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{printed}\n{failed}");
+    let passed: usize = printed.lines().find_map(|l| l.strip_suffix(" cases passed")).unwrap().parse().unwrap();
+    assert!(passed > 260, "{printed}");
+    // The suite's "OK" is not the only pass: docs/testing.md names the others.
     let index: serde_json::Value =
         serde_json::from_slice(&std::fs::read(reports.path().join("index.json")).unwrap()).unwrap();
     let cases = index.as_object().unwrap().values().next().unwrap().as_object().unwrap();
@@ -52,7 +52,7 @@ fn the_cases_of_autobahn_pass() {
 #[tokio::test]
 async fn echo_is_there_only_where_it_is_wanted() {
     let server = Server::start(ECHO);
-    server.until("it says so", |s| s.log().contains("debug.echo is on")).await;
+    server.until("it is logged", |s| s.log().contains("debug.echo is on")).await;
     let has_dashboard = cfg!(feature = "dashboard");
     assert_eq!(server.get("/").1.contains("<html"), has_dashboard, "without an upgrade it is the dashboard");
     assert_eq!(server.get("/debug/echo").0, 426);
@@ -67,5 +67,5 @@ async fn echo_is_there_only_where_it_is_wanted() {
     let without = Server::start("");
     assert_eq!(without.get("/debug/echo").0, 404);
     let (status, _, _) = without.http("GET", "/", &[("Upgrade", "websocket"), ("Connection", "Upgrade")], "");
-    assert_eq!(status == 200, has_dashboard, "the dashboard, whoever asks");
+    assert_eq!(status == 200, has_dashboard, "the dashboard, for any client");
 }

@@ -1,4 +1,4 @@
-//! Clients that misbehave, each beside a healthy one that must notice nothing.
+//! Clients that misbehave. A healthy session runs beside each, and must not be affected.
 
 use crate::support::raw_socket::{close_code, frame, upgraded, upgraded_at};
 use std::io::{Read, Write};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::bystander::Healthy;
 use crate::support::{PATIENCE, Server};
 
-/// A socket after the upgrade, to send whatever bytes.
+/// A socket after the upgrade, for sending any bytes.
 fn raw(server: &Server) -> TcpStream {
     upgraded(server, "/ws", "").0
 }
@@ -35,7 +35,7 @@ async fn garbage_is_closed_with_the_right_code() {
         ("a fragmented close", frame(0x08, &[3, 232]), 1002),
         ("a pong in a fragmented ping", [frame(0x09, b"x"), frame(0x8a, b""), frame(0x80, b"")].concat(), 1002),
         (
-            "fragments that come to too much",
+            "fragments that are too long together",
             [frame(0x01, &[b' '; 40_000]), frame(0x80, &[b' '; 40_000])].concat(),
             1009,
         ),
@@ -76,7 +76,7 @@ async fn text_that_is_no_command_gets_an_error_and_no_more() {
 async fn a_byte_at_a_time_is_read_and_too_slow_is_closed() {
     let server = Server::open_with("[limits]\nfirst_command_timeout = \"1s\"");
     let mut healthy = Healthy::beside(&server).await;
-    // Slow, but it gets there: a valid command in single bytes.
+    // Slow, but in time: a valid command in single bytes.
     let mut patient = raw(&server);
     for byte in frame(0x81, br#"{"op":"ping","id":1}"#) {
         patient.write_all(&[byte]).unwrap();
@@ -84,7 +84,7 @@ async fn a_byte_at_a_time_is_read_and_too_slow_is_closed() {
     let mut answer = [0; 22];
     patient.read_exact(&mut answer).unwrap();
     assert_eq!(&answer[2..], br#"{"id":1,"op":"pong"}"#);
-    // And then a message that never ends.
+    // Then a message that never ends.
     let mut endless = patient;
     endless.write_all(&frame(0x81, b"{\"op\":\"ping\"}")[..5]).unwrap();
     healthy.is_well(&server).await;
@@ -116,7 +116,7 @@ async fn ten_thousand_topics_meet_the_limit() {
     server.until("its topics are gone", |s| s.metric("topics") == 1.0 && s.metric("subscriptions") == 1.0).await;
 }
 
-/// It never reads, on a stream: closed once its backlog is full, and nobody else waits for it.
+/// On a stream, a client never reads: it is closed once its backlog is full, and no other session waits for it.
 #[tokio::test]
 async fn a_socket_that_never_reads_is_closed_at_its_limit() {
     let server = Server::open_with("[limits]\nbacklog_bytes = 100000");
@@ -132,7 +132,7 @@ async fn a_socket_that_never_reads_is_closed_at_its_limit() {
         server.publish_all(&batch);
         published += 1;
         assert!(published < 200, "never closed");
-        // The first frame is let through whatever its size; behind it, the one that goes past the limit ends the session.
+        // The first frame may have any size; the one after it that exceeds the limit ends the session.
         let owed = server.metric("backlog_bytes");
         assert!(owed <= 100_000.0 + 2.0 * 10_100.0, "{owed} bytes");
         healthy.is_well(&server).await;
@@ -140,7 +140,7 @@ async fn a_socket_that_never_reads_is_closed_at_its_limit() {
     server.until("it is gone", |s| s.metric("sessions") == 1.0 && s.metric("backlog_bytes") == 0.0).await;
 }
 
-/// The same on a conflatable topic: it costs next to nothing, and the stall ends it.
+/// The same on a conflatable topic: it costs almost nothing, and the stall time-out ends it.
 #[tokio::test]
 async fn a_socket_that_takes_nothing_for_long_is_closed() {
     let server = Server::open_with("[limits]\nstall_timeout = \"1s\"\nping_interval = \"60s\"");
@@ -160,7 +160,7 @@ async fn a_socket_that_takes_nothing_for_long_is_closed() {
     healthy.is_well(&server).await;
 }
 
-/// Gone without FIN, as when a cable is cut: the ping finds it out.
+/// Gone without FIN, as when a cable is cut: the ping detects it.
 #[tokio::test]
 async fn a_client_that_vanished_is_noticed() {
     let server = Server::open_with("[limits]\nping_interval = \"500ms\"\npong_timeout = \"500ms\"");
@@ -168,7 +168,7 @@ async fn a_client_that_vanished_is_noticed() {
     server.until("it is here", |s| s.metric("sessions") == 1.0).await;
     let mut gone = gone;
     gone.write_all(&frame(0x81, br#"{"op":"ping"}"#)).unwrap();
-    // It stays open in the kernel but nothing will ever be sent on it again.
+    // It stays open in the kernel, but nothing is ever sent on it again.
     server.until("it is gone", |s| s.metric("sessions") == 0.0).await;
     assert_eq!(server.metric("closes_total{reason=\"no_pong\"}"), 1.0);
     drop(gone);
@@ -183,7 +183,7 @@ async fn floods_of_pings_and_of_subscribes_are_limited() {
         .during(5, move |_| {
             let mut pings = upgraded_at(address, "/ws", "").0;
             let flood: Vec<u8> = (0..1_000).flat_map(|_| frame(0x89, b"x")).collect();
-            // The server may close before all is written.
+            // The server may close before everything is written.
             let _ = pings.write_all(&flood);
             close_code(&mut pings)
         })
@@ -200,18 +200,16 @@ async fn floods_of_pings_and_of_subscribes_are_limited() {
             let mut churn = upgraded_at(address, "/ws", "").0;
             let flood: Vec<u8> = (0..500).flat_map(|_| both.concat()).collect();
             let _ = churn.write_all(&flood);
-            // What it is told on the way may be lost with what it still sent.
+            // The server's last messages may be lost with the unread commands.
             let _ = churn.read_to_end(&mut Vec::new());
         })
         .await;
     let both = (closed.len() + churned.len()) as f64;
     server.until("they were closed", |s| s.metric(closes) == both).await;
-    server
-        .until("nothing is left of them", |s| s.metric("subscriptions") == 1.0 && s.metric("shard_topics") == 1.0)
-        .await;
+    server.until("no trace is left", |s| s.metric("subscriptions") == 1.0 && s.metric("shard_topics") == 1.0).await;
 }
 
-/// Within its limits a session may come and go from topics all day, and so may many.
+/// Within its limits a session may subscribe and unsubscribe endlessly, and so may many.
 #[tokio::test]
 async fn churn_within_the_limits_leaves_nothing_behind() {
     let server = Server::open();
@@ -232,13 +230,13 @@ async fn churn_within_the_limits_leaves_nothing_behind() {
         })
         .await;
     server
-        .until("nothing is left of them", |s| {
+        .until("no trace is left", |s| {
             s.metric("sessions") == 1.0 && s.metric("subscriptions") == 1.0 && s.metric("shard_topics") == 1.0
         })
         .await;
 }
 
-/// More headers, or longer ones, than a head may have: refused where they pass the limit, on connections that are many.
+/// More or longer headers than allowed: refused at the limit, on many connections.
 #[tokio::test]
 async fn floods_of_headers_are_cut_off() {
     let server = Server::open();
@@ -273,7 +271,7 @@ async fn floods_of_headers_are_cut_off() {
     assert!(server.metric("http_malformed_total") >= answers.len() as f64);
 }
 
-/// A handshake from an address of one's own; what came back, and the socket.
+/// A handshake from this source address: the status, and the socket.
 fn handshake_from(source: [u8; 4], server: SocketAddr) -> (u16, TcpStream) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((IpAddr::from(source), 0)).into()).unwrap();
@@ -291,9 +289,10 @@ fn handshake_from(source: [u8; 4], server: SocketAddr) -> (u16, TcpStream) {
     (std::str::from_utf8(&status[9..]).unwrap().parse().unwrap(), stream)
 }
 
-/// One address that opens sockets as fast as it can, and keeps them: it gets what an address may have, others all they want.
+/// One address opens sockets as fast as it can, and keeps them: it gets what an address may have, and others are not
+/// affected.
 #[tokio::test]
-async fn one_address_that_takes_all_it_can() {
+async fn one_address_opens_all_it_can() {
     let server = Server::open_with("[limits]\nsessions_per_address = 60\nnew_sessions_per_address = 40");
     let mut healthy = Healthy::beside(&server).await;
     let address = server.address;
@@ -306,7 +305,7 @@ async fn one_address_that_takes_all_it_can() {
     assert!((40..=60).contains(&let_in), "{let_in} of {}", tried.len());
     let by = |reason: &str| server.metric(&format!("upgrades_refused_total{{reason=\"{reason}\"}}"));
     assert_eq!(by("address_sessions") + by("address_rate"), refused as f64);
-    // Another comes in, and the first again once it has given some back.
+    // Another address is accepted, and the first again once it has closed some.
     let (status, _other) = handshake_from([127, 0, 0, 3], server.address);
     assert_eq!(status, 101);
     drop(tried);
@@ -314,10 +313,10 @@ async fn one_address_that_takes_all_it_can() {
     server.until("it may come again", |_| handshake_from([127, 0, 0, 2], address).0 == 101).await;
 }
 
-/// One that opens sockets and says nothing, or asks for nothing but pages: connections are as many as are served, sessions
-/// are not kept out, and those that were there notice nothing.
+/// A client opens sockets and sends nothing, or only requests pages: connections fill all slots, but upgrades are not
+/// refused, and existing sessions are not affected.
 #[tokio::test]
-async fn sockets_that_say_nothing() {
+async fn sockets_that_send_nothing() {
     let server = Server::open_with("[limits]\nhandshake_timeout = \"2s\"");
     let mut healthy = Healthy::beside(&server).await;
     let address = server.address;
@@ -336,9 +335,10 @@ async fn sockets_that_say_nothing() {
     healthy.is_well(&server).await;
 }
 
-/// What comes with a handshake, in one segment, is read; a head too long to be looked at in passing is no worse for it.
+/// Bytes that come with a handshake, in one segment, are read; so are those after a head too long to be handled at
+/// accept.
 #[tokio::test]
-async fn a_handshake_comes_with_more_or_in_any_length() {
+async fn a_handshake_may_be_long_and_followed_by_frames() {
     let server = Server::open();
     let head = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -356,7 +356,7 @@ async fn a_handshake_comes_with_more_or_in_any_length() {
         }
         assert!(got.starts_with(b"HTTP/1.1 101"));
     }
-    // More than any head may be.
+    // Longer than any head may be.
     let mut stream = TcpStream::connect(server.address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let _ = stream.write_all(format!("{head}Cookie: {}\r\n\r\n", "x".repeat(40_000)).as_bytes());
@@ -365,7 +365,7 @@ async fn a_handshake_comes_with_more_or_in_any_length() {
     assert_eq!(&answer, b"HTTP/1.1 431");
 }
 
-/// Closed while its socket is full and more is on its way: what it gets before the close has no hole.
+/// Closed while its socket is full and more is on its way: what the client gets before the close has no gap.
 #[tokio::test]
 async fn a_close_of_a_full_socket_leaves_no_hole() {
     let server = Server::open_with("[limits]\nbacklog_bytes = 10000000\nstall_timeout = \"1s\"");

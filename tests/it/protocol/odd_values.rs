@@ -1,4 +1,5 @@
-//! JSON that publishers may write, and that parsers like to change or to stumble over: it goes through every door byte for byte.
+//! Unusual JSON that publishers may write, and that parsers tend to change or fail on: every interface passes it on
+//! unchanged.
 
 use serde_json::json;
 
@@ -8,7 +9,7 @@ use crate::support::nats::Nats;
 use crate::support::program::{config_file, failed, ready, refused, run};
 use crate::support::{OPEN, Redis, Server};
 
-/// Values whose text a parser that makes numbers and strings of it would change, or could not hold.
+/// Values whose text would change, or fail, in a parser that converts numbers and strings.
 const ODD: [&str; 16] = [
     "61800.20",
     "-0",
@@ -45,7 +46,7 @@ history_ttl = \"1h\"
 allow_history_for_anonymous = true
 ";
 
-/// What is published to a topic of each class.
+/// A payload for a topic of each class.
 fn payload(namespace: &str, odd: &str) -> String {
     if namespace == "quote" { format!("{{\"odd\":{odd}}}") } else { odd.to_owned() }
 }
@@ -62,7 +63,7 @@ fn publish(server: &Server, topic: &str, data: &str) {
     assert!(answer.contains("\"offset\""), "{data}: {answer}");
 }
 
-/// What every door that reads says of a topic.
+/// The answers of all reading interfaces for a topic.
 fn read(server: &Server, topic: &str) -> Vec<String> {
     let history = format!(r#"{{"channel":"{topic}","limit":10}}"#);
     vec![
@@ -74,7 +75,7 @@ fn read(server: &Server, topic: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn values_come_out_as_they_went_in() {
+async fn values_are_read_as_they_were_published() {
     let redis = Redis::start();
     let config = format!("{OPEN}\n[source.redis]\nurl = \"{}\"\n{NAMESPACES}", redis.url());
     let server = Server::start(&config);
@@ -83,7 +84,8 @@ async fn values_come_out_as_they_went_in() {
     for namespace in ["chat", "value", "quote"] {
         for (number, odd) in ODD.iter().enumerate() {
             let topic = format!("{namespace}:{number}");
-            // A patch is read: of two members of one name the last counts, and white space between members says nothing.
+            // Patches are parsed: of two members with one name the last counts, and white space between members is
+            // dropped.
             if namespace == "quote" && (odd.contains("\"a\":2") || odd.starts_with("{ ")) {
                 continue;
             }
@@ -118,8 +120,8 @@ async fn values_come_out_as_they_went_in() {
     assert!(!server.log().contains("panicked"), "{}", server.log());
 }
 
-/// Members of a `merge` topic are known by their names, which must be texts: whoever publishes another learns of it, at every door
-/// and in the words of the readers. In a list, and in topics of other classes, names are as they were sent.
+/// Members of a `merge` topic have names that must be valid text: a publisher of any other gets an error, at every
+/// interface and in the words of the readers. In a list, and in topics of other classes, names are passed on unchanged.
 #[tokio::test]
 async fn a_name_with_half_a_surrogate_is_refused_where_names_are_read() {
     let names = r#"{"\ud800":1}"#;

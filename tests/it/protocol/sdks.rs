@@ -23,7 +23,7 @@ async fn connect_subscribe_snapshot_and_deltas() {
         client.subscribe("latest:a", json!({})).await;
         let snapshot = client.until("publication").await;
         assert_eq!((&snapshot["data"], &snapshot["tags"]["kind"]), (&json!("one"), &json!("snapshot")));
-        // A stream has no snapshot: what is published next comes first.
+        // A stream has no snapshot: the next publication comes first.
         client.subscribe("stream:a", json!({})).await;
         server.publish("stream:a", &json!({"n": "ü"}));
         let event = client.until("publication").await;
@@ -33,7 +33,7 @@ async fn connect_subscribe_snapshot_and_deltas() {
         assert_eq!((&delta["data"], &delta["tags"]), (&json!({"x": 2, "y": {"z": null}}), &json!({})), "{sdk:?}");
         client.tell(json!({"do": "unsubscribe", "topic": "merge:a"})).await;
         client.until("unsubscribed").await;
-        // And again: the unsubscribe was understood.
+        // Again: the unsubscribe was understood.
         client.subscribe("merge:a", json!({})).await;
         server.publish("merge:a", &json!({"x": 1, "y": {"z": 2}}));
     }
@@ -89,7 +89,7 @@ fn padded(n: u64) -> Value {
 }
 
 #[tokio::test]
-async fn fossil_deltas_for_those_who_ask() {
+async fn fossil_deltas_on_request() {
     let server = Server::open_with(
         "[namespace.fossil]\nallowed_delta_types = [\"fossil\"]\n\
          [namespace.value]\nclass = \"latest\"\nmax_rate = 50.0\nallowed_delta_types = [\"fossil\"]\n",
@@ -107,7 +107,7 @@ async fn fossil_deltas_for_those_who_ask() {
             assert!(stats["numDeltaPayloads"].as_u64().unwrap() >= 15, "{stats}");
             assert!(stats["bytesReceived"].as_u64().unwrap() * 3 < stats["bytesDecoded"].as_u64().unwrap(), "{stats}");
         }
-        // A rate of its own: the newest value, said by the one before.
+        // With its own rate: the newest value, as a difference from the previous one.
         server.publish("value:v", &padded(0));
         client.subscribe("value:v", json!({"fossil": true})).await;
         assert_eq!(client.publications(1).await, [padded(0)]);
@@ -118,7 +118,7 @@ async fn fossil_deltas_for_those_who_ask() {
     }
 }
 
-/// Who joins while others hold a base gets whole deltas first, and nobody a wrong one.
+/// A client that joins while others have a base gets full deltas first, and no client gets a wrong one.
 #[tokio::test]
 async fn fossil_deltas_with_subscribers_coming_and_going() {
     let server = Server::open_with("[namespace.fossil]\nclass = \"latest\"\nallowed_delta_types = [\"fossil\"]\n");
@@ -144,14 +144,14 @@ async fn tokens_are_refreshed_in_band_and_expired_ones_replaced() {
     let server = Server::start(&config(""));
     for sdk in Sdk::ALL {
         let topics = json!({"topics": ["stream:*"], "info": {"name": "Ann"}});
-        // Expired before it is used: the server asks for another, and the SDK for it.
+        // Expired before it is used: the server asks for another, and the SDK provides it.
         let token = hs256(&claims("u1", -60, topics.clone()));
         let mut client = Driver::connect(sdk, &server, json!({"token": token, "tokens": true})).await;
         client.until("token wanted").await;
         client.tell(json!({"do": "token", "token": hs256(&claims("u1", 2, topics.clone()))})).await;
         client.until("connected").await;
         client.subscribe("stream:s", json!({})).await;
-        // It ends soon: the SDK brings a new one on the same connection.
+        // It expires soon: the SDK sends a new one on the same connection.
         client.until("token wanted").await;
         client.tell(json!({"do": "token", "token": hs256(&claims("u1", 60, topics.clone()))})).await;
         server.publish("stream:s", &json!(1));
@@ -171,7 +171,7 @@ async fn a_token_that_ends_without_a_new_one_ends_the_session_and_the_sdk_comes_
     client.dial(&server, json!({"token": hs256(&claims("u1", 1, topics.clone())), "tokens": true})).await;
     client.until("connected").await;
     client.until("token wanted").await;
-    // Not answered: closed with 3005, "connection expired", and it asks again before it connects again.
+    // Not answered: closed with 3005, "connection expired", and the SDK asks for a token before it reconnects.
     let closed = client.until("connecting").await;
     assert_eq!(closed["code"], 3005);
     client.tell(json!({"do": "token", "token": "too late"})).await;
@@ -188,20 +188,20 @@ async fn subscription_tokens() {
         let token = hs256(&claims("u1", 60, json!({"topics": []})));
         let mut client = Driver::connect(sdk, &server, json!({"token": token})).await;
         client.until("connected").await;
-        // Without one, no.
+        // Refused without a token.
         client.tell(json!({"do": "subscribe", "topic": "vip:none"})).await;
         assert_eq!(client.until("unsubscribed").await["code"], 103);
-        // For another topic, no.
+        // Refused with a token for another topic.
         client.tell(json!({"do": "subscribe", "topic": "vip:a", "token": channel("vip:b", 60)})).await;
         assert_eq!(client.until("unsubscribed").await["code"], 103);
-        // With its own, until it ends; it is asked for again, and used.
+        // Accepted with its own, until it expires; the SDK asks for a new one and uses it.
         client.subscribe("vip:c", json!({"token": channel("vip:c", 2), "tokens": true})).await;
         client.until("token wanted").await;
         client.tell(json!({"do": "token", "token": channel("vip:c", 60)})).await;
         tokio::time::sleep(std::time::Duration::from_secs(4)).await;
         server.publish("vip:c", &json!(1));
         assert_eq!(client.publications(1).await, [1]);
-        assert_eq!(client.seen("subscribing"), 3, "{sdk:?}: none of them began anew");
+        assert_eq!(client.seen("subscribing"), 3, "{sdk:?}: none of them started over");
     }
 }
 
@@ -230,7 +230,7 @@ async fn presence_joins_and_leaves() {
         assert_eq!(ann.until("leave").await["info"]["user"], "bob");
         let presence = ann.call(json!({"do": "presence", "topic": "room:1"})).await["result"].clone();
         assert_eq!(presence.as_object().unwrap().keys().collect::<Vec<_>>(), [&ann_id]);
-        // Only subscribers may ask.
+        // Only subscribers may request it.
         let mut eve = Driver::connect(sdk, &server, json!({"token": token("eve")})).await;
         eve.until("connected").await;
         let refused = eve.call(json!({"do": "presence", "topic": "room:1"})).await;
@@ -290,10 +290,10 @@ async fn history_publish_and_calls() {
     }
 }
 
-/// What was there is wiped: a stream's subscribers begin anew and are told that something may be missing; a state is
+/// All data is wiped: a stream's subscribers start over and are notified that something may be missing; a state is
 /// replaced by the new one.
 #[tokio::test]
-async fn a_new_epoch_is_told_as_the_sdks_understand() {
+async fn a_new_epoch_is_sent_as_the_sdks_understand() {
     for sdk in Sdk::ALL {
         let redis = Redis::start();
         let server = redis.server("").await;
@@ -353,8 +353,8 @@ async fn subscriptions_that_the_token_names() {
     }
 }
 
-/// The Rust SDK, an unofficial one, over Protobuf. It recovers nothing, and passes over whatever comes before its own
-/// "subscribed" event: of those it gets what follows.
+/// The Rust SDK, an unofficial one, over Protobuf. It recovers nothing, and ignores publications before its own
+/// "subscribed" event: of those it gets the later ones.
 #[tokio::test]
 async fn the_rust_sdk() {
     use tokio_centrifuge::client::Client;
@@ -366,21 +366,21 @@ async fn the_rust_sdk() {
     let server = Server::start_at(&config, port);
     server.until("ready", |s| s.get("/readyz").0 == 200).await;
 
-    let (said, mut heard) = tokio::sync::mpsc::unbounded_channel::<(&'static str, String)>();
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel::<(&'static str, String)>();
     let url = format!("ws://127.0.0.1:{port}/connection/websocket?cf_protocol=protobuf");
     let token = hs256(&claims("u1", 60, json!({"topics": ["stream:*"]})));
     let client = Client::new(&url, Config::new().use_protobuf().with_token(token));
     let subscription = client.new_subscription("stream:s");
-    let subscribed = said.clone();
+    let subscribed = sender.clone();
     subscription.on_subscribed(move |_| drop(subscribed.send(("subscribed", String::new()))));
     subscription.on_publication(move |publication| {
-        drop(said.send(("publication", String::from_utf8_lossy(&publication.data).into_owned())));
+        drop(sender.send(("publication", String::from_utf8_lossy(&publication.data).into_owned())));
     });
     subscription.subscribe();
     client.connect();
     let mut next = async |wanted: &str| loop {
-        let heard = tokio::time::timeout(crate::support::PATIENCE, heard.recv()).await;
-        let (event, data) = heard.unwrap_or_else(|_| panic!("no {wanted}")).unwrap();
+        let received = tokio::time::timeout(crate::support::PATIENCE, receiver.recv()).await;
+        let (event, data) = received.unwrap_or_else(|_| panic!("no {wanted}")).unwrap();
         if event == wanted {
             break data;
         }

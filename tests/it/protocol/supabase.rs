@@ -1,4 +1,4 @@
-//! Keys by URL, and tokens as Supabase issues them.
+//! Key sets by URL, and tokens as Supabase issues them.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +10,7 @@ use crate::support::http_backend::Backend;
 use crate::support::sdk::{Driver, Sdk};
 use crate::support::tokens::{SECRET, claims};
 
-/// P-256 keys made for this test alone.
+/// P-256 keys made for this test only.
 struct Es256 {
     kid: &'static str,
     private: &'static str,
@@ -72,7 +72,7 @@ fn project() -> (Arc<Mutex<Vec<Value>>>, Backend, String) {
 
 const ISSUER: &str = "https://YOUR-PROJECT.supabase.co/auth/v1";
 
-/// How a connection with this token ends: `connected`, or the close code.
+/// The result of a connection with this token: `connected`, or the close code.
 async fn outcome(server: &Server, token: &str) -> Value {
     let mut client = Driver::start(Sdk::JavaScript).await;
     client.dial(server, json!({"token": token})).await;
@@ -125,7 +125,7 @@ async fn tokens_as_supabase_issues_them() {
     for (what, token) in refused {
         assert_eq!(outcome(&server, &token).await, 3500, "{what}");
     }
-    // Without a token, and without a way to get one: for good.
+    // Without a token, and without a way to get one: the client gives up.
     assert_eq!(outcome(&server, "").await, 3500);
 }
 
@@ -154,11 +154,11 @@ async fn a_new_key_is_fetched_when_it_is_named_but_not_at_any_rate() {
 }
 
 #[tokio::test]
-async fn a_key_set_that_cannot_be_had_keeps_nobody_waiting_and_lets_nobody_in() {
+async fn a_missing_key_set_delays_no_client_and_admits_none() {
     let (_, backend, config) = project();
     let config = config.replace(&backend.url(), &format!("http://127.0.0.1:{}", crate::support::free_port()));
     let server = Server::start(&config);
-    // The token may be good: its client is told to try again, not that it is wrong.
+    // The token may be good: its client is asked to try again, not told that it is wrong.
     let mut client = server.client().await;
     client.send(json!({"op": "auth", "id": 1, "token": FIRST.sign(&supabase(ISSUER, json!({})))})).await;
     assert_eq!(client.next().await["error"]["code"], 503);

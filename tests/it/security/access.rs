@@ -1,4 +1,4 @@
-//! Who gets in, and which topics they get.
+//! Which clients are accepted, and which topics they get.
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ async fn without_a_token_there_are_no_topics_and_with_one_those_it_names() {
     let mut client = server.client().await;
     client.send(json!({"op": "subscribe", "id": 1, "args": ["quotes:A"]})).await;
     assert_eq!(client.next().await["error"]["code"], 401);
-    // The subscribe does not wait for the answer: it is kept until the token has been checked.
+    // The subscribe follows without waiting: it is kept until the token has been checked.
     client.send(json!({"op": "auth", "id": 2, "token": token(60, &["quotes:*", "signals:mine"])})).await;
     client.send(json!({"op": "subscribe", "id": 3, "args": ["quotes:A", "signals:mine", "signals:other"]})).await;
     assert_eq!(client.next().await, json!({"id": 2, "op": "auth", "ok": true}));

@@ -1,4 +1,4 @@
-//! Every algorithm, with keys in files and with keys of a set; and no key for another's algorithm.
+//! Every algorithm, with keys in files and in a key set; and no key is accepted for another's algorithm.
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ fn sign(algorithm: Algorithm, kid: Option<&str>, key: &EncodingKey) -> String {
 const ASYMMETRIC: [(&str, Algorithm); 3] =
     [("rsa", Algorithm::RS256), ("ed", Algorithm::EdDSA), ("ec", Algorithm::ES256)];
 
-/// Whether a `plain` session is let in with it.
+/// Whether a `plain` session is accepted with it.
 async fn accepted(server: &Server, token: &str) -> bool {
     let mut client = server.client().await;
     client.send(json!({"op": "auth", "id": 1, "token": token})).await;
@@ -45,7 +45,7 @@ async fn keys_in_files() {
         assert!(accepted(&server, &sign(algorithm, None, &private(name))).await, "{algorithm:?}");
     }
     assert!(accepted(&server, &sign(Algorithm::HS256, None, &EncodingKey::from_secret(SECRET.as_bytes()))).await);
-    // The public key as an HMAC secret, and an algorithm that no key is for.
+    // The public key as an HMAC secret, and an algorithm without a key.
     let public = std::fs::read(format!("{KEYS}/rsa.pub.pem")).unwrap();
     assert!(!accepted(&server, &sign(Algorithm::HS256, None, &EncodingKey::from_secret(&public))).await);
     assert!(!accepted(&server, &sign(Algorithm::RS512, None, &private("rsa"))).await);

@@ -1,5 +1,5 @@
-//! Tokens of every wrong kind at every place where one can be shown, and pages of every Origin on every way to a socket;
-//! each time beside a healthy session.
+//! Invalid tokens of every kind in every place, and pages of every Origin on every path to a socket. A healthy session
+//! runs beside each.
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
@@ -13,7 +13,7 @@ use crate::support::{Authority, Client, PATIENCE, Server, client_config, tls_con
 
 const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keys");
 
-/// Audience and issuer are asked for; one key of each kind of algorithm.
+/// Audience and issuer are required; one key for each kind of algorithm.
 fn config() -> String {
     format!(
         "[publish]\nopen = true\n[access]\naudience = \"dash\"\nissuer = \"me\"\norigins = [\"https://app.example.com\"]\n\
@@ -32,7 +32,7 @@ fn good() -> String {
     hs256(&claims_with(json!({})))
 }
 
-/// Every wrong kind; of an expired one Centrifuge clients are told that it is.
+/// Invalid tokens of every kind. For an expired one, Centrifuge clients get a code of its own.
 fn wrong() -> Vec<(&'static str, String)> {
     let sign = |algorithm, secret: &[u8]| {
         encode(&Header::new(algorithm), &claims_with(json!({})), &EncodingKey::from_secret(secret)).unwrap()
@@ -69,7 +69,7 @@ fn wrong() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// A session that must notice nothing.
+/// A session that must not be affected.
 async fn healthy(server: &Server) -> Client {
     let bearer = format!("Bearer {}", good());
     let mut client = Client::connect_with(server.address, &[("authorization", &bearer)]).await.ok().unwrap();
@@ -116,7 +116,7 @@ async fn tokens_of_every_wrong_kind_everywhere() {
     for (n, (what, token)) in wrong().iter().enumerate() {
         let bearer = format!("Bearer {token}");
         let header = [("Authorization", bearer.as_str())];
-        // The header: with an upgrade of either dialect, and over REST.
+        // In a header: with an upgrade of either dialect, and over REST.
         assert_eq!(
             Client::connect_with(server.address, &[("authorization", &bearer)]).await.err(),
             Some(401),
@@ -129,18 +129,18 @@ async fn tokens_of_every_wrong_kind_everywhere() {
             other => panic!("{what}: {other:?}"),
         }
         assert_eq!(server.http("GET", "/api/topics/stream:a", &header, "").0, 401, "{what}");
-        // Commands of `plain`.
+        // In commands of `plain`.
         let mut plain = server.client().await;
         plain.send(json!({"op": "auth", "id": 1, "token": token})).await;
         assert_eq!(plain.next().await["error"]["code"], 401, "{what}");
         assert_eq!(plain.close_code().await, 3500, "{what}");
-        // Commands of Centrifuge: connect, refresh of a good session, subscription.
+        // In commands of Centrifuge: connect, refresh of a good session, subscription.
         let refused = if *what == "expired" { 109 } else { 3500 };
         assert_eq!(code(&centrifuge(&server, Some(token)).await.1), refused, "{what}");
         let (mut socket, connected) = centrifuge(&server, Some(&good())).await;
         assert_eq!(code(&connected), 0);
         let subscribe = json!({"id": 2, "subscribe": {"channel": "stream:a", "token": token}});
-        // One that is a good connection's or whose channel fits is of another kind: see below.
+        // A connection's token, or one whose channel fits, is tested below.
         if *what != "a subscription's" {
             let refused = if *what == "expired" { 109 } else { 103 };
             assert_eq!(code(&ask(&mut socket, subscribe).await), refused, "{what}");
@@ -148,7 +148,7 @@ async fn tokens_of_every_wrong_kind_everywhere() {
         assert_eq!(code(&ask(&mut socket, json!({"id": 3, "refresh": {"token": token}})).await), refused, "{what}");
         is_well(&mut beside, &server, n).await;
     }
-    // A connection's is no subscription's.
+    // A connection's token is not valid for a subscription.
     let (mut socket, _) = centrifuge(&server, Some(&good())).await;
     let subscribe = json!({"id": 2, "subscribe": {"channel": "stream:a", "token": good()}});
     assert_eq!(code(&ask(&mut socket, subscribe).await), 103);
@@ -156,7 +156,7 @@ async fn tokens_of_every_wrong_kind_everywhere() {
     assert!(server.metric("tokens_refused_total") >= 90.0);
 }
 
-/// URLs are logged on their way: a token in one is not even looked at.
+/// URLs are logged by proxies: a token in one is not even read.
 #[tokio::test]
 async fn a_token_in_a_url_is_not_read() {
     let server = Server::start(&config());
@@ -209,7 +209,7 @@ async fn origins_on_every_way_to_a_socket() {
         assert_eq!(got, expected, "{origin}, operators");
         is_well(&mut beside, &server, n).await;
     }
-    // Who is no browser sends none.
+    // A client that is not a browser sends none.
     upgraded(&server, "/connection/websocket", "");
     let metrics = Server::http_at(server.operators.unwrap(), "GET", "/metrics", &[], "").2;
     assert!(metrics.contains("nexus_push_upgrades_refused_total{reason=\"origin\"} 28"), "{metrics}");

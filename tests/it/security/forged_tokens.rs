@@ -1,4 +1,4 @@
-//! Forged tokens: verified beside everything else, in turns, and no more than so many of each session and address.
+//! Forged tokens are verified on other threads, in turns, and only a limited number for each session and address.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -31,11 +31,11 @@ fn good(user: &str) -> String {
     signed(&claims(user, 600, json!({})))
 }
 
-/// In form a token, with another one's signature.
+/// A well-formed token with the signature of another.
 fn forged(more: Value) -> String {
     let (one, other) = (signed(&claims("mallory", 600, more)), good("mallory"));
-    let (said, signature) = (one.rsplit_once('.').unwrap().0, other.rsplit_once('.').unwrap().1);
-    format!("{said}.{signature}")
+    let (unsigned, signature) = (one.rsplit_once('.').unwrap().0, other.rsplit_once('.').unwrap().1);
+    format!("{unsigned}.{signature}")
 }
 
 type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
@@ -89,7 +89,7 @@ async fn a_session_that_shows_too_many_forged_subscription_tokens_is_closed() {
     server.until("all were answered", |s| s.metric("tokens_waiting") == 0.0).await;
     let looked_at = server.metric("tokens_refused_total{reason=\"invalid\"}");
     assert!((10.0..=40.0).contains(&looked_at), "{looked_at} signatures were looked at");
-    // A session beside it has its own account, and good tokens do not count.
+    // Another session has its own limit, and good tokens do not count.
     for n in 0..30 {
         let topic = format!("stream:{n}");
         let token = signed(&claims("ann", 600, json!({"channel": topic})));
@@ -100,7 +100,7 @@ async fn a_session_that_shows_too_many_forged_subscription_tokens_is_closed() {
     }
 }
 
-/// A client that was away shows all the subscription tokens that it had: they have expired, and are not forged.
+/// A client that was away sends all the subscription tokens that it had: they have expired, and do not count as forged.
 #[tokio::test]
 async fn expired_subscription_tokens_close_nothing() {
     let server = Server::start(&config(""));
@@ -122,7 +122,7 @@ async fn expired_subscription_tokens_close_nothing() {
     assert!(message.to_text().unwrap().contains("\"id\":99,\"subscribe\""), "{message}");
 }
 
-/// What a token is for is answered in the order in which a session showed them.
+/// Tokens of a session take effect in the order in which they were sent.
 #[tokio::test]
 async fn the_tokens_of_a_session_are_answered_in_order() {
     let server = Server::start(&config("[limits]\ntoken_failures = 0\n"));
@@ -152,7 +152,8 @@ async fn the_tokens_of_a_session_are_answered_in_order() {
     assert_eq!(ids, (2..42).collect::<Vec<u64>>());
 }
 
-/// Many sessions at once, each as fast as commands go and back at once when it is closed: another's subscribes do not wait.
+/// Many sessions at once, each at the full command rate and reconnecting at once: another session's subscribes do not
+/// wait.
 #[tokio::test]
 async fn subscribes_do_not_wait_for_other_sessions_forged_tokens() {
     let server = Server::start(&config(""));
@@ -209,7 +210,7 @@ async fn subscribes_do_not_wait_for_other_sessions_forged_tokens() {
 }
 
 #[tokio::test]
-async fn forged_tokens_of_one_address_are_looked_at_so_often_and_no_more() {
+async fn forged_tokens_of_one_address_are_verified_at_a_limited_rate() {
     let server = Server::start(&config("[limits]\ntoken_failures_per_address = 1\n"));
     server.publish("stream:a", &json!(1));
     let ask = |server: &Server, token: &str| {
@@ -236,11 +237,11 @@ async fn forged_tokens_of_one_address_are_looked_at_so_often_and_no_more() {
     }
     // Five at once, then one a second.
     assert!(unlooked > refused && refused >= 5, "{refused} looked at and {unlooked} not, of {answered}");
-    // An upgrade is no way round it.
+    // An upgrade does not circumvent it.
     let forged_bearer = format!("Bearer {}", forged(json!({})));
     let status = Client::connect_with(server.address, &[("authorization", &forged_bearer)]).await.err();
     assert!(matches!(status, Some(429 | 401)), "{status:?}");
-    // Others behind the same address: those whose tokens are known are served, and the rest once it is quiet again.
+    // Others behind the same address: verified tokens are served, and new ones once the attack is over.
     assert_eq!(ask(&server, &known).0, 200);
     assert!(Client::connect_with(server.address, &[("authorization", &bearer)]).await.is_ok());
     healthy.is_well(&server).await;
@@ -258,12 +259,12 @@ async fn good_tokens_of_one_address_are_not_limited() {
     }
 }
 
-/// What was verified once is good for as long as it says, not longer.
+/// A remembered valid token expires at its own time.
 #[tokio::test]
 async fn a_token_that_was_verified_before_still_ends() {
     let server = Server::start(&config(""));
     server.publish("stream:a", &json!(1));
-    // 5 seconds are forgiven.
+    // 5 seconds are tolerated.
     let token = signed(&claims("ann", -3, json!({})));
     let bearer = format!("Bearer {token}");
     let ask = |s: &Server| s.http("GET", "/api/topics/stream:a", &[("Authorization", &bearer)], "").0;

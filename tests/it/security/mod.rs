@@ -1,4 +1,4 @@
-//! Who gets in, and what they may do.
+//! Authentication and authorization.
 
 mod access;
 mod algorithms;

@@ -1,4 +1,4 @@
-//! The server's own topics: nobody else writes them, and nobody reads them whom the operator has not let.
+//! The server's own topics: only the server writes them, and only clients with an explicit right read them.
 
 use std::io::{Read as _, Write as _};
 
@@ -8,7 +8,7 @@ use crate::support::centrifuge_client::Centrifuge;
 use crate::support::tokens::{claims, config, hs256};
 use crate::support::{Client, Redis, Server};
 
-/// All that a namespace can open by mistake, for names that are like the server's own.
+/// Everything that a namespace can allow by mistake, for names like the server's own.
 const OPENED: &str = "[ops]\ninterval = \"100ms\"\n[default]\nallow_subscribe_for_client = true\n\
                       allow_subscribe_for_anonymous = true\nallow_publish_for_client = true\n\
                       allow_publish_for_anonymous = true\nallow_history_for_client = true\n\
@@ -18,7 +18,7 @@ fn token(topics: &[&str]) -> String {
     hs256(&claims("mallory", 600, json!({"topics": topics})))
 }
 
-/// A request as it is, with a path that no client would write.
+/// A request with an unusual path, sent unchanged.
 fn raw(server: &Server, path: &str, bearer: &str) -> String {
     let mut stream = std::net::TcpStream::connect(server.address).unwrap();
     let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: {bearer}\r\n\r\n");
@@ -28,7 +28,7 @@ fn raw(server: &Server, path: &str, bearer: &str) -> String {
     answer
 }
 
-/// Nothing of what nodes say of themselves may be in an answer.
+/// The answer must not contain anything from the nodes' reports.
 fn says_nothing(what: &str, answer: &str) {
     for secret in ["secret-node", "rss_bytes", "uptime"] {
         assert!(!answer.contains(secret), "{what}: {answer}");
@@ -45,7 +45,7 @@ async fn running(more: &str) -> Server {
 }
 
 #[tokio::test]
-async fn whom_the_operator_has_not_let_reads_them_by_no_way() {
+async fn clients_without_an_explicit_right_cannot_read_them() {
     let server = running("").await;
     let all = [token(&["*"]), token(&["o*", "op*", "ops*", "$*", "$ops:*", "ops", ":*"]), token(&[])];
     for token in &all {
@@ -55,7 +55,7 @@ async fn whom_the_operator_has_not_let_reads_them_by_no_way() {
             plain.send(json!({"op": op, "id": 1, "args": ["ops:nodes"]})).await;
             assert_eq!(plain.next().await["error"]["code"], 403, "{op}");
         }
-        // With a position, as who had it before; with a rate; among others.
+        // With a position, with a rate, among other topics.
         let since = json!({"ops:nodes": {"offset": 0, "epoch": ""}});
         plain.send(json!({"op": "subscribe", "id": 2, "args": ["ops:nodes"], "since": since, "max_rate": 1})).await;
         assert_eq!(plain.next().await["error"]["code"], 403);
@@ -81,7 +81,7 @@ async fn whom_the_operator_has_not_let_reads_them_by_no_way() {
             assert!([103, 107, 108].contains(&reply["error"]["code"].as_u64().unwrap_or(0)), "{command}: {reply}");
             says_nothing(&command.to_string(), &reply.to_string());
         }
-        // A token that is for another topic, or another user, or is no subscription token.
+        // A token for another topic, or of another user, or that is not a subscription token.
         for wrong in [
             hs256(&claims("mallory", 600, json!({"channel": "ops:node"}))),
             hs256(&claims("mallory", 600, json!({"channel": "Ops:nodes"}))),
@@ -116,7 +116,7 @@ async fn whom_the_operator_has_not_let_reads_them_by_no_way() {
             assert!(!answer.contains("\"ops:nodes\""), "{path}: {answer}");
         }
     }
-    // Names that look like it are others: nothing is there, whoever may have them.
+    // Similar names are other topics: they are empty, whoever may read them.
     for alike in [
         "Ops:nodes",
         "ops：nodes",
@@ -134,7 +134,7 @@ async fn whom_the_operator_has_not_let_reads_them_by_no_way() {
         server.until("a report more", |s| s.metric("ticks_total") > 0.0).await;
         plain.nothing_more().await;
     }
-    // Who may is shown it, in each of the ways in which that can be said.
+    // A client with the right gets it, however that right is expressed.
     for let_in in [&["ops:*"][..], &["ops:nodes"], &["*", "ops:n*"]] {
         let bearer = format!("Bearer {}", token(let_in));
         let mut plain = Client::connect_with(server.address, &[("authorization", &bearer)]).await.unwrap();
@@ -153,7 +153,7 @@ async fn whom_the_operator_has_not_let_reads_them_by_no_way() {
     assert!(reply["connect"]["subs"]["ops:nodes"].is_object(), "{reply}");
 }
 
-/// Neither with a key, nor over a socket, nor by what Redis holds.
+/// Neither with a key, nor over a socket, nor by entries in Redis.
 #[tokio::test]
 async fn no_publisher_writes_them() {
     let redis = Redis::start();
@@ -170,10 +170,10 @@ async fn no_publisher_writes_them() {
                 ("/api/history_remove", json!({"channel": topic})),
             ] {
                 let (_, reply) = server.post(path, &body);
-                let said = reply.to_string();
-                // One that has no stream to tell nodes to forget says that it forgot nothing.
-                let refused = said.contains("the server's own") || path == "/api/history_remove";
-                assert!(refused, "{path} {body}: {said}");
+                let reply_text = reply.to_string();
+                // A server without a stream cannot ask nodes to remove history, and says that it removed none.
+                let refused = reply_text.contains("the server's own") || path == "/api/history_remove";
+                assert!(refused, "{path} {body}: {reply_text}");
             }
             let mut session = Centrifuge::connect(&server, &token(&["*", "ops:*", "$ops:*"])).await;
             let reply = session.ask(json!({"id": 2, "publish": {"channel": topic, "data": forged}})).await;
@@ -195,9 +195,9 @@ async fn no_publisher_writes_them() {
     }
 }
 
-/// Where anonymous clients are let in, they are let in to the server's own topics only if that is said.
+/// Anonymous clients get the server's own topics only if the configuration names them.
 #[tokio::test]
-async fn anonymous_clients_have_them_only_where_that_is_said() {
+async fn anonymous_clients_have_them_only_where_configured() {
     for (open, code) in [(false, 401), (true, 0)] {
         let more = format!("[namespace.ops]\nallow_subscribe_for_anonymous = {open}\n");
         let config = config(&format!("{more}{OPENED}")).replace("[access]", "[access]\nanonymous = true");

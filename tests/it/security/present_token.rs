@@ -1,4 +1,4 @@
-//! Rights, identity, presence and limits follow the token that a session has now, not one that it had.
+//! Rights, identity, presence and limits follow a session's current token, not an earlier one.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ async fn auth(client: &mut Client, token: &str) {
     assert_eq!(client.next().await, json!({"id": "auth", "op": "auth", "ok": true}));
 }
 
-/// Who is seen on a topic.
+/// The users that are visible on a topic.
 fn users(server: &Server, topic: &str) -> Vec<String> {
     let (status, reply) = server.post("/api/presence", &json!({"channel": topic}));
     assert_eq!(status, 200, "{reply}");
@@ -27,7 +27,7 @@ fn users(server: &Server, topic: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_the_new_token_does_not_give_ends() {
+async fn subscriptions_that_the_new_token_does_not_allow_end() {
     let server = Server::start(&config(SEEN));
     let mut client = server.client().await;
     auth(&mut client, &token("alice", &["vip:*", "trades:*"])).await;
@@ -49,10 +49,10 @@ async fn what_the_new_token_does_not_give_ends() {
     client.nothing_more().await;
     client.send(json!({"op": "snapshot", "id": 2, "args": ["vip:a"]})).await;
     assert_eq!(client.next().await["error"]["code"], 403);
-    // Others see bob where the session still is, and nobody where it is not.
+    // Others see bob where the session still is subscribed, and no one where it is not.
     server.until("bob is seen", |s| users(s, "vip:a").is_empty() && users(s, "trades:x") == ["bob"]).await;
 
-    // It is bob's session: alice's orders miss it, bob's find it.
+    // It is bob's session: alice's orders do not affect it, bob's do.
     server.post("/api/unsubscribe", &json!({"user": "alice", "channel": "trades:x"}));
     server.post("/api/disconnect", &json!({"user": "alice"}));
     client.nothing_more().await;
@@ -77,21 +77,21 @@ async fn a_subscribe_in_the_same_breath_as_the_token_counts_for_the_token_before
         ] {
             client.send(command).await;
         }
-        let mut told = Vec::new();
-        while told.len() < 6 {
+        let mut replies = Vec::new();
+        while replies.len() < 6 {
             let message = client.next().await;
-            told.push(match message["op"].as_str().unwrap() {
+            replies.push(match message["op"].as_str().unwrap() {
                 "unsubscribed" => format!("unsubscribed {}", message["topic"].as_str().unwrap()),
                 _ => format!("{} {}", message["id"], message["ok"]),
             });
         }
-        assert_eq!(told, ["1 true", "2 true", "3 true", "unsubscribed vip:a", "4 false", "5 true"]);
+        assert_eq!(replies, ["1 true", "2 true", "3 true", "unsubscribed vip:a", "4 false", "5 true"]);
         server.publish("vip:a", &json!("secret"));
         client.nothing_more().await;
     }
 }
 
-/// A snapshot of a stream waits for the events that its subscriber is owed. Another token that comes meanwhile counts for it.
+/// A snapshot of a stream waits for events that its subscriber missed. A token that comes meanwhile decides about it.
 #[tokio::test]
 async fn a_snapshot_that_waited_is_for_the_present_token_to_give() {
     let server = Server::start(&config("[namespace.vip]\nclass = \"stream\"\nhistory_size = 1000\n"));
@@ -110,18 +110,18 @@ async fn a_snapshot_that_waited_is_for_the_present_token_to_give() {
     client.send(json!({"op": "subscribe", "id": 1, "args": ["vip:a"], "since": since})).await;
     client.send(json!({"op": "snapshot", "id": 2, "args": ["vip:a"]})).await;
     client.send(json!({"op": "auth", "id": 3, "token": token("bob", &["trades:*"])})).await;
-    let mut said = Vec::new();
-    while said.len() < 5 {
+    let mut answers = Vec::new();
+    while answers.len() < 5 {
         let message = client.next().await;
-        assert_ne!(message["type"], "snapshot", "after {said:?}");
+        assert_ne!(message["type"], "snapshot", "after {answers:?}");
         match message["op"].as_str() {
-            Some("unsubscribed") => said.push("unsubscribed".to_owned()),
-            Some(op) => said.push(format!("{op} {} {}", message["id"], message["error"]["code"])),
+            Some("unsubscribed") => answers.push("unsubscribed".to_owned()),
+            Some(op) => answers.push(format!("{op} {} {}", message["id"], message["error"]["code"])),
             None => {}
         }
     }
-    said.sort();
-    assert_eq!(said, ["auth 3 null", "session 0 null", "snapshot 2 403", "subscribe 1 null", "unsubscribed"]);
+    answers.sort();
+    assert_eq!(answers, ["auth 3 null", "session 0 null", "snapshot 2 403", "subscribe 1 null", "unsubscribed"]);
 }
 
 #[tokio::test]
@@ -134,7 +134,7 @@ async fn sessions_count_for_the_present_user_alone() {
         auth(&mut client, &bob).await;
         held.push(client);
     }
-    // Neither a change of user nor one there and back, in one breath, passes bob's limit.
+    // Neither a change of user nor one there and back at once exceeds bob's limit.
     let mut third = server.client().await;
     auth(&mut third, &alice).await;
     third.subscribe(&["vip:a"]).await;
@@ -142,7 +142,7 @@ async fn sessions_count_for_the_present_user_alone() {
     third.send(json!({"op": "auth", "id": 2, "token": bob})).await;
     assert_eq!(third.next().await["id"], 1);
     assert_eq!(third.close_code().await, 4429);
-    // Who becomes another has its place there, and none where it was.
+    // A session that changes its user counts for the new one, and not for the old one.
     let mut moved = held.pop().unwrap();
     auth(&mut moved, &alice).await;
     let mut fourth = server.client().await;
@@ -153,7 +153,7 @@ async fn sessions_count_for_the_present_user_alone() {
 }
 
 #[tokio::test]
-async fn a_token_that_fails_ends_the_session_and_what_it_had() {
+async fn a_failed_token_ends_the_session_and_its_subscriptions() {
     let server = Server::start(&config(SEEN));
     let mut client = server.client().await;
     auth(&mut client, &token("alice", &["vip:*"])).await;
@@ -162,7 +162,7 @@ async fn a_token_that_fails_ends_the_session_and_what_it_had() {
     client.send(json!({"op": "auth", "id": 1, "token": format!("{}x", token("bob", &["*"]))})).await;
     assert_eq!(client.next().await["error"]["code"], 401);
     assert_eq!(client.close_code().await, 3500);
-    server.until("nobody is seen", |s| users(s, "vip:a").is_empty()).await;
+    server.until("no one is seen", |s| users(s, "vip:a").is_empty()).await;
 }
 
 #[tokio::test]
@@ -174,7 +174,7 @@ async fn an_anonymous_session_becomes_its_tokens_user() {
     server.until("seen without a name", |s| users(s, "vip:a") == [""]).await;
     auth(&mut client, &token("alice", &[])).await;
     server.until("seen as alice", |s| users(s, "vip:a") == ["alice"]).await;
-    // Anonymous clients may have it, so a token that does not name it takes nothing away.
+    // Anonymous clients may have it, so a token that does not name it removes nothing.
     server.publish("vip:a", &json!(1));
     assert_eq!(client.next().await["data"], 1);
 }
@@ -189,7 +189,7 @@ async fn a_refresh_without_a_topic_ends_it_and_its_history_and_presence() {
     };
     let first = with(&["vip:*", "trades:*"], json!({"channels": ["own:a", "own:b"], "info": {"n": 1}}));
     let mut client = Centrifuge::connect(&server, &first).await;
-    // By the connection's token; by one of its own; by the server.
+    // By the connection's token; by its own token; by the server.
     for (id, topic) in [(2, "vip:a"), (3, "trades:x")] {
         let reply = client.ask(json!({"id": id, "subscribe": {"channel": topic}})).await;
         assert!(reply["subscribe"].is_object(), "{reply}");
@@ -220,7 +220,7 @@ async fn a_refresh_without_a_topic_ends_it_and_its_history_and_presence() {
         server.publish(topic, &json!(topic));
         assert_eq!(client.next().await["push"]["pub"]["data"], topic);
     }
-    // What others see of it is of the new token, too.
+    // Other subscribers see the new token's `info`, too.
     let shown = |s: &Server| {
         let (_, reply) = s.post("/api/presence", &json!({"channel": "trades:x"}));
         let members = reply["result"]["presence"].as_object().unwrap().clone();
@@ -228,7 +228,7 @@ async fn a_refresh_without_a_topic_ends_it_and_its_history_and_presence() {
     };
     server.until("its new info is seen", |s| shown(s) == [json!(2)]).await;
     server.until("it is not seen where it was", |s| users(s, "vip:a").is_empty()).await;
-    // Another user's token is no refresh.
+    // Another user's token is not accepted as a refresh.
     let other = token("bob", &["trades:*"]);
     assert_eq!(client.ask(json!({"id": 9, "refresh": {"token": other}})).await, json!({"close": 3500}));
 }

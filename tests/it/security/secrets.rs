@@ -1,5 +1,5 @@
-//! Secrets stay where they are: a server at its most talkative, given distinctive ones at every place that takes any, used
-//! rightly and wrongly; then everything that it said and shows is searched for them.
+//! Secrets do not leak: a server at the TRACE level gets distinctive secrets wherever one is accepted, right and wrong
+//! ones; then all of its output is searched for them.
 
 use std::process::Command;
 
@@ -12,7 +12,7 @@ use crate::support::http_backend::Backend;
 use crate::support::tokens::claims;
 use crate::support::{Authority, Client, PATIENCE, PROGRAM, Redis, Server, tls_config};
 
-/// One for each place; all have this in them, and the log must not.
+/// A part of every secret, which must not occur in the log.
 const MARK: &str = "s3cr3t";
 
 fn secret(of: &str) -> String {
@@ -33,13 +33,13 @@ fn assert_hidden(what: &str, text: &str, hidden: &[String]) {
 }
 
 #[tokio::test]
-async fn nothing_that_is_said_or_shown_has_a_secret_in_it() {
+async fn no_output_contains_a_secret() {
     let redis = Redis::start();
     redis.command(&["CONFIG", "SET", "requirepass", &secret("redis")]);
     let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let heard = seen.clone();
+    let requests = seen.clone();
     let backend = Backend::start(move |request| {
-        heard.lock().unwrap().push(request.head);
+        requests.lock().unwrap().push(request.head);
         json!({"keys": [], "result": {"data": 1}})
     });
     let folder = tempfile::tempdir().unwrap();
@@ -83,7 +83,7 @@ async fn nothing_that_is_said_or_shown_has_a_secret_in_it() {
     let operator = [("X-API-Key", operator.as_str())];
     server.until("it reads Redis, with the password of the file", |s| s.get("/readyz").0 == 200).await;
 
-    // Right.
+    // Right ones.
     let mut shown: Vec<String> = Vec::new();
     for key in ["jwt", "jwt-file", "jwt-env"] {
         let token = sign(&secret(key));
@@ -113,7 +113,7 @@ async fn nothing_that_is_said_or_shown_has_a_secret_in_it() {
     }
     let sent = seen.lock().unwrap().concat();
     assert!(sent.contains(&secret("authorization")), "{sent}");
-    // Wrong: in all these places again, and keys of a set that has none.
+    // Wrong ones: in all these places, and keys of a set without any.
     for token in [sign(&secret("wrong")), sign(&secret("jwt")).replace('.', "-"), secret("garbage")] {
         let mut client = server.client().await;
         client.send(json!({"op": "auth", "id": 1, "token": token})).await;
@@ -142,7 +142,7 @@ async fn nothing_that_is_said_or_shown_has_a_secret_in_it() {
     redis.signal("CONT");
 
     let mut hidden: Vec<String> = tls_key.lines().filter(|line| !line.starts_with("---")).map(str::to_owned).collect();
-    // Tokens by the part that makes them good, and whole ones that were none.
+    // The signatures of valid tokens, and whole invalid ones.
     hidden.extend(shown.iter().map(|token| token.rsplit('.').next().unwrap().to_owned()));
     hidden.push(MARK.to_owned());
     server.until("it talks", |s| s.log().contains("TRACE") && s.log().lines().count() > 100).await;
@@ -160,9 +160,9 @@ async fn nothing_that_is_said_or_shown_has_a_secret_in_it() {
     assert_hidden("check-config", &printed, &hidden);
 }
 
-/// What cannot be reached, or does not take the password, is named without it.
+/// Unreachable servers, and those that refuse the password, are named without it.
 #[tokio::test]
-async fn failures_are_told_without_them() {
+async fn failures_are_reported_without_them() {
     let redis = Redis::start();
     redis.command(&["CONFIG", "SET", "requirepass", &secret("redis")]);
     let url = redis.url().replace("redis://", &format!("redis://:{}@", secret("wrong")));
@@ -174,12 +174,14 @@ async fn failures_are_told_without_them() {
         secret("query"),
     );
     let server = Server::start_in(&config, 0, &[("NEXUS_LOG", "trace")]);
-    server.until("told", |s| s.log().contains("Redis cannot be read") && s.log().contains("cannot be fetched")).await;
+    server
+        .until("it is logged", |s| s.log().contains("Redis cannot be read") && s.log().contains("cannot be fetched"))
+        .await;
     let (_, why) = server.get("/readyz");
     let shown = [server.log(), why, server.get("/status").1, server.get("/metrics").1].concat();
     assert_hidden("it", &shown, &[MARK.to_owned()]);
     assert!(server.log().contains("redis://***@127.0.0.1"), "{}", server.log());
-    // Nothing listens there: what is told of that names the address, and nothing of the login.
+    // No server listens there: the error names the address, and not the login.
     for (section, scheme, says, is_built) in [
         ("redis", "redis", "Redis cannot be read", true),
         ("nats", "nats", "NATS cannot be read", cfg!(feature = "nats")),
@@ -190,7 +192,7 @@ async fn failures_are_told_without_them() {
         let url = format!("{scheme}://user:{}@127.0.0.1:{nobody}", secret("wrong"));
         let urls = if section == "redis" { format!("url = \"{url}\"") } else { format!("urls = [\"{url}\"]") };
         let server = Server::start(&format!("[access]\nanonymous = true\n[source.{section}]\n{urls}\n"));
-        server.until("told", |s| s.log().contains(says)).await;
+        server.until("it is logged", |s| s.log().contains(says)).await;
         let (_, why) = server.get("/readyz");
         let log = server.log();
         let line = log.lines().find(|line| line.contains(says)).unwrap();
@@ -211,8 +213,8 @@ async fn failures_are_told_without_them() {
         for command in [&["check-config"][..], &["serve", "--config"]] {
             let output = Command::new(PROGRAM).args(command).arg(&path).output().unwrap();
             assert!(!output.status.success(), "{fault}");
-            let said = [output.stdout, output.stderr].concat();
-            assert_hidden("an error", &String::from_utf8_lossy(&said), &[MARK.to_owned()]);
+            let printed_bytes = [output.stdout, output.stderr].concat();
+            assert_hidden("an error", &String::from_utf8_lossy(&printed_bytes), &[MARK.to_owned()]);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The port that speaks TLS: sessions, pages, certificates that change, publishers that must show one.
+//! The TLS port: sessions, pages, certificates that change, and client certificates of publishers.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -25,7 +25,7 @@ fn stream(address: SocketAddr, config: ClientConfig) -> StreamOwned<ClientConnec
     StreamOwned::new(connection, socket)
 }
 
-/// One request; the answer as it came, which must end as TLS wants it.
+/// One request. Returns the answer, which must end with a TLS close.
 fn request(address: SocketAddr, config: ClientConfig, head: &str, body: &str) -> std::io::Result<String> {
     let mut stream = stream(address, config);
     let length = body.len();
@@ -79,7 +79,7 @@ async fn large_messages_go_both_ways() {
     for n in 0..4 {
         server.publish("stream:a", &json!({"n": n, "pad": pad}));
     }
-    // A command of some records.
+    // A command of several records.
     let topics: Vec<String> = (0..400).map(|n| format!("latest:{n}{}", "y".repeat(100))).collect();
     client.send(json!({"op": "subscribe", "id": 7, "args": topics})).await;
     let mut next = 0;
@@ -113,7 +113,7 @@ async fn pages_and_the_publish_api_are_there_too() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let topic = request(sealed, config(), "GET /api/topics/latest:a", "").unwrap();
     assert!(topic.contains(&"z".repeat(100_000)));
-    // Several on one connection.
+    // Several requests on one connection.
     let mut stream = stream(sealed, config());
     for _ in 0..3 {
         stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
@@ -124,7 +124,7 @@ async fn pages_and_the_publish_api_are_there_too() {
 }
 
 #[tokio::test]
-async fn what_is_no_tls_is_turned_away_and_the_others_do_not_notice() {
+async fn bytes_that_are_not_tls_are_refused_without_effect_on_others() {
     let authority = Authority::new();
     let (server, _folder) = server(&authority, "[limits]\nhandshake_timeout = \"300ms\"\n");
     let sealed = server.sealed.unwrap();
@@ -141,7 +141,7 @@ async fn what_is_no_tls_is_turned_away_and_the_others_do_not_notice() {
     assert_eq!(answer.first(), Some(&21));
     server.until("counted", |s| s.metric("tls_handshakes_failed_total") == 1.0).await;
 
-    // The first bytes of a handshake, and no more.
+    // The beginning of a handshake, and no more.
     let timeouts = server.metric("handshake_timeouts_total");
     let mut half = TcpStream::connect(sealed).unwrap();
     half.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -149,7 +149,7 @@ async fn what_is_no_tls_is_turned_away_and_the_others_do_not_notice() {
     assert!(matches!(half.read(&mut [0; 16]), Ok(0) | Err(_)));
     server.until("counted", |s| s.metric("handshake_timeouts_total") > timeouts).await;
 
-    // Garbage in the middle of a session ends that one alone.
+    // Garbage in the middle of a session ends only that session.
     let mut broken = stream(sealed, client_config(Some(&authority), &[&TLS13], None));
     write!(broken, "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n").unwrap();
     let mut head = [0; 512];
@@ -166,17 +166,17 @@ async fn what_is_no_tls_is_turned_away_and_the_others_do_not_notice() {
     assert_eq!(client.next().await["data"]["n"], 1);
 }
 
-/// Handshakes that do not go on, more at once than are served: they give way long before their time-out, and whoever comes
-/// behind them is not reset but late.
+/// More incomplete handshakes than there are slots: they are closed long before their time-out, and later clients are
+/// delayed, not reset.
 #[tokio::test]
-async fn a_storm_of_handshakes_keeps_nobody_out() {
+async fn a_storm_of_handshakes_refuses_no_other_client() {
     let authority = Authority::new();
     let (server, _folder) = server(&authority, "[limits]\nhandshake_timeout = \"1h\"\nconnections_per_address = 0\n");
     let sealed = server.sealed.unwrap();
     let config = || client_config(Some(&authority), &[&TLS13], None);
     let mut healthy = Client::connect_sealed(sealed, &[], config()).await.unwrap();
     healthy.subscribe(&["stream:a"]).await;
-    // As many as are served and wait, and some more.
+    // As many as there are slots and waiting places, and some more.
     let storm = tokio::task::spawn_blocking(move || {
         let begun = |_| {
             let mut socket = TcpStream::connect(sealed).unwrap();
@@ -197,7 +197,7 @@ async fn a_storm_of_handshakes_keeps_nobody_out() {
 }
 
 #[tokio::test]
-async fn certificates_change_without_anybody_losing_a_session() {
+async fn certificates_change_without_closing_a_session() {
     let (old, new) = (Authority::new(), Authority::new());
     let (server, folder) = server(&old, "reload_interval = \"0s\"\n");
     let sealed = server.sealed.unwrap();
@@ -206,7 +206,7 @@ async fn certificates_change_without_anybody_losing_a_session() {
     client.subscribe(&["stream:a"]).await;
     assert!(request(sealed, config(&new), "GET /healthz", "").is_err(), "not signed by that one yet");
 
-    // What cannot be read changes nothing.
+    // An unreadable file changes nothing.
     std::fs::write(folder.path().join("server.crt"), "nonsense").unwrap();
     server.signal("HUP");
     server.until("refused", |s| s.metric("tls_reloads_failed_total") == 1.0).await;
@@ -236,7 +236,7 @@ async fn files_that_change_are_noticed_without_a_signal() {
         sessions.push(client);
     }
     new.issue("localhost").write(folder.path(), "server");
-    // The key and the certificate are written one after the other: between them they may not fit, and that is no harm.
+    // The key and the certificate are written one after the other. In between they may not match, which does no harm.
     server.until("read", |s| s.metric("tls_reloads_total") >= 1.0).await;
     for version in [&TLS12, &TLS13] {
         assert!(request(sealed, config(&new, version), "GET /healthz", "").is_ok());
@@ -251,7 +251,7 @@ async fn files_that_change_are_noticed_without_a_signal() {
 }
 
 #[tokio::test]
-async fn publishers_show_a_certificate_where_that_is_asked() {
+async fn publishers_need_a_certificate_where_configured() {
     let (authority, publishers, strangers) = (Authority::new(), Authority::new(), Authority::new());
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("clients.crt"), publishers.pem()).unwrap();
@@ -274,7 +274,7 @@ async fn publishers_show_a_certificate_where_that_is_asked() {
     assert!(error.to_string().contains("received fatal alert"), "{error}");
     let (status, reply) = server.post("/api/publish", &json!({"channel": "latest:a", "data": {"n": 1}}));
     assert_eq!(status, 403, "{reply}");
-    // To subscribe, none is needed.
+    // Subscribing needs no client certificate.
     let config = client_config(Some(&authority), &[&TLS13], None);
     let mut client = Client::connect_sealed(sealed, &[], config).await.unwrap();
     assert!(client.subscribe(&["latest:a"]).await["topics"]["latest:a"].is_object());
@@ -291,6 +291,9 @@ fn files_that_do_not_fit_are_named_at_start() {
     std::fs::write(&path, config).unwrap();
     let output =
         std::process::Command::new(crate::support::PROGRAM).args(["serve", "--config"]).arg(&path).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && said.contains("tls.key_file") && said.contains("does not fit"), "{said}");
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && printed.contains("tls.key_file") && printed.contains("does not fit"),
+        "{printed}"
+    );
 }

@@ -1,4 +1,4 @@
-//! What tokens say and how they are shown: times, issuers, the `Authorization` header, key sets that are worth nothing.
+//! Claims of tokens and how tokens are sent: times, issuers, the `Authorization` header, useless key sets.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -35,7 +35,7 @@ async fn times_with_a_fraction_are_good_and_implausible_ones_are_refused_by_name
     {
         let (mut client, reply) = auth(&server, &token(more.clone())).await;
         assert_eq!(reply["ok"], true, "{more}: {reply}");
-        // The end is far off: nothing closes the session meanwhile.
+        // The end is far away: nothing closes the session meanwhile.
         server.until("a sweep", |s| s.metric("ticks_total") > 3.0).await;
         assert_eq!(client.subscribe(&["stream:a"]).await["ok"], true, "{more}");
         client.nothing_more().await;
@@ -61,10 +61,10 @@ async fn times_with_a_fraction_are_good_and_implausible_ones_are_refused_by_name
     }
 }
 
-/// A token may be used for 5 seconds after its `exp`, as clocks differ. What it begins then ends when those are over, not at
-/// once: in both dialects, for sessions and for subscriptions with a token of their own.
+/// A token is accepted for 5 seconds after its `exp`, because clocks differ. A session or subscription that begins then
+/// ends after those seconds, not immediately, in both dialects.
 #[tokio::test]
-async fn what_a_token_begins_lasts_as_long_as_the_token_is_accepted() {
+async fn a_session_lasts_as_long_as_its_token_is_accepted() {
     let server = Server::start(&config("").replace("expired_close_delay = \"1s\"", "expired_close_delay = \"0s\""));
     let exp = now_s();
     let late = token(json!({"exp": exp}));
@@ -73,7 +73,7 @@ async fn what_a_token_begins_lasts_as_long_as_the_token_is_accepted() {
     assert_eq!(plain.subscribe(&["stream:a"]).await["ok"], true);
     let mut session = Centrifuge::open(&server).await;
     let reply = session.ask(json!({"id": 1, "connect": {"token": late}})).await;
-    // Its client is to bring another soon, and is not told 0, which means "never" where it is left out.
+    // Its client must bring another soon, and does not get 0, which Protobuf omits and which means "never".
     assert_eq!((&reply["connect"]["expires"], &reply["connect"]["ttl"]), (&json!(true), &json!(1)), "{reply}");
     let mut other = Centrifuge::connect(&server, &token(json!({}))).await;
     let own = hs256(&json!({"sub": "u1", "exp": exp, "channel": "own:a"}));
@@ -87,20 +87,20 @@ async fn what_a_token_begins_lasts_as_long_as_the_token_is_accepted() {
     not_before_its_time("the Centrifuge session");
     assert_eq!(other.next().await["push"]["unsubscribe"]["code"], 2501);
     not_before_its_time("the subscription");
-    // From then on the token begins nothing more.
+    // After that the token is not accepted any more.
     assert_eq!(auth(&server, &late).await.1["error"]["code"], 401);
 }
 
 #[tokio::test]
 async fn the_scheme_of_authorization_is_read_in_any_case_and_no_other_is_passed_over() {
-    // Open to anonymous clients: what is passed over would come in.
+    // Open to anonymous clients: if the token were ignored, the client would be accepted.
     let server =
         Server::start(&config("[limits]\nsessions_per_user = 1\n").replace("[access]", "[access]\nanonymous = true"));
     server.publish("stream:a", &json!(1));
     for scheme in ["Bearer", "bearer", "BEARER", "bEARER"] {
         let value = format!("{scheme} {}", token(json!({"sub": scheme})));
         let _session = Client::connect_with(server.address, &[("authorization", &value)]).await.unwrap();
-        // It was read: the user's one session is taken.
+        // It was read: the user's only session is taken.
         assert_eq!(
             Client::connect_with(server.address, &[("authorization", &value)]).await.err(),
             Some(429),
@@ -143,7 +143,7 @@ async fn a_key_set_that_is_worth_nothing_does_not_replace_good_keys() {
         encode(&header, &claims("u1", 600, json!({})), &key).unwrap()
     };
     assert_eq!(auth(&server, &signed("ec")).await.1["ok"], true);
-    // Of the right kind and name, with numbers that are none of a key.
+    // Right kind and name, with numbers that are not a key's.
     let ec = |x: &str, y: &str| json!({"kty": "EC", "crv": "P-256", "alg": "ES256", "kid": "ec", "x": x, "y": y});
     let (short, other) = ("AA", "A".repeat(43));
     let ed = |x: &str| json!({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": "unknown", "x": x});
@@ -164,7 +164,7 @@ async fn a_key_set_that_is_worth_nothing_does_not_replace_good_keys() {
         *now.lock().unwrap() = worthless.clone();
         let before = backend.requests();
         while backend.requests() == before {
-            // Makes the set be fetched again.
+            // Triggers another fetch of the set.
             assert_eq!(auth(&server, &signed("unknown")).await.1["error"]["code"], 401);
         }
         assert_eq!(auth(&server, &signed("unknown")).await.1["error"]["code"], 401);
@@ -175,7 +175,7 @@ async fn a_key_set_that_is_worth_nothing_does_not_replace_good_keys() {
     assert!(server.log().contains("stay in use"));
 }
 
-/// A key set that does not answer keeps those waiting who need it, but not for long, and not those who need it not.
+/// A key set that does not answer delays clients that need it, but not for long, and no other clients.
 #[tokio::test]
 async fn a_key_set_that_hangs_is_not_waited_for_again_and_again() {
     let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -192,7 +192,7 @@ async fn a_key_set_that_hangs_is_not_waited_for_again_and_again() {
         let (status, _, body) =
             server.http("GET", "/api/topics/stream:a", &[("Authorization", &format!("Bearer {unknown}"))], "");
         assert_eq!(status, 503, "{body}");
-        // In a row, each with a wait of its own, they would outlast the time in which the fetch is given up.
+        // One after the other, each with its own wait, they would outlast the time-out of the fetch.
         assert_eq!(auth(&server, &good).await.1["ok"], true);
     }
     assert_eq!(
@@ -202,7 +202,7 @@ async fn a_key_set_that_hangs_is_not_waited_for_again_and_again() {
     );
     let (mut client, reply) = auth(&server, &unknown).await;
     assert_eq!(reply["error"]["code"], 503, "{reply}");
-    // It may try again on the same socket.
+    // The client may try again on the same socket.
     client.send(json!({"op": "auth", "id": 2, "token": good})).await;
     assert_eq!(client.next().await["ok"], true);
 }

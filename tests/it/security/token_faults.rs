@@ -1,4 +1,4 @@
-//! A token that is not accepted: its client is told what is wrong with it, in the same plain words at every door.
+//! An invalid token: its client is told what is wrong with it, in the same plain words at every interface.
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
@@ -8,11 +8,11 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::support::tokens::{SECRET, claims, config, hs256, now_s};
 use crate::support::{PATIENCE, Server};
 
-/// What no error may have in it: names of our libraries' types, and values that are the operator's.
-const NOT_TOLD: [&str; 9] =
+/// Texts that no error may contain: type names of our libraries, and the operator's values.
+const HIDDEN_WORDS: [&str; 9] =
     ["invalid type", "expected", "InvalidToken", "Some(", "Base64", "serde", " column ", "their-backend", "dashboards"];
 
-/// The code and the reason of the close that comes of these messages.
+/// The code and the reason of the close after this message.
 async fn closed(server: &Server, path: &str, message: Value) -> (u16, String) {
     let url = format!("ws://{}{path}", server.address);
     let mut socket = tokio_tungstenite::connect_async(url).await.unwrap().0;
@@ -29,7 +29,7 @@ async fn closed(server: &Server, path: &str, message: Value) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_token_is_said_in_plain_words_at_every_door() {
+async fn a_tokens_fault_is_explained_at_every_interface() {
     let more = "[limits]\ntoken_failures_per_address = 0\n";
     let named = "audience = \"dashboards\"\nissuer = \"their-backend\"\nexpired_close_delay";
     let server = Server::start(&config(more).replace("expired_close_delay", named));
@@ -68,7 +68,7 @@ async fn what_is_wrong_with_a_token_is_said_in_plain_words_at_every_door() {
         ("topics that are a text", token(json!({"topics": "a:*"})), "topics is \"a:*\", it must be a list of texts"),
         ("topics with a number", token(json!({"topics": [1]})), "topics is [1], it must be a list of texts"),
         (
-            "a rule that never matches",
+            "a pattern that never matches",
             token(json!({"topics": ["a:*", "*quotes"]})),
             "topics[1] `*quotes` never matches",
         ),
@@ -81,9 +81,9 @@ async fn what_is_wrong_with_a_token_is_said_in_plain_words_at_every_door() {
         let bearer = format!("Bearer {token}");
         let (status, _, body) = server.http("GET", "/api/topics", &[("Authorization", &bearer)], "");
         let body: Value = serde_json::from_str(&body).unwrap();
-        let told = body["error"]["message"].as_str().unwrap();
-        assert_eq!((status, told.starts_with("token is not valid: ")), (401, true), "{what}: {told}");
-        let mut all = vec![told.to_owned()];
+        let shown = body["error"]["message"].as_str().unwrap();
+        assert_eq!((status, shown.starts_with("token is not valid: ")), (401, true), "{what}: {shown}");
+        let mut all = vec![shown.to_owned()];
         for (path, message) in [
             ("/ws", json!({"op": "auth", "id": 1, "token": token})),
             ("/connection/websocket", json!({"id": 1, "connect": {"token": token}})),
@@ -93,12 +93,12 @@ async fn what_is_wrong_with_a_token_is_said_in_plain_words_at_every_door() {
             assert!(reason.len() <= 123, "{reason}");
             all.push(reason);
         }
-        for told in all {
-            assert!(told.contains(says), "{what}: {told}");
-            assert!(NOT_TOLD.iter().all(|word| !told.contains(word)), "{what}: {told}");
+        for shown in all {
+            assert!(shown.contains(says), "{what}: {shown}");
+            assert!(HIDDEN_WORDS.iter().all(|word| !shown.contains(word)), "{what}: {shown}");
         }
     }
-    // Past its end, and none at all.
+    // An expired token, and no token.
     let late = token(json!({"exp": now_s() - 600}));
     let (code, reason) = closed(&server, "/ws", json!({"op": "auth", "token": late})).await;
     assert_eq!((code, reason.as_str()), (3500, "invalid token: it has expired (exp)"));
@@ -107,6 +107,6 @@ async fn what_is_wrong_with_a_token_is_said_in_plain_words_at_every_door() {
     assert!(body.contains("token has expired (exp)"), "{body}");
     let (code, reason) = closed(&server, "/connection/websocket", json!({"id": 1, "connect": {}})).await;
     assert_eq!((code, reason.as_str()), (3500, "invalid token: a token is needed"));
-    // Metrics count them as one thing: what is wrong with each is no label.
+    // Metrics count them as one reason: what is wrong with each is not a label.
     assert!(server.metric("closes_total{reason=\"invalid_token\"}") >= 40.0);
 }

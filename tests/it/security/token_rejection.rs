@@ -1,5 +1,5 @@
-//! Tokens of every wrong kind, shown in every way a token can be shown: none lets anybody in, whoever showed it is told so and
-//! sent away, and somebody with a good one notices nothing.
+//! Invalid tokens of every kind, in every place: none is accepted, the client gets the reason and is closed, and a
+//! session with a good token is not affected.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -29,7 +29,7 @@ fn config() -> String {
     )
 }
 
-/// What a good token says, and more.
+/// The claims of a good token, and more.
 fn good(more: Value) -> Value {
     let mut good = json!({"topics": ["stream:*"], "aud": "dashboards", "iss": "backend"});
     good.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
@@ -42,12 +42,12 @@ fn without(claim: &str) -> Value {
     claims
 }
 
-/// Header and claims as they are, signed with [`SECRET`] by HMAC-SHA256 whatever they say.
+/// This header and these claims, signed with [`SECRET`] by HMAC-SHA256 whatever they contain.
 fn signed(header: &[u8], claims: &[u8]) -> String {
-    let said = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+    let unsigned = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET.as_bytes());
-    let signature = ring::hmac::sign(&key, said.as_bytes());
-    format!("{said}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
+    let signature = ring::hmac::sign(&key, unsigned.as_bytes());
+    format!("{unsigned}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
 }
 
 fn with(algorithm: Algorithm, key: &EncodingKey) -> String {
@@ -56,9 +56,9 @@ fn with(algorithm: Algorithm, key: &EncodingKey) -> String {
 
 fn wrong() -> Vec<(&'static str, String)> {
     let fine = hs256(&good(json!({})));
-    let [header, said, signature] = fine.split('.').collect::<Vec<_>>()[..] else { panic!("{fine}") };
+    let [header, body, signature] = fine.split('.').collect::<Vec<_>>()[..] else { panic!("{fine}") };
     let hs = br#"{"alg":"HS256","typ":"JWT"}"#;
-    let said_of = |claims: &Value| signed(hs, claims.to_string().as_bytes());
+    let token_of = |claims: &Value| signed(hs, claims.to_string().as_bytes());
     let public = |name: &str| EncodingKey::from_secret(&std::fs::read(format!("{KEYS}/{name}.pub.pem")).unwrap());
     let theirs = ring::signature::Ed25519KeyPair::generate_pkcs8(&ring::rand::SystemRandom::new()).unwrap();
     let rsa = EncodingKey::from_rsa_pem(&std::fs::read(format!("{KEYS}/rsa.pem")).unwrap()).unwrap();
@@ -68,29 +68,29 @@ fn wrong() -> Vec<(&'static str, String)> {
     flipped.replace_range(..1, first);
     let other = hs256(&good(json!({"sub": "admin"})));
     let other: Vec<&str> = other.split('.').collect();
-    assert_eq!(said_of(&good(json!({}))).split('.').count(), 3);
+    assert_eq!(token_of(&good(json!({}))).split('.').count(), 3);
     vec![
         ("nothing", String::new()),
         ("garbage", "garbage".into()),
         ("dots", "..".into()),
         ("three letters", "a.b.c".into()),
-        ("two parts", format!("{header}.{said}")),
+        ("two parts", format!("{header}.{body}")),
         ("four parts", format!("{fine}.{signature}")),
-        ("five parts, as if it were encrypted", format!("{fine}.{said}.{signature}")),
-        ("no signature", format!("{header}.{said}.")),
-        ("a signature that was changed", format!("{header}.{said}.{flipped}")),
-        ("another token's signature", format!("{header}.{said}.{}", other[2])),
+        ("five parts, as if it were encrypted", format!("{fine}.{body}.{signature}")),
+        ("no signature", format!("{header}.{body}.")),
+        ("a signature that was changed", format!("{header}.{body}.{flipped}")),
+        ("another token's signature", format!("{header}.{body}.{}", other[2])),
         ("another token's claims", format!("{header}.{}.{signature}", other[1])),
-        ("a header that was changed", format!("{}.{said}.{signature}", named("HS384"))),
-        ("padding", format!("{header}=.{said}=.{signature}=")),
+        ("a header that was changed", format!("{}.{body}.{signature}", named("HS384"))),
+        ("padding", format!("{header}=.{body}=.{signature}=")),
         ("something behind it", format!("{fine}A")),
         ("a bracket around it", format!("\"{fine}\"")),
-        ("algorithm none", format!("{}.{said}.", named("none"))),
-        ("algorithm None", format!("{}.{said}.", named("None"))),
-        ("algorithm NONE, signed", format!("{}.{said}.{signature}", named("NONE"))),
+        ("algorithm none", format!("{}.{body}.", named("none"))),
+        ("algorithm None", format!("{}.{body}.", named("None"))),
+        ("algorithm NONE, signed", format!("{}.{body}.{signature}", named("NONE"))),
         ("no algorithm", signed(b"{}", good(json!({})).to_string().as_bytes())),
         ("an algorithm that is a number", signed(br#"{"alg":256}"#, good(json!({})).to_string().as_bytes())),
-        ("an algorithm that nobody knows", signed(br#"{"alg":"HS257"}"#, good(json!({})).to_string().as_bytes())),
+        ("an unknown algorithm", signed(br#"{"alg":"HS257"}"#, good(json!({})).to_string().as_bytes())),
         (
             "an extension that must be understood",
             signed(br#"{"alg":"HS256","crit":["x"],"x":1}"#, good(json!({})).to_string().as_bytes()),
@@ -106,15 +106,15 @@ fn wrong() -> Vec<(&'static str, String)> {
         ("a public RSA key as the secret", with(Algorithm::HS256, &public("rsa"))),
         ("a public EC key as the secret", with(Algorithm::HS256, &public("ec"))),
         ("a public Ed25519 key as the secret", with(Algorithm::HS256, &public("ed"))),
-        ("somebody else's Ed25519 key", with(Algorithm::EdDSA, &EncodingKey::from_ed_der(theirs.as_ref()))),
+        ("another Ed25519 key", with(Algorithm::EdDSA, &EncodingKey::from_ed_der(theirs.as_ref()))),
         ("RS512 with the key of RS256", with(Algorithm::RS512, &rsa)),
         ("PS256 with the key of RS256", with(Algorithm::PS256, &rsa)),
-        ("expired", said_of(&good(json!({"exp": now_s() - 3_600})))),
-        ("expired in 1970", said_of(&good(json!({"exp": 0})))),
-        ("an end before 1970", said_of(&good(json!({"exp": -1})))),
-        ("an end that is a text", said_of(&good(json!({"exp": "never"})))),
-        ("an end that is null", said_of(&good(json!({"exp": null})))),
-        ("an end that is a list", said_of(&good(json!({"exp": [now_s() + 600]})))),
+        ("expired", token_of(&good(json!({"exp": now_s() - 3_600})))),
+        ("expired in 1970", token_of(&good(json!({"exp": 0})))),
+        ("an end before 1970", token_of(&good(json!({"exp": -1})))),
+        ("an end that is a text", token_of(&good(json!({"exp": "never"})))),
+        ("an end that is null", token_of(&good(json!({"exp": null})))),
+        ("an end that is a list", token_of(&good(json!({"exp": [now_s() + 600]})))),
         (
             "an end beyond all numbers",
             signed(
@@ -122,19 +122,19 @@ fn wrong() -> Vec<(&'static str, String)> {
                 format!(r#"{{"sub":"u1","aud":"dashboards","iss":"backend","exp":{}}}"#, "9".repeat(400)).as_bytes(),
             ),
         ),
-        ("no end", said_of(&without("exp"))),
-        ("not valid yet", said_of(&good(json!({"nbf": now_s() + 3_600})))),
-        ("for somebody else", said_of(&good(json!({"aud": "billing"})))),
-        ("for nobody", said_of(&without("aud"))),
-        ("by somebody else", said_of(&good(json!({"iss": "evil"})))),
-        ("by nobody", said_of(&without("iss"))),
-        ("a user that is a number", said_of(&good(json!({"sub": 7})))),
-        ("topics that are a text", said_of(&good(json!({"topics": "*"})))),
-        ("topics that are numbers", said_of(&good(json!({"topics": [1]})))),
-        ("a subscription's", said_of(&good(json!({"channel": "stream:a"})))),
+        ("no end", token_of(&without("exp"))),
+        ("not valid yet", token_of(&good(json!({"nbf": now_s() + 3_600})))),
+        ("for another audience", token_of(&good(json!({"aud": "billing"})))),
+        ("for no audience", token_of(&without("aud"))),
+        ("by another issuer", token_of(&good(json!({"iss": "evil"})))),
+        ("by no issuer", token_of(&without("iss"))),
+        ("a user that is a number", token_of(&good(json!({"sub": 7})))),
+        ("topics that are a text", token_of(&good(json!({"topics": "*"})))),
+        ("topics that are numbers", token_of(&good(json!({"topics": [1]})))),
+        ("a subscription's", token_of(&good(json!({"channel": "stream:a"})))),
         (
             "more subscriptions than a token may name",
-            said_of(&good(json!({"channels": (0..200).map(|n| format!("stream:{n}")).collect::<Vec<_>>()}))),
+            token_of(&good(json!({"channels": (0..200).map(|n| format!("stream:{n}")).collect::<Vec<_>>()}))),
         ),
         ("claims that are a list", signed(hs, b"[]")),
         ("claims that are a text", signed(hs, b"\"u1\"")),
@@ -146,14 +146,14 @@ fn wrong() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// What comes next, which is left where it is.
+/// The first byte of the next frame, which is not consumed.
 fn first_byte(stream: &TcpStream) -> u8 {
     let mut first = [0];
-    assert_eq!(stream.peek(&mut first).unwrap(), 1, "closed without a word");
+    assert_eq!(stream.peek(&mut first).unwrap(), 1, "closed without a frame");
     first[0]
 }
 
-/// The text of the next whole message, if one comes.
+/// The text of the next complete message, if there is one.
 fn message(stream: &mut TcpStream) -> Value {
     let mut head = [0; 2];
     stream.read_exact(&mut head).unwrap();
@@ -180,7 +180,7 @@ fn status(address: SocketAddr, head: &str) -> u16 {
     std::str::from_utf8(&status[9..]).unwrap().parse().unwrap()
 }
 
-/// What became of a token, however it was shown; nothing where all is as it should be.
+/// Checks a token in all places. Returns deviations; none if everything is right.
 fn refused_everywhere(address: SocketAddr, token: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut expect = |what: &str, got: Value, expected: Value| {
@@ -195,13 +195,13 @@ fn refused_everywhere(address: SocketAddr, token: &str) -> Vec<String> {
     if answer["ok"] == false {
         expect("auth, closed", json!(close_code(&mut plain)), json!(3500));
     }
-    // Without a token a client of the Centrifuge protocol is anonymous, which is not allowed here: another refusal.
+    // A Centrifuge client without a token is anonymous, which is refused here in another way.
     if !token.is_empty() {
         let mut centrifuge = upgraded_at(address, "/connection/websocket", "").0;
         centrifuge
             .write_all(&frame(0x81, json!({"id": 1, "connect": {"token": token}}).to_string().as_bytes()))
             .unwrap();
-        // One that has ended is renewed by its client, which is told so; everything else ends the session for good.
+        // For an expired token the client is asked for a new one; any other ends the session for good.
         match first_byte(&centrifuge) {
             0x81 => expect("connect", message(&mut centrifuge)["error"]["code"].clone(), json!(109)),
             _ => expect("connect", json!(close_code(&mut centrifuge)), json!(3500)),
@@ -219,7 +219,7 @@ fn refused_everywhere(address: SocketAddr, token: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn none_of_them_lets_anybody_in() {
+async fn none_of_them_is_accepted() {
     let server = Server::start(&config());
     let bearer = format!("Bearer {}", hs256(&good(json!({}))));
     let mut healthy = Healthy::beside_with(&server, &[("authorization", &bearer)]).await;

@@ -1,4 +1,4 @@
-//! How many sessions a user may hold: on both dialects, with the token in a command and in the header.
+//! The limit on sessions per user: in both dialects, with the token in a command and in the header.
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -38,11 +38,12 @@ async fn plain() {
     auth(&mut third, "ann").await;
     assert_eq!(third.close_code().await, 4429);
     assert_eq!(server.metric(CLOSES), 1.0);
-    // With a header it is refused before there is a session.
+    // In a header, it is refused before there is a session.
     let bearer = format!("Bearer {}", token("ann"));
     assert_eq!(Client::connect_with(server.address, &[("authorization", &bearer)]).await.err(), Some(429));
     assert_eq!(server.metric("upgrades_refused_total{reason=\"user_sessions\"}"), 1.0);
-    // Others are not concerned, nor is a session of the same user that brings a new token, nor a token without a user.
+    // Other users are not affected, nor is a session of the same user that brings a new token, nor a token without a
+    // user.
     let _other = signed_in(&server, "bob").await;
     for _ in 0..3 {
         auth(&mut first, "ann").await;
@@ -52,19 +53,19 @@ async fn plain() {
     for _ in 0..3 {
         nameless.push(signed_in(&server, "").await);
     }
-    // Who leaves makes room.
+    // A session that ends makes room.
     drop(second);
     server.until("it is gone", |s| s.metric("sessions") == 5.0).await;
     let by_header = Client::connect_with(server.address, &[("authorization", &bearer)]).await;
     assert!(by_header.is_ok());
-    // So does who becomes another, and takes a place there.
+    // So does a session that changes its user, and counts for the new one.
     auth(&mut first, "bob").await;
     assert_eq!(first.next().await["ok"], true);
     let _room = signed_in(&server, "ann").await;
     let mut too_many = server.client().await;
     auth(&mut too_many, "bob").await;
     assert_eq!(too_many.close_code().await, 4429);
-    // A token is not refused for it.
+    // This is not counted as a refused token.
     assert_eq!(server.metric("tokens_refused_total{reason=\"user_sessions\"}"), 0.0);
 }
 
@@ -91,7 +92,7 @@ async fn centrifuge() {
     assert_eq!(server.metric(CLOSES), 1.0);
 }
 
-/// SDKs come back, later each time, and are let in once there is room: nobody has to press a button.
+/// SDKs reconnect with growing delays, and are accepted once there is room, without any action of the user.
 #[tokio::test]
 async fn sdks_try_again_until_there_is_room() {
     let server = two_each();

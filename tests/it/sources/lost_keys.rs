@@ -1,5 +1,5 @@
-//! A key beside a stream is deleted, or an older backup is put back under running nodes: no node goes on with what
-//! the rest of the keys no longer means, and all tell the same.
+//! A key stored with a stream is deleted, or an older backup is restored under running nodes: no node relies on keys
+//! that no longer fit together, and all nodes serve the same.
 
 use serde_json::{Value, json};
 
@@ -10,14 +10,14 @@ const EPOCH: &str = "{nexus:deltas}:epoch";
 const EVERY: &str = "snapshot_every = \"100ms\"";
 
 /// Status, ETag and body.
-fn told(server: &Server, topic: &str) -> (u16, Option<String>, String) {
+fn served(server: &Server, topic: &str) -> (u16, Option<String>, String) {
     let (status, head, body) = server.http("GET", &format!("/api/topics/{topic}"), &[], "");
     let etag = head.lines().find(|line| line.to_ascii_lowercase().starts_with("etag")).map(str::to_owned);
     (status, etag, body)
 }
 
 fn data(server: &Server, topic: &str) -> Option<Value> {
-    let (status, _, body) = told(server, topic);
+    let (status, _, body) = served(server, topic);
     (status == 200).then(|| serde_json::from_str::<Value>(&body).unwrap()["data"].clone())
 }
 
@@ -26,7 +26,7 @@ fn add(redis: &Redis, stream: &str, topic: &str, kind: &str, data: &Value) -> St
 }
 
 #[tokio::test]
-async fn whichever_key_is_deleted_a_new_node_tells_what_the_old_one_does() {
+async fn for_any_deleted_key_a_new_node_serves_what_the_old_one_does() {
     for key in ["snapshots", "position", "count", "ended", "expired", "saver"] {
         let redis = Redis::start();
         let first = redis.server(EVERY).await;
@@ -35,28 +35,28 @@ async fn whichever_key_is_deleted_a_new_node_tells_what_the_old_one_does() {
         let last = redis.add("merge:a", &json!({"b": 3}));
         let position = || redis.command(&["GET", "{nexus:deltas}:position"]);
         first.until("saved", |_| position() == last).await;
-        // It saves no more meanwhile.
+        // It saves nothing more meanwhile.
         first.signal("STOP");
         redis.command(&["DEL", &format!("{{nexus:deltas}}:{key}")]);
         let second = redis.server("snapshot_every = \"0s\"").await;
         first.signal("CONT");
         for topic in ["merge:a", "latest:b"] {
-            assert_eq!(told(&second, topic), told(&first, topic), "{key}: {topic}");
-            assert_eq!(told(&second, topic).0, 200, "{key}: {topic}");
+            assert_eq!(served(&second, topic), served(&first, topic), "{key}: {topic}");
+            assert_eq!(served(&second, topic).0, 200, "{key}: {topic}");
         }
-        // What is gone is saved again.
+        // Missing states are saved again.
         let last = redis.add("latest:c", &json!(4));
         first.until("saved again", |_| position() == last && redis.saved(STREAM) == 3).await;
         redis.command(&["XTRIM", STREAM, "MAXLEN", "0"]);
         let third = redis.server("snapshot_every = \"0s\"").await;
         for topic in ["merge:a", "latest:b", "latest:c"] {
-            assert_eq!(told(&third, topic), told(&first, topic), "{key}: {topic}");
+            assert_eq!(served(&third, topic), served(&first, topic), "{key}: {topic}");
         }
     }
 }
 
-/// An older backup is put back with all connections as they were, and publishers who give IDs of their own go on with the same
-/// ones: what a running node has read last is not what lies there now.
+/// An older backup is restored without closing any connection, and publishers with their own IDs reuse the same ones:
+/// the last entry that a running node read is not the one in the stream now.
 #[tokio::test]
 async fn entries_that_come_again_with_the_same_ids_are_noticed() {
     let keys = [STREAM, EPOCH];
@@ -83,11 +83,11 @@ async fn entries_that_come_again_with_the_same_ids_are_noticed() {
         running.until("what is there", |s| data(s, "merge:a").as_ref() == Some(&expected)).await;
         assert_eq!(running.metric("epoch_changes_total{source=\"redis nexus:deltas\"}"), 1.0, "{lost}, {again}");
         let started = redis.server(EVERY).await;
-        assert_eq!(told(&started, "merge:a"), told(&running, "merge:a"), "{lost}, {again}");
+        assert_eq!(served(&started, "merge:a"), served(&running, "merge:a"), "{lost}, {again}");
     }
 }
 
-/// Who deletes the newest entry has not put another past in the place of the stream's.
+/// Deleting the newest entry does not look like a replaced stream.
 #[tokio::test]
 async fn a_deletion_of_the_newest_entry_is_no_other_past() {
     let redis = Redis::start();
@@ -105,9 +105,9 @@ async fn a_deletion_of_the_newest_entry_is_no_other_past() {
     assert_eq!(data(&running, "merge:b"), Some(json!({"b": 1})), "it was read");
 }
 
-/// Where no state was saved, a node cannot know what an entry said that was deleted before it began to read.
+/// Without a saved state, a node cannot know the content of an entry that was deleted before it began to read.
 #[tokio::test]
-async fn what_was_deleted_and_not_saved_is_missed() {
+async fn deleted_unsaved_entries_are_missed() {
     let redis = Redis::start();
     for n in 1..=3 {
         redis.add("merge:a", &json!({ format!("m{n}"): n }));
@@ -121,16 +121,16 @@ async fn what_was_deleted_and_not_saved_is_missed() {
     }
     let server = redis.server("snapshot_every = \"0s\"").await;
     for topic in ["merge:a", "stream:b"] {
-        let (_, _, body) = told(&server, topic);
+        let (_, _, body) = served(&server, topic);
         assert!(body.contains("\"incomplete\":true"), "{topic}: {body}");
     }
-    assert!(!told(&server, "latest:c").2.contains("incomplete"), "its value came after all that is gone");
+    assert!(!served(&server, "latest:c").2.contains("incomplete"), "its value came after all that is gone");
     redis.add("stream:b", &json!(4));
-    server.until("whole again", |s| !told(s, "stream:b").2.contains("incomplete")).await;
+    server.until("whole again", |s| !served(s, "stream:b").2.contains("incomplete")).await;
 }
 
-/// Of a `stream` topic that may have had entries in a hole it is not known how far it has come, until the next one. The others have
-/// one offset and one list on all nodes, whenever these were started.
+/// A `stream` topic that may have had entries in a hole has an unknown offset until its next delta. All others have the
+/// same offset and list on all nodes, whenever these were started.
 #[tokio::test]
 async fn stream_topics_have_one_offset_after_a_hole() {
     let redis = Redis::start();
@@ -150,26 +150,26 @@ async fn stream_topics_have_one_offset_after_a_hole() {
         started.push(server);
     }
     for server in &started {
-        assert_eq!(told(server, "stream:a"), told(&started[0], "stream:a"));
-        assert!(!told(server, "stream:a").2.contains("incomplete"));
-        assert!(told(server, "stream:b").2.contains("incomplete"), "there may have been more of it");
+        assert_eq!(served(server, "stream:a"), served(&started[0], "stream:a"));
+        assert!(!served(server, "stream:a").2.contains("incomplete"));
+        assert!(served(server, "stream:b").2.contains("incomplete"), "there may have been more of it");
     }
     redis.add("stream:b", &json!(2));
     for server in &started {
-        server.until("whole", |s| !told(s, "stream:b").2.contains("incomplete")).await;
-        assert_eq!(told(server, "stream:b"), told(&started[0], "stream:b"));
+        server.until("whole", |s| !served(s, "stream:b").2.contains("incomplete")).await;
+        assert_eq!(served(server, "stream:b"), served(&started[0], "stream:b"));
     }
 }
 
-/// The same where the nodes after the hole save: a delta in the hole was in no saved state, and the first node after it begins
-/// the topic's list anew.
+/// The same if the nodes after the hole save: a delta in the hole was in no saved state, and the first node after it
+/// begins the topic's list again.
 #[tokio::test]
 async fn nodes_that_save_after_a_hole_give_a_stream_topic_one_offset() {
     for is_saved_before in [true, false] {
         let redis = Redis::start();
         let first = redis.server(if is_saved_before { EVERY } else { "snapshot_every = \"0s\"" }).await;
         let last = redis.add("stream:a", &json!("v1"));
-        first.until("read", |s| told(s, "stream:a").0 == 200).await;
+        first.until("read", |s| served(s, "stream:a").0 == 200).await;
         let position = || redis.command(&["GET", "{nexus:deltas}:position"]);
         if is_saved_before {
             first.until("saved", |_| position() == last).await;
@@ -188,19 +188,19 @@ async fn nodes_that_save_after_a_hole_give_a_stream_topic_one_offset() {
             started.push(redis.server(if n == 1 { "snapshot_every = \"0s\"" } else { EVERY }).await);
         }
         for server in &started {
-            assert_eq!(told(server, "stream:a"), told(&started[0], "stream:a"), "saved before: {is_saved_before}");
+            assert_eq!(served(server, "stream:a"), served(&started[0], "stream:a"), "saved before: {is_saved_before}");
         }
         // A later node has the saved states alone.
         redis.command(&["XTRIM", STREAM, "MAXLEN", "1"]);
         let later = redis.server("snapshot_every = \"0s\"").await;
         let offset =
-            |server: &Server| serde_json::from_str::<Value>(&told(server, "stream:a").2).unwrap()["offset"].clone();
+            |server: &Server| serde_json::from_str::<Value>(&served(server, "stream:a").2).unwrap()["offset"].clone();
         assert_eq!(offset(&later), offset(&started[0]), "saved before: {is_saved_before}");
-        assert!(!told(&later, "stream:a").2.contains("incomplete"));
+        assert!(!served(&later, "stream:a").2.contains("incomplete"));
     }
 }
 
-/// The epoch of a backup that is put back a second time meant more when it was left: it is not taken up again.
+/// An epoch from a backup that is restored a second time was left for a reason: it is not used again.
 #[tokio::test]
 async fn an_epoch_that_comes_back_with_another_past_is_left_again() {
     let redis = Redis::start();
@@ -230,13 +230,13 @@ async fn an_epoch_that_comes_back_with_another_past_is_left_again() {
     for server in [&server, &other] {
         server.until("read", |s| data(s, "merge:a") == Some(json!({"a": 1, "b": 3}))).await;
     }
-    assert_eq!(told(&server, "merge:a"), told(&other, "merge:a"));
+    assert_eq!(served(&server, "merge:a"), served(&other, "merge:a"));
 }
 
-/// A topic lies in two streams, and the one that had the newest of it is deleted: what the other has counts again, on nodes that run
-/// and on those that start, though it had been read, and saved, as what no longer counts.
+/// A topic is in two streams, and the one with its newest value is deleted: the value in the other counts again, on
+/// running and on starting nodes, although it had been read, and saved, as outdated.
 #[tokio::test]
-async fn what_a_deleted_stream_hid_counts_again() {
+async fn values_hidden_by_a_deleted_stream_count_again() {
     let both = format!("streams = [\"s1\", \"s2\"]\n{EVERY}");
     let redis = Redis::start();
     let running = redis.server(&both).await;
@@ -257,11 +257,11 @@ async fn what_a_deleted_stream_hid_counts_again() {
         let position = |stream: &str| redis.command(&["GET", &format!("{{{stream}}}:position")]);
         running.until("saved", |_| position(home) == newest).await;
         let last = add(&redis, other, "latest:other", "delta", &json!(home));
-        running.until("saved beside the other", |_| position(other) == last).await;
+        running.until("saved with the other stream", |_| position(other) == last).await;
         redis.command(&["DEL", home]);
         running.until("it counts again", |s| data(s, &topic) == Some(json!("stray"))).await;
         let started = redis.server(&both).await;
-        assert_eq!(told(&started, &topic), told(&running, &topic), "{topic}");
+        assert_eq!(served(&started, &topic), served(&running, &topic), "{topic}");
         let newer = format!("{}-0", stray_ms + 60_000);
         redis.xadd(home, &newer, &["topic", &topic, "data", "\"newer\""]);
         for server in [&running, &started] {
@@ -270,8 +270,8 @@ async fn what_a_deleted_stream_hid_counts_again() {
     }
 }
 
-/// One topic lies in both streams, and one of these loses its past: what was saved of the other's many topics is as whole as it was,
-/// though the entries that made it are gone.
+/// One topic is in both streams, and one stream loses its past: the saved states of the other's many topics stay whole,
+/// although their entries are gone.
 #[tokio::test]
 async fn topics_that_were_saved_outlive_the_loss_of_another_stream() {
     let both = format!("streams = [\"s1\", \"s2\"]\n{EVERY}");
@@ -306,13 +306,13 @@ async fn topics_that_were_saved_outlive_the_loss_of_another_stream() {
     redis.command(&["DEL", "s2"]);
     running.until("noticed", |s| s.metric("epoch_changes_total{source=\"redis s2\"}") == 1.0).await;
     running.until("loaded again", |s| s.log().matches("loaded stream=\"s1\"").count() > 1).await;
-    running.until("whole", |s| told(s, &merged[0]).1.is_some()).await;
+    running.until("whole", |s| served(s, &merged[0]).1.is_some()).await;
     let started = redis.server(&both).await;
     add(&redis, "s1", &values[2], "delta", &json!("since"));
     running.until("saved again", |_| saved_by() != before && saved_by().contains(" partial ")).await;
     let later = redis.server(&both).await;
     drop(started);
-    // What was published since is whole, too, and so is what a third node makes of the second's save.
+    // Later deltas are whole, too, and so are the states that a third node restores from the second's save.
     redis.command(&["DEL", "{s1}:saver"]);
     add(&redis, "s1", &merged[1], "delta", &json!({"c": 1}));
     for server in [&running, &later] {
@@ -323,19 +323,19 @@ async fn topics_that_were_saved_outlive_the_loss_of_another_stream() {
     let third = redis.server(&both).await;
     for topic in merged.iter().chain(&values) {
         for server in [&later, &third] {
-            assert_eq!(told(server, topic), told(&running, topic), "{topic}");
-            assert!(told(server, topic).1.is_some(), "{topic} is whole");
+            assert_eq!(served(server, topic), served(&running, topic), "{topic}");
+            assert!(served(server, topic).1.is_some(), "{topic} is whole");
         }
     }
-    // Its value there is gone, and no node says that there is none.
+    // Its value there is gone, and no node reports that there is none.
     for server in [&running, &later, &third] {
-        let (status, _, body) = told(server, &hidden);
+        let (status, _, body) = served(server, &hidden);
         assert!(status == 200 && body.contains("\"incomplete\":true"), "{status} {body}");
     }
 }
 
-/// A node that missed entries saves in the place of one that is held up. That one knows more, and once it is back, what it
-/// tells as whole is whole on nodes that start later.
+/// A node that missed entries saves while another is stopped. The other knows more: once it is back, the states that it
+/// serves as whole are whole on nodes that start later.
 #[tokio::test]
 async fn a_node_that_knows_more_saves_again_what_another_saved_as_incomplete() {
     let redis = Redis::start();
@@ -354,7 +354,7 @@ async fn a_node_that_knows_more_saves_again_what_another_saved_as_incomplete() {
     redis.command(&["XTRIM", STREAM, "MAXLEN", "1"]);
     let lacking = redis.server(EVERY).await;
     for topic in ["merge:quiet", "merge:busy"] {
-        assert!(told(&lacking, topic).2.contains("\"incomplete\":true"), "{topic}");
+        assert!(served(&lacking, topic).2.contains("\"incomplete\":true"), "{topic}");
     }
     lacking.until("saved", |_| position() == newest).await;
     drop(lacking);
@@ -363,13 +363,13 @@ async fn a_node_that_knows_more_saves_again_what_another_saved_as_incomplete() {
     knowing.until("saved again", |_| position() == newest).await;
     let later = redis.server("snapshot_every = \"0s\"").await;
     for topic in ["merge:quiet", "merge:busy", "latest:c"] {
-        assert_eq!(told(&later, topic), told(&knowing, topic), "{topic}");
-        assert!(told(&later, topic).1.is_some(), "{topic} is whole");
+        assert_eq!(served(&later, topic), served(&knowing, topic), "{topic}");
+        assert!(served(&later, topic).1.is_some(), "{topic} is whole");
     }
 }
 
-/// There is no room for a delta on the node that saves: a node that starts later does not take what was saved before it for
-/// the newest, and tells all other topics as the node that saved does.
+/// The saving node has no room for a delta: a node that starts later does not take the older saved state for the
+/// newest, and serves all other topics as the saving node does.
 #[tokio::test]
 async fn a_saved_state_from_before_a_delta_without_room_does_not_count() {
     let redis = Redis::start();
@@ -380,7 +380,7 @@ async fn a_saved_state_from_before_a_delta_without_room_does_not_count() {
     drop(roomy);
     let small = redis.server(&format!("{EVERY}\n[limits]\ntopics = 3\n")).await;
     let topics: Vec<String> = (0..4).map(|n| format!("merge:{n}")).collect();
-    let is_whole = |server: &Server, topic: &str| told(server, topic).1.is_some();
+    let is_whole = |server: &Server, topic: &str| served(server, topic).1.is_some();
     let without = topics.iter().find(|topic| !is_whole(&small, topic)).unwrap().clone();
     redis.add(&without, &json!({"b": 2}));
     let other = topics.iter().find(|topic| **topic != without).unwrap();
@@ -389,14 +389,13 @@ async fn a_saved_state_from_before_a_delta_without_room_does_not_count() {
     redis.command(&["XTRIM", STREAM, "MAXLEN", "0"]);
     let later = redis.server("snapshot_every = \"0s\"").await;
     for topic in &topics {
-        assert_eq!(is_whole(&later, topic), *topic != without, "{topic}: {:?}", told(&later, topic));
-        assert!(*topic != without || data(&later, topic) == Some(json!({"a": 1})), "what is known of it is told");
-        assert!(*topic == without || told(&later, topic) == told(&small, topic), "{topic}");
+        assert_eq!(is_whole(&later, topic), *topic != without, "{topic}: {:?}", served(&later, topic));
+        assert!(*topic != without || data(&later, topic) == Some(json!({"a": 1})), "its known state is served");
+        assert!(*topic == without || served(&later, topic) == served(&small, topic), "{topic}");
     }
 }
 
-/// An entry is deleted while a node lags that has not read it. Whether others follow it or not, that node does not go on as if there
-/// had been none.
+/// An entry is deleted before a lagging node has read it. Whether or not others follow it, that node notices.
 #[tokio::test]
 async fn entries_that_are_deleted_before_a_node_reads_them_are_missed() {
     for follows in [false, true] {
@@ -425,16 +424,16 @@ async fn entries_that_are_deleted_before_a_node_reads_them_are_missed() {
                     n += 1;
                     redis.add("latest:other", &json!(n));
                 }
-                told(s, "merge:a").2.contains("\"incomplete\":true")
+                served(s, "merge:a").2.contains("\"incomplete\":true")
                     || data(s, "merge:a").is_some_and(|data| data.get("b").is_some())
             })
             .await;
-        let told_at = |server: &Server| told(server, "merge:a").1;
-        assert!(told_at(&first) != told_at(&lagging) || told(&first, "merge:a") == told(&lagging, "merge:a"));
+        let etag_of = |server: &Server| served(server, "merge:a").1;
+        assert!(etag_of(&first) != etag_of(&lagging) || served(&first, "merge:a") == served(&lagging, "merge:a"));
     }
 }
 
-/// The state that was saved makes up for a deleted entry, and a stream's list of deltas does not.
+/// The saved state replaces a deleted entry, but a stream's list of deltas does not.
 #[tokio::test]
 async fn no_history_reaches_across_a_deleted_delta() {
     let redis = Redis::start();
@@ -455,7 +454,7 @@ async fn no_history_reaches_across_a_deleted_delta() {
     }
 }
 
-/// Entries are lost while Redis takes no writes, so that the epoch cannot change. It does as soon as it can.
+/// Entries are lost while Redis takes no writes, so that the epoch cannot change. It changes as soon as it can.
 #[tokio::test]
 async fn an_epoch_that_could_not_be_changed_is_changed_later() {
     let redis = Redis::start();
@@ -464,21 +463,21 @@ async fn an_epoch_that_could_not_be_changed_is_changed_later() {
     server.until("read", |s| data(s, "stream:a").is_some()).await;
     redis.command(&["COPY", STREAM, "backup"]);
     redis.add("stream:a", &json!("lost"));
-    server.until("read", |s| told(s, "stream:a").2.contains("lost")).await;
+    server.until("read", |s| served(s, "stream:a").2.contains("lost")).await;
     let epoch = redis.command(&["GET", EPOCH]);
     redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
     redis.command(&["RENAME", "backup", STREAM]);
-    server.until("loaded again", |s| data(s, "stream:a").is_some() && !told(s, "stream:a").2.contains("lost")).await;
+    server.until("loaded again", |s| data(s, "stream:a").is_some() && !served(s, "stream:a").2.contains("lost")).await;
     assert_eq!(redis.command(&["GET", EPOCH]), epoch);
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
     server.until("another epoch", |_| redis.command(&["GET", EPOCH]) != epoch).await;
     let now = redis.command(&["GET", EPOCH]);
-    server.until("told", |s| told(s, "stream:a").2.contains(&now)).await;
+    server.until("served", |s| served(s, "stream:a").2.contains(&now)).await;
 }
 
-/// The states and their count are deleted together, and the position is left.
+/// The states and their count are deleted together; only the position is left.
 #[tokio::test]
-async fn a_position_alone_says_nothing_of_states() {
+async fn a_position_alone_proves_no_saved_states() {
     let redis = Redis::start();
     let first = redis.server(EVERY).await;
     let last = redis.add("merge:a", &json!({"a": 1}));
@@ -489,5 +488,5 @@ async fn a_position_alone_says_nothing_of_states() {
     let server = redis.server("snapshot_every = \"0s\"").await;
     redis.add("merge:a", &json!({"b": 2}));
     server.until("read", |s| data(s, "merge:a") == Some(json!({"b": 2}))).await;
-    assert!(told(&server, "merge:a").2.contains("\"incomplete\":true"));
+    assert!(served(&server, "merge:a").2.contains("\"incomplete\":true"));
 }

@@ -1,4 +1,4 @@
-//! Where deltas come from: Redis, recordings, publishers.
+//! Sources of deltas: Redis, NATS, recordings, publishers.
 
 mod lifetimes;
 mod lost_keys;

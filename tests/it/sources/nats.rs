@@ -1,4 +1,4 @@
-//! Deltas of a real JetStream stream: what they become, and what a server does when NATS fails under it.
+//! Deltas of a real JetStream stream: how they are read, and what a server does when NATS fails.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ async fn messages_become_deltas_with_their_sequences_for_offsets() {
     assert_eq!((&delta["topic"], &delta["offset"]), (&json!("merge:a"), &json!(sequence)));
     assert_eq!(delta["data"], json!({"p": "61800.2"}));
     assert!(delta["ts"].as_u64().unwrap() > 1_700_000_000_000, "without a ts of its own, the time of the stream");
-    // Headers say what a subject cannot.
+    // Headers contain names that a subject cannot.
     nats.raw(
         b"nexus.deltas.merge.a",
         Some(b"NATS/1.0\r\nNexus-Kind: snapshot\r\nnexus-ts: 1723161256313\r\n\r\n"),
@@ -60,7 +60,8 @@ async fn messages_that_are_no_deltas_are_counted_and_passed_over() {
     server.until("caught up", |s| s.get("/readyz").0 == 200).await;
 }
 
-/// What the NATS library cannot parse ends its connection; whoever publishes such a thing must not end the reading.
+/// The NATS library closes the connection for a message that it cannot parse; reading must continue after such a
+/// message.
 #[tokio::test]
 async fn messages_that_end_the_connection_are_passed_over_too() {
     let nats = Nats::start();
@@ -82,7 +83,7 @@ async fn messages_that_end_the_connection_are_passed_over_too() {
     assert_eq!(server.metric(SKIPPED), 3.0);
     assert_eq!(server.status()["sources"][0]["refused"]["reasons"]["headers"]["topic"], "stream:s");
     assert_eq!(server.metric(EPOCH_CHANGES), 0.0);
-    // A node that starts now has them before it.
+    // A node that starts now finds them in its history.
     let second = nats.server("").await;
     assert_eq!((&view(&second, "stream:s"), second.metric(SKIPPED)), (&view(&server, "stream:s"), 3.0));
     for n in 51..=60 {
@@ -95,7 +96,7 @@ async fn messages_that_end_the_connection_are_passed_over_too() {
 async fn a_starting_node_loads_what_the_stream_holds_before_it_is_ready() {
     let nats = Nats::start();
     let js = nats.jetstream().await;
-    // The stream as the operator wants it: it stays as it is.
+    // The stream has the operator's settings, and keeps them.
     let own =
         Config { name: "NEXUS".into(), subjects: vec!["nexus.>".into()], max_messages: 5_000, ..Config::default() };
     js.create_stream(own).await.unwrap();
@@ -124,7 +125,7 @@ async fn what_cannot_be_used_is_said_and_nothing_is_made_unasked() {
     let js = nats.jetstream().await;
     let server = Server::start(&nats.config("create = false"));
     server
-        .until("it says so", |s| s.status()["sources"][0]["note"].to_string().contains("set source.nats.create"))
+        .until("it is reported", |s| s.status()["sources"][0]["note"].to_string().contains("set source.nats.create"))
         .await;
     assert_eq!(server.get("/readyz").0, 503);
     assert!(js.get_stream("NEXUS").await.is_err());
@@ -136,7 +137,7 @@ async fn what_cannot_be_used_is_said_and_nothing_is_made_unasked() {
     };
     js.create_stream(queue).await.unwrap();
     server
-        .until("it says so", |s| s.status()["sources"][0]["note"].to_string().contains("retention is not limits"))
+        .until("it is reported", |s| s.status()["sources"][0]["note"].to_string().contains("retention is not limits"))
         .await;
     assert_eq!(server.get("/healthz").0, 200);
 }
@@ -159,7 +160,7 @@ async fn two_nodes_give_the_same_offsets_epochs_snapshots_and_etags() {
     let etag = |head: &str| head.lines().find(|l| l.starts_with("etag")).unwrap().to_owned();
     let ((_, head_a, body_a), (_, head_b, body_b)) = (answer(&first), answer(&second));
     assert_eq!((body_a, etag(&head_a)), (body_b, etag(&head_b)));
-    // A client that moves recovers as if it had stayed.
+    // A client that moves recovers as on its first node.
     let mut client = first.client().await;
     let reply = client.subscribe(&["stream:s"]).await;
     let standing = reply["topics"]["stream:s"].clone();
@@ -200,16 +201,16 @@ async fn batches_keep_their_order_repeats_are_known_and_history_is_removed_on_al
     }
 }
 
-/// As with Redis: what is sent together may be stored in part, and nothing behind that is sent.
+/// As with Redis: a batch may be stored in part, and nothing after a failed publish is sent.
 #[tokio::test]
-async fn a_batch_stops_where_nats_refuses_and_says_what_was_stored() {
+async fn a_batch_stops_where_nats_refuses_and_lists_what_was_stored() {
     let nats = Nats::start();
     let js = nats.jetstream().await;
     let subjects = vec!["nexus.deltas.>".to_owned()];
     let stream = Config { name: "NEXUS".into(), subjects, max_message_size: 2_000, ..Config::default() };
     js.create_stream(stream).await.unwrap();
     let server = nats.server("").await;
-    // More than are sent before their answers are awaited; one of the first is longer than the stream takes.
+    // More than are sent before their answers are awaited; one of the first is longer than the stream accepts.
     let long = "x".repeat(4_000);
     let commands = |long: &str| -> Vec<Value> {
         let data = |n: usize| if n == 100 { json!(long) } else { json!(n) };
@@ -221,21 +222,25 @@ async fn a_batch_stops_where_nats_refuses_and_says_what_was_stored() {
     let offsets: Vec<u64> = replies.iter().filter_map(|reply| reply["publish"]["offset"].as_u64()).collect();
     assert!(offsets.len() >= 100 && offsets.len() <= 600, "{}", offsets.len());
     assert!(offsets.windows(2).all(|pair| pair[0] < pair[1]), "{offsets:?}");
-    let told = |at: usize| replies[at]["error"]["message"].as_str().unwrap_or_default();
-    assert!(told(100).contains("NATS did not take the delta"), "{}", told(100));
+    let error_text = |at: usize| replies[at]["error"]["message"].as_str().unwrap_or_default();
+    assert!(error_text(100).contains("NATS did not take the delta"), "{}", error_text(100));
     for at in offsets.len() + 1..1_300 {
-        assert!(told(at).contains("not sent, as one before it failed"), "{at}: {}", told(at));
+        assert!(error_text(at).contains("not sent, as one before it failed"), "{at}: {}", error_text(at));
     }
     let mut stream = js.get_stream("NEXUS").await.unwrap();
-    assert_eq!(stream.info().await.unwrap().state.messages, offsets.len() as u64, "what was stored is what was said");
-    // Sent again with the same key, once it is mended: each is stored once.
+    assert_eq!(
+        stream.info().await.unwrap().state.messages,
+        offsets.len() as u64,
+        "stored messages and reported ones differ"
+    );
+    // Sent again with the same key after the limit was raised: each is stored once.
     let (_, again) = server.post("/api/batch", &batch("short"));
     assert!(again["replies"].as_array().unwrap().iter().all(|reply| reply["publish"]["offset"].is_u64()), "{again}");
     assert_eq!(stream.info().await.unwrap().state.messages, 1_300);
 }
 
 #[tokio::test]
-async fn publishing_over_http_goes_through_the_stream_and_says_when_it_cannot() {
+async fn publishing_over_http_uses_the_stream_and_reports_failures() {
     let mut nats = Nats::start();
     let (first, second) = (nats.server("").await, nats.server("").await);
     let mut client = second.client().await;
@@ -273,12 +278,12 @@ async fn publishing_over_http_goes_through_the_stream_and_says_when_it_cannot() 
 async fn expect_stream(client: &mut Client, have: &mut u64, until: u64) {
     while *have < until {
         let delta = client.next().await;
-        assert_eq!(delta["data"], *have + 1, "a hole, or a repeat");
+        assert_eq!(delta["data"], *have + 1, "a gap or a repetition");
         *have += 1;
     }
 }
 
-/// Killed again and again while a publisher goes on: what was acknowledged comes once, in order, and offsets go on.
+/// Killed repeatedly while a publisher continues: acknowledged deltas come once, in order, and offsets continue.
 #[tokio::test]
 async fn killed_and_restarted_with_its_data_under_load_nothing_is_lost() {
     let mut nats = Nats::start();
@@ -292,7 +297,7 @@ async fn killed_and_restarted_with_its_data_under_load_nothing_is_lost() {
         let js = jetstream::new(async_nats::connect(&url).await.unwrap());
         for n in 1..=total {
             for (subject, data) in [("stream.s", json!(n)), ("merge.m", json!({(format!("k{}", n % 20)): n}))] {
-                // Sent again until it is acknowledged; the id sees to it that it is taken once.
+                // Sent again until it is acknowledged; its id prevents that it is stored twice.
                 loop {
                     let message = jetstream::message::PublishMessage::build()
                         .payload(data.to_string().into())
@@ -313,8 +318,8 @@ async fn killed_and_restarted_with_its_data_under_load_nothing_is_lost() {
         expect_stream(&mut stream, &mut have, round * 200).await;
         nats.kill();
         server.until("not ready", |s| s.get("/readyz").0 == 503).await;
-        assert_eq!(server.get("/healthz").0, 200, "a NATS that is away is no reason to restart this");
-        assert_eq!(server.get("/api/topics/merge:m").0, 200, "snapshots are served all the same");
+        assert_eq!(server.get("/healthz").0, 200, "the server must not be restarted because NATS is away");
+        assert_eq!(server.get("/api/topics/merge:m").0, 200, "snapshots are still served");
         nats.start_again();
     }
     expect_stream(&mut stream, &mut have, total).await;
@@ -327,7 +332,7 @@ async fn killed_and_restarted_with_its_data_under_load_nothing_is_lost() {
     stream.nothing_more().await;
     ready(&server).await;
     assert_eq!(server.metric(EPOCH_CHANGES), 0.0);
-    // A server that starts now agrees with the one that went through it.
+    // A server that starts now agrees with the one that ran throughout.
     let second = nats.server("").await;
     assert_eq!(view(&second, "merge:m"), last);
 }
@@ -355,7 +360,7 @@ async fn paused_and_continued_nothing_is_lost() {
     ready(&server).await;
 }
 
-/// Two nodes with a subscriber of a `stream` and of a `merge` topic each, and something on both topics.
+/// Two nodes with a subscriber of a `stream` and of a `merge` topic each, and some data on both topics.
 struct Pair {
     nodes: [Server; 2],
     clients: Vec<[Client; 2]>,
@@ -382,8 +387,8 @@ impl Pair {
         Self { nodes, clients, epoch: standing["epoch"].clone(), offset: standing["offset"].clone() }
     }
 
-    /// Everybody is told that the past is over, and comes to the same: this state of the `merge` topic, under one epoch.
-    async fn all_come_to(&mut self, state: &Value) {
+    /// All clients are notified of the new epoch, and end with this state of the `merge` topic.
+    async fn all_reach(&mut self, state: &Value) {
         let mut ends = Vec::new();
         for (node, [stream, merge]) in self.nodes.iter().zip(&mut self.clients) {
             let mut follower = Follower::default();
@@ -396,12 +401,12 @@ impl Pair {
             while stream.next().await["type"] != "snapshot" {}
             assert!(node.metric(EPOCH_CHANGES) >= 1.0);
             ends.push((follower.epoch, follower.offset));
-            // A position of the old epoch is worth nothing.
+            // A position of the old epoch is not valid.
             let mut back = node.client().await;
             let since = json!({"stream:s": {"offset": self.offset, "epoch": self.epoch}});
             back.send(json!({"op": "subscribe", "args": ["stream:s"], "since": since})).await;
             assert_eq!(back.next().await["topics"]["stream:s"]["recovered"], false);
-            assert_eq!(node.metric("sessions"), 3.0, "nobody was closed");
+            assert_eq!(node.metric("sessions"), 3.0, "no session was closed");
         }
         assert_eq!(ends[0], ends[1]);
     }
@@ -413,18 +418,18 @@ async fn a_purge_empties_topics_on_all_nodes_and_changes_the_epoch() {
     let js = nats.jetstream().await;
     let mut pair = Pair::new(&nats, &js, "snapshot_every = \"200ms\"").await;
     js.get_stream("NEXUS").await.unwrap().purge().await.unwrap();
-    // Right behind it, so that nobody sees it empty.
+    // Immediately after it, so that no node sees it empty.
     add(&js, "stream.s", &json!("new")).await;
     add(&js, "merge.m", &json!({"new": 1})).await;
-    pair.all_come_to(&json!({"new": 1})).await;
-    // States saved before it stay gone.
+    pair.all_reach(&json!({"new": 1})).await;
+    // States saved before it stay removed.
     let third = nats.server("").await;
     assert_eq!(view(&third, "merge:m")["data"], json!({"new": 1}));
     assert_eq!(view(&third, "merge:m"), view(&pair.nodes[0], "merge:m"));
 }
 
 #[tokio::test]
-async fn a_stream_deleted_and_created_anew_is_another_one() {
+async fn a_recreated_stream_is_another_one() {
     let nats = Nats::start();
     let js = nats.jetstream().await;
     let mut pair = Pair::new(&nats, &js, "snapshot_every = \"200ms\"").await;
@@ -433,15 +438,15 @@ async fn a_stream_deleted_and_created_anew_is_another_one() {
     js.create_stream(config).await.unwrap();
     add(&js, "stream.s", &json!("new")).await;
     add(&js, "merge.m", &json!({"new": 1})).await;
-    pair.all_come_to(&json!({"new": 1})).await;
+    pair.all_reach(&json!({"new": 1})).await;
     let third = nats.server("").await;
     assert_eq!(view(&third, "merge:m"), view(&pair.nodes[0], "merge:m"));
 }
 
-/// Sequences that clients cannot read: all later ones are as large. As with Redis, its publishers are told, and the node is not
-/// ready.
+/// Sequences above the largest offset of clients: all later ones are too large as well. As with Redis, publishers get
+/// an error, and the node is not ready.
 #[tokio::test]
-async fn a_message_after_all_offsets_makes_the_node_not_ready_and_is_said() {
+async fn a_message_above_the_largest_offset_makes_the_node_not_ready() {
     const LAST: u64 = (1 << 53) - 1;
     let remedy = "publish to a new stream, or delete this one";
     let nats = Nats::start();
@@ -456,8 +461,8 @@ async fn a_message_after_all_offsets_makes_the_node_not_ready_and_is_said() {
     assert_eq!(server.get("/readyz").0, 200, "the last that clients can read");
     let first = (LAST + 1).to_string();
     let (status, reply) = server.post("/api/publish", &json!({"channel": "latest:a", "data": 3}));
-    let told = reply.to_string();
-    assert!(status == 503 && told.contains(&first) && told.contains(remedy), "{reply}");
+    let error_text = reply.to_string();
+    assert!(status == 503 && error_text.contains(&first) && error_text.contains(remedy), "{reply}");
     server.until("not ready", |s| s.get("/readyz").0 == 503).await;
     let (_, why) = server.get("/readyz");
     assert!(why.contains(&first) && why.contains(remedy), "{why}");
@@ -470,7 +475,7 @@ async fn a_message_after_all_offsets_makes_the_node_not_ready_and_is_said() {
         let is_line = |line: &str| line.contains("id_too_late") && line.contains(topic);
         server.until("its topic has a line", |s| s.log().lines().any(is_line)).await;
     }
-    // Of what is sent together, nothing follows the first that no node serves.
+    // In a batch, nothing after the first such message is sent.
     let publish = json!({"publish": {"channel": "latest:a", "data": 4}});
     let many: Vec<&Value> = std::iter::repeat_n(&publish, 1_100).collect();
     let (_, replies) = server.post("/api/batch", &json!({"commands": many}));
@@ -487,12 +492,12 @@ async fn a_message_after_all_offsets_makes_the_node_not_ready_and_is_said() {
     server.until("all are counted", |s| s.metric(SKIPPED) == read as f64).await;
     let lines = |s: &Server| s.log().lines().filter(|line| line.contains(" ERROR ")).count();
     assert_eq!(lines(&server), 1, "one line, however many come");
-    // Nodes that start are not ready either, also where the stream has let go of the messages.
+    // Starting nodes are not ready either, even if the stream no longer has the messages.
     let late = Server::start(&nats.config(""));
-    late.until("says why", |s| s.get("/readyz").1.contains(remedy)).await;
+    late.until("the reason is shown", |s| s.get("/readyz").1.contains(remedy)).await;
     js.get_stream("NEXUS").await.unwrap().purge().await.unwrap();
     let later = Server::start(&nats.config(""));
-    later.until("says why", |s| s.get("/readyz").1.contains(remedy)).await;
+    later.until("the reason is shown", |s| s.get("/readyz").1.contains(remedy)).await;
     // The remedy.
     js.delete_stream("NEXUS").await.unwrap();
     for server in [&server, &late, &later] {
@@ -501,10 +506,10 @@ async fn a_message_after_all_offsets_makes_the_node_not_ready_and_is_said() {
         assert!(!note.contains("All that is added"), "{note}");
     }
     assert_eq!(server.publish("latest:a", &json!(6)), 1);
-    later.until("goes on", |s| view(s, "latest:a")["data"] == 6).await;
+    later.until("it continues", |s| view(s, "latest:a")["data"] == 6).await;
 }
 
-/// An older copy of NATS' data is put back: sequences go backwards, and are given out again.
+/// An older copy of NATS' data is restored: sequences go backwards, and are used again.
 #[tokio::test]
 async fn an_older_copy_put_back_changes_the_epoch() {
     let mut nats = Nats::start();
@@ -532,13 +537,13 @@ async fn an_older_copy_put_back_changes_the_epoch() {
         add(&js, "merge.m", &json!({"kept": n})).await;
     }
     state.insert("kept".into(), json!(39));
-    pair.all_come_to(&Value::Object(state)).await;
+    pair.all_reach(&Value::Object(state)).await;
 }
 
-/// A node that could not read for so long that messages were let go loads again by itself, in the same epoch; what it cannot
-/// know is incomplete. One that has read them notices nothing.
+/// A node could not read for so long that messages were removed: it loads again on its own, in the same epoch, and
+/// marks unknown states as incomplete. A node that has read them is not affected.
 #[tokio::test]
-async fn messages_let_go_before_they_were_read_concern_the_node_that_missed_them_alone() {
+async fn messages_removed_unread_affect_only_the_node_that_missed_them() {
     let nats = Nats::start();
     let more = "max_messages = 50\nsnapshot_every = \"0s\"";
     let (healthy, server) = (nats.server(more).await, nats.server(more).await);
@@ -559,7 +564,7 @@ async fn messages_let_go_before_they_were_read_concern_the_node_that_missed_them
     loop {
         let message = client.next().await;
         if message["topic"] == "merge:m" && message["type"] == "snapshot" {
-            // Whole states conflated come first: of messages that were on their way to the node.
+            // Whole conflated states come first, from messages that were on their way to the node.
             if message["incomplete"].is_null() {
                 assert_eq!(message["epoch"], epoch);
                 continue;
@@ -572,7 +577,7 @@ async fn messages_let_go_before_they_were_read_concern_the_node_that_missed_them
     server.until("read", |s| view(s, "merge:m")["data"]["k99"] == 2_999).await;
     assert_eq!(view(&server, "merge:m")["incomplete"], true);
     assert!(server.metric("source_missed_total{source=\"nats NEXUS\"}") >= 1.0);
-    // What was missed may have had other topics.
+    // The missed messages may have been of other topics.
     add(&js, "merge.new", &json!({"n": 1})).await;
     for (server, incomplete) in [(&server, json!(true)), (&healthy, Value::Null)] {
         server.until("read", |s| view(s, "merge:new")["data"] == json!({"n": 1})).await;
@@ -581,7 +586,7 @@ async fn messages_let_go_before_they_were_read_concern_the_node_that_missed_them
     }
     let state = view(&healthy, "merge:m");
     assert_eq!((state.get("incomplete"), state["data"].as_object().unwrap().len()), (None, 101));
-    // Limits that let go of what was read change nothing.
+    // Removing messages that were read changes nothing.
     let missed = server.metric("source_missed_total{source=\"nats NEXUS\"}");
     for n in 0..200 {
         let offset = add(&js, "merge.m", &json!({"n": n})).await;
@@ -592,7 +597,7 @@ async fn messages_let_go_before_they_were_read_concern_the_node_that_missed_them
     assert_eq!(healthy.metric("source_missed_total{source=\"nats NEXUS\"}"), 0.0);
 }
 
-/// Messages of a namespace of bytes are taken as they are; their states are saved, small and large, and put back.
+/// Messages of a namespace of bytes are read unchanged; their states are saved, small and large, and restored.
 #[tokio::test]
 async fn bytes_survive_the_messages_that_brought_them() {
     let nats = Nats::start();
@@ -627,7 +632,7 @@ async fn bytes_survive_the_messages_that_brought_them() {
     }
 }
 
-/// States outlive the deltas that made them, whatever their size: a node that starts later has them from the bucket.
+/// States of any size outlive their deltas: a node that starts later restores them from the bucket.
 #[tokio::test]
 async fn saved_states_survive_the_messages_that_made_them() {
     let nats = Nats::start();
@@ -670,8 +675,8 @@ async fn saved_states_survive_the_messages_that_made_them() {
     assert_eq!(second.metric(EPOCH_CHANGES), 0.0);
 }
 
-/// A publisher ends a topic, on a stream that keeps little: no node brings it back, a second life is whole, and saving goes on
-/// after it was ended twice.
+/// A publisher ends a topic, on a stream that keeps little: no node brings it back, it is whole when it begins again,
+/// and saving works after it was ended twice.
 #[tokio::test]
 async fn a_deleted_topic_is_gone_on_all_nodes_and_after_restarts() {
     let nats = Nats::start();
@@ -709,7 +714,7 @@ async fn a_deleted_topic_is_gone_on_all_nodes_and_after_restarts() {
     assert_eq!((&seen["data"], seen.get("incomplete")), (&json!({"third": 1}), None));
 }
 
-/// The stream let go of messages that nobody saved: the state is incomplete, until it is published whole.
+/// The stream removed messages that no node had saved: the state is incomplete until it is published as a whole.
 #[tokio::test]
 async fn a_state_of_which_messages_are_gone_is_incomplete_until_it_is_published_whole() {
     let nats = Nats::start();
@@ -735,7 +740,7 @@ async fn a_state_of_which_messages_are_gone_is_incomplete_until_it_is_published_
 }
 
 #[tokio::test]
-async fn logins_are_shown_to_nobody_else() {
+async fn logins_are_not_shown() {
     let nats = Nats::start_with("authorization { user: push, password: \"very-secret@1\" }");
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("password");
@@ -754,11 +759,13 @@ async fn logins_are_shown_to_nobody_else() {
         assert!(!everything.contains("very-secret"), "{everything}");
     }
     let wrong = Server::start(&format!("{OPEN}\n[source.nats]\nurls = [\"nats://push:wrong-secret@{address}\"]"));
-    wrong.until("it says why", |s| s.status()["sources"][0]["note"].to_string().contains("authorization")).await;
+    wrong
+        .until("the reason is shown", |s| s.status()["sources"][0]["note"].to_string().contains("authorization"))
+        .await;
     assert!(!wrong.log().contains("wrong-secret"));
 }
 
-/// TLS, and a certificate of ours; the second of two servers is there.
+/// TLS with our own certificate; only the second of two servers is running.
 #[tokio::test]
 async fn over_tls_and_by_the_server_that_is_there() {
     let folder = tempfile::tempdir().unwrap();

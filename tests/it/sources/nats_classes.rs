@@ -1,11 +1,11 @@
-//! States in the NATS bucket that were saved while their namespace had another class.
+//! States in the NATS bucket that were saved when their namespace had another class.
 
 use serde_json::json;
 
 use crate::support::class_changes::{ClassChange, class_changes};
 use crate::support::nats::{Nats, add, saved_upto, view};
 
-/// As with Redis: they do not count. If the stream has all its messages, these tell what the state is.
+/// As with Redis, they do not count. If the stream has all messages, the state is computed from these.
 #[tokio::test]
 async fn a_state_that_was_saved_with_another_class_does_not_count() {
     for change in class_changes() {

@@ -1,5 +1,5 @@
-//! A real JetStream stream, or the bucket beside it, is replaced by another or by an older copy, and as many messages come with the
-//! same sequences: what was told before under an epoch and an offset is told again, or under another epoch.
+//! A real JetStream stream, or its bucket, is replaced by another or by an older copy, and new messages get the same
+//! sequences: every node serves the same data for an epoch and an offset, or uses a new epoch.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -18,14 +18,14 @@ const STREAM: &str = "NEXUS";
 const BUCKET: &str = "KV_NEXUS_STATE";
 const TOPICS: [&str; 3] = ["latest:v", "merge:m", "stream:s"];
 
-/// Messages of a burst.
+/// Number of messages in a burst.
 const COUNT: u64 = 30;
 
-/// Nodes that save often, and such as do not.
+/// Nodes that save often, and nodes that do not.
 const SAVES: &str = "snapshot_every = \"100ms\"";
 const SAVES_NOTHING: &str = "snapshot_every = \"0s\"";
 
-/// Publishes messages of all topics; returns the last sequence.
+/// Publishes messages on all topics. Returns the last sequence.
 async fn burst(js: &jetstream::Context, tag: &str, from: u64, to: u64) -> u64 {
     let mut last = 0;
     for n in from..to {
@@ -38,31 +38,31 @@ async fn burst(js: &jetstream::Context, tag: &str, from: u64, to: u64) -> u64 {
     last
 }
 
-/// What was told as whole, by topic, epoch and offset; and where clients were.
+/// What was served as whole, by topic, epoch and offset; and clients' positions.
 #[derive(Default)]
-struct Told {
+struct Served {
     bodies: HashMap<(String, String, u64), Value>,
     /// A position in `stream:s`.
     since: Value,
-    /// Nodes may say that patches are incomplete.
+    /// Nodes may mark patches as incomplete.
     may_lack: bool,
 }
 
-impl Told {
-    /// Everything that a node tells is what was told before in its place.
+impl Served {
+    /// Checks that everything that a node serves equals what was served before at the same position.
     fn note(&mut self, server: &Server) {
         for topic in TOPICS {
             let seen = view(server, topic);
             let (Some(epoch), Some(offset)) = (seen["epoch"].as_str(), seen["offset"].as_u64()) else { continue };
             if seen["incomplete"] != true {
-                let told = self.bodies.entry((topic.into(), epoch.into(), offset)).or_insert(seen["data"].clone());
-                assert_eq!(*told, seen["data"], "{topic} at {offset} in {epoch}");
+                let served = self.bodies.entry((topic.into(), epoch.into(), offset)).or_insert(seen["data"].clone());
+                assert_eq!(*served, seen["data"], "{topic} at {offset} in {epoch}");
             }
         }
     }
 
-    /// All nodes come to the state after these bursts, so many messages of each, and tell it in the same words.
-    async fn all_come_to(&mut self, nodes: &[&Server], bursts: &[(&str, u64)]) {
+    /// All nodes get to the state after these bursts, with this many messages each, and serve it alike.
+    async fn all_reach(&mut self, nodes: &[&Server], bursts: &[(&str, u64)]) {
         let is_of = |n: &u64, topic: u64| n % 3 == topic;
         let (last_tag, last_count) = bursts.last().unwrap();
         let value = json!(format!("{last_tag}{}", (0..*last_count).rfind(|n| is_of(n, 0)).unwrap()));
@@ -77,7 +77,7 @@ impl Told {
             deltas.iter().map(|delta| delta["data"].as_str().unwrap_or_default().to_owned()).collect()
         };
         for node in nodes {
-            // Who starts may be told of a new epoch by those that run.
+            // A starting node may learn of a new epoch from running ones.
             let is_level = |s: &Server| view(s, "merge:m") == view(nodes[0], "merge:m");
             let so = |s: &Server| {
                 let is_true = view(s, "latest:v")["data"] == value && view(s, "merge:m")["data"] == members;
@@ -96,24 +96,24 @@ impl Told {
         }
     }
 
-    /// Where clients are now.
-    fn stand(&mut self, server: &Server) {
+    /// Records the position of clients.
+    fn record_position(&mut self, server: &Server) {
         let seen = view(server, "stream:s");
         self.since = json!({"stream:s": {"offset": seen["offset"], "epoch": seen["epoch"]}});
     }
 
-    /// A client that comes from where others stood is told that it has missed something.
-    async fn nobody_recovers(&self, nodes: &[&Server]) {
+    /// A client with a recorded position is notified that it has missed something.
+    async fn none_recovers(&self, nodes: &[&Server]) {
         for node in nodes {
             let mut client = node.client().await;
             client.send(json!({"op": "subscribe", "args": ["stream:s"], "since": self.since})).await;
-            let told = client.next().await;
-            assert_eq!(told["topics"]["stream:s"]["recovered"], false, "{told}");
+            let served = client.next().await;
+            assert_eq!(served["topics"]["stream:s"]["recovered"], false, "{served}");
         }
     }
 }
 
-/// What the API gives of a stream, and takes.
+/// The API's backup of a stream.
 struct Backup {
     config: Value,
     state: Value,
@@ -148,7 +148,7 @@ impl Backup {
         Self { config: answer["config"].clone(), state: answer["state"].clone(), chunks }
     }
 
-    /// In the place of the stream that is there.
+    /// Replaces the existing stream.
     async fn put_back(&self, nats: &Nats) {
         let client = async_nats::connect(nats.url()).await.unwrap();
         let name = self.config["name"].as_str().unwrap();
@@ -165,24 +165,25 @@ impl Backup {
     }
 }
 
-/// A stream with a burst that a backup has, and one that it has not; nodes have read both and, if they save, saved them.
-async fn lost(nats: &mut Nats, more: &str, told: &mut Told) -> [Server; 2] {
+/// A stream with one burst that the backup contains, and one that it does not. The nodes have read both and, if they
+/// save, saved them.
+async fn lost(nats: &mut Nats, more: &str, served: &mut Served) -> [Server; 2] {
     let nodes = [nats.server(more).await, nats.server(more).await];
     let js = nats.jetstream().await;
     let kept = burst(&js, "kept", 0, COUNT).await;
-    told.all_come_to(&[&nodes[0], &nodes[1]], &[("kept", COUNT)]).await;
+    served.all_reach(&[&nodes[0], &nodes[1]], &[("kept", COUNT)]).await;
     saved(&js, &nodes[0], "stream:s", more, kept).await;
     nats.back_up();
     nodes[0].until("back", |s| s.get("/readyz").0 == 200).await;
     let js = nats.jetstream().await;
     let last = burst(&js, "lost", 0, COUNT).await;
-    told.all_come_to(&[&nodes[0], &nodes[1]], &[("kept", COUNT), ("lost", COUNT)]).await;
+    served.all_reach(&[&nodes[0], &nodes[1]], &[("kept", COUNT), ("lost", COUNT)]).await;
     saved(&js, &nodes[0], "stream:s", more, last).await;
-    told.stand(&nodes[0]);
+    served.record_position(&nodes[0]);
     nodes
 }
 
-/// Waits until a node that saves has saved all up to there.
+/// Waits until a saving node has saved everything up to here.
 async fn saved(js: &jetstream::Context, node: &Server, topic: &str, more: &str, last: u64) {
     if more == SAVES {
         saved_upto(js, view(node, topic)["epoch"].as_str().unwrap(), last).await;
@@ -191,74 +192,74 @@ async fn saved(js: &jetstream::Context, node: &Server, topic: &str, more: &str, 
 
 const BOTH: [(&str, u64); 2] = [("kept", COUNT), ("new", COUNT)];
 
-/// Nodes run all the time, and their connections live; by the API of NATS.
+/// Nodes and their connections stay up; the stream is restored through the API of NATS.
 #[tokio::test]
 async fn a_stream_restored_under_running_nodes_changes_the_epoch() {
     for more in [SAVES, SAVES_NOTHING] {
-        let (mut nats, mut told) = (Nats::start(), Told::default());
-        let nodes = lost(&mut nats, more, &mut told).await;
-        // The backup holds the second burst too: it is left out again by hand.
+        let (mut nats, mut served) = (Nats::start(), Served::default());
+        let nodes = lost(&mut nats, more, &mut served).await;
+        // The backup contains the second burst too: it is removed by hand.
         let js = nats.jetstream().await;
         let kept = Backup::of(&nats, STREAM).await;
         burst(&js, "more", 0, COUNT).await;
-        told.all_come_to(&[&nodes[0], &nodes[1]], &[("kept", COUNT), ("lost", COUNT), ("more", COUNT)]).await;
-        told.stand(&nodes[0]);
+        served.all_reach(&[&nodes[0], &nodes[1]], &[("kept", COUNT), ("lost", COUNT), ("more", COUNT)]).await;
+        served.record_position(&nodes[0]);
         kept.put_back(&nats).await;
         burst(&js, "new", 0, COUNT).await;
         let fresh = nats.server(SAVES_NOTHING).await;
         let all = [&nodes[0], &nodes[1], &fresh];
-        told.all_come_to(&all, &[("kept", COUNT), ("lost", COUNT), ("new", COUNT)]).await;
-        told.nobody_recovers(&all).await;
+        served.all_reach(&all, &[("kept", COUNT), ("lost", COUNT), ("new", COUNT)]).await;
+        served.none_recovers(&all).await;
         let later = nats.server(SAVES_NOTHING).await;
-        told.all_come_to(&[all[0], &later], &[("kept", COUNT), ("lost", COUNT), ("new", COUNT)]).await;
+        served.all_reach(&[all[0], &later], &[("kept", COUNT), ("lost", COUNT), ("new", COUNT)]).await;
     }
 }
 
-/// Nodes run, and lose their connections: the stream alone is put back, or the bucket with it.
+/// Nodes stay up, and lose their connections: the stream alone is restored, or the bucket too.
 #[tokio::test]
 async fn older_copies_put_back_under_running_nodes_change_the_epoch() {
     for (more, streams) in [(SAVES, &[STREAM][..]), (SAVES, &[STREAM, BUCKET]), (SAVES_NOTHING, &[STREAM, BUCKET])] {
-        let (mut nats, mut told) = (Nats::start(), Told::default());
-        let nodes = lost(&mut nats, more, &mut told).await;
+        let (mut nats, mut served) = (Nats::start(), Served::default());
+        let nodes = lost(&mut nats, more, &mut served).await;
         nats.put_back(streams);
         nats.start_again();
         burst(&nats.jetstream().await, "new", 0, COUNT).await;
         let fresh = nats.server(SAVES_NOTHING).await;
         let all = [&nodes[0], &nodes[1], &fresh];
-        told.all_come_to(&all, &BOTH).await;
-        told.nobody_recovers(&all).await;
+        served.all_reach(&all, &BOTH).await;
+        served.none_recovers(&all).await;
     }
 }
 
-/// No node runs meanwhile; what was saved is newer than the stream, and as many messages come, or fewer at first.
+/// No node runs meanwhile. Saved states are newer than the stream, and as many new messages come, or fewer at first.
 #[tokio::test]
 async fn states_saved_of_messages_that_were_lost_count_for_nothing() {
     for at_first in [COUNT, COUNT / 2] {
-        let (mut nats, mut told) = (Nats::start(), Told::default());
-        let nodes = lost(&mut nats, SAVES, &mut told).await;
+        let (mut nats, mut served) = (Nats::start(), Served::default());
+        let nodes = lost(&mut nats, SAVES, &mut served).await;
         drop(nodes);
         nats.put_back(&[STREAM]);
         nats.start_again();
         let js = nats.jetstream().await;
         burst(&js, "new", 0, at_first).await;
         let first = nats.server(SAVES_NOTHING).await;
-        told.all_come_to(&[&first], &[("kept", COUNT), ("new", at_first)]).await;
+        served.all_reach(&[&first], &[("kept", COUNT), ("new", at_first)]).await;
         burst(&js, "new", at_first, COUNT + 3).await;
         let second = nats.server(SAVES_NOTHING).await;
-        told.all_come_to(&[&first, &second], &[("kept", COUNT), ("new", COUNT + 3)]).await;
-        told.nobody_recovers(&[&first, &second]).await;
+        served.all_reach(&[&first, &second], &[("kept", COUNT), ("new", COUNT + 3)]).await;
+        served.none_recovers(&[&first, &second]).await;
         drop((first, second));
         let third = nats.server(SAVES_NOTHING).await;
-        told.all_come_to(&[&third], &[("kept", COUNT), ("new", COUNT + 3)]).await;
+        served.all_reach(&[&third], &[("kept", COUNT), ("new", COUNT + 3)]).await;
     }
 }
 
-/// The same where a save was broken off: states are newer than the position that says up to where all are saved.
+/// The same after an interrupted save: states are newer than the position up to which all are saved.
 #[tokio::test]
 async fn states_of_a_save_that_was_broken_off_count_for_nothing_if_messages_were_lost() {
     for has_position in [true, false] {
-        let (mut nats, mut told) = (Nats::start(), Told::default());
-        let nodes = lost(&mut nats, SAVES, &mut told).await;
+        let (mut nats, mut served) = (Nats::start(), Served::default());
+        let nodes = lost(&mut nats, SAVES, &mut served).await;
         let epoch = view(&nodes[0], "stream:s")["epoch"].as_str().unwrap().to_owned();
         drop(nodes);
         let js = nats.jetstream().await;
@@ -276,21 +277,21 @@ async fn states_of_a_save_that_was_broken_off_count_for_nothing_if_messages_were
         let js = nats.jetstream().await;
         burst(&js, "new", 0, COUNT).await;
         let first = nats.server(SAVES_NOTHING).await;
-        told.all_come_to(&[&first], &BOTH).await;
-        told.nobody_recovers(&[&first]).await;
+        served.all_reach(&[&first], &BOTH).await;
+        served.none_recovers(&[&first]).await;
     }
 }
 
-/// The bucket is put back, and names an epoch that has ended.
+/// The bucket is restored, and names an epoch that has ended.
 #[tokio::test]
 async fn an_epoch_that_comes_back_with_an_older_bucket_is_not_used_again() {
-    let (mut nats, mut told) = (Nats::start(), Told::default());
-    let nodes = lost(&mut nats, SAVES, &mut told).await;
+    let (mut nats, mut served) = (Nats::start(), Served::default());
+    let nodes = lost(&mut nats, SAVES, &mut served).await;
     let all = [&nodes[0], &nodes[1]];
     nats.put_back(&[STREAM]);
     nats.start_again();
     burst(&nats.jetstream().await, "new", 0, COUNT).await;
-    told.all_come_to(&all, &BOTH).await;
+    served.all_reach(&all, &BOTH).await;
     nats.put_back(&[BUCKET]);
     nats.start_again();
     for node in all {
@@ -302,31 +303,32 @@ async fn an_epoch_that_comes_back_with_an_older_bucket_is_not_used_again() {
     }
     let fresh = nats.server(SAVES_NOTHING).await;
     let all = [&nodes[0], &nodes[1], &fresh];
-    told.all_come_to(&all, &[("kept", COUNT), ("new", COUNT), ("last", 3)]).await;
-    told.nobody_recovers(&all).await;
+    served.all_reach(&all, &[("kept", COUNT), ("new", COUNT), ("last", 3)]).await;
+    served.none_recovers(&all).await;
 }
 
-/// The bucket alone is older than the stream: nothing was lost.
+/// Only the bucket is older than the stream: nothing was lost.
 #[tokio::test]
 async fn an_older_bucket_beside_the_same_stream_changes_nothing() {
-    let (mut nats, mut told) = (Nats::start(), Told::default());
-    let nodes = lost(&mut nats, SAVES, &mut told).await;
+    let (mut nats, mut served) = (Nats::start(), Served::default());
+    let nodes = lost(&mut nats, SAVES, &mut served).await;
     nats.put_back(&[BUCKET]);
     nats.start_again();
     let fresh = nats.server(SAVES_NOTHING).await;
     let all = [&nodes[0], &nodes[1], &fresh];
-    told.all_come_to(&all, &[("kept", COUNT), ("lost", COUNT)]).await;
+    served.all_reach(&all, &[("kept", COUNT), ("lost", COUNT)]).await;
     for node in all {
         assert_eq!(node.metric(EPOCH_CHANGES), 0.0);
     }
 }
 
-/// Another stream of the name comes and goes, and the first is put back without what came last: its first epoch is over.
+/// Another stream of the same name replaces the first for a while, and the first is restored without its last messages:
+/// its first epoch is over.
 #[tokio::test]
 async fn a_stream_that_comes_back_after_another_has_another_epoch() {
     for runs in [true, false] {
-        let (mut nats, mut told) = (Nats::start(), Told::default());
-        let [first, other] = lost(&mut nats, SAVES, &mut told).await;
+        let (mut nats, mut served) = (Nats::start(), Served::default());
+        let [first, other] = lost(&mut nats, SAVES, &mut served).await;
         drop(other);
         let mut nodes = vec![first];
         if !runs {
@@ -341,34 +343,34 @@ async fn a_stream_that_comes_back_after_another_has_another_epoch() {
             Some(node) => node,
             None => nats.server(SAVES_NOTHING).await,
         };
-        told.all_come_to(&[&node], &[("other", COUNT)]).await;
+        served.all_reach(&[&node], &[("other", COUNT)]).await;
         nodes.extend(runs.then_some(node));
         nats.put_back(&[STREAM]);
         nats.start_again();
         burst(&nats.jetstream().await, "new", 0, COUNT).await;
         nodes.push(nats.server(SAVES_NOTHING).await);
         let all: Vec<&Server> = nodes.iter().collect();
-        told.all_come_to(&all, &BOTH).await;
-        told.nobody_recovers(&all).await;
+        served.all_reach(&all, &BOTH).await;
+        served.none_recovers(&all).await;
     }
 }
 
-/// As many messages come after the stream was deleted and created anew, or purged; nodes run, or start then.
+/// The stream was deleted and created again, or purged, and as many messages come; nodes run, or start then.
 #[tokio::test]
-async fn a_stream_created_anew_or_purged_has_another_epoch_for_nodes_that_run_and_for_such_as_start() {
+async fn a_recreated_or_purged_stream_has_another_epoch_on_running_and_starting_nodes() {
     for (purges, runs) in [(false, true), (false, false), (true, true)] {
-        let (nats, mut told) = (Nats::start(), Told::default());
+        let (nats, mut served) = (Nats::start(), Served::default());
         let mut nodes = vec![nats.server(SAVES).await];
         let js = nats.jetstream().await;
         let last = burst(&js, "lost", 0, COUNT).await;
-        told.all_come_to(&[&nodes[0]], &[("lost", COUNT)]).await;
+        served.all_reach(&[&nodes[0]], &[("lost", COUNT)]).await;
         saved(&js, &nodes[0], "stream:s", SAVES, last).await;
-        told.stand(&nodes[0]);
+        served.record_position(&nodes[0]);
         if !runs {
             nodes.clear();
         }
-        // What a purge took is not known to have been all that there was.
-        told.may_lack = purges;
+        // A purge may have removed other messages too.
+        served.may_lack = purges;
         if purges {
             js.get_stream(STREAM).await.unwrap().purge().await.unwrap();
         } else {
@@ -378,17 +380,17 @@ async fn a_stream_created_anew_or_purged_has_another_epoch_for_nodes_that_run_an
         }
         burst(&js, "new", 0, COUNT).await;
         if runs {
-            told.all_come_to(&[&nodes[0]], &[("new", COUNT)]).await;
+            served.all_reach(&[&nodes[0]], &[("new", COUNT)]).await;
         }
         let fresh = nats.server(SAVES_NOTHING).await;
         ready(&fresh).await;
         let all: Vec<&Server> = nodes.iter().chain([&fresh]).collect();
-        told.all_come_to(&all, &[("new", COUNT)]).await;
-        told.nobody_recovers(&all).await;
+        served.all_reach(&all, &[("new", COUNT)]).await;
+        served.none_recovers(&all).await;
     }
 }
 
-/// A stream that keeps the newest of each subject: the message that was read last is gone, and so are others.
+/// A stream that keeps the newest message per subject: the message that was read last is gone, and so are others.
 #[tokio::test]
 async fn a_stream_of_newest_values_put_back_changes_the_epoch_though_the_last_message_has_gone() {
     let mut nats = Nats::start();
@@ -413,7 +415,7 @@ async fn a_stream_of_newest_values_put_back_changes_the_epoch_though_the_last_me
         nats.put_back(&[STREAM]);
         nats.start_again();
         let js = nats.jetstream().await;
-        // Clocks of servers may differ by so much.
+        // Clocks of servers may differ by this much.
         tokio::time::sleep(Duration::from_millis(2_100)).await;
         for topic in ["a", "b", "c", "c"] {
             last = add(&js, &format!("latest.{topic}"), &json!("new")).await;
@@ -429,10 +431,10 @@ async fn a_stream_of_newest_values_put_back_changes_the_epoch_though_the_last_me
     }
 }
 
-/// The stream and the bucket are put back together, and have nothing that was lost: what was saved of topics whose messages are
-/// gone still counts.
+/// The stream and the bucket are restored together, without the lost messages: saved states of topics whose messages
+/// are gone still count.
 #[tokio::test]
-async fn what_was_saved_before_a_backup_outlives_it() {
+async fn states_saved_before_a_backup_survive_it() {
     let mut nats = Nats::start();
     let more = format!("max_messages = 5\n{SAVES}");
     let nodes = [nats.server(&more).await, nats.server(&more).await];
@@ -467,13 +469,15 @@ async fn what_was_saved_before_a_backup_outlives_it() {
     }
 }
 
-/// The newest deltas of a `stream` topic up to its offset, of which another node may keep more; or it may lack some.
+/// Whether `part` is the end of the stream topic's list `full`, of which another node may keep more; or is marked as
+/// incomplete.
 fn is_true_or_incomplete(full: &Value, part: &Value) -> bool {
     let deltas = |seen: &Value| seen["data"].as_array().cloned().unwrap_or_default();
     part["incomplete"] == true || part["offset"] == full["offset"] && deltas(full).ends_with(&deltas(part))
 }
 
-/// A hole: of each `stream` topic, a node that starts after it tells the offset of its newest delta, or that there may be more.
+/// After a hole, a starting node serves for each `stream` topic the offset of its newest delta, or marks it as
+/// incomplete.
 #[tokio::test]
 async fn a_stream_topic_after_a_hole_is_where_its_newest_delta_is_or_incomplete() {
     for (saves, more) in [(false, 0), (true, 0), (true, 2)] {
@@ -488,7 +492,7 @@ async fn a_stream_topic_after_a_hole_is_where_its_newest_delta_is_or_incomplete(
             saved(&js, &saver, "stream:b", SAVES, read).await;
             drop(saver);
         } else if saves {
-            // What is in the hole is saved, too.
+            // The messages in the hole are saved, too.
             add(&js, "stream.a", &json!("a2")).await;
             add(&js, "stream.a", &json!("a3")).await;
             let last = add(&js, "stream.c", &json!("c1")).await;

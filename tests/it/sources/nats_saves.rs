@@ -1,5 +1,5 @@
-//! States that nodes save beside a real JetStream stream: one that was held up in the middle of a save writes over nothing and
-//! brings nothing back, and a load over a poor way gets on.
+//! States that nodes save with a real JetStream stream: a node that was stopped in the middle of a save overwrites
+//! nothing and brings nothing back, and a load over a bad link makes progress.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,13 +17,13 @@ use crate::support::nats::{add_kind, etag};
 use crate::support::slow_link::way;
 use crate::support::{OPEN, PATIENCE, Server};
 
-/// A way to NATS on which nothing gets through any more once `needle` was sent, until it is opened: then all that was sent does,
-/// whether its sender still lives or not.
+/// A connection to NATS that blocks once `needle` was sent, until it is opened: then everything that was sent arrives,
+/// even if its sender has ended.
 struct Gate {
     port: u16,
     is_shut: Arc<AtomicBool>,
     opened: Arc<Semaphore>,
-    /// One for each connection whose messages NATS has taken.
+    /// One permit for each connection whose messages NATS has received.
     passed: Arc<Semaphore>,
 }
 
@@ -59,7 +59,7 @@ impl Gate {
                             is_shut.store(true, Ordering::SeqCst);
                             let _ = from_client.read_to_end(&mut sent).await;
                             opened.acquire().await.unwrap().forget();
-                            // Its sender is dead.
+                            // Its sender has ended.
                             sent.extend(b"PING\r\n");
                             is_asked.store(true, Ordering::SeqCst);
                         }
@@ -86,14 +86,14 @@ impl Gate {
         }
     }
 
-    /// Lets through what was sent, and waits until NATS has taken it.
+    /// Opens the connection, and waits until NATS has received what was sent.
     async fn open(&self) {
         self.opened.add_permits(1);
-        tokio::time::timeout(PATIENCE, self.passed.acquire()).await.expect("NATS takes it").unwrap().forget();
+        tokio::time::timeout(PATIENCE, self.passed.acquire()).await.expect("NATS receives it").unwrap().forget();
     }
 }
 
-/// Keys under which states are saved.
+/// Keys of saved states.
 async fn saved(js: &jetstream::Context) -> Vec<String> {
     let bucket = js.get_key_value("NEXUS_STATE").await.unwrap();
     let keys: Vec<String> = bucket.keys().await.unwrap().try_collect().await.unwrap();
@@ -106,7 +106,7 @@ fn epoch(server: &Server, topic: &str) -> String {
 
 /// The state of a topic is on its way to the bucket when the topic ends and another node removes it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_was_held_up_in_a_save_does_not_bring_a_deleted_topic_back() {
+async fn a_node_stopped_in_a_save_does_not_restore_a_deleted_topic() {
     for was_saved_before in [false, true] {
         let nats = Nats::start();
         let js = nats.jetstream().await;
@@ -134,7 +134,7 @@ async fn a_node_that_was_held_up_in_a_save_does_not_bring_a_deleted_topic_back()
         drop(held_up);
         gate.open().await;
         assert!(is_only_kept().await, "{:?} (saved before: {was_saved_before})", saved(&js).await);
-        // A node that starts with what was saved, and with nothing else.
+        // A node that starts with the saved state only.
         let stream = js.get_stream("NEXUS").await.unwrap();
         for sequence in kept..=end {
             let _ = stream.delete_message(sequence).await;
@@ -144,9 +144,9 @@ async fn a_node_that_was_held_up_in_a_save_does_not_bring_a_deleted_topic_back()
     }
 }
 
-/// The position up to which states are complete does not go backwards.
+/// The position up to which all states are saved does not go backwards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_was_held_up_at_the_end_of_a_save_does_not_take_the_position_back() {
+async fn a_node_stopped_at_the_end_of_a_save_does_not_reset_the_position() {
     let nats = Nats::start();
     let js = nats.jetstream().await;
     let gate = Gate::start(&nats, "PUB $KV.NEXUS_STATE.position.").await;
@@ -179,8 +179,8 @@ async fn a_move_is_a_whole_state_and_is_saved_as_one() {
     add(&js, "stream.s", &json!(1)).await;
     assert_eq!(client.next().await["data"], 1);
     let moved = add_kind(&js, "merge.a", "move", &json!({"new": 1})).await;
-    let told = client.next().await;
-    assert_eq!((&told["data"], &told["offset"]), (&json!({"new": 1}), &json!(moved)), "{told}");
+    let message = client.next().await;
+    assert_eq!((&message["data"], &message["offset"]), (&json!({"new": 1}), &json!(moved)), "{message}");
     add(&js, "merge.a", &json!({"more": 2})).await;
     assert_eq!(client.next().await["data"], json!({"more": 2}));
     add_kind(&js, "stream.s", "move", &Value::Null).await;
@@ -198,7 +198,7 @@ async fn a_move_is_a_whole_state_and_is_saved_as_one() {
         }
     }
     assert_eq!((&state["moved"], &state["moved_at"]), (&json!(true), &json!(moved)), "{state}");
-    // A node that reads all of it, and one that has the saved state alone.
+    // A node that reads everything, and one that only has the saved state.
     let reads = nats.server("snapshot_every = \"0s\"").await;
     js.get_stream("NEXUS").await.unwrap().purge().filter("nexus.deltas.merge.a").await.unwrap();
     let restores = nats.server("snapshot_every = \"0s\"").await;
@@ -210,7 +210,7 @@ async fn a_move_is_a_whole_state_and_is_saved_as_one() {
     }
 }
 
-/// So many saved states that the connection breaks before they are put back: a load goes on where it was.
+/// There are so many saved states that the connection breaks before they are restored: the load continues where it was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn states_are_put_back_over_a_way_that_breaks_again_and_again() {
     let nats = Nats::start();
@@ -221,7 +221,7 @@ async fn states_are_put_back_over_a_way_that_breaks_again_and_again() {
     for n in 0..300 {
         last = add(&js, &format!("latest.{n}"), &json!(format!("{n}{data}"))).await;
     }
-    // In pieces.
+    // In several parts.
     let large = json!({"a": "y".repeat(200_000)});
     for n in 0..4 {
         last = add(&js, "merge.large", &json!({format!("m{n}"): &large})).await;
@@ -237,16 +237,16 @@ async fn states_are_put_back_over_a_way_that_breaks_again_and_again() {
         assert_eq!((view(&server, &topic), etag(&server, &topic)), (view(&first, &topic), etag(&first, &topic)));
     }
     assert_eq!(view(&server, "merge:large"), view(&first, "merge:large"));
-    // Some of the states had been put back, and no message was read, when it went on.
+    // It continued after some states had been restored and before any message was read.
     let log = server.log();
     let goes_on = |line: &&str| line.contains("the load goes on where it was") && line.contains("messages=0");
     assert!(log.lines().filter(goes_on).any(|line| !line.contains("states=0")), "{log}");
     assert_eq!(server.metric("topics_incomplete"), 0.0);
 }
 
-/// A save that broke off leaves an empty value of a topic that no node may ever know: it is cleared away by the next start.
+/// An interrupted save leaves an incomplete value of a topic that no node may ever know: the next start removes it.
 #[tokio::test]
-async fn what_a_save_left_that_was_broken_off_is_cleared_away() {
+async fn remains_of_an_interrupted_save_are_removed() {
     let nats = Nats::start();
     let js = nats.jetstream().await;
     let server = nats.server("snapshot_every = \"100ms\"").await;
@@ -262,9 +262,9 @@ async fn what_a_save_left_that_was_broken_off_is_cleared_away() {
     assert_eq!(view(&late, "latest:a"), view(&server, "latest:a"));
 }
 
-/// Topics that ended, and pieces of large states that were saved again, leave nothing in the bucket.
+/// Ended topics, and parts of large states that were saved again, leave nothing in the bucket.
 #[tokio::test]
-async fn what_is_removed_from_the_bucket_leaves_nothing_behind() {
+async fn removed_keys_leave_nothing_in_the_bucket() {
     let nats = Nats::start();
     let js = nats.jetstream().await;
     let server = nats.server("snapshot_every = \"100ms\"\n[limits]\ndelta_bytes = 900000").await;
@@ -279,7 +279,7 @@ async fn what_is_removed_from_the_bucket_leaves_nothing_behind() {
         saved_upto(&js, &epoch, last).await;
     }
     let bucket = js.get_key_value("NEXUS_STATE").await.unwrap();
-    // As earlier versions removed keys.
+    // Earlier versions removed keys in this way.
     for key in [format!("state.{epoch}.old"), format!("part.{epoch}.old.1.0")] {
         bucket.put(&key, "".into()).await.unwrap();
         bucket.purge(&key).await.unwrap();
@@ -287,6 +287,6 @@ async fn what_is_removed_from_the_bucket_leaves_nothing_behind() {
     let late = nats.server("snapshot_every = \"0s\"").await;
     assert_eq!(view(&late, "latest:kept"), view(&server, "latest:kept"));
     let mut stream = js.get_stream("KV_NEXUS_STATE").await.unwrap();
-    // The epoch, the saver, the position, the highest end, and the states of two topics, one of them in two pieces.
+    // The epoch, the saver, the position, the highest end, and the states of two topics, one of them in two parts.
     assert_eq!(stream.info().await.unwrap().state.messages, 8);
 }

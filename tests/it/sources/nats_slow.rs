@@ -1,5 +1,4 @@
-//! NATS over a link that is narrow or long: a node loads, follows, publishes and saves, and nothing that came is asked for
-//! again.
+//! NATS over a narrow or long link: a node loads, follows, publishes and saves, and requests nothing twice.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ use crate::support::{OPEN, Server};
 /// Longest wait for a load over a slow link.
 const LOAD: Duration = Duration::from_secs(60);
 
-/// As servers are by default, in a shorter time: a connection that does not take in time what was sent to it is ended.
+/// As servers are by default, but faster: a connection that does not take in time what was sent to it is closed.
 const DEADLINE: &str = "write_deadline: \"2s\"\nping_interval: \"10s\"";
 
 fn server(link: &SlowLink, more: &str) -> Server {
@@ -41,7 +40,7 @@ async fn add_many(js: &jetstream::Context, count: usize, bytes: usize) -> u64 {
     add(js, "latest.last", &json!(count)).await
 }
 
-/// Waits until it has the last of so many.
+/// Waits until it has the last of this many.
 async fn loaded(server: &Server, count: usize) {
     let deadline = Instant::now() + LOAD;
     while view(server, "latest:last")["data"] != count || server.get("/readyz").0 != 200 {
@@ -50,9 +49,9 @@ async fn loaded(server: &Server, count: usize) {
     }
 }
 
-/// More than the server sends within its deadline, in messages each of which takes a good part of it; and many small ones.
+/// More than the server sends within its deadline: messages that each take a large part of it, and many small ones.
 #[tokio::test]
-async fn a_node_loads_over_a_narrow_link_and_asks_for_nothing_twice() {
+async fn a_node_loads_over_a_narrow_link_and_requests_nothing_twice() {
     for (bytes_per_second, count, bytes) in [(1_000_000, 24, 250_000), (4_000_000, 2_500, 6_000)] {
         let nats = Nats::start_with(DEADLINE);
         let js = made(&nats).await;
@@ -61,12 +60,12 @@ async fn a_node_loads_over_a_narrow_link_and_asks_for_nothing_twice() {
         let server = server(&link, "snapshot_every = \"0s\"");
         loaded(&server, count).await;
         assert_eq!(server.metric("topics_incomplete"), 0.0);
-        assert_eq!(link.connections(), 1, "it was never given up: {}", server.log());
+        assert_eq!(link.connections(), 1, "the connection was never replaced: {}", server.log());
         assert!(link.carried() < count * (bytes + 500) + 500_000, "{} bytes", link.carried());
     }
 }
 
-/// A round trip of 0.3 s: all that takes several of them takes seconds, and the stream is read at the link's full speed.
+/// A round trip of 0.3 s: whatever needs several takes seconds, but the stream is read at the link's full speed.
 #[tokio::test]
 async fn a_long_round_trip_costs_time_alone() {
     let nats = Nats::start();
@@ -92,7 +91,7 @@ async fn a_long_round_trip_costs_time_alone() {
     assert_eq!(server.metric("source_missed_total{source=\"nats NEXUS\"}"), 0.0);
 }
 
-/// Large states and many small ones; the stream has let go of what made them.
+/// Large states and many small ones; the stream no longer has their messages.
 #[tokio::test]
 async fn saved_states_come_over_a_narrow_link() {
     let nats = Nats::start_with(DEADLINE);
@@ -102,7 +101,7 @@ async fn saved_states_come_over_a_narrow_link() {
     for (topics, bytes) in [(40, 100_000), (300, 1_000), (2, 800_000)] {
         for n in 0..topics {
             last = add(&js, &format!("latest.{bytes}-{n}"), &json!(format!("{n}{}", "x".repeat(bytes)))).await;
-            // The stream keeps three: none is to be missed.
+            // The stream keeps three: none may be missed.
             first.until("it is read", |s| s.status()["sources"][0]["deltas"].as_u64() >= Some(last)).await;
         }
     }
@@ -118,19 +117,19 @@ async fn saved_states_come_over_a_narrow_link() {
         assert_eq!((view(&server, topic), etag(&server, topic)), (view(&first, topic), etag(&first, topic)));
     }
     assert_eq!(server.metric("topics_incomplete"), 0.0);
-    assert_eq!(link.connections(), 1, "it was never given up: {}", server.log());
+    assert_eq!(link.connections(), 1, "the connection was never replaced: {}", server.log());
     assert!(link.carried() < 9_000_000, "{} bytes", link.carried());
 }
 
-/// What is published waits behind what was published before, and its confirmation behind what is read.
+/// A publish waits for earlier ones, and its confirmation for what is being read.
 #[tokio::test]
-async fn what_is_published_over_a_narrow_link_is_confirmed() {
+async fn publishes_over_a_narrow_link_are_confirmed() {
     let nats = Nats::start();
     let js = made(&nats).await;
     let link = SlowLink::to(nats.port, Way { up: 150_000, down: 400_000, ..Way::default() });
     let server = server(&link, "snapshot_every = \"0s\"");
     ready(&server).await;
-    // What comes down meanwhile.
+    // Data that comes from the server meanwhile.
     add_many(&js, 12, 200_000).await;
     let data = "x".repeat(200_000);
     let commands: Vec<Value> =
@@ -165,14 +164,14 @@ async fn a_save_that_takes_longer_than_a_round_is_finished() {
     assert!(sent < 4_500_000, "one node saves 3 MB, and the other waits: {sent} bytes");
 }
 
-/// Messages around one that ends connections are fetched one by one: not with a round trip for each.
+/// Messages around one that closes connections are fetched one by one, but not with a round trip for each.
 #[tokio::test]
 async fn a_message_that_cannot_be_parsed_does_not_stop_a_long_link() {
     let nats = Nats::start();
     let js = made(&nats).await;
     add_many(&js, 300, 10).await;
     nats.raw(b"nexus.deltas.latest.bad", Some(b"NATS/1.0\r\nno header at all\r\n\r\n"), b"1");
-    // A message that is gone between those that are fetched.
+    // A message that is missing between the fetched ones.
     let deleted = add(&js, "latest.deleted", &json!(1)).await;
     let last = add_many(&js, 300, 10).await;
     js.get_stream("NEXUS").await.unwrap().delete_message(deleted).await.unwrap();

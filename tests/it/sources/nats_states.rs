@@ -1,5 +1,5 @@
-//! States from a real JetStream stream are whole and the same on every node, or said to be incomplete: whatever the stream lets
-//! go of, and whatever the bucket beside it takes.
+//! States from a real JetStream stream are whole and the same on every node, or marked as incomplete: whatever the
+//! stream removes, and whatever the bucket refuses.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn stream(more: Config) -> Config {
     Config { name: "NEXUS".into(), subjects: vec!["nexus.deltas.>".into()], ..more }
 }
 
-/// A node that starts warns of what is gone that it needs, and not of a hole that the saved states know of.
+/// A starting node warns of missing messages that it needs, and not of a hole that the saved states cover.
 #[tokio::test]
 async fn a_hole_from_before_the_saved_states_is_no_warning() {
     let nats = Nats::start();
@@ -54,7 +54,8 @@ async fn a_hole_from_before_the_saved_states_is_no_warning() {
     missed.until("warned: messages after what was saved are gone", warned).await;
 }
 
-/// Of each subject the newest is kept: values are whole on every node, states made of patches are not, wherever they were read.
+/// The newest message of each subject is kept: values are whole on every node, states made of patches are not, wherever
+/// they were read.
 #[tokio::test]
 async fn a_stream_that_keeps_the_newest_by_subject_has_whole_values_and_incomplete_patches() {
     for more in [
@@ -74,12 +75,12 @@ async fn a_stream_that_keeps_the_newest_by_subject_has_whole_values_and_incomple
         };
         let options = "snapshot_every = \"0s\"";
         let (live, held_up) = (nats.server(options).await, nats.server(options).await);
-        live.until("said", |s| s.log().contains("by subject")).await;
+        live.until("it is logged", |s| s.log().contains("by subject")).await;
         publish(&js, "latest.before", &json!("kept")).await;
         publish(&js, "merge.before", &json!({"a": 1})).await;
         held_up.until("read", |s| view(s, "merge:before")["data"] == json!({"a": 1})).await;
         held_up.signal("STOP");
-        // What was on its way to it is lost.
+        // Messages on their way to it are lost.
         nats.kill();
         nats.start_again();
         let js = nats.jetstream().await;
@@ -121,7 +122,7 @@ async fn a_stream_that_keeps_the_newest_by_subject_has_whole_values_and_incomple
 
 /// Messages that an operator deletes one by one leave no trace at the front of the stream.
 #[tokio::test]
-async fn a_message_that_was_deleted_is_missed_by_those_who_had_not_read_it() {
+async fn a_deleted_message_is_missed_by_nodes_that_had_not_read_it() {
     let mut nats = Nats::start();
     let options = "snapshot_every = \"0s\"";
     let whole = nats.server(options).await;
@@ -141,7 +142,7 @@ async fn a_message_that_was_deleted_is_missed_by_those_who_had_not_read_it() {
         assert_eq!(view(&late, topic), view(&whole, topic), "it came after that");
     }
     assert!(!is_incomplete(&whole, "merge:a"));
-    // The last one: a node that starts is ready all the same, and knows that it lacks something.
+    // The last one: a starting node is ready, and knows that it lacks something.
     let last = add(&js, "merge.c", &json!({"c": 1})).await;
     for server in [&whole, &late] {
         server.until("read", |s| view(s, "merge:c")["offset"] == last).await;
@@ -155,12 +156,12 @@ async fn a_message_that_was_deleted_is_missed_by_those_who_had_not_read_it() {
     }
     assert!(is_incomplete(&later, "merge:c") && !is_incomplete(&whole, "merge:c"));
     assert_eq!(later.get("/readyz").0, 200);
-    // A node that is held up meanwhile.
+    // A node that is stopped meanwhile.
     let mut client = whole.client().await;
     client.subscribe(&["merge:a"]).await;
     client.next().await;
     whole.signal("STOP");
-    // What was on its way to it is lost.
+    // Messages on their way to it are lost.
     nats.kill();
     nats.start_again();
     let js = nats.jetstream().await;
@@ -168,8 +169,8 @@ async fn a_message_that_was_deleted_is_missed_by_those_who_had_not_read_it() {
     add(&js, "merge.d", &json!({"d": 1})).await;
     js.get_stream("NEXUS").await.unwrap().delete_message(gone).await.unwrap();
     whole.signal("CONT");
-    let told = client.next().await;
-    assert_eq!((&told["type"], &told["incomplete"]), (&json!("snapshot"), &json!(true)), "{told}");
+    let message = client.next().await;
+    assert_eq!((&message["type"], &message["incomplete"]), (&json!("snapshot"), &json!(true)), "{message}");
     whole.until("read", |s| view(s, "merge:d")["data"] == json!({"d": 1})).await;
     assert!(is_incomplete(&whole, "merge:a") && is_incomplete(&whole, "merge:d"));
     // And while nothing follows it.
@@ -178,7 +179,7 @@ async fn a_message_that_was_deleted_is_missed_by_those_who_had_not_read_it() {
     assert_eq!(whole.metric(EPOCH_CHANGES), 0.0);
 }
 
-/// How far the stream reaches back is measured and shown, warned about at the start, and states are saved before it is too late.
+/// How far the stream reaches back is measured and shown, and warned about at the start; states are saved in time.
 #[tokio::test]
 async fn how_far_the_stream_reaches_back_is_known_and_heeded() {
     let nats = Nats::start();
@@ -202,7 +203,7 @@ async fn how_far_the_stream_reaches_back_is_known_and_heeded() {
     assert_eq!(view(&second, "merge:a"), view(&first, "merge:a"));
 }
 
-/// A bucket that is full: nodes start, read and serve, under the same epoch, and save once it takes writes again.
+/// A full bucket: nodes start, read and serve, under the same epoch, and save once it takes writes again.
 #[tokio::test]
 async fn a_node_that_can_read_serves_though_the_bucket_takes_no_writes() {
     let nats = Nats::start();
@@ -215,13 +216,13 @@ async fn a_node_that_can_read_serves_though_the_bucket_takes_no_writes() {
     let last = first.publish("merge:a", &json!({"b": 2}));
     for server in [&first, &second] {
         server.until("read", |s| view(s, "merge:a")["offset"] == last).await;
-        server.until("said", |s| s.log().contains("takes no writes")).await;
+        server.until("it is logged", |s| s.log().contains("takes no writes")).await;
     }
     assert_eq!(
         (view(&first, "merge:a"), etag(&first, "merge:a")),
         (view(&second, "merge:a"), etag(&second, "merge:a"))
     );
-    // A purge is noticed by each, and nothing of before is served: a position of before is one of another epoch.
+    // Each notices a purge and serves nothing from before; earlier positions belong to another epoch.
     let epoch = |server: &Server| view(server, "merge:a")["epoch"].as_str().unwrap().to_owned();
     let before = epoch(&first);
     js.get_stream("NEXUS").await.unwrap().purge().await.unwrap();
@@ -242,9 +243,9 @@ async fn a_node_that_can_read_serves_though_the_bucket_takes_no_writes() {
     assert_eq!(view(&third, "merge:a"), view(&first, "merge:a"));
 }
 
-/// A bucket that lets go of what was saved is said to, and a topic whose state may have gone begins incomplete.
+/// A bucket that removes saved states is reported, and a topic whose state may have been removed begins incomplete.
 #[tokio::test]
-async fn a_bucket_that_drops_states_is_not_trusted_with_what_is_not_there() {
+async fn a_bucket_that_drops_states_proves_no_absence() {
     let nats = Nats::start();
     let js = nats.jetstream().await;
     let bucket = Config {
@@ -261,7 +262,7 @@ async fn a_bucket_that_drops_states_is_not_trusted_with_what_is_not_there() {
     js.create_stream(stream(Config { max_messages: 2, ..Config::default() })).await.unwrap();
     let more = "snapshot_every = \"100ms\"";
     let first = nats.server(more).await;
-    first.until("said", |s| s.log().contains("lets go of saved states")).await;
+    first.until("it is logged", |s| s.log().contains("lets go of saved states")).await;
     let mut last = 0;
     for n in 0..10 {
         last = add(&js, &format!("merge.{n}"), &json!({"a": 1})).await;
@@ -278,7 +279,7 @@ async fn a_bucket_that_drops_states_is_not_trusted_with_what_is_not_there() {
     assert!(is_incomplete(&second, "merge:nothing"), "it may have been there");
 }
 
-/// What a node keeps in memory for topics that nobody wants is its own affair: nobody sees a difference.
+/// A node may free memory of topics without subscribers: no client sees a difference.
 #[tokio::test]
 async fn a_quiet_topic_is_the_same_on_a_node_with_subscribers_and_on_one_without() {
     let nats = Nats::start();
@@ -306,7 +307,8 @@ async fn a_quiet_topic_is_the_same_on_a_node_with_subscribers_and_on_one_without
     assert_eq!(etag(&one, "merge:a"), etag(&other, "merge:a"));
 }
 
-/// What is over is in no saved state and does not come back, and what was stale before a restart is stale after it.
+/// An ended topic is in no saved state and does not come back, and a topic that was stale before a restart is stale
+/// after it.
 #[tokio::test]
 async fn ends_and_ages_are_the_same_after_a_restart() {
     let nats = Nats::start();
@@ -318,7 +320,7 @@ async fn ends_and_ages_are_the_same_after_a_restart() {
         let left = r#"{"topics":["q:a"],"next":null}"#;
         for n in 0..50 {
             let last = add(&js, &format!("o.{day}-{n}"), &json!(n)).await;
-            // The stream keeps three: none is to be missed.
+            // The stream keeps three: none may be missed.
             let is_read = |s: &Server| s.status()["sources"][0]["deltas"].as_u64() >= Some(last);
             first.until("it is read", is_read).await;
         }
@@ -345,7 +347,8 @@ async fn ends_and_ages_are_the_same_after_a_restart() {
     assert_eq!(second.get("/api/topics").1, r#"{"topics":["q:a"],"next":null}"#);
 }
 
-/// More than comes within the time that an answer may take, and connections that break half-way: a load goes on where it was.
+/// More than arrives within the time-out of an answer, and connections that break half-way: the load continues where it
+/// was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_or_poor_way_to_nats_is_slow_and_not_endless() {
     let nats = Nats::start();
@@ -369,7 +372,7 @@ async fn a_slow_or_poor_way_to_nats_is_slow_and_not_endless() {
     }
 }
 
-/// Messages of a quarter of a megabyte: what is read at once has a bound in bytes.
+/// Messages of a quarter of a megabyte: what is read at once is limited in bytes.
 #[tokio::test]
 async fn large_messages_are_read_a_few_at_a_time() {
     let nats = Nats::start();

@@ -1,4 +1,4 @@
-//! Which stream a topic belongs in: the rule, told by the program, by the page for publishers, and kept by the server.
+//! Which stream a topic belongs in: the rule of the program, of the page for publishers, and of the server.
 
 use std::process::Command;
 
@@ -28,7 +28,7 @@ fn partitions(streams: usize) -> Vec<usize> {
         .collect()
 }
 
-/// A snippet of the page, as it stands there.
+/// A snippet of the page.
 fn snippet(language: &str) -> String {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/redis.md")).unwrap();
     let from =
@@ -44,7 +44,7 @@ fn printed(program: &str, args: &[&str]) -> Vec<usize> {
 }
 
 #[test]
-fn the_page_and_the_program_say_the_same() {
+fn the_page_and_the_program_agree() {
     let topics = serde_json::to_string(&TOPICS).unwrap();
     for streams in [1, 2, 3, 4, 16, 1_000] {
         let expected = partitions(streams);
@@ -71,7 +71,7 @@ fn the_page_and_the_program_say_the_same() {
 }
 
 #[tokio::test]
-async fn the_server_publishes_where_the_rule_says() {
+async fn the_server_publishes_by_the_rule() {
     let redis = Redis::start();
     let streams: Vec<String> = (0..3).map(|n| format!("s{n}")).collect();
     let server = redis.server(&format!("streams = {streams:?}")).await;

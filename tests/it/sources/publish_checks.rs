@@ -1,4 +1,4 @@
-//! `nexus-push publish` says of a delta what the server would say of it, before it is sent.
+//! `nexus-push publish` checks a delta as the server would, before it is sent.
 
 use crate::support::publish_cases::{Case, cases, publish, strict};
 use serde_json::{Value, json};
@@ -10,16 +10,16 @@ use crate::support::{OPEN, Redis, Server};
 
 const STREAM: &str = "nexus:deltas";
 
-/// What `/status` says of the reason, once it was told `count` times.
-async fn told(server: &Server, list: &str, reason: &str, count: u64) -> Value {
+/// The entry of `/status` for the reason, once it was counted `count` times.
+async fn last_of(server: &Server, list: &str, reason: &str, count: u64) -> Value {
     let of = |s: &Server| s.status()["sources"][0][list]["reasons"][reason].clone();
     server.until(reason, |s| of(s)["count"].as_u64() >= Some(count)).await;
     of(server)
 }
 
-/// What is refused is refused in the server's words, on one line, and nothing is sent.
+/// A refused delta is refused in the server's words, on one line, and nothing is sent.
 #[tokio::test]
-async fn what_a_server_refuses_of_redis_is_refused_before_in_its_words() {
+async fn refusals_for_redis_come_before_sending_in_the_servers_words() {
     let (read, untouched) = (Redis::start(), Redis::start());
     let server = ready(&strict(&read.source_config())).await;
     let (_folder, config) = config_file(&strict(&untouched.source_config()));
@@ -38,17 +38,17 @@ async fn what_a_server_refuses_of_redis_is_refused_before_in_its_words() {
         add.exec_async(&mut connection).await.unwrap();
         let count = counts.entry(case.reason).or_insert(0);
         *count += 1;
-        let said = told(&server, "refused", case.reason, *count).await;
+        let report = last_of(&server, "refused", case.reason, *count).await;
         let error = failed(&publish(&config, &case));
-        let (said, remedy) = (said["text"].as_str().unwrap(), said["remedy"].as_str().unwrap());
+        let (report, remedy) = (report["text"].as_str().unwrap(), report["remedy"].as_str().unwrap());
         assert!(
-            error.ends_with(&format!("was refused ({}): {said}; {remedy}\n", case.reason)),
-            "{error}{said}; {remedy}"
+            error.ends_with(&format!("was refused ({}): {report}; {remedy}\n", case.reason)),
+            "{error}{report}; {remedy}"
         );
         assert_eq!(error.lines().count(), 1, "{error}");
     }
     assert_eq!(untouched.command(&["EXISTS", STREAM]), ":0");
-    // And what a server takes is taken.
+    // And what a server accepts is accepted.
     for (topic, kind, data) in [
         ("merge:a", None, &b"{\"a\": 1}\n"[..]),
         ("merge:a", Some("delete"), b""),
@@ -65,9 +65,9 @@ async fn what_a_server_refuses_of_redis_is_refused_before_in_its_words() {
     assert_eq!(refused(&other), 0);
 }
 
-/// A server takes them, with the entry's own time; here, the publisher can be told.
+/// A server accepts them, with the entry's own time; the command can inform the publisher.
 #[tokio::test]
-async fn a_time_that_is_none_is_refused_in_the_words_of_the_server() {
+async fn an_invalid_time_is_refused_in_the_words_of_the_server() {
     let (read, untouched) = (Redis::start(), Redis::start());
     let server = ready(&strict(&read.source_config())).await;
     let (_folder, config) = config_file(&strict(&untouched.source_config()));
@@ -82,12 +82,12 @@ async fn a_time_that_is_none_is_refused_in_the_words_of_the_server() {
         ("9999999999999", "ts_too_late"),
     ] {
         read.xadd(STREAM, "*", &["topic", "merge:a", "data", "{}", "ts", ts]);
-        let said = told(&server, "suspicious", reason, 1).await;
+        let report = last_of(&server, "suspicious", reason, 1).await;
         let error = failed(&run(&["publish", "-c", &config, "--ts", ts, "merge:a", "{}"]));
         let what = error.split_once(&format!("was refused ({reason}): ")).unwrap().1;
         let (what, remedy) = what.trim_end().split_once("; ").unwrap();
-        assert!(said["text"].as_str().unwrap().starts_with(what) && what.contains(ts), "{said} {error}");
-        assert_eq!(said["remedy"], remedy);
+        assert!(report["text"].as_str().unwrap().starts_with(what) && what.contains(ts), "{report} {error}");
+        assert_eq!(report["remedy"], remedy);
     }
     assert_eq!(untouched.command(&["EXISTS", STREAM]), ":0");
     done(&run(&["publish", "-c", &config, "--ts", "1723161256313", "merge:a", "{}"]));
@@ -97,7 +97,7 @@ async fn a_time_that_is_none_is_refused_in_the_words_of_the_server() {
 
 #[cfg(feature = "nats")]
 #[tokio::test]
-async fn what_a_server_refuses_of_nats_is_refused_before_in_its_words() {
+async fn refusals_for_nats_come_before_sending_in_the_servers_words() {
     let (read, untouched) = (Nats::start(), Nats::start());
     let source = |nats: &Nats| format!("[source.nats]\nurls = [\"{}\"]\n", nats.url());
     let server = ready(&strict(&source(&read))).await;
@@ -111,7 +111,8 @@ async fn what_a_server_refuses_of_nats_is_refused_before_in_its_words() {
     let mut stream = other.create_stream(stream).await.unwrap();
     let mut counts = std::collections::HashMap::new();
     for case in cases() {
-        // A name that no subject can say goes into a header, which is not taken with a NUL or so; data that is missing is empty.
+        // A name that no subject can express goes into a header, which cannot contain a NUL, for example; missing data
+        // is empty.
         let mut headers = async_nats::HeaderMap::new();
         headers.insert("Nexus-Topic", case.topic.as_str());
         if let Some(kind) = case.kind {
@@ -121,13 +122,13 @@ async fn what_a_server_refuses_of_nats_is_refused_before_in_its_words() {
         js.publish_with_headers("nexus.deltas._topic.x", headers, data.into()).await.unwrap().await.unwrap();
         let count = counts.entry(case.reason).or_insert(0);
         *count += 1;
-        let said = told(&server, "refused", case.reason, *count).await;
+        let report = last_of(&server, "refused", case.reason, *count).await;
         let error = failed(&publish(&config, &case));
-        let (said, remedy) = (said["text"].as_str().unwrap(), said["remedy"].as_str().unwrap());
-        // Of an empty name, the subject is shown, which is another.
-        let said = if case.topic.is_empty() { "its topic is empty" } else { said };
+        let (report, remedy) = (report["text"].as_str().unwrap(), report["remedy"].as_str().unwrap());
+        // For an empty name, the subject is shown, which differs.
+        let report = if case.topic.is_empty() { "its topic is empty" } else { report };
         let remedy = if case.topic.is_empty() { "" } else { remedy };
-        assert!(error.contains(&format!("was refused ({}): {said}", case.reason)), "{error}{said}");
+        assert!(error.contains(&format!("was refused ({}): {report}", case.reason)), "{error}{report}");
         assert!(error.trim_end().ends_with(remedy), "{error}{remedy}");
     }
     assert_eq!(stream.info().await.unwrap().state.messages, 0);
@@ -148,7 +149,7 @@ async fn a_namespace_that_is_nearly_one_is_warned_about_and_sent() {
 }
 
 #[tokio::test]
-async fn without_a_configuration_it_says_what_is_not_checked() {
+async fn without_a_configuration_it_lists_what_is_not_checked() {
     let redis = Redis::start();
     let output = run(&["publish", "--to", &redis.url(), "merge:a", "[1]"]);
     done(&output);
@@ -156,7 +157,7 @@ async fn without_a_configuration_it_says_what_is_not_checked() {
         assert!(text(&output.stderr).contains(needle), "{}", text(&output.stderr));
     }
     assert_eq!(text(&run(&["publish", "--quiet", "--to", &redis.url(), "merge:a", "[1]"]).stderr), "");
-    // What is wrong whatever the configuration is refused all the same.
+    // Errors that do not depend on the configuration are found without one.
     for (topic, data, needle) in [
         ("bad name", "1", "(name)"),
         ("ops:a", "{}", "(reserved)"),
@@ -171,9 +172,9 @@ async fn without_a_configuration_it_says_what_is_not_checked() {
     assert_eq!(redis.command(&["XLEN", STREAM]), ":3");
 }
 
-/// The server's own API: what can be told is told before, and the rest by the server.
+/// The server's own API: what can be checked is checked before, and the rest by the server.
 #[tokio::test]
-async fn a_server_says_the_rest_itself() {
+async fn a_server_checks_the_rest_itself() {
     let server = Server::start(&strict(""));
     let to = format!("http://{}", server.address);
     let (_folder, config) = config_file(&strict(""));
@@ -201,7 +202,7 @@ async fn a_server_says_the_rest_itself() {
     }
 }
 
-/// A `merge` topic takes objects; its end needs none, whether there is a stream behind the API or not.
+/// A `merge` topic takes objects; its end needs none, with or without a stream behind the API.
 #[tokio::test]
 async fn a_topic_is_ended_by_the_api_of_a_server_with_a_stream() {
     let redis = Redis::start();
@@ -214,7 +215,7 @@ async fn a_topic_is_ended_by_the_api_of_a_server_with_a_stream() {
 }
 
 #[tokio::test]
-async fn options_that_do_not_go_together_are_told() {
+async fn conflicting_options_are_refused() {
     let redis = Redis::start();
     let (folder, config) = config_file(&format!("{OPEN}\n{}", redis.source_config()));
     let missing = folder.path().join("missing").to_str().unwrap().to_owned();

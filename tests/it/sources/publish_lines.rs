@@ -13,7 +13,7 @@ fn length(redis: &Redis) -> u64 {
     redis.command(&["XLEN", STREAM])[1..].parse().unwrap()
 }
 
-/// Both forms, over the API: what is wrong with a line is told with its number, and the others go on if that is asked for.
+/// Both forms, over the API: an error names its line, and the other lines are published if that is requested.
 #[tokio::test]
 async fn lines_in_both_forms_are_published_in_order() {
     let server = Server::open();
@@ -46,7 +46,7 @@ async fn lines_in_both_forms_are_published_in_order() {
     assert_eq!((seen.join(" ").as_str(), printed.len()), ("2 3 {\"a\":1.5}", 3));
 }
 
-/// The first line that is refused is the end: those before it are published, those behind it are not.
+/// The first refused line is the end: earlier ones are published, later ones are not.
 #[tokio::test]
 async fn it_stops_at_the_first_that_is_refused() {
     let redis = Redis::start();
@@ -68,14 +68,14 @@ async fn it_stops_at_the_first_that_is_refused() {
     let report = failed(&run(&["publish", "-c", &config, "--lines", &lines, "--keep-going"]));
     assert!(report.contains("1499 published, 1 refused") && report.contains("1 of 1500 lines"), "{report}");
     assert_eq!(length(&redis), 1_233 + 1_499);
-    // Longer than any delta may be: not held, and told.
+    // Longer than any delta may be: not read into memory, and reported.
     std::fs::write(&lines, format!("merge:a {{}}\nmerge:a \"{}\"\nmerge:a {{}}\n", "x".repeat(5_000_000))).unwrap();
     let report = failed(&run(&["publish", "-c", &config, "--lines", &lines]));
     assert!(report.contains("line 2: it has more bytes than a delta may, 262144"), "{report}");
     assert_eq!(length(&redis), 1_233 + 1_499 + 1);
 }
 
-/// 50,000 lines into two streams: all there, in order, in little memory.
+/// 50,000 lines into two streams: all arrive, in order, with little memory.
 #[tokio::test]
 async fn a_long_file_goes_through_in_bounded_memory() {
     const COUNT: u64 = 50_000;
@@ -123,7 +123,7 @@ async fn a_long_file_goes_through_in_bounded_memory() {
     }
 }
 
-/// As a feed does it: a line goes as soon as it is there. Ctrl-C ends it, though standard input stays open.
+/// As a feed uses it: a line is sent as soon as it is read. Ctrl-C ends it, although standard input stays open.
 #[tokio::test]
 async fn a_line_goes_at_once_and_ctrl_c_is_the_end() {
     let redis = Redis::start();
@@ -148,13 +148,13 @@ async fn a_line_goes_at_once_and_ctrl_c_is_the_end() {
     }
 }
 
-/// In the middle of many, too: what it says is what is there.
+/// In the middle of many lines, too: the report matches what was stored.
 #[tokio::test]
-async fn ctrl_c_in_the_middle_says_how_far_it_came() {
+async fn ctrl_c_in_the_middle_reports_the_last_line() {
     let redis = Redis::start();
     let mut child = started(&["publish", "--to", &redis.url(), "--lines", "-"]);
     let mut input = child.stdin.take().unwrap();
-    // For ever, until it is not read any more.
+    // Endlessly, until the pipe is closed.
     let writing = std::thread::spawn(move || while input.write_all(b"stream:a {\"bid\":191.4}\n").is_ok() {});
     let deadline = std::time::Instant::now() + crate::support::PATIENCE;
     while length(&redis) < 2_000 {
@@ -168,7 +168,7 @@ async fn ctrl_c_in_the_middle_says_how_far_it_came() {
     assert!(report.contains(&format!("interrupted after line {count}")), "{count} {report}");
 }
 
-/// Where the stream goes away in the middle, it says from which line on that matters, and ends in time.
+/// If the stream becomes unreachable, the report names the first line affected, and the command ends in time.
 #[tokio::test]
 async fn a_target_that_fails_is_the_end() {
     let mut redis = Redis::start();
@@ -191,7 +191,7 @@ async fn a_target_that_fails_is_the_end() {
 }
 
 #[test]
-fn no_lines_are_none_published() {
+fn no_lines_publish_nothing() {
     let redis = Redis::start();
     let output = fed(&["publish", "--to", &redis.url()], b"\n \n");
     done(&output);

@@ -1,4 +1,4 @@
-//! `nexus-push publish` to each target that there is: what it prints is where the delta is.
+//! `nexus-push publish` to every kind of target: its output says where the delta is.
 
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use crate::support::redis_groups;
 use crate::support::redis_groups::{Cluster, Sentinels};
 use crate::support::{Authority, OPEN, PATIENCE, Redis, Server, free_port, tls_config};
 
-/// What it printed behind the topic, by name.
+/// The fields that it printed after the topic, by name.
 fn place(printed: &str, topic: &str) -> std::collections::HashMap<String, String> {
     let parts = printed.trim_end().strip_prefix(topic).unwrap_or_else(|| panic!("{printed}"));
     parts.split('\t').skip(1).map(|part| part.split_once('=').unwrap()).map(|(k, v)| (k.into(), v.into())).collect()
@@ -55,19 +55,19 @@ async fn to_a_server_over_http_and_https() {
         assert_eq!((&delta["data"]["n"], delta["offset"].to_string()), (&json!(n), place["offset"].clone()));
         assert!(!place["epoch"].is_empty());
     }
-    // A file that names no stream leads to its own server.
+    // A configuration that names no stream leads to its own server.
     let (_folder, config) =
         config_file(&OPEN.replace("[server]", &format!("[server]\nlisten = \"{}\"", server.address)));
     let args = ["publish", "-c", &config, "--key-file", &key, "stream:a", "-6"];
     let (output, quiet) = (run(&args), run(&[&args[..], &["--quiet"]].concat()));
-    let said =
+    let notice =
         format!("{config} names no stream ([source.redis], [source.nats]): published to its server's API at {plain} ");
-    assert!(text(&output.stderr).contains(&said) && quiet.stderr.is_empty(), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains(&notice) && quiet.stderr.is_empty(), "{}", text(&output.stderr));
     for output in [output, quiet] {
         done(&output);
         assert_eq!(client.next().await["data"], -6);
     }
-    // A proxy has no part in it.
+    // Proxies are not used.
     let nobody = format!("http://127.0.0.1:{}", free_port());
     let environment = [
         ("NEXUS_TO", plain.as_str()),
@@ -81,7 +81,7 @@ async fn to_a_server_over_http_and_https() {
     assert_eq!(client.next().await["data"], -7);
 }
 
-/// Names of fields, streams and the rule for them as in the servers' file.
+/// The names of fields and streams, and the rule for streams, come from the servers' configuration.
 #[tokio::test]
 async fn to_redis_as_the_configuration_has_it() {
     let redis = Redis::start();
@@ -112,14 +112,14 @@ async fn to_redis_as_the_configuration_has_it() {
     }
     assert!(streams.len() > 1, "{streams:?}");
     assert_eq!((server.metric("topics_misplaced_total"), refused(&server)), (0.0, 0));
-    // The same by options: all streams, in their order.
+    // The same with options: all streams, in their order.
     let home: usize =
         done(&run(&["partition", "-n", "3", "latest:0"])).trim_end().rsplit('\t').next().unwrap().parse().unwrap();
     let args = ["publish", "--to", &redis.url(), "--stream", "x,y,z", "--create-stream", "latest:0", "1"];
     assert_eq!(place(&done(&run(&args)), "latest:0")["stream"], ["x", "y", "z"][home]);
 }
 
-/// A name that is misspelt is a stream that no server reads: nothing is created by it.
+/// A misspelt name is a stream that no server reads: it is not created.
 #[tokio::test]
 async fn streams_of_redis_that_are_not_there_are_refused_by_name() {
     let redis = Redis::start();
@@ -140,7 +140,7 @@ async fn streams_of_redis_that_are_not_there_are_refused_by_name() {
             assert!(!error.contains("published,") && !error.contains("creates"), "{error}");
         }
     };
-    // Nothing is there at all. One that has not been named by hand is the first of a new Redis, which is said.
+    // Nothing exists at all. A stream that was not given by hand is the first of a new Redis, which is reported.
     let typo = at("--stream typo: not");
     all_refused(&["--to", &url, "--stream", "typo"], &[&typo]);
     all_refused(&["-c", &two], &[&at("source.redis.streams s0,s1: not"), "none of source.redis.streams is"]);
@@ -148,16 +148,16 @@ async fn streams_of_redis_that_are_not_there_are_refused_by_name() {
     for (by, stream) in [(["--to", &url], "nexus:deltas"), (["-c", &one], "s0")] {
         let output = run(&[&["publish", "latest:a", "1"][..], &by].concat());
         assert_eq!(place(&done(&output), "latest:a")["stream"], stream);
-        let said = at(&format!("the stream {stream} is not"));
-        assert!(text(&output.stderr).contains(&said), "{}", text(&output.stderr));
+        let notice = at(&format!("the stream {stream} is not"));
+        assert!(text(&output.stderr).contains(&notice), "{}", text(&output.stderr));
         let output = run(&[&["publish", "latest:a", "1"][..], &by].concat());
         assert!(done(&output).contains(stream) && !text(&output.stderr).contains("is not in"));
     }
-    // Some are there.
+    // Some exist.
     all_refused(&["--to", &url, "--stream", "s0,typo"], &[&typo, "of --stream there are s0"]);
     all_refused(&["-c", &two], &[&at("source.redis.streams s1: not"), "of source.redis.streams there are s0"]);
     assert_eq!(redis.command(&["DBSIZE"]), ":2");
-    // A server that reads them has made them known, though they hold nothing yet.
+    // Servers that read them have registered them, although they are still empty.
     let server = ready(&std::fs::read_to_string(&two).unwrap()).await;
     assert_eq!(redis.command(&["EXISTS", "s1"]), ":0");
     for topic in ["latest:a", "latest:b", "latest:c"] {
@@ -170,9 +170,9 @@ async fn streams_of_redis_that_are_not_there_are_refused_by_name() {
     assert!(done(&output).contains("stream=new") && text(&output.stderr).contains("creates it"));
 }
 
-/// A publisher with rights on its streams alone cannot see what servers keep beside them.
+/// A publisher with rights only on its streams cannot see the keys of servers.
 #[test]
-fn a_user_of_the_streams_alone_publishes_to_those_that_hold_entries() {
+fn a_user_of_the_streams_alone_publishes_to_existing_streams() {
     let redis = Redis::start();
     let user = ["ACL", "SETUSER", "feed", "on", ">feed-secret", "~s0", "~s1", "+xadd", "+exists", "+role"];
     assert_eq!(redis.command(&user), "+OK");
@@ -185,7 +185,7 @@ fn a_user_of_the_streams_alone_publishes_to_those_that_hold_entries() {
     let error = failed(&with("s1", &[]));
     assert!(error.contains("--stream s1: not in Redis") && !error.contains("secret"), "{error}");
     done(&with("s1", &["--create-stream"]));
-    // One that may not even ask is told by what it writes.
+    // One that may not even check learns it from its own write.
     assert_eq!(redis.command(&["ACL", "SETUSER", "feed", "-exists"]), "+OK");
     done(&with("s0", &[]));
 }
@@ -208,7 +208,7 @@ async fn to_redis_that_is_away_or_takes_nothing() {
     assert!(error.contains("WRONGTYPE"), "{error}");
 }
 
-/// Processes that were stopped keep their connections, and answer nothing.
+/// Stopped processes keep their connections, and answer nothing.
 #[test]
 fn a_stream_that_hangs_is_given_up_in_time() {
     let given_up = |to: &str, needle: &str| {
@@ -241,7 +241,7 @@ async fn to_redis_over_tls() {
     assert_eq!(place(&printed, "stream:a")["stream"], "nexus:deltas");
 }
 
-/// By the sentinels, before and after the master is another.
+/// Through the sentinels, before and after a failover.
 #[tokio::test]
 async fn to_the_master_that_sentinels_name() {
     let mut group = Sentinels::start(Some("redis-secret-1"), None);
@@ -286,7 +286,7 @@ async fn to_a_redis_cluster() {
     assert_eq!((server.metric("topics_misplaced_total"), refused(&server)), (0.0, 0));
 }
 
-/// Subjects and headers as the server reads them, for names that no subject can say, too.
+/// Subjects and headers as the server reads them, also for names that no subject can express.
 #[cfg(feature = "nats")]
 #[tokio::test]
 async fn to_nats() {
@@ -294,7 +294,7 @@ async fn to_nats() {
     let more = "stream = \"MD\"\nsubjects = [\"md.>\"]\n";
     let (server, (_folder, config)) = (nats.server(more).await, config_file(&nats.config(more)));
     let url = nats.url();
-    // Of all topics, as `latest:*` has a name that no path says.
+    // For all topics, because `latest:*` cannot be in a path.
     let newest = |s: &Server| s.status()["sources"][0]["deltas"].as_u64().unwrap();
     let mut sequence = 0;
     for by in [&["-c", &config][..], &["--to", &url, "--stream", "MD", "--subject", "md.>"]] {
@@ -311,7 +311,7 @@ async fn to_nats() {
     assert_eq!(nats::view(&server, "latest:EUR.USD")["ts"], 1_723_161_256_313_u64);
     done(&run(&["publish", "-c", &config, "latest:a", "--kind", "delete"]));
     server.until("it is gone", |s| s.get("/api/topics/latest:a").0 == 404).await;
-    // A stream that is not there, and one that has other subjects.
+    // A stream that does not exist, and one that has other subjects.
     for stream in ["NOWHERE", "MD"] {
         let error = failed(&run(&["publish", "--quiet", "--to", &url, "--stream", stream, "a", "1"]));
         assert!(error.contains("NATS did not take the delta"), "{error}");
@@ -347,7 +347,7 @@ async fn to_nats_over_tls_with_a_login() {
         let error = failed(&run(&[&["publish", "--quiet", "a", "1"][..], &args].concat()));
         assert!(error.contains(needle) && !error.contains("s3cret") && !error.contains("wr0ng"), "{error}");
     }
-    // The second of two servers is there.
+    // Only the second of two servers is running.
     let either = format!("tls://push:nats-s3cret@localhost:{},localhost:{}", free_port(), nats.port);
     for (sequence, args) in [&["-c", &config][..], &["--to", &either, "--ca", &ca]].into_iter().enumerate() {
         let printed = done(&run(&[&["publish", "a", "1"], args].concat()));

@@ -1,5 +1,5 @@
-//! Recorded traffic, through Redis, to every subscriber's final state. On data made up here; and, where it is there, on
-//! the real recordings.
+//! Recorded traffic, through Redis, to every subscriber's final state. With generated data; and with the real
+//! recordings, if they exist.
 
 use crate::support::recording::{NAMESPACES, made_up};
 use std::collections::HashMap;
@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::support::{Client, Follower, PROGRAM, Redis, Server};
 
-/// Replays `files` through a real Redis to `clients` sessions on all topics and compares what each ended with.
-async fn replay_to_everybody(files: &[PathBuf], speed: &str, topics: &[String], clients: usize) {
+/// Replays `files` through a real Redis to `clients` sessions on all topics, and compares the final states.
+async fn replay_to_all_sessions(files: &[PathBuf], speed: &str, topics: &[String], clients: usize) {
     let redis = Redis::start();
     let server: Server = redis.server(NAMESPACES).await;
     let names: Vec<&str> = topics.iter().map(String::as_str).collect();
@@ -25,9 +25,9 @@ async fn replay_to_everybody(files: &[PathBuf], speed: &str, topics: &[String], 
         ["replay", "--quiet", "--speed", speed, "--to", &redis.url()].iter().map(ToString::to_string).collect();
     args.extend(files.iter().map(|f| f.to_str().unwrap().to_owned()));
     let replay = tokio::task::spawn_blocking(move || Command::new(PROGRAM).args(args).output().unwrap());
-    // Each session is read to the mark that is published last: the server has then seen all there is. What is conflated
-    // for a session may come after the mark (conflation reorders across topics), so each is then read to the end of
-    // every topic. States are followed by an implementation of merge patch that is not ours.
+    // Each session is read to the mark that is published last: the server has then seen everything. Conflated
+    // deliveries may come after the mark (conflation reorders across topics), so each session is then read to the end
+    // of every topic. States are computed by an independent implementation of merge patch.
     let watching = sessions.into_iter().map(|client| {
         let topics = topics.to_vec();
         async move {
@@ -64,7 +64,7 @@ async fn replay_to_everybody(files: &[PathBuf], speed: &str, topics: &[String], 
     }
 }
 
-/// A session on all topics, and what its messages made of each.
+/// A session on all topics, with its state of each.
 struct Watcher {
     client: Client,
     followers: HashMap<String, Follower>,
@@ -90,7 +90,7 @@ impl Watcher {
 }
 
 #[tokio::test]
-async fn made_up_traffic_reaches_everybody() {
+async fn generated_traffic_reaches_every_session() {
     let dir = tempfile::tempdir().unwrap();
     let files = made_up(dir.path(), 4_000);
     let topics = [
@@ -100,18 +100,18 @@ async fn made_up_traffic_reaches_everybody() {
         "book:bybit-linear.XRPUSDT",
         "stream:end",
     ];
-    replay_to_everybody(&files, "20", &topics.map(str::to_owned), 20).await;
+    replay_to_all_sessions(&files, "20", &topics.map(str::to_owned), 20).await;
 }
 
 #[tokio::test]
-async fn real_traffic_reaches_everybody() {
+async fn real_traffic_reaches_every_session() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
     if !folder.is_dir() {
-        println!("LEFT OUT: {} is not there; the same was tested on made-up traffic", folder.display());
+        println!("SKIPPED: {} does not exist; the same was tested with generated traffic", folder.display());
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    // The first seconds of all four instruments, and all of the fifth.
+    // The first seconds of four instruments, and all of the fifth.
     let mut files = Vec::new();
     let mut topics = vec!["stream:end".to_owned()];
     for (name, venue, symbol) in [
@@ -133,7 +133,7 @@ async fn real_traffic_reaches_everybody() {
         let kinds: &[&str] = if venue.starts_with("bybit") { &["book"] } else { &["quotes", "book", "trades"] };
         topics.extend(kinds.iter().map(|kind| format!("{kind}:{venue}.{symbol}")));
     }
-    replay_to_everybody(&files, "20", &topics, 20).await;
+    replay_to_all_sessions(&files, "20", &topics, 20).await;
 }
 
 /// Every line of the real recordings is understood.
@@ -142,7 +142,7 @@ fn real_recordings_have_no_line_that_is_not_understood() {
     use nexus_push::source::replay::Recordings;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
     if !folder.is_dir() {
-        println!("LEFT OUT: {} is not there", folder.display());
+        println!("SKIPPED: {} does not exist", folder.display());
         return;
     }
     let mut files: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
@@ -152,6 +152,6 @@ fn real_recordings_have_no_line_that_is_not_understood() {
     while recordings.next_moment().unwrap().is_some() {}
     let counts = &recordings.normalizer.counts;
     assert_eq!(counts.malformed, 0, "{:?}", counts.first_fault);
-    // The kline sample, and nothing else, makes no topic.
+    // Only the kline sample makes no topic.
     assert_eq!(counts.unknown, 1, "{counts:?}");
 }

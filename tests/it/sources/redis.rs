@@ -92,7 +92,8 @@ async fn partitions_are_read_side_by_side_and_the_api_writes_to_the_topics_own()
         assert_eq!(delta["data"], "by the api");
         assert!(seen.insert(delta["topic"].as_str().unwrap().to_owned()));
     }
-    // A topic that turns up in another partition than expected moves there: its past cannot be compared.
+    // A topic that appears in another partition than expected moves there: its offsets cannot be compared with earlier
+    // ones.
     let home = lengths.len();
     assert_eq!(home, 4);
     for stream in &streams {
@@ -117,14 +118,14 @@ async fn publishing_through_redis_is_durable_and_returns_the_offset() {
     assert_eq!(redis.command(&["XLEN", "nexus:deltas"]), ":1");
 }
 
-/// States outlive the trimming of the deltas that made them: a node that starts later has them from Redis.
+/// States survive the trimming of their deltas: a node that starts later restores them from Redis.
 #[tokio::test]
 async fn saved_states_survive_trimming() {
     let redis = Redis::start();
     let first = redis.server("snapshot_every = \"200ms\"").await;
     redis.add("merge:a", &json!({"old": 1}));
     let last = redis.add("latest:b", &json!("value"));
-    // The position comes last: without it a saved state counts for nothing.
+    // The position is saved last: without it a saved state does not count.
     first.until("saved", |_| redis.command(&["GET", "{nexus:deltas}:position"]) == last).await;
     redis.command(&["XTRIM", "nexus:deltas", "MAXLEN", "0"]);
     redis.add("merge:a", &json!({"new": 2}));
@@ -137,9 +138,8 @@ async fn saved_states_survive_trimming() {
     first.until("the first has it too", |s| data(s, "merge:a") == json!({"old": 1, "new": 2})).await;
 }
 
-/// A node that could not read for so long that entries were trimmed says so: new epoch, snapshots.
-/// One node misses entries: it loads again by itself. Another, which has read them all, is none the worse, and both come to the
-/// same once there is a snapshot.
+/// One node could not read for so long that entries were trimmed: it loads again on its own. Another, which has read
+/// them all, is not affected, and both get the same state from the next snapshot.
 #[tokio::test]
 async fn a_node_that_misses_entries_loads_again_by_itself() {
     let redis = Redis::start();
@@ -167,30 +167,30 @@ async fn a_node_that_misses_entries_loads_again_by_itself() {
     }
     redis.command(&["XTRIM", "nexus:deltas", "MAXLEN", "40"]);
     slow.signal("CONT");
-    let told = loop {
-        let told = client.next().await;
-        if told["type"] == "snapshot" && told["data"].get("k99").is_some() {
-            break told;
+    let delivery = loop {
+        let delivery = client.next().await;
+        if delivery["type"] == "snapshot" && delivery["data"].get("k99").is_some() {
+            break delivery;
         }
     };
-    // No position in a state that may lack deltas is one in the epoch.
+    // A position in a state that may lack deltas is not valid in the epoch.
     let in_doubt = json!(format!("{epoch}~"));
-    assert_eq!((&told["epoch"], &told["incomplete"]), (&in_doubt, &json!(true)), "{told}");
+    assert_eq!((&delivery["epoch"], &delivery["incomplete"]), (&in_doubt, &json!(true)), "{delivery}");
     assert_eq!(slow.metric("source_missed_total{source=\"redis nexus:deltas\"}"), 1.0);
     for server in [&slow, &healthy] {
         assert_eq!(server.metric("epoch_changes_total{source=\"redis nexus:deltas\"}"), 0.0);
     }
-    // What the slow node does not know, it does not say is not there.
+    // A topic that the slow node does not know may exist: it does not answer 404.
     let (status, quiet) = slow.get("/api/topics/merge:quiet");
     let quiet: Value = serde_json::from_str(&quiet).unwrap();
     assert_eq!((status, &quiet["data"], &quiet["incomplete"]), (200, &Value::Null, &json!(true)));
     assert_eq!(client.subscribe(&["merge:quiet"]).await["topics"]["merge:quiet"]["recovered"], false);
-    let told = client.next().await;
+    let delivery = client.next().await;
     assert_eq!(
-        (&told["topic"], &told["data"], &told["incomplete"]),
+        (&delivery["topic"], &delivery["data"], &delivery["incomplete"]),
         (&json!("merge:quiet"), &Value::Null, &json!(true))
     );
-    // The healthy node has all that it had.
+    // The healthy node still has everything.
     assert_eq!(
         serde_json::from_str::<Value>(&healthy.get("/api/topics/merge:quiet").1).unwrap()["data"],
         json!({"q": 1})
@@ -198,9 +198,9 @@ async fn a_node_that_misses_entries_loads_again_by_itself() {
     let at = followed.offset;
     redis.xadd("nexus:deltas", "*", &["topic", "merge:a", "kind", "snapshot", "data", "{\"z\":1}"]);
     while followed.offset == at {
-        let told = watcher.next().await;
-        assert_eq!(told.get("incomplete"), None, "{told}");
-        followed.take(&told);
+        let delivery = watcher.next().await;
+        assert_eq!(delivery.get("incomplete"), None, "{delivery}");
+        followed.take(&delivery);
     }
     slow.until("whole again", |s| {
         let [one, other] = [s, &healthy].map(|s| s.get("/api/topics/merge:a").1);

@@ -1,4 +1,4 @@
-//! Streams that are not as one would have them: odd IDs, holes, a Redis that takes no writes or answers less.
+//! Unusual streams: odd IDs, holes, a Redis that takes no writes or answers less.
 
 use crate::support::slow_link::way;
 use serde_json::{Value, json};
@@ -17,8 +17,8 @@ fn view(server: &Server, topic: &str) -> Value {
     serde_json::from_str(&body).unwrap()
 }
 
-/// Events' own times of years ago, seconds with nanoseconds for a sequence, and sequences that no millisecond has: refused
-/// on every node alike, whatever it has read.
+/// Event times of years ago, seconds with nanoseconds as sequence, and sequences that no millisecond has: refused on
+/// every node alike, whatever it has read.
 #[tokio::test]
 async fn an_offset_is_made_of_its_entry_alone_or_the_entry_is_refused() {
     let redis = Redis::start();
@@ -29,7 +29,7 @@ async fn an_offset_is_made_of_its_entry_alone_or_the_entry_is_refused() {
     for n in 0..5u64 {
         add_as(&redis, &format!("1600000000{n:03}-0"), "stream:s", &json!("old"));
     }
-    // Yesterday: not so long ago that the topic has ended.
+    // Yesterday: recent enough that the topic has not ended.
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let base = u64::try_from(since.as_millis()).unwrap() - 86_400_000;
     for n in 0..10u64 {
@@ -52,12 +52,16 @@ async fn an_offset_is_made_of_its_entry_alone_or_the_entry_is_refused() {
     for server in [&first, &second] {
         assert_eq!(view(server, "stream:s")["data"], json!(expected));
     }
-    assert_eq!(view(&third, "stream:s")["data"], json!(expected[3..]), "of a later start the same offsets");
+    assert_eq!(
+        view(&third, "stream:s")["data"],
+        json!(expected[3..]),
+        "a node that starts later computes the same offsets"
+    );
 }
 
-/// An ID in microseconds, nanoseconds, or simply the largest: all later ones are as far off.
+/// An ID in microseconds, nanoseconds, or the largest one: all later IDs are too large as well.
 #[tokio::test]
-async fn an_id_after_all_offsets_makes_the_node_not_ready_and_is_said() {
+async fn an_id_above_the_largest_offset_makes_the_node_not_ready() {
     for id in ["1750000000000000-0", "1750000000000000000-5", "18446744073709551615-1"] {
         let redis = Redis::start();
         let server = redis.server("").await;
@@ -75,7 +79,7 @@ async fn an_id_after_all_offsets_makes_the_node_not_ready_and_is_said() {
         assert_eq!(view(&server, "latest:a")["data"], 1, "what was good is served on");
         // A node that starts is not ready either.
         let late = Server::start(&format!("{OPEN}\n{}", redis.source_config()));
-        late.until("says why", |s| s.get("/readyz").1.contains("after November 2058")).await;
+        late.until("the reason is shown", |s| s.get("/readyz").1.contains("after November 2058")).await;
         // The remedy.
         redis.command(&["DEL", STREAM]);
         for server in [&server, &late] {
@@ -83,11 +87,11 @@ async fn an_id_after_all_offsets_makes_the_node_not_ready_and_is_said() {
             assert!(!server.status()["sources"].to_string().contains(id));
         }
         server.publish("latest:a", &json!(3));
-        late.until("goes on", |s| s.get("/api/topics/latest:a").1.contains("\"data\":3")).await;
+        late.until("it continues", |s| s.get("/api/topics/latest:a").1.contains("\"data\":3")).await;
     }
 }
 
-/// Redis' clock is behind its last ID: everything gets that ID's millisecond, which holds 8,192 entries.
+/// Redis' clock is behind its last ID: all entries get that ID's millisecond, which has room for 8,192 entries.
 #[tokio::test]
 async fn a_clock_that_stands_still_uses_up_no_millisecond() {
     let redis = Redis::start();
@@ -116,7 +120,7 @@ async fn a_clock_that_stands_still_uses_up_no_millisecond() {
     assert_eq!(server.metric("epoch_changes_total{source=\"redis nexus:deltas\"}"), 0.0);
 }
 
-/// However short the stream and the batch: who could not be given an entry is told.
+/// However short the stream and the batch: clients that miss an entry are notified.
 #[tokio::test]
 async fn every_hole_is_noticed_however_short_the_stream() {
     for (kept, burst) in [(1u32, 2u32), (1, 7), (3, 5), (10, 11), (10, 200), (31, 40)] {
@@ -131,15 +135,15 @@ async fn every_hole_is_noticed_however_short_the_stream() {
             "for i = 1, {burst} do redis.call('XADD', KEYS[1], 'MAXLEN', '{kept}', '*', 'topic', 'stream:s', 'data', i) end"
         );
         redis.command(&["EVAL", &script, "1", STREAM]);
-        let told = client.next().await;
-        assert_eq!(told["type"], "snapshot", "{kept} of {burst}: {told}");
-        assert_eq!(told["epoch"], epoch, "offsets are as good as before");
-        assert_eq!(told["data"].as_array().unwrap().len(), kept as usize);
+        let message = client.next().await;
+        assert_eq!(message["type"], "snapshot", "{kept} of {burst}: {message}");
+        assert_eq!(message["epoch"], epoch, "offsets are as good as before");
+        assert_eq!(message["data"].as_array().unwrap().len(), kept as usize);
         assert_eq!(server.metric("source_missed_total{source=\"redis nexus:deltas\"}"), 1.0);
     }
 }
 
-/// A stream that keeps little loses nothing that was read in time: nobody is told of a hole that is none.
+/// A short stream that is read in time loses nothing: no hole is reported.
 #[tokio::test]
 async fn a_short_stream_that_is_read_in_time_has_no_holes() {
     for kept in [0u32, 1, 5] {
@@ -164,8 +168,8 @@ async fn a_short_stream_that_is_read_in_time_has_no_holes() {
     }
 }
 
-/// Out of memory: reads work, writes do not. A running node goes on over a reconnect, a new one starts, with an epoch in the
-/// database and without.
+/// Out of memory: reads work, writes do not. A running node continues over a reconnect, and a new one starts, with or
+/// without an epoch in the database.
 #[tokio::test]
 async fn a_node_that_can_read_serves() {
     for has_epoch in [true, false] {
@@ -199,9 +203,9 @@ async fn a_node_that_can_read_serves() {
     }
 }
 
-/// A server that answers no `XINFO`: what it does not say is not taken for a change.
+/// A server that does not support `XINFO`: missing information is not taken for a change.
 #[tokio::test]
-async fn a_redis_without_xinfo_is_read_all_the_same() {
+async fn a_redis_without_xinfo_is_read() {
     let redis = Redis::start();
     redis.command(&["ACL", "SETUSER", "default", "-xinfo"]);
     let server = redis.server("").await;
@@ -212,10 +216,10 @@ async fn a_redis_without_xinfo_is_read_all_the_same() {
     // Whether anything came before the first entry cannot be known either.
     redis.xadd(STREAM, "*", &["topic", "merge:a", "kind", "snapshot", "data", r#"{"first":1}"#]);
     for _ in 0..2 {
-        let told = client.next().await;
-        assert_eq!(told["type"], "snapshot");
-        if told["topic"] == "merge:a" {
-            follower.take(&told);
+        let message = client.next().await;
+        assert_eq!(message["type"], "snapshot");
+        if message["topic"] == "merge:a" {
+            follower.take(&message);
         }
     }
     for n in 0..5 {
@@ -232,7 +236,7 @@ async fn a_redis_without_xinfo_is_read_all_the_same() {
     redis.add("merge:b", &json!({"b": 1}));
     let second = redis.server("").await;
     assert_eq!(view(&second, "merge:a"), view(&server, "merge:a"), "it rests on a snapshot");
-    // What came before cannot be counted, so that a state without a snapshot may lack some of it.
+    // Earlier entries cannot be counted, so a state without a snapshot may lack some of them.
     for server in [&server, &second] {
         server.until("read", |s| s.get("/api/topics/merge:b").0 == 200).await;
         assert_eq!(view(server, "merge:b")["incomplete"], true);
@@ -242,13 +246,14 @@ async fn a_redis_without_xinfo_is_read_all_the_same() {
         server.until("whole", |s| view(s, "merge:b")["data"] == json!({"all": 1})).await;
     }
     assert_eq!(view(&second, "merge:b"), view(&server, "merge:b"));
-    // What changed is told from what is missing.
+    // A change is told from missing information.
     redis.command(&["DEL", STREAM]);
     redis.xadd(STREAM, "1700000000000-0", &["topic", "merge:a", "data", "{}"]);
     server.until("noticed", |s| s.metric("epoch_changes_total{source=\"redis nexus:deltas\"}") >= 1.0).await;
 }
 
-/// More than comes within the time that an answer may take, and connections that break half-way: a load goes on where it was.
+/// More than arrives within the time-out of an answer, and connections that break half-way: the load continues where it
+/// was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_or_poor_way_to_redis_is_slow_and_not_endless() {
     let redis = Redis::start();
@@ -270,8 +275,8 @@ async fn a_slow_or_poor_way_to_redis_is_slow_and_not_endless() {
     }
 }
 
-/// Entries of a quarter of a megabyte, and small ones with a large field that nobody asked for: what is read at once has a
-/// bound in bytes.
+/// Entries of a quarter of a megabyte, and small ones with a large unused field: what is read at once is limited in
+/// bytes.
 #[tokio::test]
 async fn large_entries_are_read_a_few_at_a_time() {
     for (count, data, more) in [(1_200, 250_000, 0), (100, 100, 4_000_000)] {

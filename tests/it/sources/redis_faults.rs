@@ -1,4 +1,4 @@
-//! Redis fails; sessions stay.
+//! Redis fails; sessions stay connected.
 
 use serde_json::{Value, json};
 
@@ -15,14 +15,14 @@ fn add(redis: &Redis, from: u64, n: u64) {
 async fn expect_stream(client: &mut Client, have: &mut u64, until: u64) {
     while *have < until {
         let delta = client.next().await;
-        assert_eq!(delta["data"], *have + 1, "a hole, or a repeat");
+        assert_eq!(delta["data"], *have + 1, "a gap or a repetition");
         *have += 1;
     }
 }
 
-/// Several full batches at once, each read while the one before is taken in, and Redis gone in the middle of it.
+/// Several full batches, each read while the previous one is applied, with Redis failing in the middle.
 #[tokio::test]
-async fn what_is_read_ahead_is_taken_in_once_and_in_order() {
+async fn prefetched_batches_are_applied_once_and_in_order() {
     let mut redis = Redis::start();
     let server = redis.server("").await;
     let mut client = server.client().await;
@@ -59,8 +59,8 @@ async fn killed_and_restarted_with_its_data_nothing_is_lost() {
         add(&redis, 1 + round * 200, 100);
         redis.kill();
         server.until("not ready", |s| s.get("/readyz").0 == 503).await;
-        assert_eq!(server.get("/healthz").0, 200, "a Redis that is away is no reason to restart this");
-        assert_eq!(server.get("/api/topics/merge:m").0, 200, "snapshots are served all the same");
+        assert_eq!(server.get("/healthz").0, 200, "the server must not be restarted because Redis is away");
+        assert_eq!(server.get("/api/topics/merge:m").0, 200, "snapshots are still served");
         redis.start_again();
         add(&redis, 101 + round * 200, 100);
         expect_stream(&mut stream, &mut have, 200 * (round + 1)).await;
@@ -94,7 +94,7 @@ async fn wiped(server: &Server, redis: &Redis, clients: &mut [Client; 2], old_ep
         let epoch = message["epoch"].clone();
         seen.push(message);
         let last = seen.last().unwrap();
-        // Either it was loaded with the new epoch and stands in its snapshot, or it came as a delta after it.
+        // The delta was either loaded with the new epoch, and is in its snapshot, or it came after it.
         if (epoch != Value::Null && last["data"].as_array().is_some_and(|kept| kept.iter().any(|d| d["data"] == "new")))
             || (last["type"] == "delta" && last["data"] == "new" && seen.iter().any(|m| m["type"] == "snapshot"))
         {
@@ -103,7 +103,7 @@ async fn wiped(server: &Server, redis: &Redis, clients: &mut [Client; 2], old_ep
     }
     assert!(seen.iter().any(|m| m["type"] == "snapshot" && m["epoch"] != *old_epoch));
     assert_eq!(server.metric("sessions"), 2.0);
-    // A position of the old epoch is worth nothing.
+    // A position of the old epoch is not valid.
     let mut back = server.client().await;
     back.send(
         json!({"op": "subscribe", "args": ["stream:s"], "since": {"stream:s": {"offset": 1, "epoch": old_epoch}}}),
@@ -141,7 +141,7 @@ async fn flushed_while_connected_is_noticed_too() {
     wiped(&server, &redis, &mut clients, &epoch).await;
 }
 
-/// A failover that lost the last writes: the stream's IDs go backwards though its epoch key is still there.
+/// A failover that lost the last writes: the stream's IDs go backwards, although its epoch key still exists.
 #[tokio::test]
 async fn ids_that_go_backwards_change_the_epoch() {
     let redis = Redis::start();

@@ -1,5 +1,5 @@
-//! Redis that does not stay where it is: failover under real sentinels, slots that move and masters that die in a real
-//! cluster. What a replica has is lost by nobody and repeated to nobody; what a failover lost is shown to nobody further.
+//! Redis under real sentinels and in a real cluster: failover, slots that move, masters that die. Deltas that a replica
+//! has are neither lost nor repeated; deltas that a failover lost are not served any longer.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use crate::support::redis_groups::{Cluster, Sentinels};
 use crate::support::{Client, Follower, OPEN, Server};
 
 async fn ready(config: &str) -> Server {
-    // Clients are not looked at while processes settle.
+    // Clients are not pinged while processes settle.
     let server = Server::start(&format!("{OPEN}\n[limits]\nping_interval = \"1h\"\n{config}"));
     server.until("ready", |s| s.get("/readyz").0 == 200).await;
     server
@@ -22,25 +22,25 @@ fn topic(server: &Server, name: &str) -> Value {
     serde_json::from_str(&server.get(&format!("/api/topics/{name}")).1).unwrap()
 }
 
-/// What one asks, the other answers: both ways through Redis.
-async fn hear_each_other(one: &Server, two: &Server) {
+/// Each node answers requests of the other through Redis.
+async fn exchange_messages(one: &Server, two: &Server) {
     let mut client = two.client().await;
     client.subscribe(&["stream:heard"]).await;
     let heard = |s: &Server| s.post("/api/channels", &json!({})).1["result"]["channels"]["stream:heard"].is_object();
     one.until("it hears the other", heard).await;
 }
 
-/// Numbers that were published one after the other: each either surely, or perhaps.
+/// Numbers that were published in order, each certainly or possibly.
 #[derive(Default)]
 struct Numbers {
     last: u64,
     acknowledged: Vec<u64>,
-    /// What a subscriber got.
+    /// The numbers that a subscriber got.
     got: Vec<u64>,
 }
 
 impl Numbers {
-    /// Publishes the next; `Some(true)` is that a replica has it.
+    /// Publishes the next number. `Some(true)`: a replica has it.
     fn publish(&mut self, add: impl FnOnce(u64) -> Option<bool>) -> bool {
         self.last += 1;
         let sure = add(self.last) == Some(true);
@@ -50,10 +50,10 @@ impl Numbers {
         sure
     }
 
-    /// Until `n` more have been acknowledged.
+    /// Publishes until `n` more have been acknowledged.
     fn publish_some(&mut self, n: usize, mut add: impl FnMut(u64) -> Option<bool>) {
         let until = self.acknowledged.len() + n;
-        redis_groups::until("publishing goes on", || {
+        redis_groups::until("publishing continues", || {
             while self.acknowledged.len() < until {
                 if !self.publish(&mut add) {
                     return false;
@@ -63,7 +63,7 @@ impl Numbers {
         });
     }
 
-    /// What a subscriber of a `stream` got: all that were acknowledged, each once, in order.
+    /// Checks that a subscriber of a `stream` got all acknowledged numbers, each once, in order.
     async fn check(&mut self, client: &mut Client) {
         let got = &mut self.got;
         let last = *self.acknowledged.last().unwrap();
@@ -93,18 +93,18 @@ async fn a_failover_under_sentinels_loses_and_repeats_nothing_that_a_replica_had
     };
     publish(&group, 50);
     let old = group.kill_master();
-    // Those who publish find the new master by themselves, and so does the server.
+    // Publishers find the new master on their own, and so does the server.
     publish(&group, 50);
     let new = group.until_failed_over();
     assert_ne!(old, new);
     for server in [&one, &two] {
         server.until("ready again", |s| s.get("/readyz").0 == 200).await;
-        assert!(server.log().contains(&format!("node=127.0.0.1:{}", group.nodes[new].port)), "the log says which");
+        assert!(server.log().contains(&format!("node=127.0.0.1:{}", group.nodes[new].port)), "the log names it");
     }
     let offset = two.publish("merge:m", &json!({"by": "the API"}));
-    hear_each_other(&one, &two).await;
-    hear_each_other(&two, &one).await;
-    // The old master comes back, with nothing, and takes itself for one until the sentinels see to it.
+    exchange_messages(&one, &two).await;
+    exchange_messages(&two, &one).await;
+    // The old master comes back empty, and acts as a master until the sentinels demote it.
     group.nodes[old].start();
     publish(&group, 20);
     redis_groups::until("it is a replica now", || group.nodes[old].role() == "slave");
@@ -129,7 +129,7 @@ async fn a_failover_under_sentinels_loses_and_repeats_nothing_that_a_replica_had
     }
 }
 
-/// Follows a topic until it is at `state` in another epoch than `old`.
+/// Follows a topic until it has `state` in another epoch than `old`.
 async fn settle(client: &mut Client, follower: &mut Follower, old: &str, state: &Value) {
     while follower.epoch.is_empty() || follower.epoch == old || follower.state != *state {
         let message = client.next().await;
@@ -139,10 +139,10 @@ async fn settle(client: &mut Client, follower: &mut Follower, old: &str, state: 
     }
 }
 
-/// The new master lacks what was read last, and by the time that it is looked at has newer entries: IDs do not go
-/// backwards, but what was shown is in nobody's state any more.
+/// The new master lacks the last entries, and has newer ones by the time the server reads it: IDs do not go backwards,
+/// but what was served is in no node's state any more.
 #[tokio::test]
-async fn what_a_failover_lost_changes_the_epoch_and_is_shown_to_nobody_further() {
+async fn deltas_lost_in_a_failover_change_the_epoch_and_are_not_served() {
     let mut group = Sentinels::start(Some("redis-secret-1"), None);
     let config = format!("{}snapshot_every = \"300ms\"\n", group.source_config());
     let (one, two) = (ready(&config).await, ready(&config).await);
@@ -173,7 +173,7 @@ async fn what_a_failover_lost_changes_the_epoch_and_is_shown_to_nobody_further()
             lost = message["offset"].as_u64().unwrap();
         }
     }
-    // They meet the new master when that has gone on.
+    // They connect to the new master when it has newer entries.
     for server in [&one, &two] {
         server.signal("STOP");
     }
@@ -196,13 +196,13 @@ async fn what_a_failover_lost_changes_the_epoch_and_is_shown_to_nobody_further()
     assert!(noticed(&one) || noticed(&two), "{}", one.log());
     let three = ready(&config).await;
     let fresh = topic(&three, "merge:m");
-    assert_eq!(fresh["data"], kept, "nor did anybody save what was lost");
+    assert_eq!(fresh["data"], kept, "the lost data was not saved");
     for (server, (epoch, offset)) in [&one, &two].into_iter().zip(&ends) {
         assert_eq!((&fresh["epoch"], &fresh["offset"]), (&json!(epoch), &json!(offset)));
-        server.until("the same as who comes new", |s| topic(s, "merge:m") == fresh).await;
+        server.until("the same as for a new client", |s| topic(s, "merge:m") == fresh).await;
         server.until("ready", |s| s.get("/readyz").0 == 200).await;
         assert!(server.metric("epoch_changes_total{source=\"redis nexus:deltas\"}") >= 1.0);
-        // A position among what was lost is worth nothing on any node.
+        // A position among the lost entries is not valid on any node.
         let mut back = server.client().await;
         back.send(
             json!({"op": "subscribe", "args": ["merge:m"], "since": {"merge:m": {"offset": lost, "epoch": old}}}),
@@ -216,10 +216,10 @@ async fn what_a_failover_lost_changes_the_epoch_and_is_shown_to_nobody_further()
     }
 }
 
-/// The old master is not dead: its connections stay, and it goes on when it is let. It is left because the sentinels
-/// name another.
+/// The old master hangs: its connections stay open, and it continues when resumed. The server leaves it because the
+/// sentinels name another.
 #[tokio::test]
-async fn a_master_that_hangs_is_left_for_the_one_that_the_sentinels_name() {
+async fn a_hanging_master_is_replaced_by_the_one_that_the_sentinels_name() {
     let group = Sentinels::start(None, None);
     let server = ready(&group.source_config()).await;
     let mut client = server.client().await;
@@ -239,11 +239,10 @@ async fn a_master_that_hangs_is_left_for_the_one_that_the_sentinels_name() {
     assert_eq!(server.metric("epoch_changes_total{source=\"redis nexus:deltas\"}"), 0.0);
 }
 
-/// The old master is well, and stays one: only the sentinels and its replicas do not reach it any more, as in a network
-/// cut in two with the server on its side. (They are kept out by another password, which connections that are there
-/// already are not asked for.)
+/// The old master is well, and stays a master: only the sentinels and its replicas cannot reach it, as in a partitioned
+/// network with the server on its side. (Another password keeps them out; existing connections are not asked for it.)
 #[tokio::test]
-async fn a_master_that_is_cut_off_is_left_for_the_one_that_the_sentinels_name() {
+async fn a_partitioned_master_is_replaced_by_the_one_that_the_sentinels_name() {
     let group = Sentinels::start(Some("redis-secret-1"), None);
     let server = ready(&group.source_config()).await;
     let mut client = server.client().await;
@@ -260,14 +259,14 @@ async fn a_master_that_is_cut_off_is_left_for_the_one_that_the_sentinels_name() 
     let new = group.master_other_than(old).unwrap();
     numbers.publish_some(5, |n| group.nodes[new].add("nexus:deltas", "stream:s", &json!(n)));
     numbers.check(&mut client).await;
-    // Nor does the API write to the old one, over the connection that it has.
+    // The API does not write to the old master either, over its existing connection.
     server.publish("stream:another", &json!("on the new master"));
     assert_eq!(length(new), 7 + numbers.last - 5);
     assert_eq!(::redis::cmd("XLEN").arg("nexus:deltas").query::<u64>(&mut inside).unwrap(), 6);
     assert_eq!(server.metric("epoch_changes_total{source=\"redis nexus:deltas\"}"), 0.0);
 }
 
-/// Passwords of the Redises and of the sentinels are two things.
+/// Redis and the sentinels have different passwords.
 #[tokio::test]
 async fn two_nodes_know_of_each_other_through_sentinels() {
     let group = Sentinels::start(Some("redis-secret-1"), Some("sentinel-secret-2"));
@@ -284,11 +283,11 @@ async fn two_nodes_know_of_each_other_through_a_cluster() {
 }
 
 #[tokio::test]
-async fn a_master_that_no_sentinel_knows_is_said() {
+async fn a_master_unknown_to_all_sentinels_is_reported() {
     let group = Sentinels::start(None, None);
     let config = group.source_config().replace("\"mymaster\"", "\"another\"");
     let server = Server::start(&format!("{OPEN}\n{config}"));
-    server.until("it says so", |s| s.log().contains("no sentinel says where the master is")).await;
+    server.until("it is reported", |s| s.log().contains("no sentinel says where the master is")).await;
     let (status, reason) = server.get("/readyz");
     assert!(status == 503 && reason.contains("not loaded yet"), "{reason}");
     assert!(server.log().contains("another: ") && server.log().contains("No such master"), "{}", server.log());
@@ -296,7 +295,7 @@ async fn a_master_that_no_sentinel_knows_is_said() {
     assert_eq!(status, 503, "{reply}");
 }
 
-/// A topic whose home is this partition.
+/// A topic that belongs in this partition.
 fn topic_of(partition: usize, partitions: usize, class: &str) -> String {
     let home = |name: &str| {
         let hash =
@@ -308,7 +307,7 @@ fn topic_of(partition: usize, partitions: usize, class: &str) -> String {
 
 const PARTITIONS: usize = 6;
 
-/// Takes deltas until `number` comes, which is none of the others'.
+/// Reads deltas until `number`, which only this test publishes.
 async fn until_number(client: &mut Client, seen: &mut Vec<u64>, number: u64) -> Value {
     loop {
         let message = client.next().await;
@@ -320,9 +319,9 @@ async fn until_number(client: &mut Client, seen: &mut Vec<u64>, number: u64) -> 
     }
 }
 
-/// Every partition of a cluster under load: numbers that are published to each, one after the other.
+/// Every partition of a cluster under load: numbers are published to each in order.
 struct Load {
-    /// Locked while a delta is on its way to it.
+    /// Locked while a delta is being published to it.
     cluster: Arc<Mutex<Cluster>>,
     stop: Arc<AtomicBool>,
     publisher: Option<std::thread::JoinHandle<Vec<Numbers>>>,
@@ -356,7 +355,7 @@ impl Load {
         Self { cluster, stop, publisher: Some(publisher), clients, topics }
     }
 
-    /// Something happens to the cluster between two deltas.
+    /// Runs something on the cluster between two deltas.
     fn meanwhile<R>(&self, act: impl FnOnce(&mut Cluster) -> R) -> R {
         act(&mut self.cluster.lock().unwrap())
     }
@@ -370,7 +369,7 @@ impl Load {
         }
     }
 
-    /// Ends it; a few more to each partition, and what every subscriber got.
+    /// Ends the load: publishes some more to each partition, and checks what every subscriber got.
     async fn end(&mut self, partition: usize, seen: Vec<u64>) {
         self.stop.store(true, Ordering::SeqCst);
         let mut all = self.publisher.take().unwrap().join().unwrap();
@@ -383,7 +382,7 @@ impl Load {
 }
 
 impl Drop for Load {
-    /// A test that failed leaves no processes behind: the publisher has its share in the cluster.
+    /// A failed test must leave no processes behind: the publisher shares the cluster.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         if let Some(publisher) = self.publisher.take() {
@@ -408,7 +407,7 @@ async fn a_slot_is_moved_under_load_and_nothing_is_lost_or_repeated() {
     load.until_delivered(moved, 20, &mut seen).await;
     load.meanwhile(|cluster| cluster.begin_move(moved, from, to));
     load.until_delivered(moved, 20, &mut seen).await;
-    // Key by key, so that some are here and some are there: the epoch first, then the stream.
+    // Key by key, so that keys are on both nodes: the epoch first, then the stream.
     let keys = load.meanwhile(|cluster| cluster.keys(moved, from));
     assert!(keys.len() >= 2, "{keys:?}");
     let (stream, beside): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| !key.ends_with(":epoch"));
@@ -416,7 +415,8 @@ async fn a_slot_is_moved_under_load_and_nothing_is_lost_or_repeated() {
         load.meanwhile(|cluster| cluster.move_key(key, from, to));
         load.until_delivered(moved, 20, &mut seen).await;
     }
-    // The slot is still the old node's, and everything in it is at the new one's: both ways go by the new node.
+    // The slot still belongs to the old node, but all its keys are on the new one: reads and writes both use the new
+    // node.
     let offset = server.publish(&topic, &json!(1_000_000));
     let message = until_number(&mut load.clients[moved], &mut seen, 1_000_000).await;
     assert_eq!(message["offset"], offset);
@@ -432,7 +432,7 @@ async fn a_slot_is_moved_under_load_and_nothing_is_lost_or_repeated() {
         assert!(p == moved || source_metric(&server, "source_errors_total", p) == 0.0, "{p}: {}", server.log());
     }
     let port = load.meanwhile(|cluster| cluster.nodes[to].port);
-    assert!(server.log().contains(&format!("node=127.0.0.1:{port}")), "the log says which");
+    assert!(server.log().contains(&format!("node=127.0.0.1:{port}")), "the log names it");
 }
 
 #[tokio::test]
@@ -454,8 +454,8 @@ async fn a_master_of_a_cluster_is_killed_and_its_replica_takes_over() {
     }
     let after = other.publish(&merge, &json!({"after": 2}));
     assert!(after > before);
-    hear_each_other(&server, &other).await;
-    // It comes back as a replica of the one that took over.
+    exchange_messages(&server, &other).await;
+    // It comes back as a replica of the new master.
     load.meanwhile(|cluster| cluster.nodes[killed].start());
     redis_groups::until("it is a replica now", || load.meanwhile(|cluster| cluster.nodes[killed].role()) == "slave");
     load.end(0, seen).await;
@@ -471,7 +471,7 @@ async fn a_master_of_a_cluster_is_killed_and_its_replica_takes_over() {
 }
 
 #[tokio::test]
-async fn over_tls_with_a_certificate_that_somebody_vouches_for() {
+async fn over_tls_with_a_known_authority() {
     let (authority, directory) = (Authority::new(), tempfile::tempdir().unwrap());
     authority.issue("localhost").write(directory.path(), "redis");
     let ca = directory.path().join("ca.crt");
@@ -484,9 +484,9 @@ async fn over_tls_with_a_certificate_that_somebody_vouches_for() {
     client.subscribe(&["stream:s"]).await;
     server.publish("stream:s", &json!(1));
     assert_eq!(client.next().await["data"], 1);
-    // Nobody vouches for it here.
+    // The certificate has no known authority here.
     let server = Server::start(&config);
-    server.until("it says so", |s| s.log().contains("Redis cannot be read")).await;
+    server.until("it is reported", |s| s.log().contains("Redis cannot be read")).await;
     assert_eq!(server.get("/readyz").0, 503);
     assert!(!server.log().contains("redis-secret-1"), "a password in the log");
 }

@@ -1,4 +1,4 @@
-//! Redis over a slow link, over one that falls silent, and with entries that are far larger than those before them.
+//! Redis over a slow link, over one that falls silent, and with entries that are far larger than earlier ones.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -13,14 +13,14 @@ use crate::support::{OPEN, PATIENCE, Redis, Server};
 
 const MIB: usize = 1024 * 1024;
 
-/// A link to Redis with a narrow way back.
+/// A link to Redis with limited speed towards the server.
 struct NarrowLink {
     port: u16,
 }
 
 impl NarrowLink {
-    /// `bytes_per_second` come back over it. The first connection over which `silent_after` have come carries nothing more, and
-    /// stays open.
+    /// It carries `bytes_per_second` from Redis. The first connection that has carried `silent_after` bytes carries
+    /// nothing more, and stays open.
     fn to(redis: &Redis, bytes_per_second: usize, silent_after: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (port, to) = (listener.local_addr().unwrap().port(), redis.port);
@@ -45,7 +45,7 @@ impl NarrowLink {
     }
 }
 
-/// Carries bytes at their pace: that is what the sleep is for.
+/// Carries bytes at the given rate; the sleep enforces it.
 fn carry(
     mut from: TcpStream,
     mut to: TcpStream,
@@ -99,7 +99,7 @@ async fn a_link_that_falls_silent_amid_an_answer_is_given_up_within_seconds() {
     assert_eq!(server.metric("source_errors_total"), 1.0);
 }
 
-/// The most that was resident so far.
+/// The largest resident size so far.
 fn peak(server: &Server) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -116,7 +116,7 @@ fn add_small_then_large(redis: &Redis, small: usize) {
     redis.command(&["EVAL", &script, "1", "nexus:deltas"]);
 }
 
-/// While it loads, and while it follows; what is small and what is large comes to its topic.
+/// During the load and afterwards; small and large entries reach their topics.
 #[tokio::test]
 async fn large_entries_after_small_ones_do_not_come_all_at_once() {
     let redis = Redis::start();
@@ -132,7 +132,7 @@ async fn large_entries_after_small_ones_do_not_come_all_at_once() {
     assert!(!server.log().contains("cannot be read") && !server.log().contains("the epoch changes"));
 }
 
-/// It is said loudly, and the node reads on once the entry is gone.
+/// It is logged as an error, and the node continues once the entry is deleted.
 #[tokio::test]
 async fn an_entry_that_memory_has_no_room_for_keeps_the_node_from_being_ready_until_it_is_deleted() {
     let redis = Redis::start();
@@ -141,14 +141,14 @@ async fn an_entry_that_memory_has_no_room_for_keeps_the_node_from_being_ready_un
     redis.add("latest:a", &json!(1));
     let config = format!("{OPEN}\n{}\n[limits]\nmemory = \"64MiB\"", redis.source_config());
     let server = Server::start(&config);
-    server.until("it is said", |s| s.log().contains("an entry is larger than this node reads")).await;
+    server.until("it is logged", |s| s.log().contains("an entry is larger than this node reads")).await;
     assert_eq!(server.get("/readyz").0, 503);
     redis.command(&["XDEL", "nexus:deltas", &id]);
     server.until("ready", |s| s.get("/readyz").0 == 200).await;
     assert_eq!(server.get("/api/topics/latest:a").0, 200);
 }
 
-/// One write takes longer than the lease of the node that saves.
+/// One write takes longer than the lease of the saving node.
 #[tokio::test]
 async fn a_save_over_a_link_that_is_slow_for_it_is_finished() {
     let redis = Redis::start();

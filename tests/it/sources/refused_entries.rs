@@ -1,4 +1,4 @@
-//! What publishers and operators learn of entries that are refused, or taken though something about them is wrong.
+//! What publishers and operators learn of entries that are refused, or accepted with a warning.
 
 use redis::streams::StreamRangeReply;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ const STREAM: &str = "nexus:deltas";
 const COPIES: &str = "nexus:deltas:refused";
 const SKIPPED: &str = "source_skipped_total{source=\"redis nexus:deltas\"}";
 
-/// A server that logs as it does by default.
+/// A server with the default log level.
 async fn plain_server(config: &str) -> Server {
     let server = Server::start_in(config, 0, &[("NEXUS_LOG", "info")]);
     server.until("ready", |s| s.get("/readyz").0 == 200).await;
@@ -38,30 +38,33 @@ fn lines(server: &Server, reason: &str) -> Vec<String> {
     log.lines().filter(|line| line.contains(" WARN ") && line.contains(&marked)).map(str::to_owned).collect()
 }
 
-/// What `/status` says last of this reason.
-fn told(server: &Server, list: &str, reason: &str) -> Value {
+/// The last entry of `/status` for this reason.
+fn last_of(server: &Server, list: &str, reason: &str) -> Value {
     server.status()["sources"][0][list]["reasons"][reason].clone()
 }
 
-/// Holds one refusal, or suspicion, in the metric, the log and `/status`.
-async fn is_told(server: &Server, source: &str, is_refused: bool, id: &str, reason: &str, needles: &[&str]) {
+/// Checks one refusal or warning in the metric, the log and `/status`.
+async fn is_reported(server: &Server, source: &str, is_refused: bool, id: &str, reason: &str, needles: &[&str]) {
     let (metric, list) = if is_refused { ("source_refused", "refused") } else { ("source_suspicious", "suspicious") };
     server.until(&format!("{reason} is counted"), |s| counted(s, metric, source, reason) >= 1.0).await;
-    server.until(&format!("{reason} is told"), |s| told(s, list, reason)["id"] == id).await;
-    let said = told(server, list, reason);
+    server.until(&format!("{reason} is reported"), |s| last_of(s, list, reason)["id"] == id).await;
+    let report = last_of(server, list, reason);
     assert_eq!(
-        (&said["id"], server.status()["sources"][0][list]["last"].as_str()),
+        (&report["id"], server.status()["sources"][0][list]["last"].as_str()),
         (&json!(id), Some(reason)),
-        "{said}"
+        "{report}"
     );
-    assert!(said["at_ms"].as_u64().unwrap() > 1_700_000_000_000, "{said}");
+    assert!(report["at_ms"].as_u64().unwrap() > 1_700_000_000_000, "{report}");
     server.until("logged", |s| lines(s, reason).iter().any(|line| line.contains(id))).await;
     let line = lines(server, reason).into_iter().find(|line| line.contains(id)).unwrap();
     for needle in needles {
-        assert!(said.to_string().contains(json!(needle).to_string().trim_matches('"')), "{needle} missing in {said}");
+        assert!(
+            report.to_string().contains(json!(needle).to_string().trim_matches('"')),
+            "{needle} missing in {report}"
+        );
         assert!(line.contains(needle) || line.contains(&needle.replace('"', "\\\"")), "{needle} missing in {line}");
     }
-    let remedy = said["remedy"].as_str().unwrap();
+    let remedy = report["remedy"].as_str().unwrap();
     assert!(!remedy.is_empty() && line.contains("remedy="), "{line}");
     if is_refused {
         let note = server.status()["sources"][0]["note"].as_str().unwrap().to_owned();
@@ -70,7 +73,7 @@ async fn is_told(server: &Server, source: &str, is_refused: bool, id: &str, reas
 }
 
 #[test]
-fn every_reason_stands_in_the_document_for_publishers() {
+fn every_reason_is_in_the_document_for_publishers() {
     let page = include_str!("../../../docs/redis.md");
     for reason in nexus_push::source::refusals::Reason::ALL {
         assert!(page.contains(&format!("`{}`", reason.label())), "{} is not in docs/redis.md", reason.label());
@@ -78,7 +81,7 @@ fn every_reason_stands_in_the_document_for_publishers() {
 }
 
 #[tokio::test]
-async fn each_refused_entry_is_told_with_what_was_wrong_and_what_to_do() {
+async fn each_refused_entry_is_reported_with_its_fault_and_remedy() {
     let redis = Redis::start();
     let server = redis_server(&redis, "").await;
     let mut client = server.client().await;
@@ -109,19 +112,20 @@ async fn each_refused_entry_is_told_with_what_was_wrong_and_what_to_do() {
     for (n, (fields, reason, needles)) in cases.iter().enumerate() {
         let id = add(&redis, fields);
         redis.add("stream:good", &json!(n));
-        is_told(&server, "redis nexus:deltas", true, &id, reason, needles).await;
-        assert_eq!(client.next().await["data"], n, "what is good comes beside it");
+        is_reported(&server, "redis nexus:deltas", true, &id, reason, needles).await;
+        assert_eq!(client.next().await["data"], n, "valid deltas are delivered");
     }
     add(&redis, &["topic", &long, "data", "1"]);
     let refused = cases.len() as f64 + 1.0;
     server.until("all are counted", |s| s.metric("source_skipped_total") == refused).await;
     assert_eq!(server.metric("source_refused_total"), refused);
-    assert_eq!(server.metric("deltas_refused_total"), refused, "each once, whoever refused it");
-    assert!(told(&server, "refused", "name")["topic"].as_str().unwrap().len() < 100, "cut");
+    assert_eq!(server.metric("deltas_refused_total"), refused, "each refusal is counted once");
+    assert!(last_of(&server, "refused", "name")["topic"].as_str().unwrap().len() < 100, "cut");
     assert!(server.log().lines().all(|line| line.len() < 2_000));
 }
 
-/// What `nexus-push reshard` writes has all topics leave a stream: not where it comes with a delta, or in a copy of the stream.
+/// A mark by `nexus-push reshard` makes topics leave a stream, but not if it is in an entry with a delta, or in a copy
+/// of the stream.
 #[tokio::test]
 async fn a_mark_of_reshard_that_a_publisher_wrote_by_mistake_moves_nothing() {
     let redis = Redis::start();
@@ -139,12 +143,12 @@ async fn a_mark_of_reshard_that_a_publisher_wrote_by_mistake_moves_nothing() {
         let id = add(&redis, fields);
         redis.add("stream:good", &json!(n));
         assert_eq!(client.next().await["data"], n, "its topics are where they were");
-        let said = told(&server, "refused", "cut");
-        assert_eq!((&said["id"], said["count"].as_u64()), (&json!(id), Some(n as u64 + 1)), "{said}");
-        assert_eq!(said["topic"], if n == 0 { json!("merge:a") } else { Value::Null }, "{said}");
+        let report = last_of(&server, "refused", "cut");
+        assert_eq!((&report["id"], report["count"].as_u64()), (&json!(id), Some(n as u64 + 1)), "{report}");
+        assert_eq!(report["topic"], if n == 0 { json!("merge:a") } else { Value::Null }, "{report}");
     }
     assert_eq!(server.get("/api/topics/merge:a").0, 404);
-    // One of an older version, without the stream's name.
+    // A mark of an older version, without the stream's name.
     let old = json!({"run": "r", "streams": ["elsewhere"], "slices": 1, "slice": 0}).to_string();
     add(&redis, &["nexus:away", &old]);
     redis.add("stream:good", &json!("left"));
@@ -152,7 +156,7 @@ async fn a_mark_of_reshard_that_a_publisher_wrote_by_mistake_moves_nothing() {
 }
 
 #[tokio::test]
-async fn an_id_without_an_offset_is_told() {
+async fn an_id_without_an_offset_is_reported() {
     let redis = Redis::start();
     let server = redis_server(&redis, "refused = true\n").await;
     for (id, reason, needle) in [
@@ -160,7 +164,7 @@ async fn an_id_without_an_offset_is_told() {
         ("1750000000000-900", "id_sequence", "a sequence above 8191"),
         ("1750000000000000-", "id_too_late", "after November 2058"),
     ] {
-        // Each topic has a line of its own, however soon it comes after another's; one that cannot be read has that of none.
+        // Each topic has its own log line, however soon after another's; an unreadable topic has the line of no topic.
         for (n, (field, topic, shown)) in [
             ("topic", "merge:a", json!("merge:a")),
             ("channel", "merge:b", json!("merge:b")),
@@ -174,9 +178,9 @@ async fn an_id_without_an_offset_is_told() {
         {
             let id = &format!("{id}{n}");
             redis.xadd(STREAM, id, &[field, topic, "data", "{}"]);
-            server.until(reason, |s| told(s, "refused", reason)["id"] == json!(id)).await;
-            let said = told(&server, "refused", reason);
-            assert!(said["text"].as_str().unwrap().contains(needle) && said["topic"] == shown, "{said}");
+            server.until(reason, |s| last_of(s, "refused", reason)["id"] == json!(id)).await;
+            let report = last_of(&server, "refused", reason);
+            assert!(report["text"].as_str().unwrap().contains(needle) && report["topic"] == shown, "{report}");
             let has_line = |s: &Server| lines(s, reason).into_iter().find(|line| line.contains(id.as_str()));
             if n < 5 {
                 server.until("logged", |s| has_line(s).is_some()).await;
@@ -194,9 +198,9 @@ async fn an_id_without_an_offset_is_told() {
     assert_eq!(last, "1750000000000-9005", "the copies take what comes in a new stream");
 }
 
-/// Bytes that are no text, at each place where a text should be.
+/// Bytes that are not valid text, wherever text is expected.
 #[tokio::test]
-async fn what_is_not_utf8_is_told_so() {
+async fn entries_that_are_not_utf8_are_refused_as_such() {
     let redis = Redis::start();
     let server = redis_server(&redis, "").await;
     redis.add_bytes("merge:a", b"{\"a\":\"\xff\x1b[31m\"}");
@@ -217,9 +221,9 @@ async fn connection(redis: &Redis) -> redis::aio::MultiplexedConnection {
     redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
 }
 
-/// The price is right, whatever its time is in: clients get it, with the entry's own time, alike on every node.
+/// The value is right, whatever is wrong with its time: clients get it, with the entry's own time, on every node alike.
 #[tokio::test]
-async fn a_time_that_is_none_is_told_and_does_not_cost_the_delta() {
+async fn an_invalid_time_is_a_warning_and_the_delta_is_accepted() {
     let redis = Redis::start();
     let server = redis_server(&redis, "").await;
     let mut client = server.client().await;
@@ -240,7 +244,7 @@ async fn a_time_that_is_none_is_told_and_does_not_cost_the_delta() {
         let id = add(&redis, &["topic", "merge:a", "data", &json!({"n": n}).to_string(), "ts", ts]);
         let delta = client.next().await;
         assert_eq!((&delta["data"]["n"], &delta["ts"]), (&json!(n), &json!(milliseconds(&id))));
-        is_told(&server, "redis nexus:deltas", false, &id, reason, &["merge:a", ts, needle]).await;
+        is_reported(&server, "redis nexus:deltas", false, &id, reason, &["merge:a", ts, needle]).await;
     }
     let (earliest, latest) = ("946684800000".to_owned(), (now_ms() + 80_000_000).to_string());
     for ts in [&earliest, &latest] {
@@ -265,7 +269,7 @@ fn milliseconds(id: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn the_api_refuses_a_time_that_is_none_and_says_what_it_is() {
+async fn the_api_refuses_an_invalid_time_with_its_reason() {
     let server = Server::open();
     let publish = |ts: Value| server.post("/api/publish", &json!({"channel": "merge:a", "data": {}, "ts": ts}));
     for (ts, needle) in [
@@ -284,19 +288,20 @@ async fn the_api_refuses_a_time_that_is_none_and_says_what_it_is() {
     assert_eq!(publish(json!(1_723_161_256_313_u64)).0, 200);
 }
 
-/// A publisher's own field of a name that only `nexus-push reshard` writes is a delta all the same, and told.
+/// A publisher's own field with a name that `nexus-push reshard` uses: the delta is accepted with a warning.
 #[tokio::test]
-async fn a_reserved_field_is_told_and_counts_begin_with_the_node() {
+async fn a_reserved_field_is_a_warning_and_counts_begin_with_the_node() {
     let redis = Redis::start();
     let server = redis_server(&redis, "").await;
     let before = now_ms();
     let id = add(&redis, &["topic", "merge:a", "data", "{\"a\":1}", "nexus:away", "{}"]);
     let source = "redis nexus:deltas";
-    is_told(&server, source, false, &id, "reserved_field", &["merge:a", "`nexus:away`", "nexus-push reshard"]).await;
+    is_reported(&server, source, false, &id, "reserved_field", &["merge:a", "`nexus:away`", "nexus-push reshard"])
+        .await;
     assert_eq!(server.get("/api/topics/merge:a").0, 200);
     let since = |server: &Server, list: &str| server.status()["sources"][0][list]["since_ms"].as_u64().unwrap();
     assert!(since(&server, "suspicious") <= before && since(&server, "refused") <= before);
-    // Another counts what it reads, from its own start on.
+    // Another node counts what it reads, from its own start.
     let other = redis_server(&redis, "").await;
     assert!(since(&other, "suspicious") >= before);
     other.until("counted", |s| counted(s, "source_suspicious", source, "reserved_field") == 1.0).await;
@@ -311,23 +316,23 @@ async fn a_topic_may_be_called_a_channel() {
     add(&redis, &["channel", "stream:a", "data", "1"]);
     assert_eq!(client.next().await["topic"], "stream:a");
     add(&redis, &["channel", "stream:b", "topic", "stream:a", "data", "2"]);
-    assert_eq!(client.next().await["topic"], "stream:a", "where both are there, the field that is configured counts");
+    assert_eq!(client.next().await["topic"], "stream:a", "if both exist, the configured field counts");
     assert_eq!(server.metric(SKIPPED), 0.0);
 }
 
 #[tokio::test]
-async fn a_misspelt_namespace_is_told_whether_it_is_refused_or_not() {
+async fn a_misspelt_namespace_is_reported_whether_refused_or_not() {
     let redis = Redis::start();
     let open = redis_server(&redis, "").await;
     let refusing = OPEN.replace("[access]", "[access]\nunknown_namespace = \"refuse\"");
     let strict = plain_server(&format!("{refusing}\n{}", redis.source_config())).await;
     let source = "redis nexus:deltas";
     let id = add(&redis, &["topic", "mereg:a", "data", "{}"]);
-    is_told(&open, source, false, &id, "near_namespace", &["mereg:a", "did you mean `merge`?", "[default]"]).await;
-    is_told(&strict, source, true, &id, "unknown_namespace", &["mereg:a", "did you mean `merge`?"]).await;
+    is_reported(&open, source, false, &id, "near_namespace", &["mereg:a", "did you mean `merge`?", "[default]"]).await;
+    is_reported(&strict, source, true, &id, "unknown_namespace", &["mereg:a", "did you mean `merge`?"]).await;
     assert_eq!((open.get("/api/topics/mereg:a").0, strict.get("/api/topics/mereg:a").0), (200, 404));
     let id = add(&redis, &["topic", "other:a", "data", "{}"]);
-    is_told(&strict, source, true, &id, "unknown_namespace", &["other:a", "access.unknown_namespace"]).await;
+    is_reported(&strict, source, true, &id, "unknown_namespace", &["other:a", "access.unknown_namespace"]).await;
     assert_eq!(strict.metric("deltas_refused_total{reason=\"unknown_namespace\"}"), 2.0);
     open.until("taken", |s| s.get("/api/topics/other:a").0 == 200).await;
     assert_eq!(open.metric("source_suspicious_total"), 1.0, "a name that is near none may be meant");
@@ -345,12 +350,12 @@ async fn what_there_is_no_room_for_is_told() {
     redis.add("merge:2", &json!({}));
     let id = redis.add("merge:3", &json!({}));
     let source = "redis nexus:deltas";
-    is_told(&few, source, true, &id, "too_many_topics", &["merge:3", "limits.topics"]).await;
-    is_told(&small, source, true, &id, "state_total", &["merge:3", "limits.state_total_bytes"]).await;
+    is_reported(&few, source, true, &id, "too_many_topics", &["merge:3", "limits.topics"]).await;
+    is_reported(&small, source, true, &id, "state_total", &["merge:3", "limits.state_total_bytes"]).await;
 }
 
 #[tokio::test]
-async fn an_entry_in_the_wrong_stream_is_told() {
+async fn an_entry_in_the_wrong_stream_is_reported() {
     let redis = Redis::start();
     let server = redis_server(&redis, "streams = [\"a\", \"b\"]\n").await;
     for stream in ["a", "b"] {
@@ -359,12 +364,12 @@ async fn an_entry_in_the_wrong_stream_is_told() {
         server.until("moved", |s| s.metric(&format!("source_deltas_total{{source=\"redis {stream}\"}}")) >= 1.0).await;
     }
     let id = redis.xadd("a", "*", &["topic", "latest:x", "data", "2"]);
-    is_told(&server, "redis a", true, &id, "wrong_partition", &["latest:x", "nexus-push partition"]).await;
+    is_reported(&server, "redis a", true, &id, "wrong_partition", &["latest:x", "nexus-push partition"]).await;
 }
 
-/// A hundred thousand topics with the same fault: some lines, which say how many there were, and no more memory.
+/// A hundred thousand topics with the same fault: a few log lines with the total, and no more memory.
 #[tokio::test]
-async fn a_flood_of_faults_makes_few_lines_and_keeps_nobody_from_what_is_good() {
+async fn a_flood_of_faults_makes_few_lines_and_delays_no_valid_delta() {
     let redis = Redis::start();
     let server = redis_server(&redis, "refused = true\n").await;
     let mut client = server.client().await;
@@ -385,8 +390,8 @@ async fn a_flood_of_faults_makes_few_lines_and_keeps_nobody_from_what_is_good() 
     server.until("all are counted", |s| s.metric("source_skipped_total") == 100_000.0).await;
     let lines = lines(&server, "not_an_object");
     assert!((2..=400).contains(&lines.len()), "{} lines", lines.len());
-    let told = told(&server, "refused", "not_an_object");
-    assert_eq!((&told["count"], &told["topic"]), (&json!(100_000), &json!("merge:9:10000")));
+    let last = last_of(&server, "refused", "not_an_object");
+    assert_eq!((&last["count"], &last["topic"]), (&json!(100_000), &json!("merge:9:10000")));
     assert!(server.status()["memory"]["rss_bytes"].as_u64().unwrap() < before + 16 * 1024 * 1024);
     assert_eq!(server.status()["topics"], 2, "nothing is left of what was refused");
     let copied = server.metric("refused_copied_total") + server.metric("refused_copies_dropped_total");
@@ -397,7 +402,7 @@ async fn copies(redis: &Redis) -> StreamRangeReply {
     redis::cmd("XRANGE").arg(COPIES).arg("-").arg("+").query_async(&mut connection(redis).await).await.unwrap()
 }
 
-/// Two nodes, one copy; with the reason; cut; not again by a node that starts.
+/// Two nodes, one copy; with the reason; cut; not repeated by a node that starts.
 #[tokio::test]
 async fn a_refused_entry_is_copied_once_with_the_reason() {
     let redis = Redis::start();
@@ -440,7 +445,7 @@ async fn a_refused_entry_is_copied_once_with_the_reason() {
     assert_eq!(dropped, 0.0);
 }
 
-/// Redis takes none: that is said once and counted, and reading goes on.
+/// Redis takes no copies: this is logged once and counted, and reading continues.
 #[tokio::test]
 async fn copies_that_cannot_be_written_are_in_nobodys_way() {
     let redis = Redis::start();
@@ -454,8 +459,8 @@ async fn copies_that_cannot_be_written_are_in_nobodys_way() {
         assert_eq!(client.next().await["data"], n);
     }
     server.until("all are dropped", |s| s.metric("refused_copies_dropped_total") == 100.0).await;
-    let said = server.log().lines().filter(|line| line.contains("cannot be written")).count();
-    assert_eq!(said, 1, "once");
+    let logged = server.log().lines().filter(|line| line.contains("cannot be written")).count();
+    assert_eq!(logged, 1, "once");
     redis.command(&["DEL", COPIES]);
     add(&redis, &["topic", "merge:again", "data", "[1]"]);
     server.until("copied", |s| s.metric("refused_copied_total") == 1.0).await;
@@ -474,7 +479,7 @@ async fn a_namespace_to_which_nothing_ever_came_is_seen_in_the_status() {
 
 #[cfg(feature = "nats")]
 #[tokio::test]
-async fn messages_of_nats_are_told_in_the_same_words() {
+async fn messages_of_nats_are_reported_in_the_same_words() {
     let nats = Nats::start();
     let refusing = OPEN.replace("[access]", "[access]\nunknown_namespace = \"refuse\"");
     let server = plain_server(&nats.config("").replace(OPEN, &refusing)).await;
@@ -499,7 +504,7 @@ async fn messages_of_nats_are_told_in_the_same_words() {
         nats.raw(subject.as_bytes(), header.as_deref().map(str::as_bytes), payload);
         nats.raw(b"nexus.deltas.stream.good", None, n.to_string().as_bytes());
         let sequence = (2 * n + 1).to_string();
-        is_told(&server, "nats NEXUS", true, &sequence, reason, needles).await;
+        is_reported(&server, "nats NEXUS", true, &sequence, reason, needles).await;
         assert_eq!(client.next().await["data"], n);
     }
     for (ts, reason) in [("1723161256", "ts_seconds"), ("2024-08-08T00:14:16Z", "ts_date"), ("5", "ts_too_early")] {
@@ -508,7 +513,7 @@ async fn messages_of_nats_are_told_in_the_same_words() {
         let delta = client.next().await;
         assert!(delta["ts"].as_u64().unwrap() > 1_750_000_000_000, "{delta}");
         let offset = delta["offset"].to_string();
-        is_told(&server, "nats NEXUS", false, &offset, reason, &["merge:t", ts, "Nexus-Ts"]).await;
+        is_reported(&server, "nats NEXUS", false, &offset, reason, &["merge:t", ts, "Nexus-Ts"]).await;
     }
     assert_eq!(server.metric("source_refused_total"), cases.len() as f64);
 }

@@ -1,5 +1,5 @@
-//! Topics move from some streams to others while they are published, read and subscribed to: nothing is lost, repeated or told
-//! otherwise on one node than on another.
+//! Topics move between streams while they are published, read and subscribed to: nothing is lost or repeated, and all
+//! nodes serve the same.
 
 use crate::support::resharding::{Run, add, home, node, view};
 use std::collections::BTreeMap;
@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 
 use crate::support::{Client, PATIENCE, Redis};
 
-/// Topics that are published all the time, of each class.
+/// Topics of each class that are published all the time.
 const BUSY: usize = 6;
 
-/// Topics that are quiet.
+/// Number of quiet topics.
 const QUIET: usize = 500;
 
-/// Publishes on some topics until it is told to stop; changes over to the new streams when it is told to.
+/// Publishes on some topics until it is stopped; switches to the new streams on request.
 struct Publisher {
     switch: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
@@ -30,7 +30,7 @@ fn busy(publisher: usize) -> Vec<String> {
     mine.flat_map(|n| ["merge", "latest", "stream"].map(|class| format!("{class}:busy{n}"))).collect()
 }
 
-/// Waits until what was published in the old streams has been handed on: the page says how it is seen.
+/// Waits until deltas in the old streams have been relayed: docs/redis.md says how to check that.
 fn wait_for_relay(redis: &Redis, last: &BTreeMap<String, (String, String, String)>, stop: &AtomicBool) {
     let id = |text: &str| text.split_once('-').map(|(a, b)| (a.parse::<u64>().unwrap(), b.parse::<u64>().unwrap()));
     for (from, to, last) in last.values() {
@@ -83,7 +83,7 @@ impl Publisher {
     async fn has_published(&self, more: usize) {
         let (from, deadline) = (self.count.load(Ordering::Relaxed), Instant::now() + PATIENCE);
         while self.count.load(Ordering::Relaxed) < from + more {
-            assert!(Instant::now() < deadline, "the publisher does not get on");
+            assert!(Instant::now() < deadline, "the publisher makes no progress");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
@@ -94,7 +94,7 @@ impl Publisher {
     }
 }
 
-/// What a subscriber has come to; it checks that nothing is missing and nothing comes twice.
+/// A subscriber's state; checks that nothing is missing or repeated.
 #[derive(Default, Clone)]
 struct Seen {
     state: Value,
@@ -118,7 +118,7 @@ async fn watch(mut client: Client, seen: Arc<Mutex<BTreeMap<String, Seen>>>) {
                 assert!(known.state.as_u64().is_none_or(|last| last + 1 == n), "after {}: {message}", known.state);
                 known.state = data;
             }
-            // The list of what is kept: nothing of it is new.
+            // The list of kept deltas contains nothing new.
             ("stream", true) => {
                 for kept in data.as_array().into_iter().flatten() {
                     assert!(kept["data"].as_u64() <= known.state.as_u64(), "after {}: {message}", known.state);
@@ -140,7 +140,8 @@ async fn watch(mut client: Client, seen: Arc<Mutex<BTreeMap<String, Seen>>>) {
     }
 }
 
-/// From these streams to those, with all that may be under way; `kills` says after which of its words the command is killed.
+/// Moves topics between these streams, with everything that may be in progress; `kills` lists messages after which the
+/// command is killed.
 async fn scenario(old: &'static [&'static str], new: &'static [&'static str], kills: &[&str]) {
     let redis = Arc::new(Redis::start());
     let quiet = |n: usize| format!("merge:quiet{n}");
@@ -172,32 +173,32 @@ async fn scenario(old: &'static [&'static str], new: &'static [&'static str], ki
     };
     delete(5);
     for words in kills {
-        // One that was killed late has fewer slices left.
-        assert!(run.says(words).await, "{}", run.said());
+        // A run that was killed late has fewer slices left.
+        assert!(run.prints(words).await, "{}", run.output());
         run.kill();
         delete(5);
         publishers[1].has_published(3).await;
         run = Run::start(&redis, old, new, &[]);
-        assert!(run.says("a run that was broken off goes on").await, "{}", run.said());
+        assert!(run.prints("a run that was broken off goes on").await, "{}", run.output());
     }
     delete(5);
-    assert!(run.says("topics are moved; switch the publishers now").await, "{}", run.said());
+    assert!(run.prints("topics are moved; switch the publishers now").await, "{}", run.output());
     delete(5);
     publishers[0].switch.store(true, Ordering::Relaxed);
     publishers[0].has_published(10).await;
     delete(5);
     publishers[1].has_published(10).await;
-    // While one still publishes in the old streams, they are not quiet, however slow the machine.
+    // While a publisher still uses the old streams, they are not quiet, however slow the machine is.
     delete(40);
     publishers[1].switch.store(true, Ordering::Relaxed);
     publishers[1].has_published(10).await;
-    assert!(run.end().await, "{}", run.said());
-    assert!(run.said().contains("all where they belong"), "{}", run.said());
+    assert!(run.end().await, "{}", run.output());
+    assert!(run.output().contains("all where they belong"), "{}", run.output());
     let mut expected = BTreeMap::new();
     for publisher in publishers {
         expected.append(&mut publisher.end());
     }
-    // Subscribers of both nodes come to what was published.
+    // Subscribers of both nodes get to what was published.
     for (seen, node) in watchers.iter().zip(&nodes) {
         node.until("all is seen", |_| {
             let seen = seen.lock().unwrap();
@@ -207,11 +208,11 @@ async fn scenario(old: &'static [&'static str], new: &'static [&'static str], ki
     }
     for task in tasks {
         if task.is_finished() {
-            panic!("a subscriber has found something: {:?}", task.await);
+            panic!("a subscriber has found an error: {:?}", task.await);
         }
         task.abort();
     }
-    // All nodes say the same, one that starts now by the new list included.
+    // All nodes serve the same, including one that starts now with the new list.
     let late = node(&redis, new, old).await;
     let all: Vec<String> = expected.keys().cloned().chain((0..QUIET).map(quiet)).chain((0..40).map(gone)).collect();
     for topic in &all {

@@ -1,5 +1,5 @@
-//! `nexus-push reshard` where something is not as it should be: lists that are wrong, runs beside each other, entries that are gone,
-//! moves that do not come, and values that come late.
+//! `nexus-push reshard` in unusual conditions: wrong lists, concurrent runs, missing entries, moves that do not come,
+//! and late values.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::support::{OPEN, Redis, Server};
 const OLD: &[&str] = &["d0"];
 const NEW: &[&str] = &["d0", "d1"];
 
-/// A topic of this class that goes from the old stream to the new one.
+/// A topic of this class that moves from the old stream to the new one.
 fn leaving(class: &str) -> String {
     (0..).map(|n| format!("{class}:{n}")).find(|name| home(name, NEW) == "d1").unwrap()
 }
@@ -36,9 +36,9 @@ fn is_incomplete(server: &Server, topic: &str) -> bool {
 
 async fn fails(redis: &Redis, from: &[&str], to: &[&str], more: &[&str], needles: &[&str]) {
     let mut run = Run::start(redis, from, to, more);
-    assert!(!run.end().await, "{}", run.said());
+    assert!(!run.end().await, "{}", run.output());
     for needle in needles {
-        assert!(run.said().contains(needle), "{needle:?} is not said:\n{}", run.said());
+        assert!(run.output().contains(needle), "{needle:?} was not printed:\n{}", run.output());
     }
 }
 
@@ -50,16 +50,20 @@ async fn lists_that_are_wrong_are_refused_and_a_dry_run_moves_nothing() {
     }
     fails(&redis, OLD, &["d0", "d0"], &[], &["--to d0,d0", "\"d0\" is empty or named twice"]).await;
     let mut run = Run::with(&config(&redis, OLD, NEW), &["d0", ""], &[]);
-    assert!(!run.end().await && run.said().contains("\"\" is empty or named twice"), "{}", run.said());
+    assert!(!run.end().await && run.output().contains("\"\" is empty or named twice"), "{}", run.output());
     fails(&redis, OLD, OLD, &[], &["--from and --to are the same (d0)"]).await;
     let mut run = Run::start(&redis, OLD, NEW, &["--dry-run"]);
-    assert!(run.end().await, "{}", run.said());
+    assert!(run.end().await, "{}", run.output());
     let moving = (0..50).filter(|n| home(&format!("latest:{n}"), NEW) == "d1").count();
-    assert!(run.said().contains(&format!("{moving} topics go from d0 to d1")), "{}", run.said());
-    assert!(run.said().contains(&format!("{moving} of 50 topics would be moved; nothing was done")), "{}", run.said());
+    assert!(run.output().contains(&format!("{moving} topics go from d0 to d1")), "{}", run.output());
+    assert!(
+        run.output().contains(&format!("{moving} of 50 topics would be moved; nothing was done")),
+        "{}",
+        run.output()
+    );
 }
 
-/// Each key with all that it holds.
+/// Each key with its content.
 fn everything(redis: &Redis) -> std::collections::BTreeMap<String, Vec<u8>> {
     let mut connection = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
@@ -68,7 +72,7 @@ fn everything(redis: &Redis) -> std::collections::BTreeMap<String, Vec<u8>> {
     keys.into_iter().map(|key| (key.clone(), dump(&key, &mut connection))).collect()
 }
 
-/// Also where a node would write: no epoch is there, an entry is refused, and a millisecond of IDs is nearly used up.
+/// Also where a node would write: there is no epoch, an entry is refused, and a millisecond of IDs is nearly used up.
 #[tokio::test]
 async fn a_dry_run_writes_nothing_at_all() {
     let redis = Redis::start();
@@ -82,23 +86,23 @@ async fn a_dry_run_writes_nothing_at_all() {
     assert_eq!(before.len(), 1, "{:?}", before.keys());
     let config = format!("{}refused = true\n", config(&redis, OLD, NEW));
     let mut run = Run::with(&config, NEW, &["--dry-run"]);
-    assert!(run.end().await && run.said().contains("nothing was done"), "{}", run.said());
+    assert!(run.end().await && run.output().contains("nothing was done"), "{}", run.output());
     let after = everything(&redis);
     assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
     assert!(before == after, "a key was changed");
-    // Nodes that have read it have written; a dry run beside them has not.
+    // Nodes that have read it have written; a dry run has not.
     let server = Server::start(&config);
     server.until("ready", |s| s.get("/readyz").0 == 200 && redis.command(&["EXISTS", "{d0}:epoch"]) == ":1").await;
     drop(server);
     let before = everything(&redis);
     let mut run = Run::with(&config, NEW, &["--dry-run"]);
-    assert!(run.end().await, "{}", run.said());
+    assert!(run.end().await, "{}", run.output());
     assert!(before == everything(&redis), "a key was changed");
 }
 
-/// A stream of a name that nobody uses is no empty stream.
+/// A misspelt stream is not treated as an empty one.
 #[tokio::test]
-async fn streams_that_are_not_there_are_named_with_those_that_are() {
+async fn missing_streams_are_named_with_existing_ones() {
     let redis = Redis::start();
     let configured = &["d0", "d1"];
     for (more, needles) in [
@@ -113,36 +117,36 @@ async fn streams_that_are_not_there_are_named_with_those_that_are() {
         fails(&redis, configured, &["d0", "d1", "d2"], more, &["--from d9: not in", there]).await;
     }
     assert_eq!(everything(&redis).into_keys().collect::<Vec<_>>(), ["d0"], "nothing is written for it");
-    // One that nodes read is there, though nothing was published in it.
+    // A stream that nodes read exists, even if nothing was published in it.
     let server = node(&redis, configured, &["d2"]).await;
     let mut run = Run::start(&redis, configured, &["d0", "d1", "d2"], &["--dry-run"]);
-    assert!(run.end().await, "{}", run.said());
+    assert!(run.end().await, "{}", run.output());
     drop(server);
 }
 
-/// Who waits for a Redis that is away is told so from the beginning, and in the end what is to be looked at.
+/// An unreachable Redis is reported from the beginning, and at the end with what to check.
 #[tokio::test]
-async fn a_redis_that_is_away_is_told_and_waited_for() {
+async fn an_unreachable_redis_is_reported_and_awaited() {
     let redis = Redis::start();
     let away = format!("redis://user:secret-word@127.0.0.1:{}", crate::support::free_port());
     let config = config(&redis, OLD, NEW);
     let mut run = Run::with(&config, NEW, &["--redis", &away]);
     assert!(
-        run.says("it is tried again for 10s (source.redis.url, or --redis, says where it is)").await,
+        run.prints("it is tried again for 10s (source.redis.url, or --redis, says where it is)").await,
         "{}",
-        run.said()
+        run.output()
     );
-    assert!(run.said().contains("refused") && run.said().contains("***@127.0.0.1:"), "{}", run.said());
-    assert!(!run.end().await, "{}", run.said());
-    assert!(run.said().contains("Is that where it is (source.redis.url, or --redis)?"), "{}", run.said());
+    assert!(run.output().contains("refused") && run.output().contains("***@127.0.0.1:"), "{}", run.output());
+    assert!(!run.end().await, "{}", run.output());
+    assert!(run.output().contains("Is that where it is (source.redis.url, or --redis)?"), "{}", run.output());
     for word in ["secret-word", "run it again", "not loaded"] {
-        assert!(!run.said().contains(word), "{word}: {}", run.said());
+        assert!(!run.output().contains(word), "{word}: {}", run.output());
     }
-    // One that does not let it in is not tried again.
+    // A Redis that refuses the password is not tried again.
     redis.command(&["CONFIG", "SET", "requirepass", "another-word"]);
     let mut run = Run::with(&config, NEW, &[]);
-    assert!(!run.end().await && run.said().contains("Authentication required"), "{}", run.said());
-    assert!(!run.said().contains("tried again"), "{}", run.said());
+    assert!(!run.end().await && run.output().contains("Authentication required"), "{}", run.output());
+    assert!(!run.output().contains("tried again"), "{}", run.output());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -155,26 +159,26 @@ async fn a_run_to_other_streams_waits_for_its_turn_and_two_of_one_repeat_nothing
     add(&redis, "d0", &topic, "delta", &json!({"a": 1}));
     let server = node(&redis, OLD, NEW).await;
     let mut first = Run::start(&redis, OLD, NEW, &["--quiet", "600"]);
-    assert!(first.says("topics are moved").await, "{}", first.said());
+    assert!(first.prints("topics are moved").await, "{}", first.output());
     fails(&redis, OLD, &["d0", "d2"], &[], &["topics are on their way from d0", "with --to d0,d1"]).await;
     let mut second = Run::start(&redis, OLD, NEW, &["--quiet", "600"]);
-    assert!(second.says("a run that was broken off goes on").await, "{}", second.said());
+    assert!(second.prints("a run that was broken off goes on").await, "{}", second.output());
     let deadline = std::time::Instant::now() + crate::support::PATIENCE;
     let mut n = 0;
-    // Each entry is handed on by one of them; that which comes second finds that it was, and ends.
+    // One of them relays each entry; the second finds that, and ends.
     while first.is_running() && second.is_running() {
-        assert!(std::time::Instant::now() < deadline, "both go on:\n{}\n{}", first.said(), second.said());
+        assert!(std::time::Instant::now() < deadline, "both go on:\n{}\n{}", first.output(), second.output());
         n += 1;
         add(&redis, "d0", &topic, "delta", &json!({format!("m{}", n % 7): n}));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let ended = if first.is_running() { &mut second } else { &mut first };
-    assert!(!ended.end().await && ended.said().contains("another run hands entries of d0 on"), "{}", ended.said());
+    assert!(!ended.end().await && ended.output().contains("another run hands entries of d0 on"), "{}", ended.output());
     first.kill();
     second.kill();
     let mut last = Run::start(&redis, OLD, NEW, &["--quiet", "0"]);
-    assert!(last.end().await, "{}", last.said());
-    // The mark that begins it, a move and each entry, once.
+    assert!(last.end().await, "{}", last.output());
+    // The mark at the beginning, a move, and each entry, once.
     let entries = redis.command(&["XLEN", "d1"]);
     let moved = (0..20).filter(|n| home(&format!("latest:{n}"), NEW) == "d1").count();
     assert_eq!(entries, format!(":{}", moved + 2 + n));
@@ -182,68 +186,68 @@ async fn a_run_to_other_streams_waits_for_its_turn_and_two_of_one_repeat_nothing
     assert!(!is_incomplete(&server, &topic));
 }
 
-/// What comes in an old stream after the end is refused, and said on each node.
+/// Late entries in an old stream are refused, and logged on each node.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_comes_in_the_old_stream_after_the_end_is_refused_and_said() {
+async fn late_entries_in_the_old_stream_are_refused_and_logged() {
     let redis = Redis::start();
     let topic = leaving("latest");
     add(&redis, "d0", &topic, "delta", &json!("before"));
     let server = node(&redis, OLD, NEW).await;
     let mut run = Run::start(&redis, OLD, NEW, &["--quiet", "0"]);
-    assert!(run.end().await, "{}", run.said());
+    assert!(run.end().await, "{}", run.output());
     server.until("moved", |s| s.metric("topics_moved_total") == 1.0).await;
     assert_eq!(wrong_partition(&server), 0.0);
     add(&redis, "d0", &topic, "delta", &json!("late"));
     server.until("refused", |s| wrong_partition(s) == 1.0).await;
     assert_eq!(data(&server, &topic), "before");
-    // One that never was there is refused too: nobody would hand it on.
+    // So is a new topic: no run would relay it.
     let unknown = (0..).map(|n| format!("latest:new{n}")).find(|name| home(name, NEW) == "d1").unwrap();
     add(&redis, "d0", &unknown, "delta", &json!("late"));
     server.until("refused", |s| wrong_partition(s) == 2.0).await;
-    // A node that reads it later may read the old stream first, and comes to the same.
+    // A node that reads it later may read the old stream first, and gets the same result.
     let late = node(&redis, NEW, OLD).await;
     assert_eq!(view(&server, &topic), view(&late, &topic));
     for node in [&server, &late] {
         node.until("it is not there", |s| s.get(&format!("/api/topics/{unknown}")).0 == 404).await;
     }
-    // A run again finds nothing to do.
+    // Another run finds nothing to do.
     let mut run = Run::start(&redis, NEW, NEW, &["--from", "d0", "--quiet", "0"]);
-    assert!(run.end().await && run.said().contains("all where they belong"), "{}", run.said());
+    assert!(run.end().await && run.output().contains("all where they belong"), "{}", run.output());
 }
 
-/// A Redis that loses what it had ends the command: what it moved may be gone, and publishers have acted on it.
+/// A Redis that loses its data ends the command: moved entries may be gone, and publishers have already switched.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_loses_everything_ends_it() {
     let redis = Redis::start();
     add(&redis, "d0", &leaving("latest"), "delta", &json!(1));
     let server = node(&redis, OLD, NEW).await;
     let mut run = Run::start(&redis, OLD, NEW, &["--quiet", "600"]);
-    assert!(run.says("switch the publishers now").await, "{}", run.said());
+    assert!(run.prints("switch the publishers now").await, "{}", run.output());
     let epoch = redis.command(&["GET", "{d0}:epoch"]);
     redis.command(&["FLUSHALL"]);
     server.until("another epoch", |_| !["", &epoch].contains(&redis.command(&["GET", "{d0}:epoch"]).as_str())).await;
-    assert!(!run.end().await, "{}", run.said());
-    assert!(run.said().contains("Redis has lost entries of d"), "{}", run.said());
+    assert!(!run.end().await, "{}", run.output());
+    assert!(run.output().contains("Redis has lost entries of d"), "{}", run.output());
 }
 
-/// The command is away, and entries that it had not handed on are trimmed.
+/// The command is stopped, and entries that it had not relayed are trimmed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn entries_that_are_gone_are_not_passed_over_in_silence() {
+async fn missing_entries_are_reported() {
     let redis = Redis::start();
     let topic = leaving("merge");
     add(&redis, "d0", &topic, "delta", &json!({"a": 1}));
     let server = node(&redis, OLD, NEW).await;
     let mut run = Run::start(&redis, OLD, NEW, &["--quiet", "600"]);
-    assert!(run.says("topics are moved").await, "{}", run.said());
+    assert!(run.prints("topics are moved").await, "{}", run.output());
     run.kill();
     add(&redis, "d0", &topic, "delta", &json!({"lost": 1}));
     add(&redis, "d0", "latest:other", "delta", &json!(1));
     redis.command(&["XTRIM", "d0", "MAXLEN", "0"]);
     fails(&redis, OLD, NEW, &["--quiet", "0"], &["were trimmed before they were handed on", "--skip-lost"]).await;
     let mut run = Run::start(&redis, OLD, NEW, &["--quiet", "0", "--skip-lost"]);
-    assert!(run.end().await, "{}", run.said());
-    assert!(run.said().contains("are gone; states are incomplete"), "{}", run.said());
-    server.until("told", |s| is_incomplete(s, &topic)).await;
+    assert!(run.end().await, "{}", run.output());
+    assert!(run.output().contains("are gone; states are incomplete"), "{}", run.output());
+    server.until("the mark is served", |s| is_incomplete(s, &topic)).await;
     assert_eq!(data(&server, &topic), json!({"a": 1}));
     add(&redis, "d1", &topic, "snapshot", &json!({"whole": 1}));
     server.until("whole", |s| data(s, &topic) == json!({"whole": 1})).await;
@@ -271,7 +275,7 @@ fn cut(redis: &Redis) {
     ]);
 }
 
-/// The command is killed after a cut: what is served lacks what comes after it, and says so, until the command is run again.
+/// The command is killed after a cut: topics lack later deltas and are marked so, until the command is run again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_whose_move_does_not_come_is_incomplete_until_it_does() {
     let redis = Redis::start();
@@ -283,22 +287,22 @@ async fn a_topic_whose_move_does_not_come_is_incomplete_until_it_does() {
     assert_eq!(client.next().await["data"], json!({"a": 1}));
     cut(&redis);
     add(&redis, "d0", &topic, "delta", &json!({"b": 2}));
-    let told = client.next().await;
+    let message = client.next().await;
     assert_eq!(
-        (&told["type"], &told["incomplete"], &told["data"]),
+        (&message["type"], &message["incomplete"], &message["data"]),
         (&json!("snapshot"), &json!(true), &json!({"a": 1}))
     );
-    server.until("said", |s| s.log().contains("deltas of topics that have left wait in this stream")).await;
+    server.until("it is logged", |s| s.log().contains("deltas of topics that have left wait in this stream")).await;
     assert_eq!(server.metric("moved_deltas_skipped_total"), 1.0);
     let mut run = Run::start(&redis, OLD, NEW, &["--quiet", "0"]);
-    assert!(run.end().await && run.said().contains("a run that was broken off goes on"), "{}", run.said());
-    let told = client.next().await;
-    assert_eq!((&told["type"], &told["data"]), (&json!("snapshot"), &json!({"a": 1})), "{told}");
-    assert_eq!(told.get("incomplete"), None, "{told}");
+    assert!(run.end().await && run.output().contains("a run that was broken off goes on"), "{}", run.output());
+    let message = client.next().await;
+    assert_eq!((&message["type"], &message["data"]), (&json!("snapshot"), &json!({"a": 1})), "{message}");
+    assert_eq!(message.get("incomplete"), None, "{message}");
     assert_eq!(client.next().await["data"], json!({"b": 2}));
 }
 
-/// Each entry counts for the command as it does for nodes; and one that they refuse is not passed over in silence.
+/// The command reads each entry as nodes do, and reports entries that they refuse.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_are_handed_on_as_nodes_read_them() {
     let names = "topic_field = \"sym\"\ndata_field = \"d\"\nkind_field = \"k\"\nts_field = \"e\"\n";
@@ -313,7 +317,7 @@ async fn entries_are_handed_on_as_nodes_read_them() {
         let server = Server::start(&config(OLD, NEW));
         server.until("read", |s| data(s, &merge) == json!({"a": 1})).await;
         let mut run = Run::with(&config(OLD, NEW), NEW, &["--quiet", "3"]);
-        assert!(run.says("switch the publishers now").await, "{}", run.said());
+        assert!(run.prints("switch the publishers now").await, "{}", run.output());
         let ts = |id: &str| id.split('-').next().unwrap().parse::<u64>().unwrap();
         add(&[data_field, r#"{"b":1}"#, "unused", "x", alias, &merge]);
         add(&[topic_field, "merge:other", alias, "merge:other", data_field, r#"{"x":1}"#, topic_field, &merge]);
@@ -323,7 +327,7 @@ async fn entries_are_handed_on_as_nodes_read_them() {
         let of_stream = add(&[alias, &stream, data_field, "2", ts_field, "soon"]);
         let refused = add(&[alias, &latest, data_field, "{", kind_field, "full"]);
         add(&["data", "of no topic"]);
-        assert!(run.end().await, "{}", run.said());
+        assert!(run.end().await, "{}", run.output());
         let late = Server::start(&config(NEW, OLD));
         for node in [&server, &late] {
             node.until("ready", |s| s.get("/readyz").0 == 200).await;
@@ -341,7 +345,7 @@ async fn entries_are_handed_on_as_nodes_read_them() {
             assert_eq!((&found["data"], &found["ts"]), (&json!(1), &json!(1_723_161_256_313_u64)), "{found}");
             assert_eq!(data(node, &stream)[1]["ts"], ts(&of_stream), "{}", body(&stream));
         }
-        let said = run.said();
+        let output = run.output();
         for needle in [
             format!(
                 "d0: the entry {refused} is not handed on, as every node refuses it: `{latest}` was refused (kind)"
@@ -350,9 +354,9 @@ async fn entries_are_handed_on_as_nodes_read_them() {
             "all where they belong; 1 entries of moved topics were not handed on, as every node refuses them"
                 .to_owned(),
         ] {
-            assert!(said.contains(&needle), "{needle:?} is not said:\n{said}");
+            assert!(output.contains(&needle), "{needle:?} was not printed:\n{output}");
         }
-        // Publishers learn what is wrong with what they wrote, where they wrote it.
+        // Publishers see what is wrong with their entries in the stream that they used.
         for reason in ["ts_seconds", "ts_not_a_number"] {
             let found = |stream: &str| {
                 server.metric(&format!("source_suspicious_total{{source=\"redis {stream}\",reason=\"{reason}\"}}"))
@@ -362,16 +366,17 @@ async fn entries_are_handed_on_as_nodes_read_them() {
     }
 }
 
-/// The command is away for longer than a topic may be without a delta. None that was published in time comes too late.
+/// The command is stopped for longer than a topic may be quiet. A delta that was published in time does not come too
+/// late.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_handed_on_late_is_as_old_as_it_is() {
+async fn relayed_deltas_keep_their_age() {
     let redis = Redis::start();
     let config = |streams: &[&str], also: &[&str]| {
         format!("{}[namespace.brief]\nclass = \"merge\"\nexpire_after = \"2s\"\n", config(&redis, streams, also))
     };
     let (topic, newer) = (leaving("brief"), leaving("brief:new"));
     let witness = (0..).map(|n| format!("brief:{n}")).find(|name| home(name, NEW) == "d0").unwrap();
-    // As far ahead as the rest of this takes until the command is away.
+    // As far ahead as the rest takes until the command is stopped.
     let begin_ms = unix_ms() + 10_000;
     let add = |ms: u64, topic: &str, data: &Value| {
         let id = format!("{}-*", begin_ms + ms);
@@ -386,7 +391,7 @@ async fn what_is_handed_on_late_is_as_old_as_it_is() {
     };
     let server = start(OLD, NEW).await;
     let mut run = Run::with(&config(OLD, NEW), NEW, &["--quiet", "600"]);
-    assert!(run.says("switch the publishers now").await, "{}", run.said());
+    assert!(run.prints("switch the publishers now").await, "{}", run.output());
     server.until("moved", |s| s.metric("topics_moved_total") == 1.0).await;
     run.kill();
     // Never more than two seconds apart.
@@ -402,11 +407,11 @@ async fn what_is_handed_on_late_is_as_old_as_it_is() {
         .await;
     let late = start(NEW, OLD).await;
     for node in [&server, &late] {
-        node.until("it is told that deltas wait", |s| is_incomplete(s, &topic)).await;
+        node.until("waiting deltas are reported", |s| is_incomplete(s, &topic)).await;
         assert_eq!(data(node, &topic), json!({"a": 1}));
     }
     let mut run = Run::with(&config(OLD, NEW), NEW, &["--quiet", "0"]);
-    assert!(run.end().await, "{}", run.said());
+    assert!(run.end().await, "{}", run.output());
     let last = start(OLD, NEW).await;
     for node in [&server, &late, &last] {
         node.until("all has come", |s| !is_incomplete(s, &topic) && !is_incomplete(s, &newer)).await;
@@ -417,7 +422,7 @@ async fn what_is_handed_on_late_is_as_old_as_it_is() {
     }
 }
 
-/// A node has read more of the new stream than of the old one: subscribers miss nothing of what came before the cut.
+/// A node has read more of the new stream than of the old one: subscribers miss nothing from before the cut.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_waits_for_what_came_before_it_in_the_old_stream() {
     let redis = Redis::start();
@@ -440,7 +445,7 @@ async fn a_move_waits_for_what_came_before_it_in_the_old_stream() {
         }
     };
     moves(&at(far), "null");
-    // The node is at the move now, and the stream that it comes from is not read up to the cut.
+    // The node has reached the move, and has not read the old stream up to the cut.
     assert_eq!(until(&mut client, &aside).await["data"], "aside");
     redis.xadd("d0", &at(far - 1), &["topic", &topic, "data", "2"]);
     let delta = until(&mut client, &topic).await;
@@ -452,10 +457,11 @@ async fn a_move_waits_for_what_came_before_it_in_the_old_stream() {
     moves(&at(2 * far), "null");
     assert_eq!(until(&mut client, &aside).await["data"], "aside");
     assert!(!server.log().contains("is not read that far"), "{}", server.log());
-    server.until("said", |s| s.log().contains("the stream that topics come from is not read that far")).await;
+    server.until("it is logged", |s| s.log().contains("the stream that topics come from is not read that far")).await;
 }
 
-/// There and back, values and ends in between: a node that starts long after comes to the same, whichever stream it reads first.
+/// There and back, with values and ends in between: a node that starts long after gets the same result, whichever
+/// stream it reads first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn topics_that_went_and_came_back_are_the_same_on_nodes_that_read_it_later() {
     let redis = Redis::start();
@@ -468,14 +474,14 @@ async fn topics_that_went_and_came_back_are_the_same_on_nodes_that_read_it_later
     publish(OLD, "delta", 1, &|_| true);
     let live = node(&redis, OLD, NEW).await;
     let mut run = Run::start(&redis, OLD, NEW, &["--quiet", "0"]);
-    assert!(run.end().await, "{}", run.said());
+    assert!(run.end().await, "{}", run.output());
     publish(NEW, "delta", 2, &|n| n % 3 > 0);
     publish(NEW, "delete", 2, &|n| n % 7 == 0);
     let mut run = Run::start(&redis, NEW, OLD, &["--quiet", "0"]);
-    assert!(run.end().await, "{}", run.said());
+    assert!(run.end().await, "{}", run.output());
     publish(OLD, "delta", 3, &|n| n % 5 > 0);
     publish(OLD, "delete", 4, &|n| n % 4 == 0);
-    // What was deleted while it was away is published again where it came from.
+    // A topic that was deleted while it was away is published again in its first stream.
     publish(OLD, "snapshot", 5, &|n| n % 14 == 0);
     let last = add(&redis, "d0", "latest:last", "delta", &json!(1));
     live.until("read", |s| data(s, "latest:last") == 1).await;
@@ -483,11 +489,11 @@ async fn topics_that_went_and_came_back_are_the_same_on_nodes_that_read_it_later
         assert_eq!(data(&live, topic), json!({ "r5": n }), "{topic}");
     }
     live.until("saved", |_| redis.command(&["GET", "{d0}:position"]) == last).await;
-    // A node that knows the old list alone reads past marks of the way there, and has nothing to say of them.
+    // A node with the old list only reads past marks of the way there, and logs nothing about them.
     let back = node(&redis, OLD, &[]).await;
     assert!(!back.log().contains("that this node does not read"), "{}", back.log());
     drop(back);
-    // So long after that nothing is kept of it but the streams.
+    // So long after that only the streams are left.
     redis.command(&["DEL", "{d0}:away", "{d1}:away"]);
     let check = |late: &Server, what: &str| {
         for topic in &topics {
@@ -510,7 +516,7 @@ async fn topics_that_went_and_came_back_are_the_same_on_nodes_that_read_it_later
     }
 }
 
-/// Deltas that were handed on while a topic was away are in the past once it is back: a node that reads them again when it starts
+/// Deltas that were relayed while a topic was away are outdated once it is back: a starting node that reads them again
 /// waits for none of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn topics_that_came_back_wait_for_nothing() {
@@ -519,11 +525,11 @@ async fn topics_that_came_back_wait_for_nothing() {
     add(&redis, "d0", &topic, "delta", &json!({"a": 1}));
     let live = node(&redis, OLD, NEW).await;
     let mut run = Run::start(&redis, OLD, NEW, &["--quiet", "1"]);
-    assert!(run.says("switch the publishers").await, "{}", run.said());
+    assert!(run.prints("switch the publishers").await, "{}", run.output());
     add(&redis, "d0", &topic, "delta", &json!({"b": 2}));
-    assert!(run.end().await, "{}", run.said());
+    assert!(run.end().await, "{}", run.output());
     let mut run = Run::start(&redis, NEW, OLD, &["--quiet", "0"]);
-    assert!(run.end().await, "{}", run.said());
+    assert!(run.end().await, "{}", run.output());
     add(&redis, "d0", &topic, "delta", &json!({"c": 3}));
     live.until("read", |s| data(s, &topic) == json!({"a": 1, "b": 2, "c": 3})).await;
     let late = node(&redis, OLD, NEW).await;
@@ -537,7 +543,7 @@ async fn topics_that_came_back_wait_for_nothing() {
     assert_eq!(data(&late, &topic), data(&live, &topic));
 }
 
-/// The same command where Redis is behind sentinels, and where the streams are on three masters of a cluster.
+/// The same command with Redis behind sentinels, and with streams on three masters of a cluster.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn topics_move_under_sentinels_and_in_a_cluster() {
     let sentinels = Sentinels::start(None, None);
@@ -565,8 +571,8 @@ async fn topics_move_under_sentinels_and_in_a_cluster() {
         let server = Server::start(&config(&from, &to));
         server.until("ready", |s| s.get("/readyz").0 == 200).await;
         let mut run = Run::with(&config(&from, &to), &to, &["--quiet", "0"]);
-        assert!(run.end().await, "{}", run.said());
-        assert!(run.said().contains("checked: 60 topics, all where they belong"), "{}", run.said());
+        assert!(run.end().await, "{}", run.output());
+        assert!(run.output().contains("checked: 60 topics, all where they belong"), "{}", run.output());
         let late = Server::start(&config(&to, &from));
         late.until("ready", |s| s.get("/readyz").0 == 200).await;
         for n in 0..60 {
@@ -580,11 +586,11 @@ async fn topics_move_under_sentinels_and_in_a_cluster() {
 #[tokio::test]
 async fn without_a_redis_there_is_nothing_to_move_between() {
     let mut run = Run::with(OPEN, NEW, &[]);
-    assert!(!run.end().await && run.said().contains("has no [source.redis]"), "{}", run.said());
+    assert!(!run.end().await && run.output().contains("has no [source.redis]"), "{}", run.output());
 }
 
-/// A node that does not read the new stream cannot know what becomes of topics that went there: it says so of those that it has, and
-/// of those that it does not know, as a node does that reads the stream and missed a part of it.
+/// A node that does not read the new stream cannot know the state of topics that moved there: it marks those that it
+/// has, and those that it does not know, like a node that reads the stream and missed a part of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_may_be_where_a_node_does_not_look() {
     let redis = Redis::start();
@@ -602,15 +608,15 @@ async fn a_topic_may_be_where_a_node_does_not_look() {
     let mut client = forgotten.client().await;
     client.subscribe(&[&asked]).await;
     let mut run = Run::start(&redis, OLD, NEW, &["--quiet", "0"]);
-    assert!(run.end().await, "{}", run.said());
-    let told = client.next().await;
-    assert_eq!((&told["data"], &told["incomplete"]), (&Value::Null, &json!(true)), "{told}");
+    assert!(run.end().await, "{}", run.output());
+    let message = client.next().await;
+    assert_eq!((&message["data"], &message["incomplete"]), (&Value::Null, &json!(true)), "{message}");
     add(&redis, "d1", &new, "delta", &json!({"b": 2}));
     add(&redis, "d0", &stays[0], "delta", &json!({"b": 2}));
     let started = node(&redis, OLD, &[]).await;
     aware.until("read", |s| data(s, &new) == json!({"b": 2})).await;
     for server in [&forgotten, &started] {
-        server.until("told", |s| [&gone, &list].iter().all(|topic| is_incomplete(s, topic))).await;
+        server.until("the mark is served", |s| [&gone, &list].iter().all(|topic| is_incomplete(s, topic))).await;
         server.until("read", |s| data(s, &stays[0]) == json!({"a": 1, "b": 2})).await;
         assert!(is_incomplete(server, &new) && data(server, &new).is_null());
         assert!(!is_incomplete(server, &stays[0]), "it stays");
@@ -619,7 +625,7 @@ async fn a_topic_may_be_where_a_node_does_not_look() {
     for topic in [&gone, &new] {
         assert!(!is_incomplete(&aware, topic), "{topic}");
     }
-    // Of what a node missed in the new stream nothing is known where publishers still expect its topics in the old one.
+    // For topics that a node missed in the new stream nothing is known while publishers may still use the old one.
     drop((forgotten, started, aware));
     add(&redis, "d1", &later, "delta", &json!({"c": 3}));
     redis.command(&["XTRIM", "d1", "MAXLEN", "0"]);
@@ -629,14 +635,15 @@ async fn a_topic_may_be_where_a_node_does_not_look() {
     assert!(is_incomplete(&missed, &later));
 }
 
-/// A node that may not read which topics have moved does not serve them as they were: it says what it lacks, and is not ready.
+/// A node without the right to read which topics have moved does not serve them as they were: it logs which right is
+/// missing, and is not ready.
 #[tokio::test]
 async fn a_node_that_may_not_read_which_topics_moved_is_not_ready() {
     let redis = Redis::start();
     add(&redis, "d0", "merge:a", "delta", &json!({"a": 1}));
     redis.command(&["ACL", "SETUSER", "default", "resetkeys", "~[^{]*", "~{d0}:[^a]*"]);
     let server = Server::start(&config(&redis, OLD, &[]));
-    server.until("said", |s| s.log().contains("may not read which topics have moved")).await;
+    server.until("it is logged", |s| s.log().contains("may not read which topics have moved")).await;
     assert!(server.log().contains("{d0}:away"), "{}", server.log());
     assert_eq!(server.get("/readyz").0, 503);
     redis.command(&["ACL", "SETUSER", "default", "allkeys"]);

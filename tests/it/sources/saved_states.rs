@@ -1,5 +1,5 @@
-//! Saved states, and what a node may conclude from them: nothing that has ended comes back, nothing of another stream counts,
-//! and what was saved is what was published.
+//! Saved states, and what a node may conclude from them: nothing that has ended comes back, nothing of another stream
+//! counts, and saved values are exactly the published ones.
 
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ async fn saved_upto(redis: &Redis, server: &Server, id: &str) {
     server.until("saved", |_| redis.command(&["GET", POSITION]) == id).await;
 }
 
-/// Appends `count` entries in one go; `topic`, `kind` and `data` are Lua, and may use the number `i`.
+/// Appends `count` entries in one go; `topic`, `kind` and `data` are Lua expressions that may use the number `i`.
 fn add_many(redis: &Redis, count: u32, topic: &str, kind: &str, data: &str) {
     let script = format!(
         "for i = 1, {count} do redis.call('XADD', KEYS[1], '*', 'topic', {topic}, 'kind', '{kind}', 'data', {data}) end"
@@ -35,10 +35,10 @@ fn count_saved(redis: &Redis) -> usize {
     redis.saved(STREAM)
 }
 
-/// A node is stopped in the middle of a save; meanwhile the topics are deleted, and another node removes what was saved of them.
-/// When the first goes on, it still is the one that saves, and it has not read of the deletes.
+/// A node is stopped in the middle of a save. Meanwhile the topics are deleted, and another node removes their saved
+/// states. When the first resumes, it still has the lease, and has not read the deletions.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_save_that_was_held_up_brings_nothing_back_that_was_deleted() {
+async fn a_delayed_save_restores_nothing_that_was_deleted() {
     const TOPICS: u32 = 12_000;
     for attempt in 0.. {
         assert!(attempt < 20, "never stopped in the middle of a save");
@@ -99,8 +99,8 @@ async fn a_value_is_the_same_to_the_byte_after_it_was_saved() {
     }
 }
 
-/// The stream was deleted, and one of the same name has more entries than the first: nothing of the first is left, neither
-/// where a node was away meanwhile, nor where all of them were and states had been saved.
+/// The stream was deleted, and a new one of the same name has more entries than the first: nothing of the first is
+/// left, neither if one node was down meanwhile, nor if all were and states had been saved.
 #[tokio::test]
 async fn another_stream_of_the_name_is_another_however_long_it_is() {
     let redis = Redis::start();
@@ -117,7 +117,7 @@ async fn another_stream_of_the_name_is_another_however_long_it_is() {
     add_many(&redis, 3_000, "'merge:a'", "delta", "'{\"new' .. i % 3 .. '\":' .. i .. '}'");
     first.signal("CONT");
     let expected = json!({"new0": 3_000, "new1": 2_998, "new2": 2_999});
-    // Until the load is at its end, nothing is claimed of what was read so far.
+    // Until the load is complete, no state is served as whole.
     let is_new = |s: &Server| view(s, "merge:a").is_some_and(|seen| seen["data"] == expected);
     first.until("the new one alone, and whole", |s| is_new(s) && !is_incomplete(s, "merge:a")).await;
     let last = redis.add("merge:a", &json!({"new0": 0}));
@@ -130,9 +130,9 @@ async fn another_stream_of_the_name_is_another_however_long_it_is() {
     assert!(!is_incomplete(&second, "merge:a"));
 }
 
-/// A node has found an empty stream, and was away while the first entries came and went.
+/// A node has found an empty stream, and was down while the first entries were added and removed.
 #[tokio::test]
-async fn what_came_and_went_before_the_first_read_is_missed() {
+async fn entries_removed_before_the_first_read_are_missed() {
     for xinfo in [true, false] {
         let redis = Redis::start();
         if !xinfo {
@@ -159,7 +159,7 @@ fn ms_of(id: &str) -> u64 {
     id.split_once('-').unwrap().0.parse().unwrap()
 }
 
-/// Entries are gone that are in no saved state: a node that starts cannot know what topics there were.
+/// Entries are gone that are in no saved state: a starting node cannot know which topics existed.
 async fn with_a_hole(redis: &Redis, options: &str) -> (Server, Server, u64) {
     // Nothing is saved before the other has begun.
     redis.command(&["SET", LEASE, "nobody", "PX", "600000"]);
@@ -176,7 +176,7 @@ async fn with_a_hole(redis: &Redis, options: &str) -> (Server, Server, u64) {
     (knows_all, knows_less, ms_of(&last))
 }
 
-/// A node that starts warns of what is gone that it needs, and not of a hole that the saved states know of.
+/// A starting node warns of missing entries that it needs, and not of a hole that the saved states cover.
 #[tokio::test]
 async fn a_hole_from_before_the_saved_states_is_no_warning() {
     let redis = Redis::start();
@@ -197,7 +197,7 @@ async fn a_hole_from_before_the_saved_states_is_no_warning() {
     let last = add(3);
     saved_upto(&redis, &first, &last).await;
     drop(first);
-    // One deleted among those that are saved is no more a hole than one that was trimmed.
+    // A deleted entry among those that are saved is no more a hole than a trimmed one.
     redis.command(&["XDEL", STREAM, &deleted]);
     for _ in 0..2 {
         let next = start().await;
@@ -221,7 +221,7 @@ async fn a_delete_is_a_known_beginning_after_a_hole_too() {
     let mut client = knows_less.client().await;
     client.subscribe(&["merge:y"]).await;
     assert_eq!(client.next().await["incomplete"], true);
-    // One that is known in part, one that only the other node knows, one that was never there.
+    // One topic is known in part, one is known to the other node only, one never existed.
     for topic in ["merge:y", "merge:x", "merge:z"] {
         redis.xadd(STREAM, "*", &["topic", topic, "kind", "delete"]);
         redis.add(topic, &json!({"b": 1}));
@@ -234,14 +234,14 @@ async fn a_delete_is_a_known_beginning_after_a_hole_too() {
             assert_eq!((seen.get("incomplete"), &seen["data"]), (None, &json!({"b": 1})), "{topic}");
         }
     }
-    assert!(is_incomplete(&knows_less, "merge:w"), "of which it is not known whether it was there");
-    let told = client.next().await;
-    assert_eq!((&told["type"], &told["data"]), (&json!("snapshot"), &Value::Null));
+    assert!(is_incomplete(&knows_less, "merge:w"), "it may have existed");
+    let message = client.next().await;
+    assert_eq!((&message["type"], &message["data"]), (&json!("snapshot"), &Value::Null));
     assert_eq!(client.next().await["data"], json!({"b": 1}));
 }
 
-/// A topic that had deltas in a hole and none since has ended once it may not be quiet for longer: what begins after that is
-/// whole. A node that reads it later, with what was saved, comes to the same.
+/// A topic that had deltas in a hole and none since has ended after its `expire_after`: when it begins again, it is
+/// whole. A node that reads it later, from the saved states, gets the same result.
 #[tokio::test]
 async fn a_hole_matters_no_longer_than_topics_may_be_quiet() {
     let redis = Redis::start();
@@ -250,12 +250,12 @@ async fn a_hole_matters_no_longer_than_topics_may_be_quiet() {
     let (knows_all, first, hole) = with_a_hole(&redis, options).await;
     drop(knows_all);
     let patch = |ms: u64, topic: &str| add_at(&redis, hole + ms, topic, "delta", &json!({format!("at{ms}"): 1}));
-    // (after the hole, topic, incomplete)
+    // (ms after the hole, topic, incomplete)
     let cases = [
         (1_900, "short:early", true),
         (2_100, "short:late", false),
         (2_200, "merge:a", true),
-        // More than two seconds after its first, which was in doubt.
+        // More than two seconds after its first delta, which was doubtful.
         (4_000, "short:early", false),
         (86_400_000 * 29, "merge:b", true),
         (86_400_000 * 31, "merge:c", false),
@@ -281,8 +281,8 @@ async fn a_hole_matters_no_longer_than_topics_may_be_quiet() {
     }
 }
 
-/// An entry comes with a time of before its topic ended, after nodes have ended it because the clock had passed that: nobody can
-/// tell what it changes but a node that still has the entries before it.
+/// An entry has a time from before its topic ended, after nodes have ended the topic by the clock: only a node that
+/// still has the earlier entries can know what it changes.
 #[tokio::test]
 async fn a_late_entry_of_a_topic_that_has_ended_begins_nothing_whole() {
     let redis = Redis::start();
@@ -299,17 +299,17 @@ async fn a_late_entry_of_a_topic_that_has_ended_begins_nothing_whole() {
     client.subscribe(&["short:x"]).await;
     let last = add_at(&redis, ms_of(&born) + 500, "short:x", "delta", &json!({"b": 2}));
     assert_eq!(client.next().await["data"], json!({"b": 2}));
-    let told = client.next().await;
-    assert_eq!((&told["type"], &told["incomplete"]), (&json!("snapshot"), &json!(true)), "{told}");
-    // One that goes by what was saved.
+    let message = client.next().await;
+    assert_eq!((&message["type"], &message["incomplete"]), (&json!("snapshot"), &json!(true)), "{message}");
+    // A node that starts from the saved states.
     let second = redis.server("snapshot_every = \"0s\"\n[namespace.short]\nclass = \"merge\"\n").await;
     assert!(is_incomplete(&second, "short:x"), "{:?}", view(&second, "short:x"));
-    // One that reads all of it.
+    // A node that reads everything.
     redis.command(&["DEL", POSITION, STATES]);
     let third = redis.server("snapshot_every = \"0s\"\n[namespace.short]\nclass = \"merge\"\n").await;
     let seen = view(&third, "short:x").unwrap();
     assert_eq!((seen.get("incomplete"), &seen["data"]), (None, &json!({"a": 1, "b": 2})));
-    // And from then on.
+    // And after that.
     add_at(&redis, ms_of(&last) + 1, "short:x", "snapshot", &json!({"c": 3}));
     for server in [&second, &third] {
         server.until("whole", |s| view(s, "short:x").is_some_and(|seen| seen["data"] == json!({"c": 3}))).await;
@@ -317,7 +317,7 @@ async fn a_late_entry_of_a_topic_that_has_ended_begins_nothing_whole() {
     }
 }
 
-/// A stream that comes to reach back less far than states are saved: they are saved in time all the same.
+/// A stream begins to reach back less far than the interval of saves: states are saved in time nevertheless.
 #[tokio::test]
 async fn a_stream_that_becomes_short_is_saved_in_time() {
     let redis = Redis::start();

@@ -1,4 +1,4 @@
-//! A healthy session beside whatever a test does: its deltas must come, and not much later than they came before.
+//! A healthy session that runs beside a test: its deltas must arrive, and not much later than before.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,23 +10,23 @@ use serde_json::{Value, json};
 
 use crate::support::{Client, PATIENCE, Server};
 
-/// Deliveries that a median is taken of, at least.
+/// Least number of deliveries for a median.
 const SAMPLES: usize = 40;
 
-/// Time between two of them.
+/// Interval between two of them.
 const APART: Duration = Duration::from_millis(3);
 
-/// How many times as long as before a delivery may take during an attack, and how much more than that: attackers and server
-/// share the machine's cores, and other tests with them.
+/// How many times as long as before a delivery may take during an attack, and how much more than that: attackers and
+/// server share the machine's cores, also with other tests.
 const RATIO: u32 = 10;
 const FLOOR: Duration = Duration::from_millis(100);
 
-/// A session that is subscribed, and who publishes to it.
+/// A subscribed session, and a publisher for it.
 pub(crate) struct Healthy {
     client: Client,
     publisher: Publisher,
     sent: u64,
-    /// Median before anything happened.
+    /// The median before the attack.
     calm: Duration,
 }
 
@@ -35,7 +35,7 @@ impl Healthy {
         Self::beside_with(server, &[]).await
     }
 
-    /// With more headers, where the server asks for a token.
+    /// With more headers, if the server requires a token.
     pub(crate) async fn beside_with(server: &Server, headers: &[(&'static str, &str)]) -> Self {
         let mut client = Client::connect_with(server.address, headers).await.unwrap();
         let reply = client.subscribe(&["stream:healthy"]).await;
@@ -51,15 +51,15 @@ impl Healthy {
         healthy
     }
 
-    /// Deltas that are published come.
+    /// Checks that published deltas arrive.
     pub(crate) async fn is_well(&mut self, _: &Server) {
         for _ in 0..5 {
             self.delivery().await;
         }
     }
 
-    /// Attacks at least so many times, and as long as it takes to see what the session's deliveries take meanwhile: in the
-    /// median not much longer than before. Returns what each round did.
+    /// Attacks at least this many times, and as long as it takes to measure the session's deliveries: their median must
+    /// not be much longer than before. Returns the result of each round.
     pub(crate) async fn during<R: Send + 'static>(
         &mut self,
         rounds: usize,
@@ -71,7 +71,7 @@ impl Healthy {
             let mut outcomes = Vec::new();
             while outcomes.len() < rounds || !seen.load(Ordering::Relaxed) {
                 outcomes.push(round(outcomes.len()));
-                // Bounded, or the test is about how many threads share two cores.
+                // Bounded, or the test would measure how many threads share two cores.
                 std::thread::sleep(APART);
             }
             outcomes
@@ -82,7 +82,7 @@ impl Healthy {
             enough.store(samples.len() >= SAMPLES, Ordering::Relaxed);
             tokio::time::sleep(APART).await;
         }
-        let outcomes = attacker.join().expect("the attack should have gone as the test says");
+        let outcomes = attacker.join().expect("the attack failed");
         let (median, most) = (median(&mut samples), self.calm * RATIO + FLOOR);
         println!("{} deliveries in {median:?}, before the attack {:?}", samples.len(), self.calm);
         assert!(median <= most, "deliveries take {median:?} during the attack, before it {:?}", self.calm);
@@ -104,7 +104,7 @@ fn median(samples: &mut [Duration]) -> Duration {
     samples[samples.len() / 2]
 }
 
-/// Publishes over one connection that is kept: who keeps others from being accepted does not touch it.
+/// Publishes over one kept-alive connection, which attacks on accepting do not affect.
 struct Publisher {
     address: SocketAddr,
     line: Option<BufReader<TcpStream>>,
@@ -117,7 +117,7 @@ impl Publisher {
             "POST /api/publish HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
-        // One that was quiet for too long is closed by the server.
+        // The server closes a connection that was idle for too long.
         if self.line.as_mut().and_then(|line| asked(line, &request)) != Some(200) {
             let stream = TcpStream::connect(self.address).unwrap();
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -127,7 +127,7 @@ impl Publisher {
     }
 }
 
-/// The status of the answer, whose body is read to its end; nothing where the connection has ended.
+/// The status of the answer, whose body is read to its end; `None` if the connection has ended.
 fn asked(line: &mut BufReader<TcpStream>, request: &str) -> Option<u16> {
     line.get_mut().write_all(request.as_bytes()).ok()?;
     let (mut text, mut status, mut length) = (String::new(), None, 0);

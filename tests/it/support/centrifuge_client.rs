@@ -1,4 +1,4 @@
-//! A client of the Centrifuge protocol without an SDK, for what SDKs do not do.
+//! A client of the Centrifuge protocol without an SDK, for messages that SDKs do not send.
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ pub(crate) struct Centrifuge {
 }
 
 impl Centrifuge {
-    /// Connected with a token.
+    /// Connects with a token.
     pub(crate) async fn connect(server: &Server, token: &str) -> Self {
         let mut client = Self::open(server).await;
         let reply = client.ask(json!({"id": 1, "connect": {"token": token}})).await;
@@ -21,7 +21,7 @@ impl Centrifuge {
         client
     }
 
-    /// Before its connect.
+    /// Opens the socket, without `connect`.
     pub(crate) async fn open(server: &Server) -> Self {
         let url = format!("ws://{}/connection/websocket", server.address);
         let socket = tokio_tungstenite::connect_async(url).await.unwrap().0;
@@ -36,7 +36,7 @@ impl Centrifuge {
         self.socket.send(Message::text(text)).await.unwrap();
     }
 
-    /// The next message but pings; a close is `{"close": code}`.
+    /// The next message other than a ping; a close is `{"close": code}`.
     pub(crate) async fn next(&mut self) -> Value {
         loop {
             if !self.pending.is_empty() {
@@ -53,7 +53,7 @@ impl Centrifuge {
         }
     }
 
-    /// Sends a command, and returns what comes next.
+    /// Sends a command, and returns the next message.
     pub(crate) async fn ask(&mut self, command: Value) -> Value {
         self.send(command).await;
         self.next().await

@@ -1,4 +1,4 @@
-//! Certificates for the tests, and clients that want to see them.
+//! Certificates for the tests, and clients that check them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 
-/// Somebody who vouches for certificates.
+/// A certificate authority.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, in PEM.
@@ -37,7 +37,7 @@ impl Authority {
 }
 
 impl Issued {
-    /// As `NAME.crt` and `NAME.key`.
+    /// Writes `NAME.crt` and `NAME.key`.
     pub(crate) fn write(&self, folder: &Path, name: &str) {
         std::fs::write(folder.join(format!("{name}.key")), &self.key).unwrap();
         std::fs::write(folder.join(format!("{name}.crt")), &self.certificate).unwrap();
@@ -52,7 +52,7 @@ pub(crate) fn tls_config(folder: &Path) -> String {
     )
 }
 
-/// What a client wants to see, and shows: without an authority it takes any certificate.
+/// A client that trusts this authority and has this certificate; without an authority it accepts any certificate.
 pub(crate) fn client_config(
     authority: Option<&Authority>,
     versions: &[&'static SupportedProtocolVersion],

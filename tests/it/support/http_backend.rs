@@ -1,4 +1,4 @@
-//! A small HTTP server that answers as a test says: for key sets and calls.
+//! A small HTTP server with answers from the test, for key sets and calls.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
-/// One request to it.
+/// One request to the backend.
 pub(crate) struct Request {
     /// Its first line and headers.
     pub(crate) head: String,
     pub(crate) body: String,
 }
 
-/// It, until the test ends.
+/// The running backend, until it is dropped.
 pub(crate) struct Backend {
     address: SocketAddr,
     requests: Arc<AtomicUsize>,

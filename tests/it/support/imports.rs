@@ -1,15 +1,14 @@
-//! Which files of a crate import which: read from their text, without test modules.
+//! Which files of a crate import which, from their text without test modules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 type Module = Vec<String>;
 
-/// The files of a crate and their imports. An import of a re-exported name is one of the file that
-/// defines it.
+/// The files of a crate and their imports. An import of a re-exported name counts for the file that defines it.
 pub(crate) struct Imports {
     files: BTreeMap<Module, PathBuf>,
-    /// What `use` brings into each file, by name.
+    /// The names that `use` brings into each file.
     names: BTreeMap<(Module, String), Module>,
 }
 
@@ -34,7 +33,7 @@ impl Imports {
             if module == ["lib"] {
                 module.clear();
             }
-            // Programs of their own.
+            // Separate programs.
             if module.first().is_none_or(|first| first != "bin") {
                 all.insert(module, file);
             }
@@ -95,7 +94,7 @@ impl Imports {
         paths.iter().filter_map(|path| self.defined_in(path, 0)).filter(|to| to != module).collect()
     }
 
-    /// Every path that a file's `use` items name, and under which name.
+    /// Every path in a file's `use` items, with its local name.
     fn uses(&self, module: &Module, tokens: &[String]) -> Vec<(Module, String)> {
         let mut found = Vec::new();
         let mut rest = tokens.iter();
@@ -114,7 +113,7 @@ impl Imports {
         found
     }
 
-    /// A path from the crate's root; nothing for other crates' paths and local names.
+    /// A path from the crate's root; `None` for other crates' paths and local names.
     fn absolute(&self, module: &Module, path: &[String]) -> Option<Module> {
         let mut base = module.clone();
         let mut rest = path;
@@ -134,7 +133,7 @@ impl Imports {
         (rest.len() < path.len() || is_child()).then(|| base.iter().chain(rest).cloned().collect())
     }
 
-    /// The file that defines what a path names.
+    /// The file that defines a path's name.
     fn defined_in(&self, path: &Module, depth: usize) -> Option<Module> {
         let length = (0..=path.len()).rev().find(|n| self.files.contains_key(&path[..*n]))?;
         let module = path[..length].to_vec();
@@ -186,7 +185,7 @@ fn expand<'a>(
     }
 }
 
-/// Names and signs of a source text, without comments, literals, visibilities and items for tests.
+/// Names and punctuation of a source text, without comments, literals, visibilities and test items.
 fn tokens(text: &str) -> Vec<String> {
     let mut tokens: Vec<String> = Vec::new();
     let mut rest = text;

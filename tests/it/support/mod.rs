@@ -1,4 +1,4 @@
-//! Processes and clients for the tests. What cannot be started fails the test.
+//! Processes and clients for the tests. A process that cannot be started fails the test.
 
 pub(crate) mod bystander;
 pub(crate) mod centrifuge_client;
@@ -44,13 +44,13 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, tungstenite};
 
 pub(crate) use crate::support::certificates::{Authority, client_config, tls_config};
 
-/// By the address of its open port, the port of a server over which its clients are to come.
+/// By the address of a server's open port: the TLS port that its clients should use.
 static SEALED: LazyLock<Mutex<HashMap<SocketAddr, SocketAddr>>> = LazyLock::new(Mutex::default);
 
-/// Longest wait for anything that must come.
+/// Longest wait for anything that must happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Asks the API to refuse commands by status.
+/// Asks the API to report errors by status.
 pub(crate) const BY_STATUS: (&str, &str) = ("X-Centrifugo-Error-Mode", "transport");
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_nexus-push");
@@ -60,16 +60,16 @@ pub(crate) struct Server {
     child: Child,
     pub(crate) address: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
-    /// The port that speaks TLS, if there is one.
+    /// The TLS port, if there is one.
     pub(crate) sealed: Option<SocketAddr>,
     /// The operators' own port, if there is one.
     pub(crate) operators: Option<SocketAddr>,
-    /// The port for health alone, if there is one.
+    /// The port for health checks only, if there is one.
     pub(crate) health: Option<SocketAddr>,
     _directory: tempfile::TempDir,
 }
 
-/// What most tests want: everything open, classes by namespace, no source but the publish API.
+/// The usual configuration: everything open, classes by namespace, no source but the publish API.
 pub(crate) const OPEN: &str = r#"
 [access]
 anonymous = true
@@ -88,29 +88,29 @@ class = "merge"
 "#;
 
 impl Server {
-    /// With this configuration, on a port of its own.
+    /// Starts with this configuration, on its own port.
     pub(crate) fn start(config: &str) -> Self {
         Self::start_at(config, 0)
     }
 
-    /// With this configuration, on this port.
+    /// Starts with this configuration, on this port.
     pub(crate) fn start_at(config: &str, port: u16) -> Self {
         Self::start_by(config, port, |_| {})
     }
 
-    /// With more in its environment.
+    /// With additional environment variables.
     pub(crate) fn start_in(config: &str, port: u16, environment: &[(&str, &str)]) -> Self {
         Self::start_by(config, port, |command| {
             command.envs(environment.iter().copied());
         })
     }
 
-    /// As [`Self::start_at`], by a command that somebody arranges: its environment, or another program in its place that
-    /// becomes this one.
+    /// As [`Self::start_at`], with a command that `arrange` prepares: its environment, or a wrapper program that
+    /// executes the server.
     pub(crate) fn start_by(config: &str, port: u16, arrange: impl FnOnce(&mut Command)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("nexus-push.toml");
-        // `make test` runs what is about full sockets once more without io_uring.
+        // `make test` runs the tests of full sockets once more without io_uring.
         let flush = std::env::var("NEXUS_TEST_FLUSH").map(|flush| format!("[server]\nflush = \"{flush}\""));
         let config = match flush {
             Ok(flush) if !config.contains("\nflush =") => config.replacen("[server]", &flush, 1),
@@ -125,7 +125,7 @@ impl Server {
             }
             _ => config,
         };
-        // Tests say what they like in `Host`, and read metrics without a key, unless they are about that.
+        // Tests send any `Host`, and read metrics without a key, unless they test that.
         let config = match config {
             config if config.contains("hosts =") => config,
             config if config.contains("[server]\n") => config.replacen("[server]\n", "[server]\nhosts = [\"*\"]\n", 1),
@@ -195,7 +195,7 @@ impl Server {
         Self::start(OPEN)
     }
 
-    /// The open configuration with more behind it.
+    /// The open configuration with additions.
     pub(crate) fn open_with(more: &str) -> Self {
         Self::start(&format!("{OPEN}\n{more}"))
     }
@@ -212,14 +212,14 @@ impl Server {
         signal(self.pid(), name);
     }
 
-    /// Waits for the end.
+    /// Waits for the process to end.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(Instant::now() < deadline, "the server does not end:\n{}", self.log());
+            assert!(Instant::now() < deadline, "the server did not end:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -233,7 +233,7 @@ impl Server {
         Self::http_at(self.address, method, path, headers, body)
     }
 
-    /// The same at any address.
+    /// The same for any address.
     pub(crate) fn http_at(
         address: SocketAddr,
         method: &str,
@@ -276,7 +276,7 @@ impl Server {
             Some(value) => value.parse().unwrap(),
             // A label that has not been counted yet.
             None if name.contains('{') => 0.0,
-            // All labels together.
+            // The sum over all labels.
             None => {
                 let family = text.lines().filter_map(|l| l.strip_prefix(&format!("nexus_push_{name}{{")));
                 let values = family.map(|l| l.rsplit(' ').next().unwrap().parse::<f64>().unwrap());
@@ -288,7 +288,7 @@ impl Server {
         }
     }
 
-    /// Waits until it is so.
+    /// Waits until the condition is true.
     pub(crate) async fn until(&self, what: &str, mut so: impl FnMut(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !so(self) {
@@ -297,7 +297,7 @@ impl Server {
         }
     }
 
-    /// A command of the API, refused by status.
+    /// A command of the API; errors are reported by status.
     pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         let headers = [("Content-Type", "application/json"), BY_STATUS];
         let (status, _, body) = self.http("POST", path, &headers, &body.to_string());
@@ -357,14 +357,14 @@ impl Redis {
         Self::start_on(free_port())
     }
 
-    /// On this port.
+    /// Starts on this port.
     pub(crate) fn start_on(port: u16) -> Self {
         let mut redis = Self { child: None, port, directory: tempfile::tempdir().unwrap() };
         redis.start_again();
         redis
     }
 
-    /// On the same port, with the data that was written (every write is synced).
+    /// Starts on the same port, with its data (every write is synced).
     pub(crate) fn start_again(&mut self) {
         let port = self.port.to_string();
         let child = Command::new("redis-server")
@@ -393,14 +393,14 @@ impl Redis {
         }
     }
 
-    /// As a power cut would.
+    /// Kills it, as a power cut would.
     pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
     }
 
-    /// Removes what was written. While it is not running.
+    /// Removes its data, while it is not running.
     pub(crate) fn wipe(&self) {
         for entry in std::fs::read_dir(self.directory.path()).unwrap() {
             let path: PathBuf = entry.unwrap().path();
@@ -440,26 +440,26 @@ impl Redis {
         Some(head)
     }
 
-    /// How many states are saved beside a stream.
+    /// Number of states saved for a stream.
     pub(crate) fn saved(&self, stream: &str) -> usize {
         self.topics_in(&format!("{{{stream}}}:snapshots"))
     }
 
-    /// How many topics a hash beside a stream has.
+    /// Number of topics in a hash of a stream.
     pub(crate) fn topics_in(&self, hash: &str) -> usize {
-        // One field says up to where it was saved.
+        // One field is the position up to which it was saved.
         let count = "return redis.call('HLEN', KEYS[1]) - redis.call('HEXISTS', KEYS[1], '')";
         self.command(&["EVAL", count, "1", hash]).trim_start_matches(':').parse().unwrap()
     }
 
-    /// The first line of the answer (for a bulk string, the string).
+    /// The first line of the answer (the string itself, for a bulk string).
     pub(crate) fn command(&self, args: &[&str]) -> String {
         let answer = self.try_command(args).expect("Redis answers");
         assert!(!answer.starts_with('-'), "{args:?}: {answer}");
         answer
     }
 
-    /// Appends a delta the way a backend would; returns its ID.
+    /// Appends a delta as a backend would. Returns its ID.
     pub(crate) fn add(&self, topic: &str, data: &Value) -> String {
         self.xadd("nexus:deltas", "*", &["topic", topic, "data", &data.to_string()])
     }
@@ -474,18 +474,18 @@ impl Redis {
         self.xadd(stream, id, &["topic", topic, "kind", kind, "data", &data.to_string()])
     }
 
-    /// The same with bytes as they are.
+    /// The same with raw bytes.
     pub(crate) fn add_bytes(&self, topic: &str, data: &[u8]) {
         let answer = self.try_bytes(&[b"XADD", b"nexus:deltas", b"*", b"topic", topic.as_bytes(), b"data", data]);
         assert!(answer.is_some_and(|id| id.contains('-')));
     }
 
-    /// A server's configuration of this as its source.
+    /// The configuration of a server with this source.
     pub(crate) fn source_config(&self) -> String {
         format!("[source.redis]\nurl = \"{}\"\n", self.url())
     }
 
-    /// A server that reads it, everything open.
+    /// A server that reads it, with everything open.
     pub(crate) async fn server(&self, more: &str) -> Server {
         let server = Server::start(&format!("{OPEN}\n[source.redis]\nurl = \"{}\"\n{more}", self.url()));
         server.until("ready", |s| s.get("/readyz").0 == 200).await;
@@ -505,12 +505,12 @@ impl Drop for Redis {
 type Connected = (Socket, Response<Option<Vec<u8>>>);
 type Socket = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
 
-/// A WebSocket client, by an implementation that is not ours.
+/// A WebSocket client, by an independent implementation.
 pub(crate) struct Client {
     socket: Socket,
 }
 
-/// What a client gets.
+/// A message, or the end of a connection.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Got {
     Json(Value),
@@ -524,7 +524,7 @@ impl Client {
         Self::connect_with(address, &[]).await.unwrap()
     }
 
-    /// With more headers; the status if the upgrade is refused.
+    /// With more headers. Returns the status if the upgrade is refused.
     pub(crate) async fn connect_with(address: SocketAddr, headers: &[(&'static str, &str)]) -> Result<Self, u16> {
         let sealed = SEALED.lock().unwrap().get(&address).copied();
         if let Some(sealed) = sealed {
@@ -572,10 +572,10 @@ impl Client {
         self.socket.send(Message::binary(bytes.to_vec())).await.unwrap();
     }
 
-    /// The next thing, answering pings on the way.
+    /// The next message or end; pings are answered.
     pub(crate) async fn got(&mut self) -> Got {
         loop {
-            let next = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("something should have come");
+            let next = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("nothing came");
             return match next {
                 Some(Ok(Message::Text(text))) => Got::Json(serde_json::from_str(&text).unwrap()),
                 Some(Ok(Message::Close(Some(frame)))) => Got::Close(frame.code.into(), frame.reason.to_string()),
@@ -586,14 +586,14 @@ impl Client {
         }
     }
 
-    /// The next message, as it came.
+    /// The next message, as text.
     pub(crate) async fn next_text(&mut self) -> String {
         loop {
-            let next = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("something should have come");
+            let next = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("nothing came");
             match next.unwrap().unwrap() {
                 Message::Text(text) => return text.to_string(),
                 Message::Ping(_) | Message::Pong(_) => {}
-                other => panic!("{other:?} in place of a message"),
+                other => panic!("{other:?} instead of a message"),
             }
         }
     }
@@ -602,11 +602,11 @@ impl Client {
     pub(crate) async fn next(&mut self) -> Value {
         match self.got().await {
             Got::Json(value) => value,
-            other => panic!("{other:?} in place of a message"),
+            other => panic!("{other:?} instead of a message"),
         }
     }
 
-    /// The close code, passing over what comes before it.
+    /// The close code; earlier messages are ignored.
     pub(crate) async fn close_code(&mut self) -> u16 {
         loop {
             match self.got().await {
@@ -632,7 +632,7 @@ impl Client {
     }
 }
 
-/// Applies deliveries of a `merge` topic the way `docs/protocol.md` tells a client to, and checks the chain.
+/// Applies deliveries of a `merge` topic as `docs/protocol.md` describes, and checks that they join up.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Follower {
     pub(crate) offset: u64,

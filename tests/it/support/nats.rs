@@ -14,7 +14,7 @@ pub(crate) struct Nats {
     pub(crate) child: Option<Child>,
     pub(crate) port: u16,
     pub(crate) directory: tempfile::TempDir,
-    /// More of its configuration.
+    /// Additional configuration.
     more: String,
 }
 
@@ -34,7 +34,7 @@ impl Nats {
         self.directory.path().join("data")
     }
 
-    /// On the same port, with the data that was written.
+    /// Starts on the same port, with its data.
     pub(crate) fn start_again(&mut self) {
         let config = self.directory.path().join("nats.conf");
         let data = self.data();
@@ -67,21 +67,21 @@ impl Nats {
         BufReader::new(stream).read_line(&mut line).is_ok() && line.starts_with("INFO")
     }
 
-    /// As a power cut would.
+    /// Kills it, as a power cut would.
     pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
     }
 
-    /// Keeps a copy of all that is stored now.
+    /// Copies everything that is stored now.
     pub(crate) fn back_up(&mut self) {
         self.kill();
         copy(&self.data(), &self.directory.path().join("kept"));
         self.start_again();
     }
 
-    /// Puts the copy of these streams back. Nothing runs when this returns.
+    /// Restores these streams from the copy. No server is running when this returns.
     pub(crate) fn put_back(&mut self, streams: &[&str]) {
         self.kill();
         for stream in streams {
@@ -108,14 +108,14 @@ impl Nats {
         format!("{OPEN}\n[source.nats]\nurls = [\"{}\"]\n{more}", self.url())
     }
 
-    /// A server that reads it, everything open.
+    /// A server that reads it, with everything open.
     pub(crate) async fn server(&self, more: &str) -> Server {
         let server = Server::start(&self.config(more));
         ready(&server).await;
         server
     }
 
-    /// Publishes bytes as they are, the way any client's library writes them.
+    /// Publishes raw bytes, as any client's library may.
     pub(crate) fn raw(&self, subject: &[u8], headers: Option<&[u8]>, payload: &[u8]) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -134,7 +134,7 @@ impl Nats {
         bytes.extend([payload, b"\r\nPING\r\n"].concat());
         stream.write_all(&bytes).unwrap();
         let mut lines = BufReader::new(stream).lines();
-        assert!(lines.any(|line| line.unwrap().starts_with("PONG")), "nats-server took it");
+        assert!(lines.any(|line| line.unwrap().starts_with("PONG")), "nats-server received it");
     }
 }
 
@@ -151,7 +151,7 @@ pub(crate) async fn ready(server: &Server) {
     server.until("ready", |s| s.get("/readyz").0 == 200).await;
 }
 
-/// Publishes a delta the way a backend would; returns its sequence.
+/// Publishes a delta as a backend would. Returns its sequence.
 pub(crate) async fn add(js: &jetstream::Context, subject: &str, data: &Value) -> u64 {
     let subject = format!("nexus.deltas.{subject}");
     let ack = js.publish(subject, data.to_string().into()).await.unwrap().await.unwrap();
@@ -167,7 +167,7 @@ pub(crate) const EPOCH_CHANGES: &str = "epoch_changes_total{source=\"nats NEXUS\
 /// Waits until states are saved up to `last`.
 pub(crate) async fn saved_upto(js: &jetstream::Context, epoch: &str, last: u64) {
     let bucket = js.get_key_value("NEXUS_STATE").await.unwrap();
-    // Also of a state that may lack deltas.
+    // Also for a state that may lack deltas.
     let key = format!("position.{}", epoch.trim_end_matches('~'));
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -1,4 +1,4 @@
-//! Nodes that know of each other.
+//! Nodes that exchange messages.
 
 use crate::support::sdk::{Driver, Sdk};
 use crate::support::tokens::{claims, hs256};
@@ -12,7 +12,7 @@ pub(crate) fn keyed(more: &str) -> String {
     crate::support::tokens::config(more).replace("open = true", "keys = [\"publish-key-0123456789\"]")
 }
 
-/// A call with the key: its result, or the whole answer.
+/// A call with the key. Returns its result, or the whole answer.
 pub(crate) fn call(server: &Server, command: &str, body: Value) -> Value {
     let headers = [("Content-Type", "application/json"), ("X-API-Key", "publish-key-0123456789"), BY_STATUS];
     let (status, _, text) = server.http("POST", &format!("/api/{command}"), &headers, &body.to_string());
@@ -31,7 +31,7 @@ pub(crate) async fn join(server: &Server, user: &str, topic: &str) -> (Driver, S
     (client, id)
 }
 
-/// What two nodes with this source know of each other. Returns what they logged.
+/// Checks the exchange between two nodes with this source. Returns their logs.
 pub(crate) async fn nodes_know_of_each_other(source: &str) -> String {
     let config = keyed(&format!("{ROOM}\n{source}"));
     let (one, mut two) = (Server::start(&config), Server::start(&config));
@@ -59,7 +59,7 @@ pub(crate) async fn nodes_know_of_each_other(source: &str) -> String {
     assert_eq!(ann.until("leave").await["info"]["client"], bob_id.as_str());
     bob.until("subscribed").await;
     assert_eq!(ann.until("join").await["info"]["user"], "bob");
-    // How both fare is a topic on each.
+    // The health of both is a topic on each.
     let mut operator = Driver::connect(
         Sdk::JavaScript,
         &one,
@@ -68,14 +68,14 @@ pub(crate) async fn nodes_know_of_each_other(source: &str) -> String {
     .await;
     operator.until("connected").await;
     operator.subscribe("ops:nodes", json!({})).await;
-    // The first may be from before this one has heard of the other again.
+    // The first report may be from before this node has heard of the other again.
     loop {
         let nodes = operator.publications(1).await.remove(0);
         if nodes.as_object().unwrap().len() == 2 {
             break;
         }
     }
-    // It stops: the others are told.
+    // When it stops, the others are notified.
     two.signal("TERM");
     two.wait();
     one.until("gone", |s| call(s, "info", json!({}))["nodes"].as_array().unwrap().len() == 1).await;

@@ -1,4 +1,4 @@
-//! The program as a command that is run and ends, beside servers that see what it did.
+//! The program as a command, run beside servers that see its effects.
 
 use std::io::Write;
 use std::process::{Child, Command, Output, Stdio};
@@ -20,7 +20,7 @@ pub(crate) fn run(args: &[&str]) -> Output {
     command(args).output().unwrap()
 }
 
-/// The same with more in its environment.
+/// The same with additional environment variables.
 pub(crate) fn run_in(environment: &[(&str, &str)], args: &[&str]) -> Output {
     command(args).envs(environment.iter().copied()).output().unwrap()
 }
@@ -29,25 +29,25 @@ pub(crate) fn run_in(environment: &[(&str, &str)], args: &[&str]) -> Output {
 pub(crate) fn fed(args: &[&str], input: &[u8]) -> Output {
     let mut child = started(args);
     let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_vec());
-    // It may end before it has read all of it.
+    // It may end before it has read everything.
     let writing = std::thread::spawn(move || drop(stdin.write_all(&input)));
     let output = child.wait_with_output().unwrap();
     writing.join().unwrap();
     output
 }
 
-/// Starts it, all of its streams in our hands.
+/// Starts it with all streams piped.
 pub(crate) fn started(args: &[&str]) -> Child {
     command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Its end, which must come in time.
+/// Its output at the end, which must come in time.
 pub(crate) fn ended(mut child: Child) -> Output {
     let deadline = Instant::now() + PATIENCE;
     while child.try_wait().unwrap().is_none() {
         if Instant::now() > deadline {
             child.kill().unwrap();
-            panic!("it does not end");
+            panic!("it did not end");
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -58,13 +58,13 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// What it printed; it must have done well.
+/// Its standard output; it must have succeeded.
 pub(crate) fn done(output: &Output) -> String {
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout)
 }
 
-/// What it said why it failed; it must have failed, and not by a panic.
+/// Its error output; it must have failed without a panic.
 pub(crate) fn failed(output: &Output) -> String {
     let error = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{}{error}", text(&output.stdout));
@@ -72,7 +72,7 @@ pub(crate) fn failed(output: &Output) -> String {
     error
 }
 
-/// A configuration in a file, which goes with the folder.
+/// A configuration in a file, which exists as long as the folder.
 pub(crate) fn config_file(config: &str) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("nexus-push.toml");
@@ -88,7 +88,7 @@ pub(crate) async fn ready(config: &str) -> Server {
     server
 }
 
-/// Entries and messages that its sources have refused.
+/// Number of entries and messages that its sources have refused.
 pub(crate) fn refused(server: &Server) -> u64 {
     let status = server.status();
     status["sources"].as_array().unwrap().iter().map(|source| source["skipped"].as_u64().unwrap()).sum()

@@ -3,7 +3,7 @@
 use crate::support::OPEN;
 use crate::support::program::{fed, run};
 
-/// Namespaces of each class, and others are refused.
+/// Namespaces of each class; others are refused.
 pub(crate) fn strict(source: &str) -> String {
     let open = OPEN.replace("[access]", "[access]\nunknown_namespace = \"refuse\"");
     format!("{open}\n[namespace.raw]\nclass = \"latest\"\npayload = \"bytes\"\n{source}")
@@ -48,7 +48,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Runs `publish` with what the case says, by a file for data that is no argument.
+/// Runs `publish` for a case, with a file for data that cannot be an argument.
 pub(crate) fn publish(config: &str, case: &Case) -> std::process::Output {
     let mut args = vec!["publish", "--config", config];
     args.extend(case.kind.iter().flat_map(|kind| ["--kind", kind]));

@@ -1,6 +1,6 @@
-//! A publisher beside a test, and what all clients must have got of it.
+//! A publisher that runs during a test, and the check of what all clients got.
 
-use crate::support::reconnecting_client::{Diary, Roamer, TOPIC};
+use crate::support::reconnecting_client::{Diary, ReconnectingClient, TOPIC};
 use crate::support::{Redis, Server};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +13,7 @@ pub(crate) struct Publishing {
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-/// To Redis, by a connection of its own.
+/// To Redis, over its own connection.
 pub(crate) fn to_redis(redis: &Redis) -> impl FnMut(u64) + Send + use<> {
     let mut connection = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
     move |n| {
@@ -23,30 +23,30 @@ pub(crate) fn to_redis(redis: &Redis) -> impl FnMut(u64) + Send + use<> {
     }
 }
 
-/// Everybody has everything, and nothing was amiss.
-pub(crate) async fn all_have_all(server: &Server, roamers: &[Roamer], diary: &Diary, last: u64) {
-    server.until("all of it", |_| roamers.iter().all(|r| r.seen.load(Ordering::SeqCst) == last)).await;
+/// Checks that all clients have everything, without errors.
+pub(crate) async fn all_have_all(server: &Server, clients: &[ReconnectingClient], diary: &Diary, last: u64) {
+    server.until("all of it", |_| clients.iter().all(|r| r.seen.load(Ordering::SeqCst) == last)).await;
     assert_eq!(*diary.faults.lock().unwrap(), Vec::<String>::new());
 }
 
 impl Publishing {
     pub(crate) fn start(mut publish: impl FnMut(u64) + Send + 'static) -> Self {
         let (stop, last) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (stopped, told) = (stop.clone(), last.clone());
+        let (stopped, counter) = (stop.clone(), last.clone());
         let thread = std::thread::spawn(move || {
             for n in 1.. {
                 if stopped.load(Ordering::SeqCst) {
                     return;
                 }
                 publish(n);
-                told.store(n, Ordering::SeqCst);
+                counter.store(n, Ordering::SeqCst);
                 std::thread::sleep(Duration::from_millis(20));
             }
         });
         Self { stop, last, thread: Some(thread) }
     }
 
-    /// Ends it, and returns the last number.
+    /// Ends it. Returns the last number.
     pub(crate) fn end(mut self) -> u64 {
         self.stop.store(true, Ordering::SeqCst);
         self.thread.take().unwrap().join().unwrap();

@@ -1,15 +1,15 @@
-//! WebSocket connections by hand, for clients that no library would play.
+//! WebSocket connections by hand, for clients that no library can act as.
 
 use crate::support::{PATIENCE, Server};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-/// The same at any path, with more headers (each with its line's end), and the head of the answer.
+/// The same at any path, with more headers (each with its line end). Returns the head of the answer, too.
 pub(crate) fn upgraded(server: &Server, path: &str, headers: &str) -> (TcpStream, String) {
     upgraded_at(server.address, path, headers)
 }
 
-/// The same for who has the address alone.
+/// The same by address.
 pub(crate) fn upgraded_at(address: SocketAddr, path: &str, headers: &str) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -47,11 +47,11 @@ pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The code of the close frame, passing over what comes before it.
+/// The code of the close frame; earlier frames are ignored.
 pub(crate) fn close_code(stream: &mut TcpStream) -> u16 {
     loop {
         let mut head = [0; 2];
-        stream.read_exact(&mut head).expect("a close frame should have come");
+        stream.read_exact(&mut head).expect("no close frame came");
         let len = match head[1] {
             126 => {
                 let mut wide = [0; 2];

@@ -1,5 +1,5 @@
-//! Clients that go wherever they are let in: each follows one `stream` topic over all of its connections, recovers by
-//! offset, waits as the server asks it to, and notes whatever was not as it must be.
+//! Clients that connect to any node that accepts them: each follows one `stream` topic over all of its connections,
+//! recovers by offset, waits as the server asks, and records every error.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,21 +17,21 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 /// The topic that all of them follow. Its deltas are 1, 2, 3, …
 pub(crate) const TOPIC: &str = "stream:roam";
 
-/// Sessions of one address; balancers limit them.
+/// Sessions per client address; balancers limit them.
 const PER_ADDRESS: usize = 10;
 
-/// What happened to them.
+/// The record of all clients.
 #[derive(Default)]
 pub(crate) struct Diary {
-    /// Sessions that stand now.
+    /// Number of sessions that are subscribed now.
     pub(crate) standing: AtomicUsize,
-    /// When sessions were closed, and with which code (1006: without a word).
+    /// When sessions were closed, and with which code (1006: without a close frame).
     pub(crate) closes: Mutex<Vec<(Instant, u16)>>,
-    /// When sessions stood again.
+    /// When sessions were subscribed again.
     pub(crate) returns: Mutex<Vec<Instant>>,
-    /// How long they were asked to stay away, in ms.
+    /// How long they were asked to wait before reconnecting, in ms.
     pub(crate) hints: Mutex<Vec<u64>>,
-    /// What must not be.
+    /// Errors.
     pub(crate) faults: Mutex<Vec<String>>,
 }
 
@@ -40,7 +40,7 @@ impl Diary {
         self.faults.lock().unwrap().push(text);
     }
 
-    /// How many were closed with each code.
+    /// Number of closes by code.
     pub(crate) fn codes(&self) -> BTreeMap<u16, usize> {
         let mut codes = BTreeMap::new();
         for (_, code) in self.closes.lock().unwrap().iter() {
@@ -50,7 +50,7 @@ impl Diary {
     }
 
     /// Forgets closes, returns and hints.
-    pub(crate) fn turn_the_page(&self) {
+    pub(crate) fn clear(&self) {
         self.closes.lock().unwrap().clear();
         self.returns.lock().unwrap().clear();
         self.hints.lock().unwrap().clear();
@@ -58,30 +58,30 @@ impl Diary {
 }
 
 /// One client.
-pub(crate) struct Roamer {
-    /// The last delta it has.
+pub(crate) struct ReconnectingClient {
+    /// Its last delta.
     pub(crate) seen: Arc<AtomicU64>,
     /// How often it was closed.
     pub(crate) closed: Arc<AtomicUsize>,
 }
 
-/// Many, every second of which speaks Centrifuge. Each begins at the first of `fronts`, and goes on to the next when it is
-/// closed.
-pub(crate) fn roamers(count: usize, fronts: &[SocketAddr], diary: &Arc<Diary>) -> Vec<Roamer> {
+/// Many clients, every second of which uses Centrifuge. Each begins with the first of `fronts`, and moves to the next
+/// when it is closed.
+pub(crate) fn reconnecting_clients(count: usize, fronts: &[SocketAddr], diary: &Arc<Diary>) -> Vec<ReconnectingClient> {
     let one = |n: usize| {
-        let roamer = Roamer { seen: Arc::default(), closed: Arc::default() };
+        let reconnecting = ReconnectingClient { seen: Arc::default(), closed: Arc::default() };
         let [_, _, a, b] = u32::try_from(n / PER_ADDRESS + 1).unwrap().to_be_bytes();
         let life = Life {
             number: n,
             centrifuge: n % 2 == 1,
             source: Ipv4Addr::new(127, 77, a, b),
             diary: diary.clone(),
-            seen: roamer.seen.clone(),
-            closed: roamer.closed.clone(),
+            seen: reconnecting.seen.clone(),
+            closed: reconnecting.closed.clone(),
             position: None,
         };
         tokio::spawn(life.live(fronts.to_vec()));
-        roamer
+        reconnecting
     };
     (0..count).map(one).collect()
 }
@@ -109,7 +109,7 @@ impl Life {
         loop {
             let front = fronts[at % fronts.len()];
             let Ok(mut socket) = self.connect(front).await else {
-                // Full, on its way out, not there: asked again, or the next is.
+                // Full, stopping, or down: the same or the next one is tried.
                 tokio::time::sleep(Duration::from_millis(rand::random_range(50..250))).await;
                 at += 1;
                 continue;

@@ -1,10 +1,10 @@
-//! Recordings of made-up market data.
+//! Recordings of generated market data.
 
 use std::path::{Path, PathBuf};
 
 pub(crate) const NAMESPACES: &str = "[namespace.quotes]\nclass = \"merge\"\n[namespace.book]\nclass = \"merge\"\n[namespace.trades]\nclass = \"stream\"\nhistory_size = 5000\nhistory_bytes = 16000000";
 
-/// Two recordings in the exchanges' forms, with one line of garbage.
+/// Two recordings in the exchanges' formats, with one invalid line.
 pub(crate) fn made_up(directory: &Path, lines: u64) -> Vec<PathBuf> {
     let start = 1_723_161_253_000_000_000u64;
     let mut spot = String::new();

@@ -1,4 +1,4 @@
-//! Redis in company: real processes under real sentinels, and a real cluster of six.
+//! Groups of Redis processes: under real sentinels, and a real cluster of six.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -9,13 +9,13 @@ use serde_json::Value as Json;
 
 use crate::support::free_port;
 
-/// Longest wait for what processes settle among themselves.
+/// Longest wait for processes to agree among themselves.
 pub(crate) const SETTLE: Duration = Duration::from_secs(90);
 
-/// Time that a node has to answer.
+/// Time-out of a node's answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// Waits until it is so.
+/// Waits until the condition is true.
 pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
     let deadline = Instant::now() + SETTLE;
     while !so() {
@@ -53,7 +53,7 @@ impl Node {
         node
     }
 
-    /// Starts it; with an empty memory, if it ran before.
+    /// Starts it; without data, if it ran before.
     pub(crate) fn start(&mut self) {
         let child = Command::new("redis-server")
             .args(self.arguments.iter().filter(|argument| argument.ends_with(".conf")))
@@ -71,7 +71,7 @@ impl Node {
         self.child.is_some()
     }
 
-    /// As a power cut would.
+    /// Kills it, as a power cut would.
     pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
@@ -100,7 +100,7 @@ impl Node {
         crate::support::signal(self.child.as_ref().unwrap().id(), name);
     }
 
-    /// From here on sentinels and replicas cannot sign on any more. Whoever has signed on stays, but they are sent away.
+    /// From here on sentinels and replicas cannot log in any more. Existing connections stay, but theirs are closed.
     pub(crate) fn keep_out_all_but_servers(&self, inside: &mut Connection) {
         cmd("CONFIG").arg("SET").arg("requirepass").arg("no-longer-this").query::<()>(inside).unwrap();
         cmd("CLIENT").arg("KILL").arg("TYPE").arg("replica").query::<()>(inside).unwrap();
@@ -111,19 +111,19 @@ impl Node {
         }
     }
 
-    /// Appends a delta, and asks for no more than that it is here.
+    /// Appends a delta, without waiting for a replica.
     pub(crate) fn append(&self, stream: &str, topic: &str, data: &Json) -> RedisResult<String> {
         add_to(&mut self.connect()?, stream, topic, data)
     }
 
-    /// Appends a delta; whether a replica has it too. `None` if there is no telling whether it was appended.
+    /// Appends a delta. Returns whether a replica has it too, or `None` if it is unknown whether it was appended.
     pub(crate) fn add(&self, stream: &str, topic: &str, data: &Json) -> Option<bool> {
         let mut connection = self.connect().ok()?;
         add_to(&mut connection, stream, topic, data).ok()?;
         wait(&mut connection)
     }
 
-    /// All patches that a stream holds, one over the other.
+    /// The merge of all patches in a stream.
     pub(crate) fn state(&self, stream: &str) -> Json {
         let entries: Vec<(String, std::collections::HashMap<String, String>)> =
             self.query(&["XRANGE", stream, "-", "+"]);
@@ -151,7 +151,7 @@ impl Drop for Node {
     }
 }
 
-/// A master and two replicas, and three sentinels that watch over them.
+/// A master and two replicas, and three sentinels that watch them.
 pub(crate) struct Sentinels {
     pub(crate) nodes: Vec<Node>,
     sentinels: Vec<Node>,
@@ -159,7 +159,7 @@ pub(crate) struct Sentinels {
 }
 
 impl Sentinels {
-    /// With a password for the Redises and another for the sentinels, or without.
+    /// With a password for Redis and another for the sentinels, or without.
     pub(crate) fn start(password: Option<&'static str>, sentinels_password: Option<&'static str>) -> Self {
         let master = Node::redis(free_port(), password, &[]);
         let of = master.port.to_string();
@@ -178,7 +178,7 @@ impl Sentinels {
         group
     }
 
-    /// Waits until the present master has `n` replicas that follow it.
+    /// Waits until the current master has `n` replicas that follow it.
     fn until_replicas(&self, n: u64) {
         until("replicas follow the master", || {
             let Some(master) = self.master() else { return false };
@@ -191,7 +191,7 @@ impl Sentinels {
         self.until_replicas(self.nodes.iter().filter(|node| node.is_running()).count() as u64 - 1);
     }
 
-    /// Which of the Redises the sentinels name.
+    /// The Redis that the sentinels name.
     fn named(&self) -> Option<usize> {
         let mut ask = cmd("SENTINEL");
         ask.arg("GET-MASTER-ADDR-BY-NAME").arg("mymaster");
@@ -204,12 +204,12 @@ impl Sentinels {
         self.named().filter(|found| self.nodes[*found].role() == "master")
     }
 
-    /// The same, if it is not this one, which does not answer.
+    /// The same, if it is not `old`, which does not answer.
     pub(crate) fn master_other_than(&self, old: usize) -> Option<usize> {
         self.named().filter(|found| *found != old && self.nodes[*found].role() == "master")
     }
 
-    /// `kill -9` of the present master; returns which it was.
+    /// `kill -9` of the current master. Returns its index.
     pub(crate) fn kill_master(&mut self) -> usize {
         until("there is a master", || self.master().is_some());
         let master = self.master().unwrap();
@@ -217,14 +217,14 @@ impl Sentinels {
         master
     }
 
-    /// Waits until another master is there, and every other Redis that runs follows it.
+    /// Waits until there is another master, and every other running Redis follows it.
     pub(crate) fn until_failed_over(&self) -> usize {
         until("there is another master", || self.master().is_some());
         self.until_replicated();
         self.master().unwrap()
     }
 
-    /// From here on the replicas do not get what is written.
+    /// From here on the replicas do not get new writes.
     pub(crate) fn cut_replicas(&self) {
         let master = self.master().unwrap();
         for (i, node) in self.nodes.iter().enumerate() {
@@ -233,31 +233,31 @@ impl Sentinels {
             }
         }
         self.nodes[master].query::<()>(&["CLIENT", "KILL", "TYPE", "replica"]);
-        until("they are gone", || {
+        until("the replicas are disconnected", || {
             self.nodes[master].query::<String>(&["INFO", "replication"]).contains("connected_slaves:0")
         });
     }
 
-    /// They would again.
+    /// Lets the replicas follow again.
     pub(crate) fn mend_replicas(&self) {
         for node in self.nodes.iter().filter(|node| node.is_running()) {
             node.query::<()>(&["CONFIG", "SET", "masterauth", self.password.unwrap()]);
         }
     }
 
-    /// Appends a delta; whether a replica has it too. `None` if there is no telling whether it was appended.
+    /// Appends a delta. Returns whether a replica has it too, or `None` if it is unknown whether it was appended.
     pub(crate) fn add(&self, topic: &str, data: &Json) -> Option<bool> {
         self.nodes[self.master()?].add("nexus:deltas", topic, data)
     }
 
-    /// All in one, as on a command line. The sentinels have no password.
+    /// Everything in one URL, as on a command line. The sentinels have no password.
     pub(crate) fn url(&self) -> String {
         let user = self.password.map(|password| format!(":{password}@")).unwrap_or_default();
         let hosts: Vec<String> = self.sentinels.iter().map(|one| format!("127.0.0.1:{}", one.port)).collect();
         format!("redis+sentinel://{user}{}/mymaster", hosts.join(","))
     }
 
-    /// A server's configuration of this as its source.
+    /// The configuration of a server with this source.
     pub(crate) fn source_config(&self) -> String {
         let user = |password: Option<&str>| password.map_or_else(String::new, |password| format!(":{password}@"));
         let urls: Vec<String> = self
@@ -295,7 +295,7 @@ fn sentinel(master_port: &str, password: Option<&str>, own_password: Option<&'st
 /// A cluster of three masters with a replica each.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
-    /// The streams, one a partition.
+    /// The streams, one per partition.
     pub(crate) streams: Vec<String>,
 }
 
@@ -348,7 +348,7 @@ impl Cluster {
         nodes.query::<u16>(&["CLUSTER", "KEYSLOT", &self.streams[partition]]).to_string()
     }
 
-    /// The node that takes commands about this partition now.
+    /// The node that accepts commands for this partition now.
     pub(crate) fn owner(&self, partition: usize) -> Option<usize> {
         let mut exists = cmd("EXISTS");
         exists.arg(&self.streams[partition]);
@@ -356,12 +356,13 @@ impl Cluster {
         let mut answers = running.map(|(i, node)| (i, node.try_query::<Value>(&exists)));
         answers.find_map(|(i, answer)| match answer {
             Ok(_) => Some(i),
-            // On its way, but still there.
+            // Moving away, but still there.
             Err(error) => (error.code() == Some("ASK")).then_some(i),
         })
     }
 
-    /// Appends a delta to a partition; whether a replica has it too. `None` if there is no telling whether it was appended.
+    /// Appends a delta to a partition. Returns whether a replica has it too, or `None` if it is unknown whether it was
+    /// appended.
     pub(crate) fn add(&self, partition: usize, topic: &str, data: &Json) -> Option<bool> {
         let mut connection = self.nodes[self.owner(partition)?].connect().ok()?;
         let stream = &self.streams[partition];
@@ -403,7 +404,7 @@ impl Cluster {
         self.nodes[from].query::<()>(&["MIGRATE", "127.0.0.1", &port, key, "0", "10000"]);
     }
 
-    /// Ends it: the slot is the other node's.
+    /// Ends the move: the slot belongs to the other node.
     pub(crate) fn end_move(&self, partition: usize, to: usize) {
         let (slot, id) = (self.slot(partition), self.id(to));
         // Its new owner first.
@@ -413,13 +414,13 @@ impl Cluster {
         }
     }
 
-    /// All in one, as on a command line.
+    /// Everything in one URL, as on a command line.
     pub(crate) fn url(&self) -> String {
         let hosts: Vec<String> = self.nodes.iter().take(2).map(|node| format!("127.0.0.1:{}", node.port)).collect();
         format!("redis+cluster://{}", hosts.join(","))
     }
 
-    /// A server's configuration of this as its source; two nodes are enough to find the others.
+    /// The configuration of a server with this source; two nodes are enough to find the others.
     pub(crate) fn source_config(&self) -> String {
         let urls: Vec<String> =
             self.nodes.iter().take(2).map(|node| format!("redis://127.0.0.1:{}", node.port)).collect();
@@ -438,7 +439,7 @@ fn add_to(connection: &mut Connection, stream: &str, topic: &str, data: &Json) -
     add.query(connection)
 }
 
-/// A Redis that speaks TLS alone; its certificate is `redis.crt` in `folder`.
+/// A Redis that accepts only TLS; its certificate is `redis.crt` in `folder`.
 pub(crate) fn over_tls(folder: &Path, password: &'static str) -> Node {
     let port = free_port();
     let (certificate, key) = (folder.join("redis.crt"), folder.join("redis.key"));

@@ -1,4 +1,4 @@
-//! `nexus-push reshard` beside nodes.
+//! `nexus-push reshard` while nodes run.
 
 use crate::support::{OPEN, PATIENCE, PROGRAM, Redis, Server};
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ pub(crate) async fn node(redis: &Redis, streams: &[&str], also: &[&str]) -> Serv
     server
 }
 
-/// The command, with what it says.
+/// A running command, with its output.
 pub(crate) struct Run {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
@@ -45,7 +45,7 @@ pub(crate) fn view(server: &Server, topic: &str) -> Value {
     let tag = head.lines().find(|line| line.starts_with("etag:")).unwrap_or_default().to_owned();
     let body: Value = serde_json::from_str(&body).unwrap();
     if topic.starts_with("stream:") {
-        // How many are kept differs by when a node started.
+        // How many are kept depends on when a node started.
         return json!([body["offset"], body["epoch"]]);
     }
     json!([tag, body["offset"], body["epoch"], body["data"], body["incomplete"]])
@@ -56,7 +56,7 @@ impl Run {
         Self::with(&config(redis, from, to), to, more)
     }
 
-    /// With this configuration; what is said more counts where it is said twice.
+    /// With this configuration; `more` overrides options.
     pub(crate) fn with(config: &str, to: &[&str], more: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("nexus-push.toml");
@@ -85,21 +85,21 @@ impl Run {
         Self { child, lines, _directory: directory }
     }
 
-    pub(crate) fn said(&self) -> String {
+    pub(crate) fn output(&self) -> String {
         self.lines.lock().unwrap().join("\n")
     }
 
-    /// Waits for a line, or the one that comes when all topics are moved, and whether that came before the end.
-    pub(crate) async fn says(&mut self, needle: &str) -> bool {
+    /// Waits for a line, or for the one that comes when all topics are moved. Returns whether it came before the end.
+    pub(crate) async fn prints(&mut self, needle: &str) -> bool {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if self.said().contains(needle) || self.said().contains("topics are moved") {
+            if self.output().contains(needle) || self.output().contains("topics are moved") {
                 return true;
             }
             if self.child.try_wait().unwrap().is_some() {
-                return self.said().contains(needle);
+                return self.output().contains(needle);
             }
-            assert!(Instant::now() < deadline, "{needle:?} is not said:\n{}", self.said());
+            assert!(Instant::now() < deadline, "{needle:?} was not printed:\n{}", self.output());
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
@@ -108,11 +108,11 @@ impl Run {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
-                // What it said last is on its way.
+                // Its last output is on its way.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 return status.success();
             }
-            assert!(Instant::now() < deadline, "the command does not end:\n{}", self.said());
+            assert!(Instant::now() < deadline, "the command did not end:\n{}", self.output());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

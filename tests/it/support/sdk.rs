@@ -1,4 +1,4 @@
-//! A published Centrifuge SDK in a process of its own, told what to do and asked what it saw.
+//! A published Centrifuge SDK in a separate process, driven by commands, which reports its events.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -9,7 +9,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::support::{PATIENCE, Server};
 
-/// Which.
+/// The SDK and its format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sdk {
     /// npm `centrifuge`, JSON.
@@ -46,7 +46,7 @@ impl Sdk {
     }
 }
 
-/// A client driven by its SDK.
+/// A client driven through its SDK.
 pub(crate) struct Driver {
     sdk: Sdk,
     _child: Child,
@@ -78,7 +78,7 @@ impl Driver {
         driver
     }
 
-    /// Connects without waiting for what comes of it.
+    /// Connects without waiting for the outcome.
     pub(crate) async fn dial(&mut self, server: &Server, more: Value) {
         let url = format!("ws://{}/connection/websocket", server.address);
         let mut command = json!({"do": "connect", "url": url, "protocol": self.sdk.protocol()});
@@ -100,7 +100,7 @@ impl Driver {
         event
     }
 
-    /// The next event of this name; others are passed over.
+    /// The next event of this name; others are ignored.
     pub(crate) async fn until(&mut self, event: &str) -> Value {
         loop {
             let next = self.next().await;
@@ -110,7 +110,7 @@ impl Driver {
         }
     }
 
-    /// Subscribes and waits until it is.
+    /// Subscribes and waits for the confirmation.
     pub(crate) async fn subscribe(&mut self, topic: &str, more: Value) -> Value {
         let mut command = json!({"do": "subscribe", "topic": topic});
         command.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
@@ -134,7 +134,7 @@ impl Driver {
         data
     }
 
-    /// Names of the events so far.
+    /// Number of events of this name so far.
     pub(crate) fn seen(&self, event: &str) -> usize {
         self.seen.iter().filter(|seen| seen["event"] == event).count()
     }

@@ -9,20 +9,20 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-/// Bytes carried at a time, and how many of these are on their way.
+/// Bytes carried at a time, and the number of such pieces on their way.
 const PIECE: usize = 8 * 1024;
 const PIECES: usize = 64;
 
-/// The system's buffers at either end: with more, a link is never full.
+/// The system's buffers at either end: with larger ones, a link is never full.
 const BUFFER: u32 = 64 * 1024;
 
-/// What a link carries.
+/// The properties of a link.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Way {
     /// Bytes per second from the server, and to it.
     pub(crate) down: usize,
     pub(crate) up: usize,
-    /// Time that each byte takes, each way.
+    /// Delay of each byte, each way.
     pub(crate) delay: Duration,
 }
 
@@ -32,7 +32,7 @@ impl Default for Way {
     }
 }
 
-/// A port of its own, from which all goes to a server's port.
+/// A port that forwards everything to a server's port.
 pub(crate) struct SlowLink {
     pub(crate) port: u16,
     down: Arc<AtomicUsize>,
@@ -42,15 +42,15 @@ pub(crate) struct SlowLink {
 
 impl SlowLink {
     pub(crate) fn to(server_port: u16, way: Way) -> Self {
-        let (tell, told) = std::sync::mpsc::channel();
+        let (sender, receiver) = std::sync::mpsc::channel();
         let [down, up, connections] = [0; 3].map(|_| Arc::new(AtomicUsize::new(0)));
         let counters = [down.clone(), up.clone(), connections.clone()];
-        // On a thread of its own: tests wait in ways that block.
+        // On its own thread, because tests block.
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                tell.send(listener.local_addr().unwrap().port()).unwrap();
+                sender.send(listener.local_addr().unwrap().port()).unwrap();
                 while let Ok((near, _)) = listener.accept().await {
                     let socket = TcpSocket::new_v4().unwrap();
                     socket.set_recv_buffer_size(BUFFER).unwrap();
@@ -62,26 +62,26 @@ impl SlowLink {
                 }
             });
         });
-        Self { port: told.recv().unwrap(), down, up, connections }
+        Self { port: receiver.recv().unwrap(), down, up, connections }
     }
 
-    /// Bytes that came from the server so far.
+    /// Bytes from the server so far.
     pub(crate) fn carried(&self) -> usize {
         self.down.load(Ordering::SeqCst)
     }
 
-    /// Bytes that went to the server so far.
+    /// Bytes to the server so far.
     pub(crate) fn sent(&self) -> usize {
         self.up.load(Ordering::SeqCst)
     }
 
-    /// Connections that were made over it so far.
+    /// Number of connections so far.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 }
 
-/// Carries bytes at their pace, and late: that is what the sleep is for.
+/// Carries bytes at the given rate and delay; the sleep enforces both.
 async fn carry(
     mut from: impl AsyncRead + Unpin + Send + 'static,
     mut to: impl AsyncWrite + Unpin,
@@ -111,7 +111,7 @@ async fn carry(
     let _ = to.shutdown().await;
 }
 
-/// A way to a server that passes on so many bytes a second, and breaks after so many (0: never).
+/// A link to a server that carries this many bytes per second, and breaks after a number of bytes (0: never).
 pub(crate) async fn way(server_port: u16, bytes_per_second: usize, breaks_after: usize) -> u16 {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
