@@ -425,8 +425,6 @@ const BOUNDS_OF_RESHARD: &[(&str, &[Bound])] = &[
     (
         include_str!("../../../src/source/redis/reshard.rs"),
         &[
-            ("LOAD_WAIT", "Duration::from_secs(60)", "streams that report nothing | 60 s;"),
-            ("SAY_AFTER", "Duration::from_secs(3)", "reported after 3 s"),
             ("IDLE", "Duration::from_millis(10)", ""),
             ("SAY_EVERY", "Duration::from_secs(10)", "| one per 10 s;"),
             ("NAMED_MAX", "10", "one per 10 s; 10 |"),
@@ -437,6 +435,13 @@ const BOUNDS_OF_RESHARD: &[(&str, &[Bound])] = &[
         &[
             ("REACH_WAIT", "Duration::from_secs(10)", "for 10 s at the start"),
             ("ATTEMPT_WAIT", "Duration::from_millis(500)", "tried every 0.5 s"),
+        ],
+    ),
+    (
+        include_str!("../../../src/source/redis/reshard/node.rs"),
+        &[
+            ("LOAD_WAIT", "Duration::from_secs(60)", "streams that report nothing | 60 s;"),
+            ("SAY_AFTER", "Duration::from_secs(3)", "reported after 3 s"),
         ],
     ),
     (
@@ -454,9 +459,12 @@ const BOUNDS_OF_RESHARD: &[(&str, &[Bound])] = &[
         ],
     ),
     (
+        include_str!("../../../src/source/redis/reader/waits.rs"),
+        &[("RELAY_WAIT", "Duration::from_secs(5)", "that wait to be relayed | 5 s")],
+    ),
+    (
         include_str!("../../../src/source/redis/reader/leaving.rs"),
         &[
-            ("RELAY_WAIT", "Duration::from_secs(5)", "that wait to be relayed | 5 s"),
             ("LOOK_EVERY", "Duration::from_secs(1)", ""),
             ("CUT_WAIT", "Duration::from_secs(5)", "where the topic left it | 5 s;"),
             ("CUT_WAIT_AGAIN", "Duration::from_secs(60)", "there is none for 60 s"),
