@@ -84,6 +84,8 @@ pub(super) struct Rounds<P> {
     others_missed: Option<bool>,
     /// The position that this node saved last, and of which epoch.
     finished: Option<(Epoch, P)>,
+    /// The highest saved position that was seen, and of which epoch.
+    seen: Option<(Epoch, P)>,
     /// Up to when topics had ended on any node in the round before, Unix ms of the stream's clock.
     expired_ms: Option<u64>,
     /// The same when states were last saved again because other nodes had ended topics that this one keeps.
@@ -156,8 +158,25 @@ impl<P: Copy + Ord + Default> Rounds<P> {
         }
     }
 
+    /// Whether what was saved is gone: the position that was found is before one that this node has seen, or with which it
+    /// began (`restored`). A failover may have lost it though it lost no entry, or an older copy was put back.
+    pub(super) fn is_lost(&mut self, epoch: &Epoch, found: P, restored: P) -> bool {
+        let before = match &self.seen {
+            Some((known, seen)) if known == epoch => restored.max(*seen),
+            _ => restored,
+        };
+        self.seen = Some((epoch.clone(), before.max(found)));
+        found < before
+    }
+
+    /// All states are to be saved again: nothing that was seen counts any more.
+    pub(super) fn forget_seen(&mut self, epoch: &Epoch) {
+        self.seen = Some((epoch.clone(), P::default()));
+    }
+
     /// This node has saved up to there.
     pub(super) fn finish(&mut self, epoch: Epoch, upto: P) {
+        self.seen = Some((epoch.clone(), upto));
         self.finished = Some((epoch, upto));
     }
 }

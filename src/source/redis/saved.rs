@@ -1,6 +1,6 @@
 //! What is saved of a partition beside its stream, as it is written and read again.
 
-use ::redis::{RedisResult, cmd, pipe};
+use ::redis::{Pipeline, RedisResult, cmd, pipe};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -151,13 +151,33 @@ async fn restore_marks(
     }
 }
 
-/// The field of a hash beside a stream that says up to where it was complete when it was last saved. No topic has this name. Only
-/// with it does the position count: who deletes one of the keys has deleted what the others mean.
+/// The field of a hash beside a stream that says up to where it was complete when it was last saved, and how many fields it has.
+/// No topic has this name. Only with it does the position count: if one of the keys is deleted, or a field of a hash, what is left
+/// is not what was saved.
 pub(super) const POSITION_FIELD: &str = "";
 
-/// What that field is given: nodes that do not know it take it for a state past the newest entry, and pass it over.
+/// The text of that field, as the last script that wrote to the hash left it.
+#[derive(Serialize, Deserialize)]
+struct PositionField {
+    /// Nodes that do not know this field take it for a state past the newest entry, and pass it over.
+    offset: Offset,
+    at: u64,
+    upto: String,
+    /// With this one; older nodes do not say.
+    #[serde(default)]
+    fields: Option<u64>,
+}
+
+/// The text of that field before the script has counted the others.
 pub(super) fn upto_text(position: &str) -> String {
-    format!("{{\"offset\":{OFFSET_MAX},\"at\":0,\"upto\":\"{position}\"}}")
+    format!("{{\"offset\":{OFFSET_MAX},\"at\":0,\"upto\":\"{position}\",\"fields\":0}}")
+}
+
+/// Whether a hash with `fields` fields is as it was left when `position` was saved.
+fn is_as_left(text: Option<&str>, fields: Option<&str>, position: &str) -> bool {
+    let Some(field) = text.and_then(|text| serde_json::from_str::<PositionField>(text).ok()) else { return false };
+    let fields = fields.and_then(|fields| fields.parse::<u64>().ok());
+    field.upto == position && (field.fields.is_none() || field.fields == fields)
 }
 
 /// What is saved beside a stream.
@@ -249,15 +269,20 @@ pub(super) async fn expired_ms(link: &mut Link, keys: &Keys) -> RedisResult<u64>
 pub(super) async fn found(link: &mut Link, keys: &Keys) -> RedisResult<Found> {
     // A save that ends meanwhile is in what is read before the position, or in what is read after it.
     let mut look = pipe();
-    look.cmd("HGET").arg(&keys.snapshots).arg(POSITION_FIELD).cmd("HGET").arg(&keys.strays).arg(POSITION_FIELD);
+    let look_at_hashes = |look: &mut Pipeline| {
+        for hash in [&keys.snapshots, &keys.strays] {
+            look.cmd("HGET").arg(hash).arg(POSITION_FIELD).cmd("HLEN").arg(hash);
+        }
+    };
+    look_at_hashes(&mut look);
     look.cmd("GET").arg(&keys.position).cmd("GET").arg(&keys.count);
-    look.cmd("HGET").arg(&keys.snapshots).arg(POSITION_FIELD).cmd("HGET").arg(&keys.strays).arg(POSITION_FIELD);
-    look.cmd("EXISTS").arg(&keys.snapshots);
-    let found: [Option<String>; 7] = look.query_async(link).await?;
-    let [states_before, strays_before, position, counted, states, strays, has_any] = found;
+    look_at_hashes(&mut look);
+    let found: [Option<String>; 10] = look.query_async(link).await?;
+    let [states_before, fields_before, strays_before, stray_fields_before, position, counted, ..] = &found;
+    let [.., states, fields, strays, stray_fields] = &found;
     let upto: Option<EntryId> = position.as_ref().and_then(|text| text.parse().ok());
     let (Some(upto), Some(text)) = (upto, position.as_deref()) else {
-        return Ok(Found { position, ..Found::default() });
+        return Ok(Found { position: position.clone(), ..Found::default() });
     };
     let mut words = counted.as_deref().unwrap_or_default().split(' ');
     // One of another position was not saved with this: by a node that knows no count.
@@ -274,15 +299,14 @@ pub(super) async fn found(link: &mut Link, keys: &Keys) -> RedisResult<Found> {
     let hole = word(is_count).map_or(Hole::Unsaid, Hole::read);
     let lifetimes = word(is_count).map_or_else(Vec::new, read_lifetimes);
     let generation = word(is_count).map(Epoch::from_text);
-    let wanted = upto_text(text);
-    let is_there = |before: Option<String>, after: Option<String>| {
-        before.as_deref() == Some(&*wanted) || after.as_deref() == Some(&*wanted)
-    };
-    let (has_states, has_strays) = (is_there(states_before, states), is_there(strays_before, strays));
+    let is_left = |left: &Option<String>, fields: &Option<String>| is_as_left(left.as_deref(), fields.as_deref(), text);
+    let has_states = is_left(states_before, fields_before) || is_left(states, fields);
+    let has_strays = is_left(strays_before, stray_fields_before) || is_left(strays, stray_fields);
     // Saved with a count, which is gone, or without what goes with it.
-    let has_nothing = !is_count && has_any.as_deref() == Some("0");
+    let has_nothing = !is_count && fields.as_deref() == Some("0");
     let is_torn = has_nothing || !is_count && has_states || hashes > 0 && !has_states || hashes > 1 && !has_strays;
     let upto = SavedUpto { upto, count, missed_ms: is_partial.then_some(missed_ms), seen };
+    let position = position.clone();
     Ok(Found { position, upto: Some(upto).filter(|_| !is_torn), is_torn, dependencies, hole, lifetimes, generation })
 }
 

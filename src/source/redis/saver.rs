@@ -62,8 +62,6 @@ pub(super) struct Saver {
     /// This round, in the lease, and the last one that had it.
     node: Epoch,
     held: Option<Epoch>,
-    /// The highest saved position that was seen, and of which epoch.
-    seen: Option<(Epoch, EntryId)>,
     rounds: Rounds<EntryId>,
     /// The last save removed the saved states and did not finish writing them again.
     is_unfinished: bool,
@@ -115,7 +113,6 @@ impl Saver {
             status,
             node: Epoch::random(),
             held: None,
-            seen: None,
             rounds: Rounds::default(),
             is_unfinished: false,
         }
@@ -164,7 +161,10 @@ impl Saver {
         let saved::Found { position, upto, is_torn, generation, .. } = saved::found(&mut link, &self.keys).await?;
         // A position past the newest entry is of a stream that is gone.
         let saved = upto.filter(|saved| saved.upto <= facts.newest).map_or(EntryId::default(), |saved| saved.upto);
-        let is_lost = self.is_lost(&epoch, position.as_deref(), progress.restored) || is_torn;
+        let is_lost = {
+            let found = position.as_deref().and_then(|position| position.parse().ok()).unwrap_or_default();
+            self.rounds.is_lost(&epoch, found, progress.restored) || is_torn
+        };
         self.rounds.begin(saved, progress.last, upto.map(|upto| upto.missed_ms.is_some()));
         self.vouch(&mut link, Offset::ZERO).await?;
         self.remove_ended(&mut link, feed).await?;
@@ -208,7 +208,6 @@ impl Saver {
             never = self.renew() => match never {},
         };
         if is_saved {
-            self.seen = Some((epoch.clone(), progress.last));
             self.rounds.finish(epoch, progress.last);
             self.is_unfinished = false;
         }
@@ -242,24 +241,13 @@ impl Saver {
         }
     }
 
-    /// Whether what was saved is gone: a failover that lost no entry may have lost states, and the position with them.
-    fn is_lost(&mut self, epoch: &Epoch, position: Option<&str>, restored: EntryId) -> bool {
-        let position = position.and_then(|position| position.parse().ok()).unwrap_or_default();
-        let before = match &self.seen {
-            Some((known, seen)) if known == epoch => restored.max(*seen),
-            _ => restored,
-        };
-        self.seen = Some((epoch.clone(), before.max(position)));
-        position < before
-    }
-
     /// Begins to save everything again.
     fn save_all(&mut self, feed: &Feed, epoch: &Epoch) {
         tracing::warn!(stream = self.keys.stream, "Redis has lost topic states that were saved: all are saved again");
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         (progress.is_another, progress.restored) = (true, EntryId::default());
         drop(progress);
-        self.seen = Some((epoch.clone(), EntryId::default()));
+        self.rounds.forget_seen(epoch);
         feed.topics.mark_all_unsaved(self.source);
     }
 

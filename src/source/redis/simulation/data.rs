@@ -126,6 +126,7 @@ impl Data {
                 Value::Int(keys.filter(|key| self.delete(key)).count() as i64)
             }
             "EXISTS" => Value::Int(i64::from(self.texts.contains_key(&key) || self.streams.contains_key(&key))),
+            "HLEN" => Value::Int(self.hashes.get(&key).map_or(0, |hash| hash.len() as i64)),
             "PEXPIRE" => {
                 let until = around.now_ms + number::<u64>(&args[2]);
                 if let Some(text) = self.texts.get_mut(&key) {
@@ -180,6 +181,14 @@ impl Data {
     pub(super) fn delete(&mut self, key: &str) -> bool {
         let texts = self.texts.remove(key).is_some();
         self.hashes.remove(key).is_some() | self.streams.remove(key).is_some() | texts
+    }
+
+    /// Deletes a field of a hash.
+    pub(super) fn delete_field(&mut self, key: &str, at: usize) -> Option<String> {
+        let hash = self.hashes.get_mut(key)?;
+        let field = hash.keys().nth(at)?.clone();
+        hash.remove(&field);
+        Some(string(&field))
     }
 
     fn pairs(&self, key: &str) -> Vec<Value> {

@@ -672,7 +672,16 @@ impl World {
                 self.server.change(|inner| inner.data.delete(&format!("{{{stream}}}:{what}")));
                 format!("the {what} of {stream} is deleted")
             }
-            16..18 => {
+            16 => {
+                let name = *["snapshots", "strays"].choose(&mut self.numbers).unwrap_or(&"snapshots");
+                let hash = format!("{{{stream}}}:{name}");
+                let at = self.numbers.random_range(0..8);
+                match self.server.change(|inner| inner.data.delete_field(&hash, at)) {
+                    Some(field) => format!("{field:?} of {hash} is deleted"),
+                    None => return self.publish(),
+                }
+            }
+            17..19 => {
                 self.server.change(super::server::Inner::restart);
                 "Redis is restarted".into()
             }
