@@ -72,6 +72,9 @@ pub(super) struct Position {
     /// How long topics live on that node, as [`crate::source::saving::lifetimes_text`] writes it; older nodes do not say.
     #[serde(default)]
     pub(super) lifetimes: String,
+    /// Another one after all states were removed and saved again; older nodes do not say.
+    #[serde(default)]
+    pub(super) generation: Option<Epoch>,
 }
 
 /// The node that saves, or did last.

@@ -117,6 +117,13 @@ impl NatsSource {
             self.loading = None;
             return Err(self.break_off(opened, Break::Saved).await?);
         }
+        let found = opened.bucket.position(base).await?;
+        let is_still = found.is_some_and(|found| found.generation == loading.generation);
+        if loading.saved.is_some() && !is_still {
+            // They were removed and saved again meanwhile, or are gone.
+            self.loading = None;
+            return Err(End::LoadAgain);
+        }
         // After the last of them: what was removed meanwhile is in it.
         let expired_ms = opened.bucket.expired_ms(base).await?;
         feed.topics.expired_elsewhere(self.id, expired_ms);
@@ -205,11 +212,13 @@ impl NatsSource {
             Start::At(_) => first.min(held.first.max(base + 1)),
         };
         let lifetimes = saved.as_ref().map_or_else(Vec::new, |saved| read_lifetimes(&saved.lifetimes));
+        let generation = saved.as_ref().and_then(|saved| saved.generation.clone());
         let (epoch, held, saved) = (agreement.epoch.clone(), held.clone(), saved.map(|saved| saved.sequence));
         self.loading = Some(Loading {
             epoch,
             held,
             saved,
+            generation,
             expected,
             start,
             restoring: Restoring::new(base),

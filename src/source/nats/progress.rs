@@ -36,6 +36,8 @@ pub(super) struct Loading {
     pub(super) held: Held,
     /// Messages up to here are in the saved states.
     pub(super) saved: Option<u64>,
+    /// Which saved states these are.
+    pub(super) generation: Option<Epoch>,
     /// Sequence of the next message, if none is missing.
     pub(super) expected: u64,
     /// Where messages are read from.

@@ -49,6 +49,16 @@ pub(super) struct Saver {
     pub(super) status: Arc<SourceStatus>,
 }
 
+/// What a save is written over.
+struct Over {
+    /// The bucket's number of the position.
+    revision: u64,
+    /// What was saved is gone, or of an older copy: what is left is to be removed first.
+    is_lost: bool,
+    /// Of the states that are there.
+    generation: Option<Epoch>,
+}
+
 /// Topics whose states are being saved; if they are not, they are to be taken again.
 struct Taken<'a> {
     feed: &'a Feed,
@@ -203,6 +213,8 @@ impl Saver {
         let revision = self.bucket.position_revision(&self.base).await?;
         let found = self.bucket.position(&self.base).await?;
         let saved = found.as_ref().map_or(0, |found| found.sequence);
+        let is_lost = rounds.is_lost(&self.base, saved, progress.restored);
+        let generation = found.as_ref().and_then(|found| found.generation.clone()).filter(|_| !is_lost);
         rounds.begin(saved, progress.last, found.as_ref().map(|found| found.missed_ms.is_some()));
         self.remove_ended().await?;
         let expired_ms = self.bucket.expired_ms(&self.base).await?;
@@ -219,10 +231,20 @@ impl Saver {
         if progress.last < saved || !self.bucket.may_save(self.node.as_str(), seen).await? {
             return Ok(());
         }
-        rounds.save_again(&self.feed, self.source, (&self.status.name, &self.base));
+        if self.bucket.position_revision(&self.base).await? != revision {
+            // Another node has saved since this one looked.
+            self.bucket.still_saves(self.node.as_str(), false).await?;
+            return Ok(());
+        }
+        if is_lost {
+            self.save_all(rounds);
+        } else {
+            rounds.save_again(&self.feed, self.source, (&self.status.name, &self.base));
+        }
         let last = progress.last;
+        let over = Over { revision, is_lost, generation };
         let outcome = tokio::select! {
-            outcome = self.save_upto(progress, revision, rounds.is_overdue()) => outcome,
+            outcome = self.save_upto(progress, over, rounds.is_overdue()) => outcome,
             never = self.renew() => match never {},
         };
         if matches!(outcome, Ok(true)) {
@@ -231,6 +253,17 @@ impl Saver {
         // Others need not wait until it is clear that this node has ended.
         self.bucket.still_saves(self.node.as_str(), false).await?;
         outcome.map(drop)
+    }
+
+    /// Begins to save everything again.
+    fn save_all(&self, rounds: &mut Rounds<u64>) {
+        tracing::warn!(
+            bucket = self.bucket.store.name,
+            "the bucket has lost topic states that were saved, or an older copy of it was put back: all are saved again"
+        );
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).restored = 0;
+        rounds.forget_seen(&self.base);
+        self.feed.topics.mark_all_unsaved(self.source);
     }
 
     /// Says again and again that this node saves.
@@ -243,8 +276,13 @@ impl Saver {
         }
     }
 
-    /// Saves what is unsaved, up to what was read, over the position with this revision. `false` if it is left to others.
-    async fn save_upto(&self, progress: Progress, revision: u64, is_overdue: bool) -> Result<bool, Trouble> {
+    /// Saves what is unsaved, up to what was read. `false` if it is left to others.
+    async fn save_upto(&self, progress: Progress, over: Over, is_overdue: bool) -> Result<bool, Trouble> {
+        let Over { mut revision, is_lost, generation } = over;
+        if is_lost {
+            self.bucket.clear(self.base.as_str()).await?;
+            revision = 0;
+        }
         // Everything up to here is in the states that are taken from now on, or was saved before.
         let names = self.feed.topics.unsaved(self.source);
         let hole = self.feed.topics.hole(self.source);
@@ -300,6 +338,7 @@ impl Saver {
             missed_ms,
             hole: Hole::of(hole.as_ref()),
             lifetimes: lifetimes_text(&self.feed.topics.lifetimes(self.source)),
+            generation: Some(generation.unwrap_or_else(Epoch::random)),
         };
         if !self.bucket.save_position(&self.base, &position, revision).await? {
             tracing::info!("topic states were not saved: another node saves");

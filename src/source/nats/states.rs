@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::kv::UpdateErrorKind;
@@ -18,10 +19,10 @@ use serde_json::value::RawValue;
 
 use super::bucket::{ATTEMPTS, Bucket};
 use super::held::Held;
-use super::pull::Pulled;
+use super::pull::{Pull, Pulled};
 use super::read_size::ONE_MOST;
 use super::reading::{FORGOTTEN_AFTER, is_lost};
-use super::subjects::token;
+use super::subjects::{self, token};
 use super::trouble::{Trouble, trouble};
 use crate::config::{Class, PayloadForm};
 use crate::name::TopicName;
@@ -31,6 +32,9 @@ use crate::topic::{Known, Snapshot, SourceId};
 
 /// Largest piece of a state in one message, in bytes: well below what any server takes.
 const PART_BYTES: usize = 512 * 1024;
+
+/// Time without a message after which the bucket is asked whether there are more.
+const END_AFTER: Duration = Duration::from_secs(1);
 
 /// States looked for and written at once.
 pub(super) const CHUNK: usize = 256;
@@ -377,22 +381,24 @@ impl Bucket {
             ..pull::Config::default()
         };
         let mut pull = self.connection.pull(&self.store.stream, config, ONE_MOST).await?;
-        let mut left = pull.pending_at_first();
         let mut last = held.last;
-        while left > 0 {
-            let chunk = pull.next().await.map_err(trouble(&tried))?;
+        // A state that is saved meanwhile moves to the end, so that how many there were at first does not say how many will come.
+        let mut left = pull.pending_at_first();
+        while let Some(chunk) = next_saved(&mut pull, left).await.map_err(trouble(&tried))? {
             if chunk.is_empty() {
                 return Err(Trouble(format!("{tried}: the next message has more than {ONE_MOST} bytes")));
             }
             for pulled in chunk {
-                left = left.saturating_sub(1).min(pulled.pending);
+                left = pulled.pending;
                 if !self.restore_next(restoring, pulled, stream, base, (&mut last, source, bytes_max), feed).await? {
                     return Ok(false);
                 }
             }
         }
         for base in std::mem::take(&mut restoring.over) {
-            self.clear(&base).await;
+            if let Err(error) = self.clear(&base).await {
+                tracing::debug!(%error, "states of another stream cannot be removed");
+            }
         }
         (restoring.parts, restoring.parts_bytes) = (HashMap::new(), 0);
         Ok(true)
@@ -416,6 +422,12 @@ impl Bucket {
             }
             (Some("part"), _) if !message.payload.is_empty() => {
                 restoring.keep_part(key, message.payload.clone());
+            }
+            // It was not this server that removed it: nobody can say what it was.
+            (Some("state"), _) if message.payload.is_empty() && is_removal(&message) => {
+                if let Some(topic) = tokens.next().and_then(subjects::text_of) {
+                    feed.leave_out(source, &topic, None, "it was removed from the bucket");
+                }
             }
             // Left by a save that was broken off, of a topic that may never come again, or in place of what earlier
             // versions removed. A node that is about to write over it takes the state again.
@@ -464,16 +476,14 @@ impl Bucket {
         Ok(())
     }
 
-    /// Removes what was saved under a base of before.
-    async fn clear(&self, base: &str) {
-        let keys = ["state.BASE.>", "part.BASE.>", "position.BASE", "expired.BASE", "ended.BASE"];
-        for key in keys {
+    /// Removes what was saved under a base. The position first: without it, nothing that is left counts.
+    pub(super) async fn clear(&self, base: &str) -> Result<(), Trouble> {
+        for key in ["position.BASE", "state.BASE.>", "part.BASE.>", "expired.BASE", "ended.BASE"] {
             let subject = format!("{}{}", self.store.prefix, key.replace("BASE", base));
-            let purged = self.wait(key, self.store.stream.purge().filter(subject).into_future()).await;
-            if let Err(error) = purged.and_then(|purged| purged.map_err(trouble(key))) {
-                tracing::debug!(%error, "states of another stream cannot be removed");
-            }
+            let purged = self.wait(key, self.store.stream.purge().filter(subject).into_future()).await?;
+            purged.map_err(trouble(key))?;
         }
+        Ok(())
     }
 
     /// Writes a value over what has this revision (0: nothing); the new revision, or nothing if something else is there.
@@ -484,6 +494,27 @@ impl Bucket {
             Err(error) => Err(Trouble(format!("bucket {}, key {key}: {error}", self.store.name))),
         }
     }
+}
+
+/// The next messages of the bucket; none at its end. `left` were behind the last one.
+async fn next_saved(pull: &mut Pull, left: u64) -> Result<Option<Vec<Pulled>>, Trouble> {
+    let mut may_end = left == 0;
+    loop {
+        if may_end && pull.is_at_end().await? {
+            return Ok(None);
+        }
+        if let Ok(chunk) = tokio::time::timeout(END_AFTER, pull.next()).await {
+            return chunk.map(Some);
+        }
+        // What was left may have been removed since.
+        may_end = true;
+    }
+}
+
+/// Whether this is what the bucket keeps in place of a value that a client removed, or that became too old.
+fn is_removal(message: &async_nats::Message) -> bool {
+    let has = |name| message.headers.as_ref().is_some_and(|headers| headers.get(name).is_some());
+    has("KV-Operation") || has("Nats-Marker-Reason")
 }
 
 fn head_key(base: &Epoch, key: &str) -> String {

@@ -61,6 +61,19 @@ pub(super) fn token(text: &str) -> String {
     out
 }
 
+/// The text of which this is the token.
+pub(super) fn text_of(token: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(token.len());
+    let mut parts = token.split('=');
+    bytes.extend_from_slice(parts.next()?.as_bytes());
+    for part in parts {
+        let (code, rest) = part.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(code, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,6 +9,7 @@ mod nats_classes;
 #[cfg(feature = "nats")]
 mod nats_holes;
 #[cfg(feature = "nats")]
+mod nats_lost_states;
 mod nats_replaced;
 #[cfg(feature = "nats")]
 mod nats_saves;
