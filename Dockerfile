@@ -11,9 +11,9 @@ WORKDIR /src
 # refuses a Cargo.toml that names missing files.
 COPY Cargo.toml Cargo.lock ./
 COPY loadtest/Cargo.toml loadtest/
-COPY testkit/Cargo.toml testkit/
+COPY tests/kit/Cargo.toml tests/kit/
 COPY benches benches
-RUN mkdir -p src loadtest/src testkit/src && touch testkit/src/lib.rs \
+RUN mkdir -p src loadtest/src tests/kit/src && touch tests/kit/src/lib.rs \
  && echo 'fn main() {}' > src/main.rs && touch src/lib.rs && echo 'fn main() {}' > loadtest/src/main.rs \
  && cargo build --release --locked --package nexus-push \
  && rm -r src loadtest/src
