@@ -19,7 +19,7 @@ POSTS = set(re.findall(r'\.route\("([^"]+)", post\(', (ROOT / "src/http/routes.r
 # Programs in the image, and commands of the server.
 IMAGE = set(re.findall(r" /image(/(?:usr/local/)?s?bin/\S+)", (ROOT / "Dockerfile").read_text()))
 COMMANDS = {re.sub(r"(?<!^)([A-Z])", r"-\1", name).lower() for name in re.findall(
-    r"(?m)^    ([A-Z]\w+)[({ ]", re.search(r"enum Command \{(.*?)\n\}", (ROOT / "src/cli/mod.rs").read_text(), re.S)[1])}
+    r"(?m)^    ([A-Z]\w+)[({ ]", re.search(r"enum Command \{(.*?)\n\}", (ROOT / "src/cli/command.rs").read_text(), re.S)[1])}
 faults = []
 
 
