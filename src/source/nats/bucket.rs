@@ -303,15 +303,10 @@ impl Bucket {
         Ok(self.number(&format!("ended.{base}")).await?.map_or(0, |(_, ended)| ended))
     }
 
-    /// The bucket's number of the position; 0 if there is none.
-    pub(super) async fn position_revision(&self, base: &Epoch) -> Result<u64, Trouble> {
-        Ok(self.value(&format!("position.{base}")).await?.map_or(0, |(revision, _)| revision))
-    }
-
-    /// Up to where states are saved, if they are.
-    pub(super) async fn position(&self, base: &Epoch) -> Result<Option<Position>, Trouble> {
-        let Some((_, value)) = self.value(&format!("position.{base}")).await? else { return Ok(None) };
-        Ok(serde_json::from_slice(&value).ok())
+    /// Up to where states are saved, if they are, and the bucket's number of that; 0 if there is nothing.
+    pub(super) async fn position(&self, base: &Epoch) -> Result<(u64, Option<Position>), Trouble> {
+        let Some((revision, value)) = self.value(&format!("position.{base}")).await? else { return Ok((0, None)) };
+        Ok((revision, serde_json::from_slice(&value).ok()))
     }
 
     /// Up to when topics may have had deltas that are in no saved state, Unix ms.

@@ -117,7 +117,7 @@ impl NatsSource {
             self.loading = None;
             return Err(self.break_off(opened, Break::Saved).await?);
         }
-        let found = opened.bucket.position(base).await?;
+        let (_, found) = opened.bucket.position(base).await?;
         let is_still = found.is_some_and(|found| found.generation == loading.generation);
         if loading.saved.is_some() && !is_still {
             // They were removed and saved again meanwhile, or are gone.
@@ -161,7 +161,7 @@ impl NatsSource {
         self.status.set_fault("");
         self.look_at_end(held);
         self.status.set_reach(held.reach(&opened.bounds));
-        let saved = opened.bucket.position(&agreement.base).await?;
+        let (_, saved) = opened.bucket.position(&agreement.base).await?;
         if let Some(&Position { sequence, ms, .. }) = saved.as_ref() {
             let mut last = held.last;
             if is_lost(&opened.connection, &self.config.stream, (sequence, ms), &mut last).await? {

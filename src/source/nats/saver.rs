@@ -210,8 +210,7 @@ impl Saver {
             // The bucket took no writes when this node began; another would go on as this one does.
             self.bucket.agree(&progress.created, Some(&self.agreed)).await?;
         }
-        let revision = self.bucket.position_revision(&self.base).await?;
-        let found = self.bucket.position(&self.base).await?;
+        let (revision, found) = self.bucket.position(&self.base).await?;
         let saved = found.as_ref().map_or(0, |found| found.sequence);
         let is_lost = rounds.is_lost(&self.base, saved, progress.restored);
         let generation = found.as_ref().and_then(|found| found.generation.clone()).filter(|_| !is_lost);
@@ -231,13 +230,13 @@ impl Saver {
         if progress.last < saved || !self.bucket.may_save(self.node.as_str(), seen).await? {
             return Ok(());
         }
-        if self.bucket.position_revision(&self.base).await? != revision {
+        if self.bucket.position(&self.base).await?.0 != revision {
             // Another node has saved since this one looked.
             self.bucket.still_saves(self.node.as_str(), false).await?;
             return Ok(());
         }
         if is_lost {
-            self.save_all(rounds);
+            self.save_all();
         } else {
             rounds.save_again(&self.feed, self.source, (&self.status.name, &self.base));
         }
@@ -255,14 +254,12 @@ impl Saver {
         outcome.map(drop)
     }
 
-    /// Begins to save everything again.
-    fn save_all(&self, rounds: &mut Rounds<u64>) {
+    /// Begins to save everything again. Until that is done, what was saved counts as lost, and the next round begins it anew.
+    fn save_all(&self) {
         tracing::warn!(
             bucket = self.bucket.store.name,
             "the bucket has lost topic states that were saved, or an older copy of it was put back: all are saved again"
         );
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).restored = 0;
-        rounds.forget_seen(&self.base);
         self.feed.topics.mark_all_unsaved(self.source);
     }
 

@@ -278,11 +278,11 @@ pub(super) async fn found(link: &mut Link, keys: &Keys) -> RedisResult<Found> {
     look.cmd("GET").arg(&keys.position).cmd("GET").arg(&keys.count);
     look_at_hashes(&mut look);
     let found: [Option<String>; 10] = look.query_async(link).await?;
-    let [states_before, fields_before, strays_before, stray_fields_before, position, counted, ..] = &found;
-    let [.., states, fields, strays, stray_fields] = &found;
+    let [states_before, fields_before, strays_before, stray_fields_before, position, counted, rest @ ..] = found;
+    let [states, fields, strays, stray_fields] = rest;
     let upto: Option<EntryId> = position.as_ref().and_then(|text| text.parse().ok());
     let (Some(upto), Some(text)) = (upto, position.as_deref()) else {
-        return Ok(Found { position: position.clone(), ..Found::default() });
+        return Ok(Found { position, ..Found::default() });
     };
     let mut words = counted.as_deref().unwrap_or_default().split(' ');
     // One of another position was not saved with this: by a node that knows no count.
@@ -300,13 +300,12 @@ pub(super) async fn found(link: &mut Link, keys: &Keys) -> RedisResult<Found> {
     let lifetimes = word(is_count).map_or_else(Vec::new, read_lifetimes);
     let generation = word(is_count).map(Epoch::from_text);
     let is_left = |left: &Option<String>, fields: &Option<String>| is_as_left(left.as_deref(), fields.as_deref(), text);
-    let has_states = is_left(states_before, fields_before) || is_left(states, fields);
-    let has_strays = is_left(strays_before, stray_fields_before) || is_left(strays, stray_fields);
+    let has_states = is_left(&states_before, &fields_before) || is_left(&states, &fields);
+    let has_strays = is_left(&strays_before, &stray_fields_before) || is_left(&strays, &stray_fields);
     // Saved with a count, which is gone, or without what goes with it.
     let has_nothing = !is_count && fields.as_deref() == Some("0");
     let is_torn = has_nothing || !is_count && has_states || hashes > 0 && !has_states || hashes > 1 && !has_strays;
     let upto = SavedUpto { upto, count, missed_ms: is_partial.then_some(missed_ms), seen };
-    let position = position.clone();
     Ok(Found { position, upto: Some(upto).filter(|_| !is_torn), is_torn, dependencies, hole, lifetimes, generation })
 }
 
