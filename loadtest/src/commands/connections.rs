@@ -16,7 +16,7 @@ use crate::commands::once::{assignments, bar};
 use crate::commands::scale_out::grouped;
 use crate::commands::workload::{Name, RunArgs, Via, Workload};
 use crate::publish::publisher::Publisher;
-use crate::report::benchmarks::{Marks, machine, rewrite};
+use crate::report::benchmarks::{Marks, machine, publish};
 use crate::report::summary::Report;
 use crate::servers::node::{Node, Setup};
 use crate::servers::process::{free_port, start_redis};
@@ -97,14 +97,7 @@ pub(crate) fn run(args: &ConnectionsArgs) -> anyhow::Result<bool> {
         }
     })?;
     let text = table(args, &report, &used);
-    println!("{text}");
-    for check in &report.checks {
-        println!("  {check}");
-    }
-    if args.out.as_os_str() != "-" {
-        rewrite(&args.out, &MARKS, &text)?;
-    }
-    Ok(report.passed())
+    publish(&report, &text, &args.out, &MARKS)
 }
 
 async fn measure(args: &ConnectionsArgs) -> anyhow::Result<(Report, Vec<Used>)> {

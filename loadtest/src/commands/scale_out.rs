@@ -15,7 +15,7 @@ use crate::client::protocol::Protocol;
 use crate::commands::once::{assignments, bar};
 use crate::commands::workload::{Name, RunArgs, Via, Workload};
 use crate::publish::publisher::Publisher;
-use crate::report::benchmarks::{Marks, machine, rewrite};
+use crate::report::benchmarks::{Marks, machine, publish};
 use crate::report::summary::Report;
 use crate::servers::balancer::Balancer;
 use crate::servers::node::{Node, Setup, acquainted, prime};
@@ -191,15 +191,8 @@ pub(crate) fn run(args: &ScaleOutArgs) -> anyhow::Result<bool> {
         }
     })?;
     let text = table(args, &report, &events);
-    println!("{text}");
-    for check in &report.checks {
-        println!("  {check}");
-    }
-    if args.out.as_os_str() != "-" {
-        let marks = if args.balancer == Balancer::Haproxy { &HAPROXY_MARKS } else { &NGINX_MARKS };
-        rewrite(&args.out, marks, &text)?;
-    }
-    Ok(report.passed())
+    let marks = if args.balancer == Balancer::Haproxy { &HAPROXY_MARKS } else { &NGINX_MARKS };
+    publish(&report, &text, &args.out, marks)
 }
 
 async fn measure(args: &ScaleOutArgs) -> anyhow::Result<(Report, Vec<Event>)> {

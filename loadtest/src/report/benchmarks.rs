@@ -7,6 +7,7 @@ use anyhow::Context as _;
 
 use crate::report::chart::{Bar, number, svg};
 use crate::report::row::Row;
+use crate::report::summary::Report;
 use crate::servers::peer::Peer;
 
 /// The text between these marks is replaced; the rest of the document stays.
@@ -16,6 +17,19 @@ pub(crate) struct Marks {
 }
 
 const MARKS: Marks = Marks { begin: "<!-- measured: begin -->", end: "<!-- measured: end -->" };
+
+/// Prints a report's text and its checks, and writes the text into the document `out`, unless that is `-`. Returns whether the
+/// report passed.
+pub(crate) fn publish(report: &Report, text: &str, out: &std::path::Path, marks: &Marks) -> anyhow::Result<bool> {
+    println!("{text}");
+    for check in &report.checks {
+        println!("  {check}");
+    }
+    if out.as_os_str() != "-" {
+        rewrite(out, marks, text)?;
+    }
+    Ok(report.passed())
+}
 
 /// Writes `text` between the marks of a document, which is created if needed.
 pub(crate) fn rewrite(path: &std::path::Path, marks: &Marks, text: &str) -> anyhow::Result<()> {

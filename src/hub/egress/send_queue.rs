@@ -298,7 +298,7 @@ mod tests {
                             model[index].push(next);
                         }
                     }
-                    1 => { outbox.chunk(Chunk::control(Bytes::from_static(b"nobody's"))); }
+                    1 => { outbox.chunk(Chunk::control(Bytes::from_static(b"reply"))); }
                     2 => {
                         // Written in two parts.
                         let mut send_queue = send_queues[session].take();

@@ -89,7 +89,7 @@ impl NatsSource {
             let gaps = Gaps::of(&chunk, self.last() + 1);
             if !gaps.is_none() && !opened.bounds.others {
                 let looked = Looked::ask(opened, self.config.stream.clone(), self.progress()).await?;
-                // Of another stream, of a purge, let go of before they were read, or deleted one by one.
+                // Messages are missing: the stream is another one, was purged, dropped them by its limits, or they were deleted.
                 return match self.judge(opened, looked).await? {
                     Some(end) => Ok(end),
                     None => self.break_off(opened, Break::Missed).await,
@@ -117,11 +117,11 @@ impl NatsSource {
         let Looked { before, held, bounds, agreement, .. } = looked;
         // The stream's limits may have been changed meanwhile.
         if bounds != opened.bounds {
-            tracing::info!(stream = self.config.stream, "the stream is configured anew: it is opened again");
-            return Err(Trouble("the stream is configured anew".into()).into());
+            tracing::info!(stream = self.config.stream, "the stream's configuration changed: opening it again");
+            return Err(Trouble("the stream's configuration changed".into()).into());
         }
         if held.created != before.created {
-            tracing::warn!(stream = self.config.stream, "another stream of this name: it was deleted and created anew");
+            tracing::warn!(stream = self.config.stream, "the stream was deleted and created again under this name");
             return Ok(Some(End::EpochChanged));
         }
         let known = self.agreed.clone();

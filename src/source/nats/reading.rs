@@ -29,7 +29,7 @@ use super::trouble::{Trouble, trouble, unix_ms_of};
 use crate::config::PayloadForm;
 use crate::source::refusal::Refusal;
 
-/// Time after which the server removes a consumer that nobody reads from.
+/// Time without a reader after which the server removes a consumer.
 pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(120);
 
 /// Messages before and after a suspect that are fetched one by one; more than are on their way at any time.

@@ -423,7 +423,7 @@ impl Bucket {
             (Some("part"), _) if !message.payload.is_empty() => {
                 restoring.keep_part(key, message.payload.clone());
             }
-            // It was not this server that removed it: nobody can say what it was.
+            // A client removed it, so the state is unknown.
             (Some("state"), _) if message.payload.is_empty() && is_removal(&message) => {
                 if let Some(topic) = tokens.next().and_then(subjects::text_of) {
                     feed.leave_out(source, &topic, None, "it was removed from the bucket");

@@ -25,8 +25,8 @@ const FAILED_FOR: Duration = Duration::from_millis(200);
 /// Time for a command, connecting and attempts included.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// A link that is made when it is needed, and made anew when it broke or led to the wrong node. For commands that many
-/// send; whoever blocks has one of their own.
+/// A connection for commands of many tasks. It is opened when first needed, and again after it broke or led to the wrong
+/// node. A command that blocks needs a connection of its own.
 pub struct SharedLink {
     masters: Masters,
     state: Mutex<State>,
@@ -64,7 +64,7 @@ impl SharedLink {
         }
     }
 
-    /// Gives a link up, unless somebody did and there is another by now.
+    /// Closes this link, unless another one has replaced it.
     async fn give_up(&self, link: &Link) {
         let mut state = self.state.lock().await;
         if matches!(&*state, State::Linked(present) if present.is_same(link)) {

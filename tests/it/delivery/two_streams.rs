@@ -188,7 +188,7 @@ async fn a_deletion_counts_though_the_other_stream_is_not_saved_as_far() {
     let last = add(&redis, "s1", "latest:other", "delta", &json!(1));
     first.until("saved", |_| redis.command(&["GET", "{s1}:position"]) == last).await;
     drop(first);
-    redis.command(&["SET", "{s1}:saver", "nobody", "PX", "600000"]);
+    redis.command(&["SET", "{s1}:saver", "another node", "PX", "600000"]);
     add(&redis, "s1", "latest:x", "delta", &json!("old"));
     let live = redis.server(&format!("{BOTH}snapshot_every = \"100ms\"")).await;
     let deleted = add(&redis, "s2", "latest:x", "delete", &Value::Null);
@@ -215,7 +215,7 @@ async fn entries_in_the_wrong_stream_are_known_to_later_nodes() {
     }
     first.until("saved", |_| redis.command(&["GET", "{s1}:position"]) == id(2)).await;
     drop(first);
-    redis.command(&["SET", "{s1}:saver", "nobody", "PX", "600000"]);
+    redis.command(&["SET", "{s1}:saver", "another node", "PX", "600000"]);
     for (at, kind) in (20..).zip(KINDS) {
         add_as(&redis, "s1", &id(at), &format!("merge:{kind}"), "delta", &json!({"b": 1}));
     }
@@ -295,7 +295,7 @@ async fn entries_missed_in_a_shared_stream_may_be_of_any_topic() {
     let live = redis.server(&format!("{BOTH}snapshot_every = \"100ms\"")).await;
     let first = add(&redis, "s2", "latest:fill", "delta", &json!(0));
     live.until("saved", |_| redis.command(&["GET", "{s2}:position"]) == first).await;
-    redis.command(&["SET", "{s2}:saver", "nobody", "PX", "600000"]);
+    redis.command(&["SET", "{s2}:saver", "another node", "PX", "600000"]);
     add(&redis, "s2", &topics[0], "delta", &json!({"a": 1}));
     live.until("read", |s| view(s, &topics[0]).is_some()).await;
     let last = add(&redis, "s1", &topics[1], "delta", &json!({"a": 1}));

@@ -389,7 +389,7 @@ async fn a_node_that_knows_more_saves_again_what_another_saved_as_incomplete() {
     let last = redis.add("merge:busy", &json!({"a": 1}));
     let position = || redis.command(&["GET", "{nexus:deltas}:position"]);
     knowing.until("saved", |_| position() == last).await;
-    redis.command(&["SET", "{nexus:deltas}:saver", "nobody", "PX", "600000"]);
+    redis.command(&["SET", "{nexus:deltas}:saver", "another node", "PX", "600000"]);
     redis.add("merge:busy", &json!({"b": 2}));
     knowing.until("read", |s| data(s, "merge:busy").is_some_and(|data| data["b"] == 2)).await;
     let newest = redis.add("latest:c", &json!(1));

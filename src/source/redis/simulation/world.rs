@@ -574,7 +574,8 @@ impl World {
         }
     }
 
-    /// An operator deletes an entry that all nodes have read. Where the server does not tell that, nobody can know.
+    /// An operator deletes an entry that all nodes have read. A server without `XINFO` does not show that, so there it is not
+    /// tried.
     fn delete_one(&mut self, stream: &str) {
         if self.server.inner().lacks.info || !self.nodes.iter().all(|node| node.has_all(&self.server)) {
             return self.publish();
